@@ -1,0 +1,26 @@
+"""Storage and tracking addresses: which place they mean, and how they may be shown."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_SQLITE = "sqlite:///"
+
+
+def redact(text: object) -> str:
+    """``text`` with the password of every address in it replaced by ``***``."""
+    return re.sub(r"(://[^:/@\s]*):[^\s/]+@", r"\1:***@", str(text))
+
+
+def place_of(address: str) -> str:
+    """An address as it may be written to a file and compared: absolute, without a password."""
+    path = sqlite_path(address)
+    return redact(address) if path is None else f"{_SQLITE}{path.resolve()}"
+
+
+def sqlite_path(address: str) -> Path | None:
+    """The file of a SQLite address; ``None`` for any other."""
+    if not address.startswith(_SQLITE) or address == _SQLITE:
+        return None
+    return Path(address.removeprefix(_SQLITE).split("?", 1)[0])

@@ -1,0 +1,289 @@
+"""The faces: what the command lines take, and how they end. Imports nothing heavy before the answer is known."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+
+from harness.errors import HarnessError, Interrupted, redact
+from harness.settings import DEFAULT_RUNS_DIR, DEFAULT_STORAGE, DEFAULT_TRACKING_URI, SAMPLERS, Settings
+
+SPACES_DIR = Path(__file__).resolve().parent.parent / "search_spaces"
+
+_SEARCH_HELP = """\
+Search the students of a teacher: trains small students by knowledge distillation and finds the trade-off between
+accuracy, latency and size, with the temperature, the weight alpha and the width that reach it."""
+
+_SEARCH_EXAMPLES = """\
+examples:
+  python search.py --trials 50                             digits, 50 trials; again: goes on, or says it is finished
+  python search.py --space fashion-mnist --trials 30       Fashion-MNIST
+  python search.py --space my_space.py --teacher best.ckpt your own task and teacher
+  python search.py --fix alpha=0.5 --study half            hold a parameter at a value
+  python search.py --objectives accuracy,macs --study macs another trade-off
+  mlflow ui                                                compare the trials
+  python -m harness report --study digits                  show the result again
+
+loss = alpha * cross-entropy + (1 - alpha) * T^2 * KL: alpha weighs the true labels (other projects mean the opposite).
+"""
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=118)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.exit(2, f"error: {redact(message)} (see {self.prog} --help)\n")
+
+
+def parse_search(arguments: Sequence[str] | None = None) -> Settings:
+    """The settings that ``search.py``'s command line asks for."""
+    parser = _Parser(
+        prog="search.py",
+        description=_SEARCH_HELP,
+        epilog=_SEARCH_EXAMPLES,
+        formatter_class=_Formatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument_group("what is searched").add_argument
+    add(
+        "--space",
+        default="digits",
+        metavar="NAME|FILE",
+        help=f"a space ({', '.join(space_names())}) or a Python file that sets SPACE (default: digits)",
+    )
+    add(
+        "--trials",
+        type=_at_least_one,
+        default=50,
+        metavar="N",
+        help="trials of the whole study, those of earlier runs included (default: 50)",
+    )
+    add("--epochs", type=_at_least_one, metavar="N", help="epochs of a trial (default: the space's)")
+    add(
+        "--objectives",
+        type=_names,
+        metavar="A,B,..",
+        help="what spans the front (default: accuracy,latency_p50_ms,parameters; also latency_p95_ms, throughput_per_s, macs, size_mb, agreement, ece)",
+    )
+    add(
+        "--fix",
+        action="append",
+        default=[],
+        type=_assignment,
+        metavar="NAME=VALUE",
+        help="hold a parameter at a value; may be repeated",
+    )
+    add("--sampler", choices=SAMPLERS, default="tpe", help="Optuna's sampler (default: tpe)")
+    add("--seed", type=_seed, default=0, metavar="N", help="decides every draw (default: 0)")
+    add("--timeout", type=_seconds, metavar="SECONDS", help="start no further trial after this time")
+    add = parser.add_argument_group("teacher and data").add_argument
+    add(
+        "--teacher",
+        type=Path,
+        metavar="FILE",
+        help="checkpoint of the teacher: safetensors, state_dict or Lightning (default: train one, once)",
+    )
+    add("--data-dir", type=Path, metavar="DIR", help="where the data is (default: where the task finds it by itself)")
+    add(
+        "--accelerator",
+        default="auto",
+        metavar="NAME",
+        help="Lightning's accelerator: auto, cpu, gpu, mps, .. (default: auto)",
+    )
+    _add_places(parser, "name of the study (default: the space's)")
+    asked = parser.parse_args(arguments)
+    name, file = _space(parser, asked.space)
+    fixed = dict(asked.fix)
+    if len(fixed) < len(asked.fix):
+        parser.error("--fix must name each parameter once")
+    return Settings(
+        space_name=name,
+        space_file=file,
+        study=_study_name(parser, asked.study or name),
+        trials=asked.trials,
+        storage=asked.storage,
+        tracking_uri=asked.tracking_uri,
+        runs_dir=_writable(parser, asked.runs_dir),
+        data_dir=asked.data_dir,
+        teacher=asked.teacher,
+        epochs=asked.epochs,
+        objectives=asked.objectives,
+        sampler=asked.sampler,
+        seed=asked.seed,
+        fixed=fixed,
+        timeout_s=asked.timeout,
+        accelerator=asked.accelerator,
+    )
+
+
+def parse_report(arguments: Sequence[str] | None = None) -> Settings:
+    """The settings that ``python -m harness report`` asks for."""
+    parser = _Parser(
+        prog="python -m harness",
+        description="Look at studies of knowledge distillation.",
+        formatter_class=_Formatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    command = commands.add_parser(
+        "report",
+        help="show a study's front and picks, and write tables and plots",
+        description="Show a study's front and picks, at any time; write tables and plots, and log them to its MLflow run.",
+        formatter_class=_Formatter,
+        allow_abbrev=False,
+    )
+    _add_places(command, "name of the study", required=True)
+    asked = parser.parse_args(arguments)
+    return Settings(
+        space_name="",
+        space_file=Path(),
+        study=_study_name(parser, asked.study),
+        storage=asked.storage,
+        tracking_uri=asked.tracking_uri,
+        runs_dir=_writable(parser, asked.runs_dir),
+    )
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a command to its end, and end as its outcome asks: one line for a mistake, 130 or 143 after a signal."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        main()
+    except HarnessError as error:
+        print(f"error: {redact(error)}", file=sys.stderr)
+        sys.exit(2)
+    except Interrupted as interrupted:
+        sys.exit(128 + interrupted.signal_number)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise Interrupted(number)
+
+
+def next_steps(settings: Settings, *, finished: bool) -> str:
+    """The exact commands for looking at the runs and for going on."""
+    address = redact(settings.tracking_uri)
+    if address.startswith("http"):
+        look = f"open {address}"
+    elif address == DEFAULT_TRACKING_URI:
+        look = "mlflow ui"
+    else:
+        look = f"mlflow ui --backend-store-uri {shlex.quote(address)}"
+    go_on = redact(shlex.join(["python", *sys.argv]))
+    more = "" if finished else f"\n  go on    {go_on}"
+    places = [
+        ("--storage", redact(settings.storage), DEFAULT_STORAGE),
+        ("--tracking-uri", address, DEFAULT_TRACKING_URI),
+        ("--runs-dir", str(settings.runs_dir), str(DEFAULT_RUNS_DIR)),
+    ]
+    moved = "".join(f" {flag} {shlex.quote(value)}" for flag, value, default in places if value != default)
+    return f"next:\n  compare  {look}\n  report   python -m harness report --study {settings.study}{moved}{more}"
+
+
+def space_names() -> list[str]:
+    """The embedded spaces, by the names of their files."""
+    return sorted(path.stem.replace("_", "-") for path in SPACES_DIR.glob("[!_]*.py"))
+
+
+def _add_places(parser: argparse.ArgumentParser, study_help: str, *, required: bool = False) -> None:
+    add = parser.add_argument_group("where things are kept").add_argument
+    add("--study", required=required, metavar="NAME", help=study_help)
+    add(
+        "--storage",
+        default=os.environ.get("KD_STORAGE", DEFAULT_STORAGE),
+        metavar="ADDRESS",
+        help=f"Optuna's storage: a database's URL, redis://.., or a journal file's path (default: $KD_STORAGE or {DEFAULT_STORAGE})",
+    )
+    add(
+        "--tracking-uri",
+        default=os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_TRACKING_URI),
+        metavar="ADDRESS",
+        help=f"MLflow's tracking store or server (default: $MLFLOW_TRACKING_URI or {DEFAULT_TRACKING_URI})",
+    )
+    add(
+        "--runs-dir",
+        type=Path,
+        default=Path(os.environ.get("KD_RUNS_DIR", DEFAULT_RUNS_DIR)),
+        metavar="DIR",
+        help=f"caches, checkpoints and artifacts (default: $KD_RUNS_DIR or {DEFAULT_RUNS_DIR})",
+    )
+
+
+def _space(parser: argparse.ArgumentParser, asked: str) -> tuple[str, Path]:
+    if asked.endswith(".py"):
+        file = Path(asked)
+        if not file.is_file():
+            parser.error(f"--space must be a Python file that exists, but got {asked!r}")
+        return file.stem.replace("_", "-"), file
+    if asked not in space_names():
+        parser.error(f"--space must be one of {', '.join(space_names())} or a Python file, but got {asked!r}")
+    return asked, SPACES_DIR / f"{asked.replace('-', '_')}.py"
+
+
+def _study_name(parser: argparse.ArgumentParser, name: str) -> str:
+    # It becomes a folder's name: nothing in it may lead out of the runs.
+    if not re.fullmatch(r"[A-Za-z0-9][\w.+-]{0,99}", name, re.ASCII):
+        parser.error(
+            f"--study must be letters, digits and . _ + -, at most 100, a letter or digit first, but got {name!r}"
+        )
+    return name
+
+
+def _writable(parser: argparse.ArgumentParser, folder: Path) -> Path:
+    probe = folder / f".writable.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        parser.error(f"--runs-dir must be a folder that can be written, but {str(folder)!r} can't: {error.strerror}")
+    return folder
+
+
+def _at_least_one(text: str) -> int:
+    if not re.fullmatch(r"[+-]?\d+", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, but got {text!r}")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdigit() or int(text) >= 2**31:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2147483647, but got {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a positive number of seconds, but got {text!r}")
+    return seconds
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if len(set(names)) < len(names) or "" in names:
+        raise argparse.ArgumentTypeError(f"must be different names joined by commas, but got {text!r}")
+    return names
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not (name and sign and value):
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, but got {text!r}")
+    return name, value

@@ -1,0 +1,87 @@
+"""Content keys, seeds, and files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def digest(*parts: Any) -> str:
+    """A key of 16 hexadecimal digits for JSON-like values: equal values, equal keys, on any machine."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """A key of 16 hexadecimal digits for named tensors: names, types, shapes and every byte."""
+    hasher = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        hasher.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    return hasher.hexdigest()[:16]
+
+
+def derived_seed(*parts: Any) -> int:
+    """A seed in [0, 2^31) that depends on all of ``parts`` and is unlike that of any neighbour."""
+    return int(digest("seed", *parts)[:8], 16) >> 1
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a file beside ``path``, then put it in place: a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold ``path`` as a lock; wait for whoever holds it. The kernel frees it when its process ends, however it ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class Lease:
+    """Says that a living process works in a folder. Freed by the kernel when the process ends, ``kill -9`` included.
+
+    Args:
+        folder: The folder, which must exist.
+        shared: Whether others may hold a shared lease beside this one.
+    """
+
+    def __init__(self, folder: Path, *, shared: bool = False) -> None:
+        self._path = folder / "lease"
+        self._mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        self._descriptor: int | None = None
+
+    def acquire(self) -> bool:
+        """Take the lease if it is free; whether it was."""
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(descriptor, self._mode | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        self._descriptor = descriptor
+        return True
+
+    def release(self) -> None:
+        """Give the lease back."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

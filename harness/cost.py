@@ -1,0 +1,222 @@
+"""What a network costs: known before a trial trains, for temperature and alpha have no say in it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import nn
+from torch.utils.benchmark import Timer
+from torch.utils.flop_counter import FlopCounterMode
+
+from harness.content import digest, write_atomically
+from harness.teacher import cpu_state
+from lightning_modules.batch import Inputs, call
+
+COSTS = ("parameters", "macs", "size_mb", "latency_p50_ms", "latency_p95_ms", "throughput_per_s")
+
+THREADS = 1  # what a student gets on the small device it is made for
+THROUGHPUT_BATCH = 64
+_ROUNDS, _CALLS_A_ROUND = 5, 30
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a latency holds for.
+
+    Attributes:
+        device: Name of the processor or accelerator.
+        threads: Threads of a call.
+        latency_batch: Samples in a call whose latency is measured.
+        throughput_batch: Samples in a call whose throughput is measured.
+        torch: Version of the runtime.
+    """
+
+    device: str
+    threads: int = THREADS
+    latency_batch: int = 1
+    throughput_batch: int = THROUGHPUT_BATCH
+    torch: str = torch.__version__
+
+    def __str__(self) -> str:
+        return (
+            f"{self.device}, {self.threads} thread, latency at batch {self.latency_batch}, "
+            f"throughput at batch {self.throughput_batch}, torch {self.torch} eager"
+        )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The costs of one architecture.
+
+    Attributes:
+        parameters: Trainable numbers.
+        macs: Multiply-accumulates of one sample (FLOPs = 2 MACs).
+        size_mb: Weights and buffers as a safetensors file, MB (10^6 bytes).
+        latency_p50_ms: Median wall time of a call, ms.
+        latency_p95_ms: Its 95th percentile, ms.
+        throughput_per_s: Samples a second.
+    """
+
+    parameters: int
+    macs: int
+    size_mb: float
+    latency_p50_ms: float
+    latency_p95_ms: float
+    throughput_per_s: float
+
+
+def conditions_of(device: torch.device) -> Conditions:
+    """The conditions under which costs are measured on ``device``."""
+    if device.type == "cuda":
+        return Conditions(torch.cuda.get_device_name(device))
+    return Conditions(_processor() if device.type == "cpu" else device.type)
+
+
+def measure_costs(
+    networks: Mapping[str, nn.Module],
+    inputs: Callable[[int], Inputs],
+    *,
+    conditions: Conditions,
+    on_measured: Callable[[int], None] = lambda rounds: None,
+) -> dict[str, Cost]:
+    """Measure networks beside one another, with nothing else running.
+
+    Rounds go over all networks, and a network's calls are pooled over the rounds: a machine that is slow for a second
+    is slow for each of them a little, not for one of them alone.
+
+    Args:
+        networks: In any mode, by name; all on the device.
+        inputs: Gives the inputs of a batch of a stated size, on the same device.
+        conditions: Threads and batch sizes.
+        on_measured: Called with 1 after each network of a round.
+    """
+    single, many = inputs(conditions.latency_batch), inputs(conditions.throughput_batch)
+    latencies_s: dict[str, list[float]] = {name: [] for name in networks}
+    batch_times_s: dict[str, list[float]] = {name: [] for name in networks}
+    with torch.inference_mode():
+        for _ in range(_ROUNDS):
+            for name, network in networks.items():
+                network.eval()
+                latencies_s[name] += _call_times_s(network, single, conditions.threads, _CALLS_A_ROUND)
+                batch_times_s[name] += _call_times_s(network, many, conditions.threads, 5)
+                on_measured(1)
+    return {
+        name: Cost(
+            parameters=sum(parameter.numel() for parameter in network.parameters()),
+            macs=count_macs(network, single) // conditions.latency_batch,
+            size_mb=len(save(cpu_state(network))) / 1e6,
+            latency_p50_ms=float(np.percentile(latencies_s[name], 50)) * 1e3,
+            latency_p95_ms=float(np.percentile(latencies_s[name], 95)) * 1e3,
+            throughput_per_s=conditions.throughput_batch / float(np.median(batch_times_s[name])),
+        )
+        for name, network in networks.items()
+    }
+
+
+ROUNDS = _ROUNDS
+
+
+def count_macs(network: nn.Module, inputs: Inputs) -> int:
+    """Multiply-accumulates of one call of ``network``: half the FLOPs of its convolutions and matrix products."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        call(network, inputs)
+    return counter.get_total_flops() // 2
+
+
+def _call_times_s(network: nn.Module, inputs: Inputs, threads: int, calls: int) -> list[float]:
+    """Wall times of single calls, seconds. Each is preceded by two that are not counted."""
+    timer = Timer(
+        "call(network, inputs)", globals={"call": call, "network": network, "inputs": inputs}, num_threads=threads
+    )
+    return [timer.timeit(1).raw_times[0] for _ in range(calls)]
+
+
+class CostTable:
+    """The costs of the teacher and of every architecture measured so far, under one set of conditions.
+
+    Args:
+        conditions: What the latencies hold for.
+        teacher: The teacher's costs.
+        students: By architecture, as ``key_of`` names it.
+    """
+
+    def __init__(self, conditions: Conditions, teacher: Cost, students: dict[str, Cost]) -> None:
+        self.conditions = conditions
+        self.teacher = teacher
+        self.students = students
+
+    def __getitem__(self, architecture: Mapping[str, Any]) -> Cost:
+        return self.students[key_of(architecture)]
+
+    def metrics(self, architecture: Mapping[str, Any]) -> dict[str, float]:
+        """The architecture's costs, and how it compares with the teacher, by metric name."""
+        cost = self[architecture]
+        return {
+            **{name: getattr(cost, name) for name in COSTS},
+            "compression": self.teacher.parameters / max(cost.parameters, 1),
+            "speedup": self.teacher.latency_p50_ms / cost.latency_p50_ms,
+        }
+
+    def to_json(self) -> str:
+        """The table as text."""
+        return json.dumps(
+            {
+                "conditions": asdict(self.conditions),
+                "teacher": asdict(self.teacher),
+                "students": {key: asdict(cost) for key, cost in self.students.items()},
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> CostTable:
+        """The table that ``to_json`` wrote.
+
+        Raises:
+            ValueError: If the text is no such table.
+        """
+        try:
+            content = json.loads(text)
+            students = {key: Cost(**cost) for key, cost in content["students"].items()}
+            return cls(Conditions(**content["conditions"]), Cost(**content["teacher"]), students)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"no cost table: {error!r}") from error
+
+
+def key_of(architecture: Mapping[str, Any]) -> str:
+    """The name of an architecture in a cost table, as in ``{"width": 8}``."""
+    return json.dumps(dict(architecture), sort_keys=True)
+
+
+def cost_cache_file(cache_dir: Path, networks: Mapping[str, nn.Module], conditions: Conditions) -> Path:
+    """Where the costs of these very networks, measured under these conditions, are kept."""
+    shapes = {
+        name: [
+            repr(network),
+            [[key, list(value.shape), str(value.dtype)] for key, value in network.state_dict().items()],
+        ]
+        for name, network in networks.items()
+    }
+    return cache_dir / "costs" / f"{digest('costs', 1, shapes, asdict(conditions))}.json"
+
+
+def save_cost_table(table: CostTable, file: Path) -> None:
+    """Write the table where ``cost_cache_file`` says."""
+    write_atomically(file, lambda path: path.write_text(table.to_json()))
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()

@@ -1,0 +1,31 @@
+"""The errors that a person meets."""
+
+from __future__ import annotations
+
+from harness.addresses import redact
+
+
+class HarnessError(ValueError):
+    """Something that the person at the terminal can mend. Shown as one line, without a traceback, with exit code 2."""
+
+
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM. No ``KeyboardInterrupt``: Lightning swallows that and exits by itself.
+
+    Attributes:
+        signal_number: Which signal it was.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+
+
+class TrialFailed(Exception):
+    """A trial that fails by its own doing; its message is the reason that is recorded."""
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type's name, without passwords."""
+    lines = redact(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,135 @@
+"""Training with Lightning: the same for teacher and student, resumable after each epoch, the same bits either way."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.callbacks import Checkpoint
+
+from harness.content import derived_seed, write_atomically
+from harness.errors import HarnessError, TrialFailed
+from lightning_modules.classifier import ClassifierModule
+from lightning_modules.tensors import TensorDataModule
+
+EpochListener = Callable[[int, dict[str, float]], None]
+"""Called with the epoch, from 0, and its metrics, before the epoch's checkpoint is written."""
+
+# Said once a trial otherwise: which accelerators exist, and how Lightning might be used instead.
+logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+for _category in (UserWarning, FutureWarning):
+    warnings.filterwarnings("ignore", module="pytorch_lightning", category=_category)
+
+
+def device_of(accelerator: str) -> torch.device:
+    """The device that Lightning's ``accelerator`` means on this machine.
+
+    Raises:
+        HarnessError: If this machine has none.
+    """
+    try:
+        return _trainer(accelerator, epochs=0, folder=Path()).strategy.root_device
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise HarnessError(
+            f"--accelerator must name a device of this machine, but got {accelerator!r}: {error}"
+        ) from error
+
+
+def fit(
+    module: ClassifierModule,
+    data: TensorDataModule,
+    *,
+    epochs: int,
+    folder: Path,
+    accelerator: str,
+    seed: int,
+    on_epoch: EpochListener,
+) -> None:
+    """Train ``module`` to the end of ``epochs``, from the checkpoint in ``folder`` if there is one.
+
+    What is random in an epoch is seeded by (``seed``, epoch), so that no generator's state has to be kept, and a
+    resumed training gives the same bits as one that was never cut.
+
+    Args:
+        module: What to train; its weights are overwritten by those of a checkpoint.
+        data: Its training and validation data.
+        epochs: Length of the whole training.
+        folder: The training's own folder; ``checkpoint.ckpt`` is kept in it.
+        accelerator: Lightning's name of the device.
+        seed: Seed of the training.
+        on_epoch: Told of each epoch that ends.
+
+    Raises:
+        TrialFailed: If a loss is not finite.
+    """
+    checkpoint = folder / CHECKPOINT
+    resume_from = checkpoint if _is_whole(checkpoint) else None
+    trainer = _trainer(accelerator, epochs=epochs, folder=folder, callbacks=[_EpochEnd(checkpoint, seed, on_epoch)])
+    trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
+
+
+CHECKPOINT = "checkpoint.ckpt"
+
+
+class _EpochEnd(Checkpoint):
+    """Seeds each epoch; when it ends, tells the listener, then writes the checkpoint.
+
+    In this order, a cut between the two leaves an epoch that is told but not kept; it is trained again to the same
+    numbers, and whoever listens knows it already. The other order would leave a gap.
+    """
+
+    def __init__(self, path: Path, seed: int, on_epoch: EpochListener) -> None:
+        self.path = path
+        self.seed = seed
+        self.on_epoch = on_epoch
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        torch.manual_seed(derived_seed(self.seed, trainer.current_epoch))
+        trainer.train_dataloader.set_epoch(trainer.current_epoch)  # type: ignore[union-attr]
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.on_epoch(trainer.current_epoch, metrics)
+        for name in ("train/loss", "val/loss"):
+            if not math.isfinite(metrics[name]):
+                raise TrialFailed(f"{name} is {metrics[name]} in epoch {trainer.current_epoch}")
+        write_atomically(self.path, trainer.save_checkpoint)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether there is a checkpoint that can be read; one that can't is removed, and the training starts over."""
+    if not checkpoint.exists():
+        return False
+    try:
+        torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:
+        warnings.warn(f"{checkpoint} can't be read and is dropped ({error}); training starts over.", stacklevel=2)
+        checkpoint.unlink()
+        return False
+    return True
+
+
+def _trainer(accelerator: str, *, epochs: int, folder: Path, callbacks: Any = None) -> pl.Trainer:
+    return pl.Trainer(
+        max_epochs=epochs,
+        accelerator=accelerator,
+        devices=1,
+        callbacks=callbacks,
+        default_root_dir=folder,
+        # Under Slurm, Lightning would requeue the job and load any hpc_ckpt_* by itself: a worker is not a job.
+        plugins=[LightningEnvironment()],
+        logger=False,
+        enable_checkpointing=callbacks is not None,  # the one among them; Lightning would add its own
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )

@@ -1,0 +1,142 @@
+"""The search's end of the mirror: starts its process, tells it which runs have news, waits for it at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from harness.addresses import place_of, redact
+from harness.errors import HarnessError
+from harness.spool import SPOOL, STATE_FILE
+
+_WORD_EVERY_S = 60.0
+_GRACE_S, _GRACE_AFTER_ERROR_S = 10.0, 2.0
+
+
+class Mirror:
+    """Mirrors spools into MLflow from a process of its own, which starts at once and imports MLflow meanwhile.
+
+    As a context it waits at its end until all is sent.
+    """
+
+    def __init__(self) -> None:
+        self._say: Callable[[str], None] = lambda text: None
+        self._answered = threading.Event()
+        self._connected = False
+        self._failure: str | None = None
+        self._last_word_s = -_WORD_EVERY_S
+        root = str(Path(__file__).resolve().parent.parent)
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "harness.tracking"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,  # Ctrl-C at the terminal is for the search; the mirror has a last word to send
+        )
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def __enter__(self) -> Mirror:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close(grace_s=_GRACE_S if raised[0] is None else _GRACE_AFTER_ERROR_S)
+
+    def connect(self, address: str, experiment: str, artifact_root: Path, *, say: Callable[[str], None]) -> None:
+        """Connect to the tracking store, and wait until it has answered.
+
+        Args:
+            address: MLflow's tracking address.
+            experiment: Name of the experiment.
+            artifact_root: Folder of artifacts, where the store is a local database.
+            say: Called with a line of text when the store goes away, or comes back. From another thread.
+
+        Raises:
+            HarnessError: If the store does not answer.
+        """
+        self._say = say
+        # The address goes through the pipe: an argument or a variable of a process can be read by others.
+        self._send(address=address, experiment=experiment, artifact_root=str(artifact_root))
+        self._answered.wait()
+        if self._failure is not None:
+            raise HarnessError(
+                f"--tracking-uri must be an MLflow store that answers, but {redact(address)} does not: {self._failure}"
+            )
+        self._connected = True
+
+    def notify(self, folder: Path) -> None:
+        """Say that a run's spool has news."""
+        self._send(folder=str(folder.resolve()))
+
+    def close(self, *, grace_s: float) -> None:
+        """Wait until all is sent; a store that is away is waited for up to ``grace_s`` seconds."""
+        if not self._connected:
+            self._process.kill()
+        self._send(close=True, grace_s=grace_s)
+        with contextlib.suppress(BrokenPipeError):
+            self._stdin.close()
+        sent = self._process.wait() == 0
+        self._listener.join()
+        if self._connected and not sent:
+            self._say("not everything could be sent to MLflow; it is kept, and the same command sends it.")
+
+    @property
+    def _stdin(self) -> IO[bytes]:
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+    def _send(self, **message: Any) -> None:
+        try:
+            self._stdin.write(json.dumps(message).encode() + b"\n")
+            self._stdin.flush()
+        except BrokenPipeError:
+            if self._connected:
+                self._word("the process that logs to MLflow has ended; runs are kept and sent by the next start")
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            try:
+                message = json.loads(line)
+            except ValueError:
+                continue  # a library's greeting
+            if "ready" in message:  # "failed" is followed by the end of the stream
+                self._answered.set()
+            elif "failed" in message:
+                self._failure = message["failed"]
+            elif "away" in message:
+                self._word(f"MLflow does not answer ({message['away']}); runs are kept and sent when it is back")
+            elif "back" in message:
+                self._last_word_s = -_WORD_EVERY_S
+                self._say("MLflow answers again")
+        if not self._answered.is_set():
+            self._failure = self._failure or "the process that logs to it ended"
+            self._answered.set()
+
+    def _word(self, text: str) -> None:
+        if time.monotonic() - self._last_word_s >= _WORD_EVERY_S:
+            self._last_word_s = time.monotonic()
+            self._say(text)
+
+
+def is_sent(folder: Path, address: str, state: str) -> bool:
+    """Whether all of a run's spool was sent to ``address`` and ends in ``state``, judged by the files alone."""
+    try:
+        mirrored = json.loads((folder / STATE_FILE).read_text())
+        return bool(
+            mirrored["address"] == place_of(address)
+            and mirrored["state"] == state
+            and mirrored["offset"] == (folder / SPOOL).stat().st_size
+        )
+    except (FileNotFoundError, ValueError, KeyError):
+        return False

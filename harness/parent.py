@@ -1,0 +1,111 @@
+"""The study's own run: the parent of its trials, and what it says the study stands on."""
+
+from __future__ import annotations
+
+import getpass
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+from harness.addresses import place_of
+from harness.content import Lease
+from harness.mirror import Mirror
+from harness.prepare import Prepared
+from harness.settings import Settings
+from harness.spool import Spool
+from harness.study import Study
+
+_PACKAGES = ("kd-harness", "torch", "pytorch-lightning", "optuna", "mlflow", "torchmetrics", "numpy")
+
+
+class ParentRun:
+    """A context that is open while a search works on its study; it ends COMPLETE, or WAITING if the study can go on.
+
+    Args:
+        study: The study.
+        settings: How it is searched.
+        mirror: Told of the run's news.
+    """
+
+    def __init__(self, study: Study, settings: Settings, mirror: Mirror) -> None:
+        self._study = study
+        self._settings = settings
+        self._lease = Lease(study.folder, shared=True)
+        self._lease.acquire()
+        self.spool = Spool(study.folder, mirror.notify)
+        identity = study.attrs["kd.identity"]
+        self.spool.begin(
+            settings.study,
+            tags={
+                "kd.role": "study",
+                "kd.study": settings.study,
+                "kd.run_key": study.id,
+                "mlflow.user": getpass.getuser(),
+                "mlflow.source.name": Path(sys.argv[0]).name,
+                "mlflow.source.type": "LOCAL",
+            },
+            params={
+                "space": identity["space"],
+                "objectives": ",".join(identity["objectives"]),
+                "epochs": identity["epochs"],
+                "seed": identity["seed"],
+                "sampler": settings.sampler,
+            },
+        )
+
+    def __enter__(self) -> ParentRun:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self.spool.state == "RUNNING":
+            finished = self._study.finished() >= self._settings.trials
+            self.spool.set_state("COMPLETE" if finished else "WAITING")
+        self.spool.close()
+        self._lease.release()
+
+    def start(self) -> None:
+        """Say that the search runs, and with what."""
+        settings = self._settings
+        self.spool.tags({"kd.trials": str(settings.trials), "kd.storage": place_of(settings.storage), **_versions()})
+        self.spool.set_state("RUNNING")
+
+    def stands_on(self, prepared: Prepared) -> None:
+        """Say what the study was prepared with, as content hashes, and what it is measured on."""
+        self.spool.tags(
+            {
+                "kd.dataset": prepared.dataset,
+                "kd.teacher": prepared.teacher_digest,
+                "kd.device": str(prepared.costs.conditions),
+            }
+        )
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    tags = {"kd.versions": json.dumps(found)}
+    commit = _git_commit()
+    return tags if commit is None else {**tags, "mlflow.source.git.commit": commit}
+
+
+def _git_commit() -> str | None:
+    """The commit of this program's checkout; ``None`` where it is none."""
+    try:
+        asked = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return asked.stdout.strip()

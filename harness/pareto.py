@@ -1,0 +1,126 @@
+"""Pareto front, hypervolume and knee of a set of points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+DIRECTIONS = ("minimize", "maximize")
+
+
+def pareto_front(values: ArrayLike, directions: Sequence[str] | None = None) -> NDArray[np.int64]:
+    """Positions of the points that no other point dominates.
+
+    A point dominates another if it is at least as good in each objective and better in one. Equal points do not
+    dominate each other: all of them are on the front, or none.
+
+    Args:
+        values: Points, shape (N, M); N may be 0.
+        directions: ``"minimize"`` or ``"maximize"`` for each objective; all are minimised by default.
+
+    Returns:
+        Positions in ``values``, ascending, int64.
+
+    Raises:
+        ValueError: If the shape is wrong, a value is NaN or a direction is unknown.
+    """
+    costs = _as_costs(values, directions)
+    # In this order a point can only be dominated by one before it, or be equal to it.
+    order = np.lexsort(costs.T[::-1])
+    front: list[int] = []
+    kept = np.empty_like(costs)
+    for position in order:
+        point, others = costs[position], kept[: len(front)]
+        dominated = (others <= point).all(axis=1) & (others < point).any(axis=1)
+        if not dominated.any():
+            kept[len(front)] = point
+            front.append(int(position))
+    return np.sort(np.array(front, dtype=np.int64))
+
+
+def hypervolume(values: ArrayLike, reference_point: ArrayLike, directions: Sequence[str] | None = None) -> float:
+    """Volume that the points dominate, up to a reference point.
+
+    Exact, by sweeping the last objective and measuring slices of one dimension less: fit for the fronts of a study
+    (M up to 4), not for hundreds of points in many dimensions.
+
+    Args:
+        values: Points, shape (N, M); those that are not better than the reference point everywhere add nothing.
+        reference_point: Worst corner of the volume, shape (M,), in the units of ``values``.
+        directions: ``"minimize"`` or ``"maximize"`` for each objective; all are minimised by default.
+
+    Returns:
+        The product of the objectives' units, at least 0.
+
+    Raises:
+        ValueError: If the shapes do not fit, a value is NaN or a direction is unknown.
+    """
+    costs = _as_costs(values, directions)
+    reference = _as_costs(np.atleast_2d(np.asarray(reference_point, dtype=float)), directions)[0]
+    if costs.shape[1] != len(reference):
+        raise ValueError(
+            f"reference_point must have one value for each of the {costs.shape[1]} objectives, but got {len(reference)}."
+        )
+    inside = costs[(costs < reference).all(axis=1)]
+    return _volume(inside[pareto_front(inside)], reference)
+
+
+def knee(losses: ArrayLike, costs: ArrayLike) -> int:
+    """Position of the point at which a front bends most: where more cost begins to buy little.
+
+    Each axis is scaled to [0, 1] over the front; the costs, of which there may be several, are averaged. The knee is the
+    point farthest below the line between the best and the cheapest end, which is the one of the smallest sum.
+
+    Args:
+        losses: What is to be small in quality, shape (N,), N at least 1.
+        costs: What is to be small in cost, shape (N, K); K may be 0. Pass logarithms of what grows by factors.
+
+    Returns:
+        A position; the first one of equals.
+
+    References:
+        Das (1999), On characterizing the "knee" of the Pareto curve. doi:10.1007/BF01195985.
+    """
+    loss = _scaled(np.asarray(losses, dtype=float)[:, None])[:, 0]
+    cost = _scaled(np.asarray(costs, dtype=float).reshape(len(loss), -1))
+    return int(np.argmin(loss + (cost.mean(axis=1) if cost.shape[1] else 0)))
+
+
+def _scaled(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    low, high = values.min(axis=0), values.max(axis=0)
+    return (values - low) / np.where(high > low, high - low, 1)
+
+
+def _as_costs(values: ArrayLike, directions: Sequence[str] | None) -> NDArray[np.float64]:
+    """The points as an array (N, M) that is to be minimised."""
+    costs = np.array(values, dtype=float)
+    if costs.size == 0:
+        costs = costs.reshape(0, costs.shape[1] if costs.ndim == 2 else len(directions or ()))
+    if costs.ndim != 2:
+        raise ValueError(f"values must have shape (N, M), but got shape {costs.shape}.")
+    if np.isnan(costs).any():
+        raise ValueError("values must not be NaN.")
+    if directions is None:
+        return costs
+    if len(directions) != costs.shape[1] or not set(directions) <= set(DIRECTIONS):
+        raise ValueError(
+            f"directions must name one of {DIRECTIONS} for each of the {costs.shape[1]} objectives, but got {directions=}."
+        )
+    return costs * np.where(np.array(directions) == "maximize", -1.0, 1.0)
+
+
+def _volume(front: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
+    if len(front) == 0:
+        return 0.0
+    if front.shape[1] == 1:
+        return float(reference[0] - front[:, 0].min())
+    ordered = front[np.argsort(front[:, -1], kind="stable")]
+    ends = np.append(ordered[1:, -1], reference[-1])
+    volume = 0.0
+    for count, (start, end) in enumerate(zip(ordered[:, -1], ends, strict=True), start=1):
+        if end > start:
+            part = ordered[:count, :-1]
+            volume += (end - start) * _volume(part[pareto_front(part)], reference[:-1])
+    return float(volume)

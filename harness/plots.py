@@ -1,0 +1,186 @@
+"""Pictures of a result: the front (PNG and an interactive page) and the learning curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import plotly.graph_objects as go
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from plotly.subplots import make_subplots
+
+if TYPE_CHECKING:
+    from harness.report import Result
+
+matplotlib.use("Agg")  # no window: the same on a cluster as on a desk
+
+_GREY, _BLUE, _ORANGE, _GREEN, _RED = "#b8b8b8", "#1f5fa8", "#e08214", "#2a8c4a", "#c0392b"
+_PICK_COLOURS = {"accurate": _BLUE, "balanced": _ORANGE, "small": _GREEN}
+_LABELS = {
+    "parameters": "parameters",
+    "latency_p50_ms": "latency p50, batch 1 (ms)",
+    "latency_p95_ms": "latency p95, batch 1 (ms)",
+    "size_mb": "size (MB)",
+    "macs": "MACs a sample",
+    "throughput_per_s": "throughput (samples/s)",
+}
+
+
+def _axes(result: Result) -> list[str]:
+    """The objectives that the primary metric is drawn against."""
+    return [name for name in result.objectives if name != result.primary] or ["parameters"]
+
+
+def front_picture(result: Result, path: Path) -> None:
+    """Draw the primary metric against each other objective, with front, picks, control and teacher, as a PNG."""
+    axes_names = _axes(result)
+    figure = Figure(figsize=(6.4 * len(axes_names), 4.8), layout="constrained", dpi=120)
+    figure.suptitle(f"{result.study}: {len(result.front)} of {len(result.trials)} trials on the Pareto front")
+    complete = result.trials[result.trials["state"] == "COMPLETE"]
+    panels = figure.subplots(1, len(axes_names), sharey=True, squeeze=False)[0]
+    for panel, name in zip(panels, axes_names, strict=True):
+        others = complete[~complete["front"]]
+        panel.scatter(others[name], others[result.primary], s=18, color=_GREY, label="dominated")
+        front = result.front.sort_values(name)
+        panel.scatter(front[name], front[result.primary], s=26, color=_RED, label="front")
+        control = complete[complete["recipe"] == "control"]
+        panel.scatter(
+            control[name], control[result.primary], s=70, facecolors="none", edgecolors="black", label="control (α = 1)"
+        )
+        panel.scatter(
+            result.teacher[name], result.teacher[result.primary], s=140, marker="*", color="black", label="teacher"
+        )
+        _mark_picks(panel, result, name)
+        if (complete[name] > 0).all():
+            panel.set_xscale("log")
+        panel.set_xlabel(_LABELS.get(name, name))
+        panel.grid(alpha=0.25)
+    panels[0].set_ylabel(f"{result.primary} (validation)")
+    panels[0].legend(loc="lower right", fontsize=8)
+    figure.supxlabel(f"latencies: {result.conditions}", fontsize=7, color="#666666")
+    figure.savefig(path, format="png")
+
+
+def _mark_picks(panel: Axes, result: Result, name: str) -> None:
+    at: dict[int, list[str]] = {}
+    for pick, row in result.picks.items():
+        at.setdefault(int(row["number"]), []).append(pick)
+    for number, names in at.items():
+        row = result.trials[result.trials["number"] == number].iloc[0]
+        panel.annotate(
+            ", ".join(names),
+            (row[name], row[result.primary]),
+            xytext=(0, -22),
+            textcoords="offset points",
+            ha="center",
+            color=_PICK_COLOURS[names[0]],
+            weight="bold",
+            fontsize=9,
+            arrowprops={"arrowstyle": "-", "color": _PICK_COLOURS[names[0]]},
+        )
+
+
+def curves_picture(result: Result, path: Path) -> None:
+    """Draw training loss, validation loss and primary metric by epoch for the trials on the front, as a PNG."""
+    names = ["train/loss", "val/loss", f"val/{result.primary}"]
+    figure = Figure(figsize=(5 * len(names), 4.2), layout="constrained", dpi=120)
+    figure.suptitle(f"{result.study}: learning curves of the {len(result.front)} trials on the front")
+    sizes = result.front["parameters"]
+    colours = matplotlib.colormaps["viridis"]
+    norm = matplotlib.colors.LogNorm(sizes.min(), max(sizes.max(), sizes.min() + 1)) if len(sizes) else None
+    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    for panel, name in zip(panels, names, strict=True):
+        for _, row in result.front.iterrows():
+            curve = result.curves[int(row["number"])].get(name, {})
+            assert norm is not None
+            panel.plot(
+                [epoch + 1 for epoch in curve], list(curve.values()), color=colours(norm(row["parameters"])), lw=1.2
+            )
+        panel.set_xlabel("epoch")
+        panel.set_title(name, fontsize=10)
+        panel.grid(alpha=0.25)
+        if name.endswith("loss"):
+            panel.set_yscale("log")
+    if norm is not None:
+        figure.colorbar(matplotlib.cm.ScalarMappable(norm, colours), ax=panels, label="parameters")
+    figure.savefig(path, format="png")
+
+
+def front_page(result: Result, path: Path) -> None:
+    """Draw the front as a page that needs no network: every trial, with its parameters under the pointer."""
+    names = _axes(result)
+    figure = make_subplots(rows=1, cols=len(names), shared_yaxes=True, horizontal_spacing=0.04)
+    complete = result.trials[result.trials["state"] == "COMPLETE"]
+    groups: list[tuple[str, Any, dict[str, Any]]] = [
+        ("dominated", complete[~complete["front"]], {"color": _GREY, "size": 7}),
+        ("front", result.front, {"color": _RED, "size": 9}),
+        (
+            "control (α = 1)",
+            complete[complete["recipe"] == "control"],
+            {"color": "rgba(0,0,0,0)", "size": 14, "line": {"color": "black", "width": 1.5}},
+        ),
+    ]
+    for pick, row in result.picks.items():
+        rows = result.trials[result.trials["number"] == row["number"]]
+        marker = {
+            "color": _PICK_COLOURS[pick],
+            "size": {"accurate": 17, "balanced": 14, "small": 11}[pick],
+            "symbol": "diamond",
+        }
+        groups.append((pick, rows, marker))
+    for column, name in enumerate(names, start=1):
+        for label, rows, marker in groups:
+            figure.add_trace(
+                go.Scatter(
+                    x=rows[name],
+                    y=rows[result.primary],
+                    mode="markers",
+                    name=label,
+                    legendgroup=label,
+                    showlegend=column == 1,
+                    marker=marker,
+                    hovertemplate="%{text}<extra></extra>",
+                    text=[_hover(result, row) for _, row in rows.iterrows()],
+                ),
+                row=1,
+                col=column,
+            )
+        figure.add_trace(
+            go.Scatter(
+                x=[result.teacher[name]],
+                y=[result.teacher[result.primary]],
+                mode="markers",
+                name="teacher",
+                legendgroup="teacher",
+                showlegend=column == 1,
+                marker={"color": "black", "size": 15, "symbol": "star"},
+                hovertemplate=f"teacher<br>{result.primary} {result.teacher[result.primary]:.4f}<extra></extra>",
+            ),
+            row=1,
+            col=column,
+        )
+        logarithmic = len(complete) and (complete[name] > 0).all()
+        figure.update_xaxes(title=_LABELS.get(name, name), type="log" if logarithmic else "linear", row=1, col=column)
+    figure.update_yaxes(title=f"{result.primary} (validation)", row=1, col=1)
+    figure.update_layout(
+        title=f"{result.study}: {len(result.front)} of {len(result.trials)} trials on the Pareto front"
+        f"<br><sup>{result.conditions}</sup>",
+        template="plotly_white",
+        height=560,
+        legend={"orientation": "h", "y": -0.2},
+    )
+    figure.write_html(path, include_plotlyjs=True)
+
+
+def _hover(result: Result, row: Any) -> str:
+    shown = [f"<b>trial {row['number']}</b> {row['recipe']}"]
+    for name in dict.fromkeys(
+        [result.primary, *result.objectives, *result.parameters, "agreement", "speedup", "compression"]
+    ):
+        value = row[name]
+        shown.append(
+            f"{name} {value:.4g}" if isinstance(value, float) and name != "parameters" else f"{name} {value:,}"
+        )
+    return "<br>".join(shown)

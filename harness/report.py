@@ -1,0 +1,288 @@
+"""What came out: the front, three picks by name, tables and plots, on disk and in MLflow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich import box
+from rich.table import Table
+
+from harness import plots
+from harness.content import exclusive, write_atomically
+from harness.cost import Conditions
+from harness.errors import HarnessError
+from harness.pareto import knee, pareto_front
+from harness.prepare import used_conditions
+from harness.spool import Spool, curves
+from harness.study import MAXIMIZED, Study
+from harness.terminal import Terminal
+
+WITHIN_TEACHER = 0.01  # "one point", the margin of the small pick
+_HEADINGS = {
+    "latency_p50_ms": "p50 ms",
+    "latency_p95_ms": "p95 ms",
+    "throughput_per_s": "samples/s",
+    "size_mb": "MB",
+    "compression": "smaller",
+    "speedup": "faster",
+    "agreement": "agrees",
+    "temperature": "T",
+    "alpha": "α",
+    "learning_rate": "lr",
+}
+_COST_AXES = ("latency_p50_ms", "latency_p95_ms", "parameters", "macs", "size_mb", "throughput_per_s")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Result:
+    """What a study found.
+
+    Attributes:
+        study: Its name.
+        trials: One row a trial: ``number``, ``state``, parameters, metrics, ``front``, ``pick``, ``recipe``, …
+        teacher: The teacher's metrics.
+        objectives: Names of the objectives.
+        directions: Their directions.
+        primary: Name of the primary metric.
+        parameters: Names of the searched parameters.
+        conditions: What the latencies hold for.
+        curves: Of the trials on the front: metric by name and epoch, by trial number.
+    """
+
+    study: str
+    trials: pd.DataFrame
+    teacher: dict[str, float]
+    objectives: tuple[str, ...]
+    directions: tuple[str, ...]
+    primary: str
+    parameters: tuple[str, ...]
+    conditions: Conditions
+    curves: dict[int, dict[str, dict[int, float]]]
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """Trials on the front, the smallest first."""
+        return self.trials[self.trials["front"]].sort_values(["parameters", "number"])
+
+    @property
+    def picks(self) -> dict[str, pd.Series]:
+        """The named choices, by name."""
+        return {name: row for _, row in self.trials.iterrows() for name in str(row["pick"]).split(", ") if name}
+
+
+def collect(study: Study) -> Result:
+    """Read a study: its trials, its front, and its picks."""
+    identity = study.attrs["kd.identity"]
+    if "kd.teacher" not in study.attrs:
+        raise HarnessError(f"study {study.settings.study!r} has not been prepared yet: there is nothing to report.")
+    teacher = study.attrs["kd.teacher"]
+    frame = trials_frame(study)
+    complete = frame.index[frame["state"] == "COMPLETE"]
+    frame["front"], frame["pick"] = False, ""
+    if len(complete):
+        values = frame.loc[complete, list(study.objectives)].to_numpy(dtype=float)
+        front = complete[pareto_front(values, study.directions)]
+        frame.loc[front, "front"] = True
+        _pick(frame, front, study, teacher)
+    shown = frame.index[frame["front"]] if len(complete) else []
+    return Result(
+        study=study.settings.study,
+        trials=frame,
+        teacher=teacher,
+        objectives=study.objectives,
+        directions=study.directions,
+        primary=study.primary,
+        parameters=tuple(identity["parameters"]),
+        conditions=used_conditions(study),
+        curves={int(n): curves(study.trial_folder(int(n))) for n in frame.loc[shown, "number"]},
+    )
+
+
+def trials_frame(study: Study) -> pd.DataFrame:
+    """One row for each trial that has begun, in their order."""
+    columns = ["number", "state", "recipe", *study.attrs["kd.identity"]["parameters"]]
+    rows = [
+        {
+            "number": trial.number,
+            "state": trial.state.name,
+            "recipe": trial.user_attrs.get("recipe", ""),
+            **trial.params,
+            **trial.user_attrs.get("metrics", {}),
+            "reason": trial.user_attrs.get("reason", ""),
+            "started": trial.datetime_start,
+            "finished": trial.datetime_complete,
+        }
+        for trial in study.trials()
+        if trial.state.name != "WAITING"
+    ]
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
+
+
+def _pick(frame: pd.DataFrame, front: pd.Index, study: Study, teacher: dict[str, float]) -> None:
+    primary, sign = study.primary, -1 if study.primary_direction == "maximize" else 1
+    rows = frame.loc[front].sort_values(["parameters", "latency_p50_ms", "number"])
+    losses = sign * rows[primary].to_numpy(dtype=float)
+    axes = [name for name in study.objectives if name in _COST_AXES]
+    costs = np.array([np.log(rows[name].to_numpy(dtype=float)) * (-1 if name in MAXIMIZED else 1) for name in axes]).T
+    picked = {"accurate": rows.index[int(np.argmin(losses))], "balanced": rows.index[knee(losses, costs)]}
+    near = rows.index[losses <= sign * teacher[primary] + WITHIN_TEACHER + 1e-9]
+    if len(near):
+        picked["small"] = near[0]
+    for name, index in picked.items():
+        frame.loc[index, "pick"] = ", ".join(filter(None, [frame.loc[index, "pick"], name]))
+
+
+def show(result: Result, terminal: Terminal) -> None:
+    """Print the front as a table, and what should be known beside it."""
+    title = f"{result.study}: the Pareto front of {', '.join(_titles(result))}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    metrics = _columns(result)
+    for name in ("trial", *metrics, *result.parameters, "pick"):
+        table.add_column(_HEADINGS.get(name, name), justify="left" if name == "pick" else "right")
+    for _, row in result.front.iterrows():
+        style = "bold" if row["pick"] else None
+        cells = [_cell(name, row[name]) for name in (*metrics, *result.parameters)]
+        table.add_row(str(row["number"]), *cells, str(row["pick"]), style=style)
+    table.add_section()
+    table.add_row("teacher", *(_cell(name, result.teacher[name]) for name in metrics), style="dim")
+    terminal.console.print(table)
+    for line in notes(result):
+        terminal.say(line)
+
+
+def notes(result: Result) -> list[str]:
+    """What the table does not say, a sentence a line."""
+    lines = [f"Latencies hold for {result.conditions}; {result.primary} is the last epoch's, on the validation split."]
+    control = result.trials[(result.trials["recipe"] == "control") & (result.trials["state"] == "COMPLETE")]
+    if len(control):
+        row = control.iloc[0]
+        lines.append(
+            f"Control (labels alone, α = 1): {result.primary} {row[result.primary]:.4f} with {row['parameters']:,.0f} "
+            f"parameters (trial {row['number']}). One control of one width proves no gain of distillation."
+        )
+    if "small" not in result.picks:
+        lines.append(
+            f"No student of the front is within {WITHIN_TEACHER} of the teacher's {result.primary}: no small pick."
+        )
+    failed = result.trials[result.trials["state"] == "FAIL"]
+    if len(failed):
+        reasons = ", ".join(f"trial {row['number']}: {row['reason']}" for _, row in failed.head(5).iterrows())
+        lines.append(
+            f"{len(failed)} of {len(result.trials)} trials failed ({reasons}{', …' if len(failed) > 5 else ''})."
+        )
+    return lines
+
+
+def write_report(result: Result, folder: Path) -> None:
+    """Write tables, plots and the summary; each file is there whole or not at all.
+
+    Args:
+        result: What to report.
+        folder: Gets ``trials.csv``, ``trials.parquet``, ``front.html``, ``front.png``, ``curves.png``, ``summary.md``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files: dict[str, Callable[[Path], Any]] = {
+        "trials.csv": lambda path: result.trials.to_csv(path, index=False),
+        "trials.parquet": lambda path: result.trials.to_parquet(path, index=False),
+        "front.html": lambda path: plots.front_page(result, path),
+        "front.png": lambda path: plots.front_picture(result, path),
+        "curves.png": lambda path: plots.curves_picture(result, path),
+        "summary.md": lambda path: path.write_text(summary(result)),
+    }
+    for name, write in files.items():
+        write_atomically(folder / name, write)
+
+
+def summary(result: Result) -> str:
+    """The report in Markdown, as MLflow shows it on the parent run."""
+    states = result.trials["state"].value_counts().to_dict()
+    metrics = _columns(result)
+    header = ["pick", "trial", *metrics, *result.parameters]
+    lines = [
+        f"## {result.study}",
+        "",
+        f"{len(result.trials)} trials ({', '.join(f'{count} {state}' for state, count in states.items())}), "
+        f"{len(result.front)} on the front of {', '.join(_titles(result))}.",
+        "",
+        "| " + " | ".join(header) + " |",
+        "|" + "---|" * len(header),
+        *(
+            "| "
+            + " | ".join([name, str(row["number"]), *(_cell(c, row[c]) for c in (*metrics, *result.parameters))])
+            + " |"
+            for name, row in result.picks.items()
+        ),
+        "| teacher |  | "
+        + " | ".join([*(_cell(c, result.teacher[c]) for c in metrics), *("" for _ in result.parameters)])
+        + " |",
+        "",
+        *(f"- {line}" for line in notes(result)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def report(study: Study, terminal: Terminal, spool: Spool | None = None) -> Path:
+    """Show the study's result, write it, and log it to the parent run.
+
+    Args:
+        study: The study; it has costs and a teacher.
+        terminal: Where the table is shown.
+        spool: The parent run's log; ``None`` logs nothing.
+
+    Returns:
+        The folder of the report.
+    """
+    result = collect(study)
+    folder = study.folder / "report"
+    with exclusive(study.folder / "report.lock"):
+        write_report(result, folder)
+    if spool is not None:
+        spool.artifact(folder)
+        best = result.trials.loc[result.trials["front"], result.primary]
+        counts = {f"trials_{state.lower()}": float(n) for state, n in result.trials["state"].value_counts().items()}
+        spool.metrics(
+            {
+                "front_size": float(len(result.front)),
+                **counts,
+                **({f"best_{result.primary}": float(best.max())} if len(best) else {}),
+            }
+        )
+        spool.tags(
+            {
+                "mlflow.note.content": summary(result),
+                "kd.picks": json.dumps({k: int(v["number"]) for k, v in result.picks.items()}),
+            }
+        )
+    if len(result.front):
+        show(result, terminal)
+    else:
+        terminal.say("no trial has been trained to the end yet: there is no front to show.")
+    return folder
+
+
+def _columns(result: Result) -> list[str]:
+    """The metrics that a table shows: primary, objectives, and how they compare with the teacher."""
+    return list(dict.fromkeys([result.primary, *result.objectives, "agreement", "compression", "speedup"]))
+
+
+def _titles(result: Result) -> list[str]:
+    arrows = {"maximize": "↑", "minimize": "↓"}
+    return [f"{name} {arrows[way]}" for name, way in zip(result.objectives, result.directions, strict=True)]
+
+
+def _cell(name: str, value: Any) -> str:
+    if name in ("parameters", "macs"):
+        return f"{value:,.0f}"
+    if name in ("compression", "speedup"):
+        return f"{value:.1f}x"
+    if name == "throughput_per_s":
+        return f"{value:,.0f}"
+    if isinstance(value, float):
+        return f"{value:.4f}" if name not in ("temperature", "alpha") else f"{value:.3g}"
+    return str(value)

@@ -1,0 +1,67 @@
+"""What stays fixed while a search runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SAMPLERS = ("tpe", "nsga2", "gp", "random")
+DEFAULT_STORAGE = "sqlite:///optuna.db"
+DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
+DEFAULT_RUNS_DIR = Path("mlruns")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The answers to the command line.
+
+    Attributes:
+        space_name: Name of the space; the experiment is ``kd-<space_name>``.
+        space_file: The Python file that declares it.
+        study: Name of the study.
+        trials: Finished trials after which the study is complete, over all its runs.
+        storage: Optuna's storage address, or the path of a journal file.
+        tracking_uri: MLflow's tracking address.
+        runs_dir: Folder of caches, checkpoints and run artifacts.
+        data_dir: Where the task finds its data; ``None`` leaves it to the task.
+        teacher: A checkpoint of the teacher; ``None`` trains one.
+        epochs: Epochs of every trial; ``None`` takes the space's.
+        objectives: Names of the metrics that span the front; ``None`` takes accuracy, latency and parameters.
+        sampler: One of ``SAMPLERS``.
+        seed: Decides every draw together with trial numbers and epochs, in [0, 2^31).
+        fixed: Parameters that do not vary, as text, by name.
+        timeout_s: Seconds after which no further trial starts; ``None`` is no limit.
+        accelerator: Lightning's name of the device that trains and is measured.
+    """
+
+    space_name: str
+    space_file: Path
+    study: str
+    trials: int = 50
+    storage: str = DEFAULT_STORAGE
+    tracking_uri: str = DEFAULT_TRACKING_URI
+    runs_dir: Path = DEFAULT_RUNS_DIR
+    data_dir: Path | None = None
+    teacher: Path | None = None
+    epochs: int | None = None
+    objectives: tuple[str, ...] | None = None
+    sampler: str = "tpe"
+    seed: int = 0
+    fixed: dict[str, str] = field(default_factory=dict)
+    timeout_s: float | None = None
+    accelerator: str = "auto"
+
+    @property
+    def cache_dir(self) -> Path:
+        """Where teachers, their outputs and cost tables are kept by content key."""
+        return self.runs_dir / "cache"
+
+    @property
+    def study_dir(self) -> Path:
+        """Where the study's trials keep spool and checkpoints."""
+        return self.runs_dir / "trials" / self.study
+
+    @property
+    def experiment(self) -> str:
+        """MLflow's experiment."""
+        return f"kd-{self.space_name}"

@@ -1,0 +1,241 @@
+"""What varies: a declaration in Optuna's own distributions, grouped by what they reach."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import itertools
+import json
+import math
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
+from optuna.trial import Trial
+
+from harness.errors import HarnessError
+from harness.task import Task
+from lightning_modules.classifier import ClassifierModule
+from lightning_modules.criterion import DistillationCriterion
+
+Distributions = Mapping[str, BaseDistribution]
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One point of a space, grouped as the space is."""
+
+    student: dict[str, Any]
+    distillation: dict[str, Any]
+    training: dict[str, Any]
+
+    def params(self) -> dict[str, Any]:
+        """Every value by name."""
+        return {**self.student, **self.distillation, **self.training}
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """A task and what may vary about its students.
+
+    Attributes:
+        task: What is being compressed.
+        student: Architecture; reaches ``task.student``.
+        distillation: ``temperature`` and ``alpha`` (the weight of the **hard-label** loss).
+        training: ``learning_rate`` and ``weight_decay``, as far as they vary.
+        epochs: Epochs of a trial, unless the command line says otherwise.
+
+    Raises:
+        ValueError: If a name is unknown to what it should reach, missing, or used twice.
+    """
+
+    task: Task
+    student: Distributions
+    distillation: Distributions
+    training: Distributions = field(default_factory=dict)
+    epochs: int = 20
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"epochs must be at least 1, but got {self.epochs=}.")
+        names = [*self.student, *self.distillation, *self.training]
+        if len(set(names)) < len(names):
+            raise ValueError(f"a parameter must stand in one group only, but got {sorted(names)}.")
+        _check_names("distillation", self.distillation, _keywords(DistillationCriterion.__init__), all_needed=True)
+        _check_names(
+            "training", self.training, _keywords(ClassifierModule.__init__) & {"learning_rate", "weight_decay"}
+        )
+        for name, distribution in self.distributions.items():
+            if not isinstance(distribution, BaseDistribution):
+                raise ValueError(f"{name} must be an optuna distribution, but got {distribution!r}.")
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Every parameter's distribution by name, in the order of their declaration."""
+        return {**self.student, **self.distillation, **self.training}
+
+    def fixed(self, values: Mapping[str, str]) -> SearchSpace:
+        """The space with some parameters held at a value, given as text.
+
+        Raises:
+            HarnessError: If a name is unknown, or a value is outside its range.
+        """
+        unknown = sorted(set(values) - set(self.distributions))
+        if unknown:
+            raise HarnessError(
+                f"--fix must name a parameter of the space ({', '.join(self.distributions)}), but got {unknown[0]!r}."
+            )
+
+        def narrowed(group: Distributions) -> Distributions:
+            return {name: _held(name, dist, values[name]) if name in values else dist for name, dist in group.items()}
+
+        return replace(
+            self,
+            student=narrowed(self.student),
+            distillation=narrowed(self.distillation),
+            training=narrowed(self.training),
+        )
+
+    def suggest(self, trial: Trial) -> Configuration:
+        """The trial's configuration: what it has already, and the sampler's word on the rest."""
+        return Configuration(
+            *(
+                {name: _suggest(trial, name, distribution) for name, distribution in group.items()}
+                for group in (self.student, self.distillation, self.training)
+            )
+        )
+
+    def middle(self) -> dict[str, Any]:
+        """The middle of every range (of its logarithm where it is sampled so): a neutral place to begin."""
+        return {name: _middle(distribution) for name, distribution in self.distributions.items()}
+
+    def architectures(self, *, limit: int) -> list[dict[str, Any]] | None:
+        """Every architecture that the space can reach, or ``None`` if they are uncountable or more than ``limit``."""
+        choices = [_values(distribution, limit) for distribution in self.student.values()]
+        if any(values is None for values in choices):
+            return None
+        if math.prod(len(values) for values in choices if values is not None) > limit:
+            return None
+        return [dict(zip(self.student, combination, strict=True)) for combination in itertools.product(*choices)]  # type: ignore[arg-type]
+
+    def declaration(self) -> dict[str, Any]:
+        """The space as JSON-like values: what a study is compared by when it is resumed."""
+        return {name: json.loads(distribution_to_json(dist)) for name, dist in self.distributions.items()}
+
+
+def load_space(file: Path) -> SearchSpace:
+    """Run a space file and take its ``SPACE``.
+
+    Raises:
+        HarnessError: If there is no such file, it fails, or it holds no ``SearchSpace`` of that name.
+    """
+    if not file.is_file():
+        raise HarnessError(f"--space must be a name or a Python file, but there is no file {str(file)!r}.")
+    name = f"search_spaces.{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickling look a class's module up here
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise HarnessError(f"space file {file}{_line_of(error, file)}: {type(error).__name__}: {error}") from error
+    space = getattr(module, "SPACE", None)
+    if not isinstance(space, SearchSpace):
+        raise HarnessError(f"space file {file} must set SPACE to a SearchSpace, but SPACE is {space!r}.")
+    return space
+
+
+def _line_of(error: BaseException, file: Path) -> str:
+    if isinstance(error, SyntaxError):
+        return f", line {error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def _keywords(function: Any) -> set[str]:
+    return {name for name in inspect.signature(function).parameters if name != "self"}
+
+
+def _check_names(group: str, given: Distributions, known: set[str], *, all_needed: bool = False) -> None:
+    unknown, missing = sorted(set(given) - known), sorted(known - set(given))
+    if unknown:
+        raise ValueError(
+            f"{group} must name some of {sorted(known)}, but got {unknown[0]!r}, which would reach nothing."
+        )
+    if all_needed and missing:
+        raise ValueError(
+            f"{group} must name {sorted(known)}, but {missing[0]!r} is missing; "
+            "a distribution of one value holds it fixed."
+        )
+
+
+def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
+    match distribution:
+        case FloatDistribution():
+            return trial.suggest_float(
+                name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+            )
+        case IntDistribution():
+            return trial.suggest_int(
+                name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+            )
+        case CategoricalDistribution():
+            return trial.suggest_categorical(name, distribution.choices)
+    raise AssertionError(f"unknown distribution {distribution!r}")
+
+
+def _held(name: str, distribution: BaseDistribution, text: str) -> BaseDistribution:
+    """The distribution of the one value that ``text`` says."""
+    if isinstance(distribution, CategoricalDistribution):
+        for choice in distribution.choices:
+            if str(choice) == text:
+                return CategoricalDistribution([choice])
+        raise HarnessError(f"--fix {name} must be one of {list(distribution.choices)}, but got {text!r}.")
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    kind = float if isinstance(distribution, FloatDistribution) else int
+    try:
+        value = kind(text)
+    except ValueError:
+        raise HarnessError(f"--fix {name} must be a number ({kind.__name__}), but got {text!r}.") from None
+    if math.isnan(value) or not distribution._contains(distribution.to_internal_repr(value)):
+        step = f" in steps of {distribution.step}" if distribution.step not in (None, 1) else ""
+        raise HarnessError(f"--fix {name} must lie in [{distribution.low}, {distribution.high}]{step}, but got {text}.")
+    if isinstance(distribution, FloatDistribution):
+        return FloatDistribution(value, value, log=distribution.log)
+    return IntDistribution(int(value), int(value), log=distribution.log)
+
+
+def _middle(distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[0]
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, high = distribution.low, distribution.high
+    value = math.sqrt(low * high) if distribution.log else (low + high) / 2
+    if distribution.step is not None:
+        value = low + round((value - low) / distribution.step) * distribution.step
+    return round(value) if isinstance(distribution, IntDistribution) else value
+
+
+def _values(distribution: BaseDistribution, limit: int) -> list[Any] | None:
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if distribution.single():
+        return [distribution.low]
+    if isinstance(distribution, FloatDistribution):
+        if distribution.step is None:
+            return None
+        count = round((distribution.high - distribution.low) / distribution.step) + 1
+        return [distribution.low + i * distribution.step for i in range(count)] if count <= limit else None
+    return list(range(distribution.low, distribution.high + 1, distribution.step))

@@ -1,0 +1,145 @@
+"""What is to be logged, on disk first: one append-only file a run, which a tracking server's absence can't hurt."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+SPOOL = "spool.jsonl"
+STATE_FILE = "mirror.json"
+"""How far a spool has been sent, beside it; see ``harness.tracking``."""
+
+RUN_STATUS = {
+    "RUNNING": "RUNNING",
+    "WAITING": "SCHEDULED",
+    "COMPLETE": "FINISHED",
+    "PRUNED": "KILLED",
+    "FAIL": "FAILED",
+}
+"""MLflow's run status for each of Optuna's trial states; WAITING is a run that was cut and can go on."""
+
+FINISHED_STATES = frozenset({"COMPLETE", "PRUNED", "FAIL"})
+
+
+class Spool:
+    """The log of one MLflow run, as lines of JSON in ``<folder>/spool.jsonl``.
+
+    An event is one line, written at once. What stands there already is not written again, so a run that was cut
+    repeats itself harmlessly.
+
+    Args:
+        folder: The run's own folder.
+        on_append: Told the folder after each event.
+    """
+
+    def __init__(self, folder: Path, on_append: Callable[[Path], None] = lambda folder: None) -> None:
+        self.folder = folder
+        self._on_append = on_append
+        self._begun = False
+        self._steps: set[int] = set()
+        self.state: str | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        self._drop_torn_line()
+        for event in read_events(folder / SPOOL):
+            self._begun |= event["event"] == "run"
+            if event["event"] == "metrics" and event["step"] is not None:
+                self._steps.add(event["step"])
+            if event["event"] == "state":
+                self.state = event["state"]
+        self._file = os.open(folder / SPOOL, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that are logged."""
+        return len(self._steps)
+
+    def begin(
+        self, name: str, *, tags: Mapping[str, str], params: Mapping[str, Any], parent: Path | None = None
+    ) -> None:
+        """Say what the run is. Once: a run that goes on keeps its name, tags and params.
+
+        Args:
+            name: The run's name.
+            tags: Its first tags.
+            params: Its parameters; they can't be changed later.
+            parent: Folder of the parent run's spool, as seen from this one's.
+        """
+        if not self._begun:
+            self._append(
+                "run",
+                name=name,
+                tags=dict(tags),
+                params={key: str(value) for key, value in params.items()},
+                parent=None if parent is None else os.path.relpath(parent, self.folder),
+            )
+            self._begun = True
+
+    def metrics(self, values: Mapping[str, float], *, step: int | None = None) -> None:
+        """Log metrics of an epoch (``step``, counted from 0), or of the whole run."""
+        if step is None or step not in self._steps:
+            self._append("metrics", step=step, values=dict(values))
+            if step is not None:
+                self._steps.add(step)
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Set tags."""
+        self._append("tags", values=dict(values))
+
+    def artifact(self, path: Path) -> None:
+        """Log a file, or all that a folder holds."""
+        self._append("artifact", path=os.path.relpath(path, self.folder))
+
+    def set_state(self, state: str) -> None:
+        """Set the run's state, in Optuna's words (see ``RUN_STATUS``)."""
+        assert state in RUN_STATUS, state
+        if state != self.state:
+            self._append("state", state=state)
+            self.state = state
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+    def _append(self, event: str, **fields: Any) -> None:
+        line = json.dumps({"event": event, "time_ms": time.time_ns() // 1_000_000, **fields}) + "\n"
+        os.write(self._file, line.encode())
+        self._on_append(self.folder)
+
+    def _drop_torn_line(self) -> None:
+        path = self.folder / SPOOL
+        if path.exists():
+            content = path.read_bytes()
+            whole = content.rfind(b"\n") + 1
+            if whole < len(content):
+                os.truncate(path, whole)
+
+
+def read_events(path: Path, start: int = 0) -> list[dict[str, Any]]:
+    """The whole events of a spool file from byte ``start`` on; none if there is no file."""
+    return read_events_until(path, start)[0]
+
+
+def read_events_until(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:
+    """The whole events from byte ``start`` on, and the byte where the next one will begin."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(start)
+            content = file.read()
+    except FileNotFoundError:
+        return [], start
+    whole = content.rfind(b"\n") + 1
+    return [json.loads(line) for line in content[:whole].splitlines()], start + whole
+
+
+def curves(folder: Path) -> dict[str, dict[int, float]]:
+    """The metrics logged each epoch, by name and epoch."""
+    found: dict[str, dict[int, float]] = {}
+    for event in read_events(folder / SPOOL):
+        if event["event"] == "metrics" and event["step"] is not None:
+            for name, value in event["values"].items():
+                found.setdefault(name, {})[event["step"]] = value
+    return found

@@ -1,0 +1,384 @@
+"""The study: Optuna's storage is the truth about what has been tried, and about what it is a trial of."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalRedisBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy import event
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from harness import recipes
+from harness.addresses import redact, sqlite_path
+from harness.content import Lease, derived_seed, exclusive, write_atomically
+from harness.cost import COSTS
+from harness.errors import HarnessError, one_line
+from harness.settings import Settings
+from harness.space import Configuration, SearchSpace
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+MAXIMIZED = frozenset({"throughput_per_s", "agreement", "compression", "speedup"})
+METRICS = (*COSTS, "agreement", "ece", "compression", "speedup")
+"""What a trial has beside the task's primary metric."""
+
+_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+_CONNECT_TIMEOUT_S = 10
+_COSTS_ATTR = "kd.costs"
+_MAKING_ATTR = "kd.making"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A trial that this process alone may run.
+
+    Attributes:
+        trial: Optuna's trial, RUNNING.
+        configuration: Its parameters.
+        folder: Its own folder.
+        lease: Held until the trial is over.
+        resumed: Whether another process began it.
+        recipe: Name of the recipe that it tries, or ``None``.
+    """
+
+    trial: Trial
+    configuration: Configuration
+    folder: Path
+    lease: Lease
+    resumed: bool
+    recipe: str | None
+
+
+class Study:
+    """A study on its storage, opened for one space.
+
+    Args:
+        optuna_study: The study.
+        settings: How it is searched.
+    """
+
+    def __init__(self, optuna_study: optuna.Study, settings: Settings) -> None:
+        self.optuna = optuna_study
+        self.settings = settings
+        self.folder = settings.study_dir
+
+    @property
+    def id(self) -> str:
+        """A name that no other study has, whatever it is called."""
+        return str(self.attrs["kd.id"])
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """What the study says of itself."""
+        return self.optuna.user_attrs
+
+    @property
+    def space_name(self) -> str:
+        """Name of the space that it searches."""
+        return str(self.attrs["kd.identity"]["space"])
+
+    @property
+    def primary(self) -> str:
+        """Name of the primary metric."""
+        return str(self.attrs["kd.primary"])
+
+    @property
+    def primary_direction(self) -> str:
+        """``"maximize"`` or ``"minimize"``."""
+        return str(self.attrs["kd.primary_direction"])
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Names of the metrics that span the front, the primary metric among them or not."""
+        return tuple(self.attrs["kd.identity"]["objectives"])
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """``"maximize"`` or ``"minimize"`` for each objective."""
+        return tuple(direction.name.lower() for direction in self.optuna.directions)
+
+    def trials(self) -> list[FrozenTrial]:
+        """Every trial, in any state. Not to be changed."""
+        return self.optuna.get_trials(deepcopy=False)
+
+    def finished(self) -> int:
+        """How many trials are over, well or badly."""
+        return sum(trial.state in _FINISHED for trial in self.trials())
+
+    def trial_folder(self, number: int) -> Path:
+        """Where a trial keeps its spool and checkpoint."""
+        return self.folder / str(number)
+
+    def claim(self, space: SearchSpace) -> Claim | None:
+        """Take up a trial that was cut, or begin a new one; ``None`` when the budget is spent or in other hands.
+
+        Workers exclude one another here, so that together they finish exactly the trials that were asked for.
+
+        Args:
+            space: Where a new trial's configuration comes from.
+        """
+        with exclusive(self.folder / "claim.lock"):
+            trials = self.trials()
+            for frozen in trials:
+                if frozen.state == TrialState.RUNNING:
+                    lease = self._lease(frozen.number)
+                    if lease.acquire():
+                        return self._claimed(Trial(self.optuna, frozen._trial_id), space, lease, resumed=True)
+            begun = sum(trial.state != TrialState.WAITING for trial in trials)
+            if begun >= self.settings.trials:
+                return None
+            # Seeded anew by what was tried: a search that was cut draws on as if it had not been.
+            self.optuna.sampler = make_sampler(self.settings.sampler, derived_seed(self.settings.seed, "draw", begun))
+            trial = self.optuna.ask()
+            lease = self._lease(trial.number)
+            taken = lease.acquire()
+            assert taken, trial.number
+            return self._claimed(trial, space, lease, resumed=False)
+
+    def _lease(self, number: int) -> Lease:
+        folder = self.trial_folder(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        return Lease(folder)
+
+    def _claimed(self, trial: Trial, space: SearchSpace, lease: Lease, *, resumed: bool) -> Claim:
+        return Claim(
+            trial=trial,
+            configuration=space.suggest(trial),
+            folder=self.trial_folder(trial.number),
+            lease=lease,
+            resumed=resumed,
+            recipe=trial.user_attrs.get("recipe"),
+        )
+
+    def complete(self, claim: Claim, metrics: Mapping[str, float]) -> None:
+        """Record a trial that was trained to the end."""
+        claim.trial.set_user_attr("metrics", dict(metrics))
+        self.optuna.tell(claim.trial, [metrics[name] for name in self.objectives])
+
+    def fail(self, claim: Claim, reason: str) -> None:
+        """Record a trial that failed by its own doing."""
+        claim.trial.set_user_attr("reason", reason)
+        self.optuna.tell(claim.trial, state=TrialState.FAIL)
+
+    def bind(self, **prepared: str) -> None:
+        """Tie the study to what was prepared for it, or see that it is tied to the same.
+
+        Args:
+            prepared: Content hashes by name, as ``dataset`` and ``teacher``.
+
+        Raises:
+            HarnessError: If the study stands on something else.
+        """
+        stored = self.attrs.get("kd.prepared")
+        if stored is None:
+            self.optuna.set_user_attr("kd.prepared", prepared)
+        else:
+            _compare(self.settings.study, stored, prepared)
+
+    @property
+    def costs(self) -> str | None:
+        """The cost table that the study stands on, as text."""
+        return self.attrs.get(_COSTS_ATTR)
+
+    def keep_costs(self, table: str) -> None:
+        """Store the cost table with the study."""
+        self.optuna.set_user_attr(_COSTS_ATTR, table)
+
+    def keep_teacher(self, metrics: Mapping[str, float]) -> None:
+        """Store the teacher's metrics with the study."""
+        self.optuna.set_user_attr("kd.teacher", dict(metrics))
+
+
+def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> Study:
+    """Create the study, or resume it if it is the same one.
+
+    Args:
+        settings: Names it.
+        space: Its whole space, nothing held fixed.
+        storage: Where it is, or will be.
+
+    Raises:
+        HarnessError: If the stored study is of another space, other objectives, another number of epochs or another
+            seed, or an objective is unknown.
+    """
+    objectives = settings.objectives or (space.task.metric_name, "latency_p50_ms", "parameters")
+    directions = [_direction(name, space) for name in objectives]
+    identity = {
+        "space": settings.space_name,
+        "parameters": space.declaration(),
+        "objectives": list(objectives),
+        "epochs": settings.epochs or space.epochs,
+        "seed": settings.seed,
+    }
+    with exclusive(settings.study_dir / "claim.lock"):
+        if settings.study in optuna.get_all_study_names(storage):
+            loaded = optuna.load_study(study_name=settings.study, storage=storage)
+            stored = loaded.user_attrs.get("kd.identity")
+            if stored is None and _MAKING_ATTR not in loaded.user_attrs:
+                raise HarnessError(
+                    f"study {settings.study!r} in {redact(settings.storage)} was not made by this program; "
+                    "use --study to name a new one."
+                )
+        else:
+            loaded, stored = None, None
+        if stored is not None:
+            _compare(settings.study, stored, identity)
+        else:
+            # A study that was cut while it was being made has no identity yet: it is made again, whole.
+            if loaded is not None:
+                optuna.delete_study(study_name=settings.study, storage=storage)
+            loaded = optuna.create_study(study_name=settings.study, storage=storage, directions=directions)
+            loaded.set_user_attr(_MAKING_ATTR, True)
+            for name, params in recipes.configurations(space, settings.fixed).items():
+                loaded.enqueue_trial(params, user_attrs={"recipe": name})
+            loaded.set_user_attr("kd.primary", space.task.metric_name)
+            loaded.set_user_attr("kd.primary_direction", space.task.metric_direction)
+            loaded.set_user_attr("kd.id", uuid.uuid4().hex)
+            loaded.set_user_attr("kd.identity", identity)
+        assert loaded is not None
+        study = Study(loaded, settings)
+        _own_folder(study)
+    return study
+
+
+def find_study(settings: Settings) -> Study:
+    """Open a study that exists, to read it.
+
+    Args:
+        settings: Names it, and its storage.
+
+    Raises:
+        HarnessError: If the storage can't be used or has no such study of this program.
+    """
+    name, path = settings.study, sqlite_path(settings.storage)
+    if path is not None and not path.exists():
+        raise HarnessError(f"--storage must be a study's database, but there is no file {str(path)!r}.")
+    storage = open_storage(settings.storage)
+    names = optuna.get_all_study_names(storage)
+    if name not in names:
+        known = ", ".join(sorted(names)) or "none"
+        raise HarnessError(f"{redact(settings.storage)} must hold study {name!r}, but holds {known}.")
+    loaded = optuna.load_study(study_name=name, storage=storage)
+    if "kd.identity" not in loaded.user_attrs:
+        raise HarnessError(f"study {name!r} was not made by this program.")
+    return Study(loaded, settings)
+
+
+def _own_folder(study: Study) -> None:
+    """See that the study's folder holds this study's trials, and not those of a namesake in another storage."""
+    mark = study.folder / "study.json"
+    if mark.exists():
+        found = json.loads(mark.read_text())["id"]
+        if found == study.id:
+            return
+        kept = [folder for folder in study.folder.iterdir() if folder.name.isdigit()]
+        aside = study.folder.with_name(f"{study.folder.name}.{found[:8]}")
+        aside.mkdir()
+        for path in [*kept, *(study.folder / name for name in ("spool.jsonl", "mirror.json", "study.json"))]:
+            if path.exists():
+                path.rename(aside / path.name)
+    write_atomically(mark, lambda path: path.write_text(json.dumps({"id": study.id})))
+
+
+def _direction(objective: str, space: SearchSpace) -> str:
+    if objective == space.task.metric_name:
+        return space.task.metric_direction
+    if objective not in METRICS:
+        raise HarnessError(
+            f"--objectives must name some of {', '.join((space.task.metric_name, *METRICS))}, but got {objective!r}."
+        )
+    return "maximize" if objective in MAXIMIZED else "minimize"
+
+
+def _compare(name: str, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    for key, value in asked.items():
+        if stored.get(key) != value:
+            raise HarnessError(
+                f"study {name!r} was created with {key} {_shown(stored.get(key))} and cannot be resumed with "
+                f"{_shown(value)}; use --study to name a new one."
+            )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {_range(dist)}" for name, dist in value.items()) + "}"
+    return repr(",".join(value) if isinstance(value, list) else value)
+
+
+def _range(distribution: Mapping[str, Any]) -> str:
+    attributes = distribution["attributes"]
+    if "choices" in attributes:
+        return f"one of {list(attributes['choices'])}"
+    return f"{attributes['low']:g}-{attributes['high']:g}{' log' if attributes['log'] else ''}"
+
+
+def make_sampler(name: str, seed: int) -> BaseSampler:
+    """Optuna's sampler of that name, for several objectives."""
+    match name:
+        case "tpe":
+            return TPESampler(seed=seed)
+        case "nsga2":
+            return NSGAIISampler(seed=seed, population_size=16)  # its default, 50, would be a whole search
+        case "gp":
+            return GPSampler(seed=seed)
+        case "random":
+            return RandomSampler(seed=seed)
+    raise AssertionError(name)
+
+
+def open_storage(address: str) -> BaseStorage:
+    """The storage of an address: a database's URL, ``redis://…``, or the path of a journal file.
+
+    Raises:
+        HarnessError: If it can't be reached or used.
+    """
+    shown = redact(address)
+    try:
+        if re.match("rediss?://", address):
+            storage: BaseStorage = JournalStorage(JournalRedisBackend(address))
+        elif "://" not in address:
+            storage = JournalStorage(JournalFileBackend(address))
+        else:
+            storage = optuna.storages.get_storage(_open_database(address))
+        optuna.get_all_study_names(storage)
+    except ImportError as error:
+        raise HarnessError(
+            f"--storage {shown} needs a driver that is not installed ({one_line(error)}); for PostgreSQL: "
+            "pip install 'kd-harness[postgres]', address postgresql+psycopg://..."
+        ) from error
+    except ArgumentError as error:
+        raise HarnessError(
+            f"--storage must be an Optuna storage address, but got {shown!r}: {one_line(error)}"
+        ) from error
+    except (SQLAlchemyError, OSError, optuna.exceptions.StorageInternalError) as error:
+        cause = error.__cause__ or error
+        raise HarnessError(f"--storage {shown} can't be used: {one_line(cause)}") from error
+    return storage
+
+
+def _open_database(address: str) -> RDBStorage:
+    if sqlite_path(address) is None:
+        arguments = {"connect_timeout": _CONNECT_TIMEOUT_S} if address.startswith("postgresql") else {}
+        return RDBStorage(address, engine_kwargs={"connect_args": arguments, "pool_pre_ping": True})
+    storage = RDBStorage(address, engine_kwargs={"connect_args": {"timeout": 60}})
+    # A write-ahead log outlives kill -9 without waiting for the disk at each of a trial's dozen commits.
+    event.listen(storage.engine, "connect", _write_ahead)
+    storage.engine.dispose()
+    return storage
+
+
+def _write_ahead(connection: Any, record: Any) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")

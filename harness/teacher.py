@@ -1,0 +1,207 @@
+"""The teacher: trained once, or loaded from a checkpoint; frozen, and known by the hash of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from harness.content import derived_seed, digest, exclusive, tensors_digest, write_atomically
+from harness.errors import HarnessError
+from harness.fit import CHECKPOINT, EpochListener, fit
+from harness.settings import Settings
+from harness.spool import Spool
+from harness.task import Task
+from lightning_modules.classifier import TeacherModule
+from lightning_modules.tensors import TensorDataModule
+
+_RECIPE_VERSION = 1  # raise it when the training of a teacher changes: it is part of the content key
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """A frozen teacher.
+
+    Attributes:
+        network: In eval mode, without gradients.
+        digest: Content hash of its weights, 16 hexadecimal digits.
+        spool: The log of its own MLflow run.
+    """
+
+    network: nn.Module
+    digest: str
+    spool: Spool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherListener:
+    """Who is told how the teacher comes about.
+
+    Attributes:
+        on_start: Called with the number of epochs when a training begins.
+        on_epoch: Called with each epoch that ends.
+        say: Called with a line of text.
+        on_append: Called with the folder of the teacher's spool.
+    """
+
+    on_start: Callable[[int], None]
+    on_epoch: EpochListener
+    say: Callable[[str], None]
+    on_append: Callable[[Path], None]
+
+
+def make_teacher(
+    task: Task, data: TensorDataModule, dataset: str, *, classes: int, settings: Settings, listener: TeacherListener
+) -> Teacher:
+    """Load the teacher from where the settings or the cache have it, or train it.
+
+    Args:
+        task: Gives the network and its recipe.
+        data: Its training data.
+        dataset: Fingerprint of that data.
+        classes: Number of classes C.
+        settings: Where the cache is, and whether there is a checkpoint.
+        listener: Told how it goes.
+
+    Raises:
+        HarnessError: If the checkpoint can't be used.
+    """
+    torch.manual_seed(derived_seed(settings.seed, "teacher"))
+    network = task.teacher()
+    if settings.teacher is not None:
+        _load_checkpoint(network, settings.teacher)
+        key = tensors_digest(network.state_dict())
+        source = str(settings.teacher)
+    else:
+        # Fresh weights under a fixed seed stand for the architecture: another one draws others.
+        recipe = [task.teacher_epochs, task.teacher_learning_rate, data.batch_size, settings.seed]
+        key = digest("teacher", _RECIPE_VERSION, dataset, repr(network), tensors_digest(network.state_dict()), recipe)
+        source = "trained"
+    folder = settings.cache_dir / "teachers" / key
+    spool = Spool(folder, listener.on_append)
+    spool.begin(
+        f"teacher-{key[:8]}",
+        tags={"kd.role": "teacher", "kd.run_key": f"teacher/{key}"},
+        params={
+            "source": source,
+            "epochs": task.teacher_epochs,
+            "learning_rate": task.teacher_learning_rate,
+            "batch_size": data.batch_size,
+            "seed": settings.seed,
+            "dataset": dataset,
+        },
+    )
+    if settings.teacher is None:
+        with exclusive(folder / "lock"):
+            _load_or_train(network, task, data, classes, key, folder, spool, settings, listener)
+    network.to(data.device).eval().requires_grad_(False)
+    return Teacher(network, tensors_digest(network.state_dict()), spool)
+
+
+def _load_or_train(
+    network: nn.Module,
+    task: Task,
+    data: TensorDataModule,
+    classes: int,
+    key: str,
+    folder: Path,
+    spool: Spool,
+    settings: Settings,
+    listener: TeacherListener,
+) -> None:
+    file = folder / "teacher.safetensors"
+    if file.exists():
+        problem = _load_kept(network, file, key)
+        if problem is None:
+            return
+        listener.say(f"the kept teacher {file} is damaged ({problem}); training it again")
+    module = TeacherModule(
+        network,
+        metric=task.metric(classes),
+        metric_name=task.metric_name,
+        total_steps=task.teacher_epochs * data.steps_per_epoch,
+        learning_rate=task.teacher_learning_rate,
+    )
+    spool.set_state("RUNNING")
+    listener.on_start(task.teacher_epochs)
+
+    def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
+        spool.metrics(metrics, step=epoch)
+        listener.on_epoch(epoch, metrics)
+
+    data.seed = settings.seed
+    fit(
+        module,
+        data,
+        epochs=task.teacher_epochs,
+        folder=folder,
+        accelerator=settings.accelerator,
+        seed=derived_seed(settings.seed, "teacher", "epochs"),
+        on_epoch=on_epoch,
+    )
+    state = cpu_state(network)
+    metadata = {"key": key, "digest": tensors_digest(state)}
+    write_atomically(file, lambda path: save_file(state, path, metadata=metadata))
+    (folder / CHECKPOINT).unlink()
+
+
+def _load_kept(network: nn.Module, file: Path, key: str) -> str | None:
+    """Load a kept teacher; what is wrong with the file, or ``None``."""
+    try:
+        with safe_open(file, framework="pt") as reader:
+            metadata = reader.metadata() or {}
+        state = load_file(file)
+        if metadata.get("key") != key or metadata.get("digest") != tensors_digest(state):
+            return "its content does not match its hash"
+        network.load_state_dict(state)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        return str(error)
+    return None
+
+
+def _load_checkpoint(network: nn.Module, path: Path) -> None:
+    """Fill ``network`` from a file: safetensors, a ``state_dict``, or a Lightning checkpoint.
+
+    Raises:
+        HarnessError: If the file can't be read without running code from it, or does not fit the network.
+    """
+    if not path.is_file():
+        raise HarnessError(f"--teacher must be a checkpoint file, but there is no file {str(path)!r}.")
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise HarnessError(
+            f"--teacher {path} must be a .safetensors file or a checkpoint of plain tensors, but can't be read: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise HarnessError(f"--teacher {path} must hold a state_dict of tensors, but holds {type(content).__name__}.")
+    wanted = network.state_dict()
+    # A LightningModule's checkpoint names its network, as in "network.0.weight".
+    prefixes = {"", *(key[: -len(name)] for key in state for name in wanted if key.endswith("." + name))}
+    for prefix in prefixes:
+        part = {name: state.get(prefix + name) for name in wanted}
+        if all(value is not None and value.shape == wanted[name].shape for name, value in part.items()):
+            network.load_state_dict(part)  # type: ignore[arg-type]
+            return
+    name, value = next((n, v) for n, v in wanted.items() if n not in state or state[n].shape != v.shape)
+    found = f"has shape {tuple(state[name].shape)}" if name in state else "is missing"
+    raise HarnessError(
+        f"--teacher {path} must fit the task's teacher, whose {name!r} has shape {tuple(value.shape)}, "
+        f"but there it {found}."
+    )
+
+
+def cpu_state(network: nn.Module) -> dict[str, Tensor]:
+    """The network's ``state_dict`` as tensors that safetensors takes: on the CPU, each with memory of its own."""
+    return {name: value.detach().cpu().contiguous().clone() for name, value in network.state_dict().items()}

@@ -1,0 +1,201 @@
+"""What a person at the terminal sees: a live bar, or plain lines where the output is no terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from harness.study import Claim, Study
+
+_SHORT = {"temperature": "T", "alpha": "α", "learning_rate": "lr"}
+
+
+class Terminal:
+    """Writes to standard output.
+
+    Args:
+        console: Where to write; standard output unless said otherwise.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+        self.live = self.console.is_terminal
+        if not self.live and console is None:
+            self.console.width = 120  # a file has none of its own
+
+    def say(self, text: str) -> None:
+        """Write a line, above a bar if there is one."""
+        self.console.print(text, markup=False, soft_wrap=not self.live)
+
+    def bar(self, label: str, total: int) -> Bar:
+        """A bar of ``total`` steps, to be closed; in a file, a line where it begins and at each third."""
+        return Bar(self, label, total)
+
+    @contextlib.contextmanager
+    def search(self, study: Study, epochs: int) -> Iterator[SearchDisplay]:
+        """Show the search while it runs.
+
+        Args:
+            study: What has been tried before, and how much is asked for.
+            epochs: Epochs of a trial.
+        """
+        display = SearchDisplay(self, study, epochs)
+        try:
+            yield display
+        finally:
+            display.close()
+
+
+class Bar:
+    """Progress of one preparation.
+
+    Args:
+        terminal: Where it is shown.
+        label: What is made.
+        total: Number of steps.
+    """
+
+    def __init__(self, terminal: Terminal, label: str, total: int) -> None:
+        self._terminal = terminal
+        self._label = label
+        self._total = total
+        self._done = 0
+        self._progress: Progress | None = None
+        if terminal.live:
+            self._progress = Progress(
+                TextColumn("{task.description:<9}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=terminal.console,
+                transient=True,
+            )
+            self._task = self._progress.add_task(label, total=total, note="")
+            self._progress.start()
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Count steps that are done."""
+        before, self._done = self._done, self._done + steps
+        if self._progress is not None:
+            self._progress.update(self._task, completed=self._done, note=note)
+        elif before * 3 // self._total != self._done * 3 // self._total:
+            self._terminal.say(f"{self._label:<9} {self._done}/{self._total}{', ' + note if note else ''}")
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._progress is not None:
+            self._progress.stop()
+
+
+class SearchDisplay:
+    """Trials done of total, time left, the trial that runs, and the best so far."""
+
+    def __init__(self, terminal: Terminal, study: Study, epochs: int) -> None:
+        self._terminal = terminal
+        self._total = total = study.settings.trials
+        self._epochs = epochs
+        self._primary = study.primary
+        self._done = study.finished()
+        self._began_with = self._done
+        self._started_s = time.monotonic()
+        self._trial_started_s = self._started_s
+        self._maximize = study.primary_direction == "maximize"
+        self._best: tuple[float, str] | None = None
+        self._progress: Progress | None = None
+        for trial in study.trials():
+            if trial.state.name == "COMPLETE":
+                self._consider(trial.user_attrs["metrics"], trial.params)
+        if terminal.live:
+            self._progress = Progress(
+                TextColumn("{task.description:<9}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[left]}"),
+                TextColumn("{task.fields[note]}"),
+                console=terminal.console,
+                transient=True,
+            )
+            self._trials: TaskID = self._progress.add_task(
+                "trials", total=total, completed=self._done, left="", note=self._best_text()
+            )
+            self._trial: TaskID = self._progress.add_task("trial", total=epochs, left="", note="")
+            self._progress.start()
+
+    def started(self, claim: Claim, *, logged: int) -> None:
+        """A trial begins, or goes on after ``logged`` epochs."""
+        number, self._trial_started_s = claim.trial.number, time.monotonic()
+        if claim.resumed:
+            self._terminal.say(f"trial {number} was cut; it goes on after epoch {logged} of {self._epochs}")
+        if self._progress is not None:
+            self._progress.update(
+                self._trial,
+                description=f"trial {number}",
+                completed=logged,
+                note=configuration_text(claim.configuration.params()),
+            )
+
+    def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
+        """An epoch of the trial ended."""
+        if self._progress is not None:
+            self._progress.update(self._trial, completed=epoch + 1)
+
+    def finished(self, claim: Claim, metrics: dict[str, float]) -> None:
+        """The trial was trained to the end."""
+        self._consider(metrics, claim.configuration.params())
+        self._count()
+        if self._progress is None:
+            self._terminal.say(
+                f"trial {claim.trial.number:<4} {self._primary} {metrics[self._primary]:.4f}, "
+                f"{metrics['latency_p50_ms']:.3f} ms, {metrics['parameters']:,.0f} parameters "
+                f"({configuration_text(claim.configuration.params())}) "
+                f"in {time.monotonic() - self._trial_started_s:.1f} s; {self._done}/{self._total} done, {self._left()}, "
+                f"{self._best_text()}"
+            )
+
+    def failed(self, claim: Claim, reason: str) -> None:
+        """The trial failed by its own doing."""
+        self._count()
+        self._terminal.say(
+            f"trial {claim.trial.number} FAIL: {reason} ({configuration_text(claim.configuration.params())})"
+        )
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._progress is not None:
+            self._progress.stop()
+
+    def _count(self) -> None:
+        self._done += 1
+        if self._progress is not None:
+            self._progress.update(self._trials, completed=self._done, left=self._left(), note=self._best_text())
+
+    def _consider(self, metrics: dict[str, float], params: dict[str, Any]) -> None:
+        value = metrics[self._primary]
+        if self._best is None or (value > self._best[0] if self._maximize else value < self._best[0]):
+            self._best = (value, f"{metrics['parameters']:,.0f} parameters, {configuration_text(params)}")
+
+    def _best_text(self) -> str:
+        return "" if self._best is None else f"best {self._primary} {self._best[0]:.4f} ({self._best[1]})"
+
+    def _left(self) -> str:
+        here = self._done - self._began_with
+        left_s = (time.monotonic() - self._started_s) / max(here, 1) * (self._total - self._done)
+        minutes, seconds = divmod(round(left_s), 60)
+        hours, minutes = divmod(minutes, 60)
+        clock = f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+        return f"{clock} left"
+
+
+def configuration_text(params: dict[str, Any]) -> str:
+    """Parameters in few words, as in ``width 8, T 4, α 0.1``."""
+    return ", ".join(
+        f"{_SHORT.get(name, name)} {value:.3g}" if isinstance(value, float) else f"{_SHORT.get(name, name)} {value}"
+        for name, value in params.items()
+    )

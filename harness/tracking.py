@@ -1,0 +1,279 @@
+"""The mirror's process: sends what the spools hold to MLflow. The only module that imports mlflow.
+
+It runs beside the search (see ``harness.mirror``), so that a trial neither waits for a database nor shares its
+interpreter with one, and goes on for a moment when the search is killed, to log what was left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# Retries are this module's own: a client that tries seven times first would be silent for minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+
+import logging
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag, ViewType
+
+from harness.addresses import place_of
+from harness.content import Lease, exclusive, write_atomically
+from harness.errors import one_line
+from harness.spool import FINISHED_STATES, RUN_STATUS, SPOOL, STATE_FILE, read_events_until
+
+_METRICS_A_CALL, _OTHERS_A_CALL = 1000, 100  # what MLflow's log_batch takes
+_PARAM_LENGTH, _TAG_LENGTH = 6000, 8000
+_GATHER_S = 0.3  # events within it go out together
+_GRACE_WHEN_ABANDONED_S = 60.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
+
+
+@dataclass
+class _Mirrored:
+    """How far a run has been sent, kept beside its spool."""
+
+    address: str
+    run_id: str | None = None
+    offset: int = 0
+    state: str | None = None
+
+
+@dataclass
+class _Pending:
+    """Events of a run that are gathered for one call."""
+
+    metrics: list[Metric] = field(default_factory=list)
+    params: list[Param] = field(default_factory=list)
+    tags: list[RunTag] = field(default_factory=list)
+
+
+class MlflowSink:
+    """Sends spools to one tracking store.
+
+    Args:
+        address: MLflow's tracking address.
+        experiment: Name of the experiment that all runs belong to.
+        artifact_root: Folder of the artifacts, for a store that is a local database; a server has its own.
+    """
+
+    def __init__(self, address: str, experiment: str, artifact_root: Path) -> None:
+        self.address = address
+        self.client = MlflowClient(address)
+        found = self.client.get_experiment_by_name(experiment)
+        if found is not None and found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        if found is None:
+            local = "://" in address and not address.startswith("http")
+            place = (artifact_root / experiment).resolve().as_uri() if local else None
+            self.experiment_id = self.client.create_experiment(experiment, artifact_location=place)
+        else:
+            self.experiment_id = found.experiment_id
+
+    def send(self, folder: Path) -> None:
+        """Send what is new in a run's spool. A cut leaves it as it was: sending again is harmless.
+
+        Args:
+            folder: The run's folder.
+        """
+        with exclusive(folder / "mirror.lock"):
+            mirrored = self._mirrored(folder)
+            events, end = read_events_until(folder / SPOOL, mirrored.offset)
+            if not events:
+                return
+            if mirrored.run_id is None:
+                mirrored.run_id = self._run_of(folder, events[0])
+            pending = _Pending()
+            for event in events:
+                self._gather(event, folder, mirrored, pending)
+            self._flush(mirrored.run_id, pending)
+            mirrored.offset = end
+            _keep(folder, mirrored)
+
+    def cut(self, folder: Path) -> None:
+        """Mark a run as waiting whose process ended in the middle of it."""
+        with exclusive(folder / "mirror.lock"):
+            mirrored = self._mirrored(folder)
+            lease = Lease(folder)
+            if mirrored.run_id is None or mirrored.state != "RUNNING" or not lease.acquire():
+                return
+            self._set_state(mirrored, "WAITING", time.time_ns() // 1_000_000)
+            _keep(folder, mirrored)
+            lease.release()
+
+    def run_id(self, folder: Path) -> str:
+        """The run of a folder; made, if its spool has begun but not been sent."""
+        if self._mirrored(folder).run_id is None:
+            self.send(folder)
+        run_id = self._mirrored(folder).run_id
+        assert run_id is not None, folder
+        return run_id
+
+    def _mirrored(self, folder: Path) -> _Mirrored:
+        try:
+            kept = _Mirrored(**json.loads((folder / STATE_FILE).read_text()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return _Mirrored(place_of(self.address))
+        # Another address: a new server gets the whole run from the start.
+        return kept if kept.address == place_of(self.address) else _Mirrored(place_of(self.address))
+
+    def _run_of(self, folder: Path, event: dict[str, Any]) -> str:
+        assert event["event"] == "run", event
+        # A process that died between creating the run and keeping its id must not leave a second one.
+        key = f"tags.`kd.run_key` = '{event['tags']['kd.run_key']}'"
+        runs = self.client.search_runs([self.experiment_id], key, run_view_type=ViewType.ACTIVE_ONLY, max_results=1)
+        if runs:
+            return str(runs[0].info.run_id)
+        tags = dict(event["tags"])
+        if event["parent"] is not None:
+            tags["mlflow.parentRunId"] = self.run_id(Path(os.path.normpath(folder / event["parent"])))
+        run = self.client.create_run(self.experiment_id, start_time=event["time_ms"], tags=tags, run_name=event["name"])
+        return str(run.info.run_id)
+
+    def _gather(self, event: dict[str, Any], folder: Path, mirrored: _Mirrored, pending: _Pending) -> None:
+        assert mirrored.run_id is not None
+        match event["event"]:
+            case "run":
+                pending.params += [Param(key, value[:_PARAM_LENGTH]) for key, value in event["params"].items()]
+            case "metrics":
+                step = event["step"] or 0
+                pending.metrics += [
+                    Metric(key, value, event["time_ms"], step) for key, value in event["values"].items()
+                ]
+            case "tags":
+                pending.tags += [RunTag(key, value[:_TAG_LENGTH]) for key, value in event["values"].items()]
+            case "artifact":
+                path = folder / event["path"]
+                if path.is_dir():
+                    self.client.log_artifacts(mirrored.run_id, str(path))
+                else:
+                    self.client.log_artifact(mirrored.run_id, str(path))
+            case "state":
+                self._flush(mirrored.run_id, pending)  # whoever sees the state sees all that led to it
+                self._set_state(mirrored, event["state"], event["time_ms"])
+
+    def _set_state(self, mirrored: _Mirrored, state: str, time_ms: int) -> None:
+        assert mirrored.run_id is not None
+        self.client.set_tag(mirrored.run_id, "kd.state", state)
+        if state in FINISHED_STATES:
+            self.client.set_terminated(mirrored.run_id, RUN_STATUS[state], time_ms)
+        else:
+            self.client.update_run(mirrored.run_id, RUN_STATUS[state])
+        mirrored.state = state
+
+    def _flush(self, run_id: str, pending: _Pending) -> None:
+        while pending.metrics or pending.params or pending.tags:
+            self.client.log_batch(
+                run_id,
+                metrics=pending.metrics[:_METRICS_A_CALL],
+                params=pending.params[:_OTHERS_A_CALL],
+                tags=pending.tags[:_OTHERS_A_CALL],
+            )
+            del pending.metrics[:_METRICS_A_CALL], pending.params[:_OTHERS_A_CALL], pending.tags[:_OTHERS_A_CALL]
+
+
+def _keep(folder: Path, mirrored: _Mirrored) -> None:
+    write_atomically(folder / STATE_FILE, lambda path: path.write_text(json.dumps(vars(mirrored))))
+
+
+def _tell(**message: Any) -> None:
+    try:
+        print(json.dumps(message), flush=True)
+    except BrokenPipeError:
+        pass  # the search is gone; what remains is to send what it left
+
+
+class _Inbox:
+    """The search's words: folders with news, the wish to close, or silence for good when it is gone."""
+
+    def __init__(self) -> None:
+        self.folders: dict[Path, None] = {}  # in the order of their first news
+        self.closing = False
+        self.abandoned = False
+        self.grace_s = _GRACE_WHEN_ABANDONED_S
+        self._rest = b""
+        self._selector = selectors.DefaultSelector()
+        os.set_blocking(sys.stdin.fileno(), False)
+        self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
+
+    @property
+    def over(self) -> bool:
+        return self.closing or self.abandoned
+
+    def listen(self, timeout_s: float | None) -> None:
+        """Take in what has been said, waiting for it up to ``timeout_s``."""
+        if self.abandoned:
+            time.sleep(timeout_s or 0)
+            return
+        if not self._selector.select(timeout_s):
+            return
+        content = os.read(sys.stdin.fileno(), 1 << 20)
+        self.abandoned = not content
+        *lines, self._rest = (self._rest + content).split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if "folder" in message:
+                self.folders[Path(message["folder"])] = None
+            if "close" in message:
+                self.closing, self.grace_s = True, message["grace_s"]
+
+
+def main() -> int:
+    """Mirror until told to close, or until the search is gone; exit 0 when everything is sent."""
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    first_line = sys.stdin.buffer.raw.readline()  # type: ignore[attr-defined]
+    if not first_line:
+        return 0  # the search ended before it had anything to log
+    config = json.loads(first_line)
+    try:
+        sink = MlflowSink(config["address"], config["experiment"], Path(config["artifact_root"]))
+    except Exception as error:
+        _tell(failed=one_line(error))
+        return 1
+    os.nice(5)  # training comes first
+    _tell(ready=True)
+    inbox, seen = _Inbox(), set()
+    pause_s, give_up_at = _FIRST_PAUSE_S, None
+    while True:
+        if not inbox.folders and not inbox.over:
+            inbox.listen(None)
+            if not inbox.over:
+                time.sleep(_GATHER_S)
+        inbox.listen(0)
+        try:
+            while inbox.folders:
+                folder = next(iter(inbox.folders))
+                sink.send(folder)
+                seen.add(folder)
+                del inbox.folders[folder]
+                if pause_s > _FIRST_PAUSE_S:
+                    _tell(back=True)
+                    pause_s = _FIRST_PAUSE_S
+            if inbox.abandoned and not inbox.closing:
+                for folder in seen:
+                    sink.cut(folder)
+        except Exception as error:
+            _tell(away=one_line(error))
+            if inbox.over:
+                give_up_at = give_up_at or time.monotonic() + inbox.grace_s
+                if time.monotonic() > give_up_at:
+                    _tell(unsent=len(inbox.folders))
+                    return 1
+            inbox.listen(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            continue
+        if inbox.over and not inbox.folders:
+            return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""One trial: build the student, fit it, score it, keep it."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from harness.content import derived_seed, write_atomically
+from harness.cost import key_of
+from harness.errors import TrialFailed
+from harness.fit import CHECKPOINT, EpochListener, fit
+from harness.prepare import Prepared, costs_of, score
+from harness.settings import Settings
+from harness.space import SearchSpace
+from harness.spool import Spool
+from harness.study import Claim, Study
+from harness.teacher import cpu_state
+from lightning_modules.batch import call
+from lightning_modules.classifier import StudentModule
+from lightning_modules.criterion import DistillationCriterion
+from lightning_modules.tensors import TensorDataModule
+
+STUDENT = "student.safetensors"
+
+
+def run_trial(
+    claim: Claim,
+    spool: Spool,
+    *,
+    settings: Settings,
+    space: SearchSpace,
+    study: Study,
+    prepared: Prepared,
+    on_epoch: EpochListener,
+) -> dict[str, float]:
+    """Train the claimed trial's student to the end and score it on the validation split.
+
+    Its draws come from (study seed, trial number), its data's order from (study seed, epoch): whatever ran before it,
+    and however often it was cut, the numbers are the same.
+
+    Args:
+        claim: The trial.
+        spool: Its log, begun.
+        settings: How the study is searched.
+        space: Gives the student.
+        study: Keeps the costs.
+        prepared: Data with teacher outputs, and costs.
+        on_epoch: Told of each epoch that ends.
+
+    Returns:
+        The final metrics by name: the primary metric, ``agreement``, ``ece``, and the costs.
+
+    Raises:
+        TrialFailed: If the loss is not finite, or memory or the disk does not suffice.
+    """
+    configuration, data = claim.configuration, prepared.data
+    seed = derived_seed(settings.seed, "trial", claim.trial.number)
+    epochs = settings.epochs or space.epochs
+
+    def log_epoch(epoch: int, metrics: dict[str, float]) -> None:
+        spool.metrics(metrics, step=epoch)
+        on_epoch(epoch, metrics)
+
+    with _own_doing():
+        costs = costs_of(configuration.student, space, study, prepared)
+        torch.manual_seed(seed)
+        student = space.task.student(**configuration.student)
+        module = StudentModule(
+            student,
+            DistillationCriterion(**configuration.distillation),
+            metric=space.task.metric(prepared.classes),
+            metric_name=space.task.metric_name,
+            total_steps=epochs * data.steps_per_epoch,
+            **configuration.training,
+        )
+        data.seed = settings.seed
+        fit(
+            module,
+            data,
+            epochs=epochs,
+            folder=claim.folder,
+            accelerator=settings.accelerator,
+            seed=seed,
+            on_epoch=log_epoch,
+        )
+        logits = validation_logits(student.to(data.device), data)
+        metrics = score(logits, data, space, prepared.classes) | costs
+        metadata = {"space": settings.space_name, "architecture": key_of(configuration.student)}
+        state = cpu_state(student)
+        write_atomically(claim.folder / STUDENT, lambda path: save_file(state, path, metadata=metadata))
+    spool.metrics(metrics)
+    spool.artifact(claim.folder / STUDENT)
+    return metrics
+
+
+def drop_checkpoint(folder: Path) -> None:
+    """Remove what a trial that is over needs no more."""
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+@torch.no_grad()
+def validation_logits(student: nn.Module, data: TensorDataModule) -> Tensor:
+    """The student's logits for every validation sample in order, shape (N, C)."""
+    student.eval()
+    return torch.cat([call(student, batch.inputs) for item in data.ordered("val") for batch in item])
+
+
+_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+
+
+@contextmanager
+def _own_doing() -> Iterator[None]:
+    """Turn what a trial does to itself into ``TrialFailed``; any other error is a bug and passes."""
+    try:
+        yield
+    except MemoryError as error:
+        raise TrialFailed(f"out of memory: {error}") from error
+    except RuntimeError as error:  # torch.OutOfMemoryError is one
+        if not _OUT_OF_MEMORY.search(str(error)):
+            raise
+        raise TrialFailed(f"out of memory: {str(error).splitlines()[0]}") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise TrialFailed(f"disk full: {error}") from error

@@ -1,0 +1,129 @@
+"""A worker: claim a trial, run it, tell the study, until the budget is spent."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from pathlib import Path
+
+from harness.errors import HarnessError, Interrupted, TrialFailed, one_line
+from harness.mirror import Mirror, is_sent
+from harness.prepare import Prepared
+from harness.settings import Settings
+from harness.space import SearchSpace
+from harness.spool import FINISHED_STATES, SPOOL, Spool
+from harness.study import Claim, Study
+from harness.terminal import SearchDisplay
+from harness.trial import drop_checkpoint, run_trial
+
+FAILURE = "failure.txt"
+
+
+def work(
+    settings: Settings,
+    space: SearchSpace,
+    study: Study,
+    prepared: Prepared,
+    mirror: Mirror,
+    display: SearchDisplay,
+) -> None:
+    """Run trials until the study has as many as were asked for, or the time is up.
+
+    Args:
+        settings: The budget.
+        space: What varies, with what the person holds fixed.
+        study: The study.
+        prepared: What every trial stands on.
+        mirror: Told of each trial's news.
+        display: Shows each trial.
+
+    Raises:
+        HarnessError: If a trial fails by an error that is no trial's own doing.
+    """
+    ends_at = None if settings.timeout_s is None else time.monotonic() + settings.timeout_s
+    while ends_at is None or time.monotonic() < ends_at:
+        claim = study.claim(space)
+        if claim is None:
+            return
+        spool = begin_spool(claim, study, mirror)
+        display.started(claim, logged=spool.epochs)
+        try:
+            metrics = run_trial(
+                claim,
+                spool,
+                settings=settings,
+                space=space,
+                study=study,
+                prepared=prepared,
+                on_epoch=display.epoch,
+            )
+        except TrialFailed as failure:
+            reason = one_line(failure)
+            _fail(claim, spool, study, reason)
+            display.failed(claim, reason)
+        except Interrupted:
+            spool.set_state("WAITING")
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            (claim.folder / FAILURE).write_text(traceback.format_exc())
+            _fail(claim, spool, study, reason)
+            raise HarnessError(
+                f"trial {claim.trial.number} failed: {reason} (traceback: {claim.folder / FAILURE}); "
+                "the same command goes on with the next trial."
+            ) from error
+        else:
+            study.complete(claim, metrics)
+            spool.set_state("COMPLETE")
+            drop_checkpoint(claim.folder)
+            display.finished(claim, metrics)
+        finally:
+            spool.close()
+            claim.lease.release()
+
+
+def begin_spool(claim: Claim, study: Study, mirror: Mirror) -> Spool:
+    """Open the trial's log and say that it runs."""
+    spool = Spool(claim.folder, mirror.notify)
+    number = claim.trial.number
+    tags = {
+        "kd.role": "trial",
+        "kd.study": study.settings.study,
+        "kd.trial": str(number),
+        "kd.run_key": f"{study.id}/{number}",
+    }
+    if claim.recipe is not None:
+        tags["kd.recipe"] = claim.recipe
+    spool.begin(f"trial-{number:04d}", tags=tags, params=claim.configuration.params(), parent=study.folder)
+    spool.set_state("RUNNING")
+    return spool
+
+
+def _fail(claim: Claim, spool: Spool, study: Study, reason: str) -> None:
+    study.fail(claim, reason)
+    spool.tags({"kd.reason": reason})
+    spool.set_state("FAIL")
+    drop_checkpoint(claim.folder)
+
+
+def catch_up(study: Study, mirror: Mirror, address: str) -> None:
+    """Bring every run's log level with the study, after a cut or an outage; the mirror sends what it lacks.
+
+    A trial is told to the study first and logged second. A cut between the two leaves a run that says RUNNING of a
+    trial that is over.
+    """
+    folders: list[Path] = [study.folder]
+    for trial in study.trials():
+        folder = study.trial_folder(trial.number)
+        if not (folder / SPOOL).exists() or is_sent(folder, address, trial.state.name):
+            continue
+        folders.append(folder)
+        if trial.state.name in FINISHED_STATES:
+            spool = Spool(folder)
+            if "reason" in trial.user_attrs:
+                spool.tags({"kd.reason": trial.user_attrs["reason"]})
+            spool.set_state(trial.state.name)
+            spool.close()
+            drop_checkpoint(folder)
+    for folder in folders:
+        mirror.notify(folder)

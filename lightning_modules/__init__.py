@@ -1,0 +1,1 @@
+"""Pure training code: LightningModules, losses, networks and data. Knows no Optuna and no MLflow."""

@@ -1,0 +1,43 @@
+"""What a training step receives, for every modality."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+Inputs = Tensor | dict[str, Tensor]
+
+
+@dataclass(slots=True)
+class Batch:
+    """Some samples with their labels and with what the teacher said of them.
+
+    Attributes:
+        ids: Which samples of the split these are, shape (B,), int64.
+        inputs: What a network is called with: a tensor (B, …) or a dict of such tensors (passed as keywords).
+        labels: Class indices, shape (B,), int64.
+        teacher: The teacher's stored outputs for these samples by name; ``"logits"`` has shape (B, C), never softmaxed.
+            Empty while the teacher itself is trained.
+        mask: True where a position is valid, for inputs that are padded; ``None`` when nothing is.
+    """
+
+    ids: Tensor
+    inputs: Inputs
+    labels: Tensor
+    teacher: dict[str, Tensor] = field(default_factory=dict)
+    mask: Tensor | None = None
+
+
+def select(inputs: Inputs, ids: Tensor | slice) -> Inputs:
+    """The rows ``ids`` of a tensor, or of every tensor of a dict."""
+    if isinstance(inputs, Mapping):
+        return {name: value[ids] for name, value in inputs.items()}
+    return inputs[ids]
+
+
+def call(network: torch.nn.Module, inputs: Inputs) -> Tensor:
+    """Run a network on the inputs of a batch: keywords for a dict, one argument otherwise."""
+    return network(**inputs) if isinstance(inputs, Mapping) else network(inputs)

@@ -1,0 +1,148 @@
+"""The LightningModules of teacher and student: a network, a criterion, an optimizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from lightning_modules.batch import Batch, call
+from lightning_modules.criterion import HardLabelCriterion, Term
+
+
+class ClassifierModule(pl.LightningModule):
+    """Trains ``network`` for ``criterion`` with AdamW under a one-cycle schedule.
+
+    Each epoch logs ``train/loss`` and ``train/<term>`` (means over the samples), ``val/loss``, ``val/<term>``,
+    ``val/<metric>`` and, where the teacher's outputs are at hand, ``val/agreement``.
+
+    Args:
+        network: From the inputs of a batch to logits (B, C).
+        criterion: From (logits, batch) to named terms; its own parameters, if any, are trained too.
+        metric: The primary metric, updated with logits (B, C) and labels (B,).
+        metric_name: Its name in the log.
+        total_steps: Optimizer steps of the whole training, for the schedule.
+        learning_rate: Peak of the schedule.
+        weight_decay: Decoupled weight decay of AdamW.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        criterion: nn.Module,
+        *,
+        metric: Metric,
+        metric_name: str,
+        total_steps: int,
+        learning_rate: float = 1e-2,
+        weight_decay: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        # An item of the loader holds many batches (see TensorLoader), with an optimizer step for each.
+        self.automatic_optimization = False
+        self.network = network
+        self.criterion = criterion
+        self.metric = metric
+        self.metric_name = metric_name
+        self.total_steps = total_steps
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self._training = _TermMeans()
+        self._validation = _TermMeans()
+        self._agreeing = 0
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW over network and criterion, and its schedule, stepped with each optimizer step."""
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=self.learning_rate, total_steps=self.total_steps
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Nothing to move: the loader cuts its batches on the device (see ``TensorDataModule.move_to``)."""
+        return batch
+
+    def training_step(self, batches: list[Batch], batch_idx: int) -> None:
+        """One optimizer step for each batch of an item."""
+        # A worker trains on one device in one precision, so the bare optimizer does, at half of Lightning's cost.
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        schedule: Any = self.lr_schedulers()
+        for batch in batches:
+            terms = self.criterion(call(self.network, batch.inputs), batch)
+            optimizer.zero_grad()
+            weighted_sum(terms).backward()
+            optimizer.step()
+            schedule.step()
+            self._training.add(terms, len(batch.ids))
+
+    def validation_step(self, batches: list[Batch], batch_idx: int) -> None:
+        """Gather loss terms, metric and agreement over an item."""
+        for batch in batches:
+            logits = call(self.network, batch.inputs)
+            self._validation.add(self.criterion(logits, batch), len(batch.ids))
+            self.metric.update(logits, batch.labels)
+            if "logits" in batch.teacher:
+                self._agreeing += (logits.argmax(-1) == batch.teacher["logits"].argmax(-1)).sum()
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the epoch before."""
+        self._training, self._validation, self._agreeing = _TermMeans(), _TermMeans(), 0
+        self.metric.reset()
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch; Lightning has run the validation by now."""
+        values = {f"train/{name}": value for name, value in self._training.compute().items()}
+        values |= {f"val/{name}": value for name, value in self._validation.compute().items()}
+        values[f"val/{self.metric_name}"] = float(self.metric.compute())
+        if isinstance(self._agreeing, Tensor):
+            values["val/agreement"] = float(self._agreeing) / self._validation.samples
+        self.log_dict(values)
+
+
+class StudentModule(ClassifierModule):
+    """A student in training. The teacher is no part of it: a batch brings what the teacher said."""
+
+
+class TeacherModule(ClassifierModule):
+    """A teacher in training, on the true labels alone. Takes what ``ClassifierModule`` takes, less the criterion."""
+
+    def __init__(self, network: nn.Module, **training: Any) -> None:
+        super().__init__(network, HardLabelCriterion(), **training)
+
+
+def weighted_sum(terms: dict[str, Term]) -> Tensor:
+    """The loss: each term times its weight, summed, a scalar."""
+    first, *others = terms.values()
+    loss = first.weight * first.value
+    for term in others:
+        loss = loss + term.weight * term.value
+    return loss
+
+
+class _TermMeans:
+    """Running means of loss terms over samples; they stay on the device until asked for."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.weights: list[float] = []
+        self.sums: Tensor | None = None
+        self.samples = 0
+
+    def add(self, terms: dict[str, Term], samples: int) -> None:
+        values = torch.stack([term.value.detach() for term in terms.values()]) * samples
+        self.names, self.weights = list(terms), [term.weight for term in terms.values()]
+        self.sums = values if self.sums is None else self.sums + values
+        self.samples += samples
+
+    def compute(self) -> dict[str, float]:
+        if self.sums is None:
+            return {}
+        means = (self.sums / self.samples).tolist()
+        loss = sum(weight * mean for weight, mean in zip(self.weights, means, strict=True))
+        return {"loss": loss, **dict(zip(self.names, means, strict=True))}

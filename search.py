@@ -1,0 +1,51 @@
+"""Search the students of a teacher: ``python search.py --trials 50``; ``--help`` says the rest."""
+
+from __future__ import annotations
+
+from harness.cli import next_steps, parse_search, run
+
+
+def main() -> None:
+    """Parse, prepare, search, report."""
+    settings = parse_search()
+    from harness.mirror import Mirror
+
+    with Mirror() as mirror:  # its process imports MLflow while this one imports torch
+        from harness.errors import Interrupted
+        from harness.parent import ParentRun
+        from harness.prepare import prepare
+        from harness.report import report
+        from harness.space import load_space
+        from harness.study import open_storage, open_study
+        from harness.terminal import Terminal
+        from harness.worker import catch_up, work
+
+        terminal = Terminal()
+        whole_space = load_space(settings.space_file)
+        space = whole_space.fixed(settings.fixed)
+        storage = open_storage(settings.storage)
+        mirror.connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
+        study = open_study(settings, whole_space, storage)
+        try:
+            with ParentRun(study, settings, mirror) as parent:
+                catch_up(study, mirror, settings.tracking_uri)
+                if study.finished() < settings.trials:
+                    parent.start()
+                    prepared = prepare(settings, space, study, terminal, mirror)
+                    parent.stands_on(prepared)
+                    with terminal.search(study, settings.epochs or space.epochs) as display:
+                        work(settings, space, study, prepared, mirror, display)
+                else:
+                    terminal.say(
+                        f"study {settings.study!r} is finished: {study.finished()} trials; --trials asks for more."
+                    )
+                report(study, terminal, parent.spool)
+        except Interrupted:
+            terminal.say(f"stopped with {study.finished()} of {settings.trials} trials finished; nothing is lost.")
+            terminal.say(next_steps(settings, finished=False))
+            raise
+        terminal.say(next_steps(settings, finished=study.finished() >= settings.trials))
+
+
+if __name__ == "__main__":
+    run(main)
