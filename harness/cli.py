@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from harness.errors import HarnessError, Interrupted, redact
+from harness.addresses import redact
+from harness.errors import HarnessError, Interrupted
 from harness.settings import DEFAULT_RUNS_DIR, DEFAULT_STORAGE, DEFAULT_TRACKING_URI, SAMPLERS, Settings
 
 SPACES_DIR = Path(__file__).resolve().parent.parent / "search_spaces"
@@ -75,7 +76,8 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
         "--objectives",
         type=_names,
         metavar="A,B,..",
-        help="what spans the front (default: accuracy,latency_p50_ms,parameters; also latency_p95_ms, throughput_per_s, macs, size_mb, agreement, ece)",
+        help="what spans the front (default: accuracy,latency_p50_ms,parameters; also latency_p95_ms, "
+        "throughput_per_s, macs, size_mb, agreement, ece)",
     )
     add(
         "--fix",
@@ -140,7 +142,7 @@ def parse_report(arguments: Sequence[str] | None = None) -> Settings:
     command = commands.add_parser(
         "report",
         help="show a study's front and picks, and write tables and plots",
-        description="Show a study's front and picks, at any time; write tables and plots, and log them to its MLflow run.",
+        description="Show a study's front and picks, at any time; write tables and plots, and log them to MLflow.",
         formatter_class=_Formatter,
         allow_abbrev=False,
     )
@@ -205,7 +207,8 @@ def _add_places(parser: argparse.ArgumentParser, study_help: str, *, required: b
         "--storage",
         default=os.environ.get("KD_STORAGE", DEFAULT_STORAGE),
         metavar="ADDRESS",
-        help=f"Optuna's storage: a database's URL, redis://.., or a journal file's path (default: $KD_STORAGE or {DEFAULT_STORAGE})",
+        help="Optuna's storage: a database's URL, redis://.., or a journal file's path "
+        f"(default: $KD_STORAGE or {DEFAULT_STORAGE})",
     )
     add(
         "--tracking-uri",

@@ -128,7 +128,7 @@ def count_macs(network: nn.Module, inputs: Inputs) -> int:
     """Multiply-accumulates of one call of ``network``: half the FLOPs of its convolutions and matrix products."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         call(network, inputs)
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2
 
 
 def _call_times_s(network: nn.Module, inputs: Inputs, threads: int, calls: int) -> list[float]:

@@ -61,7 +61,7 @@ def hypervolume(values: ArrayLike, reference_point: ArrayLike, directions: Seque
     reference = _as_costs(np.atleast_2d(np.asarray(reference_point, dtype=float)), directions)[0]
     if costs.shape[1] != len(reference):
         raise ValueError(
-            f"reference_point must have one value for each of the {costs.shape[1]} objectives, but got {len(reference)}."
+            f"reference_point must have a value for each of {costs.shape[1]} objectives, but got {len(reference)}."
         )
     inside = costs[(costs < reference).all(axis=1)]
     return _volume(inside[pareto_front(inside)], reference)
@@ -70,8 +70,8 @@ def hypervolume(values: ArrayLike, reference_point: ArrayLike, directions: Seque
 def knee(losses: ArrayLike, costs: ArrayLike) -> int:
     """Position of the point at which a front bends most: where more cost begins to buy little.
 
-    Each axis is scaled to [0, 1] over the front; the costs, of which there may be several, are averaged. The knee is the
-    point farthest below the line between the best and the cheapest end, which is the one of the smallest sum.
+    Each axis is scaled to [0, 1] over the front; the costs, of which there may be several, are averaged. The knee is
+    the point farthest below the line between the best and the cheapest end, which is the one of the smallest sum.
 
     Args:
         losses: What is to be small in quality, shape (N,), N at least 1.
@@ -90,7 +90,8 @@ def knee(losses: ArrayLike, costs: ArrayLike) -> int:
 
 def _scaled(values: NDArray[np.float64]) -> NDArray[np.float64]:
     low, high = values.min(axis=0), values.max(axis=0)
-    return (values - low) / np.where(high > low, high - low, 1)
+    scaled: NDArray[np.float64] = (values - low) / np.where(high > low, high - low, 1)
+    return scaled
 
 
 def _as_costs(values: ArrayLike, directions: Sequence[str] | None) -> NDArray[np.float64]:
@@ -106,7 +107,7 @@ def _as_costs(values: ArrayLike, directions: Sequence[str] | None) -> NDArray[np
         return costs
     if len(directions) != costs.shape[1] or not set(directions) <= set(DIRECTIONS):
         raise ValueError(
-            f"directions must name one of {DIRECTIONS} for each of the {costs.shape[1]} objectives, but got {directions=}."
+            f"directions must name one of {DIRECTIONS} for each of {costs.shape[1]} objectives, but got {directions=}."
         )
     return costs * np.where(np.array(directions) == "maximize", -1.0, 1.0)
 

@@ -90,7 +90,6 @@ def collect(study: Study) -> Result:
         front = complete[pareto_front(values, study.directions)]
         frame.loc[front, "front"] = True
         _pick(frame, front, study, teacher)
-    shown = frame.index[frame["front"]] if len(complete) else []
     return Result(
         study=study.settings.study,
         trials=frame,
@@ -100,7 +99,7 @@ def collect(study: Study) -> Result:
         primary=study.primary,
         parameters=tuple(identity["parameters"]),
         conditions=used_conditions(study),
-        curves={int(n): curves(study.trial_folder(int(n))) for n in frame.loc[shown, "number"]},
+        curves={int(n): curves(study.trial_folder(int(n))) for n in frame.loc[frame["front"], "number"]},
     )
 
 
@@ -245,7 +244,9 @@ def report(study: Study, terminal: Terminal, spool: Spool | None = None) -> Path
     if spool is not None:
         spool.artifact(folder)
         best = result.trials.loc[result.trials["front"], result.primary]
-        counts = {f"trials_{state.lower()}": float(n) for state, n in result.trials["state"].value_counts().items()}
+        counts = {
+            f"trials_{str(state).lower()}": float(n) for state, n in result.trials["state"].value_counts().items()
+        }
         spool.metrics(
             {
                 "front_size": float(len(result.front)),

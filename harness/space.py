@@ -208,7 +208,7 @@ def _held(name: str, distribution: BaseDistribution, text: str) -> BaseDistribut
         value = kind(text)
     except ValueError:
         raise HarnessError(f"--fix {name} must be a number ({kind.__name__}), but got {text!r}.") from None
-    if math.isnan(value) or not distribution._contains(distribution.to_internal_repr(value)):
+    if math.isnan(value) or not distribution._contains(value):
         step = f" in steps of {distribution.step}" if distribution.step not in (None, 1) else ""
         raise HarnessError(f"--fix {name} must lie in [{distribution.low}, {distribution.high}]{step}, but got {text}.")
     if isinstance(distribution, FloatDistribution):

@@ -239,7 +239,7 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
             # A study that was cut while it was being made has no identity yet: it is made again, whole.
             if loaded is not None:
                 optuna.delete_study(study_name=settings.study, storage=storage)
-            loaded = optuna.create_study(study_name=settings.study, storage=storage, directions=directions)
+            loaded = optuna.create_study(study_name=settings.study, storage=storage, directions=directions)  # type: ignore[arg-type]
             loaded.set_user_attr(_MAKING_ATTR, True)
             for name, params in recipes.configurations(space, settings.fixed).items():
                 loaded.enqueue_trial(params, user_attrs={"recipe": name})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 from torchmetrics import Metric
@@ -41,10 +41,11 @@ class Task(ABC):
         """A teacher with fresh weights: from a batch's inputs to logits (B, C)."""
 
     @abstractmethod
-    def student(self, **architecture: int) -> nn.Module:
+    def student(self, *args: Any, **architecture: Any) -> nn.Module:
         """A student with fresh weights: from a batch's inputs to logits (B, C).
 
         Args:
+            args: None; it lets a task name its own keywords, as ``student(self, *, width: int)``, under mypy too.
             architecture: A value for each parameter of the space's ``student`` group.
         """
 

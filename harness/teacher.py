@@ -192,7 +192,7 @@ def _load_checkpoint(network: nn.Module, path: Path) -> None:
     for prefix in prefixes:
         part = {name: state.get(prefix + name) for name in wanted}
         if all(value is not None and value.shape == wanted[name].shape for name, value in part.items()):
-            network.load_state_dict(part)  # type: ignore[arg-type]
+            network.load_state_dict(part)
             return
     name, value = next((n, v) for n, v in wanted.items() if n not in state or state[n].shape != v.shape)
     found = f"has shape {tuple(state[name].shape)}" if name in state else "is missing"

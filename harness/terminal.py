@@ -151,12 +151,13 @@ class SearchDisplay:
         self._consider(metrics, claim.configuration.params())
         self._count()
         if self._progress is None:
+            assert self._best is not None
             self._terminal.say(
                 f"trial {claim.trial.number:<4} {self._primary} {metrics[self._primary]:.4f}, "
                 f"{metrics['latency_p50_ms']:.3f} ms, {metrics['parameters']:,.0f} parameters "
                 f"({configuration_text(claim.configuration.params())}) "
-                f"in {time.monotonic() - self._trial_started_s:.1f} s; {self._done}/{self._total} done, {self._left()}, "
-                f"{self._best_text()}"
+                f"in {time.monotonic() - self._trial_started_s:.1f} s; {self._done}/{self._total} done, "
+                f"{self._left()}; best {self._best[0]:.4f}"
             )
 
     def failed(self, claim: Claim, reason: str) -> None:

@@ -230,7 +230,7 @@ def main() -> int:
     """Mirror until told to close, or until the search is gone; exit 0 when everything is sent."""
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.ERROR)
-    first_line = sys.stdin.buffer.raw.readline()  # type: ignore[attr-defined]
+    first_line = sys.stdin.buffer.raw.readline()  # type: ignore[union-attr]
     if not first_line:
         return 0  # the search ended before it had anything to log
     config = json.loads(first_line)

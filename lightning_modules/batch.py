@@ -40,4 +40,5 @@ def select(inputs: Inputs, ids: Tensor | slice) -> Inputs:
 
 def call(network: torch.nn.Module, inputs: Inputs) -> Tensor:
     """Run a network on the inputs of a batch: keywords for a dict, one argument otherwise."""
-    return network(**inputs) if isinstance(inputs, Mapping) else network(inputs)
+    logits: Tensor = network(**inputs) if isinstance(inputs, Mapping) else network(inputs)
+    return logits

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -52,9 +53,9 @@ class ClassifierModule(pl.LightningModule):
         self.weight_decay = weight_decay
         self._training = _TermMeans()
         self._validation = _TermMeans()
-        self._agreeing = 0
+        self._agreeing: Tensor | None = None
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over network and criterion, and its schedule, stepped with each optimizer step."""
         optimizer = torch.optim.AdamW(
             self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
@@ -88,11 +89,12 @@ class ClassifierModule(pl.LightningModule):
             self._validation.add(self.criterion(logits, batch), len(batch.ids))
             self.metric.update(logits, batch.labels)
             if "logits" in batch.teacher:
-                self._agreeing += (logits.argmax(-1) == batch.teacher["logits"].argmax(-1)).sum()
+                agreeing = (logits.argmax(-1) == batch.teacher["logits"].argmax(-1)).sum()
+                self._agreeing = agreeing if self._agreeing is None else self._agreeing + agreeing
 
     def on_train_epoch_start(self) -> None:
         """Forget the epoch before."""
-        self._training, self._validation, self._agreeing = _TermMeans(), _TermMeans(), 0
+        self._training, self._validation, self._agreeing = _TermMeans(), _TermMeans(), None
         self.metric.reset()
 
     def on_train_epoch_end(self) -> None:
@@ -100,7 +102,7 @@ class ClassifierModule(pl.LightningModule):
         values = {f"train/{name}": value for name, value in self._training.compute().items()}
         values |= {f"val/{name}": value for name, value in self._validation.compute().items()}
         values[f"val/{self.metric_name}"] = float(self.metric.compute())
-        if isinstance(self._agreeing, Tensor):
+        if self._agreeing is not None:
             values["val/agreement"] = float(self._agreeing) / self._validation.samples
         self.log_dict(values)
 

@@ -40,7 +40,8 @@ class ConvNet(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         """Logits (B, C) of images (B, channels, size, size)."""
-        return super().forward(input)
+        logits: Tensor = super().forward(input)
+        return logits
 
 
 def _block(inputs: int, outputs: int) -> list[nn.Module]:
