@@ -42,9 +42,9 @@ def main() -> None:
                 report(study, terminal, parent.spool)
         except Interrupted:
             terminal.say(f"stopped with {study.finished()} of {settings.trials} trials finished; nothing is lost.")
-            terminal.say(next_steps(settings, finished=False))
+            terminal.say(next_steps(settings, study, mirror.experiment_id))
             raise
-        terminal.say(next_steps(settings, finished=study.finished() >= settings.trials))
+        terminal.say(next_steps(settings, study, mirror.experiment_id))
 
 
 if __name__ == "__main__":

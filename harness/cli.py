@@ -11,10 +11,15 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlencode
 
 from harness.addresses import redact
 from harness.errors import HarnessError, Interrupted
 from harness.settings import DEFAULT_RUNS_DIR, DEFAULT_STORAGE, DEFAULT_TRACKING_URI, SAMPLERS, Settings
+
+if TYPE_CHECKING:
+    from harness.study import Study
 
 SPACES_DIR = Path(__file__).resolve().parent.parent / "search_spaces"
 
@@ -175,24 +180,42 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise Interrupted(number)
 
 
-def next_steps(settings: Settings, *, finished: bool) -> str:
-    """The exact commands for looking at the runs and for going on."""
+def next_steps(settings: Settings, study: Study, experiment_id: str) -> str:
+    """The exact commands for looking at the runs and for going on.
+
+    Args:
+        settings: How the study was searched.
+        study: The study.
+        experiment_id: MLflow's number of its experiment.
+    """
     address = redact(settings.tracking_uri)
-    if address.startswith("http"):
-        look = f"open {address}"
-    elif address == DEFAULT_TRACKING_URI:
-        look = "mlflow ui"
-    else:
-        look = f"mlflow ui --backend-store-uri {shlex.quote(address)}"
-    go_on = redact(shlex.join(["python", *sys.argv]))
-    more = "" if finished else f"\n  go on    {go_on}"
+    server = address if address.startswith("http") else "http://127.0.0.1:5000"
+    query = {
+        # Without it, the page opens on traces of language models; sorted, MLflow shows the trials beside one another.
+        "workflowType": "machine_learning",
+        "compareRunsMode": "CHART",
+        "searchFilter": f"tags.kd.study = '{settings.study}'",
+        "orderByKey": f"metrics.`{study.primary}`",
+        "orderByAsc": "false",
+    }
+    page = f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs?{urlencode(query, quote_via=quote)}"
+    command = (
+        "mlflow ui" if address == DEFAULT_TRACKING_URI else f"mlflow ui --backend-store-uri {shlex.quote(address)}"
+    )
+    lines = ["next:", *([] if address.startswith("http") else [f"  compare  {command}"]), f"           {page}"]
     places = [
         ("--storage", redact(settings.storage), DEFAULT_STORAGE),
         ("--tracking-uri", address, DEFAULT_TRACKING_URI),
         ("--runs-dir", str(settings.runs_dir), str(DEFAULT_RUNS_DIR)),
     ]
     moved = "".join(f" {flag} {shlex.quote(value)}" for flag, value, default in places if value != default)
-    return f"next:\n  compare  {look}\n  report   python -m harness report --study {settings.study}{moved}{more}"
+    lines.append(f"  report   python -m harness report --study {settings.study}{moved}")
+    again = redact(shlex.join(["python", *sys.argv]))
+    if study.finished() < settings.trials:
+        lines.append(f"  go on    {again}")
+    else:
+        lines.append(f"  go on    {re.sub(r' --trials[ =][0-9]+', '', again)} --trials {2 * settings.trials}")
+    return "\n".join(lines)
 
 
 def space_names() -> list[str]:

@@ -28,6 +28,7 @@ class Mirror:
     """
 
     def __init__(self) -> None:
+        self.experiment_id = ""
         self._say: Callable[[str], None] = lambda text: None
         self._answered = threading.Event()
         self._connected = False
@@ -111,6 +112,7 @@ class Mirror:
             except ValueError:
                 continue  # a library's greeting
             if "ready" in message:  # "failed" is followed by the end of the stream
+                self.experiment_id = message["experiment_id"]
                 self._answered.set()
             elif "failed" in message:
                 self._failure = message["failed"]

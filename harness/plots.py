@@ -9,6 +9,7 @@ import matplotlib
 import plotly.graph_objects as go
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from plotly.subplots import make_subplots
 
 if TYPE_CHECKING:
@@ -55,12 +56,29 @@ def front_picture(result: Result, path: Path) -> None:
         _mark_picks(panel, result, name)
         if (complete[name] > 0).all():
             panel.set_xscale("log")
+            if name.startswith("latency"):  # they seldom span a decade: "0.07" reads better than "7 x 10^-2"
+                panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+                panel.xaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
         panel.set_xlabel(_LABELS.get(name, name))
         panel.grid(alpha=0.25)
+    _focus(panels[0], result)
     panels[0].set_ylabel(f"{result.primary} (validation)")
     panels[0].legend(loc="lower right", fontsize=8)
     figure.supxlabel(f"latencies: {result.conditions}", fontsize=7, color="#666666")
     figure.savefig(path, format="png")
+
+
+def _focus(panel: Axes, result: Result) -> None:
+    """Give the front the picture's better half: one hopeless trial must not squeeze it to a line."""
+    front = [*result.front[result.primary], result.teacher[result.primary]]
+    values = result.trials[result.primary].dropna()
+    low, high = min(front), max(front)
+    span = high - low or 1e-3
+    bottom, top = low - 0.9 * span, high + 0.9 * span
+    panel.set_ylim(max(bottom, values.min() - 0.1 * span), min(top, max(values.max(), high) + 0.1 * span))
+    hidden = int(((values < bottom) | (values > top)).sum())
+    if hidden:
+        panel.set_title(f"{hidden} of {len(values)} trials lie outside the picture", fontsize=8, loc="left")
 
 
 def _mark_picks(panel: Axes, result: Result, name: str) -> None:
@@ -99,6 +117,7 @@ def curves_picture(result: Result, path: Path) -> None:
                 [epoch + 1 for epoch in curve], list(curve.values()), color=colours(norm(row["parameters"])), lw=1.2
             )
         panel.set_xlabel("epoch")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.set_title(name, fontsize=10)
         panel.grid(alpha=0.25)
         if name.endswith("loss"):

@@ -88,6 +88,7 @@ def prepare(settings: Settings, space: SearchSpace, study: Study, terminal: Term
         f"{costs.teacher.parameters:,} parameters, {costs.teacher.latency_p50_ms:.3f} ms, {teacher.digest}"
     )
     _finish_teacher(teacher, study, costs.teacher, scores)
+    mirror.notify(teacher.spool.folder)  # a kept teacher may be new to this tracking store
     return Prepared(data=data, classes=classes, dataset=dataset, teacher_digest=teacher.digest, costs=costs)
 
 
