@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint
 
 from harness.content import derived_seed, write_atomically
@@ -93,16 +94,31 @@ class _EpochEnd(Checkpoint):
         self.on_epoch = on_epoch
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        torch.manual_seed(derived_seed(self.seed, trainer.current_epoch))
+        seed_draws(derived_seed(self.seed, trainer.current_epoch), trainer.strategy.root_device)
         trainer.train_dataloader.set_epoch(trainer.current_epoch)  # type: ignore[union-attr]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        assert isinstance(pl_module, ClassifierModule)
+        metrics = pl_module.epoch_metrics
         self.on_epoch(trainer.current_epoch, metrics)
         for name in ("train/loss", "val/loss"):
             if not math.isfinite(metrics[name]):
                 raise TrialFailed(f"{name} is {metrics[name]} in epoch {trainer.current_epoch}")
-        write_atomically(self.path, trainer.save_checkpoint)
+        trainer.save_checkpoint(self.path)
+
+
+class _AtomicIO(TorchCheckpointIO):
+    """Puts a checkpoint in place whole, at half of what Lightning's detour through a remote file system costs."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        write_atomically(Path(path), lambda temporary: torch.save(checkpoint, temporary))
+
+
+def seed_draws(seed: int, device: torch.device) -> None:
+    """Seed what is drawn on the CPU and on ``device``; ``torch.manual_seed`` takes 0.5 ms to seed every kind there is."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
 
 
 def _is_whole(checkpoint: Path) -> bool:
@@ -126,7 +142,7 @@ def _trainer(accelerator: str, *, epochs: int, folder: Path, callbacks: Any = No
         callbacks=callbacks,
         default_root_dir=folder,
         # Under Slurm, Lightning would requeue the job and load any hpc_ckpt_* by itself: a worker is not a job.
-        plugins=[LightningEnvironment()],
+        plugins=[LightningEnvironment(), _AtomicIO()],
         logger=False,
         enable_checkpointing=callbacks is not None,  # the one among them; Lightning would add its own
         enable_progress_bar=False,

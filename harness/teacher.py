@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from harness.content import derived_seed, digest, exclusive, tensors_digest, write_atomically
 from harness.errors import HarnessError
-from harness.fit import CHECKPOINT, EpochListener, fit
+from harness.fit import CHECKPOINT, EpochListener, fit, seed_draws
 from harness.settings import Settings
 from harness.spool import Spool
 from harness.task import Task
@@ -72,7 +72,7 @@ def make_teacher(
     Raises:
         HarnessError: If the checkpoint can't be used.
     """
-    torch.manual_seed(derived_seed(settings.seed, "teacher"))
+    seed_draws(derived_seed(settings.seed, "teacher"), torch.device("cpu"))
     network = task.teacher()
     if settings.teacher is not None:
         _load_checkpoint(network, settings.teacher)

@@ -33,7 +33,7 @@ from harness.spool import FINISHED_STATES, RUN_STATUS, SPOOL, STATE_FILE, read_e
 _METRICS_A_CALL, _OTHERS_A_CALL = 1000, 100  # what MLflow's log_batch takes
 _PARAM_LENGTH, _TAG_LENGTH = 6000, 8000
 _KIND = {"mlflow.experimentKind": "custom_model_development"}  # or its page opens on traces of language models
-_GATHER_S = 0.3  # events within it go out together
+_GATHER_S = 2.0  # events within it go out together: a short trial is one call, not twenty
 _GRACE_WHEN_ABANDONED_S = 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 
@@ -226,6 +226,12 @@ class _Inbox:
             if "close" in message:
                 self.closing, self.grace_s = True, message["grace_s"]
 
+    def gather(self, duration_s: float) -> None:
+        """Listen for ``duration_s``, or until there will be no more to hear."""
+        ends_at = time.monotonic() + duration_s
+        while not self.over and (left_s := ends_at - time.monotonic()) > 0:
+            self.listen(left_s)
+
 
 def main() -> int:
     """Mirror until told to close, or until the search is gone; exit 0 when everything is sent."""
@@ -247,8 +253,7 @@ def main() -> int:
     while True:
         if not inbox.folders and not inbox.over:
             inbox.listen(None)
-            if not inbox.over:
-                time.sleep(_GATHER_S)
+            inbox.gather(_GATHER_S)
         inbox.listen(0)
         try:
             while inbox.folders:

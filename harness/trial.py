@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from harness.content import derived_seed, write_atomically
 from harness.cost import key_of
 from harness.errors import TrialFailed
-from harness.fit import CHECKPOINT, EpochListener, fit
+from harness.fit import CHECKPOINT, EpochListener, fit, seed_draws
 from harness.prepare import Prepared, costs_of, score
 from harness.settings import Settings
 from harness.space import SearchSpace
@@ -70,7 +70,7 @@ def run_trial(
 
     with _own_doing():
         costs = costs_of(configuration.student, space, study, prepared)
-        torch.manual_seed(seed)
+        seed_draws(seed, torch.device("cpu"))  # weights are drawn on the CPU, whatever the device
         student = space.task.student(**configuration.student)
         module = StudentModule(
             student,

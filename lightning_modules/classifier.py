@@ -17,8 +17,9 @@ from lightning_modules.criterion import HardLabelCriterion, Term
 class ClassifierModule(pl.LightningModule):
     """Trains ``network`` for ``criterion`` with AdamW under a one-cycle schedule.
 
-    Each epoch logs ``train/loss`` and ``train/<term>`` (means over the samples), ``val/loss``, ``val/<term>``,
-    ``val/<metric>`` and, where the teacher's outputs are at hand, ``val/agreement``.
+    At the end of each epoch, ``epoch_metrics`` holds ``train/loss`` and ``train/<term>`` (means over the samples),
+    ``val/loss``, ``val/<term>``, ``val/<metric>`` and, where the teacher's outputs are at hand, ``val/agreement``. They do
+    not go through ``self.log``, which takes longer than such an epoch's validation.
 
     Args:
         network: From the inputs of a batch to logits (B, C).
@@ -51,6 +52,7 @@ class ClassifierModule(pl.LightningModule):
         self.total_steps = total_steps
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
+        self.epoch_metrics: dict[str, float] = {}
         self._training = _TermMeans()
         self._validation = _TermMeans()
         self._agreeing: Tensor | None = None
@@ -98,13 +100,13 @@ class ClassifierModule(pl.LightningModule):
         self.metric.reset()
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch; Lightning has run the validation by now."""
+        """Gather the epoch's metrics; Lightning has run the validation by now."""
         values = {f"train/{name}": value for name, value in self._training.compute().items()}
         values |= {f"val/{name}": value for name, value in self._validation.compute().items()}
         values[f"val/{self.metric_name}"] = float(self.metric.compute())
         if self._agreeing is not None:
             values["val/agreement"] = float(self._agreeing) / self._validation.samples
-        self.log_dict(values)
+        self.epoch_metrics = values
 
 
 class StudentModule(ClassifierModule):
@@ -128,23 +130,24 @@ def weighted_sum(terms: dict[str, Term]) -> Tensor:
 
 
 class _TermMeans:
-    """Running means of loss terms over samples; they stay on the device until asked for."""
+    """Means of loss terms over samples. Values are only gathered, on the device: one sum an epoch, not one a step."""
 
     def __init__(self) -> None:
-        self.names: list[str] = []
-        self.weights: list[float] = []
-        self.sums: Tensor | None = None
-        self.samples = 0
+        self._weights: dict[str, float] = {}
+        self._values: list[Tensor] = []
+        self._sizes: list[int] = []
+
+    @property
+    def samples(self) -> int:
+        return sum(self._sizes)
 
     def add(self, terms: dict[str, Term], samples: int) -> None:
-        values = torch.stack([term.value.detach() for term in terms.values()]) * samples
-        self.names, self.weights = list(terms), [term.weight for term in terms.values()]
-        self.sums = values if self.sums is None else self.sums + values
-        self.samples += samples
+        self._weights = {name: term.weight for name, term in terms.items()}
+        self._values += [term.value.detach() for term in terms.values()]
+        self._sizes.append(samples)
 
     def compute(self) -> dict[str, float]:
-        if self.sums is None:
-            return {}
-        means = (self.sums / self.samples).tolist()
-        loss = sum(weight * mean for weight, mean in zip(self.weights, means, strict=True))
-        return {"loss": loss, **dict(zip(self.names, means, strict=True))}
+        values = torch.stack(self._values).double().cpu().view(len(self._sizes), len(self._weights))
+        means = (torch.tensor(self._sizes, dtype=torch.float64) @ values / self.samples).tolist()
+        named = dict(zip(self._weights, means, strict=True))
+        return {"loss": sum(self._weights[name] * mean for name, mean in named.items()), **named}

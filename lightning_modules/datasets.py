@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
+from lightning_modules.batch import Inputs, select
 from lightning_modules.tensors import Split, TensorDataModule
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -28,15 +29,7 @@ def digits(*, batch_size: int) -> TensorDataModule:
     source = load_digits()
     images = torch.from_numpy(source.images).float().unsqueeze(1) / 16
     labels = torch.from_numpy(source.target).long()
-    rest, test = stratified(labels, share=0.2)
-    train, val = stratified(labels[rest], share=0.25)
-    train, val = rest[train], rest[val]
-    return TensorDataModule(
-        train=Split(images[train], labels[train]),
-        val=Split(images[val], labels[val]),
-        test=Split(images[test], labels[test]),
-        batch_size=batch_size,
-    )
+    return TensorDataModule(**stratified_splits(images, labels), batch_size=batch_size)
 
 
 def fashion_mnist(data_dir: Path | None, *, batch_size: int) -> TensorDataModule:
@@ -63,6 +56,19 @@ def fashion_mnist(data_dir: Path | None, *, batch_size: int) -> TensorDataModule
         test=Split(test_images, test_labels),
         batch_size=batch_size,
     )
+
+
+def stratified_splits(inputs: Inputs, labels: Tensor) -> dict[str, Split]:
+    """The splits ``train``, ``val`` and ``test`` of 60, 20 and 20 %, with the same mix of classes, always the same ones.
+
+    Args:
+        inputs: A tensor, or a dict of tensors, of first dimension N.
+        labels: Class indices, shape (N,).
+    """
+    rest, test = stratified(labels, share=0.2)
+    train, val = stratified(labels[rest], share=0.25)
+    parts = {"train": rest[train], "val": rest[val], "test": test}
+    return {name: Split(select(inputs, ids), labels[ids]) for name, ids in parts.items()}
 
 
 def stratified(labels: Tensor, *, share: float) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,144 @@
+"""What a trial costs beside a bare PyTorch loop: the same steps on the same stored logits, paired, medians.
+
+    python benchmarks/trial_overhead.py digits --pairs 15
+    python benchmarks/trial_overhead.py fashion-mnist --pairs 5 --epochs 2
+
+A trial's time runs from the claim (Optuna's sampling included) to the moment it is told, logged and cleaned up: its
+epoch-wise checkpoints, validation, final scores and spool are in it. MLflow is written by the mirror's process
+meanwhile, on the same cores: a pair is a block of several trials, so that what is logged of one falls into the next.
+The bare loop trains with the same optimizer, schedule, batches and validation, and keeps nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from harness.cli import parse_search
+from harness.mirror import Mirror
+from harness.parent import ParentRun
+from harness.prepare import Prepared, prepare
+from harness.settings import Settings
+from harness.space import SearchSpace, load_space
+from harness.study import open_storage, open_study
+from harness.terminal import Terminal
+from harness.worker import work
+
+CONFIGURATION = {"width": "8", "temperature": "4.0", "alpha": "0.5", "learning_rate": "0.01"}
+
+
+def bare_loop(space: SearchSpace, prepared: Prepared, epochs: int, seed: int) -> float:
+    """Train a student with nothing but PyTorch; its last validation accuracy."""
+    data = prepared.data
+    train, val = data.splits["train"], data.splits["val"]
+    logits, val_logits = data.teacher_outputs["train"]["logits"], data.teacher_outputs["val"]["logits"]
+    temperature, alpha = float(CONFIGURATION["temperature"]), float(CONFIGURATION["alpha"])
+    peak = float(CONFIGURATION["learning_rate"])
+    torch.manual_seed(seed)
+    student = space.task.student(width=int(CONFIGURATION["width"]))
+    optimizer = torch.optim.AdamW(student.parameters(), lr=peak, weight_decay=1e-4, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=epochs * data.steps_per_epoch)
+
+    def loss_of(z: torch.Tensor, target: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hard = F.cross_entropy(z, labels)
+        student_side, teacher_side = F.log_softmax(z / temperature, -1), F.log_softmax(target / temperature, -1)
+        soft = F.kl_div(student_side, teacher_side, reduction="batchmean", log_target=True) * temperature**2
+        return hard, soft
+
+    accuracy = 0.0
+    for epoch in range(epochs):
+        student.train()
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(epoch))
+        hard_sum, soft_sum = torch.zeros(()), torch.zeros(())
+        for ids in order.split(data.batch_size):
+            hard, soft = loss_of(student(train.inputs[ids]), logits[ids], train.labels[ids])  # type: ignore[index]
+            optimizer.zero_grad()
+            (alpha * hard + (1 - alpha) * soft).backward()
+            optimizer.step()
+            schedule.step()
+            hard_sum += hard.detach()
+            soft_sum += soft.detach()
+        student.eval()
+        with torch.inference_mode():
+            correct = 0
+            for ids in torch.arange(len(val)).split(data.eval_batch_size):
+                z = student(val.inputs[ids])  # type: ignore[index]
+                loss_of(z, val_logits[ids], val.labels[ids])
+                correct += int((z.argmax(-1) == val.labels[ids]).sum())
+            accuracy = correct / len(val)
+    return accuracy
+
+
+class _Silent:
+    """A display that shows nothing."""
+
+    def __getattr__(self, name: str) -> object:
+        return lambda *args, **kwargs: None
+
+
+def main() -> None:
+    """Measure pairs and print their medians."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("space", choices=["digits", "fashion-mnist"])
+    parser.add_argument("--pairs", type=int, default=12)
+    parser.add_argument("--block", type=int, default=5, help="trials of a pair, one after the other")
+    parser.add_argument("--epochs", type=int, default=None, help="of a trial (default: the space's)")
+    asked = parser.parse_args()
+    os.chdir(tempfile.mkdtemp())
+    fixed = [f"--fix={name}={value}" for name, value in CONFIGURATION.items()]
+    settings = parse_search([f"--space={asked.space}", "--study=bench", "--accelerator=cpu", "--trials=1", *fixed])
+    whole = load_space(settings.space_file)
+    space, epochs = whole.fixed(settings.fixed), asked.epochs or whole.epochs
+    terminal, ratios, bare_s, trial_s = Terminal(), [], [], []
+    with Mirror() as mirror:
+        mirror.connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
+        settings = _with(settings, trials=1, epochs=epochs)
+        study = open_study(settings, whole, open_storage(settings.storage))
+        with ParentRun(study, settings, mirror):
+            prepared = prepare(settings, space, study, terminal, mirror)
+            for pair in range(asked.pairs + 1):
+                started = time.perf_counter()
+                accuracies = [bare_loop(space, prepared, epochs, seed=1000 * pair + i) for i in range(asked.block)]
+                between = time.perf_counter()
+                settings = study.settings = _with(settings, trials=asked.block * (pair + 1), epochs=epochs)
+                work(settings, space, study, prepared, mirror, _Silent())  # type: ignore[arg-type]
+                ended = time.perf_counter()
+                time.sleep(4)  # the mirror's last words must not fall into the next bare loops
+                if pair:  # the first pair warms up
+                    bare_s.append((between - started) / asked.block)
+                    trial_s.append((ended - between) / asked.block)
+                    ratios.append(trial_s[-1] / bare_s[-1])
+                    block = study.trials()[-asked.block :]
+                    reached = statistics.mean(trial.user_attrs["metrics"]["accuracy"] for trial in block)
+                    accuracy = statistics.mean(accuracies)
+                    print(
+                        f"bare {bare_s[-1]:.3f} s (accuracy {accuracy:.4f}), trial {trial_s[-1]:.3f} s "
+                        f"({reached:.4f}), ratio {ratios[-1]:.3f}",
+                        flush=True,
+                    )
+        started = time.perf_counter()
+    print(f"the mirror's last word took {time.perf_counter() - started:.1f} s")
+    quartiles = statistics.quantiles(ratios, n=4)
+    print(
+        f"{asked.space}, {epochs} epochs of {prepared.data.steps_per_epoch} steps, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}, {prepared.costs.conditions.device}: medians of {asked.pairs} pairs: "
+        f"bare {statistics.median(bare_s):.3f} s, trial {statistics.median(trial_s):.3f} s, "
+        f"ratio {statistics.median(ratios):.3f} (quartiles {quartiles[0]:.3f} to {quartiles[2]:.3f})"
+    )
+
+
+def _with(settings: Settings, **changes: object) -> Settings:
+    import dataclasses
+
+    return dataclasses.replace(settings, **changes)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()
