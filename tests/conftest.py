@@ -1,0 +1,105 @@
+"""Running the real command, and reading what it left."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+EXAMPLE = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]  # type: ignore[index]
+"""The README's example of a task of one's own."""
+
+
+def environment() -> dict[str, str]:
+    """This process's environment, without what would move the files."""
+    moved = {"KD_STORAGE", "KD_RUNS_DIR", "MLFLOW_TRACKING_URI"}
+    kept = {name: value for name, value in os.environ.items() if name not in moved}
+    return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start ``search.py`` in ``folder``; its output goes to ``folder/output.txt``."""
+    with open(folder / "output.txt", "w") as output:
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "search.py"), *arguments],
+            cwd=folder,
+            env=environment(),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+
+def search(folder: Path, *arguments: str, expect: int = 0, timeout_s: float = 240) -> str:
+    """Run ``search.py`` in ``folder`` to its end; what it printed."""
+    process = start(folder, *arguments)
+    try:
+        code = process.wait(timeout_s)
+    finally:
+        process.kill()
+        process.wait()
+    output = (folder / "output.txt").read_text()
+    assert code == expect, output
+    return output
+
+
+def wait_for(condition: Callable[[], Any], *, timeout_s: float = 120) -> Any:
+    """Poll until ``condition`` holds; what it gave."""
+    ends_at = time.monotonic() + timeout_s
+    while time.monotonic() < ends_at:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    raise AssertionError("waited in vain")
+
+
+def epochs_logged(folder: Path, study: str, number: int) -> int:
+    """Epochs in the spool of a trial."""
+    spool = folder / "mlruns" / "trials" / study / str(number) / "spool.jsonl"
+    return spool.read_text().count('"event": "metrics", ') if spool.exists() else 0
+
+
+def load(folder: Path, study: str) -> Any:
+    """The Optuna study in ``folder``."""
+    import optuna
+
+    return optuna.load_study(study_name=study, storage=f"sqlite:///{folder}/optuna.db")
+
+
+def numbers(folder: Path, study: str) -> list[Any]:
+    """What each trial tried and what it reached, less what is measured with a clock."""
+    timed = ("latency", "throughput", "speedup")
+    return [
+        (
+            trial.number,
+            trial.state.name,
+            trial.params,
+            {k: v for k, v in trial.user_attrs.get("metrics", {}).items() if not k.startswith(timed)},
+        )
+        for trial in load(folder, study).trials
+    ]
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> Path:
+    """A folder with the README's example in it."""
+    (tmp_path / "cancer.py").write_text(EXAMPLE)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with the README's example, searched to the end: 8 trials of study ``cancer``."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "cancer.py").write_text(EXAMPLE)
+    search(folder, "--space", "cancer.py", "--trials", "8", "--epochs", "6")
+    yield folder

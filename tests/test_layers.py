@@ -1,0 +1,61 @@
+"""Each layer imports only what stands below it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, environment
+
+BELOW = {
+    "lightning_modules": {"lightning_modules"},
+    "harness": {"harness", "lightning_modules"},
+    "search_spaces": {"search_spaces", "harness", "lightning_modules"},
+}
+FILES = [path for layer in BELOW for path in sorted((ROOT / layer).glob("**/*.py"))]
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield str(node.module)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_imports_only_its_own_layer_and_those_below(path: Path) -> None:
+    layer = path.relative_to(ROOT).parts[0]
+    ours = {name.split(".")[0] for name in imports(path)} & {*BELOW, "search", "tests", "benchmarks"}
+    assert ours <= BELOW[layer]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_tracking_imports_mlflow_and_training_code_knows_no_optuna(path: Path) -> None:
+    modules = {name.split(".")[0] for name in imports(path)}
+    assert "mlflow" not in modules or path == ROOT / "harness" / "tracking.py"
+    assert "optuna" not in modules or path.relative_to(ROOT).parts[0] != "lightning_modules"
+
+
+def test_the_engine_names_no_space_and_no_dataset() -> None:
+    for path in (ROOT / "harness").glob("*.py"):
+        code = path.read_text().lower()
+        if path.name != "cli.py":  # its help shows examples
+            assert "fashion" not in code and "digits" not in code.replace("hexadecimal digits", ""), path
+
+
+def test_help_is_there_at_once_because_nothing_heavy_is_imported() -> None:
+    code = (
+        "import sys; sys.argv = ['search.py', '--help']\n"
+        "import search, harness.cli\n"
+        "try: harness.cli.parse_search()\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'torch', 'pytorch_lightning', 'mlflow', 'optuna', 'pandas', 'numpy', 'sqlalchemy', 'rich'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(), check=True, capture_output=True)

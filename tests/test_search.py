@@ -1,0 +1,207 @@
+"""The command from one end to the other: searched, finished, killed, resumed."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import EXAMPLE, ROOT, epochs_logged, load, numbers, search, start, wait_for
+from mlflow import MlflowClient
+
+pytestmark = pytest.mark.slow
+
+CANCER = ("--space", "cancer.py", "--trials", "8", "--epochs", "6")
+
+
+def test_the_readme_shows_a_whole_task_in_under_forty_lines() -> None:
+    assert len(EXAMPLE.strip().splitlines()) < 40
+
+
+def test_a_search_ends_with_a_front_three_picks_and_the_commands_that_follow(finished: Path) -> None:
+    output = (finished / "output.txt").read_text()
+    assert "8/8 done" in output
+    assert "the Pareto front of accuracy ↑, latency_p50_ms ↓, parameters ↓" in output
+    assert "accurate" in output and "balanced" in output
+    assert "mlflow ui" in output and "python -m harness report --study cancer" in output
+    assert [trial.state.name for trial in load(finished, "cancer").trials] == ["COMPLETE"] * 8
+
+
+def test_known_recipes_are_tried_first_and_alpha_weighs_the_labels(finished: Path) -> None:
+    first = load(finished, "cancer").trials[:4]
+    tried = {t.user_attrs["recipe"]: (t.params["temperature"], t.params["alpha"]) for t in first}
+    assert tried == {"repdistiller": (4, 0.1), "distilbert": (2, 2 / 7), "keras": (10, 0.1), "control": (1, 1)}
+    assert len({(t.params["width"], t.params["learning_rate"]) for t in first}) == 1
+
+
+def test_mlflow_mirrors_the_study(finished: Path) -> None:
+    client = MlflowClient(f"sqlite:///{finished}/mlflow.db")
+    experiment = client.get_experiment_by_name("kd-cancer")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    by_role = {role: [r for r in runs if r.data.tags["kd.role"] == role] for role in ("study", "teacher", "trial")}
+    assert {role: len(found) for role, found in by_role.items()} == {"study": 1, "teacher": 1, "trial": 8}
+    assert {run.info.status for run in runs} == {"FINISHED"} and {run.data.tags["kd.state"] for run in runs} == {"COMPLETE"}
+    (parent,) = by_role["study"]
+    stored = load(finished, "cancer").trials
+    for run in by_role["trial"]:
+        trial = stored[int(run.data.tags["kd.trial"])]
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id and run.data.tags["kd.study"] == "cancer"
+        assert run.data.params == {name: str(value) for name, value in trial.params.items()}
+        assert {k: v for k, v in run.data.metrics.items() if "/" not in k} == pytest.approx(trial.user_attrs["metrics"])
+        assert {name for name in run.data.metrics if "/" in name} == {
+            "train/loss", "train/hard_loss", "train/soft_loss",
+            "val/loss", "val/hard_loss", "val/soft_loss", "val/accuracy", "val/agreement",
+        }  # fmt: skip
+        curve = client.get_metric_history(run.info.run_id, "val/accuracy")
+        assert [point.step for point in curve] == list(range(6))
+        assert run.data.metrics["accuracy"] == pytest.approx(curve[-1].value)  # the last epoch's, no lucky one
+        assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["student.safetensors"]
+    assert {file.path for file in client.list_artifacts(parent.info.run_id)} == {
+        "trials.csv", "trials.parquet", "front.html", "front.png", "curves.png", "summary.md",
+    }  # fmt: skip
+    assert parent.data.tags["mlflow.note.content"].startswith("## cancer")
+    assert {"kd.dataset", "kd.teacher", "kd.device", "kd.versions"} <= set(parent.data.tags)
+
+
+def test_every_trial_has_the_metrics_that_the_design_names(finished: Path) -> None:
+    names = {
+        "accuracy", "latency_p50_ms", "latency_p95_ms", "throughput_per_s", "parameters", "macs", "size_mb",
+        "agreement", "ece", "compression", "speedup",
+    }  # fmt: skip
+    assert all(set(trial.user_attrs["metrics"]) == names for trial in load(finished, "cancer").trials)
+
+
+def test_the_tables_hold_every_trial(finished: Path) -> None:
+    report = finished / "mlruns" / "trials" / "cancer" / "report"
+    csv, parquet = pd.read_csv(report / "trials.csv"), pd.read_parquet(report / "trials.parquet")
+    assert csv["number"].tolist() == parquet["number"].tolist() == list(range(8))
+    best = parquet.loc[parquet["accuracy"].idxmax(), "accuracy"]
+    picked = parquet[parquet["pick"].str.contains("accurate")]
+    assert len(picked) == 1 and picked["accuracy"].item() == best and picked["front"].item()
+    assert (report / "front.png").read_bytes().startswith(b"\x89PNG")
+    assert "Plotly.newPlot" in (report / "front.html").read_text()
+
+
+def test_the_same_command_again_says_that_the_study_is_finished(finished: Path) -> None:
+    before = numbers(finished, "cancer")
+    output = search(finished, *CANCER)
+    assert "is finished: 8 trials" in output
+    assert numbers(finished, "cancer") == before
+
+
+def test_a_search_killed_again_and_again_gives_the_numbers_of_one_that_was_not(example: Path, finished: Path) -> None:
+    draw = random.Random(0)
+    cut = []
+    for _ in range(4):
+        process = start(example, *CANCER)
+        target = min(7, len(cut) * 2)
+        wait_for(lambda number=target: epochs_logged(example, "cancer", number) > draw.randint(0, 3) or process.poll() == 0)
+        process.kill()
+        process.wait()
+        running = [t.number for t in load(example, "cancer").trials if t.state.name == "RUNNING"]
+        cut += running
+    assert cut, "no trial was cut"
+    search(example, *CANCER)
+    assert numbers(example, "cancer") == numbers(finished, "cancer")
+    client = MlflowClient(f"sqlite:///{example}/mlflow.db")
+    runs = client.search_runs(["1"], "tags.kd.role = 'trial'")
+    assert sorted(int(run.data.tags["kd.trial"]) for run in runs) == list(range(8))
+    for run in runs:
+        for name in ("train/loss", "val/accuracy"):
+            assert [p.step for p in client.get_metric_history(run.info.run_id, name)] == list(range(6))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_within_five_seconds_and_the_trial_goes_on_in_its_run(
+    example: Path, number: signal.Signals, code: int
+) -> None:
+    long = ("--space", "cancer.py", "--trials", "1", "--epochs", "400")
+    process = start(example, *long)
+    wait_for(lambda: epochs_logged(example, "cancer", 0) >= 3)
+    sent = time.monotonic()
+    process.send_signal(number)
+    assert process.wait(30) == code
+    assert time.monotonic() - sent < 5
+    assert "stopped with 0 of 1 trials finished" in (example / "output.txt").read_text()
+    client = MlflowClient(f"sqlite:///{example}/mlflow.db")
+    (before,) = client.search_runs(["1"], "tags.kd.role = 'trial'")
+    assert (before.info.status, before.data.tags["kd.state"]) == ("SCHEDULED", "WAITING")
+    epochs = epochs_logged(example, "cancer", 0)
+    output = search(example, *long)
+    assert f"trial 0 was cut; it goes on after epoch {epochs}" in output
+    (after,) = client.search_runs(["1"], "tags.kd.role = 'trial'")
+    assert (after.info.run_id, after.info.status) == (before.info.run_id, "FINISHED")
+
+
+def test_a_run_of_a_search_that_was_killed_does_not_say_that_it_runs(example: Path) -> None:
+    process = start(example, "--space", "cancer.py", "--trials", "1", "--epochs", "1000")
+    client = MlflowClient(f"sqlite:///{example}/mlflow.db")
+    wait_for(lambda: epochs_logged(example, "cancer", 0) >= 1)
+    wait_for(lambda: client.search_runs(["1"], "tags.kd.role = 'trial' and tags.kd.state = 'RUNNING'"))
+    process.kill()
+    process.wait()
+    wait_for(lambda: client.search_runs(["1"], "tags.kd.role = 'trial' and tags.kd.state = 'WAITING'"), timeout_s=30)
+    wait_for(lambda: client.search_runs(["1"], "tags.kd.role = 'study' and tags.kd.state = 'WAITING'"), timeout_s=30)
+
+
+def test_a_timeout_starts_no_further_trial(example: Path) -> None:
+    search(example, "--space", "cancer.py", "--trials", "500", "--epochs", "2", "--timeout", "2")
+    assert 0 < len([t for t in load(example, "cancer").trials if t.state.name == "COMPLETE"]) < 500
+
+
+def test_a_value_that_is_held_fixed_is_every_trials_value(example: Path) -> None:
+    search(example, *CANCER[:2], "--trials", "4", "--epochs", "1", "--fix", "alpha=0.5", "--fix", "width=3")
+    trials = load(example, "cancer").trials
+    assert {(t.params["alpha"], t.params["width"]) for t in trials} == {(0.5, 3)}
+    assert len({t.params["temperature"] for t in trials}) == 4
+
+
+@pytest.mark.parametrize("sampler", ["nsga2", "gp", "random"])
+def test_each_sampler_searches_and_its_seed_decides(example: Path, sampler: str) -> None:
+    tried = []
+    for study, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        flags = ("--sampler", sampler, "--seed", seed, "--study", study)
+        search(example, "--space", "cancer.py", "--trials", "12", "--epochs", "1", *flags)
+        tried.append([t.params for t in load(example, study).trials])
+    # A clock stands behind the latencies, and the GP models them: from its first suggestion on it may differ.
+    same = 10 if sampler == "gp" else 12
+    assert tried[0][:same] == tried[1][:same]
+    assert tried[0][4:] != tried[2][4:]
+
+
+def test_the_report_can_be_had_at_any_time(finished: Path) -> None:
+    import subprocess
+    import sys
+
+    from conftest import environment
+
+    command = [sys.executable, "-m", "harness", "report", "--study", "cancer"]
+    shown = subprocess.run(command, cwd=finished, env=environment(), capture_output=True, text=True, check=True)
+    assert "the Pareto front" in shown.stdout and "tables and plots are in" in shown.stdout
+    missing = subprocess.run([*command[:-1], "other"], cwd=finished, env=environment(), capture_output=True, text=True)
+    assert missing.returncode == 2
+    assert missing.stderr.strip() == "error: sqlite:///optuna.db must hold study 'other', but holds cancer."
+
+
+def test_a_teacher_is_loaded_from_a_checkpoint_and_its_own_file_is_its_source(finished: Path, example: Path) -> None:
+    (kept,) = (finished / "mlruns" / "cache" / "teachers").glob("*/teacher.safetensors")
+    output = search(example, *CANCER[:2], "--trials", "1", "--epochs", "1", "--teacher", str(kept))
+    assert "trained in" not in output
+    stored = load(finished, "cancer").user_attrs["kd.prepared"]
+    assert load(example, "cancer").user_attrs["kd.prepared"] == stored
+
+
+def test_the_default_space_is_digits(tmp_path: Path) -> None:
+    output = search(tmp_path, "--trials", "2", "--epochs", "2")
+    assert "1,077 train, 360 val, 360 test samples" in output
+    teacher = load(tmp_path, "digits").user_attrs["kd.teacher"]
+    assert teacher["accuracy"] >= 0.98
+    assert set(json.loads(load(tmp_path, "digits").user_attrs["kd.costs"])["students"]) == {
+        json.dumps({"width": width}) for width in range(2, 33)
+    }
+    assert (ROOT / "search_spaces" / "digits.py").exists()
