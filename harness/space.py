@@ -159,7 +159,11 @@ def load_space(file: Path) -> SearchSpace:
 def _line_of(error: BaseException, file: Path) -> str:
     if isinstance(error, SyntaxError):
         return f", line {error.lineno}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).resolve() == file.resolve()
+    ]
     return f", line {lines[-1]}" if lines else ""
 
 

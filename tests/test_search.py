@@ -45,7 +45,9 @@ def test_mlflow_mirrors_the_study(finished: Path) -> None:
     runs = client.search_runs([experiment.experiment_id])
     by_role = {role: [r for r in runs if r.data.tags["kd.role"] == role] for role in ("study", "teacher", "trial")}
     assert {role: len(found) for role, found in by_role.items()} == {"study": 1, "teacher": 1, "trial": 8}
-    assert {run.info.status for run in runs} == {"FINISHED"} and {run.data.tags["kd.state"] for run in runs} == {"COMPLETE"}
+    assert {run.info.status for run in runs} == {"FINISHED"} and {run.data.tags["kd.state"] for run in runs} == {
+        "COMPLETE"
+    }
     (parent,) = by_role["study"]
     stored = load(finished, "cancer").trials
     for run in by_role["trial"]:
@@ -100,7 +102,9 @@ def test_a_search_killed_again_and_again_gives_the_numbers_of_one_that_was_not(e
     for _ in range(4):
         process = start(example, *CANCER)
         target = min(7, len(cut) * 2)
-        wait_for(lambda number=target: epochs_logged(example, "cancer", number) > draw.randint(0, 3) or process.poll() == 0)
+        wait_for(
+            lambda number=target: epochs_logged(example, "cancer", number) > draw.randint(0, 3) or process.poll() == 0
+        )
         process.kill()
         process.wait()
         running = [t.number for t in load(example, "cancer").trials if t.state.name == "RUNNING"]

@@ -1,0 +1,187 @@
+"""What a person gets wrong, or what happens to them: one clear line, a non-zero exit, and nothing harmed."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import EXAMPLE, load, numbers, search
+from safetensors.torch import load as load_tensors
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.slow
+
+FAILING_STUDENTS = (
+    EXAMPLE.replace(
+        "        return perceptron(width)\n",
+        """\
+        student = perceptron(width)
+        if width == 2:
+            student.append(NotANumber())
+        if width == 3:
+            student.append(Greedy())
+        return student
+""",
+    )
+    + """
+
+class NotANumber(nn.Module):
+    def forward(self, logits):
+        return logits * (float("nan") if self.training else 1)
+
+
+class Greedy(nn.Module):
+    def forward(self, logits):
+        if self.training:
+            torch.empty(2**60)
+        return logits
+"""
+)
+
+
+def only_line(output: str) -> str:
+    """The error of an output that must hold one line about it, and no traceback."""
+    lines = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in output, output
+    return lines[0]
+
+
+def refused(folder: Path, *arguments: str) -> str:
+    return only_line(search(folder, *arguments, expect=2))
+
+
+def test_a_space_file_with_an_error_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import torch\n\nSPACE = torch.nothing()\n")
+    error = refused(tmp_path, "--space", "mine.py")
+    assert error.startswith("error: space file mine.py, line 3: AttributeError: module 'torch' has no attribute")
+    assert not (tmp_path / "optuna.db").exists()
+
+
+def test_a_student_that_cannot_be_built_is_found_before_the_search(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(EXAMPLE.replace("return perceptron(width)", "return perceptron(None)"))
+    error = refused(tmp_path, "--space", "mine.py")
+    assert error.startswith("error: the task's student(width=1) fails: TypeError")
+
+
+def test_a_study_is_not_resumed_as_another(finished: Path, tmp_path: Path) -> None:
+    before = numbers(finished, "cancer")
+    finished = Path(shutil.copytree(finished, tmp_path / "copy"))
+    same = ("--space", "cancer.py", "--epochs", "6")
+    error = refused(finished, *same, "--objectives", "accuracy,macs")
+    assert "'cancer' was created with objectives 'accuracy,latency_p50_ms,parameters'" in error
+    assert "cannot be resumed with 'accuracy,macs'; use --study to name a new one" in error
+    assert "was created with epochs 6 and cannot be resumed with 7" in refused(finished, *same[:2], "--epochs", "7")
+    assert "was created with seed 0 and cannot be resumed with 1" in refused(finished, *same, "--seed", "1")
+    error = refused(finished, "--study", "cancer", "--epochs", "6")
+    assert "was created with space 'cancer' and cannot be resumed with 'digits'" in error
+    (finished / "wider").mkdir(exist_ok=True)
+    (finished / "wider" / "cancer.py").write_text(EXAMPLE.replace("IntDistribution(1, 16", "IntDistribution(1, 17"))
+    error = refused(finished, "--space", "wider/cancer.py", "--epochs", "6")
+    assert "width: 1-16 log" in error and "width: 1-17 log" in error
+    (finished / "wider" / "cancer.py").write_text(EXAMPLE.replace("perceptron(256)", "perceptron(128)"))
+    error = refused(finished, "--space", "wider/cancer.py", "--epochs", "6", "--trials", "9")
+    assert "was created with teacher" in error
+    assert numbers(finished, "cancer") == before
+
+
+def test_a_value_outside_its_range_and_an_unknown_objective_are_refused(example: Path) -> None:
+    space = ("--space", "cancer.py")
+    assert "--fix alpha must lie in [0.0, 1.0], but got 1.5" in refused(example, *space, "--fix", "alpha=1.5")
+    assert "--fix must name a parameter of the space (width," in refused(example, *space, "--fix", "beta=1")
+    error = refused(example, *space, "--objectives", "accuracy,speed")
+    assert "--objectives must name some of accuracy," in error and "but got 'speed'" in error
+    assert "--accelerator must name a device of this machine" in refused(example, *space, "--accelerator", "gpu2")
+
+
+def test_an_unreachable_storage_or_tracking_server_is_said_without_its_password(example: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    space = ("--space", "cancer.py", "--trials", "1")
+    error = refused(example, *space, "--storage", f"postgresql+psycopg://me:s3cret@127.0.0.1:{port}/kd")
+    assert f"--storage postgresql+psycopg://me:***@127.0.0.1:{port}/kd can't be used" in error
+    assert "s3cret" not in (example / "output.txt").read_text()
+    error = refused(example, *space, "--tracking-uri", f"http://me:s3cret@127.0.0.1:{port}")
+    assert "--tracking-uri must be an MLflow store that answers" in error
+    assert "s3cret" not in (example / "output.txt").read_text()
+    assert "--storage must be an Optuna storage address" in refused(example, *space, "--storage", "nonsense://")
+    assert "can't be used" in refused(example, *space, "--storage", "sqlite:////nowhere/at/all.db")
+
+
+def test_fashion_mnist_without_its_files_says_what_to_put_where(tmp_path: Path) -> None:
+    error = refused(tmp_path, "--space", "fashion-mnist", "--data-dir", str(tmp_path))
+    assert "expected train-images-idx3-ubyte or train-images-idx3-ubyte.gz in" in error and "--data-dir" in error
+
+
+def test_a_teacher_that_does_not_fit_is_refused(finished: Path, example: Path) -> None:
+    (example / "cancer.py").write_text(EXAMPLE.replace("perceptron(256)", "perceptron(128)"))
+    (kept,) = (finished / "mlruns" / "cache" / "teachers").glob("*/teacher.safetensors")
+    error = refused(example, "--space", "cancer.py", "--teacher", str(kept))
+    assert "must fit the task's teacher, whose '1.weight' has shape (128, 30)" in error and "(256, 30)" in error
+    (example / "noise.ckpt").write_bytes(b"noise")
+    assert "can't be read" in refused(example, "--space", "cancer.py", "--teacher", "noise.ckpt")
+    assert "there is no file 'none.ckpt'" in refused(example, "--space", "cancer.py", "--teacher", "none.ckpt")
+
+
+def test_trials_that_fail_by_their_own_doing_are_recorded_and_the_search_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "failing.py").write_text(FAILING_STUDENTS)
+    command = ("--space", "failing.py", "--trials", "12", "--epochs", "1", "--sampler", "random")
+    output = search(tmp_path, *command)
+    reasons: dict[int, set[str]] = {2: set(), 3: set()}
+    for trial in load(tmp_path, "failing").trials:
+        failing = trial.params["width"] in reasons
+        assert (trial.state.name == "FAIL") == failing
+        if failing:
+            reasons[trial.params["width"]].add(trial.user_attrs["reason"].split(":")[0])
+    assert reasons == {2: {"train/loss is nan in epoch 0"}, 3: {"out of memory"}}
+    assert "trials failed" in output
+    from mlflow import MlflowClient
+
+    failed = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"], "tags.kd.state = 'FAIL'")
+    assert {run.info.status for run in failed} == {"FAILED"}
+    assert all(run.data.tags["kd.reason"] for run in failed)
+    assert "is finished: 12 trials" in search(tmp_path, *command)  # they count, and are not tried again
+
+
+def test_a_bug_in_a_task_stops_the_search_with_its_traceback_kept(tmp_path: Path) -> None:
+    bug = FAILING_STUDENTS.replace("torch.empty(2**60)", "raise KeyError('a bug')").replace("width == 2", "width == 0")
+    (tmp_path / "buggy.py").write_text(bug)
+    output = search(tmp_path, "--space", "buggy.py", "--trials", "5", "--epochs", "1", "--fix", "width=3", expect=2)
+    assert "trial 0 failed: KeyError: 'a bug' (traceback: mlruns/trials/buggy/0/failure.txt)" in only_line(output)
+    assert "raise KeyError('a bug')" in (tmp_path / "mlruns/trials/buggy/0/failure.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "word"),
+    [
+        ("teachers/*/teacher.safetensors", "the kept teacher"),
+        ("teacher_outputs/*.safetensors", "the kept teacher outputs"),
+        ("costs/*.json", "the kept cost table"),
+    ],
+)
+def test_a_damaged_cache_is_said_and_made_again(example: Path, finished: Path, pattern: str, word: str) -> None:
+    shutil.copytree(finished / "mlruns" / "cache", example / "mlruns" / "cache")
+    (kept,) = (example / "mlruns" / "cache").glob(pattern)
+    whole = kept.read_bytes()
+    tensors = load_tensors(whole) if kept.suffix == ".safetensors" else {}
+    kept.write_bytes(whole[:-7] + bytes(7) if kept.suffix == ".safetensors" else whole[:-7])
+    output = search(example, "--space", "cancer.py", "--trials", "1", "--epochs", "6")
+    assert word in output and "damaged" in output
+    assert numbers(example, "cancer")[0] == numbers(finished, "cancer")[0]
+    again = load_file(kept) if tensors else {}
+    assert all(torch.equal(again[name], value) for name, value in tensors.items())  # the same bits, made again
+
+
+def test_a_folder_of_a_namesake_in_another_storage_is_put_aside(example: Path) -> None:
+    command = ("--space", "cancer.py", "--trials", "1", "--epochs", "1")
+    search(example, *command)
+    first = load(example, "cancer").user_attrs["kd.id"]
+    (example / "optuna.db").rename(example / "older.db")
+    search(example, *command)
+    second = load(example, "cancer").user_attrs["kd.id"]
+    assert first != second
+    assert (example / "mlruns" / "trials" / f"cancer.{first[:8]}" / "0" / "student.safetensors").exists()
+    assert (example / "mlruns" / "trials" / "cancer" / "0" / "student.safetensors").exists()
