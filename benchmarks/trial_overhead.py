@@ -16,7 +16,6 @@ import os
 import statistics
 import tempfile
 import time
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +57,7 @@ def bare_loop(space: SearchSpace, prepared: Prepared, epochs: int, seed: int) ->
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(epoch))
         hard_sum, soft_sum = torch.zeros(()), torch.zeros(())
         for ids in order.split(data.batch_size):
-            hard, soft = loss_of(student(train.inputs[ids]), logits[ids], train.labels[ids])  # type: ignore[index]
+            hard, soft = loss_of(student(train.inputs[ids]), logits[ids], train.labels[ids])
             optimizer.zero_grad()
             (alpha * hard + (1 - alpha) * soft).backward()
             optimizer.step()
@@ -69,7 +68,7 @@ def bare_loop(space: SearchSpace, prepared: Prepared, epochs: int, seed: int) ->
         with torch.inference_mode():
             correct = 0
             for ids in torch.arange(len(val)).split(data.eval_batch_size):
-                z = student(val.inputs[ids])  # type: ignore[index]
+                z = student(val.inputs[ids])
                 loss_of(z, val_logits[ids], val.labels[ids])
                 correct += int((z.argmax(-1) == val.labels[ids]).sum())
             accuracy = correct / len(val)

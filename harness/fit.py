@@ -12,8 +12,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Checkpoint
 
 from harness.content import derived_seed, write_atomically
@@ -27,8 +27,6 @@ EpochListener = Callable[[int, dict[str, float]], None]
 # Said once a trial otherwise: which accelerators exist, and how Lightning might be used instead.
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
-for _category in (UserWarning, FutureWarning):
-    warnings.filterwarnings("ignore", module="pytorch_lightning", category=_category)
 
 
 def device_of(accelerator: str) -> torch.device:
@@ -75,7 +73,10 @@ def fit(
     checkpoint = folder / CHECKPOINT
     resume_from = checkpoint if _is_whole(checkpoint) else None
     trainer = _trainer(accelerator, epochs=epochs, folder=folder, callbacks=[_EpochEnd(checkpoint, seed, on_epoch)])
-    trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
+    with warnings.catch_warnings():
+        for category in (UserWarning, FutureWarning):
+            warnings.filterwarnings("ignore", module="pytorch_lightning", category=category)
+        trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
 
 
 CHECKPOINT = "checkpoint.ckpt"
@@ -115,7 +116,7 @@ class _AtomicIO(TorchCheckpointIO):
 
 
 def seed_draws(seed: int, device: torch.device) -> None:
-    """Seed what is drawn on the CPU and on ``device``; ``torch.manual_seed`` takes 0.5 ms to seed every kind there is."""
+    """Seed what is drawn on the CPU and on ``device``. ``torch.manual_seed`` takes 0.5 ms to seed every kind."""
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)

@@ -88,8 +88,14 @@ class Mirror:
             self._stdin.close()
         sent = self._process.wait() == 0
         self._listener.join()
+        self._stdout.close()
         if self._connected and not sent:
             self._say("not everything could be sent to MLflow; it is kept, and the same command sends it.")
+
+    @property
+    def _stdout(self) -> IO[bytes]:
+        assert self._process.stdout is not None
+        return self._process.stdout
 
     @property
     def _stdin(self) -> IO[bytes]:
@@ -105,8 +111,7 @@ class Mirror:
                 self._word("the process that logs to MLflow has ended; runs are kept and sent by the next start")
 
     def _listen(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+        for line in self._stdout:
             try:
                 message = json.loads(line)
             except ValueError:

@@ -18,8 +18,8 @@ class ClassifierModule(pl.LightningModule):
     """Trains ``network`` for ``criterion`` with AdamW under a one-cycle schedule.
 
     At the end of each epoch, ``epoch_metrics`` holds ``train/loss`` and ``train/<term>`` (means over the samples),
-    ``val/loss``, ``val/<term>``, ``val/<metric>`` and, where the teacher's outputs are at hand, ``val/agreement``. They do
-    not go through ``self.log``, which takes longer than such an epoch's validation.
+    ``val/loss``, ``val/<term>``, ``val/<metric>`` and, where the teacher's outputs are at hand, ``val/agreement``.
+    They do not go through ``self.log``, which takes longer than a small epoch's validation.
 
     Args:
         network: From the inputs of a batch to logits (B, C).
@@ -66,10 +66,6 @@ class ClassifierModule(pl.LightningModule):
             optimizer, max_lr=self.learning_rate, total_steps=self.total_steps
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Nothing to move: the loader cuts its batches on the device (see ``TensorDataModule.move_to``)."""
-        return batch
 
     def training_step(self, batches: list[Batch], batch_idx: int) -> None:
         """One optimizer step for each batch of an item."""

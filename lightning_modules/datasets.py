@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -58,8 +59,16 @@ def fashion_mnist(data_dir: Path | None, *, batch_size: int) -> TensorDataModule
     )
 
 
-def stratified_splits(inputs: Inputs, labels: Tensor) -> dict[str, Split]:
-    """The splits ``train``, ``val`` and ``test`` of 60, 20 and 20 %, with the same mix of classes, always the same ones.
+class Splits(TypedDict):
+    """The three parts of a dataset."""
+
+    train: Split
+    val: Split
+    test: Split
+
+
+def stratified_splits(inputs: Inputs, labels: Tensor) -> Splits:
+    """The splits ``train``, ``val`` and ``test`` of 60, 20 and 20 %: the same mix of classes, the same samples always.
 
     Args:
         inputs: A tensor, or a dict of tensors, of first dimension N.
@@ -67,8 +76,11 @@ def stratified_splits(inputs: Inputs, labels: Tensor) -> dict[str, Split]:
     """
     rest, test = stratified(labels, share=0.2)
     train, val = stratified(labels[rest], share=0.25)
-    parts = {"train": rest[train], "val": rest[val], "test": test}
-    return {name: Split(select(inputs, ids), labels[ids]) for name, ids in parts.items()}
+
+    def part(ids: Tensor) -> Split:
+        return Split(select(inputs, ids), labels[ids])
+
+    return Splits(train=part(rest[train]), val=part(rest[val]), test=part(test))
 
 
 def stratified(labels: Tensor, *, share: float) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -190,6 +191,10 @@ class TensorDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> TensorLoader:
         """Validation batches, in the order of the split."""
         return self.ordered("val")
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Nothing to move: batches are cut on the device (see ``move_to``)."""
+        return batch
 
     def ordered(self, split: str) -> TensorLoader:
         """Batches of ``split`` in the order of its samples."""

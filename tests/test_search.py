@@ -103,7 +103,9 @@ def test_a_search_killed_again_and_again_gives_the_numbers_of_one_that_was_not(e
         process = start(example, *CANCER)
         target = min(7, len(cut) * 2)
         wait_for(
-            lambda number=target: epochs_logged(example, "cancer", number) > draw.randint(0, 3) or process.poll() == 0
+            lambda number=target, process=process: (
+                epochs_logged(example, "cancer", number) > draw.randint(0, 3) or process.poll() == 0
+            )
         )
         process.kill()
         process.wait()
