@@ -10,12 +10,15 @@ _SQLITE = "sqlite:///"
 
 def redact(text: object) -> str:
     """``text`` with the password of every address in it replaced by ``***``."""
-    return re.sub(r"(://[^:/@\s]*):[^\s/]+@", r"\1:***@", str(text))
+    text = re.sub(r"(://[^:/@\s]*):\S+@", r"\1:***@", str(text))
+    return re.sub(r"(?i)([?&](?:password|passwd|pwd)=)[^&\s]+", r"\1***", text)
 
 
 def place_of(address: str) -> str:
     """An address as it may be written to a file and compared: absolute, without a password."""
     path = sqlite_path(address)
+    if "://" not in address:
+        return str(Path(address).resolve())
     return redact(address) if path is None else f"{_SQLITE}{path.resolve()}"
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
 from harness.addresses import redact
-from harness.errors import HarnessError, Interrupted
+from harness.errors import HarnessError, Interrupted, one_line
 from harness.settings import DEFAULT_RUNS_DIR, DEFAULT_STORAGE, DEFAULT_TRACKING_URI, SAMPLERS, Settings
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except HarnessError as error:
-        print(f"error: {redact(error)}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except Interrupted as interrupted:
         sys.exit(128 + interrupted.signal_number)

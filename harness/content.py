@@ -70,7 +70,9 @@ class Lease:
         self._descriptor: int | None = None
 
     def acquire(self) -> bool:
-        """Take the lease if it is free; whether it was."""
+        """Take the lease if it is free; whether it is held now."""
+        if self._descriptor is not None:
+            return True
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(descriptor, self._mode | fcntl.LOCK_NB)

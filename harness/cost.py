@@ -57,7 +57,7 @@ class Cost:
     """The costs of one architecture.
 
     Attributes:
-        parameters: Trainable numbers.
+        parameters: Numbers in its parameters, trained or not.
         macs: Multiply-accumulates of one sample (FLOPs = 2 MACs).
         size_mb: Weights and buffers as a safetensors file, MB (10^6 bytes).
         latency_p50_ms: Median wall time of a call, ms.

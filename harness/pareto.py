@@ -27,6 +27,8 @@ def pareto_front(values: ArrayLike, directions: Sequence[str] | None = None) -> 
         ValueError: If the shape is wrong, a value is NaN or a direction is unknown.
     """
     costs = _as_costs(values, directions)
+    if len(costs) == 0:
+        return np.empty(0, dtype=np.int64)
     # In this order a point can only be dominated by one before it, or be equal to it.
     order = np.lexsort(costs.T[::-1])
     front: list[int] = []
@@ -59,6 +61,8 @@ def hypervolume(values: ArrayLike, reference_point: ArrayLike, directions: Seque
     """
     costs = _as_costs(values, directions)
     reference = _as_costs(np.atleast_2d(np.asarray(reference_point, dtype=float)), directions)[0]
+    if len(costs) == 0:
+        return 0.0
     if costs.shape[1] != len(reference):
         raise ValueError(
             f"reference_point must have a value for each of {costs.shape[1]} objectives, but got {len(reference)}."

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.errors import HarnessError
-from harness.space import SearchSpace
+from harness.space import SearchSpace, member
 
 RECIPES: dict[str, dict[str, float]] = {
     # RepDistiller and mdistiller: T = 4, cross-entropy weight 0.1.
@@ -14,8 +13,8 @@ RECIPES: dict[str, dict[str, float]] = {
     "distilbert": {"temperature": 2.0, "alpha": 2 / 7},
     # The Keras example of knowledge distillation: T = 10, weight of the hard labels 0.1.
     "keras": {"temperature": 10.0, "alpha": 0.1},
-    # No teacher at all: what every gain is to be seen beside. T has no say here.
-    "control": {"temperature": 1.0, "alpha": 1.0},
+    # No teacher at all: what every gain is to be seen beside. T has no say in it, and stays in the middle.
+    "control": {"alpha": 1.0},
 }
 """By name; ``alpha`` is the weight of the hard labels."""
 
@@ -30,13 +29,10 @@ def configurations(space: SearchSpace, fixed: dict[str, str]) -> dict[str, dict[
         space: The space.
         fixed: Parameters held fixed, as text.
     """
+    narrowed = space.fixed(fixed)
     found = {}
     for name, recipe in RECIPES.items():
-        try:
-            space.fixed({key: repr(value) for key, value in recipe.items()})
-        except HarnessError:
-            continue
-        middle = space.fixed(fixed).middle()
-        if all(key not in fixed or float(middle[key]) == value for key, value in recipe.items()):
-            found[name] = middle | recipe
+        values = {key: member(narrowed.distributions[key], value) for key, value in recipe.items()}
+        if None not in values.values():
+            found[name] = narrowed.middle() | values
     return found

@@ -141,7 +141,7 @@ def load_space(file: Path) -> SearchSpace:
     """
     if not file.is_file():
         raise HarnessError(f"--space must be a name or a Python file, but there is no file {str(file)!r}.")
-    name = f"search_spaces.{file.stem}"
+    name = f"kd_space_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -149,6 +149,7 @@ def load_space(file: Path) -> SearchSpace:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[name]
         raise HarnessError(f"space file {file}{_line_of(error, file)}: {type(error).__name__}: {error}") from error
     space = getattr(module, "SPACE", None)
     if not isinstance(space, SearchSpace):
@@ -157,7 +158,7 @@ def load_space(file: Path) -> SearchSpace:
 
 
 def _line_of(error: BaseException, file: Path) -> str:
-    if isinstance(error, SyntaxError):
+    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).resolve() == file.resolve():
         return f", line {error.lineno}"
     lines = [
         frame.lineno
@@ -182,6 +183,16 @@ def _check_names(group: str, given: Distributions, known: set[str], *, all_neede
             f"{group} must name {sorted(known)}, but {missing[0]!r} is missing; "
             "a distribution of one value holds it fixed."
         )
+
+
+def member(distribution: BaseDistribution, value: float) -> Any:
+    """The value of a distribution that equals ``value``, of its own type; ``None`` if there is none."""
+    if isinstance(distribution, CategoricalDistribution):
+        return next((choice for choice in distribution.choices if choice == value), None)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if not distribution._contains(value):
+        return None
+    return int(value) if isinstance(distribution, IntDistribution) else float(value)
 
 
 def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
@@ -212,7 +223,7 @@ def _held(name: str, distribution: BaseDistribution, text: str) -> BaseDistribut
         value = kind(text)
     except ValueError:
         raise HarnessError(f"--fix {name} must be a number ({kind.__name__}), but got {text!r}.") from None
-    if math.isnan(value) or not distribution._contains(value):
+    if not distribution._contains(value):
         step = f" in steps of {distribution.step}" if distribution.step not in (None, 1) else ""
         raise HarnessError(f"--fix {name} must lie in [{distribution.low}, {distribution.high}]{step}, but got {text}.")
     if isinstance(distribution, FloatDistribution):
@@ -238,8 +249,10 @@ def _values(distribution: BaseDistribution, limit: int) -> list[Any] | None:
     if distribution.single():
         return [distribution.low]
     if isinstance(distribution, FloatDistribution):
-        if distribution.step is None:
+        low, high, step = distribution.low, distribution.high, distribution.step
+        if step is None:
             return None
-        count = round((distribution.high - distribution.low) / distribution.step) + 1
-        return [distribution.low + i * distribution.step for i in range(count)] if count <= limit else None
-    return list(range(distribution.low, distribution.high + 1, distribution.step))
+        count = round((high - low) / step) + 1
+        return [min(low + i * step, high) for i in range(count)] if count <= limit else None
+    values = range(distribution.low, distribution.high + 1, distribution.step)
+    return list(values) if len(values) <= limit else None

@@ -111,8 +111,9 @@ def read_idx(path: Path) -> Tensor:
         raise ValueError(f"{path} must be a gzip file, but can't be read: {error}; fetch it again.") from error
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
         raise ValueError(f"{path} must be an IDX file of bytes (00 00 08 ..), but begins with {raw[:4].hex(' ')!r}.")
-    dimensions = raw[3]
-    start = 4 + 4 * dimensions
+    start = 4 + 4 * raw[3]
+    if len(raw) < start:
+        raise ValueError(f"{path} must be an IDX file, but ends in its header; fetch it again.")
     shape = tuple(int.from_bytes(raw[i : i + 4], "big") for i in range(4, start, 4))
     if len(raw) != start + int(np.prod(shape)):
         raise ValueError(

@@ -1,0 +1,200 @@
+"""The command lines: defaults, mistakes in one line, and how a command ends."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, environment
+
+from harness.cli import SPACES_DIR, parse_report, parse_search, space_names
+from harness.settings import Settings
+
+HEAVY = {"torch", "pytorch_lightning", "mlflow", "optuna", "pandas", "numpy", "sklearn", "sqlalchemy", "rich"}
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Each test stands in a folder of its own, and nothing in the environment moves the files."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("KD_STORAGE", "KD_RUNS_DIR", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``code`` in the project with an interpreter of its own."""
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60)
+
+
+def only_line(error: str) -> str:
+    """The error, which must be one line that begins as every error does."""
+    assert error.startswith("error: ") and error.endswith("\n") and error.count("\n") == 1, error
+    return error
+
+
+def test_without_arguments_the_digits_are_searched_with_the_documented_defaults() -> None:
+    assert parse_search([]) == Settings(
+        space_name="digits",
+        space_file=ROOT / "search_spaces" / "digits.py",
+        study="digits",
+        trials=50,
+        storage="sqlite:///optuna.db",
+        tracking_uri="sqlite:///mlflow.db",
+        runs_dir=Path("mlruns"),
+        data_dir=None,
+        teacher=None,
+        epochs=None,
+        objectives=None,
+        sampler="tpe",
+        seed=0,
+        fixed={},
+        timeout_s=None,
+        accelerator="auto",
+    )
+
+
+def test_every_flag_reaches_its_setting() -> None:
+    asked = parse_search(
+        "--space fashion-mnist --study a.study+1 --trials 7 --epochs 3 --objectives accuracy,macs --fix alpha=0.5 "
+        "--fix act=a=b --sampler nsga2 --seed 2147483647 --timeout 1.5 --teacher t.ckpt --data-dir d --accelerator cpu "
+        "--storage redis://h --tracking-uri http://h:5000 --runs-dir out/runs".split()
+    )
+    assert asked == Settings(
+        space_name="fashion-mnist",
+        space_file=SPACES_DIR / "fashion_mnist.py",
+        study="a.study+1",
+        trials=7,
+        epochs=3,
+        objectives=("accuracy", "macs"),
+        fixed={"alpha": "0.5", "act": "a=b"},
+        sampler="nsga2",
+        seed=2147483647,
+        timeout_s=1.5,
+        teacher=Path("t.ckpt"),
+        data_dir=Path("d"),
+        accelerator="cpu",
+        storage="redis://h",
+        tracking_uri="http://h:5000",
+        runs_dir=Path("out/runs"),
+    )
+    assert list(Path("out/runs").iterdir()) == []  # made, and nothing left in it
+
+
+def test_the_environment_moves_what_no_flag_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KD_STORAGE", "redis://env")
+    monkeypatch.setenv("KD_RUNS_DIR", "env-runs")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://env")
+    for settings in (parse_search([]), parse_report(["report", "--study", "s"])):
+        assert (settings.storage, settings.tracking_uri) == ("redis://env", "http://env")
+        assert settings.runs_dir == Path("env-runs")
+    moved = parse_search(["--storage", "redis://flag", "--tracking-uri", "http://flag", "--runs-dir", "flag-runs"])
+    assert (moved.storage, moved.tracking_uri, moved.runs_dir) == ("redis://flag", "http://flag", Path("flag-runs"))
+
+
+def test_a_space_file_gives_its_name_to_the_study() -> None:
+    Path("my_space.py").write_text("")
+    asked = parse_search(["--space", "my_space.py"])
+    assert (asked.space_name, asked.study, asked.space_file) == ("my-space", "my-space", Path("my_space.py"))
+    assert space_names() == ["digits", "fashion-mnist"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flag", "found"),
+    [
+        *((["--trials", text], "--trials", repr(text)) for text in ("0", "-3", "x", "1.5", "")),
+        *((["--epochs", text], "--epochs", repr(text)) for text in ("0", "-1", "ten")),
+        *((["--seed", text], "--seed", repr(text)) for text in ("-1", "2147483648", "x", "1.0", "²")),
+        *((["--timeout", text], "--timeout", repr(text)) for text in ("0", "nan", "inf", "-5", "soon")),
+        *((["--study", text], "--study", repr(text)) for text in ("../x", "a/b", ".hidden", "a b", "é", "x" * 101)),
+        *((["--objectives", text], "--objectives", repr(text)) for text in ("a,a", "a,", ",")),
+        *((["--fix", text], "--fix", repr(text)) for text in ("alpha", "alpha=", "=1", "")),
+        (["--fix", "alpha=0", "--fix", "alpha=1"], "--fix", "once"),
+        (["--sampler", "grid"], "--sampler", "'grid'"),
+        (["--space", "cifar"], "--space", "'cifar'"),
+        (["--space", "none.py"], "--space", "'none.py'"),
+        (["--space", "../search_spaces/digits"], "--space", "digits, fashion-mnist"),
+        (["--trial", "3"], "--trial", "unrecognized"),
+        (["--trials"], "--trials", "expected one argument"),
+        (["extra"], "extra", "unrecognized"),
+    ],
+)
+def test_a_mistake_ends_with_code_2_and_one_line(
+    arguments: list[str], flag: str, found: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse_search(arguments)
+    output = capsys.readouterr()
+    assert end.value.code == 2 and output.out == ""
+    assert flag in (line := only_line(output.err)) and found in line
+
+
+@pytest.mark.parametrize("runs_dir", ["file", "file/runs", "file/a/b"])
+def test_a_runs_dir_that_cannot_be_written_is_said_at_once(runs_dir: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").write_text("not a folder")
+    with pytest.raises(SystemExit) as end:
+        parse_search(["--runs-dir", runs_dir])
+    line = only_line(capsys.readouterr().err)
+    assert end.value.code == 2 and "--runs-dir must be a folder that can be written" in line and repr(runs_dir) in line
+    assert Path("file").read_text() == "not a folder"
+
+
+@pytest.mark.parametrize(
+    "arguments", ["", "report", "report --study ../x", "show", "report --study s --runs-dir /dev/null/x"]
+)
+def test_a_mistake_in_the_report_s_command_is_one_line_too(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse_report(arguments.split())
+    assert end.value.code == 2
+    only_line(capsys.readouterr().err)
+
+
+def test_a_mistake_shows_no_password(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_search(["--storag", "postgresql://me:s3cret@host/db"])
+    assert "me:***@host" in (line := only_line(capsys.readouterr().err)) and "s3cret" not in line
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [("search", ["--trials", "0"]), ("search", ["--help"]), ("harness.__main__", ["report", "--help"])],
+)
+def test_help_and_mistakes_import_nothing_heavy(script: str, arguments: list[str]) -> None:
+    code = f"import runpy, sys\ntry: runpy.run_module({script!r}, run_name='__main__')\nfinally: print(*sys.modules)"
+    ended = python(code, *arguments)
+    assert ended.returncode == (0 if "--help" in arguments else 2)
+    *told, imported = ended.stdout.splitlines()
+    assert "harness.cli" in imported.split() and not HEAVY & set(imported.split())
+    if "--help" in arguments:
+        assert ended.stderr == "" and "--runs-dir" in "\n".join(told)
+    else:
+        assert "--trials" in only_line(ended.stderr) and told == []
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "error"),
+    [
+        ("pass", 0, ""),
+        ("raise HarnessError('no answer from http://u:p@h')", 2, "error: no answer from http://u:***@h\n"),
+        ("raise HarnessError('first\\nsecond')", 2, None),
+        ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)", 128 + signal.SIGTERM, ""),
+        ("os.kill(os.getpid(), signal.SIGINT); time.sleep(9)", 128 + signal.SIGINT, ""),
+    ],
+)
+def test_a_command_ends_as_its_outcome_asks(body: str, code: int, error: str | None) -> None:
+    ended = python(
+        "import os, signal, time\n"
+        "from harness.cli import run\n"
+        "from harness.errors import HarnessError\n"
+        f"def main():\n    {body}\n"
+        "run(main)\n"
+    )
+    assert ended.returncode == code and ended.stdout == ""
+    if error is None:
+        assert "first" in only_line(ended.stderr)
+    else:
+        assert ended.stderr == error

@@ -1,0 +1,96 @@
+"""Space files: what is wrong with one is said in one line, with its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.cli import SPACES_DIR
+from harness.errors import HarnessError
+from harness.space import SearchSpace, load_space
+
+GOOD = """
+from optuna.distributions import FloatDistribution, IntDistribution
+from harness.space import SearchSpace
+from search_spaces.digits import Digits
+
+class Mine(Digits):
+    teacher_epochs = 3
+
+SPACE = SearchSpace(
+    task=Mine(),
+    student={"width": IntDistribution(2, 4)},
+    distillation={"temperature": FloatDistribution(1, 2), "alpha": FloatDistribution(0, 1)},
+    epochs=5,
+)
+"""
+
+
+def error_of(file: Path) -> str:
+    with pytest.raises(HarnessError) as caught:
+        load_space(file)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion_mnist"])
+def test_the_embedded_spaces_load(name: str) -> None:
+    assert isinstance(load_space(SPACES_DIR / f"{name}.py"), SearchSpace)
+
+
+def test_a_file_of_one_s_own_loads(tmp_path: Path) -> None:
+    file = tmp_path / "good_space.py"
+    file.write_text(GOOD)
+    space = load_space(file)
+    assert space.epochs == 5 and space.task.teacher_epochs == 3 and list(space.student) == ["width"]
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert error_of(tmp_path / "none.py").endswith(f"there is no file {str(tmp_path / 'none.py')!r}.")
+
+
+def test_a_syntax_error_is_told_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "syntax_space.py"
+    file.write_text("import math\n\nSPACE = (\n")
+    assert error_of(file).startswith(f"space file {file}, line 3: SyntaxError: ")
+
+
+def test_an_exception_is_told_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "raising_space.py"
+    file.write_text("import math\n\ndef f():\n    return math.sqrt(-1)\n\nSPACE = f()\n")
+    message = error_of(file)  # the innermost line of the file: the one of the mistake
+    assert message.startswith(f"space file {file}, line 4: ValueError: ")
+
+
+def test_a_space_that_is_refused_is_told_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "refused_space.py"
+    file.write_text(GOOD.replace('"alpha"', '"lambda"'))
+    message = error_of(file)
+    assert message.startswith(f"space file {file}, line 9: ValueError: distillation must name some of")
+    assert "'lambda'" in message
+
+
+def test_a_relative_path_loses_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("relative_space.py").write_text("x = 1\ny = x / 0\n")
+    assert error_of(Path("relative_space.py")).startswith("space file relative_space.py, line 2: ZeroDivisionError: ")
+
+
+def test_a_syntax_error_in_another_file_is_not_given_a_line_of_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "broken_helper.py").write_text("\n" * 40 + "def f(:\n")
+    file = tmp_path / "importing_space.py"
+    file.write_text("x = 1\nimport broken_helper\n")
+    message = error_of(file)
+    assert message.startswith(f"space file {file}, line 2: SyntaxError: ")
+    assert "broken_helper.py" in message
+
+
+@pytest.mark.parametrize(("text", "found"), [("", "None"), ("SPACE = 3\n", "3"), ("space = 1\n", "None")])
+def test_a_file_without_a_space_is_refused(tmp_path: Path, text: str, found: str) -> None:
+    file = tmp_path / "empty_space.py"
+    file.write_text(text)
+    assert error_of(file) == f"space file {file} must set SPACE to a SearchSpace, but SPACE is {found}."

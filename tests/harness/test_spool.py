@@ -1,0 +1,166 @@
+"""The log of a run on disk: what is there stays there once, whatever cut it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.spool import RUN_STATUS, SPOOL, Spool, curves, read_events, read_events_until
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    """The file as JSON lines, read without the code under test; times apart."""
+    events = [json.loads(line) for line in (folder / SPOOL).read_text().splitlines()]
+    return [{key: value for key, value in event.items() if key != "time_ms"} for event in events]
+
+
+def test_an_event_is_on_disk_at_once_with_the_time(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    before = time.time() * 1000
+    spool.metrics({"val/accuracy": 0.5}, step=0)
+    (event,) = [json.loads(line) for line in (tmp_path / SPOOL).read_text().splitlines()]
+    assert before - 1 <= event["time_ms"] <= time.time() * 1000 + 1
+    spool.close()
+
+
+def test_events_are_kept_in_order_with_all_they_say(tmp_path: Path) -> None:
+    folder = tmp_path / "study" / "3"
+    spool = Spool(folder)
+    spool.begin("trial 3", tags={"kd.role": "trial"}, params={"width": 8, "alpha": 0.1}, parent=tmp_path / "study")
+    spool.metrics({"train/loss": 1.5}, step=0)
+    spool.tags({"kd.note": "é\n"})
+    spool.metrics({"accuracy": 0.75})
+    spool.artifact(folder / "student.safetensors")
+    spool.set_state("COMPLETE")
+    spool.close()
+    assert lines_of(folder) == [
+        {"event": "run", "name": "trial 3", "tags": {"kd.role": "trial"}, "params": {"width": "8", "alpha": "0.1"},
+         "parent": ".."},
+        {"event": "metrics", "step": 0, "values": {"train/loss": 1.5}},
+        {"event": "tags", "values": {"kd.note": "é\n"}},
+        {"event": "metrics", "step": None, "values": {"accuracy": 0.75}},
+        {"event": "artifact", "path": "student.safetensors"},
+        {"event": "state", "state": "COMPLETE"},
+    ]  # fmt: skip
+
+
+def test_an_epoch_is_not_logged_twice_after_reopening(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.metrics({"loss": 2.0}, step=0)
+    spool.metrics({"loss": 1.0}, step=1)
+    spool.metrics({"loss": 9.0}, step=1)
+    assert spool.epochs == 2
+    spool.close()
+    again = Spool(tmp_path)
+    assert again.epochs == 2
+    again.metrics({"loss": 9.0}, step=1)
+    again.metrics({"loss": 0.5}, step=2)
+    again.close()
+    assert [(line["step"], line["values"]["loss"]) for line in lines_of(tmp_path)] == [(0, 2.0), (1, 1.0), (2, 0.5)]
+
+
+def test_metrics_of_the_whole_run_are_no_epochs(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.metrics({"accuracy": 0.5})
+    spool.metrics({"accuracy": 0.6})
+    assert spool.epochs == 0 and len(lines_of(tmp_path)) == 2
+    spool.close()
+
+
+def test_a_cut_spool_drops_its_torn_line_and_goes_on(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.metrics({"loss": 2.0}, step=0)
+    spool.metrics({"loss": 1.0}, step=1)
+    spool.close()
+    file = tmp_path / SPOOL
+    whole = file.read_bytes()
+    first = whole.index(b"\n") + 1
+    for cut in (first, first + 1, len(whole) - 1):
+        file.write_bytes(whole[:cut])
+        again = Spool(tmp_path)
+        assert again.epochs == 1
+        again.metrics({"loss": 1.5}, step=1)
+        again.close()
+        assert [line["values"]["loss"] for line in lines_of(tmp_path)] == [2.0, 1.5]
+
+
+def test_a_run_begins_once(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        spool = Spool(tmp_path)
+        spool.begin(name, tags={}, params={})
+        spool.begin("third", tags={}, params={})
+        spool.close()
+    assert [(line["event"], line["name"]) for line in lines_of(tmp_path)] == [("run", "first")]
+
+
+def test_a_state_is_written_only_when_it_changes(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    for state in ("RUNNING", "RUNNING", "WAITING"):
+        spool.set_state(state)
+    spool.close()
+    again = Spool(tmp_path)
+    assert again.state == "WAITING"
+    for state in ("WAITING", "RUNNING", "COMPLETE", "COMPLETE"):
+        again.set_state(state)
+    again.close()
+    assert [line["state"] for line in lines_of(tmp_path)] == ["RUNNING", "WAITING", "RUNNING", "COMPLETE"]
+
+
+def test_every_state_of_optuna_has_a_status_that_mlflow_knows(tmp_path: Path) -> None:
+    from mlflow.entities import RunStatus
+    from optuna.trial import TrialState
+
+    assert set(RUN_STATUS) == {state.name for state in TrialState}
+    assert set(RUN_STATUS.values()) == {RunStatus.to_string(status) for status in RunStatus.all_status()}
+    with pytest.raises(AssertionError, match="DONE"):
+        Spool(tmp_path).set_state("DONE")
+
+
+def test_the_listener_is_told_the_folder_after_each_event(tmp_path: Path) -> None:
+    told: list[tuple[Path, int]] = []
+    spool = Spool(tmp_path, lambda folder: told.append((folder, len(lines_of(folder)))))
+    spool.metrics({"loss": 1.0}, step=0)
+    spool.metrics({"loss": 1.0}, step=0)  # nothing is written, nothing told
+    spool.set_state("RUNNING")
+    spool.close()
+    assert told == [(tmp_path, 1), (tmp_path, 2)]
+
+
+def test_events_are_read_from_where_the_last_reading_ended(tmp_path: Path) -> None:
+    file = tmp_path / SPOOL
+    assert read_events(file) == [] and read_events_until(file, 0) == ([], 0)
+    spool = Spool(tmp_path)
+    spool.tags({"a": "1"})
+    events, end = read_events_until(file, 0)
+    assert [event["values"] for event in events] == [{"a": "1"}] and end == file.stat().st_size
+    assert read_events_until(file, end) == ([], end)
+    spool.tags({"b": "2"})
+    with open(file, "ab") as other:
+        other.write(b'{"event": "ta')  # still being written
+    events, last = read_events_until(file, end)
+    assert [event["values"] for event in events] == [{"b": "2"}] and last == file.stat().st_size - 13
+    spool.close()
+
+
+def test_curves_are_the_epochs_by_name(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.metrics({"loss": 2.0, "accuracy": 0.1}, step=0)
+    spool.metrics({"loss": math.nan}, step=1)
+    spool.metrics({"accuracy": 0.9})
+    spool.close()
+    found = curves(tmp_path)
+    assert found["accuracy"] == {0: 0.1}
+    assert found["loss"][0] == 2.0 and math.isnan(found["loss"][1])
+    assert curves(tmp_path / "nowhere") == {}
+
+
+def test_a_spool_is_not_inherited_by_other_programs(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    assert not os.get_inheritable(spool._file)
+    spool.close()
