@@ -1,4 +1,4 @@
-"""The script that people write today: Optuna + Lightning + MLFlowLogger, teacher in ``training_step``, DataLoader, SQLite.
+"""The script that people write today: Optuna, Lightning, MLFlowLogger, DataLoader, the teacher in ``training_step``.
 
 Run by ``benchmarks/against_usual_script.py``; nothing of the harness is in it but the data, the networks and the loss.
 """
@@ -17,6 +17,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.loggers import MLFlowLogger
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -58,7 +59,7 @@ class Student(pl.LightningModule):
         self.log("val/loss", F.cross_entropy(logits, labels))
         self.log("val/accuracy", (logits.argmax(-1) == labels).float().mean())
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.AdamW(self.student.parameters(), lr=self.lr, weight_decay=1e-4)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=self.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -80,7 +81,7 @@ def main() -> None:
     size, teacher_width = (8, 64) if small else (28, 48)
     train, val = (
         DataLoader(
-            TensorDataset(data.splits[name].inputs, data.splits[name].labels),
+            TensorDataset(*data.splits[name].tensors().values()),
             batch_size=data.batch_size,
             shuffle=name == "train",
         )
