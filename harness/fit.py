@@ -12,11 +12,11 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Checkpoint
 
-from harness.content import derived_seed, write_atomically
+from harness.checkpoint import PackedIO
+from harness.content import derived_seed
 from harness.errors import HarnessError, TrialFailed
 from lightning_modules.classifier import ClassifierModule
 from lightning_modules.tensors import TensorDataModule
@@ -108,13 +108,6 @@ class _EpochEnd(Checkpoint):
         trainer.save_checkpoint(self.path)
 
 
-class _AtomicIO(TorchCheckpointIO):
-    """Puts a checkpoint in place whole, at half of what Lightning's detour through a remote file system costs."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        write_atomically(Path(path), lambda temporary: torch.save(checkpoint, temporary))
-
-
 def seed_draws(seed: int, device: torch.device) -> None:
     """Seed what is drawn on the CPU and on ``device``. ``torch.manual_seed`` takes 0.5 ms to seed every kind."""
     torch.default_generator.manual_seed(seed)
@@ -127,7 +120,7 @@ def _is_whole(checkpoint: Path) -> bool:
     if not checkpoint.exists():
         return False
     try:
-        torch.load(checkpoint, map_location="cpu", weights_only=True)
+        PackedIO().load_checkpoint(checkpoint)
     except Exception as error:
         warnings.warn(f"{checkpoint} can't be read and is dropped ({error}); training starts over.", stacklevel=2)
         checkpoint.unlink()
@@ -143,7 +136,7 @@ def _trainer(accelerator: str, *, epochs: int, folder: Path, callbacks: Any = No
         callbacks=callbacks,
         default_root_dir=folder,
         # Under Slurm, Lightning would requeue the job and load any hpc_ckpt_* by itself: a worker is not a job.
-        plugins=[LightningEnvironment(), _AtomicIO()],
+        plugins=[LightningEnvironment(), PackedIO()],
         logger=False,
         enable_checkpointing=callbacks is not None,  # the one among them; Lightning would add its own
         enable_progress_bar=False,
