@@ -78,7 +78,7 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     small = asked.space == "digits"
     data = digits(batch_size=64) if small else fashion_mnist(None, batch_size=128)
-    size, teacher_width = (8, 64) if small else (28, 48)
+    size, teacher_width = (8, 64) if small else (28, 32)
     train, val = (
         DataLoader(
             TensorDataset(*data.splits[name].tensors().values()),
