@@ -118,7 +118,7 @@ _MACS_WORTH_THREADS = 30e6
 
 @contextmanager
 def _threads(macs: float) -> Iterator[None]:
-    """Train a small student on one thread: below 30 million MACs a step, threads wait for each other more than they help.
+    """Train a small student on one thread: below 30 million MACs a step, threads cost more than they save.
 
     Measured on 2 cores: 2.6 ms a step of 10 million on one thread, 3.1 ms on two.
     """
