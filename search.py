@@ -9,7 +9,10 @@ def main() -> None:
     """Parse, prepare, search, report."""
     settings = parse_search()
     from harness.mirror import Mirror
+    from harness.terminal import Terminal
 
+    terminal = Terminal()
+    terminal.say(f"study     {settings.study}: {settings.trials} trials of {settings.space_name}, {settings.sampler}")
     with Mirror() as mirror:  # its process imports MLflow while this one imports torch
         from harness.errors import Interrupted
         from harness.parent import ParentRun
@@ -17,10 +20,8 @@ def main() -> None:
         from harness.report import report
         from harness.space import load_space
         from harness.study import open_storage, open_study
-        from harness.terminal import Terminal
         from harness.worker import catch_up, work
 
-        terminal = Terminal()
         whole_space = load_space(settings.space_file)
         space = whole_space.fixed(settings.fixed)
         storage = open_storage(settings.storage)
@@ -41,6 +42,7 @@ def main() -> None:
                     )
                 report(study, terminal, parent.spool)
         except Interrupted:
+            catch_up(study, mirror, settings.tracking_uri)
             terminal.say(f"stopped with {study.finished()} of {settings.trials} trials finished; nothing is lost.")
             terminal.say(next_steps(settings, study, mirror.experiment_id))
             raise

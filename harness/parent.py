@@ -60,11 +60,13 @@ class ParentRun:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        if self.spool.state == "RUNNING":
+        self._lease.release()
+        last = Lease(self._study.folder)
+        if self.spool.state == "RUNNING" and last.acquire():  # else another process goes on with the study
             finished = self._study.finished() >= self._settings.trials
             self.spool.set_state("COMPLETE" if finished else "WAITING")
+        last.release()
         self.spool.close()
-        self._lease.release()
 
     def start(self) -> None:
         """Say that the search runs, and with what."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import uuid
 import warnings
 from collections.abc import Mapping
@@ -222,7 +223,7 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
         "epochs": settings.epochs or space.epochs,
         "seed": settings.seed,
     }
-    with exclusive(settings.study_dir / "claim.lock"):
+    with exclusive(settings.study_dir.with_name(f".{settings.study}.lock")):
         if settings.study in optuna.get_all_study_names(storage):
             loaded = optuna.load_study(study_name=settings.study, storage=storage)
             stored = loaded.user_attrs.get("kd.identity")
@@ -277,19 +278,31 @@ def find_study(settings: Settings) -> Study:
 
 
 def _own_folder(study: Study) -> None:
-    """See that the study's folder holds this study's trials, and not those of a namesake in another storage."""
+    """See that the study's folder holds this study's trials, and not those of a namesake in another storage.
+
+    A namesake's folder is put aside under its id, and comes back when its study is opened again.
+    """
     mark = study.folder / "study.json"
     if mark.exists():
         found = json.loads(mark.read_text())["id"]
         if found == study.id:
             return
-        kept = [folder for folder in study.folder.iterdir() if folder.name.isdigit()]
-        aside = study.folder.with_name(f"{study.folder.name}.{found[:8]}")
-        aside.mkdir()
-        for path in [*kept, *(study.folder / name for name in ("spool.jsonl", "mirror.json", "study.json"))]:
-            if path.exists():
-                path.rename(aside / path.name)
+        lease = Lease(study.folder)
+        if not lease.acquire():
+            raise HarnessError(
+                f"another study of the name {study.settings.study!r}, in another storage, is being searched in "
+                f"{study.folder}; use --study or --runs-dir to keep them apart."
+            )
+        study.folder.rename(_aside(study.folder, found))
+        lease.release()
+    if (kept := _aside(study.folder, study.id)).exists():
+        shutil.rmtree(study.folder, ignore_errors=True)  # nothing but an empty folder can be there
+        kept.rename(study.folder)
     write_atomically(mark, lambda path: path.write_text(json.dumps({"id": study.id})))
+
+
+def _aside(folder: Path, study_id: str) -> Path:
+    return folder.with_name(f"{folder.name}.{study_id[:8]}")
 
 
 def _direction(objective: str, space: SearchSpace) -> str:

@@ -185,3 +185,8 @@ def test_a_folder_of_a_namesake_in_another_storage_is_put_aside(example: Path) -
     assert first != second
     assert (example / "mlruns" / "trials" / f"cancer.{first[:8]}" / "0" / "student.safetensors").exists()
     assert (example / "mlruns" / "trials" / "cancer" / "0" / "student.safetensors").exists()
+    (example / "optuna.db").rename(example / "newer.db")
+    (example / "older.db").rename(example / "optuna.db")
+    assert "is finished: 1 trials" in search(example, *command)
+    assert (example / "mlruns" / "trials" / f"cancer.{second[:8]}" / "0" / "student.safetensors").exists()
+    assert (example / "mlruns" / "trials" / "cancer" / "0" / "student.safetensors").exists()
