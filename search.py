@@ -24,12 +24,12 @@ def main() -> None:
 
         whole_space = load_space(settings.space_file)
         space = whole_space.fixed(settings.fixed)
-        storage = open_storage(settings.storage)
+        storage = open_storage(settings)
         mirror.connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
         study = open_study(settings, whole_space, storage)
         try:
             with ParentRun(study, settings, mirror) as parent:
-                catch_up(study, mirror, settings.tracking_uri)
+                catch_up(study, mirror)
                 if study.finished() < settings.trials:
                     parent.start()
                     prepared = prepare(settings, space, study, terminal, mirror)
@@ -42,7 +42,7 @@ def main() -> None:
                     )
                 report(study, terminal, parent.spool)
         except Interrupted:
-            catch_up(study, mirror, settings.tracking_uri)
+            catch_up(study, mirror)
             terminal.say(f"stopped with {study.finished()} of {settings.trials} trials finished; nothing is lost.")
             terminal.say(next_steps(settings, study, mirror.experiment_id))
             raise

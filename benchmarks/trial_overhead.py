@@ -99,7 +99,7 @@ def main() -> None:
     with Mirror() as mirror:
         mirror.connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
         settings = _with(settings, trials=1, epochs=epochs)
-        study = open_study(settings, whole, open_storage(settings.storage))
+        study = open_study(settings, whole, open_storage(settings))
         with ParentRun(study, settings, mirror):
             prepared = prepare(settings, space, study, terminal, mirror)
             for pair in range(asked.pairs + 1):

@@ -25,9 +25,10 @@ def main() -> None:
             terminal.say(f"the report is not logged to MLflow: {error}")
             folder = report(study, terminal)
         else:
-            spool = Spool(study.folder, mirror.notify)
-            folder = report(study, terminal, spool)
-            spool.close()
+            spool = Spool(study.folder, mirror.notify) if study.owns_folder() else None
+            folder = report(study, terminal, spool if spool is not None and spool.begun else None)
+            if spool is not None:
+                spool.close()
         terminal.say(f"tables and plots are in {folder}")
 
 

@@ -195,8 +195,9 @@ def key_of(architecture: Mapping[str, Any]) -> str:
     return json.dumps(dict(architecture), sort_keys=True)
 
 
-def cost_cache_file(cache_dir: Path, networks: Mapping[str, nn.Module], conditions: Conditions) -> Path:
-    """Where the costs of these very networks, measured under these conditions, are kept."""
+def cost_cache_file(cache_dir: Path, networks: Mapping[str, nn.Module], inputs: Inputs, conditions: Conditions) -> Path:
+    """Where the costs of these very networks on such inputs, measured under these conditions, are kept."""
+    named = inputs if isinstance(inputs, dict) else {"": inputs}
     shapes = {
         name: [
             repr(network),
@@ -204,7 +205,11 @@ def cost_cache_file(cache_dir: Path, networks: Mapping[str, nn.Module], conditio
         ]
         for name, network in networks.items()
     }
-    return cache_dir / "costs" / f"{digest('costs', 1, shapes, asdict(conditions))}.json"
+    return (
+        cache_dir
+        / "costs"
+        / f"{digest('costs', shapes, {k: list(v.shape) for k, v in named.items()}, asdict(conditions))}.json"
+    )
 
 
 def save_cost_table(table: CostTable, file: Path) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from harness.addresses import place_of, redact
+from harness.addresses import redact
 from harness.errors import HarnessError
 from harness.spool import SPOOL, STATE_FILE
 
@@ -28,7 +28,7 @@ class Mirror:
     """
 
     def __init__(self) -> None:
-        self.experiment_id = ""
+        self.experiment_id = self.store = ""
         self._say: Callable[[str], None] = lambda text: None
         self._answered = threading.Event()
         self._connected = False
@@ -117,7 +117,7 @@ class Mirror:
             except ValueError:
                 continue  # a library's greeting
             if "ready" in message:  # "failed" is followed by the end of the stream
-                self.experiment_id = message["experiment_id"]
+                self.experiment_id, self.store = message["experiment_id"], message["store"]
                 self._answered.set()
             elif "failed" in message:
                 self._failure = message["failed"]
@@ -136,12 +136,12 @@ class Mirror:
             self._say(text)
 
 
-def is_sent(folder: Path, address: str, state: str) -> bool:
-    """Whether all of a run's spool was sent to ``address`` and ends in ``state``, judged by the files alone."""
+def is_sent(folder: Path, store: str, state: str) -> bool:
+    """Whether all of a run's spool was sent to ``store`` and ends in ``state``, judged by the files alone."""
     try:
         mirrored = json.loads((folder / STATE_FILE).read_text())
         return bool(
-            mirrored["address"] == place_of(address)
+            mirrored["store"] == store
             and mirrored["state"] == state
             and mirrored["offset"] == (folder / SPOOL).stat().st_size
         )

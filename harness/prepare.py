@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ from harness.cost import (
     measure_costs,
     save_cost_table,
 )
-from harness.errors import HarnessError
+from harness.errors import HarnessError, one_line
 from harness.fit import device_of
 from harness.mirror import Mirror
 from harness.settings import Settings
@@ -66,10 +67,8 @@ def prepare(settings: Settings, space: SearchSpace, study: Study, terminal: Term
         HarnessError: If the data, the teacher's checkpoint or the device can't be had, or the study stands on others.
     """
     device = device_of(settings.accelerator)
-    try:
+    with _asking("the task's data"):
         data = space.task.data(settings.data_dir)
-    except (OSError, ValueError) as error:
-        raise HarnessError(f"data of {settings.space_name}: {error}") from error
     dataset = tensors_digest(
         {f"{split}.{name}": value for split, part in data.splits.items() for name, value in part.tensors().items()}
     )
@@ -109,7 +108,7 @@ def score(logits: Tensor, data: TensorDataModule, space: SearchSpace, classes: i
     return {
         space.task.metric_name: float(metric(logits, labels)),
         "agreement": float(agreement),
-        "ece": float(calibration(logits, labels)),
+        "ece": float(calibration(logits.softmax(-1), labels)),
     }
 
 
@@ -134,7 +133,8 @@ def _teacher(
 
     listener = TeacherListener(on_start=on_start, on_epoch=on_epoch, say=terminal.say, on_append=mirror.notify)
     try:
-        teacher = make_teacher(space.task, data, dataset, classes=classes, settings=settings, listener=listener)
+        with _asking("the task's teacher"):
+            teacher = make_teacher(space.task, data, dataset, classes=classes, settings=settings, listener=listener)
     finally:
         for shown in bar:
             shown.close()
@@ -158,7 +158,7 @@ def _costs(
     architectures = space.architectures(limit=MOST_ARCHITECTURES) or []
     networks = {key_of(architecture): _student(space, architecture, data.device) for architecture in architectures}
     networks = {_TEACHER: teacher, **networks}
-    file = cost_cache_file(settings.cache_dir, networks, conditions)
+    file = cost_cache_file(settings.cache_dir, networks, example_inputs(data, 1), conditions)
     with exclusive(file.with_suffix(".lock")):
         table = None
         if file.exists():
@@ -169,9 +169,13 @@ def _costs(
         if table is None:
             bar = terminal.bar("costs", len(networks) * ROUNDS)
             try:
-                costs = measure_costs(
-                    networks, lambda size: example_inputs(data, size), conditions=conditions, on_measured=bar.advance
-                )
+                with _asking("a network of the task"):
+                    costs = measure_costs(
+                        networks,
+                        lambda size: example_inputs(data, size),
+                        conditions=conditions,
+                        on_measured=bar.advance,
+                    )
             finally:
                 bar.close()
             table = CostTable(conditions, costs.pop(_TEACHER), costs)
@@ -183,14 +187,18 @@ def _costs(
 
 def costs_of(architecture: Mapping[str, Any], space: SearchSpace, study: Study, prepared: Prepared) -> dict[str, float]:
     """Costs of one architecture by metric name; measured now if the space was too large to measure before."""
-    key = key_of(architecture)
-    table = prepared.costs
+    key, table = key_of(architecture), prepared.costs
     if key not in table.students:
-        network = _student(space, architecture, prepared.data.device)
-        table.students |= measure_costs(
-            {key: network}, lambda size: example_inputs(prepared.data, size), conditions=table.conditions
-        )
-        study.keep_costs(table.to_json())
+        # Another worker may have measured it, and the study keeps one table.
+        with exclusive(study.folder / "costs.lock"):
+            assert study.costs is not None
+            table.students |= CostTable.from_json(study.costs).students
+            if key not in table.students:
+                network = _student(space, architecture, prepared.data.device)
+                table.students |= measure_costs(
+                    {key: network}, lambda size: example_inputs(prepared.data, size), conditions=table.conditions
+                )
+                study.keep_costs(table.to_json())
     return table.metrics(architecture)
 
 
@@ -201,13 +209,19 @@ def example_inputs(data: TensorDataModule, size: int) -> Inputs:
 
 
 def _student(space: SearchSpace, architecture: Mapping[str, Any], device: torch.device) -> nn.Module:
-    try:
+    with _asking(f"the task's student({', '.join(f'{k}={v!r}' for k, v in architecture.items())})"):
         return space.task.student(**architecture).to(device)
+
+
+@contextlib.contextmanager
+def _asking(what: str) -> Iterator[None]:
+    """Say of any error in a task's own code whose it is, in one line."""
+    try:
+        yield
+    except HarnessError:
+        raise
     except Exception as error:
-        raise HarnessError(
-            f"the task's student({', '.join(f'{k}={v!r}' for k, v in architecture.items())}) fails: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+        raise HarnessError(f"{what} fails: {type(error).__name__}: {one_line(error)}") from error
 
 
 def _finish_teacher(teacher: Teacher, study: Study, cost: Cost, scores: dict[str, float]) -> None:

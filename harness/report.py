@@ -20,7 +20,7 @@ from harness.errors import HarnessError
 from harness.pareto import knee, pareto_front
 from harness.prepare import used_conditions
 from harness.spool import Spool, curves
-from harness.study import MAXIMIZED, Study
+from harness.study import MAXIMIZED, METRICS, Study
 from harness.terminal import Terminal
 
 WITHIN_TEACHER = 0.01  # "one point", the margin of the small pick
@@ -120,7 +120,10 @@ def trials_frame(study: Study) -> pd.DataFrame:
         for trial in study.trials()
         if trial.state.name != "WAITING"
     ]
-    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
+    frame = pd.DataFrame(rows, columns=None if rows else columns)
+    # A study of which nothing is finished yet has the same columns.
+    missing = [name for name in (study.primary, *METRICS) if name not in frame]
+    return frame.assign(**dict.fromkeys(missing, float("nan")))
 
 
 def _pick(frame: pd.DataFrame, front: pd.Index, study: Study, teacher: dict[str, float]) -> None:
@@ -128,7 +131,12 @@ def _pick(frame: pd.DataFrame, front: pd.Index, study: Study, teacher: dict[str,
     rows = frame.loc[front].sort_values(["parameters", "latency_p50_ms", "number"])
     losses = sign * rows[primary].to_numpy(dtype=float)
     axes = [name for name in study.objectives if name in _COST_AXES]
-    costs = np.array([np.log(rows[name].to_numpy(dtype=float)) * (-1 if name in MAXIMIZED else 1) for name in axes]).T
+    costs = np.array(
+        [
+            np.log(np.maximum(rows[name].to_numpy(dtype=float), 1e-12)) * (-1 if name in MAXIMIZED else 1)
+            for name in axes
+        ]
+    ).T
     picked = {"accurate": rows.index[int(np.argmin(losses))], "balanced": rows.index[knee(losses, costs)]}
     near = rows.index[losses <= sign * teacher[primary] + WITHIN_TEACHER + 1e-9]
     if len(near):
@@ -189,11 +197,14 @@ def write_report(result: Result, folder: Path) -> None:
     files: dict[str, Callable[[Path], Any]] = {
         "trials.csv": lambda path: result.trials.to_csv(path, index=False),
         "trials.parquet": lambda path: result.trials.to_parquet(path, index=False),
-        "front.html": lambda path: plots.front_page(result, path),
-        "front.png": lambda path: plots.front_picture(result, path),
-        "curves.png": lambda path: plots.curves_picture(result, path),
         "summary.md": lambda path: path.write_text(summary(result)),
     }
+    if len(result.front):
+        files |= {
+            "front.html": lambda path: plots.front_page(result, path),
+            "front.png": lambda path: plots.front_picture(result, path),
+            "curves.png": lambda path: plots.curves_picture(result, path),
+        }
     for name, write in files.items():
         write_atomically(folder / name, write)
 
@@ -251,7 +262,15 @@ def report(study: Study, terminal: Terminal, spool: Spool | None = None) -> Path
             {
                 "front_size": float(len(result.front)),
                 **counts,
-                **({f"best_{result.primary}": float(best.max())} if len(best) else {}),
+                **(
+                    {
+                        f"best_{result.primary}": float(
+                            best.max() if study.primary_direction == "maximize" else best.min()
+                        )
+                    }
+                    if len(best)
+                    else {}
+                ),
             }
         )
         spool.tags(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -50,7 +51,12 @@ class Spool:
                 self._steps.add(event["step"])
             if event["event"] == "state":
                 self.state = event["state"]
-        self._file = os.open(folder / SPOOL, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._file = os.open(folder / SPOOL, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+
+    @property
+    def begun(self) -> bool:
+        """Whether it says what run it is of."""
+        return self._begun
 
     @property
     def epochs(self) -> int:
@@ -96,7 +102,8 @@ class Spool:
     def set_state(self, state: str) -> None:
         """Set the run's state, in Optuna's words (see ``RUN_STATUS``)."""
         assert state in RUN_STATUS, state
-        if state != self.state:
+        # RUNNING is said again by each process: the mirror may have marked a run that was cut as waiting.
+        if state != self.state or state == "RUNNING":
             self._append("state", state=state)
             self.state = state
 
@@ -106,7 +113,11 @@ class Spool:
 
     def _append(self, event: str, **fields: Any) -> None:
         line = json.dumps({"event": event, "time_ms": time.time_ns() // 1_000_000, **fields}) + "\n"
-        os.write(self._file, line.encode())
+        content = line.encode()
+        if (written := os.write(self._file, content)) < len(content):
+            # A torn line in the middle would make the whole spool unreadable.
+            os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / SPOOL))
         self._on_append(self.folder)
 
     def _drop_torn_line(self) -> None:

@@ -18,7 +18,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalRedisBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import event
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError
 
 from harness import recipes
 from harness.addresses import redact, sqlite_path
@@ -85,6 +85,13 @@ class Study:
         """What the study says of itself."""
         return self.optuna.user_attrs
 
+    def owns_folder(self) -> bool:
+        """Whether the study's folder is this study's, and not that of a namesake in another storage."""
+        try:
+            return bool(json.loads((self.folder / "study.json").read_text())["id"] == self.id)
+        except FileNotFoundError:
+            return False
+
     @property
     def space_name(self) -> str:
         """Name of the space that it searches."""
@@ -136,17 +143,21 @@ class Study:
                 if frozen.state == TrialState.RUNNING:
                     lease = self._lease(frozen.number)
                     if lease.acquire():
+                        self._seed_draw(frozen.number)
                         return self._claimed(Trial(self.optuna, frozen._trial_id), space, lease, resumed=True)
             begun = sum(trial.state != TrialState.WAITING for trial in trials)
             if begun >= self.settings.trials:
                 return None
-            # Seeded anew by what was tried: a search that was cut draws on as if it had not been.
-            self.optuna.sampler = make_sampler(self.settings.sampler, derived_seed(self.settings.seed, "draw", begun))
+            self._seed_draw(begun)
             trial = self.optuna.ask()
             lease = self._lease(trial.number)
             taken = lease.acquire()
             assert taken, trial.number
             return self._claimed(trial, space, lease, resumed=False)
+
+    def _seed_draw(self, begun: int) -> None:
+        """Seed the sampler by what was tried: a search that was cut draws on as if it had not been."""
+        self.optuna.sampler = make_sampler(self.settings.sampler, derived_seed(self.settings.seed, "draw", begun))
 
     def _lease(self, number: int) -> Lease:
         folder = self.trial_folder(number)
@@ -222,6 +233,7 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
         "objectives": list(objectives),
         "epochs": settings.epochs or space.epochs,
         "seed": settings.seed,
+        "fixed": dict(settings.fixed),
     }
     with exclusive(settings.study_dir.with_name(f".{settings.study}.lock")):
         if settings.study in optuna.get_all_study_names(storage):
@@ -266,7 +278,7 @@ def find_study(settings: Settings) -> Study:
     name, path = settings.study, sqlite_path(settings.storage)
     if path is not None and not path.exists():
         raise HarnessError(f"--storage must be a study's database, but there is no file {str(path)!r}.")
-    storage = open_storage(settings.storage)
+    storage = open_storage(settings)
     names = optuna.get_all_study_names(storage)
     if name not in names:
         known = ", ".join(sorted(names)) or "none"
@@ -295,6 +307,12 @@ def _own_folder(study: Study) -> None:
             )
         study.folder.rename(_aside(study.folder, found))
         lease.release()
+    elif any(trial.state == TrialState.RUNNING for trial in study.trials()):
+        # Its lease, if it is alive, and its checkpoint are in the folder that it was begun with.
+        raise HarnessError(
+            f"study {study.settings.study!r} has a trial that was begun with another --runs-dir or in another folder "
+            f"than {study.folder.resolve()}; go on there."
+        )
     if (kept := _aside(study.folder, study.id)).exists():
         shutil.rmtree(study.folder, ignore_errors=True)  # nothing but an empty folder can be there
         kept.rename(study.folder)
@@ -325,7 +343,7 @@ def _compare(name: str, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> 
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, dict):
+    if isinstance(value, dict) and all(isinstance(item, dict) for item in value.values()):
         return "{" + ", ".join(f"{name}: {_range(dist)}" for name, dist in value.items()) + "}"
     return repr(",".join(value) if isinstance(value, list) else value)
 
@@ -351,13 +369,18 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
     raise AssertionError(name)
 
 
-def open_storage(address: str) -> BaseStorage:
-    """The storage of an address: a database's URL, ``redis://…``, or the path of a journal file.
+def open_storage(settings: Settings) -> BaseStorage:
+    """The settings' storage: a database's URL, ``redis://…``, or the path of a journal file.
 
     Raises:
         HarnessError: If it can't be reached or used.
     """
-    shown = redact(address)
+    address, shown = settings.storage, redact(settings.storage)
+    with exclusive(settings.runs_dir / ".storage.lock"):  # two first starts at once would both make the tables
+        return _open_storage(address, shown)
+
+
+def _open_storage(address: str, shown: str) -> BaseStorage:
     try:
         if re.match("rediss?://", address):
             storage: BaseStorage = JournalStorage(JournalRedisBackend(address))
@@ -375,9 +398,12 @@ def open_storage(address: str) -> BaseStorage:
         raise HarnessError(
             f"--storage must be an Optuna storage address, but got {shown!r}: {one_line(error)}"
         ) from error
-    except (SQLAlchemyError, OSError, optuna.exceptions.StorageInternalError) as error:
-        cause = error.__cause__ or error
-        raise HarnessError(f"--storage {shown} can't be used: {one_line(cause)}") from error
+    except UnicodeDecodeError as error:
+        raise HarnessError(
+            f"--storage {shown} must be a journal file, but is none; a SQLite database is named sqlite:///{shown}"
+        ) from error
+    except Exception as error:  # whatever a driver raises: the address can't be used, and its words say why
+        raise HarnessError(f"--storage {shown} can't be used: {one_line(error.__cause__ or error)}") from error
     return storage
 
 

@@ -30,7 +30,7 @@ class Teacher:
 
     Attributes:
         network: In eval mode, without gradients.
-        digest: Content hash of its weights, 16 hexadecimal digits.
+        digest: Content hash of its layers and weights, 16 hexadecimal digits.
         spool: The log of its own MLflow run.
     """
 
@@ -76,7 +76,7 @@ def make_teacher(
     network = task.teacher()
     if settings.teacher is not None:
         _load_checkpoint(network, settings.teacher)
-        key = tensors_digest(network.state_dict())
+        key = _digest(network)
         source = str(settings.teacher)
     else:
         # Fresh weights under a fixed seed stand for the architecture: another one draws others.
@@ -101,7 +101,12 @@ def make_teacher(
         with exclusive(folder / "lock"):
             _load_or_train(network, task, data, classes, key, folder, spool, settings, listener)
     network.to(data.device).eval().requires_grad_(False)
-    return Teacher(network, tensors_digest(network.state_dict()), spool)
+    return Teacher(network, _digest(network), spool)
+
+
+def _digest(network: nn.Module) -> str:
+    """Weights, and what is done with them: the same weights under another activation are another teacher."""
+    return digest(repr(network), tensors_digest(network.state_dict()))
 
 
 def _load_or_train(

@@ -24,6 +24,7 @@ import logging
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag, ViewType
+from mlflow.exceptions import MlflowException
 
 from harness.addresses import place_of
 from harness.content import Lease, exclusive, write_atomically
@@ -42,7 +43,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 class _Mirrored:
     """How far a run has been sent, kept beside its spool."""
 
-    address: str
+    store: str
     run_id: str | None = None
     offset: int = 0
     state: str | None = None
@@ -67,7 +68,6 @@ class MlflowSink:
     """
 
     def __init__(self, address: str, experiment: str, artifact_root: Path) -> None:
-        self.address = address
         self.client = MlflowClient(address)
         found = self.client.get_experiment_by_name(experiment)
         if found is not None and found.lifecycle_stage == "deleted":
@@ -78,6 +78,8 @@ class MlflowSink:
             self.experiment_id = self.client.create_experiment(experiment, artifact_location=place, tags=_KIND)
         else:
             self.experiment_id = found.experiment_id
+        made = self.client.get_experiment(self.experiment_id).creation_time
+        self.store = f"{place_of(address)}, experiment {self.experiment_id} of {made}"
 
     def send(self, folder: Path) -> None:
         """Send what is new in a run's spool. A cut leaves it as it was: sending again is harmless.
@@ -87,17 +89,32 @@ class MlflowSink:
         """
         with exclusive(folder / "mirror.lock"):
             mirrored = self._mirrored(folder)
-            events, end = read_events_until(folder / SPOOL, mirrored.offset)
-            if not events:
-                return
-            if mirrored.run_id is None:
-                mirrored.run_id = self._run_of(folder, events[0])
-            pending = _Pending()
-            for event in events:
-                self._gather(event, folder, mirrored, pending)
-            self._flush(mirrored.run_id, pending)
-            mirrored.offset = end
-            _keep(folder, mirrored)
+            try:
+                self._send_rest(folder, mirrored)
+            except MlflowException:
+                if mirrored.run_id is None or not self._is_deleted(mirrored.run_id):
+                    raise
+                # Whoever deleted the run wants it gone; what else there is must not wait for it.
+                mirrored.offset = (folder / SPOOL).stat().st_size
+                _keep(folder, mirrored)
+
+    def _send_rest(self, folder: Path, mirrored: _Mirrored) -> None:
+        events, end = read_events_until(folder / SPOOL, mirrored.offset)
+        if not events:
+            return
+        if mirrored.run_id is None:
+            mirrored.run_id = self._run_of(folder, events[0])
+        # Two processes that begin a study at once may both have said what it is.
+        events = [event for n, event in enumerate(events) if event["event"] != "run" or mirrored.offset + n == 0]
+        pending = _Pending()
+        for event in events:
+            self._gather(event, folder, mirrored, pending)
+        self._flush(mirrored.run_id, pending)
+        mirrored.offset = end
+        _keep(folder, mirrored)
+
+    def _is_deleted(self, run_id: str) -> bool:
+        return bool(self.client.get_run(run_id).info.lifecycle_stage == "deleted")
 
     def cut(self, folder: Path) -> None:
         """Mark a run as waiting whose process ended in the middle of it."""
@@ -122,9 +139,9 @@ class MlflowSink:
         try:
             kept = _Mirrored(**json.loads((folder / STATE_FILE).read_text()))
         except (FileNotFoundError, ValueError, TypeError):
-            return _Mirrored(place_of(self.address))
-        # Another address: a new server gets the whole run from the start.
-        return kept if kept.address == place_of(self.address) else _Mirrored(place_of(self.address))
+            return _Mirrored(self.store)
+        # Another store, or the same one made anew: it gets the whole run from the start.
+        return kept if kept.store == self.store else _Mirrored(self.store)
 
     def _run_of(self, folder: Path, event: dict[str, Any]) -> str:
         assert event["event"] == "run", event
@@ -242,12 +259,14 @@ def main() -> int:
         return 0  # the search ended before it had anything to log
     config = json.loads(first_line)
     try:
-        sink = MlflowSink(config["address"], config["experiment"], Path(config["artifact_root"]))
+        root = Path(config["artifact_root"])
+        with exclusive(root / ".mlflow.lock"):  # two first starts at once would both make the tables
+            sink = MlflowSink(config["address"], config["experiment"], root)
     except Exception as error:
         _tell(failed=one_line(error))
         return 1
     os.nice(5)  # training comes first
-    _tell(ready=True, experiment_id=sink.experiment_id)
+    _tell(ready=True, experiment_id=sink.experiment_id, store=sink.store)
     inbox, seen = _Inbox(), set()
     pause_s, give_up_at = _FIRST_PAUSE_S, None
     while True:
@@ -255,29 +274,34 @@ def main() -> int:
             inbox.listen(None)
             inbox.gather(_GATHER_S)
         inbox.listen(0)
-        try:
-            while inbox.folders:
-                folder = next(iter(inbox.folders))
+        problem = None
+        for folder in list(inbox.folders):
+            try:
                 sink.send(folder)
+            except Exception as error:  # of any kind: the folder is kept, and the others are not held up by it
+                problem = error
+            else:
                 seen.add(folder)
                 del inbox.folders[folder]
-                if pause_s > _FIRST_PAUSE_S:
-                    _tell(back=True)
-                    pause_s = _FIRST_PAUSE_S
-            if inbox.abandoned and not inbox.closing:
-                for folder in seen:
-                    sink.cut(folder)
-        except Exception as error:
-            _tell(away=one_line(error))
+        if problem is None:
+            if pause_s > _FIRST_PAUSE_S:
+                _tell(back=True)
+                pause_s = _FIRST_PAUSE_S
+        else:
+            _tell(away=one_line(problem))
             if inbox.over:
                 give_up_at = give_up_at or time.monotonic() + inbox.grace_s
                 if time.monotonic() > give_up_at:
-                    _tell(unsent=len(inbox.folders))
                     return 1
+                pause_s = min(pause_s, 1.0)
             inbox.listen(pause_s)
+            if inbox.over:
+                time.sleep(0.2)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             continue
         if inbox.over and not inbox.folders:
+            for folder in seen:
+                sink.cut(folder)
             return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,6 +94,9 @@ def run_trial(
             )
         logits = validation_logits(student.to(data.device), data)
         metrics = score(logits, data, space, prepared.classes) | costs
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise TrialFailed(f"{name} is {value}")
         metadata = {"space": settings.space_name, "architecture": key_of(configuration.student)}
         state = cpu_state(student)
         write_atomically(claim.folder / STUDENT, lambda path: save_file(state, path, metadata=metadata))

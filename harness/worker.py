@@ -6,6 +6,10 @@ import time
 import traceback
 from pathlib import Path
 
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import SQLAlchemyError
+
+from harness.addresses import redact
 from harness.errors import HarnessError, Interrupted, TrialFailed, one_line
 from harness.mirror import Mirror, is_sent
 from harness.prepare import Prepared
@@ -40,6 +44,23 @@ def work(
     Raises:
         HarnessError: If a trial fails by an error that is no trial's own doing.
     """
+    try:
+        _work(settings, space, study, prepared, mirror, display)
+    except (StorageInternalError, SQLAlchemyError) as error:
+        raise HarnessError(
+            f"--storage {redact(settings.storage)} can't be used any more: {one_line(error.__cause__ or error)}; "
+            "the same command goes on."
+        ) from error
+
+
+def _work(
+    settings: Settings,
+    space: SearchSpace,
+    study: Study,
+    prepared: Prepared,
+    mirror: Mirror,
+    display: SearchDisplay,
+) -> None:
     ends_at = None if settings.timeout_s is None else time.monotonic() + settings.timeout_s
     while ends_at is None or time.monotonic() < ends_at:
         claim = study.claim(space)
@@ -64,9 +85,11 @@ def work(
         except Interrupted:
             spool.set_state("WAITING")
             raise
+        except (StorageInternalError, SQLAlchemyError):
+            raise  # no fault of the trial's: it stays as it is, and is resumed
         except Exception as error:
             reason = f"{type(error).__name__}: {one_line(error)}"
-            (claim.folder / FAILURE).write_text(traceback.format_exc())
+            (claim.folder / FAILURE).write_text(redact(traceback.format_exc()))
             _fail(claim, spool, study, reason)
             raise HarnessError(
                 f"trial {claim.trial.number} failed: {reason} (traceback: {claim.folder / FAILURE}); "
@@ -106,7 +129,7 @@ def _fail(claim: Claim, spool: Spool, study: Study, reason: str) -> None:
     drop_checkpoint(claim.folder)
 
 
-def catch_up(study: Study, mirror: Mirror, address: str) -> None:
+def catch_up(study: Study, mirror: Mirror) -> None:
     """Bring every run's log level with the study, after a cut or an outage; the mirror sends what it lacks.
 
     A trial is told to the study first and logged second. A cut between the two leaves a run that says RUNNING of a
@@ -115,7 +138,7 @@ def catch_up(study: Study, mirror: Mirror, address: str) -> None:
     folders: list[Path] = [study.folder]
     for trial in study.trials():
         folder = study.trial_folder(trial.number)
-        if not (folder / SPOOL).exists() or is_sent(folder, address, trial.state.name):
+        if not (folder / SPOOL).exists() or is_sent(folder, mirror.store, trial.state.name):
             continue
         folders.append(folder)
         if trial.state.name in FINISHED_STATES:

@@ -143,7 +143,7 @@ class _TermMeans:
         self._sizes.append(samples)
 
     def compute(self) -> dict[str, float]:
-        values = torch.stack(self._values).double().cpu().view(len(self._sizes), len(self._weights))
+        values = torch.stack(self._values).cpu().double().view(len(self._sizes), len(self._weights))
         means = (torch.tensor(self._sizes, dtype=torch.float64) @ values / self.samples).tolist()
         named = dict(zip(self._weights, means, strict=True))
         return {"loss": sum(self._weights[name] * mean for name, mean in named.items()), **named}

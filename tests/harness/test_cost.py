@@ -154,8 +154,11 @@ def test_what_is_no_cost_table_is_refused(text: str) -> None:
 
 
 def test_costs_are_kept_apart_by_network_and_conditions(tmp_path: Path) -> None:
-    def file(width: int = 2, conditions: Conditions = CONDITIONS, name: str = "a", **options: float) -> Path:
-        return cost_cache_file(tmp_path, {name: ConvNet(width, size=8, **options)}, conditions)  # type: ignore[arg-type]
+    def file(
+        width: int = 2, conditions: Conditions = CONDITIONS, name: str = "a", pixels: int = 8, **options: float
+    ) -> Path:
+        networks = {name: ConvNet(width, size=8, **options)}  # type: ignore[arg-type]
+        return cost_cache_file(tmp_path, networks, torch.zeros(1, 1, pixels, pixels), conditions)
 
     base = file()
     assert base == file()  # other weights, the same costs
@@ -163,13 +166,14 @@ def test_costs_are_kept_apart_by_network_and_conditions(tmp_path: Path) -> None:
         file(width=3),
         file(dropout=0.5),
         file(name="b"),
+        file(pixels=9),
         file(conditions=replace(CONDITIONS, device="y")),
         file(conditions=replace(CONDITIONS, threads=2)),
         file(conditions=replace(CONDITIONS, latency_batch=2)),
         file(conditions=replace(CONDITIONS, throughput_batch=9)),
         file(conditions=replace(CONDITIONS, torch="0")),
     }
-    assert len(others | {base}) == 9 and base.parent == tmp_path / "costs"
+    assert len(others | {base}) == 10 and base.parent == tmp_path / "costs"
 
 
 def test_a_network_without_parameters_has_a_finite_compression() -> None:

@@ -70,7 +70,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     terminal = Terminal()
     with Mirror() as mirror:
         mirror.connect(f"sqlite:///{folder}/mlflow.db", "kd-cancer", folder / "mlruns", say=terminal.say)
-        study = open_study(settings, space, open_storage(settings.storage))
+        study = open_study(settings, space, open_storage(settings))
         with ParentRun(study, settings, mirror):
             prepared = prepare(settings, space, study, terminal, mirror)
             made = Session(settings, space, study, prepared, mirror, terminal, seen)
@@ -146,6 +146,7 @@ def test_a_teacher_is_frozen_and_in_eval_mode_while_its_outputs_are_made(session
     assert session.settings.teacher is not None
     before = load_file(session.settings.teacher)
     # BatchNorm statistics would have moved in train mode, and with them the hash that the study stands on.
-    from harness.content import tensors_digest
+    from harness.content import digest, tensors_digest
 
-    assert session.prepared.teacher_digest == tensors_digest(before)
+    layers = repr(session.space.task.teacher())
+    assert session.prepared.teacher_digest == digest(layers, tensors_digest(before))
