@@ -197,7 +197,8 @@ def test_the_report_can_be_had_at_any_time(finished: Path) -> None:
     assert "the Pareto front" in shown.stdout and "tables and plots are in" in shown.stdout
     missing = subprocess.run([*command[:-1], "other"], cwd=finished, env=environment(), capture_output=True, text=True)
     assert missing.returncode == 2
-    assert missing.stderr.strip() == "error: sqlite:///optuna.db must hold study 'other', but holds cancer."
+    # A build of torch for GPUs may have said before that it finds none.
+    assert missing.stderr.splitlines()[-1] == "error: sqlite:///optuna.db must hold study 'other', but holds cancer."
 
 
 def test_a_teacher_is_loaded_from_a_checkpoint_and_its_own_file_is_its_source(finished: Path, example: Path) -> None:
