@@ -19,7 +19,8 @@ def main() -> None:
         from harness.prepare import prepare
         from harness.report import report
         from harness.space import load_space
-        from harness.study import open_storage, open_study
+        from harness.storage import open_storage, storage_in_reach
+        from harness.study import open_study
         from harness.worker import catch_up, work
 
         whole_space = load_space(settings.space_file)
@@ -34,7 +35,7 @@ def main() -> None:
                     parent.start()
                     prepared = prepare(settings, space, study, terminal, mirror)
                     parent.stands_on(prepared)
-                    with terminal.search(study, settings.epochs or space.epochs) as display:
+                    with storage_in_reach(settings), terminal.search(study, settings.epochs or space.epochs) as display:
                         work(settings, space, study, prepared, mirror, display)
                 else:
                     terminal.say(

@@ -26,7 +26,8 @@ from harness.parent import ParentRun
 from harness.prepare import Prepared, prepare
 from harness.settings import Settings
 from harness.space import SearchSpace, load_space
-from harness.study import open_storage, open_study
+from harness.storage import open_storage
+from harness.study import open_study
 from harness.terminal import Terminal
 from harness.worker import work
 

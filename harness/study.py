@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import uuid
 import warnings
@@ -14,19 +13,17 @@ from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalRedisBackend
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy import event
-from sqlalchemy.exc import ArgumentError
 
 from harness import recipes
 from harness.addresses import redact, sqlite_path
 from harness.content import Lease, derived_seed, exclusive, write_atomically
 from harness.cost import COSTS
-from harness.errors import HarnessError, one_line
+from harness.errors import HarnessError
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
+from harness.storage import open_storage
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -36,7 +33,6 @@ METRICS = (*COSTS, "agreement", "ece", "compression", "speedup")
 """What a trial has beside the task's primary metric."""
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-_CONNECT_TIMEOUT_S = 10
 _COSTS_ATTR = "kd.costs"
 _MAKING_ATTR = "kd.making"
 
@@ -367,57 +363,3 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
         case "random":
             return RandomSampler(seed=seed)
     raise AssertionError(name)
-
-
-def open_storage(settings: Settings) -> BaseStorage:
-    """The settings' storage: a database's URL, ``redis://…``, or the path of a journal file.
-
-    Raises:
-        HarnessError: If it can't be reached or used.
-    """
-    address, shown = settings.storage, redact(settings.storage)
-    with exclusive(settings.runs_dir / ".storage.lock"):  # two first starts at once would both make the tables
-        return _open_storage(address, shown)
-
-
-def _open_storage(address: str, shown: str) -> BaseStorage:
-    try:
-        if re.match("rediss?://", address):
-            storage: BaseStorage = JournalStorage(JournalRedisBackend(address))
-        elif "://" not in address:
-            storage = JournalStorage(JournalFileBackend(address))
-        else:
-            storage = optuna.storages.get_storage(_open_database(address))
-        optuna.get_all_study_names(storage)
-    except ImportError as error:
-        raise HarnessError(
-            f"--storage {shown} needs a driver that is not installed ({one_line(error)}); for PostgreSQL: "
-            "pip install 'kd-harness[postgres]', address postgresql+psycopg://..."
-        ) from error
-    except ArgumentError as error:
-        raise HarnessError(
-            f"--storage must be an Optuna storage address, but got {shown!r}: {one_line(error)}"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise HarnessError(
-            f"--storage {shown} must be a journal file, but is none; a SQLite database is named sqlite:///{shown}"
-        ) from error
-    except Exception as error:  # whatever a driver raises: the address can't be used, and its words say why
-        raise HarnessError(f"--storage {shown} can't be used: {one_line(error.__cause__ or error)}") from error
-    return storage
-
-
-def _open_database(address: str) -> RDBStorage:
-    if sqlite_path(address) is None:
-        arguments = {"connect_timeout": _CONNECT_TIMEOUT_S} if address.startswith("postgresql") else {}
-        return RDBStorage(address, engine_kwargs={"connect_args": arguments, "pool_pre_ping": True})
-    storage = RDBStorage(address, engine_kwargs={"connect_args": {"timeout": 60}})
-    # A write-ahead log outlives kill -9 without waiting for the disk at each of a trial's dozen commits.
-    event.listen(storage.engine, "connect", _write_ahead)
-    storage.engine.dispose()
-    return storage
-
-
-def _write_ahead(connection: Any, record: Any) -> None:
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")

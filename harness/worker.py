@@ -6,9 +6,6 @@ import time
 import traceback
 from pathlib import Path
 
-from optuna.exceptions import StorageInternalError
-from sqlalchemy.exc import SQLAlchemyError
-
 from harness.addresses import redact
 from harness.errors import HarnessError, Interrupted, TrialFailed, one_line
 from harness.mirror import Mirror, is_sent
@@ -16,6 +13,7 @@ from harness.prepare import Prepared
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.spool import FINISHED_STATES, SPOOL, Spool
+from harness.storage import STORAGE_ERRORS
 from harness.study import Claim, Study
 from harness.terminal import SearchDisplay
 from harness.trial import drop_checkpoint, run_trial
@@ -44,23 +42,6 @@ def work(
     Raises:
         HarnessError: If a trial fails by an error that is no trial's own doing.
     """
-    try:
-        _work(settings, space, study, prepared, mirror, display)
-    except (StorageInternalError, SQLAlchemyError) as error:
-        raise HarnessError(
-            f"--storage {redact(settings.storage)} can't be used any more: {one_line(error.__cause__ or error)}; "
-            "the same command goes on."
-        ) from error
-
-
-def _work(
-    settings: Settings,
-    space: SearchSpace,
-    study: Study,
-    prepared: Prepared,
-    mirror: Mirror,
-    display: SearchDisplay,
-) -> None:
     ends_at = None if settings.timeout_s is None else time.monotonic() + settings.timeout_s
     while ends_at is None or time.monotonic() < ends_at:
         claim = study.claim(space)
@@ -85,7 +66,7 @@ def _work(
         except Interrupted:
             spool.set_state("WAITING")
             raise
-        except (StorageInternalError, SQLAlchemyError):
+        except STORAGE_ERRORS:
             raise  # no fault of the trial's: it stays as it is, and is resumed
         except Exception as error:
             reason = f"{type(error).__name__}: {one_line(error)}"

@@ -1,0 +1,95 @@
+"""Optuna's storage: opening what an address means, and saying in one line when it can't be reached."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalRedisBackend
+from sqlalchemy import event
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from harness.addresses import redact, sqlite_path
+from harness.content import exclusive
+from harness.errors import HarnessError, one_line
+from harness.settings import Settings
+
+STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError)
+"""What is raised where a storage that was open can't be reached any more."""
+
+_CONNECT_TIMEOUT_S = 10
+
+
+@contextlib.contextmanager
+def storage_in_reach(settings: Settings) -> Iterator[None]:
+    """Work on an open storage; a storage that is lost meanwhile ends it.
+
+    Raises:
+        HarnessError: If it is lost.
+    """
+    try:
+        yield
+    except STORAGE_ERRORS as error:
+        raise HarnessError(
+            f"--storage {redact(settings.storage)} can't be used any more: {one_line(error.__cause__ or error)}; "
+            "the same command goes on."
+        ) from error
+
+
+def open_storage(settings: Settings) -> BaseStorage:
+    """The settings' storage: a database's URL, ``redis://…``, or the path of a journal file.
+
+    Raises:
+        HarnessError: If it can't be reached or used.
+    """
+    address, shown = settings.storage, redact(settings.storage)
+    with exclusive(settings.runs_dir / ".storage.lock"):  # two first starts at once would both make the tables
+        return _open_storage(address, shown)
+
+
+def _open_storage(address: str, shown: str) -> BaseStorage:
+    try:
+        if re.match("rediss?://", address):
+            storage: BaseStorage = JournalStorage(JournalRedisBackend(address))
+        elif "://" not in address:
+            storage = JournalStorage(JournalFileBackend(address))
+        else:
+            storage = optuna.storages.get_storage(_open_database(address))
+        optuna.get_all_study_names(storage)
+    except ImportError as error:
+        raise HarnessError(
+            f"--storage {shown} needs a driver that is not installed ({one_line(error)}); for PostgreSQL: "
+            "pip install 'kd-harness[postgres]', address postgresql+psycopg://..."
+        ) from error
+    except ArgumentError as error:
+        raise HarnessError(
+            f"--storage must be an Optuna storage address, but got {shown!r}: {one_line(error)}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise HarnessError(
+            f"--storage {shown} must be a journal file, but is none; a SQLite database is named sqlite:///{shown}"
+        ) from error
+    except Exception as error:  # whatever a driver raises: the address can't be used, and its words say why
+        raise HarnessError(f"--storage {shown} can't be used: {one_line(error.__cause__ or error)}") from error
+    return storage
+
+
+def _open_database(address: str) -> RDBStorage:
+    if sqlite_path(address) is None:
+        arguments = {"connect_timeout": _CONNECT_TIMEOUT_S} if address.startswith("postgresql") else {}
+        return RDBStorage(address, engine_kwargs={"connect_args": arguments, "pool_pre_ping": True})
+    storage = RDBStorage(address, engine_kwargs={"connect_args": {"timeout": 60}})
+    # A write-ahead log outlives kill -9 without waiting for the disk at each of a trial's dozen commits.
+    event.listen(storage.engine, "connect", _write_ahead)
+    storage.engine.dispose()
+    return storage
+
+
+def _write_ahead(connection: Any, record: Any) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
