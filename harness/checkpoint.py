@@ -1,67 +1,130 @@
-"""Checkpoints that are there whole or not at all, and cheap enough to write after every epoch of a small student."""
+"""Checkpoints cheap enough to write after every epoch of a small student, and never lost to a cut in the middle."""
 
 from __future__ import annotations
 
-import io
+import errno
+import json
+import os
+import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from harness.content import write_atomically
+_SLOTS = 2
 
 
-class PackedIO(TorchCheckpointIO):
-    """Lightning's checkpoints with all their tensors in one.
+def slot(folder: Path, epoch: int) -> Path:
+    """Where the checkpoint of an epoch is written: two files take turns, so that one is always whole."""
+    return folder / f"checkpoint-{epoch % _SLOTS}.safetensors"
 
-    ``torch.save`` spends most of its time on each tensor, of which a small student and its optimizer have some forty
-    of a few hundred numbers: packed, a checkpoint is written in half the time.
+
+def newest_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The checkpoint of the latest epoch in a folder; one that was torn, or damaged, is said, and passed over."""
+    found = []
+    for path in (slot(folder, number) for number in range(_SLOTS)):
+        if path.exists():
+            try:
+                found.append(load_checkpoint(path))
+            except (SafetensorError, ValueError, KeyError, OSError) as error:
+                warnings.warn(f"{path} can't be read and is passed over: {error}", stacklevel=2)
+    return max(found, key=lambda checkpoint: checkpoint["epoch"], default=None)
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Remove what a training that is over needs no more."""
+    for number in range(_SLOTS):
+        slot(folder, number).unlink(missing_ok=True)
+
+
+def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write ``checkpoint``, made of tensors, dicts, lists, tuples, text and numbers, over the one that stands there.
+
+    All tensors are packed in one, and what is no tensor stands beside it as JSON: nothing is ever unpickled, and a
+    small student's checkpoint takes a tenth of the time that ``torch.save`` and a rename take. A file that a cut left
+    half written is known by its checksum; ``slot`` says what is left then.
+
+    Raises:
+        TypeError: If it holds anything else; nothing is written then.
+        OSError: If there is no room.
     """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        tensors: list[Tensor] = []
-        structure = _without_tensors(checkpoint, tensors)
-        layout = [(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for tensor in tensors]
-        flat = [tensor.detach().cpu().reshape(-1).view(torch.uint8) for tensor in tensors]
-        content = io.BytesIO()  # torch.save writes a file in many small pieces
-        torch.save({"structure": structure, "layout": layout, "bytes": torch.cat(flat)}, content)
-        write_atomically(Path(path), lambda temporary: temporary.write_bytes(content.getbuffer()))
-
-    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
-        """The checkpoint that was saved, its tensors on the CPU."""
-        packed = torch.load(path, map_location="cpu", weights_only=True)
-        tensors, start = [], 0
-        for name, shape in packed["layout"]:
-            dtype = getattr(torch, name)
-            end = start + dtype.itemsize * torch.Size(shape).numel()
-            # A copy: a view would start where its type may not be aligned.
-            tensors.append(packed["bytes"][start:end].clone().view(dtype).reshape(shape))
-            start = end
-        restored: dict[str, Any] = _with_tensors(packed["structure"], tensors)
-        return restored
+    tensors: list[Tensor] = []
+    structure = json.dumps(_without_tensors(checkpoint, tensors))
+    layout = json.dumps([(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for tensor in tensors])
+    flat = [tensor.detach().cpu().reshape(-1).view(torch.uint8) for tensor in tensors]
+    packed = torch.cat(flat) if flat else torch.empty(0, dtype=torch.uint8)
+    texts = {"structure": structure, "layout": layout}
+    _write_over(path, safetensors.torch.save({"packed": packed}, {**texts, "checksum": _checksum(packed, texts)}))
 
 
-_PLACE = "tensor at"  # a key that stands for a tensor, with its position
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The checkpoint that was saved, its tensors on the CPU.
+
+    Raises:
+        ValueError: If it is not whole.
+    """
+    with safe_open(path, framework="pt") as file:
+        texts, packed = file.metadata(), file.get_tensor("packed")
+    if texts.pop("checksum") != _checksum(packed, texts):
+        raise ValueError("its checksum is not that of its content.")
+    tensors, start = [], 0
+    for name, shape in json.loads(texts["layout"]):
+        dtype = getattr(torch, name)
+        end = start + dtype.itemsize * torch.Size(shape).numel()
+        # A copy: a view would start where its type may not be aligned.
+        tensors.append(packed[start:end].clone().view(dtype).reshape(shape))
+        start = end
+    restored: dict[str, Any] = _with_tensors(json.loads(texts["structure"]), tensors)
+    return restored
+
+
+def _checksum(packed: Tensor, texts: dict[str, str]) -> str:
+    checksum = zlib.crc32(packed.numpy().data)
+    for text in (texts["structure"], texts["layout"]):
+        checksum = zlib.crc32(text.encode(), checksum)
+    return str(checksum)
+
+
+def _write_over(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        written, view = 0, memoryview(content)
+        while written < len(content):  # one call writes 2 GB at most
+            now = os.write(descriptor, view[written:])
+            if not now:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            written += now
+        os.ftruncate(descriptor, len(content))
+    finally:
+        os.close(descriptor)
 
 
 def _without_tensors(value: Any, tensors: list[Tensor]) -> Any:
+    """``value`` in JSON's types, its tensors moved to the list. JSON knows no tuples, and no keys but text."""
     if isinstance(value, Tensor):
         tensors.append(value)
-        return {_PLACE: len(tensors) - 1}
+        return {"tensor": len(tensors) - 1}
     if isinstance(value, dict):
-        return {key: _without_tensors(item, tensors) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_without_tensors(item, tensors) for item in value)
+        return {"items": [[key, _without_tensors(item, tensors)] for key, item in value.items()]}
+    if isinstance(value, tuple):
+        return {"tuple": [_without_tensors(item, tensors) for item in value]}
+    if isinstance(value, list):
+        return [_without_tensors(item, tensors) for item in value]
     return value
 
 
 def _with_tensors(value: Any, tensors: list[Tensor]) -> Any:
-    if isinstance(value, dict):
-        if _PLACE in value:
-            return tensors[value[_PLACE]]
-        return {key: _with_tensors(item, tensors) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_with_tensors(item, tensors) for item in value)
-    return value
+    if isinstance(value, list):
+        return [_with_tensors(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "tuple":
+        return tuple(_with_tensors(item, tensors) for item in content)
+    return {key: _with_tensors(item, tensors) for key, item in content}

@@ -13,9 +13,8 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.callbacks import Checkpoint
 
-from harness.checkpoint import PackedIO
+from harness.checkpoint import newest_checkpoint, save_checkpoint, slot
 from harness.content import derived_seed
 from harness.errors import HarnessError, TrialFailed
 from lightning_modules.classifier import ClassifierModule
@@ -62,7 +61,7 @@ def fit(
         module: What to train; its weights are overwritten by those of a checkpoint.
         data: Its training and validation data.
         epochs: Length of the whole training.
-        folder: The training's own folder; ``checkpoint.ckpt`` is kept in it.
+        folder: The training's own folder; its checkpoints are kept in it.
         accelerator: Lightning's name of the device.
         seed: Seed of the training.
         on_epoch: Told of each epoch that ends.
@@ -70,42 +69,58 @@ def fit(
     Raises:
         TrialFailed: If a loss is not finite.
     """
-    checkpoint = folder / CHECKPOINT
-    resume_from = checkpoint if _is_whole(checkpoint) else None
-    trainer = _trainer(accelerator, epochs=epochs, folder=folder, callbacks=[_EpochEnd(checkpoint, seed, on_epoch)])
+    kept = newest_checkpoint(folder)
+    if kept is not None:
+        module.load_state_dict(kept["module"])
+    course = _Course(folder, seed, on_epoch, kept)
+    trainer = _trainer(accelerator, epochs=epochs - course.done, folder=folder, callbacks=[course])
     with warnings.catch_warnings():
         for category in (UserWarning, FutureWarning):
             warnings.filterwarnings("ignore", module="pytorch_lightning", category=category)
-        trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
+        trainer.fit(module, datamodule=data)
 
 
-CHECKPOINT = "checkpoint.ckpt"
-
-
-class _EpochEnd(Checkpoint):
-    """Seeds each epoch; when it ends, tells the listener, then writes the checkpoint.
+class _Course(pl.Callback):
+    """The course of a training over its epochs: seeds each, tells the listener of its end, then keeps a checkpoint.
 
     In this order, a cut between the two leaves an epoch that is told but not kept; it is trained again to the same
     numbers, and whoever listens knows it already. The other order would leave a gap.
+
+    The checkpoint is this callback's own, and Lightning counts the epochs that are left: its checkpoint, of all its
+    loops' counters, takes four times as long, as long as a tenth of a small student's epoch.
     """
 
-    def __init__(self, path: Path, seed: int, on_epoch: EpochListener) -> None:
-        self.path = path
+    def __init__(self, folder: Path, seed: int, on_epoch: EpochListener, kept: dict[str, Any] | None) -> None:
+        self.folder = folder
         self.seed = seed
         self.on_epoch = on_epoch
+        self.kept = kept
+        self.done = 0 if kept is None else kept["epoch"] + 1
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.kept is not None:
+            for part, state in zip(_parts(trainer), self.kept["parts"], strict=True):
+                part.load_state_dict(state)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        seed_draws(derived_seed(self.seed, trainer.current_epoch), trainer.strategy.root_device)
-        trainer.train_dataloader.set_epoch(trainer.current_epoch)  # type: ignore[union-attr]
+        epoch = self.done + trainer.current_epoch
+        seed_draws(derived_seed(self.seed, epoch), trainer.strategy.root_device)
+        trainer.train_dataloader.set_epoch(epoch)  # type: ignore[union-attr]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, ClassifierModule)
-        metrics = pl_module.epoch_metrics
-        self.on_epoch(trainer.current_epoch, metrics)
+        epoch, metrics = self.done + trainer.current_epoch, pl_module.epoch_metrics
+        self.on_epoch(epoch, metrics)
         for name in ("train/loss", "val/loss"):
             if not math.isfinite(metrics[name]):
-                raise TrialFailed(f"{name} is {metrics[name]} in epoch {trainer.current_epoch}")
-        trainer.save_checkpoint(self.path)
+                raise TrialFailed(f"{name} is {metrics[name]} in epoch {epoch}")
+        parts = [part.state_dict() for part in _parts(trainer)]
+        save_checkpoint({"epoch": epoch, "module": pl_module.state_dict(), "parts": parts}, slot(self.folder, epoch))
+
+
+def _parts(trainer: pl.Trainer) -> list[Any]:
+    """What has a state beside the module: the optimizers and their schedules."""
+    return [*trainer.optimizers, *(config.scheduler for config in trainer.lr_scheduler_configs)]
 
 
 def seed_draws(seed: int, device: torch.device) -> None:
@@ -113,19 +128,6 @@ def seed_draws(seed: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether there is a checkpoint that can be read; one that can't is removed, and the training starts over."""
-    if not checkpoint.exists():
-        return False
-    try:
-        PackedIO().load_checkpoint(checkpoint)
-    except Exception as error:
-        warnings.warn(f"{checkpoint} can't be read and is dropped ({error}); training starts over.", stacklevel=2)
-        checkpoint.unlink()
-        return False
-    return True
 
 
 def _trainer(accelerator: str, *, epochs: int, folder: Path, callbacks: Any = None) -> pl.Trainer:
@@ -136,9 +138,9 @@ def _trainer(accelerator: str, *, epochs: int, folder: Path, callbacks: Any = No
         callbacks=callbacks,
         default_root_dir=folder,
         # Under Slurm, Lightning would requeue the job and load any hpc_ckpt_* by itself: a worker is not a job.
-        plugins=[LightningEnvironment(), PackedIO()],
+        plugins=[LightningEnvironment()],
         logger=False,
-        enable_checkpointing=callbacks is not None,  # the one among them; Lightning would add its own
+        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,

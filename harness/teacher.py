@@ -12,9 +12,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from harness.checkpoint import drop_checkpoints
 from harness.content import derived_seed, digest, exclusive, tensors_digest, write_atomically
 from harness.errors import HarnessError
-from harness.fit import CHECKPOINT, EpochListener, fit, seed_draws
+from harness.fit import EpochListener, fit, seed_draws
 from harness.settings import Settings
 from harness.spool import Spool
 from harness.task import Task
@@ -153,7 +154,7 @@ def _load_or_train(
     state = cpu_state(network)
     metadata = {"key": key, "digest": tensors_digest(state)}
     write_atomically(file, lambda path: save_file(state, path, metadata=metadata))
-    (folder / CHECKPOINT).unlink()
+    drop_checkpoints(folder)
 
 
 def _load_kept(network: nn.Module, file: Path, key: str) -> str | None:

@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from harness.content import derived_seed, write_atomically
 from harness.cost import key_of
 from harness.errors import TrialFailed
-from harness.fit import CHECKPOINT, EpochListener, fit, seed_draws
+from harness.fit import EpochListener, fit, seed_draws
 from harness.prepare import Prepared, costs_of, score
 from harness.settings import Settings
 from harness.space import SearchSpace
@@ -103,11 +102,6 @@ def run_trial(
     spool.metrics(metrics)
     spool.artifact(claim.folder / STUDENT)
     return metrics
-
-
-def drop_checkpoint(folder: Path) -> None:
-    """Remove what a trial that is over needs no more."""
-    (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
 @torch.no_grad()

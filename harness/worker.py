@@ -7,6 +7,7 @@ import traceback
 from pathlib import Path
 
 from harness.addresses import redact
+from harness.checkpoint import drop_checkpoints
 from harness.errors import HarnessError, Interrupted, TrialFailed, one_line
 from harness.mirror import Mirror, is_sent
 from harness.prepare import Prepared
@@ -16,7 +17,7 @@ from harness.spool import FINISHED_STATES, SPOOL, Spool
 from harness.storage import STORAGE_ERRORS
 from harness.study import Claim, Study
 from harness.terminal import SearchDisplay
-from harness.trial import drop_checkpoint, run_trial
+from harness.trial import run_trial
 
 FAILURE = "failure.txt"
 
@@ -79,7 +80,7 @@ def work(
         else:
             study.complete(claim, metrics)
             spool.set_state("COMPLETE")
-            drop_checkpoint(claim.folder)
+            drop_checkpoints(claim.folder)
             display.finished(claim, metrics)
         finally:
             spool.close()
@@ -107,7 +108,7 @@ def _fail(claim: Claim, spool: Spool, study: Study, reason: str) -> None:
     study.fail(claim, reason)
     spool.tags({"kd.reason": reason})
     spool.set_state("FAIL")
-    drop_checkpoint(claim.folder)
+    drop_checkpoints(claim.folder)
 
 
 def catch_up(study: Study, mirror: Mirror) -> None:
@@ -128,6 +129,6 @@ def catch_up(study: Study, mirror: Mirror) -> None:
                 spool.tags({"kd.reason": trial.user_attrs["reason"]})
             spool.set_state(trial.state.name)
             spool.close()
-            drop_checkpoint(folder)
+            drop_checkpoints(folder)
     for folder in folders:
         mirror.notify(folder)

@@ -95,8 +95,8 @@ class ClassifierModule(pl.LightningModule):
         self._training, self._validation, self._agreeing = _TermMeans(), _TermMeans(), None
         self.metric.reset()
 
-    def on_train_epoch_end(self) -> None:
-        """Gather the epoch's metrics; Lightning has run the validation by now."""
+    def on_validation_epoch_end(self) -> None:
+        """Gather the epoch's metrics: its validation comes last in it."""
         values = {f"train/{name}": value for name, value in self._training.compute().items()}
         values |= {f"val/{name}": value for name, value in self._validation.compute().items()}
         values[f"val/{self.metric_name}"] = float(self.metric.compute())

@@ -1,4 +1,4 @@
-"""Packed checkpoints: what goes in comes out, to the bit."""
+"""Checkpoints: what goes in comes out, to the bit; what was cut falls back to the epoch before."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from typing import Any
 import pytest
 import torch
 
-from harness.checkpoint import PackedIO
+from harness.checkpoint import drop_checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint, slot
 
 
-def checkpoint() -> dict[str, Any]:
+def checkpoint(epoch: int = 0) -> dict[str, Any]:
     return {
+        "epoch": epoch,
         "state_dict": OrderedDict(weight=torch.randn(3, 5), steps=torch.tensor(7), flags=torch.tensor([True, False])),
         "optimizer_states": [{"state": {0: {"step": torch.tensor(2.0), "exp_avg": torch.randn(3, 5).double()}}}],
-        "loops": {"epoch": 4, "names": ("a", "b"), "nothing": None},
+        "loops": {"names": ("a", "b"), "nothing": None, "rate": 0.1 + 0.2, "far": float("inf"), "items": []},
         "half": torch.randn(3).to(torch.bfloat16).t(),
         "empty": torch.empty(0, 2),
         "transposed": torch.arange(6).reshape(2, 3).t(),
+        "channels_last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
     }
 
 
@@ -35,20 +37,56 @@ def same(a: Any, b: Any) -> bool:
 
 def test_a_checkpoint_comes_back_with_every_type_shape_and_bit(tmp_path: Path) -> None:
     saved = checkpoint()
-    PackedIO().save_checkpoint(saved, tmp_path / "c.ckpt")
-    assert same(PackedIO().load_checkpoint(tmp_path / "c.ckpt"), saved)
-    assert [path.name for path in tmp_path.iterdir()] == ["c.ckpt"]
+    save_checkpoint(saved, tmp_path / "c")
+    assert same(load_checkpoint(tmp_path / "c"), saved)
 
 
-def test_a_checkpoint_that_would_run_code_is_not_loaded(tmp_path: Path) -> None:
-    torch.save({"structure": Path("/"), "layout": [], "bytes": torch.empty(0)}, tmp_path / "c.ckpt")
-    with pytest.raises(Exception, match="weights_only"):
-        PackedIO().load_checkpoint(tmp_path / "c.ckpt")
+def test_a_shorter_checkpoint_written_over_a_longer_one_leaves_nothing_of_it(tmp_path: Path) -> None:
+    save_checkpoint(checkpoint(), tmp_path / "c")
+    save_checkpoint({"epoch": 1, "weight": torch.ones(2)}, tmp_path / "c")
+    assert same(load_checkpoint(tmp_path / "c"), {"epoch": 1, "weight": torch.ones(2)})
 
 
-def test_a_checkpoint_that_fails_to_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+def test_a_checkpoint_of_what_is_no_data_is_refused_and_leaves_the_one_before(tmp_path: Path) -> None:
     saved = checkpoint()
-    PackedIO().save_checkpoint(saved, tmp_path / "c.ckpt")
-    with pytest.raises(Exception, match="pickle"):
-        PackedIO().save_checkpoint({"hook": lambda: None, "tensor": torch.ones(1)}, tmp_path / "c.ckpt")
-    assert same(PackedIO().load_checkpoint(tmp_path / "c.ckpt"), saved)
+    save_checkpoint(saved, tmp_path / "c")
+    with pytest.raises(TypeError, match="JSON serializable"):
+        save_checkpoint({"hook": lambda: None, "tensor": torch.ones(1)}, tmp_path / "c")
+    assert same(load_checkpoint(tmp_path / "c"), saved)
+
+
+def test_the_newest_of_two_checkpoints_is_found(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path) is None
+    for epoch in range(5):
+        save_checkpoint(checkpoint(epoch), slot(tmp_path, epoch))
+        found = newest_checkpoint(tmp_path)
+        assert found is not None
+        assert found["epoch"] == epoch
+    assert len(list(tmp_path.iterdir())) == 2
+    drop_checkpoints(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("how", ["cut short", "half overwritten", "one bit", "in the text", "empty"])
+def test_a_torn_checkpoint_is_said_and_falls_back_to_the_one_before(tmp_path: Path, how: str) -> None:
+    for epoch in (6, 7):
+        save_checkpoint(checkpoint(epoch), slot(tmp_path, epoch))
+    torn = slot(tmp_path, 7)
+    whole = torn.read_bytes()
+    save_checkpoint(checkpoint(9), torn)
+    other = torn.read_bytes()
+    assert len(whole) == len(other)
+    text = whole.index(b"epoch")
+    torn.write_bytes(
+        {
+            "cut short": whole[:-100],
+            "half overwritten": other[: len(other) - 200] + whole[len(other) - 200 :],
+            "one bit": whole[:-1] + bytes([whole[-1] ^ 1]),
+            "in the text": whole[: text + 9] + b"8" + whole[text + 10 :],
+            "empty": b"",
+        }[how]
+    )
+    with pytest.warns(UserWarning, match="passed over"):
+        found = newest_checkpoint(tmp_path)
+    assert found is not None
+    assert found["epoch"] == 6
