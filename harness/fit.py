@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.callbacks import Checkpoint
 
 from harness.checkpoint import newest_checkpoint, save_checkpoint, slot
 from harness.content import derived_seed
@@ -80,14 +81,15 @@ def fit(
         trainer.fit(module, datamodule=data)
 
 
-class _Course(pl.Callback):
+class _Course(Checkpoint):
     """The course of a training over its epochs: seeds each, tells the listener of its end, then keeps a checkpoint.
 
     In this order, a cut between the two leaves an epoch that is told but not kept; it is trained again to the same
     numbers, and whoever listens knows it already. The other order would leave a gap.
 
-    The checkpoint is this callback's own, and Lightning counts the epochs that are left: its checkpoint, of all its
-    loops' counters, takes four times as long, as long as a tenth of a small student's epoch.
+    It is one of Lightning's ``Checkpoint`` callbacks for their place: after the module's own end of the epoch. But the
+    checkpoint is its own, and Lightning counts the epochs that are left: one of all of Lightning's counters takes four
+    times as long, a tenth of a small student's epoch.
     """
 
     def __init__(self, folder: Path, seed: int, on_epoch: EpochListener, kept: dict[str, Any] | None) -> None:
@@ -140,7 +142,7 @@ def _trainer(accelerator: str, *, epochs: int, folder: Path, callbacks: Any = No
         # Under Slurm, Lightning would requeue the job and load any hpc_ckpt_* by itself: a worker is not a job.
         plugins=[LightningEnvironment()],
         logger=False,
-        enable_checkpointing=False,
+        enable_checkpointing=callbacks is not None,  # by the one among them
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,

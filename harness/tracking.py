@@ -265,7 +265,7 @@ def main() -> int:
     except Exception as error:
         _tell(failed=one_line(error))
         return 1
-    os.nice(5)  # training comes first
+    os.nice(19)  # training comes first
     _tell(ready=True, experiment_id=sink.experiment_id, store=sink.store)
     inbox, seen = _Inbox(), set()
     pause_s, give_up_at = _FIRST_PAUSE_S, None

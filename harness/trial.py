@@ -81,16 +81,15 @@ def run_trial(
             **configuration.training,
         )
         data.seed = settings.seed
-        with _threads(costs["macs"] * data.batch_size):
-            fit(
-                module,
-                data,
-                epochs=epochs,
-                folder=claim.folder,
-                accelerator=settings.accelerator,
-                seed=seed,
-                on_epoch=log_epoch,
-            )
+        fit(
+            module,
+            data,
+            epochs=epochs,
+            folder=claim.folder,
+            accelerator=settings.accelerator,
+            seed=seed,
+            on_epoch=log_epoch,
+        )
         logits = validation_logits(student.to(data.device), data)
         metrics = score(logits, data, space, prepared.classes) | costs
         for name, value in metrics.items():
@@ -109,24 +108,6 @@ def validation_logits(student: nn.Module, data: TensorDataModule) -> Tensor:
     """The student's logits for every validation sample in order, shape (N, C)."""
     student.eval()
     return torch.cat([call(student, batch.inputs) for item in data.ordered("val") for batch in item])
-
-
-_MACS_WORTH_THREADS = 30e6
-
-
-@contextmanager
-def _threads(macs: float) -> Iterator[None]:
-    """Train a small student on one thread: below 30 million MACs a step, threads cost more than they save.
-
-    Measured on 2 cores: 2.6 ms a step of 10 million on one thread, 3.1 ms on two.
-    """
-    threads = torch.get_num_threads()
-    if macs < _MACS_WORTH_THREADS:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)

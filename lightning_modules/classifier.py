@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -54,8 +55,6 @@ class ClassifierModule(pl.LightningModule):
         self.weight_decay = weight_decay
         self.epoch_metrics: dict[str, float] = {}
         self._training = _TermMeans()
-        self._validation = _TermMeans()
-        self._agreeing: Tensor | None = None
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over network and criterion, and its schedule, stepped with each optimizer step."""
@@ -80,29 +79,33 @@ class ClassifierModule(pl.LightningModule):
             schedule.step()
             self._training.add(terms, len(batch.ids))
 
-    def validation_step(self, batches: list[Batch], batch_idx: int) -> None:
-        """Gather loss terms, metric and agreement over an item."""
-        for batch in batches:
-            logits = call(self.network, batch.inputs)
-            self._validation.add(self.criterion(logits, batch), len(batch.ids))
-            self.metric.update(logits, batch.labels)
-            if "logits" in batch.teacher:
-                agreeing = (logits.argmax(-1) == batch.teacher["logits"].argmax(-1)).sum()
-                self._agreeing = agreeing if self._agreeing is None else self._agreeing + agreeing
-
     def on_train_epoch_start(self) -> None:
         """Forget the epoch before."""
-        self._training, self._validation, self._agreeing = _TermMeans(), _TermMeans(), None
-        self.metric.reset()
+        self._training = _TermMeans()
 
-    def on_validation_epoch_end(self) -> None:
-        """Gather the epoch's metrics: its validation comes last in it."""
-        values = {f"train/{name}": value for name, value in self._training.compute().items()}
-        values |= {f"val/{name}": value for name, value in self._validation.compute().items()}
-        values[f"val/{self.metric_name}"] = float(self.metric.compute())
-        if self._agreeing is not None:
-            values["val/agreement"] = float(self._agreeing) / self._validation.samples
-        self.epoch_metrics = values
+    def on_train_epoch_end(self) -> None:
+        """Validate, and gather the epoch's metrics."""
+        self.eval()
+        validated = self._validate(self.trainer.datamodule.ordered("val"))  # type: ignore[attr-defined]
+        self.train()
+        self.epoch_metrics = {f"train/{name}": value for name, value in self._training.compute().items()}
+        self.epoch_metrics |= {f"val/{name}": value for name, value in validated.items()}
+
+    @torch.inference_mode()
+    def _validate(self, items: Iterable[list[Batch]]) -> dict[str, float]:
+        """Means of the terms, metric and agreement over a split. Lightning's own loop takes as long again."""
+        means, agreeing = _TermMeans(), []
+        self.metric.reset()
+        for batch in (batch for item in items for batch in item):
+            logits = call(self.network, batch.inputs)
+            means.add(self.criterion(logits, batch), len(batch.ids))
+            self.metric.update(logits, batch.labels)
+            if "logits" in batch.teacher:
+                agreeing.append((logits.argmax(-1) == batch.teacher["logits"].argmax(-1)).sum())
+        values = means.compute() | {self.metric_name: float(self.metric.compute())}
+        if agreeing:
+            values["agreement"] = float(torch.stack(agreeing).sum()) / means.samples
+        return values
 
 
 class StudentModule(ClassifierModule):

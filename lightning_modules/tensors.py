@@ -191,10 +191,6 @@ class TensorDataModule(pl.LightningDataModule):
             shuffle_seed=self.seed,
         )
 
-    def val_dataloader(self) -> TensorLoader:
-        """Validation batches, in the order of the split."""
-        return self.ordered("val")
-
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Nothing to move: batches are cut on the device (see ``move_to``)."""
         return batch

@@ -142,7 +142,7 @@ def test_attached_teacher_outputs_reach_shuffled_training_batches() -> None:
     assert order_of(loader) != list(range(SIZE))
     for batch in batches_of(loader):
         assert torch.equal(batch.teacher["logits"][:, 2], batch.ids.float())
-    (val,) = batches_of(data.val_dataloader())
+    (val,) = batches_of(data.ordered("val"))
     assert val.ids.tolist() == list(range(5)) and torch.equal(val.teacher["logits"], its_teacher(5)["logits"])
 
 
