@@ -15,13 +15,14 @@ def main() -> None:
     terminal.say(f"study     {settings.study}: {settings.trials} trials of {settings.space_name}, {settings.sampler}")
     with Mirror() as mirror:  # its process imports MLflow while this one imports torch
         from harness.errors import Interrupted
+        from harness.launchers.local import search_here
         from harness.parent import ParentRun
         from harness.prepare import prepare
         from harness.report import report
         from harness.space import load_space
         from harness.storage import open_storage, storage_in_reach
         from harness.study import open_study
-        from harness.worker import catch_up, work
+        from harness.worker import catch_up
 
         whole_space = load_space(settings.space_file)
         space = whole_space.fixed(settings.fixed)
@@ -36,7 +37,7 @@ def main() -> None:
                     prepared = prepare(settings, space, study, terminal, mirror)
                     parent.stands_on(prepared)
                     with storage_in_reach(settings), terminal.search(study, settings.epochs or space.epochs) as display:
-                        work(settings, space, study, prepared, mirror, display)
+                        search_here(settings, space, study, prepared, mirror, display)
                 else:
                     terminal.say(
                         f"study {settings.study!r} is finished: {study.finished()} trials; --trials asks for more."

@@ -23,13 +23,12 @@ def main() -> None:
             mirror.connect(settings.tracking_uri, f"kd-{study.space_name}", settings.runs_dir, say=terminal.say)
         except HarnessError as error:
             terminal.say(f"the report is not logged to MLflow: {error}")
-            folder = report(study, terminal)
+            report(study, terminal)
         else:
             spool = Spool(study.folder, mirror.notify) if study.owns_folder() else None
-            folder = report(study, terminal, spool if spool is not None and spool.begun else None)
+            report(study, terminal, spool if spool is not None and spool.begun else None)
             if spool is not None:
                 spool.close()
-        terminal.say(f"tables and plots are in {folder}")
 
 
 if __name__ == "__main__":

@@ -6,16 +6,16 @@ import argparse
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
 from harness.addresses import redact
-from harness.errors import HarnessError, Interrupted, one_line
+from harness.errors import HarnessError, Interrupted, interrupt, one_line
 from harness.settings import DEFAULT_RUNS_DIR, DEFAULT_STORAGE, DEFAULT_TRACKING_URI, SAMPLERS, Settings
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
         type=_names,
         metavar="A,B,..",
         help="what spans the front (default: accuracy,latency_p50_ms,parameters; also latency_p95_ms, "
-        "throughput_per_s, macs, size_mb, agreement, ece)",
+        "throughput_per_s, macs, size_mb, agreement, ece, compression, speedup)",
     )
     add(
         "--fix",
@@ -94,6 +94,7 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
     )
     add("--sampler", choices=SAMPLERS, default="tpe", help="Optuna's sampler (default: tpe)")
     add("--seed", type=_seed, default=0, metavar="N", help="decides every draw (default: 0)")
+    add("--workers", type=_at_least_one, metavar="N", help="trials at a time (default: the cores; 1 on a GPU)")
     add("--timeout", type=_seconds, metavar="SECONDS", help="start no further trial after this time")
     add = parser.add_argument_group("teacher and data").add_argument
     add(
@@ -112,6 +113,8 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
     _add_places(parser, "name of the study (default: the space's)")
     asked = parser.parse_args(arguments)
     name, file = _space(parser, asked.space)
+    if asked.workers is not None and asked.workers > asked.trials:
+        parser.error(f"--workers must be at most the {asked.trials} --trials, but got {asked.workers}")
     fixed = dict(asked.fix)
     if len(fixed) < len(asked.fix):
         parser.error("--fix must name each parameter once")
@@ -132,6 +135,7 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
         fixed=fixed,
         timeout_s=asked.timeout,
         accelerator=asked.accelerator,
+        workers=asked.workers,
     )
 
 
@@ -166,7 +170,7 @@ def parse_report(arguments: Sequence[str] | None = None) -> Settings:
 def run(main: Callable[[], None]) -> None:
     """Run a command to its end, and end as its outcome asks: one line for a mistake, 130 or 143 after a signal."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+        signal.signal(number, interrupt)
     try:
         main()
     except HarnessError as error:
@@ -174,10 +178,6 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(2)
     except Interrupted as interrupted:
         sys.exit(128 + interrupted.signal_number)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise Interrupted(number)
 
 
 def next_steps(settings: Settings, study: Study, experiment_id: str) -> str:
@@ -199,8 +199,9 @@ def next_steps(settings: Settings, study: Study, experiment_id: str) -> str:
         "orderByAsc": "false",
     }
     page = f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs?{urlencode(query, quote_via=quote)}"
-    command = (
-        "mlflow ui" if address == DEFAULT_TRACKING_URI else f"mlflow ui --backend-store-uri {shlex.quote(address)}"
+    python, mlflow = _program("python"), _program("mlflow")
+    command = f"{mlflow} ui" + (
+        "" if address == DEFAULT_TRACKING_URI else f" --backend-store-uri {shlex.quote(address)}"
     )
     lines = ["next:", *([] if address.startswith("http") else [f"  compare  {command}"]), f"           {page}"]
     places = [
@@ -209,13 +210,22 @@ def next_steps(settings: Settings, study: Study, experiment_id: str) -> str:
         ("--runs-dir", str(settings.runs_dir), str(DEFAULT_RUNS_DIR)),
     ]
     moved = "".join(f" {flag} {shlex.quote(value)}" for flag, value, default in places if value != default)
-    lines.append(f"  report   python -m harness report --study {settings.study}{moved}")
-    again = redact(shlex.join(["python", *sys.argv]))
+    lines.append(f"  report   {python} -m harness report --study {settings.study}{moved}")
+    again = redact(f"{python} {shlex.join(sys.argv)}")
     if study.finished() < settings.trials:
         lines.append(f"  go on    {again}")
     else:
         lines.append(f"  go on    {re.sub(r' --trials[ =][0-9]+', '', again)} --trials {2 * settings.trials}")
     return "\n".join(lines)
+
+
+def _program(name: str) -> str:
+    """What to type for a program of this environment, which may not be the active one."""
+    here = Path(sys.executable).with_name(name)
+    found = shutil.which(name)
+    if not here.exists() or found == str(here):
+        return name
+    return shlex.quote(str(here.relative_to(Path.cwd())) if here.is_relative_to(Path.cwd()) else str(here))
 
 
 def space_names() -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import FrameType
+
 from harness.addresses import redact
 
 
@@ -19,6 +21,11 @@ class Interrupted(BaseException):
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)
         self.signal_number = signal_number
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """A signal's handler: raises ``Interrupted`` where the program stands."""
+    raise Interrupted(number)
 
 
 class TrialFailed(Exception):

@@ -52,6 +52,7 @@ def fit(
     accelerator: str,
     seed: int,
     on_epoch: EpochListener,
+    on_progress: Callable[[float], None] | None = None,
 ) -> None:
     """Train ``module`` to the end of ``epochs``, from the checkpoint in ``folder`` if there is one.
 
@@ -66,6 +67,7 @@ def fit(
         accelerator: Lightning's name of the device.
         seed: Seed of the training.
         on_epoch: Told of each epoch that ends.
+        on_progress: Told, every few steps, how many epochs are done, a part of one included.
 
     Raises:
         TrialFailed: If a loss is not finite.
@@ -73,7 +75,7 @@ def fit(
     kept = newest_checkpoint(folder)
     if kept is not None:
         module.load_state_dict(kept["module"])
-    course = _Course(folder, seed, on_epoch, kept)
+    course = _Course(folder, seed, on_epoch, on_progress, kept)
     trainer = _trainer(accelerator, epochs=epochs - course.done, folder=folder, callbacks=[course])
     with warnings.catch_warnings():
         for category in (UserWarning, FutureWarning):
@@ -92,10 +94,18 @@ class _Course(Checkpoint):
     times as long, a tenth of a small student's epoch.
     """
 
-    def __init__(self, folder: Path, seed: int, on_epoch: EpochListener, kept: dict[str, Any] | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        seed: int,
+        on_epoch: EpochListener,
+        on_progress: Callable[[float], None] | None,
+        kept: dict[str, Any] | None,
+    ) -> None:
         self.folder = folder
         self.seed = seed
         self.on_epoch = on_epoch
+        self.on_progress = on_progress
         self.kept = kept
         self.done = 0 if kept is None else kept["epoch"] + 1
 
@@ -108,6 +118,13 @@ class _Course(Checkpoint):
         epoch = self.done + trainer.current_epoch
         seed_draws(derived_seed(self.seed, epoch), trainer.strategy.root_device)
         trainer.train_dataloader.set_epoch(epoch)  # type: ignore[union-attr]
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.on_progress is not None:
+            share = (batch_idx + 1) / len(trainer.train_dataloader)  # type: ignore[arg-type]
+            self.on_progress(self.done + trainer.current_epoch + share)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, ClassifierModule)

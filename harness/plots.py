@@ -70,10 +70,11 @@ def front_picture(result: Result, path: Path) -> None:
 
 def _focus(panel: Axes, result: Result) -> None:
     """Give the front the picture's better half: one hopeless trial must not squeeze it to a line."""
-    front = [*result.front[result.primary], result.teacher[result.primary]]
+    controls = result.trials.loc[result.trials["recipe"] == "control", result.primary].dropna()
+    shown = [*result.front[result.primary], *controls, result.teacher[result.primary]]
     values = result.trials[result.primary].dropna()
-    low, high = min(front), max(front)
-    span = high - low or 1e-3
+    low, high = min(shown), max(shown)
+    span = max(high - low, 0.01 * abs(high), 1e-3)
     bottom, top = low - 0.9 * span, high + 0.9 * span
     panel.set_ylim(max(bottom, values.min() - 0.1 * span), min(top, max(values.max(), high) + 0.1 * span))
     hidden = int(((values < bottom) | (values > top)).sum())
@@ -85,14 +86,14 @@ def _mark_picks(panel: Axes, result: Result, name: str) -> None:
     at: dict[int, list[str]] = {}
     for pick, row in result.picks.items():
         at.setdefault(int(row["number"]), []).append(pick)
-    for number, names in at.items():
+    for place, (number, names) in enumerate(at.items()):
         row = result.trials[result.trials["number"] == number].iloc[0]
         panel.annotate(
             ", ".join(names),
             (row[name], row[result.primary]),
-            xytext=(0, -22),
+            xytext=(10, -20 - 14 * place),  # one below the other: picks are often neighbours
             textcoords="offset points",
-            ha="center",
+            ha="left",
             color=_PICK_COLOURS[names[0]],
             weight="bold",
             fontsize=9,
@@ -104,7 +105,8 @@ def curves_picture(result: Result, path: Path) -> None:
     """Draw training loss, validation loss and primary metric by epoch for the trials on the front, as a PNG."""
     names = ["train/loss", "val/loss", f"val/{result.primary}"]
     figure = Figure(figsize=(5 * len(names), 4.2), layout="constrained", dpi=120)
-    figure.suptitle(f"{result.study}: learning curves of the {len(result.front)} trials on the front")
+    size = len(result.front)
+    figure.suptitle(f"{result.study}: learning curves of the {size} trial{'s' * (size != 1)} on the front")
     sizes = result.front["parameters"]
     colours = matplotlib.colormaps["viridis"]
     norm = matplotlib.colors.LogNorm(sizes.min(), max(sizes.max(), sizes.min() + 1)) if len(sizes) else None
@@ -122,7 +124,7 @@ def curves_picture(result: Result, path: Path) -> None:
         panel.grid(alpha=0.25)
         if name.endswith("loss"):
             panel.set_yscale("log")
-    if norm is not None:
+    if norm is not None and sizes.nunique() > 1:
         figure.colorbar(matplotlib.cm.ScalarMappable(norm, colours), ax=panels, label="parameters")
     figure.savefig(path, format="png")
 

@@ -124,14 +124,23 @@ def _teacher(
     started = time.perf_counter()
     bar: list[Bar] = []
 
-    def on_start(epochs: int) -> None:
+    def on_start(epochs: int, done: int) -> None:
+        if done:
+            terminal.say(f"teacher   its training was cut; it goes on after epoch {done} of {epochs}")
         bar.append(terminal.bar("teacher", epochs))
+        bar[0].advance(done)
 
     def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
         name = f"val/{space.task.metric_name}"
         bar[0].advance(note=f"epoch {epoch + 1}, {name} {metrics[name]:.4f}")
 
-    listener = TeacherListener(on_start=on_start, on_epoch=on_epoch, say=terminal.say, on_append=mirror.notify)
+    listener = TeacherListener(
+        on_start=on_start,
+        on_epoch=on_epoch,
+        on_progress=lambda done: bar[0].within(done),
+        say=terminal.say,
+        on_append=mirror.notify,
+    )
     try:
         with _asking("the task's teacher"):
             teacher = make_teacher(space.task, data, dataset, classes=classes, settings=settings, listener=listener)

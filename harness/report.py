@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from harness import plots
@@ -36,6 +37,7 @@ _HEADINGS = {
     "alpha": "α",
     "learning_rate": "lr",
 }
+_COMPARISONS = ["speedup", "compression", "agreement"]
 _COST_AXES = ("latency_p50_ms", "latency_p95_ms", "parameters", "macs", "size_mb", "throughput_per_s")
 
 
@@ -148,8 +150,18 @@ def _pick(frame: pd.DataFrame, front: pd.Index, study: Study, teacher: dict[str,
 def show(result: Result, terminal: Terminal) -> None:
     """Print the front as a table, and what should be known beside it."""
     title = f"{result.study}: the Pareto front of {', '.join(_titles(result))}"
+    # On a narrow terminal, what can be worked out from the rest gives way.
+    for drop in range(len(_COMPARISONS) + 1):
+        table = _front_table(result, title, [name for name in _columns(result) if name not in _COMPARISONS[:drop]])
+        if Console(width=1000).measure(table).maximum <= terminal.console.width:
+            break
+    terminal.console.print(table)
+    for line in notes(result):
+        terminal.say(line)
+
+
+def _front_table(result: Result, title: str, metrics: list[str]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    metrics = _columns(result)
     for name in ("trial", *metrics, *result.parameters, "pick"):
         table.add_column(_HEADINGS.get(name, name), justify="left" if name == "pick" else "right")
     for _, row in result.front.iterrows():
@@ -158,9 +170,7 @@ def show(result: Result, terminal: Terminal) -> None:
         table.add_row(str(row["number"]), *cells, str(row["pick"]), style=style)
     table.add_section()
     table.add_row("teacher", *(_cell(name, result.teacher[name]) for name in metrics), style="dim")
-    terminal.console.print(table)
-    for line in notes(result):
-        terminal.say(line)
+    return table
 
 
 def notes(result: Result) -> list[str]:
@@ -224,9 +234,11 @@ def summary(result: Result) -> str:
         "|" + "---|" * len(header),
         *(
             "| "
-            + " | ".join([name, str(row["number"]), *(_cell(c, row[c]) for c in (*metrics, *result.parameters))])
+            + " | ".join(
+                [str(row["pick"]), str(row["number"]), *(_cell(c, row[c]) for c in (*metrics, *result.parameters))]
+            )
             + " |"
-            for name, row in result.picks.items()
+            for _, row in result.front.iterrows()
         ),
         "| teacher |  | "
         + " | ".join([*(_cell(c, result.teacher[c]) for c in metrics), *("" for _ in result.parameters)])
@@ -237,16 +249,13 @@ def summary(result: Result) -> str:
     return "\n".join(lines) + "\n"
 
 
-def report(study: Study, terminal: Terminal, spool: Spool | None = None) -> Path:
+def report(study: Study, terminal: Terminal, spool: Spool | None = None) -> None:
     """Show the study's result, write it, and log it to the parent run.
 
     Args:
         study: The study; it has costs and a teacher.
         terminal: Where the table is shown.
         spool: The parent run's log; ``None`` logs nothing.
-
-    Returns:
-        The folder of the report.
     """
     result = collect(study)
     folder = study.folder / "report"
@@ -283,7 +292,7 @@ def report(study: Study, terminal: Terminal, spool: Spool | None = None) -> Path
         show(result, terminal)
     else:
         terminal.say("no trial has been trained to the end yet: there is no front to show.")
-    return folder
+    terminal.say(f"tables and plots are in {folder}")
 
 
 def _columns(result: Result) -> list[str]:

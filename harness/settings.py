@@ -32,6 +32,7 @@ class Settings:
         fixed: Parameters that do not vary, as text, by name.
         timeout_s: Seconds after which no further trial starts; ``None`` is no limit.
         accelerator: Lightning's name of the device that trains and is measured.
+        workers: Trials that run at a time; ``None`` takes one for each core, or one on a GPU.
     """
 
     space_name: str
@@ -50,6 +51,7 @@ class Settings:
     fixed: dict[str, str] = field(default_factory=dict)
     timeout_s: float | None = None
     accelerator: str = "auto"
+    workers: int | None = None
 
     @property
     def cache_dir(self) -> Path:

@@ -79,6 +79,14 @@ def _open_storage(address: str, shown: str) -> BaseStorage:
     return storage
 
 
+def close_connections(study: optuna.Study) -> None:
+    """Close what connections a study's storage keeps open; it opens new ones when it needs them."""
+    backend = getattr(study._storage, "_backend", study._storage)
+    if isinstance(backend, RDBStorage):
+        backend.remove_session()
+        backend.engine.dispose()
+
+
 def _open_database(address: str) -> RDBStorage:
     if sqlite_path(address) is None:
         arguments = {"connect_timeout": _CONNECT_TIMEOUT_S} if address.startswith("postgresql") else {}

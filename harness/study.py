@@ -138,9 +138,11 @@ class Study:
             for frozen in trials:
                 if frozen.state == TrialState.RUNNING:
                     lease = self._lease(frozen.number)
-                    if lease.acquire():
+                    # It may have ended since the trials were read: whoever ends one gives up its lease afterwards.
+                    if lease.acquire() and self.trials()[frozen.number].state == TrialState.RUNNING:
                         self._seed_draw(frozen.number)
                         return self._claimed(Trial(self.optuna, frozen._trial_id), space, lease, resumed=True)
+                    lease.release()
             begun = sum(trial.state != TrialState.WAITING for trial in trials)
             if begun >= self.settings.trials:
                 return None

@@ -45,14 +45,16 @@ class TeacherListener:
     """Who is told how the teacher comes about.
 
     Attributes:
-        on_start: Called with the number of epochs when a training begins.
+        on_start: Called with the number of epochs, and of those that are done, when a training begins or goes on.
         on_epoch: Called with each epoch that ends.
+        on_progress: Called with the epochs that are done, a part of one included.
         say: Called with a line of text.
         on_append: Called with the folder of the teacher's spool.
     """
 
-    on_start: Callable[[int], None]
+    on_start: Callable[[int, int], None]
     on_epoch: EpochListener
+    on_progress: Callable[[float], None]
     say: Callable[[str], None]
     on_append: Callable[[Path], None]
 
@@ -135,7 +137,7 @@ def _load_or_train(
         learning_rate=task.teacher_learning_rate,
     )
     spool.set_state("RUNNING")
-    listener.on_start(task.teacher_epochs)
+    listener.on_start(task.teacher_epochs, spool.epochs)
 
     def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
         spool.metrics(metrics, step=epoch)
@@ -150,6 +152,7 @@ def _load_or_train(
         accelerator=settings.accelerator,
         seed=derived_seed(settings.seed, "teacher", "epochs"),
         on_epoch=on_epoch,
+        on_progress=listener.on_progress,
     )
     state = cpu_state(network)
     metadata = {"key": key, "digest": tensors_digest(state)}
@@ -187,7 +190,7 @@ def _load_checkpoint(network: nn.Module, path: Path) -> None:
     except Exception as error:
         raise HarnessError(
             f"--teacher {path} must be a .safetensors file or a checkpoint of plain tensors, but can't be read: "
-            f"{str(error).splitlines()[0]}"
+            f"{str(error).splitlines()[0].split('. ')[0]}"  # torch goes on with advice that fits no file of weights
         ) from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

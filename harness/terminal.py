@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 if TYPE_CHECKING:
-    from harness.study import Claim, Study
+    from harness.study import Study
 
 _SHORT = {"temperature": "T", "alpha": "α", "learning_rate": "lr"}
 
@@ -30,8 +32,8 @@ class Terminal:
             self.console.width = 120  # a file has none of its own
 
     def say(self, text: str) -> None:
-        """Write a line, above a bar if there is one."""
-        self.console.print(text, markup=False, soft_wrap=not self.live)
+        """Write a line, above a bar if there is one. The terminal wraps it: an address in it stays whole."""
+        self.console.print(text, markup=False, soft_wrap=True)
 
     def bar(self, label: str, total: int) -> Bar:
         """A bar of ``total`` steps, to be closed; in a file, a line where it begins and at each third."""
@@ -79,6 +81,8 @@ class Bar:
             )
             self._task = self._progress.add_task(label, total=total, note="")
             self._progress.start()
+        else:
+            terminal.say(f"{label:<9} 0/{total}")
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Count steps that are done."""
@@ -88,14 +92,31 @@ class Bar:
         elif before * 3 // self._total != self._done * 3 // self._total:
             self._terminal.say(f"{self._label:<9} {self._done}/{self._total}{', ' + note if note else ''}")
 
+    def within(self, done: float) -> None:
+        """Show a step in its course: ``done`` steps, a part of one included."""
+        if self._progress is not None:
+            self._progress.update(self._task, completed=done)
+
     def close(self) -> None:
         """Take the bar away."""
         if self._progress is not None:
             self._progress.stop()
 
 
+_NO_BAR = TaskID(-1)
+
+
+@dataclass
+class _Running:
+    """A trial that is shown."""
+
+    params: dict[str, Any]
+    started_s: float
+    bar: TaskID = _NO_BAR
+
+
 class SearchDisplay:
-    """Trials done of total, time left, the trial that runs, and the best so far."""
+    """Trials done of total, time left, the trials that run, and the best so far."""
 
     def __init__(self, terminal: Terminal, study: Study, epochs: int) -> None:
         self._terminal = terminal
@@ -105,7 +126,7 @@ class SearchDisplay:
         self._done = study.finished()
         self._began_with = self._done
         self._started_s = time.monotonic()
-        self._trial_started_s = self._started_s
+        self._running: dict[int, _Running] = {}
         self._maximize = study.primary_direction == "maximize"
         self._best: tuple[float, str] | None = None
         self._progress: Progress | None = None
@@ -114,65 +135,77 @@ class SearchDisplay:
                 self._consider(trial.user_attrs["metrics"], trial.params)
         if terminal.live:
             self._progress = Progress(
-                TextColumn("{task.description:<9}"),
+                TextColumn("{task.description:<9}", table_column=Column(no_wrap=True)),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[left]}"),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True)),
+                # Where the terminal is narrow, this one gives way.
+                TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
                 console=terminal.console,
                 transient=True,
+                expand=True,
             )
             self._trials: TaskID = self._progress.add_task(
                 "trials", total=total, completed=self._done, left="", note=self._best_text()
             )
-            self._trial: TaskID = self._progress.add_task("trial", total=epochs, left="", note="")
             self._progress.start()
 
-    def started(self, claim: Claim, *, logged: int) -> None:
-        """A trial begins, or goes on after ``logged`` epochs."""
-        number, self._trial_started_s = claim.trial.number, time.monotonic()
-        if claim.resumed:
-            self._terminal.say(f"trial {number} was cut; it goes on after epoch {logged} of {self._epochs}")
+    def started(self, number: int, params: dict[str, Any], resumed_after: int | None) -> None:
+        """A trial begins, or goes on after ``resumed_after`` epochs."""
+        if resumed_after is not None:
+            self._terminal.say(f"trial {number} was cut; it goes on after epoch {resumed_after} of {self._epochs}")
+        self._running[number] = _Running(params, time.monotonic())
         if self._progress is not None:
-            self._progress.update(
-                self._trial,
-                description=f"trial {number}",
-                completed=logged,
-                note=configuration_text(claim.configuration.params()),
+            self._running[number].bar = self._progress.add_task(
+                f"trial {number}",
+                total=self._epochs,
+                completed=resumed_after or 0,
+                left="",
+                note=configuration_text(params),
             )
 
-    def epoch(self, epoch: int, metrics: dict[str, float]) -> None:
-        """An epoch of the trial ended."""
+    def epoch(self, number: int, epoch: int) -> None:
+        """An epoch of a trial ended."""
         if self._progress is not None:
-            self._progress.update(self._trial, completed=epoch + 1)
+            self._progress.update(self._running[number].bar, completed=epoch + 1)
 
-    def finished(self, claim: Claim, metrics: dict[str, float]) -> None:
-        """The trial was trained to the end."""
-        self._consider(metrics, claim.configuration.params())
-        self._count()
+    def finished(self, number: int, metrics: dict[str, float]) -> None:
+        """A trial was trained to the end."""
+        trial = self._running[number]
+        self._consider(metrics, trial.params)
+        self._ended(number)
         if self._progress is None:
             assert self._best is not None
             self._terminal.say(
-                f"trial {claim.trial.number:<4} {self._primary} {metrics[self._primary]:.4f}, "
+                f"trial {number:<4} {self._primary} {metrics[self._primary]:.4f}, "
                 f"{metrics['latency_p50_ms']:.3f} ms, {metrics['parameters']:,.0f} parameters "
-                f"({configuration_text(claim.configuration.params())}) "
-                f"in {time.monotonic() - self._trial_started_s:.1f} s; {self._done}/{self._total} done, "
+                f"({configuration_text(trial.params)}) "
+                f"in {time.monotonic() - trial.started_s:.1f} s; {self._done}/{self._total} done, "
                 f"{self._left()}; best {self._best[0]:.4f}"
             )
 
-    def failed(self, claim: Claim, reason: str) -> None:
-        """The trial failed by its own doing."""
-        self._count()
-        self._terminal.say(
-            f"trial {claim.trial.number} FAIL: {reason} ({configuration_text(claim.configuration.params())})"
-        )
+    def failed(self, number: int, reason: str) -> None:
+        """A trial failed by its own doing."""
+        trial = self._running[number]
+        self._ended(number)
+        self._terminal.say(f"trial {number} FAIL: {reason} ({configuration_text(trial.params)})")
+
+    def cut(self, number: int) -> None:
+        """A trial's worker is gone; another one will go on with it."""
+        self._forget(number)
 
     def close(self) -> None:
         """Take the bar away."""
         if self._progress is not None:
             self._progress.stop()
 
-    def _count(self) -> None:
+    def _forget(self, number: int) -> None:
+        trial = self._running.pop(number)
+        if self._progress is not None:
+            self._progress.remove_task(trial.bar)
+
+    def _ended(self, number: int) -> None:
+        self._forget(number)
         self._done += 1
         if self._progress is not None:
             self._progress.update(self._trials, completed=self._done, left=self._left(), note=self._best_text())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from harness.content import derived_seed, write_atomically
 from harness.cost import key_of
 from harness.errors import TrialFailed
-from harness.fit import EpochListener, fit, seed_draws
+from harness.fit import fit, seed_draws
 from harness.prepare import Prepared, costs_of, score
 from harness.settings import Settings
 from harness.space import SearchSpace
@@ -38,7 +38,7 @@ def run_trial(
     space: SearchSpace,
     study: Study,
     prepared: Prepared,
-    on_epoch: EpochListener,
+    on_epoch: Callable[[int], object],
 ) -> dict[str, float]:
     """Train the claimed trial's student to the end and score it on the validation split.
 
@@ -66,7 +66,7 @@ def run_trial(
 
     def log_epoch(epoch: int, metrics: dict[str, float]) -> None:
         spool.metrics(metrics, step=epoch)
-        on_epoch(epoch, metrics)
+        on_epoch(epoch)
 
     with _own_doing():
         costs = costs_of(configuration.student, space, study, prepared)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import traceback
 from pathlib import Path
+from typing import Any, Protocol
 
 from harness.addresses import redact
 from harness.checkpoint import drop_checkpoints
@@ -16,10 +18,32 @@ from harness.space import SearchSpace
 from harness.spool import FINISHED_STATES, SPOOL, Spool
 from harness.storage import STORAGE_ERRORS
 from harness.study import Claim, Study
-from harness.terminal import SearchDisplay
 from harness.trial import run_trial
 
 FAILURE = "failure.txt"
+
+
+class Notified(Protocol):
+    """Who sends spools to MLflow: the mirror, or what stands for it in another process."""
+
+    def notify(self, folder: Path) -> None:
+        """Say that a run's spool has news."""
+
+
+class Display(Protocol):
+    """Who shows what trials do: the terminal, or what stands for it in another process."""
+
+    def started(self, number: int, params: dict[str, Any], resumed_after: int | None) -> None:
+        """A trial begins, or goes on after ``resumed_after`` epochs."""
+
+    def epoch(self, number: int, epoch: int) -> None:
+        """An epoch of a trial ended."""
+
+    def finished(self, number: int, metrics: dict[str, float]) -> None:
+        """A trial was trained to the end."""
+
+    def failed(self, number: int, reason: str) -> None:
+        """A trial failed by its own doing."""
 
 
 def work(
@@ -27,8 +51,8 @@ def work(
     space: SearchSpace,
     study: Study,
     prepared: Prepared,
-    mirror: Mirror,
-    display: SearchDisplay,
+    mirror: Notified,
+    display: Display,
 ) -> None:
     """Run trials until the study has as many as were asked for, or the time is up.
 
@@ -49,7 +73,8 @@ def work(
         if claim is None:
             return
         spool = begin_spool(claim, study, mirror)
-        display.started(claim, logged=spool.epochs)
+        number = claim.trial.number
+        display.started(number, claim.configuration.params(), spool.epochs if claim.resumed else None)
         try:
             metrics = run_trial(
                 claim,
@@ -58,12 +83,12 @@ def work(
                 space=space,
                 study=study,
                 prepared=prepared,
-                on_epoch=display.epoch,
+                on_epoch=functools.partial(display.epoch, number),
             )
         except TrialFailed as failure:
             reason = one_line(failure)
             _fail(claim, spool, study, reason)
-            display.failed(claim, reason)
+            display.failed(number, reason)
         except Interrupted:
             spool.set_state("WAITING")
             raise
@@ -81,13 +106,13 @@ def work(
             study.complete(claim, metrics)
             spool.set_state("COMPLETE")
             drop_checkpoints(claim.folder)
-            display.finished(claim, metrics)
+            display.finished(number, metrics)
         finally:
             spool.close()
             claim.lease.release()
 
 
-def begin_spool(claim: Claim, study: Study, mirror: Mirror) -> Spool:
+def begin_spool(claim: Claim, study: Study, mirror: Notified) -> Spool:
     """Open the trial's log and say that it runs."""
     spool = Spool(claim.folder, mirror.notify)
     number = claim.trial.number

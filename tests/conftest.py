@@ -28,9 +28,10 @@ def environment() -> dict[str, str]:
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start ``search.py`` in ``folder``; its output goes to ``folder/output.txt``."""
+    one_worker = [] if "--workers" in arguments else ["--workers", "1"]  # or the numbers depend on who is faster
     with open(folder / "output.txt", "w") as output:
         return subprocess.Popen(
-            [sys.executable, str(ROOT / "search.py"), *arguments],
+            [sys.executable, str(ROOT / "search.py"), *one_worker, *arguments],
             cwd=folder,
             env=environment(),
             stdout=output,

@@ -1,0 +1,106 @@
+"""Workers beside one another: exact budgets, deaths, signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import EXAMPLE, epochs_logged, load, numbers, search, start, wait_for
+
+from harness.spool import read_events
+
+FLAGS = ("--space", "cancer.py", "--sampler", "random", "--trials", "12", "--epochs", "6")
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[int]:
+    """The process's children, less the one that logs to MLflow."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(child) for child in children if b"harness.tracking" not in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search with one worker and the random sampler, whose draws depend on nothing but the trial's number."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "cancer.py").write_text(EXAMPLE)
+    search(folder, *FLAGS)
+    return folder
+
+
+def test_two_workers_finish_exactly_what_was_asked_for_with_the_numbers_of_one(
+    example: Path, undisturbed: Path
+) -> None:
+    output = search(example, *FLAGS, "--workers", "2")
+    assert "12/12 done" in output
+    assert numbers(example, "cancer") == numbers(undisturbed, "cancer")
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{example}/mlflow.db")
+    experiment = client.get_experiment_by_name("kd-cancer")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "tags.`kd.role` = 'trial'")
+    assert sorted(int(run.data.tags["kd.trial"]) for run in runs) == list(range(12))
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert all(len(client.get_metric_history(run.info.run_id, "val/loss")) == 6 for run in runs)
+
+
+def test_a_worker_that_is_killed_is_replaced_and_its_trial_resumed(example: Path, undisturbed: Path) -> None:
+    process = start(example, *FLAGS, "--workers", "2")
+    try:
+        for number in (2, 6):
+            wait_for(lambda number=number: epochs_logged(example, "cancer", number) >= 2)  # type: ignore[misc]
+            wait_for(lambda: len(workers_of(process)) == 2 or process.poll() is not None)
+            for victim in workers_of(process):
+                os.kill(victim, signal.SIGKILL)
+        assert process.wait(120) == 0, (example / "output.txt").read_text()
+    finally:
+        process.kill()
+        process.wait()
+    assert "was cut; it goes on after epoch" in (example / "output.txt").read_text()
+    assert numbers(example, "cancer") == numbers(undisturbed, "cancer")
+    for number in range(12):  # no gap and no repeat in any curve
+        events = read_events(example / "mlruns" / "trials" / "cancer" / str(number) / "spool.jsonl")
+        assert [event["step"] for event in events if event["event"] == "metrics"] == [0, 1, 2, 3, 4, 5, None]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_ends_every_worker_and_the_same_command_goes_on(
+    example: Path, undisturbed: Path, how: signal.Signals
+) -> None:
+    process = start(example, *FLAGS, "--workers", "2")
+    try:
+        wait_for(lambda: epochs_logged(example, "cancer", 1) >= 1)
+        crew = workers_of(process)
+        assert len(crew) == 2
+        started = time.monotonic()
+        process.send_signal(how)
+        process.wait(20)
+        wait_for(lambda: not any(alive(pid) for pid in crew), timeout_s=10)
+        assert time.monotonic() - started < 5 + 10 * (how != signal.SIGKILL)  # beside other tests; alone it takes 1 s
+    finally:
+        process.kill()
+        process.wait()
+    assert all(trial.state.name in ("COMPLETE", "RUNNING", "WAITING") for trial in load(example, "cancer").trials)
+    search(example, *FLAGS, "--workers", "2")
+    assert numbers(example, "cancer") == numbers(undisturbed, "cancer")
+
+
+def test_workers_that_die_again_and_again_end_the_search_with_their_exit_code(example: Path) -> None:
+    text = (example / "cancer.py").read_text()
+    dying = "import multiprocessing, os\n        if multiprocessing.parent_process(): os._exit(7)\n        "
+    student = "def student(self, *, width):\n        "
+    assert student in text
+    (example / "cancer.py").write_text(text.replace(student, student + dying))
+    output = search(example, *FLAGS, "--workers", "2", expect=2)
+    assert "exit code 7" in output
