@@ -109,7 +109,8 @@ def curves_picture(result: Result, path: Path) -> None:
     figure.suptitle(f"{result.study}: learning curves of the {size} trial{'s' * (size != 1)} on the front")
     sizes = result.front["parameters"]
     colours = matplotlib.colormaps["viridis"]
-    norm = matplotlib.colors.LogNorm(sizes.min(), max(sizes.max(), sizes.min() + 1)) if len(sizes) else None
+    low = max(sizes.min(), 1) if len(sizes) else 1
+    norm = matplotlib.colors.LogNorm(low, max(sizes.max(), low + 1)) if len(sizes) else None
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for panel, name in zip(panels, names, strict=True):
         for _, row in result.front.iterrows():
@@ -201,7 +202,8 @@ def _hover(result: Result, row: Any) -> str:
         [result.primary, *result.objectives, *result.parameters, "agreement", "speedup", "compression"]
     ):
         value = row[name]
-        shown.append(
-            f"{name} {value:.4g}" if isinstance(value, float) and name != "parameters" else f"{name} {value:,}"
-        )
+        if isinstance(value, float) and name != "parameters":
+            shown.append(f"{name} {value:.4g}")
+        else:
+            shown.append(f"{name} {value:,}" if isinstance(value, int | float) else f"{name} {value}")
     return "<br>".join(shown)

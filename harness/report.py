@@ -206,7 +206,7 @@ def write_report(result: Result, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, Callable[[Path], Any]] = {
         "trials.csv": lambda path: result.trials.to_csv(path, index=False),
-        "trials.parquet": lambda path: result.trials.to_parquet(path, index=False),
+        "trials.parquet": lambda path: _typed(result.trials).to_parquet(path, index=False),
         "summary.md": lambda path: path.write_text(summary(result)),
     }
     if len(result.front):
@@ -217,6 +217,12 @@ def write_report(result: Result, folder: Path) -> None:
         }
     for name, write in files.items():
         write_atomically(folder / name, write)
+
+
+def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table with one type a column: choices of several types become text."""
+    mixed = [name for name in frame if pd.api.types.infer_dtype(frame[name], skipna=True).startswith("mixed")]
+    return frame.astype(dict.fromkeys(mixed, str))
 
 
 def summary(result: Result) -> str:

@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -106,11 +106,21 @@ class SearchSpace:
             training=narrowed(self.training),
         )
 
-    def suggest(self, trial: Trial) -> Configuration:
-        """The trial's configuration: what it has already, and the sampler's word on the rest."""
+    def suggest(self, trial: Trial, before: Callable[[str], object] = lambda name: None) -> Configuration:
+        """The trial's configuration: what it has already, and the sampler's word on the rest.
+
+        Args:
+            trial: The trial.
+            before: Called with each parameter's name before it is suggested.
+        """
+
+        def suggested(name: str, distribution: BaseDistribution) -> Any:
+            before(name)
+            return _suggest(trial, name, distribution)
+
         return Configuration(
             *(
-                {name: _suggest(trial, name, distribution) for name, distribution in group.items()}
+                {name: suggested(name, distribution) for name, distribution in group.items()}
                 for group in (self.student, self.distillation, self.training)
             )
         )

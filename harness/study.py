@@ -140,22 +140,28 @@ class Study:
                     lease = self._lease(frozen.number)
                     # It may have ended since the trials were read: whoever ends one gives up its lease afterwards.
                     if lease.acquire() and self.trials()[frozen.number].state == TrialState.RUNNING:
-                        self._seed_draw(frozen.number)
+                        self._seed_draw(frozen.number, "relative")
                         return self._claimed(Trial(self.optuna, frozen._trial_id), space, lease, resumed=True)
                     lease.release()
             begun = sum(trial.state != TrialState.WAITING for trial in trials)
             if begun >= self.settings.trials:
                 return None
-            self._seed_draw(begun)
+            self._seed_draw(begun, "relative")
             trial = self.optuna.ask()
             lease = self._lease(trial.number)
             taken = lease.acquire()
             assert taken, trial.number
             return self._claimed(trial, space, lease, resumed=False)
 
-    def _seed_draw(self, begun: int) -> None:
-        """Seed the sampler by what was tried: a search that was cut draws on as if it had not been."""
-        self.optuna.sampler = make_sampler(self.settings.sampler, derived_seed(self.settings.seed, "draw", begun))
+    def _seed_draw(self, begun: int, name: str) -> None:
+        """Seed the sampler by what was tried and what it draws: a search that was cut goes on as if it had not been.
+
+        Args:
+            begun: Number of trials begun before.
+            name: The parameter that is drawn next, or ``"relative"`` for what is drawn of several at once.
+        """
+        seed = derived_seed(self.settings.seed, "draw", begun, name)
+        self.optuna.sampler = make_sampler(self.settings.sampler, seed)
 
     def _lease(self, number: int) -> Lease:
         folder = self.trial_folder(number)
@@ -165,7 +171,7 @@ class Study:
     def _claimed(self, trial: Trial, space: SearchSpace, lease: Lease, *, resumed: bool) -> Claim:
         return Claim(
             trial=trial,
-            configuration=space.suggest(trial),
+            configuration=space.suggest(trial, lambda name: self._seed_draw(trial.number, name)),
             folder=self.trial_folder(trial.number),
             lease=lease,
             resumed=resumed,
@@ -237,7 +243,8 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
         if settings.study in optuna.get_all_study_names(storage):
             loaded = optuna.load_study(study_name=settings.study, storage=storage)
             stored = loaded.user_attrs.get("kd.identity")
-            if stored is None and _MAKING_ATTR not in loaded.user_attrs:
+            empty = not loaded.user_attrs and not loaded.get_trials(deepcopy=False)  # cut right after it was created
+            if stored is None and _MAKING_ATTR not in loaded.user_attrs and not empty:
                 raise HarnessError(
                     f"study {settings.study!r} in {redact(settings.storage)} was not made by this program; "
                     "use --study to name a new one."
@@ -292,7 +299,14 @@ def _own_folder(study: Study) -> None:
 
     A namesake's folder is put aside under its id, and comes back when its study is opened again.
     """
-    mark = study.folder / "study.json"
+    mark, kept = study.folder / "study.json", _aside(study.folder, study.id)
+    if not study.owns_folder() and not kept.exists():
+        if any(trial.state == TrialState.RUNNING for trial in study.trials()):
+            # Its lease, if it is alive, and its checkpoint are in the folder that it was begun with.
+            raise HarnessError(
+                f"study {study.settings.study!r} has a trial that was begun with another --runs-dir or in another "
+                f"folder than {study.folder.resolve()}; go on there."
+            )
     if mark.exists():
         found = json.loads(mark.read_text())["id"]
         if found == study.id:
@@ -305,13 +319,7 @@ def _own_folder(study: Study) -> None:
             )
         study.folder.rename(_aside(study.folder, found))
         lease.release()
-    elif any(trial.state == TrialState.RUNNING for trial in study.trials()):
-        # Its lease, if it is alive, and its checkpoint are in the folder that it was begun with.
-        raise HarnessError(
-            f"study {study.settings.study!r} has a trial that was begun with another --runs-dir or in another folder "
-            f"than {study.folder.resolve()}; go on there."
-        )
-    if (kept := _aside(study.folder, study.id)).exists():
+    if kept.exists():
         shutil.rmtree(study.folder, ignore_errors=True)  # nothing but an empty folder can be there
         kept.rename(study.folder)
     write_atomically(mark, lambda path: path.write_text(json.dumps({"id": study.id})))

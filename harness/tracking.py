@@ -25,6 +25,7 @@ import logging
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from harness.addresses import place_of
 from harness.content import Lease, exclusive, write_atomically
@@ -114,7 +115,12 @@ class MlflowSink:
         _keep(folder, mirrored)
 
     def _is_deleted(self, run_id: str) -> bool:
-        return bool(self.client.get_run(run_id).info.lifecycle_stage == "deleted")
+        try:
+            return bool(self.client.get_run(run_id).info.lifecycle_stage == "deleted")
+        except MlflowException as error:
+            if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+                return True  # it was swept out for good
+            raise
 
     def cut(self, folder: Path) -> None:
         """Mark a run as waiting whose process ended in the middle of it."""
@@ -123,8 +129,9 @@ class MlflowSink:
             lease = Lease(folder)
             if mirrored.run_id is None or mirrored.state != "RUNNING" or not lease.acquire():
                 return
-            self._set_state(mirrored, "WAITING", time.time_ns() // 1_000_000)
-            _keep(folder, mirrored)
+            if not self._is_deleted(mirrored.run_id):
+                self._set_state(mirrored, "WAITING", time.time_ns() // 1_000_000)
+                _keep(folder, mirrored)
             lease.release()
 
     def run_id(self, folder: Path) -> str:

@@ -1,0 +1,374 @@
+"""What came out of a study, judged by hand: the front, the picks, and files that hold what was found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any, ClassVar
+
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pytest
+from optuna.distributions import CategoricalDistribution
+from rich.console import Console
+
+from harness.cost import Conditions, Cost, CostTable
+from harness.errors import HarnessError
+from harness.report import Result, collect, notes, report, show, summary, write_report
+from harness.settings import Settings
+from harness.space import SearchSpace
+from harness.spool import SPOOL, Spool, read_events
+from harness.storage import open_storage
+from harness.study import Study, open_study
+from harness.terminal import Terminal
+from search_spaces.digits import SPACE, Digits
+
+Outcome = tuple[float, float, float] | str
+"""Accuracy, latency (ms) and parameters of a trial that was trained to the end, or why it failed."""
+
+TEACHER = (0.95, 1.0, 1000.0)
+STUDENTS: list[Outcome] = [
+    (0.945, 0.8, 800),  # the best
+    (0.94, 0.4, 400),  # exactly one point below the teacher
+    (0.90, 0.2, 100),
+    (0.60, 0.1, 50),
+    (0.89, 0.3, 150),  # beaten by trial 2 everywhere
+]
+"""The front is trials 0 to 3.
+
+The knee, by hand: losses scaled to [0, 1] are 0, .0145, .1304, 1; logarithms of latencies 1, .6667, .3333, 0; of
+parameters 1, .75, .25, 0. Sums of loss and mean cost are 1, .7228, .4221, 1: trial 2.
+"""
+
+
+def metrics(primary: float, latency_ms: float, parameters: float, name: str = "accuracy") -> dict[str, float]:
+    return {
+        name: primary,
+        "parameters": parameters,
+        "macs": 2 * parameters,
+        "size_mb": 4e-6 * parameters,
+        "latency_p50_ms": latency_ms,
+        "latency_p95_ms": 1.5 * latency_ms,
+        "throughput_per_s": 2000 / latency_ms,
+        "agreement": 0.9,
+        "ece": 0.05,
+        "compression": 1000 / parameters,
+        "speedup": 1 / latency_ms,
+    }
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        space_name="digits",
+        space_file=Path("digits.py"),
+        study="s",
+        trials=100,
+        storage=f"{tmp_path}/optuna.journal",
+        runs_dir=tmp_path / "mlruns",
+    )
+
+
+def a_study(
+    settings: Settings,
+    outcomes: Sequence[Outcome],
+    *,
+    space: SearchSpace = SPACE,
+    teacher: tuple[float, float, float] = TEACHER,
+) -> Study:
+    """A study of which these trials are over, each of three epochs."""
+    study, name = open_study(settings, space, open_storage(settings)), space.task.metric_name
+    cost = Cost(
+        int(teacher[2]), 2 * int(teacher[2]), 4e-6 * teacher[2], teacher[1], 1.5 * teacher[1], 2000 / teacher[1]
+    )
+    study.keep_costs(CostTable(Conditions("a processor", torch="9.9"), cost, {}).to_json())
+    study.keep_teacher(metrics(*teacher, name=name))
+    for outcome in outcomes:
+        claim = study.claim(space)
+        assert claim is not None
+        spool = Spool(claim.folder)
+        for epoch in range(3):
+            spool.metrics({"train/loss": 1 / (epoch + 1), "val/loss": 2 / (epoch + 1), f"val/{name}": 0.1}, step=epoch)
+        spool.close()
+        if isinstance(outcome, str):
+            study.fail(claim, outcome)
+        else:
+            study.complete(claim, metrics(*outcome, name=name))
+        claim.lease.release()
+    return study
+
+
+def numbers(result: Result) -> list[int]:
+    return [int(number) for number in result.trials.loc[result.trials["front"], "number"]]
+
+
+def picks(result: Result) -> dict[str, int]:
+    return {name: int(row["number"]) for name, row in result.picks.items()}
+
+
+def terminal() -> tuple[Terminal, StringIO]:
+    """A terminal, and what is printed on it."""
+    text = StringIO()
+    return Terminal(Console(file=text, width=150)), text
+
+
+def test_front_and_picks_of_a_study_worked_by_hand(settings: Settings) -> None:
+    result = collect(a_study(settings, STUDENTS))
+    assert numbers(result) == [0, 1, 2, 3]
+    assert picks(result) == {"accurate": 0, "balanced": 2, "small": 1}
+    assert result.front["number"].tolist() == [3, 2, 1, 0]  # the smallest first
+    assert set(result.curves) == {0, 1, 2, 3}
+    assert result.curves[2]["train/loss"] == {0: 1.0, 1: 0.5, 2: pytest.approx(1 / 3)}
+    assert not any(line.startswith("No student") for line in notes(result))
+
+
+def test_there_is_no_small_pick_where_no_student_is_within_one_point_of_the_teacher(settings: Settings) -> None:
+    result = collect(a_study(settings, STUDENTS, teacher=(0.9551, 1.0, 1000)))
+    assert picks(result) == {"accurate": 0, "balanced": 2}
+    assert "No student of the front is within 0.01 of the teacher's accuracy: no small pick." in notes(result)
+
+
+def test_a_small_student_off_the_front_is_no_pick(settings: Settings) -> None:
+    # Trial 1 is smaller than trial 0 but no smaller, faster or better than trial 2.
+    result = collect(a_study(settings, [(0.94, 0.5, 500), (0.93, 0.3, 300), (0.945, 0.3, 300)]))
+    assert numbers(result) == [2]
+    assert picks(result) == {"accurate": 2, "balanced": 2, "small": 2}
+    assert result.trials["pick"].tolist() == ["", "", "accurate, balanced, small"]
+
+
+def test_equal_students_are_all_on_the_front_and_the_first_is_picked(settings: Settings) -> None:
+    result = collect(a_study(settings, [(0.5, 0.9, 900), (0.94, 0.5, 500), (0.94, 0.5, 500)]))
+    assert numbers(result) == [1, 2]
+    assert picks(result) == {"accurate": 1, "balanced": 1, "small": 1}
+
+
+class Erring(Digits):
+    """Digits judged by their error, which is to be small."""
+
+    metric_name: ClassVar[str] = "error"
+    metric_direction: ClassVar[str] = "minimize"
+
+
+def test_picks_of_a_metric_that_is_to_be_small(settings: Settings) -> None:
+    students: list[Outcome] = [(0.055, 0.8, 800), (0.06, 0.4, 400), (0.10, 0.2, 100), (0.40, 0.1, 50), (0.11, 0.3, 150)]
+    space = replace(SPACE, task=Erring())
+    result = collect(a_study(settings, students, space=space, teacher=(0.05, 1.0, 1000)))
+    assert (result.primary, result.directions) == ("error", ("minimize",) * 3)
+    assert numbers(result) == [0, 1, 2, 3]
+    assert picks(result) == {"accurate": 0, "balanced": 2, "small": 1}
+
+
+def test_the_front_is_of_the_studys_own_objectives(settings: Settings) -> None:
+    # Accuracy and throughput alone: each trial of the front of three, and trial 4 still behind trial 2.
+    study = a_study(replace(settings, objectives=("accuracy", "throughput_per_s")), STUDENTS)
+    result = collect(study)
+    assert (numbers(result), result.directions) == ([0, 1, 2, 3], ("maximize", "maximize"))
+    # Costs of the knee are those of throughput only: 1, .6667, .3333, 0; sums 1, .6812, .4638, 1.
+    assert picks(result)["balanced"] == 2
+    study = a_study(replace(settings, study="costs", objectives=("parameters", "latency_p50_ms")), STUDENTS)
+    assert numbers(collect(study)) == [3]  # the smallest is the fastest too
+
+
+def test_a_trial_that_failed_is_on_no_front_and_is_told_of(settings: Settings) -> None:
+    outcomes: list[Outcome] = ["loss is nan", *STUDENTS, "out of memory: 3 GB"]
+    result = collect(a_study(settings, outcomes))
+    assert result.trials["state"].tolist() == ["FAIL", *["COMPLETE"] * 5, "FAIL"]
+    assert numbers(result) == [1, 2, 3, 4] and picks(result) == {"accurate": 1, "balanced": 3, "small": 2}
+    assert result.trials.loc[[0, 6], "reason"].tolist() == ["loss is nan", "out of memory: 3 GB"]
+    assert result.trials.loc[[0, 6], ["accuracy", "parameters"]].isna().all(axis=None)
+    told = "2 of 7 trials failed (trial 0: loss is nan, trial 6: out of memory: 3 GB)."
+    screen, text = terminal()
+    show(result, screen)
+    assert told in notes(result) and told in text.getvalue()
+    assert "7 trials (5 COMPLETE, 2 FAIL), 4 on the front of accuracy ↑, latency_p50_ms ↓, parameters ↓." in summary(
+        result
+    )
+
+
+def test_of_many_failures_five_are_named(settings: Settings) -> None:
+    result = collect(a_study(settings, [*["loss is nan"] * 6, STUDENTS[0]]))
+    reasons = ", ".join(f"trial {number}: loss is nan" for number in range(5))
+    assert f"6 of 7 trials failed ({reasons}, …)." in notes(result)
+
+
+@pytest.mark.parametrize("position", range(3))
+def test_nan_never_enters_the_front(settings: Settings, position: int) -> None:
+    study = a_study(settings, STUDENTS[:3])
+    claim = study.claim(SPACE)
+    assert claim is not None
+    accuracy, latency_ms, parameters = (math.nan if n == position else v for n, v in enumerate((0.99, 0.01, 1.0)))
+    with pytest.warns(UserWarning, match="nan is not acceptable"):
+        study.complete(claim, metrics(accuracy, latency_ms, parameters))  # it would win
+    claim.lease.release()
+    result = collect(study)
+    assert result.trials["state"].tolist() == ["COMPLETE"] * 3 + ["FAIL"]
+    assert numbers(result) == [0, 1, 2] and 3 not in picks(result).values()
+
+
+@pytest.mark.parametrize("outcomes", [[], ["loss is nan"], ["loss is nan", "loss is inf"]])
+def test_a_study_of_which_nothing_is_finished_has_tables_and_no_front(
+    settings: Settings, outcomes: list[Outcome]
+) -> None:
+    study = a_study(settings, outcomes)
+    screen, text = terminal()
+    report(study, screen)
+    folder = study.folder / "report"
+    assert text.getvalue() == (
+        f"no trial has been trained to the end yet: there is no front to show.\ntables and plots are in {folder}\n"
+    )
+    assert {path.name for path in folder.iterdir()} == {"trials.csv", "trials.parquet", "summary.md"}
+    result = collect(study)
+    assert result.picks == {} and result.curves == {} and len(result.front) == 0
+    for table in (pd.read_csv(folder / "trials.csv"), pd.read_parquet(folder / "trials.parquet")):
+        assert len(table) == len(outcomes)
+        assert {"number", "state", "width", "alpha", "accuracy", "latency_p50_ms", "front", "pick"} <= set(table)
+    assert f"{len(outcomes)} trials (" in (folder / "summary.md").read_text()
+
+
+def test_a_trial_that_runs_is_in_the_tables_and_on_no_front(settings: Settings) -> None:
+    study = a_study(settings, STUDENTS[:2])
+    claim = study.claim(SPACE)
+    assert claim is not None
+    result = collect(study)
+    assert result.trials["state"].tolist() == ["COMPLETE", "COMPLETE", "RUNNING"]  # and no recipe that waits
+    assert numbers(result) == [0, 1]
+    write_report(result, study.folder / "report")
+    assert len(pd.read_parquet(study.folder / "report" / "trials.parquet")) == 3
+    claim.lease.release()
+
+
+def test_a_study_that_was_not_prepared_has_no_report(settings: Settings) -> None:
+    study = open_study(settings, SPACE, open_storage(settings))
+    with pytest.raises(HarnessError, match="study 's' has not been prepared yet: there is nothing to report"):
+        collect(study)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
+    """A result with a failure in it, and its report's folder."""
+    folder = tmp_path_factory.mktemp("written")
+    settings = Settings(
+        space_name="digits",
+        space_file=Path("digits.py"),
+        study="s",
+        trials=100,
+        storage=f"{folder}/optuna.journal",
+        runs_dir=folder / "mlruns",
+    )
+    result = collect(a_study(settings, ["loss is nan", *STUDENTS]))
+    write_report(result, folder / "report")
+    return result, folder / "report"
+
+
+def test_the_tables_read_back_equal(written: tuple[Result, Path]) -> None:
+    result, folder = written
+    parquet = pd.read_parquet(folder / "trials.parquet")
+    pd.testing.assert_frame_equal(parquet, result.trials, check_dtype=False, check_exact=True)
+    csv = pd.read_csv(folder / "trials.csv", parse_dates=["started", "finished"])
+    texts = ["state", "recipe", "reason", "pick"]
+    csv[texts] = csv[texts].fillna("")
+    pd.testing.assert_frame_equal(csv, result.trials, check_dtype=False, check_exact=False, rtol=1e-14)
+    # And they hold what was told, not only one another.
+    assert csv["accuracy"].tolist()[1:] == [0.945, 0.94, 0.9, 0.6, 0.89] and math.isnan(csv["accuracy"][0])
+    assert csv["front"].tolist() == [False, True, True, True, True, False]
+    assert csv["recipe"].tolist() == ["repdistiller", "distilbert", "keras", "control", "", ""]
+    assert (csv["temperature"][:3].tolist(), csv["alpha"][3]) == ([4, 2, 10], 1)
+    assert (csv["finished"] >= csv["started"]).all()
+
+
+@pytest.mark.parametrize("name", ["front.png", "curves.png"])
+def test_the_pictures_are_drawn(written: tuple[Result, Path], name: str) -> None:
+    picture = matplotlib.image.imread(written[1] / name)
+    height, width, _ = picture.shape
+    assert width > 1000 and height > 400
+    coloured = np.ptp(picture[..., :3], axis=-1) > 0.2
+    assert coloured.sum() > 1000  # points and lines: axes and words are black
+
+
+def test_the_page_shows_each_trial_and_needs_no_network(written: tuple[Result, Path]) -> None:
+    page = (written[1] / "front.html").read_text()
+    drawing = page[page.rindex("Plotly.newPlot") :]
+    for number in range(1, 6):
+        assert f"trial {number}\\u003c" in drawing
+    assert "trial 0\\u003c" not in drawing  # it failed: it has no place
+    for name in ("accurate", "balanced", "small", "teacher", "control"):
+        assert f'"name":"{name}' in drawing
+    assert "<script src" not in page and len(page) > 1_000_000  # plotly itself is in it
+
+
+def test_the_summary_shows_the_front_its_picks_and_the_teacher(written: tuple[Result, Path]) -> None:
+    text = (written[1] / "summary.md").read_text()
+    assert text.startswith("## s\n") and "6 trials (5 COMPLETE, 1 FAIL), 4 on the front" in text
+    rows = [[cell.strip() for cell in line[1:-1].split("|")][:5] for line in text.splitlines() if line[:2] == "| "]
+    assert rows == [
+        ["pick", "trial", "accuracy", "latency_p50_ms", "parameters"],
+        ["", "4", "0.6000", "0.1000", "50"],
+        ["balanced", "3", "0.9000", "0.2000", "100"],
+        ["small", "2", "0.9400", "0.4000", "400"],
+        ["accurate", "1", "0.9450", "0.8000", "800"],
+        ["teacher", "", "0.9500", "1.0000", "1,000"],
+    ]
+    # The third recipe, the control, is trial 3.
+    assert "Control (labels alone, α = 1): accuracy 0.9000 with 100 parameters (trial 3)." in text
+    assert "Latencies hold for a processor, 1 thread, latency at batch 1, throughput at batch 64, torch 9.9" in text
+
+
+def test_the_table_on_the_terminal_has_the_front_the_picks_and_the_teacher(settings: Settings) -> None:
+    screen, printed = terminal()
+    show(collect(a_study(settings, STUDENTS)), screen)
+    text = printed.getvalue()
+    assert text.startswith("s: the Pareto front of accuracy ↑, latency_p50_ms ↓, parameters ↓")
+    rows = [line.split() for line in text.splitlines()]
+    found = {row[0]: (row[1:4], row[-1]) for row in rows if row and row[0] in {"0", "1", "2", "3", "4", "teacher"}}
+    assert found == {
+        "3": (["0.6000", "0.1000", "50"], "0.0055"),  # no pick: the middle of the learning rates is its last cell
+        "2": (["0.9000", "0.2000", "100"], "balanced"),
+        "1": (["0.9400", "0.4000", "400"], "small"),
+        "0": (["0.9450", "0.8000", "800"], "accurate"),
+        "teacher": (["0.9500", "1.0000", "1,000"], "1.0x"),
+    }
+
+
+def test_the_report_goes_to_the_studys_own_run(settings: Settings) -> None:
+    study = a_study(settings, ["loss is nan", *STUDENTS])
+    spool = Spool(study.folder)
+    report(study, terminal()[0], spool)
+    spool.close()
+    artifact, values, tags = read_events(study.folder / SPOOL)
+    assert artifact["path"] == "report" and values["step"] is None
+    assert values["values"] == {"front_size": 4, "trials_complete": 5, "trials_fail": 1, "best_accuracy": 0.945}
+    assert tags["values"]["kd.picks"] == '{"accurate": 1, "small": 2, "balanced": 3}'
+    assert tags["values"]["mlflow.note.content"] == (study.folder / "report" / "summary.md").read_text()
+
+
+@pytest.mark.parametrize("choices", [["bn", "none"], [None, "bn"], [False, "bn"], [1, "auto"]])
+def test_a_choice_of_any_type_is_reported(settings: Settings, choices: list[Any]) -> None:
+    space = replace(SPACE, student={"norm": CategoricalDistribution(choices)})
+    study = a_study(replace(settings, trials=9), STUDENTS, space=space)
+    write_report(collect(study), study.folder / "report")
+    assert len(pd.read_parquet(study.folder / "report" / "trials.parquet")) == len(STUDENTS)
+    assert any(f"norm {choice}" in (study.folder / "report" / "front.html").read_text() for choice in choices)
+
+
+def test_a_student_without_parameters_is_drawn(settings: Settings) -> None:
+    study = a_study(settings, [(0.9, 0.5, 500)])
+    claim = study.claim(SPACE)
+    assert claim is not None
+    study.complete(claim, metrics(0.8, 0.4, 1) | {"parameters": 0})
+    claim.lease.release()
+    write_report(collect(study), study.folder / "report")
+    assert (study.folder / "report" / "curves.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(("width", "shown"), [(70, False), (200, True)])
+def test_on_a_narrow_terminal_the_comparisons_give_way_and_no_heading_is_cut(
+    settings: Settings, width: int, shown: bool
+) -> None:
+    text = StringIO()
+    show(collect(a_study(settings, STUDENTS)), Terminal(Console(file=text, width=width)))
+    assert all(heading in text.getvalue() for heading in ("accuracy", "p50 ms", "parameters", "pick"))
+    assert ("faster" in text.getvalue()) == shown

@@ -1,0 +1,571 @@
+"""A study on real storages: it stays what it is, is made once and whole, and its trials go on where they were."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from conftest import environment
+from optuna.distributions import BaseDistribution, IntDistribution
+
+from harness.content import Lease
+from harness.errors import HarnessError
+from harness.settings import Settings
+from harness.space import SearchSpace
+from harness.storage import open_storage
+from harness.study import METRICS, Study, find_study, open_study
+from search_spaces.digits import SPACE
+
+RECIPES = ["repdistiller", "distilbert", "keras", "control"]
+
+WORKER = """
+import json, sys
+from harness.settings import Settings
+from harness.storage import open_storage
+from harness.study import open_study
+from pathlib import Path
+from search_spaces.digits import SPACE
+
+def answer(**what):
+    print(json.dumps(what), flush=True)
+
+answer(ready=True)
+for line in sys.stdin:
+    word, folder, *rest = json.loads(line)
+    if word == "open":
+        settings = Settings(space_name="digits", space_file=Path("digits.py"), study="s", trials=rest[0],
+                            storage=f"sqlite:///{folder}/optuna.db", runs_dir=Path(folder) / "mlruns")
+        storage = open_storage(settings)
+        answer(storage=True)
+    elif word == "make":
+        study = open_study(settings, SPACE, storage)
+        answer(id=study.id)
+    elif word == "claim":
+        claim = study.claim(SPACE)
+        answer(number=claim.trial.number, params=claim.configuration.params())
+    elif word == "claim all":
+        claims = []
+        while (claim := study.claim(SPACE)) is not None:
+            claims.append(claim)
+        answer(numbers=[claim.trial.number for claim in claims])
+"""
+
+
+class Worker:
+    """Another process that opens studies and claims trials as it is told."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WORKER],
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def tell(self, *words: Any) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps([str(w) if isinstance(w, Path) else w for w in words]) + "\n")
+        self.process.stdin.flush()
+
+    def answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None and self.process.stderr is not None
+        line = self.process.stdout.readline()
+        assert line, self.process.stderr.read()
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def end(self) -> None:
+        self.process.kill()  # SIGKILL
+        self.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[list[Worker]]:
+    """Two processes that have imported all they need, and wait."""
+    started = [Worker(), Worker()]
+    for worker in started:
+        assert worker.answer() == {"ready": True}
+    yield started
+    for worker in started:
+        worker.end()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Those of a study in a journal file, which is there at once; ``in_sqlite`` is what a person gets."""
+    return Settings(
+        space_name="digits",
+        space_file=Path("digits.py"),
+        study="s",
+        trials=3,
+        storage=f"{tmp_path}/optuna.journal",
+        runs_dir=tmp_path / "mlruns",
+    )
+
+
+def in_sqlite(settings: Settings) -> Settings:
+    return replace(settings, storage=f"sqlite:///{settings.runs_dir.parent}/optuna.db")
+
+
+def opened(settings: Settings, space: SearchSpace = SPACE) -> Study:
+    """The study, as a new process finds it."""
+    return open_study(settings, space, open_storage(settings))
+
+
+def metrics(accuracy: float, cost: float) -> dict[str, float]:
+    return {"accuracy": accuracy, **dict.fromkeys(METRICS, cost)}
+
+
+def with_student(**student: BaseDistribution) -> SearchSpace:
+    return replace(SPACE, student=student)
+
+
+def refused(settings: Settings, space: SearchSpace = SPACE) -> str:
+    """The one line that a study is refused with."""
+    with pytest.raises(HarnessError) as raised:
+        opened(settings, space)
+    message = str(raised.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"epochs": 5}, "epochs 20 and cannot be resumed with 5;"),
+        ({"seed": 1}, "seed 0 and cannot be resumed with 1;"),
+        ({"fixed": {"alpha": "0.5"}}, "fixed {} and cannot be resumed with {'alpha': '0.5'};"),
+        ({"space_name": "fashion-mnist"}, "space 'digits' and cannot be resumed with 'fashion-mnist';"),
+        (
+            {"objectives": ("accuracy", "macs")},
+            "objectives 'accuracy,latency_p50_ms,parameters' and cannot be resumed with 'accuracy,macs';",
+        ),
+        (
+            {"objectives": ("accuracy", "parameters", "latency_p50_ms")},
+            "objectives 'accuracy,latency_p50_ms,parameters' and cannot be resumed with "
+            "'accuracy,parameters,latency_p50_ms';",
+        ),
+    ],
+)
+def test_a_study_is_not_resumed_as_another_one(settings: Settings, changed: dict[str, Any], words: str) -> None:
+    study = opened(settings)
+    assert refused(replace(settings, **changed)) == (
+        f"study 's' was created with {words} use --study to name a new one."
+    )
+    again = opened(settings)
+    assert (again.id, again.attrs) == (study.id, study.attrs)
+    assert opened(replace(settings, study="t", **changed)).id != study.id
+
+
+@pytest.mark.parametrize(
+    ("space", "shown"),
+    [
+        (with_student(width=IntDistribution(2, 64, log=True)), "{width: 2-64 log, "),
+        (with_student(width=IntDistribution(2, 32)), "{width: 2-32, "),
+        (with_student(depth=IntDistribution(2, 32, log=True)), "{depth: 2-32 log, "),
+        (replace(SPACE, training={}), "{width: 2-32 log, temperature: 1-20 log, alpha: 0-1};"),
+    ],
+)
+def test_a_study_is_not_resumed_with_another_space(settings: Settings, space: SearchSpace, shown: str) -> None:
+    opened(settings)
+    message = refused(settings, space)
+    stored = "{width: 2-32 log, temperature: 1-20 log, alpha: 0-1, learning_rate: 0.001-0.03 log}"
+    assert message.startswith(f"study 's' was created with parameters {stored} and cannot be resumed with {shown}")
+    assert message.endswith("use --study to name a new one.")
+    assert message.count(stored) == 1
+
+
+def test_a_value_held_fixed_can_be_neither_changed_nor_let_go(settings: Settings) -> None:
+    held = replace(settings, fixed={"alpha": "0.5"})
+    opened(held)
+    assert "fixed {'alpha': '0.5'} and cannot be resumed with {}; use --study" in refused(settings)
+    assert "with {'alpha': '0.25'}; use --study" in refused(replace(settings, fixed={"alpha": "0.25"}))
+    assert opened(held).attrs["kd.identity"]["fixed"] == {"alpha": "0.5"}
+
+
+def test_a_budget_a_sampler_and_the_default_said_aloud_are_the_same_study(settings: Settings) -> None:
+    study = opened(settings)
+    aloud = ("accuracy", "latency_p50_ms", "parameters")
+    again = opened(replace(settings, trials=99, sampler="random", timeout_s=1, epochs=20, objectives=aloud))
+    assert again.id == study.id
+
+
+def test_a_study_stands_on_the_data_and_the_teacher_that_it_began_with(settings: Settings) -> None:
+    opened(settings).bind(dataset="d1", teacher="t1")
+    opened(settings).bind(dataset="d1", teacher="t1")
+    for given, words in (
+        ({"dataset": "d2", "teacher": "t1"}, "dataset 'd1' and cannot be resumed with 'd2';"),
+        ({"dataset": "d1", "teacher": "t2"}, "teacher 't1' and cannot be resumed with 't2';"),
+    ):
+        with pytest.raises(HarnessError) as raised:
+            opened(settings).bind(**given)
+        assert str(raised.value) == f"study 's' was created with {words} use --study to name a new one."
+    assert opened(settings).attrs["kd.prepared"] == {"dataset": "d1", "teacher": "t1"}
+
+
+def test_an_unknown_objective_makes_no_study(settings: Settings) -> None:
+    message = refused(replace(settings, objectives=("accuracy", "speed")))
+    assert message.startswith("--objectives must name some of accuracy, parameters, ")
+    assert message.endswith("but got 'speed'.")
+    assert optuna.get_all_study_names(open_storage(settings)) == []
+
+
+def test_each_objective_is_searched_in_its_own_direction(settings: Settings) -> None:
+    up = {"accuracy", "throughput_per_s", "agreement", "compression", "speedup"}
+    study = opened(replace(settings, objectives=("accuracy", *METRICS)))
+    assert {name for name, way in zip(study.objectives, study.directions, strict=True) if way == "maximize"} == up
+    assert len(study.objectives) == 11 and (study.primary, study.primary_direction) == ("accuracy", "maximize")
+
+
+def test_a_study_of_another_program_is_left_alone(settings: Settings) -> None:
+    theirs = optuna.create_study(study_name="s", storage=open_storage(settings))
+    theirs.set_user_attr("who", "another program")
+    assert refused(settings) == (
+        f"study 's' in {settings.storage} was not made by this program; use --study to name a new one."
+    )
+    with pytest.raises(HarnessError, match="study 's' was not made by this program"):
+        find_study(settings)
+    assert optuna.load_study(study_name="s", storage=open_storage(settings)).user_attrs == {"who": "another program"}
+
+
+def test_a_study_that_is_read_must_exist_and_no_database_is_made_for_it(settings: Settings, tmp_path: Path) -> None:
+    settings = in_sqlite(settings)
+    with pytest.raises(HarnessError, match="there is no file"):
+        find_study(settings)
+    assert not (tmp_path / "optuna.db").exists()
+    made = opened(settings)
+    assert find_study(settings).id == made.id
+    with pytest.raises(HarnessError, match="must hold study 'other', but holds s"):
+        find_study(replace(settings, study="other"))
+
+
+def test_a_study_begins_with_the_recipes_and_opening_it_again_adds_none(settings: Settings) -> None:
+    for _ in range(3):
+        study = opened(settings)
+        assert [trial.user_attrs["recipe"] for trial in study.trials()] == RECIPES
+        assert {trial.state.name for trial in study.trials()} == {"WAITING"}
+    assert study.finished() == 0
+
+
+def test_first_starts_at_once_make_one_study_with_its_recipes_once(tmp_path: Path, workers: list[Worker]) -> None:
+    for n in range(6):
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        for worker in workers:
+            worker.tell("open", folder, 6)
+        for worker in workers:
+            worker.answer()
+        for worker in workers:
+            worker.tell("make", folder)
+        first, second = (worker.answer()["id"] for worker in workers)
+        assert first == second
+        stored = optuna.load_study(study_name="s", storage=f"sqlite:///{folder}/optuna.db")
+        assert [trial.user_attrs["recipe"] for trial in stored.trials] == RECIPES
+        assert json.loads((folder / "mlruns" / "trials" / "s" / "study.json").read_text()) == {"id": first}
+        database = sqlite3.connect(folder / "optuna.db")
+        assert database.execute("SELECT count(*) FROM studies").fetchone() == (1,)
+        assert database.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,)
+        database.close()
+
+
+def test_processes_side_by_side_begin_exactly_the_trials_asked_for(tmp_path: Path, workers: list[Worker]) -> None:
+    for worker in workers:
+        worker.tell("open", tmp_path, 25)
+        worker.tell("make", tmp_path)
+    for worker in workers:
+        worker.answer()
+        worker.answer()
+    for worker in workers:
+        worker.tell("claim all", tmp_path)
+    first, second = (worker.answer()["numbers"] for worker in workers)
+    assert sorted(first + second) == list(range(25)) and first and second
+    stored = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/optuna.db")
+    assert len(stored.trials) == 25
+
+
+def test_a_trial_goes_on_elsewhere_only_when_its_process_is_gone(tmp_path: Path, settings: Settings) -> None:
+    worker = Worker()
+    worker.tell("open", tmp_path, 3)
+    worker.tell("make", tmp_path)
+    worker.tell("claim", tmp_path)
+    begun = [worker.answer() for _ in range(4)][-1]
+    study = opened(in_sqlite(settings))
+    second = study.claim(SPACE)
+    assert begun["number"] == 0 and second is not None and (second.trial.number, second.resumed) == (1, False)
+    worker.end()
+    taken = study.claim(SPACE)
+    assert taken is not None and (taken.trial.number, taken.resumed, taken.recipe) == (0, True, "repdistiller")
+    assert taken.configuration.params() == begun["params"]
+    third = study.claim(SPACE)
+    assert third is not None and (third.trial.number, third.resumed) == (2, False)
+    assert study.claim(SPACE) is None  # all are begun, and in living hands
+    for claim in (second, taken, third):
+        claim.lease.release()
+
+
+class Cut(Exception):
+    """What stands for kill -9 between two writes."""
+
+
+@pytest.mark.parametrize("write", range(2, 10))
+def test_a_study_that_was_cut_while_it_was_made_is_made_again_whole(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, write: int
+) -> None:
+    writes = 0
+
+    def cut(method: Callable[..., Any]) -> Callable[..., Any]:
+        def writing(*args: Any, **kwargs: Any) -> Any:
+            nonlocal writes
+            writes += 1
+            if writes == write:
+                raise Cut
+            return method(*args, **kwargs)
+
+        return writing
+
+    # Nine writes: that it is being made, four recipes, and what it is.
+    with monkeypatch.context() as patched:
+        for name in ("enqueue_trial", "set_user_attr"):
+            patched.setattr(optuna.Study, name, cut(getattr(optuna.Study, name)))
+        with pytest.raises(Cut):
+            opened(settings)
+    left = optuna.load_study(study_name="s", storage=open_storage(settings))
+    assert "kd.making" in left.user_attrs and "kd.identity" not in left.user_attrs
+    with pytest.raises(HarnessError):
+        find_study(settings)
+    # Nothing holds it to what it would have been.
+    study = opened(replace(settings, seed=7, objectives=("accuracy", "macs")))
+    assert optuna.get_all_study_names(open_storage(settings)) == ["s"]
+    assert [trial.user_attrs["recipe"] for trial in study.trials()] == RECIPES
+    assert study.attrs["kd.identity"]["seed"] == 7 and study.directions == ("maximize", "minimize")
+    assert study.owns_folder() and find_study(settings).id == study.id
+
+
+@pytest.mark.parametrize("storage", ["sqlite:///{}/optuna.db", "{}/optuna.journal"])
+def test_exactly_the_trials_asked_for_are_claimed(settings: Settings, tmp_path: Path, storage: str) -> None:
+    settings = replace(settings, trials=6, storage=storage.format(tmp_path))
+    study, claims = opened(settings), []
+    while (claim := study.claim(SPACE)) is not None:
+        claims.append(claim)
+        if claim.trial.number == 2:
+            study.fail(claim, "loss is nan")  # a trial that failed is spent too
+        else:
+            study.complete(claim, metrics(0.5, 1.0))
+        claim.lease.release()
+    assert [claim.trial.number for claim in claims] == list(range(6))
+    assert [claim.recipe for claim in claims] == [*RECIPES, None, None]
+    assert not any(claim.resumed for claim in claims)
+    assert [claim.folder for claim in claims] == [study.folder / str(number) for number in range(6)]
+    again = opened(settings)
+    assert again.claim(SPACE) is None and again.finished() == len(again.trials()) == 6
+    assert again.trials()[2].user_attrs["reason"] == "loss is nan"
+    more = opened(replace(settings, trials=7)).claim(SPACE)
+    assert more is not None and more.trial.number == 6
+    more.lease.release()
+
+
+def test_the_recipes_are_claimed_as_they_were_published(settings: Settings) -> None:
+    study = opened(replace(settings, trials=4))
+    tried = []
+    while (claim := study.claim(SPACE)) is not None:
+        tried.append((claim.configuration.distillation["temperature"], claim.configuration.distillation["alpha"]))
+        assert claim.configuration.student == {"width": 8}  # sqrt(2 x 32)
+        claim.lease.release()
+        study.complete(claim, metrics(0.5, 1.0))
+    # T of the control is the middle of its range, sqrt(1 x 20).
+    assert tried == [(4.0, 0.1), (2.0, 2 / 7), (10.0, 0.1), (pytest.approx(4.4721359), 1.0)]
+
+
+def test_a_trial_that_was_cut_goes_on_with_its_number_and_parameters(settings: Settings) -> None:
+    settings = replace(settings, trials=6)
+    study = opened(settings)
+    for _ in range(5):
+        claim = study.claim(SPACE)
+        assert claim is not None
+        study.complete(claim, metrics(0.5, 1.0))
+        claim.lease.release()
+    begun = study.claim(SPACE)
+    assert begun is not None and (begun.trial.number, begun.recipe, begun.resumed) == (5, None, False)
+    other = opened(settings)
+    assert other.claim(SPACE) is None  # its process lives
+    begun.lease.release()
+    taken = other.claim(SPACE)
+    assert taken is not None and (taken.trial.number, taken.resumed) == (5, True)
+    assert taken.configuration == begun.configuration and taken.folder == begun.folder
+    assert not Lease(taken.folder).acquire()
+    other.complete(taken, metrics(0.5, 1.0))
+    taken.lease.release()
+    assert opened(settings).claim(SPACE) is None
+
+
+def test_what_a_trial_reached_is_stored_in_the_order_of_the_objectives(settings: Settings) -> None:
+    study = opened(replace(settings, objectives=("macs", "accuracy")))
+    claim = study.claim(SPACE)
+    assert claim is not None
+    study.complete(claim, metrics(0.75, 1.0) | {"macs": 1234.0})
+    claim.lease.release()
+    (trial,) = [t for t in opened(study.settings).trials() if t.state.name == "COMPLETE"]
+    assert trial.values == [1234.0, 0.75] and trial.user_attrs["metrics"]["accuracy"] == 0.75
+
+
+def drawn(settings: Settings, *, cut: bool) -> list[dict[str, Any]]:
+    """The parameters of a search's trials; ``cut`` after each claim, if asked for."""
+    study = opened(settings)
+    while (claim := study.claim(SPACE)) is not None:
+        if cut:
+            claim.lease.release()
+            study = opened(settings)
+            again = study.claim(SPACE)
+            assert again is not None and again.resumed and again.configuration == claim.configuration
+            claim = again
+        params = claim.configuration.params()
+        study.complete(claim, metrics(1 - (params["alpha"] - 0.4) ** 2 / params["width"], params["width"]))
+        claim.lease.release()
+    return [trial.params for trial in study.trials()]
+
+
+@pytest.mark.parametrize(("sampler", "trials"), [("tpe", 14), ("nsga2", 19), ("gp", 11), ("random", 8)])
+def test_a_search_that_is_cut_draws_what_one_that_is_not_would(settings: Settings, sampler: str, trials: int) -> None:
+    # Past the first ten of TPE and GP, and the first generation (16) of NSGA-II.
+    settings = replace(settings, sampler=sampler, trials=trials)
+    folder = settings.runs_dir.parent
+    whole, cut, other = (
+        drawn(
+            replace(settings, storage=f"{folder}/{name}.journal", runs_dir=folder / name, seed=seed), cut=name == "cut"
+        )
+        for name, seed in (("whole", 3), ("cut", 3), ("other", 4))
+    )
+    assert len(whole) == settings.trials and cut == whole
+    assert other[:4] == whole[:4]  # recipes
+    assert all(theirs != ours for theirs, ours in zip(other[4:], whole[4:], strict=True))
+    assert len({json.dumps(params) for params in whole[4:]}) == settings.trials - 4
+
+
+def test_a_study_with_a_trial_begun_elsewhere_is_refused(settings: Settings, tmp_path: Path) -> None:
+    study = opened(settings)
+    elsewhere = replace(settings, runs_dir=tmp_path / "elsewhere")
+    assert opened(elsewhere).id == study.id  # nothing runs: it can be moved
+    claim = study.claim(SPACE)
+    assert claim is not None
+    third = replace(settings, runs_dir=tmp_path / "third")
+    for cut in (False, True):
+        if cut:
+            claim.lease.release()  # its checkpoint is in the other folder all the same
+        assert refused(third) == (
+            "study 's' has a trial that was begun with another --runs-dir or in another folder than "
+            f"{tmp_path.resolve()}/third/trials/s; go on there."
+        )
+        assert not (tmp_path / "third" / "trials" / "s").exists()
+    again = opened(settings)
+    taken = again.claim(SPACE)
+    assert taken is not None and taken.resumed
+    again.complete(taken, metrics(0.5, 1.0))
+    taken.lease.release()
+    assert opened(third).owns_folder()
+
+
+def test_namesakes_in_two_storages_take_turns_in_the_folder(settings: Settings, tmp_path: Path) -> None:
+    other = replace(settings, storage=f"{tmp_path}/other.journal")
+    first = opened(settings)
+    (first.folder / "0").mkdir()
+    (first.folder / "0" / "spool.jsonl").write_text("first's")
+    second = opened(other)
+    assert second.id != first.id and second.folder == first.folder
+    assert second.owns_folder() and not first.owns_folder()
+    assert sorted(path.name for path in second.folder.iterdir()) == ["study.json"]
+    aside = second.folder.with_name(f"s.{first.id[:8]}")
+    assert (aside / "0" / "spool.jsonl").read_text() == "first's"
+    (second.folder / "0").mkdir()
+    (second.folder / "0" / "spool.jsonl").write_text("second's")
+    for one, content in ((settings, "first's"), (other, "second's"), (settings, "first's")):
+        study = opened(one)
+        assert study.owns_folder() and (study.folder / "0" / "spool.jsonl").read_text() == content
+    assert not aside.exists() and (second.folder.with_name(f"s.{second.id[:8]}")).is_dir()
+
+
+def test_a_namesake_s_trial_that_was_cut_goes_on_after_the_turns(settings: Settings, tmp_path: Path) -> None:
+    claim = opened(settings).claim(SPACE)
+    assert claim is not None
+    claim.lease.release()
+    opened(replace(settings, storage=f"{tmp_path}/other.journal"))
+    taken = opened(settings).claim(SPACE)
+    assert taken is not None and taken.resumed and taken.configuration == claim.configuration
+    taken.lease.release()
+
+
+def test_a_folder_in_which_a_namesake_is_searched_is_not_taken_away(settings: Settings, tmp_path: Path) -> None:
+    first = opened(settings)
+    lease = Lease(first.folder, shared=True)  # what a search holds
+    assert lease.acquire()
+    other = replace(settings, storage=f"{tmp_path}/other.journal")
+    message = refused(other)
+    assert message.startswith("another study of the name 's', in another storage, is being searched in ")
+    assert message.endswith("use --study or --runs-dir to keep them apart.")
+    assert first.owns_folder()
+    lease.release()
+    assert opened(other).owns_folder()
+
+
+def test_a_trial_that_ends_while_it_is_looked_at_is_not_taken_up_again(settings: Settings) -> None:
+    first, second = opened(settings), opened(settings)
+    mine = first.claim(SPACE)
+    assert mine is not None
+    lease_of = second._lease
+
+    def after_it_has_ended(number: int) -> Lease:
+        if number == 0:
+            first.complete(mine, metrics(0.5, 1.0))
+            mine.lease.release()
+        return lease_of(number)
+
+    second._lease = after_it_has_ended  # type: ignore[method-assign]
+    claim = second.claim(SPACE)
+    assert claim is not None and claim.trial.number == 1 and not claim.resumed
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "gp", "random"])
+def test_a_trial_that_is_cut_between_two_suggestions_draws_the_rest_as_if_it_had_not_been(
+    settings: Settings, sampler: str
+) -> None:
+    def drawn(settings: Settings, *, cut: bool) -> list[dict[str, Any]]:
+        study = opened(settings)
+        for number in range(6):
+            if cut and number == 5:
+                study._seed_draw(number, "relative")
+                trial = study.optuna.ask()
+                study._seed_draw(number, "width")
+                trial.suggest_int("width", 2, 32, log=True)
+            claim = study.claim(SPACE)
+            assert claim is not None and claim.trial.number == number
+            study.complete(claim, metrics(0.5, 1.0))
+            claim.lease.release()
+        return [trial.params for trial in study.trials()]
+
+    settings = replace(settings, trials=6, sampler=sampler)
+    other = replace(settings, storage=settings.storage + "2", runs_dir=settings.runs_dir / "2")
+    assert drawn(settings, cut=False) == drawn(other, cut=True)
+
+
+def test_a_running_trial_is_not_taken_up_in_the_folder_of_a_namesake(settings: Settings, tmp_path: Path) -> None:
+    claim = opened(settings).claim(SPACE)
+    assert claim is not None
+    elsewhere = tmp_path / "elsewhere"
+    opened(replace(settings, storage=f"{tmp_path}/other.journal", runs_dir=elsewhere))
+    refused(replace(settings, runs_dir=elsewhere))
+
+
+def test_a_study_that_was_cut_right_after_it_was_created_is_made_whole(settings: Settings) -> None:
+    directions = ["maximize", "minimize", "minimize"]
+    optuna.create_study(study_name=settings.study, storage=open_storage(settings), directions=directions)
+    study = opened(settings)
+    assert [trial.user_attrs["recipe"] for trial in study.trials()] == RECIPES
