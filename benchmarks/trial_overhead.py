@@ -90,7 +90,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=12)
     parser.add_argument("--block", type=int, default=5, help="trials of a pair, one after the other")
     parser.add_argument("--epochs", type=int, default=None, help="of a trial (default: the space's)")
+    parser.add_argument("--threads", type=int, default=1, help="of both; 1 is a worker's share where each core has one")
     asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
     os.chdir(tempfile.mkdtemp())
     fixed = [f"--fix={name}={value}" for name, value in CONFIGURATION.items()]
     settings = parse_search([f"--space={asked.space}", "--study=bench", "--accelerator=cpu", "--trials=1", *fixed])

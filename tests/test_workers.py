@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from conftest import EXAMPLE, epochs_logged, load, numbers, search, start, wait_for
+from conftest import EXAMPLE, ROOT, environment, epochs_logged, load, numbers, search, start, wait_for
 
 from harness.spool import read_events
 
@@ -104,3 +105,17 @@ def test_workers_that_die_again_and_again_end_the_search_with_their_exit_code(ex
     (example / "cancer.py").write_text(text.replace(student, student + dying))
     output = search(example, *FLAGS, "--workers", "2", expect=2)
     assert "exit code 7" in output
+
+
+def test_where_a_worker_has_threads_of_its_own_it_is_spawned_and_gives_the_same(example: Path) -> None:
+    four_cores = (
+        "import runpy, sys; import harness.launchers.local as local; local.usable_cores = lambda: 4; "
+        f"sys.argv = ['search.py', *{[*FLAGS[:-4], '--trials', '3', '--epochs', '2', '--workers', '2']!r}]; "
+        f"runpy.run_path({str(ROOT / 'search.py')!r}, run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", four_cores], cwd=example, env=environment(), capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [trial.state.name for trial in load(example, "cancer").trials][:3] == ["COMPLETE"] * 3
+    assert "3/3 done" in done.stdout
