@@ -11,7 +11,8 @@ _SQLITE = "sqlite:///"
 def redact(text: object) -> str:
     """``text`` with the password of every address in it replaced by ``***``."""
     text = re.sub(r"(://[^:/@\s]*):\S+@", r"\1:***@", str(text))
-    return re.sub(r"(?i)([?&](?:password|passwd|pwd)=)[^&\s]+", r"\1***", text)
+    text = re.sub(r"(?i)(https?://)[^:/@\s]+@", r"\1***@", text)  # a name alone is a token there
+    return re.sub(r"(?i)([?&][^=&\s]*(?:password|passwd|pwd|token)=)[^&\s]+", r"\1***", text)
 
 
 def place_of(address: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 import plotly.graph_objects as go
@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from plotly.subplots import make_subplots
 
-if TYPE_CHECKING:
-    from harness.report import Result
+from harness.result import Result
 
 matplotlib.use("Agg")  # no window: the same on a cluster as on a desk
 

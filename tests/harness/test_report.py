@@ -18,7 +18,8 @@ from rich.console import Console
 
 from harness.cost import Conditions, Cost, CostTable
 from harness.errors import HarnessError
-from harness.report import Result, collect, notes, report, show, summary, write_report
+from harness.report import notes, report, show, summary, write_report
+from harness.result import Result, collect
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.spool import SPOOL, Spool, read_events
