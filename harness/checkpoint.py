@@ -54,7 +54,7 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     """
     tensors: list[Tensor] = []
     structure = json.dumps(_without_tensors(checkpoint, tensors))
-    layout = json.dumps([(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for tensor in tensors])
+    layout = json.dumps([(str(t.dtype).removeprefix("torch."), tuple(t.shape), t.stride()) for t in tensors])
     flat = [tensor.detach().cpu().reshape(-1).view(torch.uint8) for tensor in tensors]
     packed = torch.cat(flat) if flat else torch.empty(0, dtype=torch.uint8)
     texts = {"structure": structure, "layout": layout}
@@ -72,11 +72,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if texts.pop("checksum") != _checksum(packed, texts):
         raise ValueError("its checksum is not that of its content.")
     tensors, start = [], 0
-    for name, shape in json.loads(texts["layout"]):
+    for name, shape, stride in json.loads(texts["layout"]):
         dtype = getattr(torch, name)
         end = start + dtype.itemsize * torch.Size(shape).numel()
         # A copy: a view would start where its type may not be aligned.
-        tensors.append(packed[start:end].clone().view(dtype).reshape(shape))
+        tensor = packed[start:end].clone().view(dtype).reshape(shape)
+        if list(tensor.stride()) != stride and 0 not in stride:
+            # A fused optimizer pairs weights and moments as they lie in memory.
+            tensor = torch.empty_strided(shape, stride, dtype=dtype).copy_(tensor)
+        tensors.append(tensor)
         start = end
     restored: dict[str, Any] = _with_tensors(json.loads(texts["structure"]), tensors)
     return restored

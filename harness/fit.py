@@ -80,7 +80,10 @@ def fit(
     with warnings.catch_warnings():
         for category in (UserWarning, FutureWarning):
             warnings.filterwarnings("ignore", module="pytorch_lightning", category=category)
-        trainer.fit(module, datamodule=data)
+        try:
+            trainer.fit(module, datamodule=data)
+        finally:
+            data.trainer = None  # or whoever takes the data on takes this training, and all that listens to it, along
 
 
 class _Course(Checkpoint):

@@ -42,6 +42,7 @@ class Spool:
         self._on_append = on_append
         self._begun = False
         self._steps: set[int] = set()
+        self._whole: dict[str, float] = {}
         self.state: str | None = None
         folder.mkdir(parents=True, exist_ok=True)
         self._drop_torn_line()
@@ -49,6 +50,8 @@ class Spool:
             self._begun |= event["event"] == "run"
             if event["event"] == "metrics" and event["step"] is not None:
                 self._steps.add(event["step"])
+            elif event["event"] == "metrics":
+                self._whole |= event["values"]
             if event["event"] == "state":
                 self.state = event["state"]
         self._file = os.open(folder / SPOOL, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -86,10 +89,13 @@ class Spool:
 
     def metrics(self, values: Mapping[str, float], *, step: int | None = None) -> None:
         """Log metrics of an epoch (``step``, counted from 0), or of the whole run."""
-        if step is None or step not in self._steps:
+        if step is None:
+            if {**self._whole, **values} != self._whole:  # else a run that was cut says them again
+                self._append("metrics", step=step, values=dict(values))
+                self._whole |= values
+        elif step not in self._steps:
             self._append("metrics", step=step, values=dict(values))
-            if step is not None:
-                self._steps.add(step)
+            self._steps.add(step)
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags."""

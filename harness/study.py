@@ -188,6 +188,16 @@ class Study:
         claim.trial.set_user_attr("reason", reason)
         self.optuna.tell(claim.trial, state=TrialState.FAIL)
 
+    def give_up(self, number: int, reason: str) -> None:
+        """Record a trial as failed that no process holds, if none has ended it since."""
+        lease = self._lease(number)
+        frozen = self.trials()[number]
+        if lease.acquire() and frozen.state == TrialState.RUNNING:
+            trial = Trial(self.optuna, frozen._trial_id)
+            trial.set_user_attr("reason", reason)
+            self.optuna.tell(trial, state=TrialState.FAIL)
+        lease.release()
+
     def bind(self, **prepared: str) -> None:
         """Tie the study to what was prepared for it, or see that it is tied to the same.
 

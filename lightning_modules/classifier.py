@@ -85,9 +85,11 @@ class ClassifierModule(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Validate, and gather the epoch's metrics."""
+        modes = {module: module.training for module in self.modules()}  # a part may be kept in eval mode on purpose
         self.eval()
         validated = self._validate(self.trainer.datamodule.ordered("val"))  # type: ignore[attr-defined]
-        self.train()
+        for module, training in modes.items():
+            module.training = training
         self.epoch_metrics = {f"train/{name}": value for name, value in self._training.compute().items()}
         self.epoch_metrics |= {f"val/{name}": value for name, value in validated.items()}
 

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import warnings
+from collections import Counter
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -22,7 +23,7 @@ import torch
 
 from harness.errors import HarnessError, Interrupted, interrupt, one_line
 from harness.mirror import Mirror
-from harness.prepare import Prepared
+from harness.prepare import MOST_ARCHITECTURES, Prepared
 from harness.settings import Settings
 from harness.space import SearchSpace, load_space
 from harness.storage import close_connections, storage_in_reach
@@ -31,7 +32,7 @@ from harness.terminal import SearchDisplay
 from harness.worker import catch_up, work
 
 _GRACE_S = 3.0  # for a worker that is told to stop, before it is killed
-_DEATHS = 3  # of workers, without an epoch between them, after which something is wrong beyond them
+_DEATHS = 3  # of a trial's workers at the same epoch, after which it is given up
 
 
 def usable_cores() -> int:
@@ -55,24 +56,37 @@ def search_here(
     Raises:
         HarnessError: If a worker ends by an error that is no trial's own doing, or workers die again and again.
     """
-    count = settings.workers or (usable_cores() if prepared.data.device.type == "cpu" else 1)
-    count = min(count, settings.trials - study.finished())
-    if count == 1:
+    on_cpu = prepared.data.device.type == "cpu"
+    # Costs that are measured during the search must be measured with nothing beside it.
+    beside = on_cpu and space.architectures(limit=MOST_ARCHITECTURES) is not None
+    asked = settings.workers or (usable_cores() if beside else 1)
+    threads = max(1, torch.get_num_threads() // asked)
+    count = min(asked, settings.trials - study.finished())
+    if count > 1:
+        run_workers(count, threads, settings, study, prepared, mirror, display)
+    elif count == 1:
+        torch.set_num_threads(threads)
         work(settings, space, study, prepared, mirror, display)
-    else:
-        run_workers(count, settings, study, prepared, mirror, display)
 
 
 def run_workers(
-    count: int, settings: Settings, study: Study, prepared: Prepared, mirror: Mirror, display: SearchDisplay
+    count: int,
+    threads: int,
+    settings: Settings,
+    study: Study,
+    prepared: Prepared,
+    mirror: Mirror,
+    display: SearchDisplay,
 ) -> None:
     """Search with ``count`` workers beside one another, until the study's budget is spent.
 
     Each is a process with its share of the cores' threads. What is imported and prepared is paid once: a worker on the
-    CPU is a fork of this process and shares its memory. One that dies is replaced, and its trial is resumed.
+    CPU is a fork of this process and shares its memory. One that dies is replaced, and its trial is resumed; a trial
+    whose worker dies again and again at the same epoch is given up.
 
     Args:
         count: Workers, at least 1.
+        threads: Of each.
         settings: The budget.
         study: The study.
         prepared: What every trial stands on.
@@ -80,27 +94,34 @@ def run_workers(
         display: Shows each trial.
 
     Raises:
-        HarnessError: If a worker ends by an error that is no trial's own doing, or workers die again and again.
+        HarnessError: If a worker ends by an error that is no trial's own doing, or workers die before they begin.
     """
-    threads = max(1, usable_cores() // count)
-    # A fork of a process whose OpenMP threads have run may use one thread only; torch's own loaders do it so.
-    fork = threads == 1 and prepared.data.device.type == "cpu" and sys.platform == "linux"
+    # A fork of a process whose OpenMP threads have run may use one thread only (torch's own loaders do it so), and one
+    # whose gradients have started threads for other devices can't compute any.
+    fork = threads == 1 and sys.platform == "linux" and not torch.accelerator.is_available()
     context = multiprocessing.get_context("fork") if fork else multiprocessing.get_context("spawn")
     crew: dict[Connection, _Worker] = {}
     ends_at = None if settings.timeout_s is None else time.monotonic() + settings.timeout_s
 
     def start(number: int) -> None:
         close_connections(study.optuna)  # a database's connections must not cross a fork
-        ours, theirs = context.Pipe(duplex=False)
+        ours, theirs = context.Pipe()
         left = settings if ends_at is None else replace(settings, timeout_s=ends_at - time.monotonic())
-        process = context.Process(target=_main, args=(number, threads, left, prepared, theirs), name=f"worker-{number}")
+        inherited = prepared if fork else None
+        process = context.Process(
+            target=_main, args=(number, threads, left, theirs, inherited), name=f"worker-{number}", daemon=True
+        )
+        crew[ours] = _Worker(number, process)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads: they hold nothing of ours
             process.start()
         theirs.close()
-        crew[ours] = _Worker(number, process)
+        if not fork:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a death is seen below
+                ours.send(prepared)
 
-    deaths, dead = 0, False
+    died: Counter[tuple[int, int]] = Counter()  # by trial and the epochs that it had
+    idle_deaths = 0
     try:
         for number in range(count):
             start(number)
@@ -113,23 +134,31 @@ def run_workers(
                 except (EOFError, OSError):  # it has ended, and all that it said is heard
                     del crew[ready]
                     ready.close()
-                    worker.process.join()
-                    if worker.trial is not None:
-                        display.cut(worker.trial)
-                    if worker.process.exitcode == 0:
+                    _end(worker.process)
+                    code, trial = worker.process.exitcode, worker.trial
+                    hopeless = False
+                    if trial is not None and code != 0:
+                        died[trial, worker.epochs] += 1
+                        hopeless = died[trial, worker.epochs] >= _DEATHS
+                    if trial is not None and not any(other.trial == trial for other in crew.values()):
+                        if hopeless:
+                            reason = f"its worker died {_DEATHS} times after {worker.epochs} epochs, exit code {code}"
+                            study.give_up(trial, reason)
+                            display.failed(trial, reason)
+                        else:
+                            display.cut(trial)
+                    if code == 0:
                         continue
-                    deaths, dead = deaths + 1, True
-                    if deaths >= _DEATHS:
+                    idle_deaths += trial is None
+                    if idle_deaths >= _DEATHS:
                         raise HarnessError(
-                            f"workers die again and again, the last one with exit code {worker.process.exitcode} (see "
-                            f"{_log(settings, worker.number)}); --workers 1 may show why, and the same command goes on."
+                            f"workers die before they begin a trial, the last one with exit code {code} (see "
+                            f"{_log(settings, worker.number)}); --workers 1 may show why."
                         ) from None
                     start(worker.number)
                 else:
-                    if message[0] == "epoch":
-                        deaths = 0
                     _hear(message, worker, mirror, display)
-        if dead:  # perhaps between telling the study and telling the log
+        if died:  # perhaps between telling the study and telling the log
             catch_up(study, mirror)
     finally:
         _stop(crew, mirror, display)
@@ -140,6 +169,7 @@ class _Worker:
     number: int
     process: BaseProcess
     trial: int | None = None
+    epochs: int = 0
 
 
 def _hear(message: tuple[Any, ...], worker: _Worker, mirror: Mirror, display: SearchDisplay) -> None:
@@ -150,9 +180,10 @@ def _hear(message: tuple[Any, ...], worker: _Worker, mirror: Mirror, display: Se
         case "error":
             raise HarnessError(content[0])
         case "started":
-            worker.trial = content[0]
+            worker.trial, worker.epochs = content[0], content[2] or 0
             display.started(*content)
         case "epoch":
+            worker.epochs = content[1] + 1
             display.epoch(*content)
         case "finished":
             worker.trial = None
@@ -164,24 +195,36 @@ def _hear(message: tuple[Any, ...], worker: _Worker, mirror: Mirror, display: Se
 
 def _stop(crew: dict[Connection, _Worker], mirror: Mirror, display: SearchDisplay) -> None:
     """Tell what is left of the crew to stop, hear their last words, and end those who don't."""
-    for worker in crew.values():
-        worker.process.terminate()
-    ends_at = time.monotonic() + _GRACE_S
-    while crew and (left_s := ends_at - time.monotonic()) > 0:
-        for ready in multiprocessing.connection.wait(list(crew), left_s):
-            assert isinstance(ready, Connection)
-            try:
-                message = ready.recv()
-            except (EOFError, OSError):
-                crew.pop(ready).process.join()
-                ready.close()
-            else:
-                with contextlib.suppress(HarnessError):  # one error is enough
-                    _hear(message, crew[ready], mirror, display)
-    for connection, worker in crew.items():
-        worker.process.kill()
-        worker.process.join()
-        connection.close()
+    try:
+        for worker in crew.values():
+            worker.process.terminate()
+        ends_at = time.monotonic() + _GRACE_S
+        while crew and (left_s := ends_at - time.monotonic()) > 0:
+            for ready in multiprocessing.connection.wait(list(crew), left_s):
+                assert isinstance(ready, Connection)
+                try:
+                    message = ready.recv()
+                except (EOFError, OSError):
+                    _end(crew.pop(ready).process)
+                    ready.close()
+                else:
+                    with contextlib.suppress(HarnessError):  # one error is enough
+                        _hear(message, crew[ready], mirror, display)
+    finally:
+        for worker in crew.values():
+            worker.process.kill()
+
+
+def _end(process: BaseProcess) -> None:
+    """Wait for a process that has said its last word; one that hangs on its way out is killed."""
+    process.join(_GRACE_S)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+
+
+class _Orphaned(BaseException):
+    """The first process is gone. No ``Exception``: it is no fault of the trial's, which the next search resumes."""
 
 
 class _Voice:
@@ -206,30 +249,35 @@ class _Voice:
         self.say("failed", number, reason)
 
     def say(self, *message: Any) -> None:
-        self._connection.send(message)
+        try:
+            self._connection.send(message)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise _Orphaned from error
 
 
-def _main(number: int, threads: int, settings: Settings, prepared: Prepared, connection: Connection) -> None:
+def _main(number: int, threads: int, settings: Settings, connection: Connection, inherited: Prepared | None) -> None:
     """A worker's process, from its start to its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at the terminal reaches the first process, which says stop
     signal.signal(signal.SIGTERM, interrupt)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    log = os.open(_log(settings, number), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    # A fork's standard output may be a display's that another thread of the first process held locked.
+    log = open(_log(settings, number), "a", buffering=1)
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    sys.stdout = sys.stderr = log
     faulthandler.enable(log)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     voice = _Voice(connection)
     try:
         space = load_space(settings.space_file).fixed(settings.fixed)
+        # A spawned worker is sent what was prepared, now that it knows the space's own classes.
+        prepared: Prepared = connection.recv() if inherited is None else inherited
         with storage_in_reach(settings):
             work(settings, space, find_study(settings), prepared, voice, voice)
     except HarnessError as error:
         voice.say("error", one_line(error))
-    except Interrupted:
+    except (Interrupted, _Orphaned):
         pass
-    except (BrokenPipeError, ConnectionResetError):
-        pass  # the first process is gone; the trial is resumed by the next search
     finally:
         connection.close()
 

@@ -165,3 +165,12 @@ def test_a_spool_is_not_inherited_by_other_programs(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     assert not os.get_inheritable(spool._file)
     spool.close()
+
+
+def test_metrics_of_the_whole_run_are_said_again_only_where_they_changed(tmp_path: Path) -> None:
+    for values in ({"a": 1.0, "b": 2.0}, {"a": 1.0}, {"a": 1.0, "b": 2.0}, {"a": 3.0}, {"a": 3.0}):
+        spool = Spool(tmp_path)
+        spool.metrics(values)
+        spool.close()
+    said = [event["values"] for event in read_events(tmp_path / SPOOL)]
+    assert said == [{"a": 1.0, "b": 2.0}, {"a": 3.0}]
