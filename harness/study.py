@@ -136,13 +136,9 @@ class Study:
         with exclusive(self.folder / "claim.lock"):
             trials = self.trials()
             for frozen in trials:
-                if frozen.state == TrialState.RUNNING:
-                    lease = self._lease(frozen.number)
-                    # It may have ended since the trials were read: whoever ends one gives up its lease afterwards.
-                    if lease.acquire() and self.trials()[frozen.number].state == TrialState.RUNNING:
-                        self._seed_draw(frozen.number, "relative")
-                        return self._claimed(Trial(self.optuna, frozen._trial_id), space, lease, resumed=True)
-                    lease.release()
+                if frozen.state == TrialState.RUNNING and (lease := self._lease_of_cut(frozen.number)) is not None:
+                    self._seed_draw(frozen.number, "relative")
+                    return self._claimed(Trial(self.optuna, frozen._trial_id), space, lease, resumed=True)
             begun = sum(trial.state != TrialState.WAITING for trial in trials)
             if begun >= self.settings.trials:
                 return None
@@ -168,6 +164,15 @@ class Study:
         folder.mkdir(parents=True, exist_ok=True)
         return Lease(folder)
 
+    def _lease_of_cut(self, number: int) -> Lease | None:
+        """The lease of a trial that is RUNNING in nobody's hands; ``None`` if it is over, or someone holds it."""
+        lease = self._lease(number)
+        # Its state is read with the lease in hand: whoever ends a trial gives up its lease afterwards.
+        if lease.acquire() and self.trials()[number].state == TrialState.RUNNING:
+            return lease
+        lease.release()
+        return None
+
     def _claimed(self, trial: Trial, space: SearchSpace, lease: Lease, *, resumed: bool) -> Claim:
         return Claim(
             trial=trial,
@@ -185,18 +190,18 @@ class Study:
 
     def fail(self, claim: Claim, reason: str) -> None:
         """Record a trial that failed by its own doing."""
-        claim.trial.set_user_attr("reason", reason)
-        self.optuna.tell(claim.trial, state=TrialState.FAIL)
+        self._fail(claim.trial, reason)
 
     def give_up(self, number: int, reason: str) -> None:
         """Record a trial as failed that no process holds, if none has ended it since."""
-        lease = self._lease(number)
-        frozen = self.trials()[number]
-        if lease.acquire() and frozen.state == TrialState.RUNNING:
-            trial = Trial(self.optuna, frozen._trial_id)
-            trial.set_user_attr("reason", reason)
-            self.optuna.tell(trial, state=TrialState.FAIL)
-        lease.release()
+        lease = self._lease_of_cut(number)
+        if lease is not None:
+            self._fail(Trial(self.optuna, self.trials()[number]._trial_id), reason)
+            lease.release()
+
+    def _fail(self, trial: Trial, reason: str) -> None:
+        trial.set_user_attr("reason", reason)
+        self.optuna.tell(trial, state=TrialState.FAIL)
 
     def bind(self, **prepared: str) -> None:
         """Tie the study to what was prepared for it, or see that it is tied to the same.
@@ -309,25 +314,23 @@ def _own_folder(study: Study) -> None:
 
     A namesake's folder is put aside under its id, and comes back when its study is opened again.
     """
+    if study.owns_folder():
+        return
     mark, kept = study.folder / "study.json", _aside(study.folder, study.id)
-    if not study.owns_folder() and not kept.exists():
-        if any(trial.state == TrialState.RUNNING for trial in study.trials()):
-            # Its lease, if it is alive, and its checkpoint are in the folder that it was begun with.
-            raise HarnessError(
-                f"study {study.settings.study!r} has a trial that was begun with another --runs-dir or in another "
-                f"folder than {study.folder.resolve()}; go on there."
-            )
+    if not kept.exists() and any(trial.state == TrialState.RUNNING for trial in study.trials()):
+        # Its lease, if it is alive, and its checkpoint are in the folder that it was begun with.
+        raise HarnessError(
+            f"study {study.settings.study!r} has a trial that was begun with another --runs-dir or in another folder "
+            f"than {study.folder.resolve()}; go on there."
+        )
     if mark.exists():
-        found = json.loads(mark.read_text())["id"]
-        if found == study.id:
-            return
         lease = Lease(study.folder)
         if not lease.acquire():
             raise HarnessError(
                 f"another study of the name {study.settings.study!r}, in another storage, is being searched in "
                 f"{study.folder}; use --study or --runs-dir to keep them apart."
             )
-        study.folder.rename(_aside(study.folder, found))
+        study.folder.rename(_aside(study.folder, json.loads(mark.read_text())["id"]))
         lease.release()
     if kept.exists():
         shutil.rmtree(study.folder, ignore_errors=True)  # nothing but an empty folder can be there

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from harness.settings import Settings
+
 ROOT = Path(__file__).resolve().parent.parent
 
 EXAMPLE = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]  # type: ignore[index]
@@ -74,6 +76,18 @@ def load(folder: Path, study: str) -> Any:
     import optuna
 
     return optuna.load_study(study_name=study, storage=f"sqlite:///{folder}/optuna.db")
+
+
+def settings_in(folder: Path, *, trials: int) -> Settings:
+    """Those of a digits study ``s`` in a journal file."""
+    return Settings(
+        space_name="digits",
+        space_file=Path("digits.py"),
+        study="s",
+        trials=trials,
+        storage=f"{folder}/optuna.journal",
+        runs_dir=folder / "mlruns",
+    )
 
 
 def numbers(folder: Path, study: str) -> list[Any]:

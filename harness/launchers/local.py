@@ -13,6 +13,7 @@ import threading
 import time
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -54,7 +55,7 @@ def search_here(
         display: Shows each trial.
 
     Raises:
-        HarnessError: If a worker ends by an error that is no trial's own doing, or workers die again and again.
+        HarnessError: If a worker ends by an error that is no trial's own doing, or workers die before they begin.
     """
     on_cpu = prepared.data.device.type == "cpu"
     # Costs that are measured during the search must be measured with nothing beside it.
@@ -63,105 +64,10 @@ def search_here(
     threads = max(1, torch.get_num_threads() // asked)
     count = min(asked, settings.trials - study.finished())
     if count > 1:
-        run_workers(count, threads, settings, study, prepared, mirror, display)
+        _Crew(threads, settings, study, prepared, mirror, display).search(count)
     elif count == 1:
         torch.set_num_threads(threads)
         work(settings, space, study, prepared, mirror, display)
-
-
-def run_workers(
-    count: int,
-    threads: int,
-    settings: Settings,
-    study: Study,
-    prepared: Prepared,
-    mirror: Mirror,
-    display: SearchDisplay,
-) -> None:
-    """Search with ``count`` workers beside one another, until the study's budget is spent.
-
-    Each is a process with its share of the cores' threads. What is imported and prepared is paid once: a worker on the
-    CPU is a fork of this process and shares its memory. One that dies is replaced, and its trial is resumed; a trial
-    whose worker dies again and again at the same epoch is given up.
-
-    Args:
-        count: Workers, at least 1.
-        threads: Of each.
-        settings: The budget.
-        study: The study.
-        prepared: What every trial stands on.
-        mirror: Told of each trial's news.
-        display: Shows each trial.
-
-    Raises:
-        HarnessError: If a worker ends by an error that is no trial's own doing, or workers die before they begin.
-    """
-    # A fork of a process whose OpenMP threads have run may use one thread only (torch's own loaders do it so), and one
-    # whose gradients have started threads for other devices can't compute any.
-    fork = threads == 1 and sys.platform == "linux" and not torch.accelerator.is_available()
-    context = multiprocessing.get_context("fork") if fork else multiprocessing.get_context("spawn")
-    crew: dict[Connection, _Worker] = {}
-    ends_at = None if settings.timeout_s is None else time.monotonic() + settings.timeout_s
-
-    def start(number: int) -> None:
-        close_connections(study.optuna)  # a database's connections must not cross a fork
-        ours, theirs = context.Pipe()
-        left = settings if ends_at is None else replace(settings, timeout_s=ends_at - time.monotonic())
-        inherited = prepared if fork else None
-        process = context.Process(
-            target=_main, args=(number, threads, left, theirs, inherited), name=f"worker-{number}", daemon=True
-        )
-        crew[ours] = _Worker(number, process)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads: they hold nothing of ours
-            process.start()
-        theirs.close()
-        if not fork:
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a death is seen below
-                ours.send(prepared)
-
-    died: Counter[tuple[int, int]] = Counter()  # by trial and the epochs that it had
-    idle_deaths = 0
-    try:
-        for number in range(count):
-            start(number)
-        while crew:
-            for ready in multiprocessing.connection.wait(list(crew)):
-                assert isinstance(ready, Connection)
-                worker = crew[ready]
-                try:
-                    message = ready.recv()
-                except (EOFError, OSError):  # it has ended, and all that it said is heard
-                    del crew[ready]
-                    ready.close()
-                    _end(worker.process)
-                    code, trial = worker.process.exitcode, worker.trial
-                    hopeless = False
-                    if trial is not None and code != 0:
-                        died[trial, worker.epochs] += 1
-                        hopeless = died[trial, worker.epochs] >= _DEATHS
-                    if trial is not None and not any(other.trial == trial for other in crew.values()):
-                        if hopeless:
-                            reason = f"its worker died {_DEATHS} times after {worker.epochs} epochs, exit code {code}"
-                            study.give_up(trial, reason)
-                            display.failed(trial, reason)
-                        else:
-                            display.cut(trial)
-                    if code == 0:
-                        continue
-                    idle_deaths += trial is None
-                    if idle_deaths >= _DEATHS:
-                        raise HarnessError(
-                            f"workers die before they begin a trial, the last one with exit code {code} (see "
-                            f"{_log(settings, worker.number)}); --workers 1 may show why."
-                        ) from None
-                    start(worker.number)
-                else:
-                    _hear(message, worker, mirror, display)
-        if died:  # perhaps between telling the study and telling the log
-            catch_up(study, mirror)
-    finally:
-        _stop(crew, mirror, display)
 
 
 @dataclass
@@ -172,47 +78,148 @@ class _Worker:
     epochs: int = 0
 
 
-def _hear(message: tuple[Any, ...], worker: _Worker, mirror: Mirror, display: SearchDisplay) -> None:
-    kind, *content = message
-    match kind:
-        case "notify":
-            mirror.notify(*content)
-        case "error":
-            raise HarnessError(content[0])
-        case "started":
-            worker.trial, worker.epochs = content[0], content[2] or 0
-            display.started(*content)
-        case "epoch":
-            worker.epochs = content[1] + 1
-            display.epoch(*content)
-        case "finished":
-            worker.trial = None
-            display.finished(*content)
-        case "failed":
-            worker.trial = None
-            display.failed(*content)
+class _Crew:
+    """Workers beside one another, each a process with its share of the cores' threads.
 
+    What is imported and prepared is paid once: a worker on the CPU is a fork of this process and shares its memory. One
+    that dies is replaced, and its trial is resumed; a trial whose worker dies again and again at the same epoch is
+    given up.
+    """
 
-def _stop(crew: dict[Connection, _Worker], mirror: Mirror, display: SearchDisplay) -> None:
-    """Tell what is left of the crew to stop, hear their last words, and end those who don't."""
-    try:
-        for worker in crew.values():
-            worker.process.terminate()
-        ends_at = time.monotonic() + _GRACE_S
-        while crew and (left_s := ends_at - time.monotonic()) > 0:
-            for ready in multiprocessing.connection.wait(list(crew), left_s):
-                assert isinstance(ready, Connection)
-                try:
-                    message = ready.recv()
-                except (EOFError, OSError):
-                    _end(crew.pop(ready).process)
-                    ready.close()
-                else:
-                    with contextlib.suppress(HarnessError):  # one error is enough
-                        _hear(message, crew[ready], mirror, display)
-    finally:
-        for worker in crew.values():
-            worker.process.kill()
+    def __init__(
+        self,
+        threads: int,
+        settings: Settings,
+        study: Study,
+        prepared: Prepared,
+        mirror: Mirror,
+        display: SearchDisplay,
+    ) -> None:
+        self.threads = threads
+        self.settings = settings
+        self.study = study
+        self.prepared = prepared
+        self.mirror = mirror
+        self.display = display
+        # A fork of a process whose OpenMP threads have run may use one thread only (torch's own loaders do it so), and
+        # one whose gradients have started threads for other devices can't compute any.
+        self.forks = threads == 1 and sys.platform == "linux" and not torch.accelerator.is_available()
+        self.ends_at = None if settings.timeout_s is None else time.monotonic() + settings.timeout_s
+        self.workers: dict[Connection, _Worker] = {}
+        self.died: Counter[tuple[int, int]] = Counter()  # by trial and the epochs that it had
+        self.idle_deaths = 0
+
+    def search(self, count: int) -> None:
+        """Search with ``count`` workers until the study's budget is spent."""
+        try:
+            for number in range(count):
+                self._start(number)
+            while self.workers:
+                for worker in self._ended(timeout_s=None):
+                    if worker.process.exitcode == 0:
+                        self._cut(worker)
+                    else:
+                        self._replace(worker)
+            if self.died:  # perhaps between telling the study and telling the log
+                catch_up(self.study, self.mirror)
+        finally:
+            self._stop()
+
+    def _start(self, number: int) -> None:
+        close_connections(self.study.optuna)  # a database's connections must not cross a fork
+        context = multiprocessing.get_context("fork") if self.forks else multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        settings = self.settings
+        if self.ends_at is not None:
+            settings = replace(settings, timeout_s=self.ends_at - time.monotonic())
+        inherited = self.prepared if self.forks else None
+        process = context.Process(
+            target=_main, args=(number, self.threads, settings, theirs, inherited), name=f"worker-{number}", daemon=True
+        )
+        self.workers[ours] = _Worker(number, process)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads: they hold nothing of ours
+            process.start()
+        theirs.close()
+        if not self.forks:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a death is seen where it is listened to
+                ours.send(self.prepared)
+
+    def _ended(self, *, timeout_s: float | None) -> Iterator[_Worker]:
+        """Wait for what workers say, and hear it; those that have ended, after all that they said is heard."""
+        for ready in multiprocessing.connection.wait(list(self.workers), timeout_s):
+            assert isinstance(ready, Connection)
+            try:
+                message = ready.recv()
+            except (EOFError, OSError):
+                worker = self.workers.pop(ready)
+                ready.close()
+                _end(worker.process)
+                yield worker
+            else:
+                self._hear(message, self.workers[ready])
+
+    def _hear(self, message: tuple[Any, ...], worker: _Worker) -> None:
+        kind, *content = message
+        match kind:
+            case "notify":
+                self.mirror.notify(*content)
+            case "error":
+                raise HarnessError(content[0])
+            case "started":
+                worker.trial, worker.epochs = content[0], content[2] or 0
+                self.display.started(*content)
+            case "epoch":
+                worker.epochs = content[1] + 1
+                self.display.epoch(*content)
+            case "finished":
+                worker.trial = None
+                self.display.finished(*content)
+            case "failed":
+                worker.trial = None
+                self.display.failed(*content)
+
+    def _replace(self, worker: _Worker) -> None:
+        """Start another worker for one that died; give up the trial that it may have died of."""
+        code, trial, at = worker.process.exitcode, worker.trial, worker.epochs
+        if trial is None:
+            self.idle_deaths += 1
+            if self.idle_deaths >= _DEATHS:
+                raise HarnessError(
+                    f"workers die before they begin a trial, the last one with exit code {code} (see "
+                    f"{_log(self.settings, worker.number)}); --workers 1 may show why."
+                )
+        else:
+            self.died[trial, at] += 1
+            if self.died[trial, at] >= _DEATHS and not self._has_passed_on(trial):
+                reason = f"its worker died {_DEATHS} times after {at} epochs, exit code {code}"
+                self.study.give_up(trial, reason)
+                self.display.failed(trial, reason)
+            else:
+                self._cut(worker)
+        self._start(worker.number)
+
+    def _cut(self, worker: _Worker) -> None:
+        if worker.trial is not None and not self._has_passed_on(worker.trial):
+            self.display.cut(worker.trial)
+
+    def _has_passed_on(self, trial: int) -> bool:
+        """Whether another worker has taken the trial up before its first one was seen to have ended."""
+        return any(worker.trial == trial for worker in self.workers.values())
+
+    def _stop(self) -> None:
+        """Tell who is left to stop, hear their last words, and end those who don't."""
+        try:
+            for worker in self.workers.values():
+                worker.process.terminate()
+            ends_at = time.monotonic() + _GRACE_S
+            while self.workers and (left_s := ends_at - time.monotonic()) > 0:
+                with contextlib.suppress(HarnessError):  # one error is enough
+                    for _ in self._ended(timeout_s=left_s):
+                        pass
+        finally:
+            for worker in self.workers.values():
+                worker.process.kill()
 
 
 def _end(process: BaseProcess) -> None:

@@ -13,6 +13,7 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import settings_in
 from optuna.distributions import CategoricalDistribution
 from rich.console import Console
 
@@ -64,14 +65,7 @@ def metrics(primary: float, latency_ms: float, parameters: float, name: str = "a
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(
-        space_name="digits",
-        space_file=Path("digits.py"),
-        study="s",
-        trials=100,
-        storage=f"{tmp_path}/optuna.journal",
-        runs_dir=tmp_path / "mlruns",
-    )
+    return settings_in(tmp_path, trials=100)
 
 
 def a_study(
@@ -252,15 +246,7 @@ def test_a_study_that_was_not_prepared_has_no_report(settings: Settings) -> None
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
     """A result with a failure in it, and its report's folder."""
     folder = tmp_path_factory.mktemp("written")
-    settings = Settings(
-        space_name="digits",
-        space_file=Path("digits.py"),
-        study="s",
-        trials=100,
-        storage=f"{folder}/optuna.journal",
-        runs_dir=folder / "mlruns",
-    )
-    result = collect(a_study(settings, ["loss is nan", *STUDENTS]))
+    result = collect(a_study(settings_in(folder, trials=100), ["loss is nan", *STUDENTS]))
     write_report(result, folder / "report")
     return result, folder / "report"
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import optuna
 import pytest
-from conftest import environment
+from conftest import environment, settings_in
 from optuna.distributions import BaseDistribution, IntDistribution
 
 from harness.content import Lease
@@ -103,14 +103,7 @@ def workers() -> Iterator[list[Worker]]:
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Those of a study in a journal file, which is there at once; ``in_sqlite`` is what a person gets."""
-    return Settings(
-        space_name="digits",
-        space_file=Path("digits.py"),
-        study="s",
-        trials=3,
-        storage=f"{tmp_path}/optuna.journal",
-        runs_dir=tmp_path / "mlruns",
-    )
+    return settings_in(tmp_path, trials=3)
 
 
 def in_sqlite(settings: Settings) -> Settings:
