@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -10,6 +11,9 @@ class ConvNet(nn.Sequential):
 
     Two 3x3 blocks of ``width`` and 2 · ``width`` channels, each with batch norm, ReLU and 2x2 max pooling, then one
     linear layer on the ``size`` / 4 squared positions. Parameters grow with the square of ``width``.
+
+    On a CPU, batches go through it channels last from a width of 8: up to twice as fast, and the same numbers but for
+    rounding. Narrower networks and single images are faster as they are.
 
     Args:
         width: Channels of the first block, at least 1.
@@ -37,11 +41,24 @@ class ConvNet(nn.Sequential):
             nn.Dropout(dropout) if dropout else nn.Identity(),
             nn.Linear(2 * width * (size // 4) ** 2, classes),
         )
+        self._width = width
 
     def forward(self, input: Tensor) -> Tensor:
         """Logits (B, C) of images (B, channels, size, size)."""
+        if len(input) > 1 and input.device.type == "cpu" and self._width >= 8:
+            input = _channels_last(input)
         logits: Tensor = super().forward(input)
         return logits
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    """The same images laid out channels last, which every layer behind them then keeps to."""
+    images = images.contiguous(memory_format=torch.channels_last)
+    if images.shape[1] > 1:
+        return images
+    # One channel lies in memory the same way either way: only its strides tell a convolution which one is meant.
+    _, _, height, width = images.shape
+    return images.as_strided(images.shape, (height * width, 1, width, 1))
 
 
 def _block(inputs: int, outputs: int) -> list[nn.Module]:

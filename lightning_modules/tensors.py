@@ -140,7 +140,7 @@ class TensorDataModule(pl.LightningDataModule):
     """
 
     def __init__(
-        self, *, train: Split, val: Split, test: Split, batch_size: int = 64, eval_batch_size: int = 2048
+        self, *, train: Split, val: Split, test: Split, batch_size: int = 64, eval_batch_size: int = 512
     ) -> None:
         super().__init__()
         if batch_size < 1 or eval_batch_size < 1:

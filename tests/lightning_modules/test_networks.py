@@ -31,6 +31,20 @@ def test_images_become_one_row_of_logits_each(width: int) -> None:
     assert network(torch.zeros(4, 3, 12, 12)).shape == (4, 7)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("width", [7, 8])
+def test_the_layout_of_a_batch_is_no_matter_of_its_logits(width: int, channels: int) -> None:
+    torch.manual_seed(0)
+    network, images = ConvNet(width, size=12, channels=channels).eval(), torch.rand(5, 2 * channels, 12, 12)[:, ::2]
+    layouts = []
+    network[0].register_forward_hook(
+        lambda layer, given, out: layouts.append(out.is_contiguous(memory_format=torch.channels_last))
+    )
+    alone = torch.cat([network(image[None]) for image in images])
+    torch.testing.assert_close(network(images), alone)
+    assert layouts == [False] * len(images) + [width >= 8]
+
+
 def test_every_weight_receives_a_gradient() -> None:
     torch.manual_seed(0)
     network = ConvNet(4, size=8)
