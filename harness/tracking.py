@@ -111,6 +111,9 @@ class MlflowSink:
         for event in events:
             self._gather(event, folder, mirrored, pending)
         self._flush(mirrored.run_id, pending)
+        states = [event for event in events if event["event"] == "state"]
+        if states:  # a short trial is over before it is seen to run; and whoever sees a state sees all that led to it
+            self._set_state(mirrored, states[-1]["state"], states[-1]["time_ms"])
         mirrored.offset = end
         _keep(folder, mirrored)
 
@@ -181,9 +184,6 @@ class MlflowSink:
                     self.client.log_artifacts(mirrored.run_id, str(path))
                 else:
                     self.client.log_artifact(mirrored.run_id, str(path))
-            case "state":
-                self._flush(mirrored.run_id, pending)  # whoever sees the state sees all that led to it
-                self._set_state(mirrored, event["state"], event["time_ms"])
 
     def _set_state(self, mirrored: _Mirrored, state: str, time_ms: int) -> None:
         assert mirrored.run_id is not None
