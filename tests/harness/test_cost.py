@@ -88,6 +88,15 @@ def test_networks_are_measured_in_eval_mode_beside_one_another(tmp_path: Path) -
         assert not network.training and torch.equal(network.state_dict()["1.running_var"], running[name])
 
 
+def test_a_search_for_accelerators_is_no_part_of_a_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    searches = []
+    real = torch.accelerator.is_available
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: searches.append(1) or real())
+    measure_costs({"a": ConvNet(2, size=8)}, images, conditions=CONDITIONS)
+    # Once when the timer is set up, for a round; never around each of its calls.
+    assert len(searches) < ROUNDS * 10
+
+
 def test_macs_are_those_of_one_sample_whatever_batch_is_timed() -> None:
     conditions = replace(CONDITIONS, latency_batch=5)
     assert measure_costs({"a": ConvNet(2, size=8)}, images, conditions=conditions)["a"].macs == MACS[2]
