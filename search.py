@@ -38,6 +38,8 @@ def main() -> None:
                     parent.stands_on(prepared)
                     with storage_in_reach(settings), terminal.search(study, settings.epochs or space.epochs) as display:
                         search_here(settings, space, study, prepared, mirror, display)
+                    if study.finished() < settings.trials and study.is_exhausted:
+                        terminal.say(f"the space is exhausted: all {study.finished()} configurations have been tried.")
                 else:
                     terminal.say(
                         f"study {settings.study!r} is finished: {study.finished()} trials; --trials asks for more."

@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode
 
 from harness.addresses import redact
 from harness.errors import HarnessError, Interrupted, interrupt, one_line
-from harness.settings import DEFAULT_RUNS_DIR, DEFAULT_STORAGE, DEFAULT_TRACKING_URI, SAMPLERS, Settings
+from harness.settings import BUDGETED, DEFAULT_RUNS_DIR, DEFAULT_STORAGE, DEFAULT_TRACKING_URI, SAMPLERS, Settings
 
 if TYPE_CHECKING:
     from harness.study import Study
@@ -33,6 +33,7 @@ examples:
   python search.py --space fashion-mnist --trials 30       Fashion-MNIST
   python search.py --space my_space.py --teacher best.ckpt your own task and teacher
   python search.py --fix alpha=0.5 --study half            hold a parameter at a value
+  python search.py --max parameters=2000 --study tiny      train no student over a budget
   python search.py --objectives accuracy,macs --study macs another trade-off
   mlflow ui                                                compare the trials
   python -m harness report --study digits                  show the result again
@@ -92,6 +93,14 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
         metavar="NAME=VALUE",
         help="hold a parameter at a value; may be repeated",
     )
+    add(
+        "--max",
+        action="append",
+        default=[],
+        type=_budget,
+        metavar="COST=VALUE",
+        help=f"train no student that costs more; may be repeated ({', '.join(BUDGETED)})",
+    )
     add("--sampler", choices=SAMPLERS, default="tpe", help="Optuna's sampler (default: tpe)")
     add("--seed", type=_seed, default=0, metavar="N", help="decides every draw (default: 0)")
     add("--workers", type=_at_least_one, metavar="N", help="trials at a time (default: the cores; 1 on a GPU)")
@@ -118,6 +127,9 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
     fixed = dict(asked.fix)
     if len(fixed) < len(asked.fix):
         parser.error("--fix must name each parameter once")
+    budgets = dict(asked.max)
+    if len(budgets) < len(asked.max):
+        parser.error("--max must name each cost once")
     return Settings(
         space_name=name,
         space_file=file,
@@ -133,6 +145,7 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
         sampler=asked.sampler,
         seed=asked.seed,
         fixed=fixed,
+        budgets=budgets,
         timeout_s=asked.timeout,
         accelerator=asked.accelerator,
         workers=asked.workers,
@@ -316,6 +329,19 @@ def _names(text: str) -> tuple[str, ...]:
     if len(set(names)) < len(names) or "" in names:
         raise argparse.ArgumentTypeError(f"must be different names joined by commas, but got {text!r}")
     return names
+
+
+def _budget(text: str) -> tuple[str, float]:
+    name, _, number = text.partition("=")
+    if name not in BUDGETED:
+        raise argparse.ArgumentTypeError(f"must name one of {', '.join(BUDGETED)}, but got {text!r}")
+    try:
+        value = float(number)
+    except ValueError:
+        value = 0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must give {name} a positive number, but got {text!r}")
+    return name, value
 
 
 def _assignment(text: str) -> tuple[str, str]:

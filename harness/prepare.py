@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassCalibrationError
 
+from harness import budget
 from harness.content import exclusive, tensors_digest
 from harness.cost import (
     COSTS,
@@ -82,6 +83,7 @@ def prepare(settings: Settings, space: SearchSpace, study: Study, terminal: Term
     data.attach(make_teacher_outputs(teacher, data, dataset, cache_dir=settings.cache_dir, say=terminal.say))
     scores = score(data.teacher_outputs["val"]["logits"], data, space, classes)
     costs = _costs(settings, space, study, teacher.network, data, terminal)
+    budget.within(space, settings.budgets, costs)  # says so now, if no student is
     terminal.say(
         f"teacher   {space.task.metric_name} {scores[space.task.metric_name]:.4f} (validation), "
         f"{costs.teacher.parameters:,} parameters, {costs.teacher.latency_p50_ms:.3f} ms, {teacher.digest}"

@@ -19,20 +19,18 @@ RECIPES: dict[str, dict[str, float]] = {
 """By name; ``alpha`` is the weight of the hard labels."""
 
 
-def configurations(space: SearchSpace, fixed: dict[str, str]) -> dict[str, dict[str, Any]]:
+def configurations(space: SearchSpace) -> dict[str, dict[str, Any]]:
     """Each recipe as a whole configuration: what it does not say is in the middle of its range.
 
     A recipe that the space can't reach, or that differs from a value which the person holds fixed, is left out: it
     would be another recipe.
 
     Args:
-        space: The space.
-        fixed: Parameters held fixed, as text.
+        space: The space, with what the person holds fixed.
     """
-    narrowed = space.fixed(fixed)
     found = {}
     for name, recipe in RECIPES.items():
-        values = {key: member(narrowed.distributions[key], value) for key, value in recipe.items()}
+        values = {key: member(space.distributions[key], value) for key, value in recipe.items()}
         if None not in values.values():
-            found[name] = narrowed.middle() | values
+            found[name] = space.middle() | values
     return found

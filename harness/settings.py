@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 SAMPLERS = ("tpe", "nsga2", "gp", "random")
+BUDGETED = ("parameters", "macs", "size_mb", "latency_p50_ms", "latency_p95_ms")
+"""Costs that a budget can be set for."""
 DEFAULT_STORAGE = "sqlite:///optuna.db"
 DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
 DEFAULT_RUNS_DIR = Path("mlruns")
@@ -30,6 +32,7 @@ class Settings:
         sampler: One of ``SAMPLERS``.
         seed: Decides every draw together with trial numbers and epochs, in [0, 2^31).
         fixed: Parameters that do not vary, as text, by name.
+        budgets: The most that a student may cost to be trained, by name of the cost (``BUDGETED``).
         timeout_s: Seconds after which no further trial starts; ``None`` is no limit.
         accelerator: Lightning's name of the device that trains and is measured.
         workers: Trials that run at a time; ``None`` takes one for each core, or one on a GPU.
@@ -49,6 +52,7 @@ class Settings:
     sampler: str = "tpe"
     seed: int = 0
     fixed: dict[str, str] = field(default_factory=dict)
+    budgets: dict[str, float] = field(default_factory=dict)
     timeout_s: float | None = None
     accelerator: str = "auto"
     workers: int | None = None

@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -106,21 +106,11 @@ class SearchSpace:
             training=narrowed(self.training),
         )
 
-    def suggest(self, trial: Trial, before: Callable[[str], object] = lambda name: None) -> Configuration:
-        """The trial's configuration: what it has already, and the sampler's word on the rest.
-
-        Args:
-            trial: The trial.
-            before: Called with each parameter's name before it is suggested.
-        """
-
-        def suggested(name: str, distribution: BaseDistribution) -> Any:
-            before(name)
-            return _suggest(trial, name, distribution)
-
+    def suggest(self, trial: Trial) -> Configuration:
+        """The trial's configuration: what it has already, and the sampler's word on the rest."""
         return Configuration(
             *(
-                {name: suggested(name, distribution) for name, distribution in group.items()}
+                {name: _suggest(trial, name, distribution) for name, distribution in group.items()}
                 for group in (self.student, self.distillation, self.training)
             )
         )
@@ -131,7 +121,7 @@ class SearchSpace:
 
     def architectures(self, *, limit: int) -> list[dict[str, Any]] | None:
         """Every architecture that the space can reach, or ``None`` if they are uncountable or more than ``limit``."""
-        choices = [_values(distribution, limit) for distribution in self.student.values()]
+        choices = [listed(distribution, limit) for distribution in self.student.values()]
         if any(values is None for values in choices):
             return None
         if math.prod(len(values) for values in choices if values is not None) > limit:
@@ -252,7 +242,8 @@ def _middle(distribution: BaseDistribution) -> Any:
     return round(value) if isinstance(distribution, IntDistribution) else value
 
 
-def _values(distribution: BaseDistribution, limit: int) -> list[Any] | None:
+def listed(distribution: BaseDistribution, limit: int) -> list[Any] | None:
+    """Every value of a distribution, or ``None`` if they are uncountable or more than ``limit``."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from harness import recipes
 from harness.addresses import redact, sqlite_path
-from harness.content import Lease, derived_seed, exclusive, write_atomically
+from harness.content import Lease, exclusive, write_atomically
 from harness.cost import COSTS
 from harness.errors import HarnessError
+from harness.proposal import Proposer
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
 from harness.storage import open_storage
@@ -35,6 +35,7 @@ METRICS = (*COSTS, "agreement", "ece", "compression", "speedup")
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 _COSTS_ATTR = "kd.costs"
 _MAKING_ATTR = "kd.making"
+_EXHAUSTED_ATTR = "kd.exhausted"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,8 @@ class Study:
 
     def __init__(self, optuna_study: optuna.Study, settings: Settings) -> None:
         self.optuna = optuna_study
+        # Configurations come from a proposer; this one only completes what someone enqueued in part.
+        self.optuna.sampler = RandomSampler(settings.seed)
         self.settings = settings
         self.folder = settings.study_dir
 
@@ -125,39 +128,50 @@ class Study:
         """Where a trial keeps its spool and checkpoint."""
         return self.folder / str(number)
 
-    def claim(self, space: SearchSpace) -> Claim | None:
-        """Take up a trial that was cut, or begin a new one; ``None`` when the budget is spent or in other hands.
+    def claim(self, proposer: Proposer) -> Claim | None:
+        """Take up a trial that was cut, or begin a new one; ``None`` when there is no more to begin.
 
         Workers exclude one another here, so that together they finish exactly the trials that were asked for.
 
         Args:
-            space: Where a new trial's configuration comes from.
+            proposer: Where a new trial's configuration comes from.
         """
         with exclusive(self.folder / "claim.lock"):
             trials = self.trials()
             for frozen in trials:
                 if frozen.state == TrialState.RUNNING and (lease := self._lease_of_cut(frozen.number)) is not None:
-                    self._seed_draw(frozen.number, "relative")
-                    return self._claimed(Trial(self.optuna, frozen._trial_id), space, lease, resumed=True)
-            begun = sum(trial.state != TrialState.WAITING for trial in trials)
-            if begun >= self.settings.trials:
+                    return self._claimed(Trial(self.optuna, frozen._trial_id), proposer.space, lease, resumed=True)
+            waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
+            if len(trials) - len(waiting) >= self.settings.trials:
                 return None
-            self._seed_draw(begun, "relative")
-            trial = self.optuna.ask()
+            # Someone may have enqueued a trial with Optuna's own means.
+            trial = self.optuna.ask() if waiting else self._begun(proposer, trials)
+            if trial is None:
+                self.optuna.set_user_attr(_EXHAUSTED_ATTR, True)
+                return None
             lease = self._lease(trial.number)
             taken = lease.acquire()
             assert taken, trial.number
-            return self._claimed(trial, space, lease, resumed=False)
+            return self._claimed(trial, proposer.space, lease, resumed=False)
 
-    def _seed_draw(self, begun: int, name: str) -> None:
-        """Seed the sampler by what was tried and what it draws: a search that was cut goes on as if it had not been.
+    def _begun(self, proposer: Proposer, trials: list[FrozenTrial]) -> Trial | None:
+        """A new trial, stored whole: a cut leaves all of it, or nothing."""
+        proposal = proposer.propose(trials)
+        if proposal is None:
+            return None
+        whole = create_trial(
+            state=TrialState.RUNNING,
+            params=proposal.params,
+            distributions=proposal.distributions,
+            user_attrs={} if proposal.recipe is None else {"recipe": proposal.recipe},
+            system_attrs=proposal.notes,
+        )
+        return Trial(self.optuna, self.optuna._storage.create_new_trial(self.optuna._study_id, whole))
 
-        Args:
-            begun: Number of trials begun before.
-            name: The parameter that is drawn next, or ``"relative"`` for what is drawn of several at once.
-        """
-        seed = derived_seed(self.settings.seed, "draw", begun, name)
-        self.optuna.sampler = make_sampler(self.settings.sampler, seed)
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether every configuration of the space, which is finite then, has been tried."""
+        return bool(self.attrs.get(_EXHAUSTED_ATTR))
 
     def _lease(self, number: int) -> Lease:
         folder = self.trial_folder(number)
@@ -176,7 +190,7 @@ class Study:
     def _claimed(self, trial: Trial, space: SearchSpace, lease: Lease, *, resumed: bool) -> Claim:
         return Claim(
             trial=trial,
-            configuration=space.suggest(trial, lambda name: self._seed_draw(trial.number, name)),
+            configuration=space.suggest(trial),
             folder=self.trial_folder(trial.number),
             lease=lease,
             resumed=resumed,
@@ -253,6 +267,7 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
         "epochs": settings.epochs or space.epochs,
         "seed": settings.seed,
         "fixed": dict(settings.fixed),
+        "max": dict(settings.budgets),
     }
     with exclusive(settings.study_dir.with_name(f".{settings.study}.lock")):
         if settings.study in optuna.get_all_study_names(storage):
@@ -274,8 +289,6 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
                 optuna.delete_study(study_name=settings.study, storage=storage)
             loaded = optuna.create_study(study_name=settings.study, storage=storage, directions=directions)  # type: ignore[arg-type]
             loaded.set_user_attr(_MAKING_ATTR, True)
-            for name, params in recipes.configurations(space, settings.fixed).items():
-                loaded.enqueue_trial(params, user_attrs={"recipe": name})
             loaded.set_user_attr("kd.primary", space.task.metric_name)
             loaded.set_user_attr("kd.primary_direction", space.task.metric_direction)
             loaded.set_user_attr("kd.id", uuid.uuid4().hex)
@@ -372,17 +385,3 @@ def _range(distribution: Mapping[str, Any]) -> str:
     if "choices" in attributes:
         return f"one of {list(attributes['choices'])}"
     return f"{attributes['low']:g}-{attributes['high']:g}{' log' if attributes['log'] else ''}"
-
-
-def make_sampler(name: str, seed: int) -> BaseSampler:
-    """Optuna's sampler of that name, for several objectives."""
-    match name:
-        case "tpe":
-            return TPESampler(seed=seed)
-        case "nsga2":
-            return NSGAIISampler(seed=seed, population_size=16)  # its default, 50, would be a whole search
-        case "gp":
-            return GPSampler(seed=seed)
-        case "random":
-            return RandomSampler(seed=seed)
-    raise AssertionError(name)

@@ -8,11 +8,13 @@ import traceback
 from pathlib import Path
 from typing import Any, Protocol
 
+from harness import budget
 from harness.addresses import redact
 from harness.checkpoint import drop_checkpoints
 from harness.errors import HarnessError, Interrupted, TrialFailed, one_line
 from harness.mirror import Mirror, is_sent
-from harness.prepare import Prepared
+from harness.prepare import Prepared, costs_of
+from harness.proposal import Proposer
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.spool import FINISHED_STATES, SPOOL, Spool
@@ -68,8 +70,15 @@ def work(
         HarnessError: If a trial fails by an error that is no trial's own doing.
     """
     ends_at = None if settings.timeout_s is None else time.monotonic() + settings.timeout_s
+    proposer = Proposer(
+        budget.within(space, settings.budgets, prepared.costs),
+        sampler=settings.sampler,
+        seed=settings.seed,
+        directions=study.directions,
+        affordable=budget.affordable(settings.budgets, lambda student: costs_of(student, space, study, prepared)),
+    )
     while ends_at is None or time.monotonic() < ends_at:
-        claim = study.claim(space)
+        claim = study.claim(proposer)
         if claim is None:
             return
         spool = begin_spool(claim, study, mirror)

@@ -96,6 +96,15 @@ def test_a_value_outside_its_range_and_an_unknown_objective_are_refused(example:
     assert "--accelerator must name a device of this machine" in refused(example, *space, "--accelerator", "gpu2")
 
 
+def test_a_budget_that_no_student_meets_names_the_cheapest(example: Path) -> None:
+    error = refused(example, "--space", "cancer.py", "--epochs", "1", "--max", "parameters=90")
+    assert "none is within parameters=90; the cheapest, width=1, has parameters 95." in error
+    assert not load(example, "cancer").trials
+    error = refused(example, "--space", "cancer.py", "--max", "speed=2")
+    assert "argument --max: must name one of parameters, macs, size_mb, latency_p50_ms" in error
+    assert "must give macs a positive number, but got 'macs=0'" in refused(example, "--max", "macs=0")
+
+
 def test_an_unreachable_storage_or_tracking_server_is_said_without_its_password(example: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

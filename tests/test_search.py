@@ -176,6 +176,23 @@ def test_a_value_that_is_held_fixed_is_every_trials_value(example: Path) -> None
     assert len({t.params["temperature"] for t in trials}) == 4
 
 
+def test_no_student_over_the_budget_is_trained(example: Path) -> None:
+    # A perceptron of width w has 62 + 33·w parameters.
+    search(example, *CANCER[:2], "--trials", "12", "--epochs", "1", "--max", "parameters=200")
+    trials = load(example, "cancer").trials
+    assert {t.params["width"] for t in trials} <= {1, 2, 3, 4} and len(trials) == 12
+    assert max(t.user_attrs["metrics"]["parameters"] for t in trials) <= 200
+    assert {t.user_attrs.get("recipe") for t in trials} > {"repdistiller", "distilbert", "control"}
+
+
+def test_a_space_that_is_exhausted_ends_the_study_with_a_word(example: Path) -> None:
+    held = [f"--fix={name}" for name in ("width=3", "temperature=4", "learning_rate=0.01", "alpha=0.5")]
+    for _ in range(2):
+        output = search(example, *CANCER[:2], "--trials", "5", "--epochs", "1", *held)
+        assert "the space is exhausted: all 1 configurations have been tried." in output
+    assert len(load(example, "cancer").trials) == 1
+
+
 @pytest.mark.parametrize("sampler", ["nsga2", "gp", "random"])
 def test_each_sampler_searches_and_its_seed_decides(example: Path, sampler: str) -> None:
     tried = []

@@ -22,7 +22,7 @@ def a_space(temperature: BaseDistribution, alpha: BaseDistribution) -> SearchSpa
 
 
 def test_every_recipe_reaches_the_digits() -> None:
-    found = configurations(SPACE, {})
+    found = configurations(SPACE)
     assert set(found) == ALL
     for configuration in found.values():
         assert set(configuration) == set(SPACE.distributions)
@@ -55,7 +55,7 @@ def test_alpha_is_translated_to_the_weight_of_the_hard_labels() -> None:
     ],
 )
 def test_a_recipe_that_differs_from_what_is_held_fixed_is_left_out(fixed: dict[str, str], left: set[str]) -> None:
-    found = configurations(SPACE, fixed)
+    found = configurations(SPACE.fixed(fixed))
     assert set(found) == left
     for name, configuration in found.items():
         assert {key: float(text) for key, text in fixed.items()}.items() <= configuration.items()
@@ -64,14 +64,14 @@ def test_a_recipe_that_differs_from_what_is_held_fixed_is_left_out(fixed: dict[s
 
 def test_a_recipe_out_of_the_space_s_reach_is_left_out() -> None:
     narrow = a_space(FloatDistribution(1.0, 5.0), FloatDistribution(0.0, 0.5))
-    assert set(configurations(narrow, {})) == {"repdistiller", "distilbert"}
+    assert set(configurations(narrow)) == {"repdistiller", "distilbert"}
 
 
 def test_whole_numbered_temperatures_reach_every_recipe() -> None:
     whole = a_space(IntDistribution(1, 20), FloatDistribution(0.0, 1.0))
-    assert set(configurations(whole, {})) == ALL
+    assert set(configurations(whole)) == ALL
 
 
 def test_a_choice_of_alphas_reaches_the_recipes_that_it_names() -> None:
     choices = a_space(FloatDistribution(1.0, 20.0), CategoricalDistribution([0, 0.1, 1]))
-    assert set(configurations(choices, {})) == {"repdistiller", "keras", "control"}
+    assert set(configurations(choices)) == {"repdistiller", "keras", "control"}

@@ -14,21 +14,23 @@ from typing import Any
 import optuna
 import pytest
 from conftest import environment, settings_in
-from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from harness.content import Lease
 from harness.errors import HarnessError
-from harness.settings import Settings
+from harness.proposal import Proposer
+from harness.settings import SAMPLERS, Settings
 from harness.space import SearchSpace
 from harness.storage import open_storage
-from harness.study import METRICS, Study, find_study, open_study
+from harness.study import METRICS, Claim, Study, find_study, open_study
 from search_spaces.digits import SPACE
 
 RECIPES = ["repdistiller", "distilbert", "keras", "control"]
 
 WORKER = """
 import json, sys
-from harness.settings import Settings
+from harness.proposal import Proposer
+from harness.settings import SAMPLERS, Settings
 from harness.storage import open_storage
 from harness.study import open_study
 from pathlib import Path
@@ -47,13 +49,14 @@ for line in sys.stdin:
         answer(storage=True)
     elif word == "make":
         study = open_study(settings, SPACE, storage)
+        proposer = Proposer(SPACE, sampler="tpe", seed=0, directions=study.directions)
         answer(id=study.id)
     elif word == "claim":
-        claim = study.claim(SPACE)
+        claim = study.claim(proposer)
         answer(number=claim.trial.number, params=claim.configuration.params())
     elif word == "claim all":
         claims = []
-        while (claim := study.claim(SPACE)) is not None:
+        while (claim := study.claim(proposer)) is not None:
             claims.append(claim)
         answer(numbers=[claim.trial.number for claim in claims])
 """
@@ -113,6 +116,12 @@ def in_sqlite(settings: Settings) -> Settings:
 def opened(settings: Settings, space: SearchSpace = SPACE) -> Study:
     """The study, as a new process finds it."""
     return open_study(settings, space, open_storage(settings))
+
+
+def claimed(study: Study, space: SearchSpace = SPACE) -> Claim | None:
+    """A claim as a new process makes it, which has proposed nothing yet."""
+    settings = study.settings
+    return study.claim(Proposer(space, sampler=settings.sampler, seed=settings.seed, directions=study.directions))
 
 
 def metrics(accuracy: float, cost: float) -> dict[str, float]:
@@ -242,15 +251,18 @@ def test_a_study_that_is_read_must_exist_and_no_database_is_made_for_it(settings
         find_study(replace(settings, study="other"))
 
 
-def test_a_study_begins_with_the_recipes_and_opening_it_again_adds_none(settings: Settings) -> None:
-    for _ in range(3):
+def test_a_study_begins_with_the_recipes_however_often_it_is_opened(settings: Settings) -> None:
+    settings = replace(settings, trials=6)
+    for name in (*RECIPES, None):
         study = opened(settings)
-        assert [trial.user_attrs["recipe"] for trial in study.trials()] == RECIPES
-        assert {trial.state.name for trial in study.trials()} == {"WAITING"}
-    assert study.finished() == 0
+        claim = claimed(study)
+        assert claim is not None and claim.recipe == name
+        study.complete(claim, metrics(0.5, 1.0))
+        claim.lease.release()
+    assert study.finished() == 5
 
 
-def test_first_starts_at_once_make_one_study_with_its_recipes_once(tmp_path: Path, workers: list[Worker]) -> None:
+def test_first_starts_at_once_make_one_study(tmp_path: Path, workers: list[Worker]) -> None:
     for n in range(6):
         folder = tmp_path / str(n)
         folder.mkdir()
@@ -262,8 +274,6 @@ def test_first_starts_at_once_make_one_study_with_its_recipes_once(tmp_path: Pat
             worker.tell("make", folder)
         first, second = (worker.answer()["id"] for worker in workers)
         assert first == second
-        stored = optuna.load_study(study_name="s", storage=f"sqlite:///{folder}/optuna.db")
-        assert [trial.user_attrs["recipe"] for trial in stored.trials] == RECIPES
         assert json.loads((folder / "mlruns" / "trials" / "s" / "study.json").read_text()) == {"id": first}
         database = sqlite3.connect(folder / "optuna.db")
         assert database.execute("SELECT count(*) FROM studies").fetchone() == (1,)
@@ -293,15 +303,15 @@ def test_a_trial_goes_on_elsewhere_only_when_its_process_is_gone(tmp_path: Path,
     worker.tell("claim", tmp_path)
     begun = [worker.answer() for _ in range(4)][-1]
     study = opened(in_sqlite(settings))
-    second = study.claim(SPACE)
+    second = claimed(study)
     assert begun["number"] == 0 and second is not None and (second.trial.number, second.resumed) == (1, False)
     worker.end()
-    taken = study.claim(SPACE)
+    taken = claimed(study)
     assert taken is not None and (taken.trial.number, taken.resumed, taken.recipe) == (0, True, "repdistiller")
     assert taken.configuration.params() == begun["params"]
-    third = study.claim(SPACE)
+    third = claimed(study)
     assert third is not None and (third.trial.number, third.resumed) == (2, False)
-    assert study.claim(SPACE) is None  # all are begun, and in living hands
+    assert claimed(study) is None  # all are begun, and in living hands
     for claim in (second, taken, third):
         claim.lease.release()
 
@@ -310,7 +320,7 @@ class Cut(Exception):
     """What stands for kill -9 between two writes."""
 
 
-@pytest.mark.parametrize("write", range(2, 10))
+@pytest.mark.parametrize("write", range(2, 6))
 def test_a_study_that_was_cut_while_it_was_made_is_made_again_whole(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, write: int
 ) -> None:
@@ -326,10 +336,9 @@ def test_a_study_that_was_cut_while_it_was_made_is_made_again_whole(
 
         return writing
 
-    # Nine writes: that it is being made, four recipes, and what it is.
+    # Five writes: that it is being made, and what it is.
     with monkeypatch.context() as patched:
-        for name in ("enqueue_trial", "set_user_attr"):
-            patched.setattr(optuna.Study, name, cut(getattr(optuna.Study, name)))
+        patched.setattr(optuna.Study, "set_user_attr", cut(optuna.Study.set_user_attr))
         with pytest.raises(Cut):
             opened(settings)
     left = optuna.load_study(study_name="s", storage=open_storage(settings))
@@ -339,7 +348,6 @@ def test_a_study_that_was_cut_while_it_was_made_is_made_again_whole(
     # Nothing holds it to what it would have been.
     study = opened(replace(settings, seed=7, objectives=("accuracy", "macs")))
     assert optuna.get_all_study_names(open_storage(settings)) == ["s"]
-    assert [trial.user_attrs["recipe"] for trial in study.trials()] == RECIPES
     assert study.attrs["kd.identity"]["seed"] == 7 and study.directions == ("maximize", "minimize")
     assert study.owns_folder() and find_study(settings).id == study.id
 
@@ -348,7 +356,7 @@ def test_a_study_that_was_cut_while_it_was_made_is_made_again_whole(
 def test_exactly_the_trials_asked_for_are_claimed(settings: Settings, tmp_path: Path, storage: str) -> None:
     settings = replace(settings, trials=6, storage=storage.format(tmp_path))
     study, claims = opened(settings), []
-    while (claim := study.claim(SPACE)) is not None:
+    while (claim := claimed(study)) is not None:
         claims.append(claim)
         if claim.trial.number == 2:
             study.fail(claim, "loss is nan")  # a trial that failed is spent too
@@ -360,9 +368,9 @@ def test_exactly_the_trials_asked_for_are_claimed(settings: Settings, tmp_path: 
     assert not any(claim.resumed for claim in claims)
     assert [claim.folder for claim in claims] == [study.folder / str(number) for number in range(6)]
     again = opened(settings)
-    assert again.claim(SPACE) is None and again.finished() == len(again.trials()) == 6
+    assert claimed(again) is None and again.finished() == len(again.trials()) == 6
     assert again.trials()[2].user_attrs["reason"] == "loss is nan"
-    more = opened(replace(settings, trials=7)).claim(SPACE)
+    more = claimed(opened(replace(settings, trials=7)))
     assert more is not None and more.trial.number == 6
     more.lease.release()
 
@@ -370,7 +378,7 @@ def test_exactly_the_trials_asked_for_are_claimed(settings: Settings, tmp_path: 
 def test_the_recipes_are_claimed_as_they_were_published(settings: Settings) -> None:
     study = opened(replace(settings, trials=4))
     tried = []
-    while (claim := study.claim(SPACE)) is not None:
+    while (claim := claimed(study)) is not None:
         tried.append((claim.configuration.distillation["temperature"], claim.configuration.distillation["alpha"]))
         assert claim.configuration.student == {"width": 8}  # sqrt(2 x 32)
         claim.lease.release()
@@ -383,27 +391,27 @@ def test_a_trial_that_was_cut_goes_on_with_its_number_and_parameters(settings: S
     settings = replace(settings, trials=6)
     study = opened(settings)
     for _ in range(5):
-        claim = study.claim(SPACE)
+        claim = claimed(study)
         assert claim is not None
         study.complete(claim, metrics(0.5, 1.0))
         claim.lease.release()
-    begun = study.claim(SPACE)
+    begun = claimed(study)
     assert begun is not None and (begun.trial.number, begun.recipe, begun.resumed) == (5, None, False)
     other = opened(settings)
-    assert other.claim(SPACE) is None  # its process lives
+    assert claimed(other) is None  # its process lives
     begun.lease.release()
-    taken = other.claim(SPACE)
+    taken = claimed(other)
     assert taken is not None and (taken.trial.number, taken.resumed) == (5, True)
     assert taken.configuration == begun.configuration and taken.folder == begun.folder
     assert not Lease(taken.folder).acquire()
     other.complete(taken, metrics(0.5, 1.0))
     taken.lease.release()
-    assert opened(settings).claim(SPACE) is None
+    assert claimed(opened(settings)) is None
 
 
 def test_what_a_trial_reached_is_stored_in_the_order_of_the_objectives(settings: Settings) -> None:
     study = opened(replace(settings, objectives=("macs", "accuracy")))
-    claim = study.claim(SPACE)
+    claim = claimed(study)
     assert claim is not None
     study.complete(claim, metrics(0.75, 1.0) | {"macs": 1234.0})
     claim.lease.release()
@@ -414,11 +422,11 @@ def test_what_a_trial_reached_is_stored_in_the_order_of_the_objectives(settings:
 def drawn(settings: Settings, *, cut: bool) -> list[dict[str, Any]]:
     """The parameters of a search's trials; ``cut`` after each claim, if asked for."""
     study = opened(settings)
-    while (claim := study.claim(SPACE)) is not None:
+    while (claim := claimed(study)) is not None:
         if cut:
             claim.lease.release()
             study = opened(settings)
-            again = study.claim(SPACE)
+            again = claimed(study)
             assert again is not None and again.resumed and again.configuration == claim.configuration
             claim = again
         params = claim.configuration.params()
@@ -448,7 +456,7 @@ def test_a_study_with_a_trial_begun_elsewhere_is_refused(settings: Settings, tmp
     study = opened(settings)
     elsewhere = replace(settings, runs_dir=tmp_path / "elsewhere")
     assert opened(elsewhere).id == study.id  # nothing runs: it can be moved
-    claim = study.claim(SPACE)
+    claim = claimed(study)
     assert claim is not None
     third = replace(settings, runs_dir=tmp_path / "third")
     for cut in (False, True):
@@ -460,7 +468,7 @@ def test_a_study_with_a_trial_begun_elsewhere_is_refused(settings: Settings, tmp
         )
         assert not (tmp_path / "third" / "trials" / "s").exists()
     again = opened(settings)
-    taken = again.claim(SPACE)
+    taken = claimed(again)
     assert taken is not None and taken.resumed
     again.complete(taken, metrics(0.5, 1.0))
     taken.lease.release()
@@ -487,11 +495,11 @@ def test_namesakes_in_two_storages_take_turns_in_the_folder(settings: Settings, 
 
 
 def test_a_namesake_s_trial_that_was_cut_goes_on_after_the_turns(settings: Settings, tmp_path: Path) -> None:
-    claim = opened(settings).claim(SPACE)
+    claim = claimed(opened(settings))
     assert claim is not None
     claim.lease.release()
     opened(replace(settings, storage=f"{tmp_path}/other.journal"))
-    taken = opened(settings).claim(SPACE)
+    taken = claimed(opened(settings))
     assert taken is not None and taken.resumed and taken.configuration == claim.configuration
     taken.lease.release()
 
@@ -511,7 +519,7 @@ def test_a_folder_in_which_a_namesake_is_searched_is_not_taken_away(settings: Se
 
 def test_a_trial_that_ends_while_it_is_looked_at_is_not_taken_up_again(settings: Settings) -> None:
     first, second = opened(settings), opened(settings)
-    mine = first.claim(SPACE)
+    mine = claimed(first)
     assert mine is not None
     lease_of = second._lease
 
@@ -522,35 +530,57 @@ def test_a_trial_that_ends_while_it_is_looked_at_is_not_taken_up_again(settings:
         return lease_of(number)
 
     second._lease = after_it_has_ended  # type: ignore[method-assign]
-    claim = second.claim(SPACE)
+    claim = claimed(second)
     assert claim is not None and claim.trial.number == 1 and not claim.resumed
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "gp", "random"])
-def test_a_trial_that_is_cut_between_two_suggestions_draws_the_rest_as_if_it_had_not_been(
-    settings: Settings, sampler: str
-) -> None:
-    def drawn(settings: Settings, *, cut: bool) -> list[dict[str, Any]]:
-        study = opened(settings)
-        for number in range(6):
-            if cut and number == 5:
-                study._seed_draw(number, "relative")
-                trial = study.optuna.ask()
-                study._seed_draw(number, "width")
-                trial.suggest_int("width", 2, 32, log=True)
-            claim = study.claim(SPACE)
-            assert claim is not None and claim.trial.number == number
-            study.complete(claim, metrics(0.5, 1.0))
-            claim.lease.release()
-        return [trial.params for trial in study.trials()]
+def test_a_trial_that_someone_enqueued_comes_next_and_its_rest_is_drawn(settings: Settings) -> None:
+    study = opened(replace(settings, trials=2))
+    study.optuna.enqueue_trial({"width": 5, "alpha": 0.25})
+    claim = claimed(study)
+    assert claim is not None and (claim.trial.number, claim.recipe) == (0, None)
+    assert claim.configuration.student == {"width": 5} and claim.configuration.distillation["alpha"] == 0.25
+    assert set(claim.trial.params) == set(SPACE.distributions)
+    after = claimed(study)
+    assert after is not None and after.recipe == RECIPES[0]
+    assert claimed(study) is None
+    for one in (claim, after):
+        one.lease.release()
 
-    settings = replace(settings, trials=6, sampler=sampler)
-    other = replace(settings, storage=settings.storage + "2", runs_dir=settings.runs_dir / "2")
-    assert drawn(settings, cut=False) == drawn(other, cut=True)
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_no_configuration_is_tried_twice_and_a_space_can_be_exhausted(settings: Settings, sampler: str) -> None:
+    held = replace(
+        SPACE,
+        student={"width": IntDistribution(2, 4)},
+        distillation={"temperature": CategoricalDistribution([1, 4]), "alpha": FloatDistribution(0, 1, step=0.5)},
+        training={},
+    )
+    study = opened(replace(settings, trials=50, sampler=sampler), held)
+    seen = []
+    while (claim := claimed(study, held)) is not None:
+        params = claim.configuration.params()
+        seen.append(tuple(params.values()))
+        study.complete(claim, metrics(params["alpha"], params["width"]))
+        claim.lease.release()
+    assert len(seen) == len(set(seen)) == 3 * 2 * 3 and study.is_exhausted
+    # A trial that runs elsewhere is not begun a second time either.
+    assert study.finished() == 18 and claimed(study, held) is None
+
+
+def test_a_trial_is_stored_whole_in_one_write(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = opened(in_sqlite(settings))
+    storage = study.optuna._storage
+    for name in ("set_trial_param", "set_trial_user_attr", "set_trial_system_attr"):
+        monkeypatch.setattr(storage, name, None)
+    claim = claimed(study)
+    assert claim is not None
+    (stored,) = opened(in_sqlite(settings)).trials()
+    assert stored.params == claim.configuration.params() and stored.user_attrs == {"recipe": RECIPES[0]}
 
 
 def test_a_running_trial_is_not_taken_up_in_the_folder_of_a_namesake(settings: Settings, tmp_path: Path) -> None:
-    claim = opened(settings).claim(SPACE)
+    claim = claimed(opened(settings))
     assert claim is not None
     elsewhere = tmp_path / "elsewhere"
     opened(replace(settings, storage=f"{tmp_path}/other.journal", runs_dir=elsewhere))
@@ -561,4 +591,4 @@ def test_a_study_that_was_cut_right_after_it_was_created_is_made_whole(settings:
     directions = ["maximize", "minimize", "minimize"]
     optuna.create_study(study_name=settings.study, storage=open_storage(settings), directions=directions)
     study = opened(settings)
-    assert [trial.user_attrs["recipe"] for trial in study.trials()] == RECIPES
+    assert study.owns_folder() and find_study(settings).id == study.id

@@ -1,0 +1,163 @@
+"""Full learning curves of a grid of configurations, for rules of pruning and samplers to be tried on.
+
+    python benchmarks/learning_curves.py digits
+    python benchmarks/learning_curves.py fashion-mnist
+
+Each run is trained as a trial is, to its end, with one thread, on every core at once. A grid that was cut goes on where
+it was. Fashion-MNIST's students are trained on 10,000 of the 50,000 training samples, 10 epochs, for the grid to end
+within an hour on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.cli import parse_search
+from harness.content import derived_seed
+from harness.cost import key_of
+from harness.fit import fit, seed_draws
+from harness.launchers.local import usable_cores
+from harness.mirror import Mirror
+from harness.prepare import Prepared, prepare
+from harness.space import SearchSpace, load_space
+from harness.storage import open_storage
+from harness.study import open_study
+from harness.terminal import Terminal
+from lightning_modules.batch import select
+from lightning_modules.classifier import StudentModule
+from lightning_modules.criterion import DistillationCriterion
+from lightning_modules.tensors import Split
+
+GRIDS: dict[str, dict[str, list[Any]]] = {
+    "digits": {
+        "width": [2, 3, 4, 6, 8, 12, 16, 24, 32],
+        "temperature": [1.0, 4.0, 16.0],
+        "alpha": [0.1, 0.4, 0.7, 1.0],
+        "learning_rate": [0.001, 0.003, 0.01, 0.03],
+    },
+    "fashion-mnist": {
+        "width": [2, 3, 4, 6, 8, 12, 16],
+        "temperature": [1.0, 4.0, 16.0],
+        "alpha": [0.1, 0.5, 0.9],
+        "learning_rate": [0.002, 0.007, 0.025],
+    },
+}
+EPOCHS = {"digits": 20, "fashion-mnist": 10}
+SEEDS = 3
+_FASHION_SAMPLES = 10_000
+
+_task: tuple[SearchSpace, Prepared, int]
+
+
+def run(configuration: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Train one student to the end; its configuration, seed, seconds and validation accuracy after each epoch."""
+    space, prepared, epochs = _task
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    key = derived_seed(seed, json.dumps(configuration))
+    seed_draws(key, torch.device("cpu"))
+    module = StudentModule(
+        space.task.student(width=configuration["width"]),
+        DistillationCriterion(temperature=configuration["temperature"], alpha=configuration["alpha"]),
+        metric=space.task.metric(prepared.classes),
+        metric_name=space.task.metric_name,
+        total_steps=epochs * prepared.data.steps_per_epoch,
+        learning_rate=configuration["learning_rate"],
+    )
+    prepared.data.seed = seed
+    accuracy: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        fit(
+            module,
+            prepared.data,
+            epochs=epochs,
+            folder=Path(folder),
+            accelerator="cpu",
+            seed=key,
+            on_epoch=lambda epoch, metrics: accuracy.append(metrics[f"val/{space.task.metric_name}"]),
+        )
+    return {**configuration, "seed": seed, "seconds": time.perf_counter() - started, "accuracy": accuracy}
+
+
+def _run(job: tuple[dict[str, Any], int]) -> dict[str, Any]:
+    return run(*job)
+
+
+def _prepared(name: str, runs_dir: Path) -> tuple[SearchSpace, Prepared]:
+    folder = Path(tempfile.mkdtemp())
+    settings = parse_search(
+        [
+            *("--space", name, "--accelerator", "cpu", "--runs-dir", str(runs_dir), "--study", "grid"),
+            *("--storage", f"sqlite:///{folder}/optuna.db", "--tracking-uri", f"sqlite:///{folder}/mlflow.db"),
+        ]
+    )
+    space = load_space(settings.space_file)
+    with Mirror() as mirror:
+        mirror.connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=print)
+        study = open_study(settings, space, open_storage(settings))
+        return space, prepare(settings, space, study, Terminal(), mirror)
+
+
+def _thin_out(prepared: Prepared) -> None:
+    """Keep the first of the shuffled training samples; classes stay as even as chance has them."""
+    data = prepared.data
+    kept = torch.randperm(len(data.splits["train"]), generator=torch.Generator().manual_seed(0))[:_FASHION_SAMPLES]
+    train = data.splits["train"]
+    data.splits["train"] = Split(select(train.inputs, kept), train.labels[kept])
+    outputs = data.teacher_outputs
+    data.attach({**outputs, "train": {name: values[kept] for name, values in outputs["train"].items()}})
+
+
+def main() -> None:
+    """Train what the grid still lacks."""
+    global _task
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("space", choices=GRIDS)
+    parser.add_argument("--runs-dir", type=Path, default=Path("mlruns"))
+    asked = parser.parse_args()
+    torch.set_num_threads(1)  # what is forked below must not have started threads
+    space, prepared = _prepared(asked.space, asked.runs_dir)
+    if asked.space == "fashion-mnist":
+        _thin_out(prepared)
+    _task = (space, prepared, EPOCHS[asked.space])
+    grid = GRIDS[asked.space]
+    file = asked.runs_dir / "curves" / f"{asked.space}.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    costs = {width: prepared.costs[{"width": width}] for width in grid["width"]}
+    (file.with_suffix(".costs.json")).write_text(
+        json.dumps({key_of({"width": w}): {"parameters": c.parameters, "macs": c.macs} for w, c in costs.items()})
+    )
+    done = set()
+    if file.exists():
+        for line in file.read_text().splitlines():
+            known = json.loads(line)
+            done.add((*(known[name] for name in grid), known["seed"]))
+    configurations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    jobs = [
+        (configuration, seed)
+        for seed in range(SEEDS)
+        for configuration in configurations
+        if (*configuration.values(), seed) not in done
+    ]
+    jobs.sort(key=lambda job: (job[1], -job[0]["width"]))  # the long ones first, so that no core waits at the end
+    print(f"{len(done)} runs are there, {len(jobs)} to go", flush=True)
+    started = time.perf_counter()
+    with multiprocessing.get_context("fork").Pool(usable_cores()) as pool, open(file, "a", buffering=1) as out:
+        for count, result in enumerate(pool.imap_unordered(_run, jobs), start=1):
+            out.write(json.dumps(result) + "\n")
+            if count % 50 == 0 or count == len(jobs):
+                left_s = (time.perf_counter() - started) / count * (len(jobs) - count)
+                print(f"{count}/{len(jobs)}, {left_s / 60:.0f} min left", flush=True)
+
+
+if __name__ == "__main__":
+    main()

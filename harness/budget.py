@@ -1,0 +1,73 @@
+"""Budgets such as ``--max latency_p50_ms=2``: costs are known beforehand, so a student over one is never trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+
+from harness.cost import CostTable
+from harness.errors import HarnessError
+from harness.space import SearchSpace
+
+
+def over(costs: Mapping[str, float], budgets: Mapping[str, float]) -> bool:
+    """Whether a student of such costs is over one of the budgets."""
+    return any(costs[name] > budget for name, budget in budgets.items())
+
+
+def within(space: SearchSpace, budgets: Mapping[str, float], costs: CostTable) -> SearchSpace:
+    """The space with its ranges narrowed to the architectures that are within every budget.
+
+    What ranges can't say, as where a cheap one stands between dear ones, is left to whoever draws from it.
+
+    Args:
+        space: The space.
+        budgets: The most that a student may cost, by name of the cost.
+        costs: Of every architecture of the space; a space of too many to be measured is left as it is.
+
+    Raises:
+        HarnessError: If no student is within every budget.
+    """
+    architectures = space.architectures(limit=len(costs.students))
+    if not budgets or not architectures:
+        return space
+    kept = [architecture for architecture in architectures if not over(costs.metrics(architecture), budgets)]
+    if not kept:
+        raise HarnessError(_none_within(architectures, budgets, costs))
+
+    def narrowed(name: str, distribution: BaseDistribution) -> BaseDistribution:
+        values = [architecture[name] for architecture in kept]
+        if isinstance(distribution, IntDistribution):
+            low, high = min(values), max(values)
+            return IntDistribution(low, high, log=distribution.log, step=distribution.step)
+        if isinstance(distribution, FloatDistribution):
+            return FloatDistribution(min(values), max(values), log=distribution.log, step=distribution.step)
+        return distribution
+
+    return replace(space, student={name: narrowed(name, dist) for name, dist in space.student.items()})
+
+
+def affordable(
+    budgets: Mapping[str, float], costs_of: Callable[[Mapping[str, Any]], Mapping[str, float]]
+) -> Callable[[Mapping[str, Any]], bool]:
+    """A test of one architecture.
+
+    Args:
+        budgets: The most that a student may cost, by name of the cost.
+        costs_of: Gives an architecture's costs by name.
+    """
+    return lambda architecture: not budgets or not over(costs_of(architecture), budgets)
+
+
+def _none_within(architectures: list[dict[str, Any]], budgets: Mapping[str, float], costs: CostTable) -> str:
+    # The cheapest is the one that misses its budgets by the smallest factor.
+    cheapest = min(
+        architectures, key=lambda architecture: max(costs.metrics(architecture)[n] / b for n, b in budgets.items())
+    )
+    named = ", ".join(f"{name}={value}" for name, value in cheapest.items())
+    asked = ", ".join(f"{name}={budget:g}" for name, budget in budgets.items())
+    has = ", ".join(f"{name} {costs.metrics(cheapest)[name]:.4g}" for name in budgets)
+    return f"--max must leave a student to be trained, but none is within {asked}; the cheapest, {named}, has {has}."

@@ -1,0 +1,100 @@
+"""Budgets: a student that costs too much is never drawn, and a budget that no student meets is said at once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from harness import budget, recipes
+from harness.cost import Conditions, Cost, CostTable, key_of
+from harness.errors import HarnessError
+from harness.proposal import Proposer
+from harness.space import SearchSpace
+from search_spaces.digits import SPACE
+
+
+def cost_of(parameters: int, latency_ms: float) -> Cost:
+    return Cost(parameters, 10 * parameters, parameters / 1e6, latency_ms, 2 * latency_ms, 1000 / latency_ms)
+
+
+def table(space: SearchSpace, parameters: dict[str, int]) -> CostTable:
+    costs = {key: cost_of(count, count / 100) for key, count in parameters.items()}
+    return CostTable(Conditions("a processor"), cost_of(10_000, 9.0), costs)
+
+
+# A network of width w costs 100·w parameters, and w milliseconds.
+WIDTHS = table(SPACE, {key_of({"width": width}): 100 * width for width in range(2, 33)})
+
+
+def test_a_range_is_narrowed_to_what_a_budget_leaves() -> None:
+    space = budget.within(SPACE, {"parameters": 750}, WIDTHS)
+    assert space.student == {"width": IntDistribution(2, 7, log=True)}
+    assert replace(space, student=SPACE.student) == SPACE
+    both = budget.within(SPACE, {"parameters": 750, "latency_p50_ms": 5.0}, WIDTHS)
+    assert both.student == {"width": IntDistribution(2, 5, log=True)}  # at most: 5 ms are within 5 ms
+
+
+def test_without_a_budget_nothing_is_narrowed() -> None:
+    assert budget.within(SPACE, {}, WIDTHS) is SPACE
+
+
+def test_a_budget_that_no_student_meets_names_the_cheapest() -> None:
+    with pytest.raises(HarnessError) as raised:
+        budget.within(SPACE, {"latency_p50_ms": 1.5, "parameters": 1e6}, WIDTHS)
+    assert str(raised.value) == (
+        "--max must leave a student to be trained, but none is within latency_p50_ms=1.5, parameters=1e+06; "
+        "the cheapest, width=2, has latency_p50_ms 2, parameters 200."
+    )
+
+
+def test_recipes_stay_within_the_budget() -> None:
+    space = budget.within(SPACE, {"parameters": 450}, WIDTHS)
+    assert {params["width"] for params in recipes.configurations(space).values()} == {3}  # sqrt(2 x 4)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "gp", "random"])
+def test_what_ranges_cannot_say_is_never_drawn(sampler: str) -> None:
+    # Wide and shallow, or narrow and deep: the product is the cost, which no range of either says.
+    space = replace(
+        SPACE,
+        student={"width": IntDistribution(1, 6), "depth": IntDistribution(1, 6)},
+        distillation={"temperature": CategoricalDistribution([4.0]), "alpha": FloatDistribution(0, 1)},
+    )
+    costs = table(space, {key_of({"width": w, "depth": d}): 100 * w * d for w in range(1, 7) for d in range(1, 7)})
+    budgets = {"parameters": 650.0}
+    proposer = Proposer(
+        budget.within(space, budgets, costs),
+        sampler=sampler,
+        seed=0,
+        directions=("maximize", "minimize"),
+        affordable=budget.affordable(budgets, costs.metrics),
+    )
+    assert proposer.space.student == space.student
+    drawn = [proposer.propose([]) for _ in range(3)]
+    assert all(proposal is not None and proposal.recipe is not None for proposal in drawn) or sampler
+    import optuna
+
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    for _ in range(30):
+        proposal = proposer.propose(study.get_trials(deepcopy=False))
+        assert proposal is not None and proposal.params["width"] * proposal.params["depth"] <= 6
+        study.add_trial(
+            optuna.trial.create_trial(
+                values=[math.sin(proposal.params["alpha"]), proposal.params["width"]],
+                params=proposal.params,
+                distributions=proposal.distributions,
+                system_attrs=proposal.notes,
+                user_attrs={} if proposal.recipe is None else {"recipe": proposal.recipe},
+            )
+        )
+
+
+def test_a_space_of_which_next_to_nothing_is_affordable_says_so() -> None:
+    proposer = Proposer(
+        SPACE, sampler="random", seed=0, directions=("maximize",), affordable=lambda architecture: False
+    )
+    with pytest.raises(HarnessError, match="--max must leave students to be trained, but 10,000 draws found none"):
+        proposer.propose([])
