@@ -32,18 +32,20 @@ def main() -> None:
         try:
             with ParentRun(study, settings, mirror) as parent:
                 catch_up(study, mirror)
-                if study.finished() < settings.trials:
+                if not study.is_over:
                     parent.start()
                     prepared = prepare(settings, space, study, terminal, mirror)
                     parent.stands_on(prepared)
                     with storage_in_reach(settings), terminal.search(study, settings.epochs or space.epochs) as display:
                         search_here(settings, space, study, prepared, mirror, display)
-                    if study.finished() < settings.trials and study.is_exhausted:
-                        terminal.say(f"the space is exhausted: all {study.finished()} configurations have been tried.")
+                elif study.is_exhausted:
+                    terminal.say(f"study {settings.study!r} is finished: its space is exhausted.")
                 else:
                     terminal.say(
                         f"study {settings.study!r} is finished: {study.finished()} trials; --trials asks for more."
                     )
+                if study.is_over and study.finished() < settings.trials:
+                    terminal.say(f"the space is exhausted: {study.finished()} trials are all that it has.")
                 report(study, terminal, parent.spool)
         except Interrupted:
             catch_up(study, mirror)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, IntDistribution
 
 from harness.cost import CostTable
 from harness.errors import HarnessError
@@ -21,7 +21,7 @@ def over(costs: Mapping[str, float], budgets: Mapping[str, float]) -> bool:
 def within(space: SearchSpace, budgets: Mapping[str, float], costs: CostTable) -> SearchSpace:
     """The space with its ranges narrowed to the architectures that are within every budget.
 
-    What ranges can't say, as where a cheap one stands between dear ones, is left to whoever draws from it.
+    What ranges of whole numbers can't say, as where a cheap one stands between dear ones, is left to whoever draws.
 
     Args:
         space: The space.
@@ -43,23 +43,9 @@ def within(space: SearchSpace, budgets: Mapping[str, float], costs: CostTable) -
         if isinstance(distribution, IntDistribution):
             low, high = min(values), max(values)
             return IntDistribution(low, high, log=distribution.log, step=distribution.step)
-        if isinstance(distribution, FloatDistribution):
-            return FloatDistribution(min(values), max(values), log=distribution.log, step=distribution.step)
-        return distribution
+        return distribution  # steps of decimals would not meet their old grid again
 
     return replace(space, student={name: narrowed(name, dist) for name, dist in space.student.items()})
-
-
-def affordable(
-    budgets: Mapping[str, float], costs_of: Callable[[Mapping[str, Any]], Mapping[str, float]]
-) -> Callable[[Mapping[str, Any]], bool]:
-    """A test of one architecture.
-
-    Args:
-        budgets: The most that a student may cost, by name of the cost.
-        costs_of: Gives an architecture's costs by name.
-    """
-    return lambda architecture: not budgets or not over(costs_of(architecture), budgets)
 
 
 def _none_within(architectures: list[dict[str, Any]], budgets: Mapping[str, float], costs: CostTable) -> str:

@@ -63,8 +63,7 @@ class ParentRun:
         self._lease.release()
         last = Lease(self._study.folder)
         if self.spool.state == "RUNNING" and last.acquire():  # else another process goes on with the study
-            finished = self._study.finished() >= self._settings.trials
-            self.spool.set_state("COMPLETE" if finished else "WAITING")
+            self.spool.set_state("COMPLETE" if self._study.is_over else "WAITING")
         last.release()
         self.spool.close()
 

@@ -22,6 +22,7 @@ from harness.cost import (
     CostTable,
     conditions_of,
     cost_cache_file,
+    count_costs,
     key_of,
     measure_costs,
     save_cost_table,
@@ -211,6 +212,28 @@ def costs_of(architecture: Mapping[str, Any], space: SearchSpace, study: Study, 
                 )
                 study.keep_costs(table.to_json())
     return table.metrics(architecture)
+
+
+def is_affordable(architecture: Mapping[str, Any], space: SearchSpace, study: Study, prepared: Prepared) -> bool:
+    """Whether an architecture is within the study's budgets. What can be counted is counted before a clock is asked.
+
+    One that can't be built for want of memory is not.
+    """
+    budgets = study.settings.budgets
+    if not budgets:
+        return True
+    known = prepared.costs.students.get(key_of(architecture))
+    if known is None:
+        try:
+            network = _student(space, architecture, prepared.data.device).eval()
+            counted = count_costs(network, example_inputs(prepared.data, 1))._asdict()
+        except (MemoryError, torch.OutOfMemoryError):
+            return False
+        if budget.over(counted, {name: most for name, most in budgets.items() if name in counted}):
+            return False
+        if budgets.keys() <= counted.keys():
+            return True
+    return not budget.over(costs_of(architecture, space, study, prepared), budgets)
 
 
 def example_inputs(data: TensorDataModule, size: int) -> Inputs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseGASampler, BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from harness import recipes
@@ -20,8 +21,8 @@ from harness.space import SearchSpace, listed
 
 _DRAWS = 10  # of the sampler, before the rest of a finite space is drawn from evenly
 _EVEN_DRAWS = 10_000
+_PROBES = 1_000  # of architectures whose costs are not known yet
 MOST_CONFIGURATIONS = 100_000  # a space of more counts as endless
-_TOLD = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +69,12 @@ class Proposer:
         self._sampler = sampler
         self._seed = seed
         self._view = optuna.create_study(directions=directions, sampler=RandomSampler(seed))  # type: ignore[arg-type]
-        self._viewed: set[int] = set()
-        self._tried: dict[int, Hashable] = {}
+        self._viewed: dict[int, int] = {}  # number in the view by the trial's own
+        self._open: set[int] = set()
+        self._tried: set[Hashable] = set()
         self._affordable = affordable
+        self._generations = 0
+        self._recipes: dict[str, dict[str, Any]] | None = None
 
     def propose(self, trials: list[FrozenTrial]) -> Proposal | None:
         """The next configuration; ``None`` when all of a finite space have been tried.
@@ -81,62 +85,112 @@ class Proposer:
             trials: All of the study.
 
         Raises:
-            HarnessError: If next to nothing that can be drawn is within the budgets.
+            HarnessError: If next to nothing that can be drawn is new and within the budgets.
         """
         self._look_at(trials)
-        tried = set(self._tried.values())
         used = {trial.user_attrs.get("recipe") for trial in trials}
-        for name, params in recipes.configurations(self.space).items():
-            if name not in used and _key(params) not in tried and self._is_affordable(params):
+        for name, params in self._recipes_within().items():
+            if name not in used and self._is_new(params):
                 return Proposal(params=params, distributions=self.space.distributions, recipe=name)
         drawn: set[Hashable] = set()
         for attempt in range(_DRAWS):
             proposal = self._drawn(derived_seed(self._seed, "draw", len(trials), attempt))
-            key = _key(proposal.params)
-            if key not in tried and self._is_affordable(proposal.params):
+            if self._is_new(proposal.params) and self._is_affordable(proposal.params):
                 return proposal
+            key = _key(proposal.params, self.space.distributions)
             if key in drawn:
                 break  # a sampler that repeats itself has nothing else in mind
             drawn.add(key)
-        return self._drawn_evenly(tried, derived_seed(self._seed, "even draw", len(trials)))
+        return self._drawn_evenly(derived_seed(self._seed, "even draw", len(trials)))
 
     def _look_at(self, trials: list[FrozenTrial]) -> None:
+        """Bring the view level with the study. Samplers keep away from what runs, so running trials are in it too."""
         for trial in trials:
-            if trial.number not in self._tried and len(trial.params) == len(self.space.distributions):
-                self._tried[trial.number] = _key({name: trial.params[name] for name in self.space.distributions})
-            if trial.state in _TOLD and trial.number not in self._viewed:
+            if trial.number not in self._viewed:
+                if trial.params.keys() != self.space.distributions.keys():
+                    continue  # enqueued, and not begun
+                self._tried.add(_key(trial.params, trial.distributions))
+                self._viewed[trial.number] = len(self._view.get_trials(deepcopy=False))
                 self._view.add_trial(trial)
-                self._viewed.add(trial.number)
+                if not trial.state.is_finished():
+                    self._open.add(trial.number)
+            elif trial.number in self._open and trial.state.is_finished():
+                self._open.remove(trial.number)
+                self._view.tell(self._viewed[trial.number], trial.values, state=trial.state)
 
     def _drawn(self, seed: int) -> Proposal:
-        self._view.sampler = make_sampler(self._sampler, seed)
+        sampler = self._view.sampler = make_sampler(self._sampler, seed)
+        if isinstance(sampler, BaseGASampler):
+            self._choose_parents(sampler)
         trial = self._view.ask(self.space.distributions)
         params = {name: trial.params[name] for name in self.space.distributions}
         notes = self._view.get_trials(deepcopy=False)[trial.number].system_attrs
         self._view.tell(trial, state=TrialState.FAIL)  # no sampler heeds it
         return Proposal(params=params, distributions=self.space.distributions, notes=dict(notes))
 
-    def _drawn_evenly(self, tried: set[Hashable], seed: int) -> Proposal | None:
-        space = self.space.distributions
-        values = [listed(distribution, MOST_CONFIGURATIONS) for distribution in space.values()]
-        count = 1
-        for choices in values:
-            count = min(count * (MOST_CONFIGURATIONS + 1 if choices is None else len(choices)), MOST_CONFIGURATIONS + 1)
-        if count <= MOST_CONFIGURATIONS:
-            rows = itertools.product(*(choices for choices in values if choices is not None))
-            configurations = (dict(zip(space, row, strict=True)) for row in rows)
-            left = [c for c in configurations if _key(c) not in tried and self._is_affordable(c)]
-            if not left:
-                return None
-            chosen = left[int(np.random.default_rng(seed).integers(len(left)))]
-            return Proposal(params=chosen, distributions=space)
+    def _choose_parents(self, sampler: BaseGASampler) -> None:
+        """One generation after the other: left to itself, it goes back to the first one by recursion."""
+        key = sampler._get_generation_key()
+        newest = max((trial.system_attrs.get(key, 0) for trial in self._view.get_trials(deepcopy=False)), default=0)
+        while self._generations < newest:
+            self._generations += 1
+            sampler.get_parent_population(self._view, self._generations)
+
+    def _recipes_within(self) -> dict[str, dict[str, Any]]:
+        """The recipes, each with an architecture that is within the budgets: the nearest to the middle of the space."""
+        if self._recipes is None:
+            found = recipes.configurations(self.space)
+            middle = self._nearest_to_middle()
+            self._recipes = {} if middle is None else {name: params | middle for name, params in found.items()}
+        return self._recipes
+
+    def _nearest_to_middle(self) -> dict[str, Any] | None:
+        middle = {name: self.space.middle()[name] for name in self.space.student}
+        if self._affordable(middle):
+            return middle
+        lists = {name: listed(dist, MOST_CONFIGURATIONS) for name, dist in self.space.student.items()}
+        architectures = self.space.architectures(limit=MOST_CONFIGURATIONS)
+        if architectures is None:
+            return None
+
+        def distance(architecture: dict[str, Any]) -> float:
+            places = ((lists[name] or [], architecture[name], middle[name]) for name in architecture)
+            return sum(((values.index(a) - values.index(b)) / len(values)) ** 2 for values, a, b in places)
+
+        return next((a for a in sorted(architectures, key=distance)[:_PROBES] if self._affordable(a)), None)
+
+    def _drawn_evenly(self, seed: int) -> Proposal | None:
+        """A configuration from what is left, by chance alone."""
+        rng, space = np.random.default_rng(seed), self.space.distributions
+        values = {name: listed(distribution, MOST_CONFIGURATIONS) for name, distribution in space.items()}
+        if math.prod(MOST_CONFIGURATIONS if v is None else len(v) for v in values.values()) < MOST_CONFIGURATIONS:
+            finite = {name: v or [] for name, v in values.items()}
+            others = [name for name in space if name not in self.space.student]
+            rest = [dict(zip(others, row, strict=True)) for row in itertools.product(*(finite[n] for n in others))]
+            architectures = self.space.architectures(limit=MOST_CONFIGURATIONS) or []
+            for place in rng.permutation(len(architectures)):
+                architecture = architectures[place]
+                left = [params for other in rest if self._is_new(params := architecture | other)]
+                if left and self._affordable(architecture):
+                    return Proposal(params=left[int(rng.integers(len(left)))], distributions=space)
+            return None
         view = optuna.create_study(sampler=RandomSampler(seed))
+        new = probed = 0
         for _ in range(_EVEN_DRAWS):
             trial = view.ask(space)
             params = {name: trial.params[name] for name in space}
-            if _key(params) not in tried and self._is_affordable(params):
-                return Proposal(params=params, distributions=space)
-        raise HarnessError(f"--max must leave students to be trained, but {_EVEN_DRAWS:,} draws found none within it.")
+            if self._is_new(params):
+                new, probed = new + 1, probed + 1
+                if self._is_affordable(params):
+                    return Proposal(params=params, distributions=space)
+                if probed >= _PROBES:
+                    break
+        if not new:
+            raise HarnessError(f"the space is all but exhausted: {_EVEN_DRAWS:,} draws found nothing new in it.")
+        raise HarnessError(f"--max must leave students to be trained, but {new:,} draws found none within it.")
+
+    def _is_new(self, params: Mapping[str, Any]) -> bool:
+        return _key(params, self.space.distributions) not in self._tried
 
     def _is_affordable(self, params: Mapping[str, Any]) -> bool:
         return self._affordable({name: params[name] for name in self.space.student})
@@ -156,5 +210,6 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
     raise AssertionError(name)
 
 
-def _key(params: Mapping[str, Any]) -> Hashable:
-    return tuple(params.values())
+def _key(params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> Hashable:
+    """What tells a configuration from others: a choice by its place, a number to twelve digits, names in one order."""
+    return tuple(f"{distributions[name].to_internal_repr(params[name]):.12g}" for name in sorted(params))

@@ -17,7 +17,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from harness.addresses import redact, sqlite_path
-from harness.content import Lease, exclusive, write_atomically
+from harness.content import Lease, derived_seed, exclusive, write_atomically
 from harness.cost import COSTS
 from harness.errors import HarnessError
 from harness.proposal import Proposer
@@ -69,8 +69,6 @@ class Study:
 
     def __init__(self, optuna_study: optuna.Study, settings: Settings) -> None:
         self.optuna = optuna_study
-        # Configurations come from a proposer; this one only completes what someone enqueued in part.
-        self.optuna.sampler = RandomSampler(settings.seed)
         self.settings = settings
         self.folder = settings.study_dir
 
@@ -144,7 +142,7 @@ class Study:
             waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
             if len(trials) - len(waiting) >= self.settings.trials:
                 return None
-            # Someone may have enqueued a trial with Optuna's own means.
+            # Someone may have enqueued a trial with Optuna's own means; no budget holds back what is asked for by name.
             trial = self.optuna.ask() if waiting else self._begun(proposer, trials)
             if trial is None:
                 self.optuna.set_user_attr(_EXHAUSTED_ATTR, True)
@@ -170,8 +168,16 @@ class Study:
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether every configuration of the space, which is finite then, has been tried."""
+        """Whether every configuration within the space and the budgets has been begun."""
         return bool(self.attrs.get(_EXHAUSTED_ATTR))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing left to do: no trial to begin, and none to go on with."""
+        trials = self.trials()
+        if self.is_exhausted and all(trial.state in _FINISHED for trial in trials):
+            return True
+        return sum(trial.state in _FINISHED for trial in trials) >= self.settings.trials
 
     def _lease(self, number: int) -> Lease:
         folder = self.trial_folder(number)
@@ -188,6 +194,8 @@ class Study:
         return None
 
     def _claimed(self, trial: Trial, space: SearchSpace, lease: Lease, *, resumed: bool) -> Claim:
+        # Configurations come from a proposer; this one only completes what someone enqueued in part.
+        self.optuna.sampler = RandomSampler(derived_seed(self.settings.seed, "enqueued", trial.number))
         return Claim(
             trial=trial,
             configuration=space.suggest(trial),

@@ -13,7 +13,7 @@ from harness.addresses import redact
 from harness.checkpoint import drop_checkpoints
 from harness.errors import HarnessError, Interrupted, TrialFailed, one_line
 from harness.mirror import Mirror, is_sent
-from harness.prepare import Prepared, costs_of
+from harness.prepare import Prepared, is_affordable
 from harness.proposal import Proposer
 from harness.settings import Settings
 from harness.space import SearchSpace
@@ -75,7 +75,7 @@ def work(
         sampler=settings.sampler,
         seed=settings.seed,
         directions=study.directions,
-        affordable=budget.affordable(settings.budgets, lambda student: costs_of(student, space, study, prepared)),
+        affordable=lambda architecture: is_affordable(architecture, space, study, prepared),
     )
     while ends_at is None or time.monotonic() < ends_at:
         claim = study.claim(proposer)

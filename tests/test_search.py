@@ -189,7 +189,8 @@ def test_a_space_that_is_exhausted_ends_the_study_with_a_word(example: Path) -> 
     held = [f"--fix={name}" for name in ("width=3", "temperature=4", "learning_rate=0.01", "alpha=0.5")]
     for _ in range(2):
         output = search(example, *CANCER[:2], "--trials", "5", "--epochs", "1", *held)
-        assert "the space is exhausted: all 1 configurations have been tried." in output
+        assert "the space is exhausted: 1 trials are all that it has." in output
+    assert "study 'cancer' is finished: its space is exhausted." in output
     assert len(load(example, "cancer").trials) == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import subprocess
 import sys
@@ -566,6 +567,51 @@ def test_no_configuration_is_tried_twice_and_a_space_can_be_exhausted(settings: 
     assert len(seen) == len(set(seen)) == 3 * 2 * 3 and study.is_exhausted
     # A trial that runs elsewhere is not begun a second time either.
     assert study.finished() == 18 and claimed(study, held) is None
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_a_sampler_keeps_away_from_what_runs_elsewhere(settings: Settings, sampler: str) -> None:
+    study = opened(replace(settings, trials=30, sampler=sampler))
+    for _ in range(15):
+        claim = claimed(study)
+        assert claim is not None
+        params = claim.configuration.params()
+        study.complete(claim, metrics(1 - (params["alpha"] - 0.4) ** 2, params["width"]))
+        claim.lease.release()
+    running = [claimed(study) for _ in range(4)]
+    places = []
+    for claim in running:
+        assert claim is not None and not claim.resumed
+        params = claim.configuration.params()
+        places.append((params["alpha"], math.log(params["temperature"]) / 3, math.log(params["learning_rate"]) / 3.4))
+        claim.lease.release()
+    assert min(math.dist(a, b) for n, a in enumerate(places) for b in places[:n]) > 0.03
+
+
+def test_a_long_search_of_generations_goes_on_in_a_new_process(settings: Settings) -> None:
+    # Parents are chosen from the generation before, and so on back: once by recursion, 600 calls deep.
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    for number in range(16 * 620):
+        params = {name: SPACE.middle()[name] for name in SPACE.distributions} | {"alpha": number / 16 / 620}
+        study.add_trial(
+            optuna.trial.create_trial(
+                values=[params["alpha"] % 0.1, 8],
+                params=params,
+                distributions=SPACE.distributions,
+                system_attrs={"NSGAIISampler:generation": number // 16},
+                user_attrs={"recipe": RECIPES[number % 4]},
+            )
+        )
+    proposer = Proposer(SPACE, sampler="nsga2", seed=0, directions=("maximize", "minimize"))
+    proposal = proposer.propose(study.get_trials(deepcopy=False))
+    assert proposal is not None and proposal.notes["NSGAIISampler:generation"] == 620
+
+
+@pytest.mark.filterwarnings("ignore:Choices for a categorical distribution")
+def test_choices_that_have_no_hash_are_told_apart(settings: Settings) -> None:
+    space = replace(SPACE, student={"width": CategoricalDistribution([[8, 16], [16, 32]])})  # type: ignore[list-item]
+    proposer = Proposer(space, sampler="random", seed=0, directions=("maximize", "minimize"))
+    assert proposer.propose([]) is not None
 
 
 def test_a_trial_is_stored_whole_in_one_write(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
