@@ -211,5 +211,5 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
 
 
 def _key(params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> Hashable:
-    """What tells a configuration from others: a choice by its place, a number to twelve digits, names in one order."""
+    """What tells a configuration from others: a choice by its place, a number to twelve figures, names in one order."""
     return tuple(f"{distributions[name].to_internal_repr(params[name]):.12g}" for name in sorted(params))
