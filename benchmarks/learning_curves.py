@@ -24,17 +24,15 @@ import torch
 from harness.cli import parse_search
 from harness.content import derived_seed
 from harness.cost import key_of
-from harness.fit import fit, seed_draws
 from harness.launchers.local import usable_cores
 from harness.mirror import Mirror
 from harness.prepare import Prepared, prepare
-from harness.space import SearchSpace, load_space
+from harness.space import Configuration, SearchSpace, load_space
 from harness.storage import open_storage
 from harness.study import open_study
 from harness.terminal import Terminal
+from harness.trial import train_student
 from lightning_modules.batch import select
-from lightning_modules.classifier import StudentModule
-from lightning_modules.criterion import DistillationCriterion
 from lightning_modules.tensors import Split
 
 GRIDS: dict[str, dict[str, list[Any]]] = {
@@ -58,38 +56,25 @@ _FASHION_SAMPLES = 10_000
 _task: tuple[SearchSpace, Prepared, int]
 
 
-def run(configuration: dict[str, Any], seed: int) -> dict[str, Any]:
+def run(job: tuple[dict[str, Any], int]) -> dict[str, Any]:
     """Train one student to the end; its configuration, seed, seconds and validation accuracy after each epoch."""
-    space, prepared, epochs = _task
-    torch.set_num_threads(1)
+    (values, seed), (space, prepared, epochs) = job, _task
     started = time.perf_counter()
-    key = derived_seed(seed, json.dumps(configuration))
-    seed_draws(key, torch.device("cpu"))
-    module = StudentModule(
-        space.task.student(width=configuration["width"]),
-        DistillationCriterion(temperature=configuration["temperature"], alpha=configuration["alpha"]),
-        metric=space.task.metric(prepared.classes),
-        metric_name=space.task.metric_name,
-        total_steps=epochs * prepared.data.steps_per_epoch,
-        learning_rate=configuration["learning_rate"],
-    )
-    prepared.data.seed = seed
+    groups = (space.student, space.distillation, space.training)
     accuracy: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        fit(
-            module,
-            prepared.data,
+        train_student(
+            Configuration(*({name: values[name] for name in group} for group in groups)),
+            space,
+            prepared,
             epochs=epochs,
+            seed=derived_seed(seed, json.dumps(values)),
+            order_seed=seed,
             folder=Path(folder),
             accelerator="cpu",
-            seed=key,
             on_epoch=lambda epoch, metrics: accuracy.append(metrics[f"val/{space.task.metric_name}"]),
         )
-    return {**configuration, "seed": seed, "seconds": time.perf_counter() - started, "accuracy": accuracy}
-
-
-def _run(job: tuple[dict[str, Any], int]) -> dict[str, Any]:
-    return run(*job)
+    return {**values, "seed": seed, "seconds": time.perf_counter() - started, "accuracy": accuracy}
 
 
 def _prepared(name: str, runs_dir: Path) -> tuple[SearchSpace, Prepared]:
@@ -151,8 +136,9 @@ def main() -> None:
     jobs.sort(key=lambda job: (job[1], -job[0]["width"]))  # the long ones first, so that no core waits at the end
     print(f"{len(done)} runs are there, {len(jobs)} to go", flush=True)
     started = time.perf_counter()
-    with multiprocessing.get_context("fork").Pool(usable_cores()) as pool, open(file, "a", buffering=1) as out:
-        for count, result in enumerate(pool.imap_unordered(_run, jobs), start=1):
+    context = multiprocessing.get_context("fork")
+    with context.Pool(usable_cores(), torch.set_num_threads, (1,)) as pool, open(file, "a", buffering=1) as out:
+        for count, result in enumerate(pool.imap_unordered(run, jobs), start=1):
             out.write(json.dumps(result) + "\n")
             if count % 50 == 0 or count == len(jobs):
                 left_s = (time.perf_counter() - started) / count * (len(jobs) - count)

@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urlencode
 
 from harness.addresses import redact
@@ -20,6 +20,8 @@ from harness.settings import BUDGETED, DEFAULT_RUNS_DIR, DEFAULT_STORAGE, DEFAUL
 
 if TYPE_CHECKING:
     from harness.study import Study
+
+_Value = TypeVar("_Value")
 
 SPACES_DIR = Path(__file__).resolve().parent.parent / "search_spaces"
 
@@ -124,12 +126,8 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
     name, file = _space(parser, asked.space)
     if asked.workers is not None and asked.workers > asked.trials:
         parser.error(f"--workers must be at most the {asked.trials} --trials, but got {asked.workers}")
-    fixed = dict(asked.fix)
-    if len(fixed) < len(asked.fix):
-        parser.error("--fix must name each parameter once")
-    budgets = dict(asked.max)
-    if len(budgets) < len(asked.max):
-        parser.error("--max must name each cost once")
+    fixed = _each_once(parser, "--fix", "parameter", asked.fix)
+    budgets = _each_once(parser, "--max", "cost", asked.max)
     return Settings(
         space_name=name,
         space_file=file,
@@ -314,12 +312,18 @@ def _seed(text: str) -> int:
     return int(text)
 
 
-def _seconds(text: str) -> float:
+def _positive(text: str) -> float | None:
+    """A finite number above zero; ``None`` if the text is none."""
     try:
-        seconds = float(text)
+        number = float(text)
     except ValueError:
-        seconds = 0
-    if not 0 < seconds < float("inf"):
+        return None
+    return number if 0 < number < float("inf") else None
+
+
+def _seconds(text: str) -> float:
+    seconds = _positive(text)
+    if seconds is None:
         raise argparse.ArgumentTypeError(f"must be a positive number of seconds, but got {text!r}")
     return seconds
 
@@ -331,15 +335,19 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
+def _each_once(parser: _Parser, flag: str, what: str, pairs: Sequence[tuple[str, _Value]]) -> dict[str, _Value]:
+    named = dict(pairs)
+    if len(named) < len(pairs):
+        parser.error(f"{flag} must name each {what} once")
+    return named
+
+
 def _budget(text: str) -> tuple[str, float]:
     name, _, number = text.partition("=")
     if name not in BUDGETED:
         raise argparse.ArgumentTypeError(f"must name one of {', '.join(BUDGETED)}, but got {text!r}")
-    try:
-        value = float(number)
-    except ValueError:
-        value = 0
-    if not 0 < value < float("inf"):
+    value = _positive(number)
+    if value is None:
         raise argparse.ArgumentTypeError(f"must give {name} a positive number, but got {text!r}")
     return name, value
 

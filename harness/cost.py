@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -134,10 +134,9 @@ class Counts(NamedTuple):
 
 def count_costs(network: nn.Module, inputs: Inputs) -> Counts:
     """What can be counted of a network in eval mode, from a call with a batch."""
-    samples = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
     return Counts(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
-        macs=count_macs(network, inputs) // samples,
+        macs=count_macs(network, inputs) // len(_first(inputs)),
         size_mb=len(save(cpu_state(network))) / 1e6,
     )
 
@@ -166,16 +165,20 @@ def _clock_of(inputs: Inputs) -> Callable[[], float]:
     The one that ``Timer`` has by itself asks at each end whether there is an accelerator: 0.06 ms in a build for GPUs
     on a machine that has none, as much as a small student's call.
     """
-    first = next(iter(inputs.values())) if isinstance(inputs, dict) else inputs
-    if first.device.type == "cpu":
+    device = _first(inputs).device
+    if device.type == "cpu":
         return timeit.default_timer
-    wait = torch.get_device_module(first.device).synchronize
+    wait = torch.get_device_module(device).synchronize
 
     def clock() -> float:
         wait()
         return timeit.default_timer()
 
     return clock
+
+
+def _first(inputs: Inputs) -> Tensor:
+    return next(iter(inputs.values())) if isinstance(inputs, dict) else inputs
 
 
 class CostTable:

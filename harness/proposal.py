@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,6 @@ class Proposer:
         self._tried: set[Hashable] = set()
         self._affordable = affordable
         self._generations = 0
-        self._recipes: dict[str, dict[str, Any]] | None = None
 
     def propose(self, trials: list[FrozenTrial]) -> Proposal | None:
         """The next configuration; ``None`` when all of a finite space have been tried.
@@ -89,7 +89,7 @@ class Proposer:
         """
         self._look_at(trials)
         used = {trial.user_attrs.get("recipe") for trial in trials}
-        for name, params in self._recipes_within().items():
+        for name, params in self._recipes.items():
             if name not in used and self._is_new(params):
                 return Proposal(params=params, distributions=self.space.distributions, recipe=name)
         drawn: set[Hashable] = set()
@@ -136,16 +136,15 @@ class Proposer:
             self._generations += 1
             sampler.get_parent_population(self._view, self._generations)
 
-    def _recipes_within(self) -> dict[str, dict[str, Any]]:
+    @cached_property
+    def _recipes(self) -> dict[str, dict[str, Any]]:
         """The recipes, each with an architecture that is within the budgets: the nearest to the middle of the space."""
-        if self._recipes is None:
-            found = recipes.configurations(self.space)
-            middle = self._nearest_to_middle()
-            self._recipes = {} if middle is None else {name: params | middle for name, params in found.items()}
-        return self._recipes
+        middle = self._nearest_to_middle()
+        found = recipes.configurations(self.space)
+        return {} if middle is None else {name: params | middle for name, params in found.items()}
 
     def _nearest_to_middle(self) -> dict[str, Any] | None:
-        middle = {name: self.space.middle()[name] for name in self.space.student}
+        middle = self._architecture(self.space.middle())
         if self._affordable(middle):
             return middle
         lists = {name: listed(dist, MOST_CONFIGURATIONS) for name, dist in self.space.student.items()}
@@ -175,15 +174,15 @@ class Proposer:
                     return Proposal(params=left[int(rng.integers(len(left)))], distributions=space)
             return None
         view = optuna.create_study(sampler=RandomSampler(seed))
-        new = probed = 0
+        new = 0
         for _ in range(_EVEN_DRAWS):
             trial = view.ask(space)
             params = {name: trial.params[name] for name in space}
             if self._is_new(params):
-                new, probed = new + 1, probed + 1
+                new += 1
                 if self._is_affordable(params):
                     return Proposal(params=params, distributions=space)
-                if probed >= _PROBES:
+                if new >= _PROBES:
                     break
         if not new:
             raise HarnessError(f"the space is all but exhausted: {_EVEN_DRAWS:,} draws found nothing new in it.")
@@ -193,7 +192,10 @@ class Proposer:
         return _key(params, self.space.distributions) not in self._tried
 
     def _is_affordable(self, params: Mapping[str, Any]) -> bool:
-        return self._affordable({name: params[name] for name in self.space.student})
+        return self._affordable(self._architecture(params))
+
+    def _architecture(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: params[name] for name in self.space.student}
 
 
 def make_sampler(name: str, seed: int) -> BaseSampler:

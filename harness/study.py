@@ -174,10 +174,8 @@ class Study:
     @property
     def is_over(self) -> bool:
         """Whether there is nothing left to do: no trial to begin, and none to go on with."""
-        trials = self.trials()
-        if self.is_exhausted and all(trial.state in _FINISHED for trial in trials):
-            return True
-        return sum(trial.state in _FINISHED for trial in trials) >= self.settings.trials
+        finished = self.finished()
+        return finished >= self.settings.trials or (self.is_exhausted and finished == len(self.trials()))
 
     def _lease(self, number: int) -> Lease:
         folder = self.trial_folder(number)

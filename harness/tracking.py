@@ -57,6 +57,7 @@ class _Pending:
     metrics: list[Metric] = field(default_factory=list)
     params: list[Param] = field(default_factory=list)
     tags: list[RunTag] = field(default_factory=list)
+    state: tuple[str, int] | None = None  # the last one, and its time: a short trial is over before it is seen to run
 
 
 class MlflowSink:
@@ -111,9 +112,8 @@ class MlflowSink:
         for event in events:
             self._gather(event, folder, mirrored, pending)
         self._flush(mirrored.run_id, pending)
-        states = [event for event in events if event["event"] == "state"]
-        if states:  # a short trial is over before it is seen to run; and whoever sees a state sees all that led to it
-            self._set_state(mirrored, states[-1]["state"], states[-1]["time_ms"])
+        if pending.state is not None:  # whoever sees a state sees all that led to it
+            self._set_state(mirrored, *pending.state)
         mirrored.offset = end
         _keep(folder, mirrored)
 
@@ -184,6 +184,8 @@ class MlflowSink:
                     self.client.log_artifacts(mirrored.run_id, str(path))
                 else:
                     self.client.log_artifact(mirrored.run_id, str(path))
+            case "state":
+                pending.state = (event["state"], event["time_ms"])
 
     def _set_state(self, mirrored: _Mirrored, state: str, time_ms: int) -> None:
         assert mirrored.run_id is not None

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
@@ -15,10 +16,10 @@ from torch import Tensor, nn
 from harness.content import derived_seed, write_atomically
 from harness.cost import key_of
 from harness.errors import TrialFailed
-from harness.fit import fit, seed_draws
+from harness.fit import EpochListener, fit, seed_draws
 from harness.prepare import Prepared, costs_of, score
 from harness.settings import Settings
-from harness.space import SearchSpace
+from harness.space import Configuration, SearchSpace
 from harness.spool import Spool
 from harness.study import Claim, Study
 from harness.teacher import cpu_state
@@ -70,24 +71,15 @@ def run_trial(
 
     with _own_doing():
         costs = costs_of(configuration.student, space, study, prepared)
-        seed_draws(seed, torch.device("cpu"))  # weights are drawn on the CPU, whatever the device
-        student = space.task.student(**configuration.student)
-        module = StudentModule(
-            student,
-            DistillationCriterion(**configuration.distillation),
-            metric=space.task.metric(prepared.classes),
-            metric_name=space.task.metric_name,
-            total_steps=epochs * data.steps_per_epoch,
-            **configuration.training,
-        )
-        data.seed = settings.seed
-        fit(
-            module,
-            data,
+        student = train_student(
+            configuration,
+            space,
+            prepared,
             epochs=epochs,
+            seed=seed,
+            order_seed=settings.seed,
             folder=claim.folder,
             accelerator=settings.accelerator,
-            seed=seed,
             on_epoch=log_epoch,
         )
         logits = validation_logits(student.to(data.device), data)
@@ -101,6 +93,50 @@ def run_trial(
     spool.metrics(metrics)
     spool.artifact(claim.folder / STUDENT)
     return metrics
+
+
+def train_student(
+    configuration: Configuration,
+    space: SearchSpace,
+    prepared: Prepared,
+    *,
+    epochs: int,
+    seed: int,
+    order_seed: int,
+    folder: Path,
+    accelerator: str,
+    on_epoch: EpochListener,
+) -> nn.Module:
+    """Build a student and train it to the end, from the checkpoint in ``folder`` if there is one.
+
+    Args:
+        configuration: What it is, and how it is trained.
+        space: Its task builds it.
+        prepared: Data with teacher outputs.
+        epochs: Length of the training.
+        seed: Seed of its weights and of what is drawn in an epoch.
+        order_seed: Seed of the order of the data, the same for all that are compared.
+        folder: Its own folder.
+        accelerator: Lightning's name of the device.
+        on_epoch: Told of each epoch that ends.
+
+    Raises:
+        TrialFailed: If a loss is not finite.
+    """
+    data = prepared.data
+    seed_draws(seed, torch.device("cpu"))  # weights are drawn on the CPU, whatever the device
+    student = space.task.student(**configuration.student)
+    module = StudentModule(
+        student,
+        DistillationCriterion(**configuration.distillation),
+        metric=space.task.metric(prepared.classes),
+        metric_name=space.task.metric_name,
+        total_steps=epochs * data.steps_per_epoch,
+        **configuration.training,
+    )
+    data.seed = order_seed
+    fit(module, data, epochs=epochs, folder=folder, accelerator=accelerator, seed=seed, on_epoch=on_epoch)
+    return student
 
 
 @torch.no_grad()

@@ -13,7 +13,10 @@ from typing import Any
 
 import pytest
 
+from harness.proposal import Proposer
 from harness.settings import Settings
+from harness.space import SearchSpace
+from harness.study import Claim, Study
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -88,6 +91,12 @@ def settings_in(folder: Path, *, trials: int) -> Settings:
         storage=f"{folder}/optuna.journal",
         runs_dir=folder / "mlruns",
     )
+
+
+def claimed(study: Study, space: SearchSpace) -> Claim | None:
+    """A claim as a new process makes it, which has proposed nothing yet."""
+    settings = study.settings
+    return study.claim(Proposer(space, sampler=settings.sampler, seed=settings.seed, directions=study.directions))
 
 
 def numbers(folder: Path, study: str) -> list[Any]:

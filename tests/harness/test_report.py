@@ -13,13 +13,12 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import settings_in
+from conftest import claimed, settings_in
 from optuna.distributions import CategoricalDistribution
 from rich.console import Console
 
 from harness.cost import Conditions, Cost, CostTable
 from harness.errors import HarnessError
-from harness.proposal import Proposer
 from harness.report import notes, report, show, summary, write_report
 from harness.result import Result, collect
 from harness.settings import Settings
@@ -84,7 +83,7 @@ def a_study(
     study.keep_costs(CostTable(Conditions("a processor", torch="9.9"), cost, {}).to_json())
     study.keep_teacher(metrics(*teacher, name=name))
     for outcome in outcomes:
-        claim = study.claim(Proposer(space, sampler="random", seed=0, directions=study.directions))
+        claim = claimed(study, space)
         assert claim is not None
         spool = Spool(claim.folder)
         for epoch in range(3):
@@ -194,7 +193,7 @@ def test_of_many_failures_five_are_named(settings: Settings) -> None:
 @pytest.mark.parametrize("position", range(3))
 def test_nan_never_enters_the_front(settings: Settings, position: int) -> None:
     study = a_study(settings, STUDENTS[:3])
-    claim = study.claim(Proposer(SPACE, sampler="random", seed=0, directions=study.directions))
+    claim = claimed(study, SPACE)
     assert claim is not None
     accuracy, latency_ms, parameters = (math.nan if n == position else v for n, v in enumerate((0.99, 0.01, 1.0)))
     with pytest.warns(UserWarning, match="nan is not acceptable"):
@@ -227,7 +226,7 @@ def test_a_study_of_which_nothing_is_finished_has_tables_and_no_front(
 
 def test_a_trial_that_runs_is_in_the_tables_and_on_no_front(settings: Settings) -> None:
     study = a_study(settings, STUDENTS[:2])
-    claim = study.claim(Proposer(SPACE, sampler="random", seed=0, directions=study.directions))
+    claim = claimed(study, SPACE)
     assert claim is not None
     result = collect(study)
     assert result.trials["state"].tolist() == ["COMPLETE", "COMPLETE", "RUNNING"]  # and no recipe that waits
@@ -344,7 +343,7 @@ def test_a_choice_of_any_type_is_reported(settings: Settings, choices: list[Any]
 
 def test_a_student_without_parameters_is_drawn(settings: Settings) -> None:
     study = a_study(settings, [(0.9, 0.5, 500)])
-    claim = study.claim(Proposer(SPACE, sampler="random", seed=0, directions=study.directions))
+    claim = claimed(study, SPACE)
     assert claim is not None
     study.complete(claim, metrics(0.8, 0.4, 1) | {"parameters": 0})
     claim.lease.release()

@@ -14,7 +14,7 @@ from typing import Any
 
 import optuna
 import pytest
-from conftest import environment, settings_in
+from conftest import claimed, environment, settings_in
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from harness.content import Lease
@@ -23,7 +23,7 @@ from harness.proposal import Proposer
 from harness.settings import SAMPLERS, Settings
 from harness.space import SearchSpace
 from harness.storage import open_storage
-from harness.study import METRICS, Claim, Study, find_study, open_study
+from harness.study import METRICS, Study, find_study, open_study
 from search_spaces.digits import SPACE
 
 RECIPES = ["repdistiller", "distilbert", "keras", "control"]
@@ -117,12 +117,6 @@ def in_sqlite(settings: Settings) -> Settings:
 def opened(settings: Settings, space: SearchSpace = SPACE) -> Study:
     """The study, as a new process finds it."""
     return open_study(settings, space, open_storage(settings))
-
-
-def claimed(study: Study, space: SearchSpace = SPACE) -> Claim | None:
-    """A claim as a new process makes it, which has proposed nothing yet."""
-    settings = study.settings
-    return study.claim(Proposer(space, sampler=settings.sampler, seed=settings.seed, directions=study.directions))
 
 
 def metrics(accuracy: float, cost: float) -> dict[str, float]:
@@ -256,7 +250,7 @@ def test_a_study_begins_with_the_recipes_however_often_it_is_opened(settings: Se
     settings = replace(settings, trials=6)
     for name in (*RECIPES, None):
         study = opened(settings)
-        claim = claimed(study)
+        claim = claimed(study, SPACE)
         assert claim is not None and claim.recipe == name
         study.complete(claim, metrics(0.5, 1.0))
         claim.lease.release()
@@ -304,15 +298,15 @@ def test_a_trial_goes_on_elsewhere_only_when_its_process_is_gone(tmp_path: Path,
     worker.tell("claim", tmp_path)
     begun = [worker.answer() for _ in range(4)][-1]
     study = opened(in_sqlite(settings))
-    second = claimed(study)
+    second = claimed(study, SPACE)
     assert begun["number"] == 0 and second is not None and (second.trial.number, second.resumed) == (1, False)
     worker.end()
-    taken = claimed(study)
+    taken = claimed(study, SPACE)
     assert taken is not None and (taken.trial.number, taken.resumed, taken.recipe) == (0, True, "repdistiller")
     assert taken.configuration.params() == begun["params"]
-    third = claimed(study)
+    third = claimed(study, SPACE)
     assert third is not None and (third.trial.number, third.resumed) == (2, False)
-    assert claimed(study) is None  # all are begun, and in living hands
+    assert claimed(study, SPACE) is None  # all are begun, and in living hands
     for claim in (second, taken, third):
         claim.lease.release()
 
@@ -357,7 +351,7 @@ def test_a_study_that_was_cut_while_it_was_made_is_made_again_whole(
 def test_exactly_the_trials_asked_for_are_claimed(settings: Settings, tmp_path: Path, storage: str) -> None:
     settings = replace(settings, trials=6, storage=storage.format(tmp_path))
     study, claims = opened(settings), []
-    while (claim := claimed(study)) is not None:
+    while (claim := claimed(study, SPACE)) is not None:
         claims.append(claim)
         if claim.trial.number == 2:
             study.fail(claim, "loss is nan")  # a trial that failed is spent too
@@ -369,9 +363,9 @@ def test_exactly_the_trials_asked_for_are_claimed(settings: Settings, tmp_path: 
     assert not any(claim.resumed for claim in claims)
     assert [claim.folder for claim in claims] == [study.folder / str(number) for number in range(6)]
     again = opened(settings)
-    assert claimed(again) is None and again.finished() == len(again.trials()) == 6
+    assert claimed(again, SPACE) is None and again.finished() == len(again.trials()) == 6
     assert again.trials()[2].user_attrs["reason"] == "loss is nan"
-    more = claimed(opened(replace(settings, trials=7)))
+    more = claimed(opened(replace(settings, trials=7)), SPACE)
     assert more is not None and more.trial.number == 6
     more.lease.release()
 
@@ -379,7 +373,7 @@ def test_exactly_the_trials_asked_for_are_claimed(settings: Settings, tmp_path: 
 def test_the_recipes_are_claimed_as_they_were_published(settings: Settings) -> None:
     study = opened(replace(settings, trials=4))
     tried = []
-    while (claim := claimed(study)) is not None:
+    while (claim := claimed(study, SPACE)) is not None:
         tried.append((claim.configuration.distillation["temperature"], claim.configuration.distillation["alpha"]))
         assert claim.configuration.student == {"width": 8}  # sqrt(2 x 32)
         claim.lease.release()
@@ -392,27 +386,27 @@ def test_a_trial_that_was_cut_goes_on_with_its_number_and_parameters(settings: S
     settings = replace(settings, trials=6)
     study = opened(settings)
     for _ in range(5):
-        claim = claimed(study)
+        claim = claimed(study, SPACE)
         assert claim is not None
         study.complete(claim, metrics(0.5, 1.0))
         claim.lease.release()
-    begun = claimed(study)
+    begun = claimed(study, SPACE)
     assert begun is not None and (begun.trial.number, begun.recipe, begun.resumed) == (5, None, False)
     other = opened(settings)
-    assert claimed(other) is None  # its process lives
+    assert claimed(other, SPACE) is None  # its process lives
     begun.lease.release()
-    taken = claimed(other)
+    taken = claimed(other, SPACE)
     assert taken is not None and (taken.trial.number, taken.resumed) == (5, True)
     assert taken.configuration == begun.configuration and taken.folder == begun.folder
     assert not Lease(taken.folder).acquire()
     other.complete(taken, metrics(0.5, 1.0))
     taken.lease.release()
-    assert claimed(opened(settings)) is None
+    assert claimed(opened(settings), SPACE) is None
 
 
 def test_what_a_trial_reached_is_stored_in_the_order_of_the_objectives(settings: Settings) -> None:
     study = opened(replace(settings, objectives=("macs", "accuracy")))
-    claim = claimed(study)
+    claim = claimed(study, SPACE)
     assert claim is not None
     study.complete(claim, metrics(0.75, 1.0) | {"macs": 1234.0})
     claim.lease.release()
@@ -423,11 +417,11 @@ def test_what_a_trial_reached_is_stored_in_the_order_of_the_objectives(settings:
 def drawn(settings: Settings, *, cut: bool) -> list[dict[str, Any]]:
     """The parameters of a search's trials; ``cut`` after each claim, if asked for."""
     study = opened(settings)
-    while (claim := claimed(study)) is not None:
+    while (claim := claimed(study, SPACE)) is not None:
         if cut:
             claim.lease.release()
             study = opened(settings)
-            again = claimed(study)
+            again = claimed(study, SPACE)
             assert again is not None and again.resumed and again.configuration == claim.configuration
             claim = again
         params = claim.configuration.params()
@@ -457,7 +451,7 @@ def test_a_study_with_a_trial_begun_elsewhere_is_refused(settings: Settings, tmp
     study = opened(settings)
     elsewhere = replace(settings, runs_dir=tmp_path / "elsewhere")
     assert opened(elsewhere).id == study.id  # nothing runs: it can be moved
-    claim = claimed(study)
+    claim = claimed(study, SPACE)
     assert claim is not None
     third = replace(settings, runs_dir=tmp_path / "third")
     for cut in (False, True):
@@ -469,7 +463,7 @@ def test_a_study_with_a_trial_begun_elsewhere_is_refused(settings: Settings, tmp
         )
         assert not (tmp_path / "third" / "trials" / "s").exists()
     again = opened(settings)
-    taken = claimed(again)
+    taken = claimed(again, SPACE)
     assert taken is not None and taken.resumed
     again.complete(taken, metrics(0.5, 1.0))
     taken.lease.release()
@@ -496,11 +490,11 @@ def test_namesakes_in_two_storages_take_turns_in_the_folder(settings: Settings, 
 
 
 def test_a_namesake_s_trial_that_was_cut_goes_on_after_the_turns(settings: Settings, tmp_path: Path) -> None:
-    claim = claimed(opened(settings))
+    claim = claimed(opened(settings), SPACE)
     assert claim is not None
     claim.lease.release()
     opened(replace(settings, storage=f"{tmp_path}/other.journal"))
-    taken = claimed(opened(settings))
+    taken = claimed(opened(settings), SPACE)
     assert taken is not None and taken.resumed and taken.configuration == claim.configuration
     taken.lease.release()
 
@@ -520,7 +514,7 @@ def test_a_folder_in_which_a_namesake_is_searched_is_not_taken_away(settings: Se
 
 def test_a_trial_that_ends_while_it_is_looked_at_is_not_taken_up_again(settings: Settings) -> None:
     first, second = opened(settings), opened(settings)
-    mine = claimed(first)
+    mine = claimed(first, SPACE)
     assert mine is not None
     lease_of = second._lease
 
@@ -531,20 +525,20 @@ def test_a_trial_that_ends_while_it_is_looked_at_is_not_taken_up_again(settings:
         return lease_of(number)
 
     second._lease = after_it_has_ended  # type: ignore[method-assign]
-    claim = claimed(second)
+    claim = claimed(second, SPACE)
     assert claim is not None and claim.trial.number == 1 and not claim.resumed
 
 
 def test_a_trial_that_someone_enqueued_comes_next_and_its_rest_is_drawn(settings: Settings) -> None:
     study = opened(replace(settings, trials=2))
     study.optuna.enqueue_trial({"width": 5, "alpha": 0.25})
-    claim = claimed(study)
+    claim = claimed(study, SPACE)
     assert claim is not None and (claim.trial.number, claim.recipe) == (0, None)
     assert claim.configuration.student == {"width": 5} and claim.configuration.distillation["alpha"] == 0.25
     assert set(claim.trial.params) == set(SPACE.distributions)
-    after = claimed(study)
+    after = claimed(study, SPACE)
     assert after is not None and after.recipe == RECIPES[0]
-    assert claimed(study) is None
+    assert claimed(study, SPACE) is None
     for one in (claim, after):
         one.lease.release()
 
@@ -573,12 +567,12 @@ def test_no_configuration_is_tried_twice_and_a_space_can_be_exhausted(settings: 
 def test_a_sampler_keeps_away_from_what_runs_elsewhere(settings: Settings, sampler: str) -> None:
     study = opened(replace(settings, trials=30, sampler=sampler))
     for _ in range(15):
-        claim = claimed(study)
+        claim = claimed(study, SPACE)
         assert claim is not None
         params = claim.configuration.params()
         study.complete(claim, metrics(1 - (params["alpha"] - 0.4) ** 2, params["width"]))
         claim.lease.release()
-    running = [claimed(study) for _ in range(4)]
+    running = [claimed(study, SPACE) for _ in range(4)]
     places = []
     for claim in running:
         assert claim is not None and not claim.resumed
@@ -619,14 +613,14 @@ def test_a_trial_is_stored_whole_in_one_write(settings: Settings, monkeypatch: p
     storage = study.optuna._storage
     for name in ("set_trial_param", "set_trial_user_attr", "set_trial_system_attr"):
         monkeypatch.setattr(storage, name, None)
-    claim = claimed(study)
+    claim = claimed(study, SPACE)
     assert claim is not None
     (stored,) = opened(in_sqlite(settings)).trials()
     assert stored.params == claim.configuration.params() and stored.user_attrs == {"recipe": RECIPES[0]}
 
 
 def test_a_running_trial_is_not_taken_up_in_the_folder_of_a_namesake(settings: Settings, tmp_path: Path) -> None:
-    claim = claimed(opened(settings))
+    claim = claimed(opened(settings), SPACE)
     assert claim is not None
     elsewhere = tmp_path / "elsewhere"
     opened(replace(settings, storage=f"{tmp_path}/other.journal", runs_dir=elsewhere))
