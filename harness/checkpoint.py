@@ -90,7 +90,7 @@ def _checksum(packed: Tensor, texts: dict[str, str]) -> str:
     checksum = zlib.crc32(packed.numpy().data)
     for text in (texts["structure"], texts["layout"]):
         checksum = zlib.crc32(text.encode(), checksum)
-    return str(checksum)
+    return f"{checksum:08x}"  # of one width: a checkpoint of the same tensors takes the same room
 
 
 def _write_over(path: Path, content: bytes) -> None:
