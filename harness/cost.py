@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import random
 import timeit
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -25,8 +26,9 @@ COSTS = ("parameters", "macs", "size_mb", "latency_p50_ms", "latency_p95_ms", "t
 
 THREADS = 1  # what a student gets on the small device it is made for
 THROUGHPUT_BATCH = 64
-_ROUNDS, _CALLS_A_ROUND = 5, 30
-_HOW = 2  # counts up whenever costs are measured in another way: kept ones are then measured anew
+ROUNDS = 30  # over all networks; so often is each measured
+_CALLS_A_ROUND = 5
+_HOW = 3  # counts up whenever costs are measured in another way: kept ones are then measured anew
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,13 @@ def measure_costs(
     inputs: Callable[[int], Inputs],
     *,
     conditions: Conditions,
-    on_measured: Callable[[int], None] = lambda rounds: None,
+    on_measured: Callable[[int], None] = lambda networks: None,
 ) -> dict[str, Cost]:
     """Measure networks beside one another, with nothing else running.
 
     Rounds go over all networks, and a network's calls are pooled over the rounds: a machine that is slow for a second
-    is slow for each of them a little, not for one of them alone.
+    is slow for each of them a little, not for one of them alone. Each round has an order of its own, so that what comes
+    and goes does not meet the same networks again and again.
 
     Args:
         networks: In any mode, by name; all on the device.
@@ -104,11 +107,11 @@ def measure_costs(
     latencies_s: dict[str, list[float]] = {name: [] for name in networks}
     batch_times_s: dict[str, list[float]] = {name: [] for name in networks}
     with torch.inference_mode():
-        for _ in range(_ROUNDS):
-            for name, network in networks.items():
-                network.eval()
+        for round_number in range(ROUNDS):
+            for name in random.Random(round_number).sample(list(networks), len(networks)):
+                network = networks[name].eval()
                 latencies_s[name] += _call_times_s(network, single, conditions.threads, _CALLS_A_ROUND)
-                batch_times_s[name] += _call_times_s(network, many, conditions.threads, 5)
+                batch_times_s[name] += _call_times_s(network, many, conditions.threads, 1)
                 on_measured(1)
     return {
         name: Cost(
@@ -119,9 +122,6 @@ def measure_costs(
         )
         for name, network in networks.items()
     }
-
-
-ROUNDS = _ROUNDS
 
 
 class Counts(NamedTuple):
