@@ -18,6 +18,7 @@ def main() -> None:
         from harness.launchers.local import search_here
         from harness.parent import ParentRun
         from harness.prepare import prepare
+        from harness.pruning import unprunable
         from harness.report import report
         from harness.space import load_space
         from harness.storage import open_storage, storage_in_reach
@@ -36,6 +37,8 @@ def main() -> None:
                     parent.start()
                     prepared = prepare(settings, space, study, terminal, mirror)
                     parent.stands_on(prepared)
+                    if settings.pruner == "pareto" and (why := unprunable(study)):
+                        terminal.say(f"pruner    none, for {why}")
                     with storage_in_reach(settings), terminal.search(study, settings.epochs or space.epochs) as display:
                         search_here(settings, space, study, prepared, mirror, display)
                 elif study.is_exhausted:

@@ -16,7 +16,15 @@ from urllib.parse import quote, urlencode
 
 from harness.addresses import redact
 from harness.errors import HarnessError, Interrupted, interrupt, one_line
-from harness.settings import BUDGETED, DEFAULT_RUNS_DIR, DEFAULT_STORAGE, DEFAULT_TRACKING_URI, SAMPLERS, Settings
+from harness.settings import (
+    BUDGETED,
+    DEFAULT_RUNS_DIR,
+    DEFAULT_STORAGE,
+    DEFAULT_TRACKING_URI,
+    PRUNERS,
+    SAMPLERS,
+    Settings,
+)
 
 if TYPE_CHECKING:
     from harness.study import Study
@@ -104,6 +112,12 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
         help=f"train no student that costs more; may be repeated ({', '.join(BUDGETED)})",
     )
     add("--sampler", choices=SAMPLERS, default="tpe", help="Optuna's sampler (default: tpe)")
+    add(
+        "--pruner",
+        choices=PRUNERS,
+        default="pareto",
+        help="pareto: stop students that can't reach the front any more; none: train all to the end (default: pareto)",
+    )
     add("--seed", type=_seed, default=0, metavar="N", help="decides every draw (default: 0)")
     add("--workers", type=_at_least_one, metavar="N", help="trials at a time (default: the cores; 1 on a GPU)")
     add("--timeout", type=_seconds, metavar="SECONDS", help="start no further trial after this time")
@@ -141,6 +155,7 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
         epochs=asked.epochs,
         objectives=asked.objectives,
         sampler=asked.sampler,
+        pruner=asked.pruner,
         seed=asked.seed,
         fixed=fixed,
         budgets=budgets,

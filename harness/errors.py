@@ -32,6 +32,10 @@ class TrialFailed(Exception):
     """A trial that fails by its own doing; its message is the reason that is recorded."""
 
 
+class TrialPruned(Exception):
+    """A trial that is stopped because it can't reach the front any more; its message is the reason that is recorded."""
+
+
 def one_line(error: BaseException) -> str:
     """The first line of an error's message, or its type's name, without passwords."""
     lines = redact(error).strip().splitlines()

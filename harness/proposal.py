@@ -13,7 +13,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseGASampler, BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from harness import recipes
 from harness.content import derived_seed
@@ -111,12 +111,13 @@ class Proposer:
                     continue  # enqueued, and not begun
                 self._tried.add(_key(trial.params, trial.distributions))
                 self._viewed[trial.number] = len(self._view.get_trials(deepcopy=False))
-                self._view.add_trial(trial)
+                self._view.add_trial(_viewed(trial))
                 if not trial.state.is_finished():
                     self._open.add(trial.number)
             elif trial.number in self._open and trial.state.is_finished():
                 self._open.remove(trial.number)
-                self._view.tell(self._viewed[trial.number], trial.values, state=trial.state)
+                values = trial.values if trial.state == TrialState.COMPLETE else None
+                self._view.tell(self._viewed[trial.number], values, state=trial.state)
 
     def _drawn(self, seed: int) -> Proposal:
         sampler = self._view.sampler = make_sampler(self._sampler, seed)
@@ -210,6 +211,17 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
         case "random":
             return RandomSampler(seed=seed)
     raise AssertionError(name)
+
+
+def _viewed(trial: FrozenTrial) -> FrozenTrial:
+    """The trial as samplers are to see it: without marks on its way, for with several objectives TPE fails on them."""
+    return create_trial(
+        state=trial.state,
+        params=trial.params,
+        distributions=trial.distributions,
+        values=trial.values if trial.state == TrialState.COMPLETE else None,
+        system_attrs=trial.system_attrs,
+    )
 
 
 def _key(params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> Hashable:

@@ -74,6 +74,9 @@ def notes(result: Result) -> list[str]:
         lines.append(
             f"No student of the front is within {WITHIN_TEACHER} of the teacher's {result.primary}: no small pick."
         )
+    pruned = int((result.trials["state"] == "PRUNED").sum())
+    if pruned:
+        lines.append(f"{pruned} of {len(result.trials)} trials were pruned: they could not reach the front any more.")
     failed = result.trials[result.trials["state"] == "FAIL"]
     if len(failed):
         reasons = ", ".join(f"trial {row['number']}: {row['reason']}" for _, row in failed.head(5).iterrows())

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 SAMPLERS = ("tpe", "nsga2", "gp", "random")
+PRUNERS = ("pareto", "none")
 BUDGETED = ("parameters", "macs", "size_mb", "latency_p50_ms", "latency_p95_ms")
 """Costs that a budget can be set for."""
 DEFAULT_STORAGE = "sqlite:///optuna.db"
@@ -30,6 +31,7 @@ class Settings:
         epochs: Epochs of every trial; ``None`` takes the space's.
         objectives: Names of the metrics that span the front; ``None`` takes accuracy, latency and parameters.
         sampler: One of ``SAMPLERS``.
+        pruner: One of ``PRUNERS``; ``pareto`` is nothing where an objective is not known before the end.
         seed: Decides every draw together with trial numbers and epochs, in [0, 2^31).
         fixed: Parameters that do not vary, as text, by name.
         budgets: The most that a student may cost to be trained, by name of the cost (``BUDGETED``).
@@ -50,6 +52,7 @@ class Settings:
     epochs: int | None = None
     objectives: tuple[str, ...] | None = None
     sampler: str = "tpe"
+    pruner: str = "pareto"
     seed: int = 0
     fixed: dict[str, str] = field(default_factory=dict)
     budgets: dict[str, float] = field(default_factory=dict)

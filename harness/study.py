@@ -32,6 +32,9 @@ MAXIMIZED = frozenset({"throughput_per_s", "agreement", "compression", "speedup"
 METRICS = (*COSTS, "agreement", "ece", "compression", "speedup")
 """What a trial has beside the task's primary metric."""
 
+KNOWN_COSTS = tuple(name for name in METRICS if name not in ("agreement", "ece"))
+"""Those of them that are known before a trial trains."""
+
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 _COSTS_ATTR = "kd.costs"
 _MAKING_ATTR = "kd.making"
@@ -207,6 +210,17 @@ class Study:
         """Record a trial that was trained to the end."""
         claim.trial.set_user_attr("metrics", dict(metrics))
         self.optuna.tell(claim.trial, [metrics[name] for name in self.objectives])
+
+    def mark(self, claim: Claim, epochs: int, value: float) -> None:
+        """Record where a trial stands after so many epochs, for all processes to see."""
+        storage: BaseStorage = self.optuna._storage  # Optuna's own report() refuses where objectives are several
+        storage.set_trial_intermediate_value(claim.trial._trial_id, epochs, value)
+
+    def prune(self, claim: Claim, costs: Mapping[str, float], reason: str) -> None:
+        """Record a trial that was stopped because it could not reach the front any more."""
+        claim.trial.set_user_attr("metrics", dict(costs))
+        claim.trial.set_user_attr("reason", reason)
+        self.optuna.tell(claim.trial, state=TrialState.PRUNED)
 
     def fail(self, claim: Claim, reason: str) -> None:
         """Record a trial that failed by its own doing."""

@@ -130,7 +130,9 @@ class SearchDisplay:
         self._maximize = study.primary_direction == "maximize"
         self._best: tuple[float, str] | None = None
         self._progress: Progress | None = None
+        self._pruned = 0
         for trial in study.trials():
+            self._pruned += trial.state.name == "PRUNED"
             if trial.state.name == "COMPLETE":
                 self._consider(trial.user_attrs["metrics"], trial.params)
         if terminal.live:
@@ -184,6 +186,17 @@ class SearchDisplay:
                 f"{self._left()}; best {self._best[0]:.4f}"
             )
 
+    def pruned(self, number: int, reason: str) -> None:
+        """A trial was stopped because it can't reach the front any more."""
+        trial = self._running[number]
+        self._pruned += 1
+        self._ended(number)
+        if self._progress is None:
+            self._terminal.say(
+                f"trial {number:<4} pruned: {reason} ({configuration_text(trial.params)}) "
+                f"in {time.monotonic() - trial.started_s:.1f} s; {self._done}/{self._total} done, {self._left()}"
+            )
+
     def failed(self, number: int, reason: str) -> None:
         """A trial failed by its own doing."""
         trial = self._running[number]
@@ -216,7 +229,8 @@ class SearchDisplay:
             self._best = (value, f"{metrics['parameters']:,.0f} parameters, {configuration_text(params)}")
 
     def _best_text(self) -> str:
-        return "" if self._best is None else f"best {self._primary} {self._best[0]:.4f} ({self._best[1]})"
+        pruned = f"{self._pruned} pruned; " if self._pruned else ""
+        return "" if self._best is None else f"{pruned}best {self._primary} {self._best[0]:.4f} ({self._best[1]})"
 
     def _left(self) -> str:
         here = self._done - self._began_with

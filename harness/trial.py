@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def run_trial(
     space: SearchSpace,
     study: Study,
     prepared: Prepared,
-    on_epoch: Callable[[int], object],
+    on_epoch: EpochListener,
 ) -> dict[str, float]:
     """Train the claimed trial's student to the end and score it on the validation split.
 
@@ -53,13 +53,14 @@ def run_trial(
         space: Gives the student.
         study: Keeps the costs.
         prepared: Data with teacher outputs, and costs.
-        on_epoch: Told of each epoch that ends.
+        on_epoch: Told of each epoch that ends; it may stop the trial.
 
     Returns:
         The final metrics by name: the primary metric, ``agreement``, ``ece``, and the costs.
 
     Raises:
         TrialFailed: If the loss is not finite, or memory or the disk does not suffice.
+        TrialPruned: If ``on_epoch`` stops it.
     """
     configuration, data = claim.configuration, prepared.data
     seed = derived_seed(settings.seed, "trial", claim.trial.number)
@@ -67,10 +68,11 @@ def run_trial(
 
     def log_epoch(epoch: int, metrics: dict[str, float]) -> None:
         spool.metrics(metrics, step=epoch)
-        on_epoch(epoch)
+        on_epoch(epoch, metrics)
 
     with _own_doing():
         costs = costs_of(configuration.student, space, study, prepared)
+        spool.metrics(costs)
         student = train_student(
             configuration,
             space,
@@ -83,16 +85,16 @@ def run_trial(
             on_epoch=log_epoch,
         )
         logits = validation_logits(student.to(data.device), data)
-        metrics = score(logits, data, space, prepared.classes) | costs
-        for name, value in metrics.items():
+        scores = score(logits, data, space, prepared.classes)
+        for name, value in scores.items():
             if not math.isfinite(value):
                 raise TrialFailed(f"{name} is {value}")
         metadata = {"space": settings.space_name, "architecture": key_of(configuration.student)}
         state = cpu_state(student)
         write_atomically(claim.folder / STUDENT, lambda path: save_file(state, path, metadata=metadata))
-    spool.metrics(metrics)
+    spool.metrics(scores)
     spool.artifact(claim.folder / STUDENT)
-    return metrics
+    return scores | costs
 
 
 def train_student(

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from harness import budget
 from harness.addresses import redact
 from harness.checkpoint import drop_checkpoints
-from harness.errors import HarnessError, Interrupted, TrialFailed, one_line
+from harness.errors import HarnessError, Interrupted, TrialFailed, TrialPruned, one_line
 from harness.mirror import Mirror, is_sent
-from harness.prepare import Prepared, is_affordable
+from harness.prepare import Prepared, costs_of, is_affordable
 from harness.proposal import Proposer
+from harness.pruning import Pruner, unprunable
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.spool import FINISHED_STATES, SPOOL, Spool
@@ -43,6 +44,9 @@ class Display(Protocol):
 
     def finished(self, number: int, metrics: dict[str, float]) -> None:
         """A trial was trained to the end."""
+
+    def pruned(self, number: int, reason: str) -> None:
+        """A trial was stopped because it can't reach the front any more."""
 
     def failed(self, number: int, reason: str) -> None:
         """A trial failed by its own doing."""
@@ -77,12 +81,26 @@ def work(
         directions=study.directions,
         affordable=lambda architecture: is_affordable(architecture, space, study, prepared),
     )
+    prunes = settings.pruner == "pareto" and unprunable(study) is None
+    epochs = settings.epochs or space.epochs
+
+    def costs(params: Mapping[str, Any]) -> dict[str, float]:
+        return costs_of({name: params[name] for name in space.student}, space, study, prepared)
+
+    pruner = Pruner(study, epochs=epochs, costs_of=costs) if prunes else None
+
     while ends_at is None or time.monotonic() < ends_at:
         claim = study.claim(proposer)
         if claim is None:
             return
         spool = begin_spool(claim, study, mirror)
         number = claim.trial.number
+
+        def on_epoch(epoch: int, metrics: dict[str, float], claim: Claim = claim) -> None:
+            display.epoch(claim.trial.number, epoch)
+            if pruner is not None:
+                pruner.judge(claim, epoch, metrics)
+
         display.started(number, claim.configuration.params(), spool.epochs if claim.resumed else None)
         try:
             metrics = run_trial(
@@ -92,8 +110,13 @@ def work(
                 space=space,
                 study=study,
                 prepared=prepared,
-                on_epoch=functools.partial(display.epoch, number),
+                on_epoch=on_epoch,
             )
+        except TrialPruned as pruned:
+            reason = one_line(pruned)
+            study.prune(claim, costs(claim.trial.params), reason)
+            _end(claim, spool, "PRUNED", reason)
+            display.pruned(number, reason)
         except TrialFailed as failure:
             reason = one_line(failure)
             _fail(claim, spool, study, reason)
@@ -140,8 +163,12 @@ def begin_spool(claim: Claim, study: Study, mirror: Notified) -> Spool:
 
 def _fail(claim: Claim, spool: Spool, study: Study, reason: str) -> None:
     study.fail(claim, reason)
+    _end(claim, spool, "FAIL", reason)
+
+
+def _end(claim: Claim, spool: Spool, state: str, reason: str) -> None:
     spool.tags({"kd.reason": reason})
-    spool.set_state("FAIL")
+    spool.set_state(state)
     drop_checkpoints(claim.folder)
 
 

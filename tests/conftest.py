@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -71,7 +72,12 @@ def wait_for(condition: Callable[[], Any], *, timeout_s: float = 120) -> Any:
 def epochs_logged(folder: Path, study: str, number: int) -> int:
     """Epochs in the spool of a trial."""
     spool = folder / "mlruns" / "trials" / study / str(number) / "spool.jsonl"
-    return spool.read_text().count('"event": "metrics", ') if spool.exists() else 0
+    events = (
+        [json.loads(line) for line in spool.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        if (spool.exists())
+        else []
+    )
+    return sum(event["event"] == "metrics" and event["step"] is not None for event in events)
 
 
 def load(folder: Path, study: str) -> Any:

@@ -175,6 +175,9 @@ class _Crew:
             case "finished":
                 worker.trial = None
                 self.display.finished(*content)
+            case "pruned":
+                worker.trial = None
+                self.display.pruned(*content)
             case "failed":
                 worker.trial = None
                 self.display.failed(*content)
@@ -251,6 +254,9 @@ class _Voice:
 
     def finished(self, number: int, metrics: dict[str, float]) -> None:
         self.say("finished", number, metrics)
+
+    def pruned(self, number: int, reason: str) -> None:
+        self.say("pruned", number, reason)
 
     def failed(self, number: int, reason: str) -> None:
         self.say("failed", number, reason)

@@ -1,0 +1,155 @@
+"""Pruning on a Pareto front: what a student costs is known before it trains, so it is judged beside what costs no more.
+
+Optuna refuses to prune where there are several objectives, and a rule that looks at accuracy alone stops every small
+student. The rungs are those of asynchronous successive halving (Li et al. 2020, arXiv:1810.05934): few, and closer to
+one another at the beginning. At a rung a trial is asked one thing: could it still reach the front? It could if one of
+the complete trials that stood nearest to it at the rung went on to gain so much that with as much this one would pass
+the best complete trial that costs no more. A trial that leads those which cost no more always goes on, and so does the
+control. Pruned trials stay among the bad ones for TPE, and other samplers do not heed them: telling samplers what a
+pruned trial would have reached made none of them faster (benchmarks/replay.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from harness.errors import TrialPruned
+from harness.study import KNOWN_COSTS, MAXIMIZED, Claim, Study
+
+_REDUCTION = 3
+_NEAREST = 7  # complete trials whose gains are looked at; while there are fewer, nothing is pruned
+CONTROL = "control"
+
+
+def rungs_of(epochs: int) -> tuple[int, ...]:
+    """Epochs after which a trial is judged: a third of all, a ninth, and so on, the first one last.
+
+    Args:
+        epochs: Of a whole trial.
+    """
+    rungs, left = [], epochs
+    while (left := round(left / _REDUCTION)) >= 1 and left < epochs:
+        rungs.append(left)
+        if left == 1:
+            break
+    return tuple(reversed(rungs))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """A complete trial, as pruning sees it.
+
+    Attributes:
+        costs: The lower the better, in the order of the objectives.
+        marks: The primary metric by epochs done, at the rungs that it was marked at; the higher the better.
+        end: The primary metric at its end; the higher the better.
+    """
+
+    costs: tuple[float, ...]
+    marks: Mapping[int, float]
+    end: float
+
+
+def stop(value: float, rung: int, costs: tuple[float, ...], complete: Sequence[Standing]) -> tuple[float, float] | None:
+    """Whether a trial can't reach the front any more.
+
+    Args:
+        value: Its primary metric at the rung; the higher the better.
+        rung: Epochs done.
+        costs: Its costs; the lower the better.
+        complete: The complete trials.
+
+    Returns:
+        ``None`` if it goes on. Else what it may reach, its value and the most that the complete trials nearest to it at
+        the rung gained since, and what it would have to: the best end of those that cost no more.
+    """
+    marked = [standing for standing in complete if rung in standing.marks]
+    rivals = [standing for standing in complete if _costs_no_more(standing.costs, costs)]
+    if len(marked) < _NEAREST or not rivals:
+        return None
+    if value >= max((standing.marks[rung] for standing in rivals if rung in standing.marks), default=value):
+        return None  # it leads: it is on the front of the rung
+    nearest = sorted(marked, key=lambda standing: abs(standing.marks[rung] - value))[:_NEAREST]
+    reach = value + max(0.0, max(standing.end - standing.marks[rung] for standing in nearest))
+    best = max(standing.end for standing in rivals)
+    return (reach, best) if reach < best else None
+
+
+def _costs_no_more(these: tuple[float, ...], those: tuple[float, ...]) -> bool:
+    return all(this <= that for this, that in zip(these, those, strict=True))
+
+
+class Pruner:
+    """Marks trials at the rungs in the study's storage, and judges each beside all that it finds there.
+
+    Args:
+        study: The study, on a storage that other processes and machines may share.
+        epochs: Of a whole trial.
+        costs_of: Costs by name of the student of a configuration.
+    """
+
+    def __init__(
+        self, study: Study, *, epochs: int, costs_of: Callable[[Mapping[str, Any]], Mapping[str, float]]
+    ) -> None:
+        self._study = study
+        self._epochs = epochs
+        self._rungs = frozenset(rungs_of(epochs))
+        self._costs_of = costs_of
+        self._sign = 1.0 if study.primary_direction == "maximize" else -1.0
+        self._axes = [name for name in study.objectives if name != study.primary]
+        self._complete: dict[int, Standing] = {}
+
+    def judge(self, claim: Claim, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Mark a trial if it stands at a rung, and stop it if it can't reach the front any more.
+
+        Args:
+            claim: The trial.
+            epoch: The epoch that ended, counted from 0.
+            metrics: Of that epoch, by name.
+
+        Raises:
+            TrialPruned: If it is to be stopped.
+        """
+        rung, primary = epoch + 1, self._study.primary
+        if rung not in self._rungs:
+            return
+        value = metrics[f"val/{primary}"]
+        self._study.mark(claim, rung, value)
+        if claim.recipe == CONTROL:
+            return  # what every gain is seen beside is trained to the end
+        stopped = stop(self._sign * value, rung, self._costs(claim.trial.params), self._look())
+        if stopped is not None:
+            reach, best = (self._sign * bound for bound in stopped)
+            raise TrialPruned(
+                f"{primary} {value:.4f} after {rung} of {self._epochs} epochs: with what others gained from there it "
+                f"would reach {reach:.4f} at most, and one that costs no more has {best:.4f}"
+            )
+
+    def _look(self) -> list[Standing]:
+        for trial in self._study.trials():
+            if trial.number not in self._complete and trial.state == TrialState.COMPLETE:
+                self._complete[trial.number] = self._standing(trial)
+        return list(self._complete.values())
+
+    def _standing(self, trial: FrozenTrial) -> Standing:
+        return Standing(
+            costs=self._costs(trial.params),
+            marks={rung: self._sign * value for rung, value in trial.intermediate_values.items()},
+            end=self._sign * trial.user_attrs["metrics"][self._study.primary],
+        )
+
+    def _costs(self, params: Mapping[str, Any]) -> tuple[float, ...]:
+        costs = self._costs_of(params)
+        return tuple(-costs[name] if name in MAXIMIZED else costs[name] for name in self._axes)
+
+
+def unprunable(study: Study) -> str | None:
+    """Why the study's trials can't be pruned on its front; ``None`` if they can."""
+    if study.primary not in study.objectives:
+        return f"{study.primary} is no objective"
+    late = [name for name in study.objectives if name != study.primary and name not in KNOWN_COSTS]
+    return f"{late[0]} is not known before the end" if late else None

@@ -1,0 +1,173 @@
+"""Who is stopped at a rung, and who never is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import claimed, settings_in
+from optuna.trial import TrialState
+
+from harness.errors import TrialPruned
+from harness.proposal import Proposer
+from harness.pruning import Pruner, Standing, rungs_of, stop, unprunable
+from harness.settings import SAMPLERS
+from harness.storage import open_storage
+from harness.study import Claim, Study, open_study
+from search_spaces.digits import SPACE
+
+OBJECTIVES = ("accuracy", "parameters")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "rungs"),
+    [(1, ()), (2, (1,)), (6, (1, 2)), (10, (1, 3)), (20, (1, 2, 7)), (60, (1, 2, 7, 20)), (81, (1, 3, 9, 27))],
+)  # fmt: skip
+def test_rungs_are_a_third_and_a_ninth_and_so_on(epochs: int, rungs: tuple[int, ...]) -> None:
+    assert rungs_of(epochs) == rungs
+
+
+def standing(cost: float, at_two: float, end: float) -> Standing:
+    return Standing(costs=(cost,), marks={2: at_two}, end=end)
+
+
+# A family in which the dear ones are better from the beginning, and each gains 0.2 after the rung.
+FAMILY = [standing(cost, 0.3 + cost / 20, 0.5 + cost / 20) for cost in range(1, 9)]
+
+
+def test_a_student_is_not_stopped_for_being_small() -> None:
+    assert stop(0.2, 2, (0.5,), FAMILY) is None  # nothing costs no more
+    assert stop(0.35, 2, (1.0,), FAMILY) is None  # as good as the one that costs as much
+
+
+@pytest.mark.parametrize("cost", range(1, 9))
+def test_a_hopeless_student_is_stopped_whatever_it_costs(cost: float) -> None:
+    reach, best = stop(0.1, 2, (cost,), FAMILY) or (None, None)
+    assert reach == pytest.approx(0.3) and best == pytest.approx(0.5 + cost / 20)
+
+
+def test_what_the_nearest_gained_decides() -> None:
+    # 0.55 + 0.2 falls short of 0.9, which the best that costs no more has; where one like it gained 0.4, it does not.
+    assert stop(0.55, 2, (8.0,), FAMILY) == pytest.approx((0.75, 0.9))
+    assert stop(0.55, 2, (8.0,), [*FAMILY, standing(9, 0.55, 0.95)]) is None
+    # One that gained so much from far below says nothing of it.
+    assert stop(0.55, 2, (8.0,), [*FAMILY, standing(9, 0.0, 0.5)]) == pytest.approx((0.75, 0.9))
+
+
+def test_who_leads_at_the_rung_goes_on_though_none_has_gained_enough() -> None:
+    others = [standing(9, 0.09, 0.2) for _ in range(7)]
+    assert stop(0.09, 2, (1.0,), [*others, standing(1, 0.05, 0.99)]) is None
+    assert stop(0.09, 2, (1.0,), [*others, standing(1, 0.1, 0.99)]) == pytest.approx((0.2, 0.99))
+
+
+def test_nothing_is_stopped_before_enough_were_seen_to_the_end() -> None:
+    assert stop(0.0, 2, (8.0,), FAMILY[:6]) is None and stop(0.0, 2, (8.0,), FAMILY[:7]) is not None
+    unmarked = [Standing(costs=(1.0,), marks={}, end=0.9) for _ in range(20)]
+    assert stop(0.0, 2, (8.0,), unmarked) is None
+
+
+def test_one_that_costs_more_in_one_thing_is_no_rival() -> None:
+    rivals = [Standing(costs=(1.0, 5.0), marks={2: 0.5}, end=0.9) for _ in range(8)]
+    assert stop(0.1, 2, (8.0, 4.0), rivals) is None and stop(0.1, 2, (8.0, 5.0), rivals) is not None
+
+
+def studied(folder: Path, objectives: tuple[str, ...] | None = OBJECTIVES) -> Study:
+    settings = replace(settings_in(folder, trials=99), objectives=objectives, sampler="random")
+    return open_study(settings, SPACE, open_storage(settings))
+
+
+def claim_of(study: Study) -> Claim:
+    claim = claimed(study, SPACE)
+    assert claim is not None
+    return claim
+
+
+def pruner_of(study: Study) -> Pruner:
+    return Pruner(study, epochs=20, costs_of=lambda params: {"parameters": float(params["width"])})
+
+
+def complete(study: Study, claim: Claim, *, at_two: float, end: float) -> None:
+    pruner_of(study).judge(claim, 1, {"val/accuracy": at_two})
+    study.complete(claim, {"accuracy": end, "parameters": claim.trial.params["width"]})
+    claim.lease.release()
+
+
+def test_processes_judge_by_what_others_marked_in_the_storage(tmp_path: Path) -> None:
+    here, there = studied(tmp_path), studied(tmp_path)
+    for _ in range(7):
+        complete(here, claim_of(here), at_two=0.5, end=0.6)
+    claim = claim_of(there)
+    assert claim.recipe is None
+    costs = {"parameters": 1e9}
+    pruner = Pruner(there, epochs=20, costs_of=lambda params: costs)
+    pruner.judge(claim, 2, {"val/accuracy": 0.0})  # no rung
+    pruner.judge(claim, 1, {"val/accuracy": 0.5})  # level with the others
+    said = r"accuracy 0.1000 after 2 of 20 epochs.*would reach 0.2000 at most, and one that costs no more has 0.6000"
+    with pytest.raises(TrialPruned, match=said) as pruned:
+        pruner.judge(claim, 1, {"val/accuracy": 0.1})
+    there.prune(claim, costs, str(pruned.value))
+    trial = here.trials()[claim.trial.number]
+    assert trial.state == TrialState.PRUNED and trial.intermediate_values == {2: 0.1}
+    assert trial.user_attrs == {"metrics": costs, "reason": str(pruned.value)}
+    assert here.finished() == 8
+
+
+def test_the_control_is_trained_to_the_end(tmp_path: Path) -> None:
+    study = studied(tmp_path)
+    claims = [claim_of(study) for _ in range(12)]
+    (control,) = (claim for claim in claims if claim.recipe == "control")
+    others = [claim for claim in claims if claim is not control]
+    for claim in others[:-1]:
+        complete(study, claim, at_two=0.5, end=0.6)
+    pruner = Pruner(study, epochs=20, costs_of=lambda params: {"parameters": 1.0})
+    pruner.judge(control, 1, {"val/accuracy": 0.1})
+    with pytest.raises(TrialPruned):
+        pruner.judge(others[-1], 1, {"val/accuracy": 0.1})
+
+
+def test_a_metric_that_is_to_fall_is_judged_the_other_way_round(tmp_path: Path) -> None:
+    study = studied(tmp_path)
+    study.optuna.set_user_attr("kd.primary_direction", "minimize")
+    for _ in range(8):
+        complete(study, claim_of(study), at_two=0.5, end=0.4)
+    claim = claim_of(study)
+    pruner = Pruner(study, epochs=20, costs_of=lambda params: {"parameters": 1.0})
+    pruner.judge(claim, 1, {"val/accuracy": 0.45})
+    with pytest.raises(TrialPruned, match=r"would reach 0.8000 at most, and one that costs no more has 0.4000"):
+        pruner.judge(claim, 1, {"val/accuracy": 0.9})
+
+
+@pytest.mark.parametrize("objectives", [("accuracy", "parameters"), ("accuracy",), ("accuracy", "macs", "size_mb")])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_goes_on_beside_pruned_trials(tmp_path: Path, sampler: str, objectives: tuple[str, ...]) -> None:
+    study = studied(tmp_path, objectives)
+    study.settings = replace(study.settings, sampler=sampler)
+    proposer = Proposer(SPACE, sampler=sampler, seed=0, directions=study.directions)
+    for number in range(24):
+        # New processes see trials that are over; the same one sees them running first.
+        claim = study.claim(proposer) if number % 4 else claim_of(study)
+        assert claim is not None
+        study.mark(claim, 2, 0.5)
+        metrics = {"accuracy": number / 30, "parameters": 1.0, "macs": 2.0, "size_mb": 3.0}
+        if number % 3:
+            study.prune(claim, metrics, "hopeless")
+        else:
+            study.complete(claim, metrics)
+    assert study.finished() == 24
+
+
+@pytest.mark.parametrize(
+    ("objectives", "why"),
+    [
+        (None, None),
+        (("accuracy", "compression", "throughput_per_s"), None),
+        (("accuracy",), None),
+        (("accuracy", "ece"), "ece is not known before the end"),
+        (("agreement", "macs"), "accuracy is no objective"),
+    ],
+)
+def test_what_is_not_known_beforehand_can_not_be_pruned(
+    tmp_path: Path, objectives: tuple[str, ...] | None, why: str | None
+) -> None:
+    assert unprunable(studied(tmp_path, objectives)) == why
