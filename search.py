@@ -12,7 +12,10 @@ def main() -> None:
     from harness.terminal import Terminal
 
     terminal = Terminal()
-    terminal.say(f"study     {settings.study}: {settings.trials} trials of {settings.space_name}, {settings.sampler}")
+    held = [f"{name}={value}" for name, value in settings.fixed.items()]
+    budgets = [f"{name} at most {value:g}" for name, value in settings.budgets.items()]
+    asked = ", ".join([settings.space_name, settings.sampler, *held, *budgets])
+    terminal.say(f"study     {settings.study}: {settings.trials} trials of {asked}")
     with Mirror() as mirror:  # its process imports MLflow while this one imports torch
         from harness.errors import Interrupted
         from harness.launchers.local import search_here
@@ -45,7 +48,7 @@ def main() -> None:
                     terminal.say(f"study {settings.study!r} is finished: its space is exhausted.")
                 else:
                     terminal.say(
-                        f"study {settings.study!r} is finished: {study.finished()} trials; --trials asks for more."
+                        f"study {settings.study!r} is finished: {study.finished()} trials; a larger --trials goes on."
                     )
                 if study.is_over and study.finished() < settings.trials:
                     terminal.say(f"the space is exhausted: {study.finished()} trials are all that it has.")

@@ -241,7 +241,7 @@ def next_steps(settings: Settings, study: Study, experiment_id: str) -> str:
     if study.finished() < settings.trials:
         lines.append(f"  go on    {again}")
     else:
-        lines.append(f"  go on    {re.sub(r' --trials[ =][0-9]+', '', again)} --trials {2 * settings.trials}")
+        lines.append(f"  go on    {re.sub(r' --trials[ =][0-9]+', '', again)} --trials {2 * study.finished()}")
     return "\n".join(lines)
 
 

@@ -89,7 +89,7 @@ def measure_costs(
     inputs: Callable[[int], Inputs],
     *,
     conditions: Conditions,
-    on_measured: Callable[[int], None] = lambda networks: None,
+    on_round: Callable[[], None] = lambda: None,
 ) -> dict[str, Cost]:
     """Measure networks beside one another, with nothing else running.
 
@@ -101,7 +101,7 @@ def measure_costs(
         networks: In any mode, by name; all on the device.
         inputs: Gives the inputs of a batch of a stated size, on the same device.
         conditions: Threads and batch sizes.
-        on_measured: Called with 1 after each network of a round.
+        on_round: Called after each of the ``ROUNDS``.
     """
     single, many = inputs(conditions.latency_batch), inputs(conditions.throughput_batch)
     latencies_s: dict[str, list[float]] = {name: [] for name in networks}
@@ -112,12 +112,12 @@ def measure_costs(
                 network = networks[name].eval()
                 latencies_s[name] += _call_times_s(network, single, conditions.threads, _CALLS_A_ROUND)
                 batch_times_s[name] += _call_times_s(network, many, conditions.threads, 1)
-                on_measured(1)
+            on_round()
     return {
         name: Cost(
             **count_costs(network, single)._asdict(),
-            latency_p50_ms=float(np.percentile(latencies_s[name], 50)) * 1e3,
-            latency_p95_ms=float(np.percentile(latencies_s[name], 95)) * 1e3,
+            latency_p50_ms=_told_ms(np.percentile(latencies_s[name], 50)),
+            latency_p95_ms=_told_ms(np.percentile(latencies_s[name], 95)),
             throughput_per_s=conditions.throughput_batch / float(np.median(batch_times_s[name])),
         )
         for name, network in networks.items()
@@ -157,6 +157,11 @@ def _call_times_s(network: nn.Module, inputs: Inputs, threads: int, calls: int) 
         timer=_clock_of(inputs),
     )
     return [timer.timeit(1).raw_times[0] for _ in range(calls)]
+
+
+def _told_ms(seconds: Any) -> float:
+    """Milliseconds to three figures: a clock tells no better, and what a table shows as equal decides no front."""
+    return float(f"{seconds * 1e3:.3g}")
 
 
 def _clock_of(inputs: Inputs) -> Callable[[], float]:
@@ -240,18 +245,18 @@ def key_of(architecture: Mapping[str, Any]) -> str:
 def cost_cache_file(cache_dir: Path, networks: Mapping[str, nn.Module], inputs: Inputs, conditions: Conditions) -> Path:
     """Where the costs of these very networks on such inputs, measured under these conditions, are kept."""
     named = inputs if isinstance(inputs, dict) else {"": inputs}
-    shapes = {
-        name: [
-            repr(network),
-            [[key, list(value.shape), str(value.dtype)] for key, value in network.state_dict().items()],
-        ]
-        for name, network in networks.items()
-    }
+    shapes = {name: shape_of(network) for name, network in networks.items()}
     return (
         cache_dir
         / "costs"
         / f"{digest('costs', _HOW, shapes, {k: list(v.shape) for k, v in named.items()}, asdict(conditions))}.json"
     )
+
+
+def shape_of(network: nn.Module) -> list[Any]:
+    """What a network is whatever its weights: its modules, and the names, shapes and types of its state."""
+    state = network.state_dict()
+    return [repr(network), [[key, list(value.shape), str(value.dtype)] for key, value in state.items()]]
 
 
 def save_cost_table(table: CostTable, file: Path) -> None:

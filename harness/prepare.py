@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassCalibrationError
 
 from harness import budget
-from harness.content import exclusive, tensors_digest
+from harness.content import digest, exclusive, tensors_digest
 from harness.cost import (
     COSTS,
     ROUNDS,
@@ -26,6 +26,7 @@ from harness.cost import (
     key_of,
     measure_costs,
     save_cost_table,
+    shape_of,
 )
 from harness.errors import HarnessError, one_line
 from harness.fit import device_of
@@ -78,9 +79,10 @@ def prepare(settings: Settings, space: SearchSpace, study: Study, terminal: Term
         f"data      {', '.join(f'{len(part):,} {name}' for name, part in data.splits.items())} samples, {dataset}"
     )
     data.move_to(device)
+    study.bind(dataset=dataset, students=_students_digest(space))
     classes = 1 + max(int(part.labels.max()) for part in data.splits.values())
     teacher = _teacher(settings, space, data, dataset, classes, terminal, mirror)
-    study.bind(dataset=dataset, teacher=teacher.digest)
+    study.bind(teacher=teacher.digest)
     data.attach(make_teacher_outputs(teacher, data, dataset, cache_dir=settings.cache_dir, say=terminal.say))
     scores = score(data.teacher_outputs["val"]["logits"], data, space, classes)
     costs = _costs(settings, space, study, teacher.network, data, terminal)
@@ -130,7 +132,7 @@ def _teacher(
     def on_start(epochs: int, done: int) -> None:
         if done:
             terminal.say(f"teacher   its training was cut; it goes on after epoch {done} of {epochs}")
-        bar.append(terminal.bar("teacher", epochs))
+        bar.append(terminal.bar("teacher", epochs, "epochs"))
         bar[0].advance(done)
 
     def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
@@ -179,14 +181,14 @@ def _costs(
             except ValueError as error:
                 terminal.say(f"the kept cost table {file} is damaged ({error}); measuring again")
         if table is None:
-            bar = terminal.bar("costs", len(networks) * ROUNDS)
+            bar = terminal.bar("costs", ROUNDS, "rounds")
             try:
                 with _asking("a network of the task"):
                     costs = measure_costs(
                         networks,
                         lambda size: example_inputs(data, size),
                         conditions=conditions,
-                        on_measured=bar.advance,
+                        on_round=bar.advance,
                     )
             finally:
                 bar.close()
@@ -240,6 +242,12 @@ def example_inputs(data: TensorDataModule, size: int) -> Inputs:
     """Inputs of a batch of ``size``, for measuring: validation samples, repeated where there are too few."""
     split = data.splits["val"]
     return select(split.inputs, torch.arange(size, device=data.device) % len(split))
+
+
+def _students_digest(space: SearchSpace) -> str:
+    """What the task makes of an architecture, told by the middle one: costs that are kept hold for no other network."""
+    middle = {name: value for name, value in space.middle().items() if name in space.student}
+    return digest("student", shape_of(_student(space, middle, torch.device("cpu"))))
 
 
 def _student(space: SearchSpace, architecture: Mapping[str, Any], device: torch.device) -> nn.Module:

@@ -64,7 +64,7 @@ def _open_storage(address: str, shown: str) -> BaseStorage:
     except ImportError as error:
         raise HarnessError(
             f"--storage {shown} needs a driver that is not installed ({one_line(error)}); for PostgreSQL: "
-            "pip install 'kd-harness[postgres]', address postgresql+psycopg://..."
+            "pip install -e '.[postgres]', address postgresql+psycopg://..."
         ) from error
     except ArgumentError as error:
         raise HarnessError(

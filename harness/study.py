@@ -241,16 +241,24 @@ class Study:
         """Tie the study to what was prepared for it, or see that it is tied to the same.
 
         Args:
-            prepared: Content hashes by name, as ``dataset`` and ``teacher``.
+            prepared: Content hashes by name: ``dataset``, ``students``, ``teacher``.
 
         Raises:
             HarnessError: If the study stands on something else.
         """
-        stored = self.attrs.get("kd.prepared")
-        if stored is None:
-            self.optuna.set_user_attr("kd.prepared", prepared)
-        else:
-            _compare(self.settings.study, stored, prepared)
+        stored = self.attrs.get("kd.prepared", {})
+        for name, value in prepared.items():
+            if stored.get(name, value) == value:
+                continue
+            if not self.trials():
+                self.optuna.set_user_attr(_COSTS_ATTR, None)  # a first start that failed; nothing stands on it
+            else:
+                raise HarnessError(
+                    f"study {self.settings.study!r} was begun with other {name} ({stored[name]}) than what is there "
+                    f"now ({value}); use --study to name a new one."
+                )
+        if stored | prepared != stored:
+            self.optuna.set_user_attr("kd.prepared", stored | prepared)
 
     @property
     def costs(self) -> str | None:
@@ -301,10 +309,11 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
                 )
         else:
             loaded, stored = None, None
-        if stored is not None:
+        if stored is not None and (stored == identity or loaded is None or not _is_abandoned(loaded, settings)):
             _compare(settings.study, stored, identity)
         else:
-            # A study that was cut while it was being made has no identity yet: it is made again, whole.
+            # A study that was cut while it was being made has no identity yet, and one whose preparation failed has no
+            # trial: it is made again, whole.
             if loaded is not None:
                 optuna.delete_study(study_name=settings.study, storage=storage)
             loaded = optuna.create_study(study_name=settings.study, storage=storage, directions=directions)  # type: ignore[arg-type]
@@ -317,6 +326,17 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
         study = Study(loaded, settings)
         _own_folder(study)
     return study
+
+
+def _is_abandoned(study: optuna.Study, settings: Settings) -> bool:
+    """Whether a study has no trial and nobody at work on it: a first start that failed over what was then mended."""
+    if study.get_trials(deepcopy=False):
+        return False
+    settings.study_dir.mkdir(parents=True, exist_ok=True)
+    lease = Lease(settings.study_dir)
+    free = lease.acquire()
+    lease.release()
+    return free
 
 
 def find_study(settings: Settings) -> Study:

@@ -35,9 +35,9 @@ class Terminal:
         """Write a line, above a bar if there is one. The terminal wraps it: an address in it stays whole."""
         self.console.print(text, markup=False, soft_wrap=True)
 
-    def bar(self, label: str, total: int) -> Bar:
+    def bar(self, label: str, total: int, unit: str) -> Bar:
         """A bar of ``total`` steps, to be closed; in a file, a line where it begins and at each third."""
-        return Bar(self, label, total)
+        return Bar(self, label, total, unit)
 
     @contextlib.contextmanager
     def search(self, study: Study, epochs: int) -> Iterator[SearchDisplay]:
@@ -61,9 +61,11 @@ class Bar:
         terminal: Where it is shown.
         label: What is made.
         total: Number of steps.
+        unit: What a step is, in the plural.
     """
 
-    def __init__(self, terminal: Terminal, label: str, total: int) -> None:
+    def __init__(self, terminal: Terminal, label: str, total: int, unit: str) -> None:
+        self._unit = unit
         self._terminal = terminal
         self._label = label
         self._total = total
@@ -74,6 +76,7 @@ class Bar:
                 TextColumn("{task.description:<9}"),
                 BarColumn(),
                 MofNCompleteColumn(),
+                TextColumn(unit),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}"),
                 console=terminal.console,
@@ -82,7 +85,7 @@ class Bar:
             self._task = self._progress.add_task(label, total=total, note="")
             self._progress.start()
         else:
-            terminal.say(f"{label:<9} 0/{total}")
+            terminal.say(f"{label:<9} 0/{total} {unit}")
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Count steps that are done."""
@@ -90,7 +93,7 @@ class Bar:
         if self._progress is not None:
             self._progress.update(self._task, completed=self._done, note=note)
         elif before * 3 // self._total != self._done * 3 // self._total:
-            self._terminal.say(f"{self._label:<9} {self._done}/{self._total}{', ' + note if note else ''}")
+            self._terminal.say(f"{self._label:<9} {self._done}/{self._total} {self._unit}{', ' + note if note else ''}")
 
     def within(self, done: float) -> None:
         """Show a step in its course: ``done`` steps, a part of one included."""
@@ -154,7 +157,9 @@ class SearchDisplay:
 
     def started(self, number: int, params: dict[str, Any], resumed_after: int | None) -> None:
         """A trial begins, or goes on after ``resumed_after`` epochs."""
-        if resumed_after is not None:
+        if resumed_after == self._epochs:
+            self._terminal.say(f"trial {number} was cut after its last epoch; it is scored now")
+        elif resumed_after is not None:
             self._terminal.say(f"trial {number} was cut; it goes on after epoch {resumed_after} of {self._epochs}")
         self._running[number] = _Running(params, time.monotonic())
         if self._progress is not None:

@@ -63,7 +63,7 @@ def test_a_space_file_with_an_error_is_named_with_its_line(tmp_path: Path) -> No
 def test_a_student_that_cannot_be_built_is_found_before_the_search(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(EXAMPLE.replace("return perceptron(width)", "return perceptron(None)"))
     error = refused(tmp_path, "--space", "mine.py")
-    assert error.startswith("error: the task's student(width=1) fails: TypeError")
+    assert error.startswith("error: the task's student(width=4) fails: TypeError")
 
 
 def test_a_study_is_not_resumed_as_another(finished: Path, tmp_path: Path) -> None:
@@ -83,7 +83,11 @@ def test_a_study_is_not_resumed_as_another(finished: Path, tmp_path: Path) -> No
     assert "width: 1-16 log" in error and "width: 1-17 log" in error
     (finished / "wider" / "cancer.py").write_text(EXAMPLE.replace("perceptron(256)", "perceptron(128)"))
     error = refused(finished, "--space", "wider/cancer.py", "--epochs", "6", "--trials", "9")
-    assert "was created with teacher" in error
+    assert "study 'cancer' was begun with other teacher (" in error
+    edited = EXAMPLE.replace("return perceptron(width)", "return nn.Sequential(perceptron(width), nn.Tanh())")
+    (finished / "wider" / "cancer.py").write_text(edited)
+    error = refused(finished, "--space", "wider/cancer.py", "--epochs", "6", "--trials", "9")
+    assert "study 'cancer' was begun with other students (" in error and "use --study" in error
     assert numbers(finished, "cancer") == before
 
 
@@ -100,6 +104,9 @@ def test_a_budget_that_no_student_meets_names_the_cheapest(example: Path) -> Non
     error = refused(example, "--space", "cancer.py", "--epochs", "1", "--max", "parameters=90")
     assert "none is within parameters=90; the cheapest, width=1, has parameters 95." in error
     assert not load(example, "cancer").trials
+    # What failed at its first start binds nobody: the corrected command is taken.
+    output = search(example, "--space", "cancer.py", "--epochs", "1", "--trials", "1", "--max", "parameters=95")
+    assert "1 trials of cancer, tpe, parameters at most 95" in output and len(load(example, "cancer").trials) == 1
     error = refused(example, "--space", "cancer.py", "--max", "speed=2")
     assert "argument --max: must name one of parameters, macs, size_mb, latency_p50_ms" in error
     assert "must give macs a positive number, but got 'macs=0'" in refused(example, "--max", "macs=0")

@@ -123,6 +123,13 @@ def metrics(accuracy: float, cost: float) -> dict[str, float]:
     return {"accuracy": accuracy, **dict.fromkeys(METRICS, cost)}
 
 
+def begun(settings: Settings) -> Study:
+    """The study, with a trial of a process that is gone."""
+    study = opened(settings)
+    study.optuna.ask(SPACE.distributions)
+    return study
+
+
 def with_student(**student: BaseDistribution) -> SearchSpace:
     return replace(SPACE, student=student)
 
@@ -155,7 +162,7 @@ def refused(settings: Settings, space: SearchSpace = SPACE) -> str:
     ],
 )
 def test_a_study_is_not_resumed_as_another_one(settings: Settings, changed: dict[str, Any], words: str) -> None:
-    study = opened(settings)
+    study = begun(settings)
     assert refused(replace(settings, **changed)) == (
         f"study 's' was created with {words} use --study to name a new one."
     )
@@ -174,7 +181,7 @@ def test_a_study_is_not_resumed_as_another_one(settings: Settings, changed: dict
     ],
 )
 def test_a_study_is_not_resumed_with_another_space(settings: Settings, space: SearchSpace, shown: str) -> None:
-    opened(settings)
+    begun(settings)
     message = refused(settings, space)
     stored = "{width: 2-32 log, temperature: 1-20 log, alpha: 0-1, learning_rate: 0.001-0.03 log}"
     assert message.startswith(f"study 's' was created with parameters {stored} and cannot be resumed with {shown}")
@@ -184,7 +191,7 @@ def test_a_study_is_not_resumed_with_another_space(settings: Settings, space: Se
 
 def test_a_value_held_fixed_can_be_neither_changed_nor_let_go(settings: Settings) -> None:
     held = replace(settings, fixed={"alpha": "0.5"})
-    opened(held)
+    begun(held)
     assert "fixed {'alpha': '0.5'} and cannot be resumed with {}; use --study" in refused(settings)
     assert "with {'alpha': '0.25'}; use --study" in refused(replace(settings, fixed={"alpha": "0.25"}))
     assert opened(held).attrs["kd.identity"]["fixed"] == {"alpha": "0.5"}
@@ -197,17 +204,36 @@ def test_a_budget_a_sampler_and_the_default_said_aloud_are_the_same_study(settin
     assert again.id == study.id
 
 
-def test_a_study_stands_on_the_data_and_the_teacher_that_it_began_with(settings: Settings) -> None:
-    opened(settings).bind(dataset="d1", teacher="t1")
-    opened(settings).bind(dataset="d1", teacher="t1")
+def test_a_study_stands_on_the_data_and_the_networks_that_it_began_with(settings: Settings) -> None:
+    begun(settings).bind(dataset="d1", students="s1")
+    opened(settings).bind(teacher="t1")
+    opened(settings).bind(dataset="d1", students="s1", teacher="t1")
     for given, words in (
-        ({"dataset": "d2", "teacher": "t1"}, "dataset 'd1' and cannot be resumed with 'd2';"),
-        ({"dataset": "d1", "teacher": "t2"}, "teacher 't1' and cannot be resumed with 't2';"),
+        ({"dataset": "d2"}, "other dataset (d1) than what is there now (d2);"),
+        ({"dataset": "d1", "students": "s2"}, "other students (s1) than what is there now (s2);"),
+        ({"teacher": "t2"}, "other teacher (t1) than what is there now (t2);"),
     ):
         with pytest.raises(HarnessError) as raised:
             opened(settings).bind(**given)
-        assert str(raised.value) == f"study 's' was created with {words} use --study to name a new one."
-    assert opened(settings).attrs["kd.prepared"] == {"dataset": "d1", "teacher": "t1"}
+        assert str(raised.value) == f"study 's' was begun with {words} use --study to name a new one."
+    assert opened(settings).attrs["kd.prepared"] == {"dataset": "d1", "students": "s1", "teacher": "t1"}
+
+
+def test_a_first_start_that_failed_binds_nobody(settings: Settings) -> None:
+    first = opened(settings)
+    first_id = first.id
+    first.bind(dataset="d1", students="s1")
+    first.keep_costs("a table")
+    mended = opened(settings)
+    mended.bind(dataset="d2", students="s1")
+    assert mended.attrs["kd.prepared"] == {"dataset": "d2", "students": "s1"} and mended.costs is None
+    at_work = Lease(settings.study_dir, shared=True)
+    assert at_work.acquire()
+    assert "epochs 20 and cannot be resumed with 5;" in refused(replace(settings, epochs=5))
+    at_work.release()
+    again = opened(replace(settings, epochs=5), with_student(depth=IntDistribution(1, 2)))
+    assert again.id != first_id and "depth" in again.attrs["kd.identity"]["parameters"]
+    assert optuna.get_all_study_names(open_storage(settings)) == ["s"]
 
 
 def test_an_unknown_objective_makes_no_study(settings: Settings) -> None:
