@@ -51,7 +51,7 @@ def main() -> None:
     top = Path(tempfile.mkdtemp())
     search = (
         str(ROOT / "search.py"), "--space", asked.space, "--trials", str(asked.trials), "--epochs", str(asked.epochs),
-        "--sampler", "random", "--study", "beside", "--accelerator", "cpu",
+        "--sampler", "random", "--pruner", "none", "--study", "beside", "--accelerator", "cpu",
     )  # fmt: skip
     (top / "first").mkdir()
     run(top / "first", *search)  # makes the teacher and the list of configurations
