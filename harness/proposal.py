@@ -18,11 +18,14 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from harness import recipes
 from harness.content import derived_seed
 from harness.errors import HarnessError
+from harness.pareto import pareto_front
 from harness.space import SearchSpace, listed
 
 _DRAWS = 10  # of the sampler, before the rest of a finite space is drawn from evenly
 _EVEN_DRAWS = 10_000
 _PROBES = 1_000  # of architectures whose costs are not known yet
+_BLOCK = 400  # trials; of all but the newest one to two blocks, a model looks at a block's worth
+_BEST = 100  # of those, on the foremost fronts
 MOST_CONFIGURATIONS = 100_000  # a space of more counts as endless
 
 
@@ -69,9 +72,10 @@ class Proposer:
         self.space = space
         self._sampler = sampler
         self._seed = seed
-        self._view = optuna.create_study(directions=directions, sampler=RandomSampler(seed))  # type: ignore[arg-type]
-        self._viewed: dict[int, int] = {}  # number in the view by the trial's own
-        self._open: set[int] = set()
+        self._directions = directions
+        self._blocks = 0  # that the view holds in part
+        self._empty_view()
+        self._known: set[int] = set()  # numbers of the trials that are among those tried
         self._tried: set[Hashable] = set()
         self._affordable = affordable
         self._generations = 0
@@ -104,12 +108,25 @@ class Proposer:
         return self._drawn_evenly(derived_seed(self._seed, "even draw", len(trials)))
 
     def _look_at(self, trials: list[FrozenTrial]) -> None:
-        """Bring the view level with the study. Samplers keep away from what runs, so running trials are in it too."""
+        """Bring the view level with the study. Samplers keep away from what runs, so running trials are in it too.
+
+        What a model costs grows with what it looks at: of the older trials it is shown the best and an even choice of
+        the others. Which they are depends on the trials alone, not on when this process began.
+        """
+        blocks = max(0, len(trials) // _BLOCK - 1) if self._sampler in ("tpe", "gp") else 0
+        if blocks > self._blocks:
+            self._blocks = blocks
+            self._empty_view()
+        older = trials[: blocks * _BLOCK]
+        if older and not self._viewed:
+            self._left_out |= {trial.number for trial in older} - _representative(older, self._directions)
         for trial in trials:
-            if trial.number not in self._viewed:
+            if trial.number not in self._known:
                 if trial.params.keys() != self.space.distributions.keys():
                     continue  # enqueued, and not begun
+                self._known.add(trial.number)
                 self._tried.add(_key(trial.params, trial.distributions))
+            if trial.number not in self._viewed and trial.number not in self._left_out:
                 self._viewed[trial.number] = len(self._view.get_trials(deepcopy=False))
                 self._view.add_trial(_viewed(trial))
                 if not trial.state.is_finished():
@@ -118,6 +135,12 @@ class Proposer:
                 self._open.remove(trial.number)
                 values = trial.values if trial.state == TrialState.COMPLETE else None
                 self._view.tell(self._viewed[trial.number], values, state=trial.state)
+
+    def _empty_view(self) -> None:
+        self._view = optuna.create_study(directions=self._directions, sampler=RandomSampler(self._seed))  # type: ignore[arg-type]
+        self._viewed: dict[int, int] = {}  # number in the view by the trial's own
+        self._left_out: set[int] = set()  # older ones that the view does not hold
+        self._open: set[int] = set()
 
     def _drawn(self, seed: int) -> Proposal:
         sampler = self._view.sampler = make_sampler(self._sampler, seed)
@@ -211,6 +234,25 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
         case "random":
             return RandomSampler(seed=seed)
     raise AssertionError(name)
+
+
+def _representative(trials: list[FrozenTrial], directions: tuple[str, ...]) -> set[int]:
+    """Numbers of a block's worth of trials that stand for all: those on the foremost fronts, and an even choice."""
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    left = np.array([trial.values for trial in complete], dtype=float).reshape(len(complete), len(directions))
+    numbers = np.array([trial.number for trial in complete], dtype=int)
+    best: list[int] = []
+    while len(best) < _BEST and len(left):
+        front = pareto_front(left, directions)
+        best += numbers[front].tolist()
+        left, numbers = np.delete(left, front, axis=0), np.delete(numbers, front)
+    best = _evenly(sorted(best), _BLOCK // 2)
+    rest = sorted({trial.number for trial in trials} - set(best))
+    return {*best, *_evenly(rest, _BLOCK - len(best))}
+
+
+def _evenly(numbers: list[int], most: int) -> list[int]:
+    return [numbers[place] for place in np.linspace(0, len(numbers) - 1, min(most, len(numbers))).astype(int)]
 
 
 def _viewed(trial: FrozenTrial) -> FrozenTrial:

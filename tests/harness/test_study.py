@@ -12,13 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from conftest import claimed, environment, settings_in
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, create_trial
 
 from harness.content import Lease
 from harness.errors import HarnessError
+from harness.pareto import pareto_front
 from harness.proposal import Proposer
 from harness.settings import SAMPLERS, Settings
 from harness.space import SearchSpace
@@ -658,3 +661,27 @@ def test_a_study_that_was_cut_right_after_it_was_created_is_made_whole(settings:
     optuna.create_study(study_name=settings.study, storage=open_storage(settings), directions=directions)
     study = opened(settings)
     assert study.owns_folder() and find_study(settings).id == study.id
+
+
+def test_a_model_looks_at_the_best_and_the_newest_of_many_trials_whoever_asks(settings: Settings) -> None:
+    draw = np.random.default_rng(0)
+    directions = ("maximize", "minimize")
+
+    def tried(number: int) -> FrozenTrial:
+        width = int(draw.integers(2, 33))
+        params = {"width": width, **{name: float(draw.uniform(0.01, 0.02)) for name in ("alpha", "learning_rate")}}
+        values = [width / 40 + float(draw.uniform(0, 0.1)), float(width)]
+        trial = create_trial(values=values, params={**params, "temperature": 2.0}, distributions=SPACE.distributions)
+        trial.number = number
+        return trial
+
+    trials = [tried(number) for number in range(1700)]
+    living = Proposer(SPACE, sampler="tpe", seed=0, directions=directions)
+    for count in (10, 500, 900, 1300, 1700):
+        fresh = Proposer(SPACE, sampler="tpe", seed=0, directions=directions)
+        assert living.propose(trials[:count]) == fresh.propose(trials[:count])
+    # All but one to two blocks of 400 are told by one block.
+    seen = set(living._viewed)
+    assert len(seen) == 400 + 500 and set(range(1200, 1700)) <= seen
+    front = pareto_front([trial.values for trial in trials[:1200]], directions)
+    assert set(front.tolist()) <= seen
