@@ -21,7 +21,8 @@ from harness.study import Claim, Study
 
 ROOT = Path(__file__).resolve().parent.parent
 
-EXAMPLE = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]  # type: ignore[index]
+README = (ROOT / "README.md").read_text()
+EXAMPLE = re.search(r"## Your own task.*?```python\n(.*?)```", README, re.DOTALL)[1]  # type: ignore[index]
 """The README's example of a task of one's own."""
 
 
