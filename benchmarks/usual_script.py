@@ -103,7 +103,7 @@ def main() -> None:
         temperature = trial.suggest_float("temperature", 1, 20, log=True)
         alpha = trial.suggest_float("alpha", 0, 1)
         lr = trial.suggest_float("learning_rate", 1e-3, 3e-2, log=True)
-        student = ConvNet(width, size=size)
+        student = ConvNet(width, size=size, strided=not small)
         logger = MLFlowLogger("usual", tracking_uri=TRACKING_URI, run_name=f"trial-{trial.number}")
         logger.log_hyperparams(trial.params)
         trainer = pl.Trainer(

@@ -9,11 +9,15 @@ from torch import Tensor, nn
 class ConvNet(nn.Sequential):
     """A small convolutional classifier whose ``width`` scales every layer.
 
-    Two 3x3 blocks of ``width`` and 2 · ``width`` channels, each with batch norm, ReLU and 2x2 max pooling, then one
-    linear layer on the ``size`` / 4 squared positions. Parameters grow with the square of ``width``.
+    Two blocks of ``width`` and 2 · ``width`` channels, each a 3x3 convolution, batch norm, 2x2 max pooling and ReLU
+    (the same numbers as after ReLU, for a quarter of the work), then one linear layer on the ``size`` / 4 squared
+    positions. Parameters grow with the square of ``width``.
 
-    On a CPU, batches go through it channels last from a width of 8: up to twice as fast, and the same numbers but for
-    rounding. Narrower networks and single images are faster as they are.
+    A ``strided`` one halves the image by the step of its convolutions, 5x5 and 3x3, in place of pooling (Springenberg
+    et al. 2015, arXiv:1412.6806): a third of the multiplications at a width of 16, for a point of accuracy or less.
+
+    On a CPU, batches go through it channels last from a width of 8, or of 16 where it is strided: up to twice as fast,
+    and the same numbers but for rounding. Narrower networks and single images are faster as they are.
 
     Args:
         width: Channels of the first block, at least 1.
@@ -21,6 +25,7 @@ class ConvNet(nn.Sequential):
         channels: Channels of the image.
         classes: Number of classes C.
         dropout: Share of the features dropped before the linear layer, in [0, 1).
+        strided: Whether convolutions halve the image, not pooling.
 
     Shapes:
         Image (B, channels, size, size) to logits (B, C).
@@ -29,23 +34,37 @@ class ConvNet(nn.Sequential):
         ValueError: If ``width`` is below 1 or ``size`` is no multiple of 4.
     """
 
-    def __init__(self, width: int, *, size: int, channels: int = 1, classes: int = 10, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        width: int,
+        *,
+        size: int,
+        channels: int = 1,
+        classes: int = 10,
+        dropout: float = 0.0,
+        strided: bool = False,
+    ) -> None:
         if width < 1:
             raise ValueError(f"width must be at least 1, but got {width=}.")
         if size % 4:
             raise ValueError(f"size must be a multiple of 4, but got {size=}.")
+        first, second = (
+            (_strided_block(channels, width, kernel=5), _strided_block(width, 2 * width, kernel=3))
+            if strided
+            else (_pooled_block(channels, width), _pooled_block(width, 2 * width))
+        )
         super().__init__(
-            *_block(channels, width),
-            *_block(width, 2 * width),
+            *first,
+            *second,
             nn.Flatten(),
             nn.Dropout(dropout) if dropout else nn.Identity(),
             nn.Linear(2 * width * (size // 4) ** 2, classes),
         )
-        self._width = width
+        self._goes_channels_last = width >= (16 if strided else 8)
 
     def forward(self, input: Tensor) -> Tensor:
         """Logits (B, C) of images (B, channels, size, size)."""
-        if len(input) > 1 and input.device.type == "cpu" and self._width >= 8:
+        if len(input) > 1 and input.device.type == "cpu" and self._goes_channels_last:
             input = _channels_last(input)
         logits: Tensor = super().forward(input)
         return logits
@@ -61,10 +80,18 @@ def _channels_last(images: Tensor) -> Tensor:
     return images.as_strided(images.shape, (height * width, 1, width, 1))
 
 
-def _block(inputs: int, outputs: int) -> list[nn.Module]:
+def _pooled_block(inputs: int, outputs: int) -> list[nn.Module]:
     return [
         nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
         nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
         nn.MaxPool2d(2),
+        nn.ReLU(inplace=True),
+    ]
+
+
+def _strided_block(inputs: int, outputs: int, *, kernel: int) -> list[nn.Module]:
+    return [
+        nn.Conv2d(inputs, outputs, kernel, stride=2, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
     ]

@@ -4,50 +4,54 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_modules.networks import ConvNet
 
 
 @pytest.mark.parametrize(
-    ("width", "size", "channels", "classes", "expected"),
+    ("width", "size", "channels", "classes", "strided", "expected"),
     [
-        # conv 9·c·w, norm 2·w, conv 9·w·2w, norm 2·2w, linear 2w·(s/4)²·C + C
-        (2, 8, 1, 10, 18 + 4 + 72 + 8 + 160 + 10),
-        (8, 8, 1, 10, 72 + 16 + 1152 + 32 + 640 + 10),
-        (64, 8, 1, 10, 576 + 128 + 73728 + 256 + 5120 + 10),
-        (3, 28, 3, 5, 81 + 6 + 162 + 12 + 1470 + 5),
+        # conv 9·c·w (25·c·w if strided), norm 2·w, conv 9·w·2w, norm 2·2w, linear 2w·(s/4)²·C + C
+        (2, 8, 1, 10, False, 18 + 4 + 72 + 8 + 160 + 10),
+        (8, 8, 1, 10, False, 72 + 16 + 1152 + 32 + 640 + 10),
+        (64, 8, 1, 10, False, 576 + 128 + 73728 + 256 + 5120 + 10),
+        (3, 28, 3, 5, False, 81 + 6 + 162 + 12 + 1470 + 5),
+        (3, 28, 3, 5, True, 225 + 6 + 162 + 12 + 1470 + 5),
     ],
 )
 def test_parameters_are_those_counted_by_hand(
-    width: int, size: int, channels: int, classes: int, expected: int
+    width: int, size: int, channels: int, classes: int, strided: bool, expected: int
 ) -> None:
-    network = ConvNet(width, size=size, channels=channels, classes=classes)
+    network = ConvNet(width, size=size, channels=channels, classes=classes, strided=strided)
     assert sum(parameter.numel() for parameter in network.parameters()) == expected
 
 
+@pytest.mark.parametrize("strided", [False, True])
 @pytest.mark.parametrize("width", [1, 5])
-def test_images_become_one_row_of_logits_each(width: int) -> None:
-    network = ConvNet(width, size=12, channels=3, classes=7).eval()
+def test_images_become_one_row_of_logits_each(width: int, strided: bool) -> None:
+    network = ConvNet(width, size=12, channels=3, classes=7, strided=strided).eval()
     assert network(torch.zeros(4, 3, 12, 12)).shape == (4, 7)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("width", [7, 8])
-def test_the_layout_of_a_batch_is_no_matter_of_its_logits(width: int, channels: int) -> None:
+@pytest.mark.parametrize(("width", "strided"), [(7, False), (8, False), (15, True), (16, True)])
+def test_the_layout_of_a_batch_is_no_matter_of_its_logits(width: int, strided: bool, channels: int) -> None:
     torch.manual_seed(0)
-    network, images = ConvNet(width, size=12, channels=channels).eval(), torch.rand(5, 2 * channels, 12, 12)[:, ::2]
-    layouts = []
+    network = ConvNet(width, size=12, channels=channels, strided=strided).eval()
+    images, layouts = torch.rand(5, 2 * channels, 12, 12)[:, ::2], []
     network[0].register_forward_hook(
         lambda layer, given, out: layouts.append(out.is_contiguous(memory_format=torch.channels_last))
     )
     alone = torch.cat([network(image[None]) for image in images])
     torch.testing.assert_close(network(images), alone)
-    assert layouts == [False] * len(images) + [width >= 8]
+    assert layouts == [False] * len(images) + [width in (8, 16)]
 
 
-def test_every_weight_receives_a_gradient() -> None:
+@pytest.mark.parametrize("strided", [False, True])
+def test_every_weight_receives_a_gradient(strided: bool) -> None:
     torch.manual_seed(0)
-    network = ConvNet(4, size=8)
+    network = ConvNet(4, size=8, strided=strided)
     network(torch.rand(16, 1, 8, 8)).square().sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
@@ -79,3 +83,31 @@ def test_a_width_below_one_is_refused(width: int) -> None:
 def test_a_size_that_two_poolings_cannot_halve_is_refused(size: int) -> None:
     with pytest.raises(ValueError, match=f"size must be a multiple of 4, but got size={size}"):
         ConvNet(2, size=size)
+
+
+def test_pooling_before_relu_gives_what_pooling_after_it_gives_gradients_included() -> None:
+    torch.manual_seed(0)
+    network, images = ConvNet(3, size=8), torch.rand(16, 1, 8, 8)
+    network(images).square().sum().backward()
+    gradients = [parameter.grad for parameter in network.parameters()]
+    conv, norm, pool, _, conv2, norm2, _, _, flat, _, linear = network
+    network.zero_grad()
+    hidden = pool(torch.relu(norm(conv(images))))
+    logits = linear(flat(pool(torch.relu(norm2(conv2(hidden))))))
+    logits.square().sum().backward()
+    for parameter, before in zip(network.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, before)
+
+
+@pytest.mark.parametrize(
+    ("strided", "expected"),
+    [
+        # first 9·c·w at 28², second 9·w·2w at 14²; strided: 25·c·w at 14², 9·w·2w at 7²; linear 2w·7²·C
+        (False, 9 * 16 * 28**2 + 9 * 16 * 32 * 14**2 + 32 * 49 * 10),
+        (True, 25 * 16 * 14**2 + 9 * 16 * 32 * 7**2 + 32 * 49 * 10),
+    ],
+)
+def test_a_strided_network_takes_a_third_of_the_multiplications(strided: bool, expected: int) -> None:
+    with FlopCounterMode(display=False) as counter:
+        ConvNet(16, size=28, strided=strided)(torch.rand(2, 1, 28, 28))
+    assert counter.get_total_flops() == 2 * 2 * expected
