@@ -77,7 +77,8 @@ def run(job: tuple[dict[str, Any], int]) -> dict[str, Any]:
     return {**values, "seed": seed, "seconds": time.perf_counter() - started, "accuracy": accuracy}
 
 
-def _prepared(name: str, runs_dir: Path) -> tuple[SearchSpace, Prepared]:
+def prepared_for(name: str, runs_dir: Path) -> tuple[SearchSpace, Prepared]:
+    """An embedded space, and what its trials stand on, kept in ``runs_dir``."""
     folder = Path(tempfile.mkdtemp())
     settings = parse_search(
         [
@@ -110,7 +111,7 @@ def main() -> None:
     parser.add_argument("--runs-dir", type=Path, default=Path("mlruns"))
     asked = parser.parse_args()
     torch.set_num_threads(1)  # what is forked below must not have started threads
-    space, prepared = _prepared(asked.space, asked.runs_dir)
+    space, prepared = prepared_for(asked.space, asked.runs_dir)
     if asked.space == "fashion-mnist":
         _thin_out(prepared)
     _task = (space, prepared, EPOCHS[asked.space])

@@ -38,9 +38,10 @@ from harness.teacher import Teacher, TeacherListener, make_teacher
 from harness.teacher_outputs import make_teacher_outputs
 from harness.terminal import Bar, Terminal
 from lightning_modules.batch import Inputs, select
-from lightning_modules.tensors import TensorDataModule
+from lightning_modules.tensors import Split, TensorDataModule
 
 _TEACHER = "teacher"
+_FINGERPRINTED = 256  # samples, by whose views a kind of augmentation is known
 MOST_ARCHITECTURES = 256  # a space of more is measured architecture by architecture, when a trial asks for it
 
 
@@ -72,12 +73,11 @@ def prepare(settings: Settings, space: SearchSpace, study: Study, terminal: Term
     device = device_of(settings.accelerator)
     with _asking("the task's data"):
         data = space.task.data(settings.data_dir)
-    dataset = tensors_digest(
-        {f"{split}.{name}": value for split, part in data.splits.items() for name, value in part.tensors().items()}
-    )
-    terminal.say(
-        f"data      {', '.join(f'{len(part):,} {name}' for name, part in data.splits.items())} samples, {dataset}"
-    )
+    with _asking("the task's views"):
+        dataset = _fingerprint(data)
+    sizes = ", ".join(f"{len(part):,} {name}" for name, part in data.splits.items())
+    views = "" if data.views is None else f", {data.views.count} views of each to train on"
+    terminal.say(f"data      {sizes} samples{views}, {dataset}")
     data.move_to(device)
     study.bind(dataset=dataset, students=_students_digest(space))
     classes = 1 + max(int(part.labels.max()) for part in data.splits.values())
@@ -242,6 +242,18 @@ def example_inputs(data: TensorDataModule, size: int) -> Inputs:
     """Inputs of a batch of ``size``, for measuring: validation samples, repeated where there are too few."""
     split = data.splits["val"]
     return select(split.inputs, torch.arange(size, device=data.device) % len(split))
+
+
+def _fingerprint(data: TensorDataModule) -> str:
+    """Content hash of every sample, and of what views make of some of them."""
+    named = {f"{split}.{name}": value for split, part in data.splits.items() for name, value in part.tensors().items()}
+    if data.views is not None:
+        train = data.splits["train"]
+        ids = torch.linspace(0, len(train) - 1, _FINGERPRINTED).long()
+        for view in range(data.views.count):
+            seen = Split(data.views.of(select(train.inputs, ids), ids, view), train.labels[ids])
+            named |= {f"view {view}.{name}": value for name, value in seen.tensors().items()}
+    return tensors_digest(named)
 
 
 def _students_digest(space: SearchSpace) -> str:

@@ -18,7 +18,7 @@ from lightning_modules.tensors import TensorDataModule
 SPLITS = ("train", "val")  # the test split is nobody's before the search is over
 
 Outputs = dict[str, dict[str, Tensor]]
-"""By split and name; ``["train"]["logits"]`` has shape (N, C)."""
+"""By split and name; ``["train"]["logits"]`` has shape (N, C), or (N, V, C) where the samples have views."""
 
 
 def make_teacher_outputs(
@@ -72,5 +72,9 @@ def _by_split(flat: dict[str, Tensor]) -> Outputs:
 @torch.no_grad()
 def _forward(teacher: Teacher, data: TensorDataModule, split: str) -> Tensor:
     assert not teacher.network.training
-    logits = [call(teacher.network, batch.inputs).float().cpu() for item in data.ordered(split) for batch in item]
-    return torch.cat(logits)
+    loader, views = data.ordered(split), []
+    for view in range(1 if loader.views is None else loader.views.count):
+        loader.set_epoch(view)
+        logits = [call(teacher.network, batch.inputs).float().cpu() for item in loader for batch in item]
+        views.append(torch.cat(logits))
+    return views[0] if loader.views is None else torch.stack(views, dim=1)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lightning_modules.batch import Inputs, select
 from lightning_modules.tensors import Split, TensorDataModule
+from lightning_modules.views import Views
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts its files."""
@@ -33,13 +34,14 @@ def digits(*, batch_size: int) -> TensorDataModule:
     return TensorDataModule(**stratified_splits(images, labels), batch_size=batch_size)
 
 
-def fashion_mnist(data_dir: Path | None, *, batch_size: int) -> TensorDataModule:
+def fashion_mnist(data_dir: Path | None, *, batch_size: int, views: Views | None = None) -> TensorDataModule:
     """Fashion-MNIST: 50,000 / 10,000 / 10,000 images of 28x28 pixels in [0, 1], 10 classes, balanced.
 
     Args:
         data_dir: Folder of the four IDX files, each plain or ``.gz``. ``None`` takes Debian's folder, or else
             downloads through torchvision into ``~/.cache/kd-harness``.
         batch_size: Samples in a training batch.
+        views: What is shown of the training images; ``None`` shows them as they are.
 
     Raises:
         FileNotFoundError: If there is no data and no way to get it; says what to put where.
@@ -56,6 +58,7 @@ def fashion_mnist(data_dir: Path | None, *, batch_size: int) -> TensorDataModule
         val=Split(images[val], labels[val]),
         test=Split(test_images, test_labels),
         batch_size=batch_size,
+        views=views,
     )
 
 

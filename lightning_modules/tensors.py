@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.batch import Batch, Inputs, select
+from lightning_modules.views import Views
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +67,11 @@ class TensorLoader:
     Args:
         split: The samples.
         batch_size: Samples in a batch; the last one may be smaller.
-        teacher: The teacher's stored outputs for every sample of the split, first dimension N.
+        teacher: The teacher's stored outputs for every sample of the split, first dimension N, the second V where there
+            are views.
         shuffle_seed: Decides the order together with the epoch; ``None`` keeps the order of the split.
         batches_per_item: Batches in one item.
+        views: What is shown of the samples, one view in an epoch; ``None`` shows them as they are.
     """
 
     def __init__(
@@ -79,16 +82,18 @@ class TensorLoader:
         teacher: dict[str, Tensor] | None = None,
         shuffle_seed: int | None = None,
         batches_per_item: int = 32,
+        views: Views | None = None,
     ) -> None:
         self.split = split
         self.batch_size = batch_size
         self.teacher = teacher or {}
         self.shuffle_seed = shuffle_seed
         self.batches_per_item = batches_per_item
+        self.views = views
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next pass. To be called before each, also after a resume."""
+        """Choose order and view of the next pass. To be called before each, also after a resume."""
         self.epoch = epoch
 
     @property
@@ -103,7 +108,12 @@ class TensorLoader:
         # An item is gathered at once, and its batches are views of it: a quarter of the time of gathering each.
         for ids in self._order().split(self.batch_size * self.batches_per_item):
             inputs, labels = select(self.split.inputs, ids), self.split.labels[ids]
-            teacher = {name: values[ids] for name, values in self.teacher.items()}
+            if self.views is None:
+                teacher = {name: values[ids] for name, values in self.teacher.items()}
+            else:
+                view = self.epoch % self.views.count
+                inputs = self.views.of(inputs, ids, view)
+                teacher = {name: values[ids, view] for name, values in self.teacher.items()}
             parts = (slice(first, first + self.batch_size) for first in range(0, len(ids), self.batch_size))
             yield [
                 Batch(
@@ -134,13 +144,21 @@ class TensorDataModule(pl.LightningDataModule):
         test: Samples that the search never sees.
         batch_size: Samples in a training batch.
         eval_batch_size: Samples in a batch that is only evaluated.
+        views: What teacher and students are shown of the training samples; ``None`` shows them as they are.
 
     Raises:
         ValueError: If a batch size is below 1.
     """
 
     def __init__(
-        self, *, train: Split, val: Split, test: Split, batch_size: int = 64, eval_batch_size: int = 512
+        self,
+        *,
+        train: Split,
+        val: Split,
+        test: Split,
+        batch_size: int = 64,
+        eval_batch_size: int = 512,
+        views: Views | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1 or eval_batch_size < 1:
@@ -148,6 +166,7 @@ class TensorDataModule(pl.LightningDataModule):
         self.splits = {"train": train, "val": val, "test": test}
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
+        self.views = views
         self.seed = 0
         self.device = torch.device("cpu")
         self.teacher_outputs: dict[str, dict[str, Tensor]] = {}
@@ -160,11 +179,18 @@ class TensorDataModule(pl.LightningDataModule):
     def attach(self, teacher_outputs: dict[str, dict[str, Tensor]]) -> None:
         """Join the teacher's stored outputs to the samples, by split and name, each of first dimension N.
 
+        Where the training samples have views, those of ``train`` are (N, V, …).
+
         Raises:
-            ValueError: If they are not as many as the samples.
+            ValueError: If they are not as many as the samples, or as their views.
         """
         for split, outputs in teacher_outputs.items():
             for name, values in outputs.items():
+                if split == "train" and self.views is not None and values.shape[1] != self.views.count:
+                    raise ValueError(
+                        f"the teacher's {name} must hold {self.views.count} views of each sample of {split}, but got "
+                        f"{values.shape[1]}."
+                    )
                 if len(values) != len(self.splits[split]):
                     raise ValueError(
                         f"the teacher's {name} must hold one row for each of the {len(self.splits[split])} samples "
@@ -189,6 +215,7 @@ class TensorDataModule(pl.LightningDataModule):
             batch_size=self.batch_size,
             teacher=self.teacher_outputs.get("train"),
             shuffle_seed=self.seed,
+            views=self.views,
         )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
@@ -196,7 +223,10 @@ class TensorDataModule(pl.LightningDataModule):
         return batch
 
     def ordered(self, split: str) -> TensorLoader:
-        """Batches of ``split`` in the order of its samples."""
+        """Batches of ``split`` in the order of its samples; of those of ``train``, the view that ``set_epoch`` says."""
         return TensorLoader(
-            self.splits[split], batch_size=self.eval_batch_size, teacher=self.teacher_outputs.get(split)
+            self.splits[split],
+            batch_size=self.eval_batch_size,
+            teacher=self.teacher_outputs.get(split),
+            views=self.views if split == "train" else None,
         )

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import EXAMPLE
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from harness.mirror import Mirror
 from harness.parent import ParentRun
-from harness.prepare import Prepared, prepare
+from harness.prepare import Prepared, _fingerprint, prepare
 from harness.settings import Settings
 from harness.space import SearchSpace, load_space
 from harness.storage import open_storage
 from harness.study import Study, open_study
 from harness.terminal import Terminal
 from harness.worker import work
-from lightning_modules.batch import select
+from lightning_modules.batch import Inputs, select
+from lightning_modules.tensors import TensorDataModule
+from lightning_modules.views import Views, uniforms
 
 pytestmark = pytest.mark.slow
 
@@ -41,12 +45,9 @@ class Session:
             work(settings, self.space, self.study, self.prepared, self.mirror, display)
 
 
-@pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    """Five trials of the README's example, whose given teacher keeps every input it was called with."""
-    folder = tmp_path_factory.mktemp("session")
-    (folder / "cancer.py").write_text(EXAMPLE)
-    space = load_space(folder / "cancer.py")
+@contextmanager
+def a_session(folder: Path, space: SearchSpace, *, trials: int, epochs: int) -> Iterator[Session]:
+    """Trials of a space in this process, whose given teacher keeps every input it was called with."""
     seen: list[Tensor] = []
     build = space.task.teacher
 
@@ -62,8 +63,8 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
         space_name="cancer",
         space_file=folder / "cancer.py",
         study="cancer",
-        trials=5,
-        epochs=2,
+        trials=trials,
+        epochs=epochs,
         storage=f"sqlite:///{folder}/optuna.db",
         runs_dir=folder / "mlruns",
         teacher=folder / "teacher.safetensors",
@@ -75,8 +76,22 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
         with ParentRun(study, settings, mirror):
             prepared = prepare(settings, space, study, terminal, mirror)
             made = Session(settings, space, study, prepared, mirror, terminal, seen)
-            made.work(5)
+            made.work(trials)
             yield made
+
+
+def example_space(folder: Path) -> SearchSpace:
+    """The README's example."""
+    (folder / "cancer.py").write_text(EXAMPLE)
+    return load_space(folder / "cancer.py")
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    """Five trials of the README's example."""
+    folder = tmp_path_factory.mktemp("session")
+    with a_session(folder, example_space(folder), trials=5, epochs=2) as made:
+        yield made
 
 
 def rows(inputs: Tensor) -> set[bytes]:
@@ -105,8 +120,6 @@ def test_the_test_split_is_shown_to_no_one(session: Session) -> None:
 def test_stored_outputs_are_the_live_teachers_row_by_row(session: Session) -> None:
     data = session.prepared.data
     teacher = session.space.task.teacher().eval()
-    from safetensors.torch import load_file
-
     assert session.settings.teacher is not None
     teacher.load_state_dict(load_file(session.settings.teacher))
     ids = torch.randperm(len(data.splits["train"]))
@@ -116,8 +129,6 @@ def test_stored_outputs_are_the_live_teachers_row_by_row(session: Session) -> No
 
 
 def test_a_trials_checkpoint_and_student_hold_no_teacher(session: Session) -> None:
-    from safetensors.torch import load_file
-
     trial = session.study.trials()[0]
     folder = session.study.trial_folder(0)
     student = load_file(folder / "student.safetensors")
@@ -127,8 +138,6 @@ def test_a_trials_checkpoint_and_student_hold_no_teacher(session: Session) -> No
 
 
 def test_a_kept_student_scores_what_its_trial_says(session: Session) -> None:
-    from safetensors.torch import load_file
-
     val = session.prepared.data.splits["val"]
     for trial in session.study.trials()[:5]:
         student = session.space.task.student(width=trial.params["width"])
@@ -142,8 +151,6 @@ def test_a_kept_student_scores_what_its_trial_says(session: Session) -> None:
 
 
 def test_a_teacher_is_frozen_and_in_eval_mode_while_its_outputs_are_made(session: Session) -> None:
-    from safetensors.torch import load_file
-
     assert session.settings.teacher is not None
     before = load_file(session.settings.teacher)
     # BatchNorm statistics would have moved in train mode, and with them the hash that the study stands on.
@@ -151,3 +158,62 @@ def test_a_teacher_is_frozen_and_in_eval_mode_while_its_outputs_are_made(session
 
     layers = repr(session.space.task.teacher())
     assert session.prepared.teacher_digest == digest(layers, tensors_digest(before))
+
+
+@dataclass(frozen=True)
+class Jittered(Views):
+    """Measurements with a little noise: a kind of view of one's own."""
+
+    def of(self, inputs: Inputs, ids: Tensor, view: int) -> Inputs:
+        assert isinstance(inputs, Tensor)
+        return inputs + torch.from_numpy(uniforms(self.seed, ids, view, draws=inputs.shape[1])).float()
+
+
+def test_a_student_is_shown_bit_by_bit_the_views_that_the_teacher_was(tmp_path: Path) -> None:
+    space = example_space(tmp_path)
+    make_data, make_student = space.task.data, space.task.student
+    shown: list[Tensor] = []
+
+    def viewed_data(data_dir: Path | None) -> TensorDataModule:
+        data = make_data(data_dir)
+        data.views = Jittered(count=2)
+        return data
+
+    def watched_student(*, width: int) -> nn.Module:
+        def watch(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if module.training:
+                shown.append(inputs[0].detach().clone())
+
+        network = make_student(width=width)
+        network.register_forward_pre_hook(watch)
+        return network
+
+    space.task.data, space.task.student = viewed_data, watched_student  # type: ignore[method-assign]
+    with a_session(tmp_path, space, trials=1, epochs=3) as made:
+        data = made.prepared.data
+        train = data.splits["train"]
+        assert isinstance(train.inputs, Tensor) and data.views is not None
+        views = [data.views.of(train.inputs, torch.arange(len(train)), view) for view in range(2)]
+        # The teacher: once over each view of the training samples, then over the validation samples.
+        asked = torch.cat(made.seen)[: 2 * len(train)]
+        assert torch.equal(asked, torch.cat(views))
+        live = made.space.task.teacher().eval()
+        live.load_state_dict(load_file(tmp_path / "teacher.safetensors"))
+        with torch.no_grad():
+            torch.testing.assert_close(
+                data.teacher_outputs["train"]["logits"], torch.stack([live(v) for v in views], dim=1)
+            )
+        epochs = torch.cat(shown).split(len(train))
+        assert len(epochs) == 3
+        for epoch, view in zip(epochs, (0, 1, 0), strict=True):
+            assert rows(epoch) == rows(views[view]) and not rows(epoch) & rows(views[1 - view])
+
+
+def test_other_views_are_other_data(tmp_path: Path) -> None:
+    space = example_space(tmp_path)
+    data = space.task.data(None)
+    found = {_fingerprint(data)}
+    for views in (Jittered(count=2), Jittered(count=3), Jittered(count=2, seed=1)):
+        data.views = views
+        found.add(_fingerprint(data))
+    assert len(found) == 4

@@ -1,0 +1,133 @@
+"""Stored views beside an online teacher: the same student, trained on moved images; accuracy, and time.
+
+    python benchmarks/stored_views.py --seeds 3
+
+The online teacher is asked at every step about images that are moved anew in every epoch. The stored one was asked once
+about each of the space's views, and an epoch shows one of them. Time is that of the training alone; that of storing is
+stated beside it, for it is paid once, not once a trial.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from learning_curves import prepared_for
+from safetensors.torch import load_file
+from torch import nn
+
+from harness.prepare import Prepared, score
+from harness.space import Configuration, SearchSpace
+from harness.trial import train_student, validation_logits
+from lightning_modules.batch import Batch, call
+from lightning_modules.tensors import TensorDataModule, TensorLoader
+
+SPACE = "fashion-mnist-shifted"
+CONFIGURATION = Configuration({"width": 8}, {"temperature": 4.0, "alpha": 0.3}, {"learning_rate": 0.01})
+_ENDLESS = 2**31  # views: one of its own for every epoch
+
+
+class OnlineLoader(TensorLoader):
+    """Asks a teacher about each batch, as it is moved this time."""
+
+    def __init__(self, network: nn.Module, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.network = network
+
+    @torch.no_grad()
+    def _asked(self, batch: Batch) -> Batch:
+        return replace(batch, teacher={"logits": call(self.network, batch.inputs)})
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        for item in super().__iter__():
+            yield [self._asked(batch) for batch in item]
+
+
+class OnlineData(TensorDataModule):
+    """The same samples, with a teacher that is asked at every step."""
+
+    def __init__(self, network: nn.Module, stored: TensorDataModule) -> None:
+        assert stored.views is not None
+        super().__init__(
+            train=stored.splits["train"],
+            val=stored.splits["val"],
+            test=stored.splits["test"],
+            batch_size=stored.batch_size,
+            views=replace(stored.views, count=_ENDLESS, seed=1),
+        )
+        self.network = network
+        self.attach({"val": stored.teacher_outputs["val"]})
+
+    def train_dataloader(self) -> TensorLoader:
+        return OnlineLoader(
+            self.network,
+            self.splits["train"],
+            batch_size=self.batch_size,
+            shuffle_seed=self.seed,
+            views=self.views,
+        )
+
+
+def trained(space: SearchSpace, prepared: Prepared, seed: int) -> tuple[float, float]:
+    """Validation accuracy of a student, and the seconds that its training took."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        student = train_student(
+            CONFIGURATION,
+            space,
+            prepared,
+            epochs=space.epochs,
+            seed=seed,
+            order_seed=seed,
+            folder=Path(folder),
+            accelerator="cpu",
+            on_epoch=lambda epoch, metrics: None,
+        )
+    seconds = time.perf_counter() - started
+    logits = validation_logits(student, prepared.data)
+    return score(logits, prepared.data, space, prepared.classes)["accuracy"], seconds
+
+
+def main() -> None:
+    """Train pairs and print their medians."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    asked = parser.parse_args()
+    runs_dir = Path(tempfile.mkdtemp())
+    space, stored = prepared_for(SPACE, runs_dir)
+    (file,) = (runs_dir / "cache" / "teachers").glob("*/teacher.safetensors")
+    network = space.task.teacher().eval().requires_grad_(False)
+    network.load_state_dict(load_file(file))
+    online = replace(stored, data=OnlineData(network, stored.data))
+    views = stored.data.views
+    assert views is not None
+    started = time.perf_counter()
+    with torch.no_grad():
+        for item in stored.data.ordered("train"):
+            for batch in item:
+                call(network, batch.inputs)
+    storing_s = views.count * (time.perf_counter() - started)
+    pairs = []
+    for seed in range(asked.seeds):
+        pairs.append((trained(space, stored, seed), trained(space, online, seed)))
+        (ours, ours_s), (theirs, theirs_s) = pairs[-1]
+        print(f"stored {ours:.4f} in {ours_s:.1f} s, online {theirs:.4f} in {theirs_s:.1f} s", flush=True)
+    gaps = [ours - theirs for (ours, _), (theirs, _) in pairs]
+    ratios = [theirs_s / ours_s for (_, ours_s), (_, theirs_s) in pairs]
+    print(
+        f"{SPACE}, width {CONFIGURATION.student['width']}, {space.epochs} epochs, {views.count} views, "
+        f"{torch.get_num_threads()} threads, {asked.seeds} pairs: stored less online {statistics.mean(gaps):+.4f} "
+        f"(each {', '.join(f'{gap:+.4f}' for gap in gaps)}), online takes {statistics.median(ratios):.2f} x as long; "
+        f"storing took {storing_s:.1f} s, once"
+    )
+
+
+if __name__ == "__main__":
+    main()

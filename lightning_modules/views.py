@@ -1,0 +1,96 @@
+"""Random augmentation that can be repeated, so that a teacher's outputs on it can be stored.
+
+Augmentation at random would ask the teacher anew at every step, or train the student beside outputs of another image:
+both sides must see the same view (Beyer et al. 2022, arXiv:2106.05237). So a sample has a number of *views*, each drawn
+once for all from (seed, sample, view): the teacher is asked about each of them once, and a student's epochs go through
+them in turn.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_modules.batch import Inputs
+
+
+@dataclass(frozen=True)
+class Views(ABC):
+    """Views of samples.
+
+    Attributes:
+        count: Views V of each sample, at least 1.
+        seed: Decides every draw together with sample and view, in [0, 2^31).
+
+    Raises:
+        ValueError: If ``count`` is below 1.
+    """
+
+    count: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"a sample must have at least 1 view, but got {self.count=}.")
+
+    @abstractmethod
+    def of(self, inputs: Inputs, ids: Tensor, view: int) -> Inputs:
+        """One view of some samples, the same ones however they are gathered.
+
+        Args:
+            inputs: The samples as they are, first dimension B.
+            ids: Which samples these are, shape (B,), int64.
+            view: Which view, in [0, ``count``).
+        """
+
+
+@dataclass(frozen=True)
+class ShiftedViews(Views):
+    """Images moved by up to ``most`` pixels each way, empty where nothing was: padding by ``most`` and a random crop.
+
+    Attributes:
+        most: Pixels, at least 0.
+    """
+
+    most: int = 2
+
+    def of(self, inputs: Inputs, ids: Tensor, view: int) -> Inputs:
+        """Images (B, C, H, W), moved."""
+        assert isinstance(inputs, Tensor)
+        steps = 2 * self.most + 1
+        drawn = np.floor(uniforms(self.seed, ids, view, draws=2) * steps).astype(np.int64)
+        moves = torch.from_numpy(drawn[:, 0] * steps + drawn[:, 1]).to(inputs.device)
+        moved = torch.zeros_like(inputs)
+        height, width = inputs.shape[-2:]
+        for move in range(steps * steps):  # image by image would take a hundred times as long
+            rows = (moves == move).nonzero().squeeze(1)
+            down, right = move // steps - self.most, move % steps - self.most
+            to_y, from_y = slice(max(down, 0), height + min(down, 0)), slice(max(-down, 0), height - max(down, 0))
+            to_x, from_x = slice(max(right, 0), width + min(right, 0)), slice(max(-right, 0), width - max(right, 0))
+            moved[rows, :, to_y, to_x] = inputs[rows, :, from_y, from_x]
+        return moved
+
+
+def uniforms(seed: int, ids: Tensor, view: int, *, draws: int) -> NDArray[np.float64]:
+    """Numbers in [0, 1) that depend on (seed, sample, view) alone, shape (B, ``draws``), float64.
+
+    A generator for each sample would take longer than the sample; a hash of its address does not. It is that of
+    SplitMix64, applied to one number after the other (Steele, Lea & Flood 2014, doi:10.1145/2660193.2660195).
+    """
+    state = _mixed(np.full(len(ids), seed, dtype=np.uint64))
+    state = _mixed(state ^ ids.cpu().numpy().astype(np.uint64))
+    state = _mixed(state ^ np.uint64(view))
+    mixed = _mixed(state[:, None] ^ np.arange(draws, dtype=np.uint64))
+    return np.asarray((mixed >> np.uint64(11)) * 2.0**-53, dtype=np.float64)
+
+
+def _mixed(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    value = value + np.uint64(0x9E3779B97F4A7C15)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
