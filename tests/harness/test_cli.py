@@ -100,7 +100,7 @@ def test_a_space_file_gives_its_name_to_the_study() -> None:
     Path("my_space.py").write_text("")
     asked = parse_search(["--space", "my_space.py"])
     assert (asked.space_name, asked.study, asked.space_file) == ("my-space", "my-space", Path("my_space.py"))
-    assert space_names() == ["digits", "fashion-mnist"]
+    assert space_names() == ["digits", "fashion-mnist", "fashion-mnist-shifted"]
 
 
 @pytest.mark.parametrize(
