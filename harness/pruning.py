@@ -114,9 +114,10 @@ class Pruner:
         Raises:
             TrialPruned: If it is to be stopped.
         """
-        rung, primary = epoch + 1, self._study.primary
+        rung = epoch + 1
         if rung not in self._rungs:
             return
+        primary = self._study.primary
         value = metrics[f"val/{primary}"]
         self._study.mark(claim, rung, value)
         if claim.recipe == CONTROL:

@@ -8,6 +8,7 @@ import uuid
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class Claim:
 
 
 class Study:
-    """A study on its storage, opened for one space.
+    """A study on its storage, opened for one space. What never changes is asked of the storage once.
 
     Args:
         optuna_study: The study.
@@ -75,7 +76,7 @@ class Study:
         self.settings = settings
         self.folder = settings.study_dir
 
-    @property
+    @cached_property
     def id(self) -> str:
         """A name that no other study has, whatever it is called."""
         return str(self.attrs["kd.id"])
@@ -92,27 +93,27 @@ class Study:
         except FileNotFoundError:
             return False
 
-    @property
+    @cached_property
     def space_name(self) -> str:
         """Name of the space that it searches."""
         return str(self.attrs["kd.identity"]["space"])
 
-    @property
+    @cached_property
     def primary(self) -> str:
         """Name of the primary metric."""
         return str(self.attrs["kd.primary"])
 
-    @property
+    @cached_property
     def primary_direction(self) -> str:
         """``"maximize"`` or ``"minimize"``."""
         return str(self.attrs["kd.primary_direction"])
 
-    @property
+    @cached_property
     def objectives(self) -> tuple[str, ...]:
         """Names of the metrics that span the front, the primary metric among them or not."""
         return tuple(self.attrs["kd.identity"]["objectives"])
 
-    @property
+    @cached_property
     def directions(self) -> tuple[str, ...]:
         """``"maximize"`` or ``"minimize"`` for each objective."""
         return tuple(direction.name.lower() for direction in self.optuna.directions)
