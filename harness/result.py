@@ -52,7 +52,8 @@ class Result:
     @property
     def picks(self) -> dict[str, pd.Series]:
         """The named choices, by name."""
-        return {name: row for _, row in self.trials.iterrows() for name in str(row["pick"]).split(", ") if name}
+        picked = self.trials[self.trials["pick"] != ""]
+        return {name: row for _, row in picked.iterrows() for name in row["pick"].split(", ")}
 
 
 def collect(study: Study) -> Result:
