@@ -151,8 +151,9 @@ def front_page(result: Result, path: Path) -> None:
             "symbol": "diamond",
         }
         groups.append((pick, rows, marker))
+    texts = [[_hover(result, row) for _, row in rows.iterrows()] for _, rows, _ in groups]
     for column, name in enumerate(names, start=1):
-        for label, rows, marker in groups:
+        for (label, rows, marker), text in zip(groups, texts, strict=True):
             figure.add_trace(
                 go.Scatter(
                     x=rows[name],
@@ -163,7 +164,7 @@ def front_page(result: Result, path: Path) -> None:
                     showlegend=column == 1,
                     marker=marker,
                     hovertemplate="%{text}<extra></extra>",
-                    text=[_hover(result, row) for _, row in rows.iterrows()],
+                    text=text,
                 ),
                 row=1,
                 col=column,
