@@ -84,6 +84,17 @@ class Lease:
         self._descriptor = descriptor
         return True
 
+    def is_sole(self) -> bool:
+        """Whether nobody else holds a lease of the folder. Asked of one that is held, and shared."""
+        assert self._descriptor is not None and self._mode == fcntl.LOCK_SH
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH)  # an attempt in vain may have lost it
+        return True
+
     def release(self) -> None:
         """Give the lease back."""
         if self._descriptor is not None:

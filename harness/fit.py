@@ -133,11 +133,20 @@ class _Course(Checkpoint):
         assert isinstance(pl_module, ClassifierModule)
         epoch, metrics = self.done + trainer.current_epoch, pl_module.epoch_metrics
         self.on_epoch(epoch, metrics)
-        for name in ("train/loss", "val/loss"):
-            if not math.isfinite(metrics[name]):
-                raise TrialFailed(f"{name} is {metrics[name]} in epoch {epoch}")
+        check_losses(epoch, metrics)
         parts = [part.state_dict() for part in _parts(trainer)]
         save_checkpoint({"epoch": epoch, "module": pl_module.state_dict(), "parts": parts}, slot(self.folder, epoch))
+
+
+def check_losses(epoch: int, metrics: dict[str, float]) -> None:
+    """See that an epoch's losses are finite.
+
+    Raises:
+        TrialFailed: If one is not.
+    """
+    for name in ("train/loss", "val/loss"):
+        if not math.isfinite(metrics[name]):
+            raise TrialFailed(f"{name} is {metrics[name]} in epoch {epoch}")
 
 
 def _parts(trainer: pl.Trainer) -> list[Any]:

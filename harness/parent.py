@@ -33,8 +33,7 @@ class ParentRun:
     def __init__(self, study: Study, settings: Settings, mirror: Mirror) -> None:
         self._study = study
         self._settings = settings
-        self._lease = Lease(study.folder, shared=True)
-        self._lease.acquire()
+        study.hold()
         self.spool = Spool(study.folder, mirror.notify)
         identity = study.attrs["kd.identity"]
         self.spool.begin(
@@ -60,7 +59,7 @@ class ParentRun:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self._lease.release()
+        self._study.lease.release()
         last = Lease(self._study.folder)
         if self.spool.state == "RUNNING" and last.acquire():  # else another process goes on with the study
             self.spool.set_state("COMPLETE" if self._study.is_over else "WAITING")
@@ -70,7 +69,8 @@ class ParentRun:
     def start(self) -> None:
         """Say that the search runs, and with what."""
         settings = self._settings
-        self.spool.tags({"kd.trials": str(settings.trials), "kd.storage": place_of(settings.storage), **_versions()})
+        said = {"kd.trials": str(settings.trials), "kd.sampler": settings.sampler, "kd.pruner": settings.pruner}
+        self.spool.tags({**said, "kd.storage": place_of(settings.storage), **_versions()})
         self.spool.set_state("RUNNING")
 
     def stands_on(self, prepared: Prepared) -> None:

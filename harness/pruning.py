@@ -5,12 +5,12 @@ student. The rungs are those of asynchronous successive halving (Li et al. 2020,
 one another at the beginning. At a rung a trial is asked one thing: could it still reach the front? It could if one of
 the complete trials that stood nearest to it at the rung went on to gain so much that with as much this one would pass
 the best complete trial that costs no more. A trial that leads those which cost no more always goes on, and so does the
-control. Pruned trials stay among the bad ones for TPE, and other samplers do not heed them: telling samplers what a
-pruned trial would have reached made none of them faster (benchmarks/replay.py).
+control. Pruned trials stay among the bad ones for TPE, and other samplers do not heed them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.errors import TrialPruned
+from harness.storage import asking_storage
 from harness.study import KNOWN_COSTS, MAXIMIZED, Claim, Study
 
 _REDUCTION = 3
@@ -119,15 +120,19 @@ class Pruner:
             return
         primary = self._study.primary
         value = metrics[f"val/{primary}"]
-        self._study.mark(claim, rung, value)
+        if not math.isfinite(value):
+            return  # nothing can be told from it
+        with asking_storage():
+            self._study.mark(claim, rung, value)
+            complete = self._look()
         if claim.recipe == CONTROL:
             return  # what every gain is seen beside is trained to the end
-        stopped = stop(self._sign * value, rung, self._costs(claim.trial.params), self._look())
+        stopped = stop(self._sign * value, rung, self._costs(claim.trial.params), complete)
         if stopped is not None:
             reach, best = (self._sign * bound for bound in stopped)
             raise TrialPruned(
                 f"{primary} {value:.4f} after {rung} of {self._epochs} epochs: with what others gained from there it "
-                f"would reach {reach:.4f} at most, and one that costs no more has {best:.4f}"
+                f"would reach {reach:.4f} at best, and one that costs no more has {best:.4f}"
             )
 
     def _look(self) -> list[Standing]:

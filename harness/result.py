@@ -93,7 +93,8 @@ def trials_frame(study: Study) -> pd.DataFrame:
             "recipe": trial.user_attrs.get("recipe", ""),
             **trial.params,
             **trial.user_attrs.get("metrics", {}),
-            "reason": trial.user_attrs.get("reason", ""),
+            # One that was cut while it was being stopped may have gone on since.
+            "reason": trial.user_attrs.get("reason", "") if trial.state.name in ("PRUNED", "FAIL") else "",
             "started": trial.datetime_start,
             "finished": trial.datetime_complete,
         }

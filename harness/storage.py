@@ -41,6 +41,21 @@ def storage_in_reach(settings: Settings) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def asking_storage() -> Iterator[None]:
+    """Ask a storage from within a trial: whatever its driver raises is no fault of the trial's.
+
+    Raises:
+        StorageInternalError: If it can't be reached.
+    """
+    try:
+        yield
+    except STORAGE_ERRORS:
+        raise
+    except Exception as error:  # Redis and files raise errors of their own
+        raise StorageInternalError(one_line(error)) from error
+
+
 def open_storage(settings: Settings) -> BaseStorage:
     """The settings' storage: a database's URL, ``redis://…``, or the path of a journal file.
 

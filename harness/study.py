@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import uuid
 import warnings
 from collections.abc import Mapping
@@ -39,6 +40,7 @@ KNOWN_COSTS = tuple(name for name in METRICS if name not in ("agreement", "ece")
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 _COSTS_ATTR = "kd.costs"
 _MAKING_ATTR = "kd.making"
+_HERE_ATTR = "kd.first_start"
 _EXHAUSTED_ATTR = "kd.exhausted"
 
 
@@ -75,6 +77,8 @@ class Study:
         self.optuna = optuna_study
         self.settings = settings
         self.folder = settings.study_dir
+        self.lease = Lease(self.folder, shared=True)
+        """Held by whoever works on the study."""
 
     @cached_property
     def id(self) -> str:
@@ -85,6 +89,21 @@ class Study:
     def attrs(self) -> dict[str, Any]:
         """What the study says of itself."""
         return self.optuna.user_attrs
+
+    def hold(self) -> None:
+        """Take the study's lease.
+
+        Raises:
+            HarnessError: If the study was made anew since it was opened, by a start with other settings.
+        """
+        self.lease.acquire()
+        known = self.id
+        try:
+            same = self.attrs.get("kd.id") == known
+        except KeyError:
+            same = False
+        if not same:
+            raise HarnessError(f"study {self.settings.study!r} was made anew by another start at the same time; again.")
 
     def owns_folder(self) -> bool:
         """Whether the study's folder is this study's, and not that of a namesake in another storage."""
@@ -251,7 +270,7 @@ class Study:
         for name, value in prepared.items():
             if stored.get(name, value) == value:
                 continue
-            if not self.trials():
+            if _begun_here(self.optuna, self.settings) and self.lease.is_sole():
                 self.optuna.set_user_attr(_COSTS_ATTR, None)  # a first start that failed; nothing stands on it
             else:
                 raise HarnessError(
@@ -319,6 +338,7 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
                 optuna.delete_study(study_name=settings.study, storage=storage)
             loaded = optuna.create_study(study_name=settings.study, storage=storage, directions=directions)  # type: ignore[arg-type]
             loaded.set_user_attr(_MAKING_ATTR, True)
+            loaded.set_user_attr(_HERE_ATTR, _here(settings))
             loaded.set_user_attr("kd.primary", space.task.metric_name)
             loaded.set_user_attr("kd.primary_direction", space.task.metric_direction)
             loaded.set_user_attr("kd.id", uuid.uuid4().hex)
@@ -329,9 +349,19 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
     return study
 
 
+def _here(settings: Settings) -> str:
+    return f"{socket.gethostname()}:{settings.study_dir.resolve()}"
+
+
+def _begun_here(study: optuna.Study, settings: Settings) -> bool:
+    """Whether a study has no trial yet, and was first started in this very folder, where leases tell who is at work."""
+    begun = any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
+    return not begun and study.user_attrs.get(_HERE_ATTR) == _here(settings)
+
+
 def _is_abandoned(study: optuna.Study, settings: Settings) -> bool:
     """Whether a study has no trial and nobody at work on it: a first start that failed over what was then mended."""
-    if study.get_trials(deepcopy=False):
+    if not _begun_here(study, settings):
         return False
     settings.study_dir.mkdir(parents=True, exist_ok=True)
     lease = Lease(settings.study_dir)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from harness.content import derived_seed, write_atomically
 from harness.cost import key_of
 from harness.errors import TrialFailed
-from harness.fit import EpochListener, fit, seed_draws
+from harness.fit import EpochListener, check_losses, fit, seed_draws
 from harness.prepare import Prepared, costs_of, score
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
@@ -68,6 +68,7 @@ def run_trial(
 
     def log_epoch(epoch: int, metrics: dict[str, float]) -> None:
         spool.metrics(metrics, step=epoch)
+        check_losses(epoch, metrics)  # before it is judged: what has no loss may have an accuracy
         on_epoch(epoch, metrics)
 
     with _own_doing():

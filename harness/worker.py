@@ -186,7 +186,7 @@ def catch_up(study: Study, mirror: Mirror) -> None:
         folders.append(folder)
         if trial.state.name in FINISHED_STATES:
             spool = Spool(folder)
-            if "reason" in trial.user_attrs:
+            if "reason" in trial.user_attrs and trial.state.name != "COMPLETE":
                 spool.tags({"kd.reason": trial.user_attrs["reason"]})
             spool.set_state(trial.state.name)
             spool.close()

@@ -186,10 +186,14 @@ class TensorDataModule(pl.LightningDataModule):
         """
         for split, outputs in teacher_outputs.items():
             for name, values in outputs.items():
-                if split == "train" and self.views is not None and values.shape[1] != self.views.count:
+                if (
+                    split == "train"
+                    and self.views is not None
+                    and (values.ndim < 3 or values.shape[1] != self.views.count)
+                ):
                     raise ValueError(
-                        f"the teacher's {name} must hold {self.views.count} views of each sample of {split}, but got "
-                        f"{values.shape[1]}."
+                        f"the teacher's {name} must hold {self.views.count} views of each sample of {split}, shape "
+                        f"(N, {self.views.count}, ...), but got {tuple(values.shape)}."
                     )
                 if len(values) != len(self.splits[split]):
                     raise ValueError(

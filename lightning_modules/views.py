@@ -28,7 +28,7 @@ class Views(ABC):
         seed: Decides every draw together with sample and view, in [0, 2^31).
 
     Raises:
-        ValueError: If ``count`` is below 1.
+        ValueError: If ``count`` is below 1, or ``seed`` outside its range.
     """
 
     count: int = 4
@@ -37,6 +37,8 @@ class Views(ABC):
     def __post_init__(self) -> None:
         if self.count < 1:
             raise ValueError(f"a sample must have at least 1 view, but got {self.count=}.")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed must lie in [0, 2^31), but got {self.seed=}.")
 
     @abstractmethod
     def of(self, inputs: Inputs, ids: Tensor, view: int) -> Inputs:
@@ -54,10 +56,18 @@ class ShiftedViews(Views):
     """Images moved by up to ``most`` pixels each way, empty where nothing was: padding by ``most`` and a random crop.
 
     Attributes:
-        most: Pixels, at least 0.
+        most: Pixels, at least 0, and less than an image has each way.
+
+    Raises:
+        ValueError: If ``most`` is out of its range.
     """
 
     most: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.most < 0:
+            raise ValueError(f"images must be moved by at least 0 pixels, but got {self.most=}.")
 
     def of(self, inputs: Inputs, ids: Tensor, view: int) -> Inputs:
         """Images (B, C, H, W), moved."""
@@ -67,6 +77,8 @@ class ShiftedViews(Views):
         moves = torch.from_numpy(drawn[:, 0] * steps + drawn[:, 1]).to(inputs.device)
         moved = torch.zeros_like(inputs)
         height, width = inputs.shape[-2:]
+        if self.most >= min(height, width):
+            raise ValueError(f"images of {height}x{width} pixels can't be moved by up to {self.most}.")
         for move in range(steps * steps):  # image by image would take a hundred times as long
             rows = (moves == move).nonzero().squeeze(1)
             down, right = move // steps - self.most, move % steps - self.most

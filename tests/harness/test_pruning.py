@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from optuna.trial import TrialState
 from harness.errors import TrialPruned
 from harness.proposal import Proposer
 from harness.pruning import Pruner, Standing, rungs_of, stop, unprunable
+from harness.result import trials_frame
 from harness.settings import SAMPLERS
-from harness.storage import open_storage
+from harness.storage import STORAGE_ERRORS, open_storage
 from harness.study import Claim, Study, open_study
 from search_spaces.digits import SPACE
 
@@ -103,7 +105,7 @@ def test_processes_judge_by_what_others_marked_in_the_storage(tmp_path: Path) ->
     pruner = Pruner(there, epochs=20, costs_of=lambda params: costs)
     pruner.judge(claim, 2, {"val/accuracy": 0.0})  # no rung
     pruner.judge(claim, 1, {"val/accuracy": 0.5})  # level with the others
-    said = r"accuracy 0.1000 after 2 of 20 epochs.*would reach 0.2000 at most, and one that costs no more has 0.6000"
+    said = r"accuracy 0.1000 after 2 of 20 epochs.*would reach 0.2000 at best, and one that costs no more has 0.6000"
     with pytest.raises(TrialPruned, match=said) as pruned:
         pruner.judge(claim, 1, {"val/accuracy": 0.1})
     there.prune(claim, costs, str(pruned.value))
@@ -134,8 +136,39 @@ def test_a_metric_that_is_to_fall_is_judged_the_other_way_round(tmp_path: Path) 
     claim = claim_of(study)
     pruner = Pruner(study, epochs=20, costs_of=lambda params: {"parameters": 1.0})
     pruner.judge(claim, 1, {"val/accuracy": 0.45})
-    with pytest.raises(TrialPruned, match=r"would reach 0.8000 at most, and one that costs no more has 0.4000"):
+    with pytest.raises(TrialPruned, match=r"would reach 0.8000 at best, and one that costs no more has 0.4000"):
         pruner.judge(claim, 1, {"val/accuracy": 0.9})
+
+
+def test_what_is_no_number_is_not_marked(tmp_path: Path) -> None:
+    study = studied(tmp_path)
+    claim = claim_of(study)
+    Pruner(study, epochs=20, costs_of=lambda params: {}).judge(claim, 1, {"val/accuracy": math.nan})
+    assert study.trials()[claim.trial.number].intermediate_values == {}
+
+
+@pytest.mark.parametrize("error", [ConnectionError("reset by peer"), OSError(116, "stale handle"), MemoryError()])
+def test_a_storage_that_is_away_at_a_rung_is_no_fault_of_the_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    study = studied(tmp_path)
+    claim = claim_of(study)
+
+    def away(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(study.optuna._storage, "set_trial_intermediate_value", away)
+    with pytest.raises(STORAGE_ERRORS):
+        Pruner(study, epochs=20, costs_of=lambda params: {}).judge(claim, 1, {"val/accuracy": 0.5})
+    assert study.trials()[claim.trial.number].state == TrialState.RUNNING
+
+
+def test_a_trial_that_was_cut_while_it_was_stopped_and_went_on_keeps_no_reason(tmp_path: Path) -> None:
+    study = studied(tmp_path)
+    claim = claim_of(study)
+    claim.trial.set_user_attr("reason", "hopeless")
+    study.complete(claim, {"accuracy": 0.5, "parameters": 1.0})
+    assert trials_frame(study)["reason"].tolist() == [""]
 
 
 @pytest.mark.parametrize("objectives", [("accuracy", "parameters"), ("accuracy",), ("accuracy", "macs", "size_mb")])

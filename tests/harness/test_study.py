@@ -228,8 +228,10 @@ def test_a_first_start_that_failed_binds_nobody(settings: Settings) -> None:
     first.bind(dataset="d1", students="s1")
     first.keep_costs("a table")
     mended = opened(settings)
+    mended.hold()
     mended.bind(dataset="d2", students="s1")
     assert mended.attrs["kd.prepared"] == {"dataset": "d2", "students": "s1"} and mended.costs is None
+    mended.lease.release()
     at_work = Lease(settings.study_dir, shared=True)
     assert at_work.acquire()
     assert "epochs 20 and cannot be resumed with 5;" in refused(replace(settings, epochs=5))
@@ -237,6 +239,39 @@ def test_a_first_start_that_failed_binds_nobody(settings: Settings) -> None:
     again = opened(replace(settings, epochs=5), with_student(depth=IntDistribution(1, 2)))
     assert again.id != first_id and "depth" in again.attrs["kd.identity"]["parameters"]
     assert optuna.get_all_study_names(open_storage(settings)) == ["s"]
+
+
+def test_of_two_first_starts_at_once_the_second_can_not_put_another_teacher_in(settings: Settings) -> None:
+    first, second = opened(settings), opened(settings)
+    for study in (first, second):
+        study.hold()
+    first.bind(teacher="t1")
+    first.keep_costs("a table")
+    with pytest.raises(HarnessError, match=r"begun with other teacher \(t1\) than what is there now \(t2\)"):
+        second.bind(teacher="t2")
+    assert first.attrs["kd.prepared"] == {"teacher": "t1"} and first.costs == "a table"
+    first.lease.release()
+    second.bind(teacher="t2")  # alone now
+    assert second.attrs["kd.prepared"] == {"teacher": "t2"} and second.costs is None
+
+
+def test_a_study_that_is_being_made_in_another_folder_is_not_made_anew(settings: Settings) -> None:
+    first = opened(settings)
+    first.bind(teacher="t1")
+    elsewhere = replace(settings, runs_dir=settings.runs_dir.parent / "elsewhere")
+    assert "epochs 20 and cannot be resumed with 5;" in refused(replace(elsewhere, epochs=5))
+    there = opened(elsewhere)
+    there.hold()
+    with pytest.raises(HarnessError, match="begun with other teacher"):
+        there.bind(teacher="t2")
+    assert there.id == first.id and first.attrs["kd.prepared"] == {"teacher": "t1"}
+
+
+def test_a_start_whose_study_was_made_anew_meanwhile_says_so(settings: Settings) -> None:
+    early = opened(settings)
+    opened(replace(settings, epochs=5))  # before the early one holds it
+    with pytest.raises(HarnessError, match="study 's' was made anew by another start at the same time; again"):
+        early.hold()
 
 
 def test_an_unknown_objective_makes_no_study(settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -9,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import EXAMPLE
+from conftest import EXAMPLE, claimed
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from harness.errors import TrialFailed
 from harness.mirror import Mirror
 from harness.parent import ParentRun
 from harness.prepare import Prepared, _fingerprint, prepare
@@ -21,7 +23,8 @@ from harness.space import SearchSpace, load_space
 from harness.storage import open_storage
 from harness.study import Study, open_study
 from harness.terminal import Terminal
-from harness.worker import work
+from harness.trial import run_trial
+from harness.worker import begin_spool, work
 from lightning_modules.batch import Inputs, select
 from lightning_modules.tensors import TensorDataModule
 from lightning_modules.views import Views, uniforms
@@ -158,6 +161,29 @@ def test_a_teacher_is_frozen_and_in_eval_mode_while_its_outputs_are_made(session
 
     layers = repr(session.space.task.teacher())
     assert session.prepared.teacher_digest == digest(layers, tensors_digest(before))
+
+
+def test_a_loss_that_is_no_number_fails_a_trial_before_it_can_be_judged(session: Session) -> None:
+    settings, space, study = replace(session.settings, trials=99), session.space, session.study
+    study.settings = settings
+    claim = claimed(study, space)
+    assert claim is not None
+    build = space.task.student
+    space.task.student = lambda **given: nn.Sequential(build(**given), nn.Threshold(1e9, math.nan))  # type: ignore[method-assign]
+
+    def judge(epoch: int, metrics: dict[str, float]) -> None:
+        raise AssertionError("it is judged")
+
+    spool = begin_spool(claim, study, session.mirror)
+    try:
+        with pytest.raises(TrialFailed, match="loss is nan in epoch 0"):
+            run_trial(
+                claim, spool, settings=settings, space=space, study=study, prepared=session.prepared, on_epoch=judge
+            )
+    finally:
+        space.task.student = build  # type: ignore[method-assign]
+    assert spool.epochs == 1  # its curve shows where
+    study.fail(claim, "nan")
 
 
 @dataclass(frozen=True)

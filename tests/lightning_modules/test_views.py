@@ -86,10 +86,24 @@ def test_an_epoch_shows_one_view_with_its_teacher_outputs_and_epochs_take_turns(
 def test_outputs_of_another_number_of_views_are_refused() -> None:
     split = Split(images(), IDS % 3)
     data = TensorDataModule(train=split, val=split, test=split, views=VIEWS)
-    with pytest.raises(ValueError, match="must hold 3 views of each sample of train, but got 2"):
-        data.attach({"train": {"logits": torch.zeros(40, 2, 3)}})
+    for shape in ((40, 2, 4), (40, 3)):
+        with pytest.raises(
+            ValueError, match=r"must hold 3 views of each sample of train, shape \(N, 3, \.\.\.\), but got"
+        ):
+            data.attach({"train": {"logits": torch.zeros(shape)}})
 
 
 def test_less_than_one_view_is_refused() -> None:
     with pytest.raises(ValueError, match=r"at least 1 view, but got self\.count=0"):
         ShiftedViews(count=0)
+
+
+@pytest.mark.parametrize(("options", "message"), [({"most": -1}, "at least 0 pixels"), ({"seed": -1}, "seed must lie")])
+def test_what_is_no_augmentation_is_refused(options: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ShiftedViews(**options)
+
+
+def test_a_move_beyond_the_image_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"images of 6x7 pixels can't be moved by up to 6"):
+        ShiftedViews(most=6).of(images(), IDS, 0)
