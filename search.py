@@ -19,13 +19,13 @@ def main() -> None:
     with Mirror() as mirror:  # its process imports MLflow while this one imports torch
         from harness.errors import Interrupted
         from harness.launchers.local import search_here
+        from harness.opening import open_study
         from harness.parent import ParentRun
         from harness.prepare import prepare
         from harness.pruning import unprunable
         from harness.report import report
         from harness.space import load_space
         from harness.storage import open_storage, storage_in_reach
-        from harness.study import open_study
         from harness.worker import catch_up
 
         whole_space = load_space(settings.space_file)

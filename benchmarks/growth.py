@@ -32,6 +32,7 @@ from safetensors.torch import load_file, save_file
 from harness.cli import parse_search
 from harness.content import tensors_digest
 from harness.mirror import Mirror
+from harness.opening import open_study
 from harness.parent import ParentRun
 from harness.prepare import Prepared, prepare
 from harness.proposal import Proposer
@@ -39,7 +40,7 @@ from harness.settings import Settings
 from harness.space import SearchSpace, load_space
 from harness.spool import SPOOL, STATE_FILE, Spool
 from harness.storage import open_storage
-from harness.study import Study, open_study
+from harness.study import Study
 from harness.terminal import Terminal
 
 ROOT = Path(__file__).resolve().parent.parent

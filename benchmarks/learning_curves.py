@@ -26,10 +26,10 @@ from harness.content import derived_seed
 from harness.cost import key_of
 from harness.launchers.local import usable_cores
 from harness.mirror import Mirror
+from harness.opening import open_study
 from harness.prepare import Prepared, prepare
 from harness.space import Configuration, SearchSpace, load_space
 from harness.storage import open_storage
-from harness.study import open_study
 from harness.terminal import Terminal
 from harness.trial import train_student
 from lightning_modules.batch import select

@@ -23,12 +23,12 @@ import torch.nn.functional as F
 from harness import pruning
 from harness.cli import parse_search
 from harness.mirror import Mirror
+from harness.opening import open_study
 from harness.parent import ParentRun
 from harness.prepare import Prepared, prepare
 from harness.settings import Settings
 from harness.space import SearchSpace, load_space
 from harness.storage import open_storage
-from harness.study import open_study
 from harness.terminal import Terminal
 from harness.worker import work
 

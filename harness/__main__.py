@@ -12,9 +12,9 @@ def main() -> None:
 
     with Mirror() as mirror:
         from harness.errors import HarnessError
+        from harness.opening import find_study
         from harness.report import report
         from harness.spool import Spool
-        from harness.study import find_study
         from harness.terminal import Terminal
 
         terminal = Terminal()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
-import uuid
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,14 +16,12 @@ from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from harness.addresses import redact, sqlite_path
-from harness.content import Lease, derived_seed, exclusive, write_atomically
+from harness.content import Lease, derived_seed, exclusive
 from harness.cost import COSTS
 from harness.errors import HarnessError
 from harness.proposal import Proposer
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
-from harness.storage import open_storage
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -39,8 +35,7 @@ KNOWN_COSTS = tuple(name for name in METRICS if name not in ("agreement", "ece")
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 _COSTS_ATTR = "kd.costs"
-_MAKING_ATTR = "kd.making"
-_HERE_ATTR = "kd.first_start"
+HERE_ATTR = "kd.first_start"
 _EXHAUSTED_ATTR = "kd.exhausted"
 
 
@@ -270,7 +265,7 @@ class Study:
         for name, value in prepared.items():
             if stored.get(name, value) == value:
                 continue
-            if _begun_here(self.optuna, self.settings) and self.lease.is_sole():
+            if is_first_start(self.optuna, self.settings) and self.lease.is_sole():
                 self.optuna.set_user_attr(_COSTS_ATTR, None)  # a first start that failed; nothing stands on it
             else:
                 raise HarnessError(
@@ -294,165 +289,12 @@ class Study:
         self.optuna.set_user_attr("kd.teacher", dict(metrics))
 
 
-def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> Study:
-    """Create the study, or resume it if it is the same one.
-
-    Args:
-        settings: Names it.
-        space: Its whole space, nothing held fixed.
-        storage: Where it is, or will be.
-
-    Raises:
-        HarnessError: If the stored study is of another space, other objectives, another number of epochs or another
-            seed, or an objective is unknown.
-    """
-    objectives = settings.objectives or (space.task.metric_name, "latency_p50_ms", "parameters")
-    directions = [_direction(name, space) for name in objectives]
-    identity = {
-        "space": settings.space_name,
-        "parameters": space.declaration(),
-        "objectives": list(objectives),
-        "epochs": settings.epochs or space.epochs,
-        "seed": settings.seed,
-        "fixed": dict(settings.fixed),
-        "max": dict(settings.budgets),
-    }
-    with exclusive(settings.study_dir.with_name(f".{settings.study}.lock")):
-        if settings.study in optuna.get_all_study_names(storage):
-            loaded = optuna.load_study(study_name=settings.study, storage=storage)
-            stored = loaded.user_attrs.get("kd.identity")
-            empty = not loaded.user_attrs and not loaded.get_trials(deepcopy=False)  # cut right after it was created
-            if stored is None and _MAKING_ATTR not in loaded.user_attrs and not empty:
-                raise HarnessError(
-                    f"study {settings.study!r} in {redact(settings.storage)} was not made by this program; "
-                    "use --study to name a new one."
-                )
-        else:
-            loaded, stored = None, None
-        if stored is not None and (stored == identity or loaded is None or not _is_abandoned(loaded, settings)):
-            _compare(settings.study, stored, identity)
-        else:
-            # A study that was cut while it was being made has no identity yet, and one whose preparation failed has no
-            # trial: it is made again, whole.
-            if loaded is not None:
-                optuna.delete_study(study_name=settings.study, storage=storage)
-            loaded = optuna.create_study(study_name=settings.study, storage=storage, directions=directions)  # type: ignore[arg-type]
-            loaded.set_user_attr(_MAKING_ATTR, True)
-            loaded.set_user_attr(_HERE_ATTR, _here(settings))
-            loaded.set_user_attr("kd.primary", space.task.metric_name)
-            loaded.set_user_attr("kd.primary_direction", space.task.metric_direction)
-            loaded.set_user_attr("kd.id", uuid.uuid4().hex)
-            loaded.set_user_attr("kd.identity", identity)
-        assert loaded is not None
-        study = Study(loaded, settings)
-        _own_folder(study)
-    return study
-
-
-def _here(settings: Settings) -> str:
+def here(settings: Settings) -> str:
+    """This machine's folder of the study: leases tell only there who is at work."""
     return f"{socket.gethostname()}:{settings.study_dir.resolve()}"
 
 
-def _begun_here(study: optuna.Study, settings: Settings) -> bool:
-    """Whether a study has no trial yet, and was first started in this very folder, where leases tell who is at work."""
+def is_first_start(study: optuna.Study, settings: Settings) -> bool:
+    """Whether a study has begun no trial yet, and was made in this very folder."""
     begun = any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
-    return not begun and study.user_attrs.get(_HERE_ATTR) == _here(settings)
-
-
-def _is_abandoned(study: optuna.Study, settings: Settings) -> bool:
-    """Whether a study has no trial and nobody at work on it: a first start that failed over what was then mended."""
-    if not _begun_here(study, settings):
-        return False
-    settings.study_dir.mkdir(parents=True, exist_ok=True)
-    lease = Lease(settings.study_dir)
-    free = lease.acquire()
-    lease.release()
-    return free
-
-
-def find_study(settings: Settings) -> Study:
-    """Open a study that exists, to read it.
-
-    Args:
-        settings: Names it, and its storage.
-
-    Raises:
-        HarnessError: If the storage can't be used or has no such study of this program.
-    """
-    name, path = settings.study, sqlite_path(settings.storage)
-    if path is not None and not path.exists():
-        raise HarnessError(f"--storage must be a study's database, but there is no file {str(path)!r}.")
-    storage = open_storage(settings)
-    names = optuna.get_all_study_names(storage)
-    if name not in names:
-        known = ", ".join(sorted(names)) or "none"
-        raise HarnessError(f"{redact(settings.storage)} must hold study {name!r}, but holds {known}.")
-    loaded = optuna.load_study(study_name=name, storage=storage)
-    if "kd.identity" not in loaded.user_attrs:
-        raise HarnessError(f"study {name!r} was not made by this program.")
-    return Study(loaded, settings)
-
-
-def _own_folder(study: Study) -> None:
-    """See that the study's folder holds this study's trials, and not those of a namesake in another storage.
-
-    A namesake's folder is put aside under its id, and comes back when its study is opened again.
-    """
-    if study.owns_folder():
-        return
-    mark, kept = study.folder / "study.json", _aside(study.folder, study.id)
-    if not kept.exists() and any(trial.state == TrialState.RUNNING for trial in study.trials()):
-        # Its lease, if it is alive, and its checkpoint are in the folder that it was begun with.
-        raise HarnessError(
-            f"study {study.settings.study!r} has a trial that was begun with another --runs-dir or in another folder "
-            f"than {study.folder.resolve()}; go on there."
-        )
-    if mark.exists():
-        lease = Lease(study.folder)
-        if not lease.acquire():
-            raise HarnessError(
-                f"another study of the name {study.settings.study!r}, in another storage, is being searched in "
-                f"{study.folder}; use --study or --runs-dir to keep them apart."
-            )
-        study.folder.rename(_aside(study.folder, json.loads(mark.read_text())["id"]))
-        lease.release()
-    if kept.exists():
-        shutil.rmtree(study.folder, ignore_errors=True)  # nothing but an empty folder can be there
-        kept.rename(study.folder)
-    write_atomically(mark, lambda path: path.write_text(json.dumps({"id": study.id})))
-
-
-def _aside(folder: Path, study_id: str) -> Path:
-    return folder.with_name(f"{folder.name}.{study_id[:8]}")
-
-
-def _direction(objective: str, space: SearchSpace) -> str:
-    if objective == space.task.metric_name:
-        return space.task.metric_direction
-    if objective not in METRICS:
-        raise HarnessError(
-            f"--objectives must name some of {', '.join((space.task.metric_name, *METRICS))}, but got {objective!r}."
-        )
-    return "maximize" if objective in MAXIMIZED else "minimize"
-
-
-def _compare(name: str, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    for key, value in asked.items():
-        if stored.get(key) != value:
-            raise HarnessError(
-                f"study {name!r} was created with {key} {_shown(stored.get(key))} and cannot be resumed with "
-                f"{_shown(value)}; use --study to name a new one."
-            )
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict) and all(isinstance(item, dict) for item in value.values()):
-        return "{" + ", ".join(f"{name}: {_range(dist)}" for name, dist in value.items()) + "}"
-    return repr(",".join(value) if isinstance(value, list) else value)
-
-
-def _range(distribution: Mapping[str, Any]) -> str:
-    attributes = distribution["attributes"]
-    if "choices" in attributes:
-        return f"one of {list(attributes['choices'])}"
-    return f"{attributes['low']:g}-{attributes['high']:g}{' log' if attributes['log'] else ''}"
+    return not begun and study.user_attrs.get(HERE_ATTR) == here(settings)

@@ -24,11 +24,12 @@ import torch
 
 from harness.errors import HarnessError, Interrupted, interrupt, one_line
 from harness.mirror import Mirror
+from harness.opening import find_study
 from harness.prepare import MOST_ARCHITECTURES, Prepared
 from harness.settings import Settings
 from harness.space import SearchSpace, load_space
 from harness.storage import close_connections, storage_in_reach
-from harness.study import Study, find_study
+from harness.study import Study
 from harness.terminal import SearchDisplay
 from harness.worker import catch_up, work
 

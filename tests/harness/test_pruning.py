@@ -11,12 +11,13 @@ from conftest import claimed, settings_in
 from optuna.trial import TrialState
 
 from harness.errors import TrialPruned
+from harness.opening import open_study
 from harness.proposal import Proposer
 from harness.pruning import Pruner, Standing, rungs_of, stop, unprunable
 from harness.result import trials_frame
 from harness.settings import SAMPLERS
 from harness.storage import STORAGE_ERRORS, open_storage
-from harness.study import Claim, Study, open_study
+from harness.study import Claim, Study
 from search_spaces.digits import SPACE
 
 OBJECTIVES = ("accuracy", "parameters")

@@ -19,13 +19,14 @@ from rich.console import Console
 
 from harness.cost import Conditions, Cost, CostTable
 from harness.errors import HarnessError
+from harness.opening import open_study
 from harness.report import notes, report, show, summary, write_report
 from harness.result import Result, collect
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.spool import SPOOL, Spool, read_events
 from harness.storage import open_storage
-from harness.study import Study, open_study
+from harness.study import Study
 from harness.terminal import Terminal
 from search_spaces.digits import SPACE, Digits
 

@@ -21,12 +21,13 @@ from optuna.trial import FrozenTrial, create_trial
 
 from harness.content import Lease
 from harness.errors import HarnessError
+from harness.opening import find_study, open_study
 from harness.pareto import pareto_front
 from harness.proposal import Proposer
 from harness.settings import SAMPLERS, Settings
 from harness.space import SearchSpace
 from harness.storage import open_storage
-from harness.study import METRICS, Study, find_study, open_study
+from harness.study import METRICS, Study
 from search_spaces.digits import SPACE
 
 RECIPES = ["repdistiller", "distilbert", "keras", "control"]
@@ -36,7 +37,7 @@ import json, sys
 from harness.proposal import Proposer
 from harness.settings import SAMPLERS, Settings
 from harness.storage import open_storage
-from harness.study import open_study
+from harness.opening import open_study
 from pathlib import Path
 from search_spaces.digits import SPACE
 

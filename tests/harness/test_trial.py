@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from harness.errors import TrialFailed
 from harness.mirror import Mirror
+from harness.opening import open_study
 from harness.parent import ParentRun
 from harness.prepare import Prepared, _fingerprint, prepare
 from harness.settings import Settings
 from harness.space import SearchSpace, load_space
 from harness.storage import open_storage
-from harness.study import Study, open_study
+from harness.study import Study
 from harness.terminal import Terminal
 from harness.trial import run_trial
 from harness.worker import begin_spool, work
