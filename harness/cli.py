@@ -54,7 +54,7 @@ loss = alpha * cross-entropy + (1 - alpha) * T^2 * KL: alpha weighs the true lab
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=30, width=118)
+        super().__init__(prog, max_help_position=30, width=min(118, shutil.get_terminal_size((120, 24)).columns - 2))
 
 
 class _Parser(argparse.ArgumentParser):
