@@ -17,9 +17,9 @@ def main() -> None:
     asked = ", ".join([settings.space_name, settings.sampler, *held, *budgets])
     terminal.say(f"study     {settings.study}: {settings.trials} trials of {asked}")
     with Mirror() as mirror:  # its process imports MLflow while this one imports torch
-        from harness.errors import Interrupted
+        from harness.errors import HarnessError, Interrupted
         from harness.launchers.local import search_here
-        from harness.opening import open_study
+        from harness.opening import drop_unbegun, open_study
         from harness.parent import ParentRun
         from harness.prepare import prepare
         from harness.pruning import unprunable
@@ -37,9 +37,8 @@ def main() -> None:
             with ParentRun(study, settings, mirror) as parent:
                 catch_up(study, mirror)
                 if not study.is_over:
-                    parent.start()
                     prepared = prepare(settings, space, study, terminal, mirror)
-                    parent.stands_on(prepared)
+                    parent.start(prepared)
                     if settings.pruner == "pareto" and (why := unprunable(study)):
                         terminal.say(f"pruner    none, for {why}")
                     with storage_in_reach(settings), terminal.search(study, settings.epochs or space.epochs) as display:
@@ -48,11 +47,15 @@ def main() -> None:
                     terminal.say(f"study {settings.study!r} is finished: its space is exhausted.")
                 else:
                     terminal.say(
-                        f"study {settings.study!r} is finished: {study.finished()} trials; a larger --trials goes on."
+                        f"study {settings.study!r} is finished: {study.finished()} trials; --trials "
+                        f"{2 * study.finished()} would add as many."
                     )
                 if study.is_over and study.finished() < settings.trials:
                     terminal.say(f"the space is exhausted: {study.finished()} trials are all that it has.")
                 report(study, terminal, parent.spool)
+        except HarnessError:
+            drop_unbegun(study)
+            raise
         except Interrupted:
             catch_up(study, mirror)
             terminal.say(f"stopped with {study.finished()} of {settings.trials} trials finished; nothing is lost.")

@@ -108,8 +108,8 @@ def a_study(settings: Settings, trials: int) -> tuple[SearchSpace, Study]:
         mirror.connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
         study = open_study(settings, space, open_storage(settings))
         with ParentRun(study, settings, mirror) as parent:
-            parent.start()
             prepared = prepare(settings, space, study, terminal, mirror)
+            parent.start(prepared)
             fill(study, space, prepared, trials, mirror.store)
     return space, study
 

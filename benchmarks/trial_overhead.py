@@ -106,8 +106,9 @@ def main() -> None:
         mirror.connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
         settings = _with(settings, trials=1, epochs=epochs)
         study = open_study(settings, whole, open_storage(settings))
-        with ParentRun(study, settings, mirror):
+        with ParentRun(study, settings, mirror) as parent:
             prepared = prepare(settings, space, study, terminal, mirror)
+            parent.start(prepared)
             for pair in range(asked.pairs + 1):
                 started = time.perf_counter()
                 accuracies = [bare_loop(space, prepared, epochs, seed=1000 * pair + i) for i in range(asked.block)]

@@ -34,21 +34,23 @@ _Value = TypeVar("_Value")
 SPACES_DIR = Path(__file__).resolve().parent.parent / "search_spaces"
 
 _SEARCH_HELP = """\
-Search the students of a teacher: trains small students by knowledge distillation and finds the trade-off between
-accuracy, latency and size, with the temperature, the weight alpha and the width that reach it."""
+Search the students of a teacher: trains small students by knowledge
+distillation and finds the trade-off between accuracy, latency and size, with
+the temperature, the weight alpha and the width that reach it."""
 
 _SEARCH_EXAMPLES = """\
 examples:
-  python search.py --trials 50                             digits, 50 trials; again: goes on, or says it is finished
-  python search.py --space fashion-mnist --trials 30       Fashion-MNIST
-  python search.py --space my_space.py --teacher best.ckpt your own task and teacher
-  python search.py --fix alpha=0.5 --study half            hold a parameter at a value
-  python search.py --max parameters=2000 --study tiny      train no student over a budget
-  python search.py --objectives accuracy,macs --study macs another trade-off
-  mlflow ui                                                compare the trials
-  python -m harness report --study digits                  show the result again
+  python search.py --trials 50                              again: it goes on
+  python search.py --space fashion-mnist --trials 30        Fashion-MNIST
+  python search.py --space my_space.py --teacher best.ckpt  your own task
+  python search.py --fix alpha=0.5 --study half             hold a parameter
+  python search.py --max parameters=2000 --study tiny       none over a budget
+  python search.py --objectives accuracy,macs --study macs  another trade-off
+  mlflow ui                                                 compare the trials
+  python -m harness report --study digits                   the result again
 
-loss = alpha * cross-entropy + (1 - alpha) * T^2 * KL: alpha weighs the true labels (other projects mean the opposite).
+loss = alpha * cross-entropy + (1 - alpha) * T^2 * KL
+alpha weighs the true labels (other projects mean the opposite).
 """
 
 
@@ -135,7 +137,7 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
         metavar="NAME",
         help="Lightning's accelerator: auto, cpu, gpu, mps, .. (default: auto)",
     )
-    _add_places(parser, "name of the study (default: the space's)")
+    _add_places(parser, "name of the study (default: the space's; my_space.py makes my-space)")
     asked = parser.parse_args(arguments)
     name, file = _space(parser, asked.space)
     if asked.workers is not None and asked.workers > asked.trials:

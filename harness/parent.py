@@ -35,25 +35,8 @@ class ParentRun:
         self._settings = settings
         study.hold()
         self.spool = Spool(study.folder, mirror.notify)
-        identity = study.attrs["kd.identity"]
-        self.spool.begin(
-            settings.study,
-            tags={
-                "kd.role": "study",
-                "kd.study": settings.study,
-                "kd.run_key": study.id,
-                "mlflow.user": getpass.getuser(),
-                "mlflow.source.name": Path(sys.argv[0]).name,
-                "mlflow.source.type": "LOCAL",
-            },
-            params={
-                "space": identity["space"],
-                "objectives": ",".join(identity["objectives"]),
-                "epochs": identity["epochs"],
-                "seed": identity["seed"],
-                "sampler": settings.sampler,
-            },
-        )
+        if study.trials():  # a first start has a run when it is prepared: one that fails leaves nothing behind
+            self._begin()
 
     def __enter__(self) -> ParentRun:
         return self
@@ -66,21 +49,43 @@ class ParentRun:
         last.release()
         self.spool.close()
 
-    def start(self) -> None:
-        """Say that the search runs, and with what."""
+    def start(self, prepared: Prepared) -> None:
+        """Say that the search runs, and with what: content hashes of what was prepared, and what it is measured on."""
+        self._begin()
         settings = self._settings
-        said = {"kd.trials": str(settings.trials), "kd.sampler": settings.sampler, "kd.pruner": settings.pruner}
-        self.spool.tags({**said, "kd.storage": place_of(settings.storage), **_versions()})
-        self.spool.set_state("RUNNING")
-
-    def stands_on(self, prepared: Prepared) -> None:
-        """Say what the study was prepared with, as content hashes, and what it is measured on."""
         self.spool.tags(
             {
+                "kd.trials": str(settings.trials),
+                "kd.sampler": settings.sampler,
+                "kd.pruner": settings.pruner,
+                "kd.storage": place_of(settings.storage),
                 "kd.dataset": prepared.dataset,
                 "kd.teacher": prepared.teacher_digest,
                 "kd.device": str(prepared.costs.conditions),
+                **_versions(),
             }
+        )
+        self.spool.set_state("RUNNING")
+
+    def _begin(self) -> None:
+        settings, identity = self._settings, self._study.attrs["kd.identity"]
+        self.spool.begin(
+            settings.study,
+            tags={
+                "kd.role": "study",
+                "kd.study": settings.study,
+                "kd.run_key": self._study.id,
+                "mlflow.user": getpass.getuser(),
+                "mlflow.source.name": Path(sys.argv[0]).name,
+                "mlflow.source.type": "LOCAL",
+            },
+            params={
+                "space": identity["space"],
+                "objectives": ",".join(identity["objectives"]),
+                "epochs": identity["epochs"],
+                "seed": identity["seed"],
+                "sampler": settings.sampler,
+            },
         )
 
 

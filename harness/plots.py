@@ -96,6 +96,7 @@ def _mark_picks(panel: Axes, result: Result, name: str) -> None:
             color=_PICK_COLOURS[names[0]],
             weight="bold",
             fontsize=9,
+            bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1},  # dots may lie below
             arrowprops={"arrowstyle": "-", "color": _PICK_COLOURS[names[0]]},
         )
 

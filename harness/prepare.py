@@ -86,13 +86,13 @@ def prepare(settings: Settings, space: SearchSpace, study: Study, terminal: Term
     data.attach(make_teacher_outputs(teacher, data, dataset, cache_dir=settings.cache_dir, say=terminal.say))
     scores = score(data.teacher_outputs["val"]["logits"], data, space, classes)
     costs = _costs(settings, space, study, teacher.network, data, terminal)
-    budget.within(space, settings.budgets, costs)  # says so now, if no student is
     terminal.say(
         f"teacher   {space.task.metric_name} {scores[space.task.metric_name]:.4f} (validation), "
         f"{costs.teacher.parameters:,} parameters, {costs.teacher.latency_p50_ms:.3f} ms, {teacher.digest}"
     )
     _finish_teacher(teacher, study, costs.teacher, scores)
     mirror.notify(teacher.spool.folder)  # a kept teacher may be new to this tracking store
+    budget.within(space, settings.budgets, costs)  # says so now, if no student is
     return Prepared(data=data, classes=classes, dataset=dataset, teacher_digest=teacher.digest, costs=costs)
 
 

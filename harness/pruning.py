@@ -131,8 +131,8 @@ class Pruner:
         if stopped is not None:
             reach, best = (self._sign * bound for bound in stopped)
             raise TrialPruned(
-                f"{primary} {value:.4f} after {rung} of {self._epochs} epochs: with what others gained from there it "
-                f"would reach {reach:.4f} at best, and one that costs no more has {best:.4f}"
+                f"{primary} {value:.4f} after {rung} of {self._epochs} epochs, {reach:.4f} in reach; one that costs no "
+                f"more has {best:.4f}"
             )
 
     def _look(self) -> list[Standing]:

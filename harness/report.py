@@ -42,7 +42,7 @@ def show(result: Result, terminal: Terminal) -> None:
         table = _front_table(result, title, [name for name in _columns(result) if name not in _COMPARISONS[:drop]])
         if Console(width=1000).measure(table).maximum <= terminal.console.width:
             break
-    terminal.console.print(table)
+    terminal.show(table)
     for line in notes(result):
         terminal.say(line)
 

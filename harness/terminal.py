@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Column
+from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from harness.study import Study
@@ -34,6 +34,15 @@ class Terminal:
     def say(self, text: str) -> None:
         """Write a line, above a bar if there is one. The terminal wraps it: an address in it stays whole."""
         self.console.print(text, markup=False, soft_wrap=True)
+
+    def show(self, table: Table) -> None:
+        """Print a table; in a file, without blanks at the ends of its lines."""
+        if self.live:
+            self.console.print(table)
+        else:
+            with self.console.capture() as printed:
+                self.console.print(table)
+            self.say("\n".join(line.rstrip() for line in printed.get().splitlines()))
 
     def bar(self, label: str, total: int, unit: str) -> Bar:
         """A bar of ``total`` steps, to be closed; in a file, a line where it begins and at each third."""
@@ -159,6 +168,8 @@ class SearchDisplay:
         """A trial begins, or goes on after ``resumed_after`` epochs."""
         if resumed_after == self._epochs:
             self._terminal.say(f"trial {number} was cut after its last epoch; it is scored now")
+        elif resumed_after == 0:
+            self._terminal.say(f"trial {number} was cut in its first epoch; it begins again")
         elif resumed_after is not None:
             self._terminal.say(f"trial {number} was cut; it goes on after epoch {resumed_after} of {self._epochs}")
         self._running[number] = _Running(params, time.monotonic())

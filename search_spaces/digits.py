@@ -17,6 +17,10 @@ class Digits(Task):
     teacher_epochs = 30
 
     def data(self, data_dir: Path | None) -> TensorDataModule:
+        if data_dir is not None:
+            raise ValueError(
+                f"digits ship with scikit-learn and are read from nowhere else, but got --data-dir {data_dir}."
+            )
         return digits(batch_size=64)
 
     def teacher(self) -> ConvNet:
@@ -28,7 +32,7 @@ class Digits(Task):
 
 SPACE = SearchSpace(
     task=Digits(),
-    student={"width": IntDistribution(2, 32, log=True)},  # channels of the first block
+    student={"width": IntDistribution(1, 32, log=True)},  # channels of the first block
     distillation={
         "temperature": FloatDistribution(1.0, 20.0, log=True),
         "alpha": FloatDistribution(0.0, 1.0),  # weight of the hard-label loss

@@ -6,6 +6,8 @@ import shutil
 import socket
 from pathlib import Path
 
+import mlflow
+import optuna
 import pytest
 import torch
 from conftest import EXAMPLE, load, numbers, search
@@ -71,12 +73,12 @@ def test_a_study_is_not_resumed_as_another(finished: Path, tmp_path: Path) -> No
     finished = Path(shutil.copytree(finished, tmp_path / "copy"))
     same = ("--space", "cancer.py", "--epochs", "6")
     error = refused(finished, *same, "--objectives", "accuracy,macs")
-    assert "'cancer' was created with objectives 'accuracy,latency_p50_ms,parameters'" in error
-    assert "cannot be resumed with 'accuracy,macs'; use --study to name a new one" in error
-    assert "was created with epochs 6 and cannot be resumed with 7" in refused(finished, *same[:2], "--epochs", "7")
-    assert "was created with seed 0 and cannot be resumed with 1" in refused(finished, *same, "--seed", "1")
+    assert "'cancer' was created with --objectives accuracy,latency_p50_ms,parameters " in error
+    assert "cannot be resumed with accuracy,macs; use --study to name a new one" in error
+    assert "was created with --epochs 6 and cannot be resumed with 7" in refused(finished, *same[:2], "--epochs", "7")
+    assert "was created with --seed 0 and cannot be resumed with 1" in refused(finished, *same, "--seed", "1")
     error = refused(finished, "--study", "cancer", "--epochs", "6")
-    assert "was created with space 'cancer' and cannot be resumed with 'digits'" in error
+    assert "was created with --space cancer and cannot be resumed with digits;" in error
     (finished / "wider").mkdir(exist_ok=True)
     (finished / "wider" / "cancer.py").write_text(EXAMPLE.replace("IntDistribution(1, 16", "IntDistribution(1, 17"))
     error = refused(finished, "--space", "wider/cancer.py", "--epochs", "6")
@@ -103,13 +105,24 @@ def test_a_value_outside_its_range_and_an_unknown_objective_are_refused(example:
 def test_a_budget_that_no_student_meets_names_the_cheapest(example: Path) -> None:
     error = refused(example, "--space", "cancer.py", "--epochs", "1", "--max", "parameters=90")
     assert "none is within parameters=90; the cheapest, width=1, has parameters 95." in error
-    assert not load(example, "cancer").trials
+    assert optuna.get_all_study_names(f"sqlite:///{example}/optuna.db") == []
+    assert not (example / "mlruns" / "trials" / "cancer").exists()
+    tracked = mlflow.MlflowClient(f"sqlite:///{example}/mlflow.db")
+    experiment = tracked.get_experiment_by_name("kd-cancer")
+    assert experiment is not None
+    found = tracked.search_runs([experiment.experiment_id])
+    assert [(run.data.tags["kd.role"], run.info.status) for run in found] == [("teacher", "FINISHED")]
     # What failed at its first start binds nobody: the corrected command is taken.
     output = search(example, "--space", "cancer.py", "--epochs", "1", "--trials", "1", "--max", "parameters=95")
     assert "1 trials of cancer, tpe, parameters at most 95" in output and len(load(example, "cancer").trials) == 1
     error = refused(example, "--space", "cancer.py", "--max", "speed=2")
     assert "argument --max: must name one of parameters, macs, size_mb, latency_p50_ms" in error
     assert "must give macs a positive number, but got 'macs=0'" in refused(example, "--max", "macs=0")
+
+
+def test_digits_do_not_pass_over_a_folder_that_they_would_not_read(tmp_path: Path) -> None:
+    error = refused(tmp_path, "--data-dir", str(tmp_path))
+    assert "digits ship with scikit-learn and are read from nowhere else, but got --data-dir" in error
 
 
 def test_an_unreachable_storage_or_tracking_server_is_said_without_its_password(example: Path) -> None:

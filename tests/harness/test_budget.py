@@ -27,15 +27,15 @@ def table(space: SearchSpace, parameters: dict[str, int]) -> CostTable:
 
 
 # A network of width w costs 100·w parameters, and w milliseconds.
-WIDTHS = table(SPACE, {key_of({"width": width}): 100 * width for width in range(2, 33)})
+WIDTHS = table(SPACE, {key_of({"width": width}): 100 * width for width in range(1, 33)})
 
 
 def test_a_range_is_narrowed_to_what_a_budget_leaves() -> None:
     space = budget.within(SPACE, {"parameters": 750}, WIDTHS)
-    assert space.student == {"width": IntDistribution(2, 7, log=True)}
+    assert space.student == {"width": IntDistribution(1, 7, log=True)}
     assert replace(space, student=SPACE.student) == SPACE
     both = budget.within(SPACE, {"parameters": 750, "latency_p50_ms": 5.0}, WIDTHS)
-    assert both.student == {"width": IntDistribution(2, 5, log=True)}  # at most: 5 ms are within 5 ms
+    assert both.student == {"width": IntDistribution(1, 5, log=True)}  # at most: 5 ms are within 5 ms
 
 
 def test_without_a_budget_nothing_is_narrowed() -> None:
@@ -44,16 +44,16 @@ def test_without_a_budget_nothing_is_narrowed() -> None:
 
 def test_a_budget_that_no_student_meets_names_the_cheapest() -> None:
     with pytest.raises(HarnessError) as raised:
-        budget.within(SPACE, {"latency_p50_ms": 1.5, "parameters": 1e6}, WIDTHS)
+        budget.within(SPACE, {"latency_p50_ms": 0.5, "parameters": 1e6}, WIDTHS)
     assert str(raised.value) == (
-        "--max must leave a student to be trained, but none is within latency_p50_ms=1.5, parameters=1e+06; "
-        "the cheapest, width=2, has latency_p50_ms 2, parameters 200."
+        "--max must leave a student to be trained, but none is within latency_p50_ms=0.5, parameters=1e+06; "
+        "the cheapest, width=1, has latency_p50_ms 1, parameters 100."
     )
 
 
 def test_recipes_stay_within_the_budget() -> None:
     space = budget.within(SPACE, {"parameters": 450}, WIDTHS)
-    assert {params["width"] for params in recipes.configurations(space).values()} == {3}  # sqrt(2 x 4)
+    assert {params["width"] for params in recipes.configurations(space).values()} == {2}  # sqrt(1 x 4)
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "gp", "random"])

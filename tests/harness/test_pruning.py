@@ -106,7 +106,7 @@ def test_processes_judge_by_what_others_marked_in_the_storage(tmp_path: Path) ->
     pruner = Pruner(there, epochs=20, costs_of=lambda params: costs)
     pruner.judge(claim, 2, {"val/accuracy": 0.0})  # no rung
     pruner.judge(claim, 1, {"val/accuracy": 0.5})  # level with the others
-    said = r"accuracy 0.1000 after 2 of 20 epochs.*would reach 0.2000 at best, and one that costs no more has 0.6000"
+    said = r"accuracy 0.1000 after 2 of 20 epochs.*0.2000 in reach; one that costs no more has 0.6000"
     with pytest.raises(TrialPruned, match=said) as pruned:
         pruner.judge(claim, 1, {"val/accuracy": 0.1})
     there.prune(claim, costs, str(pruned.value))
@@ -137,7 +137,7 @@ def test_a_metric_that_is_to_fall_is_judged_the_other_way_round(tmp_path: Path) 
     claim = claim_of(study)
     pruner = Pruner(study, epochs=20, costs_of=lambda params: {"parameters": 1.0})
     pruner.judge(claim, 1, {"val/accuracy": 0.45})
-    with pytest.raises(TrialPruned, match=r"would reach 0.8000 at best, and one that costs no more has 0.4000"):
+    with pytest.raises(TrialPruned, match=r"0.8000 in reach; one that costs no more has 0.4000"):
         pruner.judge(claim, 1, {"val/accuracy": 0.9})
 
 

@@ -27,7 +27,7 @@ def test_every_recipe_reaches_the_digits() -> None:
     for configuration in found.values():
         assert set(configuration) == set(SPACE.distributions)
         # What a recipe does not say: sqrt(2 x 32) and sqrt(1e-3 x 3e-2).
-        assert configuration["width"] == 8
+        assert configuration["width"] == 6
         assert configuration["learning_rate"] == pytest.approx(5.477226e-3)
 
 

@@ -77,8 +77,9 @@ def a_session(folder: Path, space: SearchSpace, *, trials: int, epochs: int) -> 
     with Mirror() as mirror:
         mirror.connect(f"sqlite:///{folder}/mlflow.db", "kd-cancer", folder / "mlruns", say=terminal.say)
         study = open_study(settings, space, open_storage(settings))
-        with ParentRun(study, settings, mirror):
+        with ParentRun(study, settings, mirror) as parent:
             prepared = prepare(settings, space, study, terminal, mirror)
+            parent.start(prepared)
             made = Session(settings, space, study, prepared, mirror, terminal, seen)
             made.work(trials)
             yield made
