@@ -99,7 +99,7 @@ def main() -> None:
         study.enqueue_trial(configuration)
 
     def objective(trial: optuna.Trial) -> tuple[float, float]:
-        width = trial.suggest_int("width", 2, 32, log=True)
+        width = trial.suggest_int("width", 1, 32, log=True)
         temperature = trial.suggest_float("temperature", 1, 20, log=True)
         alpha = trial.suggest_float("alpha", 0, 1)
         lr = trial.suggest_float("learning_rate", 1e-3, 3e-2, log=True)
