@@ -58,7 +58,11 @@ def main() -> None:
             raise
         except Interrupted:
             catch_up(study, mirror)
-            terminal.say(f"stopped with {study.finished()} of {settings.trials} trials finished; nothing is lost.")
+            cut = sum(trial.state.name == "RUNNING" for trial in study.trials())
+            going_on = f"; {cut} will go on from their last epochs" if cut else ""
+            terminal.say(
+                f"stopped with {study.finished()} of {settings.trials} trials finished{going_on}; nothing is lost."
+            )
             terminal.say(next_steps(settings, study, mirror.experiment_id))
             raise
         terminal.say(next_steps(settings, study, mirror.experiment_id))

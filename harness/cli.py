@@ -153,7 +153,7 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
         tracking_uri=asked.tracking_uri,
         runs_dir=_writable(parser, asked.runs_dir),
         data_dir=asked.data_dir,
-        teacher=asked.teacher,
+        teacher=_checkpoint(parser, asked.teacher),
         epochs=asked.epochs,
         objectives=asked.objectives,
         sampler=asked.sampler,
@@ -295,6 +295,12 @@ def _space(parser: argparse.ArgumentParser, asked: str) -> tuple[str, Path]:
     if asked not in space_names():
         parser.error(f"--space must be one of {', '.join(space_names())} or a Python file, but got {asked!r}")
     return asked, SPACES_DIR / f"{asked.replace('-', '_')}.py"
+
+
+def _checkpoint(parser: argparse.ArgumentParser, path: Path | None) -> Path | None:
+    if path is not None and not path.is_file():
+        parser.error(f"--teacher must be a checkpoint file, but there is no file {str(path)!r}")
+    return path
 
 
 def _study_name(parser: argparse.ArgumentParser, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def front_picture(result: Result, path: Path) -> None:
         panel.scatter(
             result.teacher[name], result.teacher[result.primary], s=140, marker="*", color="black", label="teacher"
         )
-        _mark_picks(panel, result, name)
+        _ring_picks(panel, result, name)
         if (complete[name] > 0).all():
             panel.set_xscale("log")
             if name.startswith("latency"):  # they seldom span a decade: "0.07" reads better than "7 x 10^-2"
@@ -62,7 +63,7 @@ def front_picture(result: Result, path: Path) -> None:
         panel.grid(alpha=0.25)
     _focus(panels[0], result)
     panels[0].set_ylabel(f"{result.primary} (validation)")
-    panels[0].legend(loc="lower right", fontsize=8)
+    panels[0].legend(loc="lower right", fontsize=8, labelspacing=1)
     figure.supxlabel(f"latencies: {result.conditions}", fontsize=7, color="#666666")
     figure.savefig(path, format="png")
 
@@ -81,23 +82,19 @@ def _focus(panel: Axes, result: Result) -> None:
         panel.set_title(f"{hidden} of {len(values)} trials lie outside the picture", fontsize=8, loc="left")
 
 
-def _mark_picks(panel: Axes, result: Result, name: str) -> None:
-    at: dict[int, list[str]] = {}
+def _ring_picks(panel: Axes, result: Result, name: str) -> None:
+    """Ring each pick, named in the legend: names beside dots would lie over other dots. Picks of one trial nest."""
+    rings: Counter[int] = Counter()
     for pick, row in result.picks.items():
-        at.setdefault(int(row["number"]), []).append(pick)
-    for place, (number, names) in enumerate(at.items()):
-        row = result.trials[result.trials["number"] == number].iloc[0]
-        panel.annotate(
-            ", ".join(names),
-            (row[name], row[result.primary]),
-            xytext=(10, -20 - 14 * place),  # one below the other: picks are often neighbours
-            textcoords="offset points",
-            ha="left",
-            color=_PICK_COLOURS[names[0]],
-            weight="bold",
-            fontsize=9,
-            bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1},  # dots may lie below
-            arrowprops={"arrowstyle": "-", "color": _PICK_COLOURS[names[0]]},
+        rings[row["number"]] += 1
+        panel.scatter(
+            row[name],
+            row[result.primary],
+            s=(7 + 5 * rings[row["number"]]) ** 2,
+            facecolors="none",
+            edgecolors=_PICK_COLOURS[pick],
+            linewidths=2,
+            label=f"{pick} (trial {row['number']})",
         )
 
 

@@ -43,6 +43,9 @@ def show(result: Result, terminal: Terminal) -> None:
         if Console(width=1000).measure(table).maximum <= terminal.console.width:
             break
     terminal.show(table)
+    if drop:
+        left_out = ", ".join(_HEADINGS[name] for name in _COMPARISONS[:drop])
+        terminal.say(f"Left out for want of width: {left_out}.")
     for line in notes(result):
         terminal.say(line)
 

@@ -150,8 +150,11 @@ def load_space(file: Path) -> SearchSpace:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise HarnessError(f"space file {file}{_line_of(error, file)}: {type(error).__name__}: {error}") from error
-    space = getattr(module, "SPACE", None)
+        said = error.msg if isinstance(error, SyntaxError) else error  # else it says file and line again
+        raise HarnessError(f"space file {file}{_line_of(error, file)}: {type(error).__name__}: {said}") from error
+    if not hasattr(module, "SPACE"):
+        raise HarnessError(f"space file {file} must set SPACE to a SearchSpace, but sets none.")
+    space = module.SPACE
     if not isinstance(space, SearchSpace):
         raise HarnessError(f"space file {file} must set SPACE to a SearchSpace, but SPACE is {space!r}.")
     return space
