@@ -17,9 +17,9 @@ def main() -> None:
     asked = ", ".join([settings.space_name, settings.sampler, *held, *budgets])
     terminal.say(f"study     {settings.study}: {settings.trials} trials of {asked}")
     with Mirror() as mirror:  # its process imports MLflow while this one imports torch
-        from harness.errors import HarnessError, Interrupted
+        from harness.errors import Interrupted
         from harness.launchers.local import search_here
-        from harness.opening import drop_unbegun, open_study
+        from harness.opening import open_study
         from harness.parent import ParentRun
         from harness.prepare import prepare
         from harness.pruning import unprunable
@@ -53,9 +53,6 @@ def main() -> None:
                 if study.is_over and study.finished() < settings.trials:
                     terminal.say(f"the space is exhausted: {study.finished()} trials are all that it has.")
                 report(study, terminal, parent.spool)
-        except HarnessError:
-            drop_unbegun(study)
-            raise
         except Interrupted:
             catch_up(study, mirror)
             cut = sum(trial.state.name == "RUNNING" for trial in study.trials())

@@ -28,3 +28,9 @@ def sqlite_path(address: str) -> Path | None:
     if not address.startswith(_SQLITE) or address == _SQLITE:
         return None
     return Path(address.removeprefix(_SQLITE).split("?", 1)[0])
+
+
+def lock_of(address: str, runs_dir: Path) -> Path:
+    """The lock under which a place is opened: beside a SQLite file, for runs of several folders share it."""
+    path = sqlite_path(address)
+    return runs_dir / ".opening.lock" if path is None else path.with_name(f".{path.name}.lock")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import uuid
@@ -19,7 +18,7 @@ from harness.content import Lease, exclusive, write_atomically
 from harness.errors import HarnessError
 from harness.settings import Settings
 from harness.space import SearchSpace
-from harness.storage import STORAGE_ERRORS, open_storage
+from harness.storage import open_storage
 from harness.study import HERE_ATTR, MAXIMIZED, METRICS, Study, here, is_first_start
 
 _MAKING_ATTR = "kd.making"
@@ -49,7 +48,7 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
         "fixed": dict(settings.fixed),
         "max": dict(settings.budgets),
     }
-    with exclusive(_opening_lock(settings)):
+    with exclusive(settings.study_dir.with_name(f".{settings.study}.lock")):
         if settings.study in optuna.get_all_study_names(storage):
             loaded = optuna.load_study(study_name=settings.study, storage=storage)
             stored = loaded.user_attrs.get("kd.identity")
@@ -81,28 +80,15 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
     return study
 
 
-def _opening_lock(settings: Settings) -> Path:
-    return settings.study_dir.with_name(f".{settings.study}.lock")
-
-
 def _is_abandoned(study: optuna.Study, settings: Settings) -> bool:
     """Whether a study has no trial and nobody at work on it: a first start that failed over what was then mended."""
-    if not is_first_start(study, settings):
+    if study.get_trials(deepcopy=False) or not is_first_start(study, settings):
         return False
     settings.study_dir.mkdir(parents=True, exist_ok=True)
     lease = Lease(settings.study_dir)
     free = lease.acquire()
     lease.release()
     return free
-
-
-def drop_unbegun(study: Study) -> None:
-    """Delete a study that has no trial, made by a first start that failed: it would only be in the way."""
-    settings = study.settings
-    with contextlib.suppress(*STORAGE_ERRORS), exclusive(_opening_lock(settings)):
-        if not study.trials() and study.owns_folder() and _is_abandoned(study.optuna, settings):
-            optuna.delete_study(study_name=settings.study, storage=study.optuna._storage)
-            shutil.rmtree(study.folder)
 
 
 def find_study(settings: Settings) -> Study:
@@ -182,16 +168,9 @@ def _compare(name: str, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> 
 
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
-        named = [
-            f"{name}: {_range(item)}" if isinstance(item, dict) else f"{name}={_short(item)}"
-            for name, item in value.items()
-        ]
+        named = (f"{name}: {_range(v)}" if isinstance(v, dict) else f"{name}={v}" for name, v in value.items())
         return ", ".join(named) or "none"
     return ",".join(value) if isinstance(value, list) else str(value)
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _range(distribution: Mapping[str, Any]) -> str:

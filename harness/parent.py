@@ -16,6 +16,7 @@ from harness.mirror import Mirror
 from harness.prepare import Prepared
 from harness.settings import Settings
 from harness.spool import Spool
+from harness.storage import STORAGE_ERRORS
 from harness.study import Study
 
 _PACKAGES = ("kd-harness", "torch", "pytorch-lightning", "optuna", "mlflow", "torchmetrics", "numpy")
@@ -35,7 +36,7 @@ class ParentRun:
         self._settings = settings
         study.hold()
         self.spool = Spool(study.folder, mirror.notify)
-        if study.trials():  # a first start has a run when it is prepared: one that fails leaves nothing behind
+        if study.finished():  # a first start has a run when all is prepared: one that is refused makes none
             self._begin()
 
     def __enter__(self) -> ParentRun:
@@ -44,8 +45,8 @@ class ParentRun:
     def __exit__(self, *raised: object) -> None:
         self._study.lease.release()
         last = Lease(self._study.folder)
-        if self.spool.state == "RUNNING" and last.acquire():  # else another process goes on with the study
-            self.spool.set_state("COMPLETE" if self._study.is_over else "WAITING")
+        if self.spool.begun and last.acquire():  # else another process goes on with the study
+            self.spool.set_state("COMPLETE" if self._is_over() else "WAITING")
         last.release()
         self.spool.close()
 
@@ -66,6 +67,12 @@ class ParentRun:
             }
         )
         self.spool.set_state("RUNNING")
+
+    def _is_over(self) -> bool:
+        try:
+            return self._study.is_over
+        except STORAGE_ERRORS:
+            return False  # what can't be reached can go on; whoever lost it says so
 
     def _begin(self) -> None:
         settings, identity = self._settings, self._study.attrs["kd.identity"]

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from optuna.distributions import (
     BaseDistribution,
@@ -150,7 +150,7 @@ def load_space(file: Path) -> SearchSpace:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        said = error.msg if isinstance(error, SyntaxError) else error  # else it says file and line again
+        said = error.msg if _is_syntax_of(error, file) else error  # else it says file and line again
         raise HarnessError(f"space file {file}{_line_of(error, file)}: {type(error).__name__}: {said}") from error
     if not hasattr(module, "SPACE"):
         raise HarnessError(f"space file {file} must set SPACE to a SearchSpace, but sets none.")
@@ -160,8 +160,14 @@ def load_space(file: Path) -> SearchSpace:
     return space
 
 
+def _is_syntax_of(error: BaseException, file: Path) -> TypeGuard[SyntaxError]:
+    if not isinstance(error, SyntaxError) or not error.filename:
+        return False
+    return Path(error.filename).resolve() == file.resolve()
+
+
 def _line_of(error: BaseException, file: Path) -> str:
-    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).resolve() == file.resolve():
+    if _is_syntax_of(error, file):
         return f", line {error.lineno}"
     lines = [
         frame.lineno

@@ -14,7 +14,7 @@ from optuna.storages.journal import JournalFileBackend, JournalRedisBackend
 from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from harness.addresses import redact, sqlite_path
+from harness.addresses import lock_of, redact, sqlite_path
 from harness.content import exclusive
 from harness.errors import HarnessError, one_line
 from harness.settings import Settings
@@ -63,7 +63,7 @@ def open_storage(settings: Settings) -> BaseStorage:
         HarnessError: If it can't be reached or used.
     """
     address, shown = settings.storage, redact(settings.storage)
-    with exclusive(settings.runs_dir / ".storage.lock"):  # two first starts at once would both make the tables
+    with exclusive(lock_of(address, settings.runs_dir)):  # two first starts at once would both make the tables
         return _open_storage(address, shown)
 
 

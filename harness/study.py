@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -91,7 +92,8 @@ class Study:
         Raises:
             HarnessError: If the study was made anew since it was opened, by a start with other settings.
         """
-        self.lease.acquire()
+        while not self.lease.acquire():  # someone looks whether anybody is at work
+            time.sleep(0.01)
         known = self.id
         try:
             same = self.attrs.get("kd.id") == known

@@ -27,7 +27,7 @@ from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
-from harness.addresses import place_of
+from harness.addresses import lock_of, place_of
 from harness.content import Lease, exclusive, write_atomically
 from harness.errors import one_line
 from harness.spool import FINISHED_STATES, RUN_STATUS, SPOOL, STATE_FILE, read_events_until
@@ -269,7 +269,7 @@ def main() -> int:
     config = json.loads(first_line)
     try:
         root = Path(config["artifact_root"])
-        with exclusive(root / ".mlflow.lock"):  # two first starts at once would both make the tables
+        with exclusive(lock_of(config["address"], root)):  # two first starts at once would both make the tables
             sink = MlflowSink(config["address"], config["experiment"], root)
     except Exception as error:
         _tell(failed=one_line(error))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from harness.addresses import place_of, redact, sqlite_path
+from harness.addresses import lock_of, place_of, redact, sqlite_path
 
 
 @pytest.mark.parametrize(
@@ -111,3 +111,8 @@ def test_a_place_holds_no_password() -> None:
 def test_the_place_of_a_journal_file_is_absolute_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert place_of("study.journal") == str(tmp_path / "study.journal")
+
+
+def test_runs_of_several_folders_open_one_sqlite_file_under_one_lock() -> None:
+    assert {lock_of("sqlite:///here/optuna.db", Path(runs)) for runs in ("a", "b")} == {Path("here/.optuna.db.lock")}
+    assert lock_of("postgresql://h/kd", Path("runs")) == Path("runs/.opening.lock")

@@ -59,6 +59,7 @@ def test_without_arguments_the_digits_are_searched_with_the_documented_defaults(
 
 
 def test_every_flag_reaches_its_setting() -> None:
+    Path("t.ckpt").touch()
     asked = parse_search(
         "--space fashion-mnist --study a.study+1 --trials 7 --epochs 3 --objectives accuracy,macs --fix alpha=0.5 "
         "--fix act=a=b --sampler nsga2 --seed 2147483647 --timeout 1.5 --teacher t.ckpt --data-dir d --accelerator cpu "
