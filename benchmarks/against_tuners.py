@@ -63,7 +63,8 @@ class Race:
 RACES = {
     race.space: race
     for race in (
-        Race("digits", widths=(2, 32), epochs=20, goals=(0.95, 0.98, 1.0)),
+        # The grid of benchmarks/learning_curves.py has 1.131.
+        Race("digits", widths=(2, 32), epochs=20, goals=(0.98, 1.075, 1.1)),
         # A study of 50 trials ended at 0.590.
         Race("fashion-mnist", widths=(2, 24), epochs=6, goals=(0.56, 0.575, 0.583)),
     )
