@@ -1,10 +1,11 @@
-"""Distillation losses: pure functions of logits, each with its formula, units and paper."""
+"""What a network answers: losses of logits."""
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from lightning_modules.losses._numeric import at_least_fp32
 
 
 def hard_label_loss(student_logits: Tensor, labels: Tensor) -> Tensor:
@@ -27,7 +28,7 @@ def hard_label_loss(student_logits: Tensor, labels: Tensor) -> Tensor:
             "labels must be one class index for each row of student_logits (B, C), but got "
             f"{tuple(labels.shape)=} and {tuple(student_logits.shape)=}."
         )
-    return F.cross_entropy(_at_least_fp32(student_logits), labels)
+    return F.cross_entropy(at_least_fp32(student_logits), labels)
 
 
 def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
@@ -58,8 +59,8 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperat
         )
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, but got {temperature=}.")
-    student = F.log_softmax(_at_least_fp32(student_logits) / temperature, dim=-1)
-    teacher = F.log_softmax(_at_least_fp32(teacher_logits.detach()) / temperature, dim=-1)
+    student = F.log_softmax(at_least_fp32(student_logits) / temperature, dim=-1)
+    teacher = F.log_softmax(at_least_fp32(teacher_logits.detach()) / temperature, dim=-1)
     # "batchmean" sums over the classes; "mean" would shrink the term by their number.
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
@@ -100,8 +101,3 @@ def distillation_loss(
     hard_loss = hard_label_loss(student_logits, labels)
     soft_loss = soft_target_loss(student_logits, teacher_logits, temperature=temperature)
     return alpha * hard_loss + (1 - alpha) * soft_loss
-
-
-def _at_least_fp32(logits: Tensor) -> Tensor:
-    """Half precision loses the tail of a softmax: such logits (stored or autocast) are widened, others left alone."""
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
