@@ -1,5 +1,23 @@
 """Distillation losses: pure functions, each with its formula, shapes, units and paper."""
 
-from lightning_modules.losses.response import distillation_loss, hard_label_loss, soft_target_loss
+from lightning_modules.losses.response import (
+    correlation_loss,
+    decoupled_loss,
+    distillation_loss,
+    hard_label_loss,
+    self_distillation_loss,
+    smoothed_label_loss,
+    soft_target_loss,
+    standardized_soft_target_loss,
+)
 
-__all__ = ["distillation_loss", "hard_label_loss", "soft_target_loss"]
+__all__ = [
+    "correlation_loss",
+    "decoupled_loss",
+    "distillation_loss",
+    "hard_label_loss",
+    "self_distillation_loss",
+    "smoothed_label_loss",
+    "soft_target_loss",
+    "standardized_soft_target_loss",
+]
