@@ -1,5 +1,6 @@
 """Distillation losses: pure functions, each with its formula, shapes, units and paper."""
 
+from lightning_modules.losses.feature import attention_transfer_loss, hint_loss
 from lightning_modules.losses.response import (
     correlation_loss,
     decoupled_loss,
@@ -12,10 +13,12 @@ from lightning_modules.losses.response import (
 )
 
 __all__ = [
+    "attention_transfer_loss",
     "correlation_loss",
     "decoupled_loss",
     "distillation_loss",
     "hard_label_loss",
+    "hint_loss",
     "self_distillation_loss",
     "smoothed_label_loss",
     "soft_target_loss",
