@@ -1,5 +1,6 @@
 """Distillation losses: pure functions, each with its formula, shapes, units and paper."""
 
+from lightning_modules.losses.contrastive import contrastive_representation_loss
 from lightning_modules.losses.feature import attention_transfer_loss, hint_loss
 from lightning_modules.losses.relation import (
     angle_relation_loss,
@@ -21,6 +22,7 @@ from lightning_modules.losses.response import (
 __all__ = [
     "angle_relation_loss",
     "attention_transfer_loss",
+    "contrastive_representation_loss",
     "correlation_loss",
     "decoupled_loss",
     "distance_relation_loss",
