@@ -1,0 +1,325 @@
+"""What a network answers: losses of logits."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_modules.losses._numeric import at_least_fp32, centred, unit
+
+
+def hard_label_loss(student_logits: Tensor, labels: Tensor) -> Tensor:
+    r"""Cross-entropy of the student with the true labels.
+
+    .. math:: -\log \sigma(z_s)_y
+
+    Args:
+        student_logits: Unnormalised scores, shape (B, C).
+        labels: Class indices in [0, C), shape (B,), int64.
+
+    Returns:
+        Scalar in nats, averaged over B.
+
+    Raises:
+        ValueError: If the shapes do not fit.
+    """
+    _check_labels(student_logits, labels)
+    return F.cross_entropy(at_least_fp32(student_logits), labels)
+
+
+def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+    r"""Divergence of the student from the teacher's soft targets.
+
+    .. math:: T^2 \, \mathrm{KL}\big(\sigma(z_t / T) \,\|\, \sigma(z_s / T)\big)
+
+    The factor T² keeps the gradient's size comparable as T varies.
+
+    Args:
+        student_logits: Unnormalised scores, shape (B, C).
+        teacher_logits: Scores, shape (B, C); no gradient flows into them.
+        temperature: Softening T > 0, unitless.
+
+    Returns:
+        Scalar in nats: summed over C, averaged over B.
+
+    Raises:
+        ValueError: If the shapes differ or ``temperature`` is not positive.
+
+    References:
+        Hinton, Vinyals & Dean (2015), section 2. arXiv:1503.02531.
+    """
+    _check_logits(student_logits, teacher_logits=teacher_logits)
+    _check_temperature(temperature)
+    student = F.log_softmax(at_least_fp32(student_logits) / temperature, dim=-1)
+    teacher = F.log_softmax(at_least_fp32(teacher_logits.detach()) / temperature, dim=-1)
+    # "batchmean" sums over the classes; "mean" would shrink the term by their number.
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+def distillation_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    alpha: float,
+    temperature: float,
+) -> Tensor:
+    r"""The weighted sum of the hard-label loss and the soft-target loss.
+
+    .. math:: \alpha \, \mathrm{CE} + (1 - \alpha) \, T^2 \, \mathrm{KL}
+
+    Alpha weighs the **hard labels**: 1 is plain training, 0 is the teacher alone. Other projects (DeiT, KD_Lib) mean
+    the opposite; translate their recipes before use.
+
+    Args:
+        student_logits: Unnormalised scores, shape (B, C).
+        teacher_logits: Scores, shape (B, C); no gradient flows into them.
+        labels: Class indices, shape (B,), int64.
+        alpha: Weight of the hard-label loss, in [0, 1].
+        temperature: Softening T > 0, unitless; reaches the soft targets alone.
+
+    Returns:
+        Scalar in nats, averaged over B; linear, and so continuous, in alpha over [0, 1].
+
+    Raises:
+        ValueError: If the shapes differ, ``alpha`` lies outside [0, 1] or ``temperature`` is not positive.
+
+    References:
+        Hinton, Vinyals & Dean (2015), section 2. arXiv:1503.02531.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must lie in [0, 1], but got {alpha=}.")
+    hard_loss = hard_label_loss(student_logits, labels)
+    soft_loss = soft_target_loss(student_logits, teacher_logits, temperature=temperature)
+    return alpha * hard_loss + (1 - alpha) * soft_loss
+
+
+def smoothed_label_loss(student_logits: Tensor, labels: Tensor, *, smoothing: float) -> Tensor:
+    r"""Cross-entropy of the student with labels that leave every class a chance.
+
+    .. math:: -\sum_c q_c \log \sigma(z_s)_c, \quad q_c = (1 - \varepsilon) \, [c = y] + \varepsilon / C
+
+    Args:
+        student_logits: Unnormalised scores, shape (B, C).
+        labels: Class indices in [0, C), shape (B,), int64.
+        smoothing: What is taken from the label and spread over all C classes, ε in [0, 1), unitless; 0 is
+            :func:`hard_label_loss`.
+
+    Returns:
+        Scalar in nats, averaged over B; at least the entropy of q.
+
+    Raises:
+        ValueError: If the shapes do not fit or ``smoothing`` lies outside [0, 1).
+
+    References:
+        Szegedy et al. (2016), section 7. arXiv:1512.00567.
+    """
+    _check_labels(student_logits, labels)
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"smoothing must lie in [0, 1), but got {smoothing=}.")
+    return F.cross_entropy(at_least_fp32(student_logits), labels, label_smoothing=smoothing)
+
+
+def self_distillation_loss(student_logits: Tensor, earlier_logits: Tensor, labels: Tensor, *, trust: float) -> Tensor:
+    r"""Cross-entropy of the student with labels that its own earlier answers soften.
+
+    .. math:: -\sum_c q_c \log \sigma(z_s)_c, \quad q_c = (1 - \alpha) \, [c = y] + \alpha \, \sigma(z_e)_c
+
+    There is no temperature. The paper lets the trust α grow with the epochs, from 0 to 0.8 at the last.
+
+    Args:
+        student_logits: Unnormalised scores, shape (B, C).
+        earlier_logits: The student's own scores of the same samples an epoch before, shape (B, C); no gradient flows
+            into them.
+        labels: Class indices in [0, C), shape (B,), int64.
+        trust: Weight of the earlier answers α in [0, 1], unitless; 0 is :func:`hard_label_loss`.
+
+    Returns:
+        Scalar in nats, averaged over B; at least the entropy of q.
+
+    Raises:
+        ValueError: If the shapes do not fit or ``trust`` lies outside [0, 1].
+
+    References:
+        Kim et al. (2021), PS-KD, section 3. arXiv:2006.12000.
+    """
+    _check_logits(student_logits, earlier_logits=earlier_logits)
+    _check_labels(student_logits, labels)
+    if not 0 <= trust <= 1:
+        raise ValueError(f"trust must lie in [0, 1], but got {trust=}.")
+    student = at_least_fp32(student_logits)
+    earlier = at_least_fp32(earlier_logits.detach()).softmax(dim=-1)
+    # Linear in the target, so the labels need no one-hot rows.
+    return (1 - trust) * F.cross_entropy(student, labels) + trust * F.cross_entropy(student, earlier)
+
+
+def decoupled_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float,
+    target_weight: float,
+    non_target_weight: float,
+) -> Tensor:
+    r"""The soft-target loss in two parts: the label against the rest, and the rest among themselves.
+
+    .. math:: T^2 \big( \alpha \, \mathrm{KL}(b_t \,\|\, b_s) + \beta \, \mathrm{KL}(\hat{p}_t \,\|\, \hat{p}_s) \big)
+
+    Of the probabilities p = σ(z / T), b is (p of the label y, 1 - that), and p̂ those of the other classes, scaled to
+    sum to 1. In :func:`soft_target_loss`, α is 1 and β is the teacher's 1 - p of the label: a teacher that is certain
+    says nothing about the rest. Here both are free.
+
+    Args:
+        student_logits: Unnormalised scores, shape (B, C), C at least 3.
+        teacher_logits: Scores, shape (B, C); no gradient flows into them.
+        labels: Class indices in [0, C), shape (B,), int64.
+        temperature: Softening T > 0, unitless; reaches both parts.
+        target_weight: α at least 0, unitless; the paper takes 1.
+        non_target_weight: β at least 0, unitless; the paper takes 8 for a ResNet32×4 on CIFAR-100, less for others.
+
+    Returns:
+        Scalar in nats, averaged over B.
+
+    Raises:
+        ValueError: If the shapes do not fit, there are fewer than 3 classes, ``temperature`` is not positive or a
+            weight is negative.
+
+    References:
+        Zhao et al. (2022), DKD, section 3. arXiv:2203.08679.
+    """
+    _check_logits(student_logits, teacher_logits=teacher_logits)
+    _check_labels(student_logits, labels)
+    _check_temperature(temperature)
+    _check_weights(target_weight=target_weight, non_target_weight=non_target_weight)
+    if student_logits.shape[1] < 3:
+        raise ValueError(
+            "student_logits must have at least 3 classes, as a single class beside the label leaves the non-target "
+            f"term undefined, but got {tuple(student_logits.shape)=}; use soft_target_loss."
+        )
+    student_target, student_rest = _decoupled(at_least_fp32(student_logits) / temperature, labels)
+    teacher_target, teacher_rest = _decoupled(at_least_fp32(teacher_logits.detach()) / temperature, labels)
+    target = F.kl_div(student_target, teacher_target, reduction="batchmean", log_target=True)
+    non_target = F.kl_div(student_rest, teacher_rest, reduction="batchmean", log_target=True)
+    return temperature**2 * (target_weight * target + non_target_weight * non_target)
+
+
+def correlation_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    temperature: float,
+    inter_weight: float,
+    intra_weight: float,
+) -> Tensor:
+    r"""How far the student's soft targets are from a linear function of the teacher's.
+
+    .. math:: T^2 \Big( \frac{\beta}{B} \sum_b \big(1 - \rho(p_{b \cdot}, q_{b \cdot})\big)
+        + \frac{\gamma}{C} \sum_c \big(1 - \rho(p_{\cdot c}, q_{\cdot c})\big) \Big)
+
+    With p = σ(z_s / T), q = σ(z_t / T) and Pearson's ρ: among the classes of a sample (inter-class relation) and among
+    the samples of a class (intra-class relation). Where a row or a column does not vary, as in a batch of one, its
+    correlation counts as 0, without gradient.
+
+    Args:
+        student_logits: Unnormalised scores, shape (B, C).
+        teacher_logits: Scores, shape (B, C); no gradient flows into them.
+        temperature: Softening T > 0, unitless.
+        inter_weight: β at least 0, unitless.
+        intra_weight: γ at least 0, unitless; the paper takes γ = β.
+
+    Returns:
+        Scalar in [0, 2 T² (β + γ)], unitless, averaged over the B rows and the C columns.
+
+    Raises:
+        ValueError: If the shapes differ, ``temperature`` is not positive or a weight is negative.
+
+    References:
+        Huang et al. (2022), DIST, equations 8 and 9. arXiv:2205.10536.
+    """
+    _check_logits(student_logits, teacher_logits=teacher_logits)
+    _check_temperature(temperature)
+    _check_weights(inter_weight=inter_weight, intra_weight=intra_weight)
+    student = (at_least_fp32(student_logits) / temperature).softmax(dim=-1)
+    teacher = (at_least_fp32(teacher_logits.detach()) / temperature).softmax(dim=-1)
+    inter = 1 - _correlations(student, teacher, dim=1).mean()
+    intra = 1 - _correlations(student, teacher, dim=0).mean()
+    return temperature**2 * (inter_weight * inter + intra_weight * intra)
+
+
+def standardized_soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+    r"""The soft-target loss of logits in units of their own standard deviation.
+
+    .. math:: T^2 \, \mathrm{KL}\Big(\sigma\big(\tfrac{z_t - \bar{z}_t}{T \, \mathrm{sd}(z_t)}\big) \,\Big\|\,
+        \sigma\big(\tfrac{z_s - \bar{z}_s}{T \, \mathrm{sd}(z_s)}\big)\Big)
+
+    A small student need not match the size of its teacher's logits, only how they lie to one another. Mean and sample
+    standard deviation (over C - 1) are those of each row. A row of equal logits is standardized to zeros, without
+    gradient. Of two logits only the order is left, so two classes have no gradient either.
+
+    Args:
+        student_logits: Unnormalised scores, shape (B, C).
+        teacher_logits: Scores, shape (B, C); no gradient flows into them.
+        temperature: Softening T > 0 of standardized logits, unitless: 2 softens as 2 standard deviations do.
+
+    Returns:
+        Scalar in nats: summed over C, averaged over B.
+
+    Raises:
+        ValueError: If the shapes differ or ``temperature`` is not positive.
+
+    References:
+        Sun et al. (2024), section 4. arXiv:2403.01427.
+    """
+    _check_logits(student_logits, teacher_logits=teacher_logits)
+    return soft_target_loss(_standardized(student_logits), _standardized(teacher_logits), temperature=temperature)
+
+
+def _decoupled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Logarithms of (label, not label), shape (B, 2), and of the other classes among themselves, shape (B, C - 1)."""
+    target = labels[:, None]
+    others = torch.arange(logits.shape[1] - 1, device=logits.device).expand(len(logits), -1)
+    rest = logits.gather(1, others + (others >= target))
+    odds = logits.gather(1, target) - rest.logsumexp(dim=1, keepdim=True)
+    return F.logsigmoid(torch.cat([odds, -odds], dim=1)), rest.log_softmax(dim=1)
+
+
+def _correlations(student: Tensor, teacher: Tensor, dim: int) -> Tensor:
+    """Pearson's correlation along ``dim``; 0 where a side does not vary."""
+    return (unit(centred(student, dim), dim) * unit(centred(teacher, dim), dim)).sum(dim)
+
+
+def _standardized(logits: Tensor) -> Tensor:
+    """Rows of mean 0 and sample standard deviation 1; a row of equal logits becomes zeros."""
+    return unit(centred(at_least_fp32(logits), dim=1)) * math.sqrt(logits.shape[1] - 1)
+
+
+def _check_logits(student_logits: Tensor, **others: Tensor) -> None:
+    for name, logits in others.items():
+        if student_logits.ndim != 2 or student_logits.shape != logits.shape:
+            raise ValueError(
+                f"student_logits and {name} must have the same shape (B, C), but got "
+                f"{tuple(student_logits.shape)} and {tuple(logits.shape)}."
+            )
+
+
+def _check_labels(student_logits: Tensor, labels: Tensor) -> None:
+    if student_logits.ndim != 2 or labels.shape != student_logits.shape[:1]:
+        raise ValueError(
+            "labels must be one class index for each row of student_logits (B, C), but got "
+            f"{tuple(labels.shape)=} and {tuple(student_logits.shape)=}."
+        )
+
+
+def _check_temperature(temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, but got {temperature=}.")
+
+
+def _check_weights(**weights: float) -> None:
+    for name, weight in weights.items():
+        if not weight >= 0:
+            raise ValueError(f"{name} must be at least 0, but got {name}={weight}.")
