@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,8 @@ def _hover(result: Result, row: Any) -> str:
         [result.primary, *result.objectives, *result.parameters, "agreement", "speedup", "compression"]
     ):
         value = row[name]
+        if isinstance(value, float) and math.isnan(value):
+            continue  # another method's parameter
         if isinstance(value, float) and name != "parameters":
             shown.append(f"{name} {value:.4g}")
         else:

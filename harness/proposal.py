@@ -19,7 +19,7 @@ from harness import recipes
 from harness.content import derived_seed
 from harness.errors import HarnessError
 from harness.pareto import pareto_front
-from harness.space import SearchSpace, listed
+from harness.space import METHOD, SearchSpace, listed
 
 _DRAWS = 10  # of the sampler, before the rest of a finite space is drawn from evenly
 _EVEN_DRAWS = 10_000
@@ -95,13 +95,13 @@ class Proposer:
         used = {trial.user_attrs.get("recipe") for trial in trials}
         for name, params in self._recipes.items():
             if name not in used and self._is_new(params):
-                return Proposal(params=params, distributions=self.space.distributions, recipe=name)
+                return self._proposal(params, recipe=name)
         drawn: set[Hashable] = set()
         for attempt in range(_DRAWS):
             proposal = self._drawn(derived_seed(self._seed, "draw", len(trials), attempt))
             if self._is_new(proposal.params) and self._is_affordable(proposal.params):
                 return proposal
-            key = _key(proposal.params, self.space.distributions)
+            key = _key(proposal.params, proposal.distributions)
             if key in drawn:
                 break  # a sampler that repeats itself has nothing else in mind
             drawn.add(key)
@@ -122,7 +122,7 @@ class Proposer:
             self._left_out |= {trial.number for trial in older} - _representative(older, self._directions)
         for trial in trials:
             if trial.number not in self._known:
-                if trial.params.keys() != self.space.distributions.keys():
+                if self.space.branch_of(trial.params) is None:
                     continue  # enqueued, and not begun
                 self._known.add(trial.number)
                 self._tried.add(_key(trial.params, trial.distributions))
@@ -146,11 +146,16 @@ class Proposer:
         sampler = self._view.sampler = make_sampler(self._sampler, seed)
         if isinstance(sampler, BaseGASampler):
             self._choose_parents(sampler)
-        trial = self._view.ask(self.space.distributions)
-        params = {name: trial.params[name] for name in self.space.distributions}
+        trial = self._view.ask()
+        params = self.space.suggest(trial).params()
         notes = self._view.get_trials(deepcopy=False)[trial.number].system_attrs
         self._view.tell(trial, state=TrialState.FAIL)  # no sampler heeds it
-        return Proposal(params=params, distributions=self.space.distributions, notes=dict(notes))
+        return self._proposal(params, notes=dict(notes))
+
+    def _proposal(self, params: dict[str, Any], **known: Any) -> Proposal:
+        branch = self.space.branch_of(params)
+        assert branch is not None, params
+        return Proposal(params=params, distributions=branch, **known)
 
     def _choose_parents(self, sampler: BaseGASampler) -> None:
         """One generation after the other: left to itself, it goes back to the first one by recursion."""
@@ -184,33 +189,43 @@ class Proposer:
 
     def _drawn_evenly(self, seed: int) -> Proposal | None:
         """A configuration from what is left, by chance alone."""
-        rng, space = np.random.default_rng(seed), self.space.distributions
-        values = {name: listed(distribution, MOST_CONFIGURATIONS) for name, distribution in space.items()}
-        if math.prod(MOST_CONFIGURATIONS if v is None else len(v) for v in values.values()) < MOST_CONFIGURATIONS:
-            finite = {name: v or [] for name, v in values.items()}
-            others = [name for name in space if name not in self.space.student]
-            rest = [dict(zip(others, row, strict=True)) for row in itertools.product(*(finite[n] for n in others))]
-            architectures = self.space.architectures(limit=MOST_CONFIGURATIONS) or []
+        rng = np.random.default_rng(seed)
+        architectures = self.space.architectures(limit=MOST_CONFIGURATIONS)
+        rest = self._rest_of_configurations()
+        if architectures is not None and rest is not None and len(architectures) * len(rest) < MOST_CONFIGURATIONS:
             for place in rng.permutation(len(architectures)):
                 architecture = architectures[place]
                 left = [params for other in rest if self._is_new(params := architecture | other)]
                 if left and self._affordable(architecture):
-                    return Proposal(params=left[int(rng.integers(len(left)))], distributions=space)
+                    return self._proposal(left[int(rng.integers(len(left)))])
             return None
         view = optuna.create_study(sampler=RandomSampler(seed))
         new = 0
         for _ in range(_EVEN_DRAWS):
-            trial = view.ask(space)
-            params = {name: trial.params[name] for name in space}
+            params = self.space.suggest(view.ask()).params()
             if self._is_new(params):
                 new += 1
                 if self._is_affordable(params):
-                    return Proposal(params=params, distributions=space)
+                    return self._proposal(params)
                 if new >= _PROBES:
                     break
         if not new:
             raise HarnessError(f"the space is all but exhausted: {_EVEN_DRAWS:,} draws found nothing new in it.")
         raise HarnessError(f"--max must leave students to be trained, but {new:,} draws found none within it.")
+
+    def _rest_of_configurations(self) -> list[dict[str, Any]] | None:
+        """All that may stand beside an architecture; ``None`` if it is uncountable, or too much."""
+        found: list[dict[str, Any]] = []
+        for method in self.space.methods:
+            rest = {name: dist for name, dist in self.space.branch(method).items() if name not in self.space.student}
+            values = {name: listed(distribution, MOST_CONFIGURATIONS) for name, distribution in rest.items()}
+            if METHOD in rest:
+                values[METHOD] = [method]
+            finite = [v for v in values.values() if v is not None]
+            if len(finite) < len(values) or math.prod(map(len, finite)) >= MOST_CONFIGURATIONS:
+                return None
+            found += [dict(zip(values, row, strict=True)) for row in itertools.product(*finite)]
+        return found
 
     def _is_new(self, params: Mapping[str, Any]) -> bool:
         return _key(params, self.space.distributions) not in self._tried

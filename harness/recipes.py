@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.space import SearchSpace, member
+from lightning_modules.criterion import HINTON
 
 RECIPES: dict[str, dict[str, float]] = {
     # RepDistiller and mdistiller: T = 4, cross-entropy weight 0.1.
@@ -28,9 +29,11 @@ def configurations(space: SearchSpace) -> dict[str, dict[str, Any]]:
     Args:
         space: The space, with what the person holds fixed.
     """
-    found = {}
+    if HINTON not in space.methods:
+        return {}
+    ranges, found = space.methods[HINTON], {}
     for name, recipe in RECIPES.items():
-        values = {key: member(space.distributions[key], value) for key, value in recipe.items()}
+        values = {key: member(ranges[key], value) for key, value in recipe.items()}
         if None not in values.values():
-            found[name] = space.middle() | values
+            found[name] = space.middle(HINTON) | values
     return found

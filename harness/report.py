@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from harness.content import exclusive, write_atomically
 from harness.result import WITHIN_TEACHER, Result, collect
 from harness.spool import Spool
 from harness.study import Study
-from harness.terminal import Terminal
+from harness.terminal import Terminal, configuration_text
 
 _HEADINGS = {
     "latency_p50_ms": "p50 ms",
@@ -52,11 +53,16 @@ def show(result: Result, terminal: Terminal) -> None:
 
 def _front_table(result: Result, title: str, metrics: list[str]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("trial", *metrics, *result.parameters, "pick"):
-        table.add_column(_HEADINGS.get(name, name), justify="left" if name == "pick" else "right")
+    # Methods have parameters of their own: a column for each would leave no room for any.
+    conditional = [name for name in result.parameters if result.trials[name].isna().any()]
+    shared = [name for name in result.parameters if name not in conditional]
+    for name in ("trial", *metrics, *shared, *(["with"] if conditional else []), "pick"):
+        table.add_column(_HEADINGS.get(name, name), justify="left" if name in ("with", "pick") else "right")
     for _, row in result.front.iterrows():
         style = "bold" if row["pick"] else None
-        cells = [_cell(name, row[name]) for name in (*metrics, *result.parameters)]
+        cells = [_cell(name, row[name]) for name in (*metrics, *shared)]
+        if conditional:
+            cells.append(configuration_text({name: row[name] for name in conditional if not pd.isna(row[name])}))
         table.add_row(str(row["number"]), *cells, str(row["pick"]), style=style)
     table.add_section()
     table.add_row("teacher", *(_cell(name, result.teacher[name]) for name in metrics), style="dim")
@@ -211,6 +217,8 @@ def _cell(name: str, value: Any) -> str:
         return f"{value:.1f}x"
     if name == "throughput_per_s":
         return f"{value:,.0f}"
+    if isinstance(value, float) and math.isnan(value):
+        return ""  # another method's parameter
     if isinstance(value, float):
         return f"{value:.4f}" if name not in ("temperature", "alpha") else f"{value:.3g}"
     return str(value)

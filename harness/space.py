@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -26,9 +27,11 @@ from optuna.trial import Trial
 from harness.errors import HarnessError
 from harness.task import Task
 from lightning_modules.classifier import ClassifierModule
-from lightning_modules.criterion import DistillationCriterion
+from lightning_modules.criterion import HINTON, METHODS
 
 Distributions = Mapping[str, BaseDistribution]
+METHOD = "method"
+"""Name of the parameter that chooses among methods."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,9 @@ class SearchSpace:
     Attributes:
         task: What is being compressed.
         student: Architecture; reaches ``task.student``.
-        distillation: ``temperature`` and ``alpha`` (the weight of the **hard-label** loss).
+        distillation: ``temperature`` and ``alpha`` (the weight of the **hard-label** loss). Or, by name of a method
+            (``lightning_modules.criterion.METHODS``), the parameters of each: ``method`` is searched then too, and a
+            method's parameters exist in its own trials only.
         training: ``learning_rate`` and ``weight_decay``, as far as they vary.
         epochs: Epochs of a trial, unless the command line says otherwise.
 
@@ -61,17 +66,26 @@ class SearchSpace:
 
     task: Task
     student: Distributions
-    distillation: Distributions
+    distillation: Distributions | Mapping[str, Distributions]
     training: Distributions = field(default_factory=dict)
     epochs: int = 20
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise ValueError(f"epochs must be at least 1, but got {self.epochs=}.")
-        names = [*self.student, *self.distillation, *self.training]
-        if len(set(names)) < len(names):
-            raise ValueError(f"a parameter must stand in one group only, but got {sorted(names)}.")
-        _check_names("distillation", self.distillation, _keywords(DistillationCriterion.__init__), all_needed=True)
+        for method, parameters in self.methods.items():
+            if method not in METHODS:
+                raise ValueError(f"distillation must name methods among {', '.join(METHODS)}, but got {method!r}.")
+            names = [*self.student, METHOD, *parameters, *self.training]
+            if len(set(names)) < len(names):
+                raise ValueError(f"a parameter must stand in one group only, but got {sorted(names)}.")
+            _check_names("distillation", parameters, _keywords(METHODS[method].__init__), all_needed=True)
+            for name, distribution in parameters.items():
+                if self.distributions[name] != distribution:
+                    raise ValueError(
+                        f"{name} must have one range in all methods that have it, but got {distribution} and "
+                        f"{self.distributions[name]}."
+                    )
         _check_names(
             "training", self.training, _keywords(ClassifierModule.__init__) & {"learning_rate", "weight_decay"}
         )
@@ -79,10 +93,37 @@ class SearchSpace:
             if not isinstance(distribution, BaseDistribution):
                 raise ValueError(f"{name} must be an optuna distribution, but got {distribution!r}.")
 
+    @cached_property
+    def methods(self) -> dict[str, Distributions]:
+        """The parameters of each method by its name."""
+        given = self.distillation
+        nested = {name: value for name, value in given.items() if isinstance(value, Mapping)}
+        flat = {name: value for name, value in given.items() if not isinstance(value, Mapping)}
+        if nested and flat:
+            raise ValueError(f"distillation must name either parameters or methods, but got {sorted(given)}.")
+        return nested or {HINTON: flat}
+
     @property
+    def _method(self) -> dict[str, BaseDistribution]:
+        """The choice of the method, where there is one."""
+        searched = any(isinstance(value, Mapping) for value in self.distillation.values())
+        return {METHOD: CategoricalDistribution(list(self.methods))} if searched else {}
+
+    @cached_property
     def distributions(self) -> dict[str, BaseDistribution]:
-        """Every parameter's distribution by name, in the order of their declaration."""
-        return {**self.student, **self.distillation, **self.training}
+        """Every parameter's distribution by name, in the order of their declaration; no trial has all methods'."""
+        parameters = {name: dist for group in self.methods.values() for name, dist in group.items()}
+        return {**self.student, **self._method, **parameters, **self.training}
+
+    def branch(self, method: str) -> dict[str, BaseDistribution]:
+        """The distributions of a trial of that method by name."""
+        return {**self.student, **self._method, **self.methods[method], **self.training}
+
+    def branch_of(self, params: Mapping[str, Any]) -> dict[str, BaseDistribution] | None:
+        """The distributions of a whole configuration; ``None`` if ``params`` are none."""
+        method = params.get(METHOD, next(iter(self.methods)))
+        branch = self.branch(method) if method in self.methods else {}
+        return branch if branch.keys() == params.keys() else None
 
     def fixed(self, values: Mapping[str, str]) -> SearchSpace:
         """The space with some parameters held at a value, given as text.
@@ -99,25 +140,39 @@ class SearchSpace:
         def narrowed(group: Distributions) -> Distributions:
             return {name: _held(name, dist, values[name]) if name in values else dist for name, dist in group.items()}
 
+        methods = {name: narrowed(group) for name, group in self.methods.items()}
+        if METHOD in values:
+            _held(METHOD, self.distributions[METHOD], values[METHOD])
+            methods = {values[METHOD]: methods[values[METHOD]]}
+            elsewhere = sorted(set(values) - set(self.branch(values[METHOD])))
+            if elsewhere:
+                raise HarnessError(f"--fix {elsewhere[0]} reaches nothing where method is {values[METHOD]!r}.")
         return replace(
             self,
             student=narrowed(self.student),
-            distillation=narrowed(self.distillation),
+            distillation=methods if self._method else methods[HINTON],
             training=narrowed(self.training),
         )
 
     def suggest(self, trial: Trial) -> Configuration:
         """The trial's configuration: what it has already, and the sampler's word on the rest."""
-        return Configuration(
-            *(
-                {name: _suggest(trial, name, distribution) for name, distribution in group.items()}
-                for group in (self.student, self.distillation, self.training)
-            )
-        )
 
-    def middle(self) -> dict[str, Any]:
-        """The middle of every range (of its logarithm where it is sampled so): a neutral place to begin."""
-        return {name: _middle(distribution) for name, distribution in self.distributions.items()}
+        def suggested(group: Distributions) -> dict[str, Any]:
+            return {name: _suggest(trial, name, distribution) for name, distribution in group.items()}
+
+        student, chosen = suggested(self.student), suggested(self._method)
+        parameters = suggested(self.methods[chosen.get(METHOD, next(iter(self.methods)))])
+        return Configuration(student, {**chosen, **parameters}, suggested(self.training))
+
+    def middle(self, method: str | None = None) -> dict[str, Any]:
+        """The middle of every range (of its logarithm where it is sampled so): a neutral place to begin.
+
+        Args:
+            method: The method; ``None`` takes the first one.
+        """
+        method = next(iter(self.methods)) if method is None else method
+        middle = {name: _middle(distribution) for name, distribution in self.branch(method).items()}
+        return middle | ({METHOD: method} if self._method else {})
 
     def architectures(self, *, limit: int) -> list[dict[str, Any]] | None:
         """Every architecture that the space can reach, or ``None`` if they are uncountable or more than ``limit``."""

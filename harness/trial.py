@@ -25,7 +25,7 @@ from harness.study import Claim, Study
 from harness.teacher import cpu_state
 from lightning_modules.batch import call
 from lightning_modules.classifier import StudentModule
-from lightning_modules.criterion import DistillationCriterion
+from lightning_modules.criterion import make_criterion
 from lightning_modules.tensors import TensorDataModule
 
 STUDENT = "student.safetensors"
@@ -131,7 +131,7 @@ def train_student(
     student = space.task.student(**configuration.student)
     module = StudentModule(
         student,
-        DistillationCriterion(**configuration.distillation),
+        make_criterion(**configuration.distillation),
         metric=space.task.metric(prepared.classes),
         metric_name=space.task.metric_name,
         total_steps=epochs * data.steps_per_epoch,

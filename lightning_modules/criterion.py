@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from lightning_modules.batch import Batch
-from lightning_modules.losses import hard_label_loss, soft_target_loss
+from lightning_modules.losses import (
+    correlation_loss,
+    decoupled_loss,
+    hard_label_loss,
+    smoothed_label_loss,
+    soft_target_loss,
+    standardized_soft_target_loss,
+)
 
 
 class Term(NamedTuple):
@@ -43,8 +52,7 @@ class DistillationCriterion(nn.Module):
 
     def __init__(self, *, temperature: float, alpha: float) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive, but got {temperature=}.")
+        _check_positive(temperature=temperature)
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha must lie in [0, 1], but got {alpha=}.")
         self.temperature = temperature
@@ -57,3 +65,137 @@ class DistillationCriterion(nn.Module):
             "hard_loss": Term(self.alpha, hard_label_loss(logits, batch.labels)),
             "soft_loss": Term(1 - self.alpha, soft_loss),
         }
+
+
+class StandardizedCriterion(DistillationCriterion):
+    """Hinton's distillation of standardized logits: ``alpha`` · hard_loss + (1 - ``alpha``) · soft_loss.
+
+    Takes and raises what ``DistillationCriterion`` does. Reference: Sun et al. (2024), arXiv:2403.01427.
+    """
+
+    def forward(self, logits: Tensor, batch: Batch) -> dict[str, Term]:
+        """Terms of the loss for student logits of shape (B, C), beside the batch's stored teacher logits."""
+        soft_loss = standardized_soft_target_loss(logits, batch.teacher["logits"], temperature=self.temperature)
+        return {
+            "hard_loss": Term(self.alpha, hard_label_loss(logits, batch.labels)),
+            "soft_loss": Term(1 - self.alpha, soft_loss),
+        }
+
+
+class DecoupledCriterion(nn.Module):
+    """Decoupled distillation beside the true labels: hard_loss + soft_loss.
+
+    Args:
+        temperature: Softening T > 0, unitless.
+        target_weight: Weight of the true class's share, above 0; 1 in the paper.
+        non_target_weight: Weight of the other classes' shares, above 0; 1 to 10 in the paper.
+
+    Raises:
+        ValueError: If a value is not positive.
+
+    Reference: Zhao et al. (2022), arXiv:2203.08679.
+    """
+
+    def __init__(self, *, temperature: float, target_weight: float, non_target_weight: float) -> None:
+        super().__init__()
+        _check_positive(temperature=temperature, target_weight=target_weight, non_target_weight=non_target_weight)
+        self.temperature = temperature
+        self.target_weight = target_weight
+        self.non_target_weight = non_target_weight
+
+    def forward(self, logits: Tensor, batch: Batch) -> dict[str, Term]:
+        """Terms of the loss for student logits of shape (B, C), beside the batch's stored teacher logits."""
+        soft_loss = decoupled_loss(
+            logits,
+            batch.teacher["logits"],
+            batch.labels,
+            temperature=self.temperature,
+            target_weight=self.target_weight,
+            non_target_weight=self.non_target_weight,
+        )
+        return {"hard_loss": Term(1.0, hard_label_loss(logits, batch.labels)), "soft_loss": Term(1.0, soft_loss)}
+
+
+class CorrelationCriterion(nn.Module):
+    """Distillation by correlation, of samples' classes and of classes' samples, beside the true labels.
+
+    Args:
+        temperature: Softening T > 0, unitless; 1 to 4 in the paper.
+        inter_weight: Weight of the correlation within a sample, above 0; 1 or 2 in the paper.
+        intra_weight: Weight of the correlation within a class, above 0; likewise.
+
+    Raises:
+        ValueError: If a value is not positive.
+
+    Reference: Huang et al. (2022), arXiv:2205.10536.
+    """
+
+    def __init__(self, *, temperature: float, inter_weight: float, intra_weight: float) -> None:
+        super().__init__()
+        _check_positive(temperature=temperature, inter_weight=inter_weight, intra_weight=intra_weight)
+        self.temperature = temperature
+        self.inter_weight = inter_weight
+        self.intra_weight = intra_weight
+
+    def forward(self, logits: Tensor, batch: Batch) -> dict[str, Term]:
+        """Terms of the loss for student logits of shape (B, C), beside the batch's stored teacher logits."""
+        soft_loss = correlation_loss(
+            logits,
+            batch.teacher["logits"],
+            temperature=self.temperature,
+            inter_weight=self.inter_weight,
+            intra_weight=self.intra_weight,
+        )
+        return {"hard_loss": Term(1.0, hard_label_loss(logits, batch.labels)), "soft_loss": Term(1.0, soft_loss)}
+
+
+class SmoothedLabelCriterion(nn.Module):
+    """Labels alone, smoothed: an arm without a teacher. What smoothing alone gains is no gain of the teacher's.
+
+    Args:
+        smoothing: Share of the target that is spread over all classes, in [0, 1).
+
+    Raises:
+        ValueError: If it is out of its range.
+
+    Reference: Szegedy et al. (2016), section 7. arXiv:1512.00567.
+    """
+
+    def __init__(self, *, smoothing: float) -> None:
+        super().__init__()
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"smoothing must lie in [0, 1), but got {smoothing=}.")
+        self.smoothing = smoothing
+
+    def forward(self, logits: Tensor, batch: Batch) -> dict[str, Term]:
+        """Terms of the loss for student logits of shape (B, C)."""
+        return {"hard_loss": Term(1.0, smoothed_label_loss(logits, batch.labels, smoothing=self.smoothing))}
+
+
+HINTON = "soft_target"
+METHODS: Mapping[str, type[nn.Module]] = MappingProxyType(
+    {
+        HINTON: DistillationCriterion,
+        "standardized": StandardizedCriterion,
+        "decoupled": DecoupledCriterion,
+        "correlation": CorrelationCriterion,
+        "label_smoothing": SmoothedLabelCriterion,
+    }
+)
+"""What a student may be trained for, by name; a criterion's keywords are what can be searched of it."""
+
+
+def make_criterion(method: str = HINTON, **parameters: Any) -> nn.Module:
+    """The criterion of a method.
+
+    Args:
+        method: Its name in ``METHODS``.
+        parameters: Its keywords.
+    """
+    return METHODS[method](**parameters)
+
+
+def _check_positive(**values: float) -> None:
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be positive, but got {name}={value}.")

@@ -15,6 +15,8 @@ import pytest
 from conftest import EXAMPLE, ROOT, epochs_logged, load, numbers, search, start, wait_for
 from mlflow import MlflowClient
 
+from search_spaces.digits_methods import SPACE
+
 pytestmark = pytest.mark.slow
 
 CANCER = ("--space", "cancer.py", "--trials", "8", "--epochs", "6")
@@ -236,6 +238,21 @@ def test_the_default_space_is_digits(tmp_path: Path) -> None:
     teacher = load(tmp_path, "digits").user_attrs["kd.teacher"]
     assert teacher["accuracy"] >= 0.98
     assert set(json.loads(load(tmp_path, "digits").user_attrs["kd.costs"])["students"]) == {
-        json.dumps({"width": width}) for width in range(2, 33)
+        json.dumps({"width": width}) for width in range(1, 33)
     }
     assert (ROOT / "search_spaces" / "digits.py").exists()
+
+
+def test_the_method_is_searched_and_a_trial_has_its_own_method_s_parameters(tmp_path: Path) -> None:
+    output = search(tmp_path, "--space", "digits-methods", "--trials", "16", "--epochs", "2", "--pruner", "none")
+    trials = load(tmp_path, "digits-methods").trials
+    methods = {trial.params["method"] for trial in trials}
+    assert "soft_target" in methods and len(methods) >= 4  # the recipes, and draws among five
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    runs = client.search_runs(["1"], "tags.kd.role = 'trial'")
+    logged = {int(run.data.tags["kd.trial"]): set(run.data.params) for run in runs}
+    for trial in trials:
+        names = {"width", "learning_rate", "method", *SPACE.methods[trial.params["method"]]}
+        assert trial.params.keys() == names == logged[trial.number] and trial.state.name == "COMPLETE"
+    front = output[output.index("the Pareto front") :]
+    assert " method " in front and " with " in front and "nan" not in front

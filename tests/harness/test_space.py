@@ -14,10 +14,17 @@ from optuna.trial import Trial
 
 from harness.errors import HarnessError
 from harness.space import SearchSpace
+from lightning_modules.criterion import make_criterion
+from search_spaces import digits_methods, fashion_mnist_methods
 from search_spaces.digits import SPACE, Digits
 
 TEMPERATURE, ALPHA = FloatDistribution(1.0, 16.0, log=True), FloatDistribution(0.0, 1.0)
 WIDTH = IntDistribution(2, 32, log=True)
+HALF = FloatDistribution(0.0, 0.5)
+METHODS: dict[str, dict[str, BaseDistribution]] = {
+    "soft_target": {"temperature": TEMPERATURE, "alpha": ALPHA},
+    "label_smoothing": {"smoothing": FloatDistribution(0.01, 0.4, log=True)},
+}
 
 
 def a_space(
@@ -43,6 +50,14 @@ def a_space(
         ({"training": {"width": WIDTH}}, "one group only"),
         ({"student": {"width": 8}}, "width must be an optuna distribution, but got 8"),
         ({"epochs": 0}, "epochs must be at least 1"),
+        ({"distillation": {"magic": {"alpha": ALPHA}}}, "methods among soft_target, .*but got 'magic'"),
+        ({"distillation": {"decoupled": {"temperature": TEMPERATURE}}}, "'non_target_weight' is missing"),
+        ({"distillation": {"label_smoothing": {"smoothing": ALPHA}, "alpha": ALPHA}}, "parameters or methods"),
+        (
+            {"distillation": METHODS | {"standardized": {"temperature": TEMPERATURE, "alpha": HALF}}},
+            "alpha must have one",
+        ),
+        ({"distillation": METHODS, "student": {"method": WIDTH}}, "one group only"),
     ],
 )
 def test_a_space_that_reaches_nothing_is_refused(changed: dict[str, Any], message: str) -> None:
@@ -179,3 +194,49 @@ def test_the_embedded_digits_space_reaches_its_task() -> None:
     assert listed == [{"width": width} for width in range(1, 33)]
     assert sum(p.numel() for p in SPACE.task.student(**listed[0]).parameters()) == 123  # by hand, see test_networks
     assert math.isclose(SPACE.middle()["temperature"], math.sqrt(20))
+
+
+def of_methods() -> SearchSpace:
+    return SearchSpace(task=Digits(), student={"width": WIDTH}, distillation=METHODS)
+
+
+def test_a_method_s_parameters_exist_in_its_own_trials_only() -> None:
+    space, study = of_methods(), optuna.create_study(sampler=RandomSampler(0))
+    found = [space.suggest(study.ask()).params() for _ in range(20)]
+    own = {"soft_target": {"temperature", "alpha"}, "label_smoothing": {"smoothing"}}
+    assert {params["method"] for params in found} == set(own)
+    for params in found:
+        assert params.keys() == {"width", "method"} | own[params["method"]]
+        assert space.branch_of(params) == space.branch(params["method"])
+        assert space.branch_of({**params, "temperature": 1.0, "smoothing": 0.1}) is None
+    assert space.branch_of({"width": 3, "method": "magic"}) is None
+
+
+def test_one_method_alone_is_no_choice() -> None:
+    assert "method" not in a_space().distributions
+    assert a_space().methods == {"soft_target": {"temperature": TEMPERATURE, "alpha": ALPHA}}
+
+
+def test_the_middle_is_a_method_s_own() -> None:
+    assert of_methods().middle() == {"width": 8, "method": "soft_target", "temperature": 4.0, "alpha": 0.5}
+    assert of_methods().middle("label_smoothing").keys() == {"width", "method", "smoothing"}
+
+
+def test_a_method_is_held_fixed_with_its_own_parameters_only() -> None:
+    held = of_methods().fixed({"method": "soft_target", "alpha": "0.25"})
+    assert list(held.methods) == ["soft_target"]
+    params = held.suggest(optuna.create_study(sampler=RandomSampler(0)).ask()).params()
+    assert (params["method"], params["alpha"]) == ("soft_target", 0.25)
+    with pytest.raises(HarnessError, match="--fix smoothing reaches nothing where method is 'soft_target'"):
+        of_methods().fixed({"method": "soft_target", "smoothing": "0.1"})
+    with pytest.raises(HarnessError, match=r"--fix method must be one of \['soft_target', 'label_smoothing'\], but"):
+        of_methods().fixed({"method": "magic"})
+
+
+@pytest.mark.parametrize("space", [digits_methods.SPACE, fashion_mnist_methods.SPACE])
+def test_the_embedded_methods_are_searched_by_parameters_that_reach_them(space: SearchSpace) -> None:
+    for method in space.methods:
+        middle = space.middle(method)
+        names = list(space.methods[method])
+        make_criterion(method, **{name: middle[name] for name in names})
+        assert middle["method"] == method and space.branch_of(middle) is not None

@@ -34,7 +34,9 @@ def error_of(file: Path) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "fashion_mnist_shifted"])
+@pytest.mark.parametrize(
+    "name", ["digits", "digits_methods", "fashion_mnist", "fashion_mnist_methods", "fashion_mnist_shifted"]
+)
 def test_the_embedded_spaces_load(name: str) -> None:
     assert isinstance(load_space(SPACES_DIR / f"{name}.py"), SearchSpace)
 

@@ -628,6 +628,23 @@ def test_no_configuration_is_tried_twice_and_a_space_can_be_exhausted(settings: 
     assert study.finished() == 18 and claimed(study, held) is None
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_space_of_methods_is_exhausted_method_by_method(settings: Settings, sampler: str) -> None:
+    methods = {
+        "soft_target": {"temperature": CategoricalDistribution([4]), "alpha": FloatDistribution(0, 1, step=0.5)},
+        "label_smoothing": {"smoothing": CategoricalDistribution([0.1, 0.2])},
+    }
+    space = replace(SPACE, student={"width": IntDistribution(2, 4)}, distillation=methods, training={})
+    study = opened(replace(settings, trials=50, sampler=sampler), space)
+    seen = []
+    while (claim := claimed(study, space)) is not None:
+        params = claim.configuration.params()
+        seen.append(tuple(sorted((name, str(value)) for name, value in params.items())))
+        study.complete(claim, metrics(0.5, params["width"]))
+        claim.lease.release()
+    assert len(seen) == len(set(seen)) == 3 * (3 + 2) and study.is_exhausted
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "gp"])
 def test_a_sampler_keeps_away_from_what_runs_elsewhere(settings: Settings, sampler: str) -> None:
     study = opened(replace(settings, trials=30, sampler=sampler))

@@ -8,8 +8,16 @@ import pytest
 import torch
 
 from lightning_modules.batch import Batch
-from lightning_modules.criterion import DistillationCriterion, HardLabelCriterion
-from lightning_modules.losses import distillation_loss
+from lightning_modules.classifier import weighted_sum
+from lightning_modules.criterion import METHODS, DistillationCriterion, HardLabelCriterion, make_criterion
+from lightning_modules.losses import (
+    correlation_loss,
+    decoupled_loss,
+    distillation_loss,
+    hard_label_loss,
+    smoothed_label_loss,
+    standardized_soft_target_loss,
+)
 
 
 def a_batch(rows: int = 6, classes: int = 4) -> tuple[torch.Tensor, Batch]:
@@ -63,3 +71,47 @@ def test_an_alpha_outside_its_range_is_refused_before_training(alpha: float) -> 
 def test_a_criterion_adds_nothing_to_a_checkpoint() -> None:
     criterion = DistillationCriterion(temperature=4.0, alpha=0.1)
     assert not criterion.state_dict() and not list(criterion.parameters())
+
+
+PARAMETERS: dict[str, dict[str, float]] = {
+    "soft_target": {"temperature": 3.0, "alpha": 0.3},
+    "standardized": {"temperature": 3.0, "alpha": 0.3},
+    "decoupled": {"temperature": 3.0, "target_weight": 1.5, "non_target_weight": 4.0},
+    "correlation": {"temperature": 3.0, "inter_weight": 2.0, "intra_weight": 0.5},
+    "label_smoothing": {"smoothing": 0.1},
+}
+
+
+def test_each_method_is_the_loss_of_its_paper_beside_the_labels() -> None:
+    logits, batch = a_batch()
+    teacher, labels = batch.teacher["logits"], batch.labels
+    hard = hard_label_loss(logits, labels)
+    expected = {
+        "soft_target": distillation_loss(logits, teacher, labels, alpha=0.3, temperature=3.0),
+        "standardized": 0.3 * hard + 0.7 * standardized_soft_target_loss(logits, teacher, temperature=3.0),
+        "decoupled": hard
+        + decoupled_loss(logits, teacher, labels, temperature=3.0, target_weight=1.5, non_target_weight=4.0),
+        "correlation": hard + correlation_loss(logits, teacher, temperature=3.0, inter_weight=2.0, intra_weight=0.5),
+        "label_smoothing": smoothed_label_loss(logits, labels, smoothing=0.1),
+    }
+    found = {method: weighted_sum(make_criterion(method, **PARAMETERS[method])(logits, batch)) for method in METHODS}
+    assert {m: float(v) for m, v in found.items()} == pytest.approx({m: float(v) for m, v in expected.items()})
+
+
+@pytest.mark.parametrize(("method", "name"), [(m, n) for m, given in PARAMETERS.items() for n in given])
+def test_every_parameter_of_a_method_moves_the_gradient(method: str, name: str) -> None:
+    def gradient(**changed: float) -> torch.Tensor:
+        logits, batch = a_batch()
+        logits.requires_grad_()
+        weighted_sum(make_criterion(method, **{**PARAMETERS[method], **changed})(logits, batch)).backward()
+        assert logits.grad is not None
+        return logits.grad
+
+    as_it_is, moved = gradient(), gradient(**{name: 0.5 * PARAMETERS[method][name]})
+    assert float((as_it_is - moved).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize(("method", "name"), [(m, n) for m, given in PARAMETERS.items() for n in given])
+def test_a_method_s_parameter_out_of_its_range_is_refused(method: str, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name} must .* but got {name}=-1"):
+        make_criterion(method, **{**PARAMETERS[method], name: -1.0})
