@@ -60,11 +60,14 @@ class DistillationCriterion(nn.Module):
 
     def forward(self, logits: Tensor, batch: Batch) -> dict[str, Term]:
         """Terms of the loss for student logits of shape (B, C), beside the batch's stored teacher logits."""
-        soft_loss = soft_target_loss(logits, batch.teacher["logits"], temperature=self.temperature)
         return {
             "hard_loss": Term(self.alpha, hard_label_loss(logits, batch.labels)),
-            "soft_loss": Term(1 - self.alpha, soft_loss),
+            "soft_loss": Term(1 - self.alpha, self.soft_loss(logits, batch.teacher["logits"])),
         }
+
+    def soft_loss(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        """What the teacher says, as a loss in nats."""
+        return soft_target_loss(student_logits, teacher_logits, temperature=self.temperature)
 
 
 class StandardizedCriterion(DistillationCriterion):
@@ -73,22 +76,38 @@ class StandardizedCriterion(DistillationCriterion):
     Takes and raises what ``DistillationCriterion`` does. Reference: Sun et al. (2024), arXiv:2403.01427.
     """
 
+    def soft_loss(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        """What the teacher says, as a loss in nats."""
+        return standardized_soft_target_loss(student_logits, teacher_logits, temperature=self.temperature)
+
+
+class _BesideLabels(nn.Module):
+    """hard_loss + soft_loss, where the parameters of the latter are all positive."""
+
+    def __init__(self, **parameters: float) -> None:
+        super().__init__()
+        _check_positive(**parameters)
+        self.given = parameters
+
     def forward(self, logits: Tensor, batch: Batch) -> dict[str, Term]:
         """Terms of the loss for student logits of shape (B, C), beside the batch's stored teacher logits."""
-        soft_loss = standardized_soft_target_loss(logits, batch.teacher["logits"], temperature=self.temperature)
         return {
-            "hard_loss": Term(self.alpha, hard_label_loss(logits, batch.labels)),
-            "soft_loss": Term(1 - self.alpha, soft_loss),
+            "hard_loss": Term(1.0, hard_label_loss(logits, batch.labels)),
+            "soft_loss": Term(1.0, self.soft_loss(logits, batch)),
         }
 
+    def soft_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """What the teacher says, as a loss."""
+        raise NotImplementedError
 
-class DecoupledCriterion(nn.Module):
+
+class DecoupledCriterion(_BesideLabels):
     """Decoupled distillation beside the true labels: hard_loss + soft_loss.
 
     Args:
         temperature: Softening T > 0, unitless.
-        target_weight: Weight of the true class's share, above 0; 1 in the paper.
-        non_target_weight: Weight of the other classes' shares, above 0; 1 to 10 in the paper.
+        target_weight: Weight of the label's share, above 0; 1 in the paper.
+        non_target_weight: Weight of the other classes among themselves, above 0; 1 to 10 in the paper.
 
     Raises:
         ValueError: If a value is not positive.
@@ -97,26 +116,14 @@ class DecoupledCriterion(nn.Module):
     """
 
     def __init__(self, *, temperature: float, target_weight: float, non_target_weight: float) -> None:
-        super().__init__()
-        _check_positive(temperature=temperature, target_weight=target_weight, non_target_weight=non_target_weight)
-        self.temperature = temperature
-        self.target_weight = target_weight
-        self.non_target_weight = non_target_weight
+        super().__init__(temperature=temperature, target_weight=target_weight, non_target_weight=non_target_weight)
 
-    def forward(self, logits: Tensor, batch: Batch) -> dict[str, Term]:
-        """Terms of the loss for student logits of shape (B, C), beside the batch's stored teacher logits."""
-        soft_loss = decoupled_loss(
-            logits,
-            batch.teacher["logits"],
-            batch.labels,
-            temperature=self.temperature,
-            target_weight=self.target_weight,
-            non_target_weight=self.non_target_weight,
-        )
-        return {"hard_loss": Term(1.0, hard_label_loss(logits, batch.labels)), "soft_loss": Term(1.0, soft_loss)}
+    def soft_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """In nats."""
+        return decoupled_loss(logits, batch.teacher["logits"], batch.labels, **self.given)
 
 
-class CorrelationCriterion(nn.Module):
+class CorrelationCriterion(_BesideLabels):
     """Distillation by correlation, of samples' classes and of classes' samples, beside the true labels.
 
     Args:
@@ -131,22 +138,11 @@ class CorrelationCriterion(nn.Module):
     """
 
     def __init__(self, *, temperature: float, inter_weight: float, intra_weight: float) -> None:
-        super().__init__()
-        _check_positive(temperature=temperature, inter_weight=inter_weight, intra_weight=intra_weight)
-        self.temperature = temperature
-        self.inter_weight = inter_weight
-        self.intra_weight = intra_weight
+        super().__init__(temperature=temperature, inter_weight=inter_weight, intra_weight=intra_weight)
 
-    def forward(self, logits: Tensor, batch: Batch) -> dict[str, Term]:
-        """Terms of the loss for student logits of shape (B, C), beside the batch's stored teacher logits."""
-        soft_loss = correlation_loss(
-            logits,
-            batch.teacher["logits"],
-            temperature=self.temperature,
-            inter_weight=self.inter_weight,
-            intra_weight=self.intra_weight,
-        )
-        return {"hard_loss": Term(1.0, hard_label_loss(logits, batch.labels)), "soft_loss": Term(1.0, soft_loss)}
+    def soft_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Unitless."""
+        return correlation_loss(logits, batch.teacher["logits"], **self.given)
 
 
 class SmoothedLabelCriterion(nn.Module):
