@@ -48,6 +48,7 @@ class _Mirrored:
     run_id: str | None = None
     offset: int = 0
     state: str | None = None
+    may_exist: bool = False  # a run that is not known here: its making was begun, or it was sent to this store before
 
 
 @dataclass
@@ -105,15 +106,17 @@ class MlflowSink:
         if not events:
             return
         if mirrored.run_id is None:
-            mirrored.run_id = self._run_of(folder, events[0])
+            mirrored.run_id = self._run_of(folder, events[0], mirrored)
         # Two processes that begin a study at once may both have said what it is.
         events = [event for n, event in enumerate(events) if event["event"] != "run" or mirrored.offset + n == 0]
         pending = _Pending()
         for event in events:
             self._gather(event, folder, mirrored, pending)
+        if pending.state is not None:
+            pending.tags.append(RunTag("kd.state", pending.state[0]))
         self._flush(mirrored.run_id, pending)
-        if pending.state is not None:  # whoever sees a state sees all that led to it
-            self._set_state(mirrored, *pending.state)
+        if pending.state is not None:
+            self._set_status(mirrored, *pending.state)
         mirrored.offset = end
         _keep(folder, mirrored)
 
@@ -133,7 +136,8 @@ class MlflowSink:
             if mirrored.run_id is None or mirrored.state != "RUNNING" or not lease.acquire():
                 return
             if not self._is_deleted(mirrored.run_id):
-                self._set_state(mirrored, "WAITING", time.time_ns() // 1_000_000)
+                self.client.set_tag(mirrored.run_id, "kd.state", "WAITING")
+                self._set_status(mirrored, "WAITING", time.time_ns() // 1_000_000)
                 _keep(folder, mirrored)
             lease.release()
 
@@ -148,18 +152,24 @@ class MlflowSink:
     def _mirrored(self, folder: Path) -> _Mirrored:
         try:
             kept = _Mirrored(**json.loads((folder / STATE_FILE).read_text()))
-        except (FileNotFoundError, ValueError, TypeError):
+        except FileNotFoundError:
             return _Mirrored(self.store)
+        except (ValueError, TypeError):
+            return _Mirrored(self.store, may_exist=True)
         # Another store, or the same one made anew: it gets the whole run from the start.
-        return kept if kept.store == self.store else _Mirrored(self.store)
+        return kept if kept.store == self.store else _Mirrored(self.store, may_exist=True)
 
-    def _run_of(self, folder: Path, event: dict[str, Any]) -> str:
+    def _run_of(self, folder: Path, event: dict[str, Any], mirrored: _Mirrored) -> str:
         assert event["event"] == "run", event
-        # A process that died between creating the run and keeping its id must not leave a second one.
-        key = f"tags.`kd.run_key` = '{event['tags']['kd.run_key']}'"
-        runs = self.client.search_runs([self.experiment_id], key, run_view_type=ViewType.ACTIVE_ONLY, max_results=1)
-        if runs:
-            return str(runs[0].info.run_id)
+        # A process that died between creating the run and keeping its id must not leave a second one. A trial has one
+        # folder, which knows; studies and teachers may have several.
+        if mirrored.may_exist or event["parent"] is None:
+            key = f"tags.`kd.run_key` = '{event['tags']['kd.run_key']}'"
+            runs = self.client.search_runs([self.experiment_id], key, run_view_type=ViewType.ACTIVE_ONLY, max_results=1)
+            if runs:
+                return str(runs[0].info.run_id)
+        mirrored.may_exist = True
+        _keep(folder, mirrored)
         tags = dict(event["tags"])
         if event["parent"] is not None:
             tags["mlflow.parentRunId"] = self.run_id(Path(os.path.normpath(folder / event["parent"])))
@@ -187,9 +197,8 @@ class MlflowSink:
             case "state":
                 pending.state = (event["state"], event["time_ms"])
 
-    def _set_state(self, mirrored: _Mirrored, state: str, time_ms: int) -> None:
+    def _set_status(self, mirrored: _Mirrored, state: str, time_ms: int) -> None:
         assert mirrored.run_id is not None
-        self.client.set_tag(mirrored.run_id, "kd.state", state)
         if state in FINISHED_STATES:
             self.client.set_terminated(mirrored.run_id, RUN_STATUS[state], time_ms)
         else:
@@ -198,13 +207,13 @@ class MlflowSink:
 
     def _flush(self, run_id: str, pending: _Pending) -> None:
         while pending.metrics or pending.params or pending.tags:
-            self.client.log_batch(
-                run_id,
-                metrics=pending.metrics[:_METRICS_A_CALL],
-                params=pending.params[:_OTHERS_A_CALL],
-                tags=pending.tags[:_OTHERS_A_CALL],
-            )
-            del pending.metrics[:_METRICS_A_CALL], pending.params[:_OTHERS_A_CALL], pending.tags[:_OTHERS_A_CALL]
+            metrics, params = pending.metrics[:_METRICS_A_CALL], pending.params[:_OTHERS_A_CALL]
+            del pending.metrics[:_METRICS_A_CALL], pending.params[:_OTHERS_A_CALL]
+            # Tags go last, and the state is the last of them: whoever sees a state sees all that led to it.
+            others_left = pending.metrics or pending.params
+            tags = [] if others_left else pending.tags[:_OTHERS_A_CALL]
+            self.client.log_batch(run_id, metrics=metrics, params=params, tags=tags)
+            del pending.tags[: len(tags)]
 
 
 def _keep(folder: Path, mirrored: _Mirrored) -> None:

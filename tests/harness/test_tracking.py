@@ -216,6 +216,25 @@ def test_a_run_that_was_made_and_no_more_is_found_again(sink: MlflowSink, tmp_pa
     assert history(sink, made, "loss") == [(0, 1, 2.0)]
 
 
+def test_a_trial_whose_run_was_made_and_its_id_not_kept_has_one_run(
+    sink: MlflowSink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = append(tmp_path / "study", begin("s"))
+    folder = append(study / "0", begin("k", parent=".."), metrics(0, 1, loss=2.0))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(sink.client, "log_batch", interrupted)  # the process ends between the run and its id
+        sink.send(folder)
+    sink.send(folder)
+    other = MlflowSink(f"sqlite:///{tmp_path}/other.db", "kd-other", tmp_path / "other")
+    other.send(folder)
+    sink.send(folder)  # back in the first store, which has it
+    assert sorted(run.data.tags["kd.run_key"] for run in runs(sink)) == ["k", "s"]
+
+
+def interrupted(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def test_a_state_file_that_is_damaged_makes_no_second_run(sink: MlflowSink, tmp_path: Path) -> None:
     folder = append(tmp_path / "0", begin("k"), metrics(0, 1, loss=2.0))
     sink.send(folder)
