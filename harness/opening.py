@@ -22,6 +22,7 @@ from harness.storage import open_storage
 from harness.study import HERE_ATTR, MAXIMIZED, METRICS, Study, here, is_first_start
 
 _MAKING_ATTR = "kd.making"
+_MARK = "study.json"  # says whose a folder is
 _FLAGS = {name: f"--{name}" for name in ("space", "objectives", "epochs", "seed", "max")} | {"fixed": "--fix"}
 
 
@@ -67,6 +68,8 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
             # trial: it is made again, whole.
             if loaded is not None:
                 optuna.delete_study(study_name=settings.study, storage=storage)
+            elif (settings.study_dir / _MARK).exists():
+                _hold_beside_namesake(settings).release()  # or it is refused before it is made
             loaded = optuna.create_study(study_name=settings.study, storage=storage, directions=directions)  # type: ignore[arg-type]
             loaded.set_user_attr(_MAKING_ATTR, True)
             loaded.set_user_attr(HERE_ATTR, here(settings))
@@ -121,7 +124,7 @@ def _own_folder(study: Study) -> None:
     """
     if study.owns_folder():
         return
-    mark, kept = study.folder / "study.json", _aside(study.folder, study.id)
+    mark, kept = study.folder / _MARK, _aside(study.folder, study.id)
     if not kept.exists() and any(trial.state == TrialState.RUNNING for trial in study.trials()):
         # Its lease, if it is alive, and its checkpoint are in the folder that it was begun with.
         raise HarnessError(
@@ -129,18 +132,28 @@ def _own_folder(study: Study) -> None:
             f"than {study.folder.resolve()}; go on there."
         )
     if mark.exists():
-        lease = Lease(study.folder)
-        if not lease.acquire():
-            raise HarnessError(
-                f"another study of the name {study.settings.study!r}, in another storage, is being searched in "
-                f"{study.folder}; use --study or --runs-dir to keep them apart."
-            )
+        lease = _hold_beside_namesake(study.settings)
         study.folder.rename(_aside(study.folder, json.loads(mark.read_text())["id"]))
         lease.release()
     if kept.exists():
         shutil.rmtree(study.folder, ignore_errors=True)  # nothing but an empty folder can be there
         kept.rename(study.folder)
     write_atomically(mark, lambda path: path.write_text(json.dumps({"id": study.id})))
+
+
+def _hold_beside_namesake(settings: Settings) -> Lease:
+    """The lease of a folder that a namesake may be searched in.
+
+    Raises:
+        HarnessError: If it is.
+    """
+    lease = Lease(settings.study_dir)
+    if not lease.acquire():
+        raise HarnessError(
+            f"another study of the name {settings.study!r}, in another storage, is being searched in "
+            f"{settings.study_dir}; use --study or --runs-dir to keep them apart."
+        )
+    return lease
 
 
 def _aside(folder: Path, study_id: str) -> Path:

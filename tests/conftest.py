@@ -9,15 +9,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness.opening import open_study
 from harness.proposal import Proposer
 from harness.settings import Settings
 from harness.space import SearchSpace
-from harness.study import Claim, Study
+from harness.storage import open_storage
+from harness.study import METRICS, Claim, Study
+from search_spaces.digits import SPACE
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -118,6 +122,19 @@ def numbers(folder: Path, study: str) -> list[Any]:
         )
         for trial in load(folder, study).trials
     ]
+
+
+def in_sqlite(settings: Settings) -> Settings:
+    return replace(settings, storage=f"sqlite:///{settings.runs_dir.parent}/optuna.db")
+
+
+def opened(settings: Settings, space: SearchSpace = SPACE) -> Study:
+    """The study, as a new process finds it."""
+    return open_study(settings, space, open_storage(settings))
+
+
+def metrics(accuracy: float, cost: float) -> dict[str, float]:
+    return {"accuracy": accuracy, **dict.fromkeys(METRICS, cost)}
 
 
 @pytest.fixture
