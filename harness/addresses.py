@@ -33,4 +33,6 @@ def sqlite_path(address: str) -> Path | None:
 def lock_of(address: str, runs_dir: Path) -> Path:
     """The lock under which a place is opened: beside a SQLite file, for runs of several folders share it."""
     path = sqlite_path(address)
-    return runs_dir / ".opening.lock" if path is None else path.with_name(f".{path.name}.lock")
+    if path is None or not path.parent.is_dir():  # a lock makes no folder where an address is mistyped
+        return runs_dir / ".opening.lock"
+    return path.with_name(f".{path.name}.lock")

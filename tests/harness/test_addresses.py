@@ -113,6 +113,8 @@ def test_the_place_of_a_journal_file_is_absolute_too(tmp_path: Path, monkeypatch
     assert place_of("study.journal") == str(tmp_path / "study.journal")
 
 
-def test_runs_of_several_folders_open_one_sqlite_file_under_one_lock() -> None:
-    assert {lock_of("sqlite:///here/optuna.db", Path(runs)) for runs in ("a", "b")} == {Path("here/.optuna.db.lock")}
-    assert lock_of("postgresql://h/kd", Path("runs")) == Path("runs/.opening.lock")
+def test_runs_of_several_folders_open_one_sqlite_file_under_one_lock(tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path}/optuna.db"
+    assert {lock_of(address, Path(runs)) for runs in ("a", "b")} == {tmp_path / ".optuna.db.lock"}
+    for elsewhere in ("postgresql://h/kd", f"sqlite:///{tmp_path}/mistyped/optuna.db"):
+        assert lock_of(elsewhere, Path("runs")) == Path("runs/.opening.lock")

@@ -101,7 +101,8 @@ def test_a_space_file_gives_its_name_to_the_study() -> None:
     Path("my_space.py").write_text("")
     asked = parse_search(["--space", "my_space.py"])
     assert (asked.space_name, asked.study, asked.space_file) == ("my-space", "my-space", Path("my_space.py"))
-    assert space_names() == ["digits", "fashion-mnist", "fashion-mnist-shifted"]
+    embedded = ["digits", "digits-methods", "fashion-mnist", "fashion-mnist-methods", "fashion-mnist-shifted"]
+    assert space_names() == embedded
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_a_space_file_gives_its_name_to_the_study() -> None:
         (["--sampler", "grid"], "--sampler", "'grid'"),
         (["--space", "cifar"], "--space", "'cifar'"),
         (["--space", "none.py"], "--space", "'none.py'"),
-        (["--space", "../search_spaces/digits"], "--space", "digits, fashion-mnist"),
+        (["--space", "../search_spaces/digits"], "--space", "digits, digits-methods, fashion-mnist"),
         (["--trial", "3"], "--trial", "unrecognized"),
         (["--trials"], "--trials", "expected one argument"),
         (["extra"], "extra", "unrecognized"),
