@@ -4,7 +4,7 @@
     python benchmarks/workers.py --memory --trials 500
 
 Each worker has one thread, whatever their number. Time is from the first trial's begin to the last one's end, of whole
-commands that take turns. Memory is what each worker holds for itself (USS), sampled while a search of short trials runs.
+commands that take turns. Memory is what each worker holds for itself (USS), sampled while short trials run.
 """
 
 from __future__ import annotations
