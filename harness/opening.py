@@ -19,10 +19,9 @@ from harness.errors import HarnessError
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.storage import open_storage
-from harness.study import HERE_ATTR, MAXIMIZED, METRICS, Study, here, is_first_start
+from harness.study import HERE_ATTR, MARK, MAXIMIZED, METRICS, Study, here, is_first_start
 
 _MAKING_ATTR = "kd.making"
-_MARK = "study.json"  # says whose a folder is
 _FLAGS = {name: f"--{name}" for name in ("space", "objectives", "epochs", "seed", "max")} | {"fixed": "--fix"}
 
 
@@ -68,7 +67,7 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
             # trial: it is made again, whole.
             if loaded is not None:
                 optuna.delete_study(study_name=settings.study, storage=storage)
-            elif (settings.study_dir / _MARK).exists():
+            elif (settings.study_dir / MARK).exists():
                 _hold_beside_namesake(settings).release()  # or it is refused before it is made
             loaded = optuna.create_study(study_name=settings.study, storage=storage, directions=directions)  # type: ignore[arg-type]
             loaded.set_user_attr(_MAKING_ATTR, True)
@@ -124,7 +123,7 @@ def _own_folder(study: Study) -> None:
     """
     if study.owns_folder():
         return
-    mark, kept = study.folder / _MARK, _aside(study.folder, study.id)
+    mark, kept = study.folder / MARK, _aside(study.folder, study.id)
     if not kept.exists() and any(trial.state == TrialState.RUNNING for trial in study.trials()):
         # Its lease, if it is alive, and its checkpoint are in the folder that it was begun with.
         raise HarnessError(

@@ -37,6 +37,8 @@ KNOWN_COSTS = tuple(name for name in METRICS if name not in ("agreement", "ece")
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 _COSTS_ATTR = "kd.costs"
 HERE_ATTR = "kd.first_start"
+MARK = "study.json"
+"""The file that says whose a study's folder is."""
 _EXHAUSTED_ATTR = "kd.exhausted"
 
 
@@ -105,7 +107,7 @@ class Study:
     def owns_folder(self) -> bool:
         """Whether the study's folder is this study's, and not that of a namesake in another storage."""
         try:
-            return bool(json.loads((self.folder / "study.json").read_text())["id"] == self.id)
+            return bool(json.loads((self.folder / MARK).read_text())["id"] == self.id)
         except FileNotFoundError:
             return False
 

@@ -178,9 +178,8 @@ def catch_up(study: Study, mirror: Mirror) -> None:
     A trial is told to the study first and logged second. A cut between the two leaves a run that says RUNNING of a
     trial that is over.
     """
-    trials = study.trials()
-    folders: list[Path] = [study.folder] if trials else []
-    for trial in trials:
+    folders: list[Path] = [study.folder]
+    for trial in study.trials():
         folder = study.trial_folder(trial.number)
         if not (folder / SPOOL).exists() or is_sent(folder, mirror.store, trial.state.name):
             continue

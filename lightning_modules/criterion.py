@@ -39,7 +39,37 @@ class HardLabelCriterion(nn.Module):
         return {"hard_loss": Term(1.0, hard_label_loss(logits, batch.labels))}
 
 
-class DistillationCriterion(nn.Module):
+class _HardAndSoft(nn.Module):
+    """Weighted, hard_loss of the true labels and soft_loss of what the teacher says.
+
+    Args:
+        alpha: Weight of hard_loss in [0, 1], where soft_loss has 1 - alpha; ``None`` gives 1 to each.
+        soft: Keywords of soft_loss, all above 0.
+    """
+
+    def __init__(self, *, alpha: float | None = None, **soft: float) -> None:
+        super().__init__()
+        for name, value in soft.items():
+            if not value > 0:
+                raise ValueError(f"{name} must be positive, but got {name}={value}.")
+        if alpha is not None and not 0 <= alpha <= 1:
+            raise ValueError(f"alpha must lie in [0, 1], but got {alpha=}.")
+        self.soft = soft
+        self.hard_weight, self.soft_weight = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
+
+    def forward(self, logits: Tensor, batch: Batch) -> dict[str, Term]:
+        """Terms of the loss for student logits of shape (B, C), beside the batch's stored teacher logits."""
+        return {
+            "hard_loss": Term(self.hard_weight, hard_label_loss(logits, batch.labels)),
+            "soft_loss": Term(self.soft_weight, self.soft_loss(logits, batch)),
+        }
+
+    def soft_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """What the teacher says, as a loss."""
+        raise NotImplementedError
+
+
+class DistillationCriterion(_HardAndSoft):
     """Hinton's distillation: ``alpha`` · hard_loss + (1 - ``alpha``) · soft_loss.
 
     Args:
@@ -51,23 +81,11 @@ class DistillationCriterion(nn.Module):
     """
 
     def __init__(self, *, temperature: float, alpha: float) -> None:
-        super().__init__()
-        _check_positive(temperature=temperature)
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha must lie in [0, 1], but got {alpha=}.")
-        self.temperature = temperature
-        self.alpha = alpha
+        super().__init__(alpha=alpha, temperature=temperature)
 
-    def forward(self, logits: Tensor, batch: Batch) -> dict[str, Term]:
-        """Terms of the loss for student logits of shape (B, C), beside the batch's stored teacher logits."""
-        return {
-            "hard_loss": Term(self.alpha, hard_label_loss(logits, batch.labels)),
-            "soft_loss": Term(1 - self.alpha, self.soft_loss(logits, batch.teacher["logits"])),
-        }
-
-    def soft_loss(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        """What the teacher says, as a loss in nats."""
-        return soft_target_loss(student_logits, teacher_logits, temperature=self.temperature)
+    def soft_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """In nats."""
+        return soft_target_loss(logits, batch.teacher["logits"], **self.soft)
 
 
 class StandardizedCriterion(DistillationCriterion):
@@ -76,32 +94,12 @@ class StandardizedCriterion(DistillationCriterion):
     Takes and raises what ``DistillationCriterion`` does. Reference: Sun et al. (2024), arXiv:2403.01427.
     """
 
-    def soft_loss(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        """What the teacher says, as a loss in nats."""
-        return standardized_soft_target_loss(student_logits, teacher_logits, temperature=self.temperature)
-
-
-class _BesideLabels(nn.Module):
-    """hard_loss + soft_loss, where the parameters of the latter are all positive."""
-
-    def __init__(self, **parameters: float) -> None:
-        super().__init__()
-        _check_positive(**parameters)
-        self.given = parameters
-
-    def forward(self, logits: Tensor, batch: Batch) -> dict[str, Term]:
-        """Terms of the loss for student logits of shape (B, C), beside the batch's stored teacher logits."""
-        return {
-            "hard_loss": Term(1.0, hard_label_loss(logits, batch.labels)),
-            "soft_loss": Term(1.0, self.soft_loss(logits, batch)),
-        }
-
     def soft_loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """What the teacher says, as a loss."""
-        raise NotImplementedError
+        """In nats."""
+        return standardized_soft_target_loss(logits, batch.teacher["logits"], **self.soft)
 
 
-class DecoupledCriterion(_BesideLabels):
+class DecoupledCriterion(_HardAndSoft):
     """Decoupled distillation beside the true labels: hard_loss + soft_loss.
 
     Args:
@@ -120,10 +118,10 @@ class DecoupledCriterion(_BesideLabels):
 
     def soft_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """In nats."""
-        return decoupled_loss(logits, batch.teacher["logits"], batch.labels, **self.given)
+        return decoupled_loss(logits, batch.teacher["logits"], batch.labels, **self.soft)
 
 
-class CorrelationCriterion(_BesideLabels):
+class CorrelationCriterion(_HardAndSoft):
     """Distillation by correlation, of samples' classes and of classes' samples, beside the true labels.
 
     Args:
@@ -142,7 +140,7 @@ class CorrelationCriterion(_BesideLabels):
 
     def soft_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Unitless."""
-        return correlation_loss(logits, batch.teacher["logits"], **self.given)
+        return correlation_loss(logits, batch.teacher["logits"], **self.soft)
 
 
 class SmoothedLabelCriterion(nn.Module):
@@ -189,9 +187,3 @@ def make_criterion(method: str = HINTON, **parameters: Any) -> nn.Module:
         parameters: Its keywords.
     """
     return METHODS[method](**parameters)
-
-
-def _check_positive(**values: float) -> None:
-    for name, value in values.items():
-        if not value > 0:
-            raise ValueError(f"{name} must be positive, but got {name}={value}.")
