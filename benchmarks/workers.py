@@ -4,7 +4,8 @@
     python benchmarks/workers.py --memory --trials 500
 
 Each worker has one thread, whatever their number. Time is from the first trial's begin to the last one's end, of whole
-commands that take turns. Memory is what each worker holds for itself (USS), sampled while short trials run.
+commands that take turns. Memory is sampled while short trials run: all that a worker has in memory (RSS), and what it
+holds for itself (USS), which also grows as it touches what it shared with the process that it is a fork of.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def linearity(trials: int, workers: int, repeats: int) -> None:
 
 
 def memory(trials: int, workers: int) -> None:
-    """What each worker holds for itself, by the trials that are finished."""
+    """What each worker has in memory, by the trials that are finished."""
     folder = Path(tempfile.mkdtemp())
     search, shown = started(folder, trials, workers, epochs=2), -1
     students = folder / "mlruns" / "trials" / "bench"
@@ -71,13 +72,14 @@ def memory(trials: int, workers: int) -> None:
             shown = done // 50
             children = psutil.Process(search.pid).children()
             held = [_held(child) for child in children if "harness.tracking" not in child.cmdline()]
-            first = psutil.Process(search.pid).memory_full_info().uss / _MB
-            print(f"{done} trials: workers {', '.join(f'{mb:.0f}' for mb in held)} MB, first process {first:.0f} MB")
+            first = _held(psutil.Process(search.pid))
+            print(f"{done} trials: workers {', '.join(held)}; first process {first}", flush=True)
     assert search.returncode == 0
 
 
-def _held(process: psutil.Process) -> float:
-    return float(process.memory_full_info().uss) / _MB
+def _held(process: psutil.Process) -> str:
+    memory = process.memory_full_info()
+    return f"{memory.rss / _MB:.0f} MB ({memory.uss / _MB:.0f} of its own)"
 
 
 def main() -> None:
