@@ -23,9 +23,10 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 import logging
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag, ViewType
+from mlflow.entities import Metric, Param, RunInfo, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from harness.addresses import lock_of, place_of
 from harness.content import Lease, exclusive, write_atomically
@@ -46,6 +47,7 @@ class _Mirrored:
 
     store: str
     run_id: str | None = None
+    artifact_uri: str = ""  # of the run; the client would ask the store for it once more
     offset: int = 0
     state: str | None = None
     may_exist: bool = False  # a run that is not known here: its making was begun, or it was sent to this store before
@@ -106,7 +108,8 @@ class MlflowSink:
         if not events:
             return
         if mirrored.run_id is None:
-            mirrored.run_id = self._run_of(folder, events[0], mirrored)
+            run = self._run_of(folder, events[0], mirrored)
+            mirrored.run_id, mirrored.artifact_uri = str(run.run_id), str(run.artifact_uri)
         # Two processes that begin a study at once may both have said what it is.
         events = [event for n, event in enumerate(events) if event["event"] != "run" or mirrored.offset + n == 0]
         pending = _Pending()
@@ -159,7 +162,7 @@ class MlflowSink:
         # Another store, or the same one made anew: it gets the whole run from the start.
         return kept if kept.store == self.store else _Mirrored(self.store, may_exist=True)
 
-    def _run_of(self, folder: Path, event: dict[str, Any], mirrored: _Mirrored) -> str:
+    def _run_of(self, folder: Path, event: dict[str, Any], mirrored: _Mirrored) -> RunInfo:
         assert event["event"] == "run", event
         # A process that died between creating the run and keeping its id must not leave a second one. A trial has one
         # folder, which knows; studies and teachers may have several.
@@ -167,14 +170,15 @@ class MlflowSink:
             key = f"tags.`kd.run_key` = '{event['tags']['kd.run_key']}'"
             runs = self.client.search_runs([self.experiment_id], key, run_view_type=ViewType.ACTIVE_ONLY, max_results=1)
             if runs:
-                return str(runs[0].info.run_id)
+                return runs[0].info
         mirrored.may_exist = True
         _keep(folder, mirrored)
         tags = dict(event["tags"])
         if event["parent"] is not None:
             tags["mlflow.parentRunId"] = self.run_id(Path(os.path.normpath(folder / event["parent"])))
-        run = self.client.create_run(self.experiment_id, start_time=event["time_ms"], tags=tags, run_name=event["name"])
-        return str(run.info.run_id)
+        return self.client.create_run(
+            self.experiment_id, start_time=event["time_ms"], tags=tags, run_name=event["name"]
+        ).info
 
     def _gather(self, event: dict[str, Any], folder: Path, mirrored: _Mirrored, pending: _Pending) -> None:
         assert mirrored.run_id is not None
@@ -190,10 +194,11 @@ class MlflowSink:
                 pending.tags += [RunTag(key, value[:_TAG_LENGTH]) for key, value in event["values"].items()]
             case "artifact":
                 path = folder / event["path"]
+                artifacts = get_artifact_repository(mirrored.artifact_uri, tracking_uri=self.client.tracking_uri)
                 if path.is_dir():
-                    self.client.log_artifacts(mirrored.run_id, str(path))
+                    artifacts.log_artifacts(str(path))
                 else:
-                    self.client.log_artifact(mirrored.run_id, str(path))
+                    artifacts.log_artifact(str(path))
             case "state":
                 pending.state = (event["state"], event["time_ms"])
 
