@@ -9,10 +9,10 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def digest(*parts: Any) -> str:
@@ -23,6 +23,8 @@ def digest(*parts: Any) -> str:
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     """A key of 16 hexadecimal digits for named tensors: names, types, shapes and every byte."""
+    import torch  # whoever has tensors has it; the mirror's process has none, and would wait a second for it
+
     hasher = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import random
 import timeit
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,6 @@ import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.content import digest, write_atomically
@@ -28,7 +28,7 @@ THREADS = 1  # what a student gets on the small device it is made for
 THROUGHPUT_BATCH = 64
 ROUNDS = 30  # over all networks; so often is each measured
 _CALLS_A_ROUND = 5
-_HOW = 3  # counts up whenever costs are measured in another way: kept ones are then measured anew
+_HOW = 4  # counts up whenever costs are measured in another way: kept ones are then measured anew
 
 
 @dataclass(frozen=True)
@@ -106,12 +106,12 @@ def measure_costs(
     single, many = inputs(conditions.latency_batch), inputs(conditions.throughput_batch)
     latencies_s: dict[str, list[float]] = {name: [] for name in networks}
     batch_times_s: dict[str, list[float]] = {name: [] for name in networks}
-    with torch.inference_mode():
+    with torch.inference_mode(), _threads(conditions.threads):
         for round_number in range(ROUNDS):
             for name in random.Random(round_number).sample(list(networks), len(networks)):
                 network = networks[name].eval()
-                latencies_s[name] += _call_times_s(network, single, conditions.threads, _CALLS_A_ROUND)
-                batch_times_s[name] += _call_times_s(network, many, conditions.threads, 1)
+                latencies_s[name] += _call_times_s(network, single, _CALLS_A_ROUND)
+                batch_times_s[name] += _call_times_s(network, many, 1)
             on_round()
     return {
         name: Cost(
@@ -148,15 +148,21 @@ def count_macs(network: nn.Module, inputs: Inputs) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def _call_times_s(network: nn.Module, inputs: Inputs, threads: int, calls: int) -> list[float]:
-    """Wall times of single calls, seconds. Each is preceded by two that are not counted."""
-    timer = Timer(
-        "call(network, inputs)",
-        globals={"call": call, "network": network, "inputs": inputs},
-        num_threads=threads,
-        timer=_clock_of(inputs),
-    )
-    return [timer.timeit(1).raw_times[0] for _ in range(calls)]
+def _call_times_s(network: nn.Module, inputs: Inputs, calls: int) -> list[float]:
+    """Wall times of single calls, seconds, after one that is not counted: it meets cold caches."""
+    times = timeit.repeat(lambda: call(network, inputs), timer=_clock_of(inputs), repeat=1 + calls, number=1)
+    return times[1:]
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Compute with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _told_ms(seconds: Any) -> float:
@@ -167,8 +173,8 @@ def _told_ms(seconds: Any) -> float:
 def _clock_of(inputs: Inputs) -> Callable[[], float]:
     """A clock that waits for the device of ``inputs``.
 
-    The one that ``Timer`` has by itself asks at each end whether there is an accelerator: 0.06 ms in a build for GPUs
-    on a machine that has none, as much as a small student's call.
+    That of ``torch.utils.benchmark`` asks at each end whether there is an accelerator: 0.06 ms in a build for GPUs on a
+    machine that has none, as much as a small student's call.
     """
     device = _first(inputs).device
     if device.type == "cpu":
