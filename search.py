@@ -16,7 +16,8 @@ def main() -> None:
     budgets = [f"{name} at most {value:g}" for name, value in settings.budgets.items()]
     asked = ", ".join([settings.space_name, settings.sampler, *held, *budgets])
     terminal.say(f"study     {settings.study}: {settings.trials} trials of {asked}")
-    with Mirror() as mirror:  # its process imports MLflow while this one imports torch
+    with Mirror() as mirror:  # its process imports MLflow and connects while this one imports torch
+        mirror.begin_to_connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
         from harness.errors import Interrupted
         from harness.launchers.local import search_here
         from harness.opening import open_study
@@ -31,7 +32,7 @@ def main() -> None:
         whole_space = load_space(settings.space_file)
         space = whole_space.fixed(settings.fixed)
         storage = open_storage(settings)
-        mirror.connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
+        mirror.wait_until_connected()
         study = open_study(settings, whole_space, storage)
         try:
             with ParentRun(study, settings, mirror) as parent:

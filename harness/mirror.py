@@ -28,7 +28,7 @@ class Mirror:
     """
 
     def __init__(self) -> None:
-        self.experiment_id = self.store = ""
+        self.experiment_id = self.store = self._address = ""
         self._say: Callable[[str], None] = lambda text: None
         self._answered = threading.Event()
         self._connected = False
@@ -54,24 +54,36 @@ class Mirror:
         self.close(grace_s=_GRACE_S if raised[0] is None else _GRACE_AFTER_ERROR_S)
 
     def connect(self, address: str, experiment: str, artifact_root: Path, *, say: Callable[[str], None]) -> None:
-        """Connect to the tracking store, and wait until it has answered.
+        """Begin to connect to the tracking store, and wait until it has answered. Takes and raises what the two do."""
+        self.begin_to_connect(address, experiment, artifact_root, say=say)
+        self.wait_until_connected()
+
+    def begin_to_connect(
+        self, address: str, experiment: str, artifact_root: Path, *, say: Callable[[str], None]
+    ) -> None:
+        """Let the process connect to the tracking store; a new database gets its tables meanwhile.
 
         Args:
             address: MLflow's tracking address.
             experiment: Name of the experiment.
             artifact_root: Folder of artifacts, where the store is a local database.
             say: Called with a line of text when the store goes away, or comes back. From another thread.
-
-        Raises:
-            HarnessError: If the store does not answer.
         """
-        self._say = say
+        self._say, self._address = say, address
         # The address goes through the pipe: an argument or a variable of a process can be read by others.
         self._send(address=address, experiment=experiment, artifact_root=str(artifact_root))
+
+    def wait_until_connected(self) -> None:
+        """Wait for the store's answer.
+
+        Raises:
+            HarnessError: If it does not answer.
+        """
         self._answered.wait()
         if self._failure is not None:
             raise HarnessError(
-                f"--tracking-uri must be an MLflow store that answers, but {redact(address)} does not: {self._failure}"
+                f"--tracking-uri must be an MLflow store that answers, but {redact(self._address)} does not: "
+                f"{self._failure}"
             )
         self._connected = True
 
@@ -82,6 +94,8 @@ class Mirror:
     def close(self, *, grace_s: float) -> None:
         """Wait until all is sent; a store that is away is waited for up to ``grace_s`` seconds."""
         if not self._connected:
+            if self._address:
+                self._answered.wait(grace_s)  # a database that is left with half of its tables can't be used again
             self._process.kill()
         self._send(close=True, grace_s=grace_s)
         with contextlib.suppress(BrokenPipeError):
