@@ -159,8 +159,9 @@ class MlflowSink:
             return _Mirrored(self.store)
         except (ValueError, TypeError):
             return _Mirrored(self.store, may_exist=True)
-        # Another store, or the same one made anew: it gets the whole run from the start.
-        return kept if kept.store == self.store else _Mirrored(self.store, may_exist=True)
+        # Another store, or the same one made anew, or a run whose place is not known: it gets the whole run anew.
+        known = kept.store == self.store and bool(kept.artifact_uri) == (kept.run_id is not None)
+        return kept if known else _Mirrored(self.store, may_exist=True)
 
     def _run_of(self, folder: Path, event: dict[str, Any], mirrored: _Mirrored) -> RunInfo:
         assert event["event"] == "run", event

@@ -472,3 +472,17 @@ def test_a_run_that_was_swept_out_for_good_holds_up_nothing(sink: MlflowSink, tm
     append(folder, state("COMPLETE"))
     sink.send(folder)
     sink.cut(folder)
+
+
+def test_a_run_that_was_sent_before_its_place_was_kept_gets_its_artifacts_too(sink: MlflowSink, tmp_path: Path) -> None:
+    folder = append(tmp_path / "3", begin("k"), metrics(0, 1, loss=2.0))
+    sink.send(folder)
+    kept = json.loads((folder / STATE_FILE).read_text())
+    del kept["artifact_uri"]
+    (folder / STATE_FILE).write_text(json.dumps(kept))
+    (folder / "a.txt").touch()
+    append(folder, event("artifact", 2, path="a.txt"))
+    sink.send(folder)
+    (run,) = runs(sink)
+    assert run.info.run_id == kept["run_id"] and history(sink, run, "loss") == [(0, 1, 2.0)]
+    assert [file.path for file in sink.client.list_artifacts(run.info.run_id)] == ["a.txt"]
