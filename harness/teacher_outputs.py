@@ -98,14 +98,12 @@ def _forward(teacher: Teacher, data: TensorDataModule, names: Sequence[str]) -> 
     """Outputs by name and split; each is made once, for features are large."""
     assert not teacher.network.training
     layers = [name for name in names if name != _LOGITS]
-    logits, features = probed(teacher.network, data.splits["val"].few(2).inputs, layers)
-    shapes = {name: value.shape[1:] for name, value in {**features, _LOGITS: logits}.items()}
+    if layers:
+        probed(teacher.network, data.splits["val"].few(2).inputs, layers)  # refuses what can't be stored
     outputs: dict[str, dict[str, Tensor]] = {name: {} for name in names}
     for split in SPLITS:
         loader = data.ordered(split)
         views = () if loader.views is None else (loader.views.count,)
-        for name in names:
-            outputs[name][split] = torch.empty(len(loader.split), *views, *shapes[name])
         for view in range(*views or (1,)):
             loader.set_epoch(view)
             for batch in (batch for item in loader for batch in item):
@@ -113,5 +111,7 @@ def _forward(teacher: Teacher, data: TensorDataModule, names: Sequence[str]) -> 
                     found[_LOGITS] = call(teacher.network, batch.inputs)
                 rows = batch.ids.cpu()
                 for name in names:
+                    if split not in outputs[name]:
+                        outputs[name][split] = torch.empty(len(loader.split), *views, *found[name].shape[1:])
                     outputs[name][split][(rows, view) if views else rows] = found[name].float().cpu()
     return outputs
