@@ -30,6 +30,7 @@ from harness.cost import (
 )
 from harness.errors import HarnessError, one_line
 from harness.fit import device_of
+from harness.layer_choices import check_layers, teacher_layers
 from harness.mirror import Mirror
 from harness.settings import Settings
 from harness.space import SearchSpace
@@ -83,7 +84,12 @@ def prepare(settings: Settings, space: SearchSpace, study: Study, terminal: Term
     classes = 1 + max(int(part.labels.max()) for part in data.splits.values())
     teacher = _teacher(settings, space, data, dataset, classes, terminal, mirror)
     study.bind(teacher=teacher.digest)
-    data.attach(make_teacher_outputs(teacher, data, dataset, cache_dir=settings.cache_dir, say=terminal.say))
+    with _asking("the teacher"):
+        outputs = make_teacher_outputs(
+            teacher, data, dataset, layers=teacher_layers(space), cache_dir=settings.cache_dir, say=terminal.say
+        )
+    data.attach(outputs)
+    check_layers(space, data)
     scores = score(data.teacher_outputs["val"]["logits"], data, space, classes)
     costs = _costs(settings, space, study, teacher.network, data, terminal)
     terminal.say(

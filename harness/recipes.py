@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.space import SearchSpace, member
-from lightning_modules.criterion import HINTON
+from lightning_modules.criteria import HINTON
 
 RECIPES: dict[str, dict[str, float]] = {
     # RepDistiller and mdistiller: T = 4, cross-entropy weight 0.1.

@@ -85,7 +85,8 @@ def collect(study: Study) -> Result:
 
 def trials_frame(study: Study) -> pd.DataFrame:
     """One row for each trial that has begun, in their order."""
-    columns = ["number", "state", "recipe", *study.attrs["kd.identity"]["parameters"]]
+    parameters = study.attrs["kd.identity"]["parameters"]
+    columns = ["number", "state", "recipe", *parameters]
     rows = [
         {
             "number": trial.number,
@@ -102,8 +103,8 @@ def trials_frame(study: Study) -> pd.DataFrame:
         if trial.state.name != "WAITING"
     ]
     frame = pd.DataFrame(rows, columns=None if rows else columns)
-    # A study of which nothing is finished yet has the same columns.
-    missing = [name for name in (study.primary, *METRICS) if name not in frame]
+    # A study of which nothing is finished yet, or no trial has had some method, has the same columns.
+    missing = [name for name in (*parameters, study.primary, *METRICS) if name not in frame]
     return frame.assign(**dict.fromkeys(missing, float("nan")))
 
 

@@ -27,7 +27,7 @@ from optuna.trial import Trial
 from harness.errors import HarnessError
 from harness.task import Task
 from lightning_modules.classifier import ClassifierModule
-from lightning_modules.criterion import HINTON, METHODS
+from lightning_modules.criteria import HINTON, METHODS
 
 Distributions = Mapping[str, BaseDistribution]
 METHOD = "method"
@@ -55,7 +55,7 @@ class SearchSpace:
         task: What is being compressed.
         student: Architecture; reaches ``task.student``.
         distillation: ``temperature`` and ``alpha`` (the weight of the **hard-label** loss). Or, by name of a method
-            (``lightning_modules.criterion.METHODS``), the parameters of each: ``method`` is searched then too, and a
+            (``lightning_modules.criteria.METHODS``), the parameters of each: ``method`` is searched then too, and a
             method's parameters exist in its own trials only.
         training: ``learning_rate`` and ``weight_decay``, as far as they vary.
         epochs: Epochs of a trial, unless the command line says otherwise.

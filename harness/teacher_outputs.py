@@ -1,8 +1,8 @@
-"""The teacher's outputs: computed once for each teacher and dataset, kept under a content key, checked when loaded."""
+"""The teacher's outputs: computed once for each teacher and dataset, kept under content keys, checked when loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from harness.content import digest, exclusive, tensors_digest, write_atomically
 from harness.teacher import Teacher
 from lightning_modules.batch import call
+from lightning_modules.features import captured, probed
 from lightning_modules.tensors import TensorDataModule
 
 SPLITS = ("train", "val")  # the test split is nobody's before the search is over
@@ -20,61 +21,97 @@ SPLITS = ("train", "val")  # the test split is nobody's before the search is ove
 Outputs = dict[str, dict[str, Tensor]]
 """By split and name; ``["train"]["logits"]`` has shape (N, C), or (N, V, C) where the samples have views."""
 
+_LOGITS = "logits"
+
 
 def make_teacher_outputs(
-    teacher: Teacher, data: TensorDataModule, dataset: str, *, cache_dir: Path, say: Callable[[str], None]
+    teacher: Teacher,
+    data: TensorDataModule,
+    dataset: str,
+    *,
+    layers: Sequence[str] = (),
+    cache_dir: Path,
+    say: Callable[[str], None],
 ) -> Outputs:
     """Load the teacher's outputs from the cache, or run the teacher once over the data and keep them.
 
-    They are raw logits: a softmax could not be undone, and the temperature is searched.
+    They are raw logits, for a softmax could not be undone, and the temperature is searched; and what some layers give.
+    Each has a file of its own, so that another layer that is asked for later adds one. A file is mapped into memory,
+    not read: workers of one machine share it, and what is never asked for takes no memory.
 
     Args:
         teacher: The teacher.
         data: Its samples, in a fixed order.
         dataset: Fingerprint of the data.
+        layers: Names of the layers whose outputs are wanted beside the logits.
         cache_dir: Root of the caches.
-        say: Called with a line of text when a kept file turns out to be damaged.
+        say: Called with a line of text when a kept file turns out to be damaged, or features are stored.
+
+    Raises:
+        ValueError: If there is no layer of a name, or what it gives can't be stored.
     """
-    key = digest("teacher outputs", 1, teacher.digest, dataset)
-    file = cache_dir / "teacher_outputs" / f"{key}.safetensors"
-    with exclusive(file.with_suffix(".lock")):
-        if file.exists():
-            try:
-                return _load(file, key, data)
-            except (SafetensorError, OSError, ValueError) as error:
-                say(f"the kept teacher outputs {file} are damaged ({error}); computing them again")
-        flat = {f"{split}.logits": _forward(teacher, data, split) for split in SPLITS}
-        metadata = {"key": key, "digest": tensors_digest(flat), "teacher": teacher.digest, "dataset": dataset}
-        write_atomically(file, lambda path: save_file(flat, path, metadata=metadata))
-        return _by_split(flat)
+    keys = {name: _key(teacher, dataset, name) for name in (_LOGITS, *layers)}
+    files = {name: cache_dir / "teacher_outputs" / f"{key}.safetensors" for name, key in keys.items()}
+    kept: dict[str, dict[str, Tensor]] = {}
+    with exclusive(files[_LOGITS].with_suffix(".lock")):
+        for name, file in files.items():
+            if file.exists():
+                try:
+                    kept[name] = _load(file, keys[name], data)
+                except (SafetensorError, OSError, ValueError) as error:
+                    say(f"the kept teacher outputs {file} are damaged ({error}); computing them again")
+        missing = [name for name in files if name not in kept]
+        made = _forward(teacher, data, missing) if missing else {}
+        for name in missing:
+            by_split = made.pop(name)
+            metadata = {"key": keys[name], "name": name, "teacher": teacher.digest, "dataset": dataset}
+            _save(by_split, files[name], metadata)
+            if name != _LOGITS:
+                size_mb = sum(values.nbytes for values in by_split.values()) / 1e6
+                say(f"teacher   what its layer {name} gives is stored, {size_mb:,.0f} MB")
+            kept[name] = load_file(files[name])
+    return {split: {name: kept[name][split] for name in files} for split in SPLITS}
 
 
-def _load(file: Path, key: str, data: TensorDataModule) -> Outputs:
+def _key(teacher: Teacher, dataset: str, name: str) -> str:
+    return digest("teacher outputs", 2, teacher.digest, dataset, name)
+
+
+def _save(by_split: dict[str, Tensor], file: Path, metadata: dict[str, str]) -> None:
+    metadata["digest"] = tensors_digest(by_split)
+    write_atomically(file, lambda path: save_file(by_split, path, metadata=metadata))
+
+
+def _load(file: Path, key: str, data: TensorDataModule) -> dict[str, Tensor]:
     with safe_open(file, framework="pt") as reader:
         metadata = reader.metadata() or {}
-    flat = load_file(file)
-    if metadata.get("key") != key or metadata.get("digest") != tensors_digest(flat):
+    by_split = load_file(file)
+    if metadata.get("key") != key or metadata.get("digest") != tensors_digest(by_split):
         raise ValueError("their content does not match their hash")
-    outputs = _by_split(flat)
     for split in SPLITS:
-        assert len(outputs[split]["logits"]) == len(data.splits[split])
-    return outputs
-
-
-def _by_split(flat: dict[str, Tensor]) -> Outputs:
-    outputs: Outputs = {}
-    for full_name, values in flat.items():
-        split, name = full_name.split(".", 1)
-        outputs.setdefault(split, {})[name] = values
-    return outputs
+        assert len(by_split[split]) == len(data.splits[split])
+    return by_split
 
 
 @torch.no_grad()
-def _forward(teacher: Teacher, data: TensorDataModule, split: str) -> Tensor:
+def _forward(teacher: Teacher, data: TensorDataModule, names: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+    """Outputs by name and split; each is made once, for features are large."""
     assert not teacher.network.training
-    loader, views = data.ordered(split), []
-    for view in range(1 if loader.views is None else loader.views.count):
-        loader.set_epoch(view)
-        logits = [call(teacher.network, batch.inputs).float().cpu() for item in loader for batch in item]
-        views.append(torch.cat(logits))
-    return views[0] if loader.views is None else torch.stack(views, dim=1)
+    layers = [name for name in names if name != _LOGITS]
+    if layers:
+        probed(teacher.network, data.splits["val"].few(2).inputs, layers)  # refuses what can't be stored
+    outputs: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+    for split in SPLITS:
+        loader = data.ordered(split)
+        views = () if loader.views is None else (loader.views.count,)
+        for view in range(*views or (1,)):
+            loader.set_epoch(view)
+            for batch in (batch for item in loader for batch in item):
+                with captured(teacher.network, layers) as found:
+                    found[_LOGITS] = call(teacher.network, batch.inputs)
+                rows = batch.ids.cpu()
+                for name in names:
+                    if split not in outputs[name]:
+                        outputs[name][split] = torch.empty(len(loader.split), *views, *found[name].shape[1:])
+                    outputs[name][split][(rows, view) if views else rows] = found[name].float().cpu()
+    return outputs

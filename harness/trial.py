@@ -25,7 +25,7 @@ from harness.study import Claim, Study
 from harness.teacher import cpu_state
 from lightning_modules.batch import call
 from lightning_modules.classifier import StudentModule
-from lightning_modules.criterion import make_criterion
+from lightning_modules.criteria import make_criterion
 from lightning_modules.tensors import TensorDataModule
 
 STUDENT = "student.safetensors"
@@ -129,15 +129,17 @@ def train_student(
     data = prepared.data
     seed_draws(seed, torch.device("cpu"))  # weights are drawn on the CPU, whatever the device
     student = space.task.student(**configuration.student)
+    criterion = make_criterion(**configuration.distillation)
+    criterion.setup(student, data, epochs=epochs)  # after the student, whose weights are the same for all methods
     module = StudentModule(
         student,
-        make_criterion(**configuration.distillation),
+        criterion,
         metric=space.task.metric(prepared.classes),
         metric_name=space.task.metric_name,
         total_steps=epochs * data.steps_per_epoch,
         **configuration.training,
     )
-    data.seed = order_seed
+    data.seed, data.teacher_layers = order_seed, criterion.teacher_layers
     fit(module, data, epochs=epochs, folder=folder, accelerator=accelerator, seed=seed, on_epoch=on_epoch)
     return student
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_modules.batch import Batch, call
-from lightning_modules.criterion import HardLabelCriterion, Term
+from lightning_modules.criteria import Criterion, HardLabelCriterion, Term
+from lightning_modules.features import captured
 
 
 class ClassifierModule(pl.LightningModule):
@@ -24,7 +25,7 @@ class ClassifierModule(pl.LightningModule):
 
     Args:
         network: From the inputs of a batch to logits (B, C).
-        criterion: From (logits, batch) to named terms; its own parameters, if any, are trained too.
+        criterion: From (logits, batch, features) to named terms, set up; its own parameters, if any, are trained too.
         metric: The primary metric, updated with logits (B, C) and labels (B,).
         metric_name: Its name in the log.
         total_steps: Optimizer steps of the whole training, for the schedule.
@@ -35,7 +36,7 @@ class ClassifierModule(pl.LightningModule):
     def __init__(
         self,
         network: nn.Module,
-        criterion: nn.Module,
+        criterion: Criterion,
         *,
         metric: Metric,
         metric_name: str,
@@ -72,12 +73,18 @@ class ClassifierModule(pl.LightningModule):
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         schedule: Any = self.lr_schedulers()
         for batch in batches:
-            terms = self.criterion(call(self.network, batch.inputs), batch)
+            _, terms = self._answer(batch)
             optimizer.zero_grad()
             weighted_sum(terms).backward()
             optimizer.step()
             schedule.step()
             self._training.add(terms, len(batch.ids))
+
+    def _answer(self, batch: Batch) -> tuple[Tensor, dict[str, Term]]:
+        """The network's logits for a batch, and what the criterion says of them."""
+        with captured(self.network, self.criterion.student_layers) as features:
+            logits = call(self.network, batch.inputs)
+        return logits, self.criterion(logits, batch, features)
 
     def on_train_epoch_start(self) -> None:
         """Forget the epoch before."""
@@ -85,6 +92,7 @@ class ClassifierModule(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Validate, and gather the epoch's metrics."""
+        self.criterion.end_epoch()
         modes = {module: module.training for module in self.modules()}  # a part may be kept in eval mode on purpose
         self.eval()
         validated = self._validate(self.trainer.datamodule.ordered("val"))  # type: ignore[attr-defined]
@@ -99,8 +107,8 @@ class ClassifierModule(pl.LightningModule):
         means, agreeing = _TermMeans(), []
         self.metric.reset()
         for batch in (batch for item in items for batch in item):
-            logits = call(self.network, batch.inputs)
-            means.add(self.criterion(logits, batch), len(batch.ids))
+            logits, terms = self._answer(batch)
+            means.add(terms, len(batch.ids))
             self.metric.update(logits, batch.labels)
             if "logits" in batch.teacher:
                 agreeing.append((logits.argmax(-1) == batch.teacher["logits"].argmax(-1)).sum())

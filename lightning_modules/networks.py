@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 
@@ -9,9 +11,9 @@ from torch import Tensor, nn
 class ConvNet(nn.Sequential):
     """A small convolutional classifier whose ``width`` scales every layer.
 
-    Two blocks of ``width`` and 2 · ``width`` channels, each a 3x3 convolution, batch norm, 2x2 max pooling and ReLU
-    (the same numbers as after ReLU, for a quarter of the work), then one linear layer on the ``size`` / 4 squared
-    positions. Parameters grow with the square of ``width``.
+    Two blocks, ``block1`` and ``block2``, of ``width`` and 2 · ``width`` channels, each a 3x3 convolution, batch norm,
+    2x2 max pooling and ReLU (the same numbers as after ReLU, for a quarter of the work), then one linear layer on the
+    ``size`` / 4 squared positions. Parameters grow with the square of ``width``.
 
     A ``strided`` one halves the image by the step of its convolutions, 5x5 and 3x3, in place of pooling (Springenberg
     et al. 2015, arXiv:1412.6806): a third of the multiplications at a width of 16, for a point of accuracy or less.
@@ -54,11 +56,13 @@ class ConvNet(nn.Sequential):
             else (_pooled_block(channels, width), _pooled_block(width, 2 * width))
         )
         super().__init__(
-            *first,
-            *second,
-            nn.Flatten(),
-            nn.Dropout(dropout) if dropout else nn.Identity(),
-            nn.Linear(2 * width * (size // 4) ** 2, classes),
+            OrderedDict(
+                block1=first,
+                block2=second,
+                flatten=nn.Flatten(),
+                dropout=nn.Dropout(dropout) if dropout else nn.Identity(),
+                classifier=nn.Linear(2 * width * (size // 4) ** 2, classes),
+            )
         )
         self._goes_channels_last = width >= (16 if strided else 8)
 
@@ -80,18 +84,18 @@ def _channels_last(images: Tensor) -> Tensor:
     return images.as_strided(images.shape, (height * width, 1, width, 1))
 
 
-def _pooled_block(inputs: int, outputs: int) -> list[nn.Module]:
-    return [
+def _pooled_block(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
         nn.BatchNorm2d(outputs),
         nn.MaxPool2d(2),
         nn.ReLU(inplace=True),
-    ]
+    )
 
 
-def _strided_block(inputs: int, outputs: int, *, kernel: int) -> list[nn.Module]:
-    return [
+def _strided_block(inputs: int, outputs: int, *, kernel: int) -> nn.Sequential:
+    return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride=2, padding=kernel // 2, bias=False),
         nn.BatchNorm2d(outputs),
         nn.ReLU(inplace=True),
-    ]
+    )

@@ -50,6 +50,10 @@ class Split:
         inputs = self.inputs if isinstance(self.inputs, dict) else {"inputs": self.inputs}
         return {**inputs, "labels": self.labels}
 
+    def few(self, count: int) -> Split:
+        """The first ``count`` samples, or all if there are fewer."""
+        return Split(select(self.inputs, slice(count)), self.labels[:count])
+
     def to(self, device: torch.device) -> Split:
         """The same samples on ``device``."""
         inputs = self.inputs
@@ -170,6 +174,7 @@ class TensorDataModule(pl.LightningDataModule):
         self.seed = 0
         self.device = torch.device("cpu")
         self.teacher_outputs: dict[str, dict[str, Tensor]] = {}
+        self.teacher_layers: tuple[str, ...] = ()  # of the teacher's, those that batches bring beside its logits
 
     @property
     def steps_per_epoch(self) -> int:
@@ -217,7 +222,7 @@ class TensorDataModule(pl.LightningDataModule):
         return TensorLoader(
             self.splits["train"],
             batch_size=self.batch_size,
-            teacher=self.teacher_outputs.get("train"),
+            teacher=self._brought("train"),
             shuffle_seed=self.seed,
             views=self.views,
         )
@@ -231,6 +236,11 @@ class TensorDataModule(pl.LightningDataModule):
         return TensorLoader(
             self.splits[split],
             batch_size=self.eval_batch_size,
-            teacher=self.teacher_outputs.get(split),
+            teacher=self._brought(split),
             views=self.views if split == "train" else None,
         )
+
+    def _brought(self, split: str) -> dict[str, Tensor]:
+        """What batches bring of the teacher's outputs: gathering what nobody asks for would take most of a step."""
+        outputs = self.teacher_outputs.get(split, {})
+        return {name: values for name, values in outputs.items() if name == "logits" or name in self.teacher_layers}

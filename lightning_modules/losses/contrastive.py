@@ -26,6 +26,8 @@ def contrastive_representation_loss(
     Embeddings are scaled to length 1; one that is zero stays zero, without gradient. The temperature divides cosines
     here, not logits: the paper takes 0.1 on CIFAR-100, with K = 16,384. The authors add the same loss with the sides
     exchanged, the teacher's embedding beside the student's of other samples; it is left out, for those would be old.
+    What embeds the teacher's features is learned too, so gradients flow into both sides and the negatives: detach the
+    features that are embedded, or store them.
 
     The negatives are B · K · D · 4 bytes, 134 MB for 64 samples of 4,096 negatives of 128 numbers, and a few times
     that while they are normalised. The paper's memory bank of embeddings is not needed: a frozen teacher's features
@@ -33,9 +35,8 @@ def contrastive_representation_loss(
 
     Args:
         student_embeddings: Shape (B, D).
-        teacher_embeddings: Of the same samples, shape (B, D); no gradient flows into them.
-        negatives: The teacher's embeddings of K ≥ 1 other samples for each of the B, shape (B, K, D); no gradient
-            flows into them.
+        teacher_embeddings: Of the same samples, shape (B, D).
+        negatives: The teacher's embeddings of K ≥ 1 other samples for each of the B, shape (B, K, D).
         temperature: T > 0, unitless.
         samples: Number N ≥ 1 of samples in the dataset that the negatives are drawn from.
 
@@ -66,8 +67,8 @@ def contrastive_representation_loss(
     if not samples > 0:
         raise ValueError(f"samples must be positive, but got {samples=}.")
     student = unit(at_least_fp32(student_embeddings))[:, None]
-    positive = unit(at_least_fp32(teacher_embeddings.detach()))[:, None]
-    negative = unit(at_least_fp32(negatives.detach()))
+    positive = unit(at_least_fp32(teacher_embeddings))[:, None]
+    negative = unit(at_least_fp32(negatives))
     # h is a sigmoid, of which the logarithm is exact where h itself would round to 0 or 1.
     log_noise = math.log(negatives.shape[1] / samples)
     log_same = F.logsigmoid(inner_products(student, positive) / temperature - log_noise)

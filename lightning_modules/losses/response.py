@@ -221,7 +221,8 @@ def correlation_loss(
         + \frac{\gamma}{C} \sum_c \big(1 - \rho(p_{\cdot c}, q_{\cdot c})\big) \Big)
 
     With p = σ(z_s / T), q = σ(z_t / T) and Pearson's ρ: among the classes of a sample (inter-class relation) and among
-    the samples of a class (intra-class relation). Where a row or a column does not vary, as in a batch of one, its
+    the samples of a class (intra-class relation). The factor T² is this project's, so that sweeping T leaves the
+    balance with the labels alone; the paper has none. Where a row or a column does not vary, as in a batch of one, its
     correlation counts as 0, without gradient.
 
     Args:
@@ -257,8 +258,9 @@ def standardized_soft_target_loss(student_logits: Tensor, teacher_logits: Tensor
         \sigma\big(\tfrac{z_s - \bar{z}_s}{T \, \mathrm{sd}(z_s)}\big)\Big)
 
     A small student need not match the size of its teacher's logits, only how they lie to one another. Mean and sample
-    standard deviation (over C - 1) are those of each row. A row of equal logits is standardized to zeros, without
-    gradient. Of two logits only the order is left, so two classes have no gradient either.
+    standard deviation (over C - 1, as in the authors' code) are those of each row. The authors add 1e-7 to the latter;
+    here nothing is added, and a row of equal logits is standardized to zeros, without gradient. Of two logits only the
+    order is left, so two classes have no gradient either.
 
     Args:
         student_logits: Unnormalised scores, shape (B, C).

@@ -7,7 +7,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from harness.recipes import RECIPES, configurations
 from harness.space import SearchSpace
-from lightning_modules.criterion import DistillationCriterion
+from lightning_modules.criteria import DistillationCriterion
 from search_spaces.digits import SPACE, Digits
 
 ALL = {"repdistiller", "distilbert", "keras", "control"}

@@ -28,6 +28,7 @@ from harness.spool import SPOOL, Spool, read_events
 from harness.storage import open_storage
 from harness.study import Study
 from harness.terminal import Terminal
+from search_spaces import digits_methods
 from search_spaces.digits import SPACE, Digits
 
 Outcome = tuple[float, float, float] | str
@@ -340,6 +341,14 @@ def test_a_choice_of_any_type_is_reported(settings: Settings, choices: list[Any]
     write_report(collect(study), study.folder / "report")
     assert len(pd.read_parquet(study.folder / "report" / "trials.parquet")) == len(STUDENTS)
     assert any(f"norm {choice}" in (study.folder / "report" / "front.html").read_text() for choice in choices)
+
+
+def test_a_study_without_a_trial_of_some_method_is_reported_whole(settings: Settings) -> None:
+    study = a_study(settings, STUDENTS[:2], space=digits_methods.SPACE)  # two recipes, of one method
+    assert not any("hint_weight" in trial.params for trial in study.trials())
+    report(study, Terminal())
+    csv = pd.read_csv(study.folder / "report" / "trials.csv")
+    assert csv["hint_weight"].isna().all() and csv["student_layer"].isna().all() and csv["temperature"].notna().all()
 
 
 def test_a_student_without_parameters_is_drawn(settings: Settings) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_modules.classifier import ClassifierModule, StudentModule, TeacherModule
-from lightning_modules.criterion import DistillationCriterion
+from lightning_modules.criteria import DistillationCriterion
 from lightning_modules.networks import ConvNet
 from lightning_modules.tensors import Split, TensorDataModule
 

@@ -40,7 +40,7 @@ def test_the_layout_of_a_batch_is_no_matter_of_its_logits(width: int, strided: b
     torch.manual_seed(0)
     network = ConvNet(width, size=12, channels=channels, strided=strided).eval()
     images, layouts = torch.rand(5, 2 * channels, 12, 12)[:, ::2], []
-    network[0].register_forward_hook(
+    network.block1[0].register_forward_hook(
         lambda layer, given, out: layouts.append(out.is_contiguous(memory_format=torch.channels_last))
     )
     alone = torch.cat([network(image[None]) for image in images])
@@ -90,7 +90,8 @@ def test_pooling_before_relu_gives_what_pooling_after_it_gives_gradients_include
     network, images = ConvNet(3, size=8), torch.rand(16, 1, 8, 8)
     network(images).square().sum().backward()
     gradients = [parameter.grad for parameter in network.parameters()]
-    conv, norm, pool, _, conv2, norm2, _, _, flat, _, linear = network
+    conv, norm, pool, _, conv2, norm2, *_ = (*network.block1, *network.block2)
+    flat, linear = network.flatten, network.classifier
     network.zero_grad()
     hidden = pool(torch.relu(norm(conv(images))))
     logits = linear(flat(pool(torch.relu(norm2(conv2(hidden))))))
