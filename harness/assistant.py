@@ -43,7 +43,7 @@ def load_assistant(file: Path, task: Task, space_name: str) -> nn.Module:
     if metadata.get("space") != space_name:
         raise HarnessError(
             f"--teacher {file} must be a student of the space {space_name!r} to teach there, but is one of "
-            f"{metadata.get('space')!r}."
+            f"{metadata.get('space')!r}; a study of {space_name!r} can train one."
         )
     state = load_file(file)
     if metadata.get("digest") != tensors_digest(state):

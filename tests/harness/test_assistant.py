@@ -61,7 +61,8 @@ def test_a_student_is_told_from_other_checkpoints(tmp_path: Path, state: dict[st
 def test_a_student_of_another_space_is_refused(tmp_path: Path, task: Task, state: dict[str, Tensor]) -> None:
     file = kept(tmp_path, state, space="other")
     assert refused(file, task) == (
-        f"--teacher {file} must be a student of the space 'cancer' to teach there, but is one of 'other'."
+        f"--teacher {file} must be a student of the space 'cancer' to teach there, but is one of 'other'; a study of "
+        "'cancer' can train one."
     )
 
 
