@@ -19,6 +19,7 @@ def main() -> None:
     with Mirror() as mirror:  # its process imports MLflow and connects while this one imports torch
         mirror.begin_to_connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
         from harness.errors import Interrupted
+        from harness.first_trials import first_trials
         from harness.launchers.local import search_here
         from harness.opening import open_study
         from harness.parent import ParentRun
@@ -31,6 +32,7 @@ def main() -> None:
 
         whole_space = load_space(settings.space_file)
         space = whole_space.fixed(settings.fixed)
+        first_trials(space, settings.recipes)  # says now, if one is out of reach
         storage = open_storage(settings)
         mirror.wait_until_connected()
         study = open_study(settings, whole_space, storage)

@@ -16,7 +16,9 @@ from urllib.parse import quote, urlencode
 
 from harness.addresses import redact
 from harness.errors import HarnessError, Interrupted, interrupt, one_line
+from harness.recipes import DEFAULT_RECIPES, RECIPES
 from harness.settings import (
+    AVERAGES,
     BUDGETED,
     DEFAULT_RUNS_DIR,
     DEFAULT_STORAGE,
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 _Value = TypeVar("_Value")
 
+_NO_RECIPE = "none"
+
 SPACES_DIR = Path(__file__).resolve().parent.parent / "search_spaces"
 
 _SEARCH_HELP = """\
@@ -44,6 +48,7 @@ examples:
   python search.py --space fashion-mnist --trials 30        Fashion-MNIST
   python search.py --space my_space.py --teacher best.ckpt  your own task
   python search.py --fix alpha=0.5 --study half             hold a parameter
+  python search.py --recipe hinton                          published settings
   python search.py --max parameters=2000 --study tiny       none over a budget
   python search.py --objectives accuracy,macs --study macs  another trade-off
   mlflow ui                                                 compare the trials
@@ -113,6 +118,15 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
         metavar="COST=VALUE",
         help=f"train no student that costs more; may be repeated ({', '.join(BUDGETED)})",
     )
+    add(
+        "--recipe",
+        action="append",
+        default=[],
+        choices=(*RECIPES, _NO_RECIPE),
+        metavar="NAME",
+        help=f"published settings to try first; may be repeated ({', '.join(RECIPES)}; {_NO_RECIPE}: not even those "
+        f"that are tried unasked, {', '.join(DEFAULT_RECIPES)})",
+    )
     add("--sampler", choices=SAMPLERS, default="tpe", help="Optuna's sampler (default: tpe)")
     add(
         "--pruner",
@@ -126,9 +140,19 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
     add = parser.add_argument_group("teacher and data").add_argument
     add(
         "--teacher",
+        action="append",
+        default=[],
         type=Path,
         metavar="FILE",
-        help="checkpoint of the teacher: safetensors, state_dict or Lightning (default: train one, once)",
+        help="checkpoint of the teacher: safetensors, state_dict or Lightning, or a student of an earlier study of the "
+        "space; if repeated, all teach as one (default: train one, once)",
+    )
+    add("--teachers", type=_at_least_one, metavar="N", help="train so many, of different seeds, that teach as one")
+    add(
+        "--ensemble",
+        choices=AVERAGES,
+        help="what is averaged of several teachers: their probabilities, or their centred logits (default: "
+        "probabilities)",
     )
     add("--data-dir", type=Path, metavar="DIR", help="where the data is (default: where the task finds it by itself)")
     add(
@@ -142,6 +166,10 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
     name, file = _space(parser, asked.space)
     if asked.workers is not None and asked.workers > asked.trials:
         parser.error(f"--workers must be at most the {asked.trials} --trials, but got {asked.workers}")
+    if asked.teacher and asked.teachers is not None:
+        parser.error("--teachers trains teachers and --teacher gives them; one of the two must be left out")
+    if asked.ensemble is not None and max(len(asked.teacher), asked.teachers or 1) < 2:
+        parser.error("--ensemble needs several teachers: give --teacher more than once, or --teachers")
     fixed = _each_once(parser, "--fix", "parameter", asked.fix)
     budgets = _each_once(parser, "--max", "cost", asked.max)
     return Settings(
@@ -153,10 +181,14 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
         tracking_uri=asked.tracking_uri,
         runs_dir=_writable(parser, asked.runs_dir),
         data_dir=asked.data_dir,
-        teacher=_checkpoint(parser, asked.teacher),
+        teachers=tuple(_checkpoint(parser, path) for path in asked.teacher),
+        trained_teachers=asked.teachers or 1,
+        average=asked.ensemble or AVERAGES[0],
         epochs=asked.epochs,
         objectives=asked.objectives,
         sampler=asked.sampler,
+        recipes=tuple(name for name in dict.fromkeys(asked.recipe) if name != _NO_RECIPE),
+        default_recipes=_NO_RECIPE not in asked.recipe,
         pruner=asked.pruner,
         seed=asked.seed,
         fixed=fixed,
@@ -297,8 +329,8 @@ def _space(parser: argparse.ArgumentParser, asked: str) -> tuple[str, Path]:
     return asked, SPACES_DIR / f"{asked.replace('-', '_')}.py"
 
 
-def _checkpoint(parser: argparse.ArgumentParser, path: Path | None) -> Path | None:
-    if path is not None and not path.is_file():
+def _checkpoint(parser: argparse.ArgumentParser, path: Path) -> Path:
+    if not path.is_file():
         parser.error(f"--teacher must be a checkpoint file, but there is no file {str(path)!r}")
     return path
 

@@ -7,7 +7,7 @@ import json
 import platform
 import random
 import timeit
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -192,6 +192,21 @@ def _first(inputs: Inputs) -> Tensor:
     return next(iter(inputs.values())) if isinstance(inputs, dict) else inputs
 
 
+def total_cost(costs: Sequence[Cost]) -> Cost:
+    """The costs of networks that run one after the other on the same inputs.
+
+    The 95th percentile is the sum of theirs, as if all were slow at once: the most that it can be.
+    """
+    return Cost(
+        parameters=sum(cost.parameters for cost in costs),
+        macs=sum(cost.macs for cost in costs),
+        size_mb=sum(cost.size_mb for cost in costs),
+        latency_p50_ms=sum(cost.latency_p50_ms for cost in costs),
+        latency_p95_ms=sum(cost.latency_p95_ms for cost in costs),
+        throughput_per_s=1 / sum(1 / cost.throughput_per_s for cost in costs),
+    )
+
+
 class CostTable:
     """The costs of the teacher and of every architecture measured so far, under one set of conditions.
 
@@ -199,12 +214,16 @@ class CostTable:
         conditions: What the latencies hold for.
         teacher: The teacher's costs.
         students: By architecture, as ``key_of`` names it.
+        members: Where several teach as one, the costs of each.
     """
 
-    def __init__(self, conditions: Conditions, teacher: Cost, students: dict[str, Cost]) -> None:
+    def __init__(
+        self, conditions: Conditions, teacher: Cost, students: dict[str, Cost], members: Sequence[Cost] = ()
+    ) -> None:
         self.conditions = conditions
         self.teacher = teacher
         self.students = students
+        self.members = tuple(members)
 
     def __getitem__(self, architecture: Mapping[str, Any]) -> Cost:
         return self.students[key_of(architecture)]
@@ -225,6 +244,7 @@ class CostTable:
                 "conditions": asdict(self.conditions),
                 "teacher": asdict(self.teacher),
                 "students": {key: asdict(cost) for key, cost in self.students.items()},
+                **({"members": [asdict(cost) for cost in self.members]} if self.members else {}),
             }
         )
 
@@ -238,7 +258,8 @@ class CostTable:
         try:
             content = json.loads(text)
             students = {key: Cost(**cost) for key, cost in content["students"].items()}
-            return cls(Conditions(**content["conditions"]), Cost(**content["teacher"]), students)
+            members = [Cost(**cost) for cost in content.get("members", ())]
+            return cls(Conditions(**content["conditions"]), Cost(**content["teacher"]), students, members)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no cost table: {error!r}") from error
 

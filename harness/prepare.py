@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +26,9 @@ from harness.cost import (
     measure_costs,
     save_cost_table,
     shape_of,
+    total_cost,
 )
+from harness.ensemble import averaged, ensemble_name, labels, make_teachers
 from harness.errors import HarnessError, one_line
 from harness.fit import device_of
 from harness.layer_choices import check_layers, teacher_layers
@@ -35,13 +36,12 @@ from harness.mirror import Mirror
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.study import Study
-from harness.teacher import Teacher, TeacherListener, make_teacher
-from harness.teacher_outputs import make_teacher_outputs
-from harness.terminal import Bar, Terminal
+from harness.teacher import Teacher
+from harness.teacher_outputs import Outputs, make_teacher_outputs
+from harness.terminal import Terminal
 from lightning_modules.batch import Inputs, select
 from lightning_modules.tensors import Split, TensorDataModule
 
-_TEACHER = "teacher"
 _FINGERPRINTED = 256  # samples, by whose views a kind of augmentation is known
 MOST_ARCHITECTURES = 256  # a space of more is measured architecture by architecture, when a trial asks for it
 
@@ -54,7 +54,7 @@ class Prepared:
         data: The data, on the device, with the teacher's outputs attached.
         classes: Number of classes C.
         dataset: Fingerprint of the data.
-        teacher_digest: Content hash of the teacher's weights.
+        teacher_digest: Content hash of the teacher's weights; of several, the kind of their average and each one's.
         costs: Costs of the teacher and of every architecture that the space can reach.
     """
 
@@ -82,24 +82,44 @@ def prepare(settings: Settings, space: SearchSpace, study: Study, terminal: Term
     data.move_to(device)
     study.bind(dataset=dataset, students=_students_digest(space))
     classes = 1 + max(int(part.labels.max()) for part in data.splits.values())
-    teacher = _teacher(settings, space, data, dataset, classes, terminal, mirror)
-    study.bind(teacher=teacher.digest)
-    with _asking("the teacher"):
-        outputs = make_teacher_outputs(
-            teacher, data, dataset, layers=teacher_layers(space), cache_dir=settings.cache_dir, say=terminal.say
+    with _asking("the task's teacher"):
+        teachers = make_teachers(
+            space.task, data, dataset, classes=classes, settings=settings, terminal=terminal, mirror=mirror
         )
-    data.attach(outputs)
+    name = ensemble_name(teachers, settings.average)
+    study.bind(teacher=name)
+    layers = teacher_layers(space)
+    with _asking("the teacher"):
+        outputs = [
+            make_teacher_outputs(teacher, data, dataset, layers=layers, cache_dir=settings.cache_dir, say=terminal.say)
+            for teacher in teachers
+        ]
+    scores = [_attach(one, data, space, classes) for one in outputs]
+    together = _attach(averaged(outputs, settings.average), data, space, classes)
     check_layers(space, data)
-    scores = score(data.teacher_outputs["val"]["logits"], data, space, classes)
-    costs = _costs(settings, space, study, teacher.network, data, terminal)
-    terminal.say(
-        f"teacher   {space.task.metric_name} {scores[space.task.metric_name]:.4f} (validation), "
-        f"{costs.teacher.parameters:,} parameters, {costs.teacher.latency_p50_ms:.3f} ms, {teacher.digest}"
-    )
-    _finish_teacher(teacher, study, costs.teacher, scores)
-    mirror.notify(teacher.spool.folder)  # a kept teacher may be new to this tracking store
+    costs = _costs(settings, space, study, [teacher.network for teacher in teachers], data, terminal)
+    for teacher, its_scores, cost in zip(teachers, scores, costs.members or [costs.teacher], strict=True):
+        terminal.say(f"teacher   {_described(space, its_scores, cost)}, {teacher.digest}")
+        _finish_teacher(teacher, its_scores, cost)
+        mirror.notify(teacher.spool.folder)  # a kept teacher may be new to this tracking store
+    if len(teachers) > 1:
+        terminal.say(f"ensemble  {_described(space, together, costs.teacher)}, mean of the {name}")
+    study.keep_teacher(_teacher_metrics(together, costs.teacher))
     budget.within(space, settings.budgets, costs)  # says so now, if no student is
-    return Prepared(data=data, classes=classes, dataset=dataset, teacher_digest=teacher.digest, costs=costs)
+    return Prepared(data=data, classes=classes, dataset=dataset, teacher_digest=name, costs=costs)
+
+
+def _attach(outputs: Outputs, data: TensorDataModule, space: SearchSpace, classes: int) -> dict[str, float]:
+    """Join a teacher's outputs to the data; its scores."""
+    data.attach(outputs)
+    return score(data.teacher_outputs["val"]["logits"], data, space, classes)
+
+
+def _described(space: SearchSpace, scores: Mapping[str, float], cost: Cost) -> str:
+    return (
+        f"{space.task.metric_name} {scores[space.task.metric_name]:.4f} (validation), {cost.parameters:,} parameters, "
+        f"{cost.latency_p50_ms:.3f} ms"
+    )
 
 
 def score(logits: Tensor, data: TensorDataModule, space: SearchSpace, classes: int) -> dict[str, float]:
@@ -123,51 +143,11 @@ def score(logits: Tensor, data: TensorDataModule, space: SearchSpace, classes: i
     }
 
 
-def _teacher(
-    settings: Settings,
-    space: SearchSpace,
-    data: TensorDataModule,
-    dataset: str,
-    classes: int,
-    terminal: Terminal,
-    mirror: Mirror,
-) -> Teacher:
-    started = time.perf_counter()
-    bar: list[Bar] = []
-
-    def on_start(epochs: int, done: int) -> None:
-        if done:
-            terminal.say(f"teacher   its training was cut; it goes on after epoch {done} of {epochs}")
-        bar.append(terminal.bar("teacher", epochs, "epochs"))
-        bar[0].advance(done)
-
-    def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
-        name = f"val/{space.task.metric_name}"
-        bar[0].advance(note=f"epoch {epoch + 1}, {name} {metrics[name]:.4f}")
-
-    listener = TeacherListener(
-        on_start=on_start,
-        on_epoch=on_epoch,
-        on_progress=lambda done: bar[0].within(done),
-        say=terminal.say,
-        on_append=mirror.notify,
-    )
-    try:
-        with _asking("the task's teacher"):
-            teacher = make_teacher(space.task, data, dataset, classes=classes, settings=settings, listener=listener)
-    finally:
-        for shown in bar:
-            shown.close()
-    if bar:
-        terminal.say(f"teacher   trained in {time.perf_counter() - started:.1f} s")
-    return teacher
-
-
 def _costs(
     settings: Settings,
     space: SearchSpace,
     study: Study,
-    teacher: nn.Module,
+    teachers: Sequence[nn.Module],
     data: TensorDataModule,
     terminal: Terminal,
 ) -> CostTable:
@@ -177,7 +157,8 @@ def _costs(
     conditions = conditions_of(data.device)
     architectures = space.architectures(limit=MOST_ARCHITECTURES) or []
     networks = {key_of(architecture): _student(space, architecture, data.device) for architecture in architectures}
-    networks = {_TEACHER: teacher, **networks}
+    members = dict(zip(labels(len(teachers)), teachers, strict=True))
+    networks = {**members, **networks}
     file = cost_cache_file(settings.cache_dir, networks, example_inputs(data, 1), conditions)
     with exclusive(file.with_suffix(".lock")):
         table = None
@@ -198,7 +179,8 @@ def _costs(
                     )
             finally:
                 bar.close()
-            table = CostTable(conditions, costs.pop(_TEACHER), costs)
+            each = [costs.pop(name) for name in members]
+            table = CostTable(conditions, total_cost(each), costs, each if len(each) > 1 else ())
             save_cost_table(table, file)
     study.keep_costs(table.to_json())
     terminal.say(f"costs     {len(table.students)} architectures and the teacher on {conditions}")
@@ -284,14 +266,16 @@ def _asking(what: str) -> Iterator[None]:
         raise HarnessError(f"{what} fails: {type(error).__name__}: {one_line(error)}") from error
 
 
-def _finish_teacher(teacher: Teacher, study: Study, cost: Cost, scores: dict[str, float]) -> None:
-    metrics = {**scores, **{name: getattr(cost, name) for name in COSTS}, "compression": 1.0, "speedup": 1.0}
-    study.keep_teacher(metrics)
+def _finish_teacher(teacher: Teacher, scores: Mapping[str, float], cost: Cost) -> None:
     if teacher.spool.state != "COMPLETE":
         teacher.spool.tags({"kd.teacher": teacher.digest})
-        teacher.spool.metrics(metrics)
+        teacher.spool.metrics(_teacher_metrics(scores, cost))
         teacher.spool.set_state("COMPLETE")
     teacher.spool.close()
+
+
+def _teacher_metrics(scores: Mapping[str, float], cost: Cost) -> dict[str, float]:
+    return {**scores, **{name: getattr(cost, name) for name in COSTS}, "compression": 1.0, "speedup": 1.0}
 
 
 def used_conditions(study: Study) -> Conditions:

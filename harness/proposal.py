@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,9 +15,9 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseGASampler, BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from harness import recipes
 from harness.content import derived_seed
 from harness.errors import HarnessError
+from harness.first_trials import first_trials
 from harness.pareto import pareto_front
 from harness.space import METHOD, SearchSpace, listed
 
@@ -58,6 +58,8 @@ class Proposer:
         seed: The study's seed.
         directions: Of the study's objectives.
         affordable: Whether an architecture is within the budgets.
+        recipes: Names of recipes that the person asks for.
+        default_recipes: Whether those that are tried unasked follow.
     """
 
     def __init__(
@@ -68,6 +70,8 @@ class Proposer:
         seed: int,
         directions: tuple[str, ...],
         affordable: Callable[[Mapping[str, Any]], bool] = lambda architecture: True,
+        recipes: Sequence[str] = (),
+        default_recipes: bool = True,
     ) -> None:
         self.space = space
         self._sampler = sampler
@@ -78,6 +82,8 @@ class Proposer:
         self._known: set[int] = set()  # numbers of the trials that are among those tried
         self._tried: set[Hashable] = set()
         self._affordable = affordable
+        self._asked = recipes
+        self._first_trials = first_trials(space, recipes, defaults=default_recipes)
         self._generations = 0
 
     def propose(self, trials: list[FrozenTrial]) -> Proposal | None:
@@ -169,8 +175,12 @@ class Proposer:
     def _recipes(self) -> dict[str, dict[str, Any]]:
         """The recipes, each with an architecture that is within the budgets: the nearest to the middle of the space."""
         middle = self._nearest_to_middle()
-        found = recipes.configurations(self.space)
-        return {} if middle is None else {name: params | middle for name, params in found.items()}
+        if middle is None and self._asked:
+            raise HarnessError(
+                f"--recipe {self._asked[0]} needs a student within --max, but the one in the middle of the space is "
+                "over it, and its architectures are too many to look through; hold one with --fix."
+            )
+        return {} if middle is None else {name: params | middle for name, params in self._first_trials.items()}
 
     def _nearest_to_middle(self) -> dict[str, Any] | None:
         middle = self._architecture(self.space.middle())

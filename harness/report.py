@@ -72,6 +72,10 @@ def _front_table(result: Result, title: str, metrics: list[str]) -> Table:
 def notes(result: Result) -> list[str]:
     """What the table does not say, a sentence a line."""
     lines = [f"Latencies hold for {result.conditions}; {result.primary} is the last epoch's, on the validation split."]
+    if result.ensemble:
+        lines.append(
+            f"The teacher is the mean of the {result.ensemble}; its costs are theirs, one run after the other."
+        )
     control = result.trials[(result.trials["recipe"] == "control") & (result.trials["state"] == "COMPLETE")]
     if len(control):
         row = control.iloc[0]

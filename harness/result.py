@@ -26,6 +26,7 @@ class Result:
         study: Its name.
         trials: One row a trial: ``number``, ``state``, parameters, metrics, ``front``, ``pick``, ``recipe``, …
         teacher: The teacher's metrics.
+        ensemble: Where several teach as one, what is averaged of which; else empty.
         objectives: Names of the objectives.
         directions: Their directions.
         primary: Name of the primary metric.
@@ -37,6 +38,7 @@ class Result:
     study: str
     trials: pd.DataFrame
     teacher: dict[str, float]
+    ensemble: str
     objectives: tuple[str, ...]
     directions: tuple[str, ...]
     primary: str
@@ -74,6 +76,7 @@ def collect(study: Study) -> Result:
         study=study.settings.study,
         trials=frame,
         teacher=teacher,
+        ensemble=study.ensemble,
         objectives=study.objectives,
         directions=study.directions,
         primary=study.primary,

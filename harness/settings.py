@@ -7,6 +7,8 @@ from pathlib import Path
 
 SAMPLERS = ("tpe", "nsga2", "gp", "random")
 PRUNERS = ("pareto", "none")
+AVERAGES = ("probabilities", "logits")
+"""What is averaged of several teachers; see ``harness.ensemble``."""
 BUDGETED = ("parameters", "macs", "size_mb", "latency_p50_ms", "latency_p95_ms")
 """Costs that a budget can be set for."""
 DEFAULT_STORAGE = "sqlite:///optuna.db"
@@ -27,10 +29,14 @@ class Settings:
         tracking_uri: MLflow's tracking address.
         runs_dir: Folder of caches, checkpoints and run artifacts.
         data_dir: Where the task finds its data; ``None`` leaves it to the task.
-        teacher: A checkpoint of the teacher; ``None`` trains one.
+        teachers: Checkpoints of the teachers; none trains some.
+        trained_teachers: How many are trained, where none is given, each with a seed of its own.
+        average: One of ``AVERAGES``; nothing where there is one teacher.
         epochs: Epochs of every trial; ``None`` takes the space's.
         objectives: Names of the metrics that span the front; ``None`` takes accuracy, latency and parameters.
         sampler: One of ``SAMPLERS``.
+        recipes: Names of published settings (``harness.recipes``) that are tried first.
+        default_recipes: Whether those that are tried unasked follow.
         pruner: One of ``PRUNERS``; ``pareto`` is nothing where an objective is not known before the end.
         seed: Decides every draw together with trial numbers and epochs, in [0, 2^31).
         fixed: Parameters that do not vary, as text, by name.
@@ -48,10 +54,14 @@ class Settings:
     tracking_uri: str = DEFAULT_TRACKING_URI
     runs_dir: Path = DEFAULT_RUNS_DIR
     data_dir: Path | None = None
-    teacher: Path | None = None
+    teachers: tuple[Path, ...] = ()
+    trained_teachers: int = 1
+    average: str = AVERAGES[0]
     epochs: int | None = None
     objectives: tuple[str, ...] | None = None
     sampler: str = "tpe"
+    recipes: tuple[str, ...] = ()
+    default_recipes: bool = True
     pruner: str = "pareto"
     seed: int = 0
     fixed: dict[str, str] = field(default_factory=dict)
@@ -59,6 +69,12 @@ class Settings:
     timeout_s: float | None = None
     accelerator: str = "auto"
     workers: int | None = None
+
+    @property
+    def teacher(self) -> Path | None:
+        """The checkpoint, where there is one teacher; ``None`` trains it."""
+        assert len(self.teachers) <= 1
+        return self.teachers[0] if self.teachers else None
 
     @property
     def cache_dir(self) -> Path:

@@ -288,6 +288,12 @@ class Study:
         """Store the cost table with the study."""
         self.optuna.set_user_attr(_COSTS_ATTR, table)
 
+    @property
+    def ensemble(self) -> str:
+        """Where several teach as one, what is averaged of which; else empty."""
+        bound = self.attrs.get("kd.prepared", {}).get("teacher", "")
+        return bound if ", " in bound else ""
+
     def keep_teacher(self, metrics: Mapping[str, float]) -> None:
         """Store the teacher's metrics with the study."""
         self.optuna.set_user_attr("kd.teacher", dict(metrics))

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from harness.assistant import is_student, load_assistant
 from harness.checkpoint import drop_checkpoints
 from harness.content import derived_seed, digest, exclusive, tensors_digest, write_atomically
 from harness.errors import HarnessError
@@ -69,16 +70,16 @@ def make_teacher(
         data: Its training data.
         dataset: Fingerprint of that data.
         classes: Number of classes C.
-        settings: Where the cache is, and whether there is a checkpoint.
+        settings: Where the cache is, the seed, and the checkpoint, if there is one: of a teacher, or of a student that
+            becomes one.
         listener: Told how it goes.
 
     Raises:
         HarnessError: If the checkpoint can't be used.
     """
     seed_draws(derived_seed(settings.seed, "teacher"), torch.device("cpu"))
-    network = task.teacher()
+    network = _network(task, settings)
     if settings.teacher is not None:
-        _load_checkpoint(network, settings.teacher)
         key = _digest(network)
         source = str(settings.teacher)
     else:
@@ -105,6 +106,16 @@ def make_teacher(
             _load_or_train(network, task, data, classes, key, folder, spool, settings, listener)
     network.to(data.device).eval().requires_grad_(False)
     return Teacher(network, _digest(network), spool)
+
+
+def _network(task: Task, settings: Settings) -> nn.Module:
+    """The teacher's network, with fresh weights or those of its checkpoint."""
+    if settings.teacher is not None and is_student(settings.teacher):
+        return load_assistant(settings.teacher, task, settings.space_name)
+    network = task.teacher()
+    if settings.teacher is not None:
+        _load_checkpoint(network, settings.teacher)
+    return network
 
 
 def _digest(network: nn.Module) -> str:

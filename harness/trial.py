@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from harness.content import derived_seed, write_atomically
+from harness.content import derived_seed, tensors_digest, write_atomically
 from harness.cost import key_of
 from harness.errors import TrialFailed
 from harness.fit import EpochListener, check_losses, fit, seed_draws
@@ -90,8 +90,9 @@ def run_trial(
         for name, value in scores.items():
             if not math.isfinite(value):
                 raise TrialFailed(f"{name} is {value}")
-        metadata = {"space": settings.space_name, "architecture": key_of(configuration.student)}
         state = cpu_state(student)
+        metadata = {"space": settings.space_name, "architecture": key_of(configuration.student)}
+        metadata["digest"] = tensors_digest(state)
         write_atomically(claim.folder / STUDENT, lambda path: save_file(state, path, metadata=metadata))
     spool.metrics(scores)
     spool.artifact(claim.folder / STUDENT)

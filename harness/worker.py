@@ -80,6 +80,8 @@ def work(
         seed=settings.seed,
         directions=study.directions,
         affordable=lambda architecture: is_affordable(architecture, space, study, prepared),
+        recipes=settings.recipes,
+        default_recipes=settings.default_recipes,
     )
     prunes = settings.pruner == "pareto" and unprunable(study) is None
     epochs = settings.epochs or space.epochs

@@ -9,9 +9,10 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from harness import budget, recipes
+from harness import budget
 from harness.cost import Conditions, Cost, CostTable, key_of
 from harness.errors import HarnessError
+from harness.first_trials import first_trials
 from harness.proposal import Proposer
 from harness.space import SearchSpace
 from search_spaces.digits import SPACE
@@ -53,7 +54,7 @@ def test_a_budget_that_no_student_meets_names_the_cheapest() -> None:
 
 def test_recipes_stay_within_the_budget() -> None:
     space = budget.within(SPACE, {"parameters": 450}, WIDTHS)
-    assert {params["width"] for params in recipes.configurations(space).values()} == {2}  # sqrt(1 x 4)
+    assert {params["width"] for params in first_trials(space).values()} == {2}  # sqrt(1 x 4)
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "gp", "random"])

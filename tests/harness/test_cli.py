@@ -47,7 +47,11 @@ def test_without_arguments_the_digits_are_searched_with_the_documented_defaults(
         tracking_uri="sqlite:///mlflow.db",
         runs_dir=Path("mlruns"),
         data_dir=None,
-        teacher=None,
+        teachers=(),
+        trained_teachers=1,
+        average="probabilities",
+        recipes=(),
+        default_recipes=True,
         epochs=None,
         objectives=None,
         sampler="tpe",
@@ -60,7 +64,9 @@ def test_without_arguments_the_digits_are_searched_with_the_documented_defaults(
 
 def test_every_flag_reaches_its_setting() -> None:
     Path("t.ckpt").touch()
+    Path("u.ckpt").touch()
     asked = parse_search(
+        "--recipe hinton --recipe none --recipe deit --recipe hinton --teacher u.ckpt --ensemble logits "
         "--space fashion-mnist --study a.study+1 --trials 7 --epochs 3 --objectives accuracy,macs --fix alpha=0.5 "
         "--fix act=a=b --sampler nsga2 --seed 2147483647 --timeout 1.5 --teacher t.ckpt --data-dir d --accelerator cpu "
         "--storage redis://h --tracking-uri http://h:5000 --runs-dir out/runs".split()
@@ -76,7 +82,10 @@ def test_every_flag_reaches_its_setting() -> None:
         sampler="nsga2",
         seed=2147483647,
         timeout_s=1.5,
-        teacher=Path("t.ckpt"),
+        teachers=(Path("u.ckpt"), Path("t.ckpt")),
+        average="logits",
+        recipes=("hinton", "deit"),
+        default_recipes=False,
         data_dir=Path("d"),
         accelerator="cpu",
         storage="redis://h",
@@ -84,6 +93,18 @@ def test_every_flag_reaches_its_setting() -> None:
         runs_dir=Path("out/runs"),
     )
     assert list(Path("out/runs").iterdir()) == []  # made, and nothing left in it
+
+
+def test_several_teachers_are_given_or_trained() -> None:
+    asked = parse_search(["--teachers", "3"])
+    assert (asked.trained_teachers, asked.average, asked.teachers) == (3, "probabilities", ())
+    assert parse_search(["--teachers", "2", "--ensemble", "logits"]).average == "logits"
+
+
+def test_the_help_names_the_recipes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_search(["--help"])
+    assert "repdistiller, distilbert, keras, torchdistill, deit, hinton" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_environment_moves_what_no_flag_moves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +137,13 @@ def test_a_space_file_gives_its_name_to_the_study() -> None:
         *((["--objectives", text], "--objectives", repr(text)) for text in ("a,a", "a,", ",")),
         *((["--fix", text], "--fix", repr(text)) for text in ("alpha", "alpha=", "=1", "")),
         (["--fix", "alpha=0", "--fix", "alpha=1"], "--fix", "once"),
+        *((["--teachers", text], "--teachers", repr(text)) for text in ("0", "-1", "two")),
+        (["--teachers", "2", "--teacher", __file__], "--teachers", "one of the two must be left out"),
+        (["--ensemble", "logits"], "--ensemble", "needs several teachers"),
+        (["--ensemble", "logits", "--teacher", __file__], "--ensemble", "needs several teachers"),
+        (["--ensemble", "votes", "--teachers", "2"], "--ensemble", "'votes'"),
+        (["--teacher", __file__, "--teacher", "none.ckpt"], "--teacher", "'none.ckpt'"),
+        (["--recipe", "hintn"], "--recipe", "'hintn'"),
         (["--sampler", "grid"], "--sampler", "'grid'"),
         (["--space", "cifar"], "--space", "'cifar'"),
         (["--space", "none.py"], "--space", "'none.py'"),

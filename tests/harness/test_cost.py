@@ -24,6 +24,7 @@ from harness.cost import (
     key_of,
     measure_costs,
     save_cost_table,
+    total_cost,
 )
 from lightning_modules.networks import ConvNet
 
@@ -41,6 +42,25 @@ def images(size: int) -> Tensor:
 
 def a_table() -> CostTable:
     return CostTable(CONDITIONS, TEACHER, {key_of({"width": 2}): STUDENT})
+
+
+def test_networks_that_run_one_after_the_other_cost_the_sum() -> None:
+    assert total_cost([TEACHER, STUDENT, STUDENT]) == Cost(
+        parameters=1080,
+        macs=5400,
+        size_mb=pytest.approx(0.7),
+        latency_p50_ms=4.0,
+        latency_p95_ms=5.5,
+        # A sample takes 1/10 + 1/90 + 1/90 seconds.
+        throughput_per_s=pytest.approx(90 / 11),
+    )
+    assert total_cost([TEACHER]) == TEACHER
+
+
+def test_a_table_of_several_teachers_keeps_the_costs_of_each() -> None:
+    read = CostTable.from_json(CostTable(CONDITIONS, total_cost([TEACHER, STUDENT]), {}, [TEACHER, STUDENT]).to_json())
+    assert read.members == (TEACHER, STUDENT) and read.teacher.parameters == 1040
+    assert CostTable.from_json(a_table().to_json()).members == () and "members" not in a_table().to_json()
 
 
 def test_a_linear_layer_costs_a_multiplication_for_each_weight_and_sample() -> None:

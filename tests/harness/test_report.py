@@ -289,6 +289,16 @@ def test_the_page_shows_each_trial_and_needs_no_network(written: tuple[Result, P
     assert "<script src" not in page and len(page) > 1_000_000  # plotly itself is in it
 
 
+def test_it_is_said_where_several_teach_as_one(settings: Settings) -> None:
+    study = a_study(settings, STUDENTS)
+    study.bind(teacher="0123")
+    assert not any("The teacher is" in note for note in notes(collect(study)))
+    several = a_study(replace(settings, study="several"), STUDENTS)
+    several.bind(teacher="probabilities of 0123, 4567")
+    said = "The teacher is the mean of the probabilities of 0123, 4567; its costs are theirs, one run after the other."
+    assert said in notes(collect(several))
+
+
 def test_the_summary_shows_the_front_its_picks_and_the_teacher(written: tuple[Result, Path]) -> None:
     text = (written[1] / "summary.md").read_text()
     assert text.startswith("## s\n") and "6 trials (5 COMPLETE, 1 FAIL), 4 on the front" in text

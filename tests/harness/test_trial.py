@@ -71,7 +71,7 @@ def a_session(folder: Path, space: SearchSpace, *, trials: int, epochs: int) -> 
         epochs=epochs,
         storage=f"sqlite:///{folder}/optuna.db",
         runs_dir=folder / "mlruns",
-        teacher=folder / "teacher.safetensors",
+        teachers=(folder / "teacher.safetensors",),
     )
     terminal = Terminal()
     with Mirror() as mirror:

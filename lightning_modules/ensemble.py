@@ -1,0 +1,62 @@
+"""Several teachers answer as one: averages of their logits, which are logits again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def mean_of_probabilities(logits: Sequence[Tensor]) -> Tensor:
+    r"""The mean of the members' probabilities at T = 1, as log-probabilities.
+
+    .. math:: \log \frac{1}{K} \sum_k \sigma(z_k)
+
+    They are logits, whose softmax is the mean, and can be softened by any T. What is softened then is the mean, which
+    is not the mean of softened members.
+
+    Args:
+        logits: Unnormalised scores of each of K members, all of shape (..., C).
+
+    Returns:
+        Shape (..., C), in nats.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    References:
+        Hinton, Vinyals & Dean (2015), section 1 (arithmetic mean). arXiv:1503.02531.
+    """
+    return torch.logsumexp(_stacked(logits).log_softmax(dim=-1), dim=0) - math.log(len(logits))
+
+
+def mean_of_logits(logits: Sequence[Tensor]) -> Tensor:
+    r"""The mean of the members' centred logits.
+
+    .. math:: \frac{1}{K} \sum_k \Big( z_k - \frac{1}{C} \sum_c z_{k,c} \Big)
+
+    Its softmax is the members' geometric mean, normalised, at whatever T it is softened.
+
+    Args:
+        logits: Unnormalised scores of each of K members, all of shape (..., C).
+
+    Returns:
+        Shape (..., C), of mean 0 over C.
+
+    Raises:
+        ValueError: If the shapes differ.
+
+    References:
+        Hinton, Vinyals & Dean (2015), section 1 (geometric mean). arXiv:1503.02531.
+    """
+    stacked = _stacked(logits)
+    return (stacked - stacked.mean(dim=-1, keepdim=True)).mean(dim=0)
+
+
+def _stacked(logits: Sequence[Tensor]) -> Tensor:
+    shapes = {tuple(one.shape) for one in logits}
+    if len(shapes) != 1:
+        raise ValueError(f"members must have logits of one shape, at least one member, but got {sorted(shapes)}.")
+    return torch.stack(list(logits))
