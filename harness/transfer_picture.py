@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,15 +14,17 @@ from matplotlib.ticker import MaxNLocator
 from harness.transfer import Transfer
 
 _LOST, _WON, _STUDENT = "#c0392b", "#1f5fa8", "#e08214"
-_CLASSES, _CONFUSIONS = 20, 12  # rows that can be read; of more classes those are shown that changed most
-_ROW_INCHES, _PANEL_INCHES, _MARGIN_INCHES = 0.24, 4.4, 1.7
+_CLASSES, _CONFUSIONS = 20, 12  # rows that can be read; of more, those are shown that changed most
+_FEWEST_ROWS = 3  # that a panel is as high as
+_ROW_INCHES, _PANEL_INCHES = 0.25, 4.4
+_TOP_INCHES, _GAP_INCHES, _BOTTOM_INCHES, _RIGHT_INCHES = 1.0, 0.85, 0.55, 0.2
 
 
-def transfer_picture(transfers: dict[str, Transfer], path: Path, *, title: str) -> None:
+def transfer_picture(transfers: Mapping[str, Transfer], path: Path, *, title: str) -> None:
     """Draw a column for each transfer, all with the same rows and scales, as a PNG.
 
-    Above stand the classes: the samples that the teacher has right and the student has wrong to the left, the reverse
-    to the right, as shares of the class, with their numbers beside them. Below stand the confusions whose numbers
+    Above stand the classes: to the left the samples that the teacher has right and the student has wrong, to the right
+    the reverse, as shares of the class, with their numbers beside them. Below stand the confusions whose numbers
     changed most from teacher to student.
 
     Args:
@@ -29,49 +32,63 @@ def transfer_picture(transfers: dict[str, Transfer], path: Path, *, title: str) 
         path: The file.
         title: What stands above all.
     """
-    classes = _classes(list(transfers.values()))
-    confusions = _confusions(list(transfers.values()))
-    heights = [len(classes), max(len(confusions), 1)]
-    height = _ROW_INCHES * sum(heights) + 2 * _MARGIN_INCHES
-    figure = Figure(figsize=(_PANEL_INCHES * len(transfers) + 1.6, height), dpi=120)
-    figure.suptitle(title, y=1 - 0.18 / height)
-    panels = figure.subplots(
-        2, len(transfers), sharex="row", sharey="row", squeeze=False, gridspec_kw={"height_ratios": heights}
-    )
-    for column, (name, transfer) in enumerate(transfers.items()):
-        _draw_classes(panels[0, column], transfer, classes)
-        panels[0, column].set_title(f"{name}\n{textwrap.fill(transfer.balance(), 60)}", fontsize=9)
-        _draw_confusions(panels[1, column], transfer, confusions)
-    shown = next(iter(transfers.values()))
-    samples = shown.by_class["samples"]
-    panels[0, 0].set_yticks(range(len(classes)), [f"{shown.name(n)} ({samples[n]:,})" for n in classes], fontsize=8)
-    pairs = [f"{shown.name(label)} → {shown.name(answer)}" for label, answer in confusions]
-    panels[1, 0].set_yticks(range(len(pairs)), pairs, fontsize=8)
-    some = "" if len(classes) == len(samples) else f": the {len(classes)} of {len(samples)} that changed most"
-    panels[0, 0].set_ylabel(f"class (samples){some}", fontsize=8)
-    panels[1, 0].set_ylabel("true class → wrong answer", fontsize=8)
-    panels[1, -1].legend(loc="best", fontsize=8)
-    longest = max(len(text.get_text()) for row in panels for text in row[0].get_yticklabels())
-    left_inches, width = 0.065 * longest + 0.6, figure.get_figwidth()
-    figure.subplots_adjust(
-        left=left_inches / width,
-        right=1 - 0.15 / width,
-        top=1 - 1.0 / height,
-        bottom=0.6 / height,
-        wspace=0.06,
-        hspace=1.6 / (_ROW_INCHES * sum(heights)),
-    )
+    classes, confusions = _classes(list(transfers.values())), _confusions(list(transfers.values()))
+    figure, panels = _grid(len(transfers), [len(classes), len(confusions)])
+    figure.suptitle(title, y=1 - 0.18 / figure.get_figheight())
+    for (name, transfer), (above, below) in zip(transfers.items(), panels, strict=True):
+        _draw_classes(above, transfer, classes)
+        above.set_title(f"{name}\n{textwrap.fill(transfer.balance(), 60)}", fontsize=9)
+        _draw_confusions(below, transfer, confusions)
+    one, (above, below) = next(iter(transfers.values())), panels[0]
+    samples = one.by_class["samples"]
+    above.set_yticks(range(len(classes)), [f"{one.name(n)} ({samples[n]:,})" for n in classes])
+    above.set_ylabel("class (samples)" if len(classes) == len(samples) else "classes that changed most (samples)")
+    pairs = [f"{one.name(label)} → {one.name(answer)}" for label, answer in confusions]
+    below.set_yticks(range(len(pairs)), pairs)
+    below.set_title("true class → wrong answer", loc="left", fontsize=8)
+    _scale_classes(above, list(transfers.values()))
+    if confusions:
+        panels[-1][1].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=8)
+    longest = max(len(label.get_text()) for panel in (above, below) for label in panel.get_yticklabels())
+    figure.subplots_adjust(left=(0.6 + 0.065 * longest) / figure.get_figwidth())
     figure.savefig(path, format="png")
 
 
-def _classes(transfers: list[Transfer]) -> list[int]:
-    """The classes that are drawn, in their order: all, or of many those that lose and win most."""
-    moved = sum(transfer.by_class["lost"] + transfer.by_class["won"] for transfer in transfers)
-    assert isinstance(moved, pd.Series)
-    return sorted(int(label) for label in moved.sort_values(ascending=False, kind="stable").index[:_CLASSES])
+def _grid(columns: int, rows: Sequence[int]) -> tuple[Figure, list[tuple[Axes, Axes]]]:
+    """A figure with two panels in each column, the upper and the lower one with so many rows."""
+    rows = [max(count, _FEWEST_ROWS) for count in rows]
+    height = _ROW_INCHES * sum(rows) + _TOP_INCHES + _GAP_INCHES + _BOTTOM_INCHES
+    width = _PANEL_INCHES * columns + 1.6
+    figure = Figure(figsize=(width, height), dpi=120)  # laid out by hand: constrained layout draws all several times
+    figure.subplots_adjust(
+        right=1 - _RIGHT_INCHES / width,
+        top=1 - _TOP_INCHES / height,
+        bottom=_BOTTOM_INCHES / height,
+        wspace=0.06,
+        hspace=2 * _GAP_INCHES / (_ROW_INCHES * sum(rows)),
+    )
+    above, below = figure.subplots(
+        2, columns, sharex="row", sharey="row", squeeze=False, gridspec_kw={"height_ratios": rows}
+    )
+    for panel in (*above, *below):
+        panel.tick_params(labelsize=8)
+        panel.xaxis.label.set_size(8)
+        panel.yaxis.label.set_size(8)
+        panel.grid(axis="x", alpha=0.25)
+        panel.axvline(0, color="black", linewidth=0.8)
+    return figure, list(zip(above, below, strict=True))
 
 
-def _confusions(transfers: list[Transfer]) -> list[tuple[int, int]]:
+def _classes(transfers: Sequence[Transfer]) -> list[int]:
+    """The classes that are drawn: all in their order, or of many those that lose and win most, the most first."""
+    counts = pd.concat([transfer.by_class[["lost", "won"]] for transfer in transfers])
+    moved = counts.sum(axis=1).groupby(level=0).sum()
+    if len(moved) > _CLASSES:
+        moved = moved.sort_values(ascending=False, kind="stable")[:_CLASSES]
+    return moved.index.tolist()
+
+
+def _confusions(transfers: Sequence[Transfer]) -> list[tuple[int, int]]:
     """The confusions that are drawn: those whose number changes most in any of the transfers, the most first."""
     both = pd.concat([transfer.confusions for transfer in transfers])
     changes = both["change"].abs().groupby([both["label"], both["answer"]]).max()
@@ -84,27 +101,30 @@ def _draw_classes(panel: Axes, transfer: Transfer, classes: list[int]) -> None:
     for what, side, colour in (("lost", -1, _LOST), ("won", 1, _WON)):
         bars = panel.barh(range(len(rows)), side * 100 * rows[f"{what}_share"].fillna(0), color=colour, height=0.7)
         panel.bar_label(bars, [str(count) if count else "" for count in rows[what]], padding=2, fontsize=8)
-    panel.axvline(0, color="black", linewidth=0.8)
     panel.set_ylim(len(rows) - 0.5, -0.5)
-    panel.margins(x=0.12)
     panel.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g} %")
-    panel.set_xlabel("← lost: only the teacher is right       won: only the student is right →", fontsize=8)
-    panel.tick_params(axis="x", labelsize=8)
-    panel.grid(axis="x", alpha=0.25)
+    panel.set_xlabel("← lost: only the teacher is right       won: only the student is right →")
 
 
-def _draw_confusions(panel: Axes, transfer: Transfer, confusions: list[tuple[int, int]]) -> None:
+def _scale_classes(panel: Axes, transfers: Sequence[Transfer]) -> None:
+    """Leave room for the numbers at the ends of the bars, on both sides whatever there is."""
+    shares = pd.concat([transfer.by_class[["lost_share", "won_share"]] for transfer in transfers])
+    lost, won = 100 * shares.max()
+    room = 0.15 * max(lost + won, 5)
+    panel.set_xlim(-lost - room, won + room)
+
+
+def _draw_confusions(panel: Axes, transfer: Transfer, confusions: Sequence[tuple[int, int]]) -> None:
     columns = (transfer.confusions[name].tolist() for name in ("label", "answer", "teacher", "student"))
     known = {(label, answer): (teacher, student) for label, answer, teacher, student in zip(*columns, strict=True)}
     for row, pair in enumerate(confusions):
         teacher, student = known.get(pair, (0, 0))
         panel.plot([teacher, student], [row, row], color=_LOST if student > teacher else _WON, linewidth=2, alpha=0.6)
-        panel.plot(teacher, row, "*", color="black", markersize=7, label="teacher" if row == 0 else None)
-        panel.plot(
-            student, row, "o", color=_STUDENT, fillstyle="none", markersize=11, label="student" if row == 0 else None
-        )
+        panel.plot(teacher, row, "*", color="black", markersize=7, label="" if row else "teacher")
+        # A ring, for the star to show in it where both stand.
+        panel.plot(student, row, "o", color=_STUDENT, fillstyle="none", markersize=11, label="" if row else "student")
+    if not confusions:
+        panel.text(0.5, 0.5, "no confusion changed", ha="center", va="center", transform=panel.transAxes, fontsize=8)
     panel.set_ylim(max(len(confusions), 1) - 0.5, -0.5)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panel.set_xlabel("samples", fontsize=8)
-    panel.tick_params(axis="x", labelsize=8)
-    panel.grid(axis="x", alpha=0.25)
+    panel.set_xlabel("samples")
