@@ -65,7 +65,7 @@ def fill(study: Study, space: SearchSpace, prepared: Prepared, trials: int, stor
         }
         costs = prepared.costs.metrics({"width": width})
         accuracy = 1 - 0.2 / width - 0.01 * abs(np.log(params["learning_rate"] / 0.01)) + 0.004 * float(rng.normal())
-        metrics = {"accuracy": accuracy, "agreement": accuracy, "ece": 0.05, **costs}
+        metrics = {"accuracy": accuracy, "agreement": accuracy, "teacher_kl": 1 - accuracy, "ece": 0.05, **costs}
         trial = create_trial(
             state=TrialState.COMPLETE,
             params=params,

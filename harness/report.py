@@ -113,8 +113,8 @@ def transferred(result: Result, *, whole: bool = False) -> list[str]:
     missing = sum(number not in result.transfers for number in result.front["number"])
     if missing:
         lines.append(
-            f"{missing} of the {len(result.front)} trials on the front have no {ANSWERS} that can be read in this "
-            "--runs-dir: what they keep of the teacher's answers is not told."
+            f"What {missing} of the {len(result.front)} trials on the front keep of the teacher's answers is not told: "
+            f"their {ANSWERS} is not in this --runs-dir, or can't be read."
         )
     return lines
 
@@ -198,11 +198,9 @@ def summary(result: Result) -> str:
         + " |",
         "",
         *(f"- {line}" for line in notes(result)),
-        "",
-        "### What was transferred",
-        "",
-        *(f"- {line}" for line in transferred(result, whole=True)),
     ]
+    if told := transferred(result, whole=True):
+        lines += ["", "### What was transferred", "", *(f"- {line}" for line in told)]
     return "\n".join(lines) + "\n"
 
 
