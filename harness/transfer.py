@@ -110,17 +110,20 @@ class Transfer:
 
     def mistakes(self) -> str:
         """What the mistakes of student and teacher have in common, in sentences."""
-        total = self.by_class[["both_wrong", "same_mistake", "same_mistake_by_chance"]].sum()
-        said = [f"Its KL from the teacher is {float(self.answers.teacher_kl.mean()):.3f} nats a sample."]
+        total = self.by_class[["samples", "both_wrong", "same_mistake", "same_mistake_by_chance"]].sum()
+        said = []
         if total["both_wrong"] and self.answers.classes > 2:
-            said.insert(
-                0,
-                f"Of the {total['both_wrong']:,.0f} samples that both have wrong, {total['same_mistake']:,.0f} get the "
-                f"same wrong answer; by chance it would be {total['same_mistake_by_chance']:,.1f}.",
+            said.append(
+                f"Both are wrong on {total['both_wrong']:,.0f} of {total['samples']:,.0f} samples and give the same "
+                f"wrong answer on {total['same_mistake']:,.0f}; by chance it would be "
+                f"{total['same_mistake_by_chance']:,.1f}."
             )
+        said.append(f"Its KL from the teacher is {float(self.answers.teacher_kl.mean()):.3f} nats a sample.")
         correlation = float(self.answers.rank_correlation.mean())
         if not np.isnan(correlation):
-            said.append(f"It ranks the wrong classes as the teacher does to ρ = {correlation:.2f}.")
+            said.append(
+                f"Its ranking of the wrong classes follows the teacher's with Spearman's ρ = {correlation:.2f}."
+            )
         return " ".join(said)
 
     def _losses(self) -> str:

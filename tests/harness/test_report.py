@@ -400,7 +400,7 @@ def test_each_pick_says_what_it_keeps_of_the_teachers_answers(settings: Settings
     assert [line.split(" keeps")[0] for line in lines] == [
         "- balanced (trial 2)", "- small (trial 1)", "- accurate (trial 0)", "- control (trial 3)",
     ]  # fmt: skip
-    assert lines[1].startswith(f"- {told[1]} Of the 1 samples that both have wrong, 1 get the same wrong answer;")
+    assert lines[1].startswith(f"- {told[1]} Both are wrong on 1 of 4 samples and give the same wrong answer on 1;")
     report(study, screen)
     table = pd.read_csv(study.folder / "report" / "transfer.csv", keep_default_na=False)
     assert table.groupby("trial")["pick"].first().to_dict() == {0: "accurate", 1: "small", 2: "balanced", 3: "control"}

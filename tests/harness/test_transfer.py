@@ -159,8 +159,9 @@ def test_of_many_classes_that_lose_alike_none_is_named() -> None:
 
 def test_mistakes_are_told_beside_chance() -> None:
     assert Transfer(WORKED).mistakes() == (
-        "Of the 3 samples that both have wrong, 2 get the same wrong answer; by chance it would be 1.7. "
-        "Its KL from the teacher is 4.500 nats a sample. It ranks the wrong classes as the teacher does to ρ = 0.45."
+        "Both are wrong on 3 of 10 samples and give the same wrong answer on 2; by chance it would be 1.7. Its KL from "
+        "the teacher is 4.500 nats a sample. Its ranking of the wrong classes follows the teacher's with Spearman's "
+        "ρ = 0.45."
     )
 
 
