@@ -76,22 +76,23 @@ class Transfer:
     @cached_property
     def confusions(self) -> pd.DataFrame:
         """Wrong answers: ``label``, ``answer``, how often ``teacher`` and ``student`` give it; most changed first."""
-        found = _wrong(self._labels, self._teacher, "teacher").merge(
-            _wrong(self._labels, self._student, "student"), how="outer", on=["label", "answer"]
-        )
-        found = found.fillna(0).astype(int)
-        found["change"] = found["student"] - found["teacher"]
-        order = found.assign(size=found["change"].abs()).sort_values(
-            ["size", "student", "label", "answer"], ascending=[False, False, True, True]
-        )
-        return found.loc[order.index].reset_index(drop=True)
+        given = {"teacher": self._pairs(self._teacher), "student": self._pairs(self._student)}
+        pairs, places = np.unique(np.concatenate(list(given.values())), return_inverse=True)
+        of_teacher, of_student = np.split(places, [len(given["teacher"])])
+        teacher, student = (np.bincount(part, minlength=len(pairs)) for part in (of_teacher, of_student))
+        change = student - teacher
+        order = np.lexsort((pairs, -student, -abs(change)))
+        labels, answers = np.divmod(pairs, self.answers.classes)
+        columns = {"label": labels, "answer": answers, "teacher": teacher, "student": student, "change": change}
+        return pd.DataFrame({name: values[order] for name, values in columns.items()})
 
     @cached_property
     def lost_as(self) -> pd.DataFrame:
         """What the student answers where the teacher is right: ``label``, ``answer``, ``lost``; the most first."""
-        right = self._teacher == self._labels
-        found = _wrong(self._labels[right], self._student[right], "lost")
-        return found.sort_values(["lost", "label", "answer"], ascending=[False, True, True]).reset_index(drop=True)
+        pairs, lost = np.unique(self._pairs(self._student, self._teacher == self._labels), return_counts=True)
+        order = np.lexsort((pairs, -lost))
+        labels, answers = np.divmod(pairs, self.answers.classes)
+        return pd.DataFrame({"label": labels[order], "answer": answers[order], "lost": lost[order]})
 
     def sentence(self) -> str:
         """What the student keeps and loses: in counts, for shares of a class of few samples would say too much."""
@@ -138,10 +139,17 @@ class Transfer:
         return f"; it loses most in {' and '.join(named)}"
 
     def _same_mistake_by_chance(self, counts: pd.DataFrame) -> pd.Series:
-        products = (self.confusions["teacher"] * self.confusions["student"]).groupby(self.confusions["label"]).sum()
-        wrong_pairs = (counts["samples"] - counts["teacher_right"]) * (counts["samples"] - counts["student_right"])
-        # No pair: none of them is wrong, and neither are both.
-        return counts["both_wrong"] * products.reindex(counts.index, fill_value=0) / wrong_pairs.clip(lower=1)
+        wrong = self.confusions
+        alike = np.bincount(wrong["label"], wrong["teacher"] * wrong["student"], minlength=len(counts))
+        pairs = (counts["samples"] - counts["teacher_right"]) * (counts["samples"] - counts["student_right"])
+        # No pair: one of them is never wrong, so both never are.
+        return counts["both_wrong"] * alike / pairs.clip(lower=1)
+
+    def _pairs(self, answers: NDArray[np.int64], chosen: NDArray[np.bool_] | bool = True) -> NDArray[np.int64]:
+        """Class and wrong answer of each sample that has one, as one number: label · C + answer."""
+        wrong = (answers != self._labels) & chosen
+        pairs: NDArray[np.int64] = self._labels[wrong] * self.answers.classes + answers[wrong]
+        return pairs
 
     @cached_property
     def _labels(self) -> NDArray[np.int64]:
@@ -170,10 +178,3 @@ def transfer_table(transfers: Mapping[int, Transfer], names: Mapping[int, str]) 
         table.insert(0, "trial", number)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
-
-
-def _wrong(labels: NDArray[np.int64], answers: NDArray[np.int64], name: str) -> pd.DataFrame:
-    """How often each wrong answer is given: ``label``, ``answer`` and the number, called ``name``."""
-    wrong = labels != answers
-    pairs, counts = np.unique(np.stack([labels[wrong], answers[wrong]]), axis=1, return_counts=True)
-    return pd.DataFrame({"label": pairs[0], "answer": pairs[1], name: counts})
