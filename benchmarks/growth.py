@@ -4,9 +4,9 @@
     python benchmarks/growth.py --teacher-outputs
 
 The trials are the default space's, with values that a smooth function and some noise give. They stand in a SQLite
-file as a search leaves them, each with its folder, its spool and a note of what is known to have been sent. Opening and
-reporting are whole commands, start-up included: ``search.py`` on a study that has all its trials, and ``python -m
-harness report``.
+file as a search leaves them, each with its folder, its spool, its answers and a note of what is known to have been
+sent. Opening and reporting are whole commands, start-up included: ``search.py`` on a study that has all its trials, and
+``python -m harness report``.
 
 The teacher outputs are those of ImageNet at a hundredth: 12,812 samples, 1,000 classes, float32, written as the
 project writes them and gathered in random batches as a trial gathers them.
@@ -29,6 +29,7 @@ import torch
 from optuna.trial import TrialState, create_trial
 from safetensors.torch import load_file, save_file
 
+from harness.answers import ANSWERS, compare, keep_answers
 from harness.cli import parse_search
 from harness.content import tensors_digest
 from harness.mirror import Mirror
@@ -53,6 +54,9 @@ def fill(study: Study, space: SearchSpace, prepared: Prepared, trials: int, stor
     """Give the study so many complete trials, and each the folder that a search leaves."""
     rng = np.random.default_rng(0)
     storage, number = study.optuna._storage, study.optuna._study_id
+    val = prepared.data.splits["val"]
+    teacher_logits = prepared.data.teacher_outputs["val"]["logits"]
+    answers = compare(teacher_logits + torch.randn(teacher_logits.shape), teacher_logits, val.labels)
     widths = [architecture["width"] for architecture in space.architectures(limit=1000) or []]
     template = ""
     for n in range(trials):
@@ -65,7 +69,7 @@ def fill(study: Study, space: SearchSpace, prepared: Prepared, trials: int, stor
         }
         costs = prepared.costs.metrics({"width": width})
         accuracy = 1 - 0.2 / width - 0.01 * abs(np.log(params["learning_rate"] / 0.01)) + 0.004 * float(rng.normal())
-        metrics = {"accuracy": accuracy, "agreement": accuracy, "ece": 0.05, **costs}
+        metrics = {"accuracy": accuracy, "agreement": accuracy, "teacher_kl": 1 - accuracy, "ece": 0.05, **costs}
         trial = create_trial(
             state=TrialState.COMPLETE,
             params=params,
@@ -85,6 +89,7 @@ def fill(study: Study, space: SearchSpace, prepared: Prepared, trials: int, stor
             spool.close()
             template = (folder / SPOOL).read_text()
         folder.mkdir(exist_ok=True)
+        keep_answers(answers, folder / ANSWERS)
         (folder / SPOOL).write_text(template)
         sent = {"store": store, "run_id": "0", "offset": len(template.encode()), "state": "COMPLETE"}
         (folder / STATE_FILE).write_text(json.dumps(sent))

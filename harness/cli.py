@@ -100,7 +100,7 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
         type=_names,
         metavar="A,B,..",
         help="what spans the front (default: accuracy,latency_p50_ms,parameters; also latency_p95_ms, "
-        "throughput_per_s, macs, size_mb, agreement, ece, compression, speedup)",
+        "throughput_per_s, macs, size_mb, agreement, teacher_kl, ece, compression, speedup)",
     )
     add(
         "--fix",

@@ -40,6 +40,7 @@ from harness.teacher import Teacher
 from harness.teacher_outputs import Outputs, make_teacher_outputs
 from harness.terminal import Terminal
 from lightning_modules.batch import Inputs, select
+from lightning_modules.losses import soft_target_loss
 from lightning_modules.tensors import Split, TensorDataModule
 
 _FINGERPRINTED = 256  # samples, by whose views a kind of augmentation is known
@@ -82,6 +83,7 @@ def prepare(settings: Settings, space: SearchSpace, study: Study, terminal: Term
     data.move_to(device)
     study.bind(dataset=dataset, students=_students_digest(space))
     classes = 1 + max(int(part.labels.max()) for part in data.splits.values())
+    _keep_class_names(space, study, classes)
     with _asking("the task's teacher"):
         teachers = make_teachers(
             space.task, data, dataset, classes=classes, settings=settings, terminal=terminal, mirror=mirror
@@ -123,7 +125,7 @@ def _described(space: SearchSpace, scores: Mapping[str, float], cost: Cost) -> s
 
 
 def score(logits: Tensor, data: TensorDataModule, space: SearchSpace, classes: int) -> dict[str, float]:
-    """Primary metric, agreement with the teacher, and calibration on the validation split.
+    """Primary metric, agreement with the teacher, divergence from it, and calibration on the validation split.
 
     Args:
         logits: Of every validation sample in order, shape (N, C).
@@ -135,10 +137,12 @@ def score(logits: Tensor, data: TensorDataModule, space: SearchSpace, classes: i
     metric = space.task.metric(classes).to(logits.device)
     # Expected calibration error over 15 bins: Guo et al. (2017), arXiv:1706.04599.
     calibration = MulticlassCalibrationError(num_classes=classes, n_bins=15, validate_args=False).to(logits.device)
-    agreement = (logits.argmax(-1) == data.teacher_outputs["val"]["logits"].argmax(-1)).float().mean()
+    teacher_logits = data.teacher_outputs["val"]["logits"]
+    agreement = (logits.argmax(-1) == teacher_logits.argmax(-1)).float().mean()
     return {
         space.task.metric_name: float(metric(logits, labels)),
         "agreement": float(agreement),
+        "teacher_kl": float(soft_target_loss(logits, teacher_logits, temperature=1)),  # nats a sample
         "ece": float(calibration(logits.softmax(-1), labels)),
     }
 
@@ -264,6 +268,14 @@ def _asking(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise HarnessError(f"{what} fails: {type(error).__name__}: {one_line(error)}") from error
+
+
+def _keep_class_names(space: SearchSpace, study: Study, classes: int) -> None:
+    names = tuple(space.task.class_names)
+    if len(names) not in (0, classes):
+        raise HarnessError(f"the task's class_names must name each of its {classes} classes, but name {len(names)}.")
+    if names != study.class_names:
+        study.keep_class_names(names)
 
 
 def _finish_teacher(teacher: Teacher, scores: Mapping[str, float], cost: Cost) -> None:

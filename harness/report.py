@@ -14,11 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from harness import plots
+from harness.answers import ANSWERS
 from harness.content import exclusive, write_atomically
 from harness.result import WITHIN_TEACHER, Result, collect
 from harness.spool import Spool
 from harness.study import Study
 from harness.terminal import Terminal, configuration_text
+from harness.transfer import Transfer, transfer_table
+from harness.transfer_picture import transfer_picture
 
 _HEADINGS = {
     "latency_p50_ms": "p50 ms",
@@ -47,7 +50,7 @@ def show(result: Result, terminal: Terminal) -> None:
     if drop:
         left_out = ", ".join(_HEADINGS[name] for name in _COMPARISONS[:drop])
         terminal.say(f"Left out for want of width: {left_out}.")
-    for line in notes(result):
+    for line in (*notes(result), *transferred(result)):
         terminal.say(line)
 
 
@@ -99,12 +102,42 @@ def notes(result: Result) -> list[str]:
     return lines
 
 
+def transferred(result: Result, *, whole: bool = False) -> list[str]:
+    """What each pick keeps of the teacher's answers, a line each.
+
+    Args:
+        result: What was found.
+        whole: Say too what their mistakes have in common with the teacher's, and the same of the control.
+    """
+    lines = []
+    for number, name in _named(result).items() if whole else result.picked.items():
+        if number in result.transfers:
+            found = result.transfers[number]
+            lines.append(f"{name} (trial {number}) {found.sentence()}{f' {found.mistakes()}' if whole else ''}")
+    missing = sum(number not in result.transfers for number in result.front["number"])
+    if missing:
+        lines.append(
+            f"What {missing} of the {len(result.front)} trials on the front keep of the teacher's answers is not told: "
+            f"their {ANSWERS} is not in this --runs-dir, or can't be read."
+        )
+    return lines
+
+
+def _named(result: Result) -> dict[int, str]:
+    """Picks and control by trial number; a trial may be both."""
+    names = dict(result.picked)
+    for number in result.trials.loc[result.trials["recipe"] == "control", "number"]:
+        names[number] = f"{names[number]}, control" if number in names else "control"
+    return names
+
+
 def write_report(result: Result, folder: Path) -> None:
     """Write tables, plots and the summary; each file is there whole or not at all.
 
     Args:
         result: What to report.
-        folder: Gets ``trials.csv``, ``trials.parquet``, ``front.html``, ``front.png``, ``curves.png``, ``summary.md``.
+        folder: Gets ``trials.csv``, ``trials.parquet``, ``front.html``, ``front.png``, ``curves.png``, ``summary.md``,
+            ``transfer.csv``, ``transfer.png``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, Callable[[Path], Any]] = {
@@ -118,8 +151,23 @@ def write_report(result: Result, folder: Path) -> None:
             "front.png": lambda path: plots.front_picture(result, path),
             "curves.png": lambda path: plots.curves_picture(result, path),
         }
+    if result.transfers:
+        files["transfer.csv"] = lambda path: transfer_table(result.transfers, _named(result)).to_csv(path, index=False)
+    if columns := _pictured(result):
+        title = f"{result.study}: what was transferred, on the validation split"
+        files["transfer.png"] = lambda path: transfer_picture(columns, path, title=title)
     for name, write in files.items():
         write_atomically(folder / name, write)
+
+
+def _pictured(result: Result) -> dict[str, Transfer]:
+    """The picks whose answers are at hand, by what stands above them."""
+    parameters = result.front.set_index("number")["parameters"]
+    return {
+        f"{pick} (trial {number}, {parameters[number]:,.0f} parameters)": result.transfers[number]
+        for number, pick in result.picked.items()
+        if number in result.transfers
+    }
 
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
@@ -155,6 +203,8 @@ def summary(result: Result) -> str:
         "",
         *(f"- {line}" for line in notes(result)),
     ]
+    if told := transferred(result, whole=True):
+        lines += ["", "### What was transferred", "", *(f"- {line}" for line in told)]
     return "\n".join(lines) + "\n"
 
 

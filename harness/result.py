@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from harness.answers import ANSWERS, read_answers
 from harness.cost import Conditions
 from harness.errors import HarnessError
 from harness.pareto import knee, pareto_front
 from harness.prepare import used_conditions
 from harness.spool import curves
 from harness.study import MAXIMIZED, METRICS, Study
+from harness.transfer import Transfer
 
 WITHIN_TEACHER = 0.01  # "one point", the margin of the small pick
 _COST_AXES = ("latency_p50_ms", "latency_p95_ms", "parameters", "macs", "size_mb", "throughput_per_s")
@@ -33,6 +35,8 @@ class Result:
         parameters: Names of the searched parameters.
         conditions: What the latencies hold for.
         curves: Of the trials on the front: metric by name and epoch, by trial number.
+        transfers: What students answer beside the teacher, by trial number: of those on the front and of the control,
+            as far as their answers are at hand.
     """
 
     study: str
@@ -45,6 +49,7 @@ class Result:
     parameters: tuple[str, ...]
     conditions: Conditions
     curves: dict[int, dict[str, dict[int, float]]]
+    transfers: dict[int, Transfer]
 
     @property
     def front(self) -> pd.DataFrame:
@@ -56,6 +61,12 @@ class Result:
         """The named choices, by name."""
         picked = self.trials[self.trials["pick"] != ""]
         return {name: row for _, row in picked.iterrows() for name in row["pick"].split(", ")}
+
+    @property
+    def picked(self) -> dict[int, str]:
+        """What a trial is picked as, by its number, the smallest first: ``"accurate, small"``."""
+        front = self.front
+        return {int(number): pick for number, pick in zip(front["number"], front["pick"], strict=True) if pick}
 
 
 def collect(study: Study) -> Result:
@@ -83,6 +94,7 @@ def collect(study: Study) -> Result:
         parameters=tuple(identity["parameters"]),
         conditions=used_conditions(study),
         curves={int(n): curves(study.trial_folder(int(n))) for n in frame.loc[frame["front"], "number"]},
+        transfers=_transfers(frame, study),
     )
 
 
@@ -109,6 +121,15 @@ def trials_frame(study: Study) -> pd.DataFrame:
     # A study of which nothing is finished yet, or no trial has had some method, has the same columns.
     missing = [name for name in (*parameters, study.primary, *METRICS) if name not in frame]
     return frame.assign(**dict.fromkeys(missing, float("nan")))
+
+
+def _transfers(frame: pd.DataFrame, study: Study) -> dict[int, Transfer]:
+    if not study.owns_folder():
+        return {}
+    shown = frame["front"] | ((frame["recipe"] == "control") & (frame["state"] == "COMPLETE"))
+    found = {int(n): read_answers(study.trial_folder(int(n)) / ANSWERS) for n in frame.loc[shown, "number"]}
+    names = study.class_names
+    return {number: Transfer(answers, names) for number, answers in found.items() if answers is not None}
 
 
 def _pick(frame: pd.DataFrame, front: pd.Index, study: Study, teacher: dict[str, float]) -> None:

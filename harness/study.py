@@ -6,7 +6,7 @@ import json
 import socket
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,10 +28,10 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 MAXIMIZED = frozenset({"throughput_per_s", "agreement", "compression", "speedup"})
-METRICS = (*COSTS, "agreement", "ece", "compression", "speedup")
+METRICS = (*COSTS, "agreement", "teacher_kl", "ece", "compression", "speedup")
 """What a trial has beside the task's primary metric."""
 
-KNOWN_COSTS = tuple(name for name in METRICS if name not in ("agreement", "ece"))
+KNOWN_COSTS = tuple(name for name in METRICS if name not in ("agreement", "teacher_kl", "ece"))
 """Those of them that are known before a trial trains."""
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -293,6 +293,15 @@ class Study:
         """Where several teach as one, what is averaged of which; else empty."""
         bound = self.attrs.get("kd.prepared", {}).get("teacher", "")
         return bound if ", " in bound else ""
+
+    def keep_class_names(self, names: Sequence[str]) -> None:
+        """Store what the classes are called."""
+        self.optuna.set_user_attr("kd.class_names", list(names))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the classes are called; empty where they go by their numbers."""
+        return tuple(self.attrs.get("kd.class_names", ()))
 
     def keep_teacher(self, metrics: Mapping[str, float]) -> None:
         """Store the teacher's metrics with the study."""

@@ -19,12 +19,14 @@ class Task(ABC):
     Attributes:
         metric_name: Name of the primary metric, in the log and as an objective.
         metric_direction: ``"maximize"`` or ``"minimize"``.
+        class_names: What a report calls the classes, in their order; empty calls them by their numbers.
         teacher_epochs: Epochs for which a teacher is trained, where none is given.
         teacher_learning_rate: Peak learning rate of that training.
     """
 
     metric_name: ClassVar[str] = "accuracy"
     metric_direction: ClassVar[str] = "maximize"
+    class_names: ClassVar[tuple[str, ...]] = ()
     teacher_epochs: ClassVar[int] = 20
     teacher_learning_rate: ClassVar[float] = 1e-2
 

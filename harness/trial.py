@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from harness.answers import ANSWERS, compare, keep_answers
 from harness.content import derived_seed, tensors_digest, write_atomically
 from harness.cost import key_of
 from harness.errors import TrialFailed
@@ -56,7 +57,7 @@ def run_trial(
         on_epoch: Told of each epoch that ends; it may stop the trial.
 
     Returns:
-        The final metrics by name: the primary metric, ``agreement``, ``ece``, and the costs.
+        The final metrics by name: the primary metric, ``agreement``, ``teacher_kl``, ``ece``, and the costs.
 
     Raises:
         TrialFailed: If the loss is not finite, or memory or the disk does not suffice.
@@ -94,8 +95,11 @@ def run_trial(
         metadata = {"space": settings.space_name, "architecture": key_of(configuration.student)}
         metadata["digest"] = tensors_digest(state)
         write_atomically(claim.folder / STUDENT, lambda path: save_file(state, path, metadata=metadata))
+        val = data.splits["val"]
+        keep_answers(compare(logits, data.teacher_outputs["val"]["logits"], val.labels), claim.folder / ANSWERS)
     spool.metrics(scores)
     spool.artifact(claim.folder / STUDENT)
+    spool.artifact(claim.folder / ANSWERS)
     return scores | costs
 
 

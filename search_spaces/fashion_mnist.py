@@ -15,6 +15,9 @@ class FashionMNIST(Task):
     """28x28 photographs; a convolutional teacher of width 32 that pools, and narrower students that stride."""
 
     teacher_epochs = 5
+    class_names = (
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+    )  # fmt: skip
 
     def data(self, data_dir: Path | None) -> TensorDataModule:
         return fashion_mnist(data_dir, batch_size=128)

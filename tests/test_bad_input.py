@@ -67,6 +67,13 @@ def test_a_student_that_cannot_be_built_is_found_before_the_search(tmp_path: Pat
     assert error.startswith("error: the task's student(width=4) fails: TypeError")
 
 
+def test_class_names_that_do_not_name_each_class_are_refused(tmp_path: Path) -> None:
+    named = EXAMPLE.replace("BreastCancer(Task):\n", 'BreastCancer(Task):\n    class_names = ("malignant",)\n')
+    (tmp_path / "mine.py").write_text(named)
+    error = refused(tmp_path, "--space", "mine.py")
+    assert error == "error: the task's class_names must name each of its 2 classes, but name 1."
+
+
 def test_a_study_is_not_resumed_as_another(finished: Path, tmp_path: Path) -> None:
     before = numbers(finished, "cancer")
     finished = Path(shutil.copytree(finished, tmp_path / "copy"))

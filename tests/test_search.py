@@ -73,9 +73,12 @@ def test_mlflow_mirrors_the_study(finished: Path) -> None:
         curve = client.get_metric_history(run.info.run_id, "val/accuracy")
         assert [point.step for point in curve] == list(range(6))
         assert run.data.metrics["accuracy"] == pytest.approx(curve[-1].value)  # the last epoch's, no lucky one
-        assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["student.safetensors"]
+        assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
+            "student.safetensors", "answers.safetensors",
+        }  # fmt: skip
     assert {file.path for file in client.list_artifacts(parent.info.run_id)} == {
         "trials.csv", "trials.parquet", "front.html", "front.png", "curves.png", "summary.md",
+        "transfer.csv", "transfer.png",
     }  # fmt: skip
     assert parent.data.tags["mlflow.note.content"].startswith("## cancer")
     assert {"kd.dataset", "kd.teacher", "kd.device", "kd.versions"} <= set(parent.data.tags)
@@ -84,9 +87,12 @@ def test_mlflow_mirrors_the_study(finished: Path) -> None:
 def test_every_trial_has_the_metrics_that_the_design_names(finished: Path) -> None:
     names = {
         "accuracy", "latency_p50_ms", "latency_p95_ms", "throughput_per_s", "parameters", "macs", "size_mb",
-        "agreement", "ece", "compression", "speedup",
+        "agreement", "teacher_kl", "ece", "compression", "speedup",
     }  # fmt: skip
-    assert all(set(trial.user_attrs["metrics"]) == names for trial in load(finished, "cancer").trials)
+    study = load(finished, "cancer")
+    assert all(set(trial.user_attrs["metrics"]) == names for trial in study.trials)
+    teacher = study.user_attrs["kd.teacher"]
+    assert set(teacher) == names and (teacher["agreement"], teacher["teacher_kl"]) == (1, 0)
 
 
 def test_the_tables_hold_every_trial(finished: Path) -> None:
@@ -98,6 +104,12 @@ def test_the_tables_hold_every_trial(finished: Path) -> None:
     assert len(picked) == 1 and picked["accuracy"].item() == best and picked["front"].item()
     assert (report / "front.png").read_bytes().startswith(b"\x89PNG")
     assert "Plotly.newPlot" in (report / "front.html").read_text()
+    transfer = pd.read_csv(report / "transfer.csv", keep_default_na=False)
+    assert transfer["samples"].groupby(transfer["trial"]).sum().unique().tolist() == [114]  # a fifth of 569
+    right = transfer["student_right"].groupby(transfer["trial"]).sum() / 114
+    front = csv[csv["front"] | (csv["recipe"] == "control")].set_index("number")
+    assert right.to_dict() == pytest.approx(front["accuracy"].to_dict())
+    assert (report / "transfer.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_same_command_again_says_that_the_study_is_finished(finished: Path) -> None:
@@ -125,6 +137,10 @@ def test_a_search_killed_again_and_again_gives_the_numbers_of_one_that_was_not(e
     assert cut, "no trial was cut"
     search(example, *CANCER)
     assert numbers(example, "cancer") == numbers(finished, "cancer")
+    for number in range(8):
+        kept = [folder / "mlruns" / "trials" / "cancer" / str(number) for folder in (example, finished)]
+        once, never = ((folder / "answers.safetensors").read_bytes() for folder in kept)
+        assert once == never
     client = MlflowClient(f"sqlite:///{example}/mlflow.db")
     runs = client.search_runs(["1"], "tags.kd.role = 'trial'")
     assert sorted(int(run.data.tags["kd.trial"]) for run in runs) == list(range(8))

@@ -198,6 +198,7 @@ def test_every_sampler_goes_on_beside_pruned_trials(tmp_path: Path, sampler: str
         (("accuracy", "compression", "throughput_per_s"), None),
         (("accuracy",), None),
         (("accuracy", "ece"), "ece is not known before the end"),
+        (("accuracy", "teacher_kl"), "teacher_kl is not known before the end"),
         (("agreement", "macs"), "accuracy is no objective"),
     ],
 )

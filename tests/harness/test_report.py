@@ -13,14 +13,16 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import claimed, settings_in
 from optuna.distributions import CategoricalDistribution
 from rich.console import Console
 
+from harness.answers import ANSWERS, compare, keep_answers
 from harness.cost import Conditions, Cost, CostTable
 from harness.errors import HarnessError
 from harness.opening import open_study
-from harness.report import notes, report, show, summary, write_report
+from harness.report import notes, report, show, summary, transferred, write_report
 from harness.result import Result, collect
 from harness.settings import Settings
 from harness.space import SearchSpace
@@ -59,6 +61,7 @@ def metrics(primary: float, latency_ms: float, parameters: float, name: str = "a
         "latency_p95_ms": 1.5 * latency_ms,
         "throughput_per_s": 2000 / latency_ms,
         "agreement": 0.9,
+        "teacher_kl": 0.2,
         "ece": 0.05,
         "compression": 1000 / parameters,
         "speedup": 1 / latency_ms,
@@ -381,3 +384,74 @@ def test_on_a_narrow_terminal_the_comparisons_give_way_and_no_heading_is_cut(
     table, _, rest = text.getvalue().partition("Left out for want of width: ")
     assert ("faster" in table) == shown
     assert rest.startswith("faster, smaller, agrees.") != shown
+
+
+def answered(study: Study, number: int, student: list[int]) -> None:
+    """Let a trial have kept these answers beside a teacher that has three of four right."""
+    logits = [torch.nn.functional.one_hot(torch.tensor(classes), 3).float() for classes in (student, [0, 1, 2, 2])]
+    keep_answers(compare(*logits, torch.tensor([0, 1, 2, 0])), study.trial_folder(number) / ANSWERS)
+
+
+def a_study_with_answers(settings: Settings) -> Study:
+    """Picks: accurate is trial 0, balanced 2, small 1; the control is trial 3."""
+    study = a_study(settings, STUDENTS)
+    for number, student in enumerate(([0, 1, 2, 0], [0, 1, 2, 2], [1, 1, 1, 1], [2, 1, 2, 2])):
+        answered(study, number, student)
+    return study
+
+
+def test_each_pick_says_what_it_keeps_of_the_teachers_answers(settings: Settings) -> None:
+    study = a_study_with_answers(settings)
+    study.keep_class_names(["cat", "dog", "owl"])
+    result, (screen, text) = collect(study), terminal()
+    assert set(result.transfers) == {0, 1, 2, 3}
+    told = transferred(result)
+    assert told == [
+        "balanced (trial 2) keeps 1 of the teacher's 3 right answers (33.3 %) and corrects 0 of its 1 wrong ones; "
+        "no class loses more than 1.",
+        "small (trial 1) keeps 3 of the teacher's 3 right answers (100.0 %) and corrects 0 of its 1 wrong ones.",
+        "accurate (trial 0) keeps 3 of the teacher's 3 right answers (100.0 %) and corrects 1 of its 1 wrong ones.",
+    ]
+    show(result, screen)
+    assert all(line in text.getvalue() for line in told)
+    _, _, section = summary(result).partition("### What was transferred\n\n")
+    lines = section.splitlines()
+    assert [line.split(" keeps")[0] for line in lines] == [
+        "- balanced (trial 2)", "- small (trial 1)", "- accurate (trial 0)", "- control (trial 3)",
+    ]  # fmt: skip
+    assert lines[1].startswith(f"- {told[1]} Both are wrong on 1 of 4 samples and give the same wrong answer on 1;")
+    report(study, screen)
+    table = pd.read_csv(study.folder / "report" / "transfer.csv", keep_default_na=False)
+    assert table.groupby("trial")["pick"].first().to_dict() == {0: "accurate", 1: "small", 2: "balanced", 3: "control"}
+    assert table["class"].tolist() == ["cat", "dog", "owl"] * 4
+    assert table.loc[table["trial"] == 2, "lost_to"].tolist() == ["dog", "", "dog"]
+    assert (study.folder / "report" / "transfer.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("left", ["none", "damaged", "some"])
+def test_answers_that_are_not_at_hand_are_said_in_one_line(settings: Settings, left: str) -> None:
+    study = a_study_with_answers(settings)
+    for number in range(1 if left == "some" else 4):
+        file = study.trial_folder(number) / ANSWERS
+        if left == "damaged":
+            file.write_bytes(b"damaged")
+        else:
+            file.unlink()
+    screen, text = terminal()
+    report(study, screen)
+    count = 1 if left == "some" else 4
+    line = (
+        f"What {count} of the 4 trials on the front keep of the teacher's answers is not told: their "
+        "answers.safetensors is not in this --runs-dir, or can't be read."
+    )
+    assert text.getvalue().count(line) == 1 and summary(collect(study)).count(line) == 1
+    assert "accurate (trial 0) keeps" not in text.getvalue()
+    assert ("small (trial 1) keeps" in text.getvalue()) == (left == "some")
+    written = {path.name for path in (study.folder / "report").iterdir()}
+    assert ({"transfer.csv", "transfer.png"} <= written) == (left == "some")
+
+
+def test_the_answers_of_a_namesakes_trials_are_not_reported(settings: Settings) -> None:
+    study = a_study_with_answers(settings)
+    (study.folder / "study.json").write_text('{"id": "another"}')
+    assert collect(study).transfers == {}

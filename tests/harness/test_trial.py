@@ -14,6 +14,7 @@ from conftest import EXAMPLE, claimed
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from harness.answers import read_answers
 from harness.errors import TrialFailed
 from harness.mirror import Mirror
 from harness.opening import open_study
@@ -153,6 +154,25 @@ def test_a_kept_student_scores_what_its_trial_says(session: Session) -> None:
         assert float((logits.argmax(-1) == val.labels).double().mean()) == pytest.approx(metrics["accuracy"])
         assert sum(p.numel() for p in student.parameters()) == metrics["parameters"]
         assert metrics["compression"] == pytest.approx((60 + 31 * 256 + 257 * 2) / metrics["parameters"])
+
+
+def test_what_a_trial_keeps_of_the_answers_is_what_teacher_and_kept_student_answer(session: Session) -> None:
+    data = session.prepared.data
+    val, teacher = data.splits["val"], data.teacher_outputs["val"]["logits"]
+    for trial in session.study.trials()[:5]:
+        folder, metrics = session.study.trial_folder(trial.number), trial.user_attrs["metrics"]
+        student = session.space.task.student(width=trial.params["width"])
+        student.load_state_dict(load_file(folder / "student.safetensors"))
+        with torch.no_grad():
+            logits = student.eval()(val.inputs)
+        found = read_answers(folder / "answers.safetensors")
+        assert found is not None and found.classes == 2
+        assert found.labels.tolist() == val.labels.tolist()
+        assert found.student.tolist() == logits.argmax(-1).tolist()
+        assert found.teacher.tolist() == teacher.argmax(-1).tolist()
+        assert float((found.student == found.teacher).double().mean()) == pytest.approx(metrics["agreement"])
+        p, q = teacher.double().softmax(-1), logits.double().softmax(-1)
+        assert metrics["teacher_kl"] == pytest.approx(float((p * (p / q).log()).sum(-1).mean()), rel=1e-4)
 
 
 def test_a_teacher_is_frozen_and_in_eval_mode_while_its_outputs_are_made(session: Session) -> None:
