@@ -85,7 +85,7 @@ def test_a_dict_of_inputs_is_passed_by_keywords() -> None:
 
 def test_networks_are_measured_in_eval_mode_beside_one_another(tmp_path: Path) -> None:
     networks = {"small": ConvNet(2, size=8, dropout=0.5).train(), "large": ConvNet(8, size=8).train()}
-    running = {name: network.state_dict()["1.running_var"].clone() for name, network in networks.items()}
+    running = {name: network.state_dict()["block1.1.running_var"].clone() for name, network in networks.items()}
     asked: list[int] = []
     ticks: list[int] = []
 
@@ -105,7 +105,7 @@ def test_networks_are_measured_in_eval_mode_beside_one_another(tmp_path: Path) -
         assert 0 < cost.latency_p50_ms <= cost.latency_p95_ms < 1e4
         # A batch of 8 can't be done in less time than a thousandth of one sample's.
         assert 0 < cost.throughput_per_s < 8e6 / cost.latency_p50_ms
-        assert not network.training and torch.equal(network.state_dict()["1.running_var"], running[name])
+        assert not network.training and torch.equal(network.state_dict()["block1.1.running_var"], running[name])
 
 
 def test_a_search_for_accelerators_is_no_part_of_a_latency(monkeypatch: pytest.MonkeyPatch) -> None:
