@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.study import Study
 from harness.teacher import Teacher, TeacherListener, make_teacher
-from harness.teacher_outputs import make_teacher_outputs
+from harness.teacher_outputs import SEARCHED, make_teacher_outputs
 from harness.terminal import Bar, Terminal
 from lightning_modules.batch import Inputs, select
 from lightning_modules.tensors import Split, TensorDataModule
@@ -64,8 +64,24 @@ class Prepared:
     costs: CostTable
 
 
-def prepare(settings: Settings, space: SearchSpace, study: Study, terminal: Terminal, mirror: Mirror) -> Prepared:
+def prepare(
+    settings: Settings,
+    space: SearchSpace,
+    study: Study,
+    terminal: Terminal,
+    mirror: Mirror,
+    *,
+    splits: Sequence[str] = SEARCHED,
+) -> Prepared:
     """Make, or find, all that a trial needs, and tie the study to it.
+
+    Args:
+        settings: Name data, teacher and device.
+        space: What varies.
+        study: The study.
+        terminal: Shows what is made.
+        mirror: Told of the teacher's news.
+        splits: Of which the teacher's outputs are wanted.
 
     Raises:
         HarnessError: If the data, the teacher's checkpoint or the device can't be had, or the study stands on others.
@@ -83,7 +99,10 @@ def prepare(settings: Settings, space: SearchSpace, study: Study, terminal: Term
     classes = 1 + max(int(part.labels.max()) for part in data.splits.values())
     teacher = _teacher(settings, space, data, dataset, classes, terminal, mirror)
     study.bind(teacher=teacher.digest)
-    data.attach(make_teacher_outputs(teacher, data, dataset, cache_dir=settings.cache_dir, say=terminal.say))
+    outputs = make_teacher_outputs(
+        teacher, data, dataset, splits=splits, cache_dir=settings.cache_dir, say=terminal.say
+    )
+    data.attach(outputs)
     scores = score(data.teacher_outputs["val"]["logits"], data, space, classes)
     costs = _costs(settings, space, study, teacher.network, data, terminal)
     terminal.say(
@@ -96,20 +115,23 @@ def prepare(settings: Settings, space: SearchSpace, study: Study, terminal: Term
     return Prepared(data=data, classes=classes, dataset=dataset, teacher_digest=teacher.digest, costs=costs)
 
 
-def score(logits: Tensor, data: TensorDataModule, space: SearchSpace, classes: int) -> dict[str, float]:
-    """Primary metric, agreement with the teacher, and calibration on the validation split.
+def score(
+    logits: Tensor, data: TensorDataModule, space: SearchSpace, classes: int, *, split: str = "val"
+) -> dict[str, float]:
+    """Primary metric, agreement with the teacher, and calibration on a split.
 
     Args:
-        logits: Of every validation sample in order, shape (N, C).
+        logits: Of every sample of the split in order, shape (N, C).
         data: The data, with the teacher's outputs.
         space: Knows the primary metric.
         classes: Number of classes C.
+        split: The split.
     """
-    labels = data.splits["val"].labels
+    labels = data.splits[split].labels
     metric = space.task.metric(classes).to(logits.device)
     # Expected calibration error over 15 bins: Guo et al. (2017), arXiv:1706.04599.
     calibration = MulticlassCalibrationError(num_classes=classes, n_bins=15, validate_args=False).to(logits.device)
-    agreement = (logits.argmax(-1) == data.teacher_outputs["val"]["logits"].argmax(-1)).float().mean()
+    agreement = (logits.argmax(-1) == data.teacher_outputs[split]["logits"].argmax(-1)).float().mean()
     return {
         space.task.metric_name: float(metric(logits, labels)),
         "agreement": float(agreement),

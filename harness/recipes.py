@@ -14,8 +14,6 @@ RECIPES: dict[str, dict[str, float]] = {
     "distilbert": {"temperature": 2.0, "alpha": 2 / 7},
     # The Keras example of knowledge distillation: T = 10, weight of the hard labels 0.1.
     "keras": {"temperature": 10.0, "alpha": 0.1},
-    # No teacher at all: what every gain is to be seen beside. T has no say in it, and stays in the middle.
-    "control": {"alpha": 1.0},
 }
 """By name; ``alpha`` is the weight of the hard labels."""
 

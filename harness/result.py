@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from harness.controls import known as known_controls
 from harness.cost import Conditions
 from harness.errors import HarnessError
 from harness.pareto import knee, pareto_front
@@ -24,7 +25,8 @@ class Result:
 
     Attributes:
         study: Its name.
-        trials: One row a trial: ``number``, ``state``, parameters, metrics, ``front``, ``pick``, ``recipe``, …
+        trials: One row a trial: ``number``, ``state``, parameters, metrics, ``front``, ``pick``, ``recipe``, …; where it
+            is on the front, ``control`` is what its control reached, and ``gain`` how much better it is itself.
         teacher: The teacher's metrics.
         objectives: Names of the objectives.
         directions: Their directions.
@@ -32,6 +34,7 @@ class Result:
         parameters: Names of the searched parameters.
         conditions: What the latencies hold for.
         curves: Of the trials on the front: metric by name and epoch, by trial number.
+        controls: Metrics of the controls of those on the front, as far as they were trained, by the trial's number.
     """
 
     study: str
@@ -43,6 +46,7 @@ class Result:
     parameters: tuple[str, ...]
     conditions: Conditions
     curves: dict[int, dict[str, dict[int, float]]]
+    controls: dict[int, dict[str, float]]
 
     @property
     def front(self) -> pd.DataFrame:
@@ -70,6 +74,11 @@ def collect(study: Study) -> Result:
         front = complete[pareto_front(values, study.directions)]
         frame.loc[front, "front"] = True
         _pick(frame, front, study, teacher)
+    controls = {
+        n: metrics for n, metrics in known_controls(study).items() if n in set(frame.loc[frame["front"], "number"])
+    }
+    frame["control"] = frame["number"].map({n: metrics[study.primary] for n, metrics in controls.items()}).astype(float)
+    frame["gain"] = (frame[study.primary] - frame["control"]) * (1 if study.primary_direction == "maximize" else -1)
     return Result(
         study=study.settings.study,
         trials=frame,
@@ -80,6 +89,7 @@ def collect(study: Study) -> Result:
         parameters=tuple(identity["parameters"]),
         conditions=used_conditions(study),
         curves={int(n): curves(study.trial_folder(int(n))) for n in frame.loc[frame["front"], "number"]},
+        controls=controls,
     )
 
 

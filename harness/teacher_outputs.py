@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -15,14 +15,21 @@ from harness.teacher import Teacher
 from lightning_modules.batch import call
 from lightning_modules.tensors import TensorDataModule
 
-SPLITS = ("train", "val")  # the test split is nobody's before the search is over
+SEARCHED = ("train", "val")
+"""The splits that a search may look at; the test split is nobody's before it is over."""
 
 Outputs = dict[str, dict[str, Tensor]]
 """By split and name; ``["train"]["logits"]`` has shape (N, C), or (N, V, C) where the samples have views."""
 
 
 def make_teacher_outputs(
-    teacher: Teacher, data: TensorDataModule, dataset: str, *, cache_dir: Path, say: Callable[[str], None]
+    teacher: Teacher,
+    data: TensorDataModule,
+    dataset: str,
+    *,
+    splits: Sequence[str] = SEARCHED,
+    cache_dir: Path,
+    say: Callable[[str], None],
 ) -> Outputs:
     """Load the teacher's outputs from the cache, or run the teacher once over the data and keep them.
 
@@ -32,31 +39,32 @@ def make_teacher_outputs(
         teacher: The teacher.
         data: Its samples, in a fixed order.
         dataset: Fingerprint of the data.
+        splits: Names of the splits.
         cache_dir: Root of the caches.
         say: Called with a line of text when a kept file turns out to be damaged.
     """
-    key = digest("teacher outputs", 1, teacher.digest, dataset)
+    key = digest("teacher outputs", 1, teacher.digest, dataset, sorted(splits))
     file = cache_dir / "teacher_outputs" / f"{key}.safetensors"
     with exclusive(file.with_suffix(".lock")):
         if file.exists():
             try:
-                return _load(file, key, data)
+                return _load(file, key, data, splits)
             except (SafetensorError, OSError, ValueError) as error:
                 say(f"the kept teacher outputs {file} are damaged ({error}); computing them again")
-        flat = {f"{split}.logits": _forward(teacher, data, split) for split in SPLITS}
+        flat = {f"{split}.logits": _forward(teacher, data, split) for split in splits}
         metadata = {"key": key, "digest": tensors_digest(flat), "teacher": teacher.digest, "dataset": dataset}
         write_atomically(file, lambda path: save_file(flat, path, metadata=metadata))
         return _by_split(flat)
 
 
-def _load(file: Path, key: str, data: TensorDataModule) -> Outputs:
+def _load(file: Path, key: str, data: TensorDataModule, splits: Sequence[str]) -> Outputs:
     with safe_open(file, framework="pt") as reader:
         metadata = reader.metadata() or {}
     flat = load_file(file)
     if metadata.get("key") != key or metadata.get("digest") != tensors_digest(flat):
         raise ValueError("their content does not match their hash")
     outputs = _by_split(flat)
-    for split in SPLITS:
+    for split in splits:
         assert len(outputs[split]["logits"]) == len(data.splits[split])
     return outputs
 
