@@ -18,9 +18,10 @@ def main() -> None:
     terminal.say(f"study     {settings.study}: {settings.trials} trials of {asked}")
     with Mirror() as mirror:  # its process imports MLflow and connects while this one imports torch
         mirror.begin_to_connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
+        from harness.controls import controls, due
         from harness.errors import Interrupted
         from harness.first_trials import first_trials
-        from harness.launchers.local import search_here
+        from harness.launchers.local import retrain_here, search_here
         from harness.opening import open_study
         from harness.parent import ParentRun
         from harness.prepare import prepare
@@ -39,13 +40,19 @@ def main() -> None:
         try:
             with ParentRun(study, settings, mirror) as parent:
                 catch_up(study, mirror)
-                if not study.is_over:
+                if not study.is_over or (settings.controls and due(study)):
                     prepared = prepare(settings, space, study, terminal, mirror)
                     parent.start(prepared)
                     if settings.pruner == "pareto" and (why := unprunable(study)):
                         terminal.say(f"pruner    none, for {why}")
-                    with storage_in_reach(settings), terminal.search(study, settings.epochs or space.epochs) as display:
-                        search_here(settings, space, study, prepared, mirror, display)
+                    epochs = settings.epochs or space.epochs
+                    with storage_in_reach(settings):
+                        with terminal.search(study, epochs) as display:
+                            search_here(settings, space, study, prepared, mirror, display)
+                        if settings.controls and study.is_over and (left := controls(study, settings, space)):
+                            names = [control.title for control in left]
+                            with terminal.retraining("controls", names, epochs) as bar:
+                                retrain_here(left, settings, space, study, prepared, mirror, bar)
                 elif study.is_exhausted:
                     terminal.say(f"study {settings.study!r} is finished: its space is exhausted.")
                 else:

@@ -25,7 +25,7 @@ from torch import nn
 
 from harness.prepare import Prepared, score
 from harness.space import Configuration, SearchSpace
-from harness.trial import train_student, validation_logits
+from harness.trial import ordered_logits, train_student
 from lightning_modules.batch import Batch, call
 from lightning_modules.tensors import TensorDataModule, TensorLoader
 
@@ -91,7 +91,7 @@ def trained(space: SearchSpace, prepared: Prepared, seed: int) -> tuple[float, f
             on_epoch=lambda epoch, metrics: None,
         )
     seconds = time.perf_counter() - started
-    logits = validation_logits(student, prepared.data)
+    logits = ordered_logits(student, prepared.data, "val")
     return score(logits, prepared.data, space, prepared.classes)["accuracy"], seconds
 
 

@@ -134,6 +134,12 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
         default="pareto",
         help="pareto: stop students that can't reach the front any more; none: train all to the end (default: pareto)",
     )
+    add(
+        "--controls",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="at the end, train each student on the front on labels alone too: what the teacher gained (default: on)",
+    )
     add("--seed", type=_seed, default=0, metavar="N", help="decides every draw (default: 0)")
     add("--workers", type=_at_least_one, metavar="N", help="trials at a time (default: the cores; 1 on a GPU)")
     add("--timeout", type=_seconds, metavar="SECONDS", help="start no further trial after this time")
@@ -194,6 +200,7 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
         fixed=fixed,
         budgets=budgets,
         timeout_s=asked.timeout,
+        controls=asked.controls,
         accelerator=asked.accelerator,
         workers=asked.workers,
     )

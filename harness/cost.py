@@ -106,7 +106,7 @@ def measure_costs(
     single, many = inputs(conditions.latency_batch), inputs(conditions.throughput_batch)
     latencies_s: dict[str, list[float]] = {name: [] for name in networks}
     batch_times_s: dict[str, list[float]] = {name: [] for name in networks}
-    with torch.inference_mode(), _threads(conditions.threads):
+    with torch.inference_mode(), computing_with(conditions.threads):
         for round_number in range(ROUNDS):
             for name in random.Random(round_number).sample(list(networks), len(networks)):
                 network = networks[name].eval()
@@ -155,10 +155,10 @@ def _call_times_s(network: nn.Module, inputs: Inputs, calls: int) -> list[float]
 
 
 @contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Compute with so many threads."""
+def computing_with(threads: int) -> Iterator[None]:
+    """Compute with so many threads, and with as many as before afterwards."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    torch.set_num_threads(threads)
     try:
         yield
     finally:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from harness.addresses import place_of
 from harness.content import Lease
+from harness.controls import due
 from harness.mirror import Mirror
 from harness.prepare import Prepared
 from harness.settings import Settings
@@ -70,7 +71,7 @@ class ParentRun:
 
     def _is_over(self) -> bool:
         try:
-            return self._study.is_over
+            return self._study.is_over and not (self._settings.controls and due(self._study))
         except STORAGE_ERRORS:
             return False  # what can't be reached can go on; whoever lost it says so
 

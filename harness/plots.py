@@ -18,7 +18,7 @@ from harness.result import Result
 
 matplotlib.use("Agg")  # no window: the same on a cluster as on a desk
 
-_GREY, _BLUE, _ORANGE, _GREEN, _RED = "#b8b8b8", "#1f5fa8", "#e08214", "#2a8c4a", "#c0392b"
+_GREY, _DARK_GREY, _BLUE, _ORANGE, _GREEN, _RED = "#b8b8b8", "#6b6b6b", "#1f5fa8", "#e08214", "#2a8c4a", "#c0392b"
 _PICK_COLOURS = {"accurate": _BLUE, "balanced": _ORANGE, "small": _GREEN}
 _LABELS = {
     "parameters": "parameters",
@@ -36,7 +36,7 @@ def _axes(result: Result) -> list[str]:
 
 
 def front_picture(result: Result, path: Path) -> None:
-    """Draw the primary metric against each other objective, with front, picks, control and teacher, as a PNG."""
+    """Draw the primary metric against each other objective, with front, picks, controls and teacher, as a PNG."""
     axes_names = _axes(result)
     figure = Figure(figsize=(6.4 * len(axes_names), 4.8), layout="constrained", dpi=120)
     figure.suptitle(f"{result.study}: {len(result.front)} of {len(result.trials)} trials on the Pareto front")
@@ -47,10 +47,7 @@ def front_picture(result: Result, path: Path) -> None:
         panel.scatter(others[name], others[result.primary], s=18, color=_GREY, label="dominated")
         front = result.front.sort_values(name)
         panel.scatter(front[name], front[result.primary], s=26, color=_RED, label="front")
-        control = complete[complete["recipe"] == "control"]
-        panel.scatter(
-            control[name], control[result.primary], s=70, facecolors="none", edgecolors="black", label="control (α = 1)"
-        )
+        _draw_gains(panel, result, name)
         panel.scatter(
             result.teacher[name], result.teacher[result.primary], s=140, marker="*", color="black", label="teacher"
         )
@@ -69,10 +66,29 @@ def front_picture(result: Result, path: Path) -> None:
     figure.savefig(path, format="png")
 
 
+def _draw_gains(panel: Axes, result: Result, name: str) -> None:
+    """Draw each student's control at its own cost, and the line between them: its length is the gain."""
+    if not result.controls:
+        return
+    front = result.front.dropna(subset=["control"])
+    places = [
+        result.controls[int(number)].get(name, cost) for number, cost in zip(front["number"], front[name], strict=True)
+    ]
+    panel.vlines(front[name], front["control"], front[result.primary], color=_DARK_GREY, lw=0.8, zorder=1)
+    panel.scatter(
+        places,
+        front["control"],
+        s=30,
+        facecolors="white",
+        edgecolors=_DARK_GREY,
+        label="its control: labels alone",
+        zorder=2,
+    )
+
+
 def _focus(panel: Axes, result: Result) -> None:
     """Give the front the picture's better half: one hopeless trial must not squeeze it to a line."""
-    controls = result.trials.loc[result.trials["recipe"] == "control", result.primary].dropna()
-    shown = [*result.front[result.primary], *controls, result.teacher[result.primary]]
+    shown = [*result.front[result.primary], *result.front["control"].dropna(), result.teacher[result.primary]]
     values = result.trials[result.primary].dropna()
     low, high = min(shown), max(shown)
     span = max(high - low, 0.01 * abs(high), 1e-3)
@@ -136,11 +152,6 @@ def front_page(result: Result, path: Path) -> None:
     groups: list[tuple[str, Any, dict[str, Any]]] = [
         ("dominated", complete[~complete["front"]], {"color": _GREY, "size": 7}),
         ("front", result.front, {"color": _RED, "size": 9}),
-        (
-            "control (α = 1)",
-            complete[complete["recipe"] == "control"],
-            {"color": "rgba(0,0,0,0)", "size": 14, "line": {"color": "black", "width": 1.5}},
-        ),
     ]
     for pick, row in result.picks.items():
         rows = result.trials[result.trials["number"] == row["number"]]
@@ -168,6 +179,7 @@ def front_page(result: Result, path: Path) -> None:
                 row=1,
                 col=column,
             )
+        figure.add_traces(_gain_traces(result, name, shown=column == 1), rows=1, cols=column)
         figure.add_trace(
             go.Scatter(
                 x=[result.teacher[name]],
@@ -193,6 +205,42 @@ def front_page(result: Result, path: Path) -> None:
         legend={"orientation": "h", "y": -0.2},
     )
     figure.write_html(path, include_plotlyjs=True)
+
+
+def _gain_traces(result: Result, name: str, *, shown: bool) -> list[Any]:
+    """Each student's control at its own cost, and the line between them: its length is the gain."""
+    front = result.front.dropna(subset=["control"])
+    xs, ys, marks = [], [], []
+    for _, row in front.iterrows():
+        xs += [row[name], row[name], None]
+        ys += [row[result.primary], row["control"], None]
+        marks.append(result.controls[int(row["number"])].get(name, row[name]))
+    label = "its control: labels alone"
+    texts = [
+        f"control of trial {n}<br>{result.primary} {c:.4g}<br>gain {g:+.4g}"
+        for n, c, g in zip(front["number"], front["control"], front["gain"], strict=True)
+    ]
+    line = go.Scatter(
+        x=xs,
+        y=ys,
+        mode="lines",
+        line={"color": _DARK_GREY, "width": 1},
+        legendgroup=label,
+        showlegend=False,
+        hoverinfo="skip",
+    )
+    dots = go.Scatter(
+        x=marks,
+        y=front["control"],
+        mode="markers",
+        name=label,
+        legendgroup=label,
+        showlegend=shown,
+        marker={"color": "white", "size": 8, "line": {"color": _DARK_GREY, "width": 1.5}},
+        hovertemplate="%{text}<extra></extra>",
+        text=texts,
+    )
+    return [line, dots] if len(front) else []
 
 
 def _hover(result: Result, row: Any) -> str:

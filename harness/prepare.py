@@ -37,7 +37,7 @@ from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.study import Study
 from harness.teacher import Teacher
-from harness.teacher_outputs import Outputs, make_teacher_outputs
+from harness.teacher_outputs import SEARCHED, Outputs, make_teacher_outputs
 from harness.terminal import Terminal
 from lightning_modules.batch import Inputs, select
 from lightning_modules.losses import soft_target_loss
@@ -66,8 +66,24 @@ class Prepared:
     costs: CostTable
 
 
-def prepare(settings: Settings, space: SearchSpace, study: Study, terminal: Terminal, mirror: Mirror) -> Prepared:
+def prepare(
+    settings: Settings,
+    space: SearchSpace,
+    study: Study,
+    terminal: Terminal,
+    mirror: Mirror,
+    *,
+    splits: Sequence[str] = SEARCHED,
+) -> Prepared:
     """Make, or find, all that a trial needs, and tie the study to it.
+
+    Args:
+        settings: Name data, teacher and device.
+        space: What varies.
+        study: The study.
+        terminal: Shows what is made.
+        mirror: Told of the teacher's news.
+        splits: Of which the teacher's outputs are wanted.
 
     Raises:
         HarnessError: If the data, the teacher's checkpoint or the device can't be had, or the study stands on others.
@@ -93,7 +109,9 @@ def prepare(settings: Settings, space: SearchSpace, study: Study, terminal: Term
     layers = teacher_layers(space)
     with _asking("the teacher"):
         outputs = [
-            make_teacher_outputs(teacher, data, dataset, layers=layers, cache_dir=settings.cache_dir, say=terminal.say)
+            make_teacher_outputs(
+                teacher, data, dataset, splits=splits, layers=layers, cache_dir=settings.cache_dir, say=terminal.say
+            )
             for teacher in teachers
         ]
     scores = [_attach(one, data, space, classes) for one in outputs]
@@ -124,20 +142,23 @@ def _described(space: SearchSpace, scores: Mapping[str, float], cost: Cost) -> s
     )
 
 
-def score(logits: Tensor, data: TensorDataModule, space: SearchSpace, classes: int) -> dict[str, float]:
-    """Primary metric, agreement with the teacher, divergence from it, and calibration on the validation split.
+def score(
+    logits: Tensor, data: TensorDataModule, space: SearchSpace, classes: int, *, split: str = "val"
+) -> dict[str, float]:
+    """Primary metric, agreement with the teacher, divergence from it, and calibration on a split.
 
     Args:
-        logits: Of every validation sample in order, shape (N, C).
+        logits: Of every sample of the split in order, shape (N, C).
         data: The data, with the teacher's outputs.
         space: Knows the primary metric.
         classes: Number of classes C.
+        split: The split.
     """
-    labels = data.splits["val"].labels
+    labels = data.splits[split].labels
     metric = space.task.metric(classes).to(logits.device)
     # Expected calibration error over 15 bins: Guo et al. (2017), arXiv:1706.04599.
     calibration = MulticlassCalibrationError(num_classes=classes, n_bins=15, validate_args=False).to(logits.device)
-    teacher_logits = data.teacher_outputs["val"]["logits"]
+    teacher_logits = data.teacher_outputs[split]["logits"]
     agreement = (logits.argmax(-1) == teacher_logits.argmax(-1)).float().mean()
     return {
         space.task.metric_name: float(metric(logits, labels)),

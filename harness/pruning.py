@@ -4,8 +4,8 @@ Optuna refuses to prune where there are several objectives, and a rule that look
 student. The rungs are those of asynchronous successive halving (Li et al. 2020, arXiv:1810.05934): few, and closer to
 one another at the beginning. At a rung a trial is asked one thing: could it still reach the front? It could if one of
 the complete trials that stood nearest to it at the rung went on to gain so much that with as much this one would pass
-the best complete trial that costs no more. A trial that leads those which cost no more always goes on, and so does the
-control. Pruned trials stay among the bad ones for TPE, and other samplers do not heed them.
+the best complete trial that costs no more. A trial that leads those which cost no more always goes on. Pruned trials
+stay among the bad ones for TPE, and other samplers do not heed them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from harness.study import KNOWN_COSTS, MAXIMIZED, Claim, Study
 
 _REDUCTION = 3
 _NEAREST = 7  # complete trials whose gains are looked at; while there are fewer, nothing is pruned
-CONTROL = "control"
 
 
 def rungs_of(epochs: int) -> tuple[int, ...]:
@@ -125,8 +124,6 @@ class Pruner:
         with asking_storage():
             self._study.mark(claim, rung, value)
             complete = self._look()
-        if claim.recipe == CONTROL:
-            return  # what every gain is seen beside is trained to the end
         stopped = stop(self._sign * value, rung, self._costs(claim.trial.params), complete)
         if stopped is not None:
             reach, best = (self._sign * bound for bound in stopped)

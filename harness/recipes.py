@@ -81,10 +81,8 @@ RECIPES: dict[str, dict[str, float]] = {
     # labels, taken as half of the soft targets' weight (section 2 wants it "considerably lower"). Section 3, on MNIST,
     # says T = 20 and no weight.
     "hinton": _recipe(hard=0.5, soft=1.0, temperature=2.0),
-    # No teacher at all: what every gain is to be seen beside. T has no say in it, and stays in the middle.
-    "control": {"alpha": 1.0},
 }
 """By name; ``alpha`` is the weight of the hard labels."""
 
-DEFAULT_RECIPES = ("repdistiller", "distilbert", "keras", "control")
-"""Those that a study tries first unasked: three temperatures apart, and no teacher."""
+DEFAULT_RECIPES = ("repdistiller", "distilbert", "keras")
+"""Those that a study tries first unasked: three temperatures apart."""

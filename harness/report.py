@@ -35,20 +35,20 @@ _HEADINGS = {
     "alpha": "α",
     "learning_rate": "lr",
 }
-_COMPARISONS = ["speedup", "compression", "agreement"]
+_DISPENSABLE = ["speedup", "compression", "control", "agreement"]
 
 
 def show(result: Result, terminal: Terminal) -> None:
     """Print the front as a table, and what should be known beside it."""
     title = f"{result.study}: the Pareto front of {', '.join(_titles(result))}"
     # On a narrow terminal, what can be worked out from the rest gives way.
-    for drop in range(len(_COMPARISONS) + 1):
-        table = _front_table(result, title, [name for name in _columns(result) if name not in _COMPARISONS[:drop]])
+    for drop in range(len(_DISPENSABLE) + 1):
+        table = _front_table(result, title, [name for name in _columns(result) if name not in _DISPENSABLE[:drop]])
         if Console(width=1000).measure(table).maximum <= terminal.console.width:
             break
     terminal.show(table)
     if drop:
-        left_out = ", ".join(_HEADINGS[name] for name in _COMPARISONS[:drop])
+        left_out = ", ".join(_HEADINGS.get(name, name) for name in _DISPENSABLE[:drop])
         terminal.say(f"Left out for want of width: {left_out}.")
     for line in (*notes(result), *transferred(result)):
         terminal.say(line)
@@ -68,7 +68,7 @@ def _front_table(result: Result, title: str, metrics: list[str]) -> Table:
             cells.append(configuration_text({name: row[name] for name in conditional if not pd.isna(row[name])}))
         table.add_row(str(row["number"]), *cells, str(row["pick"]), style=style)
     table.add_section()
-    table.add_row("teacher", *(_cell(name, result.teacher[name]) for name in metrics), style="dim")
+    table.add_row("teacher", *(_cell(name, result.teacher.get(name, math.nan)) for name in metrics), style="dim")
     return table
 
 
@@ -79,12 +79,12 @@ def notes(result: Result) -> list[str]:
         lines.append(
             f"The teacher is the mean of the {result.ensemble}; its costs are theirs, one run after the other."
         )
-    control = result.trials[(result.trials["recipe"] == "control") & (result.trials["state"] == "COMPLETE")]
-    if len(control):
-        row = control.iloc[0]
+    gains = result.front["gain"].dropna()
+    if len(gains):
         lines.append(
-            f"Control (labels alone, α = 1): {result.primary} {row[result.primary]:.4f} with {row['parameters']:,.0f} "
-            f"parameters (trial {row['number']}). One control of one width proves no gain of distillation."
+            f"Gain: {result.primary} beyond the control, which is the same student, seed and schedule on labels alone; "
+            f"{(gains > 0).sum()} of {len(gains)} are above 0. One seed each proves no gain; several may: "
+            f"python -m harness confirm --study {result.study}."
         )
     if "small" not in result.picks:
         lines.append(
@@ -107,13 +107,16 @@ def transferred(result: Result, *, whole: bool = False) -> list[str]:
 
     Args:
         result: What was found.
-        whole: Say too what their mistakes have in common with the teacher's, and the same of the control.
+        whole: Say too what their mistakes have in common with the teacher's, and the same of their controls.
     """
     lines = []
-    for number, name in _named(result).items() if whole else result.picked.items():
-        if number in result.transfers:
-            found = result.transfers[number]
-            lines.append(f"{name} (trial {number}) {found.sentence()}{f' {found.mistakes()}' if whole else ''}")
+    for number, name in result.picked.items():
+        kept = [(f"{name} (trial {number})", result.transfers.get(number))]
+        if whole:
+            kept.append((f"the control of trial {number}, on labels alone,", result.control_transfers.get(number)))
+        for who, found in kept:
+            if found is not None:
+                lines.append(f"{who} {found.sentence()}{f' {found.mistakes()}' if whole else ''}")
     missing = sum(number not in result.transfers for number in result.front["number"])
     if missing:
         lines.append(
@@ -121,14 +124,6 @@ def transferred(result: Result, *, whole: bool = False) -> list[str]:
             f"their {ANSWERS} is not in this --runs-dir, or can't be read."
         )
     return lines
-
-
-def _named(result: Result) -> dict[int, str]:
-    """Picks and control by trial number; a trial may be both."""
-    names = dict(result.picked)
-    for number in result.trials.loc[result.trials["recipe"] == "control", "number"]:
-        names[number] = f"{names[number]}, control" if number in names else "control"
-    return names
 
 
 def write_report(result: Result, folder: Path) -> None:
@@ -152,7 +147,7 @@ def write_report(result: Result, folder: Path) -> None:
             "curves.png": lambda path: plots.curves_picture(result, path),
         }
     if result.transfers:
-        files["transfer.csv"] = lambda path: transfer_table(result.transfers, _named(result)).to_csv(path, index=False)
+        files["transfer.csv"] = lambda path: transfer_table(result.transfers, result.picked).to_csv(path, index=False)
     if columns := _pictured(result):
         title = f"{result.study}: what was transferred, on the validation split"
         files["transfer.png"] = lambda path: transfer_picture(columns, path, title=title)
@@ -198,7 +193,7 @@ def summary(result: Result) -> str:
             for _, row in result.front.iterrows()
         ),
         "| teacher |  | "
-        + " | ".join([*(_cell(c, result.teacher[c]) for c in metrics), *("" for _ in result.parameters)])
+        + " | ".join([*(_cell(c, result.teacher.get(c, math.nan)) for c in metrics), *("" for _ in result.parameters)])
         + " |",
         "",
         *(f"- {line}" for line in notes(result)),
@@ -255,8 +250,9 @@ def report(study: Study, terminal: Terminal, spool: Spool | None = None) -> None
 
 
 def _columns(result: Result) -> list[str]:
-    """The metrics that a table shows: primary, objectives, and how they compare with the teacher."""
-    return list(dict.fromkeys([result.primary, *result.objectives, "agreement", "compression", "speedup"]))
+    """What a table shows: primary metric, control and gain, objectives, and how they compare with the teacher."""
+    gained = ["control", "gain"] if result.controls else []
+    return list(dict.fromkeys([result.primary, *gained, *result.objectives, "agreement", "compression", "speedup"]))
 
 
 def _titles(result: Result) -> list[str]:
@@ -265,14 +261,16 @@ def _titles(result: Result) -> list[str]:
 
 
 def _cell(name: str, value: Any) -> str:
+    if isinstance(value, float) and math.isnan(value):
+        return ""  # another method's parameter, or what was not trained
+    if name == "gain":
+        return f"{value:+.4f}"
     if name in ("parameters", "macs"):
         return f"{value:,.0f}"
     if name in ("compression", "speedup"):
         return f"{value:.1f}x"
     if name == "throughput_per_s":
         return f"{value:,.0f}"
-    if isinstance(value, float) and math.isnan(value):
-        return ""  # another method's parameter
     if isinstance(value, float):
         return f"{value:.4f}" if name not in ("temperature", "alpha") else f"{value:.3g}"
     return str(value)

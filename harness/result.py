@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 
 from harness.answers import ANSWERS, read_answers
+from harness.controls import known as known_controls
+from harness.controls import name_of
 from harness.cost import Conditions
 from harness.errors import HarnessError
 from harness.pareto import knee, pareto_front
@@ -26,7 +28,8 @@ class Result:
 
     Attributes:
         study: Its name.
-        trials: One row a trial: ``number``, ``state``, parameters, metrics, ``front``, ``pick``, ``recipe``, …
+        trials: One row a trial: ``number``, ``state``, parameters, metrics, ``front``, ``pick``, ``recipe``, …; where
+            it is on the front, ``control`` is what its control reached, and ``gain`` how much better it is itself.
         teacher: The teacher's metrics.
         ensemble: Where several teach as one, what is averaged of which; else empty.
         objectives: Names of the objectives.
@@ -35,8 +38,10 @@ class Result:
         parameters: Names of the searched parameters.
         conditions: What the latencies hold for.
         curves: Of the trials on the front: metric by name and epoch, by trial number.
-        transfers: What students answer beside the teacher, by trial number: of those on the front and of the control,
-            as far as their answers are at hand.
+        transfers: What the students of the front answer beside the teacher, by trial number, as far as their answers
+            are at hand.
+        control_transfers: The same of their controls, by the trial's number.
+        controls: Metrics of the controls of those on the front, as far as they were trained, by the trial's number.
     """
 
     study: str
@@ -50,6 +55,8 @@ class Result:
     conditions: Conditions
     curves: dict[int, dict[str, dict[int, float]]]
     transfers: dict[int, Transfer]
+    control_transfers: dict[int, Transfer]
+    controls: dict[int, dict[str, float]]
 
     @property
     def front(self) -> pd.DataFrame:
@@ -83,6 +90,10 @@ def collect(study: Study) -> Result:
         front = complete[pareto_front(values, study.directions)]
         frame.loc[front, "front"] = True
         _pick(frame, front, study, teacher)
+    on_front = [int(number) for number in frame.loc[frame["front"], "number"]]
+    controls = {number: metrics for number, metrics in known_controls(study).items() if number in on_front}
+    frame["control"] = frame["number"].map({n: metrics[study.primary] for n, metrics in controls.items()}).astype(float)
+    frame["gain"] = (frame[study.primary] - frame["control"]) * (1 if study.primary_direction == "maximize" else -1)
     return Result(
         study=study.settings.study,
         trials=frame,
@@ -93,8 +104,10 @@ def collect(study: Study) -> Result:
         primary=study.primary,
         parameters=tuple(identity["parameters"]),
         conditions=used_conditions(study),
-        curves={int(n): curves(study.trial_folder(int(n))) for n in frame.loc[frame["front"], "number"]},
-        transfers=_transfers(frame, study),
+        curves={number: curves(study.trial_folder(number)) for number in on_front},
+        transfers=_transfers({number: str(number) for number in on_front}, study),
+        control_transfers=_transfers({number: name_of(number) for number in controls}, study),
+        controls=controls,
     )
 
 
@@ -123,11 +136,11 @@ def trials_frame(study: Study) -> pd.DataFrame:
     return frame.assign(**dict.fromkeys(missing, float("nan")))
 
 
-def _transfers(frame: pd.DataFrame, study: Study) -> dict[int, Transfer]:
+def _transfers(folders: dict[int, str], study: Study) -> dict[int, Transfer]:
+    """What was answered, by trial number, in these places of the study's folder."""
     if not study.owns_folder():
         return {}
-    shown = frame["front"] | ((frame["recipe"] == "control") & (frame["state"] == "COMPLETE"))
-    found = {int(n): read_answers(study.trial_folder(int(n)) / ANSWERS) for n in frame.loc[shown, "number"]}
+    found = {number: read_answers(study.folder / folder / ANSWERS) for number, folder in folders.items()}
     names = study.class_names
     return {number: Transfer(answers, names) for number, answers in found.items() if answers is not None}
 

@@ -42,6 +42,7 @@ class Settings:
         fixed: Parameters that do not vary, as text, by name.
         budgets: The most that a student may cost to be trained, by name of the cost (``BUDGETED``).
         timeout_s: Seconds after which no further trial starts; ``None`` is no limit.
+        controls: Whether each student on the front is trained on labels alone too, once the trials are over.
         accelerator: Lightning's name of the device that trains and is measured.
         workers: Trials that run at a time; ``None`` takes one for each core, or one on a GPU.
     """
@@ -67,6 +68,7 @@ class Settings:
     fixed: dict[str, str] = field(default_factory=dict)
     budgets: dict[str, float] = field(default_factory=dict)
     timeout_s: float | None = None
+    controls: bool = True
     accelerator: str = "auto"
     workers: int | None = None
 

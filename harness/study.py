@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
@@ -20,6 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from harness.content import Lease, derived_seed, exclusive
 from harness.cost import COSTS
 from harness.errors import HarnessError
+from harness.pareto import pareto_front
 from harness.proposal import Proposer
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
@@ -40,6 +42,7 @@ HERE_ATTR = "kd.first_start"
 MARK = "study.json"
 """The file that says whose a study's folder is."""
 _EXHAUSTED_ATTR = "kd.exhausted"
+_RETRAINED = "kd.retrained."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +146,12 @@ class Study:
     def finished(self) -> int:
         """How many trials are over, well or badly."""
         return sum(trial.state in _FINISHED for trial in self.trials())
+
+    def front(self) -> list[int]:
+        """Numbers of the complete trials that no other one dominates, ascending."""
+        complete = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
+        values = np.array([trial.values for trial in complete], dtype=float).reshape(len(complete), -1)
+        return [complete[place].number for place in pareto_front(values, self.directions)] if complete else []
 
     def trial_folder(self, number: int) -> Path:
         """Where a trial keeps its spool and checkpoint."""
@@ -255,6 +264,14 @@ class Study:
     def _fail(self, trial: Trial, reason: str) -> None:
         trial.set_user_attr("reason", reason)
         self.optuna.tell(trial, state=TrialState.FAIL)
+
+    def retrained(self) -> dict[str, dict[str, Any]]:
+        """What came of each student that was trained anew (``harness.retraining``), by name."""
+        return {key.removeprefix(_RETRAINED): value for key, value in self.attrs.items() if key.startswith(_RETRAINED)}
+
+    def keep_retrained(self, name: str, result: Mapping[str, Any]) -> None:
+        """Store what came of a student that was trained anew: each in its own place, for many may be at work."""
+        self.optuna.set_user_attr(f"{_RETRAINED}{name}", dict(result))
 
     def bind(self, **prepared: str) -> None:
         """Tie the study to what was prepared for it, or see that it is tied to the same.

@@ -16,7 +16,8 @@ from lightning_modules.batch import call
 from lightning_modules.features import captured, probed
 from lightning_modules.tensors import TensorDataModule
 
-SPLITS = ("train", "val")  # the test split is nobody's before the search is over
+SEARCHED = ("train", "val")
+"""The splits that a search may look at; the test split is nobody's before it is over."""
 
 Outputs = dict[str, dict[str, Tensor]]
 """By split and name; ``["train"]["logits"]`` has shape (N, C), or (N, V, C) where the samples have views."""
@@ -29,6 +30,7 @@ def make_teacher_outputs(
     data: TensorDataModule,
     dataset: str,
     *,
+    splits: Sequence[str] = SEARCHED,
     layers: Sequence[str] = (),
     cache_dir: Path,
     say: Callable[[str], None],
@@ -43,6 +45,7 @@ def make_teacher_outputs(
         teacher: The teacher.
         data: Its samples, in a fixed order.
         dataset: Fingerprint of the data.
+        splits: Names of the splits.
         layers: Names of the layers whose outputs are wanted beside the logits.
         cache_dir: Root of the caches.
         say: Called with a line of text when a kept file turns out to be damaged, or features are stored.
@@ -50,18 +53,18 @@ def make_teacher_outputs(
     Raises:
         ValueError: If there is no layer of a name, or what it gives can't be stored.
     """
-    keys = {name: _key(teacher, dataset, name) for name in (_LOGITS, *layers)}
+    keys = {name: _key(teacher, dataset, name, splits) for name in (_LOGITS, *layers)}
     files = {name: cache_dir / "teacher_outputs" / f"{key}.safetensors" for name, key in keys.items()}
     kept: dict[str, dict[str, Tensor]] = {}
     with exclusive(files[_LOGITS].with_suffix(".lock")):
         for name, file in files.items():
             if file.exists():
                 try:
-                    kept[name] = _load(file, keys[name], data)
+                    kept[name] = _load(file, keys[name], data, splits)
                 except (SafetensorError, OSError, ValueError) as error:
                     say(f"the kept teacher outputs {file} are damaged ({error}); computing them again")
         missing = [name for name in files if name not in kept]
-        made = _forward(teacher, data, missing) if missing else {}
+        made = _forward(teacher, data, missing, splits) if missing else {}
         for name in missing:
             by_split = made.pop(name)
             metadata = {"key": keys[name], "name": name, "teacher": teacher.digest, "dataset": dataset}
@@ -70,11 +73,11 @@ def make_teacher_outputs(
                 size_mb = sum(values.nbytes for values in by_split.values()) / 1e6
                 say(f"teacher   what its layer {name} gives is stored, {size_mb:,.0f} MB")
             kept[name] = load_file(files[name])
-    return {split: {name: kept[name][split] for name in files} for split in SPLITS}
+    return {split: {name: kept[name][split] for name in files} for split in splits}
 
 
-def _key(teacher: Teacher, dataset: str, name: str) -> str:
-    return digest("teacher outputs", 2, teacher.digest, dataset, name)
+def _key(teacher: Teacher, dataset: str, name: str, splits: Sequence[str]) -> str:
+    return digest("teacher outputs", 2, teacher.digest, dataset, name, *splits)
 
 
 def _save(by_split: dict[str, Tensor], file: Path, metadata: dict[str, str]) -> None:
@@ -82,26 +85,28 @@ def _save(by_split: dict[str, Tensor], file: Path, metadata: dict[str, str]) -> 
     write_atomically(file, lambda path: save_file(by_split, path, metadata=metadata))
 
 
-def _load(file: Path, key: str, data: TensorDataModule) -> dict[str, Tensor]:
+def _load(file: Path, key: str, data: TensorDataModule, splits: Sequence[str]) -> dict[str, Tensor]:
     with safe_open(file, framework="pt") as reader:
         metadata = reader.metadata() or {}
     by_split = load_file(file)
     if metadata.get("key") != key or metadata.get("digest") != tensors_digest(by_split):
         raise ValueError("their content does not match their hash")
-    for split in SPLITS:
+    for split in splits:
         assert len(by_split[split]) == len(data.splits[split])
     return by_split
 
 
 @torch.no_grad()
-def _forward(teacher: Teacher, data: TensorDataModule, names: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+def _forward(
+    teacher: Teacher, data: TensorDataModule, names: Sequence[str], splits: Sequence[str]
+) -> dict[str, dict[str, Tensor]]:
     """Outputs by name and split; each is made once, for features are large."""
     assert not teacher.network.training
     layers = [name for name in names if name != _LOGITS]
     if layers:
         probed(teacher.network, data.splits["val"].few(2).inputs, layers)  # refuses what can't be stored
     outputs: dict[str, dict[str, Tensor]] = {name: {} for name in names}
-    for split in SPLITS:
+    for split in splits:
         loader = data.ordered(split)
         views = () if loader.views is None else (loader.views.count,)
         for view in range(*views or (1,)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,21 @@ class Terminal:
             epochs: Epochs of a trial.
         """
         display = SearchDisplay(self, study, epochs)
+        try:
+            yield display
+        finally:
+            display.close()
+
+    @contextlib.contextmanager
+    def retraining(self, label: str, names: Sequence[str], epochs: int) -> Iterator[RetrainingDisplay]:
+        """Show students that are trained anew, while they are.
+
+        Args:
+            label: What they are.
+            names: Of each.
+            epochs: Of each.
+        """
+        display = RetrainingDisplay(self, label, names, epochs)
         try:
             yield display
         finally:
@@ -255,6 +270,63 @@ class SearchDisplay:
         hours, minutes = divmod(minutes, 60)
         clock = f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
         return f"{clock} left"
+
+
+class RetrainingDisplay:
+    """How far students are that are trained anew, as one bar.
+
+    Args:
+        terminal: Where it is shown.
+        label: What they are.
+        names: Of each.
+        epochs: Of each.
+    """
+
+    def __init__(self, terminal: Terminal, label: str, names: Sequence[str], epochs: int) -> None:
+        self._terminal = terminal
+        self._names = names
+        self._epochs = epochs
+        self._done = 0
+        self._running: dict[int, int] = {}  # epochs done, by place
+        self._bar = terminal.bar(label, len(names), "students")
+
+    def started(self, number: int, params: dict[str, Any], resumed_after: int | None) -> None:
+        """One begins, or goes on after ``resumed_after`` epochs."""
+        if resumed_after is not None:
+            self._terminal.say(
+                f"{self._names[number]} was cut; it goes on after epoch {resumed_after} of {self._epochs}"
+            )
+        self._running[number] = resumed_after or 0
+
+    def epoch(self, number: int, epoch: int) -> None:
+        """An epoch of one ended."""
+        self._running[number] = epoch + 1
+        self._bar.within(self._done + sum(self._running.values()) / self._epochs)
+
+    def finished(self, number: int, metrics: dict[str, float]) -> None:
+        """One was trained to the end."""
+        self.cut(number)
+        self._done += 1
+        self._bar.advance(note=self._names[number])
+
+    def pruned(self, number: int, reason: str) -> None:
+        """None is: they are trained to the end."""
+        raise AssertionError(number)
+
+    def failed(self, number: int, reason: str) -> None:
+        """One failed by its own doing."""
+        self.cut(number)
+        self._done += 1
+        self._bar.advance()
+        self._terminal.say(f"{self._names[number]} FAIL: {reason}")
+
+    def cut(self, number: int) -> None:
+        """Its worker is gone; another one will go on with it."""
+        self._running.pop(number, None)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.close()
 
 
 def configuration_text(params: dict[str, Any]) -> str:

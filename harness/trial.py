@@ -44,28 +44,65 @@ def run_trial(
 ) -> dict[str, float]:
     """Train the claimed trial's student to the end and score it on the validation split.
 
-    Its draws come from (study seed, trial number), its data's order from (study seed, epoch): whatever ran before it,
-    and however often it was cut, the numbers are the same.
+    Its draws come from (study seed, trial number), its data's order from (study seed, epoch). Takes, returns and raises
+    what ``run_student`` does.
+    """
+    return run_student(
+        claim.configuration,
+        spool,
+        seed=seed_of(settings, claim.trial.number),
+        order_seed=settings.seed,
+        settings=settings,
+        space=space,
+        study=study,
+        prepared=prepared,
+        on_epoch=on_epoch,
+    )
+
+
+def seed_of(settings: Settings, number: int) -> int:
+    """Seed of a trial's weights and of what is drawn in its epochs."""
+    return derived_seed(settings.seed, "trial", number)
+
+
+def run_student(
+    configuration: Configuration,
+    spool: Spool,
+    *,
+    seed: int,
+    order_seed: int,
+    split: str = "val",
+    settings: Settings,
+    space: SearchSpace,
+    study: Study,
+    prepared: Prepared,
+    on_epoch: EpochListener,
+) -> dict[str, float]:
+    """Train a student to the end, score it, and keep it in the folder of its log.
+
+    Whatever ran before it, and however often it was cut, the numbers are the same.
 
     Args:
-        claim: The trial.
+        configuration: What it is, and how it is trained.
         spool: Its log, begun.
+        seed: Seed of its weights and of what is drawn in an epoch.
+        order_seed: Seed of the order of the data.
+        split: The split that it is scored on at its end.
         settings: How the study is searched.
         space: Gives the student.
         study: Keeps the costs.
         prepared: Data with teacher outputs, and costs.
-        on_epoch: Told of each epoch that ends; it may stop the trial.
+        on_epoch: Told of each epoch that ends; it may stop the training.
 
     Returns:
-        The final metrics by name: the primary metric, ``agreement``, ``teacher_kl``, ``ece``, and the costs.
+        The final metrics by name: the primary metric, ``agreement``, ``teacher_kl``, ``ece``, and the costs. Scores of
+        another split than ``val`` begin with its name, as in ``test/agreement``.
 
     Raises:
         TrialFailed: If the loss is not finite, or memory or the disk does not suffice.
         TrialPruned: If ``on_epoch`` stops it.
     """
-    configuration, data = claim.configuration, prepared.data
-    seed = derived_seed(settings.seed, "trial", claim.trial.number)
-    epochs = settings.epochs or space.epochs
+    data, folder = prepared.data, spool.folder
 
     def log_epoch(epoch: int, metrics: dict[str, float]) -> None:
         spool.metrics(metrics, step=epoch)
@@ -79,27 +116,29 @@ def run_trial(
             configuration,
             space,
             prepared,
-            epochs=epochs,
+            epochs=settings.epochs or space.epochs,
             seed=seed,
-            order_seed=settings.seed,
-            folder=claim.folder,
+            order_seed=order_seed,
+            folder=folder,
             accelerator=settings.accelerator,
             on_epoch=log_epoch,
         )
-        logits = validation_logits(student.to(data.device), data)
-        scores = score(logits, data, space, prepared.classes)
+        logits = ordered_logits(student.to(data.device), data, split)
+        scores = score(logits, data, space, prepared.classes, split=split)
         for name, value in scores.items():
             if not math.isfinite(value):
                 raise TrialFailed(f"{name} is {value}")
         state = cpu_state(student)
         metadata = {"space": settings.space_name, "architecture": key_of(configuration.student)}
         metadata["digest"] = tensors_digest(state)
-        write_atomically(claim.folder / STUDENT, lambda path: save_file(state, path, metadata=metadata))
-        val = data.splits["val"]
-        keep_answers(compare(logits, data.teacher_outputs["val"]["logits"], val.labels), claim.folder / ANSWERS)
+        write_atomically(folder / STUDENT, lambda path: save_file(state, path, metadata=metadata))
+        scored = data.splits[split]
+        keep_answers(compare(logits, data.teacher_outputs[split]["logits"], scored.labels), folder / ANSWERS)
+    if split != "val":
+        scores = {f"{split}/{name}": value for name, value in scores.items()}
     spool.metrics(scores)
-    spool.artifact(claim.folder / STUDENT)
-    spool.artifact(claim.folder / ANSWERS)
+    spool.artifact(folder / STUDENT)
+    spool.artifact(folder / ANSWERS)
     return scores | costs
 
 
@@ -150,10 +189,10 @@ def train_student(
 
 
 @torch.no_grad()
-def validation_logits(student: nn.Module, data: TensorDataModule) -> Tensor:
-    """The student's logits for every validation sample in order, shape (N, C)."""
+def ordered_logits(student: nn.Module, data: TensorDataModule, split: str) -> Tensor:
+    """The student's logits for every sample of a split in order, shape (N, C)."""
     student.eval()
-    return torch.cat([call(student, batch.inputs) for item in data.ordered("val") for batch in item])
+    return torch.cat([call(student, batch.inputs) for item in data.ordered(split) for batch in item])
 
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)

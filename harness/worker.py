@@ -52,6 +52,13 @@ class Display(Protocol):
         """A trial failed by its own doing."""
 
 
+class CrewDisplay(Display, Protocol):
+    """Who shows what workers do that can be lost."""
+
+    def cut(self, number: int) -> None:
+        """A trial's worker is gone; another one will go on with it."""
+
+
 def work(
     settings: Settings,
     space: SearchSpace,
@@ -178,19 +185,21 @@ def catch_up(study: Study, mirror: Mirror) -> None:
     """Bring every run's log level with the study, after a cut or an outage; the mirror sends what it lacks.
 
     A trial is told to the study first and logged second. A cut between the two leaves a run that says RUNNING of a
-    trial that is over.
+    trial that is over; so it is with what was trained anew.
     """
+    ends = [(study.trial_folder(t.number), t.state.name, t.user_attrs.get("reason")) for t in study.trials()]
+    for name, result in study.retrained().items():
+        ends.append((study.folder / name, "FAIL" if "reason" in result else "COMPLETE", result.get("reason")))
     folders: list[Path] = [study.folder]
-    for trial in study.trials():
-        folder = study.trial_folder(trial.number)
-        if not (folder / SPOOL).exists() or is_sent(folder, mirror.store, trial.state.name):
+    for folder, state, reason in ends:
+        if not (folder / SPOOL).exists() or is_sent(folder, mirror.store, state):
             continue
         folders.append(folder)
-        if trial.state.name in FINISHED_STATES:
+        if state in FINISHED_STATES:
             spool = Spool(folder)
-            if "reason" in trial.user_attrs and trial.state.name != "COMPLETE":
-                spool.tags({"kd.reason": trial.user_attrs["reason"]})
-            spool.set_state(trial.state.name)
+            if reason is not None and state != "COMPLETE":
+                spool.tags({"kd.reason": reason})
+            spool.set_state(state)
             spool.close()
             drop_checkpoints(folder)
     for folder in folders:

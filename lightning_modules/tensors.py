@@ -211,10 +211,9 @@ class TensorDataModule(pl.LightningDataModule):
         }
 
     def move_to(self, device: torch.device) -> None:
-        """Keep the train and validation splits on ``device`` from now on: one copy, instead of one a batch."""
+        """Keep the splits on ``device`` from now on: one copy, instead of one a batch."""
         self.device = device
-        for name in ("train", "val"):
-            self.splits[name] = self.splits[name].to(device)
+        self.splits = {name: split.to(device) for name, split in self.splits.items()}
         self.attach(self.teacher_outputs)
 
     def train_dataloader(self) -> TensorLoader:

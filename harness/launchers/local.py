@@ -13,8 +13,9 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -22,16 +23,17 @@ from typing import Any
 
 import torch
 
+from harness.cost import computing_with
 from harness.errors import HarnessError, Interrupted, interrupt, one_line
 from harness.mirror import Mirror
 from harness.opening import find_study
 from harness.prepare import MOST_ARCHITECTURES, Prepared
+from harness.retraining import Retraining, retrain
 from harness.settings import Settings
 from harness.space import SearchSpace, load_space
 from harness.storage import close_connections, storage_in_reach
 from harness.study import Study
-from harness.terminal import SearchDisplay
-from harness.worker import catch_up, work
+from harness.worker import CrewDisplay, Display, Notified, catch_up, work
 
 _GRACE_S = 3.0  # for a worker that is told to stop, before it is killed
 _DEATHS = 3  # of a trial's workers at the same epoch, after which it is given up
@@ -43,7 +45,7 @@ def usable_cores() -> int:
 
 
 def search_here(
-    settings: Settings, space: SearchSpace, study: Study, prepared: Prepared, mirror: Mirror, display: SearchDisplay
+    settings: Settings, space: SearchSpace, study: Study, prepared: Prepared, mirror: Mirror, display: CrewDisplay
 ) -> None:
     """Search with as many workers as are asked for, or as this machine has cores; one alone is this process itself.
 
@@ -58,17 +60,76 @@ def search_here(
     Raises:
         HarnessError: If a worker ends by an error that is no trial's own doing, or workers die before they begin.
     """
+    task = _Task(work, settings.trials - study.finished(), study.give_up)
+    _share(task, settings, space, study, prepared, mirror, display)
+
+
+def retrain_here(
+    retrainings: list[Retraining],
+    settings: Settings,
+    space: SearchSpace,
+    study: Study,
+    prepared: Prepared,
+    mirror: Mirror,
+    display: CrewDisplay,
+) -> None:
+    """Train students of the study anew, with as many workers as a search has.
+
+    Args:
+        retrainings: What is to be trained; what is done already is left alone.
+        settings: The number of workers.
+        space: What varied, with what the person held fixed.
+        study: The study; keeps what comes out.
+        prepared: What every training stands on.
+        mirror: Told of each training's news.
+        display: Shows each training, known by its place in the list.
+
+    Raises:
+        HarnessError: As ``search_here``.
+    """
+
+    def give_up(place: int, reason: str) -> None:
+        study.keep_retrained(retrainings[place].name, {"reason": reason})
+
+    task = _Task(partial(retrain, retrainings), len(retrainings), give_up)
+    _share(task, settings, space, study, prepared, mirror, display)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What workers do.
+
+    Attributes:
+        work: All that one of them does; a spawned one is sent it.
+        pieces: How many pieces there are, at most.
+        give_up: Called with a piece's number and the reason, where worker after worker dies of it.
+    """
+
+    work: Callable[[Settings, SearchSpace, Study, Prepared, Notified, Display], None]
+    pieces: int
+    give_up: Callable[[int, str], None]
+
+
+def _share(
+    task: _Task,
+    settings: Settings,
+    space: SearchSpace,
+    study: Study,
+    prepared: Prepared,
+    mirror: Mirror,
+    display: CrewDisplay,
+) -> None:
     on_cpu = prepared.data.device.type == "cpu"
     # Costs that are measured during the search must be measured with nothing beside it.
     beside = on_cpu and space.architectures(limit=MOST_ARCHITECTURES) is not None
     asked = settings.workers or (usable_cores() if beside else 1)
     threads = max(1, torch.get_num_threads() // asked)
-    count = min(asked, settings.trials - study.finished())
+    count = min(asked, task.pieces)
     if count > 1:
-        _Crew(threads, settings, study, prepared, mirror, display).search(count)
+        _Crew(task, threads, settings, study, prepared, mirror, display).work(count)
     elif count == 1:
-        torch.set_num_threads(threads)
-        work(settings, space, study, prepared, mirror, display)
+        with computing_with(threads):
+            task.work(settings, space, study, prepared, mirror, display)
 
 
 @dataclass
@@ -89,13 +150,15 @@ class _Crew:
 
     def __init__(
         self,
+        task: _Task,
         threads: int,
         settings: Settings,
         study: Study,
         prepared: Prepared,
         mirror: Mirror,
-        display: SearchDisplay,
+        display: CrewDisplay,
     ) -> None:
+        self.task = task
         self.threads = threads
         self.settings = settings
         self.study = study
@@ -110,8 +173,8 @@ class _Crew:
         self.died: Counter[tuple[int, int]] = Counter()  # by trial and the epochs that it had
         self.idle_deaths = 0
 
-    def search(self, count: int) -> None:
-        """Search with ``count`` workers until the study's budget is spent."""
+    def work(self, count: int) -> None:
+        """Work with ``count`` workers until nothing is left to do."""
         try:
             for number in range(count):
                 self._start(number)
@@ -135,7 +198,10 @@ class _Crew:
             settings = replace(settings, timeout_s=self.ends_at - time.monotonic())
         inherited = self.prepared if self.forks else None
         process = context.Process(
-            target=_main, args=(number, self.threads, settings, theirs, inherited), name=f"worker-{number}", daemon=True
+            target=_main,
+            args=(self.task.work, number, self.threads, settings, theirs, inherited),
+            name=f"worker-{number}",
+            daemon=True,
         )
         self.workers[ours] = _Worker(number, process)
         with warnings.catch_warnings():
@@ -197,7 +263,7 @@ class _Crew:
             self.died[trial, at] += 1
             if self.died[trial, at] >= _DEATHS and not self._has_passed_on(trial):
                 reason = f"its worker died {_DEATHS} times after {at} epochs, exit code {code}"
-                self.study.give_up(trial, reason)
+                self.task.give_up(trial, reason)
                 self.display.failed(trial, reason)
             else:
                 self._cut(worker)
@@ -269,7 +335,14 @@ class _Voice:
             raise _Orphaned from error
 
 
-def _main(number: int, threads: int, settings: Settings, connection: Connection, inherited: Prepared | None) -> None:
+def _main(
+    work: Callable[[Settings, SearchSpace, Study, Prepared, Notified, Display], None],
+    number: int,
+    threads: int,
+    settings: Settings,
+    connection: Connection,
+    inherited: Prepared | None,
+) -> None:
     """A worker's process, from its start to its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at the terminal reaches the first process, which says stop
     signal.signal(signal.SIGTERM, interrupt)

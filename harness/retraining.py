@@ -1,0 +1,150 @@
+"""Students of a study trained anew, outside of the search: in another way, or with another seed.
+
+What is tried is chosen by the search; what is trained here is chosen from what the search has found, to see what it is
+worth. It is trained to the end, as a trial is, resumable after each epoch, and its result is kept with the study.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from harness.addresses import redact
+from harness.checkpoint import drop_checkpoints
+from harness.content import Lease
+from harness.errors import HarnessError, Interrupted, TrialFailed, one_line
+from harness.prepare import Prepared
+from harness.settings import Settings
+from harness.space import Configuration, SearchSpace
+from harness.spool import Spool
+from harness.storage import STORAGE_ERRORS
+from harness.study import Study
+from harness.trial import run_student
+from harness.worker import FAILURE, Display, Notified
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retraining:
+    """A student to be trained anew.
+
+    Attributes:
+        name: Names it within its study: the place of its folder there, and of its result.
+        title: Names it to a person, in full.
+        configuration: What it is, and how it is trained.
+        seed: Seed of its weights and of what is drawn in an epoch.
+        order_seed: Seed of the order of the data.
+        split: The split that it is scored on; the metrics of any but ``val`` begin with its name.
+        tags: Of its run.
+        facts: What is kept with its result.
+    """
+
+    name: str
+    title: str
+    configuration: Configuration
+    seed: int
+    order_seed: int
+    split: str = "val"
+    tags: Mapping[str, str]
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+def retrain(
+    retrainings: Sequence[Retraining],
+    settings: Settings,
+    space: SearchSpace,
+    study: Study,
+    prepared: Prepared,
+    mirror: Notified,
+    display: Display,
+) -> None:
+    """Train what nobody has trained yet and nobody is training. What workers do; see ``harness.launchers``.
+
+    Args:
+        retrainings: What is to be trained. The display knows each by its place in it.
+        settings: How the study is searched.
+        space: Gives the students.
+        study: Keeps the results.
+        prepared: What every training stands on.
+        mirror: Told of each training's news.
+        display: Shows each training.
+
+    Raises:
+        HarnessError: If a training fails by an error that is not its own doing.
+    """
+    for place, retraining in enumerate(retrainings):
+        folder = study.folder / retraining.name
+        folder.mkdir(parents=True, exist_ok=True)
+        lease = Lease(folder)
+        if not lease.acquire():
+            continue
+        try:
+            if retraining.name not in study.retrained():
+                _train(place, retraining, settings, space, study, prepared, mirror, display)
+        finally:
+            lease.release()
+
+
+def _train(
+    place: int,
+    retraining: Retraining,
+    settings: Settings,
+    space: SearchSpace,
+    study: Study,
+    prepared: Prepared,
+    mirror: Notified,
+    display: Display,
+) -> None:
+    spool = _begun(retraining, study, mirror)
+    resumed = spool.epochs or None
+    display.started(place, retraining.configuration.params(), resumed)
+    try:
+        metrics = run_student(
+            retraining.configuration,
+            spool,
+            seed=retraining.seed,
+            order_seed=retraining.order_seed,
+            split=retraining.split,
+            settings=settings,
+            space=space,
+            study=study,
+            prepared=prepared,
+            on_epoch=lambda epoch, metrics: display.epoch(place, epoch),
+        )
+    except TrialFailed as failure:
+        reason = one_line(failure)
+        _fail(retraining, spool, study, reason)
+        display.failed(place, reason)
+    except Interrupted:
+        spool.set_state("WAITING")
+        raise
+    except STORAGE_ERRORS:
+        raise  # no fault of the student's: it stays as it is, and is resumed
+    except Exception as error:
+        reason, report = f"{type(error).__name__}: {one_line(error)}", spool.folder / FAILURE
+        report.write_text(redact(traceback.format_exc()))
+        _fail(retraining, spool, study, reason)
+        raise HarnessError(
+            f"{retraining.title} failed: {reason} (traceback: {report}); the same command goes on with the rest."
+        ) from error
+    else:
+        study.keep_retrained(retraining.name, {**retraining.facts, "metrics": metrics})
+        spool.set_state("COMPLETE")
+        display.finished(place, metrics)
+    finally:
+        spool.close()
+    drop_checkpoints(spool.folder)
+
+
+def _fail(retraining: Retraining, spool: Spool, study: Study, reason: str) -> None:
+    study.keep_retrained(retraining.name, {**retraining.facts, "reason": reason})
+    spool.tags({"kd.reason": reason})
+    spool.set_state("FAIL")
+
+
+def _begun(retraining: Retraining, study: Study, mirror: Notified) -> Spool:
+    spool = Spool(study.folder / retraining.name, mirror.notify)
+    tags = {"kd.study": study.settings.study, "kd.run_key": f"{study.id}/{retraining.name}", **retraining.tags}
+    spool.begin(retraining.title, tags=tags, params=retraining.configuration.params(), parent=study.folder)
+    spool.set_state("RUNNING")
+    return spool
