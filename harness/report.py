@@ -42,13 +42,14 @@ def show(result: Result, terminal: Terminal) -> None:
     """Print the front as a table, and what should be known beside it."""
     title = f"{result.study}: the Pareto front of {', '.join(_titles(result))}"
     # On a narrow terminal, what can be worked out from the rest gives way.
-    for drop in range(len(_DISPENSABLE) + 1):
-        table = _front_table(result, title, [name for name in _columns(result) if name not in _DISPENSABLE[:drop]])
+    dispensable = [name for name in _DISPENSABLE if name in _columns(result)]
+    for drop in range(len(dispensable) + 1):
+        table = _front_table(result, title, [name for name in _columns(result) if name not in dispensable[:drop]])
         if Console(width=1000).measure(table).maximum <= terminal.console.width:
             break
     terminal.show(table)
     if drop:
-        left_out = ", ".join(_HEADINGS.get(name, name) for name in _DISPENSABLE[:drop])
+        left_out = ", ".join(_HEADINGS.get(name, name) for name in dispensable[:drop])
         terminal.say(f"Left out for want of width: {left_out}.")
     for line in (*notes(result), *transferred(result)):
         terminal.say(line)

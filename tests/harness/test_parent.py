@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,21 @@ def test_a_later_start_that_is_refused_leaves_the_run_waiting(tmp_path: Path) ->
 def test_a_finished_study_that_is_looked_at_from_another_folder_has_a_run_that_is_complete(tmp_path: Path) -> None:
     study = opened(tmp_path, trials=1)
     finish_one(study)
+    study.keep_retrained("controls/0", {"metrics": {"accuracy": 0.5}})
     with ParentRun(study, study.settings, Silent()):
         pass
     assert states(study) == ["COMPLETE"]
+
+
+def test_a_study_whose_controls_are_not_trained_has_a_run_that_waits_for_them(tmp_path: Path) -> None:
+    study = opened(tmp_path, trials=1)
+    finish_one(study)
+    with ParentRun(study, study.settings, Silent()):
+        pass
+    assert states(study) == ["WAITING"]
+    with ParentRun(study, replace(study.settings, controls=False), Silent()):
+        pass
+    assert states(study) == ["WAITING", "COMPLETE"]
 
 
 def test_a_storage_that_is_lost_leaves_the_run_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

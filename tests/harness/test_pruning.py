@@ -116,19 +116,6 @@ def test_processes_judge_by_what_others_marked_in_the_storage(tmp_path: Path) ->
     assert here.finished() == 8
 
 
-def test_the_control_is_trained_to_the_end(tmp_path: Path) -> None:
-    study = studied(tmp_path)
-    claims = [claim_of(study) for _ in range(12)]
-    (control,) = (claim for claim in claims if claim.recipe == "control")
-    others = [claim for claim in claims if claim is not control]
-    for claim in others[:-1]:
-        complete(study, claim, at_two=0.5, end=0.6)
-    pruner = Pruner(study, epochs=20, costs_of=lambda params: {"parameters": 1.0})
-    pruner.judge(control, 1, {"val/accuracy": 0.1})
-    with pytest.raises(TrialPruned):
-        pruner.judge(others[-1], 1, {"val/accuracy": 0.1})
-
-
 def test_a_metric_that_is_to_fall_is_judged_the_other_way_round(tmp_path: Path) -> None:
     study = studied(tmp_path)
     study.optuna.set_user_attr("kd.primary_direction", "minimize")

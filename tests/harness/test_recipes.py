@@ -84,9 +84,8 @@ PUBLISHED: dict[str, tuple[Callable[[Array], float], float]] = {
 """Each project's loss, and what is left over of it."""
 
 
-def test_every_recipe_has_its_publication_here_and_the_control_has_none() -> None:
-    assert set(RECIPES) == {*PUBLISHED, "control"} and set(DEFAULT_RECIPES) <= set(RECIPES)
-    assert RECIPES["control"] == {"alpha": 1.0}
+def test_every_recipe_has_its_publication_here() -> None:
+    assert set(RECIPES) == set(PUBLISHED) and set(DEFAULT_RECIPES) <= set(RECIPES)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -97,17 +96,16 @@ def test_a_recipe_is_the_published_loss_up_to_a_factor(name: str) -> None:
 
 
 def test_the_values_are_those_that_are_known() -> None:
-    assert {name: (recipe.get("temperature"), recipe["alpha"]) for name, recipe in RECIPES.items()} == {
+    assert {name: (recipe["temperature"], recipe["alpha"]) for name, recipe in RECIPES.items()} == {
         "repdistiller": (4, pytest.approx(0.1)),
         "distilbert": (2, pytest.approx(2 / 7)),
         "keras": (10, pytest.approx(0.1)),
         "torchdistill": (1, 0.5),
         "deit": (3, pytest.approx(0.9)),
         "hinton": (2, pytest.approx(1 / 3)),
-        "control": (None, 1),
     }
     for recipe in RECIPES.values():
-        DistillationCriterion(**{"temperature": 1.0, **recipe})  # takes what a recipe says, and nothing else
+        DistillationCriterion(**recipe)  # takes what a recipe says, and nothing else
 
 
 @pytest.mark.parametrize(("hard", "soft"), [(5.0, 2.0), (0.3, 0.3), (0.0, 4.0), (2.0, 0.0)])

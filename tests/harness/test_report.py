@@ -267,8 +267,8 @@ def test_the_tables_read_back_equal(written: tuple[Result, Path]) -> None:
     # And they hold what was told, not only one another.
     assert csv["accuracy"].tolist()[1:] == [0.945, 0.94, 0.9, 0.6, 0.89] and math.isnan(csv["accuracy"][0])
     assert csv["front"].tolist() == [False, True, True, True, True, False]
-    assert csv["recipe"].tolist() == ["repdistiller", "distilbert", "keras", "control", "", ""]
-    assert (csv["temperature"][:3].tolist(), csv["alpha"][3]) == ([4, 2, 10], 1)
+    assert csv["recipe"].tolist() == ["repdistiller", "distilbert", "keras", "", "", ""]
+    assert csv["temperature"][:3].tolist() == [4, 2, 10]
     assert (csv["finished"] >= csv["started"]).all()
 
 
@@ -287,7 +287,7 @@ def test_the_page_shows_each_trial_and_needs_no_network(written: tuple[Result, P
     for number in range(1, 6):
         assert f"trial {number}\\u003c" in drawing
     assert "trial 0\\u003c" not in drawing  # it failed: it has no place
-    for name in ("accurate", "balanced", "small", "teacher", "control"):
+    for name in ("accurate", "balanced", "small", "teacher"):
         assert f'"name":"{name}' in drawing
     assert "<script src" not in page and len(page) > 1_000_000  # plotly itself is in it
 
@@ -314,8 +314,6 @@ def test_the_summary_shows_the_front_its_picks_and_the_teacher(written: tuple[Re
         ["accurate", "1", "0.9450", "0.8000", "800"],
         ["teacher", "", "0.9500", "1.0000", "1,000"],
     ]
-    # The third recipe, the control, is trial 3.
-    assert "Control (labels alone, α = 1): accuracy 0.9000 with 100 parameters (trial 3)." in text
     assert "Latencies hold for a processor, 1 thread, latency at batch 1, throughput at batch 64, torch 9.9" in text
 
 
@@ -327,7 +325,7 @@ def test_the_table_on_the_terminal_has_the_front_the_picks_and_the_teacher(setti
     rows = [line.split() for line in text.splitlines()]
     found = {row[0]: (row[1:4], row[-1]) for row in rows if row and row[0] in {"0", "1", "2", "3", "4", "teacher"}}
     assert found == {
-        "3": (["0.6000", "0.1000", "50"], "0.0055"),  # no pick: the middle of the learning rates is its last cell
+        "3": (["0.6000", "0.1000", "50"], "0.0239"),  # no pick: the learning rate is its last cell
         "2": (["0.9000", "0.2000", "100"], "balanced"),
         "1": (["0.9400", "0.4000", "400"], "small"),
         "0": (["0.9450", "0.8000", "800"], "accurate"),
@@ -386,17 +384,19 @@ def test_on_a_narrow_terminal_the_comparisons_give_way_and_no_heading_is_cut(
     assert rest.startswith("faster, smaller, agrees.") != shown
 
 
-def answered(study: Study, number: int, student: list[int]) -> None:
-    """Let a trial have kept these answers beside a teacher that has three of four right."""
+def answered(study: Study, place: str, student: list[int]) -> None:
+    """Let a student have kept these answers beside a teacher that has three of four right."""
     logits = [torch.nn.functional.one_hot(torch.tensor(classes), 3).float() for classes in (student, [0, 1, 2, 2])]
-    keep_answers(compare(*logits, torch.tensor([0, 1, 2, 0])), study.trial_folder(number) / ANSWERS)
+    keep_answers(compare(*logits, torch.tensor([0, 1, 2, 0])), study.folder / place / ANSWERS)
 
 
 def a_study_with_answers(settings: Settings) -> Study:
-    """Picks: accurate is trial 0, balanced 2, small 1; the control is trial 3."""
+    """Picks: accurate is trial 0, balanced 2, small 1. Trial 1 has a control, wrong once more than the teacher."""
     study = a_study(settings, STUDENTS)
     for number, student in enumerate(([0, 1, 2, 0], [0, 1, 2, 2], [1, 1, 1, 1], [2, 1, 2, 2])):
-        answered(study, number, student)
+        answered(study, str(number), student)
+    study.keep_retrained("controls/1", {"metrics": metrics(0.93, 0.4, 400)})
+    answered(study, "controls/1", [0, 1, 1, 2])
     return study
 
 
@@ -417,12 +417,16 @@ def test_each_pick_says_what_it_keeps_of_the_teachers_answers(settings: Settings
     _, _, section = summary(result).partition("### What was transferred\n\n")
     lines = section.splitlines()
     assert [line.split(" keeps")[0] for line in lines] == [
-        "- balanced (trial 2)", "- small (trial 1)", "- accurate (trial 0)", "- control (trial 3)",
-    ]  # fmt: skip
+        "- balanced (trial 2)",
+        "- small (trial 1)",
+        "- the control of trial 1, on labels alone,",
+        "- accurate (trial 0)",
+    ]
+    assert "keeps 2 of the teacher's 3 right answers" in lines[2]
     assert lines[1].startswith(f"- {told[1]} Both are wrong on 1 of 4 samples and give the same wrong answer on 1;")
     report(study, screen)
     table = pd.read_csv(study.folder / "report" / "transfer.csv", keep_default_na=False)
-    assert table.groupby("trial")["pick"].first().to_dict() == {0: "accurate", 1: "small", 2: "balanced", 3: "control"}
+    assert table.groupby("trial")["pick"].first().to_dict() == {0: "accurate", 1: "small", 2: "balanced", 3: ""}
     assert table["class"].tolist() == ["cat", "dog", "owl"] * 4
     assert table.loc[table["trial"] == 2, "lost_to"].tolist() == ["dog", "", "dog"]
     assert (study.folder / "report" / "transfer.png").stat().st_size > 10_000
@@ -455,3 +459,30 @@ def test_the_answers_of_a_namesakes_trials_are_not_reported(settings: Settings) 
     study = a_study_with_answers(settings)
     (study.folder / "study.json").write_text('{"id": "another"}')
     assert collect(study).transfers == {}
+
+
+def test_a_gain_stands_beside_its_control(settings: Settings) -> None:
+    study = a_study(settings, STUDENTS)
+    assert collect(study).front["gain"].isna().all()
+    study.keep_retrained("controls/1", {"metrics": metrics(0.93, 0.4, 400)})
+    study.keep_retrained("controls/2", {"metrics": metrics(0.91, 0.2, 100)})
+    study.keep_retrained("controls/4", {"metrics": metrics(0.5, 0.3, 150)})  # its student is not on the front any more
+    result, (screen, printed) = collect(study), terminal()
+    assert result.front.set_index("number")["gain"].dropna().to_dict() == pytest.approx({1: 0.01, 2: -0.01})
+    assert set(result.controls) == {1, 2}
+    show(result, screen)
+    rows = [line.split() for line in printed.getvalue().splitlines()]
+    assert [row[1:4] for row in rows if row[:1] == ["1"]] == [["0.9400", "0.9300", "+0.0100"]]
+    assert [row[1:4] for row in rows if row[:1] == ["2"]] == [["0.9000", "0.9100", "-0.0100"]]
+    assert any(note.startswith("Gain: accuracy") and "1 of 2 are above 0" in note for note in notes(result))
+    write_report(result, study.folder / "report")
+    page = (study.folder / "report" / "front.html").read_text()
+    assert "control of trial 1" in page[page.rindex("Plotly.newPlot") :]
+    assert "| +0.0100 |" in summary(result)
+
+
+def test_a_loss_that_falls_is_a_gain_too(settings: Settings) -> None:
+    study = a_study(settings, STUDENTS)
+    study.optuna.set_user_attr("kd.primary_direction", "minimize")
+    study.keep_retrained("controls/1", {"metrics": metrics(0.95, 0.4, 400)})
+    assert collect(study).front.set_index("number")["gain"][1] == pytest.approx(0.01)
