@@ -171,8 +171,8 @@ def test_a_signal_stops_at_once_and_the_trial_goes_on_in_its_run(
 
 def test_a_run_of_a_search_that_was_killed_does_not_say_that_it_runs(example: Path) -> None:
     process = start(example, "--space", "cancer.py", "--trials", "1", "--epochs", "1000")
-    client = MlflowClient(f"sqlite:///{example}/mlflow.db")
     wait_for(lambda: epochs_logged(example, "cancer", 0) >= 1)
+    client = MlflowClient(f"sqlite:///{example}/mlflow.db")  # no earlier: two can't make its tables at once
     wait_for(lambda: client.search_runs(["1"], "tags.kd.role = 'trial' and tags.kd.state = 'RUNNING'"))
     process.kill()
     process.wait()
