@@ -1,0 +1,85 @@
+"""Controls of a real search: trained once the trials are over, resumable, and seen in MLflow and the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from conftest import load, numbers, search, start, wait_for
+from mlflow import MlflowClient
+from safetensors.torch import load_file
+
+CANCER = ("--space", "cancer.py", "--trials", "3", "--epochs", "60")
+
+
+def kept(folder: Path) -> dict[str, Any]:
+    """What the study keeps of its controls, less what is measured with a clock."""
+    prefix, timed = "kd.retrained.controls/", ("latency", "throughput", "speedup")
+    return {
+        name.removeprefix(prefix): {k: v for k, v in result["metrics"].items() if not k.startswith(timed)}
+        for name, result in load(folder, "cancer").user_attrs.items()
+        if name.startswith(prefix)
+    }
+
+
+def epochs_of_controls(folder: Path) -> list[int]:
+    """Epochs in the spool of each control."""
+    spools = sorted((folder / "mlruns" / "trials" / "cancer" / "controls").glob("*/spool.jsonl"))
+    lines = [[line for line in spool.read_text().splitlines(keepends=True) if line.endswith("\n")] for spool in spools]
+    return [sum(json.loads(line).get("step") is not None for line in each) for each in lines]
+
+
+def test_every_student_on_the_front_has_a_control_with_the_names_of_a_trial(finished: Path) -> None:
+    csv = pd.read_csv(finished / "mlruns" / "trials" / "cancer" / "report" / "trials.csv")
+    front = csv[csv["front"]].set_index("number")
+    controls = kept(finished)
+    assert set(controls) == {str(number) for number in front.index}
+    for number, row in front.iterrows():
+        control = controls[str(number)]
+        assert control["parameters"] == row["parameters"] and control["accuracy"] == row["control"]
+        assert row["gain"] == row["accuracy"] - row["control"]
+    client = MlflowClient(f"sqlite:///{finished}/mlflow.db")
+    runs = {run.data.tags["kd.control_of"]: run for run in client.search_runs(["1"], "tags.kd.role = 'control'")}
+    trials = {run.data.tags["kd.trial"]: run for run in client.search_runs(["1"], "tags.kd.role = 'trial'")}
+    (study,) = client.search_runs(["1"], "tags.kd.role = 'study'")
+    assert set(runs) == set(controls)
+    for number, run in runs.items():
+        trial = trials[number]
+        assert run.info.status == "FINISHED" and run.data.tags["mlflow.parentRunId"] == study.info.run_id
+        assert (
+            run.data.metrics.keys() == trial.data.metrics.keys() and run.data.params.keys() == trial.data.params.keys()
+        )
+        assert run.data.params["alpha"] == "1.0" and run.data.params["width"] == trial.data.params["width"]
+        folder = finished / "mlruns" / "trials" / "cancer"
+        theirs, ours = (load_file(folder / place / "student.safetensors") for place in (f"controls/{number}", number))
+        assert {name: value.shape for name, value in theirs.items()} == {
+            name: value.shape for name, value in ours.items()
+        }
+
+
+def test_controls_that_are_killed_go_on_to_the_numbers_of_those_that_are_not(example: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    (whole / "cancer.py").write_text((example / "cancer.py").read_text())
+    search(whole, *CANCER)
+    process = start(example, *CANCER)
+    wait_for(lambda: any(0 < done < 60 for done in epochs_of_controls(example)))
+    process.kill()
+    process.wait()
+    assert len(kept(example)) < len(kept(whole))
+    output = search(example, *CANCER)
+    assert "goes on after epoch" in output or "0/" in output
+    assert kept(example) == kept(whole) and numbers(example, "cancer") == numbers(whole, "cancer")
+    again = search(example, *CANCER)
+    assert "is finished: 3 trials" in again and "controls" not in again.split("is finished")[0]
+    client = MlflowClient(f"sqlite:///{example}/mlflow.db")
+    runs = client.search_runs(["1"], "tags.kd.role = 'control'")
+    assert len(runs) == len(kept(whole)) and {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_controls_are_left_out_where_they_are_not_wanted_and_made_later(example: Path) -> None:
+    command = ("--space", "cancer.py", "--trials", "2", "--epochs", "1")
+    assert "controls  " not in search(example, *command, "--no-controls") and kept(example) == {}
+    assert "controls  0/" in search(example, *command) and kept(example)
