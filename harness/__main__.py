@@ -1,13 +1,65 @@
-"""``python -m harness report --study NAME``: look at a study at any time."""
+"""``python -m harness``: look at a study at any time (``report``), and put what it found to the test (``confirm``)."""
 
 from __future__ import annotations
 
-from harness.cli import parse_report, run
+from harness.cli import parse_command, run
+from harness.settings import Settings
 
 
 def main() -> None:
-    """Parse, read the study, report."""
-    settings = parse_report()
+    """Parse, and do what is asked."""
+    command, settings = parse_command()
+    {"confirm": confirm, "report": report}[command](settings)
+
+
+def confirm(settings: Settings) -> None:
+    """Reopen the study, prepare, train its picks and controls with fresh seeds, report."""
+    from harness.mirror import Mirror
+
+    with Mirror() as mirror:
+        from harness.confirm import SPLIT, confirmations
+        from harness.errors import HarnessError
+        from harness.launchers.local import retrain_here
+        from harness.opening import reopen_study
+        from harness.prepare import prepare, score
+        from harness.report import report
+        from harness.result import collect
+        from harness.spool import Spool
+        from harness.storage import storage_in_reach
+        from harness.teacher_outputs import SEARCHED
+        from harness.terminal import Terminal
+        from harness.worker import catch_up
+
+        terminal = Terminal()
+        study, space = reopen_study(settings)
+        settings = study.settings
+        picks = collect(study).picked
+        if not picks:
+            raise HarnessError(f"study {settings.study!r} has no complete trial yet: there is nothing to confirm.")
+        mirror.connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
+        study.hold()
+        catch_up(study, mirror)
+        if study.finished() < len(study.trials()):
+            terminal.say("the search is not over: these are its picks so far.")
+        left = confirmations(study, settings, space, picks, settings.seeds)
+        spool = Spool(study.folder, mirror.notify)
+        if left or study.tested_teacher is None:
+            prepared = prepare(settings, space, study, terminal, mirror, splits=(*SEARCHED, SPLIT))
+            if study.tested_teacher is None:
+                logits = prepared.data.teacher_outputs[SPLIT]["logits"]
+                study.keep_tested_teacher(score(logits, prepared.data, space, prepared.classes, split=SPLIT))
+            assert settings.epochs is not None
+            titles = [retraining.title for retraining in left]
+            with storage_in_reach(settings), terminal.retraining("confirm", titles, settings.epochs) as display:
+                retrain_here(left, settings, space, study, prepared, mirror, display)
+        else:
+            terminal.say(f"study {settings.study!r} is confirmed with {settings.seeds} seeds; --seeds takes more.")
+        report(study, terminal, spool)
+        spool.close()
+
+
+def report(settings: Settings) -> None:
+    """Read the study, report."""
     from harness.mirror import Mirror
 
     with Mirror() as mirror:

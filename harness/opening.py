@@ -6,6 +6,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from harness.addresses import redact, sqlite_path
 from harness.content import Lease, exclusive, write_atomically
 from harness.errors import HarnessError
 from harness.settings import Settings
-from harness.space import SearchSpace
+from harness.space import SearchSpace, load_space
 from harness.storage import open_storage
 from harness.study import HERE_ATTR, MARK, MAXIMIZED, METRICS, Study, here, is_first_start
 
@@ -79,6 +80,7 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
         assert loaded is not None
         study = Study(loaded, settings)
         _own_folder(study)
+        study.keep_sources()
     return study
 
 
@@ -114,6 +116,46 @@ def find_study(settings: Settings) -> Study:
     if "kd.identity" not in loaded.user_attrs:
         raise HarnessError(f"study {name!r} was not made by this program.")
     return Study(loaded, settings)
+
+
+def reopen_study(settings: Settings) -> tuple[Study, SearchSpace]:
+    """Open a study that was searched, to work on what it has found; with its space, and what it held fixed.
+
+    Args:
+        settings: Names it, and its storage; a space file, data and teachers where they are not where they were.
+
+    Raises:
+        HarnessError: If the storage has no such study, its folder is elsewhere, or its space can't be had.
+    """
+    study = find_study(settings)
+    if not study.owns_folder():
+        raise HarnessError(
+            f"study {settings.study!r} was searched with another --runs-dir or in another folder than "
+            f"{study.folder.resolve()}; go on there."
+        )
+    identity, sources = study.attrs["kd.identity"], study.sources
+    moved = settings.space_file != Path()
+    settings = replace(
+        settings,
+        space_name=identity["space"],
+        space_file=settings.space_file if moved else Path(sources["space_file"]),
+        trials=len(study.trials()),
+        data_dir=settings.data_dir or (Path(sources["data_dir"]) if sources["data_dir"] else None),
+        teachers=settings.teachers or tuple(Path(file) for file in sources["teachers"]),
+        trained_teachers=sources["trained_teachers"],
+        average=sources["average"],
+        epochs=identity["epochs"],
+        objectives=tuple(identity["objectives"]),
+        seed=identity["seed"],
+        fixed=identity["fixed"],
+    )
+    space = load_space(settings.space_file)
+    if space.declaration() != identity["parameters"]:
+        raise HarnessError(
+            f"{settings.space_file} must declare the space that study {settings.study!r} was created with, but "
+            f"declares {_shown(space.declaration())}; it had {_shown(identity['parameters'])}."
+        )
+    return Study(study.optuna, settings), space.fixed(settings.fixed)
 
 
 def _own_folder(study: Study) -> None:

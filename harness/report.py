@@ -15,6 +15,7 @@ from rich.table import Table
 
 from harness import plots
 from harness.answers import ANSWERS
+from harness.confirm import confirmed_table
 from harness.content import exclusive, write_atomically
 from harness.result import WITHIN_TEACHER, Result, collect
 from harness.spool import Spool
@@ -51,7 +52,7 @@ def show(result: Result, terminal: Terminal) -> None:
     if drop:
         left_out = ", ".join(_HEADINGS.get(name, name) for name in dispensable[:drop])
         terminal.say(f"Left out for want of width: {left_out}.")
-    for line in (*notes(result), *transferred(result)):
+    for line in (*notes(result), *transferred(result), *tested(result)):
         terminal.say(line)
 
 
@@ -127,13 +128,24 @@ def transferred(result: Result, *, whole: bool = False) -> list[str]:
     return lines
 
 
+def tested(result: Result) -> list[str]:
+    """What was confirmed on the test split, a line each; none before."""
+    if not result.confirmed or result.tested_teacher is None:
+        return []
+    return [
+        f"Confirmed on the test split, with fresh seeds, 95 % intervals; the teacher's {result.primary} there is "
+        f"{result.tested_teacher[result.primary]:.4f}:",
+        *(confirmation.sentence(result.primary) for confirmation in result.confirmed),
+    ]
+
+
 def write_report(result: Result, folder: Path) -> None:
     """Write tables, plots and the summary; each file is there whole or not at all.
 
     Args:
         result: What to report.
         folder: Gets ``trials.csv``, ``trials.parquet``, ``front.html``, ``front.png``, ``curves.png``, ``summary.md``,
-            ``transfer.csv``, ``transfer.png``.
+            ``transfer.csv``, ``transfer.png``, ``confirm.csv``, each where there is something to be told.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, Callable[[Path], Any]] = {
@@ -147,6 +159,8 @@ def write_report(result: Result, folder: Path) -> None:
             "front.png": lambda path: plots.front_picture(result, path),
             "curves.png": lambda path: plots.curves_picture(result, path),
         }
+    if result.confirmed:
+        files["confirm.csv"] = lambda path: confirmed_table(result.confirmed).to_csv(path, index=False)
     if result.transfers:
         files["transfer.csv"] = lambda path: transfer_table(result.transfers, result.picked).to_csv(path, index=False)
     if columns := _pictured(result):
@@ -201,6 +215,8 @@ def summary(result: Result) -> str:
     ]
     if told := transferred(result, whole=True):
         lines += ["", "### What was transferred", "", *(f"- {line}" for line in told)]
+    if told := tested(result):
+        lines += ["", "### Confirmed", "", *(f"- {line}" for line in told)]
     return "\n".join(lines) + "\n"
 
 

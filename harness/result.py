@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from harness.answers import ANSWERS, read_answers
+from harness.confirm import Confirmation, confirmed
 from harness.controls import known as known_controls
 from harness.controls import name_of
 from harness.cost import Conditions
@@ -40,6 +41,8 @@ class Result:
         curves: Of the trials on the front: metric by name and epoch, by trial number.
         transfers: What the students of the front answer beside the teacher, by trial number, as far as their answers
             are at hand.
+        confirmed: What picks and their controls reached with fresh seeds on the test split.
+        tested_teacher: The teacher's scores there; ``None`` before anything was confirmed.
         control_transfers: The same of their controls, by the trial's number.
         controls: Metrics of the controls of those on the front, as far as they were trained, by the trial's number.
     """
@@ -56,6 +59,8 @@ class Result:
     curves: dict[int, dict[str, dict[int, float]]]
     transfers: dict[int, Transfer]
     control_transfers: dict[int, Transfer]
+    confirmed: list[Confirmation]
+    tested_teacher: dict[str, float] | None
     controls: dict[int, dict[str, float]]
 
     @property
@@ -108,6 +113,8 @@ def collect(study: Study) -> Result:
         transfers=_transfers({number: str(number) for number in on_front}, study),
         control_transfers=_transfers({number: name_of(number) for number in controls}, study),
         controls=controls,
+        confirmed=confirmed(study),
+        tested_teacher=study.tested_teacher,
     )
 
 

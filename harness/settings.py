@@ -43,6 +43,7 @@ class Settings:
         budgets: The most that a student may cost to be trained, by name of the cost (``BUDGETED``).
         timeout_s: Seconds after which no further trial starts; ``None`` is no limit.
         controls: Whether each student on the front is trained on labels alone too, once the trials are over.
+        seeds: Fresh seeds with which ``confirm`` trains each pick and its control.
         accelerator: Lightning's name of the device that trains and is measured.
         workers: Trials that run at a time; ``None`` takes one for each core, or one on a GPU.
     """
@@ -69,6 +70,7 @@ class Settings:
     budgets: dict[str, float] = field(default_factory=dict)
     timeout_s: float | None = None
     controls: bool = True
+    seeds: int = 5
     accelerator: str = "auto"
     workers: int | None = None
 

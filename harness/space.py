@@ -164,6 +164,15 @@ class SearchSpace:
         parameters = suggested(self.methods[chosen.get(METHOD, next(iter(self.methods)))])
         return Configuration(student, {**chosen, **parameters}, suggested(self.training))
 
+    def configuration(self, params: Mapping[str, Any]) -> Configuration:
+        """The whole configuration that ``params`` name, in its groups."""
+        branch = self.methods[params.get(METHOD, next(iter(self.methods)))]
+        return Configuration(
+            student={name: params[name] for name in self.student},
+            distillation={name: params[name] for name in (*self._method, *branch)},
+            training={name: params[name] for name in self.training},
+        )
+
     def middle(self, method: str | None = None) -> dict[str, Any]:
         """The middle of every range (of its logarithm where it is sampled so): a neutral place to begin.
 

@@ -43,6 +43,8 @@ MARK = "study.json"
 """The file that says whose a study's folder is."""
 _EXHAUSTED_ATTR = "kd.exhausted"
 _RETRAINED = "kd.retrained."
+_SOURCES_ATTR = "kd.sources"
+_TESTED_ATTR = "kd.teacher_on_test"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,6 +274,33 @@ class Study:
     def keep_retrained(self, name: str, result: Mapping[str, Any]) -> None:
         """Store what came of a student that was trained anew: each in its own place, for many may be at work."""
         self.optuna.set_user_attr(f"{_RETRAINED}{name}", dict(result))
+
+    @property
+    def sources(self) -> dict[str, Any]:
+        """Where the space, the data and the teachers were when the study was last searched."""
+        return dict(self.attrs.get(_SOURCES_ATTR, {}))
+
+    def keep_sources(self) -> None:
+        """Store where the settings have the space, the data and the teachers, for whoever works on the study later."""
+        settings = self.settings
+        sources = {
+            "space_file": str(settings.space_file.resolve()),
+            "data_dir": None if settings.data_dir is None else str(settings.data_dir.resolve()),
+            "teachers": [str(file.resolve()) for file in settings.teachers],
+            "trained_teachers": settings.trained_teachers,
+            "average": settings.average,
+        }
+        if sources != self.sources:
+            self.optuna.set_user_attr(_SOURCES_ATTR, sources)
+
+    @property
+    def tested_teacher(self) -> dict[str, float] | None:
+        """The teacher's scores on the test split; ``None`` before anything was confirmed."""
+        return self.attrs.get(_TESTED_ATTR)
+
+    def keep_tested_teacher(self, scores: Mapping[str, float]) -> None:
+        """Store the teacher's scores on the test split."""
+        self.optuna.set_user_attr(_TESTED_ATTR, dict(scores))
 
     def bind(self, **prepared: str) -> None:
         """Tie the study to what was prepared for it, or see that it is tied to the same.

@@ -1,0 +1,110 @@
+"""``python -m harness confirm`` on a real study: once on the test split, resumed, in the report and in MLflow."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from conftest import EXAMPLE, environment, load, search, wait_for
+from mlflow import MlflowClient
+
+PREFIX = "kd.retrained.confirm/"
+
+
+def begun(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """The command, started in ``folder`` with one worker."""
+    command = [sys.executable, "-m", "harness", "confirm", "--study", "cancer", "--workers", "1", *arguments]
+    return subprocess.Popen(
+        command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def confirm(folder: Path, *arguments: str, expect: int = 0) -> str:
+    output, _ = (process := begun(folder, *arguments)).communicate(timeout=240)
+    assert process.returncode == expect, output
+    return output
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """The test scores of each run so far."""
+    attrs = load(folder, "cancer").user_attrs
+    return {name: value["metrics"]["test/accuracy"] for name, value in attrs.items() if name.startswith(PREFIX)}
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("searched")
+    (folder / "cancer.py").write_text(EXAMPLE)
+    search(folder, "--space", "cancer.py", "--trials", "3", "--epochs", "40")
+    return folder
+
+
+@pytest.fixture
+def study(searched: Path, tmp_path: Path) -> Path:
+    """A copy of the study, for what changes it."""
+    return Path(shutil.copytree(searched, tmp_path / "copy"))
+
+
+def test_picks_are_confirmed_in_the_report_and_in_mlflow_and_go_on_after_a_kill(searched: Path) -> None:
+    assert results(searched) == {} and "kd.teacher_on_test" not in load(searched, "cancer").user_attrs
+    process = begun(searched, "--seeds", "2")
+    wait_for(lambda: len(results(searched)) >= 1)
+    process.kill()
+    process.communicate()
+    before = results(searched)
+    output = confirm(searched, "--seeds", "2")
+    after = results(searched)
+    assert before.items() <= after.items() and len(after) > len(before)
+    assert "Confirmed on the test split" in output and "over 2 seeds" in output
+    assert "is confirmed with 2 seeds" in confirm(searched, "--seeds", "2") and results(searched) == after
+    report = searched / "mlruns" / "trials" / "cancer" / "report"
+    table = pd.read_csv(report / "confirm.csv")
+    assert set(table["verdict"]) <= {"gain", "no gain", "loss", "labels alone"}
+    for _, row in table.iterrows():
+        seeds = [after[f"{PREFIX}{row['trial']}/student-{place}"] for place in range(2)]
+        assert row["student"] == pytest.approx(sum(seeds) / 2)
+    assert "### Confirmed" in (report / "summary.md").read_text()
+    client = MlflowClient(f"sqlite:///{searched}/mlflow.db")
+    runs = client.search_runs(["1"], "tags.kd.role = 'confirm'")
+    assert len(runs) == len(after) and {run.info.status for run in runs} == {"FINISHED"}
+    assert all("test/accuracy" in run.data.metrics and "accuracy" not in run.data.metrics for run in runs)
+    # No trial has a word of the test split.
+    trials = client.search_runs(["1"], "tags.kd.role = 'trial'")
+    assert trials and not any(name.startswith("test") for run in trials for name in run.data.metrics)
+
+
+def test_a_space_file_that_has_moved_is_found_by_its_flag(study: Path) -> None:
+    (study / "cancer.py").rename(study / "moved.py")
+    shutil.rmtree(study / "mlruns" / "cache" / "teacher_outputs")
+    attrs = load(study, "cancer").user_attrs
+    (Path(attrs["kd.sources"]["space_file"])).rename(study / "away.py")
+    try:
+        assert "there is no file" in confirm(study, "--seeds", "2", expect=2)
+        assert "over 2 seeds" in confirm(study, "--seeds", "2", "--space", "moved.py")
+    finally:
+        (study / "away.py").rename(attrs["kd.sources"]["space_file"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(("--seeds", "1"), "must be a whole number of at least 2"), (("--study", "none"), "must hold study 'none'")],
+)
+def test_a_mistake_is_one_line(study: Path, arguments: tuple[str, ...], said: str) -> None:
+    output = confirm(study, *arguments, expect=2)
+    assert said in output and len(output.splitlines()) == 1
+
+
+def test_it_works_only_where_the_studys_folder_is(study: Path) -> None:
+    output = confirm(study, "--runs-dir", "elsewhere", expect=2)
+    assert "was searched with another --runs-dir" in output
+
+
+def test_a_space_that_is_another_one_by_now_is_refused(study: Path) -> None:
+    (study / "other.py").write_text(EXAMPLE.replace("IntDistribution(1, 16", "IntDistribution(1, 8"))
+    output = confirm(study, "--space", "other.py", expect=2)
+    assert "must declare the space that study 'cancer' was created with" in output
