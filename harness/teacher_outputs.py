@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.content import digest, exclusive, tensors_digest, write_atomically
 from harness.teacher import Teacher
@@ -35,18 +35,46 @@ def make_teacher_outputs(
         cache_dir: Root of the caches.
         say: Called with a line of text when a kept file turns out to be damaged.
     """
-    key = digest("teacher outputs", 1, teacher.digest, dataset)
-    file = cache_dir / "teacher_outputs" / f"{key}.safetensors"
+    file, key = _file_and_key(teacher.digest, dataset, cache_dir)
     with exclusive(file.with_suffix(".lock")):
-        if file.exists():
-            try:
-                return _load(file, key, data)
-            except (SafetensorError, OSError, ValueError) as error:
-                say(f"the kept teacher outputs {file} are damaged ({error}); computing them again")
-        flat = {f"{split}.logits": _forward(teacher, data, split) for split in SPLITS}
+        try:
+            kept = find_teacher_outputs(teacher.digest, data, dataset, cache_dir=cache_dir)
+        except (SafetensorError, OSError, ValueError) as error:
+            say(f"the kept teacher outputs {file} are damaged ({error}); computing them again")
+            kept = None
+        if kept is not None:
+            return kept
+        flat = _run(teacher.network, data)
         metadata = {"key": key, "digest": tensors_digest(flat), "teacher": teacher.digest, "dataset": dataset}
         write_atomically(file, lambda path: save_file(flat, path, metadata=metadata))
         return _by_split(flat)
+
+
+def run_teacher(network: nn.Module, data: TensorDataModule) -> Outputs:
+    """What is stored of a teacher: its outputs for every sample, computed now, on the CPU.
+
+    Args:
+        network: The teacher, in eval mode.
+        data: Its samples, in a fixed order.
+    """
+    return _by_split(_run(network, data))
+
+
+def find_teacher_outputs(
+    teacher_digest: str, data: TensorDataModule, dataset: str, *, cache_dir: Path
+) -> Outputs | None:
+    """The kept outputs of a teacher, or ``None`` if there are none.
+
+    Raises:
+        SafetensorError, OSError, ValueError: If they are damaged.
+    """
+    file, key = _file_and_key(teacher_digest, dataset, cache_dir)
+    return _load(file, key, data) if file.exists() else None
+
+
+def _file_and_key(teacher_digest: str, dataset: str, cache_dir: Path) -> tuple[Path, str]:
+    key = digest("teacher outputs", 1, teacher_digest, dataset)
+    return cache_dir / "teacher_outputs" / f"{key}.safetensors", key
 
 
 def _load(file: Path, key: str, data: TensorDataModule) -> Outputs:
@@ -69,12 +97,16 @@ def _by_split(flat: dict[str, Tensor]) -> Outputs:
     return outputs
 
 
+def _run(network: nn.Module, data: TensorDataModule) -> dict[str, Tensor]:
+    return {f"{split}.logits": _forward(network, data, split) for split in SPLITS}
+
+
 @torch.no_grad()
-def _forward(teacher: Teacher, data: TensorDataModule, split: str) -> Tensor:
-    assert not teacher.network.training
+def _forward(network: nn.Module, data: TensorDataModule, split: str) -> Tensor:
+    assert not network.training
     loader, views = data.ordered(split), []
     for view in range(1 if loader.views is None else loader.views.count):
         loader.set_epoch(view)
-        logits = [call(teacher.network, batch.inputs).float().cpu() for item in loader for batch in item]
+        logits = [call(network, batch.inputs).float().cpu() for item in loader for batch in item]
         views.append(torch.cat(logits))
     return views[0] if loader.views is None else torch.stack(views, dim=1)

@@ -127,19 +127,35 @@ def train_student(
         TrialFailed: If a loss is not finite.
     """
     data = prepared.data
-    seed_draws(seed, torch.device("cpu"))  # weights are drawn on the CPU, whatever the device
-    student = space.task.student(**configuration.student)
-    module = StudentModule(
-        student,
-        make_criterion(**configuration.distillation),
-        metric=space.task.metric(prepared.classes),
-        metric_name=space.task.metric_name,
-        total_steps=epochs * data.steps_per_epoch,
-        **configuration.training,
+    module = student_module(
+        configuration, space, classes=prepared.classes, total_steps=epochs * data.steps_per_epoch, seed=seed
     )
     data.seed = order_seed
     fit(module, data, epochs=epochs, folder=folder, accelerator=accelerator, seed=seed, on_epoch=on_epoch)
-    return student
+    return module.network
+
+
+def student_module(
+    configuration: Configuration, space: SearchSpace, *, classes: int, total_steps: int, seed: int
+) -> StudentModule:
+    """A student with fresh weights, ready to be trained.
+
+    Args:
+        configuration: What it is, and how it is trained.
+        space: Its task builds it.
+        classes: Number of classes C.
+        total_steps: Optimizer steps of the whole training.
+        seed: Seed of its weights.
+    """
+    seed_draws(seed, torch.device("cpu"))  # weights are drawn on the CPU, whatever the device
+    return StudentModule(
+        space.task.student(**configuration.student),
+        make_criterion(**configuration.distillation),
+        metric=space.task.metric(classes),
+        metric_name=space.task.metric_name,
+        total_steps=total_steps,
+        **configuration.training,
+    )
 
 
 @torch.no_grad()
