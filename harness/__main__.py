@@ -1,13 +1,30 @@
-"""``python -m harness report --study NAME``: look at a study at any time."""
+"""``python -m harness doctor`` before a search, ``report`` at any time after it began."""
 
 from __future__ import annotations
 
-from harness.cli import parse_report, run
+import sys
+
+from harness.cli import parse_command, run
+from harness.settings import Settings
 
 
 def main() -> None:
-    """Parse, read the study, report."""
-    settings = parse_report()
+    """Parse, and do what is asked."""
+    command, settings = parse_command()
+    {"doctor": doctor, "report": report}[command](settings)
+
+
+def doctor(settings: Settings) -> None:
+    """Check a task and its space; exit with code 1 if a check fails."""
+    from harness.doctor import diagnose
+    from harness.terminal import Terminal
+
+    if any(finding.state == "FAILED" for finding in diagnose(settings, Terminal())):
+        sys.exit(1)
+
+
+def report(settings: Settings) -> None:
+    """Read the study, report."""
     from harness.mirror import Mirror
 
     with Mirror() as mirror:

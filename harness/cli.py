@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from harness.study import Study
 
 _Value = TypeVar("_Value")
+Add = Callable[..., object]
+"""A parser's, or a group's, ``add_argument``."""
 
 SPACES_DIR = Path(__file__).resolve().parent.parent / "search_spaces"
 
@@ -51,6 +53,20 @@ examples:
 
 loss = alpha * cross-entropy + (1 - alpha) * T^2 * KL
 alpha weighs the true labels (other projects mean the opposite).
+"""
+
+
+_DOCTOR_HELP = """\
+Check a task and its space: data and splits, teacher and what is stored of it,
+students, losses and gradients, the metric, budgets. One line for each check,
+and what to do about each that fails. Takes seconds and writes nothing.
+Exit code: 0 all is well, 1 a check failed, 2 the command can't be run."""
+
+_COMMAND_EXAMPLES = """\
+examples:
+  python -m harness doctor --space my_space.py              before a search
+  python -m harness doctor --space my_space.py --max parameters=2000
+  python -m harness report --study digits                   after it
 """
 
 
@@ -76,12 +92,7 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
         allow_abbrev=False,
     )
     add = parser.add_argument_group("what is searched").add_argument
-    add(
-        "--space",
-        default="digits",
-        metavar="NAME|FILE",
-        help=f"a space ({', '.join(space_names())}) or a Python file that sets SPACE (default: digits)",
-    )
+    _add_space(add)
     add(
         "--trials",
         type=_at_least_one,
@@ -105,14 +116,7 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
         metavar="NAME=VALUE",
         help="hold a parameter at a value; may be repeated",
     )
-    add(
-        "--max",
-        action="append",
-        default=[],
-        type=_budget,
-        metavar="COST=VALUE",
-        help=f"train no student that costs more; may be repeated ({', '.join(BUDGETED)})",
-    )
+    _add_budgets(add, "train no student that costs more")
     add("--sampler", choices=SAMPLERS, default="tpe", help="Optuna's sampler (default: tpe)")
     add(
         "--pruner",
@@ -123,20 +127,7 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
     add("--seed", type=_seed, default=0, metavar="N", help="decides every draw (default: 0)")
     add("--workers", type=_at_least_one, metavar="N", help="trials at a time (default: the cores; 1 on a GPU)")
     add("--timeout", type=_seconds, metavar="SECONDS", help="start no further trial after this time")
-    add = parser.add_argument_group("teacher and data").add_argument
-    add(
-        "--teacher",
-        type=Path,
-        metavar="FILE",
-        help="checkpoint of the teacher: safetensors, state_dict or Lightning (default: train one, once)",
-    )
-    add("--data-dir", type=Path, metavar="DIR", help="where the data is (default: where the task finds it by itself)")
-    add(
-        "--accelerator",
-        default="auto",
-        metavar="NAME",
-        help="Lightning's accelerator: auto, cpu, gpu, mps, .. (default: auto)",
-    )
+    _add_sources(parser, "train one, once")
     _add_places(parser, "name of the study (default: the space's; my_space.py makes my-space)")
     asked = parser.parse_args(arguments)
     name, file = _space(parser, asked.space)
@@ -167,15 +158,55 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
     )
 
 
-def parse_report(arguments: Sequence[str] | None = None) -> Settings:
-    """The settings that ``python -m harness report`` asks for."""
+def parse_command(arguments: Sequence[str] | None = None) -> tuple[str, Settings]:
+    """The command that ``python -m harness`` is asked for, and its settings."""
     parser = _Parser(
         prog="python -m harness",
-        description="Look at studies of knowledge distillation.",
+        description="Look over a task before its search, and at studies of knowledge distillation.",
+        epilog=_COMMAND_EXAMPLES,
         formatter_class=_Formatter,
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_doctor(commands)
+    _add_report(commands)
+    asked = parser.parse_args(arguments)
+    settings = _doctor_settings if asked.command == "doctor" else _report_settings
+    return asked.command, settings(parser, asked)
+
+
+def _add_doctor(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = commands.add_parser(
+        "doctor",
+        help="check a task of your own in seconds, before it is searched",
+        description=_DOCTOR_HELP,
+        formatter_class=_Formatter,
+        allow_abbrev=False,
+    )
+    add = command.add_argument_group("what is checked").add_argument
+    _add_space(add)
+    _add_budgets(add, "check that a student costs no more")
+    _add_sources(command, "the one that a search has kept, or fresh weights")
+    _add_runs_dir(
+        command.add_argument_group("where things are kept").add_argument, "where a kept teacher is looked for"
+    )
+
+
+def _doctor_settings(parser: _Parser, asked: argparse.Namespace) -> Settings:
+    name, file = _space(parser, asked.space)
+    return Settings(
+        space_name=name,
+        space_file=file,
+        study=name,
+        runs_dir=asked.runs_dir,
+        data_dir=asked.data_dir,
+        teacher=_checkpoint(parser, asked.teacher),
+        budgets=_each_once(parser, "--max", "cost", asked.max),
+        accelerator=asked.accelerator,
+    )
+
+
+def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
     command = commands.add_parser(
         "report",
         help="show a study's front and picks, and write tables and plots",
@@ -184,7 +215,9 @@ def parse_report(arguments: Sequence[str] | None = None) -> Settings:
         allow_abbrev=False,
     )
     _add_places(command, "name of the study", required=True)
-    asked = parser.parse_args(arguments)
+
+
+def _report_settings(parser: _Parser, asked: argparse.Namespace) -> Settings:
     return Settings(
         space_name="",
         space_file=Path(),
@@ -277,12 +310,53 @@ def _add_places(parser: argparse.ArgumentParser, study_help: str, *, required: b
         metavar="ADDRESS",
         help=f"MLflow's tracking store or server (default: $MLFLOW_TRACKING_URI or {DEFAULT_TRACKING_URI})",
     )
+    _add_runs_dir(add, "caches, checkpoints and artifacts")
+
+
+def _add_space(add: Add) -> None:
+    add(
+        "--space",
+        default="digits",
+        metavar="NAME|FILE",
+        help=f"a space ({', '.join(space_names())}) or a Python file that sets SPACE (default: digits)",
+    )
+
+
+def _add_budgets(add: Add, what: str) -> None:
+    add(
+        "--max",
+        action="append",
+        default=[],
+        type=_budget,
+        metavar="COST=VALUE",
+        help=f"{what}; may be repeated ({', '.join(BUDGETED)})",
+    )
+
+
+def _add_sources(parser: argparse.ArgumentParser, without_a_teacher: str) -> None:
+    add = parser.add_argument_group("teacher and data").add_argument
+    add(
+        "--teacher",
+        type=Path,
+        metavar="FILE",
+        help=f"checkpoint of the teacher: safetensors, state_dict or Lightning (default: {without_a_teacher})",
+    )
+    add("--data-dir", type=Path, metavar="DIR", help="where the data is (default: where the task finds it by itself)")
+    add(
+        "--accelerator",
+        default="auto",
+        metavar="NAME",
+        help="Lightning's accelerator: auto, cpu, gpu, mps, .. (default: auto)",
+    )
+
+
+def _add_runs_dir(add: Add, what: str) -> None:
     add(
         "--runs-dir",
         type=Path,
         default=Path(os.environ.get("KD_RUNS_DIR", DEFAULT_RUNS_DIR)),
         metavar="DIR",
-        help=f"caches, checkpoints and artifacts (default: $KD_RUNS_DIR or {DEFAULT_RUNS_DIR})",
+        help=f"{what} (default: $KD_RUNS_DIR or {DEFAULT_RUNS_DIR})",
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, environment
 
-from harness.cli import SPACES_DIR, parse_report, parse_search, space_names
+from harness.cli import SPACES_DIR, parse_command, parse_search, space_names
 from harness.settings import Settings
 
 HEAVY = {"torch", "pytorch_lightning", "mlflow", "optuna", "pandas", "numpy", "sklearn", "sqlalchemy", "rich"}
@@ -90,7 +90,7 @@ def test_the_environment_moves_what_no_flag_moves(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("KD_STORAGE", "redis://env")
     monkeypatch.setenv("KD_RUNS_DIR", "env-runs")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://env")
-    for settings in (parse_search([]), parse_report(["report", "--study", "s"])):
+    for settings in (parse_search([]), parse_command(["report", "--study", "s"])[1]):
         assert (settings.storage, settings.tracking_uri) == ("redis://env", "http://env")
         assert settings.runs_dir == Path("env-runs")
     moved = parse_search(["--storage", "redis://flag", "--tracking-uri", "http://flag", "--runs-dir", "flag-runs"])
@@ -150,7 +150,7 @@ def test_a_runs_dir_that_cannot_be_written_is_said_at_once(runs_dir: str, capsys
 )
 def test_a_mistake_in_the_report_s_command_is_one_line_too(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        parse_report(arguments.split())
+        parse_command(arguments.split())
     assert end.value.code == 2
     only_line(capsys.readouterr().err)
 
