@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from harness.doctor.check import Doubt, Flaw
 from lightning_modules.batch import Inputs, call, select
 
+ASKED = 16
+"""Samples that are asked about together, and then one by one."""
 TOLERANCE = 1e-3
 """Of the largest logit: what batches of another size, or another order of a sum, may change."""
 
@@ -18,17 +20,21 @@ def logits_of(network: nn.Module, inputs: Inputs) -> Tensor:
         return call(network.eval(), inputs)
 
 
-def check_logits(logits: object, samples: int) -> None:
-    """See that an answer is made of raw logits.
+def check_logits(network: nn.Module, inputs: Inputs) -> int:
+    """See that a network answers with raw logits.
 
     Args:
-        logits: What a network answered.
-        samples: How many samples it was asked about, B.
+        network: Any mode.
+        inputs: Of a batch.
+
+    Returns:
+        The number of its classes C.
 
     Raises:
         Flaw: If it is no finite floating-point tensor of shape (B, C) with C at least 2, or made of probabilities.
         Doubt: If no logit is negative.
     """
+    logits, samples = logits_of(network, inputs), _samples(inputs)
     if not isinstance(logits, Tensor):
         raise Flaw(f"an answer must be a tensor, but is a {type(logits).__name__}", "let forward return .logits alone")
     if logits.ndim != 2 or len(logits) != samples or logits.shape[1] < 2:
@@ -52,20 +58,20 @@ def check_logits(logits: object, samples: int) -> None:
         raise Doubt(
             f"no logit of {samples} samples is negative", "end in a linear layer, without a ReLU or sigmoid behind it"
         )
+    return logits.shape[1]
 
 
-def check_steady(network: nn.Module, inputs: Inputs, samples: int) -> None:
+def check_steady(network: nn.Module, inputs: Inputs) -> None:
     """See that a network in eval mode gives a sample the same logits twice, and alone as in a batch.
 
     Args:
         network: Any mode.
         inputs: Of a batch.
-        samples: Its size B.
 
     Raises:
         Flaw: If it does not.
     """
-    together = logits_of(network, inputs)
+    together, samples = logits_of(network, inputs), _samples(inputs)
     apart = distance(logits_of(network, inputs), together)
     if apart > TOLERANCE:
         raise Flaw(
@@ -85,6 +91,10 @@ def check_steady(network: nn.Module, inputs: Inputs, samples: int) -> None:
             f"a sample alone has logits {apart:.1%} of the largest apart from its own in a batch of {samples}",
             "let no step mix samples in eval mode: a BatchNorm kept in train mode does, or a mean over dimension 0",
         )
+
+
+def _samples(inputs: Inputs) -> int:
+    return len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
 
 
 def distance(one: Tensor, other: Tensor) -> float:

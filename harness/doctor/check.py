@@ -13,17 +13,18 @@ from typing import Literal, get_args
 
 import torch
 
+from harness.content import derived_seed
 from harness.doctor.patient import Patient
 from harness.errors import HarnessError, one_line
 from harness.fit import seed_draws
 from harness.terminal import Terminal
 
-State = Literal["ok", "warning", "FAILED", "unchecked"]
+State = Literal["ok", "warning", "FAILED", "skipped"]
 STATES: tuple[State, ...] = get_args(State)
 
 _ENGINE = Path(__file__).resolve().parents[1]
 _INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib"))
-_NAME_WIDTH = 18
+_STATE_WIDTH, _NAME_WIDTH = 8, 18
 
 
 class Flaw(Exception):
@@ -52,7 +53,7 @@ class Check:
     """One thing that is looked at.
 
     Attributes:
-        name: What is looked at, in at most 18 characters.
+        name: What is looked at, in at most 17 characters.
         run: Looks at it, and says what is well; raises ``Flaw``, ``Doubt`` or ``Groundless`` otherwise.
         remedy: What to do where it fails.
         needs: Names of the checks that it stands on: it is not run where one of them failed.
@@ -94,7 +95,7 @@ def examine(checks: Sequence[Check], patient: Patient, terminal: Terminal) -> li
     for check in checks:
         causes = [failed[name] for name in check.needs if name in failed]
         if causes:
-            finding = Finding(check.name, "unchecked", f"not checked, for '{causes[0]}' failed")
+            finding = Finding(check.name, "skipped", f"not checked, for '{causes[0]}' failed")
         else:
             finding = _run(check, patient)
         if finding.state == "FAILED":
@@ -107,12 +108,12 @@ def examine(checks: Sequence[Check], patient: Patient, terminal: Terminal) -> li
 
 
 def _run(check: Check, patient: Patient) -> Finding:
-    # Whatever was drawn before it: a check finds the same alone as behind others.
-    seed_draws(0, torch.device("cpu"))
+    # A check finds the same alone as behind others; and what is drawn by chance is not drawn again in the next one.
+    seed_draws(derived_seed("doctor", check.name), torch.device("cpu"))
     try:
         return Finding(check.name, "ok", check.run(patient))
     except Groundless as reason:
-        return Finding(check.name, "unchecked", f"not checked, for {reason}")
+        return Finding(check.name, "skipped", f"not checked, for {reason}")
     except Flaw as flaw:
         state: State = "warning" if isinstance(flaw, Doubt) else "FAILED"
         return Finding(check.name, state, str(flaw), flaw.remedy or check.remedy)
@@ -122,11 +123,11 @@ def _run(check: Check, patient: Patient) -> Finding:
 
 @contextlib.contextmanager
 def asking(what: str, patient: Patient) -> Iterator[None]:
-    """Say of an error in a task's own code what was asked of it."""
+    """Say of a flaw, or of an error in a task's own code, what was asked when it came up."""
     try:
         yield
-    except (Flaw, Groundless):
-        raise
+    except Flaw as flaw:
+        raise type(flaw)(f"{what}: {flaw}", flaw.remedy) from flaw
     except Exception as error:
         raise Flaw(f"{what}: {told(error, patient.settings.space_file)}") from error
 
@@ -157,14 +158,14 @@ def _shown(file: Path) -> Path:
 def _say(finding: Finding, terminal: Terminal) -> None:
     """Write a finding; on a terminal, folded so that the columns stay apart."""
     width = terminal.console.width if terminal.live else 10_000
-    before = f"{finding.state:<10}{finding.name:<{_NAME_WIDTH}} "
+    before = f"{finding.state:<{_STATE_WIDTH}}{finding.name:<{_NAME_WIDTH}}"
     blank = " " * len(before)
 
     def folded(text: str, first: str) -> str:
         fill = textwrap.TextWrapper(width, initial_indent=first, subsequent_indent=blank, break_on_hyphens=False)
         return fill.fill(text)
 
-    style = {"ok": None, "warning": "yellow", "FAILED": "bold red", "unchecked": "dim"}[finding.state]
+    style = {"ok": None, "warning": "yellow", "FAILED": "bold red", "skipped": "dim"}[finding.state]
     terminal.say(folded(finding.found, before), style=style)
     if finding.remedy:
         terminal.say(folded(f"→ {finding.remedy}", blank))

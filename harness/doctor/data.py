@@ -8,7 +8,6 @@ from torch import Tensor
 from harness.content import tensors_digest
 from harness.doctor.check import Check, Doubt, Flaw
 from harness.doctor.patient import Patient, some_samples
-from harness.prepare import fingerprint
 from harness.space import load_space
 from lightning_modules.batch import Inputs, select
 from lightning_modules.tensors import TensorDataModule
@@ -17,7 +16,7 @@ from lightning_modules.tensors import TensorDataModule
 def space_loads(patient: Patient) -> str:
     """The space file runs, and declares a space."""
     patient.space = load_space(patient.settings.space_file)
-    return f"{type(patient.space.task).__name__}; searched: {', '.join(patient.space.distributions)}"
+    return f"{type(patient.space.task).__name__}: {', '.join(patient.space.distributions)}"
 
 
 def data_can_be_had(patient: Patient) -> str:
@@ -38,7 +37,7 @@ def data_can_be_had(patient: Patient) -> str:
     patient.classes = 1 + max(int(split.labels.max()) for split in data.splits.values())
     patient.sample = some_samples(data, patient.device)
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
-    return f"{sizes} samples of {patient.classes} classes; inputs are finite"
+    return f"{sizes}; {patient.classes} classes; finite"
 
 
 def data_stays_the_same(patient: Patient) -> str:
@@ -47,7 +46,7 @@ def data_stays_the_same(patient: Patient) -> str:
     for name, split in patient.data.splits.items():
         if tensors_digest(split.tensors()) != tensors_digest(again.splits[name].tensors()):
             raise Flaw(f"a second call of data() gives other samples, or another order, in {name}")
-    return "a second call of data() gives the same samples in the same order"
+    return "the same samples at the same places, when asked twice"
 
 
 def classes_are_everywhere(patient: Patient) -> str:
@@ -60,14 +59,13 @@ def classes_are_everywhere(patient: Patient) -> str:
             gaps.append(f"{name} has no sample of class {', '.join(map(str, missing))}")
     if gaps:
         raise Doubt("; ".join(gaps))
-    return f"each split has samples of all {patient.classes}"
+    return f"all {patient.classes} in each split"
 
 
 def views_can_be_repeated(patient: Patient) -> str:
     """A view of a sample is the same however it is gathered: what the teacher saw is what the student sees."""
     views, sample = patient.data.views, patient.sample
     if views is None:
-        patient.dataset = fingerprint(patient.data)
         return "none: samples are shown as they are"
     ids = torch.arange(min(16, len(sample.splits["train"])))
     train = sample.splits["train"].to(torch.device("cpu"))
@@ -80,10 +78,9 @@ def views_can_be_repeated(patient: Patient) -> str:
             if not (torch.equal(values, backwards[name].flip(0)) and torch.equal(values[3:4], alone[name])):
                 raise Flaw(f"view {view} of a sample is another one when it is gathered again, or with others")
         seen.append(tensors_digest(at_once))
-    patient.dataset = fingerprint(patient.data)
     if views.count > 1 and len(set(seen)) == 1:
         raise Doubt(f"all {views.count} views of a sample are the same")
-    return f"{views.count} of each training sample, the same however they are gathered"
+    return f"{views.count} of each sample, the same however they are gathered"
 
 
 def _of(patient: Patient, inputs: Inputs, ids: Tensor, view: int) -> dict[str, Tensor]:

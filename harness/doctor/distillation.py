@@ -38,7 +38,7 @@ def gradients_reach_every_parameter(patient: Patient) -> str:
                 f"{method}: {len(detached)} of {len(parameters)} parameters of student({name}) have none: {shown}"
                 f"{', ..' if len(detached) > _SHOWN else ''}"
             )
-    return f"reach all {reached} trained tensors of the largest student{f'; {frozen} are frozen' if frozen else ''}"
+    return f"reach all {reached} tensors of a student{f'; {frozen} are frozen' if frozen else ''}"
 
 
 def searched_parameters_matter(patient: Patient) -> str:
@@ -57,7 +57,7 @@ def searched_parameters_matter(patient: Patient) -> str:
                 inert.append(f"{name} of {method}" if len(patient.space.methods) > 1 else name)
     if inert:
         raise Flaw(f"the student's gradient does not change with {', '.join(inert)}")
-    return f"each of {moving} changes the student's gradient"
+    return f"each of {moving} parameters changes the student's gradient"
 
 
 def _gradient(patient: Patient, configuration: Configuration, batch: Batch) -> Tensor:
@@ -85,7 +85,7 @@ def losses_are_finite(patient: Patient) -> str:
             count += 1
             step = next((step for step, loss in enumerate(losses) if not math.isfinite(loss)), None)
             if step is not None:
-                broken.append(f"{losses[step]} after {step} steps of {method}, {text_of(values)}")
+                broken.append(f"{losses[step]} after {_counted(step, 'step')} of {method}, {text_of(values)}")
     if broken:
         raise Flaw(f"at {len(broken)} of {count} corners it is not finite: {broken[0]}")
     return f"finite for {len(batches)} steps at {count} corners of the ranges"
@@ -120,8 +120,10 @@ def last_batch_can_be_trained_on(patient: Patient) -> str:
         with asking(f"{method}, student({name}), a batch of {size}", patient):
             loss = float(weighted_sum(patient.module(patient.configuration(method, **architecture)).terms(batch)))
         if not math.isfinite(loss):
-            raise Flaw(f"{method}: the loss of student({name}) is {loss} on the last batch, of {size} samples")
-    return f"a batch of {size}, what is left of {samples:,} in steps of {batch_size}, can be trained on"
+            raise Flaw(
+                f"{method}: the loss of student({name}) is {loss} on the last batch, of {_counted(size, 'sample')}"
+            )
+    return f"{_counted(size, 'sample')}: what {samples:,} in batches of {batch_size} leave"
 
 
 def _first(batch: Batch, size: int) -> Batch:
@@ -131,7 +133,12 @@ def _first(batch: Batch, size: int) -> Batch:
         inputs=select(batch.inputs, part),
         labels=batch.labels[part],
         teacher={name: values[part] for name, values in batch.teacher.items()},
+        mask=None if batch.mask is None else batch.mask[part],
     )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 CHECKS = (

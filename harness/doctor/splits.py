@@ -6,6 +6,8 @@ import hashlib
 import itertools
 from collections import defaultdict
 
+import torch
+
 from harness.doctor.check import Check, Flaw
 from harness.doctor.patient import Patient
 from lightning_modules.tensors import Split
@@ -20,9 +22,9 @@ def splits_are_disjoint(patient: Patient) -> str:
     for (one, first), (other, second) in itertools.combinations(positions.items(), 2):
         both = [content for content in first if content in second]
         if both:
-            places = ", ".join(f"{first[content][0]}={second[content][0]}" for content in both[:_SHOWN])
-            more = ", .." if len(both) > _SHOWN else ""
-            shared.append(f"{one} and {other} share {len(both):,} (positions {places}{more})")
+            places = [f"{one} {first[content][0]} is {other} {second[content][0]}" for content in both[:_SHOWN]]
+            more = [".."] if len(both) > _SHOWN else []
+            shared.append(f"{one} and {other} share {len(both):,} samples ({', '.join([*places, *more])})")
     if shared:
         raise Flaw("; ".join(shared))
     return "no sample is in two splits"
@@ -31,8 +33,8 @@ def splits_are_disjoint(patient: Patient) -> str:
 def _by_content(split: Split) -> dict[bytes, list[int]]:
     """Positions by a hash of the inputs; the labels have no say, for a leak with another label is one too."""
     columns = [
-        values.contiguous().flatten(1).numpy() if values.ndim > 1 else values.contiguous()[:, None].numpy()
-        for name, values in split.tensors().items()
+        values.reshape(len(split), -1).contiguous().view(torch.uint8).numpy()
+        for values in split.tensors().values()
         if values is not split.labels
     ]
     found: dict[bytes, list[int]] = defaultdict(list)

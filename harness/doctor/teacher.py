@@ -8,31 +8,31 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from harness.doctor.answers import TOLERANCE, check_logits, check_steady, distance, logits_of
+from harness.doctor.answers import ASKED, TOLERANCE, check_logits, check_steady, distance, logits_of
 from harness.doctor.check import Check, Doubt, Flaw
 from harness.doctor.patient import SAMPLES, STEPS, Patient, losses_of
+from harness.prepare import fingerprint
 from harness.teacher import find_teacher, network_digest
 from harness.teacher_outputs import find_teacher_outputs, run_teacher
 from lightning_modules.batch import select
 from lightning_modules.classifier import TeacherModule
+from lightning_modules.tensors import Split
 
-_ASKED = 16
 _PARTS_SHOWN = 3
 
 
 def teacher_can_be_had(patient: Patient) -> str:
     """The teacher can be built, and filled from ``--teacher`` or the cache where there is one."""
+    patient.dataset = fingerprint(patient.data)
     network, file = find_teacher(patient.space.task, patient.data, patient.dataset, patient.settings)
     patient.teacher, patient.teacher_is_trained = network.to(patient.device), file is not None
-    weights = "fresh weights, for no trained one is kept" if file is None else f"weights of {file}"
+    weights = "fresh weights, for none are kept" if file is None else f"weights of {file}"
     return f"{sum(parameter.numel() for parameter in network.parameters()):,} parameters; {weights}"
 
 
 def teacher_gives_logits(patient: Patient) -> str:
     """The teacher answers a batch with raw logits of shape (B, C)."""
-    logits = logits_of(patient.teacher, patient.inputs(_ASKED))
-    check_logits(logits, len(patient.sample.splits["val"].labels[:_ASKED]))
-    return f"raw and finite, shape (B, {logits.shape[1]}), {logits.dtype}".replace("torch.", "")
+    return f"raw and finite, shape (B, {check_logits(patient.teacher, patient.inputs(ASKED))})"
 
 
 def teacher_learns(patient: Patient) -> str:
@@ -51,7 +51,7 @@ def teacher_learns(patient: Patient) -> str:
     losses = [float(loss) for loss in losses_of(module, patient.batches())]
     if not all(map(math.isfinite, losses)):
         raise Flaw(f"its loss goes {' '.join(f'{loss:.3g}' for loss in losses)} at the learning rate of its recipe")
-    return f"its loss is finite for {len(losses)} steps; a search trains it to the end, once"
+    return f"a finite loss for {len(losses)} steps; a search trains it, once"
 
 
 def teacher_is_in_eval_mode(patient: Patient) -> str:
@@ -73,13 +73,13 @@ def teacher_is_in_eval_mode(patient: Patient) -> str:
     if training:
         shown = ", ".join(list(training)[:_PARTS_SHOWN])
         raise Flaw(f"{len(training)} of its parts in train mode while it is asked: {shown}")
-    return "all of its parts, while it is asked for what is stored"
+    return "all its parts, while asked for what is stored"
 
 
 def teacher_is_steady(patient: Patient) -> str:
     """The teacher gives a sample the same logits twice, and alone as in a batch."""
-    check_steady(patient.teacher, patient.inputs(_ASKED), len(patient.sample.splits["val"].labels[:_ASKED]))
-    return "the same logits when it is asked twice, and of a sample alone"
+    check_steady(patient.teacher, patient.inputs(ASKED))
+    return "the same logits twice, and of a sample alone"
 
 
 def stored_is_live(patient: Patient) -> str:
@@ -90,7 +90,9 @@ def stored_is_live(patient: Patient) -> str:
         loader.set_epoch(view)
         for batch in (batch for item in loader for batch in item):
             _compare(batch.teacher["logits"], logits_of(patient.teacher, batch.inputs), "shuffled training samples")
-    shown = f"{len(sample.splits['train'])} shuffled samples" + (f", {views} views of each" if sample.views else "")
+    shown = f"live ones, of {len(sample.splits['train'])} shuffled samples" + (
+        f", {views} views of each" if sample.views else ""
+    )
     return shown + _compare_kept(patient)
 
 
@@ -106,13 +108,11 @@ def _compare_kept(patient: Patient) -> str:
     for name, outputs in kept.items():
         split = data.splits[name]
         ids = torch.linspace(0, len(split) - 1, min(SAMPLES, len(split))).long()
-        inputs = select(split.inputs, ids)
+        inputs, stored = select(split.inputs, ids), outputs["logits"][ids]
         if name == "train" and data.views is not None:
-            inputs = data.views.of(inputs, ids, 0)
-        stored = outputs["logits"][ids] if outputs["logits"].ndim == 2 else outputs["logits"][ids, 0]
-        live = logits_of(patient.teacher.cpu(), inputs)
-        patient.teacher.to(patient.device)
-        _compare(stored, live, f"samples of {name} in the cache")
+            inputs, stored = data.views.of(inputs, ids, 0), stored[:, 0]
+        shown = Split(inputs, split.labels[ids]).to(patient.device)
+        _compare(stored, logits_of(patient.teacher, shown.inputs), f"samples of {name} in the cache")
     return ", and those kept in the cache"
 
 

@@ -12,13 +12,12 @@ from torch import nn
 
 from harness.checkpoint import newest_checkpoint
 from harness.content import tensors_digest
-from harness.doctor.answers import TOLERANCE, distance, logits_of
+from harness.doctor.answers import ASKED, TOLERANCE, distance, logits_of
 from harness.doctor.check import Check, Flaw
 from harness.doctor.patient import Patient
 from harness.fit import fit, seed_draws
 from harness.teacher import cpu_state
 
-_ASKED = 16
 _SHOWN = 3
 
 
@@ -44,7 +43,7 @@ def teacher_is_unchanged(patient: Patient) -> str:
     if changed:
         shown = ", ".join(changed[:_SHOWN])
         raise Flaw(f"{len(changed)} of its {len(before)} tensors changed in a student's training: {shown}")
-    return f"{len(before)} tensors are the same before and after {steps} steps of a student"
+    return f"{len(before)} tensors, the same after {steps} steps of a student"
 
 
 def teacher_stands_apart(patient: Patient) -> str:
@@ -64,7 +63,7 @@ def teacher_stands_apart(patient: Patient) -> str:
         found.append(f"a whole teacher in the student, at {copies[0]!r}, and in the checkpoint")
     if found:
         raise Flaw("; ".join(found))
-    return f"none of it in optimizer, state_dict or checkpoint ({len(patient.checkpoint['module'])} tensors)"
+    return f"not in optimizer, state_dict, checkpoint ({len(patient.checkpoint['module'])} tensors)"
 
 
 def _tensors(network: nn.Module) -> set[int]:
@@ -84,7 +83,7 @@ def _is_like(part: nn.Module, network: nn.Module) -> bool:
 
 def student_can_be_kept(patient: Patient) -> str:
     """What safetensors keep of a trained student makes a fresh one answer as it does."""
-    trained, inputs = patient.trained.network, patient.inputs(_ASKED)
+    trained, inputs = patient.trained.network, patient.inputs(ASKED)
     said = logits_of(trained, inputs)
     architecture = {name: value for name, value in patient.space.middle().items() if name in patient.space.student}
     state = load(save(cpu_state(trained)))
@@ -95,7 +94,7 @@ def student_can_be_kept(patient: Patient) -> str:
     if apart > TOLERANCE:
         raise Flaw(f"loaded into a fresh student, its state gives logits {apart:.1%} of the largest apart")
     size_mb = sum(value.numel() * value.element_size() for value in state.values()) / 1e6
-    return f"{len(state)} tensors, {size_mb:.3g} MB, give a fresh student the same logits"
+    return f"{len(state)} tensors, {size_mb:.3g} MB, make a fresh one answer alike"
 
 
 CHECKS = (
