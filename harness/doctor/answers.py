@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -98,6 +100,8 @@ def _samples(inputs: Inputs) -> int:
 
 
 def distance(one: Tensor, other: Tensor) -> float:
-    """The largest difference of two tensors of one shape, as a share of the largest value."""
-    largest = float(torch.maximum(one.abs().max(), other.abs().max()))
-    return float((one - other).abs().max()) / largest if largest else 0.0
+    """The largest difference of two tensors of one shape, as a share of the largest value; infinite where one is."""
+    largest, apart = torch.maximum(one.abs().max(), other.abs().max()), (one - other).abs().max()
+    if not largest.isfinite():  # a NaN would pass as no difference
+        return math.inf
+    return float(apart / largest) if largest else 0.0

@@ -22,7 +22,7 @@ _SHOWN = 3
 
 
 def gradients_reach_every_parameter(patient: Patient) -> str:
-    """Each parameter of a student that is to be trained has a gradient, whatever the method."""
+    """Each parameter of a student that is to be trained has a finite gradient, whatever the method."""
     batch, reached, frozen = patient.batches()[0], 0, 0
     for method, (name, architecture) in itertools.product(patient.space.methods, patient.extremes().items()):
         with asking(f"{method}, student({name})", patient):
@@ -38,6 +38,12 @@ def gradients_reach_every_parameter(patient: Patient) -> str:
                 f"{method}: {len(detached)} of {len(parameters)} parameters of student({name}) have none: {shown}"
                 f"{', ..' if len(detached) > _SHOWN else ''}"
             )
+        for key, value in parameters.items():
+            if value.grad is not None and not value.grad.isfinite().all():
+                raise Flaw(
+                    f"{method}: that of {key.removeprefix('network.')} of student({name}) is not finite at the start",
+                    "look for a root, a norm or a logarithm of 0: its value may be finite where its gradient is not",
+                )
     return f"reach all {reached} tensors of a student{f'; {frozen} are frozen' if frozen else ''}"
 
 

@@ -346,6 +346,28 @@ class Detached(Net):
         "soft_target, student(width=2, depth=1): RuntimeError: element 0 of tensors does not require grad",
         "look for detach()",
     ),
+    "a root whose gradient is infinite": Broken(
+        "gradients",
+        [(STUDENT, "return Rooted(width, depth)")],
+        """
+class Rooted(Net):
+    def forward(self, inputs):
+        return super().forward(inputs) + (0 * self.head.bias.sum()).sqrt()
+""",
+        "soft_target: that of head.bias of student(width=2, depth=1) is not finite at the start",
+        "look for a root, a norm or a logarithm of 0",
+    ),
+    "a teacher that is not finite on one sample alone": Broken(
+        "teacher steady",
+        [(TEACHER, "return Deviating(32)")],
+        """
+class Deviating(Net):
+    def forward(self, inputs):
+        return super().forward(inputs) + 0 * inputs.std(0).mean()
+""",
+        "a sample alone has logits inf% of the largest apart",
+        "let no step mix samples",
+    ),
     "a temperature that has no say": Broken(
         "distillation",
         [('"alpha": FloatDistribution(0, 1)', '"alpha": FloatDistribution(1, 1)')],
