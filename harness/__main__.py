@@ -1,6 +1,8 @@
-"""``python -m harness``: look at a study at any time (``report``), and put what it found to the test (``confirm``)."""
+"""``python -m harness``: check a task (``doctor``), look at a study (``report``), put it to the test (``confirm``)."""
 
 from __future__ import annotations
+
+import sys
 
 from harness.cli import parse_command, run
 from harness.settings import Settings
@@ -9,7 +11,7 @@ from harness.settings import Settings
 def main() -> None:
     """Parse, and do what is asked."""
     command, settings = parse_command()
-    {"confirm": confirm, "report": report}[command](settings)
+    {"confirm": confirm, "doctor": doctor, "report": report}[command](settings)
 
 
 def confirm(settings: Settings) -> None:
@@ -56,6 +58,15 @@ def confirm(settings: Settings) -> None:
             terminal.say(f"study {settings.study!r} is confirmed with {settings.seeds} seeds; --seeds takes more.")
         report(study, terminal, spool)
         spool.close()
+
+
+def doctor(settings: Settings) -> None:
+    """Check a task and its space; exit with code 1 if a check fails."""
+    from harness.doctor import diagnose
+    from harness.terminal import Terminal
+
+    if any(finding.state == "FAILED" for finding in diagnose(settings, Terminal())):
+        sys.exit(1)
 
 
 def report(settings: Settings) -> None:

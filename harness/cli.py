@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from harness.study import Study
 
 _Value = TypeVar("_Value")
+Add = Callable[..., object]
+"""A parser's, or a group's, ``add_argument``."""
 
 _NO_RECIPE = "none"
 
@@ -67,6 +69,20 @@ each once on the test split, which the search has never seen. Reports means with
 goes on where it was; more --seeds add to those that are there. To pick anew
 after looking at this would be to select on the test split."""
 
+_DOCTOR_HELP = """\
+Check a task and its space: data and splits, teacher and what is stored of it,
+students, losses and gradients, the metric, budgets. One line for each check,
+and what to do about each that fails. Takes seconds and writes nothing.
+Exit code: 0 all is well, 1 a check failed, 2 the command can't be run."""
+
+_COMMAND_EXAMPLES = """\
+examples:
+  python -m harness doctor --space my_space.py              before a search
+  python -m harness doctor --space my_space.py --max parameters=2000
+  python -m harness report --study digits                   after it
+  python -m harness confirm --study digits --seeds 5        is it a gain?
+"""
+
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
@@ -90,12 +106,7 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
         allow_abbrev=False,
     )
     add = parser.add_argument_group("what is searched").add_argument
-    add(
-        "--space",
-        default="digits",
-        metavar="NAME|FILE",
-        help=f"a space ({', '.join(space_names())}) or a Python file that sets SPACE (default: digits)",
-    )
+    _add_space(add)
     add(
         "--trials",
         type=_at_least_one,
@@ -119,14 +130,7 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
         metavar="NAME=VALUE",
         help="hold a parameter at a value; may be repeated",
     )
-    add(
-        "--max",
-        action="append",
-        default=[],
-        type=_budget,
-        metavar="COST=VALUE",
-        help=f"train no student that costs more; may be repeated ({', '.join(BUDGETED)})",
-    )
+    _add_budgets(add, "train no student that costs more")
     add(
         "--recipe",
         action="append",
@@ -152,29 +156,15 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
     add("--seed", type=_seed, default=0, metavar="N", help="decides every draw (default: 0)")
     add("--workers", type=_at_least_one, metavar="N", help="trials at a time (default: the cores; 1 on a GPU)")
     add("--timeout", type=_seconds, metavar="SECONDS", help="start no further trial after this time")
-    add = parser.add_argument_group("teacher and data").add_argument
-    add(
-        "--teacher",
-        action="append",
-        default=[],
-        type=Path,
-        metavar="FILE",
-        help="checkpoint of the teacher: safetensors, state_dict or Lightning, or a student of an earlier study of the "
-        "space; if repeated, all teach as one (default: train one, once)",
+    add_source = _add_sources(parser, "train one, once")
+    add_source(
+        "--teachers", type=_at_least_one, metavar="N", help="train so many, of different seeds, that teach as one"
     )
-    add("--teachers", type=_at_least_one, metavar="N", help="train so many, of different seeds, that teach as one")
-    add(
+    add_source(
         "--ensemble",
         choices=AVERAGES,
         help="what is averaged of several teachers: their probabilities, or their centred logits (default: "
         "probabilities)",
-    )
-    add("--data-dir", type=Path, metavar="DIR", help="where the data is (default: where the task finds it by itself)")
-    add(
-        "--accelerator",
-        default="auto",
-        metavar="NAME",
-        help="Lightning's accelerator: auto, cpu, gpu, mps, .. (default: auto)",
     )
     _add_places(parser, "name of the study (default: the space's; my_space.py makes my-space)")
     asked = parser.parse_args(arguments)
@@ -219,15 +209,55 @@ def parse_command(arguments: Sequence[str] | None = None) -> tuple[str, Settings
     """The command that ``python -m harness`` is asked for, and its settings."""
     parser = _Parser(
         prog="python -m harness",
-        description="Look at studies of knowledge distillation, and put what they found to the test.",
+        description="Check a task before its search, look at studies, and put what they found to the test.",
+        epilog=_COMMAND_EXAMPLES,
         formatter_class=_Formatter,
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_confirm(commands)
+    _add_doctor(commands)
     _add_report(commands)
+    _add_confirm(commands)
     asked = parser.parse_args(arguments)
-    settings = Settings(
+    settings = {"doctor": _doctor_settings, "report": _report_settings, "confirm": _confirm_settings}[asked.command]
+    return asked.command, settings(parser, asked)
+
+
+def _add_doctor(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = commands.add_parser(
+        "doctor",
+        help="check a task of your own in seconds, before it is searched",
+        description=_DOCTOR_HELP,
+        formatter_class=_Formatter,
+        allow_abbrev=False,
+    )
+    add = command.add_argument_group("what is checked").add_argument
+    _add_space(add)
+    _add_budgets(add, "check that a student costs no more")
+    _add_sources(command, "the one that a search has kept, or fresh weights")
+    _add_runs_dir(
+        command.add_argument_group("where things are kept").add_argument, "where a kept teacher is looked for"
+    )
+
+
+def _doctor_settings(parser: _Parser, asked: argparse.Namespace) -> Settings:
+    if len(asked.teacher) > 1:
+        parser.error(f"--teacher must be one for the doctor, but got {len(asked.teacher)}")
+    name, file = _space(parser, asked.space)
+    return Settings(
+        space_name=name,
+        space_file=file,
+        study=name,
+        runs_dir=asked.runs_dir,
+        data_dir=asked.data_dir,
+        teachers=tuple(_checkpoint(parser, path) for path in asked.teacher),
+        budgets=_each_once(parser, "--max", "cost", asked.max),
+        accelerator=asked.accelerator,
+    )
+
+
+def _report_settings(parser: _Parser, asked: argparse.Namespace) -> Settings:
+    return Settings(
         space_name="",
         space_file=Path(),
         study=_study_name(parser, asked.study),
@@ -235,17 +265,6 @@ def parse_command(arguments: Sequence[str] | None = None) -> tuple[str, Settings
         tracking_uri=asked.tracking_uri,
         runs_dir=_writable(parser, asked.runs_dir),
     )
-    if asked.command == "confirm":
-        settings = replace(
-            settings,
-            space_file=Path() if asked.space is None else _space(parser, asked.space)[1],
-            seeds=asked.seeds,
-            data_dir=asked.data_dir,
-            teachers=tuple(_checkpoint(parser, path) for path in asked.teacher),
-            accelerator=asked.accelerator,
-            workers=asked.workers,
-        )
-    return asked.command, settings
 
 
 def _add_confirm(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -277,6 +296,18 @@ def _add_confirm(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     add("--accelerator", default="auto", metavar="NAME", help="Lightning's accelerator (default: auto)")
     _add_places(command, "name of the study", required=True)
+
+
+def _confirm_settings(parser: _Parser, asked: argparse.Namespace) -> Settings:
+    return replace(
+        _report_settings(parser, asked),
+        space_file=Path() if asked.space is None else _space(parser, asked.space)[1],
+        seeds=asked.seeds,
+        data_dir=asked.data_dir,
+        teachers=tuple(_checkpoint(parser, path) for path in asked.teacher),
+        accelerator=asked.accelerator,
+        workers=asked.workers,
+    )
 
 
 def _add_report(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -372,12 +403,57 @@ def _add_places(parser: argparse.ArgumentParser, study_help: str, *, required: b
         metavar="ADDRESS",
         help=f"MLflow's tracking store or server (default: $MLFLOW_TRACKING_URI or {DEFAULT_TRACKING_URI})",
     )
+    _add_runs_dir(add, "caches, checkpoints and artifacts")
+
+
+def _add_space(add: Add) -> None:
+    add(
+        "--space",
+        default="digits",
+        metavar="NAME|FILE",
+        help=f"a space ({', '.join(space_names())}) or a Python file that sets SPACE (default: digits)",
+    )
+
+
+def _add_budgets(add: Add, what: str) -> None:
+    add(
+        "--max",
+        action="append",
+        default=[],
+        type=_budget,
+        metavar="COST=VALUE",
+        help=f"{what}; may be repeated ({', '.join(BUDGETED)})",
+    )
+
+
+def _add_sources(parser: argparse.ArgumentParser, without_a_teacher: str) -> Add:
+    add = parser.add_argument_group("teacher and data").add_argument
+    add(
+        "--teacher",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="checkpoint of the teacher: safetensors, state_dict or Lightning, or a student of an earlier study of the "
+        f"space; if repeated, all teach as one (default: {without_a_teacher})",
+    )
+    add("--data-dir", type=Path, metavar="DIR", help="where the data is (default: where the task finds it by itself)")
+    add(
+        "--accelerator",
+        default="auto",
+        metavar="NAME",
+        help="Lightning's accelerator: auto, cpu, gpu, mps, .. (default: auto)",
+    )
+    return add
+
+
+def _add_runs_dir(add: Add, what: str) -> None:
     add(
         "--runs-dir",
         type=Path,
         default=Path(os.environ.get("KD_RUNS_DIR", DEFAULT_RUNS_DIR)),
         metavar="DIR",
-        help=f"caches, checkpoints and artifacts (default: $KD_RUNS_DIR or {DEFAULT_RUNS_DIR})",
+        help=f"{what} (default: $KD_RUNS_DIR or {DEFAULT_RUNS_DIR})",
     )
 
 

@@ -92,7 +92,7 @@ def prepare(
     with _asking("the task's data"):
         data = space.task.data(settings.data_dir)
     with _asking("the task's views"):
-        dataset = _fingerprint(data)
+        dataset = fingerprint(data)
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in data.splits.items())
     views = "" if data.views is None else f", {data.views.count} views of each to train on"
     terminal.say(f"data      {sizes} samples{views}, {dataset}")
@@ -257,7 +257,7 @@ def example_inputs(data: TensorDataModule, size: int) -> Inputs:
     return select(split.inputs, torch.arange(size, device=data.device) % len(split))
 
 
-def _fingerprint(data: TensorDataModule) -> str:
+def fingerprint(data: TensorDataModule) -> str:
     """Content hash of every sample, and of what views make of some of them."""
     named = {f"{split}.{name}": value for split, part in data.splits.items() for name, value in part.tensors().items()}
     if data.views is not None:

@@ -23,6 +23,7 @@ from harness.task import Task
 from lightning_modules.classifier import TeacherModule
 from lightning_modules.tensors import TensorDataModule
 
+_FILE = "teacher.safetensors"
 _RECIPE_VERSION = 1  # raise it when the training of a teacher changes: it is part of the content key
 
 
@@ -77,16 +78,8 @@ def make_teacher(
     Raises:
         HarnessError: If the checkpoint can't be used.
     """
-    seed_draws(derived_seed(settings.seed, "teacher"), torch.device("cpu"))
-    network = _network(task, settings)
-    if settings.teacher is not None:
-        key = _digest(network)
-        source = str(settings.teacher)
-    else:
-        # Fresh weights under a fixed seed stand for the architecture: another one draws others.
-        recipe = [task.teacher_epochs, task.teacher_learning_rate, data.batch_size, settings.seed]
-        key = digest("teacher", _RECIPE_VERSION, dataset, repr(network), tensors_digest(network.state_dict()), recipe)
-        source = "trained"
+    network, key = _begun(task, data, dataset, settings)
+    source = "trained" if settings.teacher is None else str(settings.teacher)
     folder = settings.cache_dir / "teachers" / key
     spool = Spool(folder, listener.on_append)
     spool.begin(
@@ -105,7 +98,42 @@ def make_teacher(
         with exclusive(folder / "lock"):
             _load_or_train(network, task, data, classes, key, folder, spool, settings, listener)
     network.to(data.device).eval().requires_grad_(False)
-    return Teacher(network, _digest(network), spool)
+    return Teacher(network, network_digest(network), spool)
+
+
+def find_teacher(task: Task, data: TensorDataModule, dataset: str, settings: Settings) -> tuple[nn.Module, Path | None]:
+    """The teacher as far as it can be had without training, and the file that it is from. Nothing is written.
+
+    Args:
+        task: Gives the network and its recipe.
+        data: Its training data.
+        dataset: Fingerprint of that data.
+        settings: Where the cache is, and whether there is a checkpoint.
+
+    Returns:
+        The network, on the CPU, in the mode that the task leaves it in; ``None`` beside it means fresh weights.
+
+    Raises:
+        HarnessError: If the checkpoint can't be used.
+    """
+    network, key = _begun(task, data, dataset, settings)
+    if settings.teacher is not None:
+        return network, settings.teacher
+    file = settings.cache_dir / "teachers" / key / _FILE
+    return network, file if file.exists() and _load_kept(network, file, key) is None else None
+
+
+def _begun(task: Task, data: TensorDataModule, dataset: str, settings: Settings) -> tuple[nn.Module, str]:
+    """The network, filled from the checkpoint if there is one, and the key that it is kept under."""
+    seed_draws(derived_seed(settings.seed, "teacher"), torch.device("cpu"))
+    network = task.teacher()
+    if settings.teacher is not None:
+        _load_checkpoint(network, settings.teacher)
+        return network, network_digest(network)
+    # Fresh weights under a fixed seed stand for the architecture: another one draws others.
+    recipe = [task.teacher_epochs, task.teacher_learning_rate, data.batch_size, settings.seed]
+    weights = tensors_digest(network.state_dict())
+    return network, digest("teacher", _RECIPE_VERSION, dataset, repr(network), weights, recipe)
 
 
 def _network(task: Task, settings: Settings) -> nn.Module:
@@ -118,7 +146,7 @@ def _network(task: Task, settings: Settings) -> nn.Module:
     return network
 
 
-def _digest(network: nn.Module) -> str:
+def network_digest(network: nn.Module) -> str:
     """Weights, and what is done with them: the same weights under another activation are another teacher."""
     return digest(repr(network), tensors_digest(network.state_dict()))
 
@@ -134,7 +162,7 @@ def _load_or_train(
     settings: Settings,
     listener: TeacherListener,
 ) -> None:
-    file = folder / "teacher.safetensors"
+    file = folder / _FILE
     if file.exists():
         problem = _load_kept(network, file, key)
         if problem is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.content import digest, exclusive, tensors_digest, write_atomically
 from harness.teacher import Teacher
@@ -53,8 +53,8 @@ def make_teacher_outputs(
     Raises:
         ValueError: If there is no layer of a name, or what it gives can't be stored.
     """
-    keys = {name: _key(teacher, dataset, name, splits) for name in (_LOGITS, *layers)}
-    files = {name: cache_dir / "teacher_outputs" / f"{key}.safetensors" for name, key in keys.items()}
+    keys = {name: _key(teacher.digest, dataset, name, splits) for name in (_LOGITS, *layers)}
+    files = {name: _file(cache_dir, key) for name, key in keys.items()}
     kept: dict[str, dict[str, Tensor]] = {}
     with exclusive(files[_LOGITS].with_suffix(".lock")):
         for name, file in files.items():
@@ -64,7 +64,7 @@ def make_teacher_outputs(
                 except (SafetensorError, OSError, ValueError) as error:
                     say(f"the kept teacher outputs {file} are damaged ({error}); computing them again")
         missing = [name for name in files if name not in kept]
-        made = _forward(teacher, data, missing, splits) if missing else {}
+        made = _forward(teacher.network, data, missing, splits) if missing else {}
         for name in missing:
             by_split = made.pop(name)
             metadata = {"key": keys[name], "name": name, "teacher": teacher.digest, "dataset": dataset}
@@ -76,8 +76,45 @@ def make_teacher_outputs(
     return {split: {name: kept[name][split] for name in files} for split in splits}
 
 
-def _key(teacher: Teacher, dataset: str, name: str, splits: Sequence[str]) -> str:
-    return digest("teacher outputs", 2, teacher.digest, dataset, name, *splits)
+def run_teacher(
+    network: nn.Module, data: TensorDataModule, *, layers: Sequence[str] = (), splits: Sequence[str] = SEARCHED
+) -> Outputs:
+    """What is stored of a teacher: its outputs for every sample, computed now, on the CPU.
+
+    Args:
+        network: The teacher, in eval mode.
+        data: Its samples, in a fixed order.
+        layers: Names of the layers whose outputs are wanted beside the logits.
+        splits: Names of the splits.
+
+    Raises:
+        ValueError: If there is no layer of a name, or what it gives can't be stored.
+    """
+    made = _forward(network, data, (_LOGITS, *layers), splits)
+    return {split: {name: by_split[split] for name, by_split in made.items()} for split in splits}
+
+
+def find_teacher_outputs(
+    teacher_digest: str, data: TensorDataModule, dataset: str, *, cache_dir: Path
+) -> Outputs | None:
+    """The kept logits of a teacher, or ``None`` if there are none.
+
+    Raises:
+        SafetensorError, OSError, ValueError: If they are damaged.
+    """
+    key = _key(teacher_digest, dataset, _LOGITS, SEARCHED)
+    file = _file(cache_dir, key)
+    if not file.exists():
+        return None
+    return {split: {_LOGITS: values} for split, values in _load(file, key, data, SEARCHED).items()}
+
+
+def _file(cache_dir: Path, key: str) -> Path:
+    return cache_dir / "teacher_outputs" / f"{key}.safetensors"
+
+
+def _key(teacher_digest: str, dataset: str, name: str, splits: Sequence[str]) -> str:
+    return digest("teacher outputs", 2, teacher_digest, dataset, name, *splits)
 
 
 def _save(by_split: dict[str, Tensor], file: Path, metadata: dict[str, str]) -> None:
@@ -98,13 +135,13 @@ def _load(file: Path, key: str, data: TensorDataModule, splits: Sequence[str]) -
 
 @torch.no_grad()
 def _forward(
-    teacher: Teacher, data: TensorDataModule, names: Sequence[str], splits: Sequence[str]
+    network: nn.Module, data: TensorDataModule, names: Sequence[str], splits: Sequence[str]
 ) -> dict[str, dict[str, Tensor]]:
     """Outputs by name and split; each is made once, for features are large."""
-    assert not teacher.network.training
+    assert not network.training
     layers = [name for name in names if name != _LOGITS]
     if layers:
-        probed(teacher.network, data.splits["val"].few(2).inputs, layers)  # refuses what can't be stored
+        probed(network, data.splits["val"].few(2).inputs, layers)  # refuses what can't be stored
     outputs: dict[str, dict[str, Tensor]] = {name: {} for name in names}
     for split in splits:
         loader = data.ordered(split)
@@ -112,8 +149,8 @@ def _forward(
         for view in range(*views or (1,)):
             loader.set_epoch(view)
             for batch in (batch for item in loader for batch in item):
-                with captured(teacher.network, layers) as found:
-                    found[_LOGITS] = call(teacher.network, batch.inputs)
+                with captured(network, layers) as found:
+                    found[_LOGITS] = call(network, batch.inputs)
                 rows = batch.ids.cpu()
                 for name in names:
                     if split not in outputs[name]:

@@ -31,9 +31,9 @@ class Terminal:
         if not self.live and console is None:
             self.console.width = 120  # a file has none of its own
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, style: str | None = None) -> None:
         """Write a line, above a bar if there is one. The terminal wraps it: an address in it stays whole."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(text, markup=False, soft_wrap=True, style=style)
 
     def show(self, table: Table) -> None:
         """Print a table; in a file, without blanks at the ends of its lines."""

@@ -171,21 +171,53 @@ def train_student(
         TrialFailed: If a loss is not finite.
     """
     data = prepared.data
+    module = student_module(
+        configuration,
+        space,
+        data,
+        classes=prepared.classes,
+        epochs=epochs,
+        total_steps=epochs * data.steps_per_epoch,
+        seed=seed,
+    )
+    data.seed, data.teacher_layers = order_seed, module.criterion.teacher_layers
+    fit(module, data, epochs=epochs, folder=folder, accelerator=accelerator, seed=seed, on_epoch=on_epoch)
+    return module.network
+
+
+def student_module(
+    configuration: Configuration,
+    space: SearchSpace,
+    data: TensorDataModule,
+    *,
+    classes: int,
+    epochs: int,
+    total_steps: int,
+    seed: int,
+) -> StudentModule:
+    """A student with fresh weights, ready to be trained.
+
+    Args:
+        configuration: What it is, and how it is trained.
+        space: Its task builds it.
+        data: The data, with the teacher's outputs.
+        classes: Number of classes C.
+        epochs: Length of the whole training.
+        total_steps: Its optimizer steps.
+        seed: Seed of its weights.
+    """
     seed_draws(seed, torch.device("cpu"))  # weights are drawn on the CPU, whatever the device
     student = space.task.student(**configuration.student)
     criterion = make_criterion(**configuration.distillation)
     criterion.setup(student, data, epochs=epochs)  # after the student, whose weights are the same for all methods
-    module = StudentModule(
+    return StudentModule(
         student,
         criterion,
-        metric=space.task.metric(prepared.classes),
+        metric=space.task.metric(classes),
         metric_name=space.task.metric_name,
-        total_steps=epochs * data.steps_per_epoch,
+        total_steps=total_steps,
         **configuration.training,
     )
-    data.seed, data.teacher_layers = order_seed, criterion.teacher_layers
-    fit(module, data, epochs=epochs, folder=folder, accelerator=accelerator, seed=seed, on_epoch=on_epoch)
-    return student
 
 
 @torch.no_grad()

@@ -67,13 +67,17 @@ class ClassifierModule(pl.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def terms(self, batch: Batch) -> dict[str, Term]:
+        """The terms of the loss for a batch, with their graph."""
+        return self._answer(batch)[1]
+
     def training_step(self, batches: list[Batch], batch_idx: int) -> None:
         """One optimizer step for each batch of an item."""
         # A worker trains on one device in one precision, so the bare optimizer does, at half of Lightning's cost.
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         schedule: Any = self.lr_schedulers()
         for batch in batches:
-            _, terms = self._answer(batch)
+            terms = self.terms(batch)
             optimizer.zero_grad()
             weighted_sum(terms).backward()
             optimizer.step()

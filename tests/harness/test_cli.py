@@ -118,6 +118,25 @@ def test_the_environment_moves_what_no_flag_moves(monkeypatch: pytest.MonkeyPatc
     assert (moved.storage, moved.tracking_uri, moved.runs_dir) == ("redis://flag", "http://flag", Path("flag-runs"))
 
 
+def test_the_doctor_s_flags_reach_its_settings_and_no_folder_is_made() -> None:
+    Path("t.ckpt").touch()
+    command, asked = parse_command(
+        "doctor --space fashion-mnist --max parameters=2000 --max macs=5 --teacher t.ckpt --data-dir d "
+        "--accelerator cpu --runs-dir out/runs".split()
+    )
+    assert command == "doctor" and asked == Settings(
+        space_name="fashion-mnist",
+        space_file=SPACES_DIR / "fashion_mnist.py",
+        study="fashion-mnist",
+        budgets={"parameters": 2000.0, "macs": 5.0},
+        teachers=(Path("t.ckpt"),),
+        data_dir=Path("d"),
+        accelerator="cpu",
+        runs_dir=Path("out/runs"),
+    )
+    assert [path.name for path in Path().iterdir()] == ["t.ckpt"]
+
+
 def test_a_space_file_gives_its_name_to_the_study() -> None:
     Path("my_space.py").write_text("")
     asked = parse_search(["--space", "my_space.py"])
@@ -174,9 +193,20 @@ def test_a_runs_dir_that_cannot_be_written_is_said_at_once(runs_dir: str, capsys
 
 
 @pytest.mark.parametrize(
-    "arguments", ["", "report", "report --study ../x", "show", "report --study s --runs-dir /dev/null/x"]
+    "arguments",
+    [
+        "",
+        "report",
+        "report --study ../x",
+        "show",
+        "report --study s --runs-dir /dev/null/x",
+        "doctor --space none.py",
+        "doctor --max macs=0",
+        "doctor --max macs=1 --max macs=2",
+        "doctor --teacher none.ckpt",
+    ],
 )
-def test_a_mistake_in_the_report_s_command_is_one_line_too(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_in_another_command_is_one_line_too(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         parse_command(arguments.split())
     assert end.value.code == 2
@@ -191,7 +221,12 @@ def test_a_mistake_shows_no_password(capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.parametrize(
     ("script", "arguments"),
-    [("search", ["--trials", "0"]), ("search", ["--help"]), ("harness.__main__", ["report", "--help"])],
+    [
+        ("search", ["--trials", "0"]),
+        ("search", ["--help"]),
+        ("harness.__main__", ["report", "--help"]),
+        ("harness.__main__", ["doctor", "--help"]),
+    ],
 )
 def test_help_and_mistakes_import_nothing_heavy(script: str, arguments: list[str]) -> None:
     code = f"import runpy, sys\ntry: runpy.run_module({script!r}, run_name='__main__')\nfinally: print(*sys.modules)"

@@ -19,7 +19,7 @@ from harness.errors import TrialFailed
 from harness.mirror import Mirror
 from harness.opening import open_study
 from harness.parent import ParentRun
-from harness.prepare import Prepared, _fingerprint, prepare
+from harness.prepare import Prepared, fingerprint, prepare
 from harness.settings import Settings
 from harness.space import SearchSpace, load_space
 from harness.storage import open_storage
@@ -260,8 +260,8 @@ def test_a_student_is_shown_bit_by_bit_the_views_that_the_teacher_was(tmp_path: 
 def test_other_views_are_other_data(tmp_path: Path) -> None:
     space = example_space(tmp_path)
     data = space.task.data(None)
-    found = {_fingerprint(data)}
+    found = {fingerprint(data)}
     for views in (Jittered(count=2), Jittered(count=3), Jittered(count=2, seed=1)):
         data.views = views
-        found.add(_fingerprint(data))
+        found.add(fingerprint(data))
     assert len(found) == 4

@@ -1,0 +1,47 @@
+"""A task of one's own, looked over in seconds: what would spoil a search, or its result, is said before it begins."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+
+from harness.doctor import data, distillation, labels, splits, student, teacher, training
+from harness.doctor.check import STATES, Finding, examine
+from harness.doctor.patient import Patient
+from harness.fit import device_of
+from harness.settings import Settings
+from harness.terminal import Terminal
+
+CHECKS = (
+    *data.CHECKS,
+    *splits.CHECKS,
+    *teacher.CHECKS,
+    *student.CHECKS,
+    labels.LABELS,
+    *teacher.TRAINED_CHECKS,
+    *labels.CHECKS,
+    *student.DETAILED_CHECKS,
+    *distillation.CHECKS,
+    *training.CHECKS,
+)
+"""In the order in which they stand on one another."""
+
+
+def diagnose(settings: Settings, terminal: Terminal) -> list[Finding]:
+    """Go through all checks, and say what each found. Nothing is written, and no teacher is trained to the end.
+
+    Args:
+        settings: The space, its data and teacher, the budgets, and where a teacher may be kept.
+        terminal: Where each finding is said, as soon as it is there.
+
+    Raises:
+        HarnessError: If the device can't be had.
+    """
+    patient = Patient(settings, device_of(settings.accelerator))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a search says them where they matter; here they would tear the list apart
+        findings = examine(CHECKS, patient, terminal)
+    counts = Counter(finding.state for finding in findings)
+    told = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    terminal.say(f"{len(findings)} checks: {told}")
+    return findings

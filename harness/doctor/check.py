@@ -1,0 +1,171 @@
+"""What a check is, what it may find, and how that is said: one line, and one for what to do about it."""
+
+from __future__ import annotations
+
+import contextlib
+import sysconfig
+import textwrap
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+
+from harness.content import derived_seed
+from harness.doctor.patient import Patient
+from harness.errors import HarnessError, one_line
+from harness.fit import seed_draws
+from harness.terminal import Terminal
+
+State = Literal["ok", "warning", "FAILED", "skipped"]
+STATES: tuple[State, ...] = get_args(State)
+
+_ENGINE = Path(__file__).resolve().parents[1]
+_INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib"))
+_STATE_WIDTH, _NAME_WIDTH = 8, 18
+
+
+class Flaw(Exception):
+    """What makes a check fail.
+
+    Args:
+        found: What was found.
+        remedy: What to do about it; ``None`` takes the check's own.
+    """
+
+    def __init__(self, found: str, remedy: str | None = None) -> None:
+        super().__init__(found)
+        self.remedy = remedy
+
+
+class Doubt(Flaw):
+    """What may be meant so, and is only warned of."""
+
+
+class Groundless(Exception):
+    """Says why there is nothing to check."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that is looked at.
+
+    Attributes:
+        name: What is looked at, in at most 17 characters.
+        run: Looks at it, and says what is well; raises ``Flaw``, ``Doubt`` or ``Groundless`` otherwise.
+        remedy: What to do where it fails.
+        needs: Names of the checks that it stands on: it is not run where one of them failed.
+    """
+
+    name: str
+    run: Callable[[Patient], str]
+    remedy: str
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came of a check.
+
+    Attributes:
+        name: The check's.
+        state: How it ended.
+        found: What was found, in one line.
+        remedy: What to do about it; empty where nothing is to be done.
+    """
+
+    name: str
+    state: State
+    found: str
+    remedy: str = ""
+
+
+def examine(checks: Sequence[Check], patient: Patient, terminal: Terminal) -> list[Finding]:
+    """Run the checks one after the other, and say what each found.
+
+    Args:
+        checks: Each behind those that it needs.
+        patient: What is looked over; checks leave in it what later ones stand on.
+        terminal: Where it is said.
+    """
+    findings: list[Finding] = []
+    failed: dict[str, str] = {}  # by name: the failed check that it, in the end, stands on
+    for check in checks:
+        causes = [failed[name] for name in check.needs if name in failed]
+        if causes:
+            finding = Finding(check.name, "skipped", f"not checked, for '{causes[0]}' failed")
+        else:
+            finding = _run(check, patient)
+        if finding.state == "FAILED":
+            failed[check.name] = check.name
+        elif causes:
+            failed[check.name] = causes[0]
+        findings.append(finding)
+        _say(finding, terminal)
+    return findings
+
+
+def _run(check: Check, patient: Patient) -> Finding:
+    # A check finds the same alone as behind others; and what is drawn by chance is not drawn again in the next one.
+    seed_draws(derived_seed("doctor", check.name), torch.device("cpu"))
+    try:
+        return Finding(check.name, "ok", check.run(patient))
+    except Groundless as reason:
+        return Finding(check.name, "skipped", f"not checked, for {reason}")
+    except Flaw as flaw:
+        state: State = "warning" if isinstance(flaw, Doubt) else "FAILED"
+        return Finding(check.name, state, str(flaw), flaw.remedy or check.remedy)
+    except Exception as error:
+        return Finding(check.name, "FAILED", told(error, patient.settings.space_file), check.remedy)
+
+
+@contextlib.contextmanager
+def asking(what: str, patient: Patient) -> Iterator[None]:
+    """Say of a flaw, or of an error in a task's own code, what was asked when it came up."""
+    try:
+        yield
+    except Flaw as flaw:
+        raise type(flaw)(f"{what}: {flaw}", flaw.remedy) from flaw
+    except Exception as error:
+        raise Flaw(f"{what}: {told(error, patient.settings.space_file)}") from error
+
+
+def told(error: Exception, space_file: Path) -> str:
+    """An error in one line, with the place in the task's own code that it comes from."""
+    if isinstance(error, HarnessError):
+        return one_line(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).resolve() == space_file.resolve()]
+    near = [frame for frame in frames if _is_the_task_s(Path(frame.filename))]
+    place = (own or near or frames)[-1]
+    return f"{type(error).__name__}: {one_line(error)} ({_shown(Path(place.filename))}, line {place.lineno})"
+
+
+def _is_the_task_s(file: Path) -> bool:
+    return not any(file.resolve().is_relative_to(folder) for folder in (_ENGINE, *_INSTALLED))
+
+
+def _shown(file: Path) -> Path:
+    """A file as a person may type it: from here, or from where packages are installed."""
+    for folder in (Path.cwd(), *_INSTALLED[1:]):
+        if file.resolve().is_relative_to(folder):
+            return file.resolve().relative_to(folder)
+    return file
+
+
+def _say(finding: Finding, terminal: Terminal) -> None:
+    """Write a finding; on a terminal, folded so that the columns stay apart."""
+    width = terminal.console.width if terminal.live else 10_000
+    before = f"{finding.state:<{_STATE_WIDTH}}{finding.name:<{_NAME_WIDTH}}"
+    blank = " " * len(before)
+
+    def folded(text: str, first: str) -> str:
+        fill = textwrap.TextWrapper(width, initial_indent=first, subsequent_indent=blank, break_on_hyphens=False)
+        return fill.fill(text)
+
+    style = {"ok": None, "warning": "yellow", "FAILED": "bold red", "skipped": "dim"}[finding.state]
+    terminal.say(folded(finding.found, before), style=style)
+    if finding.remedy:
+        terminal.say(folded(f"→ {finding.remedy}", blank))

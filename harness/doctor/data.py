@@ -1,0 +1,126 @@
+"""Checks of the declaration and of its data."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from harness.content import tensors_digest
+from harness.doctor.check import Check, Doubt, Flaw
+from harness.doctor.patient import Patient, some_samples
+from harness.space import load_space
+from lightning_modules.batch import Inputs, select
+from lightning_modules.tensors import TensorDataModule
+
+
+def space_loads(patient: Patient) -> str:
+    """The space file runs, and declares a space."""
+    patient.space = load_space(patient.settings.space_file)
+    return f"{type(patient.space.task).__name__}: {', '.join(patient.space.distributions)}"
+
+
+def data_can_be_had(patient: Patient) -> str:
+    """The task gives splits of finite inputs and class indices."""
+    data = patient.space.task.data(patient.settings.data_dir)
+    if not isinstance(data, TensorDataModule):
+        raise Flaw(f"data() must give a TensorDataModule, but gave {type(data).__name__}")
+    for name, split in data.splits.items():
+        for what, values in split.tensors().items():
+            broken = _not_finite(values)
+            if broken:
+                raise Flaw(
+                    f"{what} of {name} hold NaN or infinity in {len(broken)} of {len(split):,} samples "
+                    f"({', '.join(map(str, broken[:3]))}{', ..' if len(broken) > 3 else ''})",
+                    "fill or drop what is missing before it goes into a Split: one NaN makes every weight NaN",
+                )
+    patient.data = data
+    patient.classes = 1 + max(int(split.labels.max()) for split in data.splits.values())
+    patient.sample = some_samples(data, patient.device)
+    sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
+    return f"{sizes}; {patient.classes} classes; finite"
+
+
+def data_stays_the_same(patient: Patient) -> str:
+    """Another call of ``data()`` gives the same samples at the same places."""
+    again = patient.space.task.data(patient.settings.data_dir)
+    for name, split in patient.data.splits.items():
+        if tensors_digest(split.tensors()) != tensors_digest(again.splits[name].tensors()):
+            raise Flaw(f"a second call of data() gives other samples, or another order, in {name}")
+    return "the same samples at the same places, when asked twice"
+
+
+def classes_are_everywhere(patient: Patient) -> str:
+    """Each split has samples of each class."""
+    gaps = []
+    for name, split in patient.data.splits.items():
+        counts = torch.bincount(split.labels, minlength=patient.classes)
+        missing = (counts == 0).nonzero().flatten().tolist()
+        if missing:
+            gaps.append(f"{name} has no sample of class {', '.join(map(str, missing))}")
+    if gaps:
+        raise Doubt("; ".join(gaps))
+    return f"all {patient.classes} in each split"
+
+
+def views_can_be_repeated(patient: Patient) -> str:
+    """A view of a sample is the same however it is gathered: what the teacher saw is what the student sees."""
+    views, sample = patient.data.views, patient.sample
+    if views is None:
+        return "none: samples are shown as they are"
+    ids = torch.arange(min(16, len(sample.splits["train"])))
+    train = sample.splits["train"].to(torch.device("cpu"))
+    seen = []
+    for view in range(views.count):
+        at_once = _of(patient, train.inputs, ids, view)
+        backwards = _of(patient, train.inputs, ids.flip(0), view)
+        alone = _of(patient, train.inputs, ids[3:4], view)
+        for name, values in at_once.items():
+            if not (torch.equal(values, backwards[name].flip(0)) and torch.equal(values[3:4], alone[name])):
+                raise Flaw(f"view {view} of a sample is another one when it is gathered again, or with others")
+        seen.append(tensors_digest(at_once))
+    if views.count > 1 and len(set(seen)) == 1:
+        raise Doubt(f"all {views.count} views of a sample are the same")
+    return f"{views.count} of each sample, the same however they are gathered"
+
+
+def _of(patient: Patient, inputs: Inputs, ids: Tensor, view: int) -> dict[str, Tensor]:
+    assert patient.data.views is not None
+    shown = patient.data.views.of(select(inputs, ids), ids, view)
+    return shown if isinstance(shown, dict) else {"inputs": shown}
+
+
+def _not_finite(values: Tensor) -> list[int]:
+    """Positions of samples with NaN or infinity in them."""
+    if not values.is_floating_point():
+        return []
+    finite: Tensor = torch.isfinite(values).flatten(1).all(1) if values.ndim > 1 else torch.isfinite(values)
+    return (~finite).nonzero().flatten().tolist()
+
+
+CHECKS = (
+    Check("space file", space_loads, "mend the line that is named; the README shows a whole file"),
+    Check(
+        "data",
+        data_can_be_had,
+        "give data(data_dir) a TensorDataModule of three Splits; --data-dir says where its files are",
+        needs=("space file",),
+    ),
+    Check(
+        "data again",
+        data_stays_the_same,
+        "split with a fixed seed, and sort what a folder lists: stored teacher outputs are joined by position",
+        needs=("data",),
+    ),
+    Check(
+        "classes",
+        classes_are_everywhere,
+        "split by class (stratified_splits), and count classes from 0 without gaps",
+        needs=("data",),
+    ),
+    Check(
+        "views",
+        views_can_be_repeated,
+        "let Views.of depend on (seed, sample, view) alone; lightning_modules.views.uniforms draws so",
+        needs=("data",),
+    ),
+)

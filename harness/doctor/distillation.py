@@ -1,0 +1,177 @@
+"""Checks of what students are trained for: gradients, losses, and what is searched of them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.doctor.check import Check, Flaw, asking
+from harness.doctor.patient import Patient, ends, losses_of, text_of
+from harness.fit import seed_draws
+from harness.space import Configuration
+from lightning_modules.batch import Batch, select
+from lightning_modules.classifier import weighted_sum
+
+_INERT = 1e-5  # of a gradient's length: rounding moves it less, any parameter that reaches it more
+_SHOWN = 3
+
+
+def gradients_reach_every_parameter(patient: Patient) -> str:
+    """Each parameter of a student that is to be trained has a finite gradient, whatever the method."""
+    batch, reached, frozen = patient.batches()[0], 0, 0
+    for method, (name, architecture) in itertools.product(patient.space.methods, patient.extremes().items()):
+        with asking(f"{method}, student({name})", patient):
+            module = patient.module(patient.configuration(method, **architecture))
+            weighted_sum(module.terms(batch)).backward()
+        parameters = dict(module.named_parameters())
+        frozen = sum(not parameter.requires_grad for parameter in parameters.values())
+        reached = len(parameters) - frozen
+        detached = [key for key, value in parameters.items() if value.requires_grad and value.grad is None]
+        if detached:
+            shown = ", ".join(key.removeprefix("network.") for key in detached[:_SHOWN])
+            raise Flaw(
+                f"{method}: {len(detached)} of {len(parameters)} parameters of student({name}) have none: {shown}"
+                f"{', ..' if len(detached) > _SHOWN else ''}"
+            )
+        for key, value in parameters.items():
+            if value.grad is not None and not value.grad.isfinite().all():
+                raise Flaw(
+                    f"{method}: that of {key.removeprefix('network.')} of student({name}) is not finite at the start",
+                    "look for a root, a norm or a logarithm of 0: its value may be finite where its gradient is not",
+                )
+    return f"reach all {reached} tensors of a student{f'; {frozen} are frozen' if frozen else ''}"
+
+
+def searched_parameters_matter(patient: Patient) -> str:
+    """Each parameter of each method changes the gradient of the student between the ends of its range."""
+    batch, inert, moving = patient.batches()[0], [], 0
+    for method, parameters in patient.space.methods.items():
+        for name, distribution in parameters.items():
+            values = ends(distribution)
+            if len(values) < 2:
+                continue
+            with asking(f"{method}, {name}", patient):
+                first, *others = (_gradient(patient, patient.configuration(method, **{name: v}), batch) for v in values)
+            if max(_apart(first, other) for other in others) > _INERT:
+                moving += 1
+            else:
+                inert.append(f"{name} of {method}" if len(patient.space.methods) > 1 else name)
+    if inert:
+        raise Flaw(f"the student's gradient does not change with {', '.join(inert)}")
+    return f"each of {moving} parameters changes the student's gradient"
+
+
+def _gradient(patient: Patient, configuration: Configuration, batch: Batch) -> Tensor:
+    """The gradient of the student's parameters, in a row."""
+    module = patient.module(configuration)
+    seed_draws(0, patient.device)
+    module.terms(batch)
+    module.criterion.end_epoch()  # what a method remembers of an epoch is there in the next
+    weighted_sum(module.terms(batch)).backward()
+    rows = [p.grad.flatten() for p in module.network.parameters() if p.grad is not None]
+    return torch.cat(rows).double()
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    length = max(float(one.norm()), float(other.norm()))
+    return float((one - other).norm()) / length if length else 0.0
+
+
+def losses_are_finite(patient: Patient) -> str:
+    """The loss is finite at the start and after some steps, at the corners of the ranges."""
+    batches, broken, count = patient.batches(), [], 0
+    for method in patient.space.methods:
+        for values in _corners(patient, method):
+            with asking(f"{method}, {text_of(values)}", patient):
+                module = patient.module(patient.configuration(method, **values))
+                losses = [float(loss) for loss in losses_of(module, batches)]
+            count += 1
+            step = next((step for step, loss in enumerate(losses) if not math.isfinite(loss)), None)
+            if step is not None:
+                broken.append(f"{losses[step]} after {_counted(step, 'step')} of {method}, {text_of(values)}")
+    if broken:
+        raise Flaw(f"at {len(broken)} of {count} corners it is not finite: {broken[0]}")
+    return f"finite for {len(batches)} steps at {count} corners of the ranges"
+
+
+def _corners(patient: Patient, method: str) -> Iterator[dict[str, Any]]:
+    """The lowest and the highest of all, and each with one moved to its other end; the student counts as one.
+
+    All corners of n ranges are 2^n, these 2 + 2n: each end is met in company of both.
+    """
+    space = patient.space
+    sides = [tuple(patient.extremes().values())]
+    for name, distribution in {**space.methods[method], **space.training}.items():
+        sides.append(tuple({name: end} for end in ends(distribution)))
+    met = set()
+    for base, moved in itertools.product((0, -1), range(-1, len(sides))):
+        other = -1 - base
+        chosen = [options[other if place == moved else base] for place, options in enumerate(sides)]
+        values = {name: value for part in chosen for name, value in part.items()}
+        if (corner := text_of(values)) not in met:
+            met.add(corner)
+            yield values
+
+
+def last_batch_can_be_trained_on(patient: Patient) -> str:
+    """The last training batch, which may hold one sample alone, gives a finite loss too."""
+    samples, batch_size = len(patient.data.splits["train"]), patient.data.batch_size
+    size = samples % batch_size or batch_size
+    whole = patient.batches()[0]
+    batch = _first(whole, min(size, len(whole.ids)))
+    for method, (name, architecture) in itertools.product(patient.space.methods, patient.extremes().items()):
+        with asking(f"{method}, student({name}), a batch of {size}", patient):
+            loss = float(weighted_sum(patient.module(patient.configuration(method, **architecture)).terms(batch)))
+        if not math.isfinite(loss):
+            raise Flaw(
+                f"{method}: the loss of student({name}) is {loss} on the last batch, of {_counted(size, 'sample')}"
+            )
+    return f"{_counted(size, 'sample')}: what {samples:,} in batches of {batch_size} leave"
+
+
+def _first(batch: Batch, size: int) -> Batch:
+    part = slice(0, size)
+    return Batch(
+        ids=batch.ids[part],
+        inputs=select(batch.inputs, part),
+        labels=batch.labels[part],
+        teacher={name: values[part] for name, values in batch.teacher.items()},
+        mask=None if batch.mask is None else batch.mask[part],
+    )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+CHECKS = (
+    Check(
+        "gradients",
+        gradients_reach_every_parameter,
+        "look for detach(), .data, no_grad() or numpy in forward, and for layers that are never called",
+        needs=("labels", "teacher in eval"),
+    ),
+    Check(
+        "distillation",
+        searched_parameters_matter,
+        "take it out of the space, or fix it to one value: an inert parameter costs trials and means nothing",
+        needs=("gradients",),
+    ),
+    Check(
+        "losses",
+        losses_are_finite,
+        "narrow the range whose end is named, or scale the inputs",
+        needs=("gradients",),
+    ),
+    Check(
+        "last batch",
+        last_batch_can_be_trained_on,
+        "choose a batch_size that leaves no single sample over: BatchNorm can't be trained on one",
+        needs=("gradients",),
+    ),
+)

@@ -1,0 +1,101 @@
+"""Checks of the labels: beside the width of the logits, what a teacher knows, and the metric."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from harness.doctor.answers import logits_of
+from harness.doctor.check import Check, Doubt, Flaw, Groundless
+from harness.doctor.patient import Patient
+from harness.study import METRICS
+
+
+def labels_are_within_the_logits(patient: Patient) -> str:
+    """Teacher and student have a logit for each label, and the same ones."""
+    inputs = patient.inputs(2)
+    widths = {"the teacher": logits_of(patient.teacher, inputs).shape[1]} | {
+        f"student({name})": logits_of(patient.student(architecture), inputs).shape[1]
+        for name, architecture in patient.extremes().items()
+    }
+    shown = ", ".join(f"{name} {width}" for name, width in widths.items())
+    if min(widths.values()) < patient.classes:
+        raise Flaw(f"labels go up to {patient.classes - 1}, but logits have too few classes: {shown}")
+    if len(set(widths.values())) > 1:
+        raise Flaw(f"teacher and students must have the same classes, but have: {shown}")
+    if max(widths.values()) > patient.classes:
+        raise Doubt(
+            f"labels go up to {patient.classes - 1}, but teacher and students have {max(widths.values())} logits"
+        )
+    return f"0 to {patient.classes - 1}, a logit for each in teacher and student"
+
+
+def teacher_knows_the_labels(patient: Patient) -> str:
+    """A trained teacher is right more often than whoever always says the most frequent class."""
+    if not patient.teacher_is_trained:
+        raise Groundless("no trained teacher is at hand")
+    labels = patient.sample.splits["val"].labels
+    said = patient.sample.teacher_outputs["val"]["logits"].argmax(1)
+    right = float((said == labels).float().mean())
+    frequent = float(torch.bincount(labels).max()) / len(labels)
+    if right <= frequent:
+        # If each class of the teacher's meant the label that it is given for most often.
+        named = [torch.bincount(labels[said == one]).max() for one in said.unique()]
+        renamed = float(torch.stack(named).sum()) / len(labels)
+        hint = f"; {renamed:.0%} if its classes had other numbers" if renamed > max(2 * frequent, right) else ""
+        raise Flaw(f"right on {right:.0%} of {len(labels)} validation samples, as good as chance{hint}")
+    return f"right on {right:.0%} of {len(labels)} validation samples"
+
+
+def metric_measures(patient: Patient) -> str:
+    """The metric takes logits and labels, and goes the way that the task says."""
+    task, labels = patient.space.task, patient.sample.splits["val"].labels
+    if task.metric_direction not in ("maximize", "minimize"):
+        raise Flaw(f"metric_direction must be 'maximize' or 'minimize', but is {task.metric_direction!r}")
+    if task.metric_name in METRICS or task.metric_name == "loss":
+        raise Flaw(f"metric_name must be a name of its own, but {task.metric_name!r} has another meaning")
+    right = 10 * F.one_hot(labels, patient.classes).float()
+    perfect, wrong = _measured(patient, right, labels), _measured(patient, right.roll(1, dims=1), labels)
+    if not (math.isfinite(perfect) and math.isfinite(wrong)):
+        raise Flaw(
+            f"{task.metric_name} must be finite, but is {perfect:g} for perfect logits, {wrong:g} for wrong ones"
+        )
+    way = "maximize" if perfect > wrong else "minimize"
+    if perfect == wrong or way != task.metric_direction:
+        raise Flaw(
+            f"{task.metric_name} is {perfect:g} for perfect logits and {wrong:g} for wrong ones, which does not fit "
+            f"metric_direction {task.metric_direction!r}"
+        )
+    return f"{task.metric_name}: {perfect:g} for perfect logits, {wrong:g} for wrong ones; to {way}"
+
+
+def _measured(patient: Patient, logits: Tensor, labels: Tensor) -> float:
+    metric = patient.space.task.metric(patient.classes).to(patient.device)
+    metric.update(logits, labels)
+    return float(metric.compute())
+
+
+LABELS = Check(
+    "labels",
+    labels_are_within_the_logits,
+    "give teacher and student one logit for each class, and count classes from 0",
+    needs=("teacher's logits", "student's logits"),
+)
+
+CHECKS = (
+    Check(
+        "teacher knows",
+        teacher_knows_the_labels,
+        "bring the classes into the order that it was trained with, and scale inputs as it knows them",
+        needs=("stored outputs",),
+    ),
+    Check(
+        "metric",
+        metric_measures,
+        "let metric(classes) give a torchmetrics metric of logits (B, C) and labels (B,), and say which way is better",
+        needs=("data",),
+    ),
+)

@@ -1,0 +1,56 @@
+"""The check that no sample is in two splits: what was trained on must not choose, nor confirm."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections import defaultdict
+
+import torch
+
+from harness.doctor.check import Check, Flaw
+from harness.doctor.patient import Patient
+from lightning_modules.tensors import Split
+
+_SHOWN = 3
+
+
+def splits_are_disjoint(patient: Patient) -> str:
+    """No two splits share a sample, told by the content of its inputs."""
+    positions = {name: _by_content(split) for name, split in patient.data.splits.items()}
+    shared = []
+    for (one, first), (other, second) in itertools.combinations(positions.items(), 2):
+        both = [content for content in first if content in second]
+        if both:
+            places = [f"{one} {first[content][0]} is {other} {second[content][0]}" for content in both[:_SHOWN]]
+            more = [".."] if len(both) > _SHOWN else []
+            shared.append(f"{one} and {other} share {len(both):,} samples ({', '.join([*places, *more])})")
+    if shared:
+        raise Flaw("; ".join(shared))
+    return "no sample is in two splits"
+
+
+def _by_content(split: Split) -> dict[bytes, list[int]]:
+    """Positions by a hash of the inputs; the labels have no say, for a leak with another label is one too."""
+    columns = [
+        values.reshape(len(split), -1).contiguous().view(torch.uint8).numpy()
+        for values in split.tensors().values()
+        if values is not split.labels
+    ]
+    found: dict[bytes, list[int]] = defaultdict(list)
+    for position in range(len(split)):
+        hasher = hashlib.blake2b(digest_size=16)
+        for column in columns:
+            hasher.update(column[position].data)
+        found[hasher.digest()].append(position)
+    return found
+
+
+CHECKS = (
+    Check(
+        "splits",
+        splits_are_disjoint,
+        "drop copies before you split, and split by what samples come from (a patient, a page), not by sample",
+        needs=("data",),
+    ),
+)

@@ -1,0 +1,191 @@
+"""Checks of the students: that they can be built, answer steadily, differ, fit a budget, and can be kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+import torch
+from optuna.samplers import RandomSampler
+
+from harness import budget
+from harness.content import tensors_digest
+from harness.cost import conditions_of, count_costs, key_of, measure_costs
+from harness.doctor.answers import ASKED, TOLERANCE, check_logits, check_steady, distance
+from harness.doctor.check import Check, Doubt, Flaw, asking
+from harness.doctor.patient import Patient, ends, text_of
+from harness.fit import seed_draws
+from harness.prepare import example_inputs
+from harness.teacher import cpu_state
+from lightning_modules.batch import call
+
+_BUILT = 64  # architectures; of a larger space, as many are drawn
+
+
+def students_can_be_built(patient: Patient) -> str:
+    """Every architecture of the space can be built, or so many of them."""
+    space, built = patient.space, []
+    every = space.architectures(limit=_BUILT)
+    for architecture in every if every is not None else _some_architectures(patient):
+        with asking(f"student({text_of(architecture)})", patient):
+            network = patient.student(architecture)
+        built.append((architecture, sum(parameter.numel() for parameter in network.parameters())))
+    patient.students = sorted(built, key=lambda pair: pair[1])
+    smallest, largest = patient.students[0][1], patient.students[-1][1]
+    teacher = sum(parameter.numel() for parameter in patient.teacher.parameters())
+    shown = f"{len(built)} {'architectures' if every is not None else 'of the architectures'}"
+    if smallest >= teacher:
+        raise Doubt(
+            f"the smallest has {smallest:,} parameters, and its teacher {teacher:,}",
+            "let the ranges begin at students that are smaller than their teacher",
+        )
+    return f"{shown}, {smallest:,} to {largest:,} parameters"
+
+
+def _some_architectures(patient: Patient) -> list[dict[str, Any]]:
+    """The lowest and the highest of all, and others drawn evenly."""
+    space = patient.space
+    found = [{name: ends(dist)[side] for name, dist in space.student.items()} for side in (0, -1)]
+    study = optuna.create_study(sampler=RandomSampler(0))
+    while len(found) < _BUILT:
+        found.append(space.suggest(study.ask()).student)
+    return found
+
+
+def students_give_logits(patient: Patient) -> str:
+    """The smallest and the largest student take what the teacher takes, and answer with raw logits."""
+    inputs = patient.inputs(ASKED)
+    for name, architecture in patient.extremes().items():
+        with asking(f"student({name})", patient):
+            classes = check_logits(patient.student(architecture), inputs)
+    return f"raw and finite, shape (B, {classes}); the teacher's inputs"
+
+
+def students_are_steady(patient: Patient) -> str:
+    """A student in eval mode gives a sample the same logits twice, and alone as in a batch."""
+    for name, architecture in patient.extremes().items():
+        with asking(f"student({name})", patient):
+            check_steady(patient.student(architecture), patient.inputs(ASKED))
+    return "the same logits twice, and of a sample alone"
+
+
+def weights_are_seeded(patient: Patient) -> str:
+    """The same seed gives the same student, and the same answers in train mode."""
+    for name, architecture in patient.extremes().items():
+        digests, answers = set(), []
+        for _ in range(2):
+            network = patient.student(architecture).train()
+            digests.add(tensors_digest(cpu_state(network)))
+            seed_draws(0, patient.device)
+            with torch.no_grad():
+                answers.append(call(network, patient.inputs(ASKED)))
+        if len(digests) > 1:
+            raise Flaw(f"student({name}) has other weights when it is built again under the same seed")
+        if distance(*answers) > TOLERANCE:
+            raise Flaw(f"student({name}) answers otherwise in train mode under the same seed")
+    return "gives the same weights, and draws in training"
+
+
+def architecture_matters(patient: Patient) -> str:
+    """Each architecture parameter changes the student: its parameters, its MACs, or at least its answers."""
+    space, inert, told = patient.space, [], []
+    middle = {name: value for name, value in space.middle().items() if name in space.student}
+    for name, distribution in space.student.items():
+        values = ends(distribution)
+        if len(values) < 2:
+            continue
+        counts, answers = zip(*(_shape(patient, middle | {name: value}) for value in values), strict=True)
+        if len(set(counts)) > 1:
+            fewest, most = min(count[0] for count in counts), max(count[0] for count in counts)
+            told.append(f"{name} ({fewest:,} to {most:,} parameters)")
+        elif len(set(answers)) > 1:
+            told.append(f"{name} (what is computed, not how much)")
+        else:
+            inert.append(f"{name} = {' or '.join(map(str, values))}")
+    if inert:
+        raise Flaw(f"nothing changes with {', '.join(inert)}: neither parameters, nor MACs, nor answers")
+    return ", ".join(told) if told else "no parameter of the student varies"
+
+
+def _shape(patient: Patient, architecture: Mapping[str, Any]) -> tuple[tuple[int, int], str]:
+    """Parameters and MACs, and a digest of what fresh weights answer in train mode."""
+    with asking(f"student({text_of(architecture)})", patient):
+        network = patient.student(architecture)
+        counts = count_costs(network.eval(), patient.inputs(1))
+        seed_draws(0, patient.device)
+        with torch.no_grad():
+            answers = call(network.train(), patient.inputs(ASKED))
+    return (counts.parameters, counts.macs), tensors_digest({"answers": answers})
+
+
+def a_student_is_within_budget(patient: Patient) -> str:
+    """Some student costs no more than ``--max`` allows."""
+    budgets = patient.settings.budgets
+    if not budgets:
+        return "no --max is asked for"
+    costs = _costs(patient)
+    kept = [name for name, cost in costs.items() if not budget.over(cost, budgets)]
+    asked = ", ".join(f"{name}={most:g}" for name, most in budgets.items())
+    if not kept:
+        cheapest = min(costs, key=lambda name: max(costs[name][cost] / most for cost, most in budgets.items()))
+        has = ", ".join(f"{cost} {costs[cheapest][cost]:.4g}" for cost in budgets)
+        raise Flaw(f"none of {len(costs)} architectures is within {asked}; the cheapest, {cheapest}, has {has}")
+    return f"{len(kept)} of {len(costs)} architectures are within {asked}"
+
+
+def _costs(patient: Patient) -> dict[str, dict[str, float]]:
+    """Costs by architecture; a clock is only asked where a budget needs it."""
+    networks = {key_of(architecture): patient.student(architecture).eval() for architecture, _ in patient.students}
+    names = {key_of(architecture): text_of(architecture) for architecture, _ in patient.students}
+    counted = {key: count_costs(network, patient.inputs(1))._asdict() for key, network in networks.items()}
+    if any(name.startswith("latency") for name in patient.settings.budgets):
+        measured = measure_costs(
+            networks, lambda size: example_inputs(patient.sample, size), conditions=conditions_of(patient.device)
+        )
+        counted = {key: vars(cost) for key, cost in measured.items()}
+    return {names[key]: costs for key, costs in counted.items()}
+
+
+CHECKS = (
+    Check(
+        "students",
+        students_can_be_built,
+        "let student() take every value of the space's student group by name",
+        needs=("teacher",),
+    ),
+    Check(
+        "student's logits",
+        students_give_logits,
+        "let students take what the teacher takes: the inputs that data() gives",
+        needs=("students",),
+    ),
+)
+"""Before anything is trained."""
+
+DETAILED_CHECKS = (
+    Check(
+        "student steady",
+        students_are_steady,
+        "let the student take a batch of any size in eval mode, one sample too",
+        needs=("student's logits",),
+    ),
+    Check(
+        "student's seed",
+        weights_are_seeded,
+        "draw with torch alone, whose generator a trial seeds: not with numpy, random, or a generator of your own",
+        needs=("student's logits",),
+    ),
+    Check(
+        "architecture",
+        architecture_matters,
+        "pass it on to a layer in student(), or take it out of the space",
+        needs=("student's logits",),
+    ),
+    Check(
+        "budget",
+        a_student_is_within_budget,
+        "raise --max, or let the space reach smaller students",
+        needs=("student's logits",),
+    ),
+)

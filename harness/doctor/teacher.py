@@ -1,0 +1,169 @@
+"""Checks of the teacher: that it can be had, answers the same each time, and is what is stored of it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from harness.doctor.answers import ASKED, TOLERANCE, check_logits, check_steady, distance, logits_of
+from harness.doctor.check import Check, Doubt, Flaw
+from harness.doctor.patient import SAMPLES, STEPS, Patient, losses_of
+from harness.layer_choices import teacher_layers
+from harness.prepare import fingerprint
+from harness.teacher import find_teacher, network_digest
+from harness.teacher_outputs import find_teacher_outputs, run_teacher
+from lightning_modules.batch import select
+from lightning_modules.classifier import TeacherModule
+from lightning_modules.tensors import Split
+
+_PARTS_SHOWN = 3
+
+
+def teacher_can_be_had(patient: Patient) -> str:
+    """The teacher can be built, and filled from ``--teacher`` or the cache where there is one."""
+    patient.dataset = fingerprint(patient.data)
+    network, file = find_teacher(patient.space.task, patient.data, patient.dataset, patient.settings)
+    patient.teacher, patient.teacher_is_trained = network.to(patient.device), file is not None
+    weights = "fresh weights, for none are kept" if file is None else f"weights of {file}"
+    return f"{sum(parameter.numel() for parameter in network.parameters()):,} parameters; {weights}"
+
+
+def teacher_gives_logits(patient: Patient) -> str:
+    """The teacher answers a batch with raw logits of shape (B, C)."""
+    return f"raw and finite, shape (B, {check_logits(patient.teacher, patient.inputs(ASKED))})"
+
+
+def teacher_learns(patient: Patient) -> str:
+    """A teacher that is to be trained can be: its loss stays finite for some steps."""
+    task = patient.space.task
+    if patient.teacher_is_trained:
+        return "it has been trained before"
+    module = TeacherModule(
+        patient.teacher,
+        metric=task.metric(patient.classes),
+        metric_name=task.metric_name,
+        total_steps=STEPS,
+        learning_rate=task.teacher_learning_rate,
+    )
+    module.to(patient.device).train()
+    losses = [float(loss) for loss in losses_of(module, patient.batches())]
+    if not all(map(math.isfinite, losses)):
+        raise Flaw(f"its loss goes {' '.join(f'{loss:.3g}' for loss in losses)} at the learning rate of its recipe")
+    return f"a finite loss for {len(losses)} steps; a search trains it, once"
+
+
+def teacher_is_in_eval_mode(patient: Patient) -> str:
+    """No part of the teacher is in train mode while it is asked for what is stored."""
+    training: dict[str, None] = {}
+
+    def note(name: str, part: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        return part.register_forward_pre_hook(
+            lambda module, inputs: training.update({name: None}) if module.training else None
+        )
+
+    patient.teacher.eval().requires_grad_(False)
+    hooks = [note(name or "the whole", part) for name, part in patient.teacher.named_modules()]
+    try:
+        patient.sample.attach(run_teacher(patient.teacher, patient.sample, layers=teacher_layers(patient.space)))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if training:
+        shown = ", ".join(list(training)[:_PARTS_SHOWN])
+        raise Flaw(f"{len(training)} of its parts in train mode while it is asked: {shown}")
+    return "all its parts, while asked for what is stored"
+
+
+def teacher_is_steady(patient: Patient) -> str:
+    """The teacher gives a sample the same logits twice, and alone as in a batch."""
+    check_steady(patient.teacher, patient.inputs(ASKED))
+    return "the same logits twice, and of a sample alone"
+
+
+def stored_is_live(patient: Patient) -> str:
+    """What is stored of the teacher is what it says of the very inputs that a student is shown, shuffled."""
+    sample, loader = patient.sample, patient.sample.train_dataloader()
+    views = 1 if sample.views is None else sample.views.count
+    for view in range(views):
+        loader.set_epoch(view)
+        for batch in (batch for item in loader for batch in item):
+            _compare(batch.teacher["logits"], logits_of(patient.teacher, batch.inputs), "shuffled training samples")
+    shown = f"live ones, of {len(sample.splits['train'])} shuffled samples" + (
+        f", {views} views of each" if sample.views else ""
+    )
+    return shown + _compare_kept(patient)
+
+
+def _compare_kept(patient: Patient) -> str:
+    """Compare what the cache holds, at some samples; what is to be said of it."""
+    data, digest = patient.data, network_digest(patient.teacher)
+    try:
+        kept = find_teacher_outputs(digest, data, patient.dataset, cache_dir=patient.settings.cache_dir)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise Doubt(f"those kept are damaged ({error})", "nothing: a search computes them again") from error
+    if kept is None:
+        return ""
+    for name, outputs in kept.items():
+        split = data.splits[name]
+        ids = torch.linspace(0, len(split) - 1, min(SAMPLES, len(split))).long()
+        inputs, stored = select(split.inputs, ids), outputs["logits"][ids]
+        if name == "train" and data.views is not None:
+            inputs, stored = data.views.of(inputs, ids, 0), stored[:, 0]
+        shown = Split(inputs, split.labels[ids]).to(patient.device)
+        _compare(stored, logits_of(patient.teacher, shown.inputs), f"samples of {name} in the cache")
+    return ", and those kept in the cache"
+
+
+def _compare(stored: Tensor, live: Tensor, what: str) -> None:
+    apart = [distance(*rows) for rows in zip(stored, live.to(stored), strict=True)]
+    wrong = sum(share > TOLERANCE for share in apart)
+    if wrong:
+        raise Flaw(f"{wrong} of {len(apart)} {what} have other logits stored than live, {max(apart):.0%} apart")
+
+
+CHECKS = (
+    Check(
+        "teacher",
+        teacher_can_be_had,
+        "let teacher() return a network without asking for anything, and pass --teacher a checkpoint that fits it",
+        needs=("views",),
+    ),
+    Check(
+        "teacher's logits",
+        teacher_gives_logits,
+        "let the teacher take a batch of the inputs that data() gives: one tensor, or keywords for a dict",
+        needs=("teacher",),
+    ),
+)
+"""Before there are students."""
+
+TRAINED_CHECKS = (
+    Check(
+        "teacher learns",
+        teacher_learns,
+        "look for a logarithm or a root of 0 in it, scale its inputs, or lower teacher_learning_rate",
+        needs=("labels",),
+    ),
+    Check(
+        "teacher in eval",
+        teacher_is_in_eval_mode,
+        "let train(False) reach every part, and call train() nowhere in a forward",
+        needs=("teacher learns",),
+    ),
+    Check(
+        "teacher steady",
+        teacher_is_steady,
+        "let the teacher take a batch of any size, one sample too",
+        needs=("teacher in eval",),
+    ),
+    Check(
+        "stored outputs",
+        stored_is_live,
+        "join by id, and draw augmentation as Views, not in a loader: what is stored must be of what is shown",
+        needs=("teacher steady",),
+    ),
+)
+"""Behind ``labels``, without which nothing can be trained."""

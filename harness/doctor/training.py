@@ -1,0 +1,119 @@
+"""Checks of what a training leaves: a teacher as it was, and a student that stands for itself and can be kept."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import nn
+
+from harness.checkpoint import newest_checkpoint
+from harness.content import tensors_digest
+from harness.doctor.answers import ASKED, TOLERANCE, distance, logits_of
+from harness.doctor.check import Check, Flaw
+from harness.doctor.patient import Patient
+from harness.fit import fit, seed_draws
+from harness.teacher import cpu_state
+
+_SHOWN = 3
+
+
+def teacher_is_unchanged(patient: Patient) -> str:
+    """A student's training leaves the teacher's weights and buffers as they were."""
+    before = cpu_state(patient.teacher)
+    method, steps = next(iter(patient.space.methods)), patient.sample.steps_per_epoch
+    module = patient.module(patient.configuration(method), steps=steps)
+    with tempfile.TemporaryDirectory() as folder:
+        fit(
+            module,
+            patient.sample,
+            epochs=1,
+            folder=Path(folder),
+            accelerator=patient.settings.accelerator,
+            seed=0,
+            on_epoch=lambda epoch, metrics: None,
+        )
+        patient.checkpoint = newest_checkpoint(Path(folder)) or {}
+    patient.trained = module.to(patient.device)
+    after = cpu_state(patient.teacher)
+    changed = [name for name in before if tensors_digest({name: before[name]}) != tensors_digest({name: after[name]})]
+    if changed:
+        shown = ", ".join(changed[:_SHOWN])
+        raise Flaw(f"{len(changed)} of its {len(before)} tensors changed in a student's training: {shown}")
+    return f"{len(before)} tensors, the same after {steps} steps of a student"
+
+
+def teacher_stands_apart(patient: Patient) -> str:
+    """No tensor of the teacher is in a student's optimizer or checkpoint, and no copy of the teacher in a student."""
+    module = patient.trained
+    teacher = _tensors(patient.teacher)
+    configured: Any = module.configure_optimizers()
+    optimized = [parameter for group in configured["optimizer"].param_groups for parameter in group["params"]]
+    places = {"optimizer": optimized, "state_dict": list(module.state_dict(keep_vars=True).values())}
+    found = [
+        f"{sum(value.data_ptr() in teacher for value in values)} of its tensors in the student's {place}"
+        for place, values in places.items()
+        if any(value.data_ptr() in teacher for value in values)
+    ]
+    copies = [name for name, part in module.network.named_modules() if name and _is_like(part, patient.teacher)]
+    if copies and _parameters(module.network) > _parameters(patient.teacher):
+        found.append(f"a whole teacher in the student, at {copies[0]!r}, and in the checkpoint")
+    if found:
+        raise Flaw("; ".join(found))
+    return f"not in optimizer, state_dict, checkpoint ({len(patient.checkpoint['module'])} tensors)"
+
+
+def _tensors(network: nn.Module) -> set[int]:
+    """Where the tensors of a network lie in memory."""
+    return {value.data_ptr() for value in network.state_dict().values() if value.numel()}
+
+
+def _parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _is_like(part: nn.Module, network: nn.Module) -> bool:
+    """Whether a part has tensors of the same names and shapes as a network."""
+    one, other = part.state_dict(), network.state_dict()
+    return bool(other) and {k: v.shape for k, v in one.items()} == {k: v.shape for k, v in other.items()}
+
+
+def student_can_be_kept(patient: Patient) -> str:
+    """What safetensors keep of a trained student makes a fresh one answer as it does."""
+    trained, inputs = patient.trained.network, patient.inputs(ASKED)
+    said = logits_of(trained, inputs)
+    architecture = {name: value for name, value in patient.space.middle().items() if name in patient.space.student}
+    state = load(save(cpu_state(trained)))
+    seed_draws(1, torch.device("cpu"))  # a value that is drawn, and not kept, is another one then
+    fresh = patient.space.task.student(**architecture).to(patient.device)
+    fresh.load_state_dict(state)
+    apart = distance(logits_of(fresh, inputs), said)
+    if apart > TOLERANCE:
+        raise Flaw(f"loaded into a fresh student, its state gives logits {apart:.1%} of the largest apart")
+    size_mb = sum(value.numel() * value.element_size() for value in state.values()) / 1e6
+    return f"{len(state)} tensors, {size_mb:.3g} MB, make a fresh one answer alike"
+
+
+CHECKS = (
+    Check(
+        "teacher unchanged",
+        teacher_is_unchanged,
+        "share no module between teacher() and student(), and call no teacher in a student's forward",
+        needs=("losses",),
+    ),
+    Check(
+        "teacher apart",
+        teacher_stands_apart,
+        "keep the teacher out of the student: a batch brings what it said, as batch.teacher",
+        needs=("teacher unchanged",),
+    ),
+    Check(
+        "student kept",
+        student_can_be_kept,
+        "register what a student needs as parameters or buffers (register_buffer), not as plain attributes",
+        needs=("teacher unchanged",),
+    ),
+)

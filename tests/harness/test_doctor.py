@@ -1,0 +1,345 @@
+"""The doctor: each check fails on the task that breaks it, with its remedy, and no other check does."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import EXAMPLE, environment
+from doctor_tasks import BROKEN, DATA, HEALTHY, STUDENT, TEACHER, Edit
+from rich.console import Console
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from harness.cli import SPACES_DIR
+from harness.content import tensors_digest
+from harness.doctor import CHECKS, diagnose
+from harness.doctor.check import Finding
+from harness.fit import seed_draws
+from harness.prepare import fingerprint
+from harness.settings import Settings
+from harness.space import load_space
+from harness.spool import Spool
+from harness.teacher import Teacher, network_digest
+from harness.teacher_outputs import make_teacher_outputs
+from harness.terminal import Terminal
+from lightning_modules.datasets import DEBIAN_FASHION_MNIST
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks as small as these wait for one another on two."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def settings_of(folder: Path, *edits: Edit, more: str = "") -> Settings:
+    """Settings of the healthy task, less what the edits take from it."""
+    text = HEALTHY
+    for old, new in edits:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    file = folder / "points.py"
+    file.write_text(text.replace("\nclass Points(", f"\n{more}\n\nclass Points("))
+    return Settings(space_name="points", space_file=file, study="points", runs_dir=folder / "mlruns", accelerator="cpu")
+
+
+def findings_of(settings: Settings) -> dict[str, Finding]:
+    """What the doctor finds, by check."""
+    findings = diagnose(settings, Terminal(Console(file=io.StringIO())))
+    assert [finding.name for finding in findings] == [check.name for check in CHECKS]
+    for finding in findings:
+        assert "\n" not in finding.found + finding.remedy and "Traceback" not in finding.found
+        assert bool(finding.remedy) == (finding.state in ("FAILED", "warning"))
+        # A check that stands on nothing that failed is made.
+        assert finding.state != "skipped" or finding.found.startswith("not checked, for ")
+    return {finding.name: finding for finding in findings}
+
+
+def names(findings: dict[str, Finding], state: str) -> list[str]:
+    return [finding.name for finding in findings.values() if finding.state == state]
+
+
+def saved_teacher(folder: Path, settings: Settings) -> Settings:
+    """The settings with a checkpoint of a teacher that knows the training samples."""
+    space = load_space(settings.space_file)
+    seed_draws(0, torch.device("cpu"))
+    teacher, train = space.task.teacher(), space.task.data(None).splits["train"]
+    optimizer = torch.optim.Adam(teacher.parameters(), lr=1e-2)
+    for _ in range(100):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(teacher(train.inputs), train.labels).backward()
+        optimizer.step()
+    save_file(teacher.state_dict(), folder / "teacher.safetensors")
+    return replace(settings, teachers=(folder / "teacher.safetensors",))
+
+
+def test_a_healthy_task_passes_all_checks_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of(tmp_path)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    findings = findings_of(settings)
+    assert names(findings, "skipped") == ["teacher knows"]  # it would take a trained one
+    assert set(names(findings, "ok")) == set(findings) - {"teacher knows"}
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["here", "points.py"]
+
+
+def test_a_given_teacher_is_examined_too(tmp_path: Path) -> None:
+    settings = saved_teacher(tmp_path, settings_of(tmp_path))
+    findings = findings_of(settings)
+    assert set(names(findings, "ok")) == set(findings)
+    assert str(settings.teacher) in findings["teacher"].found
+    assert findings["teacher knows"].found.startswith("right on 9") or "100%" in findings["teacher knows"].found
+
+
+@pytest.mark.parametrize("flaw", BROKEN)
+def test_a_flaw_is_found_by_its_check_alone(flaw: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    broken = BROKEN[flaw]
+    findings = findings_of(settings_of(tmp_path, *broken.edits, more=broken.more))
+    assert names(findings, "FAILED") == [broken.check], findings
+    finding = findings[broken.check]
+    assert broken.found in finding.found and broken.remedy in finding.remedy
+
+
+def test_each_check_has_a_task_that_breaks_it() -> None:
+    elsewhere = {"budget", "teacher knows", "classes"}  # a budget, a trained teacher; a warning
+    assert {check.name for check in CHECKS} == {broken.check for broken in BROKEN.values()} | elsewhere
+
+
+@pytest.mark.parametrize(
+    ("check", "edits", "found"),
+    [
+        ("classes", [("points(50, 3)", "points(2, 3)")], "test has no sample of class 2"),
+        ("views", [("0.1 * torch.from", "0 * torch.from")], "all 2 views of a sample are the same"),
+        (
+            "students",
+            [("IntDistribution(2, 6)", "IntDistribution(40, 41)")],
+            "the smallest has 2,203 parameters, and its teacher 1,507",
+        ),
+        ("teacher's logits", [(TEACHER, "return nn.Sequential(Net(32), nn.ReLU())")], "no logit of 16 samples is neg"),
+        ("labels", [("classes=3)", "classes=5)")], "labels go up to 2, but teacher and students have 5 logits"),
+    ],
+)
+def test_what_may_be_meant_so_is_a_warning_that_stops_no_other_check(
+    check: str, edits: list[Edit], found: str, tmp_path: Path
+) -> None:
+    findings = findings_of(settings_of(tmp_path, *edits))
+    assert (names(findings, "warning"), names(findings, "FAILED")) == ([check], [])
+    assert found in findings[check].found and names(findings, "skipped") == ["teacher knows"]
+
+
+def test_a_check_whose_ground_is_missing_says_which_and_is_not_made(tmp_path: Path) -> None:
+    findings = findings_of(settings_of(tmp_path, (DATA, "return dict(")))
+    assert names(findings, "ok") == ["space file"]
+    assert {finding.found for finding in findings.values() if finding.state == "skipped"} == {
+        "not checked, for 'data' failed"
+    }
+
+
+def test_two_classes_leave_parameters_of_some_methods_inert_and_each_is_named(tmp_path: Path) -> None:
+    # Of two standardized logits only the order is left, so their teacher says nothing: T moves nothing, alpha the rest.
+    edits = [
+        ("% 3", "% 2"),
+        ("classes=3)", "classes=2)"),
+        (
+            '"soft_target": {',
+            '"standardized": {"temperature": TEMPERATURE, "alpha": FloatDistribution(0, 1)},\n        "soft_target": {',
+        ),
+    ]
+    findings = findings_of(settings_of(tmp_path, *edits))
+    assert names(findings, "FAILED") == ["distillation"]
+    assert findings["distillation"].found.endswith("does not change with temperature of standardized")
+
+
+def test_a_method_that_is_not_defined_for_two_classes_is_named(tmp_path: Path) -> None:
+    weights = '"target_weight": FloatDistribution(1, 2), "non_target_weight": FloatDistribution(1, 2)'
+    decoupled = f'"decoupled": {{"temperature": TEMPERATURE, {weights}}},\n        "soft_target": {{'
+    findings = findings_of(
+        settings_of(tmp_path, ("% 3", "% 2"), ("classes=3)", "classes=2)"), ('"soft_target": {', decoupled))
+    )
+    assert names(findings, "FAILED") == ["gradients"]
+    assert "decoupled, student(width=2, depth=1): ValueError" in findings["gradients"].found
+    assert "at least 3 classes" in findings["gradients"].found
+
+
+def test_a_choice_that_changes_what_is_computed_is_not_inert(tmp_path: Path) -> None:
+    edits = [
+        ('"depth": IntDistribution(1, 2)', '"act": CategoricalDistribution(["relu", "tanh"])'),
+        ("def student(self, *, width, depth):", "def student(self, *, width, act):"),
+        (
+            STUDENT,
+            "net = Net(width)\n        net.drop = nn.ReLU() if act == 'relu' else nn.Tanh()\n        return net",
+        ),
+    ]
+    findings = findings_of(settings_of(tmp_path, *edits))
+    assert not names(findings, "FAILED") and "act (what is computed, not how much)" in findings["architecture"].found
+
+
+def test_a_budget_is_told_how_many_students_it_leaves(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    # Width w and depth d have 8w + w + 2w + d(w² + w) + 3w + 3 parameters: 37 at 2 and 1; 43 at 2 and 2; 57 at 3 and 1.
+    found = findings_of(replace(settings, budgets={"parameters": 43}))
+    assert not names(found, "FAILED") and found["budget"].found == "2 of 10 architectures are within parameters=43"
+    found = findings_of(replace(settings, budgets={"parameters": 30, "macs": 1000}))
+    assert names(found, "FAILED") == ["budget"]
+    assert found["budget"].found == (
+        "none of 10 architectures is within parameters=30, macs=1000; the cheapest, width=2, depth=1, has "
+        "parameters 37, macs 26"
+    )
+    assert found["budget"].remedy.startswith("raise --max")
+
+
+def test_a_latency_is_measured_where_a_budget_asks_for_it(tmp_path: Path) -> None:
+    found = findings_of(replace(settings_of(tmp_path), budgets={"latency_p50_ms": 1e-6}))
+    assert names(found, "FAILED") == ["budget"] and "latency_p50_ms 0." in found["budget"].found
+
+
+def test_a_teacher_whose_classes_are_numbered_otherwise_is_found(tmp_path: Path) -> None:
+    settings = saved_teacher(tmp_path, settings_of(tmp_path))
+    assert settings.teacher is not None
+    state = load_file(settings.teacher)
+    save_file(state | {name: state[name].roll(1, 0) for name in ("head.weight", "head.bias")}, settings.teacher)
+    findings = findings_of(settings)
+    assert names(findings, "FAILED") == ["teacher knows"]
+    assert "as good as chance; " in findings["teacher knows"].found
+    assert "if its classes had other numbers" in findings["teacher knows"].found
+    assert "bring the classes into the order" in findings["teacher knows"].remedy
+
+
+def test_a_checkpoint_that_does_not_fit_is_found(tmp_path: Path) -> None:
+    save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    findings = findings_of(replace(settings_of(tmp_path), teachers=(tmp_path / "other.safetensors",)))
+    assert names(findings, "FAILED") == ["teacher"]
+    assert "must fit the task's teacher, whose 'stem.weight' has shape (32, 8)" in findings["teacher"].found
+
+
+def keep_outputs(folder: Path, settings: Settings) -> Path:
+    """Store what the teacher says, as a search does; the file."""
+    space = load_space(settings.space_file)
+    data, network = space.task.data(None), space.task.teacher().eval()
+    assert settings.teacher is not None
+    network.load_state_dict(load_file(settings.teacher))
+    teacher = Teacher(network, network_digest(network), Spool(folder / "spool", lambda folder: None))
+    make_teacher_outputs(teacher, data, fingerprint(data), cache_dir=settings.cache_dir, say=print)
+    (file,) = settings.cache_dir.rglob("*.safetensors")
+    return file
+
+
+def test_what_a_search_has_stored_is_compared_with_what_the_teacher_says_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = saved_teacher(tmp_path, settings_of(tmp_path))
+    keep_outputs(tmp_path, settings)
+    findings = findings_of(settings)
+    assert findings["stored outputs"].found == (
+        "live ones, of 128 shuffled samples, 2 views of each, and those kept in the cache"
+    )
+
+
+def test_outputs_kept_in_another_order_are_found(tmp_path: Path) -> None:
+    settings = saved_teacher(tmp_path, settings_of(tmp_path))
+    file = keep_outputs(tmp_path, settings)
+    with safe_open(file, framework="pt") as reader:
+        metadata = reader.metadata()
+    turned = {name: values.roll(1, 0) for name, values in load_file(file).items()}
+    save_file(turned, file, metadata=metadata | {"digest": tensors_digest(turned)})
+    findings = findings_of(settings)
+    assert names(findings, "FAILED") == ["stored outputs"]
+    assert "128 samples of train in the cache have other logits stored than live" in findings["stored outputs"].found
+
+
+@pytest.mark.slow
+def test_what_a_search_has_kept_is_examined_and_left_as_it_is(finished: Path) -> None:
+    kept = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    file, runs_dir = finished / "cancer.py", finished / "mlruns"
+    settings = Settings(space_name="cancer", space_file=file, study="c", runs_dir=runs_dir, accelerator="cpu")
+    findings = findings_of(settings)
+    assert set(names(findings, "ok")) == set(findings)
+    assert f"weights of {runs_dir / 'cache' / 'teachers'}" in findings["teacher"].found
+    assert findings["stored outputs"].found.endswith(", and those kept in the cache")
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == kept
+
+
+def test_damaged_outputs_are_a_warning_for_a_search_computes_them_again(tmp_path: Path) -> None:
+    settings = saved_teacher(tmp_path, settings_of(tmp_path))
+    file = keep_outputs(tmp_path, settings)
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    findings = findings_of(settings)
+    assert (names(findings, "warning"), names(findings, "FAILED")) == (["stored outputs"], [])
+    assert "their content does not match their hash" in findings["stored outputs"].found
+
+
+def doctor(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "harness", "doctor", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=240)
+
+
+@pytest.mark.slow
+def test_the_readme_s_example_passes_and_a_broken_one_ends_with_code_1(example: Path) -> None:
+    ended = doctor(example, "--space", "cancer.py")
+    assert ended.returncode == 0 and ended.stderr == "", ended
+    assert ended.stdout.endswith("28 checks: 27 ok, 1 skipped\n")
+    (example / "cancer.py").write_text(EXAMPLE.replace("return perceptron(width)", "return perceptron(None)"))
+    ended = doctor(example, "--space", "cancer.py")
+    assert ended.returncode == 1 and ended.stderr == "" and "Traceback" not in ended.stdout
+    assert "FAILED  students          student(width=1): TypeError: " in ended.stdout
+    assert sorted(path.name for path in example.iterdir()) == ["cancer.py"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [("--space", "none.py"), ("--max", "speed=1"), ("--accelerator", "gpu2")])
+def test_a_command_that_cannot_be_run_ends_with_code_2_and_one_line(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    ended = doctor(tmp_path, *arguments)
+    assert ended.returncode == 2 and ended.stdout == "" and list(tmp_path.iterdir()) == []
+    assert ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1
+
+
+def test_on_a_terminal_lines_are_folded_into_their_column(tmp_path: Path) -> None:
+    written = io.StringIO()
+    console = Console(file=written, width=80, force_terminal=True, color_system=None, highlight=False)
+    diagnose(settings_of(tmp_path, (STUDENT, "return Net(width)")), Terminal(console))
+    lines = written.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    at = next(i for i, line in enumerate(lines) if line.startswith("FAILED  architecture"))
+    assert lines[at + 1].startswith(" " * 26) and lines[at + 2].startswith(" " * 26 + "→ pass it on")
+
+
+EMBEDDED = [
+    "digits",
+    "digits_methods",
+    *(
+        pytest.param(
+            name,
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.skipif(not DEBIAN_FASHION_MNIST.is_dir(), reason="needs dataset-fashion-mnist"),
+            ],
+        )
+        for name in ("fashion_mnist", "fashion_mnist_methods", "fashion_mnist_shifted")
+    ),
+]
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_the_embedded_spaces_pass(name: str, tmp_path: Path) -> None:
+    space_file = SPACES_DIR / f"{name}.py"
+    settings = Settings(space_name=name, space_file=space_file, study=name, runs_dir=tmp_path, accelerator="cpu")
+    findings = findings_of(settings)
+    assert names(findings, "skipped") == ["teacher knows"] and len(names(findings, "ok")) == len(findings) - 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_embedded_spaces_are_looked_over() -> None:
+    looked_over = {name if isinstance(name, str) else name.values[0] for name in EMBEDDED}
+    assert looked_over == {path.stem for path in SPACES_DIR.glob("[!_]*.py")}
