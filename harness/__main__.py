@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from harness.cli import parse_command, run
+from harness.cli import run
+from harness.commands import parse_command
 from harness.settings import Settings
 
 

@@ -45,7 +45,7 @@ def test_only_tracking_imports_mlflow_and_training_code_knows_no_optuna(path: Pa
 def test_the_engine_names_no_space_and_no_dataset() -> None:
     for path in (ROOT / "harness").glob("**/*.py"):
         code = path.read_text().lower()
-        if path.name != "cli.py":  # its help shows examples
+        if path.name not in ("cli.py", "commands.py", "flags.py"):  # their help shows examples
             assert "fashion" not in code and "digits" not in code.replace("hexadecimal digits", ""), path
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, environment
 
-from harness.cli import SPACES_DIR, parse_command, parse_search, space_names
+from harness.cli import parse_search
+from harness.commands import parse_command
+from harness.flags import SPACES_DIR, space_names
 from harness.settings import Settings
 
 HEAVY = {"torch", "pytorch_lightning", "mlflow", "optuna", "pandas", "numpy", "sklearn", "sqlalchemy", "rich"}

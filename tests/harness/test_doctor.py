@@ -17,11 +17,11 @@ from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from harness.cli import SPACES_DIR
 from harness.content import tensors_digest
 from harness.doctor import CHECKS, diagnose
 from harness.doctor.check import Finding
 from harness.fit import seed_draws
+from harness.flags import SPACES_DIR
 from harness.prepare import fingerprint
 from harness.settings import Settings
 from harness.space import load_space

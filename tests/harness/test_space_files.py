@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli import SPACES_DIR
 from harness.errors import HarnessError
+from harness.flags import SPACES_DIR
 from harness.space import SearchSpace, load_space
 
 GOOD = """

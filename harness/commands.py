@@ -1,0 +1,150 @@
+"""The face of ``python -m harness``: what its commands take."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from harness import flags
+from harness.settings import Settings
+
+_CONFIRM_HELP = """\
+Train the picks of a study and their controls anew, with fresh seeds, and score
+each once on the test split, which the search has never seen. Reports means with
+95 % intervals and the gain of distillation, paired by seed. The same command
+goes on where it was; more --seeds add to those that are there. To pick anew
+after looking at this would be to select on the test split."""
+
+_DOCTOR_HELP = """\
+Check a task and its space: data and splits, teacher and what is stored of it,
+students, losses and gradients, the metric, budgets. One line for each check,
+and what to do about each that fails. Takes seconds and writes nothing.
+Exit code: 0 all is well, 1 a check failed, 2 the command can't be run."""
+
+_COMMAND_EXAMPLES = """\
+examples:
+  python -m harness doctor --space my_space.py              before a search
+  python -m harness doctor --space my_space.py --max parameters=2000
+  python -m harness report --study digits                   after it
+  python -m harness confirm --study digits --seeds 5        is it a gain?
+"""
+
+
+def parse_command(arguments: Sequence[str] | None = None) -> tuple[str, Settings]:
+    """The command that ``python -m harness`` is asked for, and its settings."""
+    parser = flags.Parser(
+        prog="python -m harness",
+        description="Check a task before its search, look at studies, and put what they found to the test.",
+        epilog=_COMMAND_EXAMPLES,
+        formatter_class=flags.Formatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_doctor(commands)
+    _add_report(commands)
+    _add_confirm(commands)
+    asked = parser.parse_args(arguments)
+    settings = {"doctor": _doctor_settings, "report": _report_settings, "confirm": _confirm_settings}[asked.command]
+    return asked.command, settings(parser, asked)
+
+
+def _add_doctor(commands: argparse._SubParsersAction[flags.Parser]) -> None:
+    command = commands.add_parser(
+        "doctor",
+        help="check a task of your own in seconds, before it is searched",
+        description=_DOCTOR_HELP,
+        formatter_class=flags.Formatter,
+        allow_abbrev=False,
+    )
+    add = command.add_argument_group("what is checked").add_argument
+    flags.add_space(add)
+    flags.add_budgets(add, "check that a student costs no more")
+    flags.add_sources(command, "the one that a search has kept, or fresh weights")
+    flags.add_runs_dir(
+        command.add_argument_group("where things are kept").add_argument, "where a kept teacher is looked for"
+    )
+
+
+def _doctor_settings(parser: flags.Parser, asked: argparse.Namespace) -> Settings:
+    if len(asked.teacher) > 1:
+        parser.error(f"--teacher must be one for the doctor, but got {len(asked.teacher)}")
+    name, file = flags.space_of(parser, asked.space)
+    return Settings(
+        space_name=name,
+        space_file=file,
+        study=name,
+        runs_dir=asked.runs_dir,
+        data_dir=asked.data_dir,
+        teachers=tuple(flags.checkpoint(parser, path) for path in asked.teacher),
+        budgets=flags.each_once(parser, "--max", "cost", asked.max),
+        accelerator=asked.accelerator,
+    )
+
+
+def _add_report(commands: argparse._SubParsersAction[flags.Parser]) -> None:
+    command = commands.add_parser(
+        "report",
+        help="show a study's front and picks, and write tables and plots",
+        description="Show a study's front and picks, at any time; write tables and plots, and log them to MLflow.",
+        formatter_class=flags.Formatter,
+        allow_abbrev=False,
+    )
+    flags.add_places(command, "name of the study", required=True)
+
+
+def _report_settings(parser: flags.Parser, asked: argparse.Namespace) -> Settings:
+    return Settings(
+        space_name="",
+        space_file=Path(),
+        study=flags.study_name(parser, asked.study),
+        storage=asked.storage,
+        tracking_uri=asked.tracking_uri,
+        runs_dir=flags.writable(parser, asked.runs_dir),
+    )
+
+
+def _add_confirm(commands: argparse._SubParsersAction[flags.Parser]) -> None:
+    command = commands.add_parser(
+        "confirm",
+        help="train the picks and their controls with fresh seeds, and score them on the test split",
+        description=_CONFIRM_HELP,
+        formatter_class=flags.Formatter,
+        allow_abbrev=False,
+    )
+    command.add_argument(
+        "--seeds",
+        type=flags.at_least_two,
+        default=5,
+        metavar="N",
+        help="fresh seeds for each, those of before included (default: 5)",
+    )
+    command.add_argument(
+        "--workers", type=flags.at_least_one, metavar="N", help="students at a time (default: the cores)"
+    )
+    add = command.add_argument_group("where it was searched (default: as then)").add_argument
+    add("--space", metavar="NAME|FILE", help="the space, where its file has moved")
+    add("--data-dir", type=Path, metavar="DIR", help="the data, where it has moved")
+    add(
+        "--teacher",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="the teacher's checkpoint, where it has moved",
+    )
+    add("--accelerator", default="auto", metavar="NAME", help="Lightning's accelerator (default: auto)")
+    flags.add_places(command, "name of the study", required=True)
+
+
+def _confirm_settings(parser: flags.Parser, asked: argparse.Namespace) -> Settings:
+    return replace(
+        _report_settings(parser, asked),
+        space_file=Path() if asked.space is None else flags.space_of(parser, asked.space)[1],
+        seeds=asked.seeds,
+        data_dir=asked.data_dir,
+        teachers=tuple(flags.checkpoint(parser, path) for path in asked.teacher),
+        accelerator=asked.accelerator,
+        workers=asked.workers,
+    )

@@ -1,0 +1,228 @@
+"""Flags that commands share, and the values that flags take. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from harness.addresses import redact
+from harness.settings import BUDGETED, DEFAULT_RUNS_DIR, DEFAULT_STORAGE, DEFAULT_TRACKING_URI
+
+_Value = TypeVar("_Value")
+Add = Callable[..., object]
+"""A parser's, or a group's, ``add_argument``."""
+
+SPACES_DIR = Path(__file__).resolve().parent.parent / "search_spaces"
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Help of at most 118 columns, and no more than the terminal has."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=min(118, shutil.get_terminal_size((120, 24)).columns - 2))
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.exit(2, f"error: {redact(message)} (see {self.prog} --help)\n")
+
+
+def space_names() -> list[str]:
+    """The embedded spaces, by the names of their files."""
+    return sorted(path.stem.replace("_", "-") for path in SPACES_DIR.glob("[!_]*.py"))
+
+
+def add_space(add: Add) -> None:
+    """Add ``--space``."""
+    add(
+        "--space",
+        default="digits",
+        metavar="NAME|FILE",
+        help=f"a space ({', '.join(space_names())}) or a Python file that sets SPACE (default: digits)",
+    )
+
+
+def add_budgets(add: Add, what: str) -> None:
+    """Add ``--max``, which may be repeated."""
+    add(
+        "--max",
+        action="append",
+        default=[],
+        type=budget,
+        metavar="COST=VALUE",
+        help=f"{what}; may be repeated ({', '.join(BUDGETED)})",
+    )
+
+
+def add_sources(parser: argparse.ArgumentParser, without_a_teacher: str) -> Add:
+    """Add teacher, data and accelerator in a group of their own; its ``add_argument``."""
+    add = parser.add_argument_group("teacher and data").add_argument
+    add(
+        "--teacher",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="checkpoint of the teacher: safetensors, state_dict or Lightning, or a student of an earlier study of the "
+        f"space; if repeated, all teach as one (default: {without_a_teacher})",
+    )
+    add("--data-dir", type=Path, metavar="DIR", help="where the data is (default: where the task finds it by itself)")
+    add(
+        "--accelerator",
+        default="auto",
+        metavar="NAME",
+        help="Lightning's accelerator: auto, cpu, gpu, mps, .. (default: auto)",
+    )
+    return add
+
+
+def add_places(parser: argparse.ArgumentParser, study_help: str, *, required: bool = False) -> None:
+    """Add the study's name, and where things are kept."""
+    add = parser.add_argument_group("where things are kept").add_argument
+    add("--study", required=required, metavar="NAME", help=study_help)
+    add(
+        "--storage",
+        default=os.environ.get("KD_STORAGE", DEFAULT_STORAGE),
+        metavar="ADDRESS",
+        help="Optuna's storage: a database's URL, redis://.., or a journal file's path "
+        f"(default: $KD_STORAGE or {DEFAULT_STORAGE})",
+    )
+    add(
+        "--tracking-uri",
+        default=os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_TRACKING_URI),
+        metavar="ADDRESS",
+        help=f"MLflow's tracking store or server (default: $MLFLOW_TRACKING_URI or {DEFAULT_TRACKING_URI})",
+    )
+    add_runs_dir(add, "caches, checkpoints and artifacts")
+
+
+def add_runs_dir(add: Add, what: str) -> None:
+    """Add ``--runs-dir``."""
+    add(
+        "--runs-dir",
+        type=Path,
+        default=Path(os.environ.get("KD_RUNS_DIR", DEFAULT_RUNS_DIR)),
+        metavar="DIR",
+        help=f"{what} (default: $KD_RUNS_DIR or {DEFAULT_RUNS_DIR})",
+    )
+
+
+def space_of(parser: argparse.ArgumentParser, asked: str) -> tuple[str, Path]:
+    """Name and file of a space that is asked for by either."""
+    if asked.endswith(".py"):
+        file = Path(asked)
+        if not file.is_file():
+            parser.error(f"--space must be a Python file that exists, but got {asked!r}")
+        return file.stem.replace("_", "-"), file
+    if asked not in space_names():
+        parser.error(f"--space must be one of {', '.join(space_names())} or a Python file, but got {asked!r}")
+    return asked, SPACES_DIR / f"{asked.replace('-', '_')}.py"
+
+
+def checkpoint(parser: argparse.ArgumentParser, path: Path) -> Path:
+    """A teacher's checkpoint, if it is a file."""
+    if not path.is_file():
+        parser.error(f"--teacher must be a checkpoint file, but there is no file {str(path)!r}")
+    return path
+
+
+def study_name(parser: argparse.ArgumentParser, name: str) -> str:
+    """A study's name, if it can be a folder's."""
+    # It becomes a folder's name: nothing in it may lead out of the runs.
+    if not re.fullmatch(r"[A-Za-z0-9][\w.+-]{0,99}", name, re.ASCII):
+        parser.error(
+            f"--study must be letters, digits and . _ + -, at most 100, a letter or digit first, but got {name!r}"
+        )
+    return name
+
+
+def writable(parser: argparse.ArgumentParser, folder: Path) -> Path:
+    """A folder, made if need be, if it can be written."""
+    probe = folder / f".writable.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        parser.error(f"--runs-dir must be a folder that can be written, but {str(folder)!r} can't: {error.strerror}")
+    return folder
+
+
+def each_once(parser: Parser, flag: str, what: str, pairs: Sequence[tuple[str, _Value]]) -> dict[str, _Value]:
+    """Named values by name, if none is named twice."""
+    named = dict(pairs)
+    if len(named) < len(pairs):
+        parser.error(f"{flag} must name each {what} once")
+    return named
+
+
+def at_least_one(text: str) -> int:
+    """A whole number of at least 1."""
+    if not re.fullmatch(r"[+-]?\d+", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, but got {text!r}")
+    return int(text)
+
+
+def at_least_two(text: str) -> int:
+    """A whole number of at least 2."""
+    if not re.fullmatch(r"[+-]?\d+", text) or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 2, for an interval, but got {text!r}")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """A seed in [0, 2^31)."""
+    if not text.isdigit() or int(text) >= 2**31:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2147483647, but got {text!r}")
+    return int(text)
+
+
+def _positive(text: str) -> float | None:
+    """A finite number above zero; ``None`` if the text is none."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if 0 < number < float("inf") else None
+
+
+def seconds(text: str) -> float:
+    """A positive number of seconds."""
+    seconds = _positive(text)
+    if seconds is None:
+        raise argparse.ArgumentTypeError(f"must be a positive number of seconds, but got {text!r}")
+    return seconds
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Different names, joined by commas."""
+    names = tuple(text.split(","))
+    if len(set(names)) < len(names) or "" in names:
+        raise argparse.ArgumentTypeError(f"must be different names joined by commas, but got {text!r}")
+    return names
+
+
+def budget(text: str) -> tuple[str, float]:
+    """A cost's name and the most that it may be."""
+    name, _, number = text.partition("=")
+    if name not in BUDGETED:
+        raise argparse.ArgumentTypeError(f"must name one of {', '.join(BUDGETED)}, but got {text!r}")
+    value = _positive(number)
+    if value is None:
+        raise argparse.ArgumentTypeError(f"must give {name} a positive number, but got {text!r}")
+    return name, value
+
+
+def assignment(text: str) -> tuple[str, str]:
+    """A name and a value, as text."""
+    name, sign, value = text.partition("=")
+    if not (name and sign and value):
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, but got {text!r}")
+    return name, value
