@@ -93,7 +93,7 @@ def prepared_for(name: str, runs_dir: Path) -> tuple[SearchSpace, Prepared]:
         return space, prepare(settings, space, study, Terminal(), mirror)
 
 
-def _thin_out(prepared: Prepared) -> None:
+def thin_out(prepared: Prepared) -> None:
     """Keep the first of the shuffled training samples; classes stay as even as chance has them."""
     data = prepared.data
     kept = torch.randperm(len(data.splits["train"]), generator=torch.Generator().manual_seed(0))[:_FASHION_SAMPLES]
@@ -113,7 +113,7 @@ def main() -> None:
     torch.set_num_threads(1)  # what is forked below must not have started threads
     space, prepared = prepared_for(asked.space, asked.runs_dir)
     if asked.space == "fashion-mnist":
-        _thin_out(prepared)
+        thin_out(prepared)
     _task = (space, prepared, EPOCHS[asked.space])
     grid = GRIDS[asked.space]
     file = asked.runs_dir / "curves" / f"{asked.space}.jsonl"
