@@ -226,7 +226,7 @@ def _cpu_at(second: float, samples: Sequence[tuple[float, float]]) -> float:
 
 def make_teacher(race: Race, folder: Path) -> Path:
     """Let the harness train the space's teacher; its checkpoint."""
-    command = [str(ROOT / "search.py"), "--space", race.space, "--trials", "1", "--epochs", "1"]
+    command = [str(ROOT / "search.py"), "--space", race.space, "--trials", "1", "--epochs", "1", "--no-controls"]
     log = folder / "log.txt"
     tree = ProcessTree([sys.executable, *command], folder=folder, log=log, environment=_environment(folder))
     try:

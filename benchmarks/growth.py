@@ -138,7 +138,7 @@ def grown(trials: int) -> None:
         proposals_s.append(time.perf_counter() - started)
     for number in range(trials, trials + _PROPOSALS):
         study.give_up(number, "begun to be timed")
-    finished_s = whole_command(str(ROOT / "search.py"), *flags)
+    finished_s = whole_command(str(ROOT / "search.py"), *flags, "--no-controls")
     report_s = whole_command("-m", "harness", "report", "--study", STUDY)
     empty_s = whole_command("-c", "import harness.launchers.local, harness.report, harness.parent")
     print(
