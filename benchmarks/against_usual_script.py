@@ -50,7 +50,8 @@ def main() -> None:
     asked = parser.parse_args()
     top = Path(tempfile.mkdtemp())
     search = (
-        str(ROOT / "search.py"), "--no-controls", "--space", asked.space, "--trials", str(asked.trials), "--epochs", str(asked.epochs),
+        str(ROOT / "search.py"), "--no-controls",
+        "--space", asked.space, "--trials", str(asked.trials), "--epochs", str(asked.epochs),
         "--sampler", "random", "--pruner", "none", "--study", "beside", "--accelerator", "cpu",
     )  # fmt: skip
     (top / "first").mkdir()

@@ -28,7 +28,8 @@ _MB = 1e6
 
 def command(trials: int, workers: int, epochs: int) -> list[str]:
     """A search of digits whose trials all cost the same."""
-    flags = f"--study bench --sampler random --pruner none --no-controls --fix width=8 --trials {trials} --workers {workers}"
+    flags = "--study bench --sampler random --pruner none --no-controls --fix width=8"
+    flags += f" --trials {trials} --workers {workers}"
     return [sys.executable, str(ROOT / "search.py"), *flags.split(), "--epochs", str(epochs), "--accelerator", "cpu"]
 
 
