@@ -246,8 +246,8 @@ def main() -> None:
         "# Hinton, Vinyals & Dean (2015), section 3, on Fashion-MNIST",
         "",
         f"50,000 training samples; students {EPOCHS} epochs, teachers {TEACHER_EPOCHS}; {SEEDS} seeds, a teacher each. "
-        "Means with 95 % intervals (Student's t). Soft targets alone (alpha = 0), where the paper adds hard labels with "
-        "a small weight. AdamW, peak learning rate 0.001; no bound on the norm of the weights.",
+        "Means with 95 % intervals (Student's t). Soft targets alone (alpha = 0), where the paper adds hard labels "
+        "with a small weight. AdamW, peak learning rate 0.001; no bound on the norm of the weights.",
         "",
     ]
     RESULTS.write_text("\n".join([*head, *tables(done)]) + "\n")

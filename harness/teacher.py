@@ -126,9 +126,8 @@ def find_teacher(task: Task, data: TensorDataModule, dataset: str, settings: Set
 def _begun(task: Task, data: TensorDataModule, dataset: str, settings: Settings) -> tuple[nn.Module, str]:
     """The network, filled from the checkpoint if there is one, and the key that it is kept under."""
     seed_draws(derived_seed(settings.seed, "teacher"), torch.device("cpu"))
-    network = task.teacher()
+    network = _network(task, settings)
     if settings.teacher is not None:
-        _load_checkpoint(network, settings.teacher)
         return network, network_digest(network)
     # Fresh weights under a fixed seed stand for the architecture: another one draws others.
     recipe = [task.teacher_epochs, task.teacher_learning_rate, data.batch_size, settings.seed]
