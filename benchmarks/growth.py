@@ -131,13 +131,15 @@ def grown(trials: int) -> None:
     opened_s = time.perf_counter() - started
     assert len(found) == trials
     proposer = Proposer(space, sampler="tpe", seed=0, directions=study.directions)
-    proposals_s = []
+    proposals_s, begun = [], []
     for _ in range(_PROPOSALS):
         started = time.perf_counter()
-        assert study._begun(proposer, study.trials()) is not None
+        trial = study._begun(proposer, study.trials(), lambda: None)
+        assert trial is not None
+        begun.append(trial)
         proposals_s.append(time.perf_counter() - started)
-    for number in range(trials, trials + _PROPOSALS):
-        study.give_up(number, "begun to be timed")
+    for trial in begun:
+        study.optuna.tell(trial, state=TrialState.FAIL)
     finished_s = whole_command(str(ROOT / "search.py"), *flags, "--no-controls")
     report_s = whole_command("-m", "harness", "report", "--study", STUDY)
     empty_s = whole_command("-c", "import harness.launchers.local, harness.report, harness.parent")

@@ -30,6 +30,11 @@ def sqlite_path(address: str) -> Path | None:
     return Path(address.removeprefix(_SQLITE).split("?", 1)[0])
 
 
+def is_server(address: str) -> bool:
+    """Whether an address is that of a PostgreSQL server, whose studies workers of many machines share."""
+    return address.startswith("postgresql")
+
+
 def lock_of(address: str, runs_dir: Path) -> Path:
     """The lock under which a place is opened: beside a SQLite file, for runs of several folders share it."""
     path = sqlite_path(address)

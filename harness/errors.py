@@ -36,6 +36,10 @@ class TrialPruned(Exception):
     """A trial that is stopped because it can't reach the front any more; its message is the reason that is recorded."""
 
 
+class PieceTaken(Exception):
+    """What a worker had is another one's now, which took it for dead; it must write nothing more of it."""
+
+
 def one_line(error: BaseException) -> str:
     """The first line of an error's message, or its type's name, without passwords."""
     lines = redact(error).strip().splitlines()

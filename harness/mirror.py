@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -16,8 +15,8 @@ from typing import IO, Any
 from harness.addresses import redact
 from harness.errors import HarnessError
 from harness.spool import SPOOL, STATE_FILE
+from harness.word import Word
 
-_WORD_EVERY_S = 60.0
 _GRACE_S, _GRACE_AFTER_ERROR_S = 10.0, 2.0
 
 
@@ -29,11 +28,10 @@ class Mirror:
 
     def __init__(self) -> None:
         self.experiment_id = self.store = self._address = ""
-        self._say: Callable[[str], None] = lambda text: None
+        self._word = Word(lambda text: None)
         self._answered = threading.Event()
         self._connected = False
         self._failure: str | None = None
-        self._last_word_s = -_WORD_EVERY_S
         root = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
@@ -69,7 +67,7 @@ class Mirror:
             artifact_root: Folder of artifacts, where the store is a local database.
             say: Called with a line of text when the store goes away, or comes back. From another thread.
         """
-        self._say, self._address = say, address
+        self._word.say, self._address = say, address
         # The address goes through the pipe: an argument or a variable of a process can be read by others.
         self._send(address=address, experiment=experiment, artifact_root=str(artifact_root))
 
@@ -104,7 +102,7 @@ class Mirror:
         self._listener.join()
         self._stdout.close()
         if self._connected and not sent:
-            self._say("not everything could be sent to MLflow; it is kept, and the same command sends it.")
+            self._word.say("not everything could be sent to MLflow; it is kept, and the same command sends it.")
 
     @property
     def _stdout(self) -> IO[bytes]:
@@ -138,16 +136,10 @@ class Mirror:
             elif "away" in message:
                 self._word(f"MLflow does not answer ({message['away']}); runs are kept and sent when it is back")
             elif "back" in message:
-                self._last_word_s = -_WORD_EVERY_S
-                self._say("MLflow answers again")
+                self._word.end("MLflow answers again")
         if not self._answered.is_set():
             self._failure = self._failure or "the process that logs to it ended"
             self._answered.set()
-
-    def _word(self, text: str) -> None:
-        if time.monotonic() - self._last_word_s >= _WORD_EVERY_S:
-            self._last_word_s = time.monotonic()
-            self._say(text)
 
 
 def is_sent(folder: Path, store: str, state: str) -> bool:

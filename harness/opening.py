@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from harness.addresses import redact, sqlite_path
-from harness.content import Lease, exclusive, write_atomically
+from harness.addresses import is_server, redact, sqlite_path
+from harness.claims import alone, server_engine
+from harness.content import Lease, write_atomically
 from harness.errors import HarnessError
+from harness.patience import Patience, server_is_away
 from harness.settings import Settings
 from harness.space import SearchSpace, load_space
 from harness.storage import open_storage
@@ -49,7 +51,7 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
         "fixed": dict(settings.fixed),
         "max": dict(settings.budgets),
     }
-    with exclusive(settings.study_dir.with_name(f".{settings.study}.lock")):
+    with alone(storage, f"open {settings.study}", settings.study_dir.with_name(f".{settings.study}.lock")):
         if settings.study in optuna.get_all_study_names(storage):
             loaded = optuna.load_study(study_name=settings.study, storage=storage)
             stored = loaded.user_attrs.get("kd.identity")
@@ -95,15 +97,18 @@ def _is_abandoned(study: optuna.Study, settings: Settings) -> bool:
     return free
 
 
-def find_study(settings: Settings) -> Study:
-    """Open a study that exists, to read it.
+def find_study(settings: Settings, *, on_word: Callable[[str], None] | None = None) -> Study:
+    """Open a study that exists.
 
     Args:
         settings: Names it, and its storage.
+        on_word: If given, a server that is away is waited for, and this is told of it.
 
     Raises:
         HarnessError: If the storage can't be used or has no such study of this program.
     """
+    if on_word is not None and is_server(settings.storage):
+        return Patience(server_is_away, on_word).ask(lambda: find_study(settings))
     name, path = settings.study, sqlite_path(settings.storage)
     if path is not None and not path.exists():
         raise HarnessError(f"--storage must be a study's database, but there is no file {str(path)!r}.")
@@ -166,7 +171,8 @@ def _own_folder(study: Study) -> None:
     if study.owns_folder():
         return
     mark, kept = study.folder / MARK, _aside(study.folder, study.id)
-    if not kept.exists() and any(trial.state == TrialState.RUNNING for trial in study.trials()):
+    by_folder = server_engine(study.optuna._storage) is None  # else its workers may be anywhere, and their folders too
+    if by_folder and not kept.exists() and any(trial.state == TrialState.RUNNING for trial in study.trials()):
         # Its lease, if it is alive, and its checkpoint are in the folder that it was begun with.
         raise HarnessError(
             f"study {study.settings.study!r} has a trial that was begun with another --runs-dir or in another folder "

@@ -217,7 +217,7 @@ def costs_of(architecture: Mapping[str, Any], space: SearchSpace, study: Study, 
     key, table = key_of(architecture), prepared.costs
     if key not in table.students:
         # Another worker may have measured it, and the study keeps one table.
-        with exclusive(study.folder / "costs.lock"):
+        with study.alone("costs"):
             assert study.costs is not None
             table.students |= CostTable.from_json(study.costs).students
             if key not in table.students:

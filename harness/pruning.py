@@ -18,7 +18,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.errors import TrialPruned
-from harness.storage import asking_storage
+from harness.storage import STORAGE_ERRORS, asking_storage
 from harness.study import KNOWN_COSTS, MAXIMIZED, Claim, Study
 
 _REDUCTION = 3
@@ -121,9 +121,14 @@ class Pruner:
         value = metrics[f"val/{primary}"]
         if not math.isfinite(value):
             return  # nothing can be told from it
-        with asking_storage():
-            self._study.mark(claim, rung, value)
-            complete = self._look()
+        try:
+            with asking_storage():
+                self._study.mark(claim, rung, value)
+                complete = self._study.patience.ask_once(self._look)
+        except STORAGE_ERRORS as error:
+            if self._study.patience.is_away(error):
+                return  # it trains on, unjudged; where it stands is stored with its end, or at the next rung
+            raise
         stopped = stop(self._sign * value, rung, self._costs(claim.trial.params), complete)
         if stopped is not None:
             reach, best = (self._sign * bound for bound in stopped)

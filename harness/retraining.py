@@ -6,14 +6,15 @@ worth. It is trained to the end, as a trial is, resumable after each epoch, and 
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.addresses import redact
 from harness.checkpoint import drop_checkpoints
-from harness.content import Lease
-from harness.errors import HarnessError, Interrupted, TrialFailed, one_line
+from harness.claims import Hold
+from harness.errors import HarnessError, Interrupted, PieceTaken, TrialFailed, one_line
 from harness.prepare import Prepared
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
@@ -21,7 +22,7 @@ from harness.spool import Spool
 from harness.storage import STORAGE_ERRORS
 from harness.study import Study
 from harness.trial import run_student
-from harness.worker import FAILURE, Display, Notified
+from harness.worker import FAILURE, Display, Notified, check_deaths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,22 +73,27 @@ def retrain(
     Raises:
         HarnessError: If a training fails by an error that is not its own doing.
     """
-    for place, retraining in enumerate(retrainings):
-        folder = study.folder / retraining.name
-        folder.mkdir(parents=True, exist_ok=True)
-        lease = Lease(folder)
-        if not lease.acquire():
+    study.patience.word.say = display.word
+    places = {retraining.name: place for place, retraining in enumerate(retrainings)}
+    pause_s = 0.05
+    while left := [name for name in places if name not in study.retrained()]:
+        found = study.take(left)
+        if found is None:  # others train what is left; one of them may be lost
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 2.0)
             continue
+        name, hold = found
         try:
-            if retraining.name not in study.retrained():
-                _train(place, retraining, settings, space, study, prepared, mirror, display)
+            if name not in study.retrained():  # read with the piece in hand
+                _train(places[name], retrainings[places[name]], hold, settings, space, study, prepared, mirror, display)
         finally:
-            lease.release()
+            hold.release()
 
 
 def _train(
     place: int,
     retraining: Retraining,
+    hold: Hold,
     settings: Settings,
     space: SearchSpace,
     study: Study,
@@ -99,6 +105,7 @@ def _train(
     resumed = spool.epochs or None
     display.started(place, retraining.configuration.params(), resumed)
     try:
+        check_deaths(spool)
         metrics = run_student(
             retraining.configuration,
             spool,
@@ -109,17 +116,19 @@ def _train(
             space=space,
             study=study,
             prepared=prepared,
+            hold=hold,
             on_epoch=lambda epoch, metrics: display.epoch(place, epoch),
         )
     except TrialFailed as failure:
         reason = one_line(failure)
         _fail(retraining, spool, study, reason)
         display.failed(place, reason)
-    except Interrupted:
-        spool.set_state("WAITING")
+    except PieceTaken as taken:
+        display.cut(place, one_line(taken))
+        return
+    except (Interrupted, *STORAGE_ERRORS):
+        spool.set_state("WAITING")  # no fault of the student's: it is resumed
         raise
-    except STORAGE_ERRORS:
-        raise  # no fault of the student's: it stays as it is, and is resumed
     except Exception as error:
         reason, report = f"{type(error).__name__}: {one_line(error)}", spool.folder / FAILURE
         report.write_text(redact(traceback.format_exc()))

@@ -45,6 +45,7 @@ def search(settings: Settings) -> None:
         storage = open_storage(settings)
         mirror.wait_until_connected()
         study = open_study(settings, whole_space, storage)
+        study.patience.word.say = terminal.say
         try:
             with ParentRun(study, settings, mirror) as parent:
                 catch_up(study, mirror)

@@ -44,16 +44,21 @@ class Spool:
         self._steps: set[int] = set()
         self._whole: dict[str, float] = {}
         self.state: str | None = None
+        self.deaths = 0
+        """How often its process ended, without a word, since the last epoch that is logged."""
         folder.mkdir(parents=True, exist_ok=True)
         self._drop_torn_line()
         for event in read_events(folder / SPOOL):
             self._begun |= event["event"] == "run"
             if event["event"] == "metrics" and event["step"] is not None:
                 self._steps.add(event["step"])
+                self.deaths = 0
             elif event["event"] == "metrics":
                 self._whole |= event["values"]
             if event["event"] == "state":
+                self.deaths = self.deaths + (self.state == "RUNNING") if event["state"] == "RUNNING" else 0
                 self.state = event["state"]
+        self.deaths += self.state == "RUNNING"
         self._file = os.open(folder / SPOOL, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
     @property

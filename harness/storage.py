@@ -8,21 +8,31 @@ from collections.abc import Iterator
 from typing import Any
 
 import optuna
+import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalRedisBackend
 from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from harness.addresses import lock_of, redact, sqlite_path
+from harness.addresses import is_server, lock_of, redact, sqlite_path
+from harness.claims import lock, make_tables, server_engine
 from harness.content import exclusive
 from harness.errors import HarnessError, one_line
+from harness.patience import Patience, never, server_is_away
 from harness.settings import Settings
 
 STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError)
 """What is raised where a storage that was open can't be reached any more."""
 
-_CONNECT_TIMEOUT_S = 10
+_PATIENT_CONNECTION = {
+    "connect_timeout": 10,  # seconds, as the others
+    # A server that vanished with its machine says nothing: without these, whoever waits for its answer waits for hours.
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,  # ms
+}
 
 
 @contextlib.contextmanager
@@ -94,6 +104,11 @@ def _open_storage(address: str, shown: str) -> BaseStorage:
     return storage
 
 
+def patience_with(storage: BaseStorage) -> Patience:
+    """How a storage that is away is met."""
+    return Patience(never if server_engine(storage) is None else server_is_away)
+
+
 def close_connections(study: optuna.Study) -> None:
     """Close what connections a study's storage keeps open; it opens new ones when it needs them."""
     backend = getattr(study._storage, "_backend", study._storage)
@@ -104,8 +119,18 @@ def close_connections(study: optuna.Study) -> None:
 
 def _open_database(address: str) -> RDBStorage:
     if sqlite_path(address) is None:
-        arguments = {"connect_timeout": _CONNECT_TIMEOUT_S} if address.startswith("postgresql") else {}
-        return RDBStorage(address, engine_kwargs={"connect_args": arguments, "pool_pre_ping": True})
+        if not is_server(address):
+            return RDBStorage(address, engine_kwargs={"pool_pre_ping": True})
+        engine_kwargs = {"connect_args": _PATIENT_CONNECTION, "pool_pre_ping": True}
+        engine = sqlalchemy.create_engine(address, **engine_kwargs)
+        try:
+            with engine.begin() as connection:  # two first starts at once would both make the tables
+                lock(connection, "tables")
+                storage = RDBStorage(address, engine_kwargs=engine_kwargs)
+                make_tables(storage.engine)
+        finally:
+            engine.dispose()
+        return storage
     storage = RDBStorage(address, engine_kwargs={"connect_args": {"timeout": 60}})
     # A write-ahead log outlives kill -9 without waiting for the disk at each of a trial's dozen commits.
     event.listen(storage.engine, "connect", _write_ahead)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,15 @@ from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from harness.content import Lease, derived_seed, exclusive
+from harness.claims import Check, Claims, Hold, claims_of
+from harness.content import Lease, derived_seed
 from harness.cost import COSTS
 from harness.errors import HarnessError
 from harness.pareto import pareto_front
 from harness.proposal import Proposer
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
+from harness.storage import patience_with
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -55,17 +58,19 @@ class Claim:
         trial: Optuna's trial, RUNNING.
         configuration: Its parameters.
         folder: Its own folder.
-        lease: Held until the trial is over.
+        hold: This worker's until the trial is over.
         resumed: Whether another process began it.
         recipe: Name of the recipe that it tries, or ``None``.
+        unmarked: Where it stood at rungs that could not be stored yet, by epochs done.
     """
 
     trial: Trial
     configuration: Configuration
     folder: Path
-    lease: Lease
+    hold: Hold
     resumed: bool
     recipe: str | None
+    unmarked: dict[int, float] = field(default_factory=dict)
 
 
 class Study:
@@ -82,6 +87,7 @@ class Study:
         self.folder = settings.study_dir
         self.lease = Lease(self.folder, shared=True)
         """Held by whoever works on the study."""
+        self.patience = patience_with(optuna_study._storage)
 
     @cached_property
     def id(self) -> str:
@@ -91,7 +97,27 @@ class Study:
     @property
     def attrs(self) -> dict[str, Any]:
         """What the study says of itself."""
-        return self.optuna.user_attrs
+        return self.patience.ask(lambda: self.optuna.user_attrs)
+
+    def _keep(self, name: str, value: Any) -> None:
+        self.patience.ask(lambda: self.optuna.set_user_attr(name, value))
+
+    @cached_property
+    def claims(self) -> Claims:
+        """Who works on what."""
+        return claims_of(self.optuna._storage, self.id, self.folder)
+
+    @contextlib.contextmanager
+    def alone(self, what: str, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Keep all other workers of the study out meanwhile.
+
+        Args:
+            what: Names what is done.
+            on_wait: Called if one must be waited for.
+        """
+        with contextlib.ExitStack() as held:
+            self.patience.ask(lambda: held.enter_context(self.claims.exclusive(what, on_wait=on_wait)))
+            yield
 
     def hold(self) -> None:
         """Take the study's lease.
@@ -143,7 +169,7 @@ class Study:
 
     def trials(self) -> list[FrozenTrial]:
         """Every trial, in any state. Not to be changed."""
-        return self.optuna.get_trials(deepcopy=False)
+        return self.patience.ask(lambda: self.optuna.get_trials(deepcopy=False))
 
     def finished(self) -> int:
         """How many trials are over, well or badly."""
@@ -152,8 +178,10 @@ class Study:
     def front(self) -> list[int]:
         """Numbers of the complete trials that no other one dominates, ascending."""
         complete = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
-        values = np.array([trial.values for trial in complete], dtype=float).reshape(len(complete), -1)
-        return [complete[place].number for place in pareto_front(values, self.directions)] if complete else []
+        if not complete:
+            return []
+        values = np.array([trial.values for trial in complete], dtype=float)
+        return [complete[place].number for place in pareto_front(values, self.directions)]
 
     def trial_folder(self, number: int) -> Path:
         """Where a trial keeps its spool and checkpoint."""
@@ -167,29 +195,47 @@ class Study:
         Args:
             proposer: Where a new trial's configuration comes from.
         """
-        with exclusive(self.folder / "claim.lock"):
+        return self.patience.ask(lambda: self._claim(proposer))
+
+    def _claim(self, proposer: Proposer) -> Claim | None:
+        with self.claims.exclusive("claim") as check:
             trials = self.trials()
-            for frozen in trials:
-                if frozen.state == TrialState.RUNNING and (lease := self._lease_of_cut(frozen.number)) is not None:
-                    return self._claimed(Trial(self.optuna, frozen._trial_id), proposer.space, lease, resumed=True)
+            running = [str(trial.number) for trial in trials if trial.state == TrialState.RUNNING]
+            while (found := self.claims.take(running)) is not None:
+                piece, hold = found
+                frozen = self.trials()[int(piece)]
+                # Read with the trial in hand: whoever ends one gives it back afterwards.
+                if frozen.state == TrialState.RUNNING:
+                    return self._claimed(Trial(self.optuna, frozen._trial_id), proposer.space, hold, resumed=True)
+                hold.release()
+                running.remove(piece)
             waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
             if len(trials) - len(waiting) >= self.settings.trials:
                 return None
             # Someone may have enqueued a trial with Optuna's own means; no budget holds back what is asked for by name.
-            trial = self.optuna.ask() if waiting else self._begun(proposer, trials)
+            trial = self.optuna.ask() if waiting else self._begun(proposer, trials, check)
             if trial is None:
-                self.optuna.set_user_attr(_EXHAUSTED_ATTR, True)
+                self._keep(_EXHAUSTED_ATTR, True)
                 return None
-            lease = self._lease(trial.number)
-            taken = lease.acquire()
-            assert taken, trial.number
-            return self._claimed(trial, proposer.space, lease, resumed=False)
+            taken = self.claims.take([str(trial.number)])
+            assert taken is not None, trial.number
+            return self._claimed(trial, proposer.space, taken[1], resumed=False)
 
-    def _begun(self, proposer: Proposer, trials: list[FrozenTrial]) -> Trial | None:
+    def take(self, names: Sequence[str]) -> tuple[str, Hold] | None:
+        """The first of some trainings that no living worker is at, for this worker alone; ``None`` if there is none."""
+
+        def take() -> tuple[str, Hold] | None:
+            with self.claims.exclusive("claim"):
+                return self.claims.take(names)
+
+        return self.patience.ask(take)
+
+    def _begun(self, proposer: Proposer, trials: list[FrozenTrial], check: Check) -> Trial | None:
         """A new trial, stored whole: a cut leaves all of it, or nothing."""
         proposal = proposer.propose(trials)
         if proposal is None:
             return None
+        check()  # or another worker may begin the last one too
         whole = create_trial(
             state=TrialState.RUNNING,
             params=proposal.params,
@@ -210,62 +256,73 @@ class Study:
         finished = self.finished()
         return finished >= self.settings.trials or (self.is_exhausted and finished == len(self.trials()))
 
-    def _lease(self, number: int) -> Lease:
-        folder = self.trial_folder(number)
-        folder.mkdir(parents=True, exist_ok=True)
-        return Lease(folder)
+    def running(self) -> int:
+        """How many trials are being run, or were cut in the middle."""
+        return sum(trial.state == TrialState.RUNNING for trial in self.trials())
 
-    def _lease_of_cut(self, number: int) -> Lease | None:
-        """The lease of a trial that is RUNNING in nobody's hands; ``None`` if it is over, or someone holds it."""
-        lease = self._lease(number)
-        # Its state is read with the lease in hand: whoever ends a trial gives up its lease afterwards.
-        if lease.acquire() and self.trials()[number].state == TrialState.RUNNING:
-            return lease
-        lease.release()
-        return None
-
-    def _claimed(self, trial: Trial, space: SearchSpace, lease: Lease, *, resumed: bool) -> Claim:
+    def _claimed(self, trial: Trial, space: SearchSpace, hold: Hold, *, resumed: bool) -> Claim:
         # Configurations come from a proposer; this one only completes what someone enqueued in part.
         self.optuna.sampler = RandomSampler(derived_seed(self.settings.seed, "enqueued", trial.number))
         return Claim(
             trial=trial,
             configuration=space.suggest(trial),
             folder=self.trial_folder(trial.number),
-            lease=lease,
+            hold=hold,
             resumed=resumed,
             recipe=trial.user_attrs.get("recipe"),
         )
 
     def complete(self, claim: Claim, metrics: Mapping[str, float]) -> None:
         """Record a trial that was trained to the end."""
-        claim.trial.set_user_attr("metrics", dict(metrics))
-        self.optuna.tell(claim.trial, [metrics[name] for name in self.objectives])
+        values = [metrics[name] for name in self.objectives]
+        self._end(claim, TrialState.COMPLETE, {"metrics": dict(metrics)}, values)
 
     def mark(self, claim: Claim, epochs: int, value: float) -> None:
-        """Record where a trial stands after so many epochs, for all processes to see."""
+        """Record where a trial stands after so many epochs, for all processes to see.
+
+        Raises:
+            StorageInternalError, SQLAlchemyError: If the storage is away; it is recorded later.
+        """
+        claim.unmarked[epochs] = value
+        self.patience.ask_once(lambda: self._mark(claim))
+
+    def _mark(self, claim: Claim) -> None:
         storage: BaseStorage = self.optuna._storage  # Optuna's own report() refuses where objectives are several
-        storage.set_trial_intermediate_value(claim.trial._trial_id, epochs, value)
+        for epochs, value in list(claim.unmarked.items()):
+            storage.set_trial_intermediate_value(claim.trial._trial_id, epochs, value)
+            del claim.unmarked[epochs]
 
     def prune(self, claim: Claim, costs: Mapping[str, float], reason: str) -> None:
         """Record a trial that was stopped because it could not reach the front any more."""
-        claim.trial.set_user_attr("metrics", dict(costs))
-        claim.trial.set_user_attr("reason", reason)
-        self.optuna.tell(claim.trial, state=TrialState.PRUNED)
+        self._end(claim, TrialState.PRUNED, {"metrics": dict(costs), "reason": reason})
 
     def fail(self, claim: Claim, reason: str) -> None:
         """Record a trial that failed by its own doing."""
-        self._fail(claim.trial, reason)
+        self._end(claim, TrialState.FAIL, {"reason": reason})
 
-    def give_up(self, number: int, reason: str) -> None:
-        """Record a trial as failed that no process holds, if none has ended it since."""
-        lease = self._lease_of_cut(number)
-        if lease is not None:
-            self._fail(Trial(self.optuna, self.trials()[number]._trial_id), reason)
-            lease.release()
+    def _end(
+        self, claim: Claim, state: TrialState, attrs: Mapping[str, Any], values: Sequence[float] | None = None
+    ) -> None:
+        """Record that a trial is over.
 
-    def _fail(self, trial: Trial, reason: str) -> None:
-        trial.set_user_attr("reason", reason)
-        self.optuna.tell(trial, state=TrialState.FAIL)
+        Raises:
+            PieceTaken: If it is another worker's by now.
+        """
+        attempts = 0
+
+        def end() -> None:
+            nonlocal attempts
+            claim.hold.prove()
+            attempts += 1
+            # The answer to an attempt may have been lost, and not the attempt.
+            if attempts > 1 and self.optuna._storage.get_trial(claim.trial._trial_id).state.is_finished():
+                return
+            self._mark(claim)
+            for name, value in attrs.items():
+                claim.trial.set_user_attr(name, value)
+            self.optuna.tell(claim.trial, values, state=state)
+
+        self.patience.ask(end)
 
     def retrained(self) -> dict[str, dict[str, Any]]:
         """What came of each student that was trained anew (``harness.retraining``), by name."""
@@ -273,7 +330,7 @@ class Study:
 
     def keep_retrained(self, name: str, result: Mapping[str, Any]) -> None:
         """Store what came of a student that was trained anew: each in its own place, for many may be at work."""
-        self.optuna.set_user_attr(f"{_RETRAINED}{name}", dict(result))
+        self._keep(f"{_RETRAINED}{name}", dict(result))
 
     @property
     def sources(self) -> dict[str, Any]:
@@ -291,7 +348,7 @@ class Study:
             "average": settings.average,
         }
         if sources != self.sources:
-            self.optuna.set_user_attr(_SOURCES_ATTR, sources)
+            self._keep(_SOURCES_ATTR, sources)
 
     @property
     def tested_teacher(self) -> dict[str, float] | None:
@@ -300,7 +357,7 @@ class Study:
 
     def keep_tested_teacher(self, scores: Mapping[str, float]) -> None:
         """Store the teacher's scores on the test split."""
-        self.optuna.set_user_attr(_TESTED_ATTR, dict(scores))
+        self._keep(_TESTED_ATTR, dict(scores))
 
     def bind(self, **prepared: str) -> None:
         """Tie the study to what was prepared for it, or see that it is tied to the same.
@@ -316,14 +373,14 @@ class Study:
             if stored.get(name, value) == value:
                 continue
             if is_first_start(self.optuna, self.settings) and self.lease.is_sole():
-                self.optuna.set_user_attr(_COSTS_ATTR, None)  # a first start that failed; nothing stands on it
+                self._keep(_COSTS_ATTR, None)  # a first start that failed; nothing stands on it
             else:
                 raise HarnessError(
                     f"study {self.settings.study!r} was begun with other {name} ({stored[name]}) than what is there "
                     f"now ({value}); use --study to name a new one."
                 )
         if stored | prepared != stored:
-            self.optuna.set_user_attr("kd.prepared", stored | prepared)
+            self._keep("kd.prepared", stored | prepared)
 
     @property
     def costs(self) -> str | None:
@@ -332,7 +389,7 @@ class Study:
 
     def keep_costs(self, table: str) -> None:
         """Store the cost table with the study."""
-        self.optuna.set_user_attr(_COSTS_ATTR, table)
+        self._keep(_COSTS_ATTR, table)
 
     @property
     def ensemble(self) -> str:
@@ -342,7 +399,7 @@ class Study:
 
     def keep_class_names(self, names: Sequence[str]) -> None:
         """Store what the classes are called."""
-        self.optuna.set_user_attr("kd.class_names", list(names))
+        self._keep("kd.class_names", list(names))
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -351,7 +408,7 @@ class Study:
 
     def keep_teacher(self, metrics: Mapping[str, float]) -> None:
         """Store the teacher's metrics with the study."""
-        self.optuna.set_user_attr("kd.teacher", dict(metrics))
+        self._keep("kd.teacher", dict(metrics))
 
 
 def here(settings: Settings) -> str:

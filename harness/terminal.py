@@ -154,6 +154,7 @@ class SearchDisplay:
         self._began_with = self._done
         self._started_s = time.monotonic()
         self._running: dict[int, _Running] = {}
+        self._waits = False
         self._maximize = study.primary_direction == "maximize"
         self._best: tuple[float, str] | None = None
         self._progress: Progress | None = None
@@ -234,9 +235,21 @@ class SearchDisplay:
         self._ended(number)
         self._terminal.say(f"trial {number} FAIL: {reason} ({configuration_text(trial.params)})")
 
-    def cut(self, number: int) -> None:
-        """A trial's worker is gone; another one will go on with it."""
+    def cut(self, number: int, reason: str) -> None:
+        """A trial's worker lost it; another one goes on with it."""
         self._forget(number)
+        self._terminal.say(f"trial {number} is cut: {reason}")
+
+    def waiting(self, running: int) -> None:
+        """There is nothing left to begin, but so many trials that are run, here or elsewhere."""
+        elsewhere = running - len(self._running)
+        if elsewhere > 0 and not self._waits:
+            self._waits = True
+            self._terminal.say(f"{elsewhere} of the last trials are run elsewhere; what is lost there is taken up here")
+
+    def word(self, text: str) -> None:
+        """Something that lasts, and concerns no trial."""
+        self._terminal.say(text)
 
     def close(self) -> None:
         """Take the bar away."""
@@ -305,7 +318,7 @@ class RetrainingDisplay:
 
     def finished(self, number: int, metrics: dict[str, float]) -> None:
         """One was trained to the end."""
-        self.cut(number)
+        self._running.pop(number)
         self._done += 1
         self._bar.advance(note=self._names[number])
 
@@ -315,14 +328,23 @@ class RetrainingDisplay:
 
     def failed(self, number: int, reason: str) -> None:
         """One failed by its own doing."""
-        self.cut(number)
+        self._running.pop(number)
         self._done += 1
         self._bar.advance()
         self._terminal.say(f"{self._names[number]} FAIL: {reason}")
 
-    def cut(self, number: int) -> None:
-        """Its worker is gone; another one will go on with it."""
-        self._running.pop(number, None)
+    def cut(self, number: int, reason: str) -> None:
+        """Its worker lost it; another one goes on with it."""
+        self._running.pop(number)
+        self._terminal.say(f"{self._names[number]} is cut: {reason}")
+
+    def waiting(self, running: int) -> None:
+        """None waits for trials."""
+        raise AssertionError(running)
+
+    def word(self, text: str) -> None:
+        """Something that lasts, and concerns none of them."""
+        self._terminal.say(text)
 
     def close(self) -> None:
         """Take the bar away."""

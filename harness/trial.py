@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from harness.answers import ANSWERS, compare, keep_answers
+from harness.claims import Hold
 from harness.content import derived_seed, tensors_digest, write_atomically
 from harness.cost import key_of
 from harness.errors import TrialFailed
@@ -56,6 +57,7 @@ def run_trial(
         space=space,
         study=study,
         prepared=prepared,
+        hold=claim.hold,
         on_epoch=on_epoch,
     )
 
@@ -76,6 +78,7 @@ def run_student(
     space: SearchSpace,
     study: Study,
     prepared: Prepared,
+    hold: Hold,
     on_epoch: EpochListener,
 ) -> dict[str, float]:
     """Train a student to the end, score it, and keep it in the folder of its log.
@@ -92,6 +95,7 @@ def run_student(
         space: Gives the student.
         study: Keeps the costs.
         prepared: Data with teacher outputs, and costs.
+        hold: Says that it is this worker's; asked before anything is written.
         on_epoch: Told of each epoch that ends; it may stop the training.
 
     Returns:
@@ -101,10 +105,12 @@ def run_student(
     Raises:
         TrialFailed: If the loss is not finite, or memory or the disk does not suffice.
         TrialPruned: If ``on_epoch`` stops it.
+        PieceTaken: If it is another worker's by now.
     """
     data, folder = prepared.data, spool.folder
 
     def log_epoch(epoch: int, metrics: dict[str, float]) -> None:
+        hold.confirm(epoch + 1)
         spool.metrics(metrics, step=epoch)
         check_losses(epoch, metrics)  # before it is judged: what has no loss may have an accuracy
         on_epoch(epoch, metrics)
@@ -128,6 +134,7 @@ def run_student(
         for name, value in scores.items():
             if not math.isfinite(value):
                 raise TrialFailed(f"{name} is {value}")
+        hold.confirm(settings.epochs or space.epochs)
         state = cpu_state(student)
         metadata = {"space": settings.space_name, "architecture": key_of(configuration.student)}
         metadata["digest"] = tensors_digest(state)

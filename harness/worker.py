@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from harness import budget
 from harness.addresses import redact
 from harness.checkpoint import drop_checkpoints
-from harness.errors import HarnessError, Interrupted, TrialFailed, TrialPruned, one_line
+from harness.errors import HarnessError, Interrupted, PieceTaken, TrialFailed, TrialPruned, one_line
 from harness.mirror import Mirror, is_sent
 from harness.prepare import Prepared, costs_of, is_affordable
 from harness.proposal import Proposer
@@ -24,6 +24,8 @@ from harness.study import Claim, Study
 from harness.trial import run_trial
 
 FAILURE = "failure.txt"
+_DEATHS = 3  # of workers at the same epoch, after which a trial is given up
+_SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.05, 2.0
 
 
 class Notified(Protocol):
@@ -51,12 +53,14 @@ class Display(Protocol):
     def failed(self, number: int, reason: str) -> None:
         """A trial failed by its own doing."""
 
+    def cut(self, number: int, reason: str) -> None:
+        """A trial's worker lost it; another one goes on with it."""
 
-class CrewDisplay(Display, Protocol):
-    """Who shows what workers do that can be lost."""
+    def waiting(self, running: int) -> None:
+        """There is nothing left to begin, but so many trials that other workers run, and may lose."""
 
-    def cut(self, number: int) -> None:
-        """A trial's worker is gone; another one will go on with it."""
+    def word(self, text: str) -> None:
+        """Something that lasts, and concerns no trial."""
 
 
 def work(
@@ -80,6 +84,7 @@ def work(
     Raises:
         HarnessError: If a trial fails by an error that is no trial's own doing.
     """
+    study.patience.word.say = display.word
     ends_at = None if settings.timeout_s is None else time.monotonic() + settings.timeout_s
     proposer = Proposer(
         budget.within(space, settings.budgets, prepared.costs),
@@ -98,10 +103,7 @@ def work(
 
     pruner = Pruner(study, epochs=epochs, costs_of=costs) if prunes else None
 
-    while ends_at is None or time.monotonic() < ends_at:
-        claim = study.claim(proposer)
-        if claim is None:
-            return
+    while (claim := _next(study, proposer, display, ends_at)) is not None:
         spool = begin_spool(claim, study, mirror)
         number = claim.trial.number
 
@@ -112,45 +114,79 @@ def work(
 
         display.started(number, claim.configuration.params(), spool.epochs if claim.resumed else None)
         try:
-            metrics = run_trial(
-                claim,
-                spool,
-                settings=settings,
-                space=space,
-                study=study,
-                prepared=prepared,
-                on_epoch=on_epoch,
-            )
-        except TrialPruned as pruned:
-            reason = one_line(pruned)
-            study.prune(claim, costs(claim.trial.params), reason)
-            _end(claim, spool, "PRUNED", reason)
-            display.pruned(number, reason)
-        except TrialFailed as failure:
-            reason = one_line(failure)
-            _fail(claim, spool, study, reason)
-            display.failed(number, reason)
-        except Interrupted:
-            spool.set_state("WAITING")
+            try:
+                check_deaths(spool)
+                metrics = run_trial(
+                    claim,
+                    spool,
+                    settings=settings,
+                    space=space,
+                    study=study,
+                    prepared=prepared,
+                    on_epoch=on_epoch,
+                )
+            except TrialPruned as pruned:
+                reason = one_line(pruned)
+                study.prune(claim, costs(claim.trial.params), reason)
+                _end(claim, spool, "PRUNED", reason)
+                display.pruned(number, reason)
+            except TrialFailed as failure:
+                reason = one_line(failure)
+                _fail(claim, spool, study, reason)
+                display.failed(number, reason)
+            except (Interrupted, PieceTaken, *STORAGE_ERRORS):
+                raise
+            except Exception as error:
+                reason = f"{type(error).__name__}: {one_line(error)}"
+                (claim.folder / FAILURE).write_text(redact(traceback.format_exc()))
+                _fail(claim, spool, study, reason)
+                raise HarnessError(
+                    f"trial {claim.trial.number} failed: {reason} (traceback: {claim.folder / FAILURE}); "
+                    "the same command goes on with the next trial."
+                ) from error
+            else:
+                study.complete(claim, metrics)
+                spool.set_state("COMPLETE")
+                drop_checkpoints(claim.folder)
+                display.finished(number, metrics)
+        except PieceTaken as taken:
+            display.cut(number, one_line(taken))
+        except (Interrupted, *STORAGE_ERRORS):
+            spool.set_state("WAITING")  # no fault of the trial's: it is resumed
             raise
-        except STORAGE_ERRORS:
-            raise  # no fault of the trial's: it stays as it is, and is resumed
-        except Exception as error:
-            reason = f"{type(error).__name__}: {one_line(error)}"
-            (claim.folder / FAILURE).write_text(redact(traceback.format_exc()))
-            _fail(claim, spool, study, reason)
-            raise HarnessError(
-                f"trial {claim.trial.number} failed: {reason} (traceback: {claim.folder / FAILURE}); "
-                "the same command goes on with the next trial."
-            ) from error
-        else:
-            study.complete(claim, metrics)
-            spool.set_state("COMPLETE")
-            drop_checkpoints(claim.folder)
-            display.finished(number, metrics)
         finally:
             spool.close()
-            claim.lease.release()
+            claim.hold.release()
+
+
+def _next(study: Study, proposer: Proposer, display: Display, ends_at: float | None) -> Claim | None:
+    """The next trial; ``None`` if there is no more, or no more time.
+
+    Where others run the last ones, this worker waits: one of them may be lost, and is then taken up at once.
+    """
+    began_s, told = time.monotonic(), False
+    while ends_at is None or time.monotonic() < ends_at:
+        claim = study.claim(proposer)
+        if claim is not None:
+            return claim
+        running = study.running()
+        if not running:
+            return None
+        if not told:
+            told = True
+            display.waiting(running)
+        time.sleep(min(_LONGEST_WAIT_S, max(_SHORTEST_WAIT_S, (time.monotonic() - began_s) / 10)))
+    return None
+
+
+def check_deaths(spool: Spool) -> None:
+    """See that a training is not what its workers die of.
+
+    Raises:
+        TrialFailed: If one after the other did, at the same epoch.
+    """
+    if spool.deaths >= _DEATHS:
+        raise TrialFailed(f"its worker died {spool.deaths} times after {spool.epochs} epochs")
 
 
 def begin_spool(claim: Claim, study: Study, mirror: Notified) -> Spool:

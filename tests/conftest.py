@@ -151,3 +151,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "cancer.py").write_text(EXAMPLE)
     search(folder, "--space", "cancer.py", "--trials", "8", "--epochs", "6")
     yield folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Any]:
+    """A PostgreSQL server (``servers.Postgres``) for tests that leave it running."""
+    from servers import Postgres
+
+    server = Postgres()
+    yield server
+    server.close()

@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,10 +32,11 @@ from harness.settings import Settings
 from harness.space import SearchSpace, load_space
 from harness.storage import close_connections, storage_in_reach
 from harness.study import Study
-from harness.worker import CrewDisplay, Display, Notified, catch_up, work
+from harness.word import Word
+from harness.worker import Display, Notified, catch_up, work
 
 _GRACE_S = 3.0  # for a worker that is told to stop, before it is killed
-_DEATHS = 3  # of a trial's workers at the same epoch, after which it is given up
+_IDLE_DEATHS = 3  # of workers without a trial, after which no more are started
 
 
 def usable_cores() -> int:
@@ -45,7 +45,7 @@ def usable_cores() -> int:
 
 
 def search_here(
-    settings: Settings, space: SearchSpace, study: Study, prepared: Prepared, mirror: Mirror, display: CrewDisplay
+    settings: Settings, space: SearchSpace, study: Study, prepared: Prepared, mirror: Mirror, display: Display
 ) -> None:
     """Search with as many workers as are asked for, or as this machine has cores; one alone is this process itself.
 
@@ -60,7 +60,7 @@ def search_here(
     Raises:
         HarnessError: If a worker ends by an error that is no trial's own doing, or workers die before they begin.
     """
-    task = _Task(work, settings.trials - study.finished(), study.give_up)
+    task = _Task(work, settings.trials - study.finished())
     _share(task, settings, space, study, prepared, mirror, display)
 
 
@@ -71,7 +71,7 @@ def retrain_here(
     study: Study,
     prepared: Prepared,
     mirror: Mirror,
-    display: CrewDisplay,
+    display: Display,
 ) -> None:
     """Train students of the study anew, with as many workers as a search has.
 
@@ -87,11 +87,7 @@ def retrain_here(
     Raises:
         HarnessError: As ``search_here``.
     """
-
-    def give_up(place: int, reason: str) -> None:
-        study.keep_retrained(retrainings[place].name, {"reason": reason})
-
-    task = _Task(partial(retrain, retrainings), len(retrainings), give_up)
+    task = _Task(partial(retrain, retrainings), len(retrainings))
     _share(task, settings, space, study, prepared, mirror, display)
 
 
@@ -102,12 +98,10 @@ class _Task:
     Attributes:
         work: All that one of them does; a spawned one is sent it.
         pieces: How many pieces there are, at most.
-        give_up: Called with a piece's number and the reason, where worker after worker dies of it.
     """
 
     work: Callable[[Settings, SearchSpace, Study, Prepared, Notified, Display], None]
     pieces: int
-    give_up: Callable[[int, str], None]
 
 
 def _share(
@@ -117,7 +111,7 @@ def _share(
     study: Study,
     prepared: Prepared,
     mirror: Mirror,
-    display: CrewDisplay,
+    display: Display,
 ) -> None:
     on_cpu = prepared.data.device.type == "cpu"
     # Costs that are measured during the search must be measured with nothing beside it.
@@ -128,7 +122,7 @@ def _share(
     if count > 1:
         _Crew(task, threads, settings, study, prepared, mirror, display).work(count)
     elif count == 1:
-        with computing_with(threads):
+        with computing_with(threads), contextlib.closing(study.claims):
             task.work(settings, space, study, prepared, mirror, display)
 
 
@@ -137,15 +131,13 @@ class _Worker:
     number: int
     process: BaseProcess
     trial: int | None = None
-    epochs: int = 0
 
 
 class _Crew:
     """Workers beside one another, each a process with its share of the cores' threads.
 
     What is imported and prepared is paid once: a worker on the CPU is a fork of this process and shares its memory. One
-    that dies is replaced, and its trial is resumed; a trial whose worker dies again and again at the same epoch is
-    given up.
+    that dies is replaced, and its trial is resumed.
     """
 
     def __init__(
@@ -156,7 +148,7 @@ class _Crew:
         study: Study,
         prepared: Prepared,
         mirror: Mirror,
-        display: CrewDisplay,
+        display: Display,
     ) -> None:
         self.task = task
         self.threads = threads
@@ -170,7 +162,8 @@ class _Crew:
         self.forks = threads == 1 and sys.platform == "linux" and not torch.accelerator.is_available()
         self.ends_at = None if settings.timeout_s is None else time.monotonic() + settings.timeout_s
         self.workers: dict[Connection, _Worker] = {}
-        self.died: Counter[tuple[int, int]] = Counter()  # by trial and the epochs that it had
+        self.word = Word(display.word)
+        self.deaths = 0
         self.idle_deaths = 0
 
     def work(self, count: int) -> None:
@@ -180,11 +173,9 @@ class _Crew:
                 self._start(number)
             while self.workers:
                 for worker in self._ended(timeout_s=None):
-                    if worker.process.exitcode == 0:
-                        self._cut(worker)
-                    else:
+                    if worker.process.exitcode != 0:
                         self._replace(worker)
-            if self.died:  # perhaps between telling the study and telling the log
+            if self.deaths:  # perhaps between telling the study and telling the log
                 catch_up(self.study, self.mirror)
         finally:
             self._stop()
@@ -234,10 +225,10 @@ class _Crew:
             case "error":
                 raise HarnessError(content[0])
             case "started":
-                worker.trial, worker.epochs = content[0], content[2] or 0
+                self._forget(content[0])
+                worker.trial = content[0]
                 self.display.started(*content)
             case "epoch":
-                worker.epochs = content[1] + 1
                 self.display.epoch(*content)
             case "finished":
                 worker.trial = None
@@ -248,34 +239,35 @@ class _Crew:
             case "failed":
                 worker.trial = None
                 self.display.failed(*content)
+            case "cut":
+                worker.trial = None
+                self.display.cut(*content)
+            case "waiting":
+                self.display.waiting(*content)
+            case "word":
+                self.word(*content)
 
     def _replace(self, worker: _Worker) -> None:
-        """Start another worker for one that died; give up the trial that it may have died of."""
-        code, trial, at = worker.process.exitcode, worker.trial, worker.epochs
-        if trial is None:
+        """Start another worker for one that died."""
+        self.deaths += 1
+        code = worker.process.exitcode
+        if worker.trial is None:
             self.idle_deaths += 1
-            if self.idle_deaths >= _DEATHS:
+            if self.idle_deaths >= _IDLE_DEATHS:
                 raise HarnessError(
                     f"workers die before they begin a trial, the last one with exit code {code} (see "
                     f"{_log(self.settings, worker.number)}); --workers 1 may show why."
                 )
         else:
-            self.died[trial, at] += 1
-            if self.died[trial, at] >= _DEATHS and not self._has_passed_on(trial):
-                reason = f"its worker died {_DEATHS} times after {at} epochs, exit code {code}"
-                self.task.give_up(trial, reason)
-                self.display.failed(trial, reason)
-            else:
-                self._cut(worker)
+            self.display.cut(worker.trial, f"its worker died, exit code {code}")
         self._start(worker.number)
 
-    def _cut(self, worker: _Worker) -> None:
-        if worker.trial is not None and not self._has_passed_on(worker.trial):
-            self.display.cut(worker.trial)
-
-    def _has_passed_on(self, trial: int) -> bool:
-        """Whether another worker has taken the trial up before its first one was seen to have ended."""
-        return any(worker.trial == trial for worker in self.workers.values())
+    def _forget(self, trial: int) -> None:
+        """Take a trial that begins anew from the worker that lost it, and whose end has not been seen yet."""
+        for worker in self.workers.values():
+            if worker.trial == trial:
+                self.display.cut(trial, "its worker died")
+                worker.trial = None
 
     def _stop(self) -> None:
         """Tell who is left to stop, hear their last words, and end those who don't."""
@@ -328,6 +320,15 @@ class _Voice:
     def failed(self, number: int, reason: str) -> None:
         self.say("failed", number, reason)
 
+    def cut(self, number: int, reason: str) -> None:
+        self.say("cut", number, reason)
+
+    def waiting(self, running: int) -> None:
+        self.say("waiting", running)
+
+    def word(self, text: str) -> None:
+        self.say("word", text)
+
     def say(self, *message: Any) -> None:
         try:
             self._connection.send(message)
@@ -360,7 +361,9 @@ def _main(
         # A spawned worker is sent what was prepared, now that it knows the space's own classes.
         prepared: Prepared = connection.recv() if inherited is None else inherited
         with storage_in_reach(settings):
-            work(settings, space, find_study(settings), prepared, voice, voice)
+            study = find_study(settings, on_word=voice.word)
+            with contextlib.closing(study.claims):
+                work(settings, space, study, prepared, voice, voice)
     except HarnessError as error:
         voice.say("error", one_line(error))
     except (Interrupted, _Orphaned):

@@ -29,7 +29,7 @@ def a_study(settings: Settings, *accuracies: float) -> Study:
         claim = claimed(study, SPACE.fixed(settings.fixed))
         assert claim is not None
         study.complete(claim, metrics(accuracy, 1.0))
-        claim.lease.release()
+        claim.hold.release()
     return study
 
 

@@ -27,7 +27,7 @@ def a_study(settings: Settings, *outcomes: tuple[float, float]) -> Study:
         claim = claimed(study, SPACE)
         assert claim is not None
         study.complete(claim, metrics(accuracy, cost))
-        claim.lease.release()
+        claim.hold.release()
     return study
 
 
@@ -56,5 +56,5 @@ def test_a_trial_on_labels_alone_is_its_own_control(settings: Settings) -> None:
     claim = claimed(study, SPACE.fixed({"alpha": "1"}))
     assert claim is not None
     study.complete(claim, metrics(0.9, 1.0))
-    claim.lease.release()
+    claim.hold.release()
     assert due(study) == [] and known(study) == {0: metrics(0.9, 1.0)}

@@ -111,7 +111,7 @@ def proposed(study: Study, *recipes: str, defaults: bool = True) -> Claim:
     claim = study.claim(proposer)
     assert claim is not None
     study.complete(claim, metrics(0.5, 1.0))
-    claim.lease.release()
+    claim.hold.release()
     return claim
 
 

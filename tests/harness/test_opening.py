@@ -257,7 +257,7 @@ def test_a_study_with_a_trial_begun_elsewhere_is_refused(settings: Settings, tmp
     third = replace(settings, runs_dir=tmp_path / "third")
     for cut in (False, True):
         if cut:
-            claim.lease.release()  # its checkpoint is in the other folder all the same
+            claim.hold.release()  # its checkpoint is in the other folder all the same
         assert refused(third) == (
             "study 's' has a trial that was begun with another --runs-dir or in another folder than "
             f"{tmp_path.resolve()}/third/trials/s; go on there."
@@ -267,7 +267,7 @@ def test_a_study_with_a_trial_begun_elsewhere_is_refused(settings: Settings, tmp
     taken = claimed(again, SPACE)
     assert taken is not None and taken.resumed
     again.complete(taken, metrics(0.5, 1.0))
-    taken.lease.release()
+    taken.hold.release()
     assert opened(third).owns_folder()
 
 
@@ -293,11 +293,11 @@ def test_namesakes_in_two_storages_take_turns_in_the_folder(settings: Settings, 
 def test_a_namesake_s_trial_that_was_cut_goes_on_after_the_turns(settings: Settings, tmp_path: Path) -> None:
     claim = claimed(opened(settings), SPACE)
     assert claim is not None
-    claim.lease.release()
+    claim.hold.release()
     opened(replace(settings, storage=f"{tmp_path}/other.journal"))
     taken = claimed(opened(settings), SPACE)
     assert taken is not None and taken.resumed and taken.configuration == claim.configuration
-    taken.lease.release()
+    taken.hold.release()
 
 
 def test_a_folder_in_which_a_namesake_is_searched_is_not_taken_away(settings: Settings, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def finish_one(study: Study) -> None:
     claim = claimed(study, SPACE)
     assert claim is not None
     study.complete(claim, {"accuracy": 0.9, "latency_p50_ms": 1.0, "parameters": 10.0})
-    claim.lease.release()
+    claim.hold.release()
 
 
 def refused(study: Study) -> None:

@@ -93,7 +93,7 @@ def pruner_of(study: Study) -> Pruner:
 def complete(study: Study, claim: Claim, *, at_two: float, end: float) -> None:
     pruner_of(study).judge(claim, 1, {"val/accuracy": at_two})
     study.complete(claim, {"accuracy": end, "parameters": claim.trial.params["width"]})
-    claim.lease.release()
+    claim.hold.release()
 
 
 def test_processes_judge_by_what_others_marked_in_the_storage(tmp_path: Path) -> None:

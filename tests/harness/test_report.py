@@ -98,7 +98,7 @@ def a_study(
             study.fail(claim, outcome)
         else:
             study.complete(claim, metrics(*outcome, name=name))
-        claim.lease.release()
+        claim.hold.release()
     return study
 
 
@@ -203,7 +203,7 @@ def test_nan_never_enters_the_front(settings: Settings, position: int) -> None:
     accuracy, latency_ms, parameters = (math.nan if n == position else v for n, v in enumerate((0.99, 0.01, 1.0)))
     with pytest.warns(UserWarning, match="nan is not acceptable"):
         study.complete(claim, metrics(accuracy, latency_ms, parameters))  # it would win
-    claim.lease.release()
+    claim.hold.release()
     result = collect(study)
     assert result.trials["state"].tolist() == ["COMPLETE"] * 3 + ["FAIL"]
     assert numbers(result) == [0, 1, 2] and 3 not in picks(result).values()
@@ -238,7 +238,7 @@ def test_a_trial_that_runs_is_in_the_tables_and_on_no_front(settings: Settings) 
     assert numbers(result) == [0, 1]
     write_report(result, study.folder / "report")
     assert len(pd.read_parquet(study.folder / "report" / "trials.parquet")) == 3
-    claim.lease.release()
+    claim.hold.release()
 
 
 def test_a_study_that_was_not_prepared_has_no_report(settings: Settings) -> None:
@@ -367,7 +367,7 @@ def test_a_student_without_parameters_is_drawn(settings: Settings) -> None:
     claim = claimed(study, SPACE)
     assert claim is not None
     study.complete(claim, metrics(0.8, 0.4, 1) | {"parameters": 0})
-    claim.lease.release()
+    claim.hold.release()
     write_report(collect(study), study.folder / "report")
     assert (study.folder / "report" / "curves.png").stat().st_size > 1000
 

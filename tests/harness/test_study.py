@@ -7,7 +7,7 @@ import math
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from conftest import claimed, environment, in_sqlite, metrics, opened, settings_
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, create_trial
 
+from harness.claims import Hold
 from harness.content import Lease
 from harness.pareto import pareto_front
 from harness.proposal import Proposer
@@ -116,7 +117,7 @@ def test_a_study_begins_with_the_recipes_however_often_it_is_opened(settings: Se
         claim = claimed(study, SPACE)
         assert claim is not None and claim.recipe == name
         study.complete(claim, metrics(0.5, 1.0))
-        claim.lease.release()
+        claim.hold.release()
     assert study.finished() == 4
 
 
@@ -171,7 +172,7 @@ def test_a_trial_goes_on_elsewhere_only_when_its_process_is_gone(tmp_path: Path,
     assert third is not None and (third.trial.number, third.resumed) == (2, False)
     assert claimed(study, SPACE) is None  # all are begun, and in living hands
     for claim in (second, taken, third):
-        claim.lease.release()
+        claim.hold.release()
 
 
 @pytest.mark.parametrize("storage", ["sqlite:///{}/optuna.db", "{}/optuna.journal"])
@@ -184,7 +185,7 @@ def test_exactly_the_trials_asked_for_are_claimed(settings: Settings, tmp_path: 
             study.fail(claim, "loss is nan")  # a trial that failed is spent too
         else:
             study.complete(claim, metrics(0.5, 1.0))
-        claim.lease.release()
+        claim.hold.release()
     assert [claim.trial.number for claim in claims] == list(range(6))
     assert [claim.recipe for claim in claims] == [*RECIPES, None, None, None]
     assert not any(claim.resumed for claim in claims)
@@ -194,7 +195,7 @@ def test_exactly_the_trials_asked_for_are_claimed(settings: Settings, tmp_path: 
     assert again.trials()[2].user_attrs["reason"] == "loss is nan"
     more = claimed(opened(replace(settings, trials=7)), SPACE)
     assert more is not None and more.trial.number == 6
-    more.lease.release()
+    more.hold.release()
 
 
 def test_the_recipes_are_claimed_as_they_were_published(settings: Settings) -> None:
@@ -203,7 +204,7 @@ def test_the_recipes_are_claimed_as_they_were_published(settings: Settings) -> N
     while (claim := claimed(study, SPACE)) is not None:
         tried.append((claim.configuration.distillation["temperature"], claim.configuration.distillation["alpha"]))
         assert claim.configuration.student == {"width": 6}  # sqrt(1 x 32)
-        claim.lease.release()
+        claim.hold.release()
         study.complete(claim, metrics(0.5, 1.0))
     assert tried == [(4.0, 0.1), (2.0, 2 / 7), (10.0, 0.1)]
 
@@ -215,18 +216,18 @@ def test_a_trial_that_was_cut_goes_on_with_its_number_and_parameters(settings: S
         claim = claimed(study, SPACE)
         assert claim is not None
         study.complete(claim, metrics(0.5, 1.0))
-        claim.lease.release()
+        claim.hold.release()
     begun = claimed(study, SPACE)
     assert begun is not None and (begun.trial.number, begun.recipe, begun.resumed) == (5, None, False)
     other = opened(settings)
     assert claimed(other, SPACE) is None  # its process lives
-    begun.lease.release()
+    begun.hold.release()
     taken = claimed(other, SPACE)
     assert taken is not None and (taken.trial.number, taken.resumed) == (5, True)
     assert taken.configuration == begun.configuration and taken.folder == begun.folder
     assert not Lease(taken.folder).acquire()
     other.complete(taken, metrics(0.5, 1.0))
-    taken.lease.release()
+    taken.hold.release()
     assert claimed(opened(settings), SPACE) is None
 
 
@@ -235,7 +236,7 @@ def test_what_a_trial_reached_is_stored_in_the_order_of_the_objectives(settings:
     claim = claimed(study, SPACE)
     assert claim is not None
     study.complete(claim, metrics(0.75, 1.0) | {"macs": 1234.0})
-    claim.lease.release()
+    claim.hold.release()
     (trial,) = [t for t in opened(study.settings).trials() if t.state.name == "COMPLETE"]
     assert trial.values == [1234.0, 0.75] and trial.user_attrs["metrics"]["accuracy"] == 0.75
 
@@ -245,14 +246,14 @@ def drawn(settings: Settings, *, cut: bool) -> list[dict[str, Any]]:
     study = opened(settings)
     while (claim := claimed(study, SPACE)) is not None:
         if cut:
-            claim.lease.release()
+            claim.hold.release()
             study = opened(settings)
             again = claimed(study, SPACE)
             assert again is not None and again.resumed and again.configuration == claim.configuration
             claim = again
         params = claim.configuration.params()
         study.complete(claim, metrics(1 - (params["alpha"] - 0.4) ** 2 / params["width"], params["width"]))
-        claim.lease.release()
+        claim.hold.release()
     return [trial.params for trial in study.trials()]
 
 
@@ -277,15 +278,15 @@ def test_a_trial_that_ends_while_it_is_looked_at_is_not_taken_up_again(settings:
     first, second = opened(settings), opened(settings)
     mine = claimed(first, SPACE)
     assert mine is not None
-    lease_of = second._lease
+    take = second.claims.take
 
-    def after_it_has_ended(number: int) -> Lease:
-        if number == 0:
+    def after_it_has_ended(pieces: Sequence[str]) -> tuple[str, Hold] | None:
+        if "0" in pieces:
             first.complete(mine, metrics(0.5, 1.0))
-            mine.lease.release()
-        return lease_of(number)
+            mine.hold.release()
+        return take(pieces)
 
-    second._lease = after_it_has_ended  # type: ignore[method-assign]
+    second.claims.take = after_it_has_ended  # type: ignore[method-assign]
     claim = claimed(second, SPACE)
     assert claim is not None and claim.trial.number == 1 and not claim.resumed
 
@@ -301,7 +302,7 @@ def test_a_trial_that_someone_enqueued_comes_next_and_its_rest_is_drawn(settings
     assert after is not None and after.recipe == RECIPES[0]
     assert claimed(study, SPACE) is None
     for one in (claim, after):
-        one.lease.release()
+        one.hold.release()
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -318,7 +319,7 @@ def test_no_configuration_is_tried_twice_and_a_space_can_be_exhausted(settings: 
         params = claim.configuration.params()
         seen.append(tuple(params.values()))
         study.complete(claim, metrics(params["alpha"], params["width"]))
-        claim.lease.release()
+        claim.hold.release()
     assert len(seen) == len(set(seen)) == 3 * 2 * 3 and study.is_exhausted
     # A trial that runs elsewhere is not begun a second time either.
     assert study.finished() == 18 and claimed(study, held) is None
@@ -337,7 +338,7 @@ def test_a_space_of_methods_is_exhausted_method_by_method(settings: Settings, sa
         params = claim.configuration.params()
         seen.append(tuple(sorted((name, str(value)) for name, value in params.items())))
         study.complete(claim, metrics(0.5, params["width"]))
-        claim.lease.release()
+        claim.hold.release()
     assert len(seen) == len(set(seen)) == 3 * (3 + 2) and study.is_exhausted
 
 
@@ -349,7 +350,7 @@ def test_a_sampler_keeps_away_from_what_runs_elsewhere(settings: Settings, sampl
         assert claim is not None
         params = claim.configuration.params()
         study.complete(claim, metrics(1 - (params["alpha"] - 0.4) ** 2, params["width"]))
-        claim.lease.release()
+        claim.hold.release()
     running = [claimed(study, SPACE) for _ in range(4)]
     places = []
     for claim in running:
@@ -357,7 +358,7 @@ def test_a_sampler_keeps_away_from_what_runs_elsewhere(settings: Settings, sampl
         params = claim.configuration.params()
         logs = (("width", 3.5), ("temperature", 3), ("learning_rate", 3.4))
         places.append((params["alpha"], *(math.log(params[name]) / span for name, span in logs)))
-        claim.lease.release()
+        claim.hold.release()
     assert min(math.dist(a, b) for n, a in enumerate(places) for b in places[:n]) > 0.03
 
 

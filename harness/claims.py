@@ -1,0 +1,448 @@
+"""Who works on what: each trial, or student that is trained anew, is one living worker's at a time.
+
+Where a study is one machine's (SQLite, a journal file), a locked file says so: the kernel frees it however the worker
+ends. Where it is in PostgreSQL, its workers may be anywhere: each has a row that says what it works on, and beats. One
+that is dead or silent loses its row, and what it worked on is free; if it was only stalled, it finds that out when it
+comes back, before it writes anything, and yields.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import sqlalchemy as sql
+from optuna.storages import BaseStorage, RDBStorage
+from sqlalchemy.engine import Connection, Engine, Row
+from sqlalchemy.exc import SQLAlchemyError
+
+from harness.content import Lease, exclusive
+from harness.errors import PieceTaken
+
+BEAT_S = 10.0
+GRACE_S = 40.0
+"""Silence after which a worker on another machine, or one that is stalled, loses what it works on."""
+
+_TABLES = sql.MetaData()
+_WORKERS = sql.Table(
+    "kd_workers",
+    _TABLES,
+    sql.Column("worker", sql.String(32), primary_key=True),
+    sql.Column("study", sql.String(32), nullable=False),
+    sql.Column("host", sql.Text, nullable=False),
+    sql.Column("pid", sql.Integer, nullable=False),
+    sql.Column("folder", sql.Text, nullable=False),  # where its lease says on its own host whether it lives
+    sql.Column("began_s", sql.Double, nullable=False),  # by the server's clock, as all times are
+    sql.Column("beat_s", sql.Double, nullable=False),
+    sql.Column("piece", sql.String(200)),
+    sql.Column("epochs", sql.Integer),
+    sql.UniqueConstraint("study", "piece"),
+)
+_NOW_S: sql.ColumnElement[float] = sql.func.extract("epoch", sql.func.clock_timestamp()).cast(sql.Double)
+
+
+Check = Callable[[], None]
+
+
+class Hold(Protocol):
+    """A piece that is this worker's alone."""
+
+    def confirm(self, epochs: int) -> None:
+        """See that it still is, after so many epochs.
+
+        Raises:
+            PieceTaken: If another worker has it now.
+        """
+
+    def prove(self) -> None:
+        """See that it still is, for certain.
+
+        Raises:
+            PieceTaken: If another worker has it now.
+            SQLAlchemyError: If nobody can tell.
+        """
+
+    def release(self) -> None:
+        """Give it back."""
+
+
+class Claims(Protocol):
+    """What the workers of one study work on."""
+
+    def exclusive(
+        self, what: str, *, on_wait: Callable[[], None] = lambda: None
+    ) -> contextlib.AbstractContextManager[Check]:
+        """Keep all other workers of the study out meanwhile; ``on_wait`` is called if one must be waited for.
+
+        What it gives raises an error if they are kept out no more, for the server was away.
+        """
+
+    def take(self, pieces: Sequence[str]) -> tuple[str, Hold] | None:
+        """Take the first of some pieces, known by their folders' names, that no living worker has. In ``exclusive``."""
+
+    def workers(self) -> list[Worker]:
+        """Those that are at work, as far as it is known."""
+
+    def close(self) -> None:
+        """Work no more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    """A worker, as others see it.
+
+    Attributes:
+        host: Its machine.
+        pid: Its process there.
+        piece: What it works on, or ``None``.
+        epochs: How many epochs of it are done.
+        silent_s: Seconds since it gave a sign of life.
+    """
+
+    host: str
+    pid: int
+    piece: str | None
+    epochs: int | None
+    silent_s: float
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it has not given a sign of life for so long that others may take over."""
+        return self.silent_s > GRACE_S
+
+
+def server_engine(storage: BaseStorage) -> Engine | None:
+    """The engine of a storage that workers of many machines share; ``None`` for any other."""
+    backend = getattr(storage, "_backend", storage)
+    if isinstance(backend, RDBStorage) and backend.engine.dialect.name == "postgresql":
+        return backend.engine
+    return None
+
+
+def claims_of(storage: BaseStorage, study: str, folder: Path) -> Claims:
+    """Who works on what in a study.
+
+    Args:
+        storage: The study's.
+        study: Its id.
+        folder: Its folder.
+    """
+    engine = server_engine(storage)
+    return FolderClaims(folder) if engine is None else DatabaseClaims(engine, study, folder)
+
+
+def alone(storage: BaseStorage, what: str, file: Path) -> contextlib.AbstractContextManager[object]:
+    """Keep everyone else out: who shares the database, or else the file.
+
+    Args:
+        storage: What is shared.
+        what: Names what is done, across all machines.
+        file: Stands for the same, where the storage is no server.
+    """
+    engine = server_engine(storage)
+    return exclusive(file) if engine is None else locked(engine, what)
+
+
+@contextlib.contextmanager
+def locked(engine: Engine, what: str, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[Check]:
+    """Keep everyone else out who shares the database. A lock ends with its connection, and so with its process.
+
+    Args:
+        engine: Of the database.
+        what: Names what is done, across all machines.
+        on_wait: Called if somebody must be waited for.
+    """
+    with engine.connect() as connection:
+        lock(connection, what, on_wait=on_wait)
+
+        def check() -> None:
+            connection.execute(sql.select(1))
+
+        try:
+            yield check
+        finally:
+            with contextlib.suppress(SQLAlchemyError):  # of a connection that is lost, and the lock with it
+                connection.rollback()
+
+
+def lock(connection: Connection, what: str, *, on_wait: Callable[[], None] = lambda: None) -> None:
+    """Hold a name until the connection's transaction ends: PostgreSQL's advisory locks."""
+    key = int.from_bytes(hashlib.sha256(f"kd {what}".encode()).digest()[:8], signed=True)
+    if not connection.execute(sql.select(sql.func.pg_try_advisory_xact_lock(key))).scalar_one():
+        on_wait()
+        connection.execute(sql.select(sql.func.pg_advisory_xact_lock(key)))
+
+
+class FolderClaims:
+    """Claims as leases of folders.
+
+    Args:
+        folder: The study's folder; a piece is a folder in it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @contextlib.contextmanager
+    def exclusive(self, what: str, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[Check]:
+        with exclusive(self._folder / f"{what}.lock", on_wait=on_wait):
+            yield lambda: None
+
+    def take(self, pieces: Sequence[str]) -> tuple[str, Hold] | None:
+        for piece in pieces:
+            lease = _lease_of(self._folder / piece)
+            if lease.acquire():
+                return piece, _FolderHold(lease)
+        return None
+
+    def workers(self) -> list[Worker]:
+        return []
+
+    def close(self) -> None:
+        pass
+
+
+class _FolderHold:
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+
+    def confirm(self, epochs: int) -> None:
+        pass  # nobody takes over from a process that holds a lease
+
+    def prove(self) -> None:
+        pass
+
+    def release(self) -> None:
+        self._lease.release()
+
+
+def _lease_of(folder: Path) -> Lease:
+    folder.mkdir(parents=True, exist_ok=True)
+    return Lease(folder)
+
+
+class DatabaseClaims:
+    """Claims as rows of the study's database; the worker that this process is has one from its first piece on.
+
+    Args:
+        engine: Of the database.
+        study: The study's id.
+        folder: Its folder.
+    """
+
+    def __init__(self, engine: Engine, study: str, folder: Path) -> None:
+        self._engine = engine
+        self._study = study
+        self._folder = folder
+        self._host = socket.gethostname()
+        self._worker: str | None = None
+        self._alive: Lease | None = None
+        self._silent: dict[str, tuple[float, float]] = {}  # each silent worker's last beat, and since when it is seen
+        self._looked_s = 0.0
+        self._epochs: int | None = None
+        self._confirmed_s = self._tried_s = 0.0
+        self._lost = False
+        self._over = threading.Event()
+        self._heart: threading.Thread | None = None
+
+    def exclusive(
+        self, what: str, *, on_wait: Callable[[], None] = lambda: None
+    ) -> contextlib.AbstractContextManager[Check]:
+        return locked(self._engine, f"{self._study} {what}", on_wait=on_wait)
+
+    def take(self, pieces: Sequence[str]) -> tuple[str, Hold] | None:
+        if not pieces:
+            return None
+        with self._engine.begin() as connection:
+            holders = {
+                row.piece: row
+                for row in connection.execute(
+                    sql.select(_WORKERS).where(_WORKERS.c.study == self._study, _WORKERS.c.piece.in_(pieces))
+                )
+            }
+            free = (piece for piece in pieces if piece not in holders or self._is_dead(holders[piece]))
+            piece = next(free, None)
+            if piece is None:
+                return None
+            holder = holders.get(piece)
+            if holder is not None:
+                connection.execute(sql.delete(_WORKERS).where(_WORKERS.c.worker == holder.worker))
+            self._epochs = None
+            self._set(connection, piece)
+        if holder is not None and holder.host == self._host:
+            shutil.rmtree(holder.folder, ignore_errors=True)
+        return piece, _DatabaseHold(self, piece)
+
+    def _set(self, connection: Connection, piece: str | None) -> None:
+        """Write what this worker works on; one that has no row, or lost it while it had nothing to do, gets one."""
+        values = {"piece": piece, "epochs": self._epochs, "beat_s": _NOW_S}
+        mine = _WORKERS.c.worker == self._worker
+        if self._worker is None or connection.execute(sql.update(_WORKERS).where(mine).values(values)).rowcount == 0:
+            self._enter()
+            connection.execute(
+                sql.insert(_WORKERS).values(
+                    worker=self._worker,
+                    study=self._study,
+                    host=self._host,
+                    pid=os.getpid(),
+                    folder=str(self._own_folder()),
+                    began_s=_NOW_S,
+                    **values,
+                )
+            )
+        self._confirmed_s, self._lost = time.monotonic(), False
+
+    def _enter(self) -> None:
+        self._leave()
+        self._worker = uuid.uuid4().hex
+        self._alive = _lease_of(self._own_folder())
+        self._alive.acquire()
+        if self._heart is None:
+            self._heart = threading.Thread(target=self._live, daemon=True)
+            self._heart.start()
+
+    def _leave(self) -> None:
+        if self._alive is not None:
+            self._alive.release()
+            shutil.rmtree(self._own_folder(), ignore_errors=True)
+
+    def _own_folder(self) -> Path:
+        return self._folder.resolve() / "workers" / str(self._worker)
+
+    def _is_dead(self, row: Row[Any]) -> bool:
+        if row.host == self._host and Path(row.folder).is_dir():
+            lease = Lease(Path(row.folder))
+            free = lease.acquire()
+            lease.release()
+            if free:
+                return True
+        # A clock alone would take all for dead after an outage, when nobody has had a chance to beat yet: silence
+        # counts from when this worker itself heard nothing, though the server answered.
+        beat, since_s = self._silent.get(row.worker, (None, 0.0))
+        return bool(beat == row.beat_s and time.monotonic() - since_s > GRACE_S)
+
+    def _live(self) -> None:
+        while not self._over.wait(BEAT_S):
+            with contextlib.suppress(SQLAlchemyError):  # away: this worker falls silent, and confirms when it is asked
+                self.beat()
+                self._look()
+
+    def beat(self) -> bool:
+        """Give a sign of life; whether this worker is still known."""
+        at = self._tried_s = time.monotonic()
+        with self._engine.begin() as connection:
+            mine = _WORKERS.c.worker == self._worker
+            known = connection.execute(
+                sql.update(_WORKERS).where(mine).values(beat_s=_NOW_S, epochs=self._epochs)
+            ).rowcount
+        if known:
+            self._confirmed_s = at
+        else:
+            self._lost = True
+        return bool(known)
+
+    def _look(self) -> None:
+        """Note which workers are silent, and since when. Seldom any are, so this asks for little."""
+        now_s = time.monotonic()
+        with self._engine.connect() as connection:
+            rows = connection.execute(
+                sql.select(_WORKERS.c.worker, _WORKERS.c.beat_s).where(
+                    _WORKERS.c.study == self._study, _WORKERS.c.beat_s < _NOW_S - 1.5 * BEAT_S
+                )
+            ).all()
+        # Whoever did not look for a while, asleep or cut off, can't tell what it missed.
+        known = self._silent if now_s - self._looked_s < 3 * BEAT_S else {}
+        self._silent = {
+            worker: known[worker] if worker in known and known[worker][0] == beat_s else (beat_s, now_s)
+            for worker, beat_s in rows
+        }
+        self._looked_s = now_s
+
+    def confirm(self, piece: str, epochs: int) -> None:
+        """See that this worker still has a piece.
+
+        Raises:
+            PieceTaken: If it has not.
+        """
+        self._epochs = epochs
+        now_s = time.monotonic()
+        if not self._lost and (now_s - self._confirmed_s < GRACE_S / 2 or now_s - self._tried_s < BEAT_S):
+            return  # nobody can have taken it yet, or the server is away
+        with contextlib.suppress(SQLAlchemyError):  # away: what is trained on is what anybody else would train
+            self.prove(piece)
+
+    def prove(self, piece: str) -> None:
+        """As ``confirm``, but certain.
+
+        Raises:
+            PieceTaken: If this worker has it no more.
+            SQLAlchemyError: If the server does not answer.
+        """
+        if self._lost or not self.beat():
+            raise PieceTaken(f"{piece} was taken over while this worker was silent")
+
+    def release(self, piece: str) -> None:
+        """Work on a piece no more."""
+        with contextlib.suppress(SQLAlchemyError), self._engine.begin() as connection:
+            mine = (_WORKERS.c.worker == self._worker, _WORKERS.c.piece == piece)
+            connection.execute(sql.update(_WORKERS).where(*mine).values(piece=None, epochs=None))
+
+    def workers(self) -> list[Worker]:
+        with self._engine.connect() as connection:
+            rows = connection.execute(
+                sql.select(_WORKERS, (_NOW_S - _WORKERS.c.beat_s).label("silent_s"))
+                .where(_WORKERS.c.study == self._study)
+                .order_by(_WORKERS.c.began_s)
+            ).all()
+        return [
+            Worker(host=row.host, pid=row.pid, piece=row.piece, epochs=row.epochs, silent_s=row.silent_s)
+            for row in rows
+        ]
+
+    def close(self) -> None:
+        self._over.set()
+        if self._heart is not None:
+            self._heart.join()
+            self._heart = None
+        if self._worker is not None:
+            with contextlib.suppress(SQLAlchemyError), self._engine.begin() as connection:
+                connection.execute(sql.delete(_WORKERS).where(_WORKERS.c.worker == self._worker))
+        self._leave()
+        self._worker = self._alive = None
+        self._over.clear()
+
+
+class _DatabaseHold:
+    """A piece, and beside its row a lease of its folder, for whoever asks on this machine alone."""
+
+    def __init__(self, claims: DatabaseClaims, piece: str) -> None:
+        self._claims = claims
+        self._piece = piece
+        self._lease = _lease_of(claims._folder / piece)
+        self._lease.acquire()
+
+    def confirm(self, epochs: int) -> None:
+        self._claims.confirm(self._piece, epochs)
+
+    def prove(self) -> None:
+        self._claims.prove(self._piece)
+
+    def release(self) -> None:
+        self._claims.release(self._piece)
+        self._lease.release()
+
+
+def make_tables(engine: Engine) -> None:
+    """Make what claims need in a database; what is there stays."""
+    with engine.begin() as connection:
+        _TABLES.create_all(connection)

