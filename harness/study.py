@@ -152,8 +152,10 @@ class Study:
     def front(self) -> list[int]:
         """Numbers of the complete trials that no other one dominates, ascending."""
         complete = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
-        values = np.array([trial.values for trial in complete], dtype=float).reshape(len(complete), -1)
-        return [complete[place].number for place in pareto_front(values, self.directions)] if complete else []
+        if not complete:
+            return []
+        values = np.array([trial.values for trial in complete], dtype=float)
+        return [complete[place].number for place in pareto_front(values, self.directions)]
 
     def trial_folder(self, number: int) -> Path:
         """Where a trial keeps its spool and checkpoint."""
