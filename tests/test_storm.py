@@ -15,6 +15,7 @@ import optuna
 import pytest
 from conftest import EXAMPLE, ROOT, environment, epochs_logged, search, wait_for
 from mlflow import MlflowClient
+from optuna.storages import RDBStorage
 from servers import Postgres
 from test_workers import workers_of
 
@@ -43,13 +44,16 @@ def begin(folder: Path, name: str, *arguments: str) -> subprocess.Popen[str]:
 def reached(storage: str) -> dict[int, Any]:
     """What each trial tried and what it reached, less what is measured with a clock."""
     timed = ("latency", "throughput", "speedup")
+    opened = RDBStorage(storage)
+    trials = optuna.load_study(study_name="cancer", storage=opened).trials
+    opened.engine.dispose()
     return {
         trial.number: (
             trial.state.name,
             trial.params,
             {k: v for k, v in trial.user_attrs.get("metrics", {}).items() if not k.startswith(timed)},
         )
-        for trial in optuna.load_study(study_name="cancer", storage=storage).trials
+        for trial in trials
     }
 
 
