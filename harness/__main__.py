@@ -1,4 +1,4 @@
-"""``python -m harness``: check a task (``doctor``), look at a study (``report``), put it to the test (``confirm``)."""
+"""``python -m harness``: check a task, look at a study while it runs and when it is over, put it to the test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.settings import Settings
 def main() -> None:
     """Parse, and do what is asked."""
     command, settings = parse_command()
-    {"confirm": confirm, "doctor": doctor, "report": report}[command](settings)
+    {"confirm": confirm, "doctor": doctor, "report": report, "status": status}[command](settings)
 
 
 def confirm(settings: Settings) -> None:
@@ -93,6 +93,17 @@ def report(settings: Settings) -> None:
             report(study, terminal, spool if spool is not None and spool.begun else None)
             if spool is not None:
                 spool.close()
+
+
+def status(settings: Settings) -> None:
+    """Read the study, say how it stands."""
+    from harness.opening import find_study
+    from harness.status import status
+    from harness.terminal import Terminal
+
+    terminal = Terminal()
+    for line in status(find_study(settings)):
+        terminal.say(line)
 
 
 if __name__ == "__main__":

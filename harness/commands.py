@@ -27,6 +27,7 @@ _COMMAND_EXAMPLES = """\
 examples:
   python -m harness doctor --space my_space.py              before a search
   python -m harness doctor --space my_space.py --max parameters=2000
+  python -m harness status --study digits                   during it
   python -m harness report --study digits                   after it
   python -m harness confirm --study digits --seeds 5        is it a gain?
 """
@@ -43,10 +44,16 @@ def parse_command(arguments: Sequence[str] | None = None) -> tuple[str, Settings
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_doctor(commands)
+    _add_status(commands)
     _add_report(commands)
     _add_confirm(commands)
     asked = parser.parse_args(arguments)
-    settings = {"doctor": _doctor_settings, "report": _report_settings, "confirm": _confirm_settings}[asked.command]
+    settings = {
+        "doctor": _doctor_settings,
+        "status": _study_settings,
+        "report": _study_settings,
+        "confirm": _confirm_settings,
+    }[asked.command]
     return asked.command, settings(parser, asked)
 
 
@@ -83,6 +90,18 @@ def _doctor_settings(parser: flags.Parser, asked: argparse.Namespace) -> Setting
     )
 
 
+def _add_status(commands: argparse._SubParsersAction[flags.Parser]) -> None:
+    command = commands.add_parser(
+        "status",
+        help="show how a study stands: workers, running trials, pace, time left",
+        description="Show how a study stands, from any machine that reaches its storage: its workers and what each is "
+        "at, what is finished and failed, the pace, and the time left.",
+        formatter_class=flags.Formatter,
+        allow_abbrev=False,
+    )
+    flags.add_places(command, "name of the study", required=True)
+
+
 def _add_report(commands: argparse._SubParsersAction[flags.Parser]) -> None:
     command = commands.add_parser(
         "report",
@@ -94,7 +113,7 @@ def _add_report(commands: argparse._SubParsersAction[flags.Parser]) -> None:
     flags.add_places(command, "name of the study", required=True)
 
 
-def _report_settings(parser: flags.Parser, asked: argparse.Namespace) -> Settings:
+def _study_settings(parser: flags.Parser, asked: argparse.Namespace) -> Settings:
     return Settings(
         space_name="",
         space_file=Path(),
@@ -140,7 +159,7 @@ def _add_confirm(commands: argparse._SubParsersAction[flags.Parser]) -> None:
 
 def _confirm_settings(parser: flags.Parser, asked: argparse.Namespace) -> Settings:
     return replace(
-        _report_settings(parser, asked),
+        _study_settings(parser, asked),
         space_file=Path() if asked.space is None else flags.space_of(parser, asked.space)[1],
         seeds=asked.seeds,
         data_dir=asked.data_dir,

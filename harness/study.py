@@ -346,9 +346,15 @@ class Study:
             "teachers": [str(file.resolve()) for file in settings.teachers],
             "trained_teachers": settings.trained_teachers,
             "average": settings.average,
+            "trials": settings.trials,
         }
         if sources != self.sources:
             self._keep(_SOURCES_ATTR, sources)
+
+    @property
+    def trials_asked(self) -> int | None:
+        """How many trials the study was last asked for."""
+        return self.sources.get("trials")
 
     @property
     def tested_teacher(self) -> dict[str, float] | None:

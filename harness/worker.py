@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -114,9 +115,11 @@ def work(
 
         display.started(number, claim.configuration.params(), spool.epochs if claim.resumed else None)
         try:
-            try:
-                check_deaths(spool)
-                metrics = run_trial(
+            _run(
+                claim,
+                spool,
+                partial(
+                    run_trial,
                     claim,
                     spool,
                     settings=settings,
@@ -124,31 +127,11 @@ def work(
                     study=study,
                     prepared=prepared,
                     on_epoch=on_epoch,
-                )
-            except TrialPruned as pruned:
-                reason = one_line(pruned)
-                study.prune(claim, costs(claim.trial.params), reason)
-                _end(claim, spool, "PRUNED", reason)
-                display.pruned(number, reason)
-            except TrialFailed as failure:
-                reason = one_line(failure)
-                _fail(claim, spool, study, reason)
-                display.failed(number, reason)
-            except (Interrupted, PieceTaken, *STORAGE_ERRORS):
-                raise
-            except Exception as error:
-                reason = f"{type(error).__name__}: {one_line(error)}"
-                (claim.folder / FAILURE).write_text(redact(traceback.format_exc()))
-                _fail(claim, spool, study, reason)
-                raise HarnessError(
-                    f"trial {claim.trial.number} failed: {reason} (traceback: {claim.folder / FAILURE}); "
-                    "the same command goes on with the next trial."
-                ) from error
-            else:
-                study.complete(claim, metrics)
-                spool.set_state("COMPLETE")
-                drop_checkpoints(claim.folder)
-                display.finished(number, metrics)
+                ),
+                study,
+                costs,
+                display,
+            )
         except PieceTaken as taken:
             display.cut(number, one_line(taken))
         except (Interrupted, *STORAGE_ERRORS):
@@ -157,6 +140,50 @@ def work(
         finally:
             spool.close()
             claim.hold.release()
+
+
+def _run(
+    claim: Claim,
+    spool: Spool,
+    train: Callable[[], dict[str, float]],
+    study: Study,
+    costs: Callable[[Mapping[str, Any]], dict[str, float]],
+    display: Display,
+) -> None:
+    """Run a trial to its end, whatever that is, and tell the study, the log and the person.
+
+    Raises:
+        HarnessError: If it fails by an error that is not its own doing.
+        PieceTaken: If it is another worker's by now.
+    """
+    number = claim.trial.number
+    try:
+        check_deaths(spool)
+        metrics = train()
+    except TrialPruned as pruned:
+        reason = one_line(pruned)
+        study.prune(claim, costs(claim.trial.params), reason)
+        _end(claim, spool, "PRUNED", reason)
+        display.pruned(number, reason)
+    except TrialFailed as failure:
+        reason = one_line(failure)
+        _fail(claim, spool, study, reason)
+        display.failed(number, reason)
+    except (Interrupted, PieceTaken, *STORAGE_ERRORS):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        (claim.folder / FAILURE).write_text(redact(traceback.format_exc()))
+        _fail(claim, spool, study, reason)
+        raise HarnessError(
+            f"trial {number} failed: {reason} (traceback: {claim.folder / FAILURE}); "
+            "the same command goes on with the next trial."
+        ) from error
+    else:
+        study.complete(claim, metrics)
+        spool.set_state("COMPLETE")
+        drop_checkpoints(claim.folder)
+        display.finished(number, metrics)
 
 
 def _next(study: Study, proposer: Proposer, display: Display, ends_at: float | None) -> Claim | None:

@@ -57,9 +57,9 @@ def reached(storage: str) -> dict[int, Any]:
     }
 
 
-def check_curves(folder: Path, trials: int) -> None:
+def check_curves(folder: Path, trials: int, tracking_uri: str = "") -> None:
     """No gap and no repeat in any curve, neither in the spools nor in MLflow."""
-    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    client = MlflowClient(tracking_uri or f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name("kd-cancer")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], "tags.`kd.role` = 'trial'", max_results=1000)

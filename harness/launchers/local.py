@@ -36,7 +36,7 @@ from harness.word import Word
 from harness.worker import Display, Notified, catch_up, work
 
 _GRACE_S = 3.0  # for a worker that is told to stop, before it is killed
-_IDLE_DEATHS = 3  # of workers without a trial, after which no more are started
+_IDLE_DEATHS = 3  # of workers without a trial, one after the other, after which no more are started
 
 
 def usable_cores() -> int:
@@ -227,6 +227,7 @@ class _Crew:
             case "started":
                 self._forget(content[0])
                 worker.trial = content[0]
+                self.idle_deaths = 0
                 self.display.started(*content)
             case "epoch":
                 self.display.epoch(*content)

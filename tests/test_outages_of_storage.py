@@ -1,0 +1,94 @@
+"""A PostgreSQL server that is restarted, or stopped for a while, under a study; alone, and beside MLflow's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import EXAMPLE, epochs_logged, search, wait_for
+from servers import MlflowServer, Postgres
+from test_storm import EPOCHS, FLAGS, begin, check_curves, reached
+
+pytestmark = [pytest.mark.slow, pytest.mark.service]
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """A server that a test may stop."""
+    server = Postgres()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "cancer.py").write_text(EXAMPLE)
+    search(folder, *FLAGS, "--trials", "30", "--workers", "2")
+    return reached(f"sqlite:///{folder}/optuna.db")
+
+
+@pytest.mark.parametrize("away_s", [0, 30])
+def test_a_storage_that_goes_away_is_ridden_out(
+    example: Path, own_postgres: Postgres, undisturbed: dict[int, Any], away_s: int
+) -> None:
+    storage = own_postgres.new_database("outage")
+    process = begin(example, "search", "--trials", "30", "--workers", "2", "--storage", storage)
+    try:
+        wait_for(lambda: epochs_logged(example, "cancer", 4) >= 1)
+        own_postgres.stop()
+        time.sleep(away_s)
+        own_postgres.start()
+        assert process.wait(240) == 0, (example / "search.txt").read_text()
+    finally:
+        process.kill()
+        process.wait()
+    output = (example / "search.txt").read_text()
+    if away_s:
+        assert output.count("the study's storage is away") == 1 and "the study's storage answers again" in output
+    assert reached(storage) == undisturbed
+    check_curves(example, 30)
+
+
+def test_storage_and_tracking_server_may_be_away_at_once(
+    example: Path, own_postgres: Postgres, undisturbed: dict[int, Any]
+) -> None:
+    storage, server = own_postgres.new_database("outage"), MlflowServer(example / "server")
+    server.start()
+    flags = ("--trials", "30", "--workers", "2", "--storage", storage, "--tracking-uri", server.address)
+    process = begin(example, "search", *flags)
+    try:
+        wait_for(lambda: epochs_logged(example, "cancer", 4) >= 1)
+        own_postgres.stop()
+        server.stop()
+        time.sleep(15)
+        own_postgres.start()
+        time.sleep(5)
+        server.start()
+        assert process.wait(240) == 0, (example / "search.txt").read_text()
+        assert reached(storage) == undisturbed
+        check_curves(example, 30, server.address)
+    finally:
+        process.kill()
+        process.wait()
+        server.stop()
+
+
+def test_a_trial_that_is_trained_while_the_storage_is_away_loses_nothing(example: Path, own_postgres: Postgres) -> None:
+    storage = own_postgres.new_database("outage")
+    process = begin(example, "search", "--trials", "1", "--workers", "1", "--storage", storage, "--epochs", "1500")
+    try:
+        wait_for(lambda: epochs_logged(example, "cancer", 0) >= 5)
+        own_postgres.stop()
+        before = epochs_logged(example, "cancer", 0)
+        wait_for(lambda: epochs_logged(example, "cancer", 0) > before + EPOCHS)  # it trains on
+        own_postgres.start()
+        assert process.wait(240) == 0, (example / "search.txt").read_text()
+    finally:
+        process.kill()
+        process.wait()
+    assert epochs_logged(example, "cancer", 0) == 1500
+    assert [state for state, _, _ in reached(storage).values()] == ["COMPLETE"]
