@@ -9,7 +9,7 @@ _EVERY_S = 60.0
 
 
 class Word:
-    """A word about what lasts: said at once, and then once a minute.
+    """Says what lasts at once, and then once a minute, whatever reason stands behind it in brackets.
 
     Args:
         say: Called with a line of text.
@@ -17,15 +17,16 @@ class Word:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.say = say
-        self._last_s = -_EVERY_S
+        self._said_s: dict[str, float] = {}
 
     def __call__(self, text: str) -> None:
         """Say it, unless it was said within the minute."""
-        if time.monotonic() - self._last_s >= _EVERY_S:
-            self._last_s = time.monotonic()
+        what, now_s = text.partition(" (")[0], time.monotonic()
+        if now_s - self._said_s.get(what, -_EVERY_S) >= _EVERY_S:
+            self._said_s[what] = now_s
             self.say(text)
 
     def end(self, text: str) -> None:
         """Say that it is over; what comes next is new."""
-        self._last_s = -_EVERY_S
+        self._said_s.clear()
         self.say(text)
