@@ -20,7 +20,17 @@ from harness.errors import HarnessError
 from harness.settings import Settings
 from harness.space import SearchSpace, load_space
 from harness.storage import open_storage
-from harness.study import HERE_ATTR, MARK, MAXIMIZED, METRICS, Study, here, is_first_start
+from harness.study import (
+    HERE_ATTR,
+    MARK,
+    MAXIMIZED,
+    METRICS,
+    MOVING_ATTR,
+    Study,
+    here,
+    is_first_start,
+    see_that_it_is_here,
+)
 
 _MAKING_ATTR = "kd.making"
 _FLAGS = {name: f"--{name}" for name in ("space", "objectives", "epochs", "seed", "max")} | {"fixed": "--fix"}
@@ -36,7 +46,7 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
 
     Raises:
         HarnessError: If the stored study is of another space, other objectives, another number of epochs or another
-            seed, or an objective is unknown.
+            seed, or was moved, or an objective is unknown.
     """
     objectives = settings.objectives or (space.task.metric_name, "latency_p50_ms", "parameters")
     directions = [_direction(name, space) for name in objectives]
@@ -52,6 +62,7 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
     with exclusive(settings.study_dir.with_name(f".{settings.study}.lock")):
         if settings.study in optuna.get_all_study_names(storage):
             loaded = optuna.load_study(study_name=settings.study, storage=storage)
+            see_that_it_is_here(loaded.user_attrs, settings)
             stored = loaded.user_attrs.get("kd.identity")
             empty = not loaded.user_attrs and not loaded.get_trials(deepcopy=False)  # cut right after it was created
             if stored is None and _MAKING_ATTR not in loaded.user_attrs and not empty:
@@ -102,6 +113,20 @@ def find_study(settings: Settings) -> Study:
         settings: Names it, and its storage.
 
     Raises:
+        HarnessError: If the storage can't be used or has no such study of this program, or it was moved.
+    """
+    study = load_stored(settings)
+    see_that_it_is_here(study.attrs, settings)
+    return study
+
+
+def load_stored(settings: Settings) -> Study:
+    """What a storage has of a study, whether it was moved or not.
+
+    Args:
+        settings: Name it, and its storage.
+
+    Raises:
         HarnessError: If the storage can't be used or has no such study of this program.
     """
     name, path = settings.study, sqlite_path(settings.storage)
@@ -113,7 +138,7 @@ def find_study(settings: Settings) -> Study:
         known = ", ".join(sorted(names)) or "none"
         raise HarnessError(f"{redact(settings.storage)} must hold study {name!r}, but holds {known}.")
     loaded = optuna.load_study(study_name=name, storage=storage)
-    if "kd.identity" not in loaded.user_attrs:
+    if loaded.user_attrs.keys().isdisjoint(("kd.identity", MOVING_ATTR)):
         raise HarnessError(f"study {name!r} was not made by this program.")
     return Study(loaded, settings)
 

@@ -18,6 +18,7 @@ from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from harness.addresses import redact
 from harness.content import Lease, derived_seed, exclusive
 from harness.cost import COSTS
 from harness.errors import HarnessError
@@ -39,6 +40,8 @@ KNOWN_COSTS = tuple(name for name in METRICS if name not in ("agreement", "teach
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 _COSTS_ATTR = "kd.costs"
 HERE_ATTR = "kd.first_start"
+MOVED_ATTR, MOVING_ATTR = "kd.moved", "kd.moving"
+"""Where a study went that was moved; and of a copy that is not whole yet, the id of the study that it is of."""
 MARK = "study.json"
 """The file that says whose a study's folder is."""
 _EXHAUSTED_ATTR = "kd.exhausted"
@@ -97,7 +100,7 @@ class Study:
         """Take the study's lease.
 
         Raises:
-            HarnessError: If the study was made anew since it was opened, by a start with other settings.
+            HarnessError: If the study was made anew since it was opened, by a start with other settings, or moved.
         """
         while not self.lease.acquire():  # someone looks whether anybody is at work
             time.sleep(0.01)
@@ -108,6 +111,7 @@ class Study:
             same = False
         if not same:
             raise HarnessError(f"study {self.settings.study!r} was made anew by another start at the same time; again.")
+        see_that_it_is_here(self.attrs, self.settings)
 
     def owns_folder(self) -> bool:
         """Whether the study's folder is this study's, and not that of a namesake in another storage."""
@@ -352,6 +356,25 @@ class Study:
     def keep_teacher(self, metrics: Mapping[str, float]) -> None:
         """Store the teacher's metrics with the study."""
         self.optuna.set_user_attr("kd.teacher", dict(metrics))
+
+
+def see_that_it_is_here(attrs: Mapping[str, Any], settings: Settings) -> None:
+    """See that a study was not moved to another storage; see ``harness.move``.
+
+    Args:
+        attrs: What it says of itself.
+        settings: Name it, and its storage.
+
+    Raises:
+        HarnessError: If it was, or if it is the beginning of a copy.
+    """
+    if (place := attrs.get(MOVED_ATTR)) is not None:
+        raise HarnessError(f"study {settings.study!r} was moved to {place}; go on there, with --storage.")
+    if attrs.get(MOVING_ATTR) is not None:
+        raise HarnessError(
+            f"study {settings.study!r} in {redact(settings.storage)} must be whole, but its move to there is under way "
+            "or was cut; the same `python -m harness move` again ends it."
+        )
 
 
 def here(settings: Settings) -> str:
