@@ -20,7 +20,8 @@ def hide_passwords() -> None:
     """
     kept, addresses = without_passwords(sys.orig_argv[1:])
     if addresses:
-        os.execve(sys.executable, [sys.executable, *kept], {**os.environ, **addresses})
+        environment = {**os.environ, **addresses}
+        os.execve(sys.executable, [sys.executable, *kept], environment)  # nosec B606 # this program itself
 
 
 def without_passwords(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:

@@ -17,7 +17,7 @@ from urllib.parse import quote, urlencode
 from harness import flags
 from harness.addresses import has_password, redact
 from harness.argv import VARIABLES, hide_passwords
-from harness.errors import HarnessError, Interrupted, interrupt, one_line
+from harness.errors import HarnessError, Interrupted, interrupt, one_line, room_on_disk
 from harness.recipes import DEFAULT_RECIPES, RECIPES
 from harness.settings import (
     AVERAGES,
@@ -171,7 +171,8 @@ def run(main: Callable[[], None]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     try:
-        main()
+        with room_on_disk():
+            main()
     except HarnessError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)

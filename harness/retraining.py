@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from harness.addresses import redact
 from harness.checkpoint import drop_checkpoints
 from harness.content import Lease
-from harness.errors import HarnessError, Interrupted, TrialFailed, one_line
+from harness.errors import HarnessError, Interrupted, TrialFailed, one_line, room_on_disk
 from harness.prepare import Prepared
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
@@ -49,6 +49,7 @@ class Retraining:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
+@room_on_disk()
 def retrain(
     retrainings: Sequence[Retraining],
     settings: Settings,
@@ -70,7 +71,7 @@ def retrain(
         display: Shows each training.
 
     Raises:
-        HarnessError: If a training fails by an error that is not its own doing.
+        HarnessError: If a training fails by an error that is not its own doing, or there is no room even for its log.
     """
     for place, retraining in enumerate(retrainings):
         folder = study.folder / retraining.name
@@ -115,6 +116,8 @@ def _train(
         reason = one_line(failure)
         _fail(retraining, spool, study, reason)
         display.failed(place, reason)
+        if isinstance(failure.__cause__, OSError):  # a full disk: whatever comes after it would fail too
+            raise failure.__cause__ from None
     except Interrupted:
         spool.set_state("WAITING")
         raise
@@ -138,6 +141,7 @@ def _train(
 
 def _fail(retraining: Retraining, spool: Spool, study: Study, reason: str) -> None:
     study.keep_retrained(retraining.name, {**retraining.facts, "reason": reason})
+    drop_checkpoints(spool.folder)  # first: where the disk is full, it makes room for the last words
     spool.tags({"kd.reason": reason})
     spool.set_state("FAIL")
 

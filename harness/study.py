@@ -88,8 +88,17 @@ class Study:
 
     @cached_property
     def id(self) -> str:
-        """A name that no other study has, whatever it is called."""
-        return str(self.attrs["kd.id"])
+        """A name that no other study has, whatever it is called.
+
+        Raises:
+            HarnessError: If the storage holds what can't be one: a folder is named after it.
+        """
+        found = str(self.attrs["kd.id"])
+        if not found.isalnum():
+            raise HarnessError(
+                f"study {self.settings.study!r} must have letters and digits as its id, but has {found!r}."
+            )
+        return found
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -123,7 +132,7 @@ class Study:
     @cached_property
     def space_name(self) -> str:
         """Name of the space that it searches."""
-        return str(self.attrs["kd.identity"]["space"])
+        return _file_name(str(self.attrs["kd.identity"]["space"]), "the name of a space")
 
     @cached_property
     def primary(self) -> str:
@@ -272,8 +281,16 @@ class Study:
         self.optuna.tell(trial, state=TrialState.FAIL)
 
     def retrained(self) -> dict[str, dict[str, Any]]:
-        """What came of each student that was trained anew (``harness.retraining``), by name."""
-        return {key.removeprefix(_RETRAINED): value for key, value in self.attrs.items() if key.startswith(_RETRAINED)}
+        """What came of each student that was trained anew (``harness.retraining``), by name.
+
+        Raises:
+            HarnessError: If the storage holds a name that leads out of the study's folder.
+        """
+        found = {key.removeprefix(_RETRAINED): value for key, value in self.attrs.items() if key.startswith(_RETRAINED)}
+        for name in found:
+            for part in name.split("/"):
+                _file_name(part, "the name of a student that was trained anew")
+        return found
 
     def keep_retrained(self, name: str, result: Mapping[str, Any]) -> None:
         """Store what came of a student that was trained anew: each in its own place, for many may be at work."""
@@ -356,6 +373,13 @@ class Study:
     def keep_teacher(self, metrics: Mapping[str, float]) -> None:
         """Store the teacher's metrics with the study."""
         self.optuna.set_user_attr("kd.teacher", dict(metrics))
+
+
+def _file_name(name: str, what: str) -> str:
+    """A name that a storage gives, if a file or folder may be called so."""
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise HarnessError(f"{what} must be able to name a file, but the storage has {name!r}; somebody changed it.")
+    return name
 
 
 def see_that_it_is_here(attrs: Mapping[str, Any], settings: Settings) -> None:

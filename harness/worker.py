@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from harness import budget
 from harness.addresses import redact
 from harness.checkpoint import drop_checkpoints
-from harness.errors import HarnessError, Interrupted, TrialFailed, TrialPruned, one_line
+from harness.errors import HarnessError, Interrupted, TrialFailed, TrialPruned, one_line, room_on_disk
 from harness.mirror import Mirror, is_sent
 from harness.prepare import Prepared, costs_of, is_affordable
 from harness.proposal import Proposer
@@ -59,6 +59,7 @@ class CrewDisplay(Display, Protocol):
         """A trial's worker is gone; another one will go on with it."""
 
 
+@room_on_disk()
 def work(
     settings: Settings,
     space: SearchSpace,
@@ -78,7 +79,7 @@ def work(
         display: Shows each trial.
 
     Raises:
-        HarnessError: If a trial fails by an error that is no trial's own doing.
+        HarnessError: If a trial fails by an error that is no trial's own doing, or there is no room even for its log.
     """
     ends_at = None if settings.timeout_s is None else time.monotonic() + settings.timeout_s
     proposer = Proposer(
@@ -130,6 +131,8 @@ def work(
             reason = one_line(failure)
             _fail(claim, spool, study, reason)
             display.failed(number, reason)
+            if isinstance(failure.__cause__, OSError):  # a full disk: every trial after it would fail too
+                raise failure.__cause__ from None
         except Interrupted:
             spool.set_state("WAITING")
             raise
@@ -176,9 +179,9 @@ def _fail(claim: Claim, spool: Spool, study: Study, reason: str) -> None:
 
 
 def _end(claim: Claim, spool: Spool, state: str, reason: str) -> None:
+    drop_checkpoints(claim.folder)  # first: where the disk is full, it makes room for the last words
     spool.tags({"kd.reason": reason})
     spool.set_state(state)
-    drop_checkpoints(claim.folder)
 
 
 def catch_up(study: Study, mirror: Mirror) -> None:
