@@ -95,9 +95,7 @@ class Study:
         """
         found = str(self.attrs["kd.id"])
         if not found.isalnum():
-            raise HarnessError(
-                f"study {self.settings.study!r} must have letters and digits as its id, but has {found!r}."
-            )
+            raise HarnessError(f"study {self.settings.study!r} must have a plain word as its id, but has {found!r}.")
         return found
 
     @property
