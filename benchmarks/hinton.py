@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from harness.confirm import interval
-from harness.content import derived_seed, write_atomically
+from harness.content import derived_seed
 from harness.fit import fit, seed_draws
+from harness.tensor_file import save_tensors
 from harness.trial import ordered_logits
 from lightning_modules.batch import select
 from lightning_modules.classifier import StudentModule, TeacherModule
@@ -76,7 +77,7 @@ def trained_teacher(seed: int, folder: Path) -> nn.Module:
     )
     run(module, data, TEACHER_EPOCHS, seed)
     state = {name: value.contiguous() for name, value in network.state_dict().items()}
-    write_atomically(file, lambda path: save_file(state, path))
+    save_tensors(state, file, {})
     return network.eval()
 
 

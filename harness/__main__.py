@@ -1,4 +1,4 @@
-"""``python -m harness``: check a task, look at a study while it runs and when it is over, put it to the test."""
+"""``python -m harness``: check a task; look at a study while it runs and when it is over, test it, move it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.settings import Settings
 def main() -> None:
     """Parse, and do what is asked."""
     command, settings = parse_command()
-    {"confirm": confirm, "doctor": doctor, "report": report, "status": status}[command](settings)
+    {"confirm": confirm, "doctor": doctor, "move": move, "report": report, "status": status}[command](settings)
 
 
 def confirm(settings: Settings) -> None:
@@ -68,6 +68,14 @@ def doctor(settings: Settings) -> None:
 
     if any(finding.state == "FAILED" for finding in diagnose(settings, Terminal())):
         sys.exit(1)
+
+
+def move(settings: Settings) -> None:
+    """Move a study to another storage."""
+    from harness.move import move
+    from harness.terminal import Terminal
+
+    move(settings, Terminal())
 
 
 def report(settings: Settings) -> None:

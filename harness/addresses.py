@@ -10,9 +10,23 @@ _SQLITE = "sqlite:///"
 
 def redact(text: object) -> str:
     """``text`` with the password of every address in it replaced by ``***``."""
-    text = re.sub(r"(://[^:/@\s]*):\S+@", r"\1:***@", str(text))
+    text = re.sub(r"(:/{1,2}[^:/\s]*):\S+@", r"\1:***@", str(text))  # a slash may be forgotten, a name may hold an @
     text = re.sub(r"(?i)(https?://)[^:/@\s]+@", r"\1***@", text)  # a name alone is a token there
-    return re.sub(r"(?i)([?&][^=&\s]*(?:password|passwd|pwd|token)=)[^&\s]+", r"\1***", text)
+    # In a query, in what libpq takes, and in what ODBC takes, which stands in a query percent-encoded.
+    return re.sub(r"(?i)((?:password|passwd|pwd|token)(?:=|%3d))(?:(?!%3b)[^&;\s])+", r"\1***", text)
+
+
+def has_password(address: str) -> bool:
+    """Whether an address holds a password, or what a person would not show either."""
+    return redact(address) != address
+
+
+def is_showable(address: str) -> bool:
+    """Whether ``redact`` finds the password of an address, if it has one: it needs a scheme and no blank before it."""
+    before_host, at, _ = address.rpartition("@")
+    if not at or ":" not in before_host or Path(address).is_absolute() or sqlite_path(address) is not None:
+        return True
+    return "://" in before_host and not re.search(r"\s", before_host)
 
 
 def place_of(address: str) -> str:

@@ -8,10 +8,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from harness.content import write_atomically
+from harness.tensor_file import save_tensors
 
 ANSWERS = "answers.safetensors"
 _CHUNK = 4096  # samples whose ranks are worked out at a time: sorting takes several times the memory of the logits
@@ -65,7 +64,7 @@ def keep_answers(answers: Answers, path: Path) -> None:
     """Write ``answers``: equal ones, equal bytes."""
     tensors = {name: value.contiguous() for name, value in vars(answers).items() if isinstance(value, Tensor)}
     # One entry only: safetensors writes several in an order that differs from process to process.
-    write_atomically(path, lambda file: save_file(tensors, file, metadata={"classes": str(answers.classes)}))
+    save_tensors(tensors, path, {"classes": str(answers.classes)})
 
 
 def read_answers(path: Path) -> Answers | None:

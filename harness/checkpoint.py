@@ -103,6 +103,8 @@ def _write_over(path: Path, content: bytes) -> None:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
             written += now
         os.ftruncate(descriptor, len(content))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a descriptor's has no name
     finally:
         os.close(descriptor)
 

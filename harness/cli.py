@@ -8,14 +8,16 @@ import shlex
 import shutil
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
 from harness import flags
-from harness.addresses import redact
-from harness.errors import HarnessError, Interrupted, interrupt, one_line
+from harness.addresses import has_password, redact
+from harness.argv import VARIABLES, hide_passwords
+from harness.errors import HarnessError, Interrupted, interrupt, one_line, room_on_disk
 from harness.recipes import DEFAULT_RECIPES, RECIPES
 from harness.settings import (
     AVERAGES,
@@ -165,15 +167,20 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
 
 def run(main: Callable[[], None]) -> None:
     """Run a command to its end, and end as its outcome asks: one line for a mistake, 130 or 143 after a signal."""
+    hide_passwords()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     try:
-        main()
+        with room_on_disk():
+            main()
     except HarnessError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except Interrupted as interrupted:
         sys.exit(128 + interrupted.signal_number)
+    except Exception:  # a bug; what a library says of an address may hold its password
+        print(redact(traceback.format_exc()), end="", file=sys.stderr)
+        sys.exit(1)
 
 
 def next_steps(settings: Settings, study: Study, experiment_id: str) -> str:
@@ -185,7 +192,8 @@ def next_steps(settings: Settings, study: Study, experiment_id: str) -> str:
         experiment_id: MLflow's number of its experiment.
     """
     address = redact(settings.tracking_uri)
-    server = address if address.startswith("http") else "http://127.0.0.1:5000"
+    # A browser asks for name and password by itself.
+    server = re.sub("(?<=://)[^/@]*@", "", address) if address.startswith("http") else "http://127.0.0.1:5000"
     query = {
         # Without it, the page opens on traces of language models; sorted, MLflow shows the trials beside one another.
         "workflowType": "machine_learning",
@@ -196,22 +204,31 @@ def next_steps(settings: Settings, study: Study, experiment_id: str) -> str:
     }
     page = f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs?{urlencode(query, quote_via=quote)}"
     python, mlflow = _program("python"), _program("mlflow")
-    command = f"{mlflow} ui" + (
-        "" if address == DEFAULT_TRACKING_URI else f" --backend-store-uri {shlex.quote(address)}"
-    )
+    command = f"{mlflow} ui"
+    if has_password(settings.tracking_uri):
+        command = f'MLFLOW_BACKEND_STORE_URI="${VARIABLES["--tracking-uri"]}" {command}'
+    elif address != DEFAULT_TRACKING_URI:
+        command += f" --backend-store-uri {shlex.quote(address)}"
     lines = ["next:", *([] if address.startswith("http") else [f"  compare  {command}"]), f"           {page}"]
     places = [
-        ("--storage", redact(settings.storage), DEFAULT_STORAGE),
-        ("--tracking-uri", address, DEFAULT_TRACKING_URI),
+        ("--storage", settings.storage, DEFAULT_STORAGE),
+        ("--tracking-uri", settings.tracking_uri, DEFAULT_TRACKING_URI),
         ("--runs-dir", str(settings.runs_dir), str(DEFAULT_RUNS_DIR)),
     ]
-    moved = "".join(f" {flag} {shlex.quote(value)}" for flag, value, default in places if value != default)
+    secret = [VARIABLES[flag] for flag, value, _ in places if flag in VARIABLES and has_password(value)]
+    moved = "".join(
+        f" {flag} {shlex.quote(value)}"
+        for flag, value, default in places
+        if value != default and VARIABLES.get(flag) not in secret
+    )
     lines.append(f"  report   {python} -m harness report --study {settings.study}{moved}")
     again = redact(f"{python} {shlex.join(sys.argv)}")
     if study.finished() < settings.trials:
         lines.append(f"  go on    {again}")
     else:
         lines.append(f"  go on    {re.sub(r' --trials[ =][0-9]+', '', again)} --trials {2 * study.finished()}")
+    if secret:
+        lines.append(f"           with the address, whose password is not shown, in {' and in '.join(secret)}")
     return "\n".join(lines)
 
 

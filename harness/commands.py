@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,13 @@ students, losses and gradients, the metric, budgets. One line for each check,
 and what to do about each that fails. Takes seconds and writes nothing.
 Exit code: 0 all is well, 1 a check failed, 2 the command can't be run."""
 
+_MOVE_HELP = """\
+Move a study to another storage, say from the file that it was begun on to a
+server that many machines reach, or back: all its trials, with what is known of
+them. Its runs folder stays, so what was cut is resumed and MLflow's runs go on.
+Nobody may be at work on it. A move that was cut leaves the study where it was;
+the same command does it again. Afterwards the old storage says where it went."""
+
 _COMMAND_EXAMPLES = """\
 examples:
   python -m harness doctor --space my_space.py              before a search
@@ -30,6 +38,7 @@ examples:
   python -m harness status --study digits                   during it
   python -m harness report --study digits                   after it
   python -m harness confirm --study digits --seeds 5        is it a gain?
+  python -m harness move --study digits --to postgresql+psycopg://me@host/kd
 """
 
 
@@ -37,7 +46,7 @@ def parse_command(arguments: Sequence[str] | None = None) -> tuple[str, Settings
     """The command that ``python -m harness`` is asked for, and its settings."""
     parser = flags.Parser(
         prog="python -m harness",
-        description="Check a task before its search, look at studies, and put what they found to the test.",
+        description="Check a task before its search, look at studies, put what they found to the test, or move them.",
         epilog=_COMMAND_EXAMPLES,
         formatter_class=flags.Formatter,
         allow_abbrev=False,
@@ -47,12 +56,14 @@ def parse_command(arguments: Sequence[str] | None = None) -> tuple[str, Settings
     _add_status(commands)
     _add_report(commands)
     _add_confirm(commands)
+    _add_move(commands)
     asked = parser.parse_args(arguments)
     settings = {
         "doctor": _doctor_settings,
         "status": _study_settings,
         "report": _study_settings,
         "confirm": _confirm_settings,
+        "move": _move_settings,
     }[asked.command]
     return asked.command, settings(parser, asked)
 
@@ -166,4 +177,38 @@ def _confirm_settings(parser: flags.Parser, asked: argparse.Namespace) -> Settin
         teachers=tuple(flags.checkpoint(parser, path) for path in asked.teacher),
         accelerator=asked.accelerator,
         workers=asked.workers,
+    )
+
+
+def _add_move(commands: argparse._SubParsersAction[flags.Parser]) -> None:
+    command = commands.add_parser(
+        "move",
+        help="take a study to another storage, and go on with it there",
+        description=_MOVE_HELP,
+        formatter_class=flags.Formatter,
+        allow_abbrev=False,
+    )
+    add = command.add_argument_group("what is moved, and where to").add_argument
+    add("--study", required=True, metavar="NAME", help="name of the study")
+    flags.add_storage(add)
+    add(
+        "--to",
+        type=flags.address,
+        default=os.environ.get("KD_TO"),
+        metavar="ADDRESS",
+        help="the storage that it is moved to, an address as of --storage (default: $KD_TO)",
+    )
+    flags.add_runs_dir(add, "where its trials are kept, which stay there")
+
+
+def _move_settings(parser: flags.Parser, asked: argparse.Namespace) -> Settings:
+    if not asked.to:
+        parser.error("--to must be the storage that the study is moved to, but is missing")
+    return Settings(
+        space_name="",
+        space_file=Path(),
+        study=flags.study_name(parser, asked.study),
+        storage=asked.storage,
+        to=asked.to,
+        runs_dir=flags.writable(parser, asked.runs_dir),
     )

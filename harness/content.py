@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,16 +40,35 @@ def derived_seed(*parts: Any) -> int:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, then put it in place: a reader sees the old file or the new one."""
+    """Let ``write`` fill a file beside ``path``, then put it in place: a reader sees the old file or the new one.
+
+    Its mode is what the user's umask makes of a new file, even where a library would keep it from all others.
+    """
     if not path.parent.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
+        mode = temporary.stat().st_mode
         write(temporary)
+        if temporary.stat().st_mode != mode:
+            temporary.chmod(stat.S_IMODE(mode))
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def inside(folder: Path, name: str) -> Path:
+    """A place within a folder, by a name from outside.
+
+    Raises:
+        ValueError: If it leads out of the folder.
+    """
+    place = Path(os.path.normpath(folder / name))
+    if not place.is_relative_to(os.path.normpath(folder)) or place == Path(os.path.normpath(folder)):
+        raise ValueError(f"a name must lie within {folder}, but got {name!r}")
+    return place
 
 
 @contextlib.contextmanager

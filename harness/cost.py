@@ -108,7 +108,8 @@ def measure_costs(
     batch_times_s: dict[str, list[float]] = {name: [] for name in networks}
     with torch.inference_mode(), computing_with(conditions.threads):
         for round_number in range(ROUNDS):
-            for name in random.Random(round_number).sample(list(networks), len(networks)):
+            order = random.Random(round_number)  # nosec B311 # an order of measurements is no secret
+            for name in order.sample(list(networks), len(networks)):
                 network = networks[name].eval()
                 latencies_s[name] += _call_times_s(network, single, _CALLS_A_ROUND)
                 batch_times_s[name] += _call_times_s(network, many, 1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+from collections.abc import Iterator
 from types import FrameType
 
 from harness.addresses import redact
@@ -38,6 +41,28 @@ class TrialPruned(Exception):
 
 class PieceTaken(Exception):
     """What a worker had is another one's now, which took it for dead; it must write nothing more of it."""
+
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Of an ``OSError``: the disk is full, or what the user may have of it, or of one file."""
+
+
+@contextlib.contextmanager
+def room_on_disk() -> Iterator[None]:
+    """Work on what is kept in files.
+
+    Raises:
+        HarnessError: If there is no room for them.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise HarnessError(
+            f"the disk must have room for what is kept, but is full: {one_line(error)}; make some, and the same "
+            "command goes on."
+        ) from error
 
 
 def one_line(error: BaseException) -> str:

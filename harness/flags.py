@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from harness.addresses import redact
+from harness.addresses import is_showable, redact
 from harness.settings import BUDGETED, DEFAULT_RUNS_DIR, DEFAULT_STORAGE, DEFAULT_TRACKING_URI
 
 _Value = TypeVar("_Value")
@@ -87,20 +87,27 @@ def add_places(parser: argparse.ArgumentParser, study_help: str, *, required: bo
     """Add the study's name, and where things are kept."""
     add = parser.add_argument_group("where things are kept").add_argument
     add("--study", required=required, metavar="NAME", help=study_help)
-    add(
-        "--storage",
-        default=os.environ.get("KD_STORAGE", DEFAULT_STORAGE),
-        metavar="ADDRESS",
-        help="Optuna's storage: a database's URL, redis://.., or a journal file's path "
-        f"(default: $KD_STORAGE or {DEFAULT_STORAGE})",
-    )
+    add_storage(add)
     add(
         "--tracking-uri",
+        type=address,
         default=os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_TRACKING_URI),
         metavar="ADDRESS",
         help=f"MLflow's tracking store or server (default: $MLFLOW_TRACKING_URI or {DEFAULT_TRACKING_URI})",
     )
     add_runs_dir(add, "caches, checkpoints and artifacts")
+
+
+def add_storage(add: Add) -> None:
+    """Add ``--storage``."""
+    add(
+        "--storage",
+        type=address,
+        default=os.environ.get("KD_STORAGE", DEFAULT_STORAGE),
+        metavar="ADDRESS",
+        help="Optuna's storage: a database's URL, redis://.., or a journal file's path "
+        f"(default: $KD_STORAGE or {DEFAULT_STORAGE})",
+    )
 
 
 def add_runs_dir(add: Add, what: str) -> None:
@@ -161,6 +168,16 @@ def each_once(parser: Parser, flag: str, what: str, pairs: Sequence[tuple[str, _
     if len(named) < len(pairs):
         parser.error(f"{flag} must name each {what} once")
     return named
+
+
+def address(text: str) -> str:
+    """An address that can be shown without its password. One that can't is not shown here either."""
+    if not is_showable(text):
+        raise argparse.ArgumentTypeError(
+            "must be an address with '://' after its kind, and with %20 for a blank, but got one without; it is not "
+            "shown, for it may hold a password"
+        )
+    return text
 
 
 def at_least_one(text: str) -> int:

@@ -22,7 +22,17 @@ from harness.patience import Patience, server_is_away
 from harness.settings import Settings
 from harness.space import SearchSpace, load_space
 from harness.storage import open_storage
-from harness.study import HERE_ATTR, MARK, MAXIMIZED, METRICS, Study, here, is_first_start
+from harness.study import (
+    HERE_ATTR,
+    MARK,
+    MAXIMIZED,
+    METRICS,
+    MOVING_ATTR,
+    Study,
+    here,
+    is_first_start,
+    see_that_it_is_here,
+)
 
 _MAKING_ATTR = "kd.making"
 _FLAGS = {name: f"--{name}" for name in ("space", "objectives", "epochs", "seed", "max")} | {"fixed": "--fix"}
@@ -38,7 +48,7 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
 
     Raises:
         HarnessError: If the stored study is of another space, other objectives, another number of epochs or another
-            seed, or an objective is unknown.
+            seed, or was moved, or an objective is unknown.
     """
     objectives = settings.objectives or (space.task.metric_name, "latency_p50_ms", "parameters")
     directions = [_direction(name, space) for name in objectives]
@@ -54,6 +64,7 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
     with alone(storage, f"open {settings.study}", settings.study_dir.with_name(f".{settings.study}.lock")):
         if settings.study in optuna.get_all_study_names(storage):
             loaded = optuna.load_study(study_name=settings.study, storage=storage)
+            see_that_it_is_here(loaded.user_attrs, settings)
             stored = loaded.user_attrs.get("kd.identity")
             empty = not loaded.user_attrs and not loaded.get_trials(deepcopy=False)  # cut right after it was created
             if stored is None and _MAKING_ATTR not in loaded.user_attrs and not empty:
@@ -105,10 +116,24 @@ def find_study(settings: Settings, *, on_word: Callable[[str], None] | None = No
         on_word: If given, a server that is away is waited for, and this is told of it.
 
     Raises:
-        HarnessError: If the storage can't be used or has no such study of this program.
+        HarnessError: If the storage can't be used or has no such study of this program, or it was moved.
     """
     if on_word is not None and is_server(settings.storage):
         return Patience(server_is_away, on_word).ask(lambda: find_study(settings))
+    study = load_stored(settings)
+    see_that_it_is_here(study.attrs, settings)
+    return study
+
+
+def load_stored(settings: Settings) -> Study:
+    """What a storage has of a study, whether it was moved or not.
+
+    Args:
+        settings: Name it, and its storage.
+
+    Raises:
+        HarnessError: If the storage can't be used or has no such study of this program.
+    """
     name, path = settings.study, sqlite_path(settings.storage)
     if path is not None and not path.exists():
         raise HarnessError(f"--storage must be a study's database, but there is no file {str(path)!r}.")
@@ -118,7 +143,7 @@ def find_study(settings: Settings, *, on_word: Callable[[str], None] | None = No
         known = ", ".join(sorted(names)) or "none"
         raise HarnessError(f"{redact(settings.storage)} must hold study {name!r}, but holds {known}.")
     loaded = optuna.load_study(study_name=name, storage=storage)
-    if "kd.identity" not in loaded.user_attrs:
+    if loaded.user_attrs.keys().isdisjoint(("kd.identity", MOVING_ATTR)):
         raise HarnessError(f"study {name!r} was not made by this program.")
     return Study(loaded, settings)
 

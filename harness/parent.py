@@ -113,7 +113,7 @@ def _git_commit() -> str | None:
     """The commit of this program's checkout; ``None`` where it is none."""
     try:
         asked = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
+            ["git", "rev-parse", "HEAD"],  # nosec B607 # whose PATH has another git has another python too
             cwd=Path(__file__).parent,
             capture_output=True,
             text=True,

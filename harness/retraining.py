@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from harness.addresses import redact
 from harness.checkpoint import drop_checkpoints
 from harness.claims import Hold
-from harness.errors import HarnessError, Interrupted, PieceTaken, TrialFailed, one_line
+from harness.errors import HarnessError, Interrupted, PieceTaken, TrialFailed, one_line, room_on_disk
 from harness.prepare import Prepared
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
@@ -50,6 +50,7 @@ class Retraining:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
+@room_on_disk()
 def retrain(
     retrainings: Sequence[Retraining],
     settings: Settings,
@@ -71,7 +72,7 @@ def retrain(
         display: Shows each training.
 
     Raises:
-        HarnessError: If a training fails by an error that is not its own doing.
+        HarnessError: If a training fails by an error that is not its own doing, or there is no room even for its log.
     """
     study.patience.word.say = display.word
     places = {retraining.name: place for place, retraining in enumerate(retrainings)}
@@ -123,6 +124,8 @@ def _train(
         reason = one_line(failure)
         _fail(retraining, spool, study, reason)
         display.failed(place, reason)
+        if isinstance(failure.__cause__, OSError):  # a full disk: whatever comes after it would fail too
+            raise failure.__cause__ from None
     except PieceTaken as taken:
         display.cut(place, one_line(taken))
         return
@@ -147,6 +150,7 @@ def _train(
 
 def _fail(retraining: Retraining, spool: Spool, study: Study, reason: str) -> None:
     study.keep_retrained(retraining.name, {**retraining.facts, "reason": reason})
+    drop_checkpoints(spool.folder)  # first: where the disk is full, it makes room for the last words
     spool.tags({"kd.reason": reason})
     spool.set_state("FAIL")
 

@@ -26,6 +26,7 @@ class Settings:
         study: Name of the study.
         trials: Finished trials after which the study is complete, over all its runs.
         storage: Optuna's storage address, or the path of a journal file.
+        to: Storage address that ``move`` takes the study to.
         tracking_uri: MLflow's tracking address.
         runs_dir: Folder of caches, checkpoints and run artifacts.
         data_dir: Where the task finds its data; ``None`` leaves it to the task.
@@ -53,6 +54,7 @@ class Settings:
     study: str
     trials: int = 50
     storage: str = DEFAULT_STORAGE
+    to: str = ""
     tracking_uri: str = DEFAULT_TRACKING_URI
     runs_dir: Path = DEFAULT_RUNS_DIR
     data_dir: Path | None = None

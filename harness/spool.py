@@ -125,7 +125,11 @@ class Spool:
     def _append(self, event: str, **fields: Any) -> None:
         line = json.dumps({"event": event, "time_ms": time.time_ns() // 1_000_000, **fields}) + "\n"
         content = line.encode()
-        if (written := os.write(self._file, content)) < len(content):
+        try:
+            written = os.write(self._file, content)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.folder / SPOOL)) from error  # it has no name yet
+        if written < len(content):
             # A torn line in the middle would make the whole spool unreadable.
             os.ftruncate(self._file, os.fstat(self._file).st_size - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / SPOOL))

@@ -35,6 +35,16 @@ _PATIENT_CONNECTION = {
 }
 
 
+class _UnpickledRedis(JournalRedisBackend):
+    """Redis without Optuna's snapshots: they are pickles, by which whoever can write there could run code here."""
+
+    def load_snapshot(self) -> bytes | None:
+        return None
+
+    def save_snapshot(self, snapshot: bytes) -> None:
+        pass
+
+
 @contextlib.contextmanager
 def storage_in_reach(settings: Settings) -> Iterator[None]:
     """Work on an open storage; a storage that is lost meanwhile ends it.
@@ -80,7 +90,7 @@ def open_storage(settings: Settings) -> BaseStorage:
 def _open_storage(address: str, shown: str) -> BaseStorage:
     try:
         if re.match("rediss?://", address):
-            storage: BaseStorage = JournalStorage(JournalRedisBackend(address))
+            storage: BaseStorage = JournalStorage(_UnpickledRedis(address))
         elif "://" not in address:
             storage = JournalStorage(JournalFileBackend(address))
         else:

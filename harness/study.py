@@ -19,6 +19,7 @@ from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from harness.addresses import redact
 from harness.claims import Check, Claims, Hold, claims_of
 from harness.content import Lease, derived_seed
 from harness.cost import COSTS
@@ -42,6 +43,8 @@ KNOWN_COSTS = tuple(name for name in METRICS if name not in ("agreement", "teach
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 _COSTS_ATTR = "kd.costs"
 HERE_ATTR = "kd.first_start"
+MOVED_ATTR, MOVING_ATTR = "kd.moved", "kd.moving"
+"""Where a study went that was moved; and of a copy that is not whole yet, the id of the study that it is of."""
 MARK = "study.json"
 """The file that says whose a study's folder is."""
 _EXHAUSTED_ATTR = "kd.exhausted"
@@ -91,8 +94,15 @@ class Study:
 
     @cached_property
     def id(self) -> str:
-        """A name that no other study has, whatever it is called."""
-        return str(self.attrs["kd.id"])
+        """A name that no other study has, whatever it is called.
+
+        Raises:
+            HarnessError: If the storage holds what can't be one: a folder is named after it.
+        """
+        found = str(self.attrs["kd.id"])
+        if not found.isalnum():
+            raise HarnessError(f"study {self.settings.study!r} must have a plain word as its id, but has {found!r}.")
+        return found
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -123,7 +133,7 @@ class Study:
         """Take the study's lease.
 
         Raises:
-            HarnessError: If the study was made anew since it was opened, by a start with other settings.
+            HarnessError: If the study was made anew since it was opened, by a start with other settings, or moved.
         """
         while not self.lease.acquire():  # someone looks whether anybody is at work
             time.sleep(0.01)
@@ -134,6 +144,7 @@ class Study:
             same = False
         if not same:
             raise HarnessError(f"study {self.settings.study!r} was made anew by another start at the same time; again.")
+        see_that_it_is_here(self.attrs, self.settings)
 
     def owns_folder(self) -> bool:
         """Whether the study's folder is this study's, and not that of a namesake in another storage."""
@@ -145,7 +156,7 @@ class Study:
     @cached_property
     def space_name(self) -> str:
         """Name of the space that it searches."""
-        return str(self.attrs["kd.identity"]["space"])
+        return _file_name(str(self.attrs["kd.identity"]["space"]), "the name of a space")
 
     @cached_property
     def primary(self) -> str:
@@ -325,8 +336,16 @@ class Study:
         self.patience.ask(end)
 
     def retrained(self) -> dict[str, dict[str, Any]]:
-        """What came of each student that was trained anew (``harness.retraining``), by name."""
-        return {key.removeprefix(_RETRAINED): value for key, value in self.attrs.items() if key.startswith(_RETRAINED)}
+        """What came of each student that was trained anew (``harness.retraining``), by name.
+
+        Raises:
+            HarnessError: If the storage holds a name that leads out of the study's folder.
+        """
+        found = {key.removeprefix(_RETRAINED): value for key, value in self.attrs.items() if key.startswith(_RETRAINED)}
+        for name in found:
+            for part in name.split("/"):
+                _file_name(part, "the name of a student that was trained anew")
+        return found
 
     def keep_retrained(self, name: str, result: Mapping[str, Any]) -> None:
         """Store what came of a student that was trained anew: each in its own place, for many may be at work."""
@@ -415,6 +434,32 @@ class Study:
     def keep_teacher(self, metrics: Mapping[str, float]) -> None:
         """Store the teacher's metrics with the study."""
         self._keep("kd.teacher", dict(metrics))
+
+
+def _file_name(name: str, what: str) -> str:
+    """A name that a storage gives, if a file or folder may be called so."""
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise HarnessError(f"{what} must be able to name a file, but the storage has {name!r}; somebody changed it.")
+    return name
+
+
+def see_that_it_is_here(attrs: Mapping[str, Any], settings: Settings) -> None:
+    """See that a study was not moved to another storage; see ``harness.move``.
+
+    Args:
+        attrs: What it says of itself.
+        settings: Name it, and its storage.
+
+    Raises:
+        HarnessError: If it was, or if it is the beginning of a copy.
+    """
+    if (place := attrs.get(MOVED_ATTR)) is not None:
+        raise HarnessError(f"study {settings.study!r} was moved to {place}; go on there, with --storage.")
+    if attrs.get(MOVING_ATTR) is not None:
+        raise HarnessError(
+            f"study {settings.study!r} in {redact(settings.storage)} must be whole, but its move to there is under way "
+            "or was cut; the same `python -m harness move` again ends it."
+        )
 
 
 def here(settings: Settings) -> str:

