@@ -123,7 +123,7 @@ def grown(trials: int) -> None:
     """Measure a study of so many trials."""
     os.chdir(tempfile.mkdtemp())
     flags = ["--study", STUDY, "--trials", str(trials), "--accelerator", "cpu"]
-    settings = parse_search(flags)
+    settings, _ = parse_search(flags)
     space, _ = a_study(settings, trials)
     started = time.perf_counter()
     study = open_study(settings, space, open_storage(settings))

@@ -162,17 +162,21 @@ def seed_draws(seed: int, device: torch.device) -> None:
 
 
 def _trainer(accelerator: str, *, epochs: int, folder: Path, callbacks: Any = None) -> pl.Trainer:
-    return pl.Trainer(
-        max_epochs=epochs,
-        accelerator=accelerator,
-        devices=1,
-        callbacks=callbacks,
-        default_root_dir=folder,
-        # Under Slurm, Lightning would requeue the job and load any hpc_ckpt_* by itself: a worker is not a job.
-        plugins=[LightningEnvironment()],
-        logger=False,
-        enable_checkpointing=callbacks is not None,  # by the one among them
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "The `srun` command is available"
+        )  # said of each, wherever Slurm is installed
+        return pl.Trainer(
+            max_epochs=epochs,
+            accelerator=accelerator,
+            devices=1,
+            callbacks=callbacks,
+            default_root_dir=folder,
+            # Under Slurm, Lightning would requeue the job and load any hpc_ckpt_* by itself: a worker is not a job.
+            plugins=[LightningEnvironment()],
+            logger=False,
+            enable_checkpointing=callbacks is not None,  # by the one among them
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )

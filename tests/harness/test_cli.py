@@ -40,7 +40,7 @@ def only_line(error: str) -> str:
 
 
 def test_without_arguments_the_digits_are_searched_with_the_documented_defaults() -> None:
-    assert parse_search([]) == Settings(
+    assert parse_search([])[0] == Settings(
         space_name="digits",
         space_file=ROOT / "search_spaces" / "digits.py",
         study="digits",
@@ -67,7 +67,7 @@ def test_without_arguments_the_digits_are_searched_with_the_documented_defaults(
 def test_every_flag_reaches_its_setting() -> None:
     Path("t.ckpt").touch()
     Path("u.ckpt").touch()
-    asked = parse_search(
+    asked, _ = parse_search(
         "--recipe hinton --recipe none --recipe deit --recipe hinton --teacher u.ckpt --ensemble logits "
         "--space fashion-mnist --study a.study+1 --trials 7 --epochs 3 --objectives accuracy,macs --fix alpha=0.5 "
         "--fix act=a=b --sampler nsga2 --seed 2147483647 --timeout 1.5 --teacher t.ckpt --data-dir d --accelerator cpu "
@@ -98,9 +98,9 @@ def test_every_flag_reaches_its_setting() -> None:
 
 
 def test_several_teachers_are_given_or_trained() -> None:
-    asked = parse_search(["--teachers", "3"])
+    asked, _ = parse_search(["--teachers", "3"])
     assert (asked.trained_teachers, asked.average, asked.teachers) == (3, "probabilities", ())
-    assert parse_search(["--teachers", "2", "--ensemble", "logits"]).average == "logits"
+    assert parse_search(["--teachers", "2", "--ensemble", "logits"])[0].average == "logits"
 
 
 def test_the_help_names_the_recipes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,10 +113,10 @@ def test_the_environment_moves_what_no_flag_moves(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("KD_STORAGE", "redis://env")
     monkeypatch.setenv("KD_RUNS_DIR", "env-runs")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://env")
-    for settings in (parse_search([]), parse_command(["report", "--study", "s"])[1]):
+    for settings in (parse_search([])[0], parse_command(["report", "--study", "s"])[1]):
         assert (settings.storage, settings.tracking_uri) == ("redis://env", "http://env")
         assert settings.runs_dir == Path("env-runs")
-    moved = parse_search(["--storage", "redis://flag", "--tracking-uri", "http://flag", "--runs-dir", "flag-runs"])
+    moved, _ = parse_search(["--storage", "redis://flag", "--tracking-uri", "http://flag", "--runs-dir", "flag-runs"])
     assert (moved.storage, moved.tracking_uri, moved.runs_dir) == ("redis://flag", "http://flag", Path("flag-runs"))
 
 
@@ -141,7 +141,7 @@ def test_the_doctor_s_flags_reach_its_settings_and_no_folder_is_made() -> None:
 
 def test_a_space_file_gives_its_name_to_the_study() -> None:
     Path("my_space.py").write_text("")
-    asked = parse_search(["--space", "my_space.py"])
+    asked, _ = parse_search(["--space", "my_space.py"])
     assert (asked.space_name, asked.study, asked.space_file) == ("my-space", "my-space", Path("my_space.py"))
     embedded = ["digits", "digits-methods", "fashion-mnist", "fashion-mnist-methods", "fashion-mnist-shifted"]
     assert space_names() == embedded
