@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, epochs_logged, load, wait_for
+from mlflow import MlflowClient
 from slurm_cluster import INSTALL, Cluster, missing
 
 from harness.spool import read_events
@@ -60,7 +61,7 @@ def start(cluster: Cluster, folder: Path, *arguments: str) -> subprocess.Popen[s
         )
 
 
-def ended(process: subprocess.Popen[str], folder: Path, *, code: int = 0, timeout_s: float = 150) -> str:
+def ended(process: subprocess.Popen[str], folder: Path, *, code: int = 0, timeout_s: float = 120) -> str:
     """What a launcher printed that must end so."""
     try:
         found = process.wait(timeout_s)
@@ -74,6 +75,12 @@ def ended(process: subprocess.Popen[str], folder: Path, *, code: int = 0, timeou
 
 def logs(folder: Path) -> str:
     return "".join(path.read_text() for path in sorted(folder.glob("mlruns/slurm/cancer/*_log.out")))
+
+
+def run_states(folder: Path) -> list[str]:
+    """How MLflow's runs of trials stand."""
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    return [run.info.status for run in client.search_runs(["1"], "tags.kd.role = 'trial'")]
 
 
 def is_whole(folder: Path, trials: int, epochs: int) -> bool:
@@ -125,6 +132,7 @@ def test_a_worker_that_its_time_limit_cuts_is_requeued_after_its_own_end(quiet: 
     log = logs(example)
     assert "stopped with 0 of 1 trials finished; 1 will go on from their last epochs" in log
     assert log.index("nothing is lost") < log.index("Calling checkpoint method") and "Traceback" not in log
+    assert "MLflow has ended" not in log and run_states(example) == ["SCHEDULED"]
     cut = epochs_logged(example, "cancer", 0)
     wait_for(lambda: f"trial 0 was cut; it goes on after epoch {cut} of 20000" in logs(example))
     quiet.run("scancel", number)

@@ -7,6 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,7 @@ def submit(settings: Settings, placement: Placement) -> Array:
     )
     shown, environment = hidden(settings)
     try:
-        with environment_variables(**environment):
+        with environment_variables(**environment), redirect_stderr(StringIO()):  # submitit shows what sbatch says
             jobs = executor.submit_array([_Worker(errand(shown))] * placement.workers)
     except (FailedJobError, FailedSubmissionError) as error:
         lines = [line.removeprefix("sbatch: error: ") for line in str(error).splitlines()]
