@@ -147,7 +147,7 @@ def _minutes(text: str) -> int:
 
 def _sbatch_option(text: str) -> tuple[str, str | bool]:
     name, sign, value = text.partition("=")
-    name = name.removeprefix("--").replace("_", "-")
+    name = name.replace("_", "-")
     if not re.fullmatch("[a-z][a-z-]*", name) or not value.isprintable() or (sign and not value):
         raise argparse.ArgumentTypeError(f"must be NAME=VALUE, or the NAME of an option without one, but got {text!r}")
     if name in _OWN_FLAG:

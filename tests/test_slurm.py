@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, epochs_logged, load, wait_for
+from conftest import README, ROOT, epochs_logged, load, wait_for
 from mlflow import MlflowClient
 from slurm_cluster import INSTALL, Cluster, missing
 
@@ -148,6 +148,22 @@ def test_a_worker_whose_place_is_wanted_goes_on_and_ctrl_c_cancels_it(quiet: Clu
     assert re.search(r"cancelled job \d+; nothing is lost, and the same command goes on", output)
     wait_for(lambda: not quiet.jobs(), timeout_s=40)
     assert logs(example).count("stopped with 0 of 1 trials finished; 1 will go on") == 2
+
+
+def test_the_readme_s_own_script_is_requeued_when_it_is_told_to_stop(quiet: Cluster, example: Path) -> None:
+    script = re.search(r"```sh\n(#!/bin/bash\n.*?)```", README, re.DOTALL)
+    assert script is not None
+    command = f"{sys.executable} {ROOT / 'search.py'} {' '.join(LAUNCH[:-2])} --epochs 20000"
+    text = script[1].replace("--array=1-16", "--array=1-1").replace("python search.py", command)
+    (example / "script.sh").write_text(text)
+    number = quiet.run(
+        "sbatch", "--parsable", f"--chdir={example}", f"--output={example}/log", str(example / "script.sh")
+    ).strip()
+    wait_for(lambda: epochs_logged(example, "cancer", 0) > 3)
+    quiet.run("scancel", "--signal=TERM", number)
+    wait_for(lambda: "trial 0 was cut; it goes on after epoch" in (example / "log").read_text())
+    quiet.run("scancel", number)
+    wait_for(lambda: not quiet.jobs(), timeout_s=40)  # cancelled, it does not come back
 
 
 def test_what_slurm_refuses_is_said_in_its_own_words(quiet: Cluster, example: Path) -> None:
