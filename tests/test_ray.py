@@ -19,7 +19,7 @@ from harness.spool import read_events
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 
 LAUNCH = ("--space", "cancer.py", "--no-controls", "--pruner", "none", "--sampler", "random", "--launcher", "ray")
-LONG = 800
+LONG = 400
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_detached_workers_go_on_alone_and_are_cancelled_by_the_command_that_is_s
     wait_for(lambda: all(epochs_logged(example, "cancer", number) > 3 for number in (0, 1)))
     (code,) = re.findall(r'^cancel    python -c "(.*)"$', output, re.MULTILINE)
     subprocess.run([sys.executable, "-c", code], env=environment(), check=True, capture_output=True, timeout=60)
-    assert logs(example).count("stopped with 0 of 2 trials finished; ") == 2
+    wait_for(lambda: logs(example).count("stopped with 0 of 2 trials finished; ") == 2, timeout_s=30)
     assert "Traceback" not in logs(example)
 
 
@@ -109,7 +109,7 @@ def test_ctrl_c_cancels_the_tasks_and_a_cluster_that_is_none_is_said(cluster: An
     process.send_signal(signal.SIGINT)
     output = ended(process, example, code=130, timeout_s=40)
     assert re.search(r"cancelled kd-cancer-\w+, a task; nothing is lost, and the same command goes on", output)
-    assert "stopped with 0 of 1 trials finished; 1 will go on" in logs(example)
+    wait_for(lambda: "stopped with 0 of 1 trials finished; 1 will go on" in logs(example), timeout_s=30)
     cluster.shutdown()
     output = ended(start(example, "--ray-address", cluster.address), example, code=2)
     assert output.splitlines()[-1].startswith("error: --ray-address must be a Ray cluster that runs, but 127.0.0.1:")

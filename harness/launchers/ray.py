@@ -84,10 +84,7 @@ class Tasks:
 
 
 class _Keeper:
-    """An actor that owns the workers, which live as long as it does; the process that asked for them may go.
-
-    If its own node is lost, Ray makes it anew, and it starts them anew.
-    """
+    """An actor that owns the workers, so that who asked for them may go. Where its node is lost, it begins anew."""
 
     def __init__(self, errand: Errand, placement: Placement, folder: Path) -> None:
         import ray
@@ -106,7 +103,6 @@ class _Keeper:
 
         for task in self.tasks:
             ray.cancel(task)
-        ray.wait(self.tasks, num_returns=len(self.tasks), timeout=20)
 
     def _end(self) -> None:
         import ray
