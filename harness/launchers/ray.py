@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 import uuid
 from pathlib import Path
@@ -33,6 +34,8 @@ def submit(settings: Settings, placement: Placement) -> Tasks:
         raise HarnessError("--launcher ray needs Ray: pip install -e '.[ray]'") from error
     address = placement.ray_address or os.environ.get("RAY_ADDRESS") or "auto"
     try:
+        if ":" in address and "://" not in address:  # Ray itself would try for minutes
+            socket.create_connection(tuple(address.rsplit(":", 1)), timeout=10).close()  # type: ignore[arg-type]
         ray.init(address=address, namespace=_NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # each way to reach a cluster fails by errors of its own
         raise HarnessError(
@@ -46,14 +49,7 @@ def submit(settings: Settings, placement: Placement) -> Tasks:
 
 
 class Tasks:
-    """The workers that were submitted together.
-
-    Args:
-        name: Of the actor that keeps them.
-        keeper: The actor.
-        placement: How many they are, and where.
-        folder: Where their logs are.
-    """
+    """The workers that were submitted together, known by the name of the actor that keeps them."""
 
     def __init__(self, name: str, keeper: Any, placement: Placement, folder: Path) -> None:
         self.title = f"{name}, tasks of {placement.workers} workers" if placement.workers > 1 else f"{name}, a task"
