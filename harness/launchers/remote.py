@@ -1,0 +1,87 @@
+"""A worker that a scheduler has started: the same search as anywhere, and a good end when its place is wanted back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+
+from harness.addresses import redact
+from harness.errors import HarnessError, Interrupted, one_line
+from harness.launchers.passwords import revealed
+from harness.settings import Settings
+
+
+@dataclass(frozen=True)
+class Errand:
+    """What is sent to a worker.
+
+    Attributes:
+        settings: What it does.
+        folder: The folder that the person stands in, which paths are relative to.
+        command: What the person typed, without passwords: a worker's log says how to go on.
+    """
+
+    settings: Settings
+    folder: Path
+    command: tuple[str, ...]
+
+    def run(self, stopping: Sequence[int]) -> int | None:
+        """Search.
+
+        Args:
+            stopping: Signals that end it in good order. A second one does not cut short what the first began.
+
+        Returns:
+            The signal that ended it, or ``None`` after a search that had nothing left to do.
+
+        Raises:
+            HarnessError: For whatever the person can mend. Neither it nor another error brings a password into the
+                scheduler's files.
+        """
+        from harness.search import search
+        from harness.storage import await_storage
+
+        signals: list[int] = []
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            signals.append(number)
+            if len(signals) == 1:
+                raise Interrupted(number)
+
+        try:
+            for number in stopping:
+                signal.signal(number, stop)
+            if not self.folder.is_dir():
+                raise HarnessError(f"a worker must see the folder {self.folder}, but this machine does not have it.")
+            os.chdir(self.folder)
+            sys.argv = list(self.command)
+            settings = revealed(self.settings)
+            await_storage(settings, print)  # whoever is requeued in the middle of an outage must not be lost
+            search(settings)
+        except Interrupted as interrupted:
+            return interrupted.signal_number
+        except HarnessError as error:
+            print(f"error: {one_line(error)}", file=sys.stderr)
+            raise HarnessError(one_line(error)) from None
+        except Exception as error:
+            print(f"error: {type(error).__name__}: {one_line(error)}", file=sys.stderr)
+            raise RuntimeError(redact(traceback.format_exc())) from None
+        return None
+
+
+def errand(settings: Settings) -> Errand:
+    """What is sent to a worker of one trial at a time."""
+    command = tuple(redact(word) for word in sys.argv)
+    return Errand(replace(settings, workers=1), Path.cwd(), command)
+
+
+def errors_in(logs: Sequence[Path]) -> list[str]:
+    """Why workers ended, as their logs say it; each reason once."""
+    lines = (line for log in logs for line in log.read_text(errors="replace").splitlines())
+    return list(dict.fromkeys(line.removeprefix("error: ") for line in lines if line.startswith("error: ")))

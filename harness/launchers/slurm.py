@@ -1,0 +1,119 @@
+"""Workers as jobs of Slurm, an array that submitit submits; one that loses its place is requeued, and goes on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import redirect_stderr
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from harness.errors import HarnessError
+from harness.launchers.passwords import hidden
+from harness.launchers.remote import Errand, errand
+from harness.placement import Placement
+from harness.settings import Settings
+
+_REQUEUES = 10**6  # as often as it takes: each time it is some epochs further
+_WARNING_S = 90  # before the time limit, as Slurm reckons it; less of a limit that is short itself
+
+
+def submit(settings: Settings, placement: Placement) -> Array:
+    """Submit the workers.
+
+    Raises:
+        HarnessError: If submitit or Slurm is missing, or Slurm refuses the jobs.
+    """
+    try:
+        import submitit
+        from submitit.core.utils import FailedJobError, FailedSubmissionError, environment_variables
+    except ImportError as error:
+        raise HarnessError("--launcher slurm needs submitit: pip install -e '.[slurm]'") from error
+    if shutil.which("sbatch") is None or shutil.which("srun") is None:
+        raise HarnessError("--launcher slurm must be started where Slurm is, but there is no sbatch and srun here.")
+    folder = settings.runs_dir.resolve() / "slurm" / settings.study
+    executor = submitit.SlurmExecutor(folder, max_num_timeout=_REQUEUES)
+    executor.update_parameters(
+        job_name=f"kd-{settings.study}",
+        partition=placement.partition,
+        time=placement.minutes,
+        nodes=1,
+        ntasks_per_node=1,
+        cpus_per_task=placement.cpus,
+        gpus_per_node=placement.gpus or None,
+        signal_delay_s=min(_WARNING_S, placement.minutes * 10),
+        array_parallelism=placement.workers,
+        setup=[f"export OMP_NUM_THREADS={placement.cpus}"],
+        srun_args=[f"--cpus-per-task={placement.cpus}"],  # which srun does not take over from sbatch
+        stderr_to_stdout=True,
+        additional_parameters={"requeue": True, **placement.sbatch},
+    )
+    shown, environment = hidden(settings)
+    try:
+        with environment_variables(**environment), redirect_stderr(StringIO()):  # submitit shows what sbatch says
+            jobs = executor.submit_array([_Worker(errand(shown))] * placement.workers)
+    except (FailedJobError, FailedSubmissionError) as error:
+        lines = [line.removeprefix("sbatch: error: ") for line in str(error).splitlines()]
+        raise HarnessError(f"Slurm refuses the jobs: {'; '.join(filter(None, lines))}") from error
+    return Array(jobs[0].job_id.split("_")[0], placement.workers, folder)
+
+
+class Array:
+    """The workers that were submitted together.
+
+    Args:
+        number: Slurm's number of the array.
+        workers: How many they are.
+        folder: Where their logs are.
+    """
+
+    def __init__(self, number: str, workers: int, folder: Path) -> None:
+        self.title = f"job {number}, an array of {workers}" if workers > 1 else f"job {number}"
+        self.logs = f"{folder}/{number}_*_log.out"
+        self.queue_command = f"squeue -j {number}"
+        self.cancel_command = f"scancel {number}"
+        self._number = number
+
+    def over(self) -> bool:
+        """Whether none of them waits or runs any more."""
+        # Not sacct, which many clusters lack. A number that Slurm has forgotten is of jobs that are over.
+        asked = subprocess.run(["squeue", "-h", "-j", self._number], capture_output=True, text=True)
+        return not asked.stdout.strip() if asked.returncode == 0 else "Invalid job id" in asked.stderr
+
+    def cancel(self) -> None:
+        """Let Slurm end them; each stops in good order."""
+        subprocess.run(["scancel", self._number], check=False)
+
+
+class _Worker:
+    """A job. submitit pickles it, and calls it again each time that it was requeued."""
+
+    def __init__(self, errand: Errand) -> None:
+        self.errand = errand
+
+    def __call__(self) -> None:
+        import submitit
+
+        warning = signal.Signals[f"SIG{submitit.JobEnvironment.USR_SIG}"]
+        requeue: Any = signal.getsignal(warning)  # submitit's handler, which ends the process: after our own end
+        stopped_by = self.errand.run([warning, signal.SIGTERM])
+        if stopped_by == warning or (stopped_by is not None and _is_running()):
+            requeue(stopped_by, None)
+        elif stopped_by is not None:  # cancelled, or requeued already
+            sys.exit(128 + stopped_by)
+
+    def checkpoint(self) -> Any:
+        """What submitit pickles to be called when it is requeued: the same; the study knows how far it is."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def _is_running() -> bool:
+    """Whether Slurm has not ended this job: then SIGTERM says that it is preempted, and has a moment left."""
+    command = ["squeue", "-h", "-j", os.environ["SLURM_JOB_ID"], "-o", "%T"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip() == "RUNNING"

@@ -1,0 +1,117 @@
+"""A study on a real Ray cluster of several nodes on this host."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, environment, epochs_logged, load, wait_for
+
+from harness.spool import read_events
+
+pytestmark = [pytest.mark.slow, pytest.mark.service]
+
+LAUNCH = ("--space", "cancer.py", "--no-controls", "--pruner", "none", "--sampler", "random", "--launcher", "ray")
+LONG = 400
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A head without room for workers."""
+    try:
+        from ray.cluster_utils import Cluster
+    except ImportError:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip("Ray is not installed: pip install -e '.[ray]'")
+    for name, value in environment().items():  # its nodes inherit it
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RAY_health_check_period_ms", "1000")  # or a node that is lost is looked for half a minute
+    monkeypatch.setenv("RAY_health_check_failure_threshold", "3")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        yield cluster
+    finally:
+        cluster.shutdown()
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    with open(folder / "output.txt", "w") as output:
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "search.py"), *LAUNCH, *arguments],
+            cwd=folder,
+            env=environment(),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+
+def ended(process: subprocess.Popen[str], folder: Path, *, code: int = 0, timeout_s: float = 120) -> str:
+    try:
+        found = process.wait(timeout_s)
+    finally:
+        process.kill()
+        process.wait()
+    output = (folder / "output.txt").read_text()
+    assert found == code, output + logs(folder)
+    return output
+
+
+def logs(folder: Path) -> str:
+    return "".join(path.read_text() for path in sorted(folder.glob("mlruns/ray/*/worker-*.log")))
+
+
+def test_a_worker_that_is_lost_with_its_node_goes_on_on_another(cluster: Any, example: Path) -> None:
+    lost = cluster.add_node(num_cpus=1)
+    process = start(example, "--ray-address", cluster.address, "--trials", "2", "--epochs", str(LONG))
+    wait_for(lambda: epochs_logged(example, "cancer", 0) > 3)
+    cluster.add_node(num_cpus=1)
+    cluster.remove_node(lost, allow_graceful=False)
+    output = ended(process, example)
+    assert [trial.state.name for trial in load(example, "cancer").trials] == ["COMPLETE"] * 2
+    for number in (0, 1):
+        events = read_events(example / "mlruns" / "trials" / "cancer" / str(number) / "spool.jsonl")
+        steps = [event["step"] for event in events if event["event"] == "metrics" and event["step"] is not None]
+        assert steps == list(range(LONG))
+    assert "trial 0 was cut; it goes on after epoch" in logs(example)
+    assert re.search(r"^ray       kd-cancer-\w+, a task$", output, re.MULTILINE) and "2/2 trials" in output
+    assert f"logs      {example}/mlruns/ray/kd-cancer-" in output and "the Pareto front of accuracy ↑" in output
+
+
+def test_detached_workers_go_on_alone_and_are_cancelled_by_the_command_that_is_shown(
+    cluster: Any, example: Path
+) -> None:
+    cluster.add_node(num_cpus=2)
+    process = start(
+        example, "--ray-address", cluster.address, "--workers", "2", "--trials", "2", "--epochs", "20000", "--detach"
+    )
+    output = ended(process, example, timeout_s=60)
+    assert re.search(r"^status    \S*python -m harness status --study cancer$", output, re.MULTILINE)
+    wait_for(lambda: all(epochs_logged(example, "cancer", number) > 3 for number in (0, 1)))
+    (code,) = re.findall(r'^cancel    python -c "(.*)"$', output, re.MULTILINE)
+    subprocess.run([sys.executable, "-c", code], env=environment(), check=True, capture_output=True, timeout=60)
+    wait_for(lambda: logs(example).count("stopped with 0 of 2 trials finished; ") == 2, timeout_s=30)
+    assert "Traceback" not in logs(example)
+
+
+def test_ctrl_c_cancels_the_tasks(cluster: Any, example: Path) -> None:
+    cluster.add_node(num_cpus=1)
+    process = start(example, "--ray-address", cluster.address, "--trials", "1", "--epochs", "20000")
+    wait_for(lambda: epochs_logged(example, "cancer", 0) > 3)
+    process.send_signal(signal.SIGINT)
+    output = ended(process, example, code=130, timeout_s=40)
+    assert re.search(r"cancelled kd-cancer-\w+, a task; nothing is lost, and the same command goes on", output)
+    wait_for(lambda: "stopped with 0 of 1 trials finished; 1 will go on" in logs(example), timeout_s=30)
+
+
+def test_a_cluster_that_is_none_is_said(cluster: Any, example: Path) -> None:
+    output = ended(start(example, "--ray-address", "127.0.0.1:1"), example, code=2)
+    assert output.splitlines()[-1].startswith("error: --ray-address must be a Ray cluster that runs, but 127.0.0.1:1 ")
