@@ -141,7 +141,7 @@ PACKED = gzip.compress(WHOLE, mtime=0)
         ("cut in its header.gz", PACKED[:5], "must be a gzip file"),
         ("checksum.gz", PACKED[:-8] + b"\x00" * 8, "must be a gzip file"),
         ("damaged.gz", PACKED[:10] + b"\xff" * 8 + PACKED[18:], "must be a gzip file"),
-        ("other.gz", gzip.compress(b"something else"), "must be an IDX file of bytes"),
+        ("other.gz", gzip.compress(b"something else", mtime=0), "must be an IDX file of bytes"),
     ],
 )
 def test_a_damaged_idx_file_is_named_in_one_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
