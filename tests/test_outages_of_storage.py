@@ -27,7 +27,7 @@ def own_postgres() -> Iterator[Postgres]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "cancer.py").write_text(EXAMPLE)
-    search(folder, *FLAGS, "--trials", "30", "--workers", "2")
+    search(folder, *FLAGS, "--trials", "16", "--workers", "2")
     return reached(f"sqlite:///{folder}/optuna.db")
 
 
@@ -36,7 +36,7 @@ def test_a_storage_that_goes_away_is_ridden_out(
     example: Path, own_postgres: Postgres, undisturbed: dict[int, Any], away_s: int
 ) -> None:
     storage = own_postgres.new_database("outage")
-    process = begin(example, "search", "--trials", "30", "--workers", "2", "--storage", storage)
+    process = begin(example, "search", "--trials", "16", "--workers", "2", "--storage", storage)
     try:
         wait_for(lambda: epochs_logged(example, "cancer", 4) >= 1)
         own_postgres.stop()
@@ -50,7 +50,7 @@ def test_a_storage_that_goes_away_is_ridden_out(
     if away_s:
         assert output.count("the study's storage is away") == 1 and "the study's storage answers again" in output
     assert reached(storage) == undisturbed
-    check_curves(example, 30)
+    check_curves(example, 16)
 
 
 def test_storage_and_tracking_server_may_be_away_at_once(
@@ -58,7 +58,7 @@ def test_storage_and_tracking_server_may_be_away_at_once(
 ) -> None:
     storage, server = own_postgres.new_database("outage"), MlflowServer(example / "server")
     server.start()
-    flags = ("--trials", "30", "--workers", "2", "--storage", storage, "--tracking-uri", server.address)
+    flags = ("--trials", "16", "--workers", "2", "--storage", storage, "--tracking-uri", server.address)
     process = begin(example, "search", *flags)
     try:
         wait_for(lambda: epochs_logged(example, "cancer", 4) >= 1)
@@ -70,7 +70,7 @@ def test_storage_and_tracking_server_may_be_away_at_once(
         server.start()
         assert process.wait(240) == 0, (example / "search.txt").read_text()
         assert reached(storage) == undisturbed
-        check_curves(example, 30, server.address)
+        check_curves(example, 16, server.address)
     finally:
         process.kill()
         process.wait()
