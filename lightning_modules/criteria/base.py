@@ -60,6 +60,14 @@ class Criterion(nn.Module):
         """
         raise NotImplementedError
 
+    def begin_epoch(self, seed: int) -> None:
+        """Told that an epoch begins; most criteria don't mind.
+
+        Args:
+            seed: Of whatever it draws in this epoch, from a generator of its own: a student with dropout draws from the
+                global one, and is to draw the same masks whatever the method.
+        """
+
     def end_epoch(self) -> None:
         """Told that each training sample has been seen once more; most criteria don't mind."""
 
