@@ -33,10 +33,12 @@ class Criterion(nn.Module):
     Attributes:
         student_layers: Names of the layers whose outputs it must be given.
         teacher_layers: Names of the teacher's layers whose stored outputs a batch must bring, beside the logits.
+        least_classes: The fewest classes C of which it says something.
     """
 
     student_layers: tuple[str, ...] = ()
     teacher_layers: tuple[str, ...] = ()
+    least_classes = 2
 
     def setup(self, student: nn.Module, data: TensorDataModule, *, epochs: int) -> None:
         """Make what depends on student and data, before the training; most criteria have nothing of the kind.
