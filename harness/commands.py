@@ -153,6 +153,9 @@ def _add_confirm(commands: argparse._SubParsersAction[flags.Parser]) -> None:
     command.add_argument(
         "--workers", type=flags.at_least_one, metavar="N", help="students at a time (default: the cores)"
     )
+    command.add_argument(
+        "--accelerator", default="auto", metavar="NAME", help="Lightning's accelerator (default: auto)"
+    )
     add = command.add_argument_group("where it was searched (default: as then)").add_argument
     add("--space", metavar="NAME|FILE", help="the space, where its file has moved")
     add("--data-dir", type=Path, metavar="DIR", help="the data, where it has moved")
@@ -164,7 +167,6 @@ def _add_confirm(commands: argparse._SubParsersAction[flags.Parser]) -> None:
         metavar="FILE",
         help="the teacher's checkpoint, where it has moved",
     )
-    add("--accelerator", default="auto", metavar="NAME", help="Lightning's accelerator (default: auto)")
     flags.add_places(command, "name of the study", required=True)
 
 

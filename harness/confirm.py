@@ -3,12 +3,14 @@
 The search has chosen by the validation split, with one seed each, so what it has found flatters itself. Here each pick
 and its control are trained with seeds that no trial had, and scored on samples that nobody has looked at. Student and
 control of one seed have the same initial weights, the same order of the data and the same draws: the gain is paired.
+A seed that fails is part of what came out: as long as a pair lacks one that failed, no gain is claimed.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ import pandas as pd
 from scipy.stats import t as students_t
 
 from harness.content import derived_seed
-from harness.controls import control_of, is_own_control
+from harness.controls import control_of, is_own_control, names_of_control
 from harness.retraining import Retraining
 from harness.settings import Settings
 from harness.space import SearchSpace
@@ -68,6 +70,7 @@ def confirmations(
                             "kd.seed_index": str(place),
                         },
                         facts={"pick": pick},
+                        names=names_of_control(space) if arm == _CONTROL else {},
                     )
                 )
     return found
@@ -95,6 +98,23 @@ def interval(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - reach, mean + reach)
 
 
+@dataclass(frozen=True)
+class Failures:
+    """Seeds of one arm that failed by their own doing.
+
+    Attributes:
+        seeds: How many have been trained, well or badly.
+        reasons: Why each of those failed that did.
+    """
+
+    seeds: int = 0
+    reasons: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        told = [reason if count == 1 else f"{reason}, {count} times" for reason, count in Counter(self.reasons).items()]
+        return f"{len(self.reasons)} of {self.seeds} seeds failed ({'; '.join(told)})"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Confirmation:
     """What a pick and its control reach on the test split, over fresh seeds.
@@ -102,36 +122,65 @@ class Confirmation:
     Attributes:
         number: The trial.
         pick: What it was picked as when it was confirmed.
+        alone: Whether the student is trained on labels alone itself, and has no control.
         seeds: How many of them are paired.
-        student: The primary metric of the student.
-        control: That of the control; ``None`` where the student is trained on labels alone itself.
+        student: The primary metric of the student; ``None`` where failures have left fewer than two pairs.
+        control: That of the control; ``None`` then too, and where there is none.
         gain: How much better the student is, pair by pair, above 0 where it is, whatever the metric's direction.
+        student_failures: Seeds of the student that failed.
+        control_failures: Those of the control.
     """
 
     number: int
     pick: str
+    alone: bool
     seeds: int
-    student: Interval
+    student: Interval | None
     control: Interval | None
     gain: Interval | None
+    student_failures: Failures = field(default_factory=Failures)
+    control_failures: Failures = field(default_factory=Failures)
+
+    @property
+    def has_failures(self) -> bool:
+        """Whether a seed failed of the student or of its control."""
+        return bool(self.student_failures.reasons or self.control_failures.reasons)
 
     @property
     def verdict(self) -> str:
-        """``gain``, ``no gain`` where the interval holds zero, or ``loss``."""
-        if self.gain is None:
+        """``gain``, ``no gain`` where the interval holds zero, or ``loss``; ``unproven`` where seeds failed.
+
+        Those that are left are not a fair choice of all: a student that fails on the hard seeds would gain by it.
+        """
+        if self.alone:
             return "labels alone"
+        if self.gain is None or self.has_failures:
+            return "unproven"
         if self.gain.low > 0:
             return "gain"
         return "loss" if self.gain.high < 0 else "no gain"
 
-    def sentence(self, primary: str) -> str:
-        """What came out, in words."""
-        student = f"{self.pick} (trial {self.number}): {primary} {_shown(self.student)} over {self.seeds} seeds"
+    def sentence(self, primary: str, picked: Mapping[int, str]) -> str:
+        """What came out, in words.
+
+        Args:
+            primary: Name of the metric.
+            picked: What each trial is picked as today, by its number.
+        """
+        who = f"{picked.get(self.number, f'formerly {self.pick}')} (trial {self.number})"
+        failed = [str(self.student_failures)] if self.student_failures.reasons else []
+        if self.control_failures.reasons:
+            failed.append(f"of its control, {self.control_failures}")
+        if self.student is None:
+            return f"{who}: {', '.join(failed)}; too few are left for a mean: {self.verdict}."
+        student = f"{who}: {primary} {_shown(self.student)} over {self.seeds} seeds"
         if self.gain is None or self.control is None:
-            return f"{student}; it is trained on labels alone, so there is nothing to gain over."
+            beside = "".join(f"; {one}" for one in failed)
+            return f"{student}{beside}; it is trained on labels alone, so there is nothing to gain over."
+        told = "".join(f"{one}, " for one in failed)
         return (
             f"{student}, its control {_shown(self.control)}; paired difference {self.gain.mean:+.4f} "
-            f"[{self.gain.low:+.4f}, {self.gain.high:+.4f}]: {self.verdict}."
+            f"[{self.gain.low:+.4f}, {self.gain.high:+.4f}]{f'; {told}so it is ' if told else ': '}{self.verdict}."
         )
 
 
@@ -140,22 +189,32 @@ def _shown(found: Interval) -> str:
 
 
 def confirmed(study: Study) -> list[Confirmation]:
-    """What has been confirmed so far, by trial; of two seeds at least."""
+    """What has been confirmed so far, by trial: of two pairs at least, or with a seed that failed."""
     by_trial: dict[int, dict[str, dict[int, float]]] = {}
+    reasons: dict[tuple[int, str], list[str]] = {}
     picks: dict[int, str] = {}
-    for name, result in study.retrained().items():
-        if name.startswith(f"{_FOLDER}/") and "metrics" in result:
-            _, trial, run = name.split("/")
-            arm, _, place = run.partition("-")
-            arms = by_trial.setdefault(int(trial), {_STUDENT: {}, _CONTROL: {}})
+    for name, result in sorted(study.retrained().items()):
+        if not name.startswith(f"{_FOLDER}/"):
+            continue
+        _, trial, run = name.split("/")
+        arm, _, place = run.partition("-")
+        arms = by_trial.setdefault(int(trial), {_STUDENT: {}, _CONTROL: {}})
+        picks[int(trial)] = result["pick"]
+        if "metrics" in result:
             arms[arm][int(place)] = result["metrics"][f"{SPLIT}/{study.primary}"]
-            picks[int(trial)] = result["pick"]
+        else:
+            reasons.setdefault((int(trial), arm), []).append(result["reason"])
     params: dict[int, Mapping[str, Any]] = {trial.number: trial.params for trial in study.trials()}
     sign, found = 1 if study.primary_direction == "maximize" else -1, []
     for number, arms in sorted(by_trial.items()):
         alone = is_own_control(params[number])
         paired = sorted(arms[_STUDENT] if alone else arms[_STUDENT].keys() & arms[_CONTROL].keys())
-        if len(paired) < 2:
+        failures = {}
+        for arm in (_STUDENT, _CONTROL):
+            why = tuple(reasons.get((number, arm), ()))
+            failures[f"{arm}_failures"] = Failures(len(arms[arm]) + len(why), why)
+        enough = len(paired) >= 2
+        if not enough and not any(one.reasons for one in failures.values()):
             continue
         students, controls = ([arms[arm].get(seed, np.nan) for seed in paired] for arm in (_STUDENT, _CONTROL))
         gains = [sign * (ours - theirs) for ours, theirs in zip(students, controls, strict=True)]
@@ -163,20 +222,33 @@ def confirmed(study: Study) -> list[Confirmation]:
             Confirmation(
                 number=number,
                 pick=picks[number],
+                alone=alone,
                 seeds=len(paired),
-                student=interval(students),
-                control=None if alone else interval(controls),
-                gain=None if alone else interval(gains),
+                student=interval(students) if enough else None,
+                control=interval(controls) if enough and not alone else None,
+                gain=interval(gains) if enough and not alone else None,
+                **failures,
             )
         )
     return found
 
 
-def confirmed_table(confirmations: Sequence[Confirmation]) -> pd.DataFrame:
-    """One row for each: ``trial``, ``pick``, ``seeds``, means with ``_low`` and ``_high``, ``verdict``."""
+def confirmed_table(confirmations: Sequence[Confirmation], picked: Mapping[int, str]) -> pd.DataFrame:
+    """One row for each: ``trial``, ``pick``, ``seeds``, means with ``_low`` and ``_high``, ``verdict``.
+
+    ``pick`` is what a trial was picked as when it was confirmed, ``picked`` what it is today, empty if nothing;
+    ``student_failed`` and ``control_failed`` count seeds.
+
+    Args:
+        confirmations: What has been confirmed.
+        picked: What each trial is picked as today, by its number.
+    """
     rows = []
     for one in confirmations:
-        row: dict[str, Any] = {"trial": one.number, "pick": one.pick, "seeds": one.seeds}
+        row: dict[str, Any] = {"trial": one.number, "pick": one.pick, "picked": picked.get(one.number, "")}
+        for name, failures in (("student_failed", one.student_failures), ("control_failed", one.control_failures)):
+            row[name] = len(failures.reasons)
+        row["seeds"] = one.seeds
         for name, found in (("student", one.student), ("control", one.control), ("gain", one.gain)):
             for column, value in ((name, "mean"), (f"{name}_low", "low"), (f"{name}_high", "high")):
                 row[column] = float("nan") if found is None else getattr(found, value)

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from harness.retraining import Retraining
 from harness.settings import Settings
-from harness.space import Configuration, SearchSpace
+from harness.space import METHOD, Configuration, SearchSpace
 from harness.study import Study
 from harness.trial import seed_of
 
@@ -29,7 +29,7 @@ def name_of(number: int) -> str:
 
 
 def is_own_control(params: Mapping[str, Any]) -> bool:
-    """Whether a trial was trained on labels alone itself."""
+    """Whether a trial was trained on labels alone itself: ``alpha`` is the loss's in every space (``LOSS_NAMES``)."""
     return params.get("alpha") == 1.0
 
 
@@ -40,6 +40,11 @@ def control_of(params: Mapping[str, Any], space: SearchSpace) -> Configuration:
         distillation=dict(LABELS_ALONE),
         training={name: params[name] for name in space.training},
     )
+
+
+def names_of_control(space: SearchSpace) -> dict[str, str]:
+    """What the run of a control has beside its configuration, for it to have the names that the runs of trials have."""
+    return {METHOD: "labels alone"} if METHOD in space.distributions else {}
 
 
 def due(study: Study) -> list[int]:
@@ -65,6 +70,7 @@ def controls(study: Study, settings: Settings, space: SearchSpace) -> list[Retra
             seed=seed_of(settings, number),
             order_seed=settings.seed,
             tags={"kd.role": "control", "kd.control_of": str(number)},
+            names=names_of_control(space),
         )
         for number in due(study)
     ]

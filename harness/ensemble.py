@@ -65,6 +65,11 @@ def labels(teachers: int) -> list[str]:
     return ["teacher"] if teachers == 1 else [f"teacher {number}" for number in range(1, teachers + 1)]
 
 
+def number_of_teachers(settings: Settings) -> int:
+    """How many teach as one."""
+    return len(_settings_of_each(settings))
+
+
 def _settings_of_each(settings: Settings) -> list[Settings]:
     """For each teacher the settings that it has by itself: a checkpoint, or a seed to be trained with.
 
@@ -119,22 +124,13 @@ def ensemble_name(teachers: Sequence[Teacher], average: str) -> str:
 
 
 def averaged(outputs: Sequence[Outputs], average: str) -> Outputs:
-    """The outputs of an ensemble; those of one teacher stay as they are.
+    """The outputs of an ensemble, logits alone (``harness.methods.check_teachers``); those of one stay as they are.
 
     Args:
         outputs: Of each teacher.
         average: One of ``harness.settings.AVERAGES``.
-
-    Raises:
-        HarnessError: If there is more than logits to average: layers of several teachers share no axes.
     """
     if len(outputs) == 1:
         return outputs[0]
-    layers = sorted({name for by_name in outputs[0].values() for name in by_name} - {_LOGITS})
-    if layers:
-        raise HarnessError(
-            f"one teacher must be left where its layers teach ({layers[0]!r} here), but there are {len(outputs)}: "
-            "features of several have no mean."
-        )
     mean = _MEANS[average]
     return {split: {_LOGITS: mean([one[split][_LOGITS] for one in outputs])} for split in outputs[0]}

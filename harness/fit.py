@@ -120,6 +120,8 @@ class _Course(Checkpoint):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epoch = self.done + trainer.current_epoch
         seed_draws(derived_seed(self.seed, epoch), trainer.strategy.root_device)
+        assert isinstance(pl_module, ClassifierModule)
+        pl_module.criterion.begin_epoch(derived_seed(self.seed, epoch, "criterion"))
         trainer.train_dataloader.set_epoch(epoch)  # type: ignore[union-attr]
 
     def on_train_batch_end(

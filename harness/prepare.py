@@ -28,10 +28,10 @@ from harness.cost import (
     shape_of,
     total_cost,
 )
-from harness.ensemble import averaged, ensemble_name, labels, make_teachers
+from harness.ensemble import averaged, ensemble_name, labels, make_teachers, number_of_teachers
 from harness.errors import HarnessError, one_line
 from harness.fit import device_of
-from harness.layer_choices import check_layers, teacher_layers
+from harness.methods import check_classes, check_layers, check_teachers, teacher_layers
 from harness.mirror import Mirror
 from harness.settings import Settings
 from harness.space import SearchSpace
@@ -86,8 +86,10 @@ def prepare(
         splits: Of which the teacher's outputs are wanted.
 
     Raises:
-        HarnessError: If the data, the teacher's checkpoint or the device can't be had, or the study stands on others.
+        HarnessError: If the data, the teacher's checkpoint or the device can't be had, the study stands on others, or a
+            method of the space does not fit the task.
     """
+    check_teachers(space, number_of_teachers(settings))
     device = device_of(settings.accelerator)
     with _asking("the task's data"):
         data = space.task.data(settings.data_dir)
@@ -99,6 +101,7 @@ def prepare(
     data.move_to(device)
     study.bind(dataset=dataset, students=_students_digest(space))
     classes = 1 + max(int(part.labels.max()) for part in data.splits.values())
+    check_classes(space, classes)
     _keep_class_names(space, study, classes)
     with _asking("the task's teacher"):
         teachers = make_teachers(

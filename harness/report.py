@@ -17,6 +17,7 @@ from harness import plots
 from harness.answers import ANSWERS
 from harness.confirm import confirmed_table
 from harness.content import exclusive, write_atomically
+from harness.controls import is_own_control
 from harness.result import WITHIN_TEACHER, Result, collect
 from harness.spool import Spool
 from harness.study import Study
@@ -81,7 +82,8 @@ def notes(result: Result) -> list[str]:
         lines.append(
             f"The teacher is the mean of the {result.ensemble}; its costs are theirs, one run after the other."
         )
-    gains = result.front["gain"].dropna()
+    taught = [not is_own_control({"alpha": row.get("alpha")}) for _, row in result.front.iterrows()]
+    gains = result.front.loc[taught, "gain"].dropna()
     if len(gains):
         lines.append(
             f"Gain: {result.primary} beyond the control, which is the same student, seed and schedule on labels alone; "
@@ -129,13 +131,15 @@ def transferred(result: Result, *, whole: bool = False) -> list[str]:
 
 
 def tested(result: Result) -> list[str]:
-    """What was confirmed on the test split, a line each; none before."""
+    """What was confirmed on the test split, a line each, and which of today's picks was not; none before."""
     if not result.confirmed or result.tested_teacher is None:
         return []
+    known = {confirmation.number for confirmation in result.confirmed}
     return [
         f"Confirmed on the test split, with fresh seeds, 95 % intervals; the teacher's {result.primary} there is "
         f"{result.tested_teacher[result.primary]:.4f}:",
-        *(confirmation.sentence(result.primary) for confirmation in result.confirmed),
+        *(confirmation.sentence(result.primary, result.picked) for confirmation in result.confirmed),
+        *(f"{pick} (trial {n}): not confirmed yet." for n, pick in result.picked.items() if n not in known),
     ]
 
 
@@ -160,7 +164,7 @@ def write_report(result: Result, folder: Path) -> None:
             "curves.png": lambda path: plots.curves_picture(result, path),
         }
     if result.confirmed:
-        files["confirm.csv"] = lambda path: confirmed_table(result.confirmed).to_csv(path, index=False)
+        files["confirm.csv"] = lambda path: confirmed_table(result.confirmed, result.picked).to_csv(path, index=False)
     if result.transfers:
         files["transfer.csv"] = lambda path: transfer_table(result.transfers, result.picked).to_csv(path, index=False)
     if columns := _pictured(result):

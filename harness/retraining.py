@@ -38,6 +38,7 @@ class Retraining:
         split: The split that it is scored on; the metrics of any but ``val`` begin with its name.
         tags: Of its run.
         facts: What is kept with its result.
+        names: Parameters of its run beside those of its configuration.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Retraining:
     split: str = "val"
     tags: Mapping[str, str]
     facts: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 @room_on_disk()
@@ -158,6 +160,7 @@ def _fail(retraining: Retraining, spool: Spool, study: Study, reason: str) -> No
 def _begun(retraining: Retraining, study: Study, mirror: Notified) -> Spool:
     spool = Spool(study.folder / retraining.name, mirror.notify)
     tags = {"kd.study": study.settings.study, "kd.run_key": f"{study.id}/{retraining.name}", **retraining.tags}
-    spool.begin(retraining.title, tags=tags, params=retraining.configuration.params(), parent=study.folder)
+    params = {**retraining.configuration.params(), **retraining.names}
+    spool.begin(retraining.title, tags=tags, params=params, parent=study.folder)
     spool.set_state("RUNNING")
     return spool

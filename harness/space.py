@@ -32,6 +32,8 @@ from lightning_modules.criteria import HINTON, METHODS
 Distributions = Mapping[str, BaseDistribution]
 METHOD = "method"
 """Name of the parameter that chooses among methods."""
+LOSS_NAMES = ("temperature", "alpha")
+"""What the loss of every control has, whatever the method: no name for a part of a student."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,12 @@ class SearchSpace:
         for method, parameters in self.methods.items():
             if method not in METHODS:
                 raise ValueError(f"distillation must name methods among {', '.join(METHODS)}, but got {method!r}.")
+            taken = sorted(set(self.student) & set(LOSS_NAMES))
+            if taken:
+                raise ValueError(
+                    f"student must not name {taken[0]!r}, which is the loss's, in every control too; "
+                    "call the argument of student() otherwise."
+                )
             names = [*self.student, METHOD, *parameters, *self.training]
             if len(set(names)) < len(names):
                 raise ValueError(f"a parameter must stand in one group only, but got {sorted(names)}.")
@@ -128,8 +136,11 @@ class SearchSpace:
     def fixed(self, values: Mapping[str, str]) -> SearchSpace:
         """The space with some parameters held at a value, given as text.
 
+        Where alpha is held at 1 the teacher has no say, and so its temperature has none: it is held too, in the middle
+        of its range, unless it is given.
+
         Raises:
-            HarnessError: If a name is unknown, or a value is outside its range.
+            HarnessError: If a name is unknown, a value is outside its range, or alpha is held at 1 for several methods.
         """
         unknown = sorted(set(values) - set(self.distributions))
         if unknown:
@@ -147,6 +158,16 @@ class SearchSpace:
             elsewhere = sorted(set(values) - set(self.branch(values[METHOD])))
             if elsewhere:
                 raise HarnessError(f"--fix {elsewhere[0]} reaches nothing where method is {values[METHOD]!r}.")
+        alone = [name for name, group in methods.items() if "alpha" in values and _is_alone(group)]
+        if alone and len(methods) > 1:
+            raise HarnessError(
+                "--fix alpha=1 is labels alone, whatever the temperature, beside methods that have no alpha or are the "
+                f"same then; name one too: --fix alpha=1 --fix {METHOD}={alone[0]}."
+            )
+        if alone and "temperature" not in values:
+            group = methods[alone[0]]
+            held = _held("temperature", group["temperature"], str(_middle(group["temperature"])))
+            methods = {alone[0]: {**group, "temperature": held}}
         return replace(
             self,
             student=narrowed(self.student),
@@ -281,6 +302,11 @@ def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
         case CategoricalDistribution():
             return trial.suggest_categorical(name, distribution.choices)
     raise AssertionError(f"unknown distribution {distribution!r}")
+
+
+def _is_alone(group: Distributions) -> bool:
+    """Whether a method's alpha is held at 1."""
+    return "alpha" in group and listed(group["alpha"], 1) == [1]
 
 
 def _held(name: str, distribution: BaseDistribution, text: str) -> BaseDistribution:

@@ -209,6 +209,19 @@ def test_a_damaged_cache_is_said_and_made_again(example: Path, finished: Path, p
     assert all(torch.equal(again[name], value) for name, value in tensors.items())  # the same bits, made again
 
 
+def test_methods_that_do_not_fit_are_refused_before_a_teacher_is_made(tmp_path: Path) -> None:
+    error = refused(tmp_path, "--space", "digits-methods", "--teachers", "2", "--trials", "1")
+    assert "one teacher must be left where layers teach" in error and error.endswith("--fix method=soft_target.")
+    flat = 'distillation={"temperature": FloatDistribution(1, 10, log=True), "alpha": FloatDistribution(0, 1)},'
+    weights = '"target_weight": FloatDistribution(1, 2), "non_target_weight": FloatDistribution(1, 2)'
+    decoupled = f'distillation={{"decoupled": {{"temperature": FloatDistribution(1, 10), {weights}}}}},'
+    assert EXAMPLE.count(flat) == 1
+    (tmp_path / "cancer.py").write_text(EXAMPLE.replace(flat, decoupled))
+    error = refused(tmp_path, "--space", "cancer.py", "--trials", "1")
+    assert "method 'decoupled' can't be searched: it needs 3 classes or more, but the task has 2." in error
+    assert not list((tmp_path / "mlruns").glob("cache/teachers/**/*.safetensors"))
+
+
 def test_a_folder_of_a_namesake_in_another_storage_is_put_aside(example: Path) -> None:
     command = ("--space", "cancer.py", "--trials", "1", "--epochs", "1")
     search(example, *command)

@@ -25,6 +25,7 @@ STATES: tuple[State, ...] = get_args(State)
 _ENGINE = Path(__file__).resolve().parents[1]
 _INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib"))
 _STATE_WIDTH, _NAME_WIDTH = 8, 18
+_NOT_CHECKED = "not checked, for "
 
 
 class Flaw(Exception):
@@ -91,20 +92,21 @@ def examine(checks: Sequence[Check], patient: Patient, terminal: Terminal) -> li
         terminal: Where it is said.
     """
     findings: list[Finding] = []
-    failed: dict[str, str] = {}  # by name: the failed check that it, in the end, stands on
+    reasons: dict[str, str] = {}  # by name: why what stands on that check is not checked
     for check in checks:
-        causes = [failed[name] for name in check.needs if name in failed]
-        if causes:
-            finding = Finding(check.name, "skipped", f"not checked, for '{causes[0]}' failed")
-        else:
-            finding = _run(check, patient)
+        causes = [reasons[name] for name in check.needs if name in reasons]
+        finding = _skipped(check, causes[0]) if causes else _run(check, patient)
         if finding.state == "FAILED":
-            failed[check.name] = check.name
-        elif causes:
-            failed[check.name] = causes[0]
+            reasons[check.name] = f"'{check.name}' failed"
+        elif finding.state == "skipped":
+            reasons[check.name] = finding.found.removeprefix(_NOT_CHECKED)
         findings.append(finding)
         _say(finding, terminal)
     return findings
+
+
+def _skipped(check: Check, reason: str) -> Finding:
+    return Finding(check.name, "skipped", f"{_NOT_CHECKED}{reason}")
 
 
 def _run(check: Check, patient: Patient) -> Finding:
@@ -113,7 +115,7 @@ def _run(check: Check, patient: Patient) -> Finding:
     try:
         return Finding(check.name, "ok", check.run(patient))
     except Groundless as reason:
-        return Finding(check.name, "skipped", f"not checked, for {reason}")
+        return _skipped(check, str(reason))
     except Flaw as flaw:
         state: State = "warning" if isinstance(flaw, Doubt) else "FAILED"
         return Finding(check.name, state, str(flaw), flaw.remedy or check.remedy)

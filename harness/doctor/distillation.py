@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.doctor.check import Check, Flaw, asking
+from harness.doctor.check import Check, Flaw, Groundless, asking
 from harness.doctor.patient import Patient, ends, losses_of, text_of
+from harness.errors import HarnessError
 from harness.fit import seed_draws
-from harness.space import Configuration
+from harness.methods import check_layers_of, classes_fault
+from harness.space import METHOD, Configuration
 from lightning_modules.batch import Batch, select
 from lightning_modules.classifier import weighted_sum
 
@@ -21,10 +23,42 @@ _INERT = 1e-5  # of a gradient's length: rounding moves it less, any parameter t
 _SHOWN = 3
 
 
+def methods_fit(patient: Patient) -> str:
+    """Each method can take the task's classes, and each pair of layers that the space offers it."""
+    space, faults = patient.space, list[str]()
+    patient.methods = []
+    for method in space.methods:
+        fault = classes_fault(method, patient.classes)
+        if fault is None:
+            try:
+                check_layers_of(method, space, patient.sample)
+            except HarnessError as error:
+                fault = str(error).rstrip(".")
+        if fault is None:
+            patient.methods.append(method)
+        else:
+            faults.append(fault)
+    if faults:
+        more = f"; nor can {len(faults) - 1} more" if len(faults) > 1 else ""
+        if not patient.methods:
+            raise Flaw(f"{faults[0]}{more}")
+        raise Flaw(
+            f"{faults[0]}{more}; the others are checked on: {', '.join(patient.methods)}",
+            f"leave it out of the space, name layers that fit, or hold another: --fix {METHOD}={patient.methods[0]}",
+        )
+    return ", ".join(patient.methods)
+
+
+def _methods(patient: Patient) -> list[str]:
+    if not patient.methods:
+        raise Groundless("no method fits the task")
+    return patient.methods
+
+
 def gradients_reach_every_parameter(patient: Patient) -> str:
     """Each parameter of a student that is to be trained has a finite gradient, whatever the method."""
     batch, reached, frozen = patient.batches()[0], 0, 0
-    for method, (name, architecture) in itertools.product(patient.space.methods, patient.extremes().items()):
+    for method, (name, architecture) in itertools.product(_methods(patient), patient.extremes().items()):
         with asking(f"{method}, student({name})", patient):
             module = patient.module(patient.configuration(method, **architecture))
             weighted_sum(module.terms(batch)).backward()
@@ -50,8 +84,8 @@ def gradients_reach_every_parameter(patient: Patient) -> str:
 def searched_parameters_matter(patient: Patient) -> str:
     """Each parameter of each method changes the gradient of the student between the ends of its range."""
     batch, inert, moving = patient.batches()[0], [], 0
-    for method, parameters in patient.space.methods.items():
-        for name, distribution in parameters.items():
+    for method in _methods(patient):
+        for name, distribution in patient.space.methods[method].items():
             values = ends(distribution)
             if len(values) < 2:
                 continue
@@ -85,7 +119,7 @@ def _apart(one: Tensor, other: Tensor) -> float:
 def losses_are_finite(patient: Patient) -> str:
     """The loss is finite at the start and after some steps, at the corners of the ranges."""
     batches, broken, count = patient.batches(), [], 0
-    for method in patient.space.methods:
+    for method in _methods(patient):
         for values in _corners(patient, method):
             with asking(f"{method}, {text_of(values)}", patient):
                 module = patient.module(patient.configuration(method, **values))
@@ -124,7 +158,7 @@ def last_batch_can_be_trained_on(patient: Patient) -> str:
     size = samples % batch_size or batch_size
     whole = patient.batches()[0]
     batch = _first(whole, min(size, len(whole.ids)))
-    for method, (name, architecture) in itertools.product(patient.space.methods, patient.extremes().items()):
+    for method, (name, architecture) in itertools.product(_methods(patient), patient.extremes().items()):
         with asking(f"{method}, student({name}), a batch of {size}", patient):
             loss = float(weighted_sum(patient.module(patient.configuration(method, **architecture)).terms(batch)))
         if not math.isfinite(loss):
@@ -150,6 +184,12 @@ def _counted(number: int, noun: str) -> str:
 
 
 CHECKS = (
+    Check(
+        "methods",
+        methods_fit,
+        "name layers that the method can compare, or another method in the space, as soft_target",
+        needs=("labels", "teacher in eval"),
+    ),
     Check(
         "gradients",
         gradients_reach_every_parameter,

@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from torch import Tensor, nn
 
 from harness.fit import seed_draws
-from harness.layer_choices import teacher_layers
+from harness.methods import teacher_layers
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
 from harness.trial import student_module
@@ -41,6 +41,7 @@ class Patient:
         teacher: The teacher, in eval mode.
         teacher_is_trained: Whether it was trained before: only then what it says is of weight.
         students: Architectures and their parameters, the smallest first.
+        methods: Those of the space that fit the task.
         trained: A student after an epoch on the sample.
         checkpoint: What was kept of it while it was trained.
     """
@@ -55,6 +56,7 @@ class Patient:
     teacher: nn.Module = field(init=False)
     teacher_is_trained: bool = field(init=False)
     students: list[tuple[dict[str, Any], int]] = field(init=False)
+    methods: list[str] = field(init=False)
     trained: StudentModule = field(init=False)
     checkpoint: dict[str, Any] = field(init=False)
 

@@ -24,7 +24,7 @@ _SHOWN = 3
 def teacher_is_unchanged(patient: Patient) -> str:
     """A student's training leaves the teacher's weights and buffers as they were."""
     before = cpu_state(patient.teacher)
-    method, steps = next(iter(patient.space.methods)), patient.sample.steps_per_epoch
+    method, steps = patient.methods[0], patient.sample.steps_per_epoch
     module = patient.module(patient.configuration(method), steps=steps)
     with tempfile.TemporaryDirectory() as folder:
         fit(

@@ -33,10 +33,12 @@ class Criterion(nn.Module):
     Attributes:
         student_layers: Names of the layers whose outputs it must be given.
         teacher_layers: Names of the teacher's layers whose stored outputs a batch must bring, beside the logits.
+        least_classes: The fewest classes C of which it says something.
     """
 
     student_layers: tuple[str, ...] = ()
     teacher_layers: tuple[str, ...] = ()
+    least_classes = 2
 
     def setup(self, student: nn.Module, data: TensorDataModule, *, epochs: int) -> None:
         """Make what depends on student and data, before the training; most criteria have nothing of the kind.
@@ -59,6 +61,14 @@ class Criterion(nn.Module):
             features: The network's outputs of ``student_layers``; ``None`` where it asks for none.
         """
         raise NotImplementedError
+
+    def begin_epoch(self, seed: int) -> None:
+        """Told that an epoch begins; most criteria don't mind.
+
+        Args:
+            seed: Of whatever it draws in this epoch, from a generator of its own: a student with dropout draws from the
+                global one, and is to draw the same masks whatever the method.
+        """
 
     def end_epoch(self) -> None:
         """Told that each training sample has been seen once more; most criteria don't mind."""

@@ -25,8 +25,9 @@ class ContrastiveCriterion(FeatureCriterion):
     Both sides go through linear embeddings of 64 numbers, which are learned; maps are averaged over their positions
     first, for the paper embeds pooled features. Each sample has K = 64 negatives, where the paper has 16,384: they are
     drawn from a pool of 4 · B rows of the teacher's stored features, 4 of other classes than its own for each sample,
-    of any view. The pool is embedded anew in each batch, so no embedding is an old one, and the paper's memory bank and
-    the loss with the sides exchanged are not needed: both embeddings learn from the one loss.
+    of any view, by a generator of their own. The pool is embedded anew in each batch, so no embedding is an old one,
+    and the paper's memory bank and the loss with the sides exchanged are not needed: both embeddings learn from the one
+    loss.
 
     Memory: the averaged features of the N training samples, 4 · N · V · D bytes of each trial that runs, 13 MB for
     50,000 samples of 64 channels; and the negatives, 4 · B · K · 64 bytes and a few times that, 1 MB for 64 samples.
@@ -65,8 +66,13 @@ class ContrastiveCriterion(FeatureCriterion):
             labels, stored = labels.repeat_interleave(data.views.count), stored.flatten(0, 1)
         self.others = _OtherClasses(labels)
         self.bank = embedded(stored)
+        self.draws = torch.Generator(self.bank.device)
         self.student_embedding = nn.Linear(embedded(student_features).shape[1], EMBEDDING)
         self.teacher_embedding = nn.Linear(self.bank.shape[1], EMBEDDING)
+
+    def begin_epoch(self, seed: int) -> None:
+        """Draw this epoch's negatives from ``seed``: the student's own draws are those of its control."""
+        self.draws.manual_seed(seed)
 
     def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
         """In nats."""
@@ -81,9 +87,9 @@ class ContrastiveCriterion(FeatureCriterion):
 
     def _negatives(self, labels: Tensor) -> Tensor:
         """Embeddings of other classes for each sample, shape (B, K, 64)."""
-        pool = self.others.drawn(labels, _DRAWN).flatten()
+        pool = self.others.drawn(labels, _DRAWN, self.draws).flatten()
         is_other = self.others.labels[pool] != labels[:, None]
-        chosen = torch.multinomial(is_other.float(), NEGATIVES, replacement=True)
+        chosen = torch.multinomial(is_other.float(), NEGATIVES, replacement=True, generator=self.draws)
         return F.embedding(chosen, self.teacher_embedding(self.bank[pool]))
 
 
@@ -105,9 +111,10 @@ class _OtherClasses:
         if self.counts.max() == len(labels):
             raise ValueError("contrastive needs negatives of another class, but all training samples have one label.")
 
-    def drawn(self, labels: Tensor, count: int) -> Tensor:
+    def drawn(self, labels: Tensor, count: int, draws: torch.Generator) -> Tensor:
         """Positions of ``count`` rows for each label, with replacement, shape (B, ``count``)."""
         own, start = self.counts[labels][:, None], self.starts[labels][:, None]
         others = len(self.labels) - own
-        places = (torch.rand(len(labels), count, device=labels.device) * others).long().clamp(max=others - 1)
+        shares = torch.rand(len(labels), count, device=labels.device, generator=draws)
+        places = (shares * others).long().clamp(max=others - 1)
         return self.by_class[places + own * (places >= start)]

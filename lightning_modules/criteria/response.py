@@ -42,6 +42,8 @@ class StandardizedCriterion(DistillationCriterion):
     Takes and raises what ``DistillationCriterion`` does. Reference: Sun et al. (2024), arXiv:2403.01427.
     """
 
+    least_classes = 3  # two standardized logits have no gradient
+
     def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
         """In nats."""
         return standardized_soft_target_loss(logits, batch.teacher["logits"], **self.soft)
@@ -60,6 +62,8 @@ class DecoupledCriterion(HardAndSoft):
 
     Reference: Zhao et al. (2022), arXiv:2203.08679.
     """
+
+    least_classes = 3  # one class beside the label has nothing to be compared with
 
     def __init__(self, *, temperature: float, target_weight: float, non_target_weight: float) -> None:
         super().__init__(temperature=temperature, target_weight=target_weight, non_target_weight=non_target_weight)

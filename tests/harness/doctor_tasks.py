@@ -67,6 +67,13 @@ SPACE = SearchSpace(
 )
 """
 TEACHER, STUDENT, DATA = "return Net(32)", "return Net(width, depth)", "return TensorDataModule("
+LAST_METHOD = '"label_smoothing": {"smoothing": FloatDistribution(0.01, 0.4)},'
+HINT = """
+        "hint": {
+            "hint_weight": FloatDistribution(1, 10),
+            "student_layer": CategoricalDistribution(["nowhere"]),
+            "teacher_layer": CategoricalDistribution(["stem"]),
+        },"""
 Edit = tuple[str, str]
 
 
@@ -367,6 +374,14 @@ class Deviating(Net):
 """,
         "a sample alone has logits inf% of the largest apart",
         "let no step mix samples",
+    ),
+    "a layer that no student has": Broken(
+        "methods",
+        [(LAST_METHOD, LAST_METHOD + HINT)],
+        "",
+        "method 'hint' can't be searched: a layer must be one of stem, norm, hidden, hidden.0, drop, head, but got "
+        "'nowhere'; the others are checked on: soft_target, label_smoothing",
+        "--fix method=soft_target",
     ),
     "a temperature that has no say": Broken(
         "distillation",

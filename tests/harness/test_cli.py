@@ -146,6 +146,14 @@ def test_several_teachers_are_given_or_trained() -> None:
     assert parse_search(["--teachers", "2", "--ensemble", "logits"])[0].average == "logits"
 
 
+def test_the_help_of_confirm_says_that_the_accelerator_is_not_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_command(["confirm", "--help"])
+    before, as_then = capsys.readouterr().out.split("where it was searched (default: as then)")
+    assert "--accelerator NAME" in before.split("options:")[1] and "--accelerator" not in as_then
+    assert "--data-dir" in as_then
+
+
 def test_the_help_names_the_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse_search(["--help"])

@@ -95,9 +95,11 @@ def test_a_gain_is_claimed_where_the_interval_is_above_zero(
     (found,) = confirmed(study)
     assert found.verdict == verdict and found.seeds == 3 and found.gain is not None
     assert found.gain.mean == pytest.approx(np.mean(student) - np.mean(control))
-    assert found.sentence("accuracy").endswith(f"{verdict}.")
-    row = confirmed_table([found]).iloc[0]
-    assert (row["trial"], row["pick"], row["verdict"]) == (0, "accurate", verdict)
+    assert found.sentence("accuracy", {0: "small"}).startswith("small (trial 0): accuracy 0.")
+    assert found.sentence("accuracy", {0: "small"}).endswith(f"{verdict}.")
+    row = confirmed_table([found], {0: "small"}).iloc[0]
+    assert (row["trial"], row["pick"], row["picked"], row["verdict"]) == (0, "accurate", "small", verdict)
+    assert (row["student_failed"], row["control_failed"]) == (0, 0)
     assert row["gain_low"] <= row["gain"] <= row["gain_high"] and row["student"] == pytest.approx(np.mean(student))
 
 
@@ -115,11 +117,68 @@ def test_only_pairs_count_and_one_is_none(settings: Settings) -> None:
     keep(study, 0, "student", 0.9, 0.91, 0.92)
     keep(study, 0, "control", 0.89)
     assert confirmed(study) == []
-    study.keep_retrained("confirm/0/control-1", {"pick": "accurate", "reason": "loss is nan"})
-    assert confirmed(study) == []
     study.keep_retrained("confirm/0/control-2", {"pick": "accurate", "metrics": {"test/accuracy": 0.9}})
     (found,) = confirmed(study)
-    assert found.seeds == 2 and found.student.mean == pytest.approx(0.91)  # the first and the third
+    assert found.seeds == 2 and found.student is not None
+    assert found.student.mean == pytest.approx(0.91)  # the first and the third
+
+
+def failed(study: Study, arm: str, place: int, reason: str = "val/loss is nan in epoch 2") -> None:
+    study.keep_retrained(f"confirm/0/{arm}-{place}", {"pick": "accurate", "reason": reason})
+
+
+@pytest.mark.parametrize(
+    ("arm", "told"),
+    [("student", "; 2 of 5 seeds failed"), ("control", "; of its control, 2 of 5 seeds failed")],
+)
+def test_seeds_that_fail_are_told_and_no_gain_is_claimed_from_the_rest(arm: str, told: str, settings: Settings) -> None:
+    study = a_study(settings, 0.9)
+    keep(study, 0, "student", *[0.92, 0.93, 0.94, 0.93, 0.93])
+    keep(study, 0, "control", *[0.90, 0.91, 0.92, 0.91, 0.91])
+    assert confirmed(study)[0].verdict == "gain"
+    failed(study, arm, 3)
+    failed(study, arm, 4)
+    (found,) = confirmed(study)
+    assert found.verdict == "unproven" and found.seeds == 3
+    sentence = found.sentence("accuracy", {0: "accurate"})
+    assert f"{told} (val/loss is nan in epoch 2, 2 times), so it is unproven." in sentence
+    row = confirmed_table([found], {0: "accurate"}).iloc[0]
+    assert row["verdict"] == "unproven" and row[f"{arm}_failed"] == 2
+
+
+def test_a_pick_all_of_whose_seeds_fail_is_no_secret(settings: Settings) -> None:
+    study = a_study(settings, 0.9)
+    keep(study, 0, "control", 0.9, 0.91)
+    failed(study, "student", 0)
+    failed(study, "student", 1, "out of memory: 3 GB")
+    (found,) = confirmed(study)
+    assert found.sentence("accuracy", {0: "accurate"}) == (
+        "accurate (trial 0): 2 of 2 seeds failed (val/loss is nan in epoch 2; out of memory: 3 GB); too few are left "
+        "for a mean: unproven."
+    )
+    assert confirmed_table([found], {}).iloc[0][["student", "gain"]].isna().all()
+
+
+def test_what_is_picked_no_longer_says_so(settings: Settings) -> None:
+    study = a_study(settings, 0.9)
+    keep(study, 0, "student", 0.9, 0.92)
+    keep(study, 0, "control", 0.9, 0.91)
+    (found,) = confirmed(study)
+    assert found.sentence("accuracy", {7: "accurate"}).startswith("formerly accurate (trial 0): accuracy 0.9100")
+    assert confirmed_table([found], {7: "accurate"}).iloc[0]["picked"] == ""
+
+
+def test_a_control_of_a_space_of_methods_is_named_in_the_place_of_the_method(settings: Settings) -> None:
+    study = a_study(settings, 0.9)
+    for one in confirmations(study, settings, SPACE, {0: "small"}, seeds=1):
+        assert not one.names
+    held = METHODS.fixed({"method": "label_smoothing"})
+    claim = claimed(opened(replace(settings, study="methods"), METHODS), held)
+    assert claim is not None
+    student, control = confirmations(
+        opened(replace(settings, study="methods"), METHODS), settings, METHODS, {0: "small"}, seeds=1
+    )
+    assert not student.names and control.names == {"method": "labels alone"}
 
 
 def test_a_pick_on_labels_alone_has_nothing_to_gain_over(settings: Settings) -> None:
@@ -129,4 +188,7 @@ def test_a_pick_on_labels_alone_has_nothing_to_gain_over(settings: Settings) -> 
     assert [one.name for one in left] == ["confirm/0/student-0", "confirm/0/student-1"]
     keep(study, 0, "student", 0.9, 0.92)
     (found,) = confirmed(study)
-    assert found.gain is None and found.control is None and "nothing to gain over" in found.sentence("accuracy")
+    assert found.gain is None and found.control is None and "nothing to gain over" in found.sentence("accuracy", {})
+    failed(study, "student", 1)
+    failed(study, "student", 2)
+    assert confirmed(study)[0].sentence("accuracy", {}).startswith("formerly accurate (trial 0): 2 of 3 seeds failed")

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from conftest import claimed, metrics, opened, settings_in
 
 from harness.content import derived_seed
 from harness.controls import controls, due, known
+from harness.retraining import _begun
 from harness.settings import Settings
+from harness.spool import SPOOL
 from harness.study import Study
+from harness.worker import Notified
 from search_spaces.digits import SPACE
+from search_spaces.digits_methods import SPACE as METHODS
 
 
 @pytest.fixture
@@ -58,3 +65,18 @@ def test_a_trial_on_labels_alone_is_its_own_control(settings: Settings) -> None:
     study.complete(claim, metrics(0.9, 1.0))
     claim.hold.release()
     assert due(study) == [] and known(study) == {0: metrics(0.9, 1.0)}
+
+
+def test_the_run_of_a_control_has_the_names_of_a_trial_s_run(settings: Settings) -> None:
+    settings = replace(settings, fixed={"method": "soft_target"})
+    study = opened(settings, METHODS)
+    claim = claimed(study, METHODS.fixed(settings.fixed))
+    assert claim is not None
+    study.complete(claim, metrics(0.9, 1.0))
+    claim.hold.release()
+    (control,) = controls(study, settings, METHODS)
+    begun = _begun(control, study, cast(Notified, SimpleNamespace(notify=lambda folder: None)))
+    begun.close()
+    logged = [json.loads(line) for line in (begun.folder / SPOOL).read_text().splitlines()]
+    (params,) = (line["params"] for line in logged if line.get("params"))
+    assert params.keys() == claim.configuration.params().keys() and params["method"] == "labels alone"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import EXAMPLE, environment
-from doctor_tasks import BROKEN, DATA, HEALTHY, STUDENT, TEACHER, Edit
+from doctor_tasks import BROKEN, DATA, HEALTHY, LAST_METHOD, STUDENT, TEACHER, Edit
 from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -110,6 +110,32 @@ def test_a_flaw_is_found_by_its_check_alone(flaw: str, tmp_path: Path, monkeypat
     assert names(findings, "FAILED") == [broken.check], findings
     finding = findings[broken.check]
     assert broken.found in finding.found and broken.remedy in finding.remedy
+
+
+TWO_CLASSES: tuple[Edit, ...] = (("torch.arange(samples) % 3", "torch.arange(samples) % 2"), ("classes=3", "classes=2"))
+DECOUPLED = """
+        "decoupled": {
+            "temperature": TEMPERATURE,
+            "target_weight": FloatDistribution(1, 2),
+            "non_target_weight": FloatDistribution(1, 2),
+        },"""
+
+
+def test_a_method_that_needs_more_classes_is_named_and_the_others_are_checked_on(tmp_path: Path) -> None:
+    findings = findings_of(settings_of(tmp_path, *TWO_CLASSES, (LAST_METHOD, LAST_METHOD + DECOUPLED)))
+    assert names(findings, "FAILED") == ["methods"] and names(findings, "skipped") == ["teacher knows"]
+    finding = findings["methods"]
+    assert finding.found.startswith(
+        "method 'decoupled' can't be searched: it needs 3 classes or more, but the task has"
+    )
+    assert "--fix method=soft_target" in finding.remedy
+
+
+def test_where_no_method_fits_nothing_is_trained(tmp_path: Path) -> None:
+    soft_target = '"soft_target": {"temperature": TEMPERATURE, "alpha": FloatDistribution(0, 1)},'
+    findings = findings_of(settings_of(tmp_path, *TWO_CLASSES, (soft_target, ""), (LAST_METHOD, DECOUPLED)))
+    assert names(findings, "FAILED") == ["methods"]
+    assert findings["student kept"].found == findings["losses"].found == "not checked, for no method fits the task"
 
 
 def test_each_check_has_a_task_that_breaks_it() -> None:

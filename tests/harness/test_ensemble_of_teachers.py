@@ -137,15 +137,6 @@ def test_one_teacher_s_outputs_stay_as_they_are_and_several_are_averaged() -> No
     assert torch.equal(both["val"]["logits"], torch.tensor([[-1.5, 1.5]])) and set(both) == {"train", "val"}
 
 
-def test_layers_of_several_teachers_are_refused() -> None:
-    with_layer = {split: {**by_name, "2": torch.zeros(1, 4)} for split, by_name in outputs(1.0, 3.0).items()}
-    assert averaged([with_layer], "logits") is with_layer
-    with pytest.raises(
-        HarnessError, match=r"one teacher must be left where its layers teach \('2' here\), but there are 2"
-    ):
-        averaged([with_layer, with_layer], "logits")
-
-
 @pytest.mark.parametrize("average", AVERAGES)
 def test_students_see_the_mean_of_what_the_live_teachers_say(place: Place, average: str) -> None:
     files = [place.checkpoint(seed) for seed in (1, 2, 3)]

@@ -23,6 +23,7 @@ from harness.cost import Conditions, Cost, CostTable
 from harness.errors import HarnessError
 from harness.opening import open_study
 from harness.report import notes, report, show, summary, transferred, write_report
+from harness.report import tested as confirmed_lines
 from harness.result import Result, collect
 from harness.settings import Settings
 from harness.space import SearchSpace
@@ -486,3 +487,31 @@ def test_a_loss_that_falls_is_a_gain_too(settings: Settings) -> None:
     study.optuna.set_user_attr("kd.primary_direction", "minimize")
     study.keep_retrained("controls/1", {"metrics": metrics(0.95, 0.4, 400)})
     assert collect(study).front.set_index("number")["gain"][1] == pytest.approx(0.01)
+
+
+def test_a_student_on_labels_alone_is_in_no_count_of_gains(settings: Settings) -> None:
+    study = a_study(settings, STUDENTS)
+    study.keep_retrained("controls/1", {"metrics": metrics(0.93, 0.4, 400)})
+    study.keep_retrained("controls/2", {"metrics": metrics(0.91, 0.2, 100)})
+    result = collect(study)
+    result.trials.loc[result.trials["number"] == 2, "alpha"] = 1.0
+    assert any("1 of 1 are above 0" in note for note in notes(result))
+
+
+def test_what_was_confirmed_says_what_is_picked_today_and_what_is_not_confirmed_yet(settings: Settings) -> None:
+    study = a_study(settings, STUDENTS)
+    study.keep_tested_teacher({"accuracy": 0.95})
+    for place in range(2):
+        for arm in ("student", "control"):
+            for number in (0, 3):
+                result = {"pick": "small", "metrics": {"test/accuracy": 0.9}}
+                study.keep_retrained(f"confirm/{number}/{arm}-{place}", result)
+    result = collect(study)
+    assert 0 in result.picked and 3 not in result.picked
+    head, of_0, of_3, *missing = confirmed_lines(result)
+    assert head.startswith("Confirmed on the test split")
+    assert of_0.startswith(f"{result.picked[0]} (trial 0): accuracy") and of_3.startswith("formerly small (trial 3)")
+    assert missing == [f"{pick} (trial {n}): not confirmed yet." for n, pick in result.picked.items() if n != 0]
+    write_report(result, study.folder / "report")
+    table = pd.read_csv(study.folder / "report" / "confirm.csv").set_index("trial")
+    assert table.loc[0, "picked"] == result.picked[0] and pd.isna(table.loc[3, "picked"])

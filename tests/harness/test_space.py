@@ -46,7 +46,12 @@ def a_space(
         ({"distillation": {"alpha": ALPHA}}, "'temperature' is missing"),
         ({"training": {"momentum": ALPHA}}, "'momentum', which would reach nothing"),
         ({"training": {"network": ALPHA}}, "'network', which would reach nothing"),
-        ({"student": {"alpha": ALPHA}}, "one group only"),
+        ({"student": {"alpha": ALPHA}}, "student must not name 'alpha', which is the loss's, in every control too"),
+        (
+            {"student": {"temperature": ALPHA}, "distillation": {"label_smoothing": {"smoothing": ALPHA}}},
+            "student must not name 'temperature', which is the loss's",
+        ),
+        ({"student": {"learning_rate": ALPHA}, "training": {"learning_rate": ALPHA}}, "one group only"),
         ({"training": {"width": WIDTH}}, "one group only"),
         ({"student": {"width": 8}}, "width must be an optuna distribution, but got 8"),
         ({"epochs": 0}, "epochs must be at least 1"),
@@ -240,3 +245,15 @@ def test_the_embedded_methods_are_searched_by_parameters_that_reach_them(space: 
         names = list(space.methods[method])
         make_criterion(method, **{name: middle[name] for name in names})
         assert middle["method"] == method and space.branch_of(middle) is not None
+
+
+def test_a_temperature_that_has_no_say_is_not_searched() -> None:
+    held = a_space().fixed({"alpha": "1"})
+    assert held.distributions["temperature"].single() and held.middle()["temperature"] == pytest.approx(4.0)
+    given = a_space().fixed({"alpha": "1", "temperature": "2"})
+    assert given.middle()["temperature"] == 2.0
+    assert not a_space().fixed({"alpha": "0.5"}).distributions["temperature"].single()
+    one = of_methods().fixed({"alpha": "1", "method": "soft_target"})
+    assert one.distributions["temperature"].single() and set(one.methods) == {"soft_target"}
+    with pytest.raises(HarnessError, match=r"alpha=1 is labels alone, .*: --fix alpha=1 --fix method=soft_target"):
+        of_methods().fixed({"alpha": "1"})

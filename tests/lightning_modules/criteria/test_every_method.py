@@ -132,6 +132,17 @@ def test_what_a_criterion_learns_is_drawn_from_the_seed_and_gets_a_gradient(meth
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_a_loss_draws_nothing_from_what_a_student_s_dropout_draws_from(method: str) -> None:
+    data, student = some_data(), a_student().eval()  # without dropout, what is drawn is the criterion's
+    criterion = set_up(method, student, data)
+    criterion.begin_epoch(0)
+    before = torch.get_rng_state()
+    for batch in data.ordered("val"):
+        loss_of(criterion, student, batch[0])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_terms_are_named_alike_and_hard_loss_is_that_of_the_labels(method: str) -> None:
     data, student = some_data(), a_student().eval()
     criterion, batch = set_up(method, student, data), next(batches(data))

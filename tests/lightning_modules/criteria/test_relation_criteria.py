@@ -66,9 +66,9 @@ def test_the_contrastive_loss_is_of_the_embeddings_and_of_these_negatives() -> N
     assert isinstance(criterion, ContrastiveCriterion)
     with captured(student, ["block1"]) as features:
         logits = student(batch.inputs)
-    torch.manual_seed(5)
+    criterion.begin_epoch(5)
     found = criterion(logits, batch, features)["soft_loss"]
-    torch.manual_seed(5)
+    criterion.begin_epoch(5)
     expected = contrastive_representation_loss(
         criterion.student_embedding(features["block1"].mean(dim=(2, 3))),
         criterion.teacher_embedding(batch.teacher["block1"].mean(dim=(2, 3))),
@@ -80,11 +80,24 @@ def test_the_contrastive_loss_is_of_the_embeddings_and_of_these_negatives() -> N
     assert found.weight == 0.5
 
 
+def test_an_epoch_s_seed_alone_says_which_negatives_are_drawn() -> None:
+    data, labels = some_data(), torch.tensor([0, 1, 2, 3])
+    found = []
+    for seed, drawn_before in ((7, 0), (7, 3), (8, 0)):
+        criterion = set_up("contrastive", a_student(), data)
+        assert isinstance(criterion, ContrastiveCriterion)
+        for _ in range(drawn_before):
+            criterion._negatives(labels)
+        criterion.begin_epoch(seed)
+        found.append(criterion._negatives(labels))
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+
+
 def test_every_row_of_another_class_is_drawn_as_often_as_any() -> None:
     labels = torch.tensor([2, 0, 0, 1, 2, 0, 0])
-    torch.manual_seed(0)
+    draws = torch.Generator().manual_seed(0)
     for label in range(3):
-        drawn = _OtherClasses(labels).drawn(torch.full((1000,), label), 6).flatten().bincount(minlength=7)
+        drawn = _OtherClasses(labels).drawn(torch.full((1000,), label), 6, draws).flatten().bincount(minlength=7)
         others = labels != label
         assert not drawn[~others].any()
         mean = 6000 / int(others.sum())

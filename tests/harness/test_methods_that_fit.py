@@ -10,7 +10,7 @@ import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from harness.errors import HarnessError
-from harness.layer_choices import check_layers, teacher_layers
+from harness.methods import check_classes, check_layers, check_teachers, teacher_layers
 from harness.space import SearchSpace
 from lightning_modules.features import probed
 from lightning_modules.tensors import TensorDataModule
@@ -92,3 +92,23 @@ def test_what_can_not_be_compared_is_one_line(space: SearchSpace, message: str, 
     with pytest.raises(HarnessError, match=f"^{message}$") as caught:
         check_layers(space, data)
     assert "\n" not in str(caught.value)
+
+
+def test_layers_of_several_teachers_are_refused_with_what_to_do() -> None:
+    check_teachers(digits.SPACE, 3)
+    check_teachers(digits_methods.SPACE, 1)
+    check_teachers(digits_methods.SPACE.fixed({"method": "soft_target"}), 3)
+    with pytest.raises(HarnessError, match=r"one teacher must .*'hint' .*there are 2: .* --fix method=soft_target\.$"):
+        check_teachers(digits_methods.SPACE, 2)
+    with pytest.raises(HarnessError, match=r"features of several have no mean\. Name one teacher\.$"):
+        check_teachers(digits_methods.SPACE.fixed({"method": "hint"}), 2)
+
+
+@pytest.mark.parametrize("method", ["decoupled", "standardized"])
+def test_methods_that_say_nothing_of_two_classes_are_refused_with_what_to_do(method: str) -> None:
+    check_classes(digits_methods.SPACE, 3)
+    check_classes(digits_methods.SPACE.fixed({"method": "correlation"}), 2)
+    with pytest.raises(HarnessError, match=r"needs 3 classes or more, .* has 2\. .* --fix method=soft_target\.$"):
+        check_classes(digits_methods.SPACE, 2)
+    with pytest.raises(HarnessError, match=rf"method '{method}' .* has 2\. Name another method in the space"):
+        check_classes(digits_methods.SPACE.fixed({"method": method}), 2)

@@ -1,0 +1,115 @@
+"""Whether the methods of a space fit its task, its teachers and their layers, before a trial trains."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from harness.errors import HarnessError, one_line
+from harness.space import METHOD, SearchSpace, listed
+from lightning_modules.criteria import METHODS, make_criterion
+from lightning_modules.tensors import TensorDataModule
+
+_STUDENT, _TEACHER = "student_layer", "teacher_layer"
+_MOST = 10_000
+
+
+def teacher_layers(space: SearchSpace) -> list[str]:
+    """Names of the teacher's layers that a trial of the space may need, each once."""
+    return list(dict.fromkeys(layer for _, layers in _layered(space) for layer in layers[_TEACHER]))
+
+
+def check_teachers(space: SearchSpace, teachers: int) -> None:
+    """See that what teaches can be averaged, before a teacher is made: layers of several share no axes.
+
+    Args:
+        space: The space, with what the person holds fixed.
+        teachers: How many teach as one.
+
+    Raises:
+        HarnessError: If several are asked for layers.
+    """
+    comparing = [method for method, _ in _layered(space)]
+    if teachers > 1 and comparing:
+        raise HarnessError(
+            f"one teacher must be left where layers teach, as {comparing[0]!r} has it, but there are {teachers}: "
+            f"features of several have no mean. {_remedy(space, comparing) or 'Name one teacher'}."
+        )
+
+
+def check_classes(space: SearchSpace, classes: int) -> None:
+    """See that each method says something of so many classes.
+
+    Args:
+        space: The space, with what the person holds fixed.
+        classes: Number of classes C.
+
+    Raises:
+        HarnessError: If one does not.
+    """
+    faults = {method: fault for method in space.methods if (fault := classes_fault(method, classes))}
+    if faults:
+        unfit = list(faults)
+        raise HarnessError(
+            f"{faults[unfit[0]]}. {_remedy(space, unfit) or 'Name another method in the space, as soft_target'}."
+        )
+
+
+def classes_fault(method: str, classes: int) -> str | None:
+    """Why a method says nothing of so many classes; ``None`` if it does."""
+    least = METHODS[method].least_classes
+    if classes >= least:
+        return None
+    return f"method {method!r} can't be searched: it needs {least} classes or more, but the task has {classes}"
+
+
+def check_layers(space: SearchSpace, data: TensorDataModule) -> None:
+    """See that each method can take each pair of layers that the space offers it, with the student of middling size.
+
+    Args:
+        space: The space, with what the person holds fixed.
+        data: The data, with the teacher's outputs.
+
+    Raises:
+        HarnessError: If a method can't.
+    """
+    for method, _ in _layered(space):
+        check_layers_of(method, space, data)
+
+
+def check_layers_of(method: str, space: SearchSpace, data: TensorDataModule) -> None:
+    """See the same of one method.
+
+    Args:
+        method: One of the space's.
+        space: The space.
+        data: The data, with the teacher's outputs.
+
+    Raises:
+        HarnessError: If it can't.
+    """
+    layers = dict(_layered(space)).get(method, {})
+    middle = space.middle(method)
+    student = space.task.student(**{name: middle[name] for name in space.student})
+    for pair in itertools.product(*layers.values()):
+        parameters = {name: middle[name] for name in space.methods[method]} | dict(zip(layers, pair, strict=True))
+        try:
+            make_criterion(method, **parameters).setup(student, data, epochs=space.epochs)
+        except ValueError as error:
+            raise HarnessError(f"method {method!r} can't be searched: {one_line(error)}") from error
+
+
+def _remedy(space: SearchSpace, unfit: list[str]) -> str | None:
+    """What to type to leave methods out; ``None`` if none would be left."""
+    fit = [method for method in space.methods if method not in unfit]
+    if not fit:
+        return None
+    return f"Leave {', '.join(unfit)} out of the space, or hold another: --fix {METHOD}={fit[0]}"
+
+
+def _layered(space: SearchSpace) -> Iterator[tuple[str, dict[str, list[Any]]]]:
+    """Methods that compare layers, each with the names it may be given."""
+    for method, parameters in space.methods.items():
+        if _TEACHER in parameters:
+            yield method, {name: listed(parameters[name], _MOST) or [] for name in (_STUDENT, _TEACHER)}
