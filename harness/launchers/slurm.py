@@ -81,12 +81,14 @@ class Array:
     def over(self) -> bool:
         """Whether none of them waits or runs any more."""
         # Not sacct, which many clusters lack. A number that Slurm has forgotten is of jobs that are over.
-        asked = subprocess.run(["squeue", "-h", "-j", self._number], capture_output=True, text=True)
+        command = ["squeue", "-h", "-j", self._number]
+        asked = subprocess.run(command, capture_output=True, text=True)
         return not asked.stdout.strip() if asked.returncode == 0 else "Invalid job id" in asked.stderr
 
     def cancel(self) -> None:
         """Let Slurm end them; each stops in good order."""
-        subprocess.run(["scancel", self._number], check=False)
+        command = ["scancel", self._number]
+        subprocess.run(command, check=False)
 
 
 class _Worker:
