@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from optuna.trial import Trial, TrialState, create_trial
+from optuna.trial import TrialState, create_trial
 from safetensors.torch import load_file, save_file
 
 from harness.answers import ANSWERS, compare, keep_answers
@@ -134,12 +134,12 @@ def grown(trials: int) -> None:
     proposals_s, begun = [], []
     for _ in range(_PROPOSALS):
         started = time.perf_counter()
-        trial_id = study._begun(proposer, study.trials(), lambda: None)
-        assert trial_id is not None
-        begun.append(trial_id)
+        trial = study._begun(proposer, study.trials(), lambda: None)
+        assert trial is not None
+        begun.append(trial)
         proposals_s.append(time.perf_counter() - started)
-    for trial_id in begun:
-        study.optuna.tell(Trial(study.optuna, trial_id), state=TrialState.FAIL)
+    for trial in begun:
+        study.optuna.tell(trial, state=TrialState.FAIL)
     finished_s = whole_command(str(ROOT / "search.py"), *flags, "--no-controls")
     report_s = whole_command("-m", "harness", "report", "--study", STUDY)
     empty_s = whole_command("-c", "import harness.launchers.local, harness.report, harness.parent")

@@ -35,6 +35,7 @@ def confirm(settings: Settings) -> None:
 
         terminal = Terminal()
         study, space = reopen_study(settings)
+        study.patience.word.say = terminal.say
         settings = study.settings
         picks = collect(study).picked
         if not picks:
@@ -91,6 +92,7 @@ def report(settings: Settings) -> None:
 
         terminal = Terminal()
         study = find_study(settings)
+        study.patience.word.say = terminal.say
         try:
             mirror.connect(settings.tracking_uri, f"kd-{study.space_name}", settings.runs_dir, say=terminal.say)
         except HarnessError as error:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
+import re
 import shutil
 import socket
 import threading
@@ -31,7 +33,8 @@ from harness.errors import PieceTaken
 
 BEAT_S = 10.0
 GRACE_S = 40.0
-"""Silence after which a worker on another machine, or one that is stalled, loses what it works on."""
+"""Silence, listened for, after which a worker on another machine, or one that is stalled, loses what it works on."""
+_FORGOTTEN_S = 3600.0  # after which nobody is told of a worker any more
 
 _TABLES = sql.MetaData()
 _WORKERS = sql.Table(
@@ -63,6 +66,9 @@ class Hold(Protocol):
         Raises:
             PieceTaken: If another worker has it now.
         """
+
+    def is_lost(self) -> bool:
+        """Whether it is known to be another worker's."""
 
     def prove(self) -> None:
         """See that it still is, for certain.
@@ -141,16 +147,21 @@ def claims_of(storage: BaseStorage, study: str, folder: Path) -> Claims:
     return FolderClaims(folder) if engine is None else DatabaseClaims(engine, study, folder)
 
 
-def alone(storage: BaseStorage, what: str, file: Path) -> contextlib.AbstractContextManager[object]:
-    """Keep everyone else out: who shares the database, or else the file.
+@contextlib.contextmanager
+def alone(storage: BaseStorage, what: str, file: Path) -> Iterator[None]:
+    """Keep everyone else out: who shares the file, and who shares the database.
 
     Args:
         storage: What is shared.
         what: Names what is done, across all machines.
-        file: Stands for the same, where the storage is no server.
+        file: Stands for the same on this machine.
     """
     engine = server_engine(storage)
-    return exclusive(file) if engine is None else locked(engine, what)
+    with contextlib.ExitStack() as held:
+        if engine is not None:
+            held.enter_context(locked(engine, what))
+        held.enter_context(exclusive(file))  # of those, too, who have a study of this name in another storage
+        yield
 
 
 @contextlib.contextmanager
@@ -222,6 +233,9 @@ class _FolderHold:
     def prove(self) -> None:
         pass
 
+    def is_lost(self) -> bool:
+        return False
+
     def release(self) -> None:
         self._lease.release()
 
@@ -232,7 +246,7 @@ def _lease_of(folder: Path) -> Lease:
 
 
 class DatabaseClaims:
-    """Claims as rows of the study's database; the worker that this process is has one from its first piece on.
+    """Claims as rows of the study's database; the worker that this process is has one as soon as it looks for work.
 
     Args:
         engine: Of the database.
@@ -247,11 +261,13 @@ class DatabaseClaims:
         self._host = socket.gethostname()
         self._worker: str | None = None
         self._alive: Lease | None = None
+        self._epochs: int | None = None
+        self._lost = False  # the row is gone: another worker has what this one had
+        self._confirmed_s = 0.0
+        self._failed_s = -math.inf  # when the server last gave no answer to a beat
         self._silent: dict[str, tuple[float, float]] = {}  # each silent worker's last beat, and since when it is seen
         self._looked_s = 0.0
-        self._epochs: int | None = None
-        self._confirmed_s = self._tried_s = 0.0
-        self._lost = False
+        self._row = threading.Lock()  # the heart must not beat for a row that is being written
         self._over = threading.Event()
         self._heart: threading.Thread | None = None
 
@@ -261,52 +277,57 @@ class DatabaseClaims:
         return locked(self._engine, f"{self._study} {what}", on_wait=on_wait)
 
     def take(self, pieces: Sequence[str]) -> tuple[str, Hold] | None:
-        if not pieces:
-            return None
-        with self._engine.begin() as connection:
-            holders = {
-                row.piece: row
-                for row in connection.execute(
-                    sql.select(_WORKERS).where(_WORKERS.c.study == self._study, _WORKERS.c.piece.in_(pieces))
-                )
-            }
-            free = (piece for piece in pieces if piece not in holders or self._is_dead(holders[piece]))
-            piece = next(free, None)
-            if piece is None:
-                return None
-            holder = holders.get(piece)
-            if holder is not None:
-                connection.execute(sql.delete(_WORKERS).where(_WORKERS.c.worker == holder.worker))
-            self._epochs = None
-            self._set(connection, piece)
-        if holder is not None and holder.host == self._host:
-            shutil.rmtree(holder.folder, ignore_errors=True)
-        return piece, _DatabaseHold(self, piece)
-
-    def _set(self, connection: Connection, piece: str | None) -> None:
-        """Write what this worker works on; one that has no row, or lost it while it had nothing to do, gets one."""
-        values = {"piece": piece, "epochs": self._epochs, "beat_s": _NOW_S}
-        mine = _WORKERS.c.worker == self._worker
-        if self._worker is None or connection.execute(sql.update(_WORKERS).where(mine).values(values)).rowcount == 0:
+        with self._row:
             self._enter()
+            if not pieces:
+                return None
+            with self._engine.begin() as connection:
+                holders = {
+                    row.piece: row
+                    for row in connection.execute(
+                        sql.select(_WORKERS).where(_WORKERS.c.study == self._study, _WORKERS.c.piece.in_(pieces))
+                    )
+                }
+                free = (piece for piece in pieces if piece not in holders or self._is_free(holders[piece]))
+                piece = next(free, None)
+                if piece is None:
+                    return None
+                holder = holders.get(piece)
+                if holder is not None and holder.worker != self._worker:
+                    connection.execute(sql.delete(_WORKERS).where(_WORKERS.c.worker == holder.worker))
+                self._epochs = None
+                mine = _WORKERS.c.worker == self._worker
+                values = {"piece": piece, "epochs": None, "beat_s": _NOW_S}
+                if connection.execute(sql.update(_WORKERS).where(mine).values(values)).rowcount == 0:
+                    self._lost = True  # between its entry and now: it enters anew when it asks again
+                    return None
+            self._confirmed_s = time.monotonic()
+        if holder is not None and holder.worker != self._worker and self._is_of_this_host(holder):
+            shutil.rmtree(self._folder_of(holder.worker), ignore_errors=True)
+        return piece, _DatabaseHold(self, piece, _lease_of(self._folder / piece))
+
+    def _enter(self) -> None:
+        """Get a row, unless there is one that is this worker's still."""
+        if self._worker is not None and not self._lost:
+            return
+        self._leave()
+        worker = uuid.uuid4().hex
+        self._alive = _lease_of(self._folder_of(worker))
+        self._alive.acquire()
+        self._worker = worker
+        with self._engine.begin() as connection:
             connection.execute(
                 sql.insert(_WORKERS).values(
-                    worker=self._worker,
+                    worker=worker,
                     study=self._study,
                     host=self._host,
                     pid=os.getpid(),
-                    folder=str(self._own_folder()),
+                    folder=str(self._folder_of(worker)),
                     began_s=_NOW_S,
-                    **values,
+                    beat_s=_NOW_S,
                 )
             )
-        self._confirmed_s, self._lost = time.monotonic(), False
-
-    def _enter(self) -> None:
-        self._leave()
-        self._worker = uuid.uuid4().hex
-        self._alive = _lease_of(self._own_folder())
-        self._alive.acquire()
+        self._lost, self._confirmed_s = False, time.monotonic()
         if self._heart is None:
             self._heart = threading.Thread(target=self._live, daemon=True)
             self._heart.start()
@@ -314,18 +335,28 @@ class DatabaseClaims:
     def _leave(self) -> None:
         if self._alive is not None:
             self._alive.release()
-            shutil.rmtree(self._own_folder(), ignore_errors=True)
+            shutil.rmtree(self._folder_of(str(self._worker)), ignore_errors=True)
+        self._worker = self._alive = None
 
-    def _own_folder(self) -> Path:
-        return self._folder.resolve() / "workers" / str(self._worker)
+    def _folder_of(self, worker: str) -> Path:
+        return self._folder.resolve() / "workers" / worker
 
-    def _is_dead(self, row: Row[Any]) -> bool:
-        if row.host == self._host and Path(row.folder).is_dir():
-            lease = Lease(Path(row.folder))
-            free = lease.acquire()
-            lease.release()
-            if free:
-                return True
+    def _is_of_this_host(self, row: Row[Any]) -> bool:
+        """Whether a worker's lease can be asked here. What the database says leads out of no folder."""
+        named = re.fullmatch("[0-9a-f]{32}", row.worker) is not None
+        return named and row.host == self._host and row.folder == str(self._folder_of(row.worker))
+
+    def _is_free(self, row: Row[Any]) -> bool:
+        """Whether what a worker has is free: it is this one's own, or the worker is dead."""
+        if row.worker == self._worker:
+            return True  # taken before, but the answer was lost
+        if self._is_of_this_host(row):
+            lease = Lease(self._folder_of(row.worker))
+            with contextlib.suppress(FileNotFoundError):  # it leaves just now
+                free = lease.acquire()
+                lease.release()
+                if free:
+                    return True
         # A clock alone would take all for dead after an outage, when nobody has had a chance to beat yet: silence
         # counts from when this worker itself heard nothing, though the server answered.
         beat, since_s = self._silent.get(row.worker, (None, 0.0))
@@ -333,32 +364,35 @@ class DatabaseClaims:
 
     def _live(self) -> None:
         while not self._over.wait(BEAT_S):
-            with contextlib.suppress(SQLAlchemyError):  # away: this worker falls silent, and confirms when it is asked
-                self.beat()
+            with contextlib.suppress(SQLAlchemyError):  # away: this worker falls silent
+                self._beat()
                 self._look()
 
-    def beat(self) -> bool:
-        """Give a sign of life; whether this worker is still known."""
-        at = self._tried_s = time.monotonic()
-        with self._engine.begin() as connection:
-            mine = _WORKERS.c.worker == self._worker
-            known = connection.execute(
-                sql.update(_WORKERS).where(mine).values(beat_s=_NOW_S, epochs=self._epochs)
-            ).rowcount
-        if known:
-            self._confirmed_s = at
-        else:
-            self._lost = True
-        return bool(known)
+    def _beat(self) -> None:
+        """Give a sign of life, and see whether this worker is still known."""
+        with self._row:
+            at_s = time.monotonic()
+            try:
+                with self._engine.begin() as connection:
+                    mine = _WORKERS.c.worker == self._worker
+                    values = {"beat_s": _NOW_S, "epochs": self._epochs}
+                    known = connection.execute(sql.update(_WORKERS).where(mine).values(values)).rowcount
+            except SQLAlchemyError:
+                self._failed_s = time.monotonic()
+                raise
+            if known:
+                self._confirmed_s = at_s
+            else:
+                self._lost = True
 
     def _look(self) -> None:
         """Note which workers are silent, and since when. Seldom any are, so this asks for little."""
         now_s = time.monotonic()
-        with self._engine.connect() as connection:
+        with self._engine.begin() as connection:
+            here = _WORKERS.c.study == self._study
+            connection.execute(sql.delete(_WORKERS).where(here, _WORKERS.c.beat_s < _NOW_S - _FORGOTTEN_S))
             rows = connection.execute(
-                sql.select(_WORKERS.c.worker, _WORKERS.c.beat_s).where(
-                    _WORKERS.c.study == self._study, _WORKERS.c.beat_s < _NOW_S - 1.5 * BEAT_S
-                )
+                sql.select(_WORKERS.c.worker, _WORKERS.c.beat_s).where(here, _WORKERS.c.beat_s < _NOW_S - 1.5 * BEAT_S)
             ).all()
         # Whoever did not look for a while, asleep or cut off, can't tell what it missed.
         known = self._silent if now_s - self._looked_s < 3 * BEAT_S else {}
@@ -369,17 +403,19 @@ class DatabaseClaims:
         self._looked_s = now_s
 
     def confirm(self, piece: str, epochs: int) -> None:
-        """See that this worker still has a piece.
+        """See that this worker still has a piece, as far as it is known.
 
         Raises:
             PieceTaken: If it has not.
         """
         self._epochs = epochs
         now_s = time.monotonic()
-        if not self._lost and (now_s - self._confirmed_s < GRACE_S / 2 or now_s - self._tried_s < BEAT_S):
-            return  # nobody can have taken it yet, or the server is away
-        with contextlib.suppress(SQLAlchemyError):  # away: what is trained on is what anybody else would train
-            self.prove(piece)
+        # Where the server gave no answer, the heart goes on to ask; what is trained on meanwhile is what anybody else
+        # would train. Where it was not even asked for so long, this process was stalled: then it is asked first.
+        stalled = now_s - self._confirmed_s > GRACE_S / 2 and now_s - self._failed_s > GRACE_S / 2
+        if self._lost or stalled:
+            with contextlib.suppress(SQLAlchemyError):
+                self.prove(piece)
 
     def prove(self, piece: str) -> None:
         """As ``confirm``, but certain.
@@ -388,12 +424,18 @@ class DatabaseClaims:
             PieceTaken: If this worker has it no more.
             SQLAlchemyError: If the server does not answer.
         """
-        if self._lost or not self.beat():
+        if not self._lost:
+            self._beat()
+        if self._lost:
             raise PieceTaken(f"{piece} was taken over while this worker was silent")
+
+    def is_lost(self) -> bool:
+        """Whether this worker is known to have lost what it had."""
+        return self._lost
 
     def release(self, piece: str) -> None:
         """Work on a piece no more."""
-        with contextlib.suppress(SQLAlchemyError), self._engine.begin() as connection:
+        with contextlib.suppress(SQLAlchemyError), self._row, self._engine.begin() as connection:
             mine = (_WORKERS.c.worker == self._worker, _WORKERS.c.piece == piece)
             connection.execute(sql.update(_WORKERS).where(*mine).values(piece=None, epochs=None))
 
@@ -418,17 +460,19 @@ class DatabaseClaims:
             with contextlib.suppress(SQLAlchemyError), self._engine.begin() as connection:
                 connection.execute(sql.delete(_WORKERS).where(_WORKERS.c.worker == self._worker))
         self._leave()
-        self._worker = self._alive = None
         self._over.clear()
 
 
 class _DatabaseHold:
-    """A piece, and beside its row a lease of its folder, for whoever asks on this machine alone."""
+    """A piece, and beside its row a lease of its folder, for whoever asks on this machine alone.
 
-    def __init__(self, claims: DatabaseClaims, piece: str) -> None:
+    The lease may be another's: a process that was stalled, and lost the piece, holds it until it comes back.
+    """
+
+    def __init__(self, claims: DatabaseClaims, piece: str, lease: Lease) -> None:
         self._claims = claims
         self._piece = piece
-        self._lease = _lease_of(claims._folder / piece)
+        self._lease = lease
         self._lease.acquire()
 
     def confirm(self, epochs: int) -> None:
@@ -436,6 +480,9 @@ class _DatabaseHold:
 
     def prove(self) -> None:
         self._claims.prove(self._piece)
+
+    def is_lost(self) -> bool:
+        return self._claims.is_lost()
 
     def release(self) -> None:
         self._claims.release(self._piece)

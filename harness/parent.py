@@ -13,6 +13,7 @@ from pathlib import Path
 from harness.addresses import place_of
 from harness.content import Lease
 from harness.controls import due
+from harness.errors import Interrupted
 from harness.mirror import Mirror
 from harness.prepare import Prepared
 from harness.settings import Settings
@@ -44,6 +45,8 @@ class ParentRun:
         return self
 
     def __exit__(self, *raised: object) -> None:
+        if isinstance(raised[1], Interrupted):
+            self._study.patience.hurry()
         self._study.lease.release()
         last = Lease(self._study.folder)
         if self.spool.begun and last.acquire():  # else another process goes on with the study

@@ -14,7 +14,10 @@ from harness.word import Word
 
 _Result = TypeVar("_Result")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
-_FOR_GOOD = re.compile("authentication failed|does not exist|no password supplied|no pg_hba.conf entry")
+_FOR_GOOD = re.compile(
+    "authentication failed|does not exist|no password supplied|no pg_hba.conf entry|permission denied|not permitted"
+    "|could not translate host name|failed to resolve host"
+)
 _PATIENCE_S = 1800.0  # a server that is being upgraded is back by then
 
 
@@ -32,6 +35,11 @@ class Patience:
         self._away = away
         self.word = Word(say)
         self._asking = False
+        self._hurried = False
+
+    def hurry(self) -> None:
+        """Wait no more from now on: the process was told to stop."""
+        self._hurried = True
 
     def is_away(self, error: BaseException) -> bool:
         """Whether an error says that the storage is away; said to the person, if so."""
@@ -56,21 +64,22 @@ class Patience:
         """
         if self._asking:
             return call()  # whoever asks for the whole begins the whole again
-        began_s, pause_s = time.monotonic(), _FIRST_PAUSE_S
-        self._asking, was_away = True, False
+        failing_since_s, pause_s = None, _FIRST_PAUSE_S
+        self._asking = True
         try:
             while True:
                 try:
                     result = call()
                 except Exception as error:
-                    if not self._away(error) or time.monotonic() - began_s > _PATIENCE_S:
+                    failing_since_s = failing_since_s or time.monotonic()
+                    over = self._hurried or time.monotonic() - failing_since_s > _PATIENCE_S
+                    if over or not self._away(error):
                         raise
-                    was_away = True
                     self.word(f"the study's storage is away ({reason(error)}); it is asked again until it is back")
                     time.sleep(pause_s)
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                 else:
-                    if was_away:
+                    if failing_since_s is not None:
                         self.word.end("the study's storage answers again")
                     return result
         finally:
@@ -80,7 +89,7 @@ class Patience:
 def server_is_away(error: BaseException) -> bool:
     """Whether an error of a database server's driver says that it can't be reached, or ended the connection."""
     found = _of_the_driver(error)
-    return isinstance(found, (OperationalError, InterfaceError)) and not _FOR_GOOD.search(str(found))
+    return isinstance(found, (OperationalError, InterfaceError)) and not _FOR_GOOD.search(str(found.orig))
 
 
 def never(error: BaseException) -> bool:

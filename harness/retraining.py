@@ -132,7 +132,8 @@ def _train(
         display.cut(place, one_line(taken))
         return
     except (Interrupted, *STORAGE_ERRORS):
-        spool.set_state("WAITING")  # no fault of the student's: it is resumed
+        if not hold.is_lost():
+            spool.set_state("WAITING")  # no fault of the student's: it is resumed
         raise
     except Exception as error:
         reason, report = f"{type(error).__name__}: {one_line(error)}", spool.folder / FAILURE

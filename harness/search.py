@@ -36,7 +36,7 @@ def search(settings: Settings) -> None:
         from harness.pruning import unprunable
         from harness.report import report
         from harness.space import load_space
-        from harness.storage import open_storage, storage_in_reach
+        from harness.storage import STORAGE_ERRORS, open_storage, storage_in_reach
         from harness.worker import catch_up
 
         whole_space = load_space(settings.space_file)
@@ -47,7 +47,7 @@ def search(settings: Settings) -> None:
         study = open_study(settings, whole_space, storage)
         study.patience.word.say = terminal.say
         try:
-            with ParentRun(study, settings, mirror) as parent:
+            with storage_in_reach(settings), ParentRun(study, settings, mirror) as parent:
                 catch_up(study, mirror)
                 if not study.is_over or (settings.controls and due(study)):
                     prepared = prepare(settings, space, study, terminal, mirror)
@@ -55,13 +55,13 @@ def search(settings: Settings) -> None:
                     if settings.pruner == "pareto" and (why := unprunable(study)):
                         terminal.say(f"pruner    none, for {why}")
                     epochs = settings.epochs or space.epochs
-                    with storage_in_reach(settings):
-                        with terminal.search(study, epochs) as display:
-                            search_here(settings, space, study, prepared, mirror, display)
-                        if settings.controls and study.is_over and (left := controls(study, settings, space)):
-                            names = [control.title for control in left]
-                            with terminal.retraining("controls", names, epochs) as bar:
-                                retrain_here(left, settings, space, study, prepared, mirror, bar)
+                    with terminal.search(study, epochs) as display:
+                        search_here(settings, space, study, prepared, mirror, display)
+                    if settings.controls and study.is_over and (left := controls(study, settings, space)):
+                        names = [control.title for control in left]
+                        with terminal.retraining("controls", names, epochs) as bar:
+                            retrain_here(left, settings, space, study, prepared, mirror, bar)
+                    catch_up(study, mirror)  # a worker elsewhere may have been lost before its last word
                 elif study.is_exhausted:
                     terminal.say(f"study {settings.study!r} is finished: its space is exhausted.")
                 else:
@@ -73,12 +73,18 @@ def search(settings: Settings) -> None:
                     terminal.say(f"the space is exhausted: {study.finished()} trials are all that it has.")
                 report(study, terminal, parent.spool)
         except Interrupted:
-            catch_up(study, mirror)
-            cut = sum(trial.state.name == "RUNNING" for trial in study.trials())
-            going_on = f"; {cut} will go on from their last epochs" if cut else ""
-            terminal.say(
-                f"stopped with {study.finished()} of {settings.trials} trials finished{going_on}; nothing is lost."
-            )
-            terminal.say(next_steps(settings, study, mirror.experiment_id))
+            study.patience.hurry()
+            try:
+                catch_up(study, mirror)
+                cut = study.running()
+                going_on = f"; {cut} will go on from their last epochs" if cut else ""
+                terminal.say(
+                    f"stopped with {study.finished()} of {settings.trials} trials finished{going_on}; nothing is lost."
+                )
+                terminal.say(next_steps(settings, study, mirror.experiment_id))
+            except STORAGE_ERRORS:
+                terminal.say(
+                    "stopped while the storage is away; nothing is lost, and the same command goes on."
+                )
             raise
         terminal.say(next_steps(settings, study, mirror.experiment_id))

@@ -48,7 +48,15 @@ class Spool:
         """How often its process ended, without a word, since the last epoch that is logged."""
         folder.mkdir(parents=True, exist_ok=True)
         self._drop_torn_line()
-        for event in read_events(folder / SPOOL):
+        self._read_until = 0
+        self._read()
+        self.deaths += self.state == "RUNNING"
+        self._file = os.open(folder / SPOOL, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+
+    def _read(self) -> None:
+        """Take in what stands there, and was not read yet."""
+        events, self._read_until = read_events_until(self.folder / SPOOL, self._read_until)
+        for event in events:
             self._begun |= event["event"] == "run"
             if event["event"] == "metrics" and event["step"] is not None:
                 self._steps.add(event["step"])
@@ -58,8 +66,6 @@ class Spool:
             if event["event"] == "state":
                 self.deaths = self.deaths + (self.state == "RUNNING") if event["state"] == "RUNNING" else 0
                 self.state = event["state"]
-        self.deaths += self.state == "RUNNING"
-        self._file = os.open(folder / SPOOL, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
     @property
     def begun(self) -> bool:
@@ -94,6 +100,8 @@ class Spool:
 
     def metrics(self, values: Mapping[str, float], *, step: int | None = None) -> None:
         """Log metrics of an epoch (``step``, counted from 0), or of the whole run."""
+        if os.fstat(self._file).st_size > self._read_until:
+            self._read()  # a worker that was taken for dead, and its heir, must not say the same twice
         if step is None:
             if {**self._whole, **values} != self._whole:  # else a run that was cut says them again
                 self._append("metrics", step=step, values=dict(values))
@@ -133,6 +141,8 @@ class Spool:
             # A torn line in the middle would make the whole spool unreadable.
             os.ftruncate(self._file, os.fstat(self._file).st_size - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / SPOOL))
+        if os.fstat(self._file).st_size == self._read_until + len(content):
+            self._read_until += len(content)
         self._on_append(self.folder)
 
     def _drop_torn_line(self) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from harness.addresses import is_server, lock_of, redact, sqlite_path
 from harness.claims import lock, make_tables, server_engine
 from harness.content import exclusive
-from harness.errors import HarnessError, one_line
+from harness.errors import HarnessError, PieceTaken, one_line
 from harness.patience import Patience, never, server_is_away
 from harness.settings import Settings
 
@@ -70,7 +70,7 @@ def asking_storage() -> Iterator[None]:
     """
     try:
         yield
-    except STORAGE_ERRORS:
+    except (PieceTaken, *STORAGE_ERRORS):
         raise
     except Exception as error:  # Redis and files raise errors of their own
         raise StorageInternalError(one_line(error)) from error
@@ -145,12 +145,14 @@ def _open_database(address: str) -> RDBStorage:
     if sqlite_path(address) is None:
         if not is_server(address):
             return RDBStorage(address, engine_kwargs={"pool_pre_ping": True})
-        engine_kwargs = {"connect_args": _PATIENT_CONNECTION, "pool_pre_ping": True}
+        engine_kwargs: dict[str, Any] = {"connect_args": _PATIENT_CONNECTION, "pool_pre_ping": True}
         engine = sqlalchemy.create_engine(address, **engine_kwargs)
         try:
             with engine.begin() as connection:  # two first starts at once would both make the tables
                 lock(connection, "tables")
                 storage = RDBStorage(address, engine_kwargs=engine_kwargs)
+                event.listen(storage.engine, "connect", _mortal)
+                storage.engine.dispose()
                 make_tables(storage.engine)
         finally:
             engine.dispose()
@@ -160,6 +162,15 @@ def _open_database(address: str) -> RDBStorage:
     event.listen(storage.engine, "connect", _write_ahead)
     storage.engine.dispose()
     return storage
+
+
+def _mortal(connection: Any, record: Any) -> None:
+    """Let the server notice within minutes, not hours, that this machine vanished; its locks are held until then."""
+    names = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count", "tcp_user_timeout")
+    with connection.cursor() as cursor:
+        for name, value in zip(names, ("30", "10", "3", "60000"), strict=True):
+            cursor.execute("select set_config(%s, %s, false)", (name, value))
+    connection.commit()
 
 
 def _write_ahead(connection: Any, record: Any) -> None:

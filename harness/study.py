@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
@@ -23,7 +24,7 @@ from harness.addresses import redact
 from harness.claims import Check, Claims, Hold, claims_of
 from harness.content import Lease, derived_seed
 from harness.cost import COSTS
-from harness.errors import HarnessError
+from harness.errors import HarnessError, PieceTaken
 from harness.pareto import pareto_front
 from harness.proposal import Proposer
 from harness.settings import Settings
@@ -216,8 +217,8 @@ class Study:
         found = self.patience.ask(lambda: self._taken(proposer))
         return None if found is None else self.patience.ask(lambda: self._claimed(*found, proposer.space))
 
-    def _taken(self, proposer: Proposer) -> tuple[int, Hold, bool] | None:
-        """A trial's id in the storage, the hold on it, and whether another process began it. One worker at a time."""
+    def _taken(self, proposer: Proposer) -> tuple[Trial, Hold, bool] | None:
+        """A trial, the hold on it, and whether another process began it. One worker at a time."""
         with self.claims.exclusive("claim") as check:
             trials = self.trials()
             running = [str(trial.number) for trial in trials if trial.state == TrialState.RUNNING]
@@ -226,26 +227,21 @@ class Study:
                 frozen = self.trials()[int(piece)]
                 # Read with the trial in hand: whoever ends one gives it back afterwards.
                 if frozen.state == TrialState.RUNNING:
-                    return frozen._trial_id, hold, True
+                    return Trial(self.optuna, frozen._trial_id), hold, True
                 hold.release()
                 running.remove(piece)
             waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
             if len(trials) - len(waiting) >= self.settings.trials:
                 return None
             # Someone may have enqueued a trial with Optuna's own means; no budget holds back what is asked for by name.
-            number: int = len(trials)
-            trial_id: int | None
-            if waiting:
-                trial = self.optuna.ask()
-                number, trial_id = trial.number, trial._trial_id
-            else:
-                trial_id = self._begun(proposer, trials, check)
-            if trial_id is None:
+            check()
+            trial = self.optuna.ask() if waiting else self._begun(proposer, trials, check)
+            if trial is None:
                 self._keep(_EXHAUSTED_ATTR, True)
                 return None
-            taken = self.claims.take([str(number)])
-            assert taken is not None, number
-            return trial_id, taken[1], False
+            check()
+            taken = self.claims.take([str(trial.number)])
+            return None if taken is None else (trial, taken[1], False)
 
     def take(self, names: Sequence[str]) -> tuple[str, Hold] | None:
         """The first of some trainings that no living worker is at, for this worker alone; ``None`` if there is none."""
@@ -256,8 +252,8 @@ class Study:
 
         return self.patience.ask(take)
 
-    def _begun(self, proposer: Proposer, trials: list[FrozenTrial], check: Check) -> int | None:
-        """The id of a new trial, stored whole: a cut leaves all of it, or nothing."""
+    def _begun(self, proposer: Proposer, trials: list[FrozenTrial], check: Check) -> Trial | None:
+        """A new trial, stored whole: a cut leaves all of it, or nothing."""
         proposal = proposer.propose(trials)
         if proposal is None:
             return None
@@ -269,7 +265,7 @@ class Study:
             user_attrs={} if proposal.recipe is None else {"recipe": proposal.recipe},
             system_attrs=proposal.notes,
         )
-        return self.optuna._storage.create_new_trial(self.optuna._study_id, whole)
+        return Trial(self.optuna, self.optuna._storage.create_new_trial(self.optuna._study_id, whole))
 
     @property
     def is_exhausted(self) -> bool:
@@ -286,8 +282,7 @@ class Study:
         """How many trials are being run, or were cut in the middle."""
         return sum(trial.state == TrialState.RUNNING for trial in self.trials())
 
-    def _claimed(self, trial_id: int, hold: Hold, resumed: bool, space: SearchSpace) -> Claim:
-        trial = Trial(self.optuna, trial_id)
+    def _claimed(self, trial: Trial, hold: Hold, resumed: bool, space: SearchSpace) -> Claim:
         # Configurations come from a proposer; this one only completes what someone enqueued in part.
         self.optuna.sampler = RandomSampler(derived_seed(self.settings.seed, "enqueued", trial.number))
         return Claim(
@@ -309,9 +304,13 @@ class Study:
 
         Raises:
             StorageInternalError, SQLAlchemyError: If the storage is away; it is recorded later.
+            PieceTaken: If it is another worker's by now.
         """
         claim.unmarked[epochs] = value
-        self.patience.ask_once(lambda: self._mark(claim))
+        try:
+            self.patience.ask_once(lambda: self._mark(claim))
+        except UpdateFinishedTrialError as error:
+            raise PieceTaken(f"{claim.trial.number} was finished by another worker meanwhile") from error
 
     def _mark(self, claim: Claim) -> None:
         storage: BaseStorage = self.optuna._storage  # Optuna's own report() refuses where objectives are several
@@ -342,14 +341,22 @@ class Study:
             claim.hold.prove()
             attempts += 1
             # The answer to an attempt may have been lost, and not the attempt.
-            if attempts > 1 and self.optuna._storage.get_trial(claim.trial._trial_id).state.is_finished():
+            if attempts > 1 and self._is_finished(claim):
                 return
-            self._mark(claim)
-            for name, value in attrs.items():
-                claim.trial.set_user_attr(name, value)
-            self.optuna.tell(claim.trial, values, state=state)
+            try:
+                self._mark(claim)
+                for name, value in attrs.items():
+                    claim.trial.set_user_attr(name, value)
+                self.optuna.tell(claim.trial, values, state=state)
+            except (UpdateFinishedTrialError, ValueError) as error:
+                if not self._is_finished(claim):
+                    raise
+                raise PieceTaken(f"{claim.trial.number} was finished by another worker meanwhile") from error
 
         self.patience.ask(end)
+
+    def _is_finished(self, claim: Claim) -> bool:
+        return bool(self.optuna._storage.get_trial(claim.trial._trial_id).state.is_finished())
 
     def retrained(self) -> dict[str, dict[str, Any]]:
         """What came of each student that was trained anew (``harness.retraining``), by name.
@@ -409,6 +416,10 @@ class Study:
         Raises:
             HarnessError: If the study stands on something else.
         """
+        with self.alone("bind"):
+            self._bind(prepared)
+
+    def _bind(self, prepared: Mapping[str, str]) -> None:
         stored = self.attrs.get("kd.prepared", {})
         for name, value in prepared.items():
             if stored.get(name, value) == value:

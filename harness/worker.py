@@ -136,7 +136,8 @@ def work(
         except PieceTaken as taken:
             display.cut(number, one_line(taken))
         except (Interrupted, *STORAGE_ERRORS):
-            spool.set_state("WAITING")  # no fault of the trial's: it is resumed
+            if not claim.hold.is_lost():
+                spool.set_state("WAITING")  # no fault of the trial's: it is resumed
             raise
         finally:
             spool.close()

@@ -85,7 +85,7 @@ def _follow(jobs: Jobs, settings: Settings, terminal: Terminal) -> None:
                 study = study or _found(settings)
                 if study is not None:
                     bar = bar or terminal.bar("trials", settings.trials, "trials")
-                    before, done = done, study.finished()
+                    before, done = done, study.finished_at_once() or done
                     bar.advance(done - before)
             except (KeyError, *STORAGE_ERRORS):  # the study is being made anew, or its storage is away for a moment
                 study = None

@@ -243,8 +243,9 @@ class _Crew:
                 worker.trial = None
                 self.display.failed(*content)
             case "cut":
-                worker.trial = None
-                self.display.cut(*content)
+                if worker.trial == content[0]:  # else another worker of this machine has taken it up
+                    worker.trial = None
+                    self.display.cut(*content)
             case "waiting":
                 self.display.waiting(*content)
             case "word":

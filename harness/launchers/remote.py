@@ -62,7 +62,8 @@ class Errand:
             os.chdir(self.folder)
             sys.argv = list(self.command)
             settings = revealed(self.settings)
-            await_storage(settings, print)  # whoever is requeued in the middle of an outage must not be lost
+            if settings.study_dir.is_dir():  # it was begun: whoever is requeued amid an outage must not be lost
+                await_storage(settings, print)
             search(settings)
         except Interrupted as interrupted:
             return interrupted.signal_number

@@ -94,8 +94,7 @@ def test_a_silent_worker_of_another_machine_loses_its_piece_and_is_told_so(
     found = silent.take(["0"])
     assert found is not None
     silent._over.set()  # its heart stops
-    assert other.take(["1"]) is not None  # other's heart begins, and sees it
-    assert other.take(["0"]) is None
+    assert other.take(["0"]) is None  # the only piece that is left; other's heart begins, and listens
     taken = _eventually(other, "0")
     assert taken
     with pytest.raises(PieceTaken, match="0 was taken over while this worker was silent"):
@@ -122,12 +121,38 @@ def test_a_worker_that_beats_keeps_its_piece(
 def test_silence_counts_only_while_it_is_listened_for(
     workers: tuple[DatabaseClaims, DatabaseClaims], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "GRACE_S", 0.2)
+    monkeypatch.setattr(claims, "BEAT_S", 0.2)
+    monkeypatch.setattr(claims, "GRACE_S", 0.6)
     silent, other = workers
     on_another_host(silent)
-    assert silent.take(["0"]) is not None
-    threading.Event().wait(0.5)  # as after an outage: its last beat is old, but nobody could have heard another
+    assert silent.take(["0"]) is not None and other.take([]) is None
+    for one in workers:  # as in an outage: no heart reaches the server
+        one._over.set()
+    threading.Event().wait(0.4)
+    other._look()
+    threading.Event().wait(1.0)
+    other._look()  # the first look after it: nobody has had a chance to beat
     assert other.take(["0"]) is None
+
+
+def test_a_worker_that_has_a_piece_already_may_take_it_again(workers: tuple[DatabaseClaims, DatabaseClaims]) -> None:
+    assert workers[0].take(["0"]) is not None
+    assert workers[0].take(["0"]) is not None  # as where the answer to the first was lost with its connection
+
+
+def test_a_row_that_somebody_forged_leads_to_no_other_folder(
+    workers: tuple[DatabaseClaims, DatabaseClaims], engine: Engine, tmp_path: Path
+) -> None:
+    folder = tmp_path / "somebody's"
+    folder.mkdir()
+    (folder / "file").touch()
+    for number, worker in enumerate(("a" * 32, "../../somebody's")):
+        with engine.begin() as connection:
+            row = {"worker": worker[:32], "study": "a", "host": claims.socket.gethostname(), "pid": 1, "began_s": 0}
+            row |= {"folder": str(folder), "beat_s": 1e12, "piece": str(number)}
+            connection.execute(sql.insert(claims._WORKERS).values(row))
+    assert workers[0].take(["0", "1"]) is None
+    assert (folder / "file").exists() and len(list(folder.iterdir())) == 1
 
 
 def _eventually(claims: Claims, piece: str) -> bool:
@@ -182,7 +207,7 @@ def test_how_a_worker_is_seen(workers: tuple[DatabaseClaims, DatabaseClaims]) ->
     found = first.take(["controls/3"])
     assert found is not None
     found[1].confirm(7)
-    first.beat()
+    found[1].prove()
     (seen,) = second.workers()
     assert (seen.piece, seen.epochs, seen.is_silent) == ("controls/3", 7, False) and 0 <= seen.silent_s < 5
     first.close()
