@@ -347,7 +347,7 @@ class Study:
                 self._mark(claim)
                 for name, value in attrs.items():
                     claim.trial.set_user_attr(name, value)
-                self.optuna.tell(claim.trial, values, state=state)
+                self.optuna.tell(claim.trial, values, state=state if values is None else None)  # else NaN is an error
             except (UpdateFinishedTrialError, ValueError) as error:
                 if not self._is_finished(claim):
                     raise
