@@ -1,4 +1,4 @@
-"""A task of one's own, looked over in seconds: what would spoil a search, or its result, is said before it begins."""
+"""A task of one's own, looked over: what would spoil a search, or its result, is said before it begins."""
 
 from __future__ import annotations
 
