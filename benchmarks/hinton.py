@@ -190,6 +190,10 @@ def _errors(runs: Sequence[dict[str, float]], key: str = "accuracy") -> str:
     return f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
+def _mean_error(runs: Sequence[dict[str, float]]) -> float:
+    return interval([1 - one["accuracy"] for one in runs]).mean
+
+
 def tables(done: dict[str, list[dict[str, float]]]) -> list[str]:
     """What came out, as Markdown."""
     lines = ["## Test errors, percent", "", "| network | here | in the paper, on MNIST |", "|---|---:|---:|"]
@@ -199,6 +203,13 @@ def tables(done: dict[str, list[dict[str, float]]]) -> list[str]:
         ("800 T 20", "800 units, soft targets at T = 20", "0.74"),
     ):
         lines.append(f"| {title} | {_errors(done[name])} | {paper} |")
+    if _mean_error(done["teacher"]) > _mean_error(done["800 labels"]):
+        lines += [
+            "",
+            "**The teacher errs more than the student on labels alone**, so this is not the paper's case, and soft "
+            "targets have nothing to give: a student that follows its teacher well errs as it does. Whether a teacher "
+            f"with dropout and moved images would be better after more than {TEACHER_EPOCHS} epochs was not tried.",
+        ]
     lines += ["", "## Temperatures", "", "| soft targets at | 300 units | 30 units |", "|---|---:|---:|"]
     for temperature in TEMPERATURES:
         cells = [_errors(done[f"{units} T {temperature:g}"]) for units in (300, 30)]

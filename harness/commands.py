@@ -21,7 +21,7 @@ after looking at this would be to select on the test split."""
 _DOCTOR_HELP = """\
 Check a task and its space: data and splits, teacher and what is stored of it,
 students, losses and gradients, the metric, budgets. One line for each check,
-and what to do about each that fails. Takes seconds and writes nothing.
+and what to do about each that fails. Takes 5 to 25 s and writes nothing.
 Exit code: 0 all is well, 1 a check failed, 2 the command can't be run."""
 
 _MOVE_HELP = """\
@@ -71,7 +71,7 @@ def parse_command(arguments: Sequence[str] | None = None) -> tuple[str, Settings
 def _add_doctor(commands: argparse._SubParsersAction[flags.Parser]) -> None:
     command = commands.add_parser(
         "doctor",
-        help="check a task of your own in seconds, before it is searched",
+        help="check a task of your own before it is searched",
         description=_DOCTOR_HELP,
         formatter_class=flags.Formatter,
         allow_abbrev=False,

@@ -76,6 +76,12 @@ def controls(study: Study, settings: Settings, space: SearchSpace) -> list[Retra
     ]
 
 
+def failed(study: Study) -> dict[int, str]:
+    """Why the controls failed that did, by number of the trial."""
+    results = {name.partition("/"): result for name, result in study.retrained().items() if "reason" in result}
+    return {int(number): result["reason"] for (folder, _, number), result in results.items() if folder == _FOLDER}
+
+
 def known(study: Study) -> dict[int, dict[str, float]]:
     """The metrics of each control that was trained, and of the trials that are their own, by number of the trial."""
     found = {

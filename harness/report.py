@@ -90,6 +90,9 @@ def notes(result: Result) -> list[str]:
             f"{(gains > 0).sum()} of {len(gains)} are above 0. One seed each proves no gain; several may: "
             f"python -m harness confirm --study {result.study}."
         )
+    if result.failed_controls:
+        told = ", ".join(f"of trial {number}: {why}" for number, why in result.failed_controls.items())
+        lines.append(f"{len(result.failed_controls)} controls failed, and leave a gain unknown ({told}).")
     if "small" not in result.picks:
         lines.append(
             f"No student of the front is within {WITHIN_TEACHER} of the teacher's {result.primary}: no small pick."

@@ -9,6 +9,7 @@ import pandas as pd
 
 from harness.answers import ANSWERS, read_answers
 from harness.confirm import Confirmation, confirmed
+from harness.controls import failed as failed_controls
 from harness.controls import known as known_controls
 from harness.controls import name_of
 from harness.cost import Conditions
@@ -45,6 +46,7 @@ class Result:
         tested_teacher: The teacher's scores there; ``None`` before anything was confirmed.
         control_transfers: The same of their controls, by the trial's number.
         controls: Metrics of the controls of those on the front, as far as they were trained, by the trial's number.
+        failed_controls: Why those of them failed that did.
     """
 
     study: str
@@ -62,6 +64,7 @@ class Result:
     confirmed: list[Confirmation]
     tested_teacher: dict[str, float] | None
     controls: dict[int, dict[str, float]]
+    failed_controls: dict[int, str]
 
     @property
     def front(self) -> pd.DataFrame:
@@ -113,6 +116,7 @@ def collect(study: Study) -> Result:
         transfers=_transfers({number: str(number) for number in on_front}, study),
         control_transfers=_transfers({number: name_of(number) for number in controls}, study),
         controls=controls,
+        failed_controls={number: why for number, why in failed_controls(study).items() if number in on_front},
         confirmed=confirmed(study),
         tested_teacher=study.tested_teacher,
     )

@@ -1,9 +1,11 @@
-"""A task of one's own, looked over in seconds: what would spoil a search, or its result, is said before it begins."""
+"""A task of one's own, looked over: what would spoil a search, or its result, is said before it begins."""
 
 from __future__ import annotations
 
 import warnings
 from collections import Counter
+
+import torch
 
 from harness.doctor import data, distillation, labels, splits, student, teacher, training
 from harness.doctor.check import STATES, Finding, examine
@@ -38,9 +40,14 @@ def diagnose(settings: Settings, terminal: Terminal) -> list[Finding]:
         HarnessError: If the device can't be had.
     """
     patient = Patient(settings, device_of(settings.accelerator))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a search says them where they matter; here they would tear the list apart
-        findings = examine(CHECKS, patient, terminal)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # beside other work, threads wait for one another at each of a thousand small steps
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a search says them where they matter; here they would tear the list apart
+            findings = examine(CHECKS, patient, terminal)
+    finally:
+        torch.set_num_threads(threads)
     counts = Counter(finding.state for finding in findings)
     told = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
     terminal.say(f"{len(findings)} checks: {told}")

@@ -489,6 +489,14 @@ def test_a_loss_that_falls_is_a_gain_too(settings: Settings) -> None:
     assert collect(study).front.set_index("number")["gain"][1] == pytest.approx(0.01)
 
 
+def test_a_control_that_failed_is_told(settings: Settings) -> None:
+    study = a_study(settings, STUDENTS)
+    study.keep_retrained("controls/1", {"reason": "val/loss is nan in epoch 3"})
+    study.keep_retrained("controls/4", {"reason": "disk full"})  # its student is not on the front
+    told = "1 controls failed, and leave a gain unknown (of trial 1: val/loss is nan in epoch 3)."
+    assert told in notes(collect(study))
+
+
 def test_a_student_on_labels_alone_is_in_no_count_of_gains(settings: Settings) -> None:
     study = a_study(settings, STUDENTS)
     study.keep_retrained("controls/1", {"metrics": metrics(0.93, 0.4, 400)})
