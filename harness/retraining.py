@@ -158,6 +158,12 @@ def _fail(retraining: Retraining, spool: Spool, study: Study, reason: str) -> No
 def _begun(retraining: Retraining, study: Study, mirror: Notified) -> Spool:
     spool = Spool(study.folder / retraining.name, mirror.notify)
     tags = {"kd.study": study.settings.study, "kd.run_key": f"{study.id}/{retraining.name}", **retraining.tags}
-    spool.begin(retraining.title, tags=tags, params=retraining.configuration.params(), parent=study.folder)
+    spool.begin(
+        retraining.title,
+        tags=tags,
+        params=retraining.configuration.params(),
+        parent=study.folder,
+        elsewhere=study.is_shared,
+    )
     spool.set_state("RUNNING")
     return spool

@@ -230,8 +230,9 @@ def keep_outputs(folder: Path, settings: Settings) -> Path:
     data, network = space.task.data(None), space.task.teacher().eval()
     assert settings.teacher is not None
     network.load_state_dict(load_file(settings.teacher))
-    teacher = Teacher(network, network_digest(network), Spool(folder / "spool", lambda folder: None))
-    make_teacher_outputs(teacher, data, fingerprint(data), cache_dir=settings.cache_dir, say=print)
+    teacher = Teacher(network, network_digest(network), Spool(folder / "spool", lambda folder: None), "its run")
+    keeper = Keeper(nobody_else, Silent(), print)
+    make_teacher_outputs(teacher, data, fingerprint(data), cache_dir=settings.cache_dir, keeper=keeper)
     (file,) = settings.cache_dir.rglob("*.safetensors")
     return file
 
