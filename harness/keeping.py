@@ -100,8 +100,7 @@ class Keeper:
                 fetched = [
                     file
                     for file in missing
-                    if self._fetch(file, what, run_key, run_folder)
-                    and is_loaded(file, "tracking server's")
+                    if self._fetch(file, what, run_key, run_folder) and is_loaded(file, "tracking server's")
                 ]
                 left = [file for file in left if file not in fetched]
                 made = [file for file in missing if file not in fetched]

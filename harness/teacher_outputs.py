@@ -142,10 +142,10 @@ def _load(file: Path, key: str, data: TensorDataModule, splits: Sequence[str]) -
         metadata = reader.metadata() or {}
     by_split = load_file(file)
     if metadata.get("key") != key or metadata.get("digest") != tensors_digest(by_split):
-        raise ValueError("its content does not match its hash")
+        raise ValueError("their content does not match their hash")
     for split in splits:
         if split not in by_split or len(by_split[split]) != len(data.splits[split]):
-            raise ValueError(f"it must have a row for each {split} sample")
+            raise ValueError(f"they must have a row for each {split} sample")
     return by_split
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import EXAMPLE, epochs_logged, search, wait_for
+from conftest import EXAMPLE, search, wait_for
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from servers import MlflowServer, Postgres

@@ -16,12 +16,14 @@ from doctor_tasks import BROKEN, DATA, HEALTHY, STUDENT, TEACHER, Edit
 from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from test_parent import Silent
 
 from harness.content import tensors_digest
 from harness.doctor import CHECKS, diagnose
 from harness.doctor.check import Finding
 from harness.fit import seed_draws
 from harness.flags import SPACES_DIR
+from harness.keeping import Keeper, nobody_else
 from harness.prepare import fingerprint
 from harness.settings import Settings
 from harness.space import load_space

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from harness.cost import COSTS, CostTable
 from harness.ensemble import averaged, ensemble_name, make_teachers
 from harness.errors import HarnessError
+from harness.keeping import Keeper, nobody_else
 from harness.prepare import Prepared, prepare
 from harness.settings import Settings
 from harness.space import SearchSpace, load_space
-from harness.keeping import Keeper, nobody_else
 from harness.spool import SPOOL, read_events
 from harness.study import Study
 from harness.teacher import Teacher

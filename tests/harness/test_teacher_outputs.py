@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_parent import Silent
 from torch import Tensor, nn
 
 from harness.keeping import Keeper, nobody_else
