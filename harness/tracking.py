@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import selectors
 import signal
 import sys
 import tempfile
@@ -40,13 +39,13 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from harness.addresses import lock_of, place_of
 from harness.content import Lease, exclusive, inside, write_atomically
 from harness.errors import one_line
+from harness.inbox import Inbox
 from harness.spool import ELSEWHERE, FINISHED_STATES, RUN_STATUS, SPOOL, STATE_FILE, read_events_until
 
 _METRICS_A_CALL, _OTHERS_A_CALL = 1000, 100  # what MLflow's log_batch takes
 _PARAM_LENGTH, _TAG_LENGTH = 6000, 8000
 _KIND = {"mlflow.experimentKind": "custom_model_development"}  # or its page opens on traces of language models
 _GATHER_S = 2.0  # events within it go out together: a short trial is one call, not twenty
-_GRACE_WHEN_ABANDONED_S = 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 _ASKED_FOR_S = 15.0  # how long a store is asked again before whoever waits for a reply is told that it is away
 _FOLDER_TAG = "kd.folder"  # of a run that several machines have worked on: the one that does now
@@ -349,50 +348,6 @@ def _tell(**message: Any) -> None:
         pass  # the search is gone; what remains is to send what it left
 
 
-class _Inbox:
-    """The search's words: folders with news, the wish to close, or silence for good when it is gone."""
-
-    def __init__(self) -> None:
-        self.folders: dict[Path, None] = {}  # in the order of their first news
-        self.requests: list[dict[str, Any]] = []  # each of them is waited for
-        self.closing = False
-        self.abandoned = False
-        self.grace_s = _GRACE_WHEN_ABANDONED_S
-        self._rest = b""
-        self._selector = selectors.DefaultSelector()
-        os.set_blocking(sys.stdin.fileno(), False)
-        self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
-
-    @property
-    def over(self) -> bool:
-        return self.closing or self.abandoned
-
-    def listen(self, timeout_s: float | None) -> None:
-        """Take in what has been said, waiting for it up to ``timeout_s``."""
-        if self.abandoned:
-            time.sleep(timeout_s or 0)
-            return
-        if not self._selector.select(timeout_s):
-            return
-        content = os.read(sys.stdin.fileno(), 1 << 20)
-        self.abandoned = not content
-        *lines, self._rest = (self._rest + content).split(b"\n")
-        for line in lines:
-            message = json.loads(line)
-            if "request" in message:
-                self.requests.append(message)
-            elif "folder" in message:
-                self.folders[Path(message["folder"])] = None
-            if "close" in message:
-                self.closing, self.grace_s = True, message["grace_s"]
-
-    def gather(self, duration_s: float) -> None:
-        """Listen for ``duration_s``, or until something is waited for, or there will be no more to hear."""
-        ends_at = time.monotonic() + duration_s
-        while not self.over and not self.requests and (left_s := ends_at - time.monotonic()) > 0:
-            self.listen(left_s)
-
-
 def _reply_to(request: dict[str, Any], sink: MlflowSink) -> None:
     """Do what the search waits for, or say what is wrong when the store has not answered for some time."""
     folder, file = Path(request["folder"]), Path(request.get("file", ""))
@@ -436,7 +391,7 @@ def main() -> int:
         return 1
     os.nice(19)  # training comes first
     _tell(ready=True, experiment_id=sink.experiment_id, store=sink.store)
-    inbox, seen = _Inbox(), set()
+    inbox, seen = Inbox(), set()
     pause_s, give_up_at = _FIRST_PAUSE_S, None
     while True:
         if not inbox.folders and not inbox.requests and not inbox.over:
