@@ -6,16 +6,20 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import EXAMPLE, search, wait_for
+from conftest import EXAMPLE, opened, search, settings_in, wait_for
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from servers import MlflowServer, Postgres
 from test_storm import EPOCHS, FLAGS, begin, reached
+
+from harness.storage import close_connections
 
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 
@@ -96,9 +100,8 @@ def test_machines_that_share_no_folder_have_one_teacher_and_one_study(
             process.wait()
     said = [(example / f"{name}.txt").read_text() for name in ("one", "two")]
     assert sum("teacher   trained in" in text for text in said) == 1
-    waited = said[0] if "teacher   trained in" in said[1] else said[1]
-    assert "another worker trains the teacher; waiting for it" in waited
-    assert "teacher   found on the tracking server" in waited
+    other = said[0] if "teacher   trained in" in said[1] else said[1]
+    assert "teacher   found on the tracking server" in other
     assert sum("teacher outputs found on the tracking server" in text for text in said) == 1
     assert sum("architectures and the teacher on" in text for text in said) == 1
     assert reached(storage) == undisturbed
@@ -109,6 +112,38 @@ def test_machines_that_share_no_folder_have_one_teacher_and_one_study(
     assert kept == {"teacher.safetensors", *outputs} and len(outputs) == 1
     epochs = steps(server, teacher, "train/loss")
     assert epochs == list(range(len(epochs))) and epochs
+
+
+def test_who_waits_for_a_worker_on_another_machine_says_so(tmp_path: Path, postgres: Postgres) -> None:
+    storage = postgres.new_database("waiting")
+    made = []
+    for machine in (tmp_path / "one", tmp_path / "two"):
+        machine.mkdir()
+        made.append(opened(replace(settings_in(machine, trials=1), storage=storage)))
+    said: list[str] = []
+    holds, waits = threading.Event(), threading.Event()
+
+    def on_wait(text: str) -> None:
+        said.append(text)
+        waits.set()
+
+    def hold() -> None:
+        with made[0].alone("teacher a key", on_wait=lambda: said.append("nobody is there yet")):
+            holds.set()
+            waits.wait(20)
+            said.append("done")
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert made[0].is_shared and holds.wait(20)
+    with made[1].alone("teacher another key", on_wait=lambda: said.append("it is another thing")):
+        pass
+    with made[1].alone("teacher a key", on_wait=lambda: on_wait("waiting")):
+        said.append("mine")
+    thread.join()
+    assert said == ["waiting", "done", "mine"]
+    for study in made:
+        close_connections(study.optuna)
 
 
 def test_a_trial_of_a_machine_that_is_lost_begins_again_in_its_run(
