@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from harness.content import derived_seed
 from harness.errors import HarnessError
+from harness.keeping import Keeper
 from harness.mirror import Mirror
 from harness.settings import Settings
 from harness.task import Task
@@ -29,6 +30,7 @@ def make_teachers(
     *,
     classes: int,
     settings: Settings,
+    keeper: Keeper,
     terminal: Terminal,
     mirror: Mirror,
 ) -> list[Teacher]:
@@ -40,6 +42,7 @@ def make_teachers(
         dataset: Fingerprint of that data.
         classes: Number of classes C.
         settings: Which teachers, and where the cache is.
+        keeper: Finds those that are kept.
         terminal: Shows their training.
         mirror: Told of their runs' news.
 
@@ -53,7 +56,7 @@ def make_teachers(
     each = _settings_of_each(settings)
     for label, own in zip(labels(len(each)), each, strict=True):
         with _shown(label, task, terminal, mirror) as listener:
-            teacher = make_teacher(task, data, dataset, classes=classes, settings=own, listener=listener)
+            teacher = make_teacher(task, data, dataset, classes=classes, settings=own, keeper=keeper, listener=listener)
         if teacher.digest in made:
             raise HarnessError(f"--teacher must name teachers that differ, but two of them are {teacher.digest}.")
         made[teacher.digest] = teacher
@@ -102,7 +105,6 @@ def _shown(label: str, task: Task, terminal: Terminal, mirror: Mirror) -> Iterat
             on_start=on_start,
             on_epoch=on_epoch,
             on_progress=lambda done: bar[0].within(done),
-            say=terminal.say,
             on_append=mirror.notify,
         )
     finally:

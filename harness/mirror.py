@@ -26,10 +26,14 @@ class Mirror:
     As a context it waits at its end until all is sent.
     """
 
+    _address = ""
+
     def __init__(self) -> None:
-        self.experiment_id = self.store = self._address = ""
+        self.experiment_id = self.store = ""
         self._word = Word(lambda text: None)
-        self._answered = threading.Event()
+        self._answered, self._replied = threading.Event(), threading.Event()
+        self._reply: dict[str, Any] = {}
+        self._ended = False
         self._connected = False
         self._failure: str | None = None
         root = str(Path(__file__).resolve().parent.parent)
@@ -89,6 +93,52 @@ class Mirror:
         """Say that a run's spool has news."""
         self._send(folder=str(folder.resolve()))
 
+    @property
+    def shares_files(self) -> bool:
+        """Whether the store is a server, which has artifacts for whoever reaches it."""
+        return self._address.startswith(("http://", "https://"))
+
+    def settle(self, folder: Path) -> str | None:
+        """Wait until a run's spool is sent; what is wrong if the store does not answer within some seconds."""
+        return self._ask(request="settle", folder=str(folder.resolve())).get("problem")
+
+    def publish(self, file: Path, folder: Path, *, anew: bool) -> str | None:
+        """Make a file an artifact of a run, and wait until it is one.
+
+        Args:
+            file: The file.
+            folder: Folder of the run's spool.
+            anew: Whether to send it though it was sent before.
+
+        Returns:
+            What is wrong if the store does not answer within some seconds, else ``None``.
+        """
+        asked = {"folder": str(folder.resolve()), "file": str(file.resolve()), "anew": anew}
+        return self._ask(request="publish", **asked).get("problem")
+
+    def fetch(self, run_key: str, file: Path, folder: Path) -> tuple[bool, str | None]:
+        """Bring an artifact of a run to where it is kept here.
+
+        Args:
+            run_key: The run's ``kd.run_key``.
+            file: Its place, and by its last part its name.
+            folder: Folder of the run's spool here.
+
+        Returns:
+            Whether it is there now; and what is wrong if the store does not answer within some seconds.
+        """
+        asked = {"folder": str(folder.resolve()), "file": str(file.resolve()), "run_key": run_key}
+        reply = self._ask(request="fetch", **asked)
+        return bool(reply.get("found")), reply.get("problem")
+
+    def _ask(self, **request: Any) -> dict[str, Any]:
+        """The process's reply, which is soon if the store is away: it gives up by itself, or ends."""
+        self._replied.clear()
+        self._send(**request)
+        if not self._ended:
+            self._replied.wait()
+        return self._reply
+
     def close(self, *, grace_s: float) -> None:
         """Wait until all is sent; a store that is away is waited for up to ``grace_s`` seconds."""
         if not self._connected:
@@ -137,6 +187,11 @@ class Mirror:
                 self._word(f"MLflow does not answer ({message['away']}); runs are kept and sent when it is back")
             elif "back" in message:
                 self._word.end("MLflow answers again")
+            elif "reply" in message:
+                self._reply = message["reply"]
+                self._replied.set()
+        self._reply, self._ended = {"problem": "the process that logs to it has ended"}, True
+        self._replied.set()
         if not self._answered.is_set():
             self._failure = self._failure or "the process that logs to it ended"
             self._answered.set()

@@ -36,6 +36,7 @@ class ParentRun:
     def __init__(self, study: Study, settings: Settings, mirror: Mirror) -> None:
         self._study = study
         self._settings = settings
+        self._mirror = mirror
         study.hold()
         self.spool = Spool(study.folder, mirror.notify)
         if study.finished():  # a first start has a run when all is prepared: one that is refused makes none
@@ -79,6 +80,15 @@ class ParentRun:
             return False  # what can't be reached can go on; whoever lost it says so
 
     def _begin(self) -> None:
+        """Say what the study is, if it was not said. A study has one run, however many machines begin it at once."""
+        if not self.spool.begun and self._study.is_shared and self._mirror.shares_files:
+            with self._study.alone("run"):
+                self._say_what_it_is()
+                self._mirror.settle(self._study.folder)  # if the server is away, its runs are sent when it is back
+        else:
+            self._say_what_it_is()
+
+    def _say_what_it_is(self) -> None:
         settings, identity = self._settings, self._study.attrs["kd.identity"]
         self.spool.begin(
             settings.study,

@@ -31,6 +31,7 @@ from harness.cost import (
 from harness.ensemble import averaged, ensemble_name, labels, make_teachers, number_of_teachers
 from harness.errors import HarnessError, one_line
 from harness.fit import device_of
+from harness.keeping import Keeper, nobody_else
 from harness.methods import check_classes, check_layers, check_teachers, teacher_layers
 from harness.mirror import Mirror
 from harness.settings import Settings
@@ -103,9 +104,17 @@ def prepare(
     classes = 1 + max(int(part.labels.max()) for part in data.splits.values())
     check_classes(space, classes)
     _keep_class_names(space, study, classes)
+    keeper = Keeper(study.alone if study.is_shared else nobody_else, mirror, terminal.say)
     with _asking("the task's teacher"):
         teachers = make_teachers(
-            space.task, data, dataset, classes=classes, settings=settings, terminal=terminal, mirror=mirror
+            space.task,
+            data,
+            dataset,
+            classes=classes,
+            settings=settings,
+            keeper=keeper,
+            terminal=terminal,
+            mirror=mirror,
         )
     name = ensemble_name(teachers, settings.average)
     study.bind(teacher=name)
@@ -113,7 +122,7 @@ def prepare(
     with _asking("the teacher"):
         outputs = [
             make_teacher_outputs(
-                teacher, data, dataset, splits=splits, layers=layers, cache_dir=settings.cache_dir, say=terminal.say
+                teacher, data, dataset, splits=splits, layers=layers, cache_dir=settings.cache_dir, keeper=keeper
             )
             for teacher in teachers
         ]
@@ -179,9 +188,26 @@ def _costs(
     data: TensorDataModule,
     terminal: Terminal,
 ) -> CostTable:
-    """The study's own cost table if it has one, else one from the cache, else a new one."""
-    if study.costs is not None:
-        return CostTable.from_json(study.costs)
+    """The study's own cost table if it has one, else one from the cache, else a new one: one for all its workers."""
+    kept = study.costs
+    if kept is None:
+
+        def wait() -> None:
+            terminal.say("another worker measures the costs; waiting for it")
+
+        with study.alone("costs", on_wait=wait):
+            kept = study.costs
+            if kept is None:
+                table = _found_or_measured(settings, space, teachers, data, terminal)
+                kept = table.to_json()
+                study.keep_costs(kept)
+                terminal.say(f"costs     {len(table.students)} architectures and the teacher on {table.conditions}")
+    return CostTable.from_json(kept)
+
+
+def _found_or_measured(
+    settings: Settings, space: SearchSpace, teachers: Sequence[nn.Module], data: TensorDataModule, terminal: Terminal
+) -> CostTable:
     conditions = conditions_of(data.device)
     architectures = space.architectures(limit=MOST_ARCHITECTURES) or []
     networks = {key_of(architecture): _student(space, architecture, data.device) for architecture in architectures}
@@ -210,8 +236,6 @@ def _costs(
             each = [costs.pop(name) for name in members]
             table = CostTable(conditions, total_cost(each), costs, each if len(each) > 1 else ())
             save_cost_table(table, file)
-    study.keep_costs(table.to_json())
-    terminal.say(f"costs     {len(table.students)} architectures and the teacher on {conditions}")
     return table
 
 

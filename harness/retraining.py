@@ -162,6 +162,6 @@ def _begun(retraining: Retraining, study: Study, mirror: Notified) -> Spool:
     spool = Spool(study.folder / retraining.name, mirror.notify)
     tags = {"kd.study": study.settings.study, "kd.run_key": f"{study.id}/{retraining.name}", **retraining.tags}
     params = {**retraining.configuration.params(), **retraining.names}
-    spool.begin(retraining.title, tags=tags, params=params, parent=study.folder)
+    spool.begin(retraining.title, tags=tags, params=params, parent=study.folder, elsewhere=study.is_shared)
     spool.set_state("RUNNING")
     return spool

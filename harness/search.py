@@ -83,8 +83,6 @@ def search(settings: Settings) -> None:
                 )
                 terminal.say(next_steps(settings, study, mirror.experiment_id))
             except STORAGE_ERRORS:
-                terminal.say(
-                    "stopped while the storage is away; nothing is lost, and the same command goes on."
-                )
+                terminal.say("stopped while the storage is away; nothing is lost, and the same command goes on.")
             raise
         terminal.say(next_steps(settings, study, mirror.experiment_id))

@@ -14,6 +14,9 @@ SPOOL = "spool.jsonl"
 STATE_FILE = "mirror.json"
 """How far a spool has been sent, beside it; see ``harness.tracking``."""
 
+ELSEWHERE = "elsewhere"
+"""Says, as an event or in the first one, that the run may have events from another machine's folder."""
+
 RUN_STATUS = {
     "RUNNING": "RUNNING",
     "WAITING": "SCHEDULED",
@@ -78,7 +81,13 @@ class Spool:
         return len(self._steps)
 
     def begin(
-        self, name: str, *, tags: Mapping[str, str], params: Mapping[str, Any], parent: Path | None = None
+        self,
+        name: str,
+        *,
+        tags: Mapping[str, str],
+        params: Mapping[str, Any],
+        parent: Path | None = None,
+        elsewhere: bool = False,
     ) -> None:
         """Say what the run is. Once: a run that goes on keeps its name, tags and params.
 
@@ -87,6 +96,7 @@ class Spool:
             tags: Its first tags.
             params: Its parameters; they can't be changed later.
             parent: Folder of the parent run's spool, as seen from this one's.
+            elsewhere: Whether the run may have been begun, or gone on with, from another folder.
         """
         if not self._begun:
             self._append(
@@ -95,8 +105,11 @@ class Spool:
                 tags=dict(tags),
                 params={key: str(value) for key, value in params.items()},
                 parent=None if parent is None else os.path.relpath(parent, self.folder),
+                **({ELSEWHERE: True} if elsewhere else {}),
             )
             self._begun = True
+        elif elsewhere:
+            self._append(ELSEWHERE)
 
     def metrics(self, values: Mapping[str, float], *, step: int | None = None) -> None:
         """Log metrics of an epoch (``step``, counted from 0), or of the whole run."""

@@ -21,7 +21,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from harness.addresses import redact
-from harness.claims import Check, Claims, Hold, claims_of
+from harness.claims import Check, Claims, Hold, claims_of, server_engine
 from harness.content import Lease, derived_seed
 from harness.cost import COSTS
 from harness.errors import HarnessError, PieceTaken
@@ -117,6 +117,11 @@ class Study:
     def claims(self) -> Claims:
         """Who works on what."""
         return claims_of(self.optuna._storage, self.id, self.folder)
+
+    @cached_property
+    def is_shared(self) -> bool:
+        """Whether its workers may be on several machines, and its trials' folders too."""
+        return server_engine(self.optuna._storage) is not None
 
     @contextlib.contextmanager
     def alone(self, what: str, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:

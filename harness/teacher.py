@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,10 @@ from torch import Tensor, nn
 
 from harness.assistant import is_student, load_assistant
 from harness.checkpoint import drop_checkpoints
-from harness.content import derived_seed, digest, exclusive, tensors_digest
+from harness.content import derived_seed, digest, tensors_digest
 from harness.errors import HarnessError
 from harness.fit import EpochListener, fit, seed_draws
+from harness.keeping import Keeper
 from harness.settings import Settings
 from harness.spool import Spool
 from harness.task import Task
@@ -36,11 +38,13 @@ class Teacher:
         network: In eval mode, without gradients.
         digest: Content hash of its layers and weights, 16 hexadecimal digits.
         spool: The log of its own MLflow run.
+        run_key: Names that run on any machine.
     """
 
     network: nn.Module
     digest: str
     spool: Spool
+    run_key: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,21 +55,26 @@ class TeacherListener:
         on_start: Called with the number of epochs, and of those that are done, when a training begins or goes on.
         on_epoch: Called with each epoch that ends.
         on_progress: Called with the epochs that are done, a part of one included.
-        say: Called with a line of text.
         on_append: Called with the folder of the teacher's spool.
     """
 
     on_start: Callable[[int, int], None]
     on_epoch: EpochListener
     on_progress: Callable[[float], None]
-    say: Callable[[str], None]
     on_append: Callable[[Path], None]
 
 
 def make_teacher(
-    task: Task, data: TensorDataModule, dataset: str, *, classes: int, settings: Settings, listener: TeacherListener
+    task: Task,
+    data: TensorDataModule,
+    dataset: str,
+    *,
+    classes: int,
+    settings: Settings,
+    keeper: Keeper,
+    listener: TeacherListener,
 ) -> Teacher:
-    """Load the teacher from where the settings or the cache have it, or train it.
+    """Load the teacher from where the settings or the keeper have it, or train it.
 
     Args:
         task: Gives the network and its recipe.
@@ -74,6 +83,7 @@ def make_teacher(
         classes: Number of classes C.
         settings: Where the cache is, the seed, and the checkpoint, if there is one: of a teacher, or of a student that
             becomes one.
+        keeper: Finds a teacher that is kept, and keeps the one that is trained.
         listener: Told how it goes.
 
     Raises:
@@ -82,24 +92,49 @@ def make_teacher(
     network, key = _begun(task, data, dataset, settings)
     source = "trained" if settings.teacher is None else str(settings.teacher)
     folder = settings.cache_dir / "teachers" / key
-    spool = Spool(folder, listener.on_append)
-    spool.begin(
-        f"teacher-{key[:8]}",
-        tags={"kd.role": "teacher", "kd.run_key": f"teacher/{key}"},
-        params={
-            "source": source,
-            "epochs": task.teacher_epochs,
-            "learning_rate": task.teacher_learning_rate,
-            "batch_size": data.batch_size,
-            "seed": settings.seed,
-            "dataset": dataset,
-        },
-    )
-    if settings.teacher is None:
-        with exclusive(folder / "lock"):
-            _load_or_train(network, task, data, classes, key, folder, spool, settings, listener)
+    run_key, file = f"teacher/{key}", folder / _FILE
+
+    def begun() -> Spool:
+        spool = Spool(folder, listener.on_append)
+        spool.begin(
+            f"teacher-{key[:8]}",
+            tags={"kd.role": "teacher", "kd.run_key": run_key},
+            params={
+                "source": source,
+                "epochs": task.teacher_epochs,
+                "learning_rate": task.teacher_learning_rate,
+                "batch_size": data.batch_size,
+                "seed": settings.seed,
+                "dataset": dataset,
+            },
+        )
+        return spool
+
+    def train(files: list[Path]) -> None:
+        with contextlib.closing(begun()) as spool:
+            _train(network, task, data, classes, folder, spool, settings, listener)
+        _save(network, file, key)
+        drop_checkpoints(folder)
+
+    if settings.teacher is not None:
+        spool = begun()
+    else:
+        what = "teacher"
+        keeper.find_or_make(
+            [file],
+            lock=folder / "lock",
+            name=f"teacher {key}",
+            what=what,
+            doing="trains the teacher",
+            run_key=run_key,
+            run_folder=folder,
+            load=lambda path: _load_kept(network, path, key),
+            make=train,
+        )
+        spool = begun()  # not before: whoever trains it, on whatever machine, makes its run, and nobody a second one
+        keeper.share([file], what, folder)
     network.to(data.device).eval().requires_grad_(False)
-    return Teacher(network, network_digest(network), spool)
+    return Teacher(network, network_digest(network), spool, run_key)
 
 
 def find_teacher(task: Task, data: TensorDataModule, dataset: str, settings: Settings) -> tuple[nn.Module, Path | None]:
@@ -121,7 +156,11 @@ def find_teacher(task: Task, data: TensorDataModule, dataset: str, settings: Set
     if settings.teacher is not None:
         return network, settings.teacher
     file = settings.cache_dir / "teachers" / key / _FILE
-    return network, file if file.exists() and _load_kept(network, file, key) is None else None
+    try:
+        _load_kept(network, file, key)
+    except (SafetensorError, OSError, ValueError, RuntimeError):
+        return network, None
+    return network, file
 
 
 def _begun(task: Task, data: TensorDataModule, dataset: str, settings: Settings) -> tuple[nn.Module, str]:
@@ -151,23 +190,16 @@ def network_digest(network: nn.Module) -> str:
     return digest(repr(network), tensors_digest(network.state_dict()))
 
 
-def _load_or_train(
+def _train(
     network: nn.Module,
     task: Task,
     data: TensorDataModule,
     classes: int,
-    key: str,
     folder: Path,
     spool: Spool,
     settings: Settings,
     listener: TeacherListener,
 ) -> None:
-    file = folder / _FILE
-    if file.exists():
-        problem = _load_kept(network, file, key)
-        if problem is None:
-            return
-        listener.say(f"the kept teacher {file} is damaged ({problem}); training it again")
     module = TeacherModule(
         network,
         metric=task.metric(classes),
@@ -193,24 +225,25 @@ def _load_or_train(
         on_epoch=on_epoch,
         on_progress=listener.on_progress,
     )
+
+
+def _save(network: nn.Module, file: Path, key: str) -> None:
     state = cpu_state(network)
-    metadata = {"key": key, "digest": tensors_digest(state)}
-    save_tensors(state, file, metadata)
-    drop_checkpoints(folder)
+    save_tensors(state, file, {"key": key, "digest": tensors_digest(state)})
 
 
-def _load_kept(network: nn.Module, file: Path, key: str) -> str | None:
-    """Load a kept teacher; what is wrong with the file, or ``None``."""
-    try:
-        with safe_open(file, framework="pt") as reader:
-            metadata = reader.metadata() or {}
-        state = load_file(file)
-        if metadata.get("key") != key or metadata.get("digest") != tensors_digest(state):
-            return "its content does not match its hash"
-        network.load_state_dict(state)
-    except (SafetensorError, OSError, RuntimeError) as error:
-        return str(error)
-    return None
+def _load_kept(network: nn.Module, file: Path, key: str) -> None:
+    """Load a kept teacher.
+
+    Raises:
+        SafetensorError, OSError, ValueError, RuntimeError: If the file is not what was kept.
+    """
+    with safe_open(file, framework="pt") as reader:
+        metadata = reader.metadata() or {}
+    state = load_file(file)
+    if metadata.get("key") != key or metadata.get("digest") != tensors_digest(state):
+        raise ValueError("its content does not match its hash")
+    network.load_state_dict(state)
 
 
 def _load_checkpoint(network: nn.Module, path: Path) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from harness.content import digest, exclusive, tensors_digest
+from harness.content import digest, tensors_digest
+from harness.keeping import Keeper
 from harness.teacher import Teacher
 from harness.tensor_file import save_tensors
 from lightning_modules.batch import call
@@ -34,9 +35,9 @@ def make_teacher_outputs(
     splits: Sequence[str] = SEARCHED,
     layers: Sequence[str] = (),
     cache_dir: Path,
-    say: Callable[[str], None],
+    keeper: Keeper,
 ) -> Outputs:
-    """Load the teacher's outputs from the cache, or run the teacher once over the data and keep them.
+    """Load the teacher's outputs from where they are kept, or run the teacher once over the data and keep them.
 
     They are raw logits, for a softmax could not be undone, and the temperature is searched; and what some layers give.
     Each has a file of its own, so that another layer that is asked for later adds one. A file is mapped into memory,
@@ -49,31 +50,44 @@ def make_teacher_outputs(
         splits: Names of the splits.
         layers: Names of the layers whose outputs are wanted beside the logits.
         cache_dir: Root of the caches.
-        say: Called with a line of text when a kept file turns out to be damaged, or features are stored.
+        keeper: Finds those that are kept, and keeps those that are computed; told when features are stored.
 
     Raises:
         ValueError: If there is no layer of a name, or what it gives can't be stored.
     """
     keys = {name: _key(teacher.digest, dataset, name, splits) for name in (_LOGITS, *layers)}
     files = {name: _file(cache_dir, key) for name, key in keys.items()}
+    names = {file: name for name, file in files.items()}
     kept: dict[str, dict[str, Tensor]] = {}
-    with exclusive(files[_LOGITS].with_suffix(".lock")):
-        for name, file in files.items():
-            if file.exists():
-                try:
-                    kept[name] = _load(file, keys[name], data, splits)
-                except (SafetensorError, OSError, ValueError) as error:
-                    say(f"the kept teacher outputs {file} are damaged ({error}); computing them again")
-        missing = [name for name in files if name not in kept]
-        made = _forward(teacher.network, data, missing, splits) if missing else {}
-        for name in missing:
+
+    def load(file: Path) -> None:
+        name = names[file]
+        kept[name] = _load(file, keys[name], data, splits)
+
+    def compute(missing: list[Path]) -> None:
+        made = _forward(teacher.network, data, [names[file] for file in missing], splits)
+        for file in missing:
+            name = names[file]
             by_split = made.pop(name)
             metadata = {"key": keys[name], "name": name, "teacher": teacher.digest, "dataset": dataset}
-            _save(by_split, files[name], metadata)
+            _save(by_split, file, metadata)
             if name != _LOGITS:
                 size_mb = sum(values.nbytes for values in by_split.values()) / 1e6
-                say(f"teacher   what its layer {name} gives is stored, {size_mb:,.0f} MB")
-            kept[name] = load_file(files[name])
+                keeper.say(f"teacher   what its layer {name} gives is stored, {size_mb:,.0f} MB")
+
+    what, run_folder = "teacher outputs", teacher.spool.folder
+    keeper.find_or_make(
+        list(names),
+        lock=files[_LOGITS].with_suffix(".lock"),
+        name=f"outputs {keys[_LOGITS]}",
+        what=what,
+        doing="computes the teacher's outputs",
+        run_key=teacher.run_key,
+        run_folder=run_folder,
+        load=load,
+        make=compute,
+    )
+    keeper.share(list(names), what, run_folder)
     return {split: {name: kept[name][split] for name in files} for split in splits}
 
 
@@ -130,7 +144,8 @@ def _load(file: Path, key: str, data: TensorDataModule, splits: Sequence[str]) -
     if metadata.get("key") != key or metadata.get("digest") != tensors_digest(by_split):
         raise ValueError("their content does not match their hash")
     for split in splits:
-        assert len(by_split[split]) == len(data.splits[split])
+        if split not in by_split or len(by_split[split]) != len(data.splits[split]):
+            raise ValueError(f"they must have a row for each {split} sample")
     return by_split
 
 

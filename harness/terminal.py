@@ -186,7 +186,7 @@ class SearchDisplay:
         if resumed_after == self._epochs:
             self._terminal.say(f"trial {number} was cut after its last epoch; it is scored now")
         elif resumed_after == 0:
-            self._terminal.say(f"trial {number} was cut in its first epoch; it begins again")
+            self._terminal.say(f"trial {number} was cut; it begins again, for no checkpoint of it is here")
         elif resumed_after is not None:
             self._terminal.say(f"trial {number} was cut; it goes on after epoch {resumed_after} of {self._epochs}")
         self._running[number] = _Running(params, time.monotonic())

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import selectors
 import signal
 import sys
+import tempfile
 import time
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,22 +30,25 @@ if __name__ == "__main__":
 import logging
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunInfo, RunTag, ViewType
+from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from harness.addresses import lock_of, place_of
 from harness.content import Lease, exclusive, inside, write_atomically
 from harness.errors import one_line
-from harness.spool import FINISHED_STATES, RUN_STATUS, SPOOL, STATE_FILE, read_events_until
+from harness.inbox import Inbox
+from harness.spool import ELSEWHERE, FINISHED_STATES, RUN_STATUS, SPOOL, STATE_FILE, read_events_until
 
 _METRICS_A_CALL, _OTHERS_A_CALL = 1000, 100  # what MLflow's log_batch takes
 _PARAM_LENGTH, _TAG_LENGTH = 6000, 8000
 _KIND = {"mlflow.experimentKind": "custom_model_development"}  # or its page opens on traces of language models
 _GATHER_S = 2.0  # events within it go out together: a short trial is one call, not twenty
-_GRACE_WHEN_ABANDONED_S = 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
+_ASKED_FOR_S = 15.0  # how long a store is asked again before whoever waits for a reply is told that it is away
+_FOLDER_TAG = "kd.folder"  # of a run that several machines have worked on: the one that does now
 
 
 @dataclass
@@ -57,6 +61,9 @@ class _Mirrored:
     offset: int = 0
     state: str | None = None
     may_exist: bool = False  # a run that is not known here: its making was begun, or it was sent to this store before
+    there: dict[str, tuple[int, float]] = field(default_factory=dict)  # sent from elsewhere: last step and value
+    name: str = ""  # this folder's, in a run that others have sent to
+    published: list[str] = field(default_factory=list)  # names of the files that others can have from the run
 
 
 @dataclass
@@ -99,26 +106,38 @@ class MlflowSink:
             folder: The run's folder.
         """
         with exclusive(folder / "mirror.lock"):
-            mirrored = self._mirrored(folder)
-            try:
-                self._send_rest(folder, mirrored)
-            except MlflowException:
-                if mirrored.run_id is None or not self._is_deleted(mirrored.run_id):
-                    raise
-                # Whoever deleted the run wants it gone; what else there is must not wait for it.
-                mirrored.offset = (folder / SPOOL).stat().st_size
-                _keep(folder, mirrored)
+            self._send_or_drop(folder, self._mirrored(folder))
+
+    def _send_or_drop(self, folder: Path, mirrored: _Mirrored) -> None:
+        try:
+            self._send_rest(folder, mirrored)
+        except MlflowException:
+            if mirrored.run_id is None or not self._is_deleted(mirrored.run_id):
+                raise
+            # Whoever deleted the run wants it gone; what else there is must not wait for it.
+            mirrored.offset = (folder / SPOOL).stat().st_size
+            _keep(folder, mirrored)
 
     def _send_rest(self, folder: Path, mirrored: _Mirrored) -> None:
         events, end = read_events_until(folder / SPOOL, mirrored.offset)
         if not events:
             return
+        elsewhere = any(event["event"] == ELSEWHERE or ELSEWHERE in event for event in events)
+        found: Run | None = None
         if mirrored.run_id is None:
-            run = self._run_of(folder, events[0], mirrored)
-            mirrored.run_id, mirrored.artifact_uri = str(run.run_id), str(run.artifact_uri)
+            found = self._existing_run(events[0], mirrored, elsewhere)
+            run = found or self._new_run(folder, events[0], mirrored)
+            mirrored.run_id, mirrored.artifact_uri = str(run.info.run_id), str(run.info.artifact_uri)
+        elif elsewhere:
+            found = self.client.get_run(mirrored.run_id)
+        if found is not None:
+            mirrored.there = self._what_is_in(found)
         # Two processes that begin a study at once may both have said what it is.
         events = [event for n, event in enumerate(events) if event["event"] != "run" or mirrored.offset + n == 0]
         pending = _Pending()
+        if elsewhere and found is not None:
+            mirrored.name = mirrored.name or uuid.uuid4().hex
+            pending.tags.append(RunTag(_FOLDER_TAG, mirrored.name))
         for event in events:
             self._gather(event, folder, mirrored, pending)
         if pending.state is not None:
@@ -130,21 +149,80 @@ class MlflowSink:
         _keep(folder, mirrored)
 
     def _is_deleted(self, run_id: str) -> bool:
+        return self._run(run_id) is None
+
+    def _run(self, run_id: str) -> Run | None:
+        """A run, unless it was deleted."""
         try:
-            return bool(self.client.get_run(run_id).info.lifecycle_stage == "deleted")
+            run = self.client.get_run(run_id)
         except MlflowException as error:
             if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
-                return True  # it was swept out for good
+                return None  # it was swept out for good
             raise
+        return None if run.info.lifecycle_stage == "deleted" else run
+
+    def publish(self, folder: Path, file: Path, *, anew: bool) -> None:
+        """Make a file an artifact of a run, unless it is one.
+
+        Args:
+            folder: The run's folder, its spool begun.
+            file: The file.
+            anew: Whether to send it though it was sent before.
+        """
+        with exclusive(folder / "mirror.lock"):
+            mirrored = self._mirrored(folder)
+            if file.name in mirrored.published and not anew:
+                return
+            self._send_or_drop(folder, mirrored)
+            assert mirrored.run_id is not None, folder
+            try:
+                self._artifacts(mirrored.artifact_uri).log_artifact(str(file))
+            except Exception:
+                if not self._is_deleted(mirrored.run_id):  # else whoever deleted the run wants its files gone
+                    raise
+            self._note_published(folder, mirrored, file)
+
+    def fetch(self, folder: Path, file: Path, run_key: str) -> bool:
+        """Bring an artifact of a run to where it is kept here.
+
+        Args:
+            folder: The run's folder here.
+            file: Its place, and by its last part its name.
+            run_key: The run's ``kd.run_key``.
+
+        Returns:
+            Whether the run has it.
+        """
+        runs = self._runs_of(run_key)
+        if not runs:
+            return False
+        artifacts = self._artifacts(str(runs[0].info.artifact_uri))
+        if file.name not in {artifact.path for artifact in artifacts.list_artifacts()}:
+            return False
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=file.parent, prefix=".fetched-") as beside:
+            os.replace(artifacts.download_artifacts(file.name, beside), file)
+        with exclusive(folder / "mirror.lock"):
+            self._note_published(folder, self._mirrored(folder), file)
+        return True
+
+    def _note_published(self, folder: Path, mirrored: _Mirrored, file: Path) -> None:
+        if file.name not in mirrored.published:
+            mirrored.published.append(file.name)
+            _keep(folder, mirrored)
+
+    def _artifacts(self, uri: str) -> ArtifactRepository:
+        return get_artifact_repository(uri, tracking_uri=self.client.tracking_uri)
 
     def cut(self, folder: Path) -> None:
-        """Mark a run as waiting whose process ended in the middle of it."""
+        """Mark a run as waiting whose process ended in the middle of it, unless another machine goes on with it."""
         with exclusive(folder / "mirror.lock"):
             mirrored = self._mirrored(folder)
             lease = Lease(folder)
             if mirrored.run_id is None or mirrored.state != "RUNNING" or not lease.acquire():
                 return
-            if not self._is_deleted(mirrored.run_id):
+            run = self._run(mirrored.run_id)
+            if run is not None and run.data.tags.get(_FOLDER_TAG, mirrored.name) == mirrored.name:
                 self.client.set_tag(mirrored.run_id, "kd.state", "WAITING")
                 self._set_status(mirrored, "WAITING", time.time_ns() // 1_000_000)
                 _keep(folder, mirrored)
@@ -169,15 +247,34 @@ class MlflowSink:
         known = kept.store == self.store and bool(kept.artifact_uri) == (kept.run_id is not None)
         return kept if known else _Mirrored(self.store, may_exist=True)
 
-    def _run_of(self, folder: Path, event: dict[str, Any], mirrored: _Mirrored) -> RunInfo:
+    def _existing_run(self, event: dict[str, Any], mirrored: _Mirrored, elsewhere: bool) -> Run | None:
         assert event["event"] == "run", event
         # A process that died between creating the run and keeping its id must not leave a second one. A trial has one
-        # folder, which knows; studies and teachers may have several.
-        if mirrored.may_exist or event["parent"] is None:
-            key = f"tags.`kd.run_key` = '{event['tags']['kd.run_key']}'"
-            runs = self.client.search_runs([self.experiment_id], key, run_view_type=ViewType.ACTIVE_ONLY, max_results=1)
-            if runs:
-                return runs[0].info
+        # folder, which knows, unless it is taken up on another machine; studies and teachers may have several.
+        if not (mirrored.may_exist or elsewhere or event["parent"] is None):
+            return None
+        return next(iter(self._runs_of(event["tags"]["kd.run_key"])), None)
+
+    def _runs_of(self, run_key: str) -> list[Run]:
+        key = f"tags.`kd.run_key` = '{run_key}'"
+        return self.client.search_runs(
+            [self.experiment_id],
+            key,
+            run_view_type=ViewType.ACTIVE_ONLY,
+            max_results=1,
+            order_by=["attributes.start_time ASC"],
+        )
+
+    def _what_is_in(self, run: Run) -> dict[str, tuple[int, float]]:
+        """The last step of each metric of a run, and its value there."""
+        found = {}
+        for name in run.data.metrics:
+            points = self.client.get_metric_history(run.info.run_id, name)
+            last = max(points, key=lambda point: (point.step, point.timestamp))
+            found[name] = (last.step, last.value)
+        return found
+
+    def _new_run(self, folder: Path, event: dict[str, Any], mirrored: _Mirrored) -> Run:
         mirrored.may_exist = True
         _keep(folder, mirrored)
         tags = dict(event["tags"])
@@ -189,7 +286,7 @@ class MlflowSink:
             tags["mlflow.parentRunId"] = self.run_id(Path(os.path.normpath(folder / event["parent"])))
         return self.client.create_run(
             self.experiment_id, start_time=event["time_ms"], tags=tags, run_name=event["name"]
-        ).info
+        )
 
     def _gather(self, event: dict[str, Any], folder: Path, mirrored: _Mirrored, pending: _Pending) -> None:
         assert mirrored.run_id is not None
@@ -197,15 +294,16 @@ class MlflowSink:
             case "run":
                 pending.params += [Param(key, value[:_PARAM_LENGTH]) for key, value in event["params"].items()]
             case "metrics":
-                step = event["step"] or 0
                 pending.metrics += [
-                    Metric(key, value, event["time_ms"], step) for key, value in event["values"].items()
+                    Metric(key, value, event["time_ms"], event["step"] or 0)
+                    for key, value in event["values"].items()
+                    if not _is_there(mirrored.there.get(key), event["step"], value)
                 ]
             case "tags":
                 pending.tags += [RunTag(key, value[:_TAG_LENGTH]) for key, value in event["values"].items()]
             case "artifact":
                 path = inside(folder.resolve(), str((folder / event["path"]).resolve()))  # where links lead, too
-                artifacts = get_artifact_repository(mirrored.artifact_uri, tracking_uri=self.client.tracking_uri)
+                artifacts = self._artifacts(mirrored.artifact_uri)
                 if path.is_dir():
                     artifacts.log_artifacts(str(path))
                 else:
@@ -232,6 +330,13 @@ class MlflowSink:
             del pending.tags[: len(tags)]
 
 
+def _is_there(last: tuple[int, float] | None, step: int | None, value: float) -> bool:
+    """Whether a run has a point already, sent from another folder; one of the whole run may have another value now."""
+    if last is None:
+        return False
+    return value == last[1] if step is None else step <= last[0]
+
+
 def _keep(folder: Path, mirrored: _Mirrored) -> None:
     write_atomically(folder / STATE_FILE, lambda path: path.write_text(json.dumps(vars(mirrored))))
 
@@ -243,45 +348,30 @@ def _tell(**message: Any) -> None:
         pass  # the search is gone; what remains is to send what it left
 
 
-class _Inbox:
-    """The search's words: folders with news, the wish to close, or silence for good when it is gone."""
+def _reply_to(request: dict[str, Any], sink: MlflowSink) -> None:
+    """Do what the search waits for, or say what is wrong when the store has not answered for some time."""
+    folder, file = Path(request["folder"]), Path(request.get("file", ""))
 
-    def __init__(self) -> None:
-        self.folders: dict[Path, None] = {}  # in the order of their first news
-        self.closing = False
-        self.abandoned = False
-        self.grace_s = _GRACE_WHEN_ABANDONED_S
-        self._rest = b""
-        self._selector = selectors.DefaultSelector()
-        os.set_blocking(sys.stdin.fileno(), False)
-        self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
+    def do() -> dict[str, Any]:
+        match request["request"]:
+            case "settle":
+                sink.send(folder)
+            case "publish":
+                sink.publish(folder, file, anew=request["anew"])
+            case "fetch":
+                return {"found": sink.fetch(folder, file, request["run_key"])}
+        return {}
 
-    @property
-    def over(self) -> bool:
-        return self.closing or self.abandoned
-
-    def listen(self, timeout_s: float | None) -> None:
-        """Take in what has been said, waiting for it up to ``timeout_s``."""
-        if self.abandoned:
-            time.sleep(timeout_s or 0)
+    ends_at = time.monotonic() + _ASKED_FOR_S
+    while True:
+        try:
+            _tell(reply=do())
             return
-        if not self._selector.select(timeout_s):
-            return
-        content = os.read(sys.stdin.fileno(), 1 << 20)
-        self.abandoned = not content
-        *lines, self._rest = (self._rest + content).split(b"\n")
-        for line in lines:
-            message = json.loads(line)
-            if "folder" in message:
-                self.folders[Path(message["folder"])] = None
-            if "close" in message:
-                self.closing, self.grace_s = True, message["grace_s"]
-
-    def gather(self, duration_s: float) -> None:
-        """Listen for ``duration_s``, or until there will be no more to hear."""
-        ends_at = time.monotonic() + duration_s
-        while not self.over and (left_s := ends_at - time.monotonic()) > 0:
-            self.listen(left_s)
+        except Exception as error:  # of any kind: whoever waits must hear of it
+            if time.monotonic() > ends_at:
+                _tell(reply={"problem": one_line(error)})
+                return
+        time.sleep(_FIRST_PAUSE_S)
 
 
 def main() -> int:
@@ -301,13 +391,15 @@ def main() -> int:
         return 1
     os.nice(19)  # training comes first
     _tell(ready=True, experiment_id=sink.experiment_id, store=sink.store)
-    inbox, seen = _Inbox(), set()
+    inbox, seen = Inbox(), set()
     pause_s, give_up_at = _FIRST_PAUSE_S, None
     while True:
-        if not inbox.folders and not inbox.over:
+        if not inbox.folders and not inbox.requests and not inbox.over:
             inbox.listen(None)
             inbox.gather(_GATHER_S)
         inbox.listen(0)
+        while inbox.requests:
+            _reply_to(inbox.requests.pop(0), sink)
         problem = None
         for folder in list(inbox.folders):
             try:

@@ -232,7 +232,13 @@ def begin_spool(claim: Claim, study: Study, mirror: Notified) -> Spool:
     }
     if claim.recipe is not None:
         tags["kd.recipe"] = claim.recipe
-    spool.begin(f"trial-{number:04d}", tags=tags, params=claim.configuration.params(), parent=study.folder)
+    spool.begin(
+        f"trial-{number:04d}",
+        tags=tags,
+        params=claim.configuration.params(),
+        parent=study.folder,
+        elsewhere=claim.resumed and study.is_shared,
+    )
     spool.set_state("RUNNING")
     return spool
 

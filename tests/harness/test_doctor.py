@@ -16,6 +16,7 @@ from doctor_tasks import BROKEN, DATA, HEALTHY, LAST_METHOD, STUDENT, TEACHER, E
 from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from test_parent import Silent
 
 import harness.doctor
 from harness.content import tensors_digest
@@ -23,6 +24,7 @@ from harness.doctor import CHECKS, diagnose
 from harness.doctor.check import Finding
 from harness.fit import seed_draws
 from harness.flags import SPACES_DIR
+from harness.keeping import Keeper, nobody_else
 from harness.prepare import fingerprint
 from harness.settings import Settings
 from harness.space import load_space
@@ -250,8 +252,9 @@ def keep_outputs(folder: Path, settings: Settings) -> Path:
     data, network = space.task.data(None), space.task.teacher().eval()
     assert settings.teacher is not None
     network.load_state_dict(load_file(settings.teacher))
-    teacher = Teacher(network, network_digest(network), Spool(folder / "spool", lambda folder: None))
-    make_teacher_outputs(teacher, data, fingerprint(data), cache_dir=settings.cache_dir, say=print)
+    teacher = Teacher(network, network_digest(network), Spool(folder / "spool", lambda folder: None), "its run")
+    keeper = Keeper(nobody_else, Silent(), print)
+    make_teacher_outputs(teacher, data, fingerprint(data), cache_dir=settings.cache_dir, keeper=keeper)
     (file,) = settings.cache_dir.rglob("*.safetensors")
     return file
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from harness.cost import COSTS, CostTable
 from harness.ensemble import averaged, ensemble_name, make_teachers
 from harness.errors import HarnessError
+from harness.keeping import Keeper, nobody_else
 from harness.prepare import Prepared, prepare
 from harness.settings import Settings
 from harness.space import SearchSpace, load_space
@@ -66,7 +67,7 @@ class Place:
         data = self.space.task.data(None)
         return make_teachers(
             self.space.task, data, "its fingerprint", classes=2, settings=replace(self.settings, **settings),  # type: ignore[arg-type]
-            terminal=Terminal(), mirror=Silent(),
+            keeper=Keeper(nobody_else, Silent(), print), terminal=Terminal(), mirror=Silent(),
         )  # fmt: skip
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_parent import Silent
 from torch import Tensor, nn
 
+from harness.keeping import Keeper, nobody_else
 from harness.spool import Spool
 from harness.teacher import Teacher
 from harness.teacher_outputs import Outputs, make_teacher_outputs
@@ -22,7 +24,7 @@ class Watched:
         torch.manual_seed(0)
         self.network = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(32, 3)).eval()
         self.network.register_forward_hook(lambda module, given, output: self.calls.append(len(output)))
-        self.teacher = Teacher(self.network, "a digest", Spool(folder / "teacher"))
+        self.teacher = Teacher(self.network, "a digest", Spool(folder / "teacher"), "teacher/a key")
         self.data = TensorDataModule(
             **{name: Split(torch.rand(7, 1, 4, 4), torch.arange(7) % 3) for name in ("train", "val", "test")},
             batch_size=2,
@@ -36,8 +38,9 @@ class Watched:
     def outputs(self, *layers: str, dataset: str = "some data") -> Outputs:
         self.calls.clear()
         return make_teacher_outputs(
-            self.teacher, self.data, dataset, layers=layers, cache_dir=self.folder, say=self.said.append
-        )
+            self.teacher, self.data, dataset, layers=layers, cache_dir=self.folder,
+            keeper=Keeper(nobody_else, Silent(), self.said.append),
+        )  # fmt: skip
 
     @property
     def files(self) -> set[Path]:

@@ -486,3 +486,109 @@ def test_a_run_that_was_sent_before_its_place_was_kept_gets_its_artifacts_too(si
     (run,) = runs(sink)
     assert run.info.run_id == kept["run_id"] and history(sink, run, "loss") == [(0, 1, 2.0)]
     assert [file.path for file in sink.client.list_artifacts(run.info.run_id)] == ["a.txt"]
+
+
+def taken_up(key: str) -> dict[str, Any]:
+    """As ``begin``, of a run that another machine may have begun."""
+    return begin(key, parent="..") | {"elsewhere": True}
+
+
+@pytest.fixture
+def study(sink: MlflowSink, tmp_path: Path) -> MlflowSink:
+    """A sink, and the folders of a study on two machines."""
+    for machine in ("one", "two"):
+        sink.send(append(tmp_path / machine, begin("s")))
+    return sink
+
+
+def test_a_trial_that_begins_again_on_another_machine_repeats_nothing_in_its_run(
+    study: MlflowSink, tmp_path: Path
+) -> None:
+    study.send(
+        append(
+            tmp_path / "one" / "3",
+            begin("s/3", parent=".."),
+            state("RUNNING"),
+            metrics(None, 1, parameters=10.0),
+            metrics(0, 1, loss=2.0, accuracy=0.25),
+            metrics(1, 2, loss=1.0),  # a cut in the middle of what was sent
+        )
+    )
+    study.send(append(tmp_path / "two" / "3", taken_up("s/3"), state("RUNNING", 60)))
+    study.send(
+        append(
+            tmp_path / "two" / "3",
+            metrics(None, 61, parameters=10.0),
+            metrics(0, 61, loss=2.0, accuracy=0.25),
+            metrics(1, 62, loss=1.0, accuracy=0.5),
+            metrics(2, 63, loss=0.5, accuracy=0.75),
+            state("COMPLETE", 64),
+        )
+    )
+    (run,) = [run for run in runs(study) if run.data.tags["kd.run_key"] == "s/3"]
+    assert run.info.status == "FINISHED"
+    assert history(study, run, "parameters") == [(0, 1, 10.0)]
+    assert history(study, run, "loss") == [(0, 1, 2.0), (1, 2, 1.0), (2, 63, 0.5)]
+    assert history(study, run, "accuracy") == [(0, 1, 0.25), (1, 62, 0.5), (2, 63, 0.75)]
+
+
+def test_a_trial_that_comes_back_to_a_machine_repeats_nothing_that_others_sent_meanwhile(
+    study: MlflowSink, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
+    study.send(append(first, begin("s/3", parent=".."), state("RUNNING"), metrics(0, 1, loss=2.0)))
+    study.send(append(second, taken_up("s/3"), metrics(0, 61, loss=2.0), metrics(1, 62, loss=1.0)))
+    study.send(append(first, event("elsewhere", 100), state("RUNNING", 100), metrics(1, 101, loss=1.0)))
+    study.send(append(first, metrics(2, 102, loss=0.5)))
+    (run,) = [run for run in runs(study) if run.data.tags["kd.run_key"] == "s/3"]
+    assert history(study, run, "loss") == [(0, 1, 2.0), (1, 62, 1.0), (2, 102, 0.5)]
+
+
+def test_a_machine_that_lost_a_trial_does_not_mark_it_as_cut(study: MlflowSink, tmp_path: Path) -> None:
+    first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
+    study.send(append(first, begin("s/3", parent=".."), state("RUNNING")))
+    study.send(append(second, taken_up("s/3"), state("RUNNING", 60)))
+    study.cut(first)
+    (run,) = [run for run in runs(study) if run.data.tags["kd.run_key"] == "s/3"]
+    assert run.info.status == "RUNNING"
+    study.cut(second)
+    (run,) = [run for run in runs(study) if run.data.tags["kd.run_key"] == "s/3"]
+    assert (run.info.status, run.data.tags["kd.state"]) == ("SCHEDULED", "WAITING")
+
+
+def test_an_ordinary_trial_is_not_looked_for(
+    study: MlflowSink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("search_runs", "get_run", "get_metric_history"):
+        monkeypatch.setattr(study.client, name, lambda *given, name=name, **named: pytest.fail(name))
+    study.send(append(tmp_path / "one" / "3", begin("s/3", parent=".."), state("RUNNING"), metrics(0, 1, loss=2.0)))
+    study.send(append(tmp_path / "one" / "3", state("COMPLETE", 2)))
+
+
+def test_a_file_is_published_once_and_fetched_by_its_runs_key(study: MlflowSink, tmp_path: Path) -> None:
+    file, there = tmp_path / "one" / "file", tmp_path / "elsewhere" / "file"
+    assert not study.fetch(tmp_path / "two", there, "s") and not study.fetch(tmp_path / "two", there, "no run")
+    for content, anew, expected in (("a", False, "a"), ("b", False, "a"), ("c", True, "c")):
+        file.write_text(content)
+        study.publish(tmp_path / "one", file, anew=anew)
+        assert study.fetch(tmp_path / "two", there, "s") and there.read_text() == expected
+    there.write_text("d")
+    study.publish(tmp_path / "two", there, anew=False)  # it came from there
+    assert study.fetch(tmp_path / "two", there, "s") and there.read_text() == "c"
+    assert [path.name for path in there.parent.iterdir()] == ["file"]
+
+
+def test_what_is_asked_of_a_mirror_is_answered_even_if_its_process_ends(address: str, tmp_path: Path) -> None:
+    with Mirror() as mirror:
+        mirror.connect(address, "kd-test", tmp_path / "mlruns", say=print)
+        folder = append(tmp_path / "one", begin("s"))
+        assert mirror.settle(folder) is None and is_settled(folder)
+        assert mirror.fetch("s", tmp_path / "two" / "file", folder) == (False, None)
+        mirror._process.kill()
+        problem = "the process that logs to it has ended"
+        assert mirror.fetch("s", tmp_path / "two" / "file", folder) == (False, problem)
+        assert mirror.settle(folder) == problem
+
+
+def is_settled(folder: Path) -> bool:
+    return bool(json.loads((folder / STATE_FILE).read_text())["offset"] == (folder / SPOOL).stat().st_size)
