@@ -1,60 +1,22 @@
 """Who works on what: each trial, or student that is trained anew, is one living worker's at a time.
 
 Where a study is one machine's (SQLite, a journal file), a locked file says so: the kernel frees it however the worker
-ends. Where it is in PostgreSQL, its workers may be anywhere: each has a row that says what it works on, and beats. One
-that is dead or silent loses its row, and what it worked on is free; if it was only stalled, it finds that out when it
-comes back, before it writes anything, and yields.
+ends. Where it is on a server, see ``harness.database_claims``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import math
-import os
-import re
-import shutil
-import socket
-import threading
-import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-import sqlalchemy as sql
-from optuna.storages import BaseStorage, RDBStorage
-from sqlalchemy.engine import Connection, Engine, Row
-from sqlalchemy.exc import SQLAlchemyError
+from typing import Protocol
 
 from harness.content import Lease, exclusive
-from harness.errors import PieceTaken
 
 BEAT_S = 10.0
 GRACE_S = 40.0
 """Silence, listened for, after which a worker on another machine, or one that is stalled, loses what it works on."""
-_FORGOTTEN_S = 3600.0  # after which nobody is told of a worker any more
-
-_KEEPALIVES = {"idle": "30", "interval": "10", "count": "3"}  # seconds, seconds, and how many in vain
-
-_TABLES = sql.MetaData()
-_WORKERS = sql.Table(
-    "kd_workers",
-    _TABLES,
-    sql.Column("worker", sql.String(32), primary_key=True),
-    sql.Column("study", sql.String(32), nullable=False),
-    sql.Column("host", sql.Text, nullable=False),
-    sql.Column("pid", sql.Integer, nullable=False),
-    sql.Column("folder", sql.Text, nullable=False),  # where its lease says on its own host whether it lives
-    sql.Column("began_s", sql.Double, nullable=False),  # by the server's clock, as all times are
-    sql.Column("beat_s", sql.Double, nullable=False),
-    sql.Column("piece", sql.String(200)),
-    sql.Column("epochs", sql.Integer),
-    sql.UniqueConstraint("study", "piece"),
-)
-_NOW_S: sql.ColumnElement[float] = sql.func.extract("epoch", sql.func.clock_timestamp()).cast(sql.Double)
-
 
 Check = Callable[[], None]
 
@@ -129,75 +91,6 @@ class Worker:
         return self.silent_s > GRACE_S
 
 
-def server_engine(storage: BaseStorage) -> Engine | None:
-    """The engine of a storage that workers of many machines share; ``None`` for any other."""
-    backend = getattr(storage, "_backend", storage)
-    if isinstance(backend, RDBStorage) and backend.engine.dialect.name == "postgresql":
-        return backend.engine
-    return None
-
-
-def claims_of(storage: BaseStorage, study: str, folder: Path) -> Claims:
-    """Who works on what in a study.
-
-    Args:
-        storage: The study's.
-        study: Its id.
-        folder: Its folder.
-    """
-    engine = server_engine(storage)
-    return FolderClaims(folder) if engine is None else DatabaseClaims(engine, study, folder)
-
-
-@contextlib.contextmanager
-def alone(storage: BaseStorage, what: str, file: Path) -> Iterator[None]:
-    """Keep everyone else out: who shares the file, and who shares the database.
-
-    Args:
-        storage: What is shared.
-        what: Names what is done, across all machines.
-        file: Stands for the same on this machine.
-    """
-    engine = server_engine(storage)
-    with contextlib.ExitStack() as held:
-        if engine is not None:
-            held.enter_context(locked(engine, what))
-        held.enter_context(exclusive(file))  # of those, too, who have a study of this name in another storage
-        yield
-
-
-@contextlib.contextmanager
-def locked(engine: Engine, what: str, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[Check]:
-    """Keep everyone else out who shares the database. A lock ends with its connection, and so with its process.
-
-    Args:
-        engine: Of the database.
-        what: Names what is done, across all machines.
-        on_wait: Called if somebody must be waited for.
-    """
-    with engine.connect() as connection:
-        lock(connection, what, on_wait=on_wait)
-
-        def check() -> None:
-            connection.execute(sql.select(1))
-
-        try:
-            yield check
-        finally:
-            with contextlib.suppress(SQLAlchemyError):  # of a connection that is lost, and the lock with it
-                connection.rollback()
-
-
-def lock(connection: Connection, what: str, *, on_wait: Callable[[], None] = lambda: None) -> None:
-    """Hold a name until the connection's transaction ends: PostgreSQL's advisory locks."""
-    key = int.from_bytes(hashlib.sha256(f"kd {what}".encode()).digest()[:8], signed=True)
-    # A machine that vanishes says nothing: the server must find out by itself, or it would keep the lock for hours.
-    settings = [sql.func.set_config(f"tcp_keepalives_{name}", value, True) for name, value in _KEEPALIVES.items()]
-    if not connection.execute(sql.select(sql.func.pg_try_advisory_xact_lock(key), *settings)).one()[0]:
-        on_wait()
-        connection.execute(sql.select(sql.func.pg_advisory_xact_lock(key)))
-
-
 class FolderClaims:
     """Claims as leases of folders.
 
@@ -215,7 +108,7 @@ class FolderClaims:
 
     def take(self, pieces: Sequence[str]) -> tuple[str, Hold] | None:
         for piece in pieces:
-            lease = _lease_of(self._folder / piece)
+            lease = lease_of(self._folder / piece)
             if lease.acquire():
                 return piece, _FolderHold(lease)
         return None
@@ -244,256 +137,7 @@ class _FolderHold:
         self._lease.release()
 
 
-def _lease_of(folder: Path) -> Lease:
+def lease_of(folder: Path) -> Lease:
+    """The lease of a folder, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
     return Lease(folder)
-
-
-class DatabaseClaims:
-    """Claims as rows of the study's database; the worker that this process is has one as soon as it looks for work.
-
-    Args:
-        engine: Of the database.
-        study: The study's id.
-        folder: Its folder.
-    """
-
-    def __init__(self, engine: Engine, study: str, folder: Path) -> None:
-        self._engine = engine
-        self._study = study
-        self._folder = folder
-        self._host = socket.gethostname()
-        self._worker: str | None = None
-        self._alive: Lease | None = None
-        self._epochs: int | None = None
-        self._lost = False  # the row is gone: another worker has what this one had
-        self._confirmed_s = 0.0
-        self._failed_s = -math.inf  # when the server last gave no answer to a beat
-        self._silent: dict[str, tuple[float, float]] = {}  # each silent worker's last beat, and since when it is seen
-        self._looked_s = 0.0
-        self._row = threading.Lock()  # the heart must not beat for a row that is being written
-        self._over = threading.Event()
-        self._heart: threading.Thread | None = None
-
-    def exclusive(
-        self, what: str, *, on_wait: Callable[[], None] = lambda: None
-    ) -> contextlib.AbstractContextManager[Check]:
-        return locked(self._engine, f"{self._study} {what}", on_wait=on_wait)
-
-    def take(self, pieces: Sequence[str]) -> tuple[str, Hold] | None:
-        with self._row:
-            self._enter()
-            if not pieces:
-                return None
-            with self._engine.begin() as connection:
-                holders = {
-                    row.piece: row
-                    for row in connection.execute(
-                        sql.select(_WORKERS).where(_WORKERS.c.study == self._study, _WORKERS.c.piece.in_(pieces))
-                    )
-                }
-                free = (piece for piece in pieces if piece not in holders or self._is_free(holders[piece]))
-                piece = next(free, None)
-                if piece is None:
-                    return None
-                holder = holders.get(piece)
-                if holder is not None and holder.worker != self._worker:
-                    connection.execute(sql.delete(_WORKERS).where(_WORKERS.c.worker == holder.worker))
-                self._epochs = None
-                mine = _WORKERS.c.worker == self._worker
-                values = {"piece": piece, "epochs": None, "beat_s": _NOW_S}
-                if connection.execute(sql.update(_WORKERS).where(mine).values(values)).rowcount == 0:
-                    self._lost = True  # between its entry and now: it enters anew when it asks again
-                    return None
-            self._confirmed_s = time.monotonic()
-        if holder is not None and holder.worker != self._worker and self._is_of_this_host(holder):
-            shutil.rmtree(self._folder_of(holder.worker), ignore_errors=True)
-        return piece, _DatabaseHold(self, piece, _lease_of(self._folder / piece))
-
-    def _enter(self) -> None:
-        """Get a row, unless there is one that is this worker's still."""
-        if self._worker is not None and not self._lost:
-            return
-        self._leave()
-        worker = uuid.uuid4().hex
-        self._alive = _lease_of(self._folder_of(worker))
-        self._alive.acquire()
-        self._worker = worker
-        with self._engine.begin() as connection:
-            connection.execute(
-                sql.insert(_WORKERS).values(
-                    worker=worker,
-                    study=self._study,
-                    host=self._host,
-                    pid=os.getpid(),
-                    folder=str(self._folder_of(worker)),
-                    began_s=_NOW_S,
-                    beat_s=_NOW_S,
-                )
-            )
-        self._lost, self._confirmed_s = False, time.monotonic()
-        if self._heart is None:
-            self._heart = threading.Thread(target=self._live, daemon=True)
-            self._heart.start()
-
-    def _leave(self) -> None:
-        if self._alive is not None:
-            self._alive.release()
-            shutil.rmtree(self._folder_of(str(self._worker)), ignore_errors=True)
-        self._worker = self._alive = None
-
-    def _folder_of(self, worker: str) -> Path:
-        return self._folder.resolve() / "workers" / worker
-
-    def _is_of_this_host(self, row: Row[Any]) -> bool:
-        """Whether a worker's lease can be asked here. What the database says leads out of no folder."""
-        named = re.fullmatch("[0-9a-f]{32}", row.worker) is not None
-        return named and row.host == self._host and row.folder == str(self._folder_of(row.worker))
-
-    def _is_free(self, row: Row[Any]) -> bool:
-        """Whether what a worker has is free: it is this one's own, or the worker is dead."""
-        if row.worker == self._worker:
-            return True  # taken before, but the answer was lost
-        if self._is_of_this_host(row):
-            lease = Lease(self._folder_of(row.worker))
-            with contextlib.suppress(FileNotFoundError):  # it leaves just now
-                free = lease.acquire()
-                lease.release()
-                if free:
-                    return True
-        # A clock alone would take all for dead after an outage, when nobody has had a chance to beat yet: silence
-        # counts from when this worker itself heard nothing, though the server answered.
-        beat, since_s = self._silent.get(row.worker, (None, 0.0))
-        return bool(beat == row.beat_s and time.monotonic() - since_s > GRACE_S)
-
-    def _live(self) -> None:
-        while not self._over.wait(BEAT_S):
-            with contextlib.suppress(SQLAlchemyError):  # away: this worker falls silent
-                self._beat()
-                self._look()
-
-    def _beat(self) -> None:
-        """Give a sign of life, and see whether this worker is still known."""
-        with self._row:
-            at_s = time.monotonic()
-            try:
-                with self._engine.begin() as connection:
-                    mine = _WORKERS.c.worker == self._worker
-                    values = {"beat_s": _NOW_S, "epochs": self._epochs}
-                    known = connection.execute(sql.update(_WORKERS).where(mine).values(values)).rowcount
-            except SQLAlchemyError:
-                self._failed_s = time.monotonic()
-                raise
-            if known:
-                self._confirmed_s = at_s
-            else:
-                self._lost = True
-
-    def _look(self) -> None:
-        """Note which workers are silent, and since when. Seldom any are, so this asks for little."""
-        now_s = time.monotonic()
-        with self._engine.begin() as connection:
-            here = _WORKERS.c.study == self._study
-            connection.execute(sql.delete(_WORKERS).where(here, _WORKERS.c.beat_s < _NOW_S - _FORGOTTEN_S))
-            rows = connection.execute(
-                sql.select(_WORKERS.c.worker, _WORKERS.c.beat_s).where(here, _WORKERS.c.beat_s < _NOW_S - 1.5 * BEAT_S)
-            ).all()
-        # Whoever did not look for a while, asleep or cut off, can't tell what it missed.
-        known = self._silent if now_s - self._looked_s < 3 * BEAT_S else {}
-        self._silent = {
-            worker: known[worker] if worker in known and known[worker][0] == beat_s else (beat_s, now_s)
-            for worker, beat_s in rows
-        }
-        self._looked_s = now_s
-
-    def confirm(self, piece: str, epochs: int) -> None:
-        """See that this worker still has a piece, as far as it is known.
-
-        Raises:
-            PieceTaken: If it has not.
-        """
-        self._epochs = epochs
-        now_s = time.monotonic()
-        # Where the server gave no answer, the heart goes on to ask; what is trained on meanwhile is what anybody else
-        # would train. Where it was not even asked for so long, this process was stalled: then it is asked first.
-        stalled = now_s - self._confirmed_s > GRACE_S / 2 and now_s - self._failed_s > GRACE_S / 2
-        if self._lost or stalled:
-            with contextlib.suppress(SQLAlchemyError):
-                self.prove(piece)
-
-    def prove(self, piece: str) -> None:
-        """As ``confirm``, but certain.
-
-        Raises:
-            PieceTaken: If this worker has it no more.
-            SQLAlchemyError: If the server does not answer.
-        """
-        if not self._lost:
-            self._beat()
-        if self._lost:
-            raise PieceTaken(f"{piece} was taken over while this worker was silent")
-
-    def is_lost(self) -> bool:
-        """Whether this worker is known to have lost what it had."""
-        return self._lost
-
-    def release(self, piece: str) -> None:
-        """Work on a piece no more."""
-        with contextlib.suppress(SQLAlchemyError), self._row, self._engine.begin() as connection:
-            mine = (_WORKERS.c.worker == self._worker, _WORKERS.c.piece == piece)
-            connection.execute(sql.update(_WORKERS).where(*mine).values(piece=None, epochs=None))
-
-    def workers(self) -> list[Worker]:
-        with self._engine.connect() as connection:
-            rows = connection.execute(
-                sql.select(_WORKERS, (_NOW_S - _WORKERS.c.beat_s).label("silent_s"))
-                .where(_WORKERS.c.study == self._study)
-                .order_by(_WORKERS.c.began_s)
-            ).all()
-        return [
-            Worker(host=row.host, pid=row.pid, piece=row.piece, epochs=row.epochs, silent_s=row.silent_s)
-            for row in rows
-        ]
-
-    def close(self) -> None:
-        self._over.set()
-        if self._heart is not None:
-            self._heart.join()
-            self._heart = None
-        if self._worker is not None:
-            with contextlib.suppress(SQLAlchemyError), self._engine.begin() as connection:
-                connection.execute(sql.delete(_WORKERS).where(_WORKERS.c.worker == self._worker))
-        self._leave()
-        self._over.clear()
-
-
-class _DatabaseHold:
-    """A piece, and beside its row a lease of its folder, for whoever asks on this machine alone.
-
-    The lease may be another's: a process that was stalled, and lost the piece, holds it until it comes back.
-    """
-
-    def __init__(self, claims: DatabaseClaims, piece: str, lease: Lease) -> None:
-        self._claims = claims
-        self._piece = piece
-        self._lease = lease
-        self._lease.acquire()
-
-    def confirm(self, epochs: int) -> None:
-        self._claims.confirm(self._piece, epochs)
-
-    def prove(self) -> None:
-        self._claims.prove(self._piece)
-
-    def is_lost(self) -> bool:
-        return self._claims.is_lost()
-
-    def release(self) -> None:
-        self._claims.release(self._piece)
-        self._lease.release()
-
-
-def make_tables(engine: Engine) -> None:
-    """Make what claims need in a database; what is there stays."""
-    with engine.begin() as connection:
-        _TABLES.create_all(connection)

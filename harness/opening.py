@@ -15,8 +15,8 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from harness.addresses import is_server, redact, sqlite_path
-from harness.claims import alone, server_engine
 from harness.content import Lease, write_atomically
+from harness.database_claims import alone, server_engine
 from harness.errors import HarnessError
 from harness.patience import Patience, server_is_away
 from harness.settings import Settings

@@ -16,8 +16,8 @@ from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from harness.addresses import is_server, lock_of, redact, sqlite_path
-from harness.claims import lock, make_tables, server_engine
 from harness.content import exclusive
+from harness.database_claims import lock, make_tables, server_engine
 from harness.errors import HarnessError, PieceTaken, one_line
 from harness.patience import Patience, never, server_is_away
 from harness.settings import Settings

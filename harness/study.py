@@ -21,9 +21,10 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from harness.addresses import redact
-from harness.claims import Check, Claims, Hold, claims_of, server_engine
+from harness.claims import Check, Claims, Hold
 from harness.content import Lease, derived_seed
 from harness.cost import COSTS
+from harness.database_claims import claims_of, server_engine
 from harness.errors import HarnessError, PieceTaken
 from harness.pareto import pareto_front
 from harness.proposal import Proposer

@@ -14,8 +14,9 @@ from conftest import environment
 from servers import Postgres
 from sqlalchemy.engine import Engine
 
-from harness import claims
-from harness.claims import Claims, DatabaseClaims, FolderClaims, make_tables
+from harness import database_claims
+from harness.claims import Claims, FolderClaims
+from harness.database_claims import DatabaseClaims, make_tables
 from harness.errors import PieceTaken
 
 pytestmark = pytest.mark.service
@@ -65,7 +66,7 @@ def test_a_worker_of_this_machine_that_is_killed_loses_its_piece_at_once(
     workers: tuple[DatabaseClaims, DatabaseClaims], engine: Engine, tmp_path: Path
 ) -> None:
     code = (
-        "import os, sys, sqlalchemy\nfrom pathlib import Path\nfrom harness.claims import DatabaseClaims\n"
+        "import os, sys, sqlalchemy\nfrom pathlib import Path\nfrom harness.database_claims import DatabaseClaims\n"
         "claims = DatabaseClaims(sqlalchemy.create_engine(sys.argv[1]), 'a', Path(sys.argv[2]))\n"
         "assert claims.take(['0']) is not None\nprint('taken', flush=True)\nsys.stdin.read()\n"
     )
@@ -87,8 +88,8 @@ def test_a_worker_of_this_machine_that_is_killed_loses_its_piece_at_once(
 def test_a_silent_worker_of_another_machine_loses_its_piece_and_is_told_so(
     workers: tuple[DatabaseClaims, DatabaseClaims], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "BEAT_S", 0.2)
-    monkeypatch.setattr(claims, "GRACE_S", 0.6)
+    monkeypatch.setattr(database_claims, "BEAT_S", 0.2)
+    monkeypatch.setattr(database_claims, "GRACE_S", 0.6)
     silent, other = workers
     on_another_host(silent)
     found = silent.take(["0"])
@@ -109,8 +110,8 @@ def test_a_silent_worker_of_another_machine_loses_its_piece_and_is_told_so(
 def test_a_worker_that_beats_keeps_its_piece(
     workers: tuple[DatabaseClaims, DatabaseClaims], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "BEAT_S", 0.1)
-    monkeypatch.setattr(claims, "GRACE_S", 0.4)
+    monkeypatch.setattr(database_claims, "BEAT_S", 0.1)
+    monkeypatch.setattr(database_claims, "GRACE_S", 0.4)
     living, other = workers
     on_another_host(living)
     assert living.take(["0"]) is not None and other.take(["1"]) is not None
@@ -121,8 +122,8 @@ def test_a_worker_that_beats_keeps_its_piece(
 def test_silence_counts_only_while_it_is_listened_for(
     workers: tuple[DatabaseClaims, DatabaseClaims], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "BEAT_S", 0.2)
-    monkeypatch.setattr(claims, "GRACE_S", 0.6)
+    monkeypatch.setattr(database_claims, "BEAT_S", 0.2)
+    monkeypatch.setattr(database_claims, "GRACE_S", 0.6)
     silent, other = workers
     on_another_host(silent)
     assert silent.take(["0"]) is not None and other.take([]) is None
@@ -148,9 +149,15 @@ def test_a_row_that_somebody_forged_leads_to_no_other_folder(
     (folder / "file").touch()
     for number, worker in enumerate(("a" * 32, "../../somebody's")):
         with engine.begin() as connection:
-            row = {"worker": worker[:32], "study": "a", "host": claims.socket.gethostname(), "pid": 1, "began_s": 0}
+            row = {
+                "worker": worker[:32],
+                "study": "a",
+                "host": database_claims.socket.gethostname(),
+                "pid": 1,
+                "began_s": 0,
+            }
             row |= {"folder": str(folder), "beat_s": 1e12, "piece": str(number)}
-            connection.execute(sql.insert(claims._WORKERS).values(row))
+            connection.execute(sql.insert(database_claims._WORKERS).values(row))
     assert workers[0].take(["0", "1"]) is None
     assert (folder / "file").exists() and len(list(folder.iterdir())) == 1
 
