@@ -31,7 +31,6 @@ from harness.errors import PieceTaken
 
 _FORGOTTEN_S = 3600.0  # after which nobody is told of a worker any more
 
-_KEEPALIVES = {"idle": "30", "interval": "10", "count": "3"}  # seconds, seconds, and how many in vain
 
 _TABLES = sql.MetaData()
 _WORKERS = sql.Table(
@@ -113,9 +112,7 @@ def locked(engine: Engine, what: str, *, on_wait: Callable[[], None] = lambda: N
 def lock(connection: Connection, what: str, *, on_wait: Callable[[], None] = lambda: None) -> None:
     """Hold a name until the connection's transaction ends: PostgreSQL's advisory locks."""
     key = int.from_bytes(hashlib.sha256(f"kd {what}".encode()).digest()[:8], signed=True)
-    # A machine that vanishes says nothing: the server must find out by itself, or it would keep the lock for hours.
-    settings = [sql.func.set_config(f"tcp_keepalives_{name}", value, True) for name, value in _KEEPALIVES.items()]
-    if not connection.execute(sql.select(sql.func.pg_try_advisory_xact_lock(key), *settings)).one()[0]:
+    if not connection.execute(sql.select(sql.func.pg_try_advisory_xact_lock(key))).scalar_one():
         on_wait()
         connection.execute(sql.select(sql.func.pg_advisory_xact_lock(key)))
 

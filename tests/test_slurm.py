@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import README, ROOT, epochs_logged, load, wait_for
+from conftest import README, ROOT, epochs_logged, wait_for
 from mlflow import MlflowClient
+from servers import Postgres
 from slurm_cluster import INSTALL, Cluster, missing
+from test_storm import reached
 
 from harness.spool import read_events
 
@@ -83,9 +85,10 @@ def run_states(folder: Path) -> list[str]:
     return [run.info.status for run in client.search_runs(["1"], "tags.kd.role = 'trial'")]
 
 
-def is_whole(folder: Path, trials: int, epochs: int) -> bool:
+def is_whole(folder: Path, trials: int, epochs: int, storage: str = "") -> bool:
     """Whether so many trials were trained to the end, each once, without a gap or a repeat in its curve."""
-    assert [trial.state.name for trial in load(folder, "cancer").trials] == ["COMPLETE"] * trials
+    states = [state for state, _, _ in reached(storage or f"sqlite:///{folder}/optuna.db").values()]
+    assert states == ["COMPLETE"] * trials
     for number in range(trials):
         events = read_events(folder / "mlruns" / "trials" / "cancer" / str(number) / "spool.jsonl")
         steps = [event["step"] for event in events if event["event"] == "metrics" and event["step"] is not None]
@@ -93,11 +96,15 @@ def is_whole(folder: Path, trials: int, epochs: int) -> bool:
     return True
 
 
-def test_an_array_over_two_nodes_finishes_exactly_the_trials_asked_for(quiet: Cluster, example: Path) -> None:
-    process = start(quiet, example, "--nodes", "2", "--trials", "12", "--epochs", "30", "--time", "10")
+def test_an_array_over_two_nodes_finishes_exactly_the_trials_asked_for(
+    quiet: Cluster, example: Path, postgres: Postgres
+) -> None:
+    storage = postgres.new_database("array")
+    flags = ("--trials", "12", "--epochs", "30", "--time", "10", "--storage", storage)
+    process = start(quiet, example, "--nodes", "2", *flags)
     nodes = wait_for(lambda: len(jobs := quiet.jobs("running")) == 2 and set(jobs.values()))
     output = ended(process, example)
-    assert nodes == {"n1", "n2"} and is_whole(example, 12, 30)
+    assert nodes == {"n1", "n2"} and is_whole(example, 12, 30, storage)
     assert re.search(r"^slurm     job \d+, an array of 2$", output, re.MULTILINE)
     assert "12/12 trials" in output and "the Pareto front of accuracy ↑" in output and "tables and plots" in output
     told = re.findall(r"^trial (\d+) ", logs(example), re.MULTILINE)
@@ -105,8 +112,12 @@ def test_an_array_over_two_nodes_finishes_exactly_the_trials_asked_for(quiet: Cl
     assert not quiet.jobs()
 
 
-def test_a_worker_that_is_requeued_and_one_that_loses_its_node_go_on(quiet: Cluster, example: Path) -> None:
-    process = start(quiet, example, "--nodes", "2", "--trials", "2", "--epochs", str(LONG), "--time", "10")
+def test_a_worker_that_is_requeued_and_one_that_loses_its_node_go_on(
+    quiet: Cluster, example: Path, postgres: Postgres
+) -> None:
+    storage = postgres.new_database("requeued")
+    flags = ("--trials", "2", "--epochs", str(LONG), "--time", "10", "--storage", storage)
+    process = start(quiet, example, "--nodes", "2", *flags)
     wait_for(lambda: all(epochs_logged(example, "cancer", number) > 3 for number in (0, 1)))
     first, second = sorted(quiet.jobs("running"))
     quiet.run("scontrol", "requeue", first)
@@ -116,7 +127,7 @@ def test_a_worker_that_is_requeued_and_one_that_loses_its_node_go_on(quiet: Clus
     wait_for(lambda: second not in quiet.jobs("running"))
     quiet.run("scontrol", "update", f"nodename={node}", "state=resume")
     ended(process, example)
-    assert is_whole(example, 2, LONG) and "was cut; it goes on after epoch" in logs(example)
+    assert is_whole(example, 2, LONG, storage) and "was cut; it goes on after epoch" in logs(example)
 
 
 def test_a_worker_that_its_time_limit_cuts_is_requeued_after_its_own_end(quiet: Cluster, example: Path) -> None:
