@@ -78,6 +78,7 @@ def fit(
     course = _Course(folder, seed, on_epoch, on_progress, kept)
     trainer = _trainer(accelerator, epochs=epochs - course.done, folder=folder, callbacks=[course])
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The `srun` command is available")  # said wherever Slurm is installed
         for category in (UserWarning, FutureWarning):
             warnings.filterwarnings("ignore", module="pytorch_lightning", category=category)
         try:

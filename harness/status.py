@@ -32,9 +32,12 @@ def status(study: Study) -> Iterator[str]:
     if retrained:
         failed = sum("reason" in result for result in retrained.values())
         yield f"anew      {len(retrained)} students trained anew, for controls or to confirm, {failed} failed"
-    rate = pace_per_h(trials)
-    if rate is not None:
-        left = "" if asked is None or finished >= asked else f", {_clock((asked - finished) / rate * 3600)} left"
+    if study.is_exhausted and finished == len(trials):
+        yield "finished  its space is exhausted"
+    elif asked is not None and finished >= asked:
+        yield "finished  all trials that were asked for"
+    elif (rate := pace_per_h(trials)) is not None:
+        left = "" if asked is None else f", {_clock((asked - finished) / rate * 3600)} left"
         yield f"pace      {rate:,.0f} trials an hour, by the last {min(finished, _RECENT)}{left}"
     workers = study.claims.workers()
     epochs = study.attrs["kd.identity"]["epochs"]

@@ -264,7 +264,8 @@ class SearchDisplay:
 
     def _ended(self, number: int) -> None:
         self._forget(number)
-        self._done = max(self._done + 1, self._study.finished_at_once() or 0)  # others finish some too
+        finished = self._study.finished_at_once()  # others finish some too, here and elsewhere
+        self._done = self._done + 1 if finished is None else finished
         if self._progress is not None:
             self._progress.update(self._trials, completed=self._done, left=self._left(), note=self._best_text())
 
