@@ -113,6 +113,12 @@ class Filling:
         assert self.filler is not None
         self.filler.unlink()
 
+    def cut(self, number: int, reason: str) -> None: ...
+
+    def waiting(self, running: int) -> None: ...
+
+    def word(self, text: str) -> None: ...
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("at", "what"), [(0, "checkpoint-0.safetensors"), (2, "student.safetensors")])
