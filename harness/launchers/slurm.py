@@ -76,19 +76,16 @@ class Array:
         self.logs = f"{folder}/{number}_*_log.out"
         self.queue_command = f"squeue -j {number}"
         self.cancel_command = f"scancel {number}"
-        self._number = number
 
     def over(self) -> bool:
         """Whether none of them waits or runs any more."""
         # Not sacct, which many clusters lack. A number that Slurm has forgotten is of jobs that are over.
-        command = ["squeue", "-h", "-j", self._number]
-        asked = subprocess.run(command, capture_output=True, text=True)
+        asked = subprocess.run([*self.queue_command.split(), "-h"], capture_output=True, text=True)
         return not asked.stdout.strip() if asked.returncode == 0 else "Invalid job id" in asked.stderr
 
     def cancel(self) -> None:
         """Let Slurm end them; each stops in good order."""
-        command = ["scancel", self._number]
-        subprocess.run(command, check=False)
+        subprocess.run(self.cancel_command.split(), check=False)
 
 
 class _Worker:
