@@ -62,5 +62,5 @@ def test_help_is_there_at_once_because_nothing_heavy_is_imported() -> None:
 
 
 def test_the_mirror_is_ready_early_because_it_imports_no_torch() -> None:
-    code = "import sys, harness.tracking; assert 'torch' not in sys.modules"
+    code = "import sys, harness.mirror_process; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(), check=True, capture_output=True)

@@ -21,7 +21,9 @@ FLAGS = ("--space", "cancer.py", "--sampler", "random", "--pruner", "none", "--t
 def workers_of(process: subprocess.Popen[str]) -> list[int]:
     """The process's children, less the one that logs to MLflow."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [int(child) for child in children if b"harness.tracking" not in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [
+        int(child) for child in children if b"harness.mirror_process" not in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
 
 
 def alive(pid: int) -> bool:

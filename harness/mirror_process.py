@@ -1,0 +1,127 @@
+"""The mirror's process: sends what the spools hold to MLflow, until it is told to close or the search is gone.
+
+It runs beside the search (see ``harness.mirror``), so that a trial neither waits for a database nor shares its
+interpreter with one, and goes on for a moment when the search is killed, to log what was left.
+"""
+
+from __future__ import annotations
+
+import signal
+
+if __name__ == "__main__":
+    # A scheduler's warning reaches every process of a job. This one ends with its search, whose last word it sends;
+    # what is imported below takes a second, in which it may come.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from harness.addresses import lock_of
+from harness.content import exclusive
+from harness.errors import one_line
+from harness.inbox import Inbox
+from harness.tracking import MlflowSink
+
+_GATHER_S = 2.0  # events within it go out together: a short trial is one call, not twenty
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
+_ASKED_FOR_S = 15.0  # how long a store is asked again before whoever waits for a reply is told that it is away
+
+
+def _tell(**message: Any) -> None:
+    try:
+        print(json.dumps(message), flush=True)
+    except BrokenPipeError:
+        pass  # the search is gone; what remains is to send what it left
+
+
+def _reply_to(request: dict[str, Any], sink: MlflowSink) -> None:
+    """Do what the search waits for, or say what is wrong when the store has not answered for some time."""
+    folder, file = Path(request["folder"]), Path(request.get("file", ""))
+
+    def do() -> dict[str, Any]:
+        match request["request"]:
+            case "settle":
+                sink.send(folder)
+            case "publish":
+                sink.publish(folder, file, anew=request["anew"])
+            case "fetch":
+                return {"found": sink.fetch(folder, file, request["run_key"])}
+        return {}
+
+    ends_at = time.monotonic() + _ASKED_FOR_S
+    while True:
+        try:
+            _tell(reply=do())
+            return
+        except Exception as error:  # of any kind: whoever waits must hear of it
+            if time.monotonic() > ends_at:
+                _tell(reply={"problem": one_line(error)})
+                return
+        time.sleep(_FIRST_PAUSE_S)
+
+
+def main() -> int:
+    """Mirror until told to close, or until the search is gone; exit 0 when everything is sent."""
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    first_line = sys.stdin.buffer.raw.readline()  # type: ignore[union-attr]
+    if not first_line:
+        return 0  # the search ended before it had anything to log
+    config = json.loads(first_line)
+    try:
+        root = Path(config["artifact_root"])
+        with exclusive(lock_of(config["address"], root)):  # two first starts at once would both make the tables
+            sink = MlflowSink(config["address"], config["experiment"], root)
+    except Exception as error:
+        _tell(failed=one_line(error))
+        return 1
+    os.nice(19)  # training comes first
+    _tell(ready=True, experiment_id=sink.experiment_id, store=sink.store)
+    inbox, seen = Inbox(), set()
+    pause_s, give_up_at = _FIRST_PAUSE_S, None
+    while True:
+        if not inbox.folders and not inbox.requests and not inbox.over:
+            inbox.listen(None)
+            inbox.gather(_GATHER_S)
+        inbox.listen(0)
+        while inbox.requests:
+            _reply_to(inbox.requests.pop(0), sink)
+        problem = None
+        for folder in list(inbox.folders):
+            try:
+                sink.send(folder)
+            except Exception as error:  # of any kind: the folder is kept, and the others are not held up by it
+                problem = error
+            else:
+                seen.add(folder)
+                del inbox.folders[folder]
+        if problem is None:
+            if pause_s > _FIRST_PAUSE_S:
+                _tell(back=True)
+                pause_s = _FIRST_PAUSE_S
+        else:
+            _tell(away=one_line(problem))
+            if inbox.over:
+                give_up_at = give_up_at or time.monotonic() + inbox.grace_s
+                if time.monotonic() > give_up_at:
+                    return 1
+                pause_s = min(pause_s, 1.0)
+            inbox.listen(pause_s)
+            if inbox.over:
+                time.sleep(0.2)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            continue
+        if inbox.over and not inbox.folders:
+            for folder in seen:
+                sink.cut(folder)
+            return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
