@@ -49,6 +49,12 @@ def is_server(address: str) -> bool:
     return address.startswith("postgresql")
 
 
+def storage_file(address: str) -> Path | None:
+    """The file that a storage address means; ``None`` for a server."""
+    path = Path(address) if "://" not in address else sqlite_path(address)
+    return None if path is None else path.resolve()
+
+
 def lock_of(address: str, runs_dir: Path) -> Path:
     """The lock under which a place is opened: beside a SQLite file, for runs of several folders share it."""
     path = sqlite_path(address)

@@ -58,7 +58,18 @@ class Claims(Protocol):
         """
 
     def take(self, pieces: Sequence[str]) -> tuple[str, Hold] | None:
-        """Take the first of some pieces, known by their folders' names, that no living worker has. In ``exclusive``."""
+        """Take the first of some pieces, known by their folders' names, that no living worker has. In ``exclusive``.
+
+        Raises:
+            HarnessError: If the study is here no more.
+        """
+
+    def living(self, *, on_wait: Callable[[Worker], None]) -> list[Worker]:
+        """Those that are at work, once it is known of each; the others are forgotten. In ``exclusive``.
+
+        Args:
+            on_wait: Told of one that is silent and is listened for.
+        """
 
     def workers(self) -> list[Worker]:
         """Those that are at work, as far as it is known."""
@@ -85,6 +96,9 @@ class Worker:
     epochs: int | None
     silent_s: float
 
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
     @property
     def is_silent(self) -> bool:
         """Whether it has not given a sign of life for so long that others may take over."""
@@ -96,10 +110,12 @@ class FolderClaims:
 
     Args:
         folder: The study's folder; a piece is a folder in it.
+        see_that_it_is_here: Raises an error if the study is here no more.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, see_that_it_is_here: Callable[[], None] = lambda: None) -> None:
         self._folder = folder
+        self._see_that_it_is_here = see_that_it_is_here
 
     @contextlib.contextmanager
     def exclusive(self, what: str, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[Check]:
@@ -107,11 +123,15 @@ class FolderClaims:
             yield lambda: None
 
     def take(self, pieces: Sequence[str]) -> tuple[str, Hold] | None:
+        self._see_that_it_is_here()
         for piece in pieces:
             lease = lease_of(self._folder / piece)
             if lease.acquire():
                 return piece, _FolderHold(lease)
         return None
+
+    def living(self, *, on_wait: Callable[[Worker], None]) -> list[Worker]:
+        return []  # a lease says it
 
     def workers(self) -> list[Worker]:
         return []

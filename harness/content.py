@@ -95,10 +95,11 @@ class Lease:
     Args:
         folder: The folder, which must exist.
         shared: Whether others may hold a shared lease beside this one.
+        name: The lease's file there.
     """
 
-    def __init__(self, folder: Path, *, shared: bool = False) -> None:
-        self._path = folder / "lease"
+    def __init__(self, folder: Path, *, shared: bool = False, name: str = "lease") -> None:
+        self._path = folder / name
         self._mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         self._descriptor: int | None = None
 

@@ -58,33 +58,44 @@ def server_engine(storage: BaseStorage) -> Engine | None:
     return None
 
 
-def claims_of(storage: BaseStorage, study: str, folder: Path) -> Claims:
+def claims_of(storage: BaseStorage, study: str, folder: Path, see_that_it_is_here: Callable[[], None]) -> Claims:
     """Who works on what in a study.
 
     Args:
         storage: The study's.
         study: Its id.
         folder: Its folder.
+        see_that_it_is_here: Raises an error if the study is here no more.
     """
     engine = server_engine(storage)
-    return FolderClaims(folder) if engine is None else DatabaseClaims(engine, study, folder)
+    if engine is None:
+        return FolderClaims(folder, see_that_it_is_here)
+    return DatabaseClaims(engine, study, folder, see_that_it_is_here)
 
 
 @contextlib.contextmanager
-def alone(storage: BaseStorage, what: str, file: Path) -> Iterator[None]:
-    """Keep everyone else out: who shares the file, and who shares the database.
+def alone(storages: Sequence[BaseStorage], what: str, file: Path) -> Iterator[Check]:
+    """Keep everyone else out: who shares the file, and who shares a database.
 
     Args:
-        storage: What is shared.
+        storages: What is shared.
         what: Names what is done, across all machines.
         file: Stands for the same on this machine.
+
+    Yields:
+        What raises an error if they are kept out no more.
     """
-    engine = server_engine(storage)
+    engines = [engine for engine in map(server_engine, storages) if engine is not None]
     with contextlib.ExitStack() as held:
-        if engine is not None:
-            held.enter_context(locked(engine, what))
+        # In one order, or two who need the same two would wait for one another.
+        checks = [held.enter_context(locked(engine, what)) for engine in sorted(engines, key=lambda one: str(one.url))]
         held.enter_context(exclusive(file))  # of those, too, who have a study of this name in another storage
-        yield
+
+        def check() -> None:
+            for each in checks:
+                each()
+
+        yield check
 
 
 @contextlib.contextmanager
@@ -124,12 +135,17 @@ class DatabaseClaims:
         engine: Of the database.
         study: The study's id.
         folder: Its folder.
+        see_that_it_is_here: Raises an error if the study is here no more. Asked once for each row: a study is moved
+            when nobody has one.
     """
 
-    def __init__(self, engine: Engine, study: str, folder: Path) -> None:
+    def __init__(
+        self, engine: Engine, study: str, folder: Path, see_that_it_is_here: Callable[[], None] = lambda: None
+    ) -> None:
         self._engine = engine
         self._study = study
         self._folder = folder
+        self._see_that_it_is_here = see_that_it_is_here
         self._host = socket.gethostname()
         self._worker: str | None = None
         self._alive: Lease | None = None
@@ -183,6 +199,7 @@ class DatabaseClaims:
         if self._worker is not None and not self._lost:
             return
         self._leave()
+        self._see_that_it_is_here()
         worker = uuid.uuid4().hex
         self._alive = lease_of(self._folder_of(worker))
         self._alive.acquire()
@@ -311,17 +328,33 @@ class DatabaseClaims:
             mine = (_WORKERS.c.worker == self._worker, _WORKERS.c.piece == piece)
             connection.execute(sql.update(_WORKERS).where(*mine).values(piece=None, epochs=None))
 
+    def living(self, *, on_wait: Callable[[Worker], None]) -> list[Worker]:
+        told = False
+        while True:
+            self._look()
+            rows = self._rows()
+            free = {row.worker for row in rows if self._is_free(row)}
+            if free:
+                with self._engine.begin() as connection:
+                    connection.execute(sql.delete(_WORKERS).where(_WORKERS.c.worker.in_(free)))
+            left = [_worker(row) for row in rows if row.worker not in free]
+            if any(worker.silent_s < 1.5 * BEAT_S for worker in left) or not left:
+                return left
+            if not told:
+                told = True
+                on_wait(left[0])
+            time.sleep(BEAT_S / 10)
+
     def workers(self) -> list[Worker]:
+        return [_worker(row) for row in self._rows()]
+
+    def _rows(self) -> Sequence[Row[Any]]:
         with self._engine.connect() as connection:
-            rows = connection.execute(
+            return connection.execute(
                 sql.select(_WORKERS, (_NOW_S - _WORKERS.c.beat_s).label("silent_s"))
                 .where(_WORKERS.c.study == self._study)
                 .order_by(_WORKERS.c.began_s)
             ).all()
-        return [
-            Worker(host=row.host, pid=row.pid, piece=row.piece, epochs=row.epochs, silent_s=row.silent_s)
-            for row in rows
-        ]
 
     def close(self) -> None:
         self._over.set()
@@ -333,6 +366,10 @@ class DatabaseClaims:
                 connection.execute(sql.delete(_WORKERS).where(_WORKERS.c.worker == self._worker))
         self._leave()
         self._over.clear()
+
+
+def _worker(row: Row[Any]) -> Worker:
+    return Worker(host=row.host, pid=row.pid, piece=row.piece, epochs=row.epochs, silent_s=row.silent_s)
 
 
 class _DatabaseHold:

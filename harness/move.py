@@ -1,5 +1,6 @@
 """Moving a study to another storage: begun on a file, gone on with on a server, or back. Its runs folder stays its own.
 
+Nobody works on it meanwhile: who is at work is named, and who comes waits, on any machine, and is told where it went.
 At any moment one of the two can be gone on with, or the same command can finish:
 
 1. the copy is made, marked as being made: nobody opens it, and a cut leaves the source as it was;
@@ -10,7 +11,9 @@ At any moment one of the two can be gone on with, or the same command can finish
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
@@ -20,9 +23,11 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from harness.addresses import place_of, redact
-from harness.content import Lease
+from harness.claims import GRACE_S, Check, Worker
+from harness.database_claims import alone
 from harness.errors import HarnessError
 from harness.opening import load_stored
+from harness.presence import Absence
 from harness.settings import Settings
 from harness.storage import open_storage, storage_in_reach
 from harness.study import MOVED_ATTR, MOVING_ATTR, Study, see_that_it_is_here
@@ -54,12 +59,10 @@ def move(settings: Settings, terminal: Terminal) -> None:
             f"study {settings.study!r} was searched with another --runs-dir or in another folder than "
             f"{source.folder.resolve()}; move it from there."
         )
-    lease = Lease(source.folder)
-    if not lease.acquire() or any(not worker.is_silent for worker in source.claims.workers()):
-        raise HarnessError(f"study {settings.study!r} is being worked on; stop that, and move it then.")
-    try:
-        target = open_storage(there)
-        with storage_in_reach(settings), storage_in_reach(there):
+    target = open_storage(there)
+    with storage_in_reach(settings), storage_in_reach(there):
+        _see_that_it_is_in_one(source, target, there)
+        with _nobody_at_work(source, target, terminal) as check:
             if not _is_half_told(source, target, there):
                 see_that_it_is_here(source.attrs, settings)
                 _make_room(source, target, there)
@@ -67,14 +70,65 @@ def move(settings: Settings, terminal: Terminal) -> None:
                 _compare(
                     source.optuna, optuna.load_study(study_name=settings.study, storage=open_storage(there)), there
                 )
+                check()
                 source.optuna.set_user_attr(MOVED_ATTR, place_of(settings.to))
             optuna.load_study(study_name=settings.study, storage=target).set_user_attr(MOVING_ATTR, None)
-    finally:
-        lease.release()
     terminal.say(
         f"study {settings.study!r} is in {redact(settings.to)} now, with {len(source.trials())} trials; go on with it "
         "there, with the same flags and this --storage."
     )
+
+
+@contextlib.contextmanager
+def _nobody_at_work(source: Study, target: BaseStorage, terminal: Terminal) -> Iterator[Check]:
+    """Keep everyone out of a study and of its copy; what it gives raises an error if they are kept out no more.
+
+    Raises:
+        HarnessError: If somebody is at work.
+    """
+    name = source.settings.study
+
+    def say(worker: Worker) -> None:
+        terminal.say(f"waiting   up to {GRACE_S:.0f} s for a sign of life of {worker}")
+
+    absence = Absence(source.settings)
+    try:
+        if not absence.acquire():
+            named = [str(worker) for worker in source.claims.workers() if not worker.is_silent]
+            _refuse(name, named or ["a process of this machine"])
+        file = source.folder.with_name(f".{name}.lock")
+        with alone([source.optuna._storage, target], f"open {name}", file) as opens, contextlib.ExitStack() as held:
+            claims = held.enter_context(source.claims.exclusive("claim"))
+            _refuse(name, [str(worker) for worker in source.claims.living(on_wait=say)])
+
+            def check() -> None:
+                opens()
+                claims()
+
+            yield check
+    finally:
+        absence.release()
+
+
+def _refuse(name: str, workers: Sequence[str]) -> None:
+    if workers:
+        raise HarnessError(f"study {name!r} is being worked on by {', '.join(workers)}; stop that, and move it then.")
+
+
+def _see_that_it_is_in_one(source: Study, target: BaseStorage, there: Settings) -> None:
+    """See that two addresses are not two names of one place.
+
+    Raises:
+        HarnessError: If they are.
+    """
+    copy = _stored(there.study, target)
+    if copy is None or copy.user_attrs.get("kd.id") != source.id:
+        return
+    marked = {MOVED_ATTR, MOVING_ATTR} & {name for name, value in copy.user_attrs.items() if value is not None}
+    if not marked and MOVED_ATTR not in source.attrs:
+        raise HarnessError(
+            f"--to must be another storage than --storage, but {redact(there.storage)} is the same by another name."
+        )
 
 
 def _stored(name: str, storage: BaseStorage) -> optuna.Study | None:

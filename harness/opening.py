@@ -61,7 +61,7 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
         "fixed": dict(settings.fixed),
         "max": dict(settings.budgets),
     }
-    with alone(storage, f"open {settings.study}", settings.study_dir.with_name(f".{settings.study}.lock")):
+    with alone([storage], f"open {settings.study}", settings.study_dir.with_name(f".{settings.study}.lock")):
         if settings.study in optuna.get_all_study_names(storage):
             loaded = optuna.load_study(study_name=settings.study, storage=storage)
             see_that_it_is_here(loaded.user_attrs, settings)

@@ -22,11 +22,12 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from harness.addresses import redact
 from harness.claims import Check, Claims, Hold
-from harness.content import Lease, derived_seed
+from harness.content import derived_seed
 from harness.cost import COSTS
 from harness.database_claims import claims_of, server_engine
 from harness.errors import HarnessError, PieceTaken
 from harness.pareto import pareto_front
+from harness.presence import Presence
 from harness.proposal import Proposer
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
@@ -90,7 +91,7 @@ class Study:
         self.optuna = optuna_study
         self.settings = settings
         self.folder = settings.study_dir
-        self.lease = Lease(self.folder, shared=True)
+        self.lease = Presence(settings)
         """Held by whoever works on the study."""
         self.patience = patience_with(optuna_study._storage)
 
@@ -117,7 +118,10 @@ class Study:
     @cached_property
     def claims(self) -> Claims:
         """Who works on what."""
-        return claims_of(self.optuna._storage, self.id, self.folder)
+        return claims_of(self.optuna._storage, self.id, self.folder, self._see_that_it_is_here)
+
+    def _see_that_it_is_here(self) -> None:
+        see_that_it_is_here(self.attrs, self.settings)
 
     @cached_property
     def is_shared(self) -> bool:
@@ -140,7 +144,8 @@ class Study:
         """Take the study's lease.
 
         Raises:
-            HarnessError: If the study was made anew since it was opened, by a start with other settings, or moved.
+            HarnessError: If the study was made anew since it was opened, by a start with other settings, or moved, or
+                is worked on in another runs folder.
         """
         while not self.lease.acquire():  # someone looks whether anybody is at work
             time.sleep(0.01)

@@ -127,9 +127,43 @@ def test_a_study_that_is_worked_on_stays(settings: Settings) -> None:
     begin(settings)
     study = opened(settings)
     study.hold()
-    assert "study 's' is being worked on; stop that" in refused(move, settings, Terminal())
+    assert "study 's' is being worked on by a process of this machine; stop" in refused(move, settings, Terminal())
     study.lease.release()
     move(settings, Terminal())
+
+
+def test_a_study_that_is_worked_on_in_another_runs_folder_stays(settings: Settings, tmp_path: Path) -> None:
+    opened(settings)  # which has begun no trial, or no other folder could have it
+    elsewhere = replace(settings, runs_dir=tmp_path / "elsewhere")
+    study = opened(elsewhere)
+    study.hold()
+    assert "study 's' is being worked on by a process of this machine; stop" in refused(move, settings, Terminal())
+    words = refused(opened(settings).hold)
+    assert f"is being worked on in {elsewhere.study_dir}, so it can't be in {settings.study_dir} at the" in words
+    second = opened(elsewhere)
+    second.hold()
+    study.lease.release()
+    assert "is being worked on" in refused(opened(settings).hold)
+    second.lease.release()
+    move(settings, Terminal())
+    assert "was moved to" in refused(study.hold)
+
+
+def test_whoever_had_opened_a_study_before_it_was_moved_begins_nothing_of_it(settings: Settings) -> None:
+    begin(settings)
+    late = opened(settings)
+    move(settings, Terminal())
+    assert refused(claimed, late, SPACE) == f"study 's' was moved to {settings.to}; go on there, with --storage."
+    assert "was moved to" in refused(late.take, ["controls/2"])
+
+
+def test_a_storage_under_two_names_is_one(settings: Settings, tmp_path: Path) -> None:
+    begin(settings)
+    (tmp_path / "linked").hardlink_to(settings.storage.removeprefix("sqlite:///"))
+    linked = f"sqlite:///{tmp_path}/linked" if "://" in settings.storage else f"{tmp_path}/linked"
+    if "://" not in settings.storage:
+        assert "is the same by another name" in refused(move, replace(settings, to=linked), Terminal())
+    assert opened(settings).finished() == 3
 
 
 def test_another_study_of_its_name_is_left_alone(settings: Settings) -> None:
