@@ -6,7 +6,8 @@
 A trial's time runs from the claim (Optuna's sampling included) to the moment it is told, logged and cleaned up: its
 epoch-wise checkpoints, validation, final scores and spool are in it. MLflow is written by the mirror's process
 meanwhile, on the same cores: a pair is a block of several trials, so that what is logged of one falls into the next.
-The bare loop trains with the same optimizer, schedule, batches and validation, and keeps nothing.
+The bare loop trains with the same optimizer, schedule, batches and validation, and keeps nothing. Nor is it slowed by
+what Lightning, once imported, has PyTorch do at each step of an optimizer: to look for GPUs by NVML.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from harness.terminal import Terminal
 from harness.worker import work
 
 CONFIGURATION = {"width": "8", "temperature": "4.0", "learning_rate": "0.01"}
+_BY_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 ALPHA = 0.5  # of the bare loop; the trials draw theirs, for no study tries a configuration twice
 
 
@@ -110,9 +112,11 @@ def main() -> None:
             prepared = prepare(settings, space, study, terminal, mirror)
             parent.start(prepared)
             for pair in range(asked.pairs + 1):
+                os.environ[_BY_NVML] = "0"
                 started = time.perf_counter()
                 accuracies = [bare_loop(space, prepared, epochs, seed=1000 * pair + i) for i in range(asked.block)]
                 between = time.perf_counter()
+                os.environ[_BY_NVML] = "1"
                 settings = study.settings = _with(settings, trials=asked.block * (pair + 1), epochs=epochs)
                 work(settings, space, study, prepared, mirror, _Silent())  # type: ignore[arg-type]
                 ended = time.perf_counter()

@@ -125,6 +125,17 @@ def test_each_batch_is_one_optimizer_step_and_one_step_of_the_schedule(epochs: i
     assert trainer.lr_scheduler_configs[0].scheduler.last_epoch == steps
 
 
+def test_no_step_on_the_cpu_looks_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, looks = a_student(linear(), total_steps=1), []
+    optimizer = module.configure_optimizers()["optimizer"]  # type: ignore[call-overload, index]
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: looks.append("for a GPU"))
+    module.network(torch.ones(1, FEATURES)).sum().backward()
+    optimizer.step()
+    assert not looks
+    torch.optim.AdamW(linear().parameters(), fused=True).step()  # as it would have been
+    assert looks
+
+
 def test_the_logged_loss_is_the_weighted_sum_of_the_logged_terms() -> None:
     module = a_student(linear(), total_steps=3)
     fit(module, some_data())
