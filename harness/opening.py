@@ -18,21 +18,13 @@ from harness.addresses import is_server, redact, sqlite_path
 from harness.content import Lease, write_atomically
 from harness.database_claims import alone, server_engine
 from harness.errors import HarnessError
+from harness.metrics import MAXIMIZED, METRICS
 from harness.patience import Patience, server_is_away
 from harness.settings import Settings
 from harness.space import SearchSpace, load_space
 from harness.storage import open_storage
-from harness.study import (
-    HERE_ATTR,
-    MARK,
-    MAXIMIZED,
-    METRICS,
-    MOVING_ATTR,
-    Study,
-    here,
-    is_first_start,
-    see_that_it_is_here,
-)
+from harness.study import MARK, Study
+from harness.whereabouts import HERE_ATTR, MOVING_ATTR, here, is_first_start, see_that_it_is_here
 
 _MAKING_ATTR = "kd.making"
 _FLAGS = {name: f"--{name}" for name in ("space", "objectives", "epochs", "seed", "max")} | {"fixed": "--fix"}

@@ -17,9 +17,11 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from harness.claim import Claim
 from harness.errors import TrialPruned
+from harness.metrics import KNOWN_COSTS, MAXIMIZED
 from harness.storage import STORAGE_ERRORS, asking_storage
-from harness.study import KNOWN_COSTS, MAXIMIZED, Claim, Study
+from harness.study import Study
 
 _REDUCTION = 3
 _NEAREST = 7  # complete trials whose gains are looked at; while there are fewer, nothing is pruned
@@ -123,7 +125,7 @@ class Pruner:
             return  # nothing can be told from it
         try:
             with asking_storage():
-                self._study.mark(claim, rung, value)
+                claim.mark(rung, value)
                 complete = self._study.patience.ask_once(self._look)
         except STORAGE_ERRORS as error:
             if self._study.patience.is_away(error):
@@ -138,9 +140,10 @@ class Pruner:
             )
 
     def _look(self) -> list[Standing]:
-        for trial in self._study.trials():
-            if trial.number not in self._complete and trial.state == TrialState.COMPLETE:
-                self._complete[trial.number] = self._standing(trial)
+        if self._study.tally()[TrialState.COMPLETE] > len(self._complete):
+            for trial in self._study.trials():
+                if trial.number not in self._complete and trial.state == TrialState.COMPLETE:
+                    self._complete[trial.number] = self._standing(trial)
         return list(self._complete.values())
 
     def _standing(self, trial: FrozenTrial) -> Standing:

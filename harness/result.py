@@ -14,10 +14,11 @@ from harness.controls import known as known_controls
 from harness.controls import name_of
 from harness.cost import Conditions
 from harness.errors import HarnessError
+from harness.metrics import MAXIMIZED, METRICS
 from harness.pareto import knee, pareto_front
 from harness.prepare import used_conditions
 from harness.spool import curves
-from harness.study import MAXIMIZED, METRICS, Study
+from harness.study import Study
 from harness.transfer import Transfer
 
 WITHIN_TEACHER = 0.01  # "one point", the margin of the small pick

@@ -19,6 +19,7 @@ from harness.addresses import is_server, lock_of, redact, sqlite_path
 from harness.content import exclusive
 from harness.database_claims import lock, make_tables, server_engine
 from harness.errors import HarnessError, PieceTaken, one_line
+from harness.lean_storage import LeanStorage
 from harness.patience import Patience, never, server_is_away
 from harness.settings import Settings
 
@@ -141,23 +142,23 @@ def close_connections(study: optuna.Study) -> None:
         backend.engine.dispose()
 
 
-def _open_database(address: str) -> RDBStorage:
+def _open_database(address: str) -> LeanStorage:
     if sqlite_path(address) is None:
         if not is_server(address):
-            return RDBStorage(address, engine_kwargs={"pool_pre_ping": True})
+            return LeanStorage(address, engine_kwargs={"pool_pre_ping": True})
         engine_kwargs: dict[str, Any] = {"connect_args": _PATIENT_CONNECTION, "pool_pre_ping": True}
         engine = sqlalchemy.create_engine(address, **engine_kwargs)
         try:
             with engine.begin() as connection:  # two first starts at once would both make the tables
                 lock(connection, "tables")
-                storage = RDBStorage(address, engine_kwargs=engine_kwargs)
+                storage = LeanStorage(address, engine_kwargs=engine_kwargs)
                 event.listen(storage.engine, "connect", _mortal)
                 storage.engine.dispose()
                 make_tables(storage.engine)
         finally:
             engine.dispose()
         return storage
-    storage = RDBStorage(address, engine_kwargs={"connect_args": {"timeout": 60}})
+    storage = LeanStorage(address, engine_kwargs={"connect_args": {"timeout": 60}})
     # A write-ahead log outlives kill -9 without waiting for the disk at each of a trial's dozen commits.
     event.listen(storage.engine, "connect", _write_ahead)
     storage.engine.dispose()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.answers import ANSWERS, compare, keep_answers
+from harness.claim import Claim
 from harness.claims import Hold
 from harness.content import derived_seed, tensors_digest
 from harness.cost import key_of
@@ -21,7 +22,7 @@ from harness.prepare import Prepared, costs_of, score
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
 from harness.spool import Spool
-from harness.study import Claim, Study
+from harness.study import Study
 from harness.teacher import cpu_state
 from harness.tensor_file import save_tensors
 from lightning_modules.batch import call

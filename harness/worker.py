@@ -12,6 +12,8 @@ from typing import Any, Protocol
 from harness import budget
 from harness.addresses import redact
 from harness.checkpoint import drop_checkpoints
+from harness.claim import Claim
+from harness.claiming import Claimant
 from harness.errors import HarnessError, Interrupted, PieceTaken, TrialFailed, TrialPruned, one_line, room_on_disk
 from harness.mirror import Mirror, is_sent
 from harness.prepare import Prepared, costs_of, is_affordable
@@ -21,7 +23,7 @@ from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.spool import FINISHED_STATES, SPOOL, Spool
 from harness.storage import STORAGE_ERRORS
-from harness.study import Claim, Study
+from harness.study import Study
 from harness.trial import run_trial
 
 FAILURE = "failure.txt"
@@ -97,6 +99,7 @@ def work(
         recipes=settings.recipes,
         default_recipes=settings.default_recipes,
     )
+    claimant = Claimant(study, proposer)
     prunes = settings.pruner == "pareto" and unprunable(study) is None
     epochs = settings.epochs or space.epochs
 
@@ -105,7 +108,7 @@ def work(
 
     pruner = Pruner(study, epochs=epochs, costs_of=costs) if prunes else None
 
-    while (claim := _next(study, proposer, display, ends_at)) is not None:
+    while (claim := _next(claimant, study, display, ends_at)) is not None:
         spool = begin_spool(claim, study, mirror)
         number = claim.trial.number
 
@@ -164,12 +167,12 @@ def _run(
         metrics = train()
     except TrialPruned as pruned:
         reason = one_line(pruned)
-        study.prune(claim, costs(claim.trial.params), reason)
+        claim.prune(costs(claim.trial.params), reason)
         _end(claim, spool, "PRUNED", reason)
         display.pruned(number, reason)
     except TrialFailed as failure:
         reason = one_line(failure)
-        _fail(claim, spool, study, reason)
+        _fail(claim, spool, reason)
         display.failed(number, reason)
         if isinstance(failure.__cause__, OSError):  # a full disk: every trial after it would fail too
             raise failure.__cause__ from None
@@ -178,26 +181,26 @@ def _run(
     except Exception as error:
         reason = f"{type(error).__name__}: {one_line(error)}"
         (claim.folder / FAILURE).write_text(redact(traceback.format_exc()))
-        _fail(claim, spool, study, reason)
+        _fail(claim, spool, reason)
         raise HarnessError(
             f"trial {number} failed: {reason} (traceback: {claim.folder / FAILURE}); "
             "the same command goes on with the next trial."
         ) from error
     else:
-        study.complete(claim, metrics)
+        claim.complete(metrics)
         spool.set_state("COMPLETE")
         drop_checkpoints(claim.folder)
         display.finished(number, metrics)
 
 
-def _next(study: Study, proposer: Proposer, display: Display, ends_at: float | None) -> Claim | None:
+def _next(claimant: Claimant, study: Study, display: Display, ends_at: float | None) -> Claim | None:
     """The next trial; ``None`` if there is no more, or no more time.
 
     Where others run the last ones, this worker waits: one of them may be lost, and is then taken up at once.
     """
     began_s, told = time.monotonic(), False
     while ends_at is None or time.monotonic() < ends_at:
-        claim = study.claim(proposer)
+        claim = claimant.claim()
         if claim is not None:
             return claim
         running = study.running()
@@ -243,8 +246,8 @@ def begin_spool(claim: Claim, study: Study, mirror: Notified) -> Spool:
     return spool
 
 
-def _fail(claim: Claim, spool: Spool, study: Study, reason: str) -> None:
-    study.fail(claim, reason)
+def _fail(claim: Claim, spool: Spool, reason: str) -> None:
+    claim.fail(reason)
     _end(claim, spool, "FAIL", reason)
 
 

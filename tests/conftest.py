@@ -15,12 +15,15 @@ from typing import Any
 
 import pytest
 
+from harness.claim import Claim
+from harness.claiming import Claimant
+from harness.metrics import METRICS
 from harness.opening import open_study
 from harness.proposal import Proposer
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.storage import open_storage
-from harness.study import METRICS, Claim, Study
+from harness.study import Study
 from search_spaces.digits import SPACE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -107,7 +110,8 @@ def settings_in(folder: Path, *, trials: int) -> Settings:
 def claimed(study: Study, space: SearchSpace) -> Claim | None:
     """A claim as a new process makes it, which has proposed nothing yet."""
     settings = study.settings
-    return study.claim(Proposer(space, sampler=settings.sampler, seed=settings.seed, directions=study.directions))
+    proposer = Proposer(space, sampler=settings.sampler, seed=settings.seed, directions=study.directions)
+    return Claimant(study, proposer).claim()
 
 
 def numbers(folder: Path, study: str) -> list[Any]:

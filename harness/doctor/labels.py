@@ -11,7 +11,7 @@ from torch import Tensor
 from harness.doctor.answers import logits_of
 from harness.doctor.check import Check, Doubt, Flaw, Groundless
 from harness.doctor.patient import Patient
-from harness.study import METRICS
+from harness.metrics import METRICS
 
 
 def labels_are_within_the_logits(patient: Patient) -> str:

@@ -33,7 +33,7 @@ def a_study(settings: Settings, *outcomes: tuple[float, float]) -> Study:
     for accuracy, cost in outcomes:
         claim = claimed(study, SPACE)
         assert claim is not None
-        study.complete(claim, metrics(accuracy, cost))
+        claim.complete(metrics(accuracy, cost))
         claim.hold.release()
     return study
 
@@ -62,7 +62,7 @@ def test_a_trial_on_labels_alone_is_its_own_control(settings: Settings) -> None:
     study = opened(replace(settings, fixed={"alpha": "1"}))
     claim = claimed(study, SPACE.fixed({"alpha": "1"}))
     assert claim is not None
-    study.complete(claim, metrics(0.9, 1.0))
+    claim.complete(metrics(0.9, 1.0))
     claim.hold.release()
     assert due(study) == [] and known(study) == {0: metrics(0.9, 1.0)}
 
@@ -72,7 +72,7 @@ def test_the_run_of_a_control_has_the_names_of_a_trial_s_run(settings: Settings)
     study = opened(settings, METHODS)
     claim = claimed(study, METHODS.fixed(settings.fixed))
     assert claim is not None
-    study.complete(claim, metrics(0.9, 1.0))
+    claim.complete(metrics(0.9, 1.0))
     claim.hold.release()
     (control,) = controls(study, settings, METHODS)
     begun = _begun(control, study, cast(Notified, SimpleNamespace(notify=lambda folder: None)))

@@ -9,12 +9,14 @@ import pytest
 from conftest import metrics, opened, settings_in
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from harness.claim import Claim
+from harness.claiming import Claimant
 from harness.errors import HarnessError
 from harness.first_trials import first_trials
 from harness.proposal import Proposer
 from harness.recipes import RECIPES
 from harness.space import SearchSpace
-from harness.study import Claim, Study
+from harness.study import Study
 from search_spaces.digits import SPACE, Digits
 from search_spaces.digits_methods import SPACE as METHODS
 
@@ -108,9 +110,9 @@ def proposed(study: Study, *recipes: str, defaults: bool = True) -> Claim:
     proposer = Proposer(
         SPACE, sampler="random", seed=0, directions=study.directions, recipes=recipes, default_recipes=defaults
     )
-    claim = study.claim(proposer)
+    claim = Claimant(study, proposer).claim()
     assert claim is not None
-    study.complete(claim, metrics(0.5, 1.0))
+    claim.complete(metrics(0.5, 1.0))
     claim.hold.release()
     return claim
 

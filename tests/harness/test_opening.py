@@ -14,11 +14,12 @@ from optuna.distributions import BaseDistribution, IntDistribution
 
 from harness.content import Lease
 from harness.errors import HarnessError
+from harness.metrics import METRICS
 from harness.opening import find_study
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.storage import open_storage
-from harness.study import METRICS, Study
+from harness.study import Study
 from search_spaces.digits import SPACE
 
 
@@ -266,7 +267,7 @@ def test_a_study_with_a_trial_begun_elsewhere_is_refused(settings: Settings, tmp
     again = opened(settings)
     taken = claimed(again, SPACE)
     assert taken is not None and taken.resumed
-    again.complete(taken, metrics(0.5, 1.0))
+    taken.complete(metrics(0.5, 1.0))
     taken.hold.release()
     assert opened(third).owns_folder()
 

@@ -10,6 +10,8 @@ import pytest
 from conftest import claimed, settings_in
 from optuna.trial import TrialState
 
+from harness.claim import Claim
+from harness.claiming import Claimant
 from harness.errors import TrialPruned
 from harness.opening import open_study
 from harness.proposal import Proposer
@@ -17,7 +19,7 @@ from harness.pruning import Pruner, Standing, rungs_of, stop, unprunable
 from harness.result import trials_frame
 from harness.settings import SAMPLERS
 from harness.storage import STORAGE_ERRORS, open_storage
-from harness.study import Claim, Study
+from harness.study import Study
 from search_spaces.digits import SPACE
 
 OBJECTIVES = ("accuracy", "parameters")
@@ -92,7 +94,7 @@ def pruner_of(study: Study) -> Pruner:
 
 def complete(study: Study, claim: Claim, *, at_two: float, end: float) -> None:
     pruner_of(study).judge(claim, 1, {"val/accuracy": at_two})
-    study.complete(claim, {"accuracy": end, "parameters": claim.trial.params["width"]})
+    claim.complete({"accuracy": end, "parameters": claim.trial.params["width"]})
     claim.hold.release()
 
 
@@ -109,7 +111,7 @@ def test_processes_judge_by_what_others_marked_in_the_storage(tmp_path: Path) ->
     said = r"accuracy 0.1000 after 2 of 20 epochs.*0.2000 in reach; one that costs no more has 0.6000"
     with pytest.raises(TrialPruned, match=said) as pruned:
         pruner.judge(claim, 1, {"val/accuracy": 0.1})
-    there.prune(claim, costs, str(pruned.value))
+    claim.prune(costs, str(pruned.value))
     trial = here.trials()[claim.trial.number]
     assert trial.state == TrialState.PRUNED and trial.intermediate_values == {2: 0.1}
     assert trial.user_attrs == {"metrics": costs, "reason": str(pruned.value)}
@@ -154,8 +156,8 @@ def test_a_storage_that_is_away_at_a_rung_is_no_fault_of_the_trial(
 def test_a_trial_that_was_cut_while_it_was_stopped_and_went_on_keeps_no_reason(tmp_path: Path) -> None:
     study = studied(tmp_path)
     claim = claim_of(study)
-    claim.trial.set_user_attr("reason", "hopeless")
-    study.complete(claim, {"accuracy": 0.5, "parameters": 1.0})
+    study.optuna._storage.set_trial_user_attr(claim.trial._trial_id, "reason", "hopeless")
+    claim.complete({"accuracy": 0.5, "parameters": 1.0})
     assert trials_frame(study)["reason"].tolist() == [""]
 
 
@@ -164,17 +166,17 @@ def test_a_trial_that_was_cut_while_it_was_stopped_and_went_on_keeps_no_reason(t
 def test_every_sampler_goes_on_beside_pruned_trials(tmp_path: Path, sampler: str, objectives: tuple[str, ...]) -> None:
     study = studied(tmp_path, objectives)
     study.settings = replace(study.settings, sampler=sampler)
-    proposer = Proposer(SPACE, sampler=sampler, seed=0, directions=study.directions)
+    claimant = Claimant(study, Proposer(SPACE, sampler=sampler, seed=0, directions=study.directions))
     for number in range(24):
         # New processes see trials that are over; the same one sees them running first.
-        claim = study.claim(proposer) if number % 4 else claim_of(study)
+        claim = claimant.claim() if number % 4 else claim_of(study)
         assert claim is not None
-        study.mark(claim, 2, 0.5)
+        claim.mark(2, 0.5)
         metrics = {"accuracy": number / 30, "parameters": 1.0, "macs": 2.0, "size_mb": 3.0}
         if number % 3:
-            study.prune(claim, metrics, "hopeless")
+            claim.prune(metrics, "hopeless")
         else:
-            study.complete(claim, metrics)
+            claim.complete(metrics)
     assert study.finished() == 24
 
 

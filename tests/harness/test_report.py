@@ -96,9 +96,9 @@ def a_study(
             spool.metrics({"train/loss": 1 / (epoch + 1), "val/loss": 2 / (epoch + 1), f"val/{name}": 0.1}, step=epoch)
         spool.close()
         if isinstance(outcome, str):
-            study.fail(claim, outcome)
+            claim.fail(outcome)
         else:
-            study.complete(claim, metrics(*outcome, name=name))
+            claim.complete(metrics(*outcome, name=name))
         claim.hold.release()
     return study
 
@@ -203,7 +203,7 @@ def test_nan_never_enters_the_front(settings: Settings, position: int) -> None:
     assert claim is not None
     accuracy, latency_ms, parameters = (math.nan if n == position else v for n, v in enumerate((0.99, 0.01, 1.0)))
     with pytest.warns(UserWarning, match="nan is not acceptable"):
-        study.complete(claim, metrics(accuracy, latency_ms, parameters))  # it would win
+        claim.complete(metrics(accuracy, latency_ms, parameters))  # it would win
     claim.hold.release()
     result = collect(study)
     assert result.trials["state"].tolist() == ["COMPLETE"] * 3 + ["FAIL"]
@@ -367,7 +367,7 @@ def test_a_student_without_parameters_is_drawn(settings: Settings) -> None:
     study = a_study(settings, [(0.9, 0.5, 500)])
     claim = claimed(study, SPACE)
     assert claim is not None
-    study.complete(claim, metrics(0.8, 0.4, 1) | {"parameters": 0})
+    claim.complete(metrics(0.8, 0.4, 1) | {"parameters": 0})
     claim.hold.release()
     write_report(collect(study), study.folder / "report")
     assert (study.folder / "report" / "curves.png").stat().st_size > 1000

@@ -32,8 +32,8 @@ def test_a_study_on_this_machine_tells_what_runs_and_what_was_cut(settings: Sett
     study = opened(settings)
     ended, failed, running, cut = (claimed(study, SPACE) for _ in range(4))
     assert ended and failed and running and cut
-    study.complete(ended, metrics(0.5, 1.0))
-    study.fail(failed, "loss is nan")
+    ended.complete(metrics(0.5, 1.0))
+    failed.fail("loss is nan")
     for claim, epochs in ((running, 3), (cut, 1)):
         spool = begin_spool(claim, study, Silent())
         for epoch in range(epochs):

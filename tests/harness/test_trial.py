@@ -205,7 +205,7 @@ def test_a_loss_that_is_no_number_fails_a_trial_before_it_can_be_judged(session:
     finally:
         space.task.student = build  # type: ignore[method-assign]
     assert spool.epochs == 1  # its curve shows where
-    study.fail(claim, "nan")
+    claim.fail("nan")
 
 
 @dataclass(frozen=True)

@@ -1,35 +1,36 @@
-"""A study on real storages: it stays what it is, is made once and whole, and its trials go on where they were."""
+"""Claims on real storages: exactly the trials that were asked for, each one worker's, going on where they were."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import pytest
 from conftest import claimed, environment, in_sqlite, metrics, opened, settings_in
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import FrozenTrial
 
-from harness.claims import Hold
+from harness.claim import Claim
+from harness.claiming import Claimant
+from harness.claims import Check, Hold
 from harness.content import Lease
-from harness.pareto import pareto_front
-from harness.proposal import Proposer
-from harness.settings import SAMPLERS, Settings
+from harness.proposal import Proposal, Proposer
+from harness.settings import Settings
+from harness.study import Study
 from search_spaces.digits import SPACE
 
 RECIPES = ["repdistiller", "distilbert", "keras"]
 
 WORKER = """
 import json, sys
+from harness.claiming import Claimant
 from harness.proposal import Proposer
 from harness.settings import SAMPLERS, Settings
 from harness.storage import open_storage
@@ -50,14 +51,14 @@ for line in sys.stdin:
         answer(storage=True)
     elif word == "make":
         study = open_study(settings, SPACE, storage)
-        proposer = Proposer(SPACE, sampler="tpe", seed=0, directions=study.directions)
+        claimant = Claimant(study, Proposer(SPACE, sampler="tpe", seed=0, directions=study.directions))
         answer(id=study.id)
     elif word == "claim":
-        claim = study.claim(proposer)
+        claim = claimant.claim()
         answer(number=claim.trial.number, params=claim.configuration.params())
     elif word == "claim all":
         claims = []
-        while (claim := study.claim(proposer)) is not None:
+        while (claim := claimant.claim()) is not None:
             claims.append(claim)
         answer(numbers=[claim.trial.number for claim in claims])
 """
@@ -116,7 +117,7 @@ def test_a_study_begins_with_the_recipes_however_often_it_is_opened(settings: Se
         study = opened(settings)
         claim = claimed(study, SPACE)
         assert claim is not None and claim.recipe == name
-        study.complete(claim, metrics(0.5, 1.0))
+        claim.complete(metrics(0.5, 1.0))
         claim.hold.release()
     assert study.finished() == 4
 
@@ -182,9 +183,9 @@ def test_exactly_the_trials_asked_for_are_claimed(settings: Settings, tmp_path: 
     while (claim := claimed(study, SPACE)) is not None:
         claims.append(claim)
         if claim.trial.number == 2:
-            study.fail(claim, "loss is nan")  # a trial that failed is spent too
+            claim.fail("loss is nan")  # a trial that failed is spent too
         else:
-            study.complete(claim, metrics(0.5, 1.0))
+            claim.complete(metrics(0.5, 1.0))
         claim.hold.release()
     assert [claim.trial.number for claim in claims] == list(range(6))
     assert [claim.recipe for claim in claims] == [*RECIPES, None, None, None]
@@ -205,7 +206,7 @@ def test_the_recipes_are_claimed_as_they_were_published(settings: Settings) -> N
         tried.append((claim.configuration.distillation["temperature"], claim.configuration.distillation["alpha"]))
         assert claim.configuration.student == {"width": 6}  # sqrt(1 x 32)
         claim.hold.release()
-        study.complete(claim, metrics(0.5, 1.0))
+        claim.complete(metrics(0.5, 1.0))
     assert tried == [(4.0, 0.1), (2.0, 2 / 7), (10.0, 0.1)]
 
 
@@ -215,7 +216,7 @@ def test_a_trial_that_was_cut_goes_on_with_its_number_and_parameters(settings: S
     for _ in range(5):
         claim = claimed(study, SPACE)
         assert claim is not None
-        study.complete(claim, metrics(0.5, 1.0))
+        claim.complete(metrics(0.5, 1.0))
         claim.hold.release()
     begun = claimed(study, SPACE)
     assert begun is not None and (begun.trial.number, begun.recipe, begun.resumed) == (5, None, False)
@@ -226,19 +227,9 @@ def test_a_trial_that_was_cut_goes_on_with_its_number_and_parameters(settings: S
     assert taken is not None and (taken.trial.number, taken.resumed) == (5, True)
     assert taken.configuration == begun.configuration and taken.folder == begun.folder
     assert not Lease(taken.folder).acquire()
-    other.complete(taken, metrics(0.5, 1.0))
+    taken.complete(metrics(0.5, 1.0))
     taken.hold.release()
     assert claimed(opened(settings), SPACE) is None
-
-
-def test_what_a_trial_reached_is_stored_in_the_order_of_the_objectives(settings: Settings) -> None:
-    study = opened(replace(settings, objectives=("macs", "accuracy")))
-    claim = claimed(study, SPACE)
-    assert claim is not None
-    study.complete(claim, metrics(0.75, 1.0) | {"macs": 1234.0})
-    claim.hold.release()
-    (trial,) = [t for t in opened(study.settings).trials() if t.state.name == "COMPLETE"]
-    assert trial.values == [1234.0, 0.75] and trial.user_attrs["metrics"]["accuracy"] == 0.75
 
 
 def drawn(settings: Settings, *, cut: bool) -> list[dict[str, Any]]:
@@ -252,7 +243,7 @@ def drawn(settings: Settings, *, cut: bool) -> list[dict[str, Any]]:
             assert again is not None and again.resumed and again.configuration == claim.configuration
             claim = again
         params = claim.configuration.params()
-        study.complete(claim, metrics(1 - (params["alpha"] - 0.4) ** 2 / params["width"], params["width"]))
+        claim.complete(metrics(1 - (params["alpha"] - 0.4) ** 2 / params["width"], params["width"]))
         claim.hold.release()
     return [trial.params for trial in study.trials()]
 
@@ -282,7 +273,7 @@ def test_a_trial_that_ends_while_it_is_looked_at_is_not_taken_up_again(settings:
 
     def after_it_has_ended(pieces: Sequence[str]) -> tuple[str, Hold] | None:
         if "0" in pieces:
-            first.complete(mine, metrics(0.5, 1.0))
+            mine.complete(metrics(0.5, 1.0))
             mine.hold.release()
         return take(pieces)
 
@@ -305,119 +296,67 @@ def test_a_trial_that_someone_enqueued_comes_next_and_its_rest_is_drawn(settings
         one.hold.release()
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_no_configuration_is_tried_twice_and_a_space_can_be_exhausted(settings: Settings, sampler: str) -> None:
-    held = replace(
-        SPACE,
-        student={"width": IntDistribution(2, 4)},
-        distillation={"temperature": CategoricalDistribution([1, 4]), "alpha": FloatDistribution(0, 1, step=0.5)},
-        training={},
-    )
-    study = opened(replace(settings, trials=50, sampler=sampler), held)
-    seen = []
-    while (claim := claimed(study, held)) is not None:
-        params = claim.configuration.params()
-        seen.append(tuple(params.values()))
-        study.complete(claim, metrics(params["alpha"], params["width"]))
-        claim.hold.release()
-    assert len(seen) == len(set(seen)) == 3 * 2 * 3 and study.is_exhausted
-    # A trial that runs elsewhere is not begun a second time either.
-    assert study.finished() == 18 and claimed(study, held) is None
+def claimant_of(study: Study) -> Claimant:
+    proposer = Proposer(SPACE, sampler="random", seed=0, directions=study.directions, default_recipes=False)
+    return Claimant(study, proposer)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_space_of_methods_is_exhausted_method_by_method(settings: Settings, sampler: str) -> None:
-    methods = {
-        "soft_target": {"temperature": CategoricalDistribution([4]), "alpha": FloatDistribution(0, 1, step=0.5)},
-        "label_smoothing": {"smoothing": CategoricalDistribution([0.1, 0.2])},
-    }
-    space = replace(SPACE, student={"width": IntDistribution(2, 4)}, distillation=methods, training={})
-    study = opened(replace(settings, trials=50, sampler=sampler), space)
-    seen = []
-    while (claim := claimed(study, space)) is not None:
-        params = claim.configuration.params()
-        seen.append(tuple(sorted((name, str(value)) for name, value in params.items())))
-        study.complete(claim, metrics(0.5, params["width"]))
-        claim.hold.release()
-    assert len(seen) == len(set(seen)) == 3 * (3 + 2) and study.is_exhausted
+def choosing(claimant: Claimant, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], None]) -> None:
+    """Let something happen whenever a worker is about to choose a configuration."""
+    propose = claimant._proposer.propose
+
+    def interrupted(trials: list[FrozenTrial]) -> Proposal | None:
+        meanwhile()
+        return propose(trials)
+
+    monkeypatch.setattr(claimant._proposer, "propose", interrupted)
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp"])
-def test_a_sampler_keeps_away_from_what_runs_elsewhere(settings: Settings, sampler: str) -> None:
-    study = opened(replace(settings, trials=30, sampler=sampler))
-    for _ in range(15):
-        claim = claimed(study, SPACE)
-        assert claim is not None
-        params = claim.configuration.params()
-        study.complete(claim, metrics(1 - (params["alpha"] - 0.4) ** 2, params["width"]))
-        claim.hold.release()
-    running = [claimed(study, SPACE) for _ in range(4)]
-    places = []
-    for claim in running:
-        assert claim is not None and not claim.resumed
-        params = claim.configuration.params()
-        logs = (("width", 3.5), ("temperature", 3), ("learning_rate", 3.4))
-        places.append((params["alpha"], *(math.log(params[name]) / span for name, span in logs)))
-        claim.hold.release()
-    assert min(math.dist(a, b) for n, a in enumerate(places) for b in places[:n]) > 0.03
+@pytest.mark.parametrize("trials", [1, 9])
+def test_who_thinks_keeps_nobody_out_and_thinks_again_where_somebody_was_faster(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, trials: int
+) -> None:
+    settings = in_sqlite(replace(settings, trials=trials))
+    slow, fast = claimant_of(opened(settings)), claimant_of(opened(settings))
+    faster: list[Claim | None] = []
+    choosing(slow, monkeypatch, lambda: None if faster else faster.append(fast.claim()))
+    claim = slow.claim()
+    assert faster[0] is not None and faster[0].trial.number == 0
+    if trials == 1:
+        assert claim is None  # it was the last one
+    else:
+        assert claim is not None and claim.trial.number == 1
+        assert claim.configuration != faster[0].configuration
+        alone = opened(replace(settings, study="alone"))
+        in_turn = [one.claim() for one in [claimant_of(alone)] * 2]
+        assert [one and one.configuration for one in in_turn] == [faster[0].configuration, claim.configuration]
 
 
-def test_a_long_search_of_generations_goes_on_in_a_new_process(settings: Settings) -> None:
-    # Parents are chosen from the generation before, and so on back: once by recursion, 600 calls deep.
-    study = optuna.create_study(directions=["maximize", "minimize"])
-    for number in range(16 * 620):
-        params = {name: SPACE.middle()[name] for name in SPACE.distributions} | {"alpha": number / 16 / 620}
-        study.add_trial(
-            optuna.trial.create_trial(
-                values=[params["alpha"] % 0.1, 8],
-                params=params,
-                distributions=SPACE.distributions,
-                system_attrs={"NSGAIISampler:generation": number // 16},
-                user_attrs={"recipe": RECIPES[number % 3]},
-            )
-        )
-    proposer = Proposer(SPACE, sampler="nsga2", seed=0, directions=("maximize", "minimize"))
-    proposal = proposer.propose(study.get_trials(deepcopy=False))
-    assert proposal is not None and proposal.notes["NSGAIISampler:generation"] == 620
+def test_a_trial_that_is_enqueued_while_somebody_thinks_comes_first(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = opened(settings)
+    claimant = claimant_of(study)
+    choosing(claimant, monkeypatch, lambda: study.optuna.enqueue_trial({"width": 5}))
+    claim = claimant.claim()
+    assert claim is not None and claim.configuration.student == {"width": 5}
 
 
-@pytest.mark.filterwarnings("ignore:Choices for a categorical distribution")
-def test_choices_that_have_no_hash_are_told_apart(settings: Settings) -> None:
-    space = replace(SPACE, student={"width": CategoricalDistribution([[8, 16], [16, 32]])})  # type: ignore[list-item]
-    proposer = Proposer(space, sampler="random", seed=0, directions=("maximize", "minimize"))
-    assert proposer.propose([]) is not None
+def test_who_had_to_wait_thinks_in_turn(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = opened(replace(settings, trials=9))
+    claimant, exclusive, events = claimant_of(study), study.claims.exclusive, []
+    crowds = iter([False, True, False, False])
 
+    @contextlib.contextmanager
+    def noted(what: str, *, on_wait: Callable[[], None]) -> Iterator[Check]:
+        if next(crowds):
+            on_wait()
+        events.append("turn")
+        with exclusive(what) as check:
+            yield check
 
-def test_a_trial_is_stored_whole_in_one_write(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = opened(in_sqlite(settings))
-    storage = study.optuna._storage
-    for name in ("set_trial_param", "set_trial_user_attr", "set_trial_system_attr"):
-        monkeypatch.setattr(storage, name, None)
-    claim = claimed(study, SPACE)
-    assert claim is not None
-    (stored,) = opened(in_sqlite(settings)).trials()
-    assert stored.params == claim.configuration.params() and stored.user_attrs == {"recipe": RECIPES[0]}
-
-
-def test_a_model_looks_at_the_best_and_the_newest_of_many_trials_whoever_asks(settings: Settings) -> None:
-    draw = np.random.default_rng(0)
-    directions = ("maximize", "minimize")
-
-    def tried(number: int) -> FrozenTrial:
-        width = int(draw.integers(2, 33))
-        params = {"width": width, **{name: float(draw.uniform(0.01, 0.02)) for name in ("alpha", "learning_rate")}}
-        values = [width / 40 + float(draw.uniform(0, 0.1)), float(width)]
-        trial = create_trial(values=values, params={**params, "temperature": 2.0}, distributions=SPACE.distributions)
-        trial.number = number
-        return trial
-
-    trials = [tried(number) for number in range(1700)]
-    living = Proposer(SPACE, sampler="tpe", seed=0, directions=directions)
-    for count in (10, 500, 900, 1300, 1700):
-        fresh = Proposer(SPACE, sampler="tpe", seed=0, directions=directions)
-        assert living.propose(trials[:count]) == fresh.propose(trials[:count])
-    # All but one to two blocks of 400 are told by one block.
-    seen = set(living._viewed)
-    assert len(seen) == 400 + 500 and set(range(1200, 1700)) <= seen
-    front = pareto_front([trial.values for trial in trials[:1200]], directions)
-    assert set(front.tolist()) <= seen
+    monkeypatch.setattr(study.claims, "exclusive", noted)
+    choosing(claimant, monkeypatch, lambda: events.append("think"))
+    claims = [claimant.claim() for _ in range(4)]
+    assert [claim and claim.trial.number for claim in claims] == [0, 1, 2, 3]
+    assert events == ["think", "turn", "think", "turn", "turn", "think", "think", "turn"]
