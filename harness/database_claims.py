@@ -7,7 +7,6 @@ it comes back, and yields.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import os
 import re
@@ -16,17 +15,18 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
-from optuna.storages import BaseStorage, RDBStorage
-from sqlalchemy.engine import Connection, Engine, Row
+from optuna.storages import BaseStorage
+from sqlalchemy.engine import Engine, Row
 from sqlalchemy.exc import SQLAlchemyError
 
 from harness.claims import BEAT_S, GRACE_S, Check, Claims, FolderClaims, Hold, Worker, lease_of
-from harness.content import Lease, exclusive
+from harness.content import Lease
+from harness.database_locks import locked, server_engine
 from harness.errors import PieceTaken
 
 _FORGOTTEN_S = 3600.0  # after which nobody is told of a worker any more
@@ -50,14 +50,6 @@ _WORKERS = sql.Table(
 _NOW_S: sql.ColumnElement[float] = sql.func.extract("epoch", sql.func.clock_timestamp()).cast(sql.Double)
 
 
-def server_engine(storage: BaseStorage) -> Engine | None:
-    """The engine of a storage that workers of many machines share; ``None`` for any other."""
-    backend = getattr(storage, "_backend", storage)
-    if isinstance(backend, RDBStorage) and backend.engine.dialect.name == "postgresql":
-        return backend.engine
-    return None
-
-
 def claims_of(storage: BaseStorage, study: str, folder: Path, see_that_it_is_here: Callable[[], None]) -> Claims:
     """Who works on what in a study.
 
@@ -71,61 +63,6 @@ def claims_of(storage: BaseStorage, study: str, folder: Path, see_that_it_is_her
     if engine is None:
         return FolderClaims(folder, see_that_it_is_here)
     return DatabaseClaims(engine, study, folder, see_that_it_is_here)
-
-
-@contextlib.contextmanager
-def alone(storages: Sequence[BaseStorage], what: str, file: Path) -> Iterator[Check]:
-    """Keep everyone else out: who shares the file, and who shares a database.
-
-    Args:
-        storages: What is shared.
-        what: Names what is done, across all machines.
-        file: Stands for the same on this machine.
-
-    Yields:
-        What raises an error if they are kept out no more.
-    """
-    engines = [engine for engine in map(server_engine, storages) if engine is not None]
-    with contextlib.ExitStack() as held:
-        # In one order, or two who need the same two would wait for one another.
-        checks = [held.enter_context(locked(engine, what)) for engine in sorted(engines, key=lambda one: str(one.url))]
-        held.enter_context(exclusive(file))  # of those, too, who have a study of this name in another storage
-
-        def check() -> None:
-            for each in checks:
-                each()
-
-        yield check
-
-
-@contextlib.contextmanager
-def locked(engine: Engine, what: str, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[Check]:
-    """Keep everyone else out who shares the database. A lock ends with its connection, and so with its process.
-
-    Args:
-        engine: Of the database.
-        what: Names what is done, across all machines.
-        on_wait: Called if somebody must be waited for.
-    """
-    with engine.connect() as connection:
-        lock(connection, what, on_wait=on_wait)
-
-        def check() -> None:
-            connection.execute(sql.select(1))
-
-        try:
-            yield check
-        finally:
-            with contextlib.suppress(SQLAlchemyError):  # of a connection that is lost, and the lock with it
-                connection.rollback()
-
-
-def lock(connection: Connection, what: str, *, on_wait: Callable[[], None] = lambda: None) -> None:
-    """Hold a name until the connection's transaction ends: PostgreSQL's advisory locks."""
-    key = int.from_bytes(hashlib.sha256(f"kd {what}".encode()).digest()[:8], signed=True)
-    if not connection.execute(sql.select(sql.func.pg_try_advisory_xact_lock(key))).scalar_one():
-        on_wait()
-        connection.execute(sql.select(sql.func.pg_advisory_xact_lock(key)))
 
 
 class DatabaseClaims:

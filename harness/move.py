@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial
 
 from harness.addresses import place_of, redact
 from harness.claims import GRACE_S, Check, Worker
-from harness.database_claims import alone
+from harness.database_locks import alone
 from harness.errors import HarnessError
 from harness.opening import load_stored
 from harness.presence import Absence

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from harness.addresses import is_server, redact, sqlite_path
 from harness.content import Lease, write_atomically
-from harness.database_claims import alone, server_engine
+from harness.database_locks import alone, server_engine
 from harness.errors import HarnessError
 from harness.metrics import MAXIMIZED, METRICS
 from harness.patience import Patience, server_is_away

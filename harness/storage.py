@@ -17,7 +17,8 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from harness.addresses import is_server, lock_of, redact, sqlite_path
 from harness.content import exclusive
-from harness.database_claims import lock, make_tables, server_engine
+from harness.database_claims import make_tables
+from harness.database_locks import lock, server_engine
 from harness.errors import HarnessError, PieceTaken, one_line
 from harness.lean_storage import LeanStorage
 from harness.patience import Patience, never, server_is_away

@@ -16,7 +16,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.claims import Claims, Hold
-from harness.database_claims import claims_of, server_engine
+from harness.database_claims import claims_of
+from harness.database_locks import server_engine
 from harness.errors import HarnessError
 from harness.lean_storage import lean
 from harness.pareto import pareto_front

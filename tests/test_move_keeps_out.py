@@ -25,7 +25,8 @@ from test_moved_study import moved, moving
 from test_storm import begin
 
 import harness.move
-from harness.database_claims import DatabaseClaims, server_engine
+from harness.database_claims import DatabaseClaims
+from harness.database_locks import server_engine
 from harness.errors import HarnessError
 from harness.move import move
 from harness.settings import Settings

@@ -124,10 +124,10 @@ def asked_for_a_trial(settings: Settings) -> dict[str, int]:
     return counts
 
 
-# By Optuna's own means it would be 29 for a claim and 20 for an end, of a server 35 and 21.
+# By Optuna's own means it would be 33 for a claim and 20 for an end, of a server 35 and 21.
 def test_a_trial_takes_few_statements(tmp_path: Path) -> None:
     counts = asked_for_a_trial(in_sqlite(settings_in(tmp_path, trials=9)))
-    assert counts["claim"] <= 17 and counts["mark"] <= 3 and counts["end"] <= 8, counts
+    assert counts["claim"] <= 21 and counts["mark"] <= 3 and counts["end"] <= 8, counts
 
 
 @pytest.mark.service
