@@ -60,7 +60,7 @@ class Claim:
 
     def complete(self, metrics: Mapping[str, float]) -> None:
         """Record that it was trained to the end."""
-        values = [metrics[name] for name in self.study.objectives]
+        values = [float(metrics[name]) for name in self.study.objectives]  # a journal would keep a count as one
         assert not any(map(math.isnan, values)), metrics
         self._end(TrialState.COMPLETE, {"metrics": dict(metrics)}, values)
 
