@@ -17,7 +17,7 @@ from harness.claim import Claim
 from harness.claims import Hold
 from harness.content import derived_seed
 from harness.errors import HarnessError
-from harness.lean_storage import lean
+from harness.lean_storage import Outrun, lean
 from harness.proposal import Proposal, Proposer
 from harness.study import Study
 
@@ -47,8 +47,10 @@ class Claimant:
 
     def claim(self) -> Claim | None:
         """Take up a trial that was cut, or begin a new one; ``None`` when there is no more to begin."""
-        found = self._study.patience.ask(self._taken)
-        return None if found is None else self._study.patience.ask(lambda: self._claim(*found))
+        while True:
+            with contextlib.suppress(Outrun):
+                found = self._study.patience.ask(self._taken)
+                return None if found is None else self._claim(*found)
 
     def _taken(self) -> tuple[FrozenTrial, Hold, bool] | None:
         """A trial, the hold on it, and whether another process began it."""
@@ -67,14 +69,14 @@ class Claimant:
             # Someone may have enqueued a trial with Optuna's own means; no budget holds back what is asked for by name.
             if waiting:
                 check()
-                trial = study.optuna._storage.get_trial(study.optuna.ask()._trial_id)
+                trial = self._completed(study.optuna._storage.get_trial(study.optuna.ask()._trial_id))
             else:
                 proposal = thought.proposal or self._proposer.propose(thought.trials)
                 if proposal is None:
                     study.keep_exhausted()
                     return None
                 check()  # or another worker may begin the last one too
-                trial = self._begun(proposal)
+                trial = self._begun(proposal, number=len(thought.trials))
             taken = study.claims.take([str(trial.number)])
             return None if taken is None else (trial, taken[1], False)
 
@@ -90,7 +92,10 @@ class Claimant:
         return _Thought(trials, proposal)
 
     def _is_level(self, trials: list[FrozenTrial]) -> bool:
-        """Whether no trial was begun, or enqueued, since the study was read."""
+        """Whether no trial was begun, or enqueued, since the study was read, and it was read whole."""
+        begun = (trial for trial in trials if trial.state == TrialState.RUNNING)
+        if any(self._proposer.space.branch_of(trial.params) is None for trial in begun):
+            return False  # enqueued, and being completed
         tally = self._study.tally()
         return tally.total() == len(trials) and tally[TrialState.WAITING] == _waiting(trials)
 
@@ -99,15 +104,31 @@ class Claimant:
         running = [str(trial.number) for trial in trials if trial.state == TrialState.RUNNING]
         while (found := self._study.claims.take(running)) is not None:
             piece, hold = found
-            trial = self._study.trials()[int(piece)]
-            # Read with the trial in hand: whoever ends one gives it back afterwards.
-            if trial.state == TrialState.RUNNING:
-                return trial, hold
-            hold.release()
+            with contextlib.ExitStack() as given_back:
+                given_back.callback(hold.release)
+                trial = self._study.trials()[int(piece)]
+                # Read with the trial in hand: whoever ends one gives it back afterwards.
+                if trial.state == TrialState.RUNNING:
+                    whole = self._completed(trial)
+                    given_back.pop_all()
+                    return whole, hold
             running.remove(piece)
         return None
 
-    def _begun(self, proposal: Proposal) -> FrozenTrial:
+    def _completed(self, trial: FrozenTrial) -> FrozenTrial:
+        """A trial with all its parameters, or others could choose the same: what someone enqueued names some, or none.
+
+        Nobody else begins a trial meanwhile.
+        """
+        study, space = self._study, self._proposer.space
+        if space.branch_of(trial.params) is not None:
+            return trial
+        # Configurations come from a proposer; this sampler only completes.
+        study.optuna.sampler = RandomSampler(derived_seed(study.settings.seed, "enqueued", trial.number))
+        space.suggest(Trial(study.optuna, trial._trial_id))
+        return study.optuna._storage.get_trial(trial._trial_id)
+
+    def _begun(self, proposal: Proposal, *, number: int) -> FrozenTrial:
         """A new trial, stored whole: a cut leaves all of it, or nothing."""
         whole = create_trial(
             state=TrialState.RUNNING,
@@ -119,21 +140,15 @@ class Claimant:
         storage, study_id = self._study.optuna._storage, self._study.optuna._study_id
         database = lean(storage)
         if database is not None:
-            return database.begin(study_id, whole)
+            return database.begin(study_id, whole, number=number)
         return storage.get_trial(storage.create_new_trial(study_id, whole))
 
     def _claim(self, trial: FrozenTrial, hold: Hold, resumed: bool) -> Claim:
-        study, space = self._study, self._proposer.space
-        if space.branch_of(trial.params) is None:
-            # Configurations come from a proposer; this sampler only completes what someone enqueued in part.
-            study.optuna.sampler = RandomSampler(derived_seed(study.settings.seed, "enqueued", trial.number))
-            space.suggest(Trial(study.optuna, trial._trial_id))
-            trial = study.optuna._storage.get_trial(trial._trial_id)
         return Claim(
-            study=study,
+            study=self._study,
             trial=trial,
-            configuration=space.configuration(trial.params),
-            folder=study.trial_folder(trial.number),
+            configuration=self._proposer.space.configuration(trial.params),
+            folder=self._study.trial_folder(trial.number),
             hold=hold,
             resumed=resumed,
             recipe=trial.user_attrs.get("recipe"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import Counter
 
@@ -9,8 +10,13 @@ import sqlalchemy as sql
 from optuna.distributions import distribution_to_json
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._rdb import models
+from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.orm import Session
+
+
+class Outrun(Exception):
+    """Another trial was begun, or enqueued, before this one; nothing was stored."""
 
 
 class LeanStorage(RDBStorage):
@@ -19,9 +25,28 @@ class LeanStorage(RDBStorage):
     Takes what ``RDBStorage`` does.
     """
 
-    def begin(self, study_id: int, whole: FrozenTrial) -> FrozenTrial:
-        """Store a running trial in one transaction; as it is stored, with its number."""
-        return self._create_new_trial(study_id, whole)
+    def begin(self, study_id: int, whole: FrozenTrial, *, number: int) -> FrozenTrial:
+        """Store a running trial in one transaction, if it is the study's next one; as it is stored.
+
+        Whoever asks may have lost its turn without knowing, for the server was away, or have begun the trial before and
+        not been told. Optuna itself would then begin another one, and tries again by itself.
+
+        Args:
+            study_id: The study's.
+            whole: The trial.
+            number: Its own.
+
+        Raises:
+            Outrun: If it would have another number.
+        """
+        with _create_scoped_session(self.scoped_session) as session:
+            models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
+            trial = self._get_prepared_new_trial(study_id, whole, session)
+            if trial.number != number:
+                raise Outrun(f"{number} would be {trial.number}")
+            begun = copy.deepcopy(whole)
+            begun.number, begun._trial_id = number, int(trial.trial_id)
+        return begun
 
     def tally(self, study_id: int) -> Counter[TrialState]:
         """How many trials of a study are in each state: one statement, where reading the trials takes seven."""

@@ -342,6 +342,32 @@ def test_a_trial_that_is_enqueued_while_somebody_thinks_comes_first(
     assert claim is not None and claim.configuration.student == {"width": 5}
 
 
+def test_what_is_enqueued_is_known_whole_to_whoever_thinks_meanwhile(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(settings, trials=9)
+    beside = claimant_of(opened(replace(settings, study="beside")))
+    assert beside.claim() is not None
+    second = beside.claim()  # what is chosen where one trial has begun
+    assert second is not None
+    study = opened(settings)
+    study.optuna.enqueue_trial(second.trial.params)
+    first, other = claimant_of(study), claimant_of(opened(settings))
+    ask, thoughts = study.optuna.ask, []
+
+    def asked(*arguments: Any) -> optuna.Trial:
+        trial = ask(*arguments)
+        thoughts.append(other._think())  # of the enqueued one, it sees only that it runs
+        return trial
+
+    monkeypatch.setattr(study.optuna, "ask", asked)
+    enqueued = first.claim()
+    assert enqueued is not None and enqueued.trial.params == second.trial.params
+    monkeypatch.setattr(other, "_think", thoughts.pop)
+    claim = other.claim()
+    assert claim is not None and claim.trial.number == 1 and claim.configuration != enqueued.configuration
+
+
 def test_who_had_to_wait_thinks_in_turn(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     study = opened(replace(settings, trials=9))
     claimant, exclusive, events = claimant_of(study), study.claims.exclusive, []

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sql
 from conftest import claimed, in_sqlite, metrics, opened, settings_in
@@ -20,7 +21,7 @@ from optuna.trial import TrialState, create_trial
 from servers import Postgres
 
 from harness.claim import Claim
-from harness.lean_storage import LeanStorage
+from harness.lean_storage import LeanStorage, Outrun
 from harness.settings import Settings
 from harness.study import Study
 from search_spaces.digits import SPACE
@@ -73,10 +74,79 @@ def test_a_trial_is_stored_as_optuna_stores_it(tmp_path: Path) -> None:
 def test_what_a_trial_is_begun_as_is_what_is_read(tmp_path: Path) -> None:
     storage = LeanStorage(f"sqlite:///{tmp_path}/optuna.db")
     study = storage.create_new_study([StudyDirection.MAXIMIZE], "s")
-    storage.begin(study, WHOLE)
-    begun = storage.begin(study, WHOLE)
+    storage.begin(study, WHOLE, number=0)
+    begun = storage.begin(study, WHOLE, number=1)
     assert begun.number == 1 and begun == storage.get_trial(begun._trial_id)
     assert list(begun.params.items()) == list(WHOLE.params.items())
+
+
+def test_a_trial_that_would_have_another_number_is_not_begun(tmp_path: Path) -> None:
+    storage = LeanStorage(f"sqlite:///{tmp_path}/optuna.db")
+    study = storage.create_new_study([StudyDirection.MAXIMIZE], "s")
+    storage.create_new_trial(study, create_trial(state=TrialState.WAITING))
+    with pytest.raises(Outrun, match="0 would be 1"):
+        storage.begin(study, WHOLE, number=0)
+    assert [trial.state.name for trial in storage.get_all_trials(study)] == ["WAITING"]
+
+
+@pytest.fixture
+def on_server(tmp_path: Path, postgres: Postgres, request: pytest.FixtureRequest) -> Settings:
+    return replace(settings_in(tmp_path, trials=1), storage=postgres.new_database(request.node.name[:60]))
+
+
+def engine_of(study: Study) -> sql.Engine:
+    return study.optuna._storage._backend.engine  # type: ignore[attr-defined,no-any-return]
+
+
+@pytest.mark.service
+def test_a_trial_whose_beginning_was_stored_but_not_answered_is_begun_once(
+    on_server: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = opened(on_server)
+    engine = engine_of(study)
+    commit, lost = engine.dialect.do_commit, []
+    with statements(engine) as asked:
+
+        def lose(connection: Any) -> None:
+            commit(connection)
+            if not lost and any(statement.startswith("INSERT INTO trials ") for statement in asked):
+                lost.append(connection)
+                raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+        monkeypatch.setattr(engine.dialect, "do_commit", lose)
+        claim = claimed(study, SPACE)
+    assert lost and claim is not None and claim.trial.number == 0
+    assert len(study.trials()) == 1
+    claim.hold.release()
+    study.claims.close()
+    engine.dispose()
+
+
+@pytest.mark.service
+def test_who_loses_its_turn_to_another_right_before_it_begins_a_trial_begins_none(
+    on_server: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, fast = opened(on_server), opened(on_server)
+    database = slow.optuna._storage._backend  # type: ignore[attr-defined]
+    begin, claims = database.begin, []
+
+    def stalled(*arguments: Any, **named: Any) -> Any:
+        if not claims:
+            with engine_of(fast).connect() as connection:  # as the server does with one that it hears nothing of
+                holders = "select pid from pg_locks where locktype = 'advisory'"
+                here = "datname = current_database() and pid <> pg_backend_pid()"
+                ended = f"select pg_terminate_backend(pid) from pg_stat_activity where {here} and pid in ({holders})"
+                connection.execute(sql.text(ended))
+            claims.append(claimed(fast, SPACE))
+        return begin(*arguments, **named)
+
+    monkeypatch.setattr(database, "begin", stalled)
+    assert claimed(slow, SPACE) is None  # it was the last one
+    assert claims[0] is not None and claims[0].trial.number == 0
+    assert len(slow.trials()) == 1
+    for study in (slow, fast):
+        study.claims.close()
+        engine_of(study).dispose()
 
 
 def test_trials_are_counted_by_state(tmp_path: Path) -> None:
