@@ -140,7 +140,7 @@ class DatabaseClaims:
         worker = uuid.uuid4().hex
         self._alive = lease_of(self._folder_of(worker))
         self._alive.acquire()
-        self._worker = worker
+        self._worker, self._lost = worker, True  # until there is a row
         with self._engine.begin() as connection:
             connection.execute(
                 sql.insert(_WORKERS).values(

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import sqlalchemy as sql
@@ -134,6 +135,25 @@ def test_silence_counts_only_while_it_is_listened_for(
     threading.Event().wait(1.0)
     other._look()  # the first look after it: nobody has had a chance to beat
     assert other.take(["0"]) is None
+
+
+def test_who_could_not_enter_asks_again_whether_the_study_is_here(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    claims = DatabaseClaims(engine, "a", tmp_path, lambda: asked.append(1))
+    begin = engine.begin
+
+    def away() -> NoReturn:
+        monkeypatch.setattr(engine, "begin", begin)
+        raise sql.exc.OperationalError("insert", {}, Exception("server closed the connection"))
+
+    monkeypatch.setattr(engine, "begin", away)
+    with pytest.raises(sql.exc.OperationalError):
+        claims.take([])
+    assert claims.take([]) is None and len(asked) == 2 and len(claims.workers()) == 1
+    assert claims.take(["0"]) is not None and len(asked) == 2
+    claims.close()
 
 
 def test_a_worker_that_has_a_piece_already_may_take_it_again(workers: tuple[DatabaseClaims, DatabaseClaims]) -> None:
