@@ -61,8 +61,10 @@ def move(settings: Settings, terminal: Terminal) -> None:
             f"{source.folder.resolve()}; move it from there."
         )
     target = open_storage(there)
-    with storage_in_reach(settings), storage_in_reach(there):
-        _see_that_it_is_in_one(source, target, there)
+    with storage_in_reach(settings):
+        if not _is_half_told(source, target, there):
+            see_that_it_is_here(source.attrs, settings)
+        _see_that_it_is_in_one(source, target, there)  # or a move would wait for itself
         with _nobody_at_work(source, target, terminal) as check:
             if not _is_half_told(source, target, there):
                 see_that_it_is_here(source.attrs, settings)
@@ -126,7 +128,7 @@ def _see_that_it_is_in_one(source: Study, target: BaseStorage, there: Settings) 
     if copy is None or copy.user_attrs.get("kd.id") != source.id:
         return
     marked = {MOVED_ATTR, MOVING_ATTR} & {name for name, value in copy.user_attrs.items() if value is not None}
-    if not marked and MOVED_ATTR not in source.attrs:
+    if not marked:
         raise HarnessError(
             f"--to must be another storage than --storage, but {redact(there.storage)} is the same by another name."
         )

@@ -57,9 +57,9 @@ def storage_in_reach(settings: Settings) -> Iterator[None]:
     try:
         yield
     except STORAGE_ERRORS as error:
+        places = f"--storage {redact(settings.storage)}" + (f" or --to {redact(settings.to)}" if settings.to else "")
         raise HarnessError(
-            f"--storage {redact(settings.storage)} can't be used any more: {one_line(error.__cause__ or error)}; "
-            "the same command goes on."
+            f"{places} can't be used any more: {one_line(error.__cause__ or error)}; the same command goes on."
         ) from error
 
 

@@ -158,6 +158,18 @@ def _waiting_in(address: str) -> int:
     )
 
 
+def test_a_study_that_was_moved_is_not_moved_to_where_it_was_by_another_name(
+    tmp_path: Path, postgres: Postgres
+) -> None:
+    storage = postgres.new_database("another_name")
+    settings = replace(settings_in(tmp_path, trials=9), storage=storage, to=f"{tmp_path}/moved.journal")
+    opened(settings)
+    move(settings, Terminal())
+    alias = f"{storage}{'&' if '?' in storage else '?'}options=-c%20lock_timeout%3D1000"
+    with pytest.raises(HarnessError, match="was moved to"):
+        move(replace(settings, to=alias), Terminal())
+
+
 def test_whoever_comes_to_either_place_during_a_move_waits_for_it(example: Path, postgres: Postgres) -> None:
     source, target = postgres.new_database("came from"), postgres.new_database("came to")
     _with_many_trials(example, source, 200)

@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 import pytest
 from conftest import claimed, opened, settings_in
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState, create_trial
 
 import harness.move
@@ -182,6 +183,17 @@ def test_what_cannot_be_moved_is_said(settings: Settings, tmp_path: Path) -> Non
     assert "must hold study 'none', but holds s" in refused(move, replace(settings, study="none"), Terminal())
     assert "can't be used" in refused(move, replace(settings, to="sqlite:////nowhere/at/all.db"), Terminal())
     assert opened(settings).finished() == 3
+
+
+def test_a_move_that_loses_a_storage_names_both(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin(settings)
+
+    def lost(*arguments: Any) -> int:
+        raise StorageInternalError("no answer")
+
+    monkeypatch.setattr(type(open_storage(there(settings))), "create_new_trial", lost)
+    words = refused(move, settings, Terminal())
+    assert words.startswith(f"--storage {settings.storage} or --to {settings.to} can't be used any more: no answer")
 
 
 class Cut(BaseException):
