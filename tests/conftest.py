@@ -13,7 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+# Tests run beside one another: threads would wait for one another at each of a thousand small steps.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
+import torch
+from forked import Forked
 
 from harness.claim import Claim
 from harness.claiming import Claimant
@@ -40,12 +45,11 @@ def environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start ``search.py`` in ``folder``; its output goes to ``folder/output.txt``."""
-    one_worker = [] if "--workers" in arguments else ["--workers", "1"]  # or the numbers depend on who is faster
+def typed(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start ``python search.py`` in ``folder`` as a person does; its output goes to ``folder/output.txt``."""
     with open(folder / "output.txt", "w") as output:
         return subprocess.Popen(
-            [sys.executable, str(ROOT / "search.py"), *one_worker, *arguments],
+            [sys.executable, str(ROOT / "search.py"), *one_worker(arguments)],
             cwd=folder,
             env=environment(),
             stdout=output,
@@ -54,15 +58,29 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
         )
 
 
+def start(folder: Path, *arguments: str) -> Forked:
+    """Start ``search.py`` in ``folder``, its libraries imported; its output goes to ``folder/output.txt``."""
+    return Forked(ROOT / "search.py", *one_worker(arguments), output=folder / "output.txt", env=environment())
+
+
+def one_worker(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    """Arguments that ask for one worker, where none say how many: or the numbers depend on who is faster."""
+    return arguments if "--workers" in arguments else ("--workers", "1", *arguments)
+
+
 def search(folder: Path, *arguments: str, expect: int = 0, timeout_s: float = 240) -> str:
     """Run ``search.py`` in ``folder`` to its end; what it printed."""
-    process = start(folder, *arguments)
+    return ended(start(folder, *arguments), folder / "output.txt", expect=expect, timeout_s=timeout_s)
+
+
+def ended(process: Forked | subprocess.Popen[str], file: Path, *, expect: int = 0, timeout_s: float = 240) -> str:
+    """Wait for a command to end as expected; what it printed into ``file``."""
     try:
         code = process.wait(timeout_s)
     finally:
         process.kill()
         process.wait()
-    output = (folder / "output.txt").read_text()
+    output = file.read_text()
     assert code == expect, output
     return output
 
@@ -141,6 +159,20 @@ def metrics(accuracy: float, cost: float) -> dict[str, float]:
     return {"accuracy": accuracy, **dict.fromkeys(METRICS, cost)}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: a file is one worker's, and short ones at the end leave none of them idle."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Torch has two threads in this process, for a test of what becomes of them."""
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def example(tmp_path: Path) -> Path:
     """A folder with the README's example in it."""
@@ -153,7 +185,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with the README's example, searched to the end: 8 trials of study ``cancer``."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "cancer.py").write_text(EXAMPLE)
-    search(folder, "--space", "cancer.py", "--trials", "8", "--epochs", "6")
+    command = ("--space", "cancer.py", "--trials", "8", "--epochs", "6")
+    ended(typed(folder, *command), folder / "output.txt")
     yield folder
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import EXAMPLE, opened, search, settings_in, wait_for
+from forked import Forked
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from servers import MlflowServer, Postgres
@@ -44,7 +44,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
 
 def begin_apart(
     example: Path, server: MlflowServer, storage: str, name: str, *, trials: int = TRIALS, epochs: int = EPOCHS
-) -> subprocess.Popen[str]:
+) -> Forked:
     """A search as another machine runs it: with a folder of its own."""
     flags = ("--trials", str(trials), "--workers", "1", "--storage", storage, "--tracking-uri", server.address)
     return begin(example, name, *flags, "--runs-dir", str(example / name), "--epochs", str(epochs))
@@ -77,7 +77,7 @@ def check_runs(server: MlflowServer, trials: int, epochs: int) -> None:
         assert steps(server, run, "parameters") == steps(server, run, "agreement") == [0]
 
 
-def kill_machine(process: subprocess.Popen[str]) -> None:
+def kill_machine(process: Forked) -> None:
     """Kill a search and all that it started, at once."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     for pid in (process.pid, *map(int, children)):

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import EXAMPLE, environment, load, search, wait_for
+from conftest import EXAMPLE, ended, environment, load, search, wait_for
+from forked import Forked
 from mlflow import MlflowClient
+
+pytestmark = pytest.mark.slow
 
 PREFIX = "kd.retrained.confirm/"
 
 
-def begun(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def begun(folder: Path, *arguments: str) -> Forked:
     """The command, started in ``folder`` with one worker."""
-    command = [sys.executable, "-m", "harness", "confirm", "--study", "cancer", "--workers", "1", *arguments]
-    return subprocess.Popen(
-        command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    command = ("harness", "confirm", "--study", "cancer", "--workers", "1", *arguments)
+    return Forked(*command, output=folder / "confirm.txt", env=environment())
 
 
 def confirm(folder: Path, *arguments: str, expect: int = 0) -> str:
-    output, _ = (process := begun(folder, *arguments)).communicate(timeout=240)
-    assert process.returncode == expect, output
-    return output
+    return ended(begun(folder, *arguments), folder / "confirm.txt", expect=expect)
 
 
 def results(folder: Path) -> dict[str, Any]:
@@ -55,7 +52,7 @@ def test_picks_are_confirmed_in_the_report_and_in_mlflow_and_go_on_after_a_kill(
     process = begun(searched, "--seeds", "2")
     wait_for(lambda: len(results(searched)) >= 1)
     process.kill()
-    process.communicate()
+    process.wait()
     before = results(searched)
     output = confirm(searched, "--seeds", "2")
     after = results(searched)

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 from conftest import load, numbers, search, start, wait_for
 from mlflow import MlflowClient
 from safetensors.torch import load_file
+
+pytestmark = pytest.mark.slow
 
 CANCER = ("--space", "cancer.py", "--trials", "3", "--epochs", "60")
 

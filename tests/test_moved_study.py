@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
 import pytest
-from conftest import EXAMPLE, environment, epochs_logged, numbers, search, start, wait_for
+from conftest import EXAMPLE, ended, environment, epochs_logged, numbers, search, start, wait_for
+from forked import Forked
 from mlflow import MlflowClient
 from optuna.trial import TrialState, create_trial
 
@@ -42,22 +41,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def moving(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "harness", "move", "--study", "cancer", *arguments],
-        cwd=folder,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def moving(folder: Path, *arguments: str) -> Forked:
+    command = ("harness", "move", "--study", "cancer", *arguments)
+    return Forked(*command, output=folder / "moved.txt", env=environment())
 
 
 def moved(folder: Path, *arguments: str, expect: int = 0) -> str:
-    process = moving(folder, *arguments)
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == expect, output
-    return output
+    return ended(moving(folder, *arguments), folder / "moved.txt", expect=expect)
 
 
 @pytest.mark.service
@@ -116,7 +106,7 @@ def test_a_move_that_is_killed_leaves_the_study_and_is_done_again(example: Path)
     process = moving(example, *places)
     wait_for(lambda: copied() >= 20)
     process.kill()
-    process.communicate()
+    process.wait()
     assert 20 <= copied() < 402
     output = search(example, *command[:4], "--storage", "sqlite:///moved.db", "--trials", "403", expect=2)
     assert "its move to there is under way or was cut" in output

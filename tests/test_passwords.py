@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from conftest import ROOT, environment, epochs_logged, search, settings_in, start, wait_for
+from conftest import ROOT, environment, epochs_logged, search, settings_in, typed, wait_for
 
 from harness.errors import HarnessError, one_line
 from harness.settings import Settings
@@ -87,7 +87,7 @@ def with_variables(folder: Path, variables: dict[str, str], *arguments: str) -> 
 
 def test_a_password_on_the_command_line_is_seen_neither_by_ps_nor_in_any_file(example: Path, host: str) -> None:
     command = ("--space", "cancer.py", "--trials", "3", "--epochs", "200", "--workers", "2", "--storage", address(host))
-    process = start(example, *command)
+    process = typed(example, *command)
     wait_for(lambda: epochs_logged(example, "cancer", 1) >= 3)
     shown = command_lines(process.pid)
     assert len(shown) >= 4 and "--epochs" in shown[0]  # itself, the mirror, two workers

@@ -8,6 +8,8 @@ import pytest
 from conftest import EXAMPLE, epochs_logged, load, numbers, search, start, wait_for
 from mlflow import MlflowClient
 
+pytestmark = pytest.mark.slow
+
 # What no clock measures decides here, so that two searches are the same.
 PRUNED = ("--space", "cancer.py", "--trials", "24", "--epochs", "6", "--objectives", "accuracy,parameters")
 

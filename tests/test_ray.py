@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, environment, epochs_logged, load, wait_for
+from forked import Forked
 
 from harness.spool import read_events
 
@@ -42,19 +43,11 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         cluster.shutdown()
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    with open(folder / "output.txt", "w") as output:
-        return subprocess.Popen(
-            [sys.executable, str(ROOT / "search.py"), *LAUNCH, *arguments],
-            cwd=folder,
-            env=environment(),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+def start(folder: Path, *arguments: str) -> Forked:
+    return Forked(ROOT / "search.py", *LAUNCH, *arguments, output=folder / "output.txt", env=environment())
 
 
-def ended(process: subprocess.Popen[str], folder: Path, *, code: int = 0, timeout_s: float = 120) -> str:
+def ended(process: Forked, folder: Path, *, code: int = 0, timeout_s: float = 120) -> str:
     try:
         found = process.wait(timeout_s)
     finally:

@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import README, ROOT, epochs_logged, wait_for
+from forked import Forked
 from mlflow import MlflowClient
 from servers import Postgres
 from slurm_cluster import INSTALL, Cluster, missing
@@ -51,19 +51,11 @@ def quiet(cluster: Cluster) -> Iterator[Cluster]:
     cluster.cancel_all()
 
 
-def start(cluster: Cluster, folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    with open(folder / "output.txt", "w") as output:
-        return subprocess.Popen(
-            [sys.executable, str(ROOT / "search.py"), *LAUNCH, *arguments],
-            cwd=folder,
-            env=cluster.environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+def start(cluster: Cluster, folder: Path, *arguments: str) -> Forked:
+    return Forked(ROOT / "search.py", *LAUNCH, *arguments, output=folder / "output.txt", env=cluster.environment)
 
 
-def ended(process: subprocess.Popen[str], folder: Path, *, code: int = 0, timeout_s: float = 120) -> str:
+def ended(process: Forked, folder: Path, *, code: int = 0, timeout_s: float = 120) -> str:
     """What a launcher printed that must end so."""
     try:
         found = process.wait(timeout_s)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import optuna
 import pytest
 from conftest import EXAMPLE, ROOT, environment, epochs_logged, search, wait_for
+from forked import Forked
 from mlflow import MlflowClient
 from optuna.storages import RDBStorage
 from servers import Postgres
@@ -28,17 +27,9 @@ EPOCHS = 40
 FLAGS = ("--space", "cancer.py", "--sampler", "random", "--pruner", "none", "--no-controls", "--epochs", str(EPOCHS))
 
 
-def begin(folder: Path, name: str, *arguments: str) -> subprocess.Popen[str]:
+def begin(folder: Path, name: str, *arguments: str) -> Forked:
     """Start ``search.py`` in ``folder``; its output is added to ``folder/<name>.txt``."""
-    with open(folder / f"{name}.txt", "a") as output:
-        return subprocess.Popen(
-            [sys.executable, str(ROOT / "search.py"), *FLAGS, *arguments],
-            cwd=folder,
-            env=environment(),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    return Forked(ROOT / "search.py", *FLAGS, *arguments, output=folder / f"{name}.txt", env=environment(), append=True)
 
 
 def reached(storage: str) -> dict[int, Any]:

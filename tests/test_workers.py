@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import EXAMPLE, ROOT, environment, epochs_logged, load, numbers, search, start, wait_for
+from forked import Forked
 
 from harness.spool import read_events
 
@@ -18,7 +19,7 @@ from harness.spool import read_events
 FLAGS = ("--space", "cancer.py", "--sampler", "random", "--pruner", "none", "--trials", "12", "--epochs", "6")
 
 
-def workers_of(process: subprocess.Popen[str]) -> list[int]:
+def workers_of(process: Forked) -> list[int]:
     """The process's children, less the one that logs to MLflow."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return [

@@ -83,6 +83,7 @@ def test_a_dict_of_inputs_is_passed_by_keywords() -> None:
     assert count_macs(TwoInputs(), {"right": torch.zeros(5, 7), "left": torch.zeros(3, 5)}) == 3 * 5 * 7
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_networks_are_measured_in_eval_mode_beside_one_another(tmp_path: Path) -> None:
     networks = {"small": ConvNet(2, size=8, dropout=0.5).train(), "large": ConvNet(8, size=8).train()}
     running = {name: network.state_dict()["block1.1.running_var"].clone() for name, network in networks.items()}
@@ -93,9 +94,8 @@ def test_networks_are_measured_in_eval_mode_beside_one_another(tmp_path: Path) -
         asked.append(size)
         return images(size)
 
-    threads = torch.get_num_threads()
     costs = measure_costs(networks, inputs, conditions=CONDITIONS, on_round=lambda: ticks.append(1))
-    assert list(costs) == ["small", "large"] and torch.get_num_threads() == threads
+    assert list(costs) == ["small", "large"] and torch.get_num_threads() == 2
     assert set(asked) == {1, 8} and ticks == [1] * ROUNDS
     for (name, network), width, parameters in zip(networks.items(), (2, 8), (272, 1922), strict=True):
         cost = costs[name]

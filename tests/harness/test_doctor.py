@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,15 +32,6 @@ from harness.teacher import Teacher, network_digest
 from harness.teacher_outputs import make_teacher_outputs
 from harness.terminal import Terminal
 from lightning_modules.datasets import DEBIAN_FASHION_MNIST
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks as small as these wait for one another on two."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def settings_of(folder: Path, *edits: Edit, more: str = "") -> Settings:
@@ -115,8 +105,8 @@ def test_a_flaw_is_found_by_its_check_alone(flaw: str, tmp_path: Path, monkeypat
     assert broken.found in finding.found and broken.remedy in finding.remedy
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_small_steps_are_taken_on_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.set_num_threads(2)
     used: list[int] = []
 
     def examined(*given: object) -> list[Finding]:
