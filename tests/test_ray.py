@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, environment, epochs_logged, load, wait_for
+from conftest import PATIENCE_S, ROOT, environment, epochs_logged, load, wait_for
 from forked import Forked
 
 from harness.spool import read_events
@@ -47,9 +47,9 @@ def start(folder: Path, *arguments: str) -> Forked:
     return Forked(ROOT / "search.py", *LAUNCH, *arguments, output=folder / "output.txt", env=environment())
 
 
-def ended(process: Forked, folder: Path, *, code: int = 0, timeout_s: float = 120) -> str:
+def ended(process: Forked, folder: Path, *, code: int = 0) -> str:
     try:
-        found = process.wait(timeout_s)
+        found = process.wait(PATIENCE_S)
     finally:
         process.kill()
         process.wait()
@@ -86,12 +86,12 @@ def test_detached_workers_go_on_alone_and_are_cancelled_by_the_command_that_is_s
     process = start(
         example, "--ray-address", cluster.address, "--workers", "2", "--trials", "2", "--epochs", "20000", "--detach"
     )
-    output = ended(process, example, timeout_s=60)
+    output = ended(process, example)
     assert re.search(r"^status    \S*python -m harness status --study cancer$", output, re.MULTILINE)
     wait_for(lambda: all(epochs_logged(example, "cancer", number) > 3 for number in (0, 1)))
     (code,) = re.findall(r'^cancel    python -c "(.*)"$', output, re.MULTILINE)
     subprocess.run([sys.executable, "-c", code], env=environment(), check=True, capture_output=True, timeout=60)
-    wait_for(lambda: logs(example).count("stopped with 0 of 2 trials finished; ") == 2, timeout_s=30)
+    wait_for(lambda: logs(example).count("stopped with 0 of 2 trials finished; ") == 2)
     assert "Traceback" not in logs(example)
 
 
@@ -100,9 +100,9 @@ def test_ctrl_c_cancels_the_tasks(cluster: Any, example: Path) -> None:
     process = start(example, "--ray-address", cluster.address, "--trials", "1", "--epochs", "20000")
     wait_for(lambda: epochs_logged(example, "cancer", 0) > 3)
     process.send_signal(signal.SIGINT)
-    output = ended(process, example, code=130, timeout_s=40)
+    output = ended(process, example, code=130)
     assert re.search(r"cancelled kd-cancer-\w+, a task; nothing is lost, and the same command goes on", output)
-    wait_for(lambda: "stopped with 0 of 1 trials finished; 1 will go on" in logs(example), timeout_s=30)
+    wait_for(lambda: "stopped with 0 of 1 trials finished; 1 will go on" in logs(example))
 
 
 def test_a_cluster_that_is_none_is_said(cluster: Any, example: Path) -> None:

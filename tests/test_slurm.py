@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import README, ROOT, epochs_logged, wait_for
+from conftest import PATIENCE_S, README, ROOT, epochs_logged, wait_for
 from forked import Forked
 from mlflow import MlflowClient
 from servers import Postgres
@@ -55,10 +55,10 @@ def start(cluster: Cluster, folder: Path, *arguments: str) -> Forked:
     return Forked(ROOT / "search.py", *LAUNCH, *arguments, output=folder / "output.txt", env=cluster.environment)
 
 
-def ended(process: Forked, folder: Path, *, code: int = 0, timeout_s: float = 120) -> str:
+def ended(process: Forked, folder: Path, *, code: int = 0) -> str:
     """What a launcher printed that must end so."""
     try:
-        found = process.wait(timeout_s)
+        found = process.wait(PATIENCE_S)
     finally:
         process.kill()
         process.wait()
@@ -113,18 +113,18 @@ def test_a_worker_that_is_requeued_and_one_that_loses_its_node_go_on(
     wait_for(lambda: all(epochs_logged(example, "cancer", number) > 3 for number in (0, 1)))
     first, second = sorted(quiet.jobs("running"))
     quiet.run("scontrol", "requeue", first)
-    wait_for(lambda: "stopped with 0 of 2 trials finished" in logs(example), timeout_s=30)
+    wait_for(lambda: "stopped with 0 of 2 trials finished" in logs(example))
     node = quiet.jobs()[second]
     quiet.run("scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
     wait_for(lambda: second not in quiet.jobs("running"))
-    quiet.run("scontrol", "update", f"nodename={node}", "state=resume")
+    quiet.resume()
     ended(process, example)
     assert is_whole(example, 2, LONG, storage) and "was cut; it goes on after epoch" in logs(example)
 
 
 def test_a_worker_that_its_time_limit_cuts_is_requeued_after_its_own_end(quiet: Cluster, example: Path) -> None:
     process = start(quiet, example, "--trials", "1", "--epochs", "20000", "--time", "10", "--detach")
-    output = ended(process, example, timeout_s=30)
+    output = ended(process, example)
     (number,) = re.findall(r"^slurm     job (\d+)$", output, re.MULTILINE)
     assert re.search(r"^status    \S*python -m harness status --study cancer$", output, re.MULTILINE)
     assert f"cancel    scancel {number}" in output
@@ -149,7 +149,7 @@ def test_a_worker_whose_place_is_wanted_goes_on_and_ctrl_c_cancels_it(quiet: Clu
     process.send_signal(signal.SIGINT)
     output = ended(process, example, code=130)
     assert re.search(r"cancelled job \d+; nothing is lost, and the same command goes on", output)
-    wait_for(lambda: not quiet.jobs(), timeout_s=40)
+    wait_for(lambda: not quiet.jobs())
     assert logs(example).count("stopped with 0 of 1 trials finished; 1 will go on") == 2
 
 
@@ -166,7 +166,7 @@ def test_the_readme_s_own_script_is_requeued_when_it_is_told_to_stop(quiet: Clus
     quiet.run("scancel", "--signal=TERM", number)
     wait_for(lambda: "trial 0 was cut; it goes on after epoch" in (example / "log").read_text())
     quiet.run("scancel", number)
-    wait_for(lambda: not quiet.jobs(), timeout_s=40)  # cancelled, it does not come back
+    wait_for(lambda: not quiet.jobs())  # cancelled, it does not come back
 
 
 def test_what_slurm_refuses_is_said_in_its_own_words(quiet: Cluster, example: Path) -> None:

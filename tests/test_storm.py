@@ -11,7 +11,7 @@ from typing import Any
 
 import optuna
 import pytest
-from conftest import EXAMPLE, ROOT, environment, epochs_logged, search, wait_for
+from conftest import EXAMPLE, PATIENCE_S, ROOT, environment, epochs_logged, search, wait_for
 from forked import Forked
 from mlflow import MlflowClient
 from optuna.storages import RDBStorage
@@ -78,7 +78,7 @@ def test_a_storm_of_kills_costs_nothing(example: Path, postgres: Postgres, undis
     flags = ("--trials", "60", "--workers", "2", "--storage", storage)
     chance, kills = random.Random(0), 0
     searches = {name: begin(example, name, *flags) for name in ("one", "two")}
-    ends_at = time.monotonic() + 400
+    ends_at = time.monotonic() + PATIENCE_S
     try:
         while any(process.poll() is None for process in searches.values()):
             assert time.monotonic() < ends_at, (example / "one.txt").read_text()
@@ -118,10 +118,10 @@ def test_a_stalled_worker_finds_its_trial_taken_and_yields(
         wait_for(lambda: epochs_logged(example, "cancer", 0) >= 5)
         stalled.send_signal(signal.SIGSTOP)
         other = begin(example, "other", *flags)
-        assert other.wait(240) == 0, (example / "other.txt").read_text()
+        assert other.wait(PATIENCE_S) == 0, (example / "other.txt").read_text()
         assert "trial 0 was cut; it goes on after epoch" in (example / "other.txt").read_text()
         stalled.send_signal(signal.SIGCONT)
-        assert stalled.wait(120) == 0, (example / "stalled.txt").read_text()
+        assert stalled.wait(PATIENCE_S) == 0, (example / "stalled.txt").read_text()
     finally:
         for process in filter(None, (stalled, other)):
             process.kill()

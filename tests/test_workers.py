@@ -6,11 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from conftest import EXAMPLE, ROOT, environment, epochs_logged, load, numbers, search, start, wait_for
+from conftest import EXAMPLE, PATIENCE_S, ROOT, environment, epochs_logged, load, numbers, search, start, wait_for
 from forked import Forked
 
 from harness.spool import read_events
@@ -68,7 +67,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_trial_resumed(example: Path
             wait_for(lambda: len(workers_of(process)) == 2 or process.poll() is not None)
             for victim in workers_of(process):
                 os.kill(victim, signal.SIGKILL)
-        assert process.wait(120) == 0, (example / "output.txt").read_text()
+        assert process.wait(PATIENCE_S) == 0, (example / "output.txt").read_text()
     finally:
         process.kill()
         process.wait()
@@ -88,15 +87,14 @@ def test_a_signal_ends_every_worker_and_the_same_command_goes_on(
         wait_for(lambda: epochs_logged(example, "cancer", 1) >= 1)
         crew = workers_of(process)
         assert len(crew) == 2
-        started = time.monotonic()
         process.send_signal(how)
-        process.wait(20)
-        wait_for(lambda: not any(alive(pid) for pid in crew), timeout_s=10)
-        assert time.monotonic() - started < 5 + 10 * (how != signal.SIGKILL)  # beside other tests; alone it takes 1 s
+        process.wait(PATIENCE_S)
+        wait_for(lambda: not any(alive(pid) for pid in crew))
     finally:
         process.kill()
         process.wait()
-    assert all(trial.state.name in ("COMPLETE", "RUNNING", "WAITING") for trial in load(example, "cancer").trials)
+    states = [trial.state.name for trial in load(example, "cancer").trials]
+    assert set(states) <= {"COMPLETE", "RUNNING", "WAITING"} and states.count("COMPLETE") < 12  # nobody went on
     search(example, *FLAGS, "--workers", "2")
     assert numbers(example, "cancer") == numbers(undisturbed, "cancer")
 

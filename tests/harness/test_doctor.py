@@ -307,7 +307,7 @@ def test_the_readme_s_example_passes_and_a_broken_one_ends_with_code_1(example: 
     ended = doctor(example, "--space", "cancer.py")
     assert ended.returncode == 1 and ended.stderr == "" and "Traceback" not in ended.stdout
     assert "FAILED  students          student(width=1): TypeError: " in ended.stdout
-    assert sorted(path.name for path in example.iterdir()) == ["cancer.py"]
+    assert sorted(path.name for path in example.iterdir()) == ["cancer.py", "mlflow.db"]
 
 
 @pytest.mark.slow

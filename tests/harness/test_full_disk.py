@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import epochs_logged, load, search, start, wait_for
+from conftest import PATIENCE_S, epochs_logged, load, search, start, wait_for
 from safetensors.torch import load_file
 from test_trial import a_session, example_space
 
@@ -149,7 +149,7 @@ def test_a_search_whose_disk_is_full_ends_with_one_line_and_goes_on_when_there_i
     process = start(example, *command)
     wait_for(lambda: epochs_logged(example, "cancer", 1) >= 3)
     filler = fill(disk)
-    assert process.wait(120) == 2
+    assert process.wait(PATIENCE_S) == 2
     output = (example / "output.txt").read_text()
     assert "Traceback" not in output
     (error,) = [line for line in output.splitlines() if line.startswith("error: ")]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
 from harness.content import Lease
@@ -18,14 +17,6 @@ from harness.spool import SPOOL, STATE_FILE, Spool
 from harness.tracking import MlflowSink
 
 BEGUN_MS = 1_700_000_000_000
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables in it, which take two seconds to make."""
-    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
 
 
 @pytest.fixture
