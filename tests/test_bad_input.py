@@ -13,6 +13,8 @@ from conftest import EXAMPLE, load, numbers, search
 from safetensors.torch import load as load_tensors
 from safetensors.torch import load_file
 
+from harness.storage import close_connections
+
 pytestmark = pytest.mark.slow
 
 FAILING_STUDENTS = (
@@ -222,13 +224,21 @@ def test_methods_that_do_not_fit_are_refused_before_a_teacher_is_made(tmp_path: 
     assert not list((tmp_path / "mlruns").glob("cache/teachers/**/*.safetensors"))
 
 
+def id_of_the_study(folder: Path) -> str:
+    """Read with no connection left, whose log would stay beside a database that is renamed."""
+    study = load(folder, "cancer")
+    found = study.user_attrs["kd.id"]
+    close_connections(study)
+    return str(found)
+
+
 def test_a_folder_of_a_namesake_in_another_storage_is_put_aside(example: Path) -> None:
     command = ("--space", "cancer.py", "--trials", "1", "--epochs", "1")
     search(example, *command)
-    first = load(example, "cancer").user_attrs["kd.id"]
+    first = id_of_the_study(example)
     (example / "optuna.db").rename(example / "older.db")
     search(example, *command)
-    second = load(example, "cancer").user_attrs["kd.id"]
+    second = id_of_the_study(example)
     assert first != second
     assert (example / "mlruns" / "trials" / f"cancer.{first[:8]}" / "0" / "student.safetensors").exists()
     assert (example / "mlruns" / "trials" / "cancer" / "0" / "student.safetensors").exists()
