@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -91,7 +92,7 @@ class Absence:
 
 
 def _settled(descriptor: int, here: str) -> str | None:
-    """The folder that a study is worked on in, this one if nobody was before; ``None`` if all are kept out."""
+    """The folder that a study is worked on in, this one if nobody was before; ``None`` if that is not settled now."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -103,7 +104,12 @@ def _settled(descriptor: int, here: str) -> str | None:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # another may be quicker, and say what its folder is
     except BlockingIOError:
         return None
-    return os.pread(descriptor, 1 << 16, 0).decode()
+    there = os.pread(descriptor, 1 << 16, 0).decode()
+    if there != here:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return None  # whoever was there has gone meanwhile
+    return there
 
 
 def _path_beside(settings: Settings) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -148,6 +149,26 @@ def test_a_study_that_is_worked_on_in_another_runs_folder_stays(settings: Settin
     second.lease.release()
     move(settings, Terminal())
     assert "was moved to" in refused(study.hold)
+
+
+def test_who_comes_at_the_moment_when_another_runs_folder_is_left_is_not_refused(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = opened(settings)
+    other = opened(replace(settings, runs_dir=tmp_path / "elsewhere"))
+    other.hold()
+    flock = fcntl.flock
+
+    def leave(descriptor: int, operation: int) -> None:
+        try:
+            flock(descriptor, operation)
+        except BlockingIOError:
+            other.lease.release()
+            raise
+
+    monkeypatch.setattr(fcntl, "flock", leave)
+    study.hold()
+    assert "is being worked on in" in refused(other.hold)
 
 
 def test_whoever_had_opened_a_study_before_it_was_moved_begins_nothing_of_it(settings: Settings) -> None:
