@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import re
 import sysconfig
 import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import CodeType
 from typing import Literal, get_args
 
 import torch
@@ -84,7 +87,7 @@ class Finding:
 
 
 def examine(checks: Sequence[Check], patient: Patient, terminal: Terminal) -> list[Finding]:
-    """Run the checks one after the other, and say what each found.
+    """Run the checks one after the other, and say what each found; at the end, which were skipped and why.
 
     Args:
         checks: Each behind those that it needs.
@@ -101,8 +104,24 @@ def examine(checks: Sequence[Check], patient: Patient, terminal: Terminal) -> li
         elif finding.state == "skipped":
             reasons[check.name] = finding.found.removeprefix(_NOT_CHECKED)
         findings.append(finding)
-        _say(finding, terminal)
+        if finding.state != "skipped":
+            _say(finding, terminal)
+    for reason, found in itertools.groupby(sorted(_skips(findings)), key=lambda skip: skip[0]):
+        names = [name for _, _, name in found]
+        if len(names) == 1:
+            _say(Finding(names[0], "skipped", f"{_NOT_CHECKED}{reason}"), terminal)
+        else:
+            _say(Finding(f"{len(names)} checks", "skipped", f"{_NOT_CHECKED}{reason}: {', '.join(names)}"), terminal)
     return findings
+
+
+def _skips(findings: Sequence[Finding]) -> list[tuple[str, int, str]]:
+    """Why a check was skipped, its place and its name."""
+    return [
+        (finding.found.removeprefix(_NOT_CHECKED), place, finding.name)
+        for place, finding in enumerate(findings)
+        if finding.state == "skipped"
+    ]
 
 
 def _skipped(check: Check, reason: str) -> Finding:
@@ -120,7 +139,7 @@ def _run(check: Check, patient: Patient) -> Finding:
         state: State = "warning" if isinstance(flaw, Doubt) else "FAILED"
         return Finding(check.name, state, str(flaw), flaw.remedy or check.remedy)
     except Exception as error:
-        return Finding(check.name, "FAILED", told(error, patient.settings.space_file), check.remedy)
+        return Finding(check.name, "FAILED", told(error, patient), check.remedy)
 
 
 @contextlib.contextmanager
@@ -131,18 +150,33 @@ def asking(what: str, patient: Patient) -> Iterator[None]:
     except Flaw as flaw:
         raise type(flaw)(f"{what}: {flaw}", flaw.remedy) from flaw
     except Exception as error:
-        raise Flaw(f"{what}: {told(error, patient.settings.space_file)}") from error
+        raise Flaw(f"{what}: {told(error, patient)}") from error
 
 
-def told(error: Exception, space_file: Path) -> str:
+def told(error: Exception, patient: Patient) -> str:
     """An error in one line, with the place in the task's own code that it comes from."""
     if isinstance(error, HarnessError):
         return one_line(error)
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if Path(frame.filename).resolve() == space_file.resolve()]
+    space_file = patient.settings.space_file.resolve()
+    own = [frame for frame in frames if Path(frame.filename).resolve() == space_file]
     near = [frame for frame in frames if _is_the_task_s(Path(frame.filename))]
-    place = (own or near or frames)[-1]
-    return f"{type(error).__name__}: {one_line(error)} ({_shown(Path(place.filename))}, line {place.lineno})"
+    if not own and not near and (asked := _refusing(error, patient)) is not None:
+        file, line, name = Path(asked.co_filename), asked.co_firstlineno, asked.co_qualname
+        place = f"{name}, {_shown(file)}, line {line}"
+    else:
+        frame = (own or near or frames)[-1]
+        place = f"{_shown(Path(frame.filename))}, line {frame.lineno}"
+    return f"{type(error).__name__}: {one_line(error)} ({place})"
+
+
+def _refusing(error: Exception, patient: Patient) -> CodeType | None:
+    """The task's own method that refused its arguments: Python names it, and has no frame of it."""
+    called = re.match(r"(?:[\w.<>]+\.)?(\w+)\(\) ", str(error))
+    if not isinstance(error, TypeError) or called is None or not hasattr(patient, "space"):
+        return None
+    code: object = getattr(getattr(type(patient.space.task), called[1], None), "__code__", None)
+    return code if isinstance(code, CodeType) and _is_the_task_s(Path(code.co_filename)) else None
 
 
 def _is_the_task_s(file: Path) -> bool:

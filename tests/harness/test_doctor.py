@@ -179,6 +179,35 @@ def test_a_check_whose_ground_is_missing_says_which_and_is_not_made(tmp_path: Pa
     }
 
 
+def test_what_was_skipped_is_told_in_a_line_a_reason(tmp_path: Path) -> None:
+    written = io.StringIO()
+    findings = diagnose(settings_of(tmp_path, (DATA, "return dict(")), Terminal(Console(file=written, width=10_000)))
+    skipped = [finding.name for finding in findings if finding.state == "skipped"]
+    (line,) = (line for line in written.getvalue().splitlines() if line.startswith("skipped"))
+    assert " ".join(line.split()) == (
+        f"skipped {len(skipped)} checks not checked, for 'data' failed: {', '.join(skipped)}"
+    )
+    assert written.getvalue().splitlines()[-2] == line
+
+
+@pytest.mark.parametrize(
+    ("edit", "check", "method"),
+    [
+        (("def student(self, *, width, depth)", "def student(self, *, widht, depth)"), "students", "student"),
+        (("def teacher(self)", "def teacher(self, size)"), "teacher", "teacher"),
+    ],
+)
+def test_a_method_that_refuses_its_arguments_is_named_with_its_own_line(
+    edit: Edit, check: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    findings = findings_of(settings_of(tmp_path, edit))
+    lines = (tmp_path / "points.py").read_text().splitlines()
+    (line,) = (n for n, text in enumerate(lines, 1) if f"def {method}(" in text)
+    assert findings[check].state == "FAILED"
+    assert findings[check].found.endswith(f"(Points.{method}, points.py, line {line})")
+
+
 def test_of_two_standardized_logits_a_teacher_says_nothing(tmp_path: Path) -> None:
     standardized = '"standardized": {"temperature": TEMPERATURE, "alpha": FloatDistribution(0, 1)},\n        '
     findings = findings_of(settings_of(tmp_path, *TWO_CLASSES, ('"soft_target": {', standardized + '"soft_target": {')))
