@@ -15,6 +15,7 @@ from harness.transfer import Transfer
 
 _LOST, _WON, _STUDENT = "#c0392b", "#1f5fa8", "#e08214"
 _CLASSES, _CONFUSIONS = 20, 12  # rows that can be read; of more, those are shown that changed most
+_TELLING = 3  # samples; one or two may be chance, as a training with another seed would show
 _FEWEST_ROWS = 3  # that a panel is as high as
 _ROW_INCHES, _PANEL_INCHES = 0.25, 4.4
 _TOP_INCHES, _GAP_INCHES, _BOTTOM_INCHES, _RIGHT_INCHES = 1.0, 0.85, 0.55, 0.2
@@ -24,15 +25,16 @@ def transfer_picture(transfers: Mapping[str, Transfer], path: Path, *, title: st
     """Draw a column for each transfer, all with the same rows and scales, as a PNG.
 
     Above stand the classes: to the left the samples that the teacher has right and the student has wrong, to the right
-    the reverse, as shares of the class, with their numbers beside them. Below stand the confusions whose numbers
-    changed most from teacher to student.
+    the reverse, as shares of the class, with their numbers beside them; a bar of one or two samples is pale. Below
+    stand the confusions whose numbers changed most from teacher to student, and by more than that.
 
     Args:
         transfers: By what stands above the column; at least one.
         path: The file.
         title: What stands above all.
     """
-    classes, confusions = _classes(list(transfers.values())), _confusions(list(transfers.values()))
+    classes = _classes(list(transfers.values()))
+    confusions, left_out = _confusions(list(transfers.values()))
     figure, panels = _grid(len(transfers), [len(classes), len(confusions)])
     figure.suptitle(title, y=1 - 0.18 / figure.get_figheight())
     for (name, transfer), (above, below) in zip(transfers.items(), panels, strict=True):
@@ -45,7 +47,8 @@ def transfer_picture(transfers: Mapping[str, Transfer], path: Path, *, title: st
     above.set_ylabel("class (samples)" if len(classes) == len(samples) else "classes that changed most (samples)")
     pairs = [f"{one.name(label)} → {one.name(answer)}" for label, answer in confusions]
     below.set_yticks(range(len(pairs)), pairs)
-    below.set_title("true class → wrong answer", loc="left", fontsize=8)
+    few = f" ({left_out} that changed by one or two samples are left out)" if left_out else ""
+    below.set_title(f"true class → wrong answer{few}", loc="left", fontsize=8)
     _scale_classes(above, list(transfers.values()))
     if confusions:
         panels[-1][1].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=8)
@@ -88,22 +91,29 @@ def _classes(transfers: Sequence[Transfer]) -> list[int]:
     return moved.index.tolist()
 
 
-def _confusions(transfers: Sequence[Transfer]) -> list[tuple[int, int]]:
-    """The confusions that are drawn: those whose number changes most in any of the transfers, the most first."""
+def _confusions(transfers: Sequence[Transfer]) -> tuple[list[tuple[int, int]], int]:
+    """The confusions that are drawn: those whose number changes most in any of the transfers, the most first.
+
+    And how many others there are, whose number changes too little to tell anything.
+    """
     both = pd.concat([transfer.confusions for transfer in transfers])
     changes = both["change"].abs().groupby([both["label"], both["answer"]]).max()
-    changes = changes[changes > 0].sort_values(ascending=False, kind="stable")
-    return [(int(label), int(answer)) for label, answer in changes.index[:_CONFUSIONS]]
+    telling = changes[changes >= _TELLING].sort_values(ascending=False, kind="stable")
+    drawn = [(int(label), int(answer)) for label, answer in telling.index[:_CONFUSIONS]]
+    return drawn, int(changes.between(1, _TELLING - 1).sum())
 
 
 def _draw_classes(panel: Axes, transfer: Transfer, classes: list[int]) -> None:
     rows = transfer.by_class.loc[classes]
     for what, side, colour in (("lost", -1, _LOST), ("won", 1, _WON)):
-        bars = panel.barh(range(len(rows)), side * 100 * rows[f"{what}_share"].fillna(0), color=colour, height=0.7)
+        colours = [(colour, 1.0 if count >= _TELLING else 0.3) for count in rows[what]]
+        bars = panel.barh(range(len(rows)), side * 100 * rows[f"{what}_share"].fillna(0), color=colours, height=0.7)
         panel.bar_label(bars, [str(count) if count else "" for count in rows[what]], padding=2, fontsize=8)
     panel.set_ylim(len(rows) - 0.5, -0.5)
     panel.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g} %")
-    panel.set_xlabel("← lost: only the teacher is right       won: only the student is right →")
+    few = rows[["lost", "won"]].to_numpy()
+    pale = "\npale: one or two samples, which may be chance" if ((few > 0) & (few < _TELLING)).any() else ""
+    panel.set_xlabel(f"← lost: only the teacher is right       won: only the student is right →{pale}")
 
 
 def _scale_classes(panel: Axes, transfers: Sequence[Transfer]) -> None:
@@ -124,7 +134,8 @@ def _draw_confusions(panel: Axes, transfer: Transfer, confusions: Sequence[tuple
         # A ring, for the star to show in it where both stand.
         panel.plot(student, row, "o", color=_STUDENT, fillstyle="none", markersize=11, label="" if row else "student")
     if not confusions:
-        panel.text(0.5, 0.5, "no confusion changed", ha="center", va="center", transform=panel.transAxes, fontsize=8)
+        nothing = f"no confusion changed by {_TELLING} samples or more"
+        panel.text(0.5, 0.5, nothing, ha="center", va="center", transform=panel.transAxes, fontsize=8)
     panel.set_ylim(max(len(confusions), 1) - 0.5, -0.5)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.set_xlabel("samples")

@@ -21,11 +21,22 @@ def drawn_of(path: Path, colour: np.ndarray) -> int:
 
 
 def test_what_is_lost_and_won_is_drawn_in_the_picture(tmp_path: Path) -> None:
-    right = [0, 0, 1, 1, 2, 2]
-    lost, won = answers(right, right, [0, 1, 1, 1, 2, 2]), answers(right, [0, 1, 1, 1, 2, 2], right)
+    right, wrong = [0] * 6 + [1, 1, 2, 2], [0] * 3 + [1] * 5 + [2, 2]
+    lost, won = answers(right, right, wrong), answers(right, wrong, right)
     for name, found, shown, absent in (("lost", lost, RED, BLUE), ("won", won, BLUE, RED)):
         transfer_picture.transfer_picture({name: Transfer(found, NAMES)}, tmp_path / name, title="s")
         assert drawn_of(tmp_path / name, shown) > 1000 and drawn_of(tmp_path / name, absent) == 0
+
+
+def test_one_or_two_samples_are_pale_and_make_no_confusion(tmp_path: Path) -> None:
+    right, two_wrong = [0] * 6 + [1, 1, 2, 2], [0] * 4 + [1] * 4 + [2, 2]
+    few = Transfer(answers(right, right, two_wrong))
+    transfer_picture.transfer_picture({"few": few}, tmp_path / "few", title="s")
+    pale = 0.3 * RED + 0.7
+    assert drawn_of(tmp_path / "few", RED) == 0 and drawn_of(tmp_path / "few", pale) > 1000
+    assert transfer_picture._confusions([few]) == ([], 1)
+    three_wrong = [0] * 3 + [1] * 5 + [2, 2]
+    assert transfer_picture._confusions([few, Transfer(answers(right, right, three_wrong))]) == ([(0, 1)], 0)
 
 
 def test_where_nothing_changed_the_picture_is_drawn_without_a_bar(tmp_path: Path) -> None:
@@ -43,7 +54,7 @@ def test_three_picks_are_drawn_as_high_as_can_be_read(tmp_path: Path, classes: i
 
 
 def test_of_many_classes_and_confusions_those_are_shown_that_changed_most() -> None:
-    picks = [Transfer(drawn(5000, 100, seed)) for seed in range(2)]
+    picks = [Transfer(drawn(20_000, 100, seed)) for seed in range(2)]
     shown = transfer_picture._classes(picks)
     moved = sum((pick.by_class["lost"] + pick.by_class["won"]).to_numpy() for pick in picks)
     assert len(shown) == len(set(shown)) == 20
@@ -52,10 +63,12 @@ def test_of_many_classes_and_confusions_those_are_shown_that_changed_most() -> N
     for pick in picks:
         for row in pick.confusions.itertuples():
             changes[row.label, row.answer] = max(changes.get((row.label, row.answer), 0), abs(row.change))
-    confusions = transfer_picture._confusions(picks)
-    assert [changes[pair] for pair in confusions] == sorted(changes.values(), reverse=True)[:12]
+    confusions, left_out = transfer_picture._confusions(picks)
+    assert left_out == sum(0 < change < 3 for change in changes.values())
+    assert [changes[pair] for pair in confusions] == [n for n in sorted(changes.values(), reverse=True) if n >= 3][:12]
+    assert confusions
 
 
 def test_few_classes_are_all_shown_in_their_order() -> None:
     assert transfer_picture._classes([Transfer(WORKED)]) == [0, 1, 2]
-    assert transfer_picture._confusions([Transfer(WORKED)]) == [(0, 1)]  # the others are as often as before
+    assert transfer_picture._confusions([Transfer(WORKED)]) == ([], 1)  # the others are as often as before
