@@ -31,6 +31,15 @@ them. Its runs folder stays, so what was cut is resumed and MLflow's runs go on.
 Nobody may be at work on it. A move that was cut leaves the study where it was;
 the same command does it again. Afterwards the old storage says where it went."""
 
+_STATUS_HELP = """\
+Show how a study stands, from any machine that reaches its storage: its workers
+and what each is at, what is finished and failed, the pace, and the time left.
+The pace is told by the clocks of the machines that work on it."""
+
+_REPORT_HELP = """\
+Show a study's front and its picks, at any time, also while it is searched;
+write tables and plots, and log them to MLflow."""
+
 _COMMAND_EXAMPLES = """\
 examples:
   python -m harness doctor --space my_space.py              before a search
@@ -65,7 +74,7 @@ def parse_command(arguments: Sequence[str] | None = None) -> tuple[str, Settings
         "confirm": _confirm_settings,
         "move": _move_settings,
     }[asked.command]
-    return asked.command, settings(parser, asked)
+    return asked.command, settings(commands.choices[asked.command], asked)
 
 
 def _add_doctor(commands: argparse._SubParsersAction[flags.Parser]) -> None:
@@ -79,7 +88,7 @@ def _add_doctor(commands: argparse._SubParsersAction[flags.Parser]) -> None:
     add = command.add_argument_group("what is checked").add_argument
     flags.add_space(add)
     flags.add_budgets(add, "check that a student costs no more")
-    flags.add_sources(command, "the one that a search has kept, or fresh weights")
+    flags.add_sources(command, " (default: the one that a search has kept, or fresh weights)")
     flags.add_runs_dir(
         command.add_argument_group("where things are kept").add_argument, "where a kept teacher is looked for"
     )
@@ -105,8 +114,7 @@ def _add_status(commands: argparse._SubParsersAction[flags.Parser]) -> None:
     command = commands.add_parser(
         "status",
         help="show how a study stands: workers, running trials, pace, time left",
-        description="Show how a study stands, from any machine that reaches its storage: its workers and what each is "
-        "at, what is finished and failed, the pace, and the time left.",
+        description=_STATUS_HELP,
         formatter_class=flags.Formatter,
         allow_abbrev=False,
     )
@@ -117,7 +125,7 @@ def _add_report(commands: argparse._SubParsersAction[flags.Parser]) -> None:
     command = commands.add_parser(
         "report",
         help="show a study's front and picks, and write tables and plots",
-        description="Show a study's front and picks, at any time; write tables and plots, and log them to MLflow.",
+        description=_REPORT_HELP,
         formatter_class=flags.Formatter,
         allow_abbrev=False,
     )
@@ -148,7 +156,8 @@ def _add_confirm(commands: argparse._SubParsersAction[flags.Parser]) -> None:
         type=flags.at_least_two,
         default=5,
         metavar="N",
-        help="fresh seeds for each, those of before included (default: 5)",
+        help="fresh seeds for each pick and its control, those of before included; at least 2, which say little "
+        "(default: 5)",
     )
     command.add_argument(
         "--workers", type=flags.at_least_one, metavar="N", help="students at a time (default: the cores)"
@@ -197,15 +206,14 @@ def _add_move(commands: argparse._SubParsersAction[flags.Parser]) -> None:
         "--to",
         type=flags.address,
         default=os.environ.get("KD_TO"),
+        required=not os.environ.get("KD_TO"),
         metavar="ADDRESS",
-        help="the storage that it is moved to, an address as of --storage (default: $KD_TO)",
+        help="the storage that it is moved to, an address as of --storage; needed, unless it is in $KD_TO",
     )
     flags.add_runs_dir(add, "where its trials are kept, which stay there")
 
 
 def _move_settings(parser: flags.Parser, asked: argparse.Namespace) -> Settings:
-    if not asked.to:
-        parser.error("--to must be the storage that the study is moved to, but is missing")
     return Settings(
         space_name="",
         space_file=Path(),

@@ -61,7 +61,7 @@ def add_budgets(add: Add, what: str) -> None:
     )
 
 
-def add_sources(parser: argparse.ArgumentParser, without_a_teacher: str) -> Add:
+def add_sources(parser: argparse.ArgumentParser, teacher_help: str) -> Add:
     """Add teacher, data and accelerator in a group of their own; its ``add_argument``."""
     add = parser.add_argument_group("teacher and data").add_argument
     add(
@@ -71,7 +71,7 @@ def add_sources(parser: argparse.ArgumentParser, without_a_teacher: str) -> Add:
         type=Path,
         metavar="FILE",
         help="checkpoint of the teacher: safetensors, state_dict or Lightning, or a student of an earlier study of the "
-        f"space; if repeated, all teach as one (default: {without_a_teacher})",
+        f"space{teacher_help}",
     )
     add("--data-dir", type=Path, metavar="DIR", help="where the data is (default: where the task finds it by itself)")
     add(

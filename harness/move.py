@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import zip_longest
@@ -22,13 +23,14 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
-from harness.addresses import place_of, redact
+from harness.addresses import has_password, place_of, redact
+from harness.argv import VARIABLES
 from harness.claims import GRACE_S, Check, Worker
 from harness.database_locks import alone
 from harness.errors import HarnessError
 from harness.opening import load_stored
 from harness.presence import Absence
-from harness.settings import Settings
+from harness.settings import DEFAULT_STORAGE, Settings
 from harness.storage import open_storage, storage_in_reach
 from harness.study import Study
 from harness.whereabouts import MOVED_ATTR, MOVING_ATTR, see_that_it_is_here
@@ -78,8 +80,17 @@ def move(settings: Settings, terminal: Terminal) -> None:
             optuna.load_study(study_name=settings.study, storage=target).set_user_attr(MOVING_ATTR, None)
     terminal.say(
         f"study {settings.study!r} is in {redact(settings.to)} now, with {len(source.trials())} trials; go on with it "
-        "there, with the same flags and this --storage."
+        f"there: the same flags, {_how_to_reach(settings.to)}."
     )
+
+
+def _how_to_reach(address: str) -> str:
+    """What a person has to say for a command to take this storage."""
+    if has_password(address):
+        return f"with the address in ${VARIABLES['--storage']}"
+    if address == DEFAULT_STORAGE:
+        return f"without --storage and ${VARIABLES['--storage']}, for that is where studies are by default"
+    return f"with --storage {shlex.quote(address)}, or that address in ${VARIABLES['--storage']}"
 
 
 @contextlib.contextmanager

@@ -38,7 +38,9 @@ def status(study: Study) -> Iterator[str]:
         yield "finished  all trials that were asked for"
     elif (rate := pace_per_h(trials)) is not None:
         left = "" if asked is None else f", {_clock((asked - finished) / rate * 3600)} left"
-        yield f"pace      {rate:,.0f} trials an hour, by the last {min(finished, _RECENT)}{left}"
+        # Optuna has an end from the clock of the machine that worked on the trial, and now is this one's.
+        clocks = "; by the machines' own clocks, each as right as it is set" if study.is_shared else ""
+        yield f"pace      {rate:,.0f} trials an hour, by the last {min(finished, _RECENT)}{left}{clocks}"
     workers = study.claims.workers()
     epochs = study.attrs["kd.identity"]["epochs"]
     for worker in workers:

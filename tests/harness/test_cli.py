@@ -286,6 +286,31 @@ def test_a_mistake_in_another_command_is_one_line_too(arguments: str, capsys: py
     only_line(capsys.readouterr().err)
 
 
+def test_a_mistake_names_the_help_of_its_own_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KD_TO", raising=False)
+    for arguments in ("move --study s", "report --study ../x", "doctor --space none.py"):
+        with pytest.raises(SystemExit):
+            parse_command(arguments.split())
+        line = only_line(capsys.readouterr().err)
+        assert line.endswith(f"(see python -m harness {arguments.split()[0]} --help)\n")
+    with pytest.raises(SystemExit):
+        parse_command(["move", "--study", "s"])
+    assert "required: --to" in capsys.readouterr().err
+
+
+def test_where_a_study_moves_to_is_needed_unless_the_environment_has_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for value, usage in (("", " --to ADDRESS "), ("sqlite:///there.db", " [--to ADDRESS] ")):
+        monkeypatch.setenv("KD_TO", value)
+        with pytest.raises(SystemExit):
+            parse_command(["move", "--help"])
+        assert usage in " ".join(capsys.readouterr().out.split())
+    assert parse_command(["move", "--study", "s"])[1].to == "sqlite:///there.db"
+
+
 def test_a_mistake_shows_no_password(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse_search(["--storag", "postgresql://me:s3cret@host/db"])

@@ -99,6 +99,23 @@ def test_all_that_is_known_arrives_and_the_study_is_gone_on_with_there(settings:
     assert new.trial.number == 5 and study.folder == settings.study_dir and study.owns_folder()
 
 
+@pytest.mark.parametrize(
+    ("to", "said"),
+    [
+        ("sqlite:///optuna.db", "without --storage and $KD_STORAGE, for that is where studies are by default."),
+        ("sqlite:///my study.db", "with --storage 'sqlite:///my study.db', or that address in $KD_STORAGE."),
+    ],
+)
+def test_it_is_said_how_to_reach_the_study_where_it_is_now(
+    to: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = replace(settings_in(tmp_path, trials=9), to=to)
+    begin(settings)
+    move(settings, Terminal())
+    assert capsys.readouterr().out.endswith(f"go on with it there: the same flags, {said}\n")
+
+
 def test_the_source_says_where_the_study_went(settings: Settings) -> None:
     begin(settings)
     late = opened(settings)

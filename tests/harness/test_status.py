@@ -75,6 +75,21 @@ def test_a_study_on_a_server_tells_its_workers_from_any_folder(
         close_connections(one.optuna)
 
 
+@pytest.mark.service
+def test_a_pace_that_several_machines_make_says_whose_clocks_tell_it(settings: Settings, postgres: Postgres) -> None:
+    studies = [opened(settings), opened(replace(settings, storage=postgres.new_database("pace")))]
+    for study, said in zip(studies, (False, True), strict=True):
+        for _ in range(2):
+            claim = claimed(study, SPACE)
+            assert claim is not None
+            claim.complete(metrics(0.5, 1.0))
+            claim.hold.release()
+        (pace,) = (line for line in status(study) if line.startswith("pace"))
+        assert ("by the machines' own clocks" in pace) == said
+        study.claims.close()
+        close_connections(study.optuna)
+
+
 def test_the_pace_is_that_of_the_last_trials_and_falls_when_nobody_works() -> None:
     def ended(minutes_ago: float) -> timedelta:
         return timedelta(minutes=minutes_ago)
