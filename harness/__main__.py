@@ -20,21 +20,24 @@ def confirm(settings: Settings) -> None:
     from harness.mirror import Mirror
 
     with Mirror() as mirror:
-        from harness.confirm import SPLIT, confirmations
-        from harness.errors import HarnessError
-        from harness.launchers.local import retrain_here
-        from harness.opening import reopen_study
-        from harness.prepare import prepare, score
-        from harness.report import report
-        from harness.result import collect
-        from harness.spool import Spool
-        from harness.storage import storage_in_reach
-        from harness.teacher_outputs import SEARCHED
         from harness.terminal import Terminal
-        from harness.worker import catch_up
 
         terminal = Terminal()
-        study, space = reopen_study(settings)
+        with terminal.passing("loading PyTorch, Optuna and MLflow …"):
+            from harness.confirm import SPLIT, confirmations
+            from harness.displays import retraining_display
+            from harness.errors import HarnessError
+            from harness.launchers.local import retrain_here
+            from harness.opening import reopen_study
+            from harness.prepare import prepare, score
+            from harness.report import report
+            from harness.result import collect
+            from harness.spool import Spool
+            from harness.storage import storage_in_reach
+            from harness.teacher_outputs import SEARCHED
+            from harness.worker import catch_up
+
+            study, space = reopen_study(settings)
         study.patience.word.say = terminal.say
         settings = study.settings
         picks = collect(study).picked
@@ -51,10 +54,15 @@ def confirm(settings: Settings) -> None:
             prepared = prepare(settings, space, study, terminal, mirror, splits=(*SEARCHED, SPLIT))
             if study.tested_teacher is None:
                 logits = prepared.data.teacher_outputs[SPLIT]["logits"]
+                metric = space.task.metric(prepared.classes)
+                study.keep_primary_bounds(metric.plot_lower_bound, metric.plot_upper_bound)
                 study.keep_tested_teacher(score(logits, prepared.data, space, prepared.classes, split=SPLIT))
             assert settings.epochs is not None
             titles = [retraining.title for retraining in left]
-            with storage_in_reach(settings), terminal.retraining("confirm", titles, settings.epochs) as display:
+            with (
+                storage_in_reach(settings),
+                retraining_display(terminal, "confirm", titles, settings.epochs) as display,
+            ):
                 retrain_here(left, settings, space, study, prepared, mirror, display)
         else:
             terminal.say(f"study {settings.study!r} is confirmed with {settings.seeds} seeds; --seeds takes more.")
@@ -84,14 +92,16 @@ def report(settings: Settings) -> None:
     from harness.mirror import Mirror
 
     with Mirror() as mirror:
-        from harness.errors import HarnessError
-        from harness.opening import find_study
-        from harness.report import report
-        from harness.spool import Spool
         from harness.terminal import Terminal
 
         terminal = Terminal()
-        study = find_study(settings)
+        with terminal.passing("loading PyTorch and Optuna …"):
+            from harness.errors import HarnessError
+            from harness.opening import find_study
+            from harness.report import report
+            from harness.spool import Spool
+
+            study = find_study(settings)
         study.patience.word.say = terminal.say
         try:
             mirror.connect(settings.tracking_uri, f"kd-{study.space_name}", settings.runs_dir, say=terminal.say)
@@ -107,13 +117,16 @@ def report(settings: Settings) -> None:
 
 def status(settings: Settings) -> None:
     """Read the study, say how it stands."""
-    from harness.opening import find_study
-    from harness.status import status
     from harness.terminal import Terminal
 
     terminal = Terminal()
-    for line in status(find_study(settings)):
-        terminal.say(line)
+    with terminal.passing("loading PyTorch and Optuna …"):
+        from harness.opening import find_study
+        from harness.status import status
+
+        study = find_study(settings)
+    for line in status(study):
+        terminal.tell(line, indent=" " * 10)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ from harness.study import Study
 
 SPLIT = "test"
 CONFIDENCE = 0.95
+FEW_SEEDS = 3
+"""Of fewer an interval is so wide that it says little."""
 _FOLDER = "confirm"
 _STUDENT, _CONTROL = "student", "control"
 

@@ -17,6 +17,7 @@ _EXHAUSTED_ATTR = "kd.exhausted"
 _RETRAINED = "kd.retrained."
 _SOURCES_ATTR = "kd.sources"
 _TESTED_ATTR = "kd.teacher_on_test"
+_BOUNDS_ATTR = "kd.primary_bounds"
 
 
 class Record:
@@ -134,6 +135,16 @@ class Record:
     def keep_tested_teacher(self, scores: Mapping[str, float]) -> None:
         """Store the teacher's scores on the test split."""
         self._keep(_TESTED_ATTR, dict(scores))
+
+    @property
+    def primary_bounds(self) -> tuple[float | None, float | None]:
+        """The least and the most that the primary metric can be; ``None`` for one that is not known, or not yet."""
+        low, high = self.attrs.get(_BOUNDS_ATTR, (None, None))
+        return low, high
+
+    def keep_primary_bounds(self, low: float | None, high: float | None) -> None:
+        """Store what the primary metric can be."""
+        self._keep(_BOUNDS_ATTR, [low, high])
 
     @property
     def costs(self) -> str | None:

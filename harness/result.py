@@ -38,6 +38,8 @@ class Result:
         objectives: Names of the objectives.
         directions: Their directions.
         primary: Name of the primary metric.
+        primary_is_maximized: Whether more of it is better.
+        primary_bounds: The least and the most that it can be; ``None`` for one that is not known.
         parameters: Names of the searched parameters.
         conditions: What the latencies hold for.
         curves: Of the trials on the front: metric by name and epoch, by trial number.
@@ -57,6 +59,8 @@ class Result:
     objectives: tuple[str, ...]
     directions: tuple[str, ...]
     primary: str
+    primary_is_maximized: bool
+    primary_bounds: tuple[float | None, float | None]
     parameters: tuple[str, ...]
     conditions: Conditions
     curves: dict[int, dict[str, dict[int, float]]]
@@ -71,6 +75,18 @@ class Result:
     def front(self) -> pd.DataFrame:
         """Trials on the front, the smallest first."""
         return self.trials[self.trials["front"]].sort_values(["parameters", "number"])
+
+    @property
+    def columns(self) -> list[str]:
+        """What a table shows: primary metric, control and gain, objectives, and how they compare with the teacher."""
+        gained = ["control", "gain"] if self.controls else []
+        return list(dict.fromkeys([self.primary, *gained, *self.objectives, "agreement", "compression", "speedup"]))
+
+    @property
+    def titles(self) -> list[str]:
+        """The objectives, each with the way that it is to go."""
+        arrows = {"maximize": "↑", "minimize": "↓"}
+        return [f"{name} {arrows[way]}" for name, way in zip(self.objectives, self.directions, strict=True)]
 
     @property
     def picks(self) -> dict[str, pd.Series]:
@@ -111,6 +127,8 @@ def collect(study: Study) -> Result:
         objectives=study.objectives,
         directions=study.directions,
         primary=study.primary,
+        primary_is_maximized=study.primary_direction == "maximize",
+        primary_bounds=study.primary_bounds,
         parameters=tuple(identity["parameters"]),
         conditions=used_conditions(study),
         curves={number: curves(study.trial_folder(number)) for number in on_front},

@@ -22,9 +22,11 @@ from harness.answers import ANSWERS, compare, keep_answers
 from harness.cost import Conditions, Cost, CostTable
 from harness.errors import HarnessError
 from harness.opening import open_study
-from harness.report import notes, report, show, summary, transferred, write_report
-from harness.report import tested as confirmed_lines
+from harness.report import report, summary, write_report
+from harness.report_screen import show
 from harness.result import Result, collect
+from harness.sentences import caveats, confirmed_head, notes, transferred
+from harness.sentences import tested as confirmed_lines
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.spool import SPOOL, Spool, read_events
@@ -382,7 +384,7 @@ def test_on_a_narrow_terminal_the_comparisons_give_way_and_no_heading_is_cut(
     assert all(heading in text.getvalue() for heading in ("accuracy", "p50 ms", "parameters", "pick"))
     table, _, rest = text.getvalue().partition("Left out for want of width: ")
     assert ("faster" in table) == shown
-    assert rest.startswith("faster, smaller, agrees.") != shown
+    assert rest.startswith("faster, smaller, agrees; trials.csv has all.") != shown
 
 
 def answered(study: Study, place: str, student: list[int]) -> None:
@@ -516,10 +518,93 @@ def test_what_was_confirmed_says_what_is_picked_today_and_what_is_not_confirmed_
                 study.keep_retrained(f"confirm/{number}/{arm}-{place}", result)
     result = collect(study)
     assert 0 in result.picked and 3 not in result.picked
-    head, of_0, of_3, *missing = confirmed_lines(result)
-    assert head.startswith("Confirmed on the test split")
+    of_0, of_3, *missing = confirmed_lines(result)
+    assert confirmed_head(result).startswith("Confirmed on the test split")
     assert of_0.startswith(f"{result.picked[0]} (trial 0): accuracy") and of_3.startswith("formerly small (trial 3)")
     assert missing == [f"{pick} (trial {n}): not confirmed yet." for n, pick in result.picked.items() if n != 0]
     write_report(result, study.folder / "report")
     table = pd.read_csv(study.folder / "report" / "confirm.csv").set_index("trial")
     assert table.loc[0, "picked"] == result.picked[0] and pd.isna(table.loc[3, "picked"])
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_table_of_methods_fits_the_terminal_and_cuts_nothing(settings: Settings, width: int) -> None:
+    space = digits_methods.SPACE.fixed({"method": "contrastive"})
+    study, name = a_study(replace(settings, study="of-one"), STUDENTS[:2], space=space), "contrastive_temperature"
+    text = StringIO()
+    result = collect(study)
+    result.trials.loc[0, name] = math.nan  # as where that trial has another method
+    show(result, Terminal(Console(file=text, width=width, force_terminal=True, color_system=None)))
+    lines = text.getvalue().splitlines()
+    assert max(map(len, lines)) <= width and "…" not in text.getvalue()
+    # All that a row is made of, in the lines up to the next one.
+    (place,) = (n for n, line in enumerate(lines) if line.startswith("       1 "))
+    row, below = lines[place], " ".join("".join(lines[place + 1 : place + 5]).split())
+    assert "0.9400" in row and "400" in row and "small" in row
+    assert {"method contrastive", "student_layer block1"} <= {item.strip() for item in below.split(",")}
+    assert f"{name} 0." in below
+
+
+def confirmed_over(study: Study, *accuracies: float) -> Result:
+    """The study with its pick, trial 0, confirmed: these of the student, and the same of its control."""
+    study.keep_tested_teacher({"accuracy": 0.95})
+    study.keep_primary_bounds(0.0, 1.0)
+    for place, accuracy in enumerate(accuracies):
+        for arm in ("student", "control"):
+            result = {"pick": "accurate", "metrics": {"test/accuracy": accuracy}}
+            study.keep_retrained(f"confirm/0/{arm}-{place}", result)
+    return collect(study)
+
+
+def test_an_interval_of_two_seeds_says_how_little_that_is_and_that_it_leaves_the_metric_s_range(
+    settings: Settings,
+) -> None:
+    result = confirmed_over(a_study(settings, STUDENTS), 0.97, 0.99)  # 0.98 ± 12.706 · 0.01
+    few, beyond = caveats(result)
+    assert few.startswith("Two seeds say little") and "--seeds 5" in few
+    assert "accuracy can't be, for it is never below 0 or above 1" in beyond
+    _, _, section = summary(result).partition("### Confirmed\n\n")
+    intro, row, *_ = section.split("\n\n")
+    assert intro == confirmed_head(result) and row.startswith("- accurate (trial 0): accuracy 0.9800 [0.8529, 1.1071]")
+    assert section.rstrip().endswith(beyond)
+    screen, text = terminal()
+    show(result, screen)
+    (line,) = (line for line in text.getvalue().splitlines() if "0.9800 ± 0.1271" in line)
+    assert line.split()[:3] == ["0", "accurate", "2"] and line.endswith("no gain") and few in text.getvalue()
+
+
+@pytest.mark.parametrize(("accuracies", "said"), [((0.5, 0.51), 1), ((0.6, 0.61, 0.62), 0), ((0.9, 0.99, 0.99), 1)])
+def test_what_needs_no_caveat_has_none(settings: Settings, accuracies: tuple[float, ...], said: int) -> None:
+    assert len(caveats(confirmed_over(a_study(settings, STUDENTS), *accuracies))) == said
+
+
+def test_a_table_of_what_was_confirmed_shows_failures_and_what_is_not_confirmed_yet(settings: Settings) -> None:
+    study = a_study(settings, STUDENTS)
+    confirmed_over(study, 0.6, 0.61, 0.62)
+    study.keep_retrained("confirm/0/student-3", {"pick": "accurate", "reason": "loss is nan"})
+    screen, text = terminal()
+    show(collect(study), screen)
+    lines = text.getvalue().splitlines()
+    (place,) = (n for n, line in enumerate(lines) if "0.6100 ± 0.0248" in line)
+    assert lines[place].endswith("unproven")
+    assert lines[place + 1].strip() == "of the student, 1 of 4 seeds failed (loss is nan)"
+    assert sum(line.endswith("not confirmed yet") for line in lines) == 2
+
+
+def test_what_was_reported_just_so_is_shown_again_and_not_written(settings: Settings) -> None:
+    study = a_study(settings, STUDENTS)
+    spool, folder = Spool(study.folder), study.folder / "report"
+    report(study, terminal()[0], spool, anew=False)
+    written = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    screen, text = terminal()
+    report(study, screen, spool, anew=False)
+    assert "the Pareto front" in text.getvalue() and f"tables and plots are in {folder}" in text.getvalue()
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == written
+    events = len(read_events(study.folder / SPOOL))
+    (folder / "front.png").unlink()
+    report(study, terminal()[0], spool, anew=False)
+    assert (folder / "front.png").exists() and len(read_events(study.folder / SPOOL)) > events
+    study.keep_retrained("controls/1", {"metrics": metrics(0.93, 0.4, 400)})  # news
+    report(study, terminal()[0], spool, anew=False)
+    assert "| +0.0100 |" in (folder / "summary.md").read_text()
+    spool.close()

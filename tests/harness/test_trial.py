@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from harness.answers import read_answers
+from harness.displays import search_display
 from harness.errors import TrialFailed
 from harness.mirror import Mirror
 from harness.opening import open_study
@@ -46,7 +47,7 @@ class Session:
 
     def work(self, trials: int) -> None:
         self.study.settings = settings = replace(self.settings, trials=trials)
-        with self.terminal.search(self.study, 2) as display:
+        with search_display(self.terminal, self.study, 2) as display:
             work(settings, self.space, self.study, self.prepared, self.mirror, display)
 
 

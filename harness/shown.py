@@ -1,0 +1,52 @@
+"""Names and numbers as a person reads them, in tables, bars and pictures."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+_HEADINGS = {
+    "latency_p50_ms": "p50 ms",
+    "latency_p95_ms": "p95 ms",
+    "throughput_per_s": "samples/s",
+    "size_mb": "MB",
+    "compression": "smaller",
+    "speedup": "faster",
+    "agreement": "agrees",
+    "temperature": "T",
+    "alpha": "α",
+    "learning_rate": "lr",
+}
+_SHORT = ("temperature", "alpha")
+
+
+def heading(name: str) -> str:
+    """What a metric or parameter is called above its column."""
+    return _HEADINGS.get(name, name)
+
+
+def cell(name: str, value: Any) -> str:
+    """A metric's or parameter's value in a table; empty where there is none."""
+    if isinstance(value, float) and math.isnan(value):
+        return ""  # another method's parameter, or what was not trained
+    if name == "gain":
+        return f"{value:+.4f}"
+    if name in ("parameters", "macs", "throughput_per_s"):
+        return f"{value:,.0f}"
+    if name in ("compression", "speedup"):
+        return f"{value:.1f}x"
+    if isinstance(value, float):
+        return f"{value:.4f}" if name not in _SHORT else f"{value:.3g}"
+    return str(value)
+
+
+def configuration_text(params: dict[str, Any]) -> str:
+    """Parameters in few words, as in ``width 8, T 4, α 0.1``."""
+    return ", ".join(parameter_text(name, value) for name, value in params.items())
+
+
+def parameter_text(name: str, value: Any) -> str:
+    """A parameter in few words, as in ``T 4`` or ``hint_weight 1,250``."""
+    if isinstance(value, float):
+        value = f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{heading(name)} {value}"
