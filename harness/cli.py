@@ -42,7 +42,7 @@ the temperature, the weight alpha and the width that reach it."""
 
 _SEARCH_EXAMPLES = """\
 examples:
-  python search.py --trials 50                              again: it goes on
+  python search.py --trials 50                              digits; again: it goes on
   python search.py --space fashion-mnist --trials 30        Fashion-MNIST
   python search.py --space my_space.py --teacher best.ckpt  your own task
   python search.py --fix alpha=0.5 --study half             hold a parameter
@@ -115,9 +115,20 @@ def parse_search(arguments: Sequence[str] | None = None) -> tuple[Settings, Plac
         default=True,
         help="at the end, train each student on the front on labels alone too: what the teacher gained (default: on)",
     )
-    add("--seed", type=flags.seed, default=0, metavar="N", help="decides every draw (default: 0)")
-    add("--timeout", type=flags.seconds, metavar="SECONDS", help="start no further trial after this time")
-    add_source = flags.add_sources(parser, "train one, once")
+    add(
+        "--seed",
+        type=flags.seed,
+        default=0,
+        metavar="N",
+        help="decides every draw, those of the teacher's training too (default: 0)",
+    )
+    add(
+        "--timeout",
+        type=flags.seconds,
+        metavar="SECONDS",
+        help="start no further trial after this time; those that run are trained to the end",
+    )
+    add_source = flags.add_sources(parser, "; if repeated, all teach as one (default: train one, once)")
     add_source(
         "--teachers", type=flags.at_least_one, metavar="N", help="train so many, of different seeds, that teach as one"
     )
@@ -185,13 +196,14 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(1)
 
 
-def next_steps(settings: Settings, study: Study, experiment_id: str) -> str:
+def next_steps(settings: Settings, study: Study, experiment_id: str, *, is_over: bool) -> str:
     """The exact commands for looking at the runs and for going on.
 
     Args:
         settings: How the study was searched.
         study: The study.
         experiment_id: MLflow's number of its experiment.
+        is_over: Whether the same command would do nothing more.
     """
     address = redact(settings.tracking_uri)
     # A browser asks for name and password by itself.
@@ -213,10 +225,12 @@ def next_steps(settings: Settings, study: Study, experiment_id: str) -> str:
         command += f" --backend-store-uri {shlex.quote(address)}"
     lines = ["next:", *([] if address.startswith("http") else [f"  compare  {command}"]), f"           {page}"]
     lines.append(f"  report   {command_for('report', settings)}")
+    if is_over:
+        lines.append(f"  confirm  {command_for('confirm', settings)}")
     again = redact(f"{python} {shlex.join(sys.argv)}")
-    if study.finished() < settings.trials:
+    if not is_over:
         lines.append(f"  go on    {again}")
-    else:
+    elif not study.is_exhausted:
         lines.append(f"  go on    {re.sub(r' --trials[ =][0-9]+', '', again)} --trials {2 * study.finished()}")
     secret = [variable for variable, address in _addresses(settings).items() if has_password(address)]
     if secret:

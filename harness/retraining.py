@@ -18,7 +18,7 @@ from harness.errors import HarnessError, Interrupted, PieceTaken, TrialFailed, o
 from harness.prepare import Prepared
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
-from harness.spool import Spool
+from harness.spool import SPOOL, Spool
 from harness.storage import STORAGE_ERRORS
 from harness.study import Study
 from harness.trial import run_student
@@ -91,6 +91,31 @@ def retrain(
                 _train(places[name], retrainings[places[name]], hold, settings, space, study, prepared, mirror, display)
         finally:
             hold.release()
+
+
+def let_wait(study: Study, mirror: Notified) -> None:
+    """Let the run of each training that was cut, and that nobody is at, say that it waits.
+
+    A process that is killed can't; and what is not wanted any more (no controls, another pick) has no other to say it.
+
+    Args:
+        study: The study.
+        mirror: Told of the news.
+    """
+    if not study.owns_folder():
+        return
+    known = study.retrained()
+    groups = [folder for folder in study.folder.iterdir() if folder.is_dir() and not folder.name.isdigit()]
+    for file in sorted(file for group in groups for file in group.rglob(SPOOL)):
+        name = str(file.parent.relative_to(study.folder))
+        found = None if name in known else study.take([name])
+        if found is None:
+            continue
+        spool = Spool(file.parent, mirror.notify)
+        if spool.state == "RUNNING":
+            spool.set_state("WAITING")
+        spool.close()
+        found[1].release()
 
 
 def _train(

@@ -20,31 +20,33 @@ def search(settings: Settings) -> None:
     from harness.terminal import Terminal
 
     terminal = Terminal()
-    held = [f"{name}={value}" for name, value in settings.fixed.items()]
-    budgets = [f"{name} at most {value:g}" for name, value in settings.budgets.items()]
-    asked = ", ".join([settings.space_name, settings.sampler, *held, *budgets])
-    terminal.say(f"study     {settings.study}: {settings.trials} trials of {asked}")
     with Mirror() as mirror:  # its process imports MLflow and connects while this one imports torch
         mirror.begin_to_connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
-        from harness.controls import controls, due
-        from harness.errors import Interrupted
-        from harness.first_trials import first_trials
-        from harness.launchers.local import retrain_here, search_here
-        from harness.opening import open_study
-        from harness.parent import ParentRun
-        from harness.prepare import prepare
-        from harness.pruning import unprunable
-        from harness.report import report
-        from harness.space import load_space
-        from harness.storage import STORAGE_ERRORS, open_storage, storage_in_reach
-        from harness.worker import catch_up
+        with terminal.passing("loading PyTorch, Optuna and MLflow …"):
+            from harness.controls import controls, due
+            from harness.displays import retraining_display, search_display
+            from harness.errors import Interrupted
+            from harness.first_trials import first_trials
+            from harness.fit import device_of
+            from harness.launchers.local import retrain_here, search_here
+            from harness.opening import open_study
+            from harness.parent import ParentRun
+            from harness.prepare import prepare
+            from harness.pruning import unprunable
+            from harness.report import report
+            from harness.retraining import let_wait
+            from harness.space import load_space
+            from harness.storage import STORAGE_ERRORS, open_storage, storage_in_reach
+            from harness.worker import catch_up
 
-        whole_space = load_space(settings.space_file)
-        space = whole_space.fixed(settings.fixed)
-        first_trials(space, settings.recipes)  # says now, if one is out of reach
-        storage = open_storage(settings)
-        mirror.wait_until_connected()
-        study = open_study(settings, whole_space, storage)
+            whole_space = load_space(settings.space_file)
+            space = whole_space.fixed(settings.fixed)
+            first_trials(space, settings.recipes)  # says now, if one is out of reach
+            device_of(settings.accelerator)  # and if there is none
+            storage = open_storage(settings)
+            mirror.wait_until_connected()
+            study = open_study(settings, whole_space, storage)
+        terminal.say(_header(settings, study.finished()))
         study.patience.word.say = terminal.say
         try:
             with storage_in_reach(settings), ParentRun(study, settings, mirror) as parent:
@@ -55,11 +57,11 @@ def search(settings: Settings) -> None:
                     if settings.pruner == "pareto" and (why := unprunable(study)):
                         terminal.say(f"pruner    none, for {why}")
                     epochs = settings.epochs or space.epochs
-                    with terminal.search(study, epochs) as display:
+                    with search_display(terminal, study, epochs) as display:
                         search_here(settings, space, study, prepared, mirror, display)
                     if settings.controls and study.is_over and (left := controls(study, settings, space)):
                         names = [control.title for control in left]
-                        with terminal.retraining("controls", names, epochs) as bar:
+                        with retraining_display(terminal, "controls", names, epochs) as bar:
                             retrain_here(left, settings, space, study, prepared, mirror, bar)
                     catch_up(study, mirror)  # a worker elsewhere may have been lost before its last word
                 elif study.is_exhausted:
@@ -69,20 +71,40 @@ def search(settings: Settings) -> None:
                         f"study {settings.study!r} is finished: {study.finished()} trials; --trials "
                         f"{2 * study.finished()} would add as many."
                     )
+                let_wait(study, mirror)
                 if study.is_over and study.finished() < settings.trials:
                     terminal.say(f"the space is exhausted: {study.finished()} trials are all that it has.")
-                report(study, terminal, parent.spool)
+                report(study, terminal, parent.spool, anew=False)
         except Interrupted:
             study.patience.hurry()
             try:
                 catch_up(study, mirror)
-                cut = study.running()
-                going_on = f"; {cut} will go on from their last epochs" if cut else ""
-                terminal.say(
-                    f"stopped with {study.finished()} of {settings.trials} trials finished{going_on}; nothing is lost."
-                )
-                terminal.say(next_steps(settings, study, mirror.experiment_id))
+                undone = len(due(study)) if settings.controls and study.is_over else 0
+                terminal.tell(_stopped(settings, study.finished(), study.running(), undone))
+                terminal.say(next_steps(settings, study, mirror.experiment_id, is_over=study.is_over and not undone))
             except STORAGE_ERRORS:
                 terminal.say("stopped while the storage is away; nothing is lost, and the same command goes on.")
             raise
-        terminal.say(next_steps(settings, study, mirror.experiment_id))
+        terminal.say(next_steps(settings, study, mirror.experiment_id, is_over=study.is_over))
+
+
+def _header(settings: Settings, finished: int) -> str:
+    """What is searched, and how far it was before."""
+    held = [f"{name}={value}" for name, value in settings.fixed.items()]
+    budgets = [f"{name} at most {value:g}" for name, value in settings.budgets.items()]
+    asked = ", ".join([settings.space_name, settings.sampler, *held, *budgets])
+    if finished > settings.trials:
+        return f"study     {settings.study}: {finished} trials of {asked}, more than the {settings.trials} asked for"
+    before = f"; {finished} are finished" if 0 < finished < settings.trials else ""
+    return f"study     {settings.study}: {settings.trials} trials of {asked}{before}"
+
+
+def _stopped(settings: Settings, finished: int, running: int, controls: int) -> str:
+    """What stands after a signal, and what will go on."""
+    if controls:
+        return (
+            f"stopped with all {finished} trials finished and {controls} controls left; the same command trains them, "
+            "those that were cut from their last epochs, and --no-controls leaves them out; nothing is lost."
+        )
+    going_on = f"; {running} will go on from their last epochs" if running else ""
+    return f"stopped with {finished} of {settings.trials} trials finished{going_on}; nothing is lost."

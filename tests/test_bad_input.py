@@ -108,6 +108,8 @@ def test_a_value_outside_its_range_and_an_unknown_objective_are_refused(example:
     error = refused(example, *space, "--objectives", "accuracy,speed")
     assert "--objectives must name some of accuracy," in error and "but got 'speed'" in error
     assert "--accelerator must name a device of this machine" in refused(example, *space, "--accelerator", "gpu2")
+    assert "study " not in search(example, *space, "--accelerator", "gpu2", expect=2)  # the error stands alone
+    assert not (example / "optuna.db").exists()
 
 
 def test_a_budget_that_no_student_meets_names_the_cheapest(example: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +88,51 @@ def test_controls_are_left_out_where_they_are_not_wanted_and_made_later(example:
     command = ("--space", "cancer.py", "--trials", "2", "--epochs", "1")
     assert "controls  " not in search(example, *command, "--no-controls") and kept(example) == {}
     assert "controls  0/" in search(example, *command) and kept(example)
+
+
+def states_of_controls(folder: Path) -> set[tuple[str, str]]:
+    """Status and state of the runs of controls, as MLflow has them."""
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    runs = client.search_runs(["1"], "tags.kd.role = 'control'")
+    return {(run.info.status, run.data.tags.get("kd.state", "")) for run in runs}
+
+
+def test_controls_that_are_stopped_are_said_to_be_left_and_wait(example: Path) -> None:
+    long = (*CANCER[:4], "--epochs", "300")
+    process = start(example, *long)
+    wait_for(lambda: any(0 < done < 300 for done in epochs_of_controls(example)))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    output = (example / "output.txt").read_text()
+    left = len(load(example, "cancer").best_trials) - len(kept(example))
+    assert f"stopped with all 3 trials finished and {left} controls left; the same command trains them" in output
+    again = next(line for line in output.splitlines() if line.startswith("  go on "))
+    assert again.endswith("--trials 3 --epochs 300")
+    assert (
+        ("SCHEDULED", "WAITING")
+        in states_of_controls(example)
+        <= {
+            ("SCHEDULED", "WAITING"),
+            ("FINISHED", "COMPLETE"),
+        }
+    )
+
+
+def test_controls_that_were_killed_and_are_not_wanted_any_more_do_not_say_that_they_run(example: Path) -> None:
+    process = start(example, *CANCER)
+    wait_for(lambda: any(0 < done < 60 for done in epochs_of_controls(example)))
+    wait_for(lambda: ("RUNNING", "RUNNING") in states_of_controls(example))
+    mirror = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for pid in (*map(int, mirror), process.pid):  # as where the machine is lost: nobody is left to say it
+        os.kill(pid, signal.SIGKILL)
+    process.wait()
+    assert ("RUNNING", "RUNNING") in states_of_controls(example)
+    search(example, *CANCER, "--no-controls")
+    assert (
+        ("SCHEDULED", "WAITING")
+        in states_of_controls(example)
+        <= {
+            ("SCHEDULED", "WAITING"),
+            ("FINISHED", "COMPLETE"),
+        }
+    )

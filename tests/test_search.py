@@ -33,6 +33,7 @@ def test_a_search_ends_with_a_front_three_picks_and_the_commands_that_follow(fin
     assert re.search(r"compare  \S*mlflow ui", output) and re.search(
         r"\S*python -m harness report --study cancer", output
     )
+    assert re.search(r"confirm  \S*python -m harness confirm --study cancer\n", output)
     assert [trial.state.name for trial in load(finished, "cancer").trials] == ["COMPLETE"] * 8
 
 
@@ -112,9 +113,15 @@ def test_the_tables_hold_every_trial(finished: Path) -> None:
 
 def test_the_same_command_again_says_that_the_study_is_finished(finished: Path) -> None:
     before = numbers(finished, "cancer")
+    report = finished / "mlruns" / "trials" / "cancer" / "report"
+    written = {path.name: path.stat().st_mtime_ns for path in report.iterdir()}
     output = search(finished, *CANCER)
-    assert "is finished: 8 trials" in output
+    assert "study     cancer: 8 trials of cancer, tpe\n" in output and "is finished: 8 trials" in output
+    fewer = search(finished, *CANCER[:2], "--trials", "5", *CANCER[4:])
+    assert "study     cancer: 8 trials of cancer, tpe, more than the 5 asked for\n" in fewer
+    assert "the Pareto front" in output and "the Pareto front" in fewer
     assert numbers(finished, "cancer") == before
+    assert {path.name: path.stat().st_mtime_ns for path in report.iterdir()} == written
 
 
 def test_a_search_killed_again_and_again_gives_the_numbers_of_one_that_was_not(example: Path, finished: Path) -> None:
@@ -271,4 +278,4 @@ def test_the_method_is_searched_and_a_trial_has_its_own_method_s_parameters(tmp_
         names = {"width", "learning_rate", "method", *SPACE.methods[trial.params["method"]]}
         assert trial.params.keys() == names == logged[trial.number] and trial.state.name == "COMPLETE"
     front = output[output.index("the Pareto front") :]
-    assert " method " in front and " with " in front and "nan" not in front
+    assert "        method soft_target, T " in front and "nan" not in front
