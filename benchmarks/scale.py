@@ -47,9 +47,11 @@ def worked(settings: Settings, trial_s: float, gate: Any, found: SimpleQueue[dic
     exclusive, propose = study.claims.exclusive, proposer.propose
 
     @contextlib.contextmanager
-    def timed_exclusive(what: str, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[Check]:
+    def timed_exclusive(
+        what: str, *, on_wait: Callable[[], None] = lambda: None, briefly: bool = False
+    ) -> Iterator[Check]:
         began_s = time.perf_counter()
-        with exclusive(what, on_wait=on_wait) as check:
+        with exclusive(what, on_wait=on_wait, briefly=briefly) as check:
             spent["waiting for its turn"] += time.perf_counter() - began_s
             yield check
 

@@ -57,7 +57,7 @@ class Claimant:
         study = self._study
         thought = None if self._crowded else self._think()
         self._crowded = False
-        with study.claims.exclusive("claim", on_wait=self._wait) as check:
+        with study.claims.exclusive("claim", on_wait=self._wait, briefly=True) as check:
             if thought is None or not self._is_level(thought.trials):
                 thought = _Thought(study.trials(), None)
             cut = self._cut(thought.trials)

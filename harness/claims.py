@@ -34,6 +34,9 @@ class Hold(Protocol):
     def is_lost(self) -> bool:
         """Whether it is known to be another worker's."""
 
+    def is_sure(self) -> bool:
+        """Whether it can't be another worker's yet."""
+
     def prove(self) -> None:
         """See that it still is, for certain.
 
@@ -50,11 +53,12 @@ class Claims(Protocol):
     """What the workers of one study work on."""
 
     def exclusive(
-        self, what: str, *, on_wait: Callable[[], None] = lambda: None
+        self, what: str, *, on_wait: Callable[[], None] = lambda: None, briefly: bool = False
     ) -> contextlib.AbstractContextManager[Check]:
         """Keep all other workers of the study out meanwhile; ``on_wait`` is called if one must be waited for.
 
-        What it gives raises an error if they are kept out no more, for the server was away.
+        What it gives raises an error if they are kept out no more, for the server was away; or, where it was to be
+        ``briefly``, for this worker was stalled.
         """
 
     def take(self, pieces: Sequence[str]) -> tuple[str, Hold] | None:
@@ -118,7 +122,9 @@ class FolderClaims:
         self._see_that_it_is_here = see_that_it_is_here
 
     @contextlib.contextmanager
-    def exclusive(self, what: str, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[Check]:
+    def exclusive(
+        self, what: str, *, on_wait: Callable[[], None] = lambda: None, briefly: bool = False
+    ) -> Iterator[Check]:
         with exclusive(self._folder / f"{what}.lock", on_wait=on_wait):
             yield lambda: None
 
@@ -152,6 +158,9 @@ class _FolderHold:
 
     def is_lost(self) -> bool:
         return False
+
+    def is_sure(self) -> bool:
+        return True
 
     def release(self) -> None:
         self._lease.release()

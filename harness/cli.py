@@ -17,7 +17,7 @@ from urllib.parse import quote, urlencode
 from harness import flags
 from harness.addresses import has_password, redact
 from harness.argv import VARIABLES, hide_passwords
-from harness.errors import HarnessError, Interrupted, interrupt, one_line, room_on_disk
+from harness.errors import HarnessError, Interrupted, interrupt, lose_no_signal, one_line, room_on_disk
 from harness.placement import Placement, add_placement, placement_of
 from harness.recipes import DEFAULT_RECIPES, RECIPES
 from harness.settings import (
@@ -183,6 +183,7 @@ def run(main: Callable[[], None]) -> None:
     hide_passwords()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
+    lose_no_signal()
     try:
         with room_on_disk():
             main()

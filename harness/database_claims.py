@@ -28,8 +28,11 @@ from harness.claims import BEAT_S, GRACE_S, Check, Claims, FolderClaims, Hold, W
 from harness.content import Lease
 from harness.database_locks import locked, server_engine
 from harness.errors import PieceTaken
+from harness.patience import within
 
 _FORGOTTEN_S = 3600.0  # after which nobody is told of a worker any more
+_LAST_WORD_S = 0.7  # for a server to answer what is only a courtesy
+_STALLED_S = 120.0  # in the middle of what takes a moment, after which others wait no more
 
 
 _TABLES = sql.MetaData()
@@ -97,9 +100,9 @@ class DatabaseClaims:
         self._heart: threading.Thread | None = None
 
     def exclusive(
-        self, what: str, *, on_wait: Callable[[], None] = lambda: None
+        self, what: str, *, on_wait: Callable[[], None] = lambda: None, briefly: bool = False
     ) -> contextlib.AbstractContextManager[Check]:
-        return locked(self._engine, f"{self._study} {what}", on_wait=on_wait)
+        return locked(self._engine, f"{self._study} {what}", on_wait=on_wait, stalled_s=_STALLED_S if briefly else 0)
 
     def take(self, pieces: Sequence[str]) -> tuple[str, Hold] | None:
         with self._row:
@@ -259,11 +262,23 @@ class DatabaseClaims:
         """Whether this worker is known to have lost what it had."""
         return self._lost
 
+    def is_sure(self) -> bool:
+        """Whether nobody can have taken what this worker has: it was silent for a part of the grace only."""
+        return not self._lost and time.monotonic() - self._confirmed_s < GRACE_S / 2
+
     def release(self, piece: str) -> None:
         """Work on a piece no more."""
-        with contextlib.suppress(SQLAlchemyError), self._row, self._engine.begin() as connection:
-            mine = (_WORKERS.c.worker == self._worker, _WORKERS.c.piece == piece)
-            connection.execute(sql.update(_WORKERS).where(*mine).values(piece=None, epochs=None))
+        mine = (_WORKERS.c.worker == self._worker, _WORKERS.c.piece == piece)
+        self._say_in_time(sql.update(_WORKERS).where(*mine).values(piece=None, epochs=None))
+
+    def _say_in_time(self, words: sql.Update | sql.Delete) -> None:
+        """Tell the server what it finds out by itself too, if it does not answer: whoever was told to stop must end."""
+
+        def say() -> None:
+            with contextlib.suppress(SQLAlchemyError), self._row, self._engine.begin() as connection:
+                connection.execute(words)
+
+        within(_LAST_WORD_S, say)
 
     def living(self, *, on_wait: Callable[[Worker], None]) -> list[Worker]:
         told = False
@@ -296,13 +311,13 @@ class DatabaseClaims:
     def close(self) -> None:
         self._over.set()
         if self._heart is not None:
-            self._heart.join()
-            self._heart = None
+            self._heart.join(_LAST_WORD_S)
         if self._worker is not None:
-            with contextlib.suppress(SQLAlchemyError), self._engine.begin() as connection:
-                connection.execute(sql.delete(_WORKERS).where(_WORKERS.c.worker == self._worker))
+            self._say_in_time(sql.delete(_WORKERS).where(_WORKERS.c.worker == self._worker))
         self._leave()
-        self._over.clear()
+        if self._heart is None or not self._heart.is_alive():
+            self._heart = None
+            self._over.clear()
 
 
 def _worker(row: Row[Any]) -> Worker:
@@ -329,6 +344,9 @@ class _DatabaseHold:
 
     def is_lost(self) -> bool:
         return self._claims.is_lost()
+
+    def is_sure(self) -> bool:
+        return self._claims.is_sure()
 
     def release(self) -> None:
         self._claims.release(self._piece)

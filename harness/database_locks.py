@@ -50,16 +50,19 @@ def alone(storages: Sequence[BaseStorage], what: str, file: Path) -> Iterator[Ch
 
 
 @contextlib.contextmanager
-def locked(engine: Engine, what: str, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[Check]:
+def locked(
+    engine: Engine, what: str, *, on_wait: Callable[[], None] = lambda: None, stalled_s: float = 0
+) -> Iterator[Check]:
     """Keep everyone else out who shares the database. A lock ends with its connection, and so with its process.
 
     Args:
         engine: Of the database.
         what: Names what is done, across all machines.
         on_wait: Called if somebody must be waited for.
+        stalled_s: Seconds without a sign after which the lock ends too; 0 is never.
     """
     with engine.connect() as connection:
-        lock(connection, what, on_wait=on_wait)
+        lock(connection, what, on_wait=on_wait, stalled_s=stalled_s)
 
         def check() -> None:
             connection.execute(sql.select(1))
@@ -71,9 +74,12 @@ def locked(engine: Engine, what: str, *, on_wait: Callable[[], None] = lambda: N
                 connection.rollback()
 
 
-def lock(connection: Connection, what: str, *, on_wait: Callable[[], None] = lambda: None) -> None:
-    """Hold a name until the connection's transaction ends: PostgreSQL's advisory locks."""
+def lock(
+    connection: Connection, what: str, *, on_wait: Callable[[], None] = lambda: None, stalled_s: float = 0
+) -> None:
+    """Hold a name until the connection's transaction ends: PostgreSQL's advisory locks. Takes what ``locked`` does."""
     key = int.from_bytes(hashlib.sha256(f"kd {what}".encode()).digest()[:8], signed=True)
-    if not connection.execute(sql.select(sql.func.pg_try_advisory_xact_lock(key))).scalar_one():
+    ends = sql.func.set_config("idle_in_transaction_session_timeout", str(round(stalled_s * 1000)), True)
+    if not connection.execute(sql.select(sql.func.pg_try_advisory_xact_lock(key), ends)).one()[0]:
         on_wait()
         connection.execute(sql.select(sql.func.pg_advisory_xact_lock(key)))

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 from harness.addresses import redact
 
@@ -29,6 +33,29 @@ class Interrupted(BaseException):
 def interrupt(number: int, frame: FrameType | None) -> None:
     """A signal's handler: raises ``Interrupted`` where the program stands."""
     raise Interrupted(number)
+
+
+def lose_no_signal(on_lost: Callable[[], None] = lambda: None) -> None:
+    """Send a signal to this process again whose ``Interrupted`` came to nothing.
+
+    Python drops what is raised while it forks, or while an object is removed.
+
+    Args:
+        on_lost: Called before it is sent again.
+    """
+
+    def hook(dropped: Any) -> None:
+        if not isinstance(dropped.exc_value, Interrupted):
+            sys.__unraisablehook__(dropped)
+            return
+        on_lost()
+        again = threading.Timer(
+            0.05, os.kill, (os.getpid(), dropped.exc_value.signal_number)
+        )  # when Python has left it
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = hook
 
 
 class TrialFailed(Exception):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from sqlalchemy.exc import InterfaceError, OperationalError
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from harness.errors import one_line
 from harness.word import Word
@@ -18,6 +20,7 @@ _FOR_GOOD = re.compile(
     "authentication failed|does not exist|no password supplied|no pg_hba.conf entry|permission denied|not permitted"
     "|could not translate host name|failed to resolve host"
 )
+_HURRIED_S = 1.5  # for all that is asked once the process was told to stop
 _PATIENCE_S = 1800.0  # a server that is being upgraded is back by then
 
 
@@ -35,11 +38,24 @@ class Patience:
         self._away = away
         self.word = Word(say)
         self._asking = False
-        self._hurried = False
+        self._ends_s: float | None = None
 
     def hurry(self) -> None:
         """Wait no more from now on: the process was told to stop."""
-        self._hurried = True
+        self._ends_s = self._ends_s or time.monotonic() + _HURRIED_S
+
+    def _call(self, call: Callable[[], _Result]) -> _Result:
+        """What ``call`` gives; in a hurry, from a server that answers in time.
+
+        Raises:
+            StorageInternalError: If it does not.
+        """
+        if self._ends_s is None or self._away is never:
+            return call()
+        found = within(max(0.0, self._ends_s - time.monotonic()), call)
+        if found is None:
+            raise StorageInternalError("it does not answer in time")
+        return found()
 
     def is_away(self, error: BaseException) -> bool:
         """Whether an error says that the storage is away; said to the person, if so."""
@@ -52,7 +68,7 @@ class Patience:
         """What ``call`` gives, at once or never."""
         before, self._asking = self._asking, True
         try:
-            return call()
+            return call() if before else self._call(call)
         finally:
             self._asking = before
 
@@ -69,10 +85,10 @@ class Patience:
         try:
             while True:
                 try:
-                    result = call()
+                    result = self._call(call)
                 except Exception as error:
                     failing_since_s = failing_since_s or time.monotonic()
-                    over = self._hurried or time.monotonic() - failing_since_s > _PATIENCE_S
+                    over = self._ends_s is not None or time.monotonic() - failing_since_s > _PATIENCE_S
                     if over or not self._away(error):
                         raise
                     self.word(f"the study's storage is away ({reason(error)}); it is asked again until it is back")
@@ -86,10 +102,44 @@ class Patience:
             self._asking = False
 
 
+def within(timeout_s: float, call: Callable[[], _Result]) -> Callable[[], _Result] | None:
+    """Call what may never return.
+
+    Args:
+        timeout_s: How long it may take.
+        call: It goes on by itself where it takes longer.
+
+    Returns:
+        What gives its result or raises its error; ``None`` if it has not returned in time.
+    """
+    ends: list[Callable[[], _Result]] = []
+
+    def run() -> None:
+        try:
+            result = call()
+        except Exception as error:
+            failure = error  # the name of an exception ends with its clause
+
+            def fail() -> _Result:
+                raise failure
+
+            ends.append(fail)
+        else:
+            ends.append(lambda: result)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    return ends[0] if ends else None
+
+
 def server_is_away(error: BaseException) -> bool:
     """Whether an error of a database server's driver says that it can't be reached, or ended the connection."""
     found = _of_the_driver(error)
-    return isinstance(found, (OperationalError, InterfaceError)) and not _FOR_GOOD.search(str(found.orig))
+    if not isinstance(found, DBAPIError):
+        return False
+    gone = isinstance(found, (OperationalError, InterfaceError)) or found.connection_invalidated
+    return gone and not _FOR_GOOD.search(str(found.orig))
 
 
 def never(error: BaseException) -> bool:
@@ -105,6 +155,6 @@ def reason(error: BaseException) -> str:
 
 def _of_the_driver(error: BaseException) -> BaseException:
     """The first cause: Optuna wraps what the driver raises in an error of its own."""
-    while error.__cause__ is not None and not isinstance(error, (OperationalError, InterfaceError)):
+    while error.__cause__ is not None and not isinstance(error, DBAPIError):
         error = error.__cause__
     return error

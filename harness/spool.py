@@ -17,6 +17,9 @@ STATE_FILE = "mirror.json"
 ELSEWHERE = "elsewhere"
 """Says, as an event or in the first one, that the run may have events from another machine's folder."""
 
+UNSURE = "unsure"
+"""Says in an event that the run may be another machine's by then: its worker had not been heard for a while."""
+
 RUN_STATUS = {
     "RUNNING": "RUNNING",
     "WAITING": "SCHEDULED",
@@ -47,6 +50,8 @@ class Spool:
         self._steps: set[int] = set()
         self._whole: dict[str, float] = {}
         self.state: str | None = None
+        self.unsure = False
+        """Whether what is logged from now on may be of another machine's run."""
         self.deaths = 0
         """How often its process ended, without a word, since the last epoch that is logged."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -144,7 +149,8 @@ class Spool:
         os.close(self._file)
 
     def _append(self, event: str, **fields: Any) -> None:
-        line = json.dumps({"event": event, "time_ms": time.time_ns() // 1_000_000, **fields}) + "\n"
+        told = {"event": event, "time_ms": time.time_ns() // 1_000_000, **fields}
+        line = json.dumps({**told, UNSURE: True} if self.unsure else told) + "\n"
         content = line.encode()
         try:
             written = os.write(self._file, content)

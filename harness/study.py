@@ -174,7 +174,7 @@ class Study(Record):
         """The first of some trainings that no living worker is at, for this worker alone; ``None`` if there is none."""
 
         def take() -> tuple[str, Hold] | None:
-            with self.claims.exclusive("claim"):
+            with self.claims.exclusive("claim", briefly=True):
                 return self.claims.take(names)
 
         return self.patience.ask(take)

@@ -19,13 +19,13 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from harness.addresses import place_of
 from harness.content import Lease, exclusive, inside, write_atomically
-from harness.spool import ELSEWHERE, FINISHED_STATES, RUN_STATUS, SPOOL, STATE_FILE, read_events_until
+from harness.spool import ELSEWHERE, FINISHED_STATES, RUN_STATUS, SPOOL, STATE_FILE, UNSURE, read_events_until
 
 _METRICS_A_CALL, _OTHERS_A_CALL = 1000, 100  # what MLflow's log_batch takes
 _PARAM_LENGTH, _TAG_LENGTH = 6000, 8000
@@ -69,15 +69,20 @@ class MlflowSink:
 
     def __init__(self, address: str, experiment: str, artifact_root: Path) -> None:
         self.client = MlflowClient(address)
+        local = "://" in address and not address.startswith("http")
+        place = (artifact_root / experiment).resolve().as_uri() if local else None
         found = self.client.get_experiment_by_name(experiment)
-        if found is not None and found.lifecycle_stage == "deleted":
-            self.client.restore_experiment(found.experiment_id)
         if found is None:
-            local = "://" in address and not address.startswith("http")
-            place = (artifact_root / experiment).resolve().as_uri() if local else None
-            self.experiment_id = self.client.create_experiment(experiment, artifact_location=place, tags=_KIND)
-        else:
-            self.experiment_id = found.experiment_id
+            try:
+                self.client.create_experiment(experiment, artifact_location=place, tags=_KIND)
+            except MlflowException as error:
+                if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):  # another machine was quicker
+                    raise
+            found = self.client.get_experiment_by_name(experiment)
+        assert found is not None, experiment
+        if found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        self.experiment_id = found.experiment_id
         made = self.client.get_experiment(self.experiment_id).creation_time
         self.store = f"{place_of(address)}, experiment {self.experiment_id} of {made}"
 
@@ -105,13 +110,19 @@ class MlflowSink:
         if not events:
             return
         elsewhere = any(event["event"] == ELSEWHERE or ELSEWHERE in event for event in events)
+        unsure = any(UNSURE in event for event in events)
         found: Run | None = None
         if mirrored.run_id is None:
-            found = self._existing_run(events[0], mirrored, elsewhere)
+            found = self._existing_run(events[0], mirrored, elsewhere or unsure)
             run = found or self._new_run(folder, events[0], mirrored)
             mirrored.run_id, mirrored.artifact_uri = str(run.info.run_id), str(run.info.artifact_uri)
         elif elsewhere:
             found = self.client.get_run(mirrored.run_id)
+        if unsure and not elsewhere and not _is_of(found or self.client.get_run(mirrored.run_id), mirrored):
+            # Another machine has taken over, and tells the same. What is held back goes out if it is lost in turn, and
+            # this one goes on.
+            _keep(folder, mirrored)
+            return
         if found is not None:
             mirrored.there = self._what_is_in(found)
         # Two processes that begin a study at once may both have said what it is.
@@ -204,7 +215,7 @@ class MlflowSink:
             if mirrored.run_id is None or mirrored.state != "RUNNING" or not lease.acquire():
                 return
             run = self._run(mirrored.run_id)
-            if run is not None and run.data.tags.get(_FOLDER_TAG, mirrored.name) == mirrored.name:
+            if run is not None and _is_of(run, mirrored):
                 self.client.set_tag(mirrored.run_id, "kd.state", "WAITING")
                 self._set_status(mirrored, "WAITING", time.time_ns() // 1_000_000)
                 _keep(folder, mirrored)
@@ -310,6 +321,11 @@ class MlflowSink:
             tags = [] if others_left else pending.tags[:_OTHERS_A_CALL]
             self.client.log_batch(run_id, metrics=metrics, params=params, tags=tags)
             del pending.tags[: len(tags)]
+
+
+def _is_of(run: Run, mirrored: _Mirrored) -> bool:
+    """Whether no other machine's folder goes on with a run."""
+    return bool(run.data.tags.get(_FOLDER_TAG, mirrored.name) == mirrored.name)
 
 
 def _is_there(last: tuple[int, float] | None, step: int | None, value: float) -> bool:

@@ -88,6 +88,40 @@ class Postgres:
     def start(self) -> None:
         self._server.ensure_postgres_running()
 
+    def crash(self) -> None:
+        """Kill it and all its children at once, as a machine's end does: what it knows is in its log."""
+        pids = self._pids()
+        for pid in pids:  # or the first to be killed would have the others end in good order
+            os.kill(pid, signal.SIGSTOP)
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not any(_is_alive(pid) for pid in pids), timeout_s=20)
+
+    def pause(self) -> None:
+        """Let it answer nobody, and refuse nobody."""
+        for pid in self._pids():
+            os.kill(pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        for pid in self._pids():
+            os.kill(pid, signal.SIGCONT)
+
+    def log(self) -> str:
+        """What it says of itself."""
+        return Path(self._server.log).read_text()
+
+    def _pids(self) -> list[int]:
+        postmaster = int(self._server.get_pid())
+        children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+        return [postmaster, *map(int, children)]
+
     def close(self) -> None:
         self._server.cleanup()
         shutil.rmtree(self._folder)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

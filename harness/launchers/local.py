@@ -25,7 +25,7 @@ import torch
 
 from harness.addresses import redact
 from harness.cost import computing_with
-from harness.errors import HarnessError, Interrupted, interrupt, one_line
+from harness.errors import HarnessError, Interrupted, interrupt, lose_no_signal, one_line
 from harness.mirror import Mirror
 from harness.opening import find_study
 from harness.prepare import MOST_ARCHITECTURES, Prepared
@@ -359,6 +359,7 @@ def _main(
     """A worker's process, from its start to its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at the terminal reaches the first process, which says stop
     signal.signal(signal.SIGTERM, interrupt)
+    lose_no_signal()
     # A fork's standard output may be a display's that another thread of the first process held locked.
     log = _Log(open(_log(settings, number), "ab", buffering=0), write_through=True)
     os.dup2(log.fileno(), 1)
@@ -378,7 +379,9 @@ def _main(
                 work(settings, space, study, prepared, voice, voice)
     except HarnessError as error:
         voice.say("error", one_line(error))
-    except (Interrupted, _Orphaned):
+    except Interrupted as interrupted:
+        sys.exit(128 + interrupted.signal_number)  # told by the first process, or by someone else, and then replaced
+    except _Orphaned:
         pass
     finally:
         connection.close()

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 
 from harness.addresses import redact
-from harness.errors import HarnessError, Interrupted, one_line
+from harness.errors import HarnessError, Interrupted, lose_no_signal, one_line
 from harness.launchers.passwords import revealed
 from harness.settings import Settings
 
@@ -57,6 +57,7 @@ class Errand:
         try:
             for number in stopping:
                 signal.signal(number, stop)
+            lose_no_signal(on_lost=signals.clear)
             if not self.folder.is_dir():
                 raise HarnessError(f"a worker must see the folder {self.folder}, but this machine does not have it.")
             os.chdir(self.folder)

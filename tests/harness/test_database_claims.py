@@ -19,6 +19,7 @@ from harness import database_claims
 from harness.claims import Claims, FolderClaims
 from harness.database_claims import DatabaseClaims, make_tables
 from harness.errors import PieceTaken
+from harness.patience import server_is_away
 
 pytestmark = pytest.mark.service
 
@@ -226,6 +227,22 @@ def test_a_lock_whose_connection_was_lost_says_so(engine: Engine, tmp_path: Path
             other.execute(sql.text(lost))
         with pytest.raises(sql.exc.OperationalError):
             check()
+
+
+def test_who_is_stalled_in_the_middle_of_a_claim_holds_up_nobody_for_long(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_claims, "_STALLED_S", 0.5)
+    stalled, other = (DatabaseClaims(engine, "a", tmp_path) for _ in range(2))
+    with stalled.exclusive("claim", briefly=True) as check:
+        with other.exclusive("claim", briefly=True):  # it waits until the server ends the first one
+            pass
+        with pytest.raises(sql.exc.DBAPIError) as raised:
+            check()
+    assert server_is_away(raised.value)  # so it claims anew
+    with stalled.exclusive("claim") as check:  # what may last is not ended
+        threading.Event().wait(1.0)
+        check()
 
 
 def test_how_a_worker_is_seen(workers: tuple[DatabaseClaims, DatabaseClaims]) -> None:

@@ -434,6 +434,23 @@ def test_an_experiment_that_was_deleted_comes_back_with_its_runs(
     assert history(again, run, "loss") == [(0, 1, 2.0), (1, 2, 1.0)]
 
 
+def test_machines_that_begin_an_experiment_at_once_have_one(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find, machines = MlflowClient.get_experiment_by_name, [tmp_path / "one", tmp_path / "two"]
+    made: list[MlflowSink] = []
+
+    def late(client: MlflowClient, name: str) -> Any:
+        found = find(client, name)
+        if found is None and len(machines) == 1:  # the other one makes it between this one's look and its making
+            made.append(MlflowSink(address, name, machines.pop()))
+        return found
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", late)
+    made.append(MlflowSink(address, "kd-test", machines.pop()))
+    assert len(made) == 2 and made[0].store == made[1].store
+
+
 def test_the_mirror_marks_what_it_sent_and_nobody_holds_as_waiting(tmp_path: Path, address: str) -> None:
     held, free, over = (append(tmp_path / name, begin(name), state("RUNNING")) for name in ("held", "free", "over"))
     append(over, state("COMPLETE", 1))
@@ -533,6 +550,42 @@ def test_a_trial_that_comes_back_to_a_machine_repeats_nothing_that_others_sent_m
     study.send(append(first, metrics(2, 102, loss=0.5)))
     (run,) = [run for run in runs(study) if run.data.tags["kd.run_key"] == "s/3"]
     assert history(study, run, "loss") == [(0, 1, 2.0), (1, 62, 1.0), (2, 102, 0.5)]
+
+
+def unsure(told: dict[str, Any]) -> dict[str, Any]:
+    """What a worker says that the study's storage has not heard for a while."""
+    return told | {"unsure": True}
+
+
+def loss_of_the_trial(sink: MlflowSink) -> list[tuple[int, int, float]]:
+    (run,) = [run for run in runs(sink) if run.data.tags["kd.run_key"] == "s/3"]
+    return history(sink, run, "loss")
+
+
+def test_a_machine_that_was_cut_off_repeats_nothing_that_its_heir_tells(study: MlflowSink, tmp_path: Path) -> None:
+    first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
+    study.send(append(first, begin("s/3", parent=".."), state("RUNNING"), metrics(0, 1, loss=4.0)))
+    study.send(append(first, unsure(metrics(1, 30, loss=3.0))))  # nobody else has it yet
+    assert loss_of_the_trial(study) == [(0, 1, 4.0), (1, 30, 3.0)]
+    study.send(append(second, taken_up("s/3"), metrics(0, 61, loss=4.0)))
+    study.send(append(first, unsure(metrics(2, 62, loss=2.0)), unsure(metrics(3, 63, loss=1.0))))
+    study.send(append(second, metrics(1, 64, loss=3.0), metrics(2, 65, loss=2.0)))
+    assert loss_of_the_trial(study) == [(0, 1, 4.0), (1, 30, 3.0), (2, 65, 2.0)]
+    # The heir is lost too, and the first one goes on from what it has trained.
+    study.send(append(first, event("elsewhere", 200), state("RUNNING", 200), metrics(4, 201, loss=0.5)))
+    assert loss_of_the_trial(study) == [(0, 1, 4.0), (1, 30, 3.0), (2, 65, 2.0), (3, 63, 1.0), (4, 201, 0.5)]
+
+
+def test_a_machine_that_tells_only_when_its_heir_has_begun_makes_no_second_run(
+    study: MlflowSink, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
+    append(
+        first, begin("s/3", parent=".."), state("RUNNING"), metrics(0, 1, loss=4.0), unsure(metrics(1, 30, loss=3.0))
+    )
+    study.send(append(second, taken_up("s/3"), metrics(0, 61, loss=4.0), metrics(1, 62, loss=3.0)))
+    study.send(first)
+    assert loss_of_the_trial(study) == [(0, 61, 4.0), (1, 62, 3.0)]
 
 
 def test_a_machine_that_lost_a_trial_does_not_mark_it_as_cut(study: MlflowSink, tmp_path: Path) -> None:

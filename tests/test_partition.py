@@ -1,0 +1,116 @@
+"""Machines that are cut off from the study's database for a while, and go on training, while others work on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, environment, wait_for
+from partition import Network
+from servers import MlflowServer, Postgres
+from test_apart import check_runs
+from test_storm import FLAGS, reached
+
+from harness.spool import curves
+
+pytestmark = [pytest.mark.slow, pytest.mark.service]
+
+EPOCHS = 1500  # of a trial that lasts longer than a worker may be silent
+HURRIED = (
+    "import sys, runpy, harness.claims as claims\nclaims.BEAT_S, claims.GRACE_S = 1.0, 6.0\n"
+    "sys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
+)
+"""A search whose silence is noticed sooner."""
+
+
+@pytest.fixture
+def networks(postgres: Postgres) -> Iterator[dict[str, Network]]:
+    """The networks between three machines and a database."""
+    database = postgres.new_database("partition")
+    made = {name: Network(database) for name in ("one", "two", "three")}
+    yield made
+    for network in made.values():
+        network.close()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[MlflowServer]:
+    made = MlflowServer(tmp_path / "server")
+    made.start()
+    yield made
+    made.stop()
+
+
+def begin(folder: Path, server: MlflowServer, name: str, *arguments: str) -> subprocess.Popen[str]:
+    """A search as another machine runs it, with a folder of its own; its output is in ``folder/<name>.txt``."""
+    flags = (
+        "--trials",
+        "2",
+        "--workers",
+        "1",
+        "--epochs",
+        str(EPOCHS),
+        "--tracking-uri",
+        server.address,
+        "--runs-dir",
+        name,
+    )
+    with open(folder / f"{name}.txt", "w") as output:
+        return subprocess.Popen(
+            [sys.executable, "-c", HURRIED, str(ROOT / "search.py"), *FLAGS, *flags, *arguments],
+            cwd=folder,
+            env=environment(),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+
+def trained(folder: Path, name: str, number: int) -> dict[int, float]:
+    """The losses of a trial, as a machine has seen them."""
+    return curves(folder / name / "trials" / "cancer" / str(number)).get("train/loss", {})
+
+
+def test_machines_that_are_cut_off_lose_their_trials_and_yield_when_they_are_back(
+    example: Path, postgres: Postgres, server: MlflowServer, networks: dict[str, Network]
+) -> None:
+    searches = {name: begin(example, server, name, "--storage", networks[name].address) for name in networks}
+
+    def holders() -> list[str]:
+        found = [[name for name in searches if len(trained(example, name, number)) >= 5] for number in (0, 1)]
+        return [names[0] for names in found if names]
+
+    def said(name: str) -> str:
+        return (example / f"{name}.txt").read_text()
+
+    try:
+        wait_for(lambda: len(set(holders())) == 2)
+        first, second = holders()
+        (heir,) = searches.keys() - {first, second}
+        wait_for(lambda: "2 of the last trials are run elsewhere" in said(heir))
+        networks[first].reset()
+        networks[second].black_hole()
+        wait_for(lambda: len(trained(example, heir, 0)) >= 100)
+        alone = len(trained(example, first, 0))
+        wait_for(lambda: len(trained(example, first, 0)) > alone)  # it trains on
+        networks[first].mend()
+        wait_for(lambda: max(len(trained(example, other, 1)) for other in (first, heir)) >= 100)
+        networks[second].mend()
+        assert [search.wait(240) for search in searches.values()] == [0, 0, 0]
+    finally:
+        for search in searches.values():
+            search.kill()
+            search.wait()
+        print(*map(said, searches), sep="\n")
+    for number, name in enumerate((first, second)):
+        assert f"trial {number} is cut: {number} was taken over while this worker was silent" in said(name)
+        told = [trained(example, other, number) for other in searches if other != name]
+        (inherited,) = filter(None, told)
+        assert list(inherited) == list(range(EPOCHS))  # it began again, for they share no folder
+        seen = trained(example, name, number)
+        assert seen == {epoch: inherited[epoch] for epoch in range(len(seen))}
+    assert [state for state, _, _ in reached(networks[heir].address).values()] == ["COMPLETE"] * 2
+    check_runs(server, 2, EPOCHS)
