@@ -27,7 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from harness.claims import BEAT_S, GRACE_S, Check, Claims, FolderClaims, Hold, Worker, lease_of
 from harness.content import Lease
 from harness.database_locks import locked, server_engine
-from harness.errors import PieceTaken
+from harness.errors import PieceTaken, end_if_told
 from harness.patience import within
 
 _FORGOTTEN_S = 3600.0  # after which nobody is told of a worker any more
@@ -91,6 +91,7 @@ class DatabaseClaims:
         self._alive: Lease | None = None
         self._epochs: int | None = None
         self._lost = False  # the row is gone: another worker has what this one had
+        self._mute = False  # the server did not answer when it was last told something
         self._confirmed_s = 0.0
         self._failed_s = -math.inf  # when the server last gave no answer to a beat
         self._silent: dict[str, tuple[float, float]] = {}  # each silent worker's last beat, and since when it is seen
@@ -209,6 +210,7 @@ class DatabaseClaims:
             except SQLAlchemyError:
                 self._failed_s = time.monotonic()
                 raise
+            self._mute = False
             if known:
                 self._confirmed_s = at_s
             else:
@@ -254,7 +256,11 @@ class DatabaseClaims:
             SQLAlchemyError: If the server does not answer.
         """
         if not self._lost:
-            self._beat()
+            try:
+                self._beat()
+            except SQLAlchemyError:
+                end_if_told()
+                raise
         if self._lost:
             raise PieceTaken(f"{piece} was taken over while this worker was silent")
 
@@ -278,7 +284,8 @@ class DatabaseClaims:
             with contextlib.suppress(SQLAlchemyError), self._row, self._engine.begin() as connection:
                 connection.execute(words)
 
-        within(_LAST_WORD_S, say)
+        if not self._mute:
+            self._mute = within(_LAST_WORD_S, say) is None
 
     def living(self, *, on_wait: Callable[[Worker], None]) -> list[Worker]:
         told = False
@@ -311,7 +318,7 @@ class DatabaseClaims:
     def close(self) -> None:
         self._over.set()
         if self._heart is not None:
-            self._heart.join(_LAST_WORD_S)
+            self._heart.join(0 if self._mute else _LAST_WORD_S)
         if self._worker is not None:
             self._say_in_time(sql.delete(_WORKERS).where(_WORKERS.c.worker == self._worker))
         self._leave()

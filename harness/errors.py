@@ -7,7 +7,7 @@ import errno
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -30,25 +30,44 @@ class Interrupted(BaseException):
         self.signal_number = signal_number
 
 
+_signals: list[int] = []  # that have come
+
+
 def interrupt(number: int, frame: FrameType | None) -> None:
     """A signal's handler: raises ``Interrupted`` where the program stands."""
+    _signals.append(number)
     raise Interrupted(number)
 
 
-def lose_no_signal(on_lost: Callable[[], None] = lambda: None) -> None:
+def interrupt_once(number: int, frame: FrameType | None) -> None:
+    """As ``interrupt``, but a second signal does not cut short what the first began."""
+    _signals.append(number)
+    if len(_signals) == 1:
+        raise Interrupted(number)
+
+
+def end_if_told() -> None:
+    """Raise what a signal asks for, where a library may have made another error of it, as a driver that cleans up does.
+
+    Raises:
+        Interrupted: If a signal has come.
+    """
+    if _signals:
+        raise Interrupted(_signals[0])
+
+
+def lose_no_signal() -> None:
     """Send a signal to this process again whose ``Interrupted`` came to nothing.
 
     Python drops what is raised while it forks, or while an object is removed.
-
-    Args:
-        on_lost: Called before it is sent again.
     """
+    _signals.clear()  # a fork's are its parent's
 
     def hook(dropped: Any) -> None:
         if not isinstance(dropped.exc_value, Interrupted):
             sys.__unraisablehook__(dropped)
             return
-        on_lost()
+        _signals.clear()
         again = threading.Timer(
             0.05, os.kill, (os.getpid(), dropped.exc_value.signal_number)
         )  # when Python has left it

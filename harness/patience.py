@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
-from harness.errors import one_line
+from harness.errors import end_if_told, one_line
 from harness.word import Word
 
 _Result = TypeVar("_Result")
@@ -20,7 +20,7 @@ _FOR_GOOD = re.compile(
     "authentication failed|does not exist|no password supplied|no pg_hba.conf entry|permission denied|not permitted"
     "|could not translate host name|failed to resolve host"
 )
-_HURRIED_S = 1.5  # for all that is asked once the process was told to stop
+_HURRIED_S = 1.0  # for all that is asked once the process was told to stop
 _PATIENCE_S = 1800.0  # a server that is being upgraded is back by then
 
 
@@ -69,6 +69,10 @@ class Patience:
         before, self._asking = self._asking, True
         try:
             return call() if before else self._call(call)
+        except Exception:
+            if self._ends_s is None:
+                end_if_told()
+            raise
         finally:
             self._asking = before
 
@@ -87,6 +91,8 @@ class Patience:
                 try:
                     result = self._call(call)
                 except Exception as error:
+                    if self._ends_s is None:
+                        end_if_told()
                     failing_since_s = failing_since_s or time.monotonic()
                     over = self._ends_s is not None or time.monotonic() - failing_since_s > _PATIENCE_S
                     if over or not self._away(error):

@@ -9,10 +9,9 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 
 from harness.addresses import redact
-from harness.errors import HarnessError, Interrupted, lose_no_signal, one_line
+from harness.errors import HarnessError, Interrupted, interrupt_once, lose_no_signal, one_line
 from harness.launchers.passwords import revealed
 from harness.settings import Settings
 
@@ -47,17 +46,10 @@ class Errand:
         from harness.search import search
         from harness.storage import await_storage
 
-        signals: list[int] = []
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            signals.append(number)
-            if len(signals) == 1:
-                raise Interrupted(number)
-
         try:
             for number in stopping:
-                signal.signal(number, stop)
-            lose_no_signal(on_lost=signals.clear)
+                signal.signal(number, interrupt_once)
+            lose_no_signal()
             if not self.folder.is_dir():
                 raise HarnessError(f"a worker must see the folder {self.folder}, but this machine does not have it.")
             os.chdir(self.folder)
