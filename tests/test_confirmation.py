@@ -57,7 +57,7 @@ def test_picks_are_confirmed_in_the_report_and_in_mlflow_and_go_on_after_a_kill(
     output = confirm(searched, "--seeds", "2")
     after = results(searched)
     assert before.items() <= after.items() and len(after) > len(before)
-    assert "Confirmed on the test split" in output and "over 2 seeds" in output
+    assert "Confirmed on the test split" in output and "Two seeds say little" in output
     assert "is confirmed with 2 seeds" in confirm(searched, "--seeds", "2") and results(searched) == after
     report = searched / "mlruns" / "trials" / "cancer" / "report"
     table = pd.read_csv(report / "confirm.csv")
@@ -82,7 +82,7 @@ def test_a_space_file_that_has_moved_is_found_by_its_flag(study: Path) -> None:
     (Path(attrs["kd.sources"]["space_file"])).rename(study / "away.py")
     try:
         assert "there is no file" in confirm(study, "--seeds", "2", expect=2)
-        assert "over 2 seeds" in confirm(study, "--seeds", "2", "--space", "moved.py")
+        assert "Two seeds say little" in confirm(study, "--seeds", "2", "--space", "moved.py")
     finally:
         (study / "away.py").rename(attrs["kd.sources"]["space_file"])
 
