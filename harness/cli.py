@@ -251,6 +251,8 @@ def command_for(name: str, settings: Settings) -> str:
         for flag, value, default in places
         if value != default and not (flag in VARIABLES and has_password(value))
     )
+    if name == "confirm" and settings.space_name not in flags.space_names():
+        moved += f" --space {shlex.quote(str(settings.space_file))}"
     return f"{_program('python')} -m harness {name} --study {settings.study}{moved}"
 
 

@@ -166,7 +166,7 @@ def _add_confirm(commands: argparse._SubParsersAction[flags.Parser]) -> None:
         "--accelerator", default="auto", metavar="NAME", help="Lightning's accelerator (default: auto)"
     )
     add = command.add_argument_group("where it was searched (default: as then)").add_argument
-    add("--space", metavar="NAME|FILE", help="the space, where its file has moved")
+    add("--space", metavar="NAME|FILE", help="the space, if it is a file of your own")
     add("--data-dir", type=Path, metavar="DIR", help="the data, where it has moved")
     add(
         "--teacher",

@@ -39,6 +39,11 @@ def space_names() -> list[str]:
     return sorted(path.stem.replace("_", "-") for path in SPACES_DIR.glob("[!_]*.py"))
 
 
+def space_file(name: str) -> Path:
+    """The file of an embedded space."""
+    return SPACES_DIR / f"{name.replace('-', '_')}.py"
+
+
 def add_space(add: Add) -> None:
     """Add ``--space``."""
     add(
@@ -130,7 +135,7 @@ def space_of(parser: argparse.ArgumentParser, asked: str) -> tuple[str, Path]:
         return file.stem.replace("_", "-"), file
     if asked not in space_names():
         parser.error(f"--space must be one of {', '.join(space_names())} or a Python file, but got {asked!r}")
-    return asked, SPACES_DIR / f"{asked.replace('-', '_')}.py"
+    return asked, space_file(asked)
 
 
 def checkpoint(parser: argparse.ArgumentParser, path: Path) -> Path:

@@ -18,6 +18,7 @@ from harness.addresses import is_server, redact, sqlite_path
 from harness.content import Lease, write_atomically
 from harness.database_locks import alone, server_engine
 from harness.errors import HarnessError
+from harness.flags import space_file, space_names
 from harness.metrics import MAXIMIZED, METRICS
 from harness.patience import Patience, server_is_away
 from harness.settings import Settings
@@ -143,8 +144,11 @@ def load_stored(settings: Settings) -> Study:
 def reopen_study(settings: Settings) -> tuple[Study, SearchSpace]:
     """Open a study that was searched, to work on what it has found; with its space, and what it held fixed.
 
+    A space file is code. The storage says where it was, but whoever can write there must not choose what runs here.
+
     Args:
-        settings: Names it, and its storage; a space file, data and teachers where they are not where they were.
+        settings: Names it, and its storage; a space file, unless it is an embedded one; data and teachers where they
+            are not where they were.
 
     Raises:
         HarnessError: If the storage has no such study, its folder is elsewhere, or its space can't be had.
@@ -156,11 +160,16 @@ def reopen_study(settings: Settings) -> tuple[Study, SearchSpace]:
             f"{study.folder.resolve()}; go on there."
         )
     identity, sources = study.attrs["kd.identity"], study.sources
-    moved = settings.space_file != Path()
+    given = settings.space_file != Path()
+    if not given and study.space_name not in space_names():
+        raise HarnessError(
+            f"--space must give the file of study {settings.study!r}, for it is run as code; by the storage it was "
+            f"{sources['space_file']}: see that it is yours."
+        )
     settings = replace(
         settings,
         space_name=identity["space"],
-        space_file=settings.space_file if moved else Path(sources["space_file"]),
+        space_file=settings.space_file if given else space_file(study.space_name),
         trials=len(study.trials()),
         data_dir=settings.data_dir or (Path(sources["data_dir"]) if sources["data_dir"] else None),
         teachers=settings.teachers or tuple(Path(file) for file in sources["teachers"]),

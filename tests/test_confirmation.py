@@ -19,6 +19,7 @@ PREFIX = "kd.retrained.confirm/"
 
 def begun(folder: Path, *arguments: str) -> Forked:
     """The command, started in ``folder`` with one worker."""
+    arguments = arguments if "--space" in arguments else ("--space", "cancer.py", *arguments)
     command = ("harness", "confirm", "--study", "cancer", "--workers", "1", *arguments)
     return Forked(*command, output=folder / "confirm.txt", env=environment())
 
@@ -75,16 +76,18 @@ def test_picks_are_confirmed_in_the_report_and_in_mlflow_and_go_on_after_a_kill(
     assert trials and not any(name.startswith("test") for run in trials for name in run.data.metrics)
 
 
-def test_a_space_file_that_has_moved_is_found_by_its_flag(study: Path) -> None:
+def test_a_file_that_the_storage_names_is_not_run(study: Path) -> None:
+    (study / "theirs.py").write_text(f"{EXAMPLE}\nopen('theirs.txt', 'w').close()\n")
+    loaded = load(study, "cancer")
+    theirs = str(study / "theirs.py")
+    loaded.set_user_attr("kd.sources", {**loaded.user_attrs["kd.sources"], "space_file": theirs})
+    command = ("harness", "confirm", "--study", "cancer", "--seeds", "2")
+    process = Forked(*command, output=study / "confirm.txt", env=environment())
+    assert f"by the storage it was {theirs}: see that it is yours." in ended(process, study / "confirm.txt", expect=2)
+    assert not (study / "theirs.txt").exists()
     (study / "cancer.py").rename(study / "moved.py")
     shutil.rmtree(study / "mlruns" / "cache" / "teacher_outputs")
-    attrs = load(study, "cancer").user_attrs
-    (Path(attrs["kd.sources"]["space_file"])).rename(study / "away.py")
-    try:
-        assert "there is no file" in confirm(study, "--seeds", "2", expect=2)
-        assert "Two seeds say little" in confirm(study, "--seeds", "2", "--space", "moved.py")
-    finally:
-        (study / "away.py").rename(attrs["kd.sources"]["space_file"])
+    assert "Two seeds say little" in confirm(study, "--seeds", "2", "--space", "moved.py")
 
 
 @pytest.mark.parametrize(

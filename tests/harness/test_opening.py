@@ -14,8 +14,9 @@ from optuna.distributions import BaseDistribution, IntDistribution
 
 from harness.content import Lease
 from harness.errors import HarnessError
+from harness.flags import SPACES_DIR
 from harness.metrics import METRICS
-from harness.opening import find_study
+from harness.opening import find_study, reopen_study
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.storage import open_storage
@@ -328,3 +329,12 @@ def test_a_study_that_was_cut_right_after_it_was_created_is_made_whole(settings:
     optuna.create_study(study_name=settings.study, storage=open_storage(settings), directions=directions)
     study = opened(settings)
     assert study.owns_folder() and find_study(settings).id == study.id
+
+
+def test_an_embedded_space_is_this_programs_own_whatever_the_storage_says(settings: Settings, tmp_path: Path) -> None:
+    study = opened(settings)
+    theirs = tmp_path / "digits.py"
+    theirs.write_text("open('theirs.txt', 'w').close()\nraise RuntimeError\n")
+    study.optuna.set_user_attr("kd.sources", {**study.sources, "space_file": str(theirs)})
+    again, space = reopen_study(replace(settings, space_file=Path()))
+    assert space.declaration() == SPACE.declaration() and again.settings.space_file == SPACES_DIR / "digits.py"
