@@ -37,9 +37,11 @@ class MlflowServer:
             [
                 *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)),
                 *("--backend-store-uri", "sqlite:///server.db", "--artifacts-destination", "artifacts"),
+                *("--workers", "1"),
             ],
             cwd=self.folder,
-            env=environment(),
+            # Whole, it is fifteen processes that import MLflow, most of them for jobs that are none of tracking's.
+            env={**environment(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
