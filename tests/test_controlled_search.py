@@ -121,6 +121,7 @@ def test_controls_that_are_stopped_are_said_to_be_left_and_wait(example: Path) -
 def test_controls_that_were_killed_and_are_not_wanted_any_more_do_not_say_that_they_run(example: Path) -> None:
     process = start(example, *CANCER)
     wait_for(lambda: any(0 < done < 60 for done in epochs_of_controls(example)))
+    process.send_signal(signal.SIGSTOP)  # or the control may be over before MLflow was told that it runs
     wait_for(lambda: ("RUNNING", "RUNNING") in states_of_controls(example))
     mirror = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     for pid in (*map(int, mirror), process.pid):  # as where the machine is lost: nobody is left to say it

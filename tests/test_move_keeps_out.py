@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +16,8 @@ import optuna
 import psycopg
 import pytest
 import sqlalchemy as sql
-from conftest import claimed, opened, settings_in, wait_for
+from conftest import claimed, ended, opened, settings_in, wait_for
+from forked import Forked
 from optuna.trial import TrialState, create_trial
 from servers import Postgres
 from sqlalchemy.engine import Engine
@@ -174,7 +174,7 @@ def test_whoever_comes_to_either_place_during_a_move_waits_for_it(example: Path,
     source, target = postgres.new_database("came from"), postgres.new_database("came to")
     _with_many_trials(example, source, 200)
     process = moving(example, "--storage", source, "--to", target)
-    late: list[subprocess.Popen[str]] = []
+    late: list[Forked] = []
     try:
         wait_for(lambda: _trials_in(target) >= 5)
         process.send_signal(signal.SIGSTOP)
@@ -184,8 +184,7 @@ def test_whoever_comes_to_either_place_during_a_move_waits_for_it(example: Path,
             late.append(begin(example, name, *flags, "--runs-dir", str(example / name)))
             wait_for(lambda storage=storage: _waiting_in(storage) == 1)
         process.send_signal(signal.SIGCONT)
-        output, _ = process.communicate(timeout=60)
-        assert process.returncode == 0 and "with 200 trials" in output
+        assert "with 200 trials" in ended(process, example / "moved.txt")
         assert [one.wait(60) for one in late] == [0, 2]
     finally:
         for one in (process, *late):
@@ -207,7 +206,7 @@ def test_a_move_that_is_killed_at_any_moment_leaves_the_study_whole_in_one_place
         process = moving(example, "--storage", source, "--to", target)
         wait_for(lambda copied=copied, earlier=earlier: _trials_in(target, later_than=earlier) >= copied)
         process.kill()
-        process.communicate()
+        process.wait()
         earlier = _count_in(target, "select max(study_id) from studies")
         if _is_here(settings):
             assert known(settings) == before

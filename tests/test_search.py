@@ -33,7 +33,7 @@ def test_a_search_ends_with_a_front_three_picks_and_the_commands_that_follow(fin
     assert re.search(r"compare  \S*mlflow ui", output) and re.search(
         r"\S*python -m harness report --study cancer", output
     )
-    assert re.search(r"confirm  \S*python -m harness confirm --study cancer\n", output)
+    assert re.search(r"confirm  \S*python -m harness confirm --study cancer --space cancer.py\n", output)
     assert [trial.state.name for trial in load(finished, "cancer").trials] == ["COMPLETE"] * 8
 
 

@@ -374,11 +374,11 @@ def test_who_had_to_wait_thinks_in_turn(settings: Settings, monkeypatch: pytest.
     crowds = iter([False, True, False, False])
 
     @contextlib.contextmanager
-    def noted(what: str, *, on_wait: Callable[[], None]) -> Iterator[Check]:
+    def noted(what: str, *, on_wait: Callable[[], None], briefly: bool) -> Iterator[Check]:
         if next(crowds):
             on_wait()
         events.append("turn")
-        with exclusive(what) as check:
+        with exclusive(what, briefly=briefly) as check:
             yield check
 
     monkeypatch.setattr(study.claims, "exclusive", noted)
