@@ -16,7 +16,7 @@ from harness.content import exclusive, write_atomically
 from harness.report_screen import show
 from harness.result import Result, collect
 from harness.sentences import caveats, confirmed_head, notes, tested, transferred
-from harness.shown import cell
+from harness.shown import cell, parameter_texts
 from harness.spool import SPOOL, Spool, read_events
 from harness.study import Study
 from harness.terminal import Terminal
@@ -82,27 +82,21 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
 def summary(result: Result) -> str:
     """The report in Markdown, as MLflow shows it on the parent run."""
     states = result.trials["state"].value_counts().to_dict()
-    metrics = result.columns
-    header = ["pick", "trial", *metrics, *result.parameters]
+    shown = (*result.columns, *result.shared_parameters)
+    own = result.own_parameters
+    rows = []
+    for _, row in result.front.iterrows():
+        texts = parameter_texts((name, row[name]) for name in own)
+        rows.append([row["pick"], str(row["number"]), *(cell(name, row[name]) for name in shown), ", ".join(texts)])
+    rows.append(["teacher", "", *(cell(name, result.teacher.get(name, math.nan)) for name in shown), ""])
+    header = ["pick", "trial", *shown, "with"]
     lines = [
         f"## {result.study}",
         "",
         f"{len(result.trials)} trials ({', '.join(f'{count} {state}' for state, count in states.items())}), "
         f"{len(result.front)} on the front of {', '.join(result.titles)}.",
         "",
-        "| " + " | ".join(header) + " |",
-        "|" + "---|" * len(header),
-        *(
-            "| "
-            + " | ".join(
-                [str(row["pick"]), str(row["number"]), *(cell(c, row[c]) for c in (*metrics, *result.parameters))]
-            )
-            + " |"
-            for _, row in result.front.iterrows()
-        ),
-        "| teacher |  | "
-        + " | ".join([*(cell(c, result.teacher.get(c, math.nan)) for c in metrics), *("" for _ in result.parameters)])
-        + " |",
+        *(f"| {' | '.join(row if own else row[:-1])} |" for row in (header, ["---"] * len(header), *rows)),
         "",
         *(f"- {line}" for line in notes(result)),
     ]

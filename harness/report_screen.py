@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import pandas as pd
-
 from harness.confirm import Confirmation, Interval
 from harness.result import Result
 from harness.sentences import caveats, confirmed_head, notes, transferred
-from harness.shown import cell, heading, parameter_text
+from harness.shown import cell, heading, parameter_texts
 from harness.table import Column, Row, table_lines
 from harness.terminal import Terminal
 
@@ -44,12 +42,7 @@ def _show_table(columns: list[Column], rows: list[Row], terminal: Terminal) -> l
 
 
 def _front(result: Result) -> tuple[list[Column], list[Row]]:
-    # Methods have parameters of their own: a column for each would leave no room for any. They stand below their row,
-    # and so does what is a word beside them, the method itself among it.
-    own = [name for name in result.parameters if result.trials[name].isna().any()]
-    if own:
-        own = [n for n in result.parameters if n in own or pd.api.types.infer_dtype(result.trials[n]) == "string"]
-    shared = [name for name in result.parameters if name not in own]
+    shared, own = result.shared_parameters, result.own_parameters
     columns = [
         Column("trial"),
         *(
@@ -62,7 +55,7 @@ def _front(result: Result) -> tuple[list[Column], list[Row]]:
     rows = [
         Row(
             [str(row["number"]), *(cell(name, row[name]) for name in (*result.columns, *shared)), str(row["pick"])],
-            [parameter_text(name, row[name]) for name in own if not pd.isna(row[name])],
+            parameter_texts((name, row[name]) for name in own),
             style="bold" if row["pick"] else None,
         )
         for _, row in result.front.iterrows()

@@ -83,6 +83,21 @@ class Result:
         return list(dict.fromkeys([self.primary, *gained, *self.objectives, "agreement", "compression", "speedup"]))
 
     @property
+    def own_parameters(self) -> list[str]:
+        """Those of the searched parameters that a table names row by row: a column for each would leave no room.
+
+        Where methods have parameters of their own, these, and whatever is a word beside them, as the method is.
+        """
+        own = [name for name in self.parameters if self.trials[name].isna().any()]
+        words = [name for name in self.parameters if pd.api.types.infer_dtype(self.trials[name]) == "string"]
+        return [name for name in self.parameters if own and name in (*own, *words)]
+
+    @property
+    def shared_parameters(self) -> list[str]:
+        """The others, which every trial has."""
+        return [name for name in self.parameters if name not in self.own_parameters]
+
+    @property
     def titles(self) -> list[str]:
         """The objectives, each with the way that it is to go."""
         arrows = {"maximize": "↑", "minimize": "↓"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 _HEADINGS = {
@@ -27,7 +28,7 @@ def heading(name: str) -> str:
 
 def cell(name: str, value: Any) -> str:
     """A metric's or parameter's value in a table; empty where there is none."""
-    if isinstance(value, float) and math.isnan(value):
+    if _is_missing(value):
         return ""  # another method's parameter, or what was not trained
     if name == "gain":
         return f"{value:+.4f}"
@@ -42,7 +43,12 @@ def cell(name: str, value: Any) -> str:
 
 def configuration_text(params: dict[str, Any]) -> str:
     """Parameters in few words, as in ``width 8, T 4, α 0.1``."""
-    return ", ".join(parameter_text(name, value) for name, value in params.items())
+    return ", ".join(parameter_texts(params.items()))
+
+
+def parameter_texts(params: Iterable[tuple[str, Any]]) -> list[str]:
+    """Those parameters that have a value, each in few words."""
+    return [parameter_text(name, value) for name, value in params if not _is_missing(value)]
 
 
 def parameter_text(name: str, value: Any) -> str:
@@ -50,3 +56,7 @@ def parameter_text(name: str, value: Any) -> str:
     if isinstance(value, float):
         value = f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{heading(name)} {value}"
+
+
+def _is_missing(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)

@@ -90,14 +90,18 @@ class Postgres:
     def start(self) -> None:
         self._server.ensure_postgres_running()
 
-    def crash(self) -> None:
-        """Kill it and all its children at once, as a machine's end does: what it knows is in its log."""
+    def crash(self, *, children_too: bool) -> None:
+        """Kill it, and all its children at once, as a machine's end does; or let them see that they are alone.
+
+        What it knows then is in its write-ahead log.
+        """
         pids = self._pids()
-        for pid in pids:  # or the first to be killed would have the others end in good order
-            os.kill(pid, signal.SIGSTOP)
-        for pid in pids:
+        if children_too:
+            for pid in pids:  # or the first to be killed would have the others end in good order
+                os.kill(pid, signal.SIGSTOP)
+        for pid in pids if children_too else pids[:1]:
             os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: not any(_is_alive(pid) for pid in pids), timeout_s=20)
+        wait_for(lambda: not any(_is_alive(pid) for pid in pids))
 
     def pause(self) -> None:
         """Let it answer nobody, and refuse nobody."""

@@ -57,6 +57,26 @@ def test_a_storage_that_goes_away_is_ridden_out(
     check_curves(example, 16)
 
 
+@pytest.mark.parametrize("children_too", [False, True], ids=["postmaster", "all of it"])
+def test_a_storage_that_is_killed_has_kept_what_it_was_told(
+    example: Path, own_postgres: Postgres, undisturbed: dict[int, Any], children_too: bool
+) -> None:
+    storage = own_postgres.new_database("killed")
+    process = begin(example, "search", "--trials", "16", "--workers", "2", "--storage", storage)
+    try:
+        for number in (2, 6, 10):
+            wait_for(lambda number=number: epochs_logged(example, "cancer", number) >= 1)  # type: ignore[misc]
+            own_postgres.crash(children_too=children_too)
+            own_postgres.start()
+        assert process.wait(PATIENCE_S) == 0, (example / "search.txt").read_text()
+    finally:
+        process.kill()
+        process.wait()
+    assert own_postgres.log().count("was not properly shut down") == 3
+    assert reached(storage) == undisturbed
+    check_curves(example, 16)
+
+
 def test_storage_and_tracking_server_may_be_away_at_once(
     example: Path, own_postgres: Postgres, undisturbed: dict[int, Any]
 ) -> None:

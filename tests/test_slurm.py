@@ -153,6 +153,16 @@ def test_a_worker_whose_place_is_wanted_goes_on_and_ctrl_c_cancels_it(quiet: Clu
     assert logs(example).count("stopped with 0 of 1 trials finished; 1 will go on") == 2
 
 
+def test_a_worker_that_is_requeued_does_not_count_its_time_anew(quiet: Cluster, example: Path) -> None:
+    ended(start(quiet, example, "--trials", "1", "--epochs", "20000", "--timeout", "1", "--detach"), example)
+    wait_for(lambda: epochs_logged(example, "cancer", 0) > 3)
+    (number,) = quiet.jobs("running")
+    quiet.run("scontrol", "requeue", number)
+    wait_for(lambda: not quiet.jobs())
+    assert "the same command" in logs(example) and "goes on after epoch" not in logs(example)
+    assert epochs_logged(example, "cancer", 0) < 20000
+
+
 def test_the_readme_s_own_script_is_requeued_when_it_is_told_to_stop(quiet: Cluster, example: Path) -> None:
     script = re.search(r"```sh\n(#!/bin/bash\n.*?)```", README, re.DOTALL)
     assert script is not None

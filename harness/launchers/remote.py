@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,11 +31,12 @@ class Errand:
     folder: Path
     command: tuple[str, ...]
 
-    def run(self, stopping: Sequence[int]) -> int | None:
+    def run(self, stopping: Sequence[int], log: Path) -> int | None:
         """Search.
 
         Args:
             stopping: Signals that end it in good order. A second one does not cut short what the first began.
+            log: The worker's log, the same whenever it is started again. Beside it a file says when it first was.
 
         Returns:
             The signal that ended it, or ``None`` after a search that had nothing left to do.
@@ -54,7 +56,7 @@ class Errand:
                 raise HarnessError(f"a worker must see the folder {self.folder}, but this machine does not have it.")
             os.chdir(self.folder)
             sys.argv = list(self.command)
-            settings = revealed(self.settings)
+            settings = _with_time_left(revealed(self.settings), log.with_suffix(".began"))
             if settings.study_dir.is_dir():  # it was begun: whoever is requeued amid an outage must not be lost
                 await_storage(settings, print)
             search(settings)
@@ -67,6 +69,20 @@ class Errand:
             print(f"error: {type(error).__name__}: {one_line(error)}", file=sys.stderr)
             raise RuntimeError(redact(traceback.format_exc())) from None
         return None
+
+
+def _with_time_left(settings: Settings, began: Path) -> Settings:
+    """The settings of a worker that may have been started before: ``--timeout`` counts from its first start.
+
+    Args:
+        settings: What was asked for.
+        began: A file that is as old as that start.
+    """
+    if settings.timeout_s is None:
+        return settings
+    if not began.exists():
+        began.touch()
+    return replace(settings, timeout_s=max(0.0, settings.timeout_s - (time.time() - began.stat().st_mtime)))
 
 
 def errand(settings: Settings) -> Errand:

@@ -99,7 +99,7 @@ class _Worker:
 
         warning = signal.Signals[f"SIG{submitit.JobEnvironment.USR_SIG}"]
         requeue: Any = signal.getsignal(warning)  # submitit's handler, which ends the process: after our own end
-        stopped_by = self.errand.run([warning, signal.SIGTERM])
+        stopped_by = self.errand.run([warning, signal.SIGTERM], submitit.JobEnvironment().paths.stdout)
         if stopped_by == warning or (stopped_by is not None and _is_running()):
             requeue(stopped_by, None)
         elif stopped_by is not None:  # cancelled, or requeued already

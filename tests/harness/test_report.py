@@ -311,6 +311,7 @@ def test_the_summary_shows_the_front_its_picks_and_the_teacher(written: tuple[Re
     rows = [[cell.strip() for cell in line[1:-1].split("|")][:5] for line in text.splitlines() if line[:2] == "| "]
     assert rows == [
         ["pick", "trial", "accuracy", "latency_p50_ms", "parameters"],
+        ["---"] * 5,
         ["", "4", "0.6000", "0.1000", "50"],
         ["balanced", "3", "0.9000", "0.2000", "100"],
         ["small", "2", "0.9400", "0.4000", "400"],
@@ -363,6 +364,9 @@ def test_a_study_without_a_trial_of_some_method_is_reported_whole(settings: Sett
     report(study, Terminal())
     csv = pd.read_csv(study.folder / "report" / "trials.csv")
     assert csv["hint_weight"].isna().all() and csv["student_layer"].isna().all() and csv["temperature"].notna().all()
+    head, *rows = [line.split(" | ") for line in (study.folder / "report" / "summary.md").read_text().splitlines()[4:8]]
+    assert head[0] == "| pick" and head[-1] == "with |" and {len(row) for row in rows} == {len(head)}
+    assert [row[-1] for row in rows[1:]] == ["method soft_target |"] * 2
 
 
 def test_a_student_without_parameters_is_drawn(settings: Settings) -> None:
