@@ -7,7 +7,8 @@ A trial's time runs from the claim (Optuna's sampling included) to the moment it
 epoch-wise checkpoints, validation, final scores and spool are in it. MLflow is written by the mirror's process
 meanwhile, on the same cores: a pair is a block of several trials, so that what is logged of one falls into the next.
 The bare loop trains with the same optimizer, schedule, batches and validation, and keeps nothing. Nor is it slowed by
-what Lightning, once imported, has PyTorch do at each step of an optimizer: to look for GPUs by NVML.
+what Lightning, once imported, has PyTorch do at each step of an optimizer: to look for GPUs by NVML. Beside it, what
+the mirror's process takes a trial.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import statistics
 import tempfile
 import time
 
+import psutil
 import torch
 import torch.nn.functional as F
 
@@ -103,7 +105,7 @@ def main() -> None:
     settings, _ = parse_search([f"--space={asked.space}", "--study=bench", "--accelerator=cpu", "--trials=1", *fixed])
     whole = load_space(settings.space_file)
     space, epochs = whole.fixed(settings.fixed), asked.epochs or whole.epochs
-    terminal, ratios, bare_s, trial_s = Terminal(), [], [], []
+    terminal, ratios, bare_s, trial_s, mirror_s = Terminal(), [], [], [], []
     with Mirror() as mirror:
         mirror.connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
         settings = _with(settings, trials=1, epochs=epochs)
@@ -115,13 +117,14 @@ def main() -> None:
                 os.environ[_BY_NVML] = "0"
                 started = time.perf_counter()
                 accuracies = [bare_loop(space, prepared, epochs, seed=1000 * pair + i) for i in range(asked.block)]
-                between = time.perf_counter()
+                between, mirrored_s = time.perf_counter(), _mirror_cpu_s()
                 os.environ[_BY_NVML] = "1"
                 settings = study.settings = _with(settings, trials=asked.block * (pair + 1), epochs=epochs)
                 work(settings, space, study, prepared, mirror, _Silent())  # type: ignore[arg-type]
                 ended = time.perf_counter()
                 time.sleep(4)  # the mirror's last words must not fall into the next bare loops
                 if pair:  # the first pair warms up
+                    mirror_s.append((_mirror_cpu_s() - mirrored_s) / asked.block)
                     bare_s.append((between - started) / asked.block)
                     trial_s.append((ended - between) / asked.block)
                     ratios.append(trial_s[-1] / bare_s[-1])
@@ -140,8 +143,16 @@ def main() -> None:
         f"{asked.space}, {epochs} epochs of {prepared.data.steps_per_epoch} steps, {torch.get_num_threads()} threads, "
         f"torch {torch.__version__}, {prepared.costs.conditions.device}: medians of {asked.pairs} pairs: "
         f"bare {statistics.median(bare_s):.3f} s, trial {statistics.median(trial_s):.3f} s, "
-        f"ratio {statistics.median(ratios):.3f} (quartiles {quartiles[0]:.3f} to {quartiles[2]:.3f})"
+        f"ratio {statistics.median(ratios):.3f} (quartiles {quartiles[0]:.3f} to {quartiles[2]:.3f}); the mirror "
+        f"{1000 * statistics.median(mirror_s):.0f} ms of CPU a trial, "
+        f"{statistics.median(mirror_s) / statistics.median(trial_s):.1%} of its time"
     )
+
+
+def _mirror_cpu_s() -> float:
+    """CPU seconds of the process that writes to MLflow, so far."""
+    (mirror,) = psutil.Process().children()
+    return sum(mirror.cpu_times()[:2])
 
 
 def _with(settings: Settings, **changes: object) -> Settings:

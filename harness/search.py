@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from harness.cli import next_steps
 from harness.settings import Settings
+
+if TYPE_CHECKING:
+    from harness.study import Study
 
 
 def search(settings: Settings) -> None:
@@ -71,6 +76,8 @@ def search(settings: Settings) -> None:
                         f"study {settings.study!r} is finished: {study.finished()} trials; --trials "
                         f"{2 * study.finished()} would add as many."
                     )
+                if settings.timeout_s is not None and not study.is_over:
+                    terminal.say(f"the time is up with {_standing(settings, study)}; the same command goes on.")
                 let_wait(study, mirror)
                 if study.is_over and study.finished() < settings.trials:
                     terminal.say(f"the space is exhausted: {study.finished()} trials are all that it has.")
@@ -80,7 +87,7 @@ def search(settings: Settings) -> None:
             try:
                 catch_up(study, mirror)
                 undone = len(due(study)) if settings.controls and study.is_over else 0
-                terminal.tell(_stopped(settings, study.finished(), study.running(), undone))
+                terminal.tell(_stopped(settings, study, undone))
                 terminal.say(next_steps(settings, study, mirror.experiment_id, is_over=study.is_over and not undone))
             except STORAGE_ERRORS:
                 terminal.say("stopped while the storage is away; nothing is lost, and the same command goes on.")
@@ -99,12 +106,19 @@ def _header(settings: Settings, finished: int) -> str:
     return f"study     {settings.study}: {settings.trials} trials of {asked}{before}"
 
 
-def _stopped(settings: Settings, finished: int, running: int, controls: int) -> str:
+def _stopped(settings: Settings, study: Study, controls: int) -> str:
     """What stands after a signal, and what will go on."""
     if controls:
         return (
-            f"stopped with all {finished} trials finished and {controls} controls left; the same command trains them, "
-            "those that were cut from their last epochs, and --no-controls leaves them out; nothing is lost."
+            f"stopped with all {study.finished()} trials finished and {controls} controls left; the same "
+            "command trains them, those that were cut from their last epochs, and --no-controls leaves them out; "
+            "nothing is lost."
         )
+    return f"stopped with {_standing(settings, study)}; nothing is lost."
+
+
+def _standing(settings: Settings, study: Study) -> str:
+    """How far the search is."""
+    running = study.running()
     going_on = f"; {running} will go on from their last epochs" if running else ""
-    return f"stopped with {finished} of {settings.trials} trials finished{going_on}; nothing is lost."
+    return f"{study.finished()} of {settings.trials} trials finished{going_on}"

@@ -102,6 +102,10 @@ class Postgres:
         for pid in pids if children_too else pids[:1]:
             os.kill(pid, signal.SIGKILL)
         wait_for(lambda: not any(_is_alive(pid) for pid in pids))
+        # Its next start would see that itself, were it not for containers where nobody takes leave of the dead.
+        _, _, _, port, sockets, *_ = (self.data / "postmaster.pid").read_text().splitlines()
+        for file in (self.data / "postmaster.pid", Path(sockets) / f".s.PGSQL.{port}.lock"):
+            file.unlink()
 
     def pause(self) -> None:
         """Let it answer nobody, and refuse nobody."""

@@ -189,8 +189,10 @@ def test_a_run_of_a_search_that_was_killed_does_not_say_that_it_runs(example: Pa
 
 
 def test_a_timeout_starts_no_further_trial(example: Path) -> None:
-    search(example, "--space", "cancer.py", "--trials", "500", "--epochs", "2", "--timeout", "2")
-    assert 0 < len([t for t in load(example, "cancer").trials if t.state.name == "COMPLETE"]) < 500
+    output = search(example, "--space", "cancer.py", "--trials", "500", "--epochs", "2", "--timeout", "2")
+    finished = len([trial for trial in load(example, "cancer").trials if trial.state.name == "COMPLETE"])
+    assert 0 < finished < 500
+    assert f"the time is up with {finished} of 500 trials finished; the same command goes on" in output
 
 
 def test_a_value_that_is_held_fixed_is_every_trials_value(example: Path) -> None:

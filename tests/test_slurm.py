@@ -159,7 +159,8 @@ def test_a_worker_that_is_requeued_does_not_count_its_time_anew(quiet: Cluster, 
     (number,) = quiet.jobs("running")
     quiet.run("scontrol", "requeue", number)
     wait_for(lambda: not quiet.jobs())
-    assert "the same command" in logs(example) and "goes on after epoch" not in logs(example)
+    assert "the time is up with 0 of 1 trials finished; 1 will go on from their last epochs" in logs(example)
+    assert "goes on after epoch" not in logs(example)
     assert epochs_logged(example, "cancer", 0) < 20000
 
 
