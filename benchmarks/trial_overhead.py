@@ -152,7 +152,8 @@ def main() -> None:
 def _mirror_cpu_s() -> float:
     """CPU seconds of the process that writes to MLflow, so far."""
     (mirror,) = psutil.Process().children()
-    return sum(mirror.cpu_times()[:2])
+    times = mirror.cpu_times()
+    return float(times.user + times.system)
 
 
 def _with(settings: Settings, **changes: object) -> Settings:
