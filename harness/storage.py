@@ -11,7 +11,7 @@ import optuna
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalRedisBackend
+from optuna.storages.journal import JournalRedisBackend
 from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -23,6 +23,7 @@ from harness.errors import HarnessError, PieceTaken, one_line
 from harness.lean_storage import LeanStorage
 from harness.patience import Patience, never, server_is_away
 from harness.settings import Settings
+from harness.whole_journal import WholeJournal
 
 STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError)
 """What is raised where a storage that was open can't be reached any more."""
@@ -94,7 +95,7 @@ def _open_storage(address: str, shown: str) -> BaseStorage:
         if re.match("rediss?://", address):
             storage: BaseStorage = JournalStorage(_UnpickledRedis(address))
         elif "://" not in address:
-            storage = JournalStorage(JournalFileBackend(address))
+            storage = JournalStorage(WholeJournal(address))
         else:
             storage = optuna.storages.get_storage(_open_database(address))
         optuna.get_all_study_names(storage)
