@@ -30,6 +30,7 @@ from harness.spool import ELSEWHERE, FINISHED_STATES, RUN_STATUS, SPOOL, STATE_F
 _METRICS_A_CALL, _OTHERS_A_CALL = 1000, 100  # what MLflow's log_batch takes
 _PARAM_LENGTH, _TAG_LENGTH = 6000, 8000
 _KIND = {"mlflow.experimentKind": "custom_model_development"}  # or its page opens on traces of language models
+_LATE_S = 10.0  # after which another machine may have a trial: less than its worker must be silent for, to lose it
 _FOLDER_TAG = "kd.folder"  # of a run that several machines have worked on: the one that does now
 
 
@@ -110,7 +111,8 @@ class MlflowSink:
         if not events:
             return
         elsewhere = any(event["event"] == ELSEWHERE or ELSEWHERE in event for event in events)
-        unsure = any(UNSURE in event for event in events)
+        late = time.time() - events[0]["time_ms"] / 1000 > _LATE_S  # its worker may have been lost since
+        unsure = late or any(UNSURE in event for event in events)
         found: Run | None = None
         if mirrored.run_id is None:
             found = self._existing_run(events[0], mirrored, elsewhere or unsure)

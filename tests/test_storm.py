@@ -82,7 +82,7 @@ def test_a_storm_of_kills_costs_nothing(example: Path, postgres: Postgres, undis
     try:
         while any(process.poll() is None for process in searches.values()):
             assert time.monotonic() < ends_at, (example / "one.txt").read_text()
-            time.sleep(chance.uniform(1, 3))
+            time.sleep(chance.uniform(0.5, 1.5))
             name = chance.choice(list(searches))
             process = searches[name]
             crew = [] if process.poll() is not None else workers_of(process)

@@ -25,7 +25,7 @@ _RUNNERS = {
         "import harness.search\nfrom harness.launchers.remote import Errand\nfrom harness.settings import Settings\n"
         "harness.search.search = lambda settings: main()\n"
         "settings = Settings(space_name='a', space_file=Path('a.py'), study='a', runs_dir=Path('none'))\n"
-        "raise SystemExit(Errand(settings, Path.cwd(), ('a',)).run([signal.SIGTERM]))\n",
+        "raise SystemExit(Errand(settings, Path.cwd(), ('a',)).run([signal.SIGTERM], Path('log')))\n",
         15,
     ),
 }
