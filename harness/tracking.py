@@ -31,6 +31,7 @@ _METRICS_A_CALL, _OTHERS_A_CALL = 1000, 100  # what MLflow's log_batch takes
 _PARAM_LENGTH, _TAG_LENGTH = 6000, 8000
 _KIND = {"mlflow.experimentKind": "custom_model_development"}  # or its page opens on traces of language models
 _LATE_S = 10.0  # after which another machine may have a trial: less than its worker must be silent for, to lose it
+_SENDING_S = 1.0  # for another machine's call to end that had begun before
 _FOLDER_TAG = "kd.folder"  # of a run that several machines have worked on: the one that does now
 
 
@@ -125,14 +126,13 @@ class MlflowSink:
             # this one goes on.
             _keep(folder, mirrored)
             return
+        if elsewhere and found is not None:
+            self._take_over(found, folder, mirrored)
         if found is not None:
             mirrored.there = self._what_is_in(found)
         # Two processes that begin a study at once may both have said what it is.
         events = [event for n, event in enumerate(events) if event["event"] != "run" or mirrored.offset + n == 0]
         pending = _Pending()
-        if elsewhere and found is not None:
-            mirrored.name = mirrored.name or uuid.uuid4().hex
-            pending.tags.append(RunTag(_FOLDER_TAG, mirrored.name))
         for event in events:
             self._gather(event, folder, mirrored, pending)
         if pending.state is not None:
@@ -142,6 +142,14 @@ class MlflowSink:
             self._set_status(mirrored, *pending.state)
         mirrored.offset = end
         _keep(folder, mirrored)
+
+    def _take_over(self, run: Run, folder: Path, mirrored: _Mirrored) -> None:
+        """Let other machines hold back what they have to tell of a run; before what they have told is read."""
+        mirrored.name = mirrored.name or uuid.uuid4().hex
+        if run.data.tags.get(_FOLDER_TAG) != mirrored.name:
+            self.client.set_tag(run.info.run_id, _FOLDER_TAG, mirrored.name)
+            _keep(folder, mirrored)
+            time.sleep(_SENDING_S)
 
     def _is_deleted(self, run_id: str) -> bool:
         return self._run(run_id) is None

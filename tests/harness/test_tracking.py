@@ -591,6 +591,23 @@ def test_a_machine_that_tells_only_when_its_heir_has_begun_makes_no_second_run(
     assert loss_of_the_trial(study) == [(0, 61, 4.0), (1, 62, 3.0)]
 
 
+def test_a_machine_that_tells_while_its_heir_reads_what_is_there_holds_it_back(
+    study: MlflowSink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
+    study.send(append(first, begin("s/3", parent=".."), state("RUNNING"), metrics(0, 1, loss=4.0)))
+    read = study._what_is_in
+
+    def reading(run: Run) -> dict[str, tuple[int, float]]:
+        found = read(run)
+        study.send(append(first, unsure(metrics(1, 62, loss=3.0))))
+        return found
+
+    monkeypatch.setattr(study, "_what_is_in", reading)
+    study.send(append(second, taken_up("s/3"), metrics(0, 61, loss=4.0), metrics(1, 63, loss=3.0)))
+    assert loss_of_the_trial(study) == [(0, 1, 4.0), (1, 63, 3.0)]
+
+
 def test_what_is_sent_late_is_not_sent_if_an_heir_has_begun_meanwhile(study: MlflowSink, tmp_path: Path) -> None:
     first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
     study.send(append(first, begin("s/3", parent=".."), state("RUNNING"), metrics(0, 1, loss=4.0)))
