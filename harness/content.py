@@ -71,6 +71,14 @@ def inside(folder: Path, name: str) -> Path:
     return place
 
 
+def end_of_last_line(file: int) -> int:
+    """The byte behind the last whole line of an open file, which a cut may have torn since."""
+    size = os.fstat(file).st_size
+    if size and os.pread(file, 1, size - 1) != b"\n":
+        return os.pread(file, size, 0).rfind(b"\n") + 1
+    return size
+
+
 @contextlib.contextmanager
 def exclusive(path: Path, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hold ``path`` as a lock; wait for whoever holds it. The kernel frees it however its process ends.

@@ -95,7 +95,8 @@ class Result:
     @property
     def shared_parameters(self) -> list[str]:
         """The others, which every trial has."""
-        return [name for name in self.parameters if name not in self.own_parameters]
+        own = self.own_parameters
+        return [name for name in self.parameters if name not in own]
 
     @property
     def titles(self) -> list[str]:

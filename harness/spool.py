@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.content import end_of_last_line
+
 SPOOL = "spool.jsonl"
 STATE_FILE = "mirror.json"
 """How far a spool has been sent, beside it; see ``harness.tracking``."""
@@ -55,11 +57,11 @@ class Spool:
         self.deaths = 0
         """How often its process ended, without a word, since the last epoch that is logged."""
         folder.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(folder / SPOOL, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         self._drop_torn_line()
         self._read_until = 0
         self._read()
         self.deaths += self.state == "RUNNING"
-        self._file = os.open(folder / SPOOL, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
     def _read(self) -> None:
         """Take in what stands there, and was not read yet."""
@@ -165,12 +167,10 @@ class Spool:
         self._on_append(self.folder)
 
     def _drop_torn_line(self) -> None:
-        path = self.folder / SPOOL
-        if path.exists():
-            content = path.read_bytes()
-            whole = content.rfind(b"\n") + 1
-            if whole < len(content):
-                os.truncate(path, whole)
+        size = os.fstat(self._file).st_size  # asked first: a worker that was taken for dead may append meanwhile
+        whole = end_of_last_line(self._file)
+        if whole < size:
+            os.ftruncate(self._file, whole)
 
 
 def read_events(path: Path, start: int = 0) -> list[dict[str, Any]]:

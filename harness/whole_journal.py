@@ -10,6 +10,8 @@ from typing import Any
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import get_lock_file
 
+from harness.content import end_of_last_line
+
 
 class WholeJournal(JournalFileBackend):
     """A journal file that goes on after its last whole line.
@@ -26,7 +28,7 @@ class WholeJournal(JournalFileBackend):
         """
         content = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         with get_lock_file(self._lock), open(self._file_path, "r+b", buffering=0) as file:
-            end = _end_of_last_line(file.fileno())
+            end = end_of_last_line(file.fileno())
             try:
                 file.truncate(end)
                 file.seek(end)
@@ -36,11 +38,3 @@ class WholeJournal(JournalFileBackend):
             except OSError as error:
                 file.truncate(end)
                 raise OSError(error.errno, error.strerror, self._file_path) from error
-
-
-def _end_of_last_line(file: int) -> int:
-    """The byte behind a file's last whole line."""
-    size = os.fstat(file).st_size
-    if size and os.pread(file, 1, size - 1) != b"\n":
-        return os.pread(file, size, 0).rfind(b"\n") + 1
-    return size
