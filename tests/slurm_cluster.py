@@ -106,10 +106,16 @@ class Cluster:
         self.resume()
 
     def resume(self) -> None:
-        """Take back the nodes that are lost and have not come back by themselves, as one does that registers anew."""
-        for node in self.run("sinfo", "-h", "-N", "-p", "work", "-t", "down,drain", "-o", "%N").split():
-            self.run("scontrol", "update", f"nodename={node}", "state=resume")
-        wait_for(lambda: self.run("sinfo", "-h", "-N", "-p", "work", "-t", "idle", "-o", "%N").split() == ["n1", "n2"])
+        """Take back the nodes that are lost, as one does that registers anew."""
+        wait_for(self._are_all_idle)
+
+    def _are_all_idle(self) -> bool:
+        states = dict(line.split() for line in self.run("sinfo", "-h", "-N", "-p", "work", "-o", "%N %T").splitlines())
+        for node, state in states.items():
+            if state.startswith(("down", "drain")):  # refused if it has come back by itself since
+                command = ["scontrol", "update", f"nodename={node}", "state=resume"]
+                subprocess.run(command, env=self.environment, capture_output=True, timeout=60)
+        return states == {"n1": "idle", "n2": "idle"}
 
     def _start(self) -> None:
         for name in ("munge", "state", "spool-n1", "spool-n2"):
