@@ -126,8 +126,8 @@ def parse_search(arguments: Sequence[str] | None = None) -> tuple[Settings, Plac
         "--timeout",
         type=flags.seconds,
         metavar="SECONDS",
-        help="start no further trial after this time, which counts from a worker's first start; those that run are "
-        "trained to the end",
+        help="start no further trial after this time of searching, or, of a worker that a scheduler starts again, "
+        "after its first start; those that run are trained to the end",
     )
     add_source = flags.add_sources(parser, "; if repeated, all teach as one (default: train one, once)")
     add_source(

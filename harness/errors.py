@@ -68,9 +68,8 @@ def lose_no_signal() -> None:
             sys.__unraisablehook__(dropped)
             return
         _signals.clear()
-        again = threading.Timer(
-            0.05, os.kill, (os.getpid(), dropped.exc_value.signal_number)
-        )  # when Python has left it
+        number = dropped.exc_value.signal_number
+        again = threading.Timer(0.05, os.kill, (os.getpid(), number))  # when Python has left it
         again.daemon = True
         again.start()
 

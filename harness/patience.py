@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from optuna.exceptions import StorageInternalError
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError
 
 from harness.errors import end_if_told, one_line
 from harness.word import Word
@@ -20,7 +20,7 @@ _FOR_GOOD = re.compile(
     "authentication failed|does not exist|no password supplied|no pg_hba.conf entry|permission denied|not permitted"
     "|could not translate host name|failed to resolve host"
 )
-_HURRIED_S = 1.0  # for all that is asked once the process was told to stop
+_HURRIED_S = 3.0  # for an answer, once the process was told to stop; thousands of trials take a second or two to read
 _PATIENCE_S = 1800.0  # a server that is being upgraded is back by then
 
 
@@ -38,11 +38,12 @@ class Patience:
         self._away = away
         self.word = Word(say)
         self._asking = False
-        self._ends_s: float | None = None
+        self._answers_within_s: float | None = None
 
     def hurry(self) -> None:
         """Wait no more from now on: the process was told to stop."""
-        self._ends_s = self._ends_s or time.monotonic() + _HURRIED_S
+        if self._answers_within_s is None:
+            self._answers_within_s = _HURRIED_S
 
     def _call(self, call: Callable[[], _Result]) -> _Result:
         """What ``call`` gives; in a hurry, from a server that answers in time.
@@ -50,10 +51,11 @@ class Patience:
         Raises:
             StorageInternalError: If it does not.
         """
-        if self._ends_s is None or self._away is never:
+        if self._answers_within_s is None or self._away is never:
             return call()
-        found = within(max(0.0, self._ends_s - time.monotonic()), call)
+        found = within(self._answers_within_s, call)
         if found is None:
+            self._answers_within_s = 0.0  # it is not waited for again
             raise StorageInternalError("it does not answer in time")
         return found()
 
@@ -70,7 +72,7 @@ class Patience:
         try:
             return call() if before else self._call(call)
         except Exception:
-            if self._ends_s is None:
+            if self._answers_within_s is None:
                 end_if_told()
             raise
         finally:
@@ -91,10 +93,10 @@ class Patience:
                 try:
                     result = self._call(call)
                 except Exception as error:
-                    if self._ends_s is None:
+                    if self._answers_within_s is None:
                         end_if_told()
                     failing_since_s = failing_since_s or time.monotonic()
-                    over = self._ends_s is not None or time.monotonic() - failing_since_s > _PATIENCE_S
+                    over = self._answers_within_s is not None or time.monotonic() - failing_since_s > _PATIENCE_S
                     if over or not self._away(error):
                         raise
                     self.word(f"the study's storage is away ({reason(error)}); it is asked again until it is back")
@@ -160,7 +162,14 @@ def reason(error: BaseException) -> str:
 
 
 def _of_the_driver(error: BaseException) -> BaseException:
-    """The first cause: Optuna wraps what the driver raises in an error of its own."""
-    while error.__cause__ is not None and not isinstance(error, DBAPIError):
-        error = error.__cause__
+    """The first cause: Optuna wraps what the driver raises in an error of its own.
+
+    Where it reads trials, it takes any error for too long a statement and sends another one on the connection that was
+    lost: then it wraps what SQLAlchemy says of that.
+    """
+    while not isinstance(error, DBAPIError):
+        before = error.__context__ if isinstance(error, PendingRollbackError) else error.__cause__
+        if before is None:
+            break
+        error = before
     return error

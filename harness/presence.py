@@ -39,10 +39,8 @@ class Presence(Lease):
         path = _path_beside(self._settings)
         if path is None or self._beside is not None:
             return True
-        beside, here = (
-            os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666),
-            str(self._settings.study_dir.resolve()),
-        )
+        here = str(self._settings.study_dir.resolve())
+        beside = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             there = _settled(beside, here)
         except BaseException:

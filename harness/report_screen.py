@@ -43,12 +43,10 @@ def _show_table(columns: list[Column], rows: list[Row], terminal: Terminal) -> l
 
 def _front(result: Result) -> tuple[list[Column], list[Row]]:
     shared, own = result.shared_parameters, result.own_parameters
+    ranks = {name: rank for rank, name in enumerate(_DISPENSABLE, 1) if name not in result.objectives}
     columns = [
         Column("trial"),
-        *(
-            Column(heading(name), dispensable=_DISPENSABLE.index(name) + 1 if name in _DISPENSABLE else 0)
-            for name in result.columns
-        ),
+        *(Column(heading(name), dispensable=ranks.get(name, 0)) for name in result.columns),
         *(Column(heading(name), folds=True) for name in shared),
         Column("pick", is_text=True),
     ]

@@ -6,6 +6,7 @@ worth. It is trained to the end, as a trial is, resumable after each epoch, and 
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from harness.errors import HarnessError, Interrupted, PieceTaken, TrialFailed, o
 from harness.prepare import Prepared
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
-from harness.spool import SPOOL, Spool
+from harness.spool import SPOOL, Spool, last_state
 from harness.storage import STORAGE_ERRORS
 from harness.study import Study
 from harness.trial import run_student
@@ -104,18 +105,20 @@ def let_wait(study: Study, mirror: Notified) -> None:
     """
     if not study.owns_folder():
         return
-    known = study.retrained()
     groups = [folder for folder in study.folder.iterdir() if folder.is_dir() and not folder.name.isdigit()]
-    for file in sorted(file for group in groups for file in group.rglob(SPOOL)):
-        name = str(file.parent.relative_to(study.folder))
-        found = None if name in known else study.take([name])
-        if found is None:
-            continue
-        spool = Spool(file.parent, mirror.notify)
-        if spool.state == "RUNNING":
-            spool.set_state("WAITING")
-        spool.close()
-        found[1].release()
+    running = sorted(file.parent for group in groups for file in group.rglob(SPOOL) if last_state(file) == "RUNNING")
+    with contextlib.closing(study.claims):
+        for folder in running:
+            name = str(folder.relative_to(study.folder))
+            found = study.take([name])
+            if found is None:
+                continue
+            if name not in study.retrained():  # read with the piece in hand
+                spool = Spool(folder, mirror.notify, is_sure=found[1].is_sure)
+                if spool.state == "RUNNING":
+                    spool.set_state("WAITING")
+                spool.close()
+            found[1].release()
 
 
 def _train(
@@ -129,7 +132,7 @@ def _train(
     mirror: Notified,
     display: Display,
 ) -> None:
-    spool = _begun(retraining, study, mirror)
+    spool = _begun(retraining, hold, study, mirror)
     resumed = spool.epochs or None
     display.started(place, retraining.configuration.params(), resumed)
     try:
@@ -183,8 +186,8 @@ def _fail(retraining: Retraining, spool: Spool, study: Study, reason: str) -> No
     spool.set_state("FAIL")
 
 
-def _begun(retraining: Retraining, study: Study, mirror: Notified) -> Spool:
-    spool = Spool(study.folder / retraining.name, mirror.notify)
+def _begun(retraining: Retraining, hold: Hold, study: Study, mirror: Notified) -> Spool:
+    spool = Spool(study.folder / retraining.name, mirror.notify, is_sure=hold.is_sure)
     tags = {"kd.study": study.settings.study, "kd.run_key": f"{study.id}/{retraining.name}", **retraining.tags}
     params = {**retraining.configuration.params(), **retraining.names}
     spool.begin(retraining.title, tags=tags, params=params, parent=study.folder, elsewhere=study.is_shared)

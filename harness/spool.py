@@ -43,17 +43,23 @@ class Spool:
     Args:
         folder: The run's own folder.
         on_append: Told the folder after each event.
+        is_sure: Whether the run can't be another machine's yet; asked before each event.
     """
 
-    def __init__(self, folder: Path, on_append: Callable[[Path], None] = lambda folder: None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        on_append: Callable[[Path], None] = lambda folder: None,
+        *,
+        is_sure: Callable[[], bool] = lambda: True,
+    ) -> None:
         self.folder = folder
         self._on_append = on_append
+        self._is_sure = is_sure
         self._begun = False
         self._steps: set[int] = set()
         self._whole: dict[str, float] = {}
         self.state: str | None = None
-        self.unsure = False
-        """Whether what is logged from now on may be of another machine's run."""
         self.deaths = 0
         """How often its process ended, without a word, since the last epoch that is logged."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -152,7 +158,7 @@ class Spool:
 
     def _append(self, event: str, **fields: Any) -> None:
         told = {"event": event, "time_ms": time.time_ns() // 1_000_000, **fields}
-        line = json.dumps({**told, UNSURE: True} if self.unsure else told) + "\n"
+        line = json.dumps(told if self._is_sure() else {**told, UNSURE: True}) + "\n"
         content = line.encode()
         try:
             written = os.write(self._file, content)
@@ -188,6 +194,12 @@ def read_events_until(path: Path, start: int) -> tuple[list[dict[str, Any]], int
         return [], start
     whole = content.rfind(b"\n") + 1
     return [json.loads(line) for line in content[:whole].splitlines()], start + whole
+
+
+def last_state(path: Path) -> str | None:
+    """The state that a spool file ends in."""
+    states = [event["state"] for event in read_events(path) if event["event"] == "state"]
+    return states[-1] if states else None
 
 
 def curves(folder: Path) -> dict[str, dict[int, float]]:

@@ -32,7 +32,7 @@ _PARAM_LENGTH, _TAG_LENGTH = 6000, 8000
 _KIND = {"mlflow.experimentKind": "custom_model_development"}  # or its page opens on traces of language models
 _LATE_S = 10.0  # after which another machine may have a trial: less than its worker must be silent for, to lose it
 _SENDING_S = 1.0  # for another machine's call to end that had begun before
-_FOLDER_TAG = "kd.folder"  # of a run that several machines have worked on: the one that does now
+_FOLDER_TAG = "kd.folder"  # of a run that several machines have worked on: since when which one does
 
 
 @dataclass
@@ -111,7 +111,8 @@ class MlflowSink:
         events, end = read_events_until(folder / SPOOL, mirrored.offset)
         if not events:
             return
-        elsewhere = any(event["event"] == ELSEWHERE or ELSEWHERE in event for event in events)
+        taken_ms = [event["time_ms"] for event in events if event["event"] == ELSEWHERE or ELSEWHERE in event]
+        elsewhere = bool(taken_ms)
         late = time.time() - events[0]["time_ms"] / 1000 > _LATE_S  # its worker may have been lost since
         unsure = late or any(UNSURE in event for event in events)
         found: Run | None = None
@@ -121,13 +122,15 @@ class MlflowSink:
             mirrored.run_id, mirrored.artifact_uri = str(run.info.run_id), str(run.info.artifact_uri)
         elif elsewhere:
             found = self.client.get_run(mirrored.run_id)
-        if unsure and not elsewhere and not _is_of(found or self.client.get_run(mirrored.run_id), mirrored):
-            # Another machine has taken over, and tells the same. What is held back goes out if it is lost in turn, and
-            # this one goes on.
-            _keep(folder, mirrored)
-            return
+        if unsure:
+            run = found or self.client.get_run(mirrored.run_id)
+            if not _is_of(run, mirrored) and _since_ms(run) > max(taken_ms, default=0):
+                # Another machine has taken over since, and tells the same. What is held back goes out if it is lost in
+                # turn, and this one goes on.
+                _keep(folder, mirrored)
+                return
         if elsewhere and found is not None:
-            self._take_over(found, folder, mirrored)
+            self._take_over(found, folder, mirrored, max(taken_ms))
         if found is not None:
             mirrored.there = self._what_is_in(found)
         # Two processes that begin a study at once may both have said what it is.
@@ -143,12 +146,12 @@ class MlflowSink:
         mirrored.offset = end
         _keep(folder, mirrored)
 
-    def _take_over(self, run: Run, folder: Path, mirrored: _Mirrored) -> None:
+    def _take_over(self, run: Run, folder: Path, mirrored: _Mirrored, since_ms: int) -> None:
         """Let other machines hold back what they have to tell of a run; before what they have told is read."""
         mirrored.name = mirrored.name or uuid.uuid4().hex
-        if run.data.tags.get(_FOLDER_TAG) != mirrored.name:
-            self.client.set_tag(run.info.run_id, _FOLDER_TAG, mirrored.name)
-            _keep(folder, mirrored)
+        self.client.set_tag(run.info.run_id, _FOLDER_TAG, f"{since_ms} {mirrored.name}")
+        _keep(folder, mirrored)
+        if not _is_of(run, mirrored) or _FOLDER_TAG not in run.data.tags:
             time.sleep(_SENDING_S)
 
     def _is_deleted(self, run_id: str) -> bool:
@@ -335,7 +338,13 @@ class MlflowSink:
 
 def _is_of(run: Run, mirrored: _Mirrored) -> bool:
     """Whether no other machine's folder goes on with a run."""
-    return bool(run.data.tags.get(_FOLDER_TAG, mirrored.name) == mirrored.name)
+    tag = run.data.tags.get(_FOLDER_TAG)
+    return tag is None or tag.split()[1] == mirrored.name
+
+
+def _since_ms(run: Run) -> int:
+    """Since when the machine goes on with a run that does; by its own clock."""
+    return int(run.data.tags[_FOLDER_TAG].split()[0])
 
 
 def _is_there(last: tuple[int, float] | None, step: int | None, value: float) -> bool:

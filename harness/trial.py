@@ -109,12 +109,8 @@ def run_student(
     """
     data, folder = prepared.data, spool.folder
 
-    def confirm(epochs: int) -> None:
-        hold.confirm(epochs)
-        spool.unsure = not hold.is_sure()
-
     def log_epoch(epoch: int, metrics: dict[str, float]) -> None:
-        confirm(epoch + 1)
+        hold.confirm(epoch + 1)
         spool.metrics(metrics, step=epoch)
         check_losses(epoch, metrics)  # before it is judged: what has no loss may have an accuracy
         on_epoch(epoch, metrics)
@@ -138,7 +134,7 @@ def run_student(
         for name, value in scores.items():
             if not math.isfinite(value):
                 raise TrialFailed(f"{name} is {value}")
-        confirm(settings.epochs or space.epochs)
+        hold.confirm(settings.epochs or space.epochs)
         state = cpu_state(student)
         metadata = {"space": settings.space_name, "architecture": key_of(configuration.student)}
         metadata["digest"] = tensors_digest(state)

@@ -225,7 +225,7 @@ def check_deaths(spool: Spool) -> None:
 
 def begin_spool(claim: Claim, study: Study, mirror: Notified) -> Spool:
     """Open the trial's log and say that it runs."""
-    spool = Spool(claim.folder, mirror.notify)
+    spool = Spool(claim.folder, mirror.notify, is_sure=claim.hold.is_sure)
     number = claim.trial.number
     tags = {
         "kd.role": "trial",

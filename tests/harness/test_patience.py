@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import pytest
+import sqlalchemy as sql
+from conftest import claimed, opened, settings_in
 from optuna.exceptions import StorageInternalError
+from servers import Postgres
 from sqlalchemy.exc import OperationalError
 
 from harness import patience, word
 from harness.patience import Patience, never, server_is_away
 from harness.word import Word
+from search_spaces.digits import SPACE
 
 
 def gone(text: str = "connection refused") -> StorageInternalError:
@@ -107,3 +116,43 @@ def test_a_word_is_said_once_a_minute_whatever_the_reason(monkeypatch: pytest.Mo
         "it is back",
         "it is away (again)",
     ]
+
+
+def test_who_was_told_to_stop_waits_for_each_answer_but_for_no_second_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "_HURRIED_S", 0.2)
+    patient = Patience(server_is_away)
+    patient.hurry()
+    for _ in range(3):
+        patient.ask(lambda: time.sleep(0.1))  # together longer than one answer may take
+    with pytest.raises(StorageInternalError, match="does not answer in time"):
+        patient.ask(lambda: time.sleep(10))
+    began_s = time.monotonic()
+    with pytest.raises(StorageInternalError, match="does not answer in time"):
+        patient.ask(lambda: time.sleep(10))
+    assert time.monotonic() - began_s < 0.1
+
+
+@pytest.mark.service
+def test_a_server_that_goes_away_between_two_statements_of_one_read_is_asked_again(
+    tmp_path: Path, postgres: Postgres
+) -> None:
+    study = opened(replace(settings_in(tmp_path, trials=1), storage=postgres.new_database("between")))
+    claim = claimed(study, SPACE)
+    assert claim is not None
+    database, ended = study.optuna._storage._backend, []  # type: ignore[attr-defined]
+
+    def end(connection: Any, cursor: Any, statement: str, *others: Any) -> None:
+        if "FROM trial_params" in statement and not ended:
+            ended.append(cursor.connection.info.backend_pid)
+            postgres.run(f"select pg_terminate_backend({ended[0]})")
+
+    sql.event.listen(database.engine, "before_cursor_execute", end)
+    said: list[str] = []
+    study.patience.word.say = said.append
+    (trial,) = study.trials()
+    assert ended and trial.params == claim.trial.params
+    assert said[0].startswith("the study's storage is away (") and said[1] == "the study's storage answers again"
+    sql.event.remove(database.engine, "before_cursor_execute", end)
+    claim.hold.release()
+    study.claims.close()
+    database.engine.dispose()

@@ -579,6 +579,24 @@ def test_a_machine_that_was_cut_off_repeats_nothing_that_its_heir_tells(study: M
     assert loss_of_the_trial(study) == [(0, 1, 4.0), (1, 30, 3.0), (2, 65, 2.0), (3, 63, 1.0), (4, 201, 0.5)]
 
 
+def test_a_machine_that_took_over_and_was_cut_off_before_it_could_say_so_repeats_nothing(
+    study: MlflowSink, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
+    study.send(append(first, begin("s/3", parent=".."), state("RUNNING"), metrics(0, 1, loss=4.0)))
+    study.send(append(second, taken_up("s/3"), metrics(0, 61, loss=4.0)))
+    # It takes over again while MLflow is away, trains one epoch, and is cut off from the study.
+    append(first, event("elsewhere", 100), state("RUNNING", 100), metrics(1, 101, loss=3.0))
+    study.send(append(second, event("elsewhere", 200), metrics(1, 201, loss=3.0)))
+    study.send(append(first, unsure(metrics(2, 202, loss=2.0))))
+    study.send(append(second, metrics(2, 203, loss=2.0), metrics(3, 204, loss=1.0)))
+    assert loss_of_the_trial(study) == [(0, 1, 4.0), (1, 201, 3.0), (2, 203, 2.0), (3, 204, 1.0)]
+    # It has the trial for good, and says what it had to say, less what is there.
+    study.send(append(first, event("elsewhere", 300), state("RUNNING", 300), metrics(3, 301, loss=1.0)))
+    study.send(append(first, metrics(4, 302, loss=0.5)))
+    assert loss_of_the_trial(study)[3:] == [(3, 204, 1.0), (4, 302, 0.5)]
+
+
 def test_a_machine_that_tells_only_when_its_heir_has_begun_makes_no_second_run(
     study: MlflowSink, tmp_path: Path
 ) -> None:
