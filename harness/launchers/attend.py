@@ -98,12 +98,15 @@ def _follow(jobs: Jobs, settings: Settings, terminal: Terminal) -> None:
     finally:
         if bar is not None:
             bar.close()
-    if study is None or not (study.is_over or (settings.timeout_s is not None and done)):
+    if study is None or not study.is_over:
         reasons = "; ".join(errors_in([Path(log) for log in sorted(glob(jobs.logs))]))
-        raise HarnessError(
-            f"{jobs.title} has ended with {done} of {settings.trials} trials finished{reasons and f': {reasons}'} "
-            f"(logs: {jobs.logs}); the same command goes on."
-        )
+        standing = f"{done} of {settings.trials} trials finished"
+        if study is None or reasons or settings.timeout_s is None or not done:
+            raise HarnessError(
+                f"{jobs.title} has ended with {standing}{reasons and f': {reasons}'} (logs: {jobs.logs}); the same "
+                "command goes on."
+            )
+        terminal.say(f"the time is up with {standing}; the same command goes on.")
     report(study, terminal)
 
 

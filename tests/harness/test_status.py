@@ -11,6 +11,7 @@ from conftest import claimed, metrics, opened, settings_in
 from optuna.trial import TrialState, create_trial
 from servers import Postgres
 
+from harness.search import _standing
 from harness.settings import Settings
 from harness.status import pace_per_h, status
 from harness.storage import close_connections
@@ -69,8 +70,18 @@ def test_a_study_on_a_server_tells_its_workers_from_any_folder(
     assert first == "study     s: 0 of 6 trials finished, 1 begun, 5 to begin"
     (line,) = rest
     assert line.startswith("worker    ") and ": trial 0, 4/20 epochs; heard of " in line
+    cut = claimed(elsewhere, SPACE)
+    assert cut is not None
+    cut.hold.release()
+    assert _standing(settings, elsewhere) == (
+        "0 of 6 trials finished; 1 will go on from their last epochs; 1 in other workers' hands"
+    )
+    elsewhere.claims.close()
     study.claims.close()
-    assert list(status(elsewhere))[1:] == ["trial     0: nobody is at it"]
+    assert list(status(elsewhere))[1:] == [
+        "trial     0: nobody is at it",
+        "trial     1: 0/20 epochs, cut; the same command goes on with it",
+    ]
     for one in (study, elsewhere):
         close_connections(one.optuna)
 

@@ -1,0 +1,64 @@
+"""What is said of workers that a scheduler started, when they are over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from conftest import claimed, metrics, opened, settings_in
+
+from harness.errors import HarnessError
+from harness.launchers import attend
+from harness.placement import Placement
+from harness.settings import Settings
+from search_spaces.digits import SPACE
+
+
+@dataclass
+class Over:
+    """Jobs that are over."""
+
+    logs: str
+    title: str = "job 7"
+    queue_command: str = "squeue"
+    cancel_command: str = "scancel"
+
+    def over(self) -> bool:
+        return True
+
+    def cancel(self) -> None:
+        raise AssertionError
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    settings = replace(settings_in(tmp_path, trials=3), timeout_s=1.0)
+    claim = claimed(opened(settings), SPACE)
+    assert claim is not None
+    claim.complete(metrics(0.5, 1.0))
+    claim.hold.release()
+    return settings
+
+
+def test_workers_whose_time_is_up_are_no_failure(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reported = []
+    monkeypatch.setattr("harness.report.report", lambda study, terminal: reported.append(study.finished()))
+    attend.attend(Over(f"{tmp_path}/*.out"), settings, Placement(launcher="slurm"))
+    assert "the time is up with 1 of 3 trials finished; the same command goes on." in capsys.readouterr().out
+    assert reported == [1]
+
+
+def test_what_ended_workers_is_said_though_they_had_a_time_to_end(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "0.out").write_text("study     s\nerror: the disk is full\n")
+    with pytest.raises(HarnessError, match=r"^job 7 has ended with 1 of 3 trials finished: the disk is full \(logs"):
+        attend.attend(Over(f"{tmp_path}/*.out"), settings, Placement(launcher="slurm"))
+
+
+def test_workers_without_a_time_to_end_that_leave_trials_undone_are_a_failure(
+    settings: Settings, tmp_path: Path
+) -> None:
+    with pytest.raises(HarnessError, match=r"^job 7 has ended with 1 of 3 trials finished \(logs"):
+        attend.attend(Over(f"{tmp_path}/*.out"), replace(settings, timeout_s=None), Placement(launcher="slurm"))
