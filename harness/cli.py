@@ -257,6 +257,19 @@ def command_for(name: str, settings: Settings) -> str:
     return f"{_program('python')} -m harness {name} --study {settings.study}{moved}"
 
 
+def doctor_command(settings: Settings, teacher: Path | None) -> str:
+    """What to type to have a search's task checked, with one of its teachers."""
+    space = settings.space_name if settings.space_name in flags.space_names() else str(settings.space_file)
+    places = [
+        ("--space", space),
+        ("--data-dir", settings.data_dir),
+        ("--runs-dir", settings.runs_dir if settings.runs_dir != DEFAULT_RUNS_DIR else None),
+        ("--teacher", teacher),
+    ]
+    given = " ".join(f"{flag} {shlex.quote(str(value))}" for flag, value in places if value is not None)
+    return f"{_program('python')} -m harness doctor {given}"
+
+
 def _addresses(settings: Settings) -> dict[str, str]:
     """The addresses that may hold a password, by the variables that they can be in."""
     return {VARIABLES["--storage"]: settings.storage, VARIABLES["--tracking-uri"]: settings.tracking_uri}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassCalibrationError
 
 from harness import budget
+from harness.cli import doctor_command
 from harness.content import digest, exclusive, tensors_digest
 from harness.cost import (
     COSTS,
@@ -34,6 +35,7 @@ from harness.fit import device_of
 from harness.keeping import Keeper, nobody_else
 from harness.methods import check_classes, check_layers, check_teachers, teacher_layers
 from harness.mirror import Mirror
+from harness.misgivings import misgivings
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.study import Study
@@ -130,8 +132,11 @@ def prepare(
     together = _attach(averaged(outputs, settings.average), data, space, classes)
     check_layers(space, data)
     costs = _costs(settings, space, study, [teacher.network for teacher in teachers], data, terminal)
-    for teacher, its_scores, cost in zip(teachers, scores, costs.members or [costs.teacher], strict=True):
+    files, its_costs = settings.teachers or [None] * len(teachers), costs.members or [costs.teacher]
+    for teacher, file, said, its_scores, cost in zip(teachers, files, outputs, scores, its_costs, strict=True):
         terminal.say(f"teacher   {_described(space, its_scores, cost)}, {teacher.digest}")
+        for misgiving in misgivings(said["val"]["logits"].float(), data.splits["val"].labels.cpu()):
+            terminal.tell(f"warning   it {misgiving}; look: {doctor_command(settings, file)}", indent=" " * 10)
         _finish_teacher(teacher, its_scores, cost)
         mirror.notify(teacher.spool.folder)  # a kept teacher may be new to this tracking store
     if len(teachers) > 1:

@@ -20,8 +20,7 @@ def notes(result: Result) -> list[str]:
     if len(gains):
         lines.append(
             f"Gain: {result.primary} beyond the control, which is the same student, seed and schedule on labels alone; "
-            f"{(gains > 0).sum()} of {len(gains)} are above 0. One seed each proves no gain; several may: "
-            f"python -m harness confirm --study {result.study}."
+            f"{(gains > 0).sum()} of {len(gains)} are above 0. One seed each proves no gain{_several(result)}."
         )
     if result.failed_controls:
         told = ", ".join(f"of trial {number}: {why}" for number, why in result.failed_controls.items())
@@ -32,7 +31,7 @@ def notes(result: Result) -> list[str]:
         )
     pruned = int((result.trials["state"] == "PRUNED").sum())
     if pruned:
-        lines.append(f"{pruned} of {len(result.trials)} trials were pruned: they could not reach the front any more.")
+        lines.append(f"{pruned} of {len(result.trials)} trials pruned: they could not reach the front any more.")
     failed = result.trials[result.trials["state"] == "FAIL"]
     if len(failed):
         reasons = ", ".join(f"trial {row['number']}: {row['reason']}" for _, row in failed.head(5).iterrows())
@@ -40,6 +39,13 @@ def notes(result: Result) -> list[str]:
             f"{len(failed)} of {len(result.trials)} trials failed ({reasons}{', …' if len(failed) > 5 else ''})."
         )
     return lines
+
+
+def _several(result: Result) -> str:
+    """How to prove one, unless it was tried of all picks."""
+    if set(result.picked) <= {confirmation.number for confirmation in result.confirmed}:
+        return "; what several do stands with the confirmed students"
+    return f"; several may: python -m harness confirm --study {result.study}"
 
 
 def transferred(result: Result, *, whole: bool = False) -> list[str]:
@@ -100,7 +106,7 @@ def caveats(result: Result) -> list[str]:
     if any((low is not None and one.low < low) or (high is not None and one.high > high) for one in shown):
         limits = [f"{word} {end:g}" for word, end in (("below", low), ("above", high)) if end is not None]
         lines.append(
-            f"An interval ends where {result.primary} can't be, for it is never {' or '.join(limits)}: Student's t "
-            "takes values for normal, and knows no bounds. It is a sign that seeds are few."
+            f"An interval reaches {' or '.join(limits)}, where {result.primary} can't be: Student's t takes values for "
+            "normal, and knows no bounds. It is a sign that seeds are few."
         )
     return lines

@@ -17,7 +17,7 @@ class Column:
     Attributes:
         title: What stands above it.
         is_text: Whether it begins on the left, as words do; numbers end on the right.
-        dispensable: Above 0 where it can be left out for want of width: the highest goes first.
+        dispensable: Above 0 where it can be left out if the terminal is too narrow: the highest goes first.
         folds: Whether it can stand below each row, by its title, where leaving others out is not enough.
     """
 

@@ -27,6 +27,8 @@ from lightning_modules.classifier import TeacherModule
 from lightning_modules.tensors import TensorDataModule
 
 _FILE = "teacher.safetensors"
+_STATE_KEYS = ("state_dict", "model_state_dict", "model")  # of Lightning, of torch's tutorials, of timm and DeiT
+_SHOWN = 200  # characters of a checkpoint's keys
 _RECIPE_VERSION = 1  # raise it when the training of a teacher changes: it is part of the content key
 
 
@@ -247,7 +249,7 @@ def _load_kept(network: nn.Module, file: Path, key: str) -> None:
 
 
 def _load_checkpoint(network: nn.Module, path: Path) -> None:
-    """Fill ``network`` from a file: safetensors, a ``state_dict``, or a Lightning checkpoint.
+    """Fill ``network`` from a file: safetensors, a ``state_dict``, or a checkpoint that has one, as Lightning's.
 
     Raises:
         HarnessError: If the file can't be read without running code from it, or does not fit the network.
@@ -262,11 +264,18 @@ def _load_checkpoint(network: nn.Module, path: Path) -> None:
     except Exception as error:
         raise HarnessError(
             f"--teacher {path} must be a .safetensors file or a checkpoint of plain tensors, but can't be read: "
-            f"{str(error).splitlines()[0].split('. ')[0]}"  # torch goes on with advice that fits no file of weights
+            # Torch goes on with advice that fits no file of weights.
+            f"{str(error).splitlines()[0].split('. ')[0]}; a network is saved by torch.save(network.state_dict(), FILE)."
         ) from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    state = (
+        next((content[key] for key in _STATE_KEYS if key in content), content) if isinstance(content, dict) else None
+    )
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise HarnessError(f"--teacher {path} must hold a state_dict of tensors, but holds {type(content).__name__}.")
+        keys = f" of {', '.join(map(repr, content))[:_SHOWN]}" if isinstance(content, dict) else ""
+        raise HarnessError(
+            f"--teacher {path} must hold a state_dict of tensors, by itself or as one of {', '.join(_STATE_KEYS)}, but "
+            f"holds a {type(content).__name__}{keys}."
+        )
     wanted = network.state_dict()
     # A LightningModule's checkpoint names its network, as in "network.0.weight".
     prefixes = {"", *(key[: -len(name)] for key in state for name in wanted if key.endswith("." + name))}

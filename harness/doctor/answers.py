@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.doctor.check import Doubt, Flaw
+from harness.misgivings import is_made_of_probabilities
 from lightning_modules.batch import Inputs, call, select
 
 ASKED = 16
@@ -51,7 +52,7 @@ def check_logits(network: nn.Module, inputs: Inputs) -> int:
             f"{int((~logits.isfinite().all(1)).sum())} of {samples} samples have NaN or infinity in their logits",
             "look for a logarithm or a root of 0, a division by 0, or inputs of a huge scale",
         )
-    if bool((logits >= 0).all()) and torch.allclose(logits.sum(1), torch.ones(samples).to(logits), atol=1e-3):
+    if is_made_of_probabilities(logits):
         raise Flaw(
             "logits are probabilities: none is negative, and those of a sample sum to 1",
             "drop the softmax at the end: the losses have it, and the temperature goes before it",

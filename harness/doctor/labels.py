@@ -12,6 +12,7 @@ from harness.doctor.answers import logits_of
 from harness.doctor.check import Check, Doubt, Flaw, Groundless
 from harness.doctor.patient import Patient
 from harness.metrics import METRICS
+from harness.misgivings import share_right
 
 
 def labels_are_within_the_logits(patient: Patient) -> str:
@@ -36,12 +37,12 @@ def labels_are_within_the_logits(patient: Patient) -> str:
 def teacher_knows_the_labels(patient: Patient) -> str:
     """A trained teacher is right more often than whoever always says the most frequent class."""
     if not patient.teacher_is_trained:
-        raise Groundless("no trained teacher is at hand")
+        raise Groundless("no trained teacher is at hand: search, which trains it first, and ask again")
     labels = patient.sample.splits["val"].labels
-    said = patient.sample.teacher_outputs["val"]["logits"].argmax(1)
-    right = float((said == labels).float().mean())
-    frequent = float(torch.bincount(labels).max()) / len(labels)
+    logits = patient.sample.teacher_outputs["val"]["logits"]
+    right, frequent = share_right(logits, labels)
     if right <= frequent:
+        said = logits.argmax(1)
         # If each class of the teacher's meant the label that it is given for most often.
         named = [torch.bincount(labels[said == one]).max() for one in said.unique()]
         renamed = float(torch.stack(named).sum()) / len(labels)

@@ -265,6 +265,26 @@ def test_a_checkpoint_that_does_not_fit_is_found(tmp_path: Path) -> None:
     assert "must fit the task's teacher, whose 'stem.weight' has shape (32, 8)" in findings["teacher"].found
 
 
+def test_a_checkpoint_is_read_under_the_names_that_others_give_it(tmp_path: Path) -> None:
+    settings = saved_teacher(tmp_path, settings_of(tmp_path))
+    assert settings.teacher is not None
+    state = load_file(settings.teacher)
+    for content in (state, *({key: state, "epoch": 3} for key in ("state_dict", "model_state_dict", "model"))):
+        torch.save(content, tmp_path / "teacher.pt")
+        findings = findings_of(replace(settings, teachers=(tmp_path / "teacher.pt",)))
+        assert findings["teacher"].state == "ok", findings["teacher"]
+
+
+def test_a_checkpoint_that_holds_no_weights_is_named_with_what_it_holds(tmp_path: Path) -> None:
+    settings, file = settings_of(tmp_path), tmp_path / "teacher.pt"
+    torch.save({"net": {"weight": torch.zeros(2)}, "epoch": 3}, file)
+    found = findings_of(replace(settings, teachers=(file,)))["teacher"].found
+    assert "by itself or as one of state_dict, model_state_dict, model, but holds a dict of 'net', 'epoch'." in found
+    torch.save(torch.nn.Linear(2, 2), file)
+    found = findings_of(replace(settings, teachers=(file,)))["teacher"].found
+    assert "a network is saved by torch.save(network.state_dict(), FILE)" in found
+
+
 def keep_outputs(folder: Path, settings: Settings) -> Path:
     """Store what the teacher says, as a search does; the file."""
     space = load_space(settings.space_file)

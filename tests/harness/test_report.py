@@ -386,7 +386,7 @@ def test_on_a_narrow_terminal_the_comparisons_give_way_and_no_heading_is_cut(
     text = StringIO()
     show(collect(a_study(settings, STUDENTS)), Terminal(Console(file=text, width=width)))
     assert all(heading in text.getvalue() for heading in ("accuracy", "p50 ms", "parameters", "pick"))
-    table, _, rest = text.getvalue().partition("Left out for want of width: ")
+    table, _, rest = text.getvalue().partition("Left out, for the terminal is too narrow: ")
     assert ("faster" in table) == shown
     assert rest.startswith("faster, smaller, agrees; trials.csv has all.") != shown
 
