@@ -265,13 +265,12 @@ def _load_checkpoint(network: nn.Module, path: Path) -> None:
         raise HarnessError(
             f"--teacher {path} must be a .safetensors file or a checkpoint of plain tensors, but can't be read: "
             # Torch goes on with advice that fits no file of weights.
-            f"{str(error).splitlines()[0].split('. ')[0]}; a network is saved by torch.save(network.state_dict(), FILE)."
+            f"{str(error).splitlines()[0].split('. ')[0]}; torch.save(network.state_dict(), FILE) makes one."
         ) from error
-    state = (
-        next((content[key] for key in _STATE_KEYS if key in content), content) if isinstance(content, dict) else None
-    )
+    held = content if isinstance(content, dict) else {}
+    state = next((held[key] for key in _STATE_KEYS if key in held), held or None)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        keys = f" of {', '.join(map(repr, content))[:_SHOWN]}" if isinstance(content, dict) else ""
+        keys = f" of {', '.join(map(repr, held))[:_SHOWN]}" if held else ""
         raise HarnessError(
             f"--teacher {path} must hold a state_dict of tensors, by itself or as one of {', '.join(_STATE_KEYS)}, but "
             f"holds a {type(content).__name__}{keys}."

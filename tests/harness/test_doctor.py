@@ -282,7 +282,7 @@ def test_a_checkpoint_that_holds_no_weights_is_named_with_what_it_holds(tmp_path
     assert "by itself or as one of state_dict, model_state_dict, model, but holds a dict of 'net', 'epoch'." in found
     torch.save(torch.nn.Linear(2, 2), file)
     found = findings_of(replace(settings, teachers=(file,)))["teacher"].found
-    assert "a network is saved by torch.save(network.state_dict(), FILE)" in found
+    assert "torch.save(network.state_dict(), FILE) makes one" in found
 
 
 def keep_outputs(folder: Path, settings: Settings) -> Path:
