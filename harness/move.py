@@ -62,7 +62,7 @@ def move(settings: Settings, terminal: Terminal) -> None:
             f"study {settings.study!r} was searched with another --runs-dir or in another folder than "
             f"{source.folder.resolve()}; move it from there."
         )
-    target = open_storage(there)
+    target = open_storage(there, flag="--to")
     with storage_in_reach(settings):
         if not _is_half_told(source, target, there):
             see_that_it_is_here(source.attrs, settings)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from harness.cli import next_steps
+from harness.errors import Interrupted
 from harness.settings import Settings
 
 if TYPE_CHECKING:
     from harness.study import Study
+    from harness.terminal import Terminal
 
 
 def search(settings: Settings) -> None:
@@ -27,10 +31,9 @@ def search(settings: Settings) -> None:
     terminal = Terminal()
     with Mirror() as mirror:  # its process imports MLflow and connects while this one imports torch
         mirror.begin_to_connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
-        with terminal.passing("loading PyTorch, Optuna and MLflow …"):
+        with _saying_if_stopped(terminal), terminal.passing("loading PyTorch, Optuna and MLflow …"):
             from harness.controls import controls, due
             from harness.displays import retraining_display, search_display
-            from harness.errors import Interrupted
             from harness.first_trials import first_trials
             from harness.fit import device_of
             from harness.launchers.local import retrain_here, search_here
@@ -93,6 +96,15 @@ def search(settings: Settings) -> None:
                 terminal.say("stopped while the storage is away; nothing is lost, and the same command goes on.")
             raise
         terminal.say(next_steps(settings, study, mirror.experiment_id, is_over=study.is_over))
+
+
+@contextlib.contextmanager
+def _saying_if_stopped(terminal: Terminal) -> Iterator[None]:
+    try:
+        yield
+    except Interrupted:
+        terminal.say("stopped before the search began; nothing is lost, and the same command goes on.")
+        raise
 
 
 def _header(settings: Settings, finished: int) -> str:

@@ -79,18 +79,22 @@ def asking_storage() -> Iterator[None]:
         raise StorageInternalError(one_line(error)) from error
 
 
-def open_storage(settings: Settings) -> BaseStorage:
+def open_storage(settings: Settings, *, flag: str = "--storage") -> BaseStorage:
     """The settings' storage: a database's URL, ``redis://…``, or the path of a journal file.
+
+    Args:
+        settings: Name it.
+        flag: How the person named it.
 
     Raises:
         HarnessError: If it can't be reached or used.
     """
     address, shown = settings.storage, redact(settings.storage)
     with exclusive(lock_of(address, settings.runs_dir)):  # two first starts at once would both make the tables
-        return _open_storage(address, shown)
+        return _open_storage(address, shown, flag)
 
 
-def _open_storage(address: str, shown: str) -> BaseStorage:
+def _open_storage(address: str, shown: str, flag: str) -> BaseStorage:
     try:
         if re.match("rediss?://", address):
             storage: BaseStorage = JournalStorage(_UnpickledRedis(address))
@@ -101,19 +105,17 @@ def _open_storage(address: str, shown: str) -> BaseStorage:
         optuna.get_all_study_names(storage)
     except ImportError as error:
         raise HarnessError(
-            f"--storage {shown} needs a driver that is not installed ({one_line(error)}); for PostgreSQL: "
+            f"{flag} {shown} needs a driver that is not installed ({one_line(error)}); for PostgreSQL: "
             "pip install -e '.[postgres]', address postgresql+psycopg://..."
         ) from error
     except ArgumentError as error:
-        raise HarnessError(
-            f"--storage must be an Optuna storage address, but got {shown!r}: {one_line(error)}"
-        ) from error
+        raise HarnessError(f"{flag} must be an Optuna storage address, but got {shown!r}: {one_line(error)}") from error
     except UnicodeDecodeError as error:
         raise HarnessError(
-            f"--storage {shown} must be a journal file, but is none; a SQLite database is named sqlite:///{shown}"
+            f"{flag} {shown} must be a journal file, but is none; a SQLite database is named sqlite:///{shown}"
         ) from error
     except Exception as error:  # whatever a driver raises: the address can't be used, and its words say why
-        raise HarnessError(f"--storage {shown} can't be used: {one_line(error.__cause__ or error)}") from error
+        raise HarnessError(f"{flag} {shown} can't be used: {one_line(error.__cause__ or error)}") from error
     return storage
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -21,9 +22,12 @@ FLAGS = ("--space", "cancer.py", "--sampler", "random", "--pruner", "none", "--t
 def workers_of(process: Forked) -> list[int]:
     """The process's children, less the one that logs to MLflow."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [
-        int(child) for child in children if b"harness.mirror_process" not in Path(f"/proc/{child}/cmdline").read_bytes()
-    ]
+    found = []
+    for child in children:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            if b"harness.mirror_process" not in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(int(child))
+    return found
 
 
 def alive(pid: int) -> bool:

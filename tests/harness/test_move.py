@@ -219,7 +219,8 @@ def test_what_cannot_be_moved_is_said(settings: Settings, tmp_path: Path) -> Non
     elsewhere = replace(settings, runs_dir=tmp_path / "other")
     assert "was searched with another --runs-dir" in refused(move, elsewhere, Terminal())
     assert "must hold study 'none', but holds s" in refused(move, replace(settings, study="none"), Terminal())
-    assert "can't be used" in refused(move, replace(settings, to="sqlite:////nowhere/at/all.db"), Terminal())
+    words = refused(move, replace(settings, to="sqlite:////nowhere/at/all.db"), Terminal())
+    assert words.startswith("--to sqlite:////nowhere/at/all.db can't be used: ")
     assert opened(settings).finished() == 3
 
 

@@ -1,0 +1,20 @@
+"""What a search says when it is told to stop before it has begun."""
+
+from __future__ import annotations
+
+import io
+import signal
+
+import pytest
+from rich.console import Console
+
+from harness.errors import Interrupted
+from harness.search import _saying_if_stopped
+from harness.terminal import Terminal
+
+
+def test_a_search_that_is_stopped_while_it_loads_says_so() -> None:
+    text = io.StringIO()
+    with pytest.raises(Interrupted), _saying_if_stopped(Terminal(Console(file=text, width=120))):
+        raise Interrupted(signal.SIGINT)
+    assert text.getvalue() == "stopped before the search began; nothing is lost, and the same command goes on.\n"
