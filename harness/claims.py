@@ -7,6 +7,7 @@ ends. Where it is on a server, see ``harness.database_claims``.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,13 @@ Check = Callable[[], None]
 
 
 class Hold(Protocol):
-    """A piece that is this worker's alone."""
+    """A piece that is this worker's alone.
+
+    Attributes:
+        taken_ms: Since when, by the one clock that all see who may take it.
+    """
+
+    taken_ms: int
 
     def confirm(self, epochs: int) -> None:
         """See that it still is, after so many epochs.
@@ -148,6 +155,7 @@ class FolderClaims:
 
 class _FolderHold:
     def __init__(self, lease: Lease) -> None:
+        self.taken_ms = time.time_ns() // 1_000_000
         self._lease = lease
 
     def confirm(self, epochs: int) -> None:

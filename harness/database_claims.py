@@ -127,13 +127,15 @@ class DatabaseClaims:
                 self._epochs = None
                 mine = _WORKERS.c.worker == self._worker
                 values = {"piece": piece, "epochs": None, "beat_s": _NOW_S}
-                if connection.execute(sql.update(_WORKERS).where(mine).values(values)).rowcount == 0:
+                taken = sql.update(_WORKERS).where(mine).values(values).returning(_WORKERS.c.beat_s)
+                at_s = connection.execute(taken).scalar_one_or_none()
+                if at_s is None:
                     self._lost = True  # between its entry and now: it enters anew when it asks again
                     return None
             self._confirmed_s = time.monotonic()
         if holder is not None and holder.worker != self._worker and self._is_of_this_host(holder):
             shutil.rmtree(self._folder_of(holder.worker), ignore_errors=True)
-        return piece, _DatabaseHold(self, piece, lease_of(self._folder / piece))
+        return piece, _DatabaseHold(self, piece, lease_of(self._folder / piece), round(at_s * 1000))
 
     def _enter(self) -> None:
         """Get a row, unless there is one that is this worker's still."""
@@ -158,7 +160,8 @@ class DatabaseClaims:
                 )
             )
         self._lost, self._confirmed_s = False, time.monotonic()
-        if self._heart is None:
+        self._over.clear()  # a heart that was asked to end, and has not yet, goes on
+        if self._heart is None or not self._heart.is_alive():
             self._heart = threading.Thread(target=self._live, daemon=True)
             self._heart.start()
 
@@ -337,7 +340,8 @@ class _DatabaseHold:
     The lease may be another's: a process that was stalled, and lost the piece, holds it until it comes back.
     """
 
-    def __init__(self, claims: DatabaseClaims, piece: str, lease: Lease) -> None:
+    def __init__(self, claims: DatabaseClaims, piece: str, lease: Lease, taken_ms: int) -> None:
+        self.taken_ms = taken_ms
         self._claims = claims
         self._piece = piece
         self._lease = lease

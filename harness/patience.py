@@ -20,7 +20,7 @@ _FOR_GOOD = re.compile(
     "authentication failed|does not exist|no password supplied|no pg_hba.conf entry|permission denied|not permitted"
     "|could not translate host name|failed to resolve host"
 )
-_HURRIED_S = 3.0  # for an answer, once the process was told to stop; thousands of trials take a second or two to read
+_HURRIED_S, _HURRIED_IN_ALL_S = 3.0, 8.0  # for an answer, and for all, once the process was told to stop
 _PATIENCE_S = 1800.0  # a server that is being upgraded is back by then
 
 
@@ -38,12 +38,11 @@ class Patience:
         self._away = away
         self.word = Word(say)
         self._asking = False
-        self._answers_within_s: float | None = None
+        self._ends_s: float | None = None
 
     def hurry(self) -> None:
         """Wait no more from now on: the process was told to stop."""
-        if self._answers_within_s is None:
-            self._answers_within_s = _HURRIED_S
+        self._ends_s = self._ends_s or time.monotonic() + _HURRIED_IN_ALL_S
 
     def _call(self, call: Callable[[], _Result]) -> _Result:
         """What ``call`` gives; in a hurry, from a server that answers in time.
@@ -51,11 +50,11 @@ class Patience:
         Raises:
             StorageInternalError: If it does not.
         """
-        if self._answers_within_s is None or self._away is never:
+        if self._ends_s is None or self._away is never:
             return call()
-        found = within(self._answers_within_s, call)
+        found = within(min(_HURRIED_S, max(0.0, self._ends_s - time.monotonic())), call)
         if found is None:
-            self._answers_within_s = 0.0  # it is not waited for again
+            self._ends_s = time.monotonic()  # it is not waited for again
             raise StorageInternalError("it does not answer in time")
         return found()
 
@@ -72,7 +71,7 @@ class Patience:
         try:
             return call() if before else self._call(call)
         except Exception:
-            if self._answers_within_s is None:
+            if self._ends_s is None:
                 end_if_told()
             raise
         finally:
@@ -93,10 +92,10 @@ class Patience:
                 try:
                     result = self._call(call)
                 except Exception as error:
-                    if self._answers_within_s is None:
+                    if self._ends_s is None:
                         end_if_told()
                     failing_since_s = failing_since_s or time.monotonic()
-                    over = self._answers_within_s is not None or time.monotonic() - failing_since_s > _PATIENCE_S
+                    over = self._ends_s is not None or time.monotonic() - failing_since_s > _PATIENCE_S
                     if over or not self._away(error):
                         raise
                     self.word(f"the study's storage is away ({reason(error)}); it is asked again until it is back")

@@ -190,6 +190,7 @@ def _begun(retraining: Retraining, hold: Hold, study: Study, mirror: Notified) -
     spool = Spool(study.folder / retraining.name, mirror.notify, is_sure=hold.is_sure)
     tags = {"kd.study": study.settings.study, "kd.run_key": f"{study.id}/{retraining.name}", **retraining.tags}
     params = {**retraining.configuration.params(), **retraining.names}
-    spool.begin(retraining.title, tags=tags, params=params, parent=study.folder, elsewhere=study.is_shared)
+    taken_ms = hold.taken_ms if study.may_be_elsewhere else None
+    spool.begin(retraining.title, tags=tags, params=params, parent=study.folder, taken_ms=taken_ms)
     spool.set_state("RUNNING")
     return spool

@@ -131,11 +131,6 @@ def _stopped(settings: Settings, study: Study, controls: int) -> str:
 
 def _standing(settings: Settings, study: Study) -> str:
     """How far the search is."""
-    words, running = [f"{study.finished()} of {settings.trials} trials finished"], study.running()
-    workers = study.patience.ask(study.claims.workers) if running else []
-    others = min(running, sum(not worker.is_silent and (worker.piece or "").isdigit() for worker in workers))
-    if running > others:
-        words.append(f"{running - others} will go on from their last epochs")
-    if others:
-        words.append(f"{others} in other workers' hands")
-    return "; ".join(words)
+    running = study.running()
+    begun = f" and {running} more begun, which go on from their last epochs" if running else ""
+    return f"{study.finished()} of {settings.trials} trials finished{begun}"

@@ -16,8 +16,8 @@ SPOOL = "spool.jsonl"
 STATE_FILE = "mirror.json"
 """How far a spool has been sent, beside it; see ``harness.tracking``."""
 
-ELSEWHERE = "elsewhere"
-"""Says, as an event or in the first one, that the run may have events from another machine's folder."""
+TAKEN = "taken_ms"
+"""Says in an event that the run may have events from another machine's folder, and since when it is this one's."""
 
 UNSURE = "unsure"
 """Says in an event that the run may be another machine's by then: its worker had not been heard for a while."""
@@ -100,7 +100,7 @@ class Spool:
         tags: Mapping[str, str],
         params: Mapping[str, Any],
         parent: Path | None = None,
-        elsewhere: bool = False,
+        taken_ms: int | None = None,
     ) -> None:
         """Say what the run is. Once: a run that goes on keeps its name, tags and params.
 
@@ -109,7 +109,8 @@ class Spool:
             tags: Its first tags.
             params: Its parameters; they can't be changed later.
             parent: Folder of the parent run's spool, as seen from this one's.
-            elsewhere: Whether the run may have been begun, or gone on with, from another folder.
+            taken_ms: Since when the run is this worker's, by the clock of its hold, where it may have been begun, or
+                gone on with, from another folder.
         """
         if not self._begun:
             self._append(
@@ -118,11 +119,11 @@ class Spool:
                 tags=dict(tags),
                 params={key: str(value) for key, value in params.items()},
                 parent=None if parent is None else os.path.relpath(parent, self.folder),
-                **({ELSEWHERE: True} if elsewhere else {}),
+                **({} if taken_ms is None else {TAKEN: taken_ms}),
             )
             self._begun = True
-        elif elsewhere:
-            self._append(ELSEWHERE)
+        elif taken_ms is not None:
+            self._append("elsewhere", **{TAKEN: taken_ms})
 
     def metrics(self, values: Mapping[str, float], *, step: int | None = None) -> None:
         """Log metrics of an epoch (``step``, counted from 0), or of the whole run."""

@@ -25,7 +25,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from harness.addresses import place_of
 from harness.content import Lease, exclusive, inside, write_atomically
-from harness.spool import ELSEWHERE, FINISHED_STATES, RUN_STATUS, SPOOL, STATE_FILE, UNSURE, read_events_until
+from harness.spool import FINISHED_STATES, RUN_STATUS, SPOOL, STATE_FILE, TAKEN, UNSURE, read_events_until
 
 _METRICS_A_CALL, _OTHERS_A_CALL = 1000, 100  # what MLflow's log_batch takes
 _PARAM_LENGTH, _TAG_LENGTH = 6000, 8000
@@ -111,26 +111,25 @@ class MlflowSink:
         events, end = read_events_until(folder / SPOOL, mirrored.offset)
         if not events:
             return
-        taken_ms = [event["time_ms"] for event in events if event["event"] == ELSEWHERE or ELSEWHERE in event]
-        elsewhere = bool(taken_ms)
+        taken_ms = max((event[TAKEN] for event in events if TAKEN in event), default=None)
         late = time.time() - events[0]["time_ms"] / 1000 > _LATE_S  # its worker may have been lost since
         unsure = late or any(UNSURE in event for event in events)
         found: Run | None = None
         if mirrored.run_id is None:
-            found = self._existing_run(events[0], mirrored, elsewhere or unsure)
+            found = self._existing_run(events[0], mirrored, taken_ms is not None or unsure)
             run = found or self._new_run(folder, events[0], mirrored)
             mirrored.run_id, mirrored.artifact_uri = str(run.info.run_id), str(run.info.artifact_uri)
-        elif elsewhere:
+        elif taken_ms is not None:
             found = self.client.get_run(mirrored.run_id)
-        if unsure:
+        if unsure or taken_ms is not None:
             run = found or self.client.get_run(mirrored.run_id)
-            if not _is_of(run, mirrored) and _since_ms(run) > max(taken_ms, default=0):
+            if not _is_of(run, mirrored) and _since_ms(run) > (taken_ms or 0):
                 # Another machine has taken over since, and tells the same. What is held back goes out if it is lost in
                 # turn, and this one goes on.
                 _keep(folder, mirrored)
                 return
-        if elsewhere and found is not None:
-            self._take_over(found, folder, mirrored, max(taken_ms))
+        if taken_ms is not None and found is not None:
+            self._take_over(found, folder, mirrored, taken_ms)
         if found is not None:
             mirrored.there = self._what_is_in(found)
         # Two processes that begin a study at once may both have said what it is.
@@ -148,8 +147,7 @@ class MlflowSink:
 
     def _take_over(self, run: Run, folder: Path, mirrored: _Mirrored, since_ms: int) -> None:
         """Let other machines hold back what they have to tell of a run; before what they have told is read."""
-        mirrored.name = mirrored.name or uuid.uuid4().hex
-        self.client.set_tag(run.info.run_id, _FOLDER_TAG, f"{since_ms} {mirrored.name}")
+        self.client.set_tag(run.info.run_id, _FOLDER_TAG, _folder_tag(mirrored, since_ms))
         _keep(folder, mirrored)
         if not _is_of(run, mirrored) or _FOLDER_TAG not in run.data.tags:
             time.sleep(_SENDING_S)
@@ -284,6 +282,8 @@ class MlflowSink:
         mirrored.may_exist = True
         _keep(folder, mirrored)
         tags = dict(event["tags"])
+        if TAKEN in event:
+            tags[_FOLDER_TAG] = _folder_tag(mirrored, event[TAKEN])
         if event["parent"] is not None:
             if set(Path(event["parent"]).parts) != {".."}:  # a study's trials lie within its folder
                 raise ValueError(
@@ -336,15 +336,21 @@ class MlflowSink:
             del pending.tags[: len(tags)]
 
 
+def _folder_tag(mirrored: _Mirrored, since_ms: int) -> str:
+    """What a run says of the folder that goes on with it, which gets a name if it has none."""
+    mirrored.name = mirrored.name or uuid.uuid4().hex
+    return f"{since_ms} {mirrored.name}"
+
+
 def _is_of(run: Run, mirrored: _Mirrored) -> bool:
     """Whether no other machine's folder goes on with a run."""
     tag = run.data.tags.get(_FOLDER_TAG)
-    return tag is None or tag.split()[1] == mirrored.name
+    return tag is None or tag.rpartition(" ")[2] == mirrored.name
 
 
 def _since_ms(run: Run) -> int:
-    """Since when the machine goes on with a run that does; by its own clock."""
-    return int(run.data.tags[_FOLDER_TAG].split()[0])
+    """Since when the folder that goes on with a run does."""
+    return int(run.data.tags[_FOLDER_TAG].rpartition(" ")[0] or 0)
 
 
 def _is_there(last: tuple[int, float] | None, step: int | None, value: float) -> bool:

@@ -240,7 +240,7 @@ def begin_spool(claim: Claim, study: Study, mirror: Notified) -> Spool:
         tags=tags,
         params=claim.configuration.params(),
         parent=study.folder,
-        elsewhere=claim.resumed and study.is_shared,
+        taken_ms=claim.hold.taken_ms if claim.resumed and study.may_be_elsewhere else None,
     )
     spool.set_state("RUNNING")
     return spool

@@ -133,7 +133,7 @@ def test_a_worker_that_its_time_limit_cuts_is_requeued_after_its_own_end(quiet: 
     wait_for(lambda: "Requeued job" in logs(example))
     quiet.run("scontrol", "update", f"jobid={number}", "timelimit=10")
     log = logs(example)
-    assert "stopped with 0 of 1 trials finished; 1 will go on from their last epochs" in log
+    assert "stopped with 0 of 1 trials finished and 1 more begun, which go on from their last epochs" in log
     assert log.index("nothing is lost") < log.index("Calling checkpoint method") and "Traceback" not in log
     assert "MLflow has ended" not in log and run_states(example) == ["SCHEDULED"]
     cut = epochs_logged(example, "cancer", 0)
@@ -150,7 +150,7 @@ def test_a_worker_whose_place_is_wanted_goes_on_and_ctrl_c_cancels_it(quiet: Clu
     output = ended(process, example, code=130)
     assert re.search(r"cancelled job \d+; nothing is lost, and the same command goes on", output)
     wait_for(lambda: not quiet.jobs())
-    assert logs(example).count("stopped with 0 of 1 trials finished; 1 will go on") == 2
+    assert logs(example).count("stopped with 0 of 1 trials finished and 1 more begun") == 2
 
 
 def test_a_worker_that_is_requeued_does_not_count_its_time_anew(quiet: Cluster, example: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_worker_that_is_requeued_does_not_count_its_time_anew(quiet: Cluster, 
     (number,) = quiet.jobs("running")
     quiet.run("scontrol", "requeue", number)
     wait_for(lambda: not quiet.jobs())
-    assert "the time is up with 0 of 1 trials finished; 1 will go on from their last epochs" in logs(example)
+    assert "the time is up with 0 of 1 trials finished and 1 more begun" in logs(example)
     assert "goes on after epoch" not in logs(example)
     assert epochs_logged(example, "cancer", 0) < 20000
 

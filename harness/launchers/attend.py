@@ -76,8 +76,8 @@ def _follow(jobs: Jobs, settings: Settings, terminal: Terminal) -> None:
 
     study: Study | None = None
     bar: Bar | None = None
-    done = 0
-    word_at = time.monotonic() + _PATIENCE_S
+    done, began_s = 0, time.monotonic()
+    word_at = began_s + _PATIENCE_S
     try:
         while True:
             over = jobs.over()  # asked first: what is read of the study afterwards is its end
@@ -98,16 +98,21 @@ def _follow(jobs: Jobs, settings: Settings, terminal: Terminal) -> None:
     finally:
         if bar is not None:
             bar.close()
-    if study is None or not study.is_over:
-        reasons = "; ".join(errors_in([Path(log) for log in sorted(glob(jobs.logs))]))
-        standing = f"{done} of {settings.trials} trials finished"
-        if study is None or reasons or settings.timeout_s is None or not done:
-            raise HarnessError(
-                f"{jobs.title} has ended with {standing}{reasons and f': {reasons}'} (logs: {jobs.logs}); the same "
-                "command goes on."
-            )
+    time_is_up = settings.timeout_s is not None and time.monotonic() - began_s >= settings.timeout_s
+    reasons = "; ".join(errors_in([Path(log) for log in sorted(glob(jobs.logs))]))
+    standing = f"{done} of {settings.trials} trials finished"
+    if study is not None and study.is_over:
+        report(study, terminal)
+        return
+    if study is not None and done and time_is_up:
         terminal.say(f"the time is up with {standing}; the same command goes on.")
-    report(study, terminal)
+        report(study, terminal)
+        if not reasons:
+            return
+    raise HarnessError(
+        f"{jobs.title} has ended with {standing}{reasons and f': {reasons}'} (logs: {jobs.logs}); the same command "
+        "goes on."
+    )
 
 
 def _found(settings: Settings) -> Study | None:

@@ -33,7 +33,7 @@ class Over:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    settings = replace(settings_in(tmp_path, trials=3), timeout_s=1.0)
+    settings = replace(settings_in(tmp_path, trials=3), timeout_s=0.0)
     claim = claimed(opened(settings), SPACE)
     assert claim is not None
     claim.complete(metrics(0.5, 1.0))
@@ -51,14 +51,20 @@ def test_workers_whose_time_is_up_are_no_failure(
     assert reported == [1]
 
 
-def test_what_ended_workers_is_said_though_they_had_a_time_to_end(settings: Settings, tmp_path: Path) -> None:
+def test_what_ended_workers_is_said_though_the_others_time_is_up(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported = []
+    monkeypatch.setattr("harness.report.report", lambda study, terminal: reported.append(study.finished()))
     (tmp_path / "0.out").write_text("study     s\nerror: the disk is full\n")
     with pytest.raises(HarnessError, match=r"^job 7 has ended with 1 of 3 trials finished: the disk is full \(logs"):
         attend.attend(Over(f"{tmp_path}/*.out"), settings, Placement(launcher="slurm"))
+    assert reported == [1]
 
 
-def test_workers_without_a_time_to_end_that_leave_trials_undone_are_a_failure(
-    settings: Settings, tmp_path: Path
+@pytest.mark.parametrize("timeout_s", [None, 3600.0])
+def test_workers_that_leave_trials_undone_before_their_time_are_a_failure(
+    settings: Settings, tmp_path: Path, timeout_s: float | None
 ) -> None:
     with pytest.raises(HarnessError, match=r"^job 7 has ended with 1 of 3 trials finished \(logs"):
-        attend.attend(Over(f"{tmp_path}/*.out"), replace(settings, timeout_s=None), Placement(launcher="slurm"))
+        attend.attend(Over(f"{tmp_path}/*.out"), replace(settings, timeout_s=timeout_s), Placement(launcher="slurm"))

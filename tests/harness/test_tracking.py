@@ -501,7 +501,12 @@ def test_a_run_that_was_sent_before_its_place_was_kept_gets_its_artifacts_too(si
 
 def taken_up(key: str) -> dict[str, Any]:
     """As ``begin``, of a run that another machine may have begun."""
-    return begin(key, parent="..") | {"elsewhere": True}
+    return begin(key, parent="..") | {"taken_ms": BEGUN_MS + 60_000}
+
+
+def taken_again(after_s: int, *, said_after_s: int | None = None) -> dict[str, Any]:
+    """A machine takes over a run that it has worked on; it may come to say so much later."""
+    return event("elsewhere", after_s if said_after_s is None else said_after_s, taken_ms=BEGUN_MS + 1000 * after_s)
 
 
 @pytest.fixture
@@ -549,7 +554,7 @@ def test_a_trial_that_comes_back_to_a_machine_repeats_nothing_that_others_sent_m
     first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
     study.send(append(first, begin("s/3", parent=".."), state("RUNNING"), metrics(0, 1, loss=2.0)))
     study.send(append(second, taken_up("s/3"), metrics(0, 61, loss=2.0), metrics(1, 62, loss=1.0)))
-    study.send(append(first, event("elsewhere", 100), state("RUNNING", 100), metrics(1, 101, loss=1.0)))
+    study.send(append(first, taken_again(100), state("RUNNING", 100), metrics(1, 101, loss=1.0)))
     study.send(append(first, metrics(2, 102, loss=0.5)))
     (run,) = [run for run in runs(study) if run.data.tags["kd.run_key"] == "s/3"]
     assert history(study, run, "loss") == [(0, 1, 2.0), (1, 62, 1.0), (2, 102, 0.5)]
@@ -575,7 +580,7 @@ def test_a_machine_that_was_cut_off_repeats_nothing_that_its_heir_tells(study: M
     study.send(append(second, metrics(1, 64, loss=3.0), metrics(2, 65, loss=2.0)))
     assert loss_of_the_trial(study) == [(0, 1, 4.0), (1, 30, 3.0), (2, 65, 2.0)]
     # The heir is lost too, and the first one goes on from what it has trained.
-    study.send(append(first, event("elsewhere", 200), state("RUNNING", 200), metrics(4, 201, loss=0.5)))
+    study.send(append(first, taken_again(200), state("RUNNING", 200), metrics(4, 201, loss=0.5)))
     assert loss_of_the_trial(study) == [(0, 1, 4.0), (1, 30, 3.0), (2, 65, 2.0), (3, 63, 1.0), (4, 201, 0.5)]
 
 
@@ -586,15 +591,50 @@ def test_a_machine_that_took_over_and_was_cut_off_before_it_could_say_so_repeats
     study.send(append(first, begin("s/3", parent=".."), state("RUNNING"), metrics(0, 1, loss=4.0)))
     study.send(append(second, taken_up("s/3"), metrics(0, 61, loss=4.0)))
     # It takes over again while MLflow is away, trains one epoch, and is cut off from the study.
-    append(first, event("elsewhere", 100), state("RUNNING", 100), metrics(1, 101, loss=3.0))
-    study.send(append(second, event("elsewhere", 200), metrics(1, 201, loss=3.0)))
+    append(first, taken_again(100), state("RUNNING", 100), metrics(1, 101, loss=3.0))
+    study.send(append(second, taken_again(200), metrics(1, 201, loss=3.0)))
     study.send(append(first, unsure(metrics(2, 202, loss=2.0))))
     study.send(append(second, metrics(2, 203, loss=2.0), metrics(3, 204, loss=1.0)))
     assert loss_of_the_trial(study) == [(0, 1, 4.0), (1, 201, 3.0), (2, 203, 2.0), (3, 204, 1.0)]
     # It has the trial for good, and says what it had to say, less what is there.
-    study.send(append(first, event("elsewhere", 300), state("RUNNING", 300), metrics(3, 301, loss=1.0)))
+    study.send(append(first, taken_again(300), state("RUNNING", 300), metrics(3, 301, loss=1.0)))
     study.send(append(first, metrics(4, 302, loss=0.5)))
     assert loss_of_the_trial(study)[3:] == [(3, 204, 1.0), (4, 302, 0.5)]
+
+
+def test_a_machine_that_tells_in_good_order_that_it_stops_takes_nothing_back_from_its_heir(
+    study: MlflowSink, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
+    study.send(append(first, begin("s/3", parent=".."), state("RUNNING"), metrics(0, 1, loss=4.0)))
+    study.send(append(second, taken_up("s/3"), metrics(0, 61, loss=4.0), state("WAITING", 62)))
+    append(first, taken_again(100), state("RUNNING", 100), metrics(1, 101, loss=3.0), state("WAITING", 102))
+    study.send(append(second, taken_again(103), state("RUNNING", 103)))
+    study.send(first)  # though in time, it comes after its heir
+    study.send(append(second, unsure(metrics(1, 104, loss=3.0)), state("COMPLETE", 105)))
+    assert loss_of_the_trial(study) == [(0, 1, 4.0), (1, 104, 3.0)]
+    (run,) = [run for run in runs(study) if run.data.tags["kd.run_key"] == "s/3"]
+    assert (run.info.status, run.data.tags["kd.state"]) == ("FINISHED", "COMPLETE")
+
+
+def test_a_machine_that_says_late_that_it_took_over_took_over_when_it_did(study: MlflowSink, tmp_path: Path) -> None:
+    first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
+    study.send(append(first, begin("s/3", parent=".."), state("RUNNING"), metrics(0, 1, loss=4.0)))
+    study.send(append(second, taken_up("s/3"), metrics(0, 61, loss=4.0)))
+    study.send(append(first, unsure(taken_again(50, said_after_s=100)), unsure(metrics(1, 101, loss=3.0))))
+    study.send(append(second, unsure(metrics(1, 102, loss=3.0)), state("COMPLETE", 103)))
+    assert loss_of_the_trial(study) == [(0, 1, 4.0), (1, 102, 3.0)]
+
+
+def test_a_machine_whose_run_its_heir_has_made_holds_back_what_it_has_to_tell(
+    study: MlflowSink, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
+    append(first, begin("s/3", parent=".."), state("RUNNING"), metrics(0, 1, loss=4.0), metrics(1, 30, loss=3.0))
+    study.send(append(second, taken_up("s/3"), metrics(0, 61, loss=4.0)))
+    study.send(append(first, unsure(metrics(2, 62, loss=2.0))))
+    study.send(append(second, metrics(1, 63, loss=3.0), metrics(2, 64, loss=2.0)))
+    assert loss_of_the_trial(study) == [(0, 61, 4.0), (1, 63, 3.0), (2, 64, 2.0)]
 
 
 def test_a_machine_that_tells_only_when_its_heir_has_begun_makes_no_second_run(
