@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import pytest
 import sqlalchemy as sql
-from conftest import environment
+from conftest import environment, wait_for
 from servers import Postgres
 from sqlalchemy.engine import Engine
 
@@ -256,3 +256,34 @@ def test_how_a_worker_is_seen(workers: tuple[DatabaseClaims, DatabaseClaims]) ->
     assert (seen.piece, seen.epochs, seen.is_silent) == ("controls/3", 7, False) and 0 <= seen.silent_s < 5
     first.close()
     assert second.workers() == []
+
+
+def test_a_worker_whose_heart_was_asked_to_end_amid_a_slow_answer_beats_again(
+    workers: tuple[DatabaseClaims, DatabaseClaims], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_claims, "BEAT_S", 0.1)
+    monkeypatch.setattr(database_claims, "_LAST_WORD_S", 0.1)
+    worker, asked, answer = workers[0], threading.Event(), threading.Event()
+    look = worker._look
+
+    def slow() -> None:
+        asked.set()
+        answer.wait()
+
+    monkeypatch.setattr(worker, "_look", slow)
+    worker.take(["0"])
+    assert asked.wait(10)
+    worker.close()
+    monkeypatch.setattr(worker, "_look", look)
+    worker.take(["1"])
+    taken_s = worker._confirmed_s
+    answer.set()
+    wait_for(lambda: worker._confirmed_s > taken_s)
+
+
+def test_a_hold_is_as_old_as_the_server_says(workers: tuple[DatabaseClaims, DatabaseClaims], engine: Engine) -> None:
+    holds = [worker.take([str(number)]) for number, worker in enumerate(workers)]
+    with engine.connect() as connection:
+        now_s = connection.execute(sql.text("select extract(epoch from clock_timestamp())")).scalar_one()
+    first, second = (found[1].taken_ms for found in holds if found is not None)
+    assert now_s * 1000 - 10_000 < first <= second <= now_s * 1000 + 1

@@ -91,6 +91,7 @@ def test_all_that_is_known_arrives_and_the_study_is_gone_on_with_there(settings:
     cut = claimed(study, SPACE)
     assert cut is not None
     assert (cut.trial.number, cut.resumed) == (4, True)
+    assert study.may_be_elsewhere  # the server that it came from may have had workers on other machines
     waited = claimed(study, SPACE)
     assert waited is not None
     assert (waited.trial.number, waited.configuration.student) == (3, {"width": 3})
