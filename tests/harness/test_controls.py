@@ -75,8 +75,10 @@ def test_the_run_of_a_control_has_the_names_of_a_trial_s_run(settings: Settings)
     claim.complete(metrics(0.9, 1.0))
     claim.hold.release()
     (control,) = controls(study, settings, METHODS)
-    begun = _begun(control, study, cast(Notified, SimpleNamespace(notify=lambda folder: None)))
+    _, hold = study.take([control.name]) or pytest.fail()
+    begun = _begun(control, hold, study, cast(Notified, SimpleNamespace(notify=lambda folder: None)))
     begun.close()
+    hold.release()
     logged = [json.loads(line) for line in (begun.folder / SPOOL).read_text().splitlines()]
     (params,) = (line["params"] for line in logged if line.get("params"))
     assert params.keys() == claim.configuration.params().keys() and params["method"] == "labels alone"

@@ -566,7 +566,7 @@ def test_an_interval_of_two_seeds_says_how_little_that_is_and_that_it_leaves_the
     result = confirmed_over(a_study(settings, STUDENTS), 0.97, 0.99)  # 0.98 ± 12.706 · 0.01
     few, beyond = caveats(result)
     assert few.startswith("Two seeds say little") and "--seeds 5" in few
-    assert "accuracy can't be, for it is never below 0 or above 1" in beyond
+    assert beyond.startswith("An interval reaches below 0 or above 1, where accuracy can't be: ")
     _, _, section = summary(result).partition("### Confirmed\n\n")
     intro, row, *_ = section.split("\n\n")
     assert intro == confirmed_head(result) and row.startswith("- accurate (trial 0): accuracy 0.9800 [0.8529, 1.1071]")
