@@ -44,7 +44,7 @@ def notes(result: Result) -> list[str]:
 def _several(result: Result) -> str:
     """How to prove one, unless it was tried of all picks."""
     if set(result.picked) <= {confirmation.number for confirmation in result.confirmed}:
-        return "; what several do stands with the confirmed students"
+        return "; what several show is told below"
     return f"; several may: python -m harness confirm --study {result.study}"
 
 
