@@ -91,7 +91,7 @@ def test_detached_workers_go_on_alone_and_are_cancelled_by_the_command_that_is_s
     wait_for(lambda: all(epochs_logged(example, "cancer", number) > 3 for number in (0, 1)))
     (code,) = re.findall(r'^cancel    python -c "(.*)"$', output, re.MULTILINE)
     subprocess.run([sys.executable, "-c", code], env=environment(), check=True, capture_output=True, timeout=60)
-    wait_for(lambda: logs(example).count("stopped with 0 of 2 trials finished; ") == 2)
+    wait_for(lambda: logs(example).count("stopped with 0 of 2 trials finished and ") == 2)
     assert "Traceback" not in logs(example)
 
 
