@@ -242,32 +242,37 @@ def next_steps(settings: Settings, study: Study, experiment_id: str, *, is_over:
 
 def command_for(name: str, settings: Settings) -> str:
     """What to type for a command of ``python -m harness`` about a study; an address with a password is left out."""
-    places = [
+    places: list[_Given] = [
         ("--storage", settings.storage, DEFAULT_STORAGE),
         ("--tracking-uri", settings.tracking_uri, DEFAULT_TRACKING_URI),
-        ("--runs-dir", str(settings.runs_dir), str(DEFAULT_RUNS_DIR)),
+        ("--runs-dir", settings.runs_dir, DEFAULT_RUNS_DIR),
     ]
-    moved = "".join(
-        f" {flag} {shlex.quote(value)}"
-        for flag, value, default in places
-        if value != default and not (flag in VARIABLES and has_password(value))
-    )
     if name == "confirm" and settings.space_name not in flags.space_names():
-        moved += f" --space {shlex.quote(str(settings.space_file))}"
-    return f"{_program('python')} -m harness {name} --study {settings.study}{moved}"
+        places.append(("--space", settings.space_file, None))
+    return _harness_command(name, ("--study", settings.study, None), *places)
 
 
 def doctor_command(settings: Settings, teacher: Path | None) -> str:
     """What to type to have a search's task checked, with one of its teachers."""
-    space = settings.space_name if settings.space_name in flags.space_names() else str(settings.space_file)
-    places = [
-        ("--space", space),
-        ("--data-dir", settings.data_dir),
-        ("--runs-dir", settings.runs_dir if settings.runs_dir != DEFAULT_RUNS_DIR else None),
-        ("--teacher", teacher),
-    ]
-    given = " ".join(f"{flag} {shlex.quote(str(value))}" for flag, value in places if value is not None)
-    return f"{_program('python')} -m harness doctor {given}"
+    return _harness_command(
+        "doctor",
+        ("--space", settings.space_name if settings.space_name in flags.space_names() else settings.space_file, None),
+        ("--data-dir", settings.data_dir, None),
+        ("--runs-dir", settings.runs_dir, DEFAULT_RUNS_DIR),
+        ("--teacher", teacher, None),
+    )
+
+
+_Given = tuple[str, str | Path | None, str | Path | None]  # a flag, its value, and the one that needs no flag
+
+
+def _harness_command(name: str, *given: _Given) -> str:
+    words = "".join(
+        f" {flag} {shlex.quote(str(value))}"
+        for flag, value, default in given
+        if value != default and not (flag in VARIABLES and has_password(str(value)))
+    )
+    return f"{_program('python')} -m harness {name}{words}"
 
 
 def _addresses(settings: Settings) -> dict[str, str]:

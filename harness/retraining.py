@@ -105,20 +105,21 @@ def let_wait(study: Study, mirror: Notified) -> None:
     """
     if not study.owns_folder():
         return
+    known = study.retrained()
     groups = [folder for folder in study.folder.iterdir() if folder.is_dir() and not folder.name.isdigit()]
-    running = sorted(file.parent for group in groups for file in group.rglob(SPOOL) if last_state(file) == "RUNNING")
+    files = {str(file.parent.relative_to(study.folder)): file for group in groups for file in group.rglob(SPOOL)}
     with contextlib.closing(study.claims):
-        for folder in running:
-            name = str(folder.relative_to(study.folder))
-            found = study.take([name])
+        for name in sorted(files.keys() - known.keys()):
+            found = study.take([name]) if last_state(files[name]) == "RUNNING" else None
             if found is None:
                 continue
+            _, hold = found
             if name not in study.retrained():  # read with the piece in hand
-                spool = Spool(folder, mirror.notify, is_sure=found[1].is_sure)
+                spool = Spool(study.folder / name, mirror.notify, is_sure=hold.is_sure)
                 if spool.state == "RUNNING":
                     spool.set_state("WAITING")
                 spool.close()
-            found[1].release()
+            hold.release()
 
 
 def _train(

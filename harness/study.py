@@ -25,7 +25,7 @@ from harness.presence import Presence
 from harness.record import Record
 from harness.settings import Settings
 from harness.storage import STORAGE_ERRORS
-from harness.whereabouts import MOVING_ATTR, is_first_start, see_that_it_is_here
+from harness.whereabouts import is_first_start, see_that_it_is_here, was_moved_here
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -64,7 +64,7 @@ class Study(Record):
     @property
     def may_be_elsewhere(self) -> bool:
         """Whether other machines may have what is known of its trials: it is shared, or was moved from where it was."""
-        return self.is_shared or MOVING_ATTR in self.attrs
+        return self.is_shared or was_moved_here(self.attrs)
 
     @contextlib.contextmanager
     def alone(self, what: str, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:

@@ -113,21 +113,20 @@ class MlflowSink:
             return
         taken_ms = max((event[TAKEN] for event in events if TAKEN in event), default=None)
         late = time.time() - events[0]["time_ms"] / 1000 > _LATE_S  # its worker may have been lost since
-        unsure = late or any(UNSURE in event for event in events)
-        found: Run | None = None
+        may_be_another_s = late or taken_ms is not None or any(UNSURE in event for event in events)
+        found = run = None  # found is one that others may have told something
         if mirrored.run_id is None:
-            found = self._existing_run(events[0], mirrored, taken_ms is not None or unsure)
+            found = self._existing_run(events[0], mirrored, may_be_another_s)
             run = found or self._new_run(folder, events[0], mirrored)
             mirrored.run_id, mirrored.artifact_uri = str(run.info.run_id), str(run.info.artifact_uri)
-        elif taken_ms is not None:
-            found = self.client.get_run(mirrored.run_id)
-        if unsure or taken_ms is not None:
-            run = found or self.client.get_run(mirrored.run_id)
-            if not _is_of(run, mirrored) and _since_ms(run) > (taken_ms or 0):
-                # Another machine has taken over since, and tells the same. What is held back goes out if it is lost in
-                # turn, and this one goes on.
-                _keep(folder, mirrored)
-                return
+        elif may_be_another_s:
+            run = self.client.get_run(mirrored.run_id)
+            found = None if taken_ms is None else run
+        if may_be_another_s and run is not None and not _is_of(run, mirrored) and _since_ms(run) > (taken_ms or 0):
+            # Another machine has taken over since, and tells the same. What is held back goes out if it is lost in
+            # turn, and this one goes on.
+            _keep(folder, mirrored)
+            return
         if taken_ms is not None and found is not None:
             self._take_over(found, folder, mirrored, taken_ms)
         if found is not None:

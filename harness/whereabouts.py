@@ -38,6 +38,11 @@ def see_that_it_is_here(attrs: Mapping[str, Any], settings: Settings) -> None:
         )
 
 
+def was_moved_here(attrs: Mapping[str, Any]) -> bool:
+    """Whether a study came from another storage: when its copy is whole, the mark of a copy is emptied, and stays."""
+    return MOVING_ATTR in attrs
+
+
 def here(settings: Settings) -> str:
     """This machine's folder of the study: leases tell only there who is at work."""
     return f"{socket.gethostname()}:{settings.study_dir.resolve()}"

@@ -130,6 +130,13 @@ def settings_in(folder: Path, *, trials: int) -> Settings:
     )
 
 
+class Silent:
+    """Stands for the mirror, and sends nothing."""
+
+    def notify(self, folder: Path) -> None:
+        pass
+
+
 def claimed(study: Study, space: SearchSpace) -> Claim | None:
     """A claim as a new process makes it, which has proposed nothing yet."""
     settings = study.settings

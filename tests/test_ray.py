@@ -102,7 +102,7 @@ def test_ctrl_c_cancels_the_tasks(cluster: Any, example: Path) -> None:
     process.send_signal(signal.SIGINT)
     output = ended(process, example, code=130)
     assert re.search(r"cancelled kd-cancer-\w+, a task; nothing is lost, and the same command goes on", output)
-    wait_for(lambda: "stopped with 0 of 1 trials finished and 1 more begun" in logs(example))
+    wait_for(lambda: "stopped with 0 of 1 trials finished and 1 more begun, which go on" in logs(example))
 
 
 def test_a_cluster_that_is_none_is_said(cluster: Any, example: Path) -> None:

@@ -150,7 +150,7 @@ def test_a_worker_whose_place_is_wanted_goes_on_and_ctrl_c_cancels_it(quiet: Clu
     output = ended(process, example, code=130)
     assert re.search(r"cancelled job \d+; nothing is lost, and the same command goes on", output)
     wait_for(lambda: not quiet.jobs())
-    assert logs(example).count("stopped with 0 of 1 trials finished and 1 more begun") == 2
+    assert logs(example).count("stopped with 0 of 1 trials finished and 1 more begun, which go on") == 2
 
 
 def test_a_worker_that_is_requeued_does_not_count_its_time_anew(quiet: Cluster, example: Path) -> None:
@@ -159,7 +159,9 @@ def test_a_worker_that_is_requeued_does_not_count_its_time_anew(quiet: Cluster, 
     (number,) = quiet.jobs("running")
     quiet.run("scontrol", "requeue", number)
     wait_for(lambda: not quiet.jobs())
-    assert "the time is up with 0 of 1 trials finished and 1 more begun" in logs(example)
+    assert "the time is up with 0 of 1 trials finished and 1 more begun, which go on from their last epochs" in logs(
+        example
+    )
     assert "goes on after epoch" not in logs(example)
     assert epochs_logged(example, "cancer", 0) < 20000
 

@@ -85,13 +85,10 @@ def test_a_search_that_is_told_to_stop_without_its_database_stops_in_time(
 
 
 def _computes(pid: int) -> bool:
-    """Whether a process has something to compute for a moment; one that has ended has not."""
+    """Whether a process has something to compute for a moment."""
 
     def used() -> int:
-        try:
-            return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
-        except (FileNotFoundError, ProcessLookupError):
-            return 0
+        return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
 
     before = used()
     time.sleep(0.5)

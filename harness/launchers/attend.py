@@ -98,12 +98,12 @@ def _follow(jobs: Jobs, settings: Settings, terminal: Terminal) -> None:
     finally:
         if bar is not None:
             bar.close()
-    time_is_up = settings.timeout_s is not None and time.monotonic() - began_s >= settings.timeout_s
-    reasons = "; ".join(errors_in([Path(log) for log in sorted(glob(jobs.logs))]))
-    standing = f"{done} of {settings.trials} trials finished"
     if study is not None and study.is_over:
         report(study, terminal)
         return
+    time_is_up = settings.timeout_s is not None and time.monotonic() - began_s >= settings.timeout_s
+    reasons = "; ".join(errors_in([Path(log) for log in sorted(glob(jobs.logs))]))
+    standing = f"{done} of {settings.trials} trials finished"
     if study is not None and done and time_is_up:
         terminal.say(f"the time is up with {standing}; the same command goes on.")
         report(study, terminal)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
-from conftest import claimed, metrics, opened, settings_in
+from conftest import Silent, claimed, metrics, opened, settings_in
 
 from harness.content import derived_seed
 from harness.controls import controls, due, known
@@ -17,7 +15,6 @@ from harness.retraining import _begun
 from harness.settings import Settings
 from harness.spool import SPOOL
 from harness.study import Study
-from harness.worker import Notified
 from search_spaces.digits import SPACE
 from search_spaces.digits_methods import SPACE as METHODS
 
@@ -76,7 +73,7 @@ def test_the_run_of_a_control_has_the_names_of_a_trial_s_run(settings: Settings)
     claim.hold.release()
     (control,) = controls(study, settings, METHODS)
     _, hold = study.take([control.name]) or pytest.fail()
-    begun = _begun(control, hold, study, cast(Notified, SimpleNamespace(notify=lambda folder: None)))
+    begun = _begun(control, hold, study, Silent())
     begun.close()
     hold.release()
     logged = [json.loads(line) for line in (begun.folder / SPOOL).read_text().splitlines()]

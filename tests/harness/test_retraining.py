@@ -8,17 +8,12 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sql
-from conftest import opened, settings_in
+from conftest import Silent, opened, settings_in
 from servers import Postgres
 
 from harness.retraining import let_wait
 from harness.spool import SPOOL, Spool, last_state
 from harness.storage import close_connections
-
-
-class Silent:
-    def notify(self, folder: Path) -> None:
-        pass
 
 
 @pytest.mark.service

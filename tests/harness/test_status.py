@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from conftest import claimed, metrics, opened, settings_in
+from conftest import Silent, claimed, metrics, opened, settings_in
 from optuna.trial import TrialState, create_trial
 from servers import Postgres
 
@@ -16,11 +16,6 @@ from harness.status import pace_per_h, status
 from harness.storage import close_connections
 from harness.worker import begin_spool
 from search_spaces.digits import SPACE
-
-
-class Silent:
-    def notify(self, folder: Path) -> None:
-        pass
 
 
 @pytest.fixture
