@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from harness.assistant import is_student, load_assistant
 from harness.checkpoint import drop_checkpoints
 from harness.content import derived_seed, digest, tensors_digest
-from harness.errors import HarnessError
+from harness.errors import HarnessError, one_line
 from harness.fit import EpochListener, fit, seed_draws
 from harness.keeping import Keeper
 from harness.settings import Settings
@@ -263,17 +265,19 @@ def _load_checkpoint(network: nn.Module, path: Path) -> None:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise HarnessError(
-            f"--teacher {path} must be a .safetensors file or a checkpoint of plain tensors, but can't be read: "
-            # Torch goes on with advice that fits no file of weights.
-            f"{str(error).splitlines()[0].split('. ')[0]}; torch.save(network.state_dict(), FILE) makes one."
+            f"--teacher {path} must be a .safetensors file or a checkpoint of plain tensors, but "
+            f"{_why_unreadable(path, error)}; torch.save(network.state_dict(), FILE) makes one."
         ) from error
     held = content if isinstance(content, dict) else {}
-    state = next((held[key] for key in _STATE_KEYS if key in held), held or None)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    state = next((held[key] for key in _STATE_KEYS if key in held), held)
+    if not _is_state(state):
         keys = f" of {', '.join(map(repr, held))[:_SHOWN]}" if held else ""
+        under = next(
+            (f"torch.load({str(path)!r}, weights_only=True)[{key!r}]" for key in held if _is_state(held[key])), None
+        )
         raise HarnessError(
             f"--teacher {path} must hold a state_dict of tensors, by itself or as one of {', '.join(_STATE_KEYS)}, but "
-            f"holds a {type(content).__name__}{keys}."
+            f"holds a {type(content).__name__}{keys}; torch.save({under or 'network.state_dict()'}, FILE) makes one."
         )
     wanted = network.state_dict()
     # A LightningModule's checkpoint names its network, as in "network.0.weight".
@@ -289,6 +293,25 @@ def _load_checkpoint(network: nn.Module, path: Path) -> None:
         f"--teacher {path} must fit the task's teacher, whose {name!r} has shape {tuple(value.shape)}, "
         f"but there it {found}."
     )
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    """What is wrong with a file of weights that can't be loaded; what torch says of it fits none."""
+    if isinstance(error, OSError):
+        return f"can't be read: {one_line(error)}"
+    with path.open("rb") as file:
+        head = file.read(2)
+    if not head:
+        return "is empty"
+    if pickled := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"holds a {pickled[1]}, which is code, and none is run"
+    if not zipfile.is_zipfile(path) and (head == b"PK" or path.suffix == ".safetensors"):
+        return "is damaged or was cut short"
+    return "can't be read as either"
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(one, Tensor) for one in value.values())
 
 
 def cpu_state(network: nn.Module) -> dict[str, Tensor]:

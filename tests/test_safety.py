@@ -41,7 +41,7 @@ def test_a_pickle_given_as_a_teacher_is_refused_without_being_run(example: Path,
     else:
         torch.save({"state_dict": {"weight": Malicious(target)}}, example / name)
     output = search(example, "--space", "cancer.py", "--trials", "1", "--teacher", name, expect=2)
-    assert "can't be read" in output and not target.exists()
+    assert ("can't be read" in output or "holds a posix.mkdir, which is code" in output) and not target.exists()
 
 
 def test_no_file_of_the_project_unpickles_or_evaluates() -> None:
