@@ -247,8 +247,9 @@ def command_for(name: str, settings: Settings) -> str:
         ("--tracking-uri", settings.tracking_uri, DEFAULT_TRACKING_URI),
         ("--runs-dir", settings.runs_dir, DEFAULT_RUNS_DIR),
     ]
-    if name == "confirm" and settings.space_name not in flags.space_names():
-        places.append(("--space", settings.space_file, None))
+    if name == "confirm":
+        space = flags.space_argument(settings.space_name, settings.space_file)
+        places.append(("--space", space, settings.space_name))  # an embedded one is found by itself
     return _harness_command(name, ("--study", settings.study, None), *places)
 
 
@@ -256,7 +257,7 @@ def doctor_command(settings: Settings, teacher: Path | None) -> str:
     """What to type to have a search's task checked, with one of its teachers."""
     return _harness_command(
         "doctor",
-        ("--space", settings.space_name if settings.space_name in flags.space_names() else settings.space_file, None),
+        ("--space", flags.space_argument(settings.space_name, settings.space_file), None),
         ("--data-dir", settings.data_dir, None),
         ("--runs-dir", settings.runs_dir, DEFAULT_RUNS_DIR),
         ("--teacher", teacher, None),

@@ -44,6 +44,13 @@ def space_file(name: str) -> Path:
     return SPACES_DIR / f"{name.replace('-', '_')}.py"
 
 
+def space_argument(name: str, file: Path) -> str:
+    """What to type for a space: the name of an embedded one, or a file, from here where it is below."""
+    if name in space_names():
+        return name
+    return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
+
+
 def add_space(add: Add) -> None:
     """Add ``--space``."""
     add(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from harness.answers import ANSWERS, read_answers
+from harness.cli import command_for
 from harness.confirm import Confirmation, confirmed
 from harness.controls import failed as failed_controls
 from harness.controls import known as known_controls
@@ -17,6 +19,7 @@ from harness.errors import HarnessError
 from harness.metrics import MAXIMIZED, METRICS
 from harness.pareto import knee, pareto_front
 from harness.prepare import used_conditions
+from harness.settings import Settings
 from harness.spool import curves
 from harness.study import Study
 from harness.transfer import Transfer
@@ -50,6 +53,7 @@ class Result:
         control_transfers: The same of their controls, by the trial's number.
         controls: Metrics of the controls of those on the front, as far as they were trained, by the trial's number.
         failed_controls: Why those of them failed that did.
+        confirm_command: What to type to have the picks confirmed.
     """
 
     study: str
@@ -70,6 +74,7 @@ class Result:
     tested_teacher: dict[str, float] | None
     controls: dict[int, dict[str, float]]
     failed_controls: dict[int, str]
+    confirm_command: str
 
     @property
     def front(self) -> pd.DataFrame:
@@ -154,7 +159,13 @@ def collect(study: Study) -> Result:
         failed_controls={number: why for number, why in failed_controls(study).items() if number in on_front},
         confirmed=confirmed(study),
         tested_teacher=study.tested_teacher,
+        confirm_command=command_for("confirm", _as_searched(study)),
     )
+
+
+def _as_searched(study: Study) -> Settings:
+    """The settings with the study's space, which not every command is given."""
+    return replace(study.settings, space_name=study.space_name, space_file=Path(study.sources["space_file"]))
 
 
 def trials_frame(study: Study) -> pd.DataFrame:

@@ -20,7 +20,7 @@ def notes(result: Result) -> list[str]:
     if len(gains):
         lines.append(
             f"Gain: {result.primary} beyond the control, which is the same student, seed and schedule on labels alone; "
-            f"{(gains > 0).sum()} of {len(gains)} are above 0. One seed each proves no gain{_several(result)}."
+            f"{(gains > 0).sum()} of {len(gains)} are above 0. One seed each proves no gain; {_several(result)}"
         )
     if result.failed_controls:
         told = ", ".join(f"of trial {number}: {why}" for number, why in result.failed_controls.items())
@@ -44,8 +44,8 @@ def notes(result: Result) -> list[str]:
 def _several(result: Result) -> str:
     """How to prove one, unless it was tried of all picks."""
     if set(result.picked) <= {confirmation.number for confirmation in result.confirmed}:
-        return "; what several show is told below"
-    return f"; several may: python -m harness confirm --study {result.study}"
+        return "what several show is told below."
+    return f"several may: {result.confirm_command}"
 
 
 def transferred(result: Result, *, whole: bool = False) -> list[str]:
@@ -99,7 +99,7 @@ def caveats(result: Result) -> list[str]:
     if any(one.seeds < FEW_SEEDS for one in intervals):
         lines.append(
             "Two seeds say little: the interval of two values reaches 13 standard errors to each side. More seeds are "
-            f"added to them: python -m harness confirm --study {result.study} --seeds 5."
+            f"added to them: {result.confirm_command} --seeds 5"
         )
     low, high = result.primary_bounds
     shown = [found for one in intervals for found in (one.student, one.control) if found is not None]

@@ -21,7 +21,7 @@ from rich.console import Console
 from harness.answers import ANSWERS, compare, keep_answers
 from harness.cost import Conditions, Cost, CostTable
 from harness.errors import HarnessError
-from harness.opening import open_study
+from harness.opening import find_study, open_study
 from harness.report import report, summary, write_report
 from harness.report_screen import show
 from harness.result import Result, collect
@@ -575,6 +575,21 @@ def test_an_interval_of_two_seeds_says_how_little_that_is_and_that_it_leaves_the
     show(result, screen)
     (line,) = (line for line in text.getvalue().splitlines() if "0.9800 ± 0.1271" in line)
     assert line.split()[:3] == ["0", "accurate", "2"] and line.endswith("no gain") and few in text.getvalue()
+
+
+def test_the_way_to_confirm_that_is_said_has_the_space_file_and_the_places(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched = replace(settings, space_name="my-space", space_file=settings.runs_dir / "my_space.py")
+    study = a_study(searched, STUDENTS)
+    study.keep_retrained("controls/1", {"metrics": metrics(0.93, 0.4, 400)})
+    monkeypatch.chdir(settings.runs_dir)
+    places = f"--storage {settings.storage} --runs-dir {settings.runs_dir}"
+    command = f"python -m harness confirm --study {settings.study} {places} --space my_space.py"
+    result = collect(find_study(replace(settings, space_name="", space_file=Path())))  # as the report has it
+    (note,) = (note for note in notes(result) if note.startswith("Gain: "))
+    assert note.endswith(command)
+    assert caveats(confirmed_over(study, 0.5, 0.51))[0].endswith(f"{command} --seeds 5")
 
 
 @pytest.mark.parametrize(("accuracies", "said"), [((0.5, 0.51), 1), ((0.6, 0.61, 0.62), 0), ((0.9, 0.99, 0.99), 1)])
