@@ -141,7 +141,9 @@ def space_of(parser: argparse.ArgumentParser, asked: str) -> tuple[str, Path]:
             parser.error(f"--space must be a Python file that exists, but got {asked!r}")
         return file.stem.replace("_", "-"), file
     if asked not in space_names():
-        parser.error(f"--space must be one of {', '.join(space_names())} or a Python file, but got {asked!r}")
+        near = [file for file in (f"{asked}.py", f"{asked.replace('-', '_')}.py") if Path(file).is_file()]
+        hint = f"; did you mean --space {near[0]}?" if near else ""
+        parser.error(f"--space must be one of {', '.join(space_names())} or a Python file, but got {asked!r}{hint}")
     return asked, space_file(asked)
 
 

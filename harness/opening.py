@@ -18,7 +18,7 @@ from harness.addresses import is_server, redact, sqlite_path
 from harness.content import Lease, write_atomically
 from harness.database_locks import alone, server_engine
 from harness.errors import HarnessError
-from harness.flags import space_file, space_names
+from harness.flags import space_argument, space_file, space_names
 from harness.metrics import MAXIMIZED, METRICS
 from harness.patience import Patience, server_is_away
 from harness.settings import Settings
@@ -67,8 +67,8 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
                 )
         else:
             loaded, stored = None, None
-        if stored is not None and (stored == identity or loaded is None or not _is_abandoned(loaded, settings)):
-            _compare(settings.study, stored, identity)
+        if loaded is not None and stored is not None and (stored == identity or not _is_abandoned(loaded, settings)):
+            _compare(Study(loaded, settings), stored, identity)
         else:
             # A study that was cut while it was being made has no identity yet, and one whose preparation failed has no
             # trial: it is made again, whole.
@@ -243,12 +243,16 @@ def _direction(objective: str, space: SearchSpace) -> str:
     return "maximize" if objective in MAXIMIZED else "minimize"
 
 
-def _compare(name: str, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+def _compare(study: Study, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     for key, value in asked.items():
         if stored.get(key) != value:
+            was, now = _shown(stored.get(key)), _shown(value)
+            if key == "space":  # a name that is derived from a file's finds no file
+                was = space_argument(was, Path(study.sources.get("space_file", was)))
+                now = space_argument(now, study.settings.space_file)
             raise HarnessError(
-                f"study {name!r} was created with {_FLAGS.get(key, key)} {_shown(stored.get(key))} and cannot be "
-                f"resumed with {_shown(value)}; use --study to name a new one."
+                f"study {study.settings.study!r} was created with {_FLAGS.get(key, key)} {was} and cannot be resumed "
+                f"with {now}; use --study to name a new one."
             )
 
 

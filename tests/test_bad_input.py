@@ -78,7 +78,7 @@ def test_class_names_that_do_not_name_each_class_are_refused(tmp_path: Path) -> 
 
 
 def test_a_study_is_not_resumed_as_another(finished: Path, tmp_path: Path) -> None:
-    before = numbers(finished, "cancer")
+    before, where = numbers(finished, "cancer"), finished.resolve()
     finished = Path(shutil.copytree(finished, tmp_path / "copy"))
     same = ("--space", "cancer.py", "--epochs", "6")
     error = refused(finished, *same, "--objectives", "accuracy,macs")
@@ -87,7 +87,7 @@ def test_a_study_is_not_resumed_as_another(finished: Path, tmp_path: Path) -> No
     assert "was created with --epochs 6 and cannot be resumed with 7" in refused(finished, *same[:2], "--epochs", "7")
     assert "was created with --seed 0 and cannot be resumed with 1" in refused(finished, *same, "--seed", "1")
     error = refused(finished, "--study", "cancer", "--epochs", "6")
-    assert "was created with --space cancer and cannot be resumed with digits;" in error
+    assert f"was created with --space {where}/cancer.py and cannot be resumed with digits;" in error
     (finished / "wider").mkdir(exist_ok=True)
     (finished / "wider" / "cancer.py").write_text(EXAMPLE.replace("IntDistribution(1, 16", "IntDistribution(1, 17"))
     error = refused(finished, "--space", "wider/cancer.py", "--epochs", "6")

@@ -255,6 +255,14 @@ def test_a_mistake_ends_with_code_2_and_one_line(
     assert flag in (line := only_line(output.err)) and found in line
 
 
+@pytest.mark.parametrize("asked", ["my_space", "my-space"])
+def test_a_space_file_without_its_ending_is_asked_for(asked: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("my_space.py").touch()
+    with pytest.raises(SystemExit):
+        parse_search(["--space", asked])
+    assert f"but got {asked!r}; did you mean --space my_space.py? (see" in only_line(capsys.readouterr().err)
+
+
 @pytest.mark.parametrize("runs_dir", ["file", "file/runs", "file/a/b"])
 def test_a_runs_dir_that_cannot_be_written_is_said_at_once(runs_dir: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("file").write_text("not a folder")

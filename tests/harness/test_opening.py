@@ -78,6 +78,15 @@ def test_a_study_is_not_resumed_as_another_one(settings: Settings, changed: dict
     assert opened(replace(settings, study="t", **changed)).id != study.id
 
 
+def test_a_space_of_one_s_own_is_named_by_its_file(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = settings.runs_dir.parent
+    begun(mine := replace(settings, space_name="my-space", space_file=folder / "spaces" / "my_space.py"))
+    monkeypatch.chdir(folder)
+    assert "with --space spaces/my_space.py and cannot be resumed with digits;" in refused(settings)
+    other = replace(mine, space_name="other", space_file=Path("other.py"))
+    assert "with --space spaces/my_space.py and cannot be resumed with other.py;" in refused(other)
+
+
 @pytest.mark.parametrize(
     ("space", "shown"),
     [
