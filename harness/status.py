@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from harness.claims import Worker
 from harness.content import Lease
+from harness.presence import Absence
 from harness.spool import curves
 from harness.study import Study
 
@@ -28,7 +29,7 @@ def status(study: Study) -> Iterator[str]:
     found = [f"{states[state]} {word}" for state, word in _WORDS.items() if states[state]]
     of = "" if asked is None else f" of {asked}"
     yield f"study     {study.settings.study}: {finished}{of} trials finished{_listed(found)}, {_begun(states, asked)}"
-    retrained = study.retrained()
+    workers, retrained = study.claims.workers(), study.retrained()
     if retrained:
         failed = sum("reason" in result for result in retrained.values())
         yield f"anew      {len(retrained)} students trained anew, for controls or to confirm, {failed} failed"
@@ -37,11 +38,13 @@ def status(study: Study) -> Iterator[str]:
     elif asked is not None and finished >= asked:
         yield "finished  all trials that were asked for"
     elif (rate := pace_per_h(trials)) is not None:
-        left = "" if asked is None else f", {_clock((asked - finished) / rate * 3600)} left"
+        if not _is_worked_on(study, workers):
+            left = "; nobody is at work"
+        else:
+            left = "" if asked is None else f", {_clock((asked - finished) / rate * 3600)} left"
         # Optuna has an end from the clock of the machine that worked on the trial, and now is this one's.
         clocks = "; by the machines' own clocks, each as right as it is set" if study.is_shared else ""
         yield f"pace      {rate:,.0f} trials an hour, by the last {min(finished, _RECENT)}{left}{clocks}"
-    workers = study.claims.workers()
     epochs = study.attrs["kd.identity"]["epochs"]
     for worker in workers:
         yield f"worker    {_described(worker, epochs)}"
@@ -78,6 +81,18 @@ def pace_per_h(trials: Sequence[FrozenTrial]) -> float | None:
     # Up to now, not to the last end: a study that nobody works on any more gets slower and slower.
     seconds = (max(datetime.now(), ends[-1]) - ends[0]).total_seconds()
     return (len(ends) - 1) / seconds * 3600
+
+
+def _is_worked_on(study: Study, workers: Sequence[Worker]) -> bool:
+    """Whether anybody is at work on it; yes, where that can't be told from here."""
+    if study.is_shared:
+        return any(not worker.is_silent for worker in workers)
+    if not study.owns_folder():
+        return True
+    absence = Absence(study.settings)
+    nobody = absence.acquire()
+    absence.release()
+    return not nobody
 
 
 def _described(worker: Worker, epochs: int) -> str:

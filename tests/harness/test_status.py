@@ -49,6 +49,25 @@ def test_a_study_on_this_machine_tells_what_runs_and_what_was_cut(settings: Sett
     running.hold.release()
 
 
+def test_time_is_left_while_somebody_is_at_work(settings: Settings) -> None:
+    study = opened(settings)
+    for _ in range(2):
+        claim = claimed(study, SPACE)
+        assert claim is not None
+        claim.complete(metrics(0.5, 1.0))
+        claim.hold.release()
+
+    def pace() -> str:
+        (line,) = (line for line in status(opened(settings)) if line.startswith("pace"))
+        return line.partition("by the last 2")[2]
+
+    assert pace() == "; nobody is at work"
+    study.hold()
+    assert pace().endswith(" left")
+    study.lease.release()
+    assert pace() == "; nobody is at work"
+
+
 @pytest.mark.service
 def test_a_study_on_a_server_tells_its_workers_from_any_folder(
     settings: Settings, postgres: Postgres, tmp_path: Path
@@ -88,7 +107,9 @@ def test_a_pace_that_several_machines_make_says_whose_clocks_tell_it(settings: S
             claim.hold.release()
         (pace,) = (line for line in status(study) if line.startswith("pace"))
         assert ("by the machines' own clocks" in pace) == said
+        assert " left" in pace
         study.claims.close()
+        assert any("; nobody is at work" in line for line in status(study)) == said  # the other's folder is taken
         close_connections(study.optuna)
 
 
