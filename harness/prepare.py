@@ -133,14 +133,19 @@ def prepare(
     check_layers(space, data)
     costs = _costs(settings, space, study, [teacher.network for teacher in teachers], data, terminal)
     files, its_costs = settings.teachers or [None] * len(teachers), costs.members or [costs.teacher]
-    for teacher, file, said, its_scores, cost in zip(teachers, files, outputs, scores, its_costs, strict=True):
+    names, doubts = labels(len(teachers)) if len(teachers) > 1 else ["the teacher"], []
+    for who, teacher, file, said, its_scores, cost in zip(
+        names, teachers, files, outputs, scores, its_costs, strict=True
+    ):
         terminal.say(f"teacher   {_described(space, its_scores, cost)}, {teacher.digest}")
         for misgiving in misgivings(said["val"]["logits"].float(), data.splits["val"].labels.cpu()):
-            terminal.tell(f"warning   it {misgiving}; look: {doctor_command(settings, file)}", indent=" " * 10)
+            doubts.append(f"{who} {misgiving}")
+            terminal.tell(f"warning   {doubts[-1]}; look: {doctor_command(settings, file)}", indent=" " * 10)
         _finish_teacher(teacher, its_scores, cost)
         mirror.notify(teacher.spool.folder)  # a kept teacher may be new to this tracking store
     if len(teachers) > 1:
         terminal.say(f"ensemble  {_described(space, together, costs.teacher)}, mean of the {name}")
+    study.keep_misgivings(doubts)
     study.keep_teacher(_teacher_metrics(together, costs.teacher))
     budget.within(space, settings.budgets, costs)  # says so now, if no student is
     return Prepared(data=data, classes=classes, dataset=dataset, teacher_digest=name, costs=costs)

@@ -14,6 +14,7 @@ from harness.storage import patience_with
 
 _COSTS_ATTR = "kd.costs"
 _EXHAUSTED_ATTR = "kd.exhausted"
+_MISGIVINGS_ATTR = "kd.misgivings"
 _RETRAINED = "kd.retrained."
 _SOURCES_ATTR = "kd.sources"
 _TESTED_ATTR = "kd.teacher_on_test"
@@ -145,6 +146,16 @@ class Record:
     def keep_primary_bounds(self, low: float | None, high: float | None) -> None:
         """Store what the primary metric can be."""
         self._keep(_BOUNDS_ATTR, [low, high])
+
+    @property
+    def misgivings(self) -> tuple[str, ...]:
+        """What is doubtful of those who teach and learn in it (``harness.misgivings``), a sentence each."""
+        return tuple(self.attrs.get(_MISGIVINGS_ATTR, ()))
+
+    def keep_misgivings(self, found: Sequence[str]) -> None:
+        """Store what is doubtful."""
+        if tuple(found) != self.misgivings:
+            self._keep(_MISGIVINGS_ATTR, list(found))
 
     @property
     def costs(self) -> str | None:

@@ -38,6 +38,7 @@ class Result:
             it is on the front, ``control`` is what its control reached, and ``gain`` how much better it is itself.
         teacher: The teacher's metrics.
         ensemble: Where several teach as one, what is averaged of which; else empty.
+        misgivings: What is doubtful of those who teach and learn, a sentence each.
         objectives: Names of the objectives.
         directions: Their directions.
         primary: Name of the primary metric.
@@ -60,6 +61,7 @@ class Result:
     trials: pd.DataFrame
     teacher: dict[str, float]
     ensemble: str
+    misgivings: tuple[str, ...]
     objectives: tuple[str, ...]
     directions: tuple[str, ...]
     primary: str
@@ -145,6 +147,7 @@ def collect(study: Study) -> Result:
         trials=frame,
         teacher=teacher,
         ensemble=study.ensemble,
+        misgivings=study.misgivings,
         objectives=study.objectives,
         directions=study.directions,
         primary=study.primary,

@@ -11,6 +11,7 @@ from harness.result import WITHIN_TEACHER, Result
 def notes(result: Result) -> list[str]:
     """What the table does not say, a sentence a line."""
     lines = [f"Latencies hold for {result.conditions}; {result.primary} is the last epoch's, on the validation split."]
+    lines += [f"Warning: {misgiving}." for misgiving in result.misgivings]
     if result.ensemble:
         lines.append(
             f"The teacher is the mean of the {result.ensemble}; its costs are theirs, one run after the other."

@@ -1,11 +1,23 @@
-"""What is doubtful of a teacher at a glance."""
+"""What is doubtful of a teacher at a glance, and who hears of it."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
+from conftest import EXAMPLE, opened
+from safetensors.torch import save_file
+from test_parent import Silent
 from torch import Tensor
 
 from harness.misgivings import misgivings
+from harness.prepare import prepare
+from harness.result import collect
+from harness.sentences import notes
+from harness.settings import Settings
+from harness.space import load_space
+from harness.terminal import Terminal
 
 LABELS = torch.tensor([0, 0, 0, 1, 2])
 
@@ -28,3 +40,30 @@ def test_a_teacher_that_knows_no_more_than_the_most_frequent_label_raises_one() 
 def test_probabilities_raise_one() -> None:
     (found,) = misgivings(sure_of(LABELS).softmax(1), LABELS)
     assert found.startswith("gives probabilities where logits are wanted")
+
+
+def test_a_search_says_it_of_the_teacher_at_its_start_and_beneath_its_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher, file = "return perceptron(256)", tmp_path / "cancer.py"
+    assert EXAMPLE.count(teacher) == 1
+    file.write_text(EXAMPLE.replace(teacher, "return nn.Sequential(perceptron(256), nn.Softmax(1))"))
+    space, checkpoint = load_space(file), tmp_path / "teacher.safetensors"
+    save_file(space.task.teacher().state_dict(), checkpoint)
+    settings = Settings(
+        space_name="cancer",
+        space_file=file,
+        study="s",
+        storage=f"{tmp_path}/optuna.journal",
+        runs_dir=tmp_path / "mlruns",
+        teachers=(checkpoint,),
+    )
+    study = opened(settings, space)
+    study.hold()
+    prepare(settings, space, study, Terminal(), Silent())
+    study.lease.release()
+    said = "the teacher gives probabilities where logits are wanted: T and the losses soften them twice"
+    look = f"python -m harness doctor --space {file} --runs-dir {settings.runs_dir} --teacher {checkpoint}"
+    output = capsys.readouterr().out
+    assert f"warning   {said}; look: " in output and f"{look}\n" in output
+    assert f"Warning: {said}." in notes(collect(study))
