@@ -1,4 +1,4 @@
-"""What makes a teacher's answers doubtful at a glance; ``harness.doctor`` looks closer."""
+"""What makes a network's answers doubtful at a glance; ``harness.doctor`` looks closer."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ def share_right(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     return int(right) / len(labels), int(frequent) / len(labels)
 
 
-def misgivings(logits: Tensor, labels: Tensor) -> list[str]:
-    """What is doubtful of a teacher, a phrase each.
+def misgivings(logits: Tensor, labels: Tensor | None = None) -> list[str]:
+    """What is doubtful of a teacher, or of a student that has learnt nothing yet, a phrase each.
 
     Args:
-        logits: Its answers to the validation split, of shape (N, C).
-        labels: The true ones, of shape (N,).
+        logits: Its answers to validation samples, of shape (N, C).
+        labels: The true ones, of shape (N,), where it should know them.
     """
     found = []
-    right, frequent = share_right(logits, labels)
-    if right <= frequent:
-        found.append(
-            f"is right on {right:.0%} of the validation samples, and always the most frequent label on {frequent:.0%}"
-        )
+    if labels is not None:
+        right, frequent = share_right(logits, labels)
+        if right <= frequent:
+            found.append(
+                f"is right on {right:.0%} of the validation samples, and always the most frequent label on "
+                f"{frequent:.0%}"
+            )
     if is_made_of_probabilities(logits):
         found.append("gives probabilities where logits are wanted: T and the losses soften them twice")
     return found

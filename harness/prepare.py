@@ -42,11 +42,12 @@ from harness.study import Study
 from harness.teacher import Teacher
 from harness.teacher_outputs import SEARCHED, Outputs, make_teacher_outputs
 from harness.terminal import Terminal
-from lightning_modules.batch import Inputs, select
+from lightning_modules.batch import Inputs, call, select
 from lightning_modules.losses import soft_target_loss
 from lightning_modules.tensors import Split, TensorDataModule
 
 _FINGERPRINTED = 256  # samples, by whose views a kind of augmentation is known
+_GLANCED_AT = 16  # samples, by which it is seen whether a student gives logits
 MOST_ARCHITECTURES = 256  # a space of more is measured architecture by architecture, when a trial asks for it
 
 
@@ -145,6 +146,9 @@ def prepare(
         mirror.notify(teacher.spool.folder)  # a kept teacher may be new to this tracking store
     if len(teachers) > 1:
         terminal.say(f"ensemble  {_described(space, together, costs.teacher)}, mean of the {name}")
+    for misgiving in _student_misgivings(space, data):
+        doubts.append(f"a student {misgiving}")
+        terminal.tell(f"warning   {doubts[-1]}; look: {doctor_command(settings, files[0])}", indent=" " * 10)
     study.keep_misgivings(doubts)
     study.keep_teacher(_teacher_metrics(together, costs.teacher))
     budget.within(space, settings.budgets, costs)  # says so now, if no student is
@@ -308,8 +312,18 @@ def fingerprint(data: TensorDataModule) -> str:
 
 def _students_digest(space: SearchSpace) -> str:
     """What the task makes of an architecture, told by the middle one: costs that are kept hold for no other network."""
-    middle = {name: value for name, value in space.middle().items() if name in space.student}
-    return digest("student", shape_of(_student(space, middle, torch.device("cpu"))))
+    return digest("student", shape_of(_middle_student(space, torch.device("cpu"))))
+
+
+def _student_misgivings(space: SearchSpace, data: TensorDataModule) -> list[str]:
+    """What is doubtful of the middle student before it has learnt anything."""
+    network = _middle_student(space, data.device).eval()
+    with _asking("the task's student"), torch.no_grad():
+        return misgivings(call(network, example_inputs(data, _GLANCED_AT)).float())
+
+
+def _middle_student(space: SearchSpace, device: torch.device) -> nn.Module:
+    return _student(space, {name: value for name, value in space.middle().items() if name in space.student}, device)
 
 
 def _student(space: SearchSpace, architecture: Mapping[str, Any], device: torch.device) -> nn.Module:

@@ -1,4 +1,4 @@
-"""What is doubtful of a teacher at a glance, and who hears of it."""
+"""What is doubtful of teachers and students at a glance, and who hears of it."""
 
 from __future__ import annotations
 
@@ -40,14 +40,16 @@ def test_a_teacher_that_knows_no_more_than_the_most_frequent_label_raises_one() 
 def test_probabilities_raise_one() -> None:
     (found,) = misgivings(sure_of(LABELS).softmax(1), LABELS)
     assert found.startswith("gives probabilities where logits are wanted")
+    assert misgivings(sure_of(LABELS).softmax(1)) == [found] and misgivings(sure_of(LABELS)) == []
 
 
-def test_a_search_says_it_of_the_teacher_at_its_start_and_beneath_its_result(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("network", "who"), [("perceptron(256)", "the teacher"), ("perceptron(width)", "a student")])
+def test_a_search_says_it_of_either_at_its_start_and_beneath_its_result(
+    network: str, who: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    teacher, file = "return perceptron(256)", tmp_path / "cancer.py"
-    assert EXAMPLE.count(teacher) == 1
-    file.write_text(EXAMPLE.replace(teacher, "return nn.Sequential(perceptron(256), nn.Softmax(1))"))
+    file = tmp_path / "cancer.py"
+    assert EXAMPLE.count(f"return {network}\n") == 1
+    file.write_text(EXAMPLE.replace(f"return {network}\n", f"return nn.Sequential({network}, nn.Softmax(1))\n"))
     space, checkpoint = load_space(file), tmp_path / "teacher.safetensors"
     save_file(space.task.teacher().state_dict(), checkpoint)
     settings = Settings(
@@ -62,7 +64,7 @@ def test_a_search_says_it_of_the_teacher_at_its_start_and_beneath_its_result(
     study.hold()
     prepare(settings, space, study, Terminal(), Silent())
     study.lease.release()
-    said = "the teacher gives probabilities where logits are wanted: T and the losses soften them twice"
+    said = f"{who} gives probabilities where logits are wanted: T and the losses soften them twice"
     look = f"python -m harness doctor --space {file} --runs-dir {settings.runs_dir} --teacher {checkpoint}"
     output = capsys.readouterr().out
     assert f"warning   {said}; look: " in output and f"{look}\n" in output
