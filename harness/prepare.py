@@ -37,7 +37,7 @@ from harness.methods import check_classes, check_layers, check_teachers, teacher
 from harness.mirror import Mirror
 from harness.misgivings import misgivings
 from harness.settings import Settings
-from harness.space import SearchSpace
+from harness.space import SearchSpace, line_of
 from harness.study import Study
 from harness.teacher import Teacher
 from harness.teacher_outputs import SEARCHED, Outputs, make_teacher_outputs
@@ -95,20 +95,20 @@ def prepare(
     """
     check_teachers(space, number_of_teachers(settings))
     device = device_of(settings.accelerator)
-    with _asking("the task's data"):
+    with _asking("the task's data", settings):
         data = space.task.data(settings.data_dir)
-    with _asking("the task's views"):
+    with _asking("the task's views", settings):
         dataset = fingerprint(data)
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in data.splits.items())
     views = "" if data.views is None else f", {data.views.count} views of each to train on"
     terminal.say(f"data      {sizes} samples{views}, {dataset}")
     data.move_to(device)
-    study.bind(dataset=dataset, students=_students_digest(space))
+    study.bind(dataset=dataset, students=_students_digest(space, settings))
     classes = 1 + max(int(part.labels.max()) for part in data.splits.values())
     check_classes(space, classes)
     _keep_class_names(space, study, classes)
     keeper = Keeper(study.alone if study.is_shared else nobody_else, mirror, terminal.say)
-    with _asking("the task's teacher"):
+    with _asking("the task's teacher", settings):
         teachers = make_teachers(
             space.task,
             data,
@@ -122,7 +122,7 @@ def prepare(
     name = ensemble_name(teachers, settings.average)
     study.bind(teacher=name)
     layers = teacher_layers(space)
-    with _asking("the teacher"):
+    with _asking("the teacher", settings):
         outputs = [
             make_teacher_outputs(
                 teacher, data, dataset, splits=splits, layers=layers, cache_dir=settings.cache_dir, keeper=keeper
@@ -146,7 +146,7 @@ def prepare(
         mirror.notify(teacher.spool.folder)  # a kept teacher may be new to this tracking store
     if len(teachers) > 1:
         terminal.say(f"ensemble  {_described(space, together, costs.teacher)}, mean of the {name}")
-    for misgiving in _student_misgivings(space, data):
+    for misgiving in _student_misgivings(space, data, settings):
         doubts.append(f"a student {misgiving}")
         terminal.tell(f"warning   {doubts[-1]}; look: {doctor_command(settings, files[0])}", indent=" " * 10)
     study.keep_misgivings(doubts)
@@ -224,7 +224,9 @@ def _found_or_measured(
 ) -> CostTable:
     conditions = conditions_of(data.device)
     architectures = space.architectures(limit=MOST_ARCHITECTURES) or []
-    networks = {key_of(architecture): _student(space, architecture, data.device) for architecture in architectures}
+    networks = {
+        key_of(architecture): _student(space, architecture, data.device, settings) for architecture in architectures
+    }
     members = dict(zip(labels(len(teachers)), teachers, strict=True))
     networks = {**members, **networks}
     file = cost_cache_file(settings.cache_dir, networks, example_inputs(data, 1), conditions)
@@ -238,7 +240,7 @@ def _found_or_measured(
         if table is None:
             bar = terminal.bar("costs", ROUNDS, "rounds")
             try:
-                with _asking("a network of the task"):
+                with _asking("a network of the task", settings):
                     costs = measure_costs(
                         networks,
                         lambda size: example_inputs(data, size),
@@ -262,7 +264,7 @@ def costs_of(architecture: Mapping[str, Any], space: SearchSpace, study: Study, 
             assert study.costs is not None
             table.students |= CostTable.from_json(study.costs).students
             if key not in table.students:
-                network = _student(space, architecture, prepared.data.device)
+                network = _student(space, architecture, prepared.data.device, study.settings)
                 table.students |= measure_costs(
                     {key: network}, lambda size: example_inputs(prepared.data, size), conditions=table.conditions
                 )
@@ -281,7 +283,7 @@ def is_affordable(architecture: Mapping[str, Any], space: SearchSpace, study: St
     known = prepared.costs.students.get(key_of(architecture))
     if known is None:
         try:
-            network = _student(space, architecture, prepared.data.device).eval()
+            network = _student(space, architecture, prepared.data.device, study.settings).eval()
             counted = count_costs(network, example_inputs(prepared.data, 1))._asdict()
         except (MemoryError, torch.OutOfMemoryError):
             return False
@@ -310,36 +312,44 @@ def fingerprint(data: TensorDataModule) -> str:
     return tensors_digest(named)
 
 
-def _students_digest(space: SearchSpace) -> str:
+def _students_digest(space: SearchSpace, settings: Settings) -> str:
     """What the task makes of an architecture, told by the middle one: costs that are kept hold for no other network."""
-    return digest("student", shape_of(_middle_student(space, torch.device("cpu"))))
+    return digest("student", shape_of(_middle_student(space, torch.device("cpu"), settings)))
 
 
-def _student_misgivings(space: SearchSpace, data: TensorDataModule) -> list[str]:
+def _student_misgivings(space: SearchSpace, data: TensorDataModule, settings: Settings) -> list[str]:
     """What is doubtful of the middle student before it has learnt anything."""
-    network = _middle_student(space, data.device).eval()
-    with _asking("the task's student"), torch.no_grad():
+    network = _middle_student(space, data.device, settings).eval()
+    with _asking("the task's student", settings), torch.no_grad():
         return misgivings(call(network, example_inputs(data, _GLANCED_AT)).float())
 
 
-def _middle_student(space: SearchSpace, device: torch.device) -> nn.Module:
-    return _student(space, {name: value for name, value in space.middle().items() if name in space.student}, device)
+def _middle_student(space: SearchSpace, device: torch.device, settings: Settings) -> nn.Module:
+    middle = {name: value for name, value in space.middle().items() if name in space.student}
+    return _student(space, middle, device, settings)
 
 
-def _student(space: SearchSpace, architecture: Mapping[str, Any], device: torch.device) -> nn.Module:
-    with _asking(f"the task's student({', '.join(f'{k}={v!r}' for k, v in architecture.items())})"):
+def _student(
+    space: SearchSpace, architecture: Mapping[str, Any], device: torch.device, settings: Settings
+) -> nn.Module:
+    with _asking(f"the task's student({', '.join(f'{k}={v!r}' for k, v in architecture.items())})", settings):
         return space.task.student(**architecture).to(device)
 
 
 @contextlib.contextmanager
-def _asking(what: str) -> Iterator[None]:
-    """Say of any error in a task's own code whose it is, in one line."""
+def _asking(what: str, settings: Settings) -> Iterator[None]:
+    """Say of any error in a task's own code whose it is and where, in one line."""
     try:
         yield
     except HarnessError:
         raise
     except Exception as error:
-        raise HarnessError(f"{what} fails: {type(error).__name__}: {one_line(error)}") from error
+        line = line_of(error, settings.space_file)
+        place = f" in {settings.space_file}{line}" if line else ""
+        raise HarnessError(
+            f"{what} fails{place}: {type(error).__name__}: {one_line(error)}; look: "
+            f"{doctor_command(settings, next(iter(settings.teachers), None))}"
+        ) from error
 
 
 def _keep_class_names(space: SearchSpace, study: Study, classes: int) -> None:

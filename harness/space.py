@@ -236,7 +236,7 @@ def load_space(file: Path) -> SearchSpace:
     except Exception as error:
         del sys.modules[name]
         said = error.msg if _is_syntax_of(error, file) else error  # else it says file and line again
-        raise HarnessError(f"space file {file}{_line_of(error, file)}: {type(error).__name__}: {said}") from error
+        raise HarnessError(f"space file {file}{line_of(error, file)}: {type(error).__name__}: {said}") from error
     if not hasattr(module, "SPACE"):
         raise HarnessError(f"space file {file} must set SPACE to a SearchSpace, but sets none.")
     space = module.SPACE
@@ -251,7 +251,8 @@ def _is_syntax_of(error: BaseException, file: Path) -> TypeGuard[SyntaxError]:
     return Path(error.filename).resolve() == file.resolve()
 
 
-def _line_of(error: BaseException, file: Path) -> str:
+def line_of(error: BaseException, file: Path) -> str:
+    """Where in a space file an error comes from, as ``", line 3"``; empty where it comes from elsewhere."""
     if _is_syntax_of(error, file):
         return f", line {error.lineno}"
     lines = [

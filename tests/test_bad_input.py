@@ -64,10 +64,23 @@ def test_a_space_file_with_an_error_is_named_with_its_line(tmp_path: Path) -> No
     assert not (tmp_path / "optuna.db").exists()
 
 
-def test_a_student_that_cannot_be_built_is_found_before_the_search(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(EXAMPLE.replace("return perceptron(width)", "return perceptron(None)"))
-    error = refused(tmp_path, "--space", "mine.py")
-    assert error.startswith("error: the task's student(width=4) fails: TypeError")
+@pytest.mark.parametrize(
+    ("code", "broken", "what", "error"),
+    [
+        ("return perceptron(width)", "return perceptron[width]", "student(width=4)", "TypeError: 'function' object"),
+        ("return perceptron(256)", "return perceptron[256]", "teacher", "TypeError: 'function' object"),
+        ("splits = stratified_splits(", "splits = stratify(", "data", "NameError: name 'stratify' is not defined"),
+    ],
+)
+def test_what_cannot_be_made_is_told_with_its_line_before_the_search(
+    code: str, broken: str, what: str, error: str, tmp_path: Path
+) -> None:
+    text = EXAMPLE.replace(code, broken)
+    (tmp_path / "mine.py").write_text(text)
+    (line,) = (number for number, line in enumerate(text.splitlines(), 1) if broken in line)
+    found = refused(tmp_path, "--space", "mine.py")
+    assert found.startswith(f"error: the task's {what} fails in mine.py, line {line}: {error}")
+    assert found.endswith("python -m harness doctor --space mine.py")
 
 
 def test_class_names_that_do_not_name_each_class_are_refused(tmp_path: Path) -> None:
