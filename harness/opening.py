@@ -14,7 +14,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from harness.addresses import is_server, redact, sqlite_path
+from harness.addresses import is_server, redact, storage_file
 from harness.content import Lease, write_atomically
 from harness.database_locks import alone, server_engine
 from harness.errors import HarnessError
@@ -127,9 +127,12 @@ def load_stored(settings: Settings) -> Study:
     Raises:
         HarnessError: If the storage can't be used or has no such study of this program.
     """
-    name, path = settings.study, sqlite_path(settings.storage)
+    name, path = settings.study, storage_file(settings.storage)
     if path is not None and not path.exists():
-        raise HarnessError(f"--storage must be a study's database, but there is no file {str(path)!r}.")
+        raise HarnessError(
+            f"--storage must be a study's database or journal file, but there is no file {str(path)!r}; the search had "
+            "another, or was in another folder."
+        )
     storage = open_storage(settings)
     names = optuna.get_all_study_names(storage)
     if name not in names:

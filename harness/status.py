@@ -32,7 +32,8 @@ def status(study: Study) -> Iterator[str]:
     workers, retrained = study.claims.workers(), study.retrained()
     if retrained:
         failed = sum("reason" in result for result in retrained.values())
-        yield f"anew      {len(retrained)} students trained anew, for controls or to confirm, {failed} failed"
+        students = "1 student" if len(retrained) == 1 else f"{len(retrained)} students"
+        yield f"anew      {students} trained anew, for controls or to confirm, {failed} failed"
     if study.is_exhausted and finished == len(trials):
         yield "finished  its space is exhausted"
     elif asked is not None and finished >= asked:

@@ -212,11 +212,14 @@ def test_a_study_of_another_program_is_left_alone(settings: Settings) -> None:
     assert optuna.load_study(study_name="s", storage=open_storage(settings)).user_attrs == {"who": "another program"}
 
 
-def test_a_study_that_is_read_must_exist_and_no_database_is_made_for_it(settings: Settings, tmp_path: Path) -> None:
-    settings = in_sqlite(settings)
-    with pytest.raises(HarnessError, match="there is no file"):
+@pytest.mark.parametrize("in_storage", [in_sqlite, lambda settings: settings])
+def test_a_study_that_is_read_must_exist_and_no_storage_is_made_for_it(
+    settings: Settings, tmp_path: Path, in_storage: Callable[[Settings], Settings]
+) -> None:
+    settings = in_storage(settings)
+    with pytest.raises(HarnessError, match=f"there is no file '{tmp_path}/optuna."):
         find_study(settings)
-    assert not (tmp_path / "optuna.db").exists()
+    assert not list(tmp_path.glob("optuna.*"))
     made = opened(settings)
     assert find_study(settings).id == made.id
     with pytest.raises(HarnessError, match="must hold study 'other', but holds s"):

@@ -40,7 +40,7 @@ def test_a_study_on_this_machine_tells_what_runs_and_what_was_cut(settings: Sett
     lines = list(status(opened(settings)))
     assert lines[:2] == [
         "study     s: 2 of 6 trials finished (1 complete, 1 failed), 2 begun, 2 to begin",
-        "anew      1 students trained anew, for controls or to confirm, 1 failed",
+        "anew      1 student trained anew, for controls or to confirm, 1 failed",
     ]
     assert lines[-2:] == [
         "trial     2: 3/20 epochs, running",
