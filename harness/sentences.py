@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.answers import ANSWERS
-from harness.confirm import FEW_SEEDS
+from harness.confirm import FEW_SEEDS, Interval
 from harness.controls import is_own_control
 from harness.result import WITHIN_TEACHER, Result
 
@@ -97,11 +97,21 @@ def tested(result: Result) -> list[str]:
 def caveats(result: Result) -> list[str]:
     """How far what was confirmed can be trusted, a line each."""
     lines, intervals = [], [one for one in result.confirmed if one.student is not None]
-    if any(one.seeds < FEW_SEEDS for one in intervals):
+    few = [one for one in intervals if one.seeds < FEW_SEEDS]
+    if few:
         lines.append(
-            "Two seeds say little: the interval of two values reaches 13 standard errors to each side. More seeds are "
-            f"added to them: {result.confirm_command} --seeds 5"
+            "Two seeds say little: the interval of two values reaches 13 standard errors to each side, so what is "
+            "called no gain may be one that two can't show."
         )
+    alike = [one for one in intervals if any(map(_is_without_width, (one.student, one.control, one.gain)))]
+    if alike:
+        told = ", ".join(f"trial {one.number}: {one.seeds} seeds" for one in alike)
+        lines.append(
+            f"An interval without width is no certainty: seeds happened to score alike on the test split ({told})."
+        )
+    if few or alike:
+        seeds = max(5, *(2 * one.seeds for one in (*few, *alike)))
+        lines.append(f"More seeds are added to those that are there: {result.confirm_command} --seeds {seeds}")
     low, high = result.primary_bounds
     shown = [found for one in intervals for found in (one.student, one.control) if found is not None]
     if any((low is not None and one.low < low) or (high is not None and one.high > high) for one in shown):
@@ -111,3 +121,7 @@ def caveats(result: Result) -> list[str]:
             "normal, and knows no bounds. It is a sign that seeds are few."
         )
     return lines
+
+
+def _is_without_width(found: Interval | None) -> bool:
+    return found is not None and f"{found.high - found.mean:.4f}" == "0.0000"

@@ -550,11 +550,11 @@ def test_a_table_of_methods_fits_the_terminal_and_cuts_nothing(settings: Setting
 
 
 def confirmed_over(study: Study, *accuracies: float) -> Result:
-    """The study with its pick, trial 0, confirmed: these of the student, and the same of its control."""
+    """The study with its pick, trial 0, confirmed: these of the student, and of its control the same, last to first."""
     study.keep_tested_teacher({"accuracy": 0.95})
     study.keep_primary_bounds(0.0, 1.0)
-    for place, accuracy in enumerate(accuracies):
-        for arm in ("student", "control"):
+    for arm, scores in (("student", accuracies), ("control", accuracies[::-1])):
+        for place, accuracy in enumerate(scores):
             result = {"pick": "accurate", "metrics": {"test/accuracy": accuracy}}
             study.keep_retrained(f"confirm/0/{arm}-{place}", result)
     return collect(study)
@@ -564,8 +564,8 @@ def test_an_interval_of_two_seeds_says_how_little_that_is_and_that_it_leaves_the
     settings: Settings,
 ) -> None:
     result = confirmed_over(a_study(settings, STUDENTS), 0.97, 0.99)  # 0.98 ± 12.706 · 0.01
-    few, beyond = caveats(result)
-    assert few.startswith("Two seeds say little") and "--seeds 5" in few
+    few, more, beyond = caveats(result)
+    assert few.startswith("Two seeds say little") and more.endswith("--seeds 5")
     assert beyond.startswith("An interval reaches below 0 or above 1, where accuracy can't be: ")
     _, _, section = summary(result).partition("### Confirmed\n\n")
     intro, row, *_ = section.split("\n\n")
@@ -589,10 +589,20 @@ def test_the_way_to_confirm_that_is_said_has_the_space_file_and_the_places(
     result = collect(find_study(replace(settings, space_name="", space_file=Path())))  # as the report has it
     (note,) = (note for note in notes(result) if note.startswith("Gain: "))
     assert note.endswith(command)
-    assert caveats(confirmed_over(study, 0.5, 0.51))[0].endswith(f"{command} --seeds 5")
+    assert caveats(confirmed_over(study, 0.5, 0.51))[1].endswith(f"{command} --seeds 5")
 
 
-@pytest.mark.parametrize(("accuracies", "said"), [((0.5, 0.51), 1), ((0.6, 0.61, 0.62), 0), ((0.9, 0.99, 0.99), 1)])
+@pytest.mark.parametrize(("seeds", "more"), [(3, 6), (2, 5)])
+def test_seeds_that_score_alike_are_no_certainty(settings: Settings, seeds: int, more: int) -> None:
+    *_, alike, last = caveats(confirmed_over(a_study(settings, STUDENTS), *[0.6] * seeds))
+    assert alike == (
+        "An interval without width is no certainty: seeds happened to score alike on the test split "
+        f"(trial 0: {seeds} seeds)."
+    )
+    assert last.endswith(f"--seeds {more}")
+
+
+@pytest.mark.parametrize(("accuracies", "said"), [((0.5, 0.51), 2), ((0.6, 0.61, 0.62), 0), ((0.9, 0.99, 0.99), 1)])
 def test_what_needs_no_caveat_has_none(settings: Settings, accuracies: tuple[float, ...], said: int) -> None:
     assert len(caveats(confirmed_over(a_study(settings, STUDENTS), *accuracies))) == said
 
