@@ -86,7 +86,8 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
         assert loaded is not None
         study = Study(loaded, settings)
         _own_folder(study)
-        study.keep_sources()
+        if not study.sources:  # else when all is prepared: what is refused is not what others go on with
+            study.keep_sources()
     return study
 
 

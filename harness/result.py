@@ -168,7 +168,9 @@ def collect(study: Study) -> Result:
 
 def _as_searched(study: Study) -> Settings:
     """The settings with the study's space, which not every command is given."""
-    return replace(study.settings, space_name=study.space_name, space_file=Path(study.sources["space_file"]))
+    given = study.settings.space_file
+    file = Path(study.sources["space_file"]) if given == Path() else given
+    return replace(study.settings, space_name=study.space_name, space_file=file)
 
 
 def trials_frame(study: Study) -> pd.DataFrame:

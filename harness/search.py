@@ -61,6 +61,7 @@ def search(settings: Settings) -> None:
                 catch_up(study, mirror)
                 if not study.is_over or (settings.controls and due(study)):
                     prepared = prepare(settings, space, study, terminal, mirror)
+                    study.keep_sources()
                     parent.start(prepared)
                     if settings.pruner == "pareto" and (why := unprunable(study)):
                         terminal.say(f"pruner    none, for {why}")

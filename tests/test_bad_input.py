@@ -178,6 +178,18 @@ def test_a_teacher_that_does_not_fit_is_refused(finished: Path, example: Path) -
     assert "there is no file 'none.ckpt'" in refused(example, "--space", "cancer.py", "--teacher", "none.ckpt")
 
 
+def test_what_was_refused_is_not_what_the_study_goes_on_with(finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "copy"))
+    before = load(folder, "cancer").user_attrs["kd.sources"]
+    (folder / "noise.ckpt").write_bytes(b"noise")
+    more = ("--space", "cancer.py", "--epochs", "6", "--trials", "9")
+    refused(folder, *more, "--teacher", "noise.ckpt")
+    assert load(folder, "cancer").user_attrs["kd.sources"] == before
+    search(folder, *more)
+    after = {**before, "trials": 9, "space_file": str((folder / "cancer.py").resolve())}
+    assert load(folder, "cancer").user_attrs["kd.sources"] == after
+
+
 def test_trials_that_fail_by_their_own_doing_are_recorded_and_the_search_goes_on(tmp_path: Path) -> None:
     (tmp_path / "failing.py").write_text(FAILING_STUDENTS)
     command = ("--space", "failing.py", "--trials", "24", "--epochs", "1", "--sampler", "random")
