@@ -102,7 +102,13 @@ def parse_search(arguments: Sequence[str] | None = None) -> tuple[Settings, Plac
         help=f"published settings to try first; may be repeated ({', '.join(RECIPES)}; {_NO_RECIPE}: not even those "
         f"that are tried unasked, {', '.join(DEFAULT_RECIPES)})",
     )
-    add("--sampler", choices=SAMPLERS, default="tpe", help="Optuna's sampler (default: tpe)")
+    add(
+        "--sampler",
+        choices=SAMPLERS,
+        default="front",
+        help="what proposes students: front, a model of learning curves that knows each student's costs beforehand; or "
+        "one of Optuna's (default: front)",
+    )
     add(
         "--pruner",
         choices=PRUNERS,

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from harness.content import derived_seed
 from harness.errors import HarnessError
 from harness.first_trials import first_trials
+from harness.forecast import Forecast
 from harness.pareto import pareto_front
 from harness.space import METHOD, SearchSpace, listed
 
@@ -60,6 +61,7 @@ class Proposer:
         affordable: Whether an architecture is within the budgets.
         recipes: Names of recipes that the person asks for.
         default_recipes: Whether those that are tried unasked follow.
+        forecast: Proposes in the sampler's place, where the sampler is ``front`` and costs are known beforehand.
     """
 
     def __init__(
@@ -72,8 +74,10 @@ class Proposer:
         affordable: Callable[[Mapping[str, Any]], bool] = lambda architecture: True,
         recipes: Sequence[str] = (),
         default_recipes: bool = True,
+        forecast: Forecast | None = None,
     ) -> None:
         self.space = space
+        self._forecast = forecast
         self._sampler = sampler
         self._seed = seed
         self._directions = directions
@@ -97,11 +101,21 @@ class Proposer:
         Raises:
             HarnessError: If next to nothing that can be drawn is new and within the budgets.
         """
-        self._look_at(trials)
+        self._note(trials)
         used = {trial.user_attrs.get("recipe") for trial in trials}
         for name, params in self._recipes.items():
             if name not in used and self._is_new(params):
                 return self._proposal(params, recipe=name)
+        if self._forecast is None:
+            proposal = self._sampled(trials)
+        else:
+            found = self._forecast.propose(trials, self._is_new)
+            proposal = None if found is None else self._proposal(found)
+        return proposal or self._drawn_evenly(derived_seed(self._seed, "even draw", len(trials)))
+
+    def _sampled(self, trials: list[FrozenTrial]) -> Proposal | None:
+        """The sampler's word; ``None`` if it has nothing new to say."""
+        self._look_at(trials)
         drawn: set[Hashable] = set()
         for attempt in range(_DRAWS):
             proposal = self._drawn(derived_seed(self._seed, "draw", len(trials), attempt))
@@ -111,7 +125,14 @@ class Proposer:
             if key in drawn:
                 break  # a sampler that repeats itself has nothing else in mind
             drawn.add(key)
-        return self._drawn_evenly(derived_seed(self._seed, "even draw", len(trials)))
+        return None
+
+    def _note(self, trials: list[FrozenTrial]) -> None:
+        """What has been tried is not tried again."""
+        for trial in trials:
+            if trial.number not in self._known and self.space.branch_of(trial.params) is not None:
+                self._known.add(trial.number)
+                self._tried.add(_key(trial.params, trial.distributions))
 
     def _look_at(self, trials: list[FrozenTrial]) -> None:
         """Bring the view level with the study. Samplers keep away from what runs, so running trials are in it too.
@@ -119,7 +140,7 @@ class Proposer:
         What a model costs grows with what it looks at: of the older trials it is shown the best and an even choice of
         the others. Which they are depends on the trials alone, not on when this process began.
         """
-        blocks = max(0, len(trials) // _BLOCK - 1) if self._sampler in ("tpe", "gp") else 0
+        blocks = max(0, len(trials) // _BLOCK - 1) if self._sampler in ("tpe", "gp", "front") else 0
         if blocks > self._blocks:
             self._blocks = blocks
             self._empty_view()
@@ -128,10 +149,7 @@ class Proposer:
             self._left_out |= {trial.number for trial in older} - _representative(older, self._directions)
         for trial in trials:
             if trial.number not in self._known:
-                if self.space.branch_of(trial.params) is None:
-                    continue  # enqueued, and not begun
-                self._known.add(trial.number)
-                self._tried.add(_key(trial.params, trial.distributions))
+                continue  # enqueued, and not begun
             if trial.number not in self._viewed and trial.number not in self._left_out:
                 self._viewed[trial.number] = len(self._view.get_trials(deepcopy=False))
                 self._view.add_trial(_viewed(trial))
@@ -250,7 +268,7 @@ class Proposer:
 def make_sampler(name: str, seed: int) -> BaseSampler:
     """Optuna's sampler of that name, for several objectives."""
     match name:
-        case "tpe":
+        case "tpe" | "front":  # the latter where costs are not known beforehand
             return TPESampler(seed=seed)
         case "nsga2":
             return NSGAIISampler(seed=seed, population_size=16)  # its default, 50, would be a whole search

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from harness.claim import Claim
 from harness.errors import TrialPruned
+from harness.forecast import Forecast
 from harness.metrics import KNOWN_COSTS, MAXIMIZED
 from harness.storage import STORAGE_ERRORS, asking_storage
 from harness.study import Study
@@ -92,12 +93,19 @@ class Pruner:
         study: The study, on a storage that other processes and machines may share.
         epochs: Of a whole trial.
         costs_of: Costs by name of the student of a configuration.
+        forecast: Judges, where there is one.
     """
 
     def __init__(
-        self, study: Study, *, epochs: int, costs_of: Callable[[Mapping[str, Any]], Mapping[str, float]]
+        self,
+        study: Study,
+        *,
+        epochs: int,
+        costs_of: Callable[[Mapping[str, Any]], Mapping[str, float]],
+        forecast: Forecast | None = None,
     ) -> None:
         self._study = study
+        self._forecast = forecast
         self._epochs = epochs
         self._rungs = frozenset(rungs_of(epochs))
         self._costs_of = costs_of
@@ -126,18 +134,26 @@ class Pruner:
         try:
             with asking_storage():
                 claim.mark(rung, value)
-                complete = self._study.patience.ask_once(self._look)
+                why = self._study.patience.ask_once(lambda: self._why_stop(claim.trial, rung, self._sign * value))
         except STORAGE_ERRORS as error:
             if self._study.patience.is_away(error):
                 return  # it trains on, unjudged; where it stands is stored with its end, or at the next rung
             raise
-        stopped = stop(self._sign * value, rung, self._costs(claim.trial.params), complete)
-        if stopped is not None:
-            reach, best = (self._sign * bound for bound in stopped)
-            raise TrialPruned(
-                f"{primary} {value:.4f} after {rung} of {self._epochs} epochs, {reach:.4f} in reach; one that costs no "
-                f"more has {best:.4f}"
-            )
+        if why is not None:
+            raise TrialPruned(f"{primary} {value:.4f} after {rung} of {self._epochs} epochs, {why}")
+
+    def _why_stop(self, trial: FrozenTrial, rung: int, value: float) -> str | None:
+        """Why a trial is stopped at a rung; ``None`` if it goes on."""
+        if self._forecast is not None:
+            times = self._forecast.outdone(trial.number, rung, self._study.trials())
+            if times is None:
+                return None
+            return f"and a new student promises {f'{times:.1f}' if times < 100 else 'over 100'} times as much an epoch"
+        stopped = stop(value, rung, self._costs(trial.params), self._look())
+        if stopped is None:
+            return None
+        reach, best = (self._sign * bound for bound in stopped)
+        return f"{reach:.4f} in reach; one that costs no more has {best:.4f}"
 
     def _look(self) -> list[Standing]:
         if self._study.tally()[TrialState.COMPLETE] > len(self._complete):

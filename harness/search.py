@@ -40,6 +40,7 @@ def search(settings: Settings) -> None:
             from harness.opening import open_study
             from harness.parent import ParentRun
             from harness.prepare import prepare
+            from harness.prospects import unforeseeable
             from harness.pruning import unprunable
             from harness.report import report
             from harness.retraining import let_wait
@@ -63,6 +64,8 @@ def search(settings: Settings) -> None:
                     prepared = prepare(settings, space, study, terminal, mirror)
                     study.keep_sources()
                     parent.start(prepared)
+                    if settings.sampler == "front" and (why := unforeseeable(space, study, prepared)):
+                        terminal.say(f"sampler   tpe, for {why}")
                     if settings.pruner == "pareto" and (why := unprunable(study)):
                         terminal.say(f"pruner    none, for {why}")
                     epochs = settings.epochs or space.epochs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SAMPLERS = ("tpe", "nsga2", "gp", "random")
+SAMPLERS = ("front", "tpe", "nsga2", "gp", "random")
 PRUNERS = ("pareto", "none")
 AVERAGES = ("probabilities", "logits")
 """What is averaged of several teachers; see ``harness.ensemble``."""
@@ -63,7 +63,7 @@ class Settings:
     average: str = AVERAGES[0]
     epochs: int | None = None
     objectives: tuple[str, ...] | None = None
-    sampler: str = "tpe"
+    sampler: str = "front"
     recipes: tuple[str, ...] = ()
     default_recipes: bool = True
     pruner: str = "pareto"

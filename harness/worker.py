@@ -18,6 +18,7 @@ from harness.errors import HarnessError, Interrupted, PieceTaken, TrialFailed, T
 from harness.mirror import Mirror, is_sent
 from harness.prepare import Prepared, costs_of, is_affordable
 from harness.proposal import Proposer
+from harness.prospects import forecast_of
 from harness.pruning import Pruner, unprunable
 from harness.settings import Settings
 from harness.space import SearchSpace
@@ -90,14 +91,17 @@ def work(
     """
     study.patience.word.say = display.word
     ends_at = None if settings.timeout_s is None else time.monotonic() + settings.timeout_s
+    narrowed = budget.within(space, settings.budgets, prepared.costs)
+    forecast = forecast_of(settings, narrowed, study, prepared)
     proposer = Proposer(
-        budget.within(space, settings.budgets, prepared.costs),
+        narrowed,
         sampler=settings.sampler,
         seed=settings.seed,
         directions=study.directions,
         affordable=lambda architecture: is_affordable(architecture, space, study, prepared),
         recipes=settings.recipes,
         default_recipes=settings.default_recipes,
+        forecast=forecast,
     )
     claimant = Claimant(study, proposer)
     prunes = settings.pruner == "pareto" and unprunable(study) is None
@@ -106,7 +110,7 @@ def work(
     def costs(params: Mapping[str, Any]) -> dict[str, float]:
         return costs_of({name: params[name] for name in space.student}, space, study, prepared)
 
-    pruner = Pruner(study, epochs=epochs, costs_of=costs) if prunes else None
+    pruner = Pruner(study, epochs=epochs, costs_of=costs, forecast=forecast) if prunes else None
 
     while (claim := _next(claimant, study, display, ends_at)) is not None:
         spool = begin_spool(claim, study, mirror)

@@ -1,0 +1,242 @@
+"""The sampler ``front``: what a model of all learning curves so far expects of students, trained or not.
+
+It proposes the student that may be expected to add most to the front for an epoch, and stops one, at a rung, that may
+be expected to add far less than a new one would. Both ask the same model; a trial that leads at a rung all that cost no
+more always goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.trial import FrozenTrial, TrialState
+
+from harness.candidates import Points
+from harness.content import derived_seed
+from harness.cost import key_of
+from harness.curve_model import CurveModel
+from harness.outlook import Outlook, Scale
+from harness.space import SearchSpace
+
+Array = NDArray[np.float64]
+
+_FEWEST = 6  # trials begun by chance, before a model has anything to go by
+_DRAWN, _NEIGHBOURS, _CENTRES = 400, 20, 10  # candidates from all over, and beside each of the best
+_NEWEST, _MOST = 200, 300  # trials that a model looks at: of the older ones the front's, and an even choice
+_WORTH_WHILE = 0.1  # of what a new student may add for an epoch: a trial that may add less is stopped
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A trial as a model sees it: quality by epochs done, the higher the better; its end where it has one."""
+
+    number: int
+    params: Mapping[str, Any]
+    architecture: int
+    marks: Mapping[int, float]
+    end: float | None
+    state: TrialState
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A model, and the front that it is to add to."""
+
+    model: CurveModel
+    best: Array
+    foremost: Sequence[Mapping[str, Any]]
+
+
+class Forecast:
+    """What may be expected of a study's students.
+
+    Args:
+        space: What varies, within the budgets as far as ranges can say it.
+        architectures: All that are within the budgets.
+        costs: Of each, the lower the better, positive, shape (A, K).
+        epochs: Of a whole trial.
+        primary: Name of the primary metric.
+        sign: 1 if it is to be maximised, -1 if minimised.
+        bounds: The least and the most that it can be; ``None`` where there is none.
+        seed: The study's seed.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        architectures: Sequence[Mapping[str, Any]],
+        costs: Array,
+        epochs: int,
+        primary: str,
+        sign: float,
+        bounds: tuple[float | None, float | None],
+        seed: int,
+    ) -> None:
+        self._space, self._points = space, Points(space)
+        self._names = tuple(space.student)
+        self._architectures = {self._key(a): number for number, a in enumerate(architectures)}
+        self._epochs, self._primary, self._sign, self._seed = epochs, primary, sign, seed
+        worst, best = bounds if sign > 0 else (bounds[1], bounds[0])
+        self._scale = Scale(None if worst is None or best is None else (sign * worst, sign * best))
+        self._outlook = Outlook(np.log(np.maximum(costs, 1e-12)), self._scale)
+        self._over: dict[int, _Trial | None] = {}  # by number, those that change no more
+
+    def propose(
+        self, trials: Sequence[FrozenTrial], is_new: Callable[[Mapping[str, Any]], bool]
+    ) -> dict[str, Any] | None:
+        """The configuration that may be expected to add most to the front.
+
+        Args:
+            trials: All of the study.
+            is_new: Whether a configuration is none of theirs.
+
+        Returns:
+            Every parameter's value by name; ``None`` if none of the candidates is new.
+        """
+        rng = np.random.default_rng(derived_seed(self._seed, "forecast", len(trials)))
+        seen = [one for trial in trials if (one := self._seen(trial)) is not None]
+        known = self._known(seen, len(trials))
+        if known is None:
+            candidates = [drawn for drawn in self._points.drawn(rng, _DRAWN) if self._key(drawn) in self._architectures]
+            return next(filter(is_new, candidates), None)
+        candidates, gains = self._candidates(known, rng)
+        return next(filter(is_new, (candidates[place] for place in np.argsort(-gains, kind="stable"))), None)
+
+    def outdone(self, number: int, rung: int, trials: Sequence[FrozenTrial]) -> float | None:
+        """Whether a trial is better given up for a new one.
+
+        Args:
+            number: The trial, which stands at a rung.
+            rung: Epochs done, as many as its last mark.
+            trials: All of the study.
+
+        Returns:
+            ``None`` if it goes on. Else how many times as much as of it may be expected of a new one, for an epoch.
+        """
+        seen = [one for trial in trials if (one := self._seen(trial)) is not None]
+        this = next((trial for trial in seen if trial.number == number), None)
+        if this is None or self._leads(this, rung, seen):
+            return None
+        known = self._known(seen, len(trials), but=number)
+        if known is None:
+            return None
+        _, gains = self._candidates(known, np.random.default_rng(derived_seed(self._seed, "outdone", number, rung)))
+        own = self._gains(known, [this.params], np.array([this.number]))[0] / (self._epochs - rung)
+        new = float(gains.max(initial=0.0)) / self._epochs
+        return None if own >= _WORTH_WHILE * new else new / max(own, 1e-12)
+
+    def _seen(self, trial: FrozenTrial) -> _Trial | None:
+        """A trial as the model sees it; ``None`` for one that it can't place."""
+        if trial.number in self._over:
+            return self._over[trial.number]
+        if self._space.branch_of(trial.params) is None or trial.state == TrialState.WAITING:
+            return None  # enqueued, and not begun
+        architecture = self._architectures.get(self._key(trial.params))
+        marks = {rung: self._sign * value for rung, value in trial.intermediate_values.items() if np.isfinite(value)}
+        end = None
+        if trial.state == TrialState.COMPLETE:
+            end = self._sign * trial.user_attrs["metrics"][self._primary]
+        found = None
+        if architecture is not None:
+            found = _Trial(trial.number, trial.params, architecture, marks, end, trial.state)
+        if trial.state.is_finished():
+            self._over[trial.number] = found
+        return found
+
+    def _leads(self, this: _Trial, rung: int, seen: Sequence[_Trial]) -> bool:
+        """Whether none that costs no more, and was trained to the end, stood better at the rung."""
+        value, best = this.marks[rung], None
+        complete = [trial for trial in seen if trial.end is not None and rung in trial.marks]
+        if complete:
+            marks = np.array([trial.marks[rung] for trial in complete])
+            places = np.array([trial.architecture for trial in complete])
+            best = self._outlook.best(places, marks, floor=-np.inf)
+        return best is None or bool(self._outlook.is_best(best, np.array([this.architecture]), np.array([value]))[0])
+
+    def _known(self, seen: Sequence[_Trial], count: int, but: int | None = None) -> _Known | None:
+        """A model of the curves; of trials that run, ``but`` one, it believes that they will end as it expects.
+
+        Of one that failed, that it would have been as bad as any.
+        """
+        marked = [trial for trial in seen if trial.marks or trial.end is not None]
+        if count < _FEWEST or len(marked) < _FEWEST // 2:
+            return None
+        complete = [trial for trial in marked if trial.end is not None]
+        places = np.array([trial.architecture for trial in complete], dtype=int)
+        ends = self._scale.of(np.array([trial.end for trial in complete], dtype=float))
+        floor = min(float(self._scale.of(np.array([v]))[0]) for t in marked for v in (*t.marks.values(), *self._end(t)))
+        best = self._outlook.best(places, ends, floor=floor)
+        foremost = [complete[place] for place in np.flatnonzero(self._outlook.is_best(best, places, ends))]
+        looked_at = _chosen(seen, {trial.number for trial in foremost})
+        believed = {trial.number: floor for trial in looked_at if trial.state == TrialState.FAIL}
+        model = self._model(looked_at, believed)
+        running = [trial for trial in looked_at if trial.state == TrialState.RUNNING and trial.number != but]
+        if running:
+            runs = np.array([trial.number for trial in running])
+            mean, _ = model.at(self._points.of([trial.params for trial in running]), runs, self._epochs)
+            believed |= {trial.number: float(value) for trial, value in zip(running, mean, strict=True)}
+            model = self._model(looked_at, believed)
+            at = np.array([trial.architecture for trial in running])
+            best = self._outlook.best(np.append(places, at), np.append(ends, np.maximum(mean, floor)), floor=floor)
+        centres = sorted(foremost, key=lambda trial: -trial.number)[:_CENTRES]
+        return _Known(model, best, [trial.params for trial in centres])
+
+    @staticmethod
+    def _end(trial: _Trial) -> tuple[float, ...]:
+        return () if trial.end is None else (trial.end,)
+
+    def _model(self, trials: Sequence[_Trial], believed: Mapping[int, float]) -> CurveModel:
+        """The model of some trials.
+
+        Args:
+            trials: One that has neither marks nor an end, nor is believed to have one, says nothing.
+            believed: Ends, on the scale, by number.
+        """
+        which, epochs, values = [], [], []
+        for place, trial in enumerate(trials):
+            curve = dict(trial.marks) | ({self._epochs: trial.end} if trial.end is not None else {})
+            for after, value in curve.items():
+                which.append(place)
+                epochs.append(after)
+                values.append(float(self._scale.of(np.array([value]))[0]))
+            if trial.number in believed:
+                which.append(place)
+                epochs.append(self._epochs)
+                values.append(believed[trial.number])
+        points = self._points.of([trial.params for trial in trials])
+        runs = np.array([trial.number for trial in trials])
+        return CurveModel(points[which], runs[which], np.array(epochs, dtype=float), np.array(values))
+
+    def _candidates(self, known: _Known, rng: np.random.Generator) -> tuple[list[dict[str, Any]], Array]:
+        """Configurations that nobody has begun, but for what was tried before, and what each may be expected to add."""
+        drawn = self._points.drawn(rng, _DRAWN)
+        for params in known.foremost:
+            drawn += self._points.near(rng, params, _NEIGHBOURS)
+        candidates = [params for params in drawn if self._key(params) in self._architectures]
+        if not candidates:
+            return [], np.empty(0)
+        return candidates, self._gains(known, candidates, -1 - np.arange(len(candidates)))
+
+    def _gains(self, known: _Known, configurations: Sequence[Mapping[str, Any]], runs: NDArray[np.int64]) -> Array:
+        mean, deviation = known.model.at(self._points.of(configurations), runs, self._epochs)
+        architectures = np.array([self._architectures[self._key(params)] for params in configurations])
+        return self._outlook.gains(known.best, architectures, mean, deviation)
+
+    def _key(self, params: Mapping[str, Any]) -> str:
+        return key_of({name: params[name] for name in self._names})
+
+
+def _chosen(trials: Sequence[_Trial], foremost: set[int]) -> list[_Trial]:
+    """As many trials as a model can look at in a moment: the newest, the front's, and an even choice of the others."""
+    if len(trials) <= _MOST:
+        return list(trials)
+    older, newest = trials[:-_NEWEST], trials[-_NEWEST:]
+    front = [trial for trial in older if trial.number in foremost][-(_MOST - _NEWEST) :]
+    rest = [trial for trial in older if trial.number not in foremost]
+    places = np.linspace(0, len(rest) - 1, min(_MOST - _NEWEST - len(front), len(rest))).astype(int)
+    return sorted([*newest, *front, *(rest[place] for place in places)], key=lambda trial: trial.number)

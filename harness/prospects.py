@@ -1,0 +1,56 @@
+"""Whether a study's students can be foreseen, as the sampler ``front`` does it, and the forecast if they can."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from harness import budget
+from harness.cost import key_of
+from harness.forecast import Forecast
+from harness.metrics import MAXIMIZED
+from harness.prepare import MOST_ARCHITECTURES, Prepared
+from harness.pruning import unprunable
+from harness.settings import Settings
+from harness.space import SearchSpace
+from harness.study import Study
+
+
+def unforeseeable(space: SearchSpace, study: Study, prepared: Prepared) -> str | None:
+    """Why nothing can be said of what a student may add to the front before it trains; ``None`` if it can."""
+    architectures = space.architectures(limit=MOST_ARCHITECTURES)
+    if architectures is None or any(key_of(one) not in prepared.costs.students for one in architectures):
+        return f"there are more than {MOST_ARCHITECTURES} architectures, and their costs are not known beforehand"
+    return unprunable(study)
+
+
+def forecast_of(settings: Settings, space: SearchSpace, study: Study, prepared: Prepared) -> Forecast | None:
+    """The forecast of a study's students; ``None`` if they can't be foreseen, or another sampler is asked for.
+
+    Args:
+        settings: Name the sampler and the budgets.
+        space: What varies, within the budgets as far as ranges can say it.
+        study: The study.
+        prepared: What every trial stands on.
+    """
+    if settings.sampler != "front" or unforeseeable(space, study, prepared):
+        return None
+    listed = space.architectures(limit=MOST_ARCHITECTURES)
+    assert listed is not None
+    costs = [prepared.costs.metrics(architecture) for architecture in listed]
+    within = [place for place, its in enumerate(costs) if not budget.over(its, settings.budgets)]
+    axes = [name for name in study.objectives if name != study.primary]
+    metric = space.task.metric(prepared.classes)
+    return Forecast(
+        space,
+        architectures=[listed[place] for place in within],
+        costs=np.array([[_small_is_good(name, costs[place][name]) for name in axes] for place in within]),
+        epochs=settings.epochs or space.epochs,
+        primary=study.primary,
+        sign=1.0 if study.primary_direction == "maximize" else -1.0,
+        bounds=(metric.plot_lower_bound, metric.plot_upper_bound),
+        seed=settings.seed,
+    )
+
+
+def _small_is_good(name: str, cost: float) -> float:
+    return 1 / cost if name in MAXIMIZED else cost
