@@ -65,7 +65,7 @@ class Claim:
         self._end(TrialState.COMPLETE, {"metrics": dict(metrics)}, values)
 
     def prune(self, costs: Mapping[str, float], reason: str) -> None:
-        """Record that it was stopped because it could not reach the front any more."""
+        """Record that it was stopped because it had no chance of the front any more."""
         marks = {**self.trial.intermediate_values, **self.marks}
         # What Optuna's tell() does: of a trial with one objective, where it stood last is its value.
         values = [marks[max(marks)]] if marks and len(self.study.objectives) == 1 else None

@@ -113,7 +113,7 @@ def parse_search(arguments: Sequence[str] | None = None) -> tuple[Settings, Plac
         "--pruner",
         choices=PRUNERS,
         default="pareto",
-        help="pareto: stop students that can't reach the front any more; none: train all to the end (default: pareto)",
+        help="pareto: stop students that have no chance of the front; none: train all to the end (default: pareto)",
     )
     add(
         "--controls",

@@ -141,7 +141,7 @@ class SearchDisplay:
             )
 
     def pruned(self, number: int, reason: str) -> None:
-        """A trial was stopped because it can't reach the front any more."""
+        """A trial was stopped because it has no chance of the front any more."""
         trial = self._running[number]
         self._pruned += 1
         self._ended(number)

@@ -81,7 +81,7 @@ class TrialFailed(Exception):
 
 
 class TrialPruned(Exception):
-    """A trial that is stopped because it can't reach the front any more; its message is the reason that is recorded."""
+    """A trial that is stopped for want of a chance to reach the front; its message is the reason that is recorded."""
 
 
 class PieceTaken(Exception):

@@ -2,10 +2,11 @@
 
 Optuna refuses to prune where there are several objectives, and a rule that looks at accuracy alone stops every small
 student. The rungs are those of asynchronous successive halving (Li et al. 2020, arXiv:1810.05934): few, and closer to
-one another at the beginning. At a rung a trial is asked one thing: could it still reach the front? It could if one of
-the complete trials that stood nearest to it at the rung went on to gain so much that with as much this one would pass
-the best complete trial that costs no more. A trial that leads those which cost no more always goes on. Pruned trials
-stay among the bad ones for TPE, and other samplers do not heed them.
+one another at the beginning. A trial that leads at a rung those which cost no more always goes on. Of the others, what
+the sampler ``front`` proposed is judged by its own forecast. What Optuna's samplers propose is asked one thing: could
+it still reach the front? It could if one of the complete trials that stood nearest to it at the rung went on to gain so
+much that with as much this one would pass the best complete trial that costs no more. Pruned trials stay among the bad
+ones for TPE, and other samplers do not heed them.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ class Pruner:
         self._complete: dict[int, Standing] = {}
 
     def judge(self, claim: Claim, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Mark a trial if it stands at a rung, and stop it if it can't reach the front any more.
+        """Mark a trial if it stands at a rung, and stop it if it has no chance of the front any more.
 
         Args:
             claim: The trial.

@@ -32,7 +32,9 @@ def notes(result: Result) -> list[str]:
         )
     pruned = int((result.trials["state"] == "PRUNED").sum())
     if pruned:
-        lines.append(f"{pruned} of {len(result.trials)} trials pruned: they could not reach the front any more.")
+        lines.append(
+            f"{pruned} of {len(result.trials)} trials pruned: they had little or no chance of the front any more."
+        )
     failed = result.trials[result.trials["state"] == "FAIL"]
     if len(failed):
         reasons = ", ".join(f"trial {row['number']}: {row['reason']}" for _, row in failed.head(5).iterrows())

@@ -52,7 +52,7 @@ class Display(Protocol):
         """A trial was trained to the end."""
 
     def pruned(self, number: int, reason: str) -> None:
-        """A trial was stopped because it can't reach the front any more."""
+        """A trial was stopped because it has no chance of the front any more."""
 
     def failed(self, number: int, reason: str) -> None:
         """A trial failed by its own doing."""

@@ -44,7 +44,7 @@ def _three() -> list[tuple[float, dict[str, Any]]]:
 
 
 def test_what_a_method_does_not_have_is_in_the_middle() -> None:
-    space = load_space(SPACES / "digits-methods.py")
+    space = load_space(SPACES / "digits_methods.py")
     points = Points(space)
     names = [name for name in space.distributions if not isinstance(space.distributions[name], CategoricalDistribution)]
     a, b = space.middle("label_smoothing"), space.middle("soft_target")
@@ -54,7 +54,7 @@ def test_what_a_method_does_not_have_is_in_the_middle() -> None:
     assert len(apart) >= 2  # the method's two axes at least
 
 
-@pytest.mark.parametrize("space", [MANY, *(load_space(SPACES / f"{n}.py") for n in ("digits", "digits-methods"))])
+@pytest.mark.parametrize("space", [MANY, *(load_space(SPACES / f"{n}.py") for n in ("digits", "digits_methods"))])
 def test_whatever_is_drawn_is_of_the_space(space: SearchSpace) -> None:
     points, rng = Points(space), np.random.default_rng(0)
     drawn = points.drawn(rng, 300)

@@ -1,4 +1,4 @@
-"""The model of learning curves: beside a process worked out from its definition, and what it must say of its own runs."""
+"""The model of learning curves: beside a process worked out from its definition, and what it says of its own runs."""
 
 from __future__ import annotations
 

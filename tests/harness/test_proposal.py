@@ -65,9 +65,9 @@ def test_a_model_looks_at_the_best_and_the_newest_of_many_trials_whoever_asks(se
         return trial
 
     trials = [tried(number) for number in range(1700)]
-    living = Proposer(SPACE, sampler="tpe", seed=0, directions=directions)
+    living = Proposer(SPACE, sampler="tpe", seed=0, directions=directions, default_recipes=False)
     for count in (10, 500, 900, 1300, 1700):
-        fresh = Proposer(SPACE, sampler="tpe", seed=0, directions=directions)
+        fresh = Proposer(SPACE, sampler="tpe", seed=0, directions=directions, default_recipes=False)
         assert living.propose(trials[:count]) == fresh.propose(trials[:count])
     # All but one to two blocks of 400 are told by one block.
     seen = set(living._viewed)
