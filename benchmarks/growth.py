@@ -39,6 +39,7 @@ from harness.opening import open_study
 from harness.parent import ParentRun
 from harness.prepare import Prepared, prepare
 from harness.proposal import Proposer
+from harness.prospects import forecast_of
 from harness.settings import Settings
 from harness.space import SearchSpace, load_space
 from harness.spool import SPOOL, STATE_FILE, Spool
@@ -108,7 +109,7 @@ def whole_command(*command: str) -> float:
     return time.perf_counter() - started
 
 
-def a_study(settings: Settings, trials: int) -> tuple[SearchSpace, Study]:
+def a_study(settings: Settings, trials: int) -> tuple[SearchSpace, Study, Prepared]:
     """A study of so many trials."""
     space, terminal = load_space(settings.space_file), Terminal()
     with Mirror() as mirror:
@@ -118,7 +119,7 @@ def a_study(settings: Settings, trials: int) -> tuple[SearchSpace, Study]:
             prepared = prepare(settings, space, study, terminal, mirror)
             parent.start(prepared)
             fill(study, space, prepared, trials, mirror.store)
-    return space, study
+    return space, study, prepared
 
 
 def grown(trials: int) -> None:
@@ -126,14 +127,16 @@ def grown(trials: int) -> None:
     os.chdir(tempfile.mkdtemp())
     flags = ["--study", STUDY, "--trials", str(trials), "--accelerator", "cpu"]
     settings, _ = parse_search(flags)
-    space, _ = a_study(settings, trials)
+    space, _, prepared = a_study(settings, trials)
     started = time.perf_counter()
     study = open_study(settings, space, open_storage(settings))
     found = study.trials()
     opened_s = time.perf_counter() - started
     assert len(found) == trials
     study.settings = replace(settings, trials=trials + _PROPOSALS)
-    claimant = Claimant(study, Proposer(space, sampler="tpe", seed=0, directions=study.directions))
+    forecast = forecast_of(settings, space, study, prepared)
+    proposer = Proposer(space, sampler=settings.sampler, seed=0, directions=study.directions, forecast=forecast)
+    claimant = Claimant(study, proposer)
     proposals_s, begun = [], []
     for _ in range(_PROPOSALS):
         started = time.perf_counter()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,30 +31,25 @@ class Points:
         self._space = space
         self._branches = {method: space.branch(method) for method in space.methods}
 
-    def of(self, configurations: Sequence[Mapping[str, Any]]) -> Array:
-        """The points of some configurations, shape (N, D)."""
+    def of(self, configuration: Mapping[str, Any]) -> Array:
+        """The point of a configuration, shape (D,)."""
         axes = []
         for name, distribution in self._space.distributions.items():
-            has = np.array([name in configuration for configuration in configurations], dtype=bool)
-            values = [configuration[name] for configuration in configurations if name in configuration]
-            if isinstance(distribution, CategoricalDistribution):
-                axis = np.zeros((len(configurations), len(distribution.choices)))
-                axis[np.flatnonzero(has), [int(distribution.to_internal_repr(value)) for value in values]] = 0.5**0.5
-            else:
-                axis = np.full((len(configurations), 1), _NO_PLACE)
-                axis[has, 0] = _shares(distribution, np.array(values, dtype=float))
-            axes.append(axis)
-        return np.hstack(axes)
+            has = name in configuration
+            value = np.array([distribution.to_internal_repr(configuration[name])], dtype=float) if has else None
+            axes.append(self._axes(name, value, 1)[0])
+        return np.concatenate(axes)
 
-    def drawn(self, rng: np.random.Generator, count: int) -> list[dict[str, Any]]:
-        """Configurations from all over the space."""
-        methods = list(self._branches)
+    def drawn(self, rng: np.random.Generator, count: int) -> list[Pool]:
+        """Configurations from all over the space, one pool for each method that was drawn."""
+        each = rng.multinomial(count, np.full(len(self._branches), 1 / len(self._branches)))
         return [
-            self._at(methods[number], rng.random(len(self._branches[methods[number]])))
-            for number in rng.integers(len(methods), size=count)
+            self._pool(method, rng.random((int(many), len(branch))))
+            for (method, branch), many in zip(self._branches.items(), each, strict=True)
+            if many
         ]
 
-    def near(self, rng: np.random.Generator, configuration: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+    def near(self, rng: np.random.Generator, configuration: Mapping[str, Any], count: int) -> Pool:
         """Neighbours of a configuration, of its own method."""
         method = configuration.get(METHOD, next(iter(self._branches)))
         branch = self._branches[method]
@@ -64,12 +58,50 @@ class Points:
         steps = np.where(choices, 0.0, rng.normal(0, _STEP, size=(count, len(branch))))
         switched = choices & (rng.random((count, len(branch))) < _SWITCH)
         shares = np.where(switched, rng.random((count, len(branch))), np.clip(place + steps, 0, 1 - 1e-12))
-        return [self._at(method, row) for row in shares]
+        return self._pool(method, shares)
 
-    def _at(self, method: str, shares: Array) -> dict[str, Any]:
+    def _pool(self, method: str, shares: Array) -> Pool:
         branch = self._branches[method]
-        values = {name: _value(dist, share) for (name, dist), share in zip(branch.items(), shares, strict=True)}
-        return values | ({METHOD: method} if METHOD in branch else {})
+        columns = {name: _values(dist, column) for (name, dist), column in zip(branch.items(), shares.T, strict=True)}
+        if METHOD in branch:
+            columns[METHOD] = np.full(len(shares), branch[METHOD].to_internal_repr(method))
+        axes = [self._axes(name, columns.get(name), len(shares)) for name in self._space.distributions]
+        return Pool(branch, columns, np.hstack(axes))
+
+    def _axes(self, name: str, values: Array | None, count: int) -> Array:
+        """The axes of a parameter, shape (N, axes); ``values`` as Optuna keeps them, ``None`` if none of N has it."""
+        distribution = self._space.distributions[name]
+        if isinstance(distribution, CategoricalDistribution):
+            axes = np.zeros((count, len(distribution.choices)))
+            if values is not None:
+                axes[np.arange(count), values.astype(int)] = 0.5**0.5
+            return axes
+        return np.full((count, 1), _NO_PLACE) if values is None else _shares(distribution, values)[:, None]
+
+
+class Pool:
+    """Configurations of one method.
+
+    Args:
+        branch: Their distributions by name.
+        columns: Their values by name, as Optuna keeps them, shape (N,) each.
+        points: Where they lie, shape (N, D).
+    """
+
+    def __init__(self, branch: Mapping[str, BaseDistribution], columns: Mapping[str, Array], points: Array) -> None:
+        self._branch, self._columns = branch, columns
+        self.points = points
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        """One configuration, every parameter's value by name."""
+        return {name: dist.to_external_repr(float(self._columns[name][place])) for name, dist in self._branch.items()}
+
+    def rows(self, names: Sequence[str]) -> list[tuple[float, ...]]:
+        """Some parameters of each, as Optuna keeps them."""
+        return list(zip(*(self._columns[name].tolist() for name in names), strict=True))
 
 
 def _shares(distribution: BaseDistribution, values: Array) -> Array:
@@ -79,7 +111,7 @@ def _shares(distribution: BaseDistribution, values: Array) -> Array:
         return np.full(len(values), _NO_PLACE)
     low, high = float(distribution.low), float(distribution.high)
     if distribution.log:
-        values, low, high = np.log(values), math.log(low), math.log(high)
+        values, low, high = np.log(values), float(np.log(low)), float(np.log(high))
     shares: Array = (values - low) / (high - low)
     return shares
 
@@ -90,20 +122,20 @@ def _share(distribution: BaseDistribution, value: Any) -> float:
     return float(_shares(distribution, np.array([value], dtype=float))[0])
 
 
-def _value(distribution: BaseDistribution, share: float) -> Any:
-    """The value at a share of the range, [0, 1); whole numbers and steps get the same room each, as samplers do it."""
+def _values(distribution: BaseDistribution, shares: Array) -> Array:
+    """The values at shares of a range, [0, 1), as Optuna keeps them: each step gets as much room, as there."""
     if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices[int(share * len(distribution.choices))]
+        return np.floor(shares * len(distribution.choices))
     assert isinstance(distribution, FloatDistribution | IntDistribution)
-    low, high, step = distribution.low, distribution.high, distribution.step
+    low, high, step = float(distribution.low), float(distribution.high), distribution.step
     if distribution.single():
-        return low
+        return np.full(len(shares), low)
     half = 0.0 if step is None else step / 2
     if distribution.log:
-        value = math.exp(math.log(low - half) + share * (math.log(high + half) - math.log(low - half)))
+        values = np.exp(np.log(low - half) + shares * (np.log(high + half) - np.log(low - half)))
     else:
-        value = low - half + share * (high - low + 2 * half)
+        values = low - half + shares * (high - low + 2 * half)
     if step is not None:
-        value = low + round((value - low) / step) * step
-    value = min(max(value, low), high)
-    return int(value) if isinstance(distribution, IntDistribution) else float(value)
+        values = low + np.round((values - low) / step) * step
+    clipped: Array = np.clip(values, low, high)
+    return clipped

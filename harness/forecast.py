@@ -15,18 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.candidates import Points
+from harness.candidates import Points, Pool
 from harness.content import derived_seed
-from harness.cost import key_of
 from harness.curve_model import CurveModel
 from harness.outlook import Outlook, Scale
 from harness.space import SearchSpace
 
 Array = NDArray[np.float64]
+Places = NDArray[np.int64]
 
 _FEWEST = 6  # trials begun by chance, before a model has anything to go by
 _DRAWN, _NEIGHBOURS, _CENTRES = 400, 20, 10  # candidates from all over, and beside each of the best
-_NEWEST, _MOST = 200, 300  # trials that a model looks at: of the older ones the front's, and an even choice
+_NEWEST, _MOST = 120, 200  # trials that a model looks at: of the older ones the front's, and an even choice
 _WORTH_WHILE = 0.1  # of what a new student may add for an epoch: a trial that may add less is stopped
 
 
@@ -79,12 +79,13 @@ class Forecast:
     ) -> None:
         self._space, self._points = space, Points(space)
         self._names = tuple(space.student)
-        self._architectures = {self._key(a): number for number, a in enumerate(architectures)}
+        self._architectures = {self._row(architecture): number for number, architecture in enumerate(architectures)}
         self._epochs, self._primary, self._sign, self._seed = epochs, primary, sign, seed
         worst, best = bounds if sign > 0 else (bounds[1], bounds[0])
         self._scale = Scale(None if worst is None or best is None else (sign * worst, sign * best))
         self._outlook = Outlook(np.log(np.maximum(costs, 1e-12)), self._scale)
         self._over: dict[int, _Trial | None] = {}  # by number, those that change no more
+        self._at: dict[int, Array] = {}  # points of trials
 
     def propose(
         self, trials: Sequence[FrozenTrial], is_new: Callable[[Mapping[str, Any]], bool]
@@ -102,10 +103,12 @@ class Forecast:
         seen = [one for trial in trials if (one := self._seen(trial)) is not None]
         known = self._known(seen, len(trials))
         if known is None:
-            candidates = [drawn for drawn in self._points.drawn(rng, _DRAWN) if self._key(drawn) in self._architectures]
-            return next(filter(is_new, candidates), None)
-        candidates, gains = self._candidates(known, rng)
-        return next(filter(is_new, (candidates[place] for place in np.argsort(-gains, kind="stable"))), None)
+            candidates = _Candidates(self._points.drawn(rng, _DRAWN), self._architectures, self._names)
+            order = rng.permutation(len(candidates.architectures))
+        else:
+            candidates, gains = self._candidates(known, rng)
+            order = np.argsort(-gains, kind="stable")
+        return next(filter(is_new, map(candidates.configuration, order)), None)
 
     def outdone(self, number: int, rung: int, trials: Sequence[FrozenTrial]) -> float | None:
         """Whether a trial is better given up for a new one.
@@ -126,9 +129,13 @@ class Forecast:
         if known is None:
             return None
         _, gains = self._candidates(known, np.random.default_rng(derived_seed(self._seed, "outdone", number, rung)))
-        own = self._gains(known, [this.params], np.array([this.number]))[0] / (self._epochs - rung)
+        own = self._gains(known, self._where([this]), np.array([this.architecture]), np.array([number]))[0]
+        own /= self._epochs - rung
         new = float(gains.max(initial=0.0)) / self._epochs
         return None if own >= _WORTH_WHILE * new else new / max(own, 1e-12)
+
+    def _row(self, params: Mapping[str, Any]) -> tuple[float, ...]:
+        return tuple(float(self._space.student[name].to_internal_repr(params[name])) for name in self._names)
 
     def _seen(self, trial: FrozenTrial) -> _Trial | None:
         """A trial as the model sees it; ``None`` for one that it can't place."""
@@ -136,7 +143,7 @@ class Forecast:
             return self._over[trial.number]
         if self._space.branch_of(trial.params) is None or trial.state == TrialState.WAITING:
             return None  # enqueued, and not begun
-        architecture = self._architectures.get(self._key(trial.params))
+        architecture = self._architectures.get(self._row(trial.params))
         marks = {rung: self._sign * value for rung, value in trial.intermediate_values.items() if np.isfinite(value)}
         end = None
         if trial.state == TrialState.COMPLETE:
@@ -169,7 +176,8 @@ class Forecast:
         complete = [trial for trial in marked if trial.end is not None]
         places = np.array([trial.architecture for trial in complete], dtype=int)
         ends = self._scale.of(np.array([trial.end for trial in complete], dtype=float))
-        floor = min(float(self._scale.of(np.array([v]))[0]) for t in marked for v in (*t.marks.values(), *self._end(t)))
+        every = [value for trial in marked for value in trial.marks.values()]
+        floor = float(self._scale.of(np.array([*every, *(trial.end for trial in complete)], dtype=float)).min())
         best = self._outlook.best(places, ends, floor=floor)
         foremost = [complete[place] for place in np.flatnonzero(self._outlook.is_best(best, places, ends))]
         looked_at = _chosen(seen, {trial.number for trial in foremost})
@@ -178,17 +186,13 @@ class Forecast:
         running = [trial for trial in looked_at if trial.state == TrialState.RUNNING and trial.number != but]
         if running:
             runs = np.array([trial.number for trial in running])
-            mean, _ = model.at(self._points.of([trial.params for trial in running]), runs, self._epochs)
+            mean, _ = model.at(self._where(running), runs, self._epochs)
             believed |= {trial.number: float(value) for trial, value in zip(running, mean, strict=True)}
             model = self._model(looked_at, believed)
             at = np.array([trial.architecture for trial in running])
             best = self._outlook.best(np.append(places, at), np.append(ends, np.maximum(mean, floor)), floor=floor)
         centres = sorted(foremost, key=lambda trial: -trial.number)[:_CENTRES]
         return _Known(model, best, [trial.params for trial in centres])
-
-    @staticmethod
-    def _end(trial: _Trial) -> tuple[float, ...]:
-        return () if trial.end is None else (trial.end,)
 
     def _model(self, trials: Sequence[_Trial], believed: Mapping[int, float]) -> CurveModel:
         """The model of some trials.
@@ -203,32 +207,61 @@ class Forecast:
             for after, value in curve.items():
                 which.append(place)
                 epochs.append(after)
-                values.append(float(self._scale.of(np.array([value]))[0]))
+                values.append(value)
+        scaled = self._scale.of(np.array(values))
+        for place, trial in enumerate(trials):
             if trial.number in believed:
                 which.append(place)
                 epochs.append(self._epochs)
-                values.append(believed[trial.number])
-        points = self._points.of([trial.params for trial in trials])
+                scaled = np.append(scaled, believed[trial.number])
+        points = self._where(trials)
         runs = np.array([trial.number for trial in trials])
-        return CurveModel(points[which], runs[which], np.array(epochs, dtype=float), np.array(values))
+        return CurveModel(points[which], runs[which], np.array(epochs, dtype=float), scaled)
 
-    def _candidates(self, known: _Known, rng: np.random.Generator) -> tuple[list[dict[str, Any]], Array]:
-        """Configurations that nobody has begun, but for what was tried before, and what each may be expected to add."""
-        drawn = self._points.drawn(rng, _DRAWN)
-        for params in known.foremost:
-            drawn += self._points.near(rng, params, _NEIGHBOURS)
-        candidates = [params for params in drawn if self._key(params) in self._architectures]
-        if not candidates:
-            return [], np.empty(0)
-        return candidates, self._gains(known, candidates, -1 - np.arange(len(candidates)))
+    def _where(self, trials: Sequence[_Trial]) -> Array:
+        for trial in trials:
+            if trial.number not in self._at:
+                self._at[trial.number] = self._points.of(trial.params)
+        return np.vstack([self._at[trial.number] for trial in trials])
 
-    def _gains(self, known: _Known, configurations: Sequence[Mapping[str, Any]], runs: NDArray[np.int64]) -> Array:
-        mean, deviation = known.model.at(self._points.of(configurations), runs, self._epochs)
-        architectures = np.array([self._architectures[self._key(params)] for params in configurations])
+    def _candidates(self, known: _Known, rng: np.random.Generator) -> tuple[_Candidates, Array]:
+        """Configurations from all over and beside the best, and what each may be expected to add."""
+        near = [self._points.near(rng, params, _NEIGHBOURS) for params in known.foremost]
+        candidates = _Candidates([*self._points.drawn(rng, _DRAWN), *near], self._architectures, self._names)
+        runs = -1 - np.arange(len(candidates.architectures))
+        return candidates, self._gains(known, candidates.points, candidates.architectures, runs)
+
+    def _gains(self, known: _Known, points: Array, architectures: Places, runs: Places) -> Array:
+        if not len(points):
+            return np.empty(0)
+        mean, deviation = known.model.at(points, runs, self._epochs)
         return self._outlook.gains(known.best, architectures, mean, deviation)
 
-    def _key(self, params: Mapping[str, Any]) -> str:
-        return key_of({name: params[name] for name in self._names})
+
+class _Candidates:
+    """Configurations of several pools whose architectures are within reach.
+
+    Args:
+        pools: The pools.
+        architectures: Numbers of the architectures within reach.
+        names: Of the parameters that make an architecture.
+    """
+
+    def __init__(
+        self, pools: Sequence[Pool], architectures: Mapping[tuple[float, ...], int], names: Sequence[str]
+    ) -> None:
+        found = np.array([architectures.get(row, -1) for pool in pools for row in pool.rows(names)], dtype=int)
+        self._pools = pools
+        self._places = np.flatnonzero(found >= 0)
+        self._starts = np.cumsum([0, *map(len, pools)])
+        self.architectures = found[self._places]
+        self.points = np.vstack([pool.points for pool in pools])[self._places]
+
+    def configuration(self, number: int) -> dict[str, Any]:
+        """One of them, every parameter's value by name."""
+        place = int(self._places[number])
+        pool = int(np.searchsorted(self._starts, place, side="right")) - 1
+        return self._pools[pool][place - int(self._starts[pool])]
 
 
 def _chosen(trials: Sequence[_Trial], foremost: set[int]) -> list[_Trial]:
