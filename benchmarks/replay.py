@@ -32,6 +32,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from scipy.stats import spearmanr
 
+from harness.candidates import Points, Pool
 from harness.cost import key_of
 from harness.flags import space_file
 from harness.forecast import Forecast
@@ -39,7 +40,7 @@ from harness.launchers.local import usable_cores
 from harness.pareto import hypervolume
 from harness.proposal import make_sampler
 from harness.pruning import Standing, rungs_of, stop
-from harness.space import load_space
+from harness.space import SearchSpace, load_space
 from lightning_modules.criteria import HINTON
 
 REFERENCE = (0.5, 4.78)  # accuracy, log10 of parameters
@@ -190,7 +191,7 @@ class StratifiedAsha:
 
 
 class Front:
-    """This project's own sampler and its judging, each proposal moved to the nearest of the grid."""
+    """This project's own sampler and its judging; all that is left of the grid are its candidates."""
 
     def __init__(self, curves: Curves, seed: int) -> None:
         self.curves, self.grid = curves, GRIDS[curves.space]
@@ -212,24 +213,25 @@ class Front:
             bounds=(0.0, 1.0),
             seed=seed,
         )
-        self.rungs, self.rng = rungs_of(curves.epochs), np.random.default_rng(seed)
+        self.left = _Left(self.space, self.grid)
+        self.forecast._points = self.left
+        self.rungs = rungs_of(curves.epochs)
         self.trials: list[FrozenTrial] = []
-        self.tried: set[Place] = set()
 
     def ask(self) -> Place:
-        found = self.forecast.propose(self.trials, lambda params: self._nearest(params) not in self.tried)
-        left = [place for place in self.curves.places() if place not in self.tried] or list(self.curves.places())
-        self.place = self._nearest(found) if found is not None else left[int(self.rng.integers(len(left)))]
-        self.tried.add(self.place)
-        params = {name: values[at] for (name, values), at in zip(self.grid.items(), self.place, strict=True)}
+        params = self.forecast.propose(self.trials, lambda params: True) if self.left.places else None
+        if params is None:  # it has tried all of the grid, and pruned what was wanted
+            return (0,) * len(self.grid)
+        place = tuple(values.index(params[name]) for name, values in self.grid.items())
+        self.left.places.remove(place)
         self.trials.append(
             create_trial(state=TrialState.RUNNING, params=params, distributions=self.space.distributions)
         )
         self.trials[-1].number = len(self.trials) - 1
-        return self.place
+        return place
 
     def stops(self, epoch: int, accuracy: float) -> bool:
-        if epoch not in self.rungs:
+        if epoch not in self.rungs or not self.left.places:
             return False
         self.trials[-1].intermediate_values[epoch] = accuracy
         return self.forecast.outdone(self.trials[-1].number, epoch, self.trials) is not None
@@ -241,12 +243,28 @@ class Front:
             self.trials[-1].state = TrialState.COMPLETE
             self.trials[-1].user_attrs["metrics"] = {"accuracy": accuracy}
 
-    def _nearest(self, params: Mapping[str, Any]) -> Place:
-        def place(name: str, values: list[Any]) -> int:
-            scale = np.asarray if name == "alpha" else np.log
-            return int(np.abs(scale(np.array(values, dtype=float)) - scale(float(params[name]))).argmin())
 
-        return tuple(place(name, values) for name, values in self.grid.items())
+class _Left(Points):
+    """What is left of the grid, where other points are drawn."""
+
+    def __init__(self, space: SearchSpace, grid: dict[str, list[Any]]) -> None:
+        super().__init__(space)
+        self.places = set(np.ndindex(*map(len, grid.values())))
+        self._grid = grid
+
+    def drawn(self, rng: np.random.Generator, count: int) -> list[Pool]:
+        rows = np.array(sorted(self.places))
+        columns = {
+            name: np.array(values, dtype=float)[row]
+            for (name, values), row in zip(self._grid.items(), rows.T, strict=True)
+        }
+        points = np.hstack([self._axes(name, columns[name], len(rows)) for name in self._space.distributions])
+        return [Pool(self._space.distributions, columns, points)]
+
+    def near(self, rng: np.random.Generator, configuration: Mapping[str, Any], count: int) -> Pool:
+        return Pool(
+            self._space.distributions, {name: np.empty(0) for name in self._grid}, self.drawn(rng, 0)[0].points[:0]
+        )
 
 
 def _within(distribution: BaseDistribution, values: list[Any]) -> BaseDistribution:

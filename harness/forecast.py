@@ -27,7 +27,7 @@ Places = NDArray[np.int64]
 _FEWEST = 6  # trials begun by chance, before a model has anything to go by
 _DRAWN, _NEIGHBOURS, _CENTRES = 400, 20, 10  # candidates from all over, and beside each of the best
 _NEWEST, _MOST = 120, 200  # trials that a model looks at: of the older ones the front's, and an even choice
-_WORTH_WHILE = 0.1  # of what a new student may add for an epoch: a trial that may add less is stopped
+_WORTH_WHILE = 0.2  # of what a new student may add for an epoch: a trial that may add less is stopped
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Forecast:
         """
         seen = [one for trial in trials if (one := self._seen(trial)) is not None]
         this = next((trial for trial in seen if trial.number == number), None)
-        if this is None or self._leads(this, rung, seen):
+        if this is None or rung not in this.marks or self._leads(this, rung, seen):
             return None
         known = self._known(seen, len(trials), but=number)
         if known is None:

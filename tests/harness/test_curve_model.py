@@ -14,11 +14,11 @@ from harness.curve_model import CurveModel
 def covariance(a: tuple[np.ndarray, int, float], b: tuple[np.ndarray, int, float]) -> float:
     """Of two observations, from the definition: shared, own and common parts."""
     (x, run, epoch), (y, other_run, other_epoch) = a, b
-    root = math.sqrt(5) * math.dist(x, y) / 0.8
+    root = math.sqrt(5) * math.dist(x, y) / 1.8
     alike = (1 + root + root**2 / 3) * math.exp(-root)
     near = math.exp(-abs(math.log(epoch / other_epoch)) / 0.7)
     own = (0.05**2 + 0.11**2 * near) if run == other_run else 0.0
-    return alike * (0.3**2 + 0.55**2 * near) + own + 0.7**2 * near
+    return alike * (0.7**2 + 0.5**2 * near) + own + 0.7**2 * near
 
 
 def test_its_word_is_that_of_the_process() -> None:

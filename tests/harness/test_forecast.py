@@ -77,14 +77,14 @@ def volume(trials: Sequence[FrozenTrial]) -> float:
     return hypervolume(points, [0.3, np.log(33)], ["maximize", "minimize"])
 
 
-def test_it_finds_a_better_front_than_chance_does() -> None:
+def test_it_finds_a_better_front_than_chance_does_with_twice_as_many() -> None:
     ours = by_chance(6)
     searching = forecast()
     while len(ours) < 25:
         params = searching.propose(ours, lambda params: True)
         assert params is not None
         ours.append(trial(len(ours), params))
-    assert volume(ours) > np.quantile([volume(by_chance(100, seed)) for seed in range(10)], 0.5)
+    assert volume(ours) > max(volume(by_chance(50, seed)) for seed in range(5))
 
 
 def test_a_metric_that_is_to_be_small_is_searched_as_its_mirror_image() -> None:
