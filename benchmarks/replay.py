@@ -59,7 +59,8 @@ class Curves:
         space: Name of the space.
         names: The grid's parameters; the first one is the width.
         shape: How many values each has.
-        accuracy: After each epoch, shape (*grid, seeds, epochs).
+        accuracy: After each epoch, shape (*grid, seeds, epochs), of the training seeds whose runs are all there.
+        seeds: How many those are.
         size: log10 of the parameters of the student of each width.
         macs: Of one sample, likewise.
     """
@@ -69,14 +70,17 @@ class Curves:
         self.space = space
         self.names, self.epochs = list(grid), EPOCHS[space]
         self.shape = tuple(len(values) for values in grid.values())
-        self.accuracy = np.full((*self.shape, SEEDS, self.epochs), np.nan)
+        accuracy = np.full((*self.shape, SEEDS, self.epochs), np.nan)
         file = runs_dir / "curves" / f"{space}.jsonl"
         for line in file.read_text().splitlines() if file.exists() else []:
             run = json.loads(line)
             place = tuple(grid[name].index(run[name]) for name in grid)
-            self.accuracy[(*place, run["seed"])] = run["accuracy"]
-        if missing := int(np.isnan(self.accuracy[..., -1]).sum()):
-            raise SystemExit(f"{missing} runs are missing in {file}; benchmarks/learning_curves.py trains them.")
+            accuracy[(*place, run["seed"])] = run["accuracy"]
+        whole = ~np.isnan(accuracy[..., -1].reshape(-1, SEEDS)).any(axis=0)
+        if not whole.any():
+            raise SystemExit(f"no grid in {file} is whole; benchmarks/learning_curves.py trains its runs.")
+        self.accuracy = accuracy[..., whole, :]
+        self.seeds = int(whole.sum())
         costs = json.loads(file.with_suffix(".costs.json").read_text())
         self.size = [math.log10(costs[key_of({"width": width})]["parameters"]) for width in grid["width"]]
         self.macs = [costs[key_of({"width": width})]["macs"] for width in grid["width"]]
@@ -346,7 +350,7 @@ class Course:
 
 def replay(curves: Curves, make: Callable[[Curves, int], Method], seed: int) -> Course:
     """Let a method search until it has 99 % of the exhaustive front, by either measure, or has spent too much."""
-    curve_of = {place: curves.accuracy[(*place, seed % SEEDS)] for place in curves.places()}
+    curve_of = {place: curves.accuracy[(*place, seed % curves.seeds)] for place in curves.places()}
     mean_of = {place: curves.accuracy[place][:, -1].mean() for place in curve_of}
     whole = _volume([(curve[-1], curves.size[place[0]]) for place, curve in curve_of.items()])
     mean_whole = _volume([(end, curves.size[place[0]]) for place, end in mean_of.items()])
@@ -408,8 +412,8 @@ def table(found: dict[str, list[Course]], curves: Curves) -> list[str]:
     seeds = len(next(iter(found.values())))
     lines = [
         f"Median of {seeds} searches [quartiles] until a share of the exhaustive hypervolume is reached; ∞: not within "
-        f"{most:,} epochs. *Mean*: each configuration is judged by the mean of its {SEEDS} training seeds, of which "
-        "the search saw one.",
+        f"{most:,} epochs. *Mean*: each configuration is judged by the mean of its training seeds, of which there are "
+        f"{curves.seeds}, and the search saw one.",
         "",
         f"| method | {' | '.join(f'epochs to {goal:.0%}' for goal in GOALS)} | arrived | mean, to {GOALS[-1]:.0%} "
         f"| MACs to {GOALS[-1]:.0%}, MO-TPE = 1 |",
@@ -423,17 +427,17 @@ def table(found: dict[str, list[Course]], curves: Curves) -> list[str]:
         macs = statistics.median(course.arrival(GOALS[-1], 1) for course in courses)
         ratio = f"{macs / unpruned:.2f}" if math.isfinite(macs) and math.isfinite(unpruned) else "–"
         lines.append(f"| {name} | {' | '.join(cells)} | {arrived} of {seeds} | {by_mean} | {ratio} |")
-    fewest = statistics.median(fewest_epochs(curves, seed) for seed in range(SEEDS))
+    fewest = statistics.median(fewest_epochs(curves, seed) for seed in range(curves.seeds))
     lines += ["", f"Whoever knew how all end would need {fewest:,.0f} epochs to {GOALS[-1]:.0%}."]
     lines += ["", "Spearman's rank correlation of the accuracy at a rung with that at the end (median over seeds):", ""]
     lines += ["| epochs | all | within a width, median |", "|---:|---:|---:|"]
     for rung in rungs_of(curves.epochs):
         early, end = curves.accuracy[..., rung - 1], curves.accuracy[..., -1]
-        of_all = [spearmanr(early[..., s].ravel(), end[..., s].ravel())[0] for s in range(SEEDS)]
+        of_all = [spearmanr(early[..., s].ravel(), end[..., s].ravel())[0] for s in range(curves.seeds)]
         within = [
             spearmanr(early[w, ..., s].ravel(), end[w, ..., s].ravel())[0]
             for w in range(curves.shape[0])
-            for s in range(SEEDS)
+            for s in range(curves.seeds)
         ]
         lines.append(
             f"| {rung} of {curves.epochs} | {statistics.median(of_all):.2f} | {statistics.median(within):.2f} |"
