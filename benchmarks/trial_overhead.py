@@ -23,7 +23,7 @@ import psutil
 import torch
 import torch.nn.functional as F
 
-from harness import pruning
+from harness import forecast
 from harness.cli import parse_search
 from harness.mirror import Mirror
 from harness.opening import open_study
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of both; 1 is a worker's share where each core has one")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    pruning._NEAREST = 10**9  # each trial is marked and judged, and none is stopped
+    forecast._WORTH_WHILE = 0.0  # each trial is marked and judged, and none is stopped
     os.chdir(tempfile.mkdtemp())
     fixed = [f"--fix={name}={value}" for name, value in CONFIGURATION.items()]
     settings, _ = parse_search([f"--space={asked.space}", "--study=bench", "--accelerator=cpu", "--trials=1", *fixed])

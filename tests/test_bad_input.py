@@ -137,7 +137,7 @@ def test_a_budget_that_no_student_meets_names_the_cheapest(example: Path) -> Non
     assert [(run.data.tags["kd.role"], run.info.status) for run in found] == [("teacher", "FINISHED")]
     # What failed at its first start binds nobody: the corrected command is taken.
     output = search(example, "--space", "cancer.py", "--epochs", "1", "--trials", "1", "--max", "parameters=95")
-    assert "1 trials of cancer, tpe, parameters at most 95" in output and len(load(example, "cancer").trials) == 1
+    assert "1 trials of cancer, front, parameters at most 95" in output and len(load(example, "cancer").trials) == 1
     error = refused(example, "--space", "cancer.py", "--max", "speed=2")
     assert "argument --max: must name one of parameters, macs, size_mb, latency_p50_ms" in error
     assert "must give macs a positive number, but got 'macs=0'" in refused(example, "--max", "macs=0")

@@ -116,9 +116,9 @@ def test_the_same_command_again_says_that_the_study_is_finished(finished: Path) 
     report = finished / "mlruns" / "trials" / "cancer" / "report"
     written = {path.name: path.stat().st_mtime_ns for path in report.iterdir()}
     output = search(finished, *CANCER)
-    assert "study     cancer: 8 trials of cancer, tpe\n" in output and "is finished: 8 trials" in output
+    assert "study     cancer: 8 trials of cancer, front\n" in output and "is finished: 8 trials" in output
     fewer = search(finished, *CANCER[:2], "--trials", "5", *CANCER[4:])
-    assert "study     cancer: 8 trials of cancer, tpe, more than the 5 asked for\n" in fewer
+    assert "study     cancer: 8 trials of cancer, front, more than the 5 asked for\n" in fewer
     assert "the Pareto front" in output and "the Pareto front" in fewer
     assert numbers(finished, "cancer") == before
     assert {path.name: path.stat().st_mtime_ns for path in report.iterdir()} == written
