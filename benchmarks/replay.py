@@ -224,6 +224,7 @@ class Front:
 
     def ask(self) -> Place:
         params = self.forecast.propose(self.trials, lambda params: True) if self.left.places else None
+        self.begun = params is not None
         if params is None:  # it has tried all of the grid, and pruned what was wanted
             return (0,) * len(self.grid)
         place = tuple(values.index(params[name]) for name, values in self.grid.items())
@@ -235,12 +236,14 @@ class Front:
         return place
 
     def stops(self, epoch: int, accuracy: float) -> bool:
-        if epoch not in self.rungs or not self.left.places:
+        if epoch not in self.rungs or not self.left.places or not self.begun:
             return False
         self.trials[-1].intermediate_values[epoch] = accuracy
         return self.forecast.outdone(self.trials[-1].number, epoch, self.trials) is not None
 
     def end(self, accuracy: float | None) -> None:
+        if not self.begun:
+            return
         if accuracy is None:
             self.trials[-1].state = TrialState.PRUNED
         else:

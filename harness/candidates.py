@@ -101,7 +101,8 @@ class Pool:
 
     def rows(self, names: Sequence[str]) -> list[tuple[float, ...]]:
         """Some parameters of each, as Optuna keeps them."""
-        return list(zip(*(self._columns[name].tolist() for name in names), strict=True))
+        columns = [self._columns[name].tolist() for name in names]
+        return list(zip(*columns, strict=True)) if columns else [()] * len(self)
 
 
 def _shares(distribution: BaseDistribution, values: Array) -> Array:

@@ -18,7 +18,7 @@ from scipy.spatial.distance import cdist
 
 Array = NDArray[np.float64]
 
-_LENGTH, _EPOCHS_LENGTH = 1.8, 0.7  # of a parameter's range; of the logarithm of epochs
+_LENGTH, _EPOCHS_LENGTH = 1.2, 0.7  # of a parameter's range; of the logarithm of epochs
 _SHARED, _SHARED_NEAR, _OWN, _OWN_NEAR, _TREND, _NOISE = (s**2 for s in (0.7, 0.5, 0.05, 0.11, 0.7, 0.05))
 _LEAST_DEVIATION = 1e-3  # of values, for those that are all the same
 
@@ -46,7 +46,8 @@ class CurveModel:
 
         Args:
             points: Their configurations, shape (M, D).
-            runs: Which runs they are, shape (M,); one that has no observation stands for itself.
+            runs: Which runs they are, shape (M,). What a run has of its own is luck: of one without an observation it
+                is left out, or the same configuration would promise something new again and again.
             epochs: At least 1.
 
         Returns:
@@ -56,7 +57,8 @@ class CurveModel:
         across = _covariance(points, runs, times, self._points, self._runs, self._times)
         mean = across @ self._weights
         explained = (solve_triangular(self._factor[0], across.T, lower=True) ** 2).sum(axis=0)
-        variance = _SHARED + _SHARED_NEAR + _OWN + _OWN_NEAR + _TREND - explained
+        own = np.isin(runs, self._runs) * (_OWN + _OWN_NEAR)
+        variance = _SHARED + _SHARED_NEAR + _TREND + own - explained
         return mean * self._deviation + self._mean, np.sqrt(np.maximum(variance, 1e-8)) * self._deviation
 
 

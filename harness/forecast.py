@@ -8,12 +8,13 @@ more always goes on.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
+from scipy.spatial.distance import cdist
 
 from harness.candidates import Points, Pool
 from harness.content import derived_seed
@@ -27,6 +28,9 @@ Places = NDArray[np.int64]
 _FEWEST = 6  # trials begun by chance, before a model has anything to go by
 _DRAWN, _NEIGHBOURS, _CENTRES = 400, 20, 10  # candidates from all over, and beside each of the best
 _NEWEST, _MOST = 120, 200  # trials that a model looks at: of the older ones the front's, and an even choice
+_SAME = 1e-9  # distance of two points, within which they are one
+_FAR = 3  # of the distance between quartiles
+_NOTHING = 1e-12  # a gain that is none
 _WORTH_WHILE = 0.2  # of what a new student may add for an epoch: a trial that may add less is stopped
 
 
@@ -49,6 +53,7 @@ class _Known:
     model: CurveModel
     best: Array
     foremost: Sequence[Mapping[str, Any]]
+    points: Array  # of the trials that it looks at
 
 
 class Forecast:
@@ -83,7 +88,10 @@ class Forecast:
         self._epochs, self._primary, self._sign, self._seed = epochs, primary, sign, seed
         worst, best = bounds if sign > 0 else (bounds[1], bounds[0])
         self._scale = Scale(None if worst is None or best is None else (sign * worst, sign * best))
-        self._outlook = Outlook(np.log(np.maximum(costs, 1e-12)), self._scale)
+        # The logarithm of nothing, as of the MACs of a student without products, is that of the least there is.
+        least = np.min(costs, axis=0, where=costs > 0, initial=np.inf)
+        self._costs = np.log(np.maximum(costs, np.where(np.isfinite(least), least, 1.0)))
+        self._outlook = Outlook(self._costs, self._scale)
         self._over: dict[int, _Trial | None] = {}  # by number, those that change no more
         self._at: dict[int, Array] = {}  # points of trials
 
@@ -107,7 +115,8 @@ class Forecast:
             order = rng.permutation(len(candidates.architectures))
         else:
             candidates, gains = self._candidates(known, rng)
-            order = np.argsort(-gains, kind="stable")
+            # The last digits of sums hang on the number of threads.
+            order = np.argsort(-np.round(gains / max(gains.max(initial=0.0), _NOTHING), 9), kind="stable")
         return next(filter(is_new, map(candidates.configuration, order)), None)
 
     def outdone(self, number: int, rung: int, trials: Sequence[FrozenTrial]) -> float | None:
@@ -122,17 +131,23 @@ class Forecast:
             ``None`` if it goes on. Else how many times as much as of it may be expected of a new one, for an epoch.
         """
         seen = [one for trial in trials if (one := self._seen(trial)) is not None]
-        this = next((trial for trial in seen if trial.number == number), None)
-        if this is None or rung not in this.marks or self._leads(this, rung, seen):
+        place = next((place for place, trial in enumerate(seen) if trial.number == number), None)
+        if place is None or rung not in seen[place].marks:
+            return None
+        # One that is trained again, for its checkpoint was lost, has marks of what is still to come.
+        so_far = {epochs: value for epochs, value in seen[place].marks.items() if epochs <= rung}
+        this = seen[place] = replace(seen[place], marks=so_far)
+        if self._leads(this, rung, seen):
             return None
         known = self._known(seen, len(trials), but=number)
         if known is None:
             return None
-        _, gains = self._candidates(known, np.random.default_rng(derived_seed(self._seed, "outdone", number, rung)))
+        candidates, gains = self._candidates(known, np.random.default_rng(derived_seed(self._seed, number, rung)))
+        gains = gains[cdist(candidates.points, known.points).min(axis=1, initial=np.inf) > _SAME]
         own = self._gains(known, self._where([this]), np.array([this.architecture]), np.array([number]))[0]
         own /= self._epochs - rung
         new = float(gains.max(initial=0.0)) / self._epochs
-        return None if own >= _WORTH_WHILE * new else new / max(own, 1e-12)
+        return None if own >= _WORTH_WHILE * new or new < _NOTHING else new / max(own, _NOTHING)
 
     def _row(self, params: Mapping[str, Any]) -> tuple[float, ...]:
         return tuple(float(self._space.student[name].to_internal_repr(params[name])) for name in self._names)
@@ -157,13 +172,10 @@ class Forecast:
 
     def _leads(self, this: _Trial, rung: int, seen: Sequence[_Trial]) -> bool:
         """Whether none that costs no more, and was trained to the end, stood better at the rung."""
-        value, best = this.marks[rung], None
-        complete = [trial for trial in seen if trial.end is not None and rung in trial.marks]
-        if complete:
-            marks = np.array([trial.marks[rung] for trial in complete])
-            places = np.array([trial.architecture for trial in complete])
-            best = self._outlook.best(places, marks, floor=-np.inf)
-        return best is None or bool(self._outlook.is_best(best, np.array([this.architecture]), np.array([value]))[0])
+        rivals = [trial for trial in seen if trial.end is not None and rung in trial.marks]
+        costs, marks = self._costs[[trial.architecture for trial in rivals]], [trial.marks[rung] for trial in rivals]
+        no_dearer = (costs <= self._costs[this.architecture]).all(axis=1)
+        return bool(this.marks[rung] >= np.max(np.array(marks)[no_dearer], initial=-np.inf))
 
     def _known(self, seen: Sequence[_Trial], count: int, but: int | None = None) -> _Known | None:
         """A model of the curves; of trials that run, ``but`` one, it believes that they will end as it expects.
@@ -176,39 +188,53 @@ class Forecast:
         complete = [trial for trial in marked if trial.end is not None]
         places = np.array([trial.architecture for trial in complete], dtype=int)
         ends = self._scale.of(np.array([trial.end for trial in complete], dtype=float))
-        every = [value for trial in marked for value in trial.marks.values()]
-        floor = float(self._scale.of(np.array([*every, *(trial.end for trial in complete)], dtype=float)).min())
+        marks = self._scale.of(np.array([value for trial in marked for value in trial.marks.values()], dtype=float))
+        floor = self._floor(marks, ends)
         best = self._outlook.best(places, ends, floor=floor)
         foremost = [complete[place] for place in np.flatnonzero(self._outlook.is_best(best, places, ends))]
-        looked_at = _chosen(seen, {trial.number for trial in foremost})
+        at_work = {trial.number for trial in seen if trial.state == TrialState.RUNNING}
+        looked_at = _chosen(seen, at_work | {trial.number for trial in foremost})
         believed = {trial.number: floor for trial in looked_at if trial.state == TrialState.FAIL}
-        model = self._model(looked_at, believed)
+        model = self._model(looked_at, believed, floor)
         running = [trial for trial in looked_at if trial.state == TrialState.RUNNING and trial.number != but]
         if running:
             runs = np.array([trial.number for trial in running])
             mean, _ = model.at(self._where(running), runs, self._epochs)
             believed |= {trial.number: float(value) for trial, value in zip(running, mean, strict=True)}
-            model = self._model(looked_at, believed)
+            model = self._model(looked_at, believed, floor)
             at = np.array([trial.architecture for trial in running])
             best = self._outlook.best(np.append(places, at), np.append(ends, np.maximum(mean, floor)), floor=floor)
         centres = sorted(foremost, key=lambda trial: -trial.number)[:_CENTRES]
-        return _Known(model, best, [trial.params for trial in centres])
+        return _Known(model, best, [trial.params for trial in centres], self._where(looked_at))
 
-    def _model(self, trials: Sequence[_Trial], believed: Mapping[int, float]) -> CurveModel:
+    def _floor(self, marks: Array, ends: Array) -> float:
+        """Quality on the scale, below which all is as bad: the worst there was.
+
+        Where the metric has not two ends, a run that went astray may be worse than all others by any factor: then no
+        more than what is far outside of the ends.
+        """
+        worst = float(np.min(np.append(marks, ends)))
+        if self._scale.ends is not None or len(ends) < _FEWEST // 2:
+            return worst
+        low, middle, high = np.quantile(ends, [0.25, 0.5, 0.75])
+        return max(worst, float(middle - _FAR * (high - low) - _NOTHING))
+
+    def _model(self, trials: Sequence[_Trial], believed: Mapping[int, float], floor: float) -> CurveModel:
         """The model of some trials.
 
         Args:
             trials: One that has neither marks nor an end, nor is believed to have one, says nothing.
             believed: Ends, on the scale, by number.
+            floor: What is worse is taken for this.
         """
         which, epochs, values = [], [], []
         for place, trial in enumerate(trials):
             curve = dict(trial.marks) | ({self._epochs: trial.end} if trial.end is not None else {})
-            for after, value in curve.items():
+            for after, value in sorted(curve.items()):
                 which.append(place)
                 epochs.append(after)
                 values.append(value)
-        scaled = self._scale.of(np.array(values))
+        scaled = np.maximum(self._scale.of(np.array(values, dtype=float)), floor)
         for place, trial in enumerate(trials):
             if trial.number in believed:
                 which.append(place)
@@ -264,12 +290,12 @@ class _Candidates:
         return self._pools[pool][place - int(self._starts[pool])]
 
 
-def _chosen(trials: Sequence[_Trial], foremost: set[int]) -> list[_Trial]:
-    """As many trials as a model can look at in a moment: the newest, the front's, and an even choice of the others."""
+def _chosen(trials: Sequence[_Trial], wanted: set[int]) -> list[_Trial]:
+    """As many trials as a model can look at in a moment: the newest, those wanted, and an even choice of the others."""
     if len(trials) <= _MOST:
         return list(trials)
     older, newest = trials[:-_NEWEST], trials[-_NEWEST:]
-    front = [trial for trial in older if trial.number in foremost][-(_MOST - _NEWEST) :]
-    rest = [trial for trial in older if trial.number not in foremost]
-    places = np.linspace(0, len(rest) - 1, min(_MOST - _NEWEST - len(front), len(rest))).astype(int)
-    return sorted([*newest, *front, *(rest[place] for place in places)], key=lambda trial: trial.number)
+    kept = [trial for trial in older if trial.number in wanted][-(_MOST - _NEWEST) :]
+    rest = [trial for trial in older if trial.number not in wanted]
+    places = np.linspace(0, len(rest) - 1, min(_MOST - _NEWEST - len(kept), len(rest))).astype(int)
+    return sorted([*newest, *kept, *(rest[place] for place in places)], key=lambda trial: trial.number)

@@ -2,11 +2,11 @@
 
 Optuna refuses to prune where there are several objectives, and a rule that looks at accuracy alone stops every small
 student. The rungs are those of asynchronous successive halving (Li et al. 2020, arXiv:1810.05934): few, and closer to
-one another at the beginning. A trial that leads at a rung those which cost no more always goes on. Of the others, what
-the sampler ``front`` proposed is judged by its own forecast. What Optuna's samplers propose is asked one thing: could
-it still reach the front? It could if one of the complete trials that stood nearest to it at the rung went on to gain so
-much that with as much this one would pass the best complete trial that costs no more. Pruned trials stay among the bad
-ones for TPE, and other samplers do not heed them.
+one another at the beginning. A trial that leads at a rung those which cost no more always goes on. The others are
+judged by the forecast of the sampler ``front`` where it is at work and a new student may follow. Else one thing is
+asked: could it still reach the front? It could if one of the complete trials that stood nearest to it at the rung went
+on to gain so much that with as much this one would pass the best complete trial that costs no more. Pruned trials stay
+among the bad ones for TPE, and Optuna's other samplers do not heed them.
 """
 
 from __future__ import annotations
@@ -135,32 +135,33 @@ class Pruner:
         try:
             with asking_storage():
                 claim.mark(rung, value)
-                why = self._study.patience.ask_once(lambda: self._why_stop(claim.trial, rung, self._sign * value))
+                trials = self._study.patience.ask_once(self._study.trials)
         except STORAGE_ERRORS as error:
             if self._study.patience.is_away(error):
                 return  # it trains on, unjudged; where it stands is stored with its end, or at the next rung
             raise
+        why = self._why_stop(claim.trial, rung, self._sign * value, trials)
         if why is not None:
             raise TrialPruned(f"{primary} {value:.4f} after {rung} of {self._epochs} epochs, {why}")
 
-    def _why_stop(self, trial: FrozenTrial, rung: int, value: float) -> str | None:
+    def _why_stop(self, trial: FrozenTrial, rung: int, value: float, trials: Sequence[FrozenTrial]) -> str | None:
         """Why a trial is stopped at a rung; ``None`` if it goes on."""
-        if self._forecast is not None:
-            times = self._forecast.outdone(trial.number, rung, self._study.trials())
+        if self._forecast is not None and len(trials) < self._study.settings.trials:  # else no new one comes
+            times = self._forecast.outdone(trial.number, rung, trials)
             if times is None:
                 return None
-            return f"and a new student promises {f'{times:.1f}' if times < 100 else 'over 100'} times as much an epoch"
-        stopped = stop(value, rung, self._costs(trial.params), self._look())
+            much = f"{times:.0f}" if times < 100 else "over 100"
+            return f"and a new student may be expected to add {much} times as much to the front an epoch"
+        stopped = stop(value, rung, self._costs(trial.params), self._standings(trials))
         if stopped is None:
             return None
         reach, best = (self._sign * bound for bound in stopped)
         return f"{reach:.4f} in reach; one that costs no more has {best:.4f}"
 
-    def _look(self) -> list[Standing]:
-        if self._study.tally()[TrialState.COMPLETE] > len(self._complete):
-            for trial in self._study.trials():
-                if trial.number not in self._complete and trial.state == TrialState.COMPLETE:
-                    self._complete[trial.number] = self._standing(trial)
+    def _standings(self, trials: Sequence[FrozenTrial]) -> list[Standing]:
+        for trial in trials:
+            if trial.number not in self._complete and trial.state == TrialState.COMPLETE:
+                self._complete[trial.number] = self._standing(trial)
         return list(self._complete.values())
 
     def _standing(self, trial: FrozenTrial) -> Standing:

@@ -93,6 +93,83 @@ def test_it_finds_a_better_front_than_chance_does_with_twice_as_many() -> None:
     assert np.mean(ours) > np.mean(theirs) + 2 * np.std(theirs) / 20**0.5
 
 
+def test_it_does_not_try_the_same_again_for_the_luck_of_a_run() -> None:
+    rng = np.random.default_rng(0)
+    trials, searching = by_chance(6), forecast()
+    while len(trials) < 40:
+        params = searching.propose(trials, lambda params: True)
+        assert params is not None
+        trials.append(trial(len(trials), params))
+        luck = 0.01 * float(rng.standard_normal())
+        trials[-1].set_user_attr("metrics", {"accuracy": quality(params) + luck})
+    places = {
+        (t.params["width"], round(t.params["alpha"], 1), round(np.log(t.params["learning_rate"]))) for t in trials
+    }
+    assert len(places) > 25
+
+
+def test_one_run_that_went_astray_does_not_blind_it_where_the_metric_has_no_end() -> None:
+    def proposed(astray: float | None) -> list[float]:
+        trials = by_chance(25)
+        if astray is not None:
+            trials[2].intermediate_values[1] = astray
+        searching = forecast(bounds=(None, 1.0))
+        found = [searching.propose([*trials, *by_chance(n)], lambda params: True) for n in range(3)]
+        return [quality(params) for params in found if params is not None]
+
+    assert np.mean(proposed(-1e4)) > np.mean(proposed(None)) - 0.05
+
+
+def test_none_is_stopped_for_a_new_one_that_there_is_not() -> None:
+    held = replace(HELD, distillation={name: FloatDistribution(1, 1) for name in ("temperature", "alpha")}, training={})
+    searched_with: dict[str, Any] = {
+        "architectures": [{"width": width} for width in WIDTHS],
+        "costs": np.array([[float(width)] for width in WIDTHS]),
+        "epochs": EPOCHS,
+        "primary": "accuracy",
+        "sign": 1.0,
+        "bounds": (0.0, 1.0),
+        "seed": 0,
+    }
+    trials = [trial(number, at(width, 1.0, 0.01)) for number, width in enumerate(WIDTHS)]
+    for one in trials:
+        one.params = {"width": one.params["width"], "temperature": 1.0, "alpha": 1.0}
+    last = trial(len(trials) - 1, at(32, 1.0, 0.001), TrialState.RUNNING, marks=(1, 2))
+    last.params = trials[-1].params
+    last.intermediate_values = {1: 0.1, 2: 0.1}
+    assert Forecast(held, **searched_with).outdone(last.number, 2, [*trials[:-1], last]) is None
+    left = [one for one in trials[:-1] if one.params["width"] not in (2, 3)]
+    for number, one in enumerate(left):
+        one.number = number
+    last.number = len(left)
+    afresh = Forecast(held, **searched_with)
+    assert afresh.outdone(last.number, 2, [*left, last]) is not None
+
+
+def test_who_is_cheaper_by_a_little_is_judged_as_who_is_cheaper() -> None:
+    widths = range(2, 100)
+    space = replace(HELD, student={"width": IntDistribution(2, 99)})
+    searching = Forecast(
+        space,
+        architectures=[{"width": width} for width in widths],
+        costs=np.array([[float(width), float(width) ** 2] for width in widths]),
+        epochs=EPOCHS,
+        primary="accuracy",
+        sign=1.0,
+        bounds=(0.0, 1.0),
+        seed=0,
+    )
+    trials = by_chance(25)
+    for one in trials:
+        one.params = {**one.params, "width": 63}
+    for width in (60, 61, 62):  # none that costs no more was tried
+        hopeless = trial(25, at(32, 1.0, 0.001), TrialState.RUNNING, marks=(1, 2))
+        hopeless.params = {**hopeless.params, "width": width}
+        assert searching.outdone(25, 2, [*trials, hopeless]) is None
+    hopeless.params = {**hopeless.params, "width": 64}
+    assert searching.outdone(25, 2, [*trials, hopeless]) is not None
+
+
 def test_a_metric_that_is_to_be_small_is_searched_as_its_mirror_image() -> None:
     trials = by_chance(12)
     mirrored = by_chance(12)
@@ -193,3 +270,22 @@ def test_a_mark_that_is_no_number_is_passed_over(value: float) -> None:
     trials = by_chance(10)
     trials[3].intermediate_values[1] = value
     assert forecast().propose(trials, lambda params: True) is not None
+
+
+def test_where_every_student_is_the_same_it_searches_the_rest() -> None:
+    space = replace(HELD, student={})
+    alone = Forecast(
+        space,
+        architectures=[{}],
+        costs=np.ones((1, 2)),
+        epochs=EPOCHS,
+        primary="accuracy",
+        sign=1.0,
+        bounds=(0.0, 1.0),
+        seed=0,
+    )
+    trials = by_chance(10)
+    for one in trials:
+        one.params = {name: value for name, value in one.params.items() if name != "width"}
+    found = alone.propose(trials, lambda params: True)
+    assert found is not None and found.keys() == space.distributions.keys()
