@@ -26,6 +26,7 @@ Array = NDArray[np.float64]
 Places = NDArray[np.int64]
 
 _FEWEST = 6  # trials begun by chance, before a model has anything to go by
+_FEWEST_ENDS = 7  # trials trained to the end, before one is stopped
 _DRAWN, _NEIGHBOURS, _CENTRES = 400, 20, 10  # candidates from all over, and beside each of the best
 _NEWEST, _MOST = 120, 200  # trials that a model looks at: of the older ones the front's, and an even choice
 _SAME = 1e-9  # distance of two points, within which they are one
@@ -132,7 +133,7 @@ class Forecast:
         """
         seen = [one for trial in trials if (one := self._seen(trial)) is not None]
         place = next((place for place, trial in enumerate(seen) if trial.number == number), None)
-        if place is None or rung not in seen[place].marks:
+        if place is None or rung not in seen[place].marks or sum(one.end is not None for one in seen) < _FEWEST_ENDS:
             return None
         # One that is trained again, for its checkpoint was lost, has marks of what is still to come.
         so_far = {epochs: value for epochs, value in seen[place].marks.items() if epochs <= rung}

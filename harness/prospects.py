@@ -43,7 +43,7 @@ def forecast_of(settings: Settings, space: SearchSpace, study: Study, prepared: 
     return Forecast(
         space,
         architectures=[listed[place] for place in within],
-        costs=np.array([[_small_is_good(name, costs[place][name]) for name in axes] for place in within]),
+        costs=np.array([[_small_is_good(name, costs[place][name]) for name in axes] for place in within], dtype=float),
         epochs=settings.epochs or space.epochs,
         primary=study.primary,
         sign=1.0 if study.primary_direction == "maximize" else -1.0,

@@ -52,6 +52,13 @@ def test_what_is_to_be_large_is_dear_where_it_is_small(settings: Settings, monke
     assert given["bounds"] == (0.0, 1.0) and given["sign"] == 1.0 and given["epochs"] == SPACE.epochs
 
 
+@pytest.mark.parametrize("objectives", [("accuracy",), ("accuracy", "parameters"), ("accuracy", "parameters", "macs")])
+def test_counts_and_none_are_costs_too(settings: Settings, objectives: tuple[str, ...]) -> None:
+    settings = replace(settings, objectives=objectives)
+    forecast = forecast_of(settings, SPACE, opened(settings), prepared(SPACE, range(1, 33)))
+    assert forecast is not None and forecast.propose([], lambda params: True) is not None
+
+
 def test_where_costs_are_not_known_beforehand_there_is_no_forecast(settings: Settings) -> None:
     study = opened(settings)
     large = replace(SPACE, student={"width": IntDistribution(1, 400)})
