@@ -69,7 +69,7 @@ def test_without_arguments_the_digits_are_searched_with_the_documented_defaults(
         default_recipes=True,
         epochs=None,
         objectives=None,
-        sampler="tpe",
+        sampler="front",
         seed=0,
         fixed={},
         timeout_s=None,
