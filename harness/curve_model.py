@@ -5,8 +5,8 @@ what is a single run's own; and what all curves have in common as epochs go by (
 arXiv:1406.3896). So a few epochs of one configuration say something of its end, and of the end of its neighbours.
 
 The scales are fixed. They hold for parameters scaled to [0, 1] and values scaled to mean 0 and deviation 1; they were
-fitted to runs on digits, and what runs share was then made wider and stronger for searches on recorded grids of digits
-and Fashion-MNIST to need fewer epochs (``benchmarks/replay.py``).
+fitted to runs, and what runs share was then made wider and stronger for searches on recorded grids to need fewer epochs
+(``benchmarks/replay.py``).
 """
 
 from __future__ import annotations

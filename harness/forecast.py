@@ -116,7 +116,7 @@ class Forecast:
             order = rng.permutation(len(candidates.architectures))
         else:
             candidates, gains = self._candidates(known, rng)
-            # The last digits of sums hang on the number of threads.
+            # The last figures of sums hang on the number of threads.
             order = np.argsort(-np.round(gains / max(gains.max(initial=0.0), _NOTHING), 9), kind="stable")
         return next(filter(is_new, map(candidates.configuration, order)), None)
 
