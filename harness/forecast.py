@@ -109,7 +109,7 @@ class Forecast:
             Every parameter's value by name; ``None`` if none of the candidates is new.
         """
         rng = np.random.default_rng(derived_seed(self._seed, "forecast", len(trials)))
-        seen = [one for trial in trials if (one := self._seen(trial)) is not None]
+        seen = self._placed(trials)
         known = self._known(seen, len(trials))
         if known is None:
             candidates = _Candidates(self._points.drawn(rng, _DRAWN), self._architectures, self._names)
@@ -131,7 +131,7 @@ class Forecast:
         Returns:
             ``None`` if it goes on. Else how many times as much as of it may be expected of a new one, for an epoch.
         """
-        seen = [one for trial in trials if (one := self._seen(trial)) is not None]
+        seen = self._placed(trials)
         place = next((place for place, trial in enumerate(seen) if trial.number == number), None)
         if place is None or rung not in seen[place].marks or sum(one.end is not None for one in seen) < _FEWEST_ENDS:
             return None
@@ -152,6 +152,9 @@ class Forecast:
 
     def _row(self, params: Mapping[str, Any]) -> tuple[float, ...]:
         return tuple(float(self._space.student[name].to_internal_repr(params[name])) for name in self._names)
+
+    def _placed(self, trials: Sequence[FrozenTrial]) -> list[_Trial]:
+        return [one for trial in trials if (one := self._seen(trial)) is not None]
 
     def _seen(self, trial: FrozenTrial) -> _Trial | None:
         """A trial as the model sees it; ``None`` for one that it can't place."""

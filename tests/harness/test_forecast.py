@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from harness.forecast import Forecast
 from harness.pareto import hypervolume
 from harness.proposal import Proposer
+from harness.space import SearchSpace
 from search_spaces.digits import SPACE
 
 EPOCHS = 20
@@ -27,11 +28,20 @@ HELD = replace(
 )
 
 
-def forecast(*, sign: float = 1.0, bounds: tuple[float | None, float | None] = (0.0, 1.0), seed: int = 0) -> Forecast:
+def forecast(
+    space: SearchSpace = HELD,
+    *,
+    widths: Sequence[int] = WIDTHS,
+    costs: Sequence[Sequence[float]] | None = None,
+    sign: float = 1.0,
+    bounds: tuple[float | None, float | None] = (0.0, 1.0),
+    seed: int = 0,
+) -> Forecast:
+    """That of a space whose students cost their width, or ``costs``."""
     return Forecast(
-        HELD,
-        architectures=[{"width": width} for width in WIDTHS],
-        costs=np.array([[float(width)] for width in WIDTHS]),
+        space,
+        architectures=[{"width": width} if space.student else {} for width in widths],
+        costs=np.array([[float(width)] for width in widths] if costs is None else costs),
         epochs=EPOCHS,
         primary="accuracy",
         sign=sign,
@@ -122,43 +132,24 @@ def test_one_run_that_went_astray_does_not_blind_it_where_the_metric_has_no_end(
 
 def test_none_is_stopped_for_a_new_one_that_there_is_not() -> None:
     held = replace(HELD, distillation={name: FloatDistribution(1, 1) for name in ("temperature", "alpha")}, training={})
-    searched_with: dict[str, Any] = {
-        "architectures": [{"width": width} for width in WIDTHS],
-        "costs": np.array([[float(width)] for width in WIDTHS]),
-        "epochs": EPOCHS,
-        "primary": "accuracy",
-        "sign": 1.0,
-        "bounds": (0.0, 1.0),
-        "seed": 0,
-    }
     trials = [trial(number, at(width, 1.0, 0.01)) for number, width in enumerate(WIDTHS)]
     for one in trials:
         one.params = {"width": one.params["width"], "temperature": 1.0, "alpha": 1.0}
     last = trial(len(trials) - 1, at(32, 1.0, 0.001), TrialState.RUNNING, marks=(1, 2))
     last.params = trials[-1].params
     last.intermediate_values = {1: 0.1, 2: 0.1}
-    assert Forecast(held, **searched_with).outdone(last.number, 2, [*trials[:-1], last]) is None
+    assert forecast(held).outdone(last.number, 2, [*trials[:-1], last]) is None
     left = [one for one in trials[:-1] if one.params["width"] not in (2, 3)]
     for number, one in enumerate(left):
         one.number = number
     last.number = len(left)
-    afresh = Forecast(held, **searched_with)
-    assert afresh.outdone(last.number, 2, [*left, last]) is not None
+    assert forecast(held).outdone(last.number, 2, [*left, last]) is not None
 
 
 def test_who_is_cheaper_by_a_little_is_judged_as_who_is_cheaper() -> None:
     widths = range(2, 100)
     space = replace(HELD, student={"width": IntDistribution(2, 99)})
-    searching = Forecast(
-        space,
-        architectures=[{"width": width} for width in widths],
-        costs=np.array([[float(width), float(width) ** 2] for width in widths]),
-        epochs=EPOCHS,
-        primary="accuracy",
-        sign=1.0,
-        bounds=(0.0, 1.0),
-        seed=0,
-    )
+    searching = forecast(space, widths=widths, costs=[[float(width), float(width) ** 2] for width in widths])
     trials = by_chance(25)
     for one in trials:
         one.params = {**one.params, "width": 63}
@@ -274,16 +265,7 @@ def test_a_mark_that_is_no_number_is_passed_over(value: float) -> None:
 
 def test_where_every_student_is_the_same_it_searches_the_rest() -> None:
     space = replace(HELD, student={})
-    alone = Forecast(
-        space,
-        architectures=[{}],
-        costs=np.ones((1, 2)),
-        epochs=EPOCHS,
-        primary="accuracy",
-        sign=1.0,
-        bounds=(0.0, 1.0),
-        seed=0,
-    )
+    alone = forecast(space, widths=[1], costs=[[1.0, 1.0]])
     trials = by_chance(10)
     for one in trials:
         one.params = {name: value for name, value in one.params.items() if name != "width"}
