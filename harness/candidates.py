@@ -29,7 +29,7 @@ class Points:
 
     def __init__(self, space: SearchSpace) -> None:
         self._space = space
-        self._branches = {method: space.branch(method) for method in space.methods}
+        self._branches = space.branches
 
     def of(self, configuration: Mapping[str, Any]) -> Array:
         """The point of a configuration, shape (D,)."""

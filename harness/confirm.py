@@ -207,7 +207,7 @@ def confirmed(study: Study) -> list[Confirmation]:
         else:
             reasons.setdefault((int(trial), arm), []).append(result["reason"])
     params: dict[int, Mapping[str, Any]] = {trial.number: trial.params for trial in study.trials()}
-    sign, found = 1 if study.primary_direction == "maximize" else -1, []
+    found = []
     for number, arms in sorted(by_trial.items()):
         alone = is_own_control(params[number])
         paired = sorted(arms[_STUDENT] if alone else arms[_STUDENT].keys() & arms[_CONTROL].keys())
@@ -219,7 +219,7 @@ def confirmed(study: Study) -> list[Confirmation]:
         if not enough and not any(one.reasons for one in failures.values()):
             continue
         students, controls = ([arms[arm].get(seed, np.nan) for seed in paired] for arm in (_STUDENT, _CONTROL))
-        gains = [sign * (ours - theirs) for ours, theirs in zip(students, controls, strict=True)]
+        gains = [study.primary_sign * (ours - theirs) for ours, theirs in zip(students, controls, strict=True)]
         found.append(
             Confirmation(
                 number=number,

@@ -53,10 +53,10 @@ class CurveModel:
         Returns:
             Mean and standard deviation of each one's value, shape (M,).
         """
-        times = np.full(len(points), np.log(epochs))
-        across = _covariance(points, runs, times, self._points, self._runs, self._times)
+        time = np.log([epochs])  # one for all: its row is broadcast
+        across = _covariance(points, runs, time, self._points, self._runs, self._times)
         mean = across @ self._weights
-        explained = (solve_triangular(self._factor[0], across.T, lower=True) ** 2).sum(axis=0)
+        explained = (solve_triangular(self._factor[0], across.T, lower=True, check_finite=False) ** 2).sum(axis=0)
         own = np.isin(runs, self._runs) * (_OWN + _OWN_NEAR)
         variance = _SHARED + _SHARED_NEAR + _TREND + own - explained
         return mean * self._deviation + self._mean, np.sqrt(np.maximum(variance, 1e-8)) * self._deviation

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.spatial.distance import cdist
 
 from harness.candidates import Points, Pool
+from harness.choice import evenly
 from harness.content import derived_seed
 from harness.curve_model import CurveModel
 from harness.outlook import Outlook, Scale
@@ -62,6 +64,7 @@ class Forecast:
 
     Args:
         space: What varies, within the budgets as far as ranges can say it.
+        points: The space's; they draw what may be proposed.
         architectures: All that are within the budgets.
         costs: Of each, the lower the better, positive, shape (A, K).
         epochs: Of a whole trial.
@@ -75,6 +78,7 @@ class Forecast:
         self,
         space: SearchSpace,
         *,
+        points: Points,
         architectures: Sequence[Mapping[str, Any]],
         costs: Array,
         epochs: int,
@@ -83,7 +87,7 @@ class Forecast:
         bounds: tuple[float | None, float | None],
         seed: int,
     ) -> None:
-        self._space, self._points = space, Points(space)
+        self._space, self._points = space, points
         self._names = tuple(space.student)
         self._architectures = {self._row(architecture): number for number, architecture in enumerate(architectures)}
         self._epochs, self._primary, self._sign, self._seed = epochs, primary, sign, seed
@@ -163,7 +167,7 @@ class Forecast:
         if self._space.branch_of(trial.params) is None or trial.state == TrialState.WAITING:
             return None  # enqueued, and not begun
         architecture = self._architectures.get(self._row(trial.params))
-        marks = {rung: self._sign * value for rung, value in trial.intermediate_values.items() if np.isfinite(value)}
+        marks = {rung: self._sign * value for rung, value in trial.intermediate_values.items() if isfinite(value)}
         end = None
         if trial.state == TrialState.COMPLETE:
             end = self._sign * trial.user_attrs["metrics"][self._primary]
@@ -301,5 +305,5 @@ def _chosen(trials: Sequence[_Trial], wanted: set[int]) -> list[_Trial]:
     older, newest = trials[:-_NEWEST], trials[-_NEWEST:]
     kept = [trial for trial in older if trial.number in wanted][-(_MOST - _NEWEST) :]
     rest = [trial for trial in older if trial.number not in wanted]
-    places = np.linspace(0, len(rest) - 1, min(_MOST - _NEWEST - len(kept), len(rest))).astype(int)
-    return sorted([*newest, *kept, *(rest[place] for place in places)], key=lambda trial: trial.number)
+    rest = evenly(rest, _MOST - _NEWEST - len(kept))
+    return sorted([*newest, *kept, *rest], key=lambda trial: trial.number)

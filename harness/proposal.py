@@ -15,6 +15,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseGASampler, BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from harness.choice import evenly
 from harness.content import derived_seed
 from harness.errors import HarnessError
 from harness.first_trials import first_trials
@@ -245,7 +246,7 @@ class Proposer:
         """All that may stand beside an architecture; ``None`` if it is uncountable, or too much."""
         found: list[dict[str, Any]] = []
         for method in self.space.methods:
-            rest = {name: dist for name, dist in self.space.branch(method).items() if name not in self.space.student}
+            rest = {name: dist for name, dist in self.space.branches[method].items() if name not in self.space.student}
             values = {name: listed(distribution, MOST_CONFIGURATIONS) for name, distribution in rest.items()}
             if METHOD in rest:
                 values[METHOD] = [method]
@@ -289,13 +290,9 @@ def _representative(trials: list[FrozenTrial], directions: tuple[str, ...]) -> s
         front = pareto_front(left, directions)
         best += numbers[front].tolist()
         left, numbers = np.delete(left, front, axis=0), np.delete(numbers, front)
-    best = _evenly(sorted(best), _BLOCK // 2)
+    best = evenly(sorted(best), _BLOCK // 2)
     rest = sorted({trial.number for trial in trials} - set(best))
-    return {*best, *_evenly(rest, _BLOCK - len(best))}
-
-
-def _evenly(numbers: list[int], most: int) -> list[int]:
-    return [numbers[place] for place in np.linspace(0, len(numbers) - 1, min(most, len(numbers))).astype(int)]
+    return {*best, *evenly(rest, _BLOCK - len(best))}
 
 
 def _viewed(trial: FrozenTrial) -> FrozenTrial:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from harness import budget
+from harness.candidates import Points
 from harness.cost import key_of
 from harness.forecast import Forecast
 from harness.metrics import MAXIMIZED
@@ -17,8 +20,7 @@ from harness.study import Study
 
 def unforeseeable(space: SearchSpace, study: Study, prepared: Prepared) -> str | None:
     """Why nothing can be said of what a student may add to the front before it trains; ``None`` if it can."""
-    architectures = space.architectures(limit=MOST_ARCHITECTURES)
-    if architectures is None or any(key_of(one) not in prepared.costs.students for one in architectures):
+    if _architectures(space, prepared) is None:
         return f"there are more than {MOST_ARCHITECTURES} architectures, and their costs are not known beforehand"
     return unprunable(study)
 
@@ -34,7 +36,7 @@ def forecast_of(settings: Settings, space: SearchSpace, study: Study, prepared: 
     """
     if settings.sampler != "front" or unforeseeable(space, study, prepared):
         return None
-    listed = space.architectures(limit=MOST_ARCHITECTURES)
+    listed = _architectures(space, prepared)
     assert listed is not None
     costs = [prepared.costs.metrics(architecture) for architecture in listed]
     within = [place for place, its in enumerate(costs) if not budget.over(its, settings.budgets)]
@@ -42,14 +44,22 @@ def forecast_of(settings: Settings, space: SearchSpace, study: Study, prepared: 
     metric = space.task.metric(prepared.classes)
     return Forecast(
         space,
+        points=Points(space),
         architectures=[listed[place] for place in within],
         costs=np.array([[_small_is_good(name, costs[place][name]) for name in axes] for place in within], dtype=float),
         epochs=settings.epochs or space.epochs,
         primary=study.primary,
-        sign=1.0 if study.primary_direction == "maximize" else -1.0,
+        sign=study.primary_sign,
         bounds=(metric.plot_lower_bound, metric.plot_upper_bound),
         seed=settings.seed,
     )
+
+
+def _architectures(space: SearchSpace, prepared: Prepared) -> list[dict[str, Any]] | None:
+    """All of the space; ``None`` if they are too many for their costs to be known."""
+    listed = space.architectures(limit=MOST_ARCHITECTURES)
+    known = listed is not None and all(key_of(one) in prepared.costs.students for one in listed)
+    return listed if known else None
 
 
 def _small_is_good(name: str, cost: float) -> float:

@@ -110,7 +110,7 @@ class Pruner:
         self._epochs = epochs
         self._rungs = frozenset(rungs_of(epochs))
         self._costs_of = costs_of
-        self._sign = 1.0 if study.primary_direction == "maximize" else -1.0
+        self._sign = study.primary_sign
         self._axes = [name for name in study.objectives if name != study.primary]
         self._complete: dict[int, Standing] = {}
 

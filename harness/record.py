@@ -69,6 +69,11 @@ class Record:
         """``"maximize"`` or ``"minimize"``."""
         return str(self.attrs["kd.primary_direction"])
 
+    @property
+    def primary_sign(self) -> int:
+        """1 where more of the primary metric is better, -1 where less is."""
+        return 1 if self.primary_direction == "maximize" else -1
+
     @cached_property
     def objectives(self) -> tuple[str, ...]:
         """Names of the metrics that span the front, the primary metric among them or not."""

@@ -141,7 +141,7 @@ def collect(study: Study) -> Result:
     on_front = [int(number) for number in frame.loc[frame["front"], "number"]]
     controls = {number: metrics for number, metrics in known_controls(study).items() if number in on_front}
     frame["control"] = frame["number"].map({n: metrics[study.primary] for n, metrics in controls.items()}).astype(float)
-    frame["gain"] = (frame[study.primary] - frame["control"]) * (1 if study.primary_direction == "maximize" else -1)
+    frame["gain"] = (frame[study.primary] - frame["control"]) * study.primary_sign
     return Result(
         study=study.settings.study,
         trials=frame,
@@ -208,7 +208,7 @@ def _transfers(folders: dict[int, str], study: Study) -> dict[int, Transfer]:
 
 
 def _pick(frame: pd.DataFrame, front: pd.Index, study: Study, teacher: dict[str, float]) -> None:
-    primary, sign = study.primary, -1 if study.primary_direction == "maximize" else 1
+    primary, sign = study.primary, -study.primary_sign
     rows = frame.loc[front].sort_values(["parameters", "latency_p50_ms", "number"])
     losses = sign * rows[primary].to_numpy(dtype=float)
     axes = [name for name in study.objectives if name in _COST_AXES]

@@ -111,7 +111,7 @@ class SearchSpace:
             raise ValueError(f"distillation must name either parameters or methods, but got {sorted(given)}.")
         return nested or {HINTON: flat}
 
-    @property
+    @cached_property
     def _method(self) -> dict[str, BaseDistribution]:
         """The choice of the method, where there is one."""
         searched = any(isinstance(value, Mapping) for value in self.distillation.values())
@@ -123,14 +123,17 @@ class SearchSpace:
         parameters = {name: dist for group in self.methods.values() for name, dist in group.items()}
         return {**self.student, **self._method, **parameters, **self.training}
 
-    def branch(self, method: str) -> dict[str, BaseDistribution]:
-        """The distributions of a trial of that method by name."""
-        return {**self.student, **self._method, **self.methods[method], **self.training}
+    @cached_property
+    def branches(self) -> dict[str, dict[str, BaseDistribution]]:
+        """The distributions of a trial of each method, by name."""
+        return {
+            method: {**self.student, **self._method, **parameters, **self.training}
+            for method, parameters in self.methods.items()
+        }
 
     def branch_of(self, params: Mapping[str, Any]) -> dict[str, BaseDistribution] | None:
         """The distributions of a whole configuration; ``None`` if ``params`` are none."""
-        method = params.get(METHOD, next(iter(self.methods)))
-        branch = self.branch(method) if method in self.methods else {}
+        branch = self.branches.get(params.get(METHOD, next(iter(self.methods))), {})
         return branch if branch.keys() == params.keys() else None
 
     def fixed(self, values: Mapping[str, str]) -> SearchSpace:
@@ -155,7 +158,7 @@ class SearchSpace:
         if METHOD in values:
             _held(METHOD, self.distributions[METHOD], values[METHOD])
             methods = {values[METHOD]: methods[values[METHOD]]}
-            elsewhere = sorted(set(values) - set(self.branch(values[METHOD])))
+            elsewhere = sorted(set(values) - set(self.branches[values[METHOD]]))
             if elsewhere:
                 raise HarnessError(f"--fix {elsewhere[0]} reaches nothing where method is {values[METHOD]!r}.")
         alone = [name for name, group in methods.items() if "alpha" in values and _is_alone(group)]
@@ -201,7 +204,7 @@ class SearchSpace:
             method: The method; ``None`` takes the first one.
         """
         method = next(iter(self.methods)) if method is None else method
-        middle = {name: _middle(distribution) for name, distribution in self.branch(method).items()}
+        middle = {name: _middle(distribution) for name, distribution in self.branches[method].items()}
         return middle | ({METHOD: method} if self._method else {})
 
     def architectures(self, *, limit: int) -> list[dict[str, Any]] | None:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
-import io
 import multiprocessing
 import multiprocessing.connection
 import os
-import signal
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,21 +14,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from harness.addresses import redact
 from harness.cost import computing_with
-from harness.errors import HarnessError, Interrupted, interrupt, lose_no_signal, one_line
+from harness.errors import HarnessError
+from harness.launchers.local_worker import log_of, run_worker
 from harness.mirror import Mirror
-from harness.opening import find_study
 from harness.prepare import MOST_ARCHITECTURES, Prepared
 from harness.retraining import Retraining, retrain
 from harness.settings import Settings
-from harness.space import SearchSpace, load_space
-from harness.storage import close_connections, storage_in_reach
+from harness.space import SearchSpace
+from harness.storage import close_connections
 from harness.study import Study
 from harness.word import Word
 from harness.worker import Display, Notified, catch_up, work
@@ -191,7 +185,7 @@ class _Crew:
             settings = replace(settings, timeout_s=self.ends_at - time.monotonic())
         inherited = self.prepared if self.forks else None
         process = context.Process(
-            target=_main,
+            target=run_worker,
             args=(self.task.work, number, self.threads, settings, theirs, inherited),
             name=f"worker-{number}",
             daemon=True,
@@ -260,7 +254,7 @@ class _Crew:
             if self.idle_deaths >= _IDLE_DEATHS:
                 raise HarnessError(
                     f"workers die before they begin a trial, the last one with exit code {code} (see "
-                    f"{_log(self.settings, worker.number)}); --workers 1 may show why."
+                    f"{log_of(self.settings, worker.number)}); --workers 1 may show why."
                 )
         else:
             self.display.cut(worker.trial, f"its worker died, exit code {code}")
@@ -294,105 +288,3 @@ def _end(process: BaseProcess) -> None:
     if process.exitcode is None:
         process.kill()
         process.join()
-
-
-class _Orphaned(BaseException):
-    """The first process is gone. No ``Exception``: it is no fault of the trial's, which the next search resumes."""
-
-
-class _Voice:
-    """What stands for the mirror and the display in a worker: it tells them, in the first process."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def notify(self, folder: Path) -> None:
-        self.say("notify", folder)
-
-    def started(self, number: int, params: dict[str, Any], resumed_after: int | None) -> None:
-        self.say("started", number, params, resumed_after)
-
-    def epoch(self, number: int, epoch: int) -> None:
-        self.say("epoch", number, epoch)
-
-    def finished(self, number: int, metrics: dict[str, float]) -> None:
-        self.say("finished", number, metrics)
-
-    def pruned(self, number: int, reason: str) -> None:
-        self.say("pruned", number, reason)
-
-    def failed(self, number: int, reason: str) -> None:
-        self.say("failed", number, reason)
-
-    def cut(self, number: int, reason: str) -> None:
-        self.say("cut", number, reason)
-
-    def waiting(self, running: int) -> None:
-        self.say("waiting", running)
-
-    def word(self, text: str) -> None:
-        self.say("word", text)
-
-    def say(self, *message: Any) -> None:
-        try:
-            self._connection.send(message)
-        except (BrokenPipeError, ConnectionResetError) as error:
-            raise _Orphaned from error
-
-
-class _Log(io.TextIOWrapper):
-    """A worker's log, tracebacks included: what a library says of an address may hold its password."""
-
-    def write(self, text: str) -> int:
-        super().write(redact(text))
-        return len(text)
-
-
-def _main(
-    work: Callable[[Settings, SearchSpace, Study, Prepared, Notified, Display], None],
-    number: int,
-    threads: int,
-    settings: Settings,
-    connection: Connection,
-    inherited: Prepared | None,
-) -> None:
-    """A worker's process, from its start to its end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at the terminal reaches the first process, which says stop
-    signal.signal(signal.SIGTERM, interrupt)
-    lose_no_signal()
-    # A fork's standard output may be a display's that another thread of the first process held locked.
-    log = _Log(open(_log(settings, number), "ab", buffering=0), write_through=True)
-    os.dup2(log.fileno(), 1)
-    os.dup2(log.fileno(), 2)
-    sys.stdout = sys.stderr = log
-    faulthandler.enable(log)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
-    voice = _Voice(connection)
-    try:
-        space = load_space(settings.space_file).fixed(settings.fixed)
-        # A spawned worker is sent what was prepared, now that it knows the space's own classes.
-        prepared: Prepared = connection.recv() if inherited is None else inherited
-        with storage_in_reach(settings):
-            study = find_study(settings, on_word=voice.word)
-            with contextlib.closing(study.claims):
-                work(settings, space, study, prepared, voice, voice)
-    except HarnessError as error:
-        voice.say("error", one_line(error))
-    except Interrupted as interrupted:
-        sys.exit(128 + interrupted.signal_number)  # told by the first process, or by someone else, and then replaced
-    except _Orphaned:
-        pass
-    finally:
-        connection.close()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _log(settings: Settings, number: int) -> Path:
-    return settings.study_dir / f"worker-{number}.log"

@@ -13,6 +13,7 @@ from conftest import settings_in
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from harness.candidates import Points
 from harness.forecast import Forecast
 from harness.pareto import hypervolume
 from harness.proposal import Proposer
@@ -40,6 +41,7 @@ def forecast(
     """That of a space whose students cost their width, or ``costs``."""
     return Forecast(
         space,
+        points=Points(space),
         architectures=[{"width": width} if space.student else {} for width in widths],
         costs=np.array([[float(width)] for width in widths] if costs is None else costs),
         epochs=EPOCHS,
