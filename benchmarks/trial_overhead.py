@@ -23,7 +23,7 @@ import psutil
 import torch
 import torch.nn.functional as F
 
-from harness import forecast
+from harness import forecast, pruning
 from harness.cli import parse_search
 from harness.mirror import Mirror
 from harness.opening import open_study
@@ -100,6 +100,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     forecast._WORTH_WHILE = 0.0  # each trial is marked and judged, and none is stopped
+    pruning.stop = lambda *asked: None  # by which the last of a budget is judged
     os.chdir(tempfile.mkdtemp())
     fixed = [f"--fix={name}={value}" for name, value in CONFIGURATION.items()]
     settings, _ = parse_search([f"--space={asked.space}", "--study=bench", "--accelerator=cpu", "--trials=1", *fixed])

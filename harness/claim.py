@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from harness.claims import Hold
 from harness.errors import PieceTaken
+from harness.lean_storage import lean
 from harness.space import Configuration
 from harness.study import Study
 
@@ -91,14 +92,22 @@ class Claim:
             if attempts > 1 and self._storage.get_trial(self.trial._trial_id).state.is_finished():
                 return
             try:
-                self._store_marks()
-                for name, value in attrs.items():
-                    self._storage.set_trial_user_attr(self.trial._trial_id, name, value)
-                self._storage.set_trial_state_values(self.trial._trial_id, state, values)
+                self._store_end(state, attrs, values)
             except UpdateFinishedTrialError as error:
                 raise self._is_another_s() from error
 
         self.study.patience.ask(end)
+
+    def _store_end(self, state: TrialState, attrs: Mapping[str, Any], values: Sequence[float] | None) -> None:
+        trial_id, database = self.trial._trial_id, lean(self._storage)
+        if database is not None:
+            marks = {epochs: self.marks[epochs] for epochs in sorted(self.unmarked)}
+            database.end(trial_id, state, values=values, user_attrs=attrs, marks=marks)
+            return
+        self._store_marks()
+        for name, value in attrs.items():
+            self._storage.set_trial_user_attr(trial_id, name, value)
+        self._storage.set_trial_state_values(trial_id, state, values)
 
     def _store_marks(self) -> None:
         for epochs in sorted(self.unmarked):  # Optuna's own report() refuses where objectives are several

@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sql
 from conftest import claimed, in_sqlite, metrics, opened, settings_in
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
@@ -87,6 +88,120 @@ def test_a_trial_that_would_have_another_number_is_not_begun(tmp_path: Path) -> 
     with pytest.raises(Outrun, match="0 would be 1"):
         storage.begin(study, WHOLE, number=0)
     assert [trial.state.name for trial in storage.get_all_trials(study)] == ["WAITING"]
+
+
+STATES = {
+    "whole": create_trial(
+        state=TrialState.COMPLETE,
+        params=WHOLE.params,
+        distributions=DRAWN_FROM,
+        values=[0.5, float("-inf")],
+        intermediate_values={7: 0.4, 1: float("nan"), 2: float("inf")},
+        user_attrs={"metrics": {"accuracy": 0.5}, "reason": "none"},
+        system_attrs={"generation": 3, "parents": [1, 2]},
+    ),
+    "failed": create_trial(state=TrialState.FAIL, user_attrs={"reason": "disk full"}),
+    "runs": WHOLE,
+    "waits": create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": {"width": 2}}),
+    "pruned": create_trial(
+        state=TrialState.PRUNED, params={"width": 1}, distributions={"width": DRAWN_FROM["width"]}, values=[0.1, 2.0]
+    ),
+}
+
+
+def check_reading(address: str) -> None:
+    """Every choice of trials is read as Optuna reads it, in the same order."""
+    lean, optunas = LeanStorage(address), RDBStorage(address)
+    optunas.create_new_study([StudyDirection.MAXIMIZE] * 2, "another")
+    study = optunas.create_new_study([StudyDirection.MAXIMIZE] * 2, "this")
+    assert lean._get_trials(study, None, set(), -1) == []
+    for other in (study, 1, study):
+        for trial in STATES.values():
+            optunas.create_new_trial(other, trial)
+    ids = [trial._trial_id for trial in optunas.get_all_trials(study)]
+    choices: list[tuple[Any, set[int], int]] = [
+        (None, set(), -1),
+        (None, {ids[2], ids[8]}, ids[5]),
+        (None, set(), ids[7]),
+        (None, {ids[0]}, ids[-1]),
+        (None, set(), ids[-1]),
+        ((TrialState.RUNNING, TrialState.WAITING), set(), -1),
+    ]
+    for choice in choices:
+        found, expected = lean._get_trials(study, *choice), optunas._get_trials(study, *choice)
+        for trial in (*found, *expected):  # a server gives rows in any order
+            for name in ("intermediate_values", "user_attrs", "system_attrs"):
+                setattr(trial, name, dict(sorted(getattr(trial, name).items())))
+        # No two nan are equal.
+        assert [repr(trial) for trial in found] == [repr(trial) for trial in expected], choice
+        for one, its in zip(found, expected, strict=True):
+            assert list(one.params) == list(its.params) and one.distributions == its.distributions
+    for storage in (lean, optunas):
+        with pytest.raises(KeyError):
+            storage._get_trials(99, None, set(), -1)
+        storage.engine.dispose()
+
+
+def test_trials_are_read_as_optuna_reads_them(tmp_path: Path) -> None:
+    check_reading(f"sqlite:///{tmp_path}/optuna.db")
+
+
+@pytest.mark.service
+def test_trials_are_read_from_a_server_as_optuna_reads_them(postgres: Postgres) -> None:
+    check_reading(postgres.new_database("read"))
+
+
+def ended(address: str) -> tuple[LeanStorage, int, int]:
+    """A storage with a study of one trial that was ended, and both's ids."""
+    storage = LeanStorage(address)
+    study = storage.create_new_study([StudyDirection.MAXIMIZE] * 2, "s")
+    begun = storage.begin(study, WHOLE, number=0)._trial_id
+    storage.set_trial_intermediate_value(begun, 1, 0.25)
+    attrs = {"metrics": {"accuracy": 0.5}}
+    storage.end(begun, TrialState.COMPLETE, values=[0.5, float("inf")], user_attrs=attrs, marks={2: 0.5, 7: 0.75})
+    return storage, study, begun
+
+
+def check_end(address: str) -> None:
+    storage, study, begun = ended(address)
+    optunas = RDBStorage(address)
+    (trial,) = optunas.get_all_trials(study)
+    optunas.engine.dispose()
+    assert trial.state == TrialState.COMPLETE and trial.values == [0.5, float("inf")]
+    assert trial.user_attrs == {"recipe": "hinton", "metrics": {"accuracy": 0.5}}
+    assert trial.intermediate_values == {1: 0.25, 2: 0.5, 7: 0.75}
+    assert trial.datetime_start is not None and trial.datetime_complete is not None
+    assert 0 <= (trial.datetime_complete - trial.datetime_start).total_seconds() < 600  # both in the same time zone
+    with pytest.raises(UpdateFinishedTrialError):
+        storage.end(begun, TrialState.FAIL, values=None, user_attrs={"reason": "late"}, marks={9: 0.1})
+    assert storage.get_all_trials(study) == [trial]
+    storage.engine.dispose()
+
+
+def test_an_end_is_stored_as_optuna_stores_it_and_once(tmp_path: Path) -> None:
+    check_end(f"sqlite:///{tmp_path}/optuna.db")
+
+
+@pytest.mark.service
+def test_an_end_is_stored_on_a_server_as_optuna_stores_it_and_once(postgres: Postgres) -> None:
+    check_end(postgres.new_database("ends"))
+
+
+def test_an_end_that_is_cut_leaves_nothing_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = LeanStorage(f"sqlite:///{tmp_path}/optuna.db")
+    study = storage.create_new_study([StudyDirection.MAXIMIZE], "s")
+    begun = storage.begin(study, WHOLE, number=0)
+
+    def cut(connection: Any) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage.engine.dialect, "do_commit", cut)
+        with pytest.raises(StorageInternalError):
+            storage.end(begun._trial_id, TrialState.FAIL, values=None, user_attrs={"reason": "x"}, marks={2: 0.5})
+    assert storage.get_all_trials(study) == [begun]
+    storage.end(begun._trial_id, TrialState.FAIL, values=None, user_attrs={"reason": "x"}, marks={2: 0.5})
+    assert storage.get_trial(begun._trial_id).state == TrialState.FAIL
 
 
 @pytest.fixture
@@ -197,11 +312,11 @@ def asked_for_a_trial(settings: Settings) -> dict[str, int]:
 # By Optuna's own means it would be 33 for a claim and 20 for an end, of a server 35 and 21.
 def test_a_trial_takes_few_statements(tmp_path: Path) -> None:
     counts = asked_for_a_trial(in_sqlite(settings_in(tmp_path, trials=9)))
-    assert counts["claim"] <= 21 and counts["mark"] <= 3 and counts["end"] <= 8, counts
+    assert counts["claim"] <= 20 and counts["mark"] <= 3 and counts["end"] <= 6, counts
 
 
 @pytest.mark.service
 def test_a_trial_takes_few_statements_of_a_server(tmp_path: Path, postgres: Postgres) -> None:
     storage = postgres.new_database("few_statements")
     counts = asked_for_a_trial(replace(settings_in(tmp_path, trials=9), storage=storage))
-    assert counts["claim"] <= 18 and counts["mark"] <= 3 and counts["end"] <= 9, counts
+    assert counts["claim"] <= 17 and counts["mark"] <= 3 and counts["end"] <= 6, counts
