@@ -7,9 +7,9 @@ from typing import TypeVar
 
 import numpy as np
 
-T = TypeVar("T")
+_Item = TypeVar("_Item")
 
 
-def evenly(items: Sequence[T], most: int) -> list[T]:
-    """At most ``most`` of some items, in their order and evenly chosen, the first and the last among them."""
+def evenly(items: Sequence[_Item], most: int) -> list[_Item]:
+    """At most ``most`` of some items, in their order and evenly chosen: from two on, the first and the last too."""
     return [items[place] for place in np.linspace(0, len(items) - 1, min(most, len(items))).astype(int)]

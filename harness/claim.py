@@ -94,6 +94,8 @@ class Claim:
             try:
                 self._store_end(state, attrs, values)
             except UpdateFinishedTrialError as error:
+                if attempts > 1:
+                    return  # by an earlier attempt, which the storage had not ended yet when it was looked at
                 raise self._is_another_s() from error
 
         self.study.patience.ask(end)

@@ -7,7 +7,7 @@ import datetime
 import json
 from collections import Counter, defaultdict
 from collections.abc import Container, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sql
@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 _trials: Any = models.TrialModel
 _WANTED = sql.and_(
     _trials.study_id == sql.bindparam("study"),
+    _trials.trial_id >= sql.bindparam("oldest"),  # or SQLite would walk through all of the study
     sql.or_(_trials.trial_id > sql.bindparam("newest"), _trials.trial_id.in_(sql.bindparam("older", expanding=True))),
 )
 _TRIALS = sql.select(_trials).where(_WANTED).order_by(_trials.trial_id)
@@ -98,22 +99,24 @@ class LeanStorage(RDBStorage):
         Raises:
             UpdateFinishedTrialError: If it is over already.
         """
-        try:
-            with _create_scoped_session(self.scoped_session) as session:
-                trial: Any = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
-                self.check_trial_is_updatable(trial_id, trial.state)
-                for step, mark in marks.items():
-                    self._set_trial_intermediate_value_without_commit(session, trial_id, step, mark)
-                for key, value in user_attrs.items():
-                    self._set_trial_attr_without_commit(session, models.TrialUserAttributeModel, trial_id, key, value)
-                for objective, number in enumerate(values or ()):  # it runs: it has none yet
-                    stored, kind = models.TrialValueModel.value_to_stored_repr(number)
-                    session.add(
-                        models.TrialValueModel(trial_id=trial_id, objective=objective, value=stored, value_type=kind)
-                    )
-                trial.state, trial.datetime_complete = state, datetime.datetime.now()
-        except sql.exc.IntegrityError as error:  # SQLite locks no row: another one was faster
-            raise UpdateFinishedTrialError(f"trial {trial_id} is over already") from error
+        one: Any = models.TrialModel
+        running = sql.and_(one.trial_id == trial_id, one.state == TrialState.RUNNING)
+        with _create_scoped_session(self.scoped_session) as session:
+            # A write at once: it locks the trial's row, and in SQLite, where reading locks nothing, all.
+            locked: Any = session.execute(sql.update(one).where(running).values(state=TrialState.RUNNING))
+            if not locked.rowcount:
+                raise UpdateFinishedTrialError(f"trial {trial_id} does not run any more")
+            for step, mark in marks.items():
+                self._set_trial_intermediate_value_without_commit(session, trial_id, step, mark)
+            for key, value in user_attrs.items():
+                self._set_trial_attr_without_commit(session, models.TrialUserAttributeModel, trial_id, key, value)
+            for objective, number in enumerate(values or ()):  # it runs: it has none yet
+                stored, kind = models.TrialValueModel.value_to_stored_repr(number)
+                session.add(
+                    models.TrialValueModel(trial_id=trial_id, objective=objective, value=stored, value_type=kind)
+                )
+            trial = models.TrialModel.find_or_raise_by_id(trial_id, session)
+            trial.state, trial.datetime_complete = state, datetime.datetime.now()
 
     def tally(self, study_id: int) -> Counter[TrialState]:
         """How many trials of a study are in each state: one statement, where reading the trials takes seven."""
@@ -122,7 +125,7 @@ class LeanStorage(RDBStorage):
             .where(models.TrialModel.study_id == study_id)
             .group_by(models.TrialModel.state)
         )
-        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        with self._reading.connect() as connection:
             return Counter({state: count for state, count in connection.execute(counted)})
 
     def _get_trials(
@@ -136,7 +139,8 @@ class LeanStorage(RDBStorage):
         if states is not None:
             return super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
         older = [trial_id for trial_id in included_trial_ids if trial_id <= trial_id_greater_than]
-        asked = {"study": study_id, "newest": trial_id_greater_than, "older": older}
+        oldest = min(older, default=trial_id_greater_than)
+        asked = {"study": study_id, "oldest": oldest, "newest": trial_id_greater_than, "older": older}
         # Trials first: what is read of one afterwards may be newer than its state, but never older.
         with Session(self._reading) as session:
             found = session.scalars(_TRIALS, asked).all()
@@ -153,27 +157,12 @@ class LeanStorage(RDBStorage):
 
             params, values, marks, user, system = map(read, (_PARAMS, _VALUES, _MARKS, _USER, _SYSTEM))
         return [
-            FrozenTrial(
-                number=trial.number,
-                state=trial.state,
-                value=None,
-                values=[models.TrialValueModel.stored_repr_to_value(*row) for row in values[trial.trial_id]] or None,
-                datetime_start=trial.datetime_start,
-                datetime_complete=trial.datetime_complete,
-                params={name: _distribution(text).to_external_repr(it) for name, it, text in params[trial.trial_id]},
-                distributions={name: _distribution(text) for name, _, text in params[trial.trial_id]},
-                user_attrs={key: json.loads(text) for key, text in user[trial.trial_id]},
-                system_attrs={key: json.loads(text) for key, text in system[trial.trial_id]},
-                intermediate_values={
-                    step: models.TrialIntermediateValueModel.stored_repr_to_intermediate_value(*row)
-                    for step, *row in marks[trial.trial_id]
-                },
-                trial_id=trial.trial_id,
-            )
+            _frozen(trial, params[its], values[its], marks[its], user[its], system[its])
             for trial in found
+            for its in [trial.trial_id]
         ]
 
-    @cached_property
+    @property
     def _reading(self) -> sql.Engine:
         """The engine, for statements that each stand alone."""
         return self.engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -211,6 +200,36 @@ class LeanStorage(RDBStorage):
         session.flush()  # its number is that of the ids before its own
         trial.number = trial.count_past_trials(session)
         return trial
+
+
+def _frozen(
+    trial: Any, params: list[Any], values: list[Any], marks: list[Any], user: list[Any], system: list[Any]
+) -> FrozenTrial:
+    """A trial as Optuna gives it.
+
+    Args:
+        trial: Its row.
+        params: Name, value and distribution of each parameter, as they are stored.
+        values: Value and kind of each objective's.
+        marks: Step, value and kind of each.
+        user: Key and text of its user attributes.
+        system: Likewise of Optuna's own.
+    """
+    number, mark = models.TrialValueModel, models.TrialIntermediateValueModel
+    return FrozenTrial(
+        number=trial.number,
+        state=trial.state,
+        value=None,
+        values=[number.stored_repr_to_value(*row) for row in values] or None,
+        datetime_start=trial.datetime_start,
+        datetime_complete=trial.datetime_complete,
+        params={name: _distribution(text).to_external_repr(value) for name, value, text in params},
+        distributions={name: _distribution(text) for name, _, text in params},
+        user_attrs={key: json.loads(text) for key, text in user},
+        system_attrs={key: json.loads(text) for key, text in system},
+        intermediate_values={step: mark.stored_repr_to_intermediate_value(*row) for step, *row in marks},
+        trial_id=trial.trial_id,
+    )
 
 
 @lru_cache(maxsize=1024)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from optuna.exceptions import StorageInternalError
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from harness.errors import end_if_told, one_line
 from harness.word import Word
@@ -161,14 +161,7 @@ def reason(error: BaseException) -> str:
 
 
 def _of_the_driver(error: BaseException) -> BaseException:
-    """The first cause: Optuna wraps what the driver raises in an error of its own.
-
-    Where it reads trials, it takes any error for too long a statement and sends another one on the connection that was
-    lost: then it wraps what SQLAlchemy says of that.
-    """
-    while not isinstance(error, DBAPIError):
-        before = error.__context__ if isinstance(error, PendingRollbackError) else error.__cause__
-        if before is None:
-            break
-        error = before
+    """The first cause: Optuna wraps what the driver raises in an error of its own."""
+    while not isinstance(error, DBAPIError) and error.__cause__ is not None:
+        error = error.__cause__
     return error

@@ -163,7 +163,7 @@ def _open_database(address: str) -> LeanStorage:
             engine.dispose()
         return storage
     storage = LeanStorage(address, engine_kwargs={"connect_args": {"timeout": 60}})
-    # A write-ahead log outlives kill -9 without waiting for the disk at each of a trial's dozen commits.
+    # A write-ahead log outlives kill -9 without waiting for the disk at each of a trial's commits.
     event.listen(storage.engine, "connect", _write_ahead)
     storage.engine.dispose()
     return storage

@@ -66,7 +66,7 @@ def check_curves(folder: Path, trials: int, tracking_uri: str = "") -> None:
 
 
 def dies_where_it_died(folder: Path) -> bool:
-    """Whether a trial has not logged an epoch since a worker of its died: three such deaths, and it is given up."""
+    """Whether a trial is at work that two workers died of since its last epoch: after a third it would be given up."""
     for spool in (folder / "mlruns" / "trials" / "cancer").glob("*/spool.jsonl"):
         begun = 0
         for event in read_events(spool):
@@ -74,7 +74,7 @@ def dies_where_it_died(folder: Path) -> bool:
                 begun = begun + 1 if event["state"] == "RUNNING" else 0
             elif event["event"] == "metrics" and event["step"] is not None:
                 begun = 0
-        if begun > 1:
+        if begun > 2:
             return True
     return False
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from conftest import claimed, in_sqlite, metrics, opened, settings_in
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.errors import PieceTaken
@@ -55,6 +57,27 @@ def test_a_trial_that_is_stopped_is_stored_as_optuna_would(settings: Settings, o
     (stored,), (expected,) = opened(study.settings).trials(), by_optuna.trials
     assert end(stored) == end(expected) and stored.datetime_complete is not None
     assert stored.user_attrs == {"recipe": "repdistiller", "metrics": {"macs": 5.0}, "reason": "hopeless"}
+
+
+def test_a_mark_that_could_not_be_stored_is_stored_with_the_end(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = opened(settings)
+    claim = claimed(study, SPACE)
+    assert claim is not None
+    claim.mark(1, 0.5)
+
+    def away(*arguments: Any) -> None:
+        raise StorageInternalError("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(study.optuna._storage, "set_trial_intermediate_value", away)
+        with pytest.raises(StorageInternalError):
+            claim.mark(2, 0.25)
+    claim.complete(metrics(0.75, 1.0))
+    claim.hold.release()
+    (trial,) = opened(study.settings).trials()
+    assert trial.state == TrialState.COMPLETE and trial.intermediate_values == {1: 0.5, 2: 0.25}
 
 
 def test_a_trial_ends_once(settings: Settings) -> None:
