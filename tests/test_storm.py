@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -106,10 +107,11 @@ def test_a_storm_of_kills_costs_nothing(example: Path, postgres: Postgres, undis
             time.sleep(chance.uniform(0.5, 1.5))
             name = chance.choice(list(searches))
             process = searches[name]
-            crew = [] if process.poll() is not None else workers_of(process)
             told = trials_told(example / f"{name}.txt")
-            # It prepares, or is done; or it is slow, beside other work, and would be given up if killed again so soon.
-            if not crew or told == heard[name] or dies_where_it_died(example):
+            if told == heard[name] or dies_where_it_died(example):
+                continue  # it is slow, beside other work, and would be given up if killed again so soon
+            crew = [] if process.poll() is not None else workers_of(process)
+            if not crew:  # it prepares, or it is done
                 continue
             heard[name] = told
             kills += 1
@@ -118,8 +120,8 @@ def test_a_storm_of_kills_costs_nothing(example: Path, postgres: Postgres, undis
                 process.wait()
                 searches[name] = begin(example, name, *flags)
             else:
-                with_luck = chance.choice(crew)
-                os.kill(with_luck, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                    os.kill(chance.choice(crew), signal.SIGKILL)
         output = (example / "one.txt").read_text() + (example / "two.txt").read_text()
         assert all(process.returncode == 0 for process in searches.values()), output
     finally:
