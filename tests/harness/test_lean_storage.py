@@ -257,16 +257,8 @@ def test_a_trial_whose_end_was_stored_but_not_answered_has_ended(
     claim = claimed(study, SPACE)
     assert claim is not None
     storage, engine = study.optuna._storage, engine_of(study)
-    commit, lost, running = engine.dialect.do_commit, [], storage.get_trial(claim.trial._trial_id)
-    with statements(engine) as asked:
-
-        def lose(connection: Any) -> None:
-            commit(connection)
-            if not lost and any(statement.startswith("UPDATE trials ") for statement in asked):
-                lost.append(connection)
-                raise psycopg.OperationalError("server closed the connection unexpectedly")
-
-        monkeypatch.setattr(engine.dialect, "do_commit", lose)
+    running = storage.get_trial(claim.trial._trial_id)
+    with losing_an_answer(engine, monkeypatch, to="UPDATE trials ") as lost:
         if in_flight:  # the first attempt's commit ends after the second has looked
             monkeypatch.setattr(storage, "get_trial", lambda trial_id: running)
         claim.complete(metrics(0.75, 1.0))
@@ -295,16 +287,7 @@ def test_a_trial_whose_beginning_was_stored_but_not_answered_is_begun_once(
 ) -> None:
     study = opened(on_server)
     engine = engine_of(study)
-    commit, lost = engine.dialect.do_commit, []
-    with statements(engine) as asked:
-
-        def lose(connection: Any) -> None:
-            commit(connection)
-            if not lost and any(statement.startswith("INSERT INTO trials ") for statement in asked):
-                lost.append(connection)
-                raise psycopg.OperationalError("server closed the connection unexpectedly")
-
-        monkeypatch.setattr(engine.dialect, "do_commit", lose)
+    with losing_an_answer(engine, monkeypatch, to="INSERT INTO trials ") as lost:
         claim = claimed(study, SPACE)
     assert lost and claim is not None and claim.trial.number == 0
     assert len(study.trials()) == 1
@@ -349,6 +332,22 @@ def test_trials_are_counted_by_state(tmp_path: Path) -> None:
     storage.create_new_trial(other, WHOLE)
     assert storage.tally(study) == {TrialState.WAITING: 1, TrialState.COMPLETE: 2}
     assert storage.tally(study)[TrialState.RUNNING] == 0
+
+
+@contextlib.contextmanager
+def losing_an_answer(engine: sql.Engine, monkeypatch: pytest.MonkeyPatch, *, to: str) -> Iterator[list[Any]]:
+    """The first commit after a statement that begins so is made, and not answered; where it was, once it was."""
+    commit, lost = engine.dialect.do_commit, list[Any]()
+    with statements(engine) as asked:
+
+        def lose(connection: Any) -> None:
+            commit(connection)
+            if not lost and any(statement.startswith(to) for statement in asked):
+                lost.append(connection)
+                raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+        monkeypatch.setattr(engine.dialect, "do_commit", lose)
+        yield lost
 
 
 @contextlib.contextmanager
