@@ -35,6 +35,18 @@ def newest_checkpoint(folder: Path) -> dict[str, Any] | None:
     return max(found, key=lambda checkpoint: checkpoint["epoch"], default=None)
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is a checkpoint in a folder, whole or not."""
+    return any(slot(folder, number).exists() for number in range(_SLOTS))
+
+
+def drop_older_checkpoint(folder: Path) -> None:
+    """Keep the latest checkpoint alone, of a training that may wait for long."""
+    newest = newest_checkpoint(folder)
+    if newest is not None:
+        slot(folder, newest["epoch"] + 1).unlink(missing_ok=True)
+
+
 def drop_checkpoints(folder: Path) -> None:
     """Remove what a training that is over needs no more."""
     for number in range(_SLOTS):

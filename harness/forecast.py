@@ -1,14 +1,15 @@
 """The sampler ``front``: what a model of all learning curves so far expects of students, trained or not.
 
-It proposes the student that may be expected to add most to the front for an epoch, and stops one, at a rung, that may
-be expected to add far less than a new one would. Both ask the same model; a trial that leads at a rung all that cost no
-more always goes on.
+What may be expected to add most to the front for an epoch is done next: a new student is begun, or one gone on with
+that was put aside. At a rung a trial is put aside for what promises more (freeze-thaw, after Swersky, Snoek & Adams
+2014, arXiv:1406.3896), and stopped if it promises far less than a new student; one that leads at the rung all that cost
+no more is never stopped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 from scipy.spatial.distance import cdist
 
+from harness.aside import is_aside
 from harness.candidates import Points, Pool
 from harness.choice import evenly
 from harness.content import derived_seed
@@ -28,7 +30,10 @@ Array = NDArray[np.float64]
 Places = NDArray[np.int64]
 
 _FEWEST = 6  # trials begun by chance, before a model has anything to go by
+_FEWEST_BRIEF = 12  # likewise, where each of them is put aside at its first rung
+_FEWEST_MARKED = 3  # trials that a model is made of
 _FEWEST_ENDS = 7  # trials trained to the end, before one is stopped
+_MOST_ASIDE = 40  # each keeps a checkpoint: of more, those are given up that would be stopped at a rung
 _DRAWN, _NEIGHBOURS, _CENTRES = 400, 20, 10  # candidates from all over, and beside each of the best
 _NEWEST, _MOST = 120, 200  # trials that a model looks at: of the older ones the front's, and an even choice
 _SAME = 1e-9  # distance of two points, within which they are one
@@ -47,6 +52,7 @@ class _Trial:
     marks: Mapping[int, float]
     end: float | None
     state: TrialState
+    aside: bool
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,33 @@ class _Known:
     best: Array
     foremost: Sequence[Mapping[str, Any]]
     points: Array  # of the trials that it looks at
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is best done next.
+
+    Attributes:
+        aside: Numbers of the trials put aside that promise more than a new one, the one that promises most first.
+        new: The configuration to begin if nobody can go on with those, every parameter's value by name; ``None`` if
+            there is none.
+    """
+
+    aside: Sequence[int] = field(default_factory=list)
+    new: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is to become of a trial at a rung; it goes on if neither is said.
+
+    Attributes:
+        outdone: It is to be stopped: how many times as much as of it may be expected of a new one, for an epoch.
+        waits: It is to be put aside, for something else promises more for an epoch.
+    """
+
+    outdone: float | None = None
+    waits: bool = False
 
 
 class Forecast:
@@ -72,6 +105,8 @@ class Forecast:
         sign: 1 if it is to be maximised, -1 if minimised.
         bounds: The least and the most that it can be; ``None`` where there is none.
         seed: The study's seed.
+        puts_aside: Whether trials may be put aside.
+        is_kept: Whether the checkpoint of a trial that was put aside, known by its number, is within reach.
     """
 
     def __init__(
@@ -86,7 +121,10 @@ class Forecast:
         sign: float,
         bounds: tuple[float | None, float | None],
         seed: int,
+        puts_aside: bool = False,
+        is_kept: Callable[[int], bool] = lambda number: True,
     ) -> None:
+        self._puts_aside, self._is_kept = puts_aside, is_kept
         self._space, self._points = space, points
         self._names = tuple(space.student)
         self._architectures = {self._row(architecture): number for number, architecture in enumerate(architectures)}
@@ -100,59 +138,101 @@ class Forecast:
         self._over: dict[int, _Trial | None] = {}  # by number, those that change no more
         self._at: dict[int, Array] = {}  # points of trials
 
-    def propose(
-        self, trials: Sequence[FrozenTrial], is_new: Callable[[Mapping[str, Any]], bool]
-    ) -> dict[str, Any] | None:
-        """The configuration that may be expected to add most to the front.
+    def choose(
+        self, trials: Sequence[FrozenTrial], is_new: Callable[[Mapping[str, Any]], bool], *, may_begin: bool = True
+    ) -> Choice:
+        """What may be expected to add most to the front.
 
         Args:
             trials: All of the study.
             is_new: Whether a configuration is none of theirs.
-
-        Returns:
-            Every parameter's value by name; ``None`` if none of the candidates is new.
+            may_begin: Whether a new one may be begun.
         """
-        rng = np.random.default_rng(derived_seed(self._seed, "forecast", len(trials)))
-        seen = self._placed(trials)
-        known = self._known(seen, len(trials))
+        rng, seen = self._rng(trials), self._placed(trials)
+        aside = [trial for trial in seen if trial.aside]
+        known = None if may_begin and len(trials) < self._by_chance else self._known(seen)
         if known is None:
+            if not may_begin:
+                return Choice([trial.number for trial in aside])
             candidates = _Candidates(self._points.drawn(rng, _DRAWN), self._architectures, self._names)
             order = rng.permutation(len(candidates.architectures))
-        else:
+            return Choice(new=next(filter(is_new, map(candidates.configuration, order)), None))
+        rates = self._rates(known, aside)
+        best = 0.0
+        new = None
+        if may_begin:
             candidates, gains = self._candidates(known, rng)
             # The last figures of sums hang on the number of threads.
             order = np.argsort(-np.round(gains / max(gains.max(initial=0.0), _NOTHING), 9), kind="stable")
-        return next(filter(is_new, map(candidates.configuration, order)), None)
+            place = next((place for place in order if is_new(candidates.configuration(place))), None)
+            if place is not None:
+                best, new = float(gains[place]) / self._epochs, candidates.configuration(place)
+            if len(aside) > _MOST_ASIDE:
+                worst = min(zip(rates, aside, strict=True), key=lambda one: one[0])[1]
+                if self._is_outdone(worst, rates.min(), best, seen):
+                    return Choice([worst.number], new)  # whoever takes it up gives it up
+        promising = [place for place in np.argsort(-rates, kind="stable") if rates[place] >= best]
+        return Choice([aside[place].number for place in promising], new)
 
-    def outdone(self, number: int, rung: int, trials: Sequence[FrozenTrial]) -> float | None:
-        """Whether a trial is better given up for a new one.
+    def judge(self, number: int, rung: int, trials: Sequence[FrozenTrial], *, may_begin: bool = True) -> Judgement:
+        """What is to become of a trial.
 
         Args:
-            number: The trial, which stands at a rung.
+            number: The trial, which stands at a rung, or did when it was put aside.
             rung: Epochs done, as many as its last mark.
             trials: All of the study.
-
-        Returns:
-            ``None`` if it goes on. Else how many times as much as of it may be expected of a new one, for an epoch.
+            may_begin: Whether a new one may be begun.
         """
         seen = self._placed(trials)
         place = next((place for place, trial in enumerate(seen) if trial.number == number), None)
-        if place is None or rung not in seen[place].marks or sum(one.end is not None for one in seen) < _FEWEST_ENDS:
-            return None
-        # One that is trained again, for its checkpoint was lost, has marks of what is still to come.
+        if place is None or rung not in seen[place].marks:
+            return Judgement()
+        # One that is trained again, for its checkpoint was lost, has marks of what is still to come, and goes on there.
+        may_wait = self._puts_aside and rung == max(seen[place].marks)
+        if may_begin and len(trials) < self._by_chance:
+            return Judgement(waits=may_wait)
         so_far = {epochs: value for epochs, value in seen[place].marks.items() if epochs <= rung}
-        this = seen[place] = replace(seen[place], marks=so_far)
-        if self._leads(this, rung, seen):
-            return None
-        known = self._known(seen, len(trials), but=number)
+        this = seen[place] = replace(seen[place], marks=so_far, aside=False)
+        if not may_wait and (not may_begin or self._leads(this, rung, seen)):
+            return Judgement()  # whatever the model may say
+        known = self._known(seen, but=number)
         if known is None:
-            return None
-        candidates, gains = self._candidates(known, np.random.default_rng(derived_seed(self._seed, number, rung)))
-        gains = gains[cdist(candidates.points, known.points).min(axis=1, initial=np.inf) > _SAME]
-        own = self._gains(known, self._where([this]), np.array([this.architecture]), np.array([number]))[0]
-        own /= self._epochs - rung
-        new = float(gains.max(initial=0.0)) / self._epochs
-        return None if own >= _WORTH_WHILE * new or new < _NOTHING else new / max(own, _NOTHING)
+            return Judgement()
+        new = 0.0
+        if may_begin:
+            candidates, gains = self._candidates(known, self._rng(trials))
+            is_new = cdist(candidates.points, known.points).min(axis=1, initial=np.inf) > _SAME
+            new = float(gains[is_new].max(initial=0.0)) / self._epochs
+        own, *others = self._rates(known, [this, *(trial for trial in seen if trial.aside)])
+        if self._is_outdone(this, own, new, seen):
+            return Judgement(outdone=new / max(own, _NOTHING))
+        return Judgement(waits=may_wait and own < max([new, *others]))
+
+    @property
+    def _by_chance(self) -> int:
+        """How many trials are begun by chance."""
+        return _FEWEST_BRIEF if self._puts_aside else _FEWEST
+
+    def _rng(self, trials: Sequence[FrozenTrial]) -> np.random.Generator:
+        """The same for all that is asked between two beginnings: a trial put aside for a new one is to find it best."""
+        return np.random.default_rng(derived_seed(self._seed, "forecast", len(trials)))
+
+    def _rates(self, known: _Known, trials: Sequence[_Trial]) -> Array:
+        """What each of some begun trials may be expected to add for an epoch of those it lacks, shape (N,)."""
+        if not trials:
+            return np.empty(0)
+        kept = [not trial.aside or self._is_kept(trial.number) for trial in trials]
+        left = [self._epochs - (max(trial.marks) if its else 0) for trial, its in zip(trials, kept, strict=True)]
+        architectures = np.array([trial.architecture for trial in trials])
+        runs = np.array([trial.number for trial in trials])
+        rates: Array = self._gains(known, self._where(trials), architectures, runs) / np.array(left)
+        return rates
+
+    def _is_outdone(self, this: _Trial, own: float, new: float, seen: Sequence[_Trial]) -> bool:
+        """Whether a trial promises so much less than a new one that it is to be stopped."""
+        if new < _NOTHING or own >= _WORTH_WHILE * new or sum(one.end is not None for one in seen) < _FEWEST_ENDS:
+            return False
+        return not self._leads(this, max(this.marks), seen)
 
     def _row(self, params: Mapping[str, Any]) -> tuple[float, ...]:
         return tuple(float(self._space.student[name].to_internal_repr(params[name])) for name in self._names)
@@ -168,12 +248,13 @@ class Forecast:
             return None  # enqueued, and not begun
         architecture = self._architectures.get(self._row(trial.params))
         marks = {rung: self._sign * value for rung, value in trial.intermediate_values.items() if isfinite(value)}
-        end = None
+        end, running = None, trial.state == TrialState.RUNNING
         if trial.state == TrialState.COMPLETE:
             end = self._sign * trial.user_attrs["metrics"][self._primary]
         found = None
         if architecture is not None:
-            found = _Trial(trial.number, trial.params, architecture, marks, end, trial.state)
+            aside = running and bool(marks) and is_aside(trial)
+            found = _Trial(trial.number, trial.params, architecture, marks, end, trial.state, aside)
         if trial.state.is_finished():
             self._over[trial.number] = found
         return found
@@ -185,13 +266,13 @@ class Forecast:
         no_dearer = (costs <= self._costs[this.architecture]).all(axis=1)
         return bool(this.marks[rung] >= np.max(np.array(marks)[no_dearer], initial=-np.inf))
 
-    def _known(self, seen: Sequence[_Trial], count: int, but: int | None = None) -> _Known | None:
+    def _known(self, seen: Sequence[_Trial], but: int | None = None) -> _Known | None:
         """A model of the curves; of trials that run, ``but`` one, it believes that they will end as it expects.
 
-        Of one that failed, that it would have been as bad as any.
+        Of one that failed, that it would have been as bad as any. One that was put aside may still end anyhow.
         """
         marked = [trial for trial in seen if trial.marks or trial.end is not None]
-        if count < _FEWEST or len(marked) < _FEWEST // 2:
+        if len(marked) < _FEWEST_MARKED:
             return None
         complete = [trial for trial in marked if trial.end is not None]
         places = np.array([trial.architecture for trial in complete], dtype=int)
@@ -204,7 +285,11 @@ class Forecast:
         looked_at = _chosen(seen, at_work | {trial.number for trial in foremost})
         believed = {trial.number: floor for trial in looked_at if trial.state == TrialState.FAIL}
         model = self._model(looked_at, believed, floor)
-        running = [trial for trial in looked_at if trial.state == TrialState.RUNNING and trial.number != but]
+        running = [
+            trial
+            for trial in looked_at
+            if trial.state == TrialState.RUNNING and not trial.aside and trial.number != but
+        ]
         if running:
             runs = np.array([trial.number for trial in running])
             mean, _ = model.at(self._where(running), runs, self._epochs)

@@ -48,6 +48,19 @@ class Proposal:
     recipe: str | None = None
 
 
+@dataclass(frozen=True)
+class Next:
+    """What is to be done next.
+
+    Attributes:
+        aside: Numbers of trials put aside, one of which is to be gone on with if it is free, the first one first.
+        proposal: The configuration to begin else; ``None`` if there is none, or none is to be begun.
+    """
+
+    aside: Sequence[int] = ()
+    proposal: Proposal | None = None
+
+
 class Proposer:
     """Proposes configurations, the recipes first.
 
@@ -91,28 +104,35 @@ class Proposer:
         self._first_trials = first_trials(space, recipes, defaults=default_recipes)
         self._generations = 0
 
-    def propose(self, trials: list[FrozenTrial]) -> Proposal | None:
-        """The next configuration; ``None`` when all of a finite space have been tried.
+    def choose(self, trials: list[FrozenTrial], *, may_begin: bool = True) -> Next:
+        """What is to be done next. Where all of a finite space have been tried, nothing is left to begin.
 
         Draws are seeded by (seed, number of trials): a search that was cut goes on as if it had not been.
 
         Args:
             trials: All of the study.
+            may_begin: Whether a new one may be begun.
 
         Raises:
             HarnessError: If next to nothing that can be drawn is new and within the budgets.
         """
+        if not may_begin:
+            forecast = self._forecast
+            return Next() if forecast is None else Next(forecast.choose(trials, self._is_new, may_begin=False).aside)
         self._note(trials)
         used = {trial.user_attrs.get("recipe") for trial in trials}
         for name, params in self._recipes.items():
             if name not in used and self._is_new(params):
-                return self._proposal(params, recipe=name)
+                return Next(proposal=self._proposal(params, recipe=name))
+        aside: Sequence[int] = ()
         if self._forecast is None:
             proposal = self._sampled(trials)
         else:
-            found = self._forecast.propose(trials, self._is_new)
-            proposal = None if found is None else self._proposal(found)
-        return proposal or self._drawn_evenly(derived_seed(self._seed, "even draw", len(trials)))
+            choice = self._forecast.choose(trials, self._is_new)
+            aside, proposal = choice.aside, None if choice.new is None else self._proposal(dict(choice.new))
+        if proposal is None and not aside:
+            proposal = self._drawn_evenly(derived_seed(self._seed, "even draw", len(trials)))
+        return Next(aside, proposal)
 
     def _sampled(self, trials: list[FrozenTrial]) -> Proposal | None:
         """The sampler's word; ``None`` if it has nothing new to say."""

@@ -19,8 +19,8 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.claim import Claim
-from harness.errors import TrialPruned
-from harness.forecast import Forecast
+from harness.errors import TrialPruned, TrialPutAside
+from harness.forecast import Forecast, Judgement
 from harness.metrics import KNOWN_COSTS, MAXIMIZED
 from harness.storage import STORAGE_ERRORS, asking_storage
 from harness.study import Study
@@ -124,6 +124,7 @@ class Pruner:
 
         Raises:
             TrialPruned: If it is to be stopped.
+            TrialPutAside: If it is to wait.
         """
         rung = epoch + 1
         if rung not in self._rungs:
@@ -140,9 +141,20 @@ class Pruner:
             if self._study.patience.is_away(error):
                 return  # it trains on, unjudged; where it stands is stored with its end, or at the next rung
             raise
-        why = self._why_stop(claim.trial, rung, self._sign * value, trials)
-        if why is not None:
-            raise TrialPruned(f"{primary} {value:.4f} after {rung} of {self._epochs} epochs, {why}")
+        judgement = self._judgement(claim.trial, rung, trials)
+        self._stop(claim.trial, rung, value, trials, judgement)
+        if judgement.waits:
+            raise TrialPutAside(f"{primary} {value:.4f} after {rung} of {self._epochs} epochs")
+
+    def judge_again(self, claim: Claim) -> None:
+        """Stop a trial that was put aside and has no chance of the front any more, before it goes on.
+
+        Raises:
+            TrialPruned: If it is to be stopped.
+        """
+        marks = claim.trial.intermediate_values
+        rung, trials = max(marks), self._study.trials()
+        self._stop(claim.trial, rung, marks[rung], trials, self._judgement(claim.trial, rung, trials))
 
     def _look(self) -> list[FrozenTrial]:
         """The trials; none, where only complete ones matter and all of them are known."""
@@ -150,19 +162,30 @@ class Pruner:
             return []
         return self._study.trials()
 
-    def _why_stop(self, trial: FrozenTrial, rung: int, value: float, trials: Sequence[FrozenTrial]) -> str | None:
-        """Why a trial is stopped at a rung; ``None`` if it goes on."""
-        if self._forecast is not None and len(trials) < self._study.settings.trials:  # else no new one comes
-            times = self._forecast.outdone(trial.number, rung, trials)
-            if times is None:
-                return None
-            much = f"{times:.0f}" if times < 100 else "over 100"
-            return f"and a new student may be expected to add {much} times as much to the front an epoch"
-        stopped = stop(value, rung, self._costs(trial.params), self._standings(trials))
-        if stopped is None:
-            return None
-        reach, best = (self._sign * bound for bound in stopped)
-        return f"{reach:.4f} in reach; one that costs no more has {best:.4f}"
+    def _may_begin(self, trials: Sequence[FrozenTrial]) -> bool:
+        return len(trials) < self._study.settings.trials
+
+    def _judgement(self, trial: FrozenTrial, rung: int, trials: Sequence[FrozenTrial]) -> Judgement:
+        if self._forecast is None:
+            return Judgement()
+        return self._forecast.judge(trial.number, rung, trials, may_begin=self._may_begin(trials))
+
+    def _stop(
+        self, trial: FrozenTrial, rung: int, value: float, trials: Sequence[FrozenTrial], judgement: Judgement
+    ) -> None:
+        """Raise ``TrialPruned`` if a trial that has ``value`` at a rung is to be stopped."""
+        if judgement.outdone is not None:
+            much = f"{judgement.outdone:.0f}" if judgement.outdone < 100 else "over 100"
+            why = f"and a new student may be expected to add {much} times as much to the front an epoch"
+        elif self._forecast is None or not self._may_begin(trials):
+            stopped = stop(self._sign * value, rung, self._costs(trial.params), self._standings(trials))
+            if stopped is None:
+                return
+            reach, best = (self._sign * bound for bound in stopped)
+            why = f"{reach:.4f} in reach; one that costs no more has {best:.4f}"
+        else:
+            return
+        raise TrialPruned(f"{self._study.primary} {value:.4f} after {rung} of {self._epochs} epochs, {why}")
 
     def _standings(self, trials: Sequence[FrozenTrial]) -> list[Standing]:
         for trial in trials:

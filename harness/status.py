@@ -8,6 +8,7 @@ from datetime import datetime
 
 from optuna.trial import FrozenTrial, TrialState
 
+from harness.aside import is_aside
 from harness.claims import Worker
 from harness.content import Lease
 from harness.presence import Absence
@@ -50,8 +51,11 @@ def status(study: Study) -> Iterator[str]:
     for worker in workers:
         yield f"worker    {_described(worker, epochs)}"
     pieces = {worker.piece for worker in workers}
+    aside = sum(is_aside(trial) and str(trial.number) not in pieces for trial in trials)
+    if aside:
+        yield f"aside     {aside} trials wait at a rung; each is gone on with when it promises most, or stopped"
     for trial in trials:
-        if trial.state == TrialState.RUNNING and str(trial.number) not in pieces:
+        if trial.state == TrialState.RUNNING and str(trial.number) not in pieces and not is_aside(trial):
             yield f"trial     {trial.number}: {_without_a_row(study, trial, epochs)}"
 
 

@@ -5,16 +5,24 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from harness import budget
 from harness.addresses import redact
-from harness.checkpoint import drop_checkpoints
+from harness.checkpoint import drop_checkpoints, drop_older_checkpoint
 from harness.claim import Claim
 from harness.claiming import Claimant
-from harness.errors import HarnessError, Interrupted, PieceTaken, TrialFailed, TrialPruned, one_line, room_on_disk
+from harness.errors import (
+    HarnessError,
+    Interrupted,
+    PieceTaken,
+    TrialFailed,
+    TrialPruned,
+    TrialPutAside,
+    one_line,
+    room_on_disk,
+)
 from harness.mirror import Mirror, is_sent
 from harness.prepare import Prepared, costs_of, is_affordable
 from harness.proposal import Proposer
@@ -42,8 +50,8 @@ class Notified(Protocol):
 class Display(Protocol):
     """Who shows what trials do: the terminal, or what stands for it in another process."""
 
-    def started(self, number: int, params: dict[str, Any], resumed_after: int | None) -> None:
-        """A trial begins, or goes on after ``resumed_after`` epochs."""
+    def started(self, number: int, params: dict[str, Any], resumed_after: int | None, was_aside: bool = False) -> None:
+        """A trial begins, or goes on after ``resumed_after`` epochs, for it was cut or put aside."""
 
     def epoch(self, number: int, epoch: int) -> None:
         """An epoch of a trial ended."""
@@ -53,6 +61,9 @@ class Display(Protocol):
 
     def pruned(self, number: int, reason: str) -> None:
         """A trial was stopped because it has no chance of the front any more."""
+
+    def put_aside(self, number: int, standing: str) -> None:
+        """A trial waits at a rung, for something else promises more."""
 
     def failed(self, number: int, reason: str) -> None:
         """A trial failed by its own doing."""
@@ -121,25 +132,17 @@ def work(
             if pruner is not None:
                 pruner.judge(claim, epoch, metrics)
 
-        display.started(number, claim.configuration.params(), spool.epochs if claim.resumed else None)
-        try:
-            _run(
-                claim,
-                spool,
-                partial(
-                    run_trial,
-                    claim,
-                    spool,
-                    settings=settings,
-                    space=space,
-                    study=study,
-                    prepared=prepared,
-                    on_epoch=on_epoch,
-                ),
-                study,
-                costs,
-                display,
+        def train(claim: Claim = claim, spool: Spool = spool) -> dict[str, float]:
+            if pruner is not None and claim.was_aside:
+                pruner.judge_again(claim)
+            return run_trial(
+                claim, spool, settings=settings, space=space, study=study, prepared=prepared, on_epoch=on_epoch
             )
+
+        resumed_after = spool.epochs if claim.resumed else None
+        display.started(number, claim.configuration.params(), resumed_after, claim.was_aside)
+        try:
+            _run(claim, spool, train, study, costs, display)
         except PieceTaken as taken:
             display.cut(number, one_line(taken))
         except (Interrupted, *STORAGE_ERRORS):
@@ -174,6 +177,11 @@ def _run(
         claim.prune(costs(claim.trial.params), reason)
         _end(claim, spool, "PRUNED", reason)
         display.pruned(number, reason)
+    except TrialPutAside as standing:
+        drop_older_checkpoint(claim.folder)
+        claim.put_aside()
+        spool.set_state("WAITING")
+        display.put_aside(number, one_line(standing))  # while nobody else can take it up, and say so
     except TrialFailed as failure:
         reason = one_line(failure)
         _fail(claim, spool, reason)

@@ -233,6 +233,9 @@ class _Crew:
             case "pruned":
                 worker.trial = None
                 self.display.pruned(*content)
+            case "put_aside":
+                worker.trial = None
+                self.display.put_aside(*content)
             case "failed":
                 worker.trial = None
                 self.display.failed(*content)
@@ -261,8 +264,11 @@ class _Crew:
         self._start(worker.number)
 
     def _forget(self, trial: int) -> None:
-        """Take a trial that begins anew from the worker that lost it, and whose end has not been seen yet."""
-        for worker in self.workers.values():
+        """Take a trial that goes on from the worker that put it aside, or lost it, and has not been heard of it yet."""
+        for connection, worker in self.workers.items():
+            with contextlib.suppress(EOFError, OSError):  # its end is seen where it is listened to
+                while worker.trial == trial and connection.poll():
+                    self._hear(connection.recv(), worker)
             if worker.trial == trial:
                 self.display.cut(trial, "its worker died")
                 worker.trial = None

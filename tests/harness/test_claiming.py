@@ -21,7 +21,7 @@ from harness.claim import Claim
 from harness.claiming import Claimant
 from harness.claims import Check, Hold
 from harness.content import Lease
-from harness.proposal import Proposal, Proposer
+from harness.proposal import Next, Proposer
 from harness.settings import Settings
 from harness.study import Study
 from search_spaces.digits import SPACE
@@ -303,13 +303,13 @@ def claimant_of(study: Study) -> Claimant:
 
 def choosing(claimant: Claimant, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], None]) -> None:
     """Let something happen whenever a worker is about to choose a configuration."""
-    propose = claimant._proposer.propose
+    choose = claimant._proposer.choose
 
-    def interrupted(trials: list[FrozenTrial]) -> Proposal | None:
+    def interrupted(trials: list[FrozenTrial], *, may_begin: bool = True) -> Next:
         meanwhile()
-        return propose(trials)
+        return choose(trials, may_begin=may_begin)
 
-    monkeypatch.setattr(claimant._proposer, "propose", interrupted)
+    monkeypatch.setattr(claimant._proposer, "choose", interrupted)
 
 
 @pytest.mark.parametrize("trials", [1, 9])

@@ -93,7 +93,7 @@ def searched(seed: int) -> list[FrozenTrial]:
     """25 trials, the first six by chance."""
     trials, searching = by_chance(6, seed), forecast(seed=seed)
     while len(trials) < 25:
-        params = searching.propose(trials, lambda params: True)
+        params = searching.choose(trials, lambda params: True).new
         assert params is not None
         trials.append(trial(len(trials), params))
     return trials
@@ -109,7 +109,7 @@ def test_it_does_not_try_the_same_again_for_the_luck_of_a_run() -> None:
     rng = np.random.default_rng(0)
     trials, searching = by_chance(6), forecast()
     while len(trials) < 40:
-        params = searching.propose(trials, lambda params: True)
+        params = searching.choose(trials, lambda params: True).new
         assert params is not None
         trials.append(trial(len(trials), params))
         luck = 0.01 * float(rng.standard_normal())
@@ -126,7 +126,7 @@ def test_one_run_that_went_astray_does_not_blind_it_where_the_metric_has_no_end(
         if astray is not None:
             trials[2].intermediate_values[1] = astray
         searching = forecast(bounds=(None, 1.0))
-        found = [searching.propose([*trials, *by_chance(n)], lambda params: True) for n in range(3)]
+        found = [searching.choose([*trials, *by_chance(n)], lambda params: True).new for n in range(3)]
         return [quality(params) for params in found if params is not None]
 
     assert np.mean(proposed(-1e4)) > np.mean(proposed(None)) - 0.05
@@ -140,12 +140,12 @@ def test_none_is_stopped_for_a_new_one_that_there_is_not() -> None:
     last = trial(len(trials) - 1, at(32, 1.0, 0.001), TrialState.RUNNING, marks=(1, 2))
     last.params = trials[-1].params
     last.intermediate_values = {1: 0.1, 2: 0.1}
-    assert forecast(held).outdone(last.number, 2, [*trials[:-1], last]) is None
+    assert forecast(held).judge(last.number, 2, [*trials[:-1], last]).outdone is None
     left = [one for one in trials[:-1] if one.params["width"] not in (2, 3)]
     for number, one in enumerate(left):
         one.number = number
     last.number = len(left)
-    assert forecast(held).outdone(last.number, 2, [*left, last]) is not None
+    assert forecast(held).judge(last.number, 2, [*left, last]).outdone is not None
 
 
 def test_who_is_cheaper_by_a_little_is_judged_as_who_is_cheaper() -> None:
@@ -158,9 +158,9 @@ def test_who_is_cheaper_by_a_little_is_judged_as_who_is_cheaper() -> None:
     for width in (60, 61, 62):  # none that costs no more was tried
         hopeless = trial(25, at(32, 1.0, 0.001), TrialState.RUNNING, marks=(1, 2))
         hopeless.params = {**hopeless.params, "width": width}
-        assert searching.outdone(25, 2, [*trials, hopeless]) is None
+        assert searching.judge(25, 2, [*trials, hopeless]).outdone is None
     hopeless.params = {**hopeless.params, "width": 64}
-    assert searching.outdone(25, 2, [*trials, hopeless]) is not None
+    assert searching.judge(25, 2, [*trials, hopeless]).outdone is not None
 
 
 def test_a_metric_that_is_to_be_small_is_searched_as_its_mirror_image() -> None:
@@ -169,34 +169,34 @@ def test_a_metric_that_is_to_be_small_is_searched_as_its_mirror_image() -> None:
     for one in mirrored:
         one.set_user_attr("metrics", {"accuracy": 1 - quality(one.params)})
         one.intermediate_values = {rung: 1 - value for rung, value in one.intermediate_values.items()}
-    found = forecast().propose(trials, lambda params: True)
-    assert found == forecast(sign=-1.0).propose(mirrored, lambda params: True)
+    found = forecast().choose(trials, lambda params: True).new
+    assert found == forecast(sign=-1.0).choose(mirrored, lambda params: True).new
 
 
 def test_a_hopeless_trial_is_given_up_and_one_that_leads_or_promises_is_not() -> None:
     trials = by_chance(25)
     hopeless = trial(25, at(30, 1.0, 0.001), TrialState.RUNNING, marks=(1, 2))
-    times = forecast().outdone(25, 2, [*trials, hopeless])
+    times = forecast().judge(25, 2, [*trials, hopeless]).outdone
     assert times is not None and times > 10
     promising = trial(25, at(30, 0.3, 0.01), TrialState.RUNNING, marks=(1, 2))
-    assert forecast().outdone(25, 2, [*trials, promising]) is None
+    assert forecast().judge(25, 2, [*trials, promising]).outdone is None
     # Nothing as cheap was tried: it goes on, however bad it is.
     dear = [one for one in trials if one.params["width"] > 4]
     dear = [trial(number, one.params) for number, one in enumerate(dear)]
     cheap = trial(len(dear), at(2, 1.0, 0.001), TrialState.RUNNING, marks=(1, 2))
-    assert forecast().outdone(len(dear), 2, [*dear, cheap]) is None
+    assert forecast().judge(len(dear), 2, [*dear, cheap]).outdone is None
 
 
 def test_before_a_few_are_known_nothing_is_given_up_and_chance_proposes() -> None:
     trials = by_chance(3)
     hopeless = trial(3, at(30, 1.0, 0.001), TrialState.RUNNING, marks=(1,))
-    assert forecast().outdone(3, 1, [*trials, hopeless]) is None
-    assert forecast().propose([], lambda params: True) != forecast(seed=1).propose([], lambda params: True)
+    assert forecast().judge(3, 1, [*trials, hopeless]).outdone is None
+    assert forecast().choose([], lambda params: True).new != forecast(seed=1).choose([], lambda params: True).new
 
 
 def test_it_keeps_away_from_what_runs_and_from_what_failed() -> None:
     trials = by_chance(10)
-    first = forecast().propose(trials, lambda params: True)
+    first = forecast().choose(trials, lambda params: True).new
     assert first is not None
 
     def distance(params: dict[str, Any] | None) -> float:
@@ -205,36 +205,37 @@ def test_it_keeps_away_from_what_runs_and_from_what_failed() -> None:
         return float(np.hypot(np.hypot(*apart), params["alpha"] - first["alpha"]))
 
     running = trial(10, first, TrialState.RUNNING, marks=())
-    assert distance(forecast().propose([*trials, running], lambda params: True)) > 0.02
+    assert distance(forecast().choose([*trials, running], lambda params: True).new) > 0.02
     failed = [trial(10 + number, first, TrialState.FAIL, marks=()) for number in range(3)]
-    assert distance(forecast().propose([*trials, *failed], lambda params: True)) > 0.1
+    assert distance(forecast().choose([*trials, *failed], lambda params: True).new) > 0.1
 
 
 def test_a_process_that_lives_on_and_a_new_one_say_the_same() -> None:
     trials = by_chance(30)
     living = forecast()
     for count in (4, 12, 30):
-        assert living.propose(trials[:count], lambda params: True) == forecast().propose(
-            trials[:count], lambda params: True
+        assert (
+            living.choose(trials[:count], lambda params: True).new
+            == forecast().choose(trials[:count], lambda params: True).new
         )
     running = trial(30, at(30, 1.0, 0.001), TrialState.RUNNING, marks=(1,))
-    living.propose([*trials, running], lambda params: True)
+    living.choose([*trials, running], lambda params: True)
     running.intermediate_values[2] = 0.1
-    assert living.outdone(30, 2, [*trials, running]) == forecast().outdone(30, 2, [*trials, running])
+    assert living.judge(30, 2, [*trials, running]).outdone == forecast().judge(30, 2, [*trials, running]).outdone
 
 
 def test_what_is_not_new_is_not_proposed_and_an_enqueued_trial_is_no_trouble() -> None:
     trials = by_chance(10)
     enqueued = create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": {"width": 3}})
     enqueued.number = 10
-    found = forecast().propose([*trials, enqueued], lambda params: params["width"] > 20)
+    found = forecast().choose([*trials, enqueued], lambda params: params["width"] > 20).new
     assert found is not None and found["width"] > 20
-    assert forecast().propose(trials, lambda params: False) is None
+    assert forecast().choose(trials, lambda params: False).new is None
 
 
 def test_of_very_many_trials_it_looks_at_a_few_and_all_of_the_front() -> None:
     trials = by_chance(2_000)
-    found = forecast().propose(trials, lambda params: True)
+    found = forecast().choose(trials, lambda params: True).new
     assert found is not None and abs(found["alpha"] - 0.3) < 0.25
 
 
@@ -243,7 +244,7 @@ def test_the_proposer_asks_it_and_recipes_come_first(tmp_path: Path) -> None:
     proposer = Proposer(
         HELD, sampler="front", seed=settings.seed, directions=("maximize", "minimize"), forecast=forecast()
     )
-    first = proposer.propose([])
+    first = proposer.choose([]).proposal
     assert first is not None and first.recipe is not None
     trials = by_chance(10)
     alone = Proposer(
@@ -254,15 +255,15 @@ def test_the_proposer_asks_it_and_recipes_come_first(tmp_path: Path) -> None:
         default_recipes=False,
         forecast=forecast(),
     )
-    found = alone.propose(trials)
-    assert found is not None and found.params == forecast().propose(trials, lambda params: True)
+    found = alone.choose(trials).proposal
+    assert found is not None and found.params == forecast().choose(trials, lambda params: True).new
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_mark_that_is_no_number_is_passed_over(value: float) -> None:
     trials = by_chance(10)
     trials[3].intermediate_values[1] = value
-    assert forecast().propose(trials, lambda params: True) is not None
+    assert forecast().choose(trials, lambda params: True).new is not None
 
 
 def test_where_every_student_is_the_same_it_searches_the_rest() -> None:
@@ -271,5 +272,5 @@ def test_where_every_student_is_the_same_it_searches_the_rest() -> None:
     trials = by_chance(10)
     for one in trials:
         one.params = {name: value for name, value in one.params.items() if name != "width"}
-    found = alone.propose(trials, lambda params: True)
+    found = alone.choose(trials, lambda params: True).new
     assert found is not None and found.keys() == space.distributions.keys()
