@@ -168,9 +168,9 @@ class Forecast:
             if place is not None:
                 best, new = float(gains[place]) / self._epochs, candidates.configuration(place)
             if len(aside) > _MOST_ASIDE:
-                worst = min(zip(rates, aside, strict=True), key=lambda one: one[0])[1]
-                if self._is_outdone(worst, rates.min(), best, seen):
-                    return Choice([worst.number], new)  # whoever takes it up gives it up
+                for place in np.argsort(rates, kind="stable"):
+                    if self._is_outdone(aside[place], rates[place], best, seen):
+                        return Choice([aside[place].number], new)  # whoever takes it up gives it up
         promising = [place for place in np.argsort(-rates, kind="stable") if rates[place] >= best]
         return Choice([aside[place].number for place in promising], new)
 
@@ -206,7 +206,7 @@ class Forecast:
         own, *others = self._rates(known, [this, *(trial for trial in seen if trial.aside)])
         if self._is_outdone(this, own, new, seen):
             return Judgement(outdone=new / max(own, _NOTHING))
-        return Judgement(waits=may_wait and own < max([new, *others]))
+        return Judgement(waits=may_wait and bool(own < max([new, *others])))
 
     @property
     def _by_chance(self) -> int:

@@ -17,10 +17,12 @@ import pytest
 from conftest import claimed, environment, in_sqlite, metrics, opened, settings_in
 from optuna.trial import FrozenTrial
 
+from harness.aside import is_aside
 from harness.claim import Claim
 from harness.claiming import Claimant
 from harness.claims import Check, Hold
 from harness.content import Lease
+from harness.errors import PieceTaken
 from harness.proposal import Next, Proposer
 from harness.settings import Settings
 from harness.study import Study
@@ -386,3 +388,58 @@ def test_who_had_to_wait_thinks_in_turn(settings: Settings, monkeypatch: pytest.
     claims = [claimant.claim() for _ in range(4)]
     assert [claim and claim.trial.number for claim in claims] == [0, 1, 2, 3]
     assert events == ["think", "turn", "think", "turn", "turn", "think", "think", "turn"]
+
+
+class _Aside(Proposer):
+    """Wants the trials that wait, from the last one on, before a new one."""
+
+    def choose(self, trials: list[FrozenTrial], *, may_begin: bool = True) -> Next:
+        waiting = [trial.number for trial in reversed(trials) if is_aside(trial)]
+        return Next(waiting, super().choose(trials).proposal if may_begin else None)
+
+
+@pytest.mark.parametrize("storage", ["sqlite:///{}/optuna.db", "{}/optuna.journal"])
+def test_what_was_put_aside_is_taken_up_when_it_is_chosen_and_by_one_worker(
+    settings: Settings, tmp_path: Path, storage: str
+) -> None:
+    settings = replace(settings, storage=storage.format(tmp_path), trials=3)
+
+    def claimant() -> Claimant:
+        study = opened(settings)
+        return Claimant(study, _Aside(SPACE, sampler="random", seed=0, directions=study.directions))
+
+    one, other = claimant(), claimant()
+    claims = [one.claim() for _ in range(3)]
+    assert one.claim() is None
+    for claim in claims:
+        assert claim is not None
+        claim.mark(1, 0.5)
+        claim.put_aside()
+    assert other.claim() is None  # they are still in the first worker's hands
+    for claim in claims:
+        assert claim is not None
+        claim.hold.release()
+    assert claimed(opened(settings), SPACE) is None  # who wants none of them takes none of them for cut
+    taken = [other.claim(), one.claim()]
+    assert [(claim.trial.number, claim.resumed, claim.was_aside) for claim in taken if claim] == [
+        (2, True, True),
+        (1, True, True),
+    ]
+    assert taken[0] is not None and taken[0].trial.intermediate_values == {1: 0.5}
+    assert taken[0].configuration == claims[2].configuration  # type: ignore[union-attr]
+    # Whoever is lost with one leaves it cut, to be gone on with before all that waits.
+    taken[0].hold.release()
+    cut = other.claim()
+    assert cut is not None and (cut.trial.number, cut.resumed, cut.was_aside) == (2, True, False)
+    cut.complete(metrics(0.5, 1.0))
+    last = other.claim()
+    assert last is not None and (last.trial.number, last.was_aside) == (0, True)
+
+
+def test_what_is_over_is_not_put_aside(settings: Settings) -> None:
+    study = opened(in_sqlite(settings))
+    claim = claimed(study, SPACE)
+    assert claim is not None
+    claim.complete(metrics(0.5, 1.0))
+    with pytest.raises(PieceTaken, match="finished by another worker"):
+        claim.put_aside()

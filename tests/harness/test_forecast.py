@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from conftest import settings_in
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from harness.aside import ASIDE
 from harness.candidates import Points
 from harness.forecast import Forecast
 from harness.pareto import hypervolume
@@ -37,6 +39,7 @@ def forecast(
     sign: float = 1.0,
     bounds: tuple[float | None, float | None] = (0.0, 1.0),
     seed: int = 0,
+    **aside: Any,
 ) -> Forecast:
     """That of a space whose students cost their width, or ``costs``."""
     return Forecast(
@@ -49,6 +52,7 @@ def forecast(
         sign=sign,
         bounds=bounds,
         seed=seed,
+        **aside,
     )
 
 
@@ -72,6 +76,20 @@ def trial(
     )
     made.number = number
     return made
+
+
+def put_aside(number: int, params: Mapping[str, Any], *, marks: Sequence[int] = (1,)) -> FrozenTrial:
+    """A trial that waits at the last of its rungs."""
+    made = trial(number, params, TrialState.RUNNING, marks=marks)
+    made.set_user_attr(ASIDE, True)
+    return made
+
+
+def replaced(one: FrozenTrial, number: int) -> FrozenTrial:
+    """The same of another number."""
+    same = copy.deepcopy(one)
+    same.number = number
+    return same
 
 
 def at(width: int, alpha: float, learning_rate: float) -> dict[str, Any]:
@@ -185,6 +203,70 @@ def test_a_hopeless_trial_is_given_up_and_one_that_leads_or_promises_is_not() ->
     dear = [trial(number, one.params) for number, one in enumerate(dear)]
     cheap = trial(len(dear), at(2, 1.0, 0.001), TrialState.RUNNING, marks=(1, 2))
     assert forecast().judge(len(dear), 2, [*dear, cheap]).outdone is None
+
+
+def test_the_first_trials_wait_at_their_first_rung_and_then_the_best_goes_on() -> None:
+    searching = forecast(puts_aside=True)
+    trials = [put_aside(number, one.params) for number, one in enumerate(by_chance(11))]
+    assert searching.choose(trials, lambda params: True).aside == []
+    running = trial(11, at(32, 0.3, 0.01), TrialState.RUNNING, marks=(1,))
+    assert searching.judge(10, 1, [*trials[:10], replaced(running, 10)]).waits
+    assert not forecast().judge(10, 1, [*trials[:10], replaced(running, 10)]).waits
+    trials.append(put_aside(11, at(32, 0.3, 0.01)))
+    assert searching.choose(trials, lambda params: True).new is not None
+    # None may be begun any more: all of them in the order of what they promise, however little it is.
+    last = searching.choose(trials, lambda params: True, may_begin=False)
+    assert last.new is None and sorted(last.aside) == list(range(12))
+    for number, waits in ((last.aside[0], False), (last.aside[-1], True)):
+        at_work = [trial(number, one.params, one.state, marks=(1,)) if one.number == number else one for one in trials]
+        assert searching.judge(number, 1, at_work, may_begin=False).waits == waits
+
+
+def test_one_that_waits_for_a_new_one_finds_it_best_when_the_next_is_chosen() -> None:
+    seen = 0
+    for seed in range(12):
+        searching = forecast(puts_aside=True, seed=seed)
+        trials = by_chance(14, seed)
+        params = at(2 + 2 * seed, 0.1 * (seed % 10), 0.003)
+        running = trial(14, params, TrialState.RUNNING, marks=(1, 2))
+        judgement = searching.judge(14, 2, [*trials, running])
+        if judgement.waits:
+            seen += 1
+            choice = searching.choose([*trials, put_aside(14, params, marks=(1, 2))], lambda params: True)
+            assert choice.aside == []
+    assert seen > 3
+
+
+def test_of_what_waits_that_comes_first_which_lacks_least_here() -> None:
+    params = at(16, 0.3, 0.01)
+    trials = by_chance(12)
+    twins = [put_aside(number, params, marks=(1, 2, 7)) for number in (12, 13)]
+    order = [
+        forecast(puts_aside=True, is_kept=is_kept).choose([*trials, *twins], lambda params: True, may_begin=False).aside
+        for is_kept in (lambda number: number == 13, lambda number: number == 12)
+    ]
+    assert order == [[13, 12], [12, 13]]  # the other one's checkpoint is on another machine
+
+
+def test_one_whose_checkpoint_was_lost_does_not_wait_before_it_stands_where_it_stood() -> None:
+    trials = [put_aside(number, one.params) for number, one in enumerate(by_chance(14))]
+    best = put_aside(14, at(32, 0.3, 0.01), marks=(1, 2, 7))
+    again = trial(15, at(20, 0.6, 0.005), TrialState.RUNNING, marks=(1, 2, 7))
+    searching = forecast(puts_aside=True)
+    waits = [searching.judge(15, rung, [*trials, best, again], may_begin=False).waits for rung in (1, 2, 7)]
+    assert waits == [False, False, True]
+
+
+def test_of_too_many_that_wait_the_hopeless_are_given_up() -> None:
+    trials = by_chance(14)
+    hopeless = at(30, 1.0, 0.001)
+    waiting = [put_aside(14 + number, at(2 + number % 3, 0.35, 0.009)) for number in range(40)]
+    searching = forecast(puts_aside=True)
+    one_more = put_aside(54, hopeless)
+    choice = searching.choose([*trials, *waiting, one_more], lambda params: True)
+    assert choice.aside == [54] and choice.new is not None
+    assert searching.judge(54, 1, [*trials, *waiting, one_more]).outdone is not None
+    assert searching.choose([*trials, *waiting[1:], one_more], lambda params: True).aside != [54]
 
 
 def test_before_a_few_are_known_nothing_is_given_up_and_chance_proposes() -> None:

@@ -117,7 +117,9 @@ class Filling:
     reasons: dict[int, str] = field(default_factory=dict)
     filler: Path | None = None
 
-    def started(self, number: int, params: dict[str, Any], resumed_after: int | None) -> None: ...
+    def started(
+        self, number: int, params: dict[str, Any], resumed_after: int | None, was_aside: bool = False
+    ) -> None: ...
 
     def epoch(self, number: int, epoch: int) -> None:
         if epoch == self.at and self.filler is None:
@@ -126,6 +128,8 @@ class Filling:
     def finished(self, number: int, metrics: dict[str, float]) -> None: ...
 
     def pruned(self, number: int, reason: str) -> None: ...
+
+    def put_aside(self, number: int, standing: str) -> None: ...
 
     def failed(self, number: int, reason: str) -> None:
         self.reasons[number] = reason
