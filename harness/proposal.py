@@ -15,6 +15,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseGASampler, BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from harness.aside import is_aside
 from harness.choice import evenly
 from harness.content import derived_seed
 from harness.errors import HarnessError
@@ -116,15 +117,16 @@ class Proposer:
         Raises:
             HarnessError: If next to nothing that can be drawn is new and within the budgets.
         """
+        # Nothing is known of what waits where another sampler has taken over: it is gone on with first.
+        aside: Sequence[int] = [trial.number for trial in trials if is_aside(trial)]
         if not may_begin:
             forecast = self._forecast
-            return Next() if forecast is None else Next(forecast.choose(trials, self._is_new, may_begin=False).aside)
+            return Next(aside if forecast is None else forecast.choose(trials, self._is_new, may_begin=False).aside)
         self._note(trials)
         used = {trial.user_attrs.get("recipe") for trial in trials}
         for name, params in self._recipes.items():
             if name not in used and self._is_new(params):
                 return Next(proposal=self._proposal(params, recipe=name))
-        aside: Sequence[int] = ()
         if self._forecast is None:
             proposal = self._sampled(trials)
         else:

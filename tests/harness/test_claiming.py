@@ -419,7 +419,6 @@ def test_what_was_put_aside_is_taken_up_when_it_is_chosen_and_by_one_worker(
     for claim in claims:
         assert claim is not None
         claim.hold.release()
-    assert claimed(opened(settings), SPACE) is None  # who wants none of them takes none of them for cut
     taken = [other.claim(), one.claim()]
     assert [(claim.trial.number, claim.resumed, claim.was_aside) for claim in taken if claim] == [
         (2, True, True),
@@ -434,6 +433,24 @@ def test_what_was_put_aside_is_taken_up_when_it_is_chosen_and_by_one_worker(
     cut.complete(metrics(0.5, 1.0))
     last = other.claim()
     assert last is not None and (last.trial.number, last.was_aside) == (0, True)
+
+
+def test_where_another_sampler_takes_over_it_goes_on_with_what_waits_and_then_begins(settings: Settings) -> None:
+    settings = replace(in_sqlite(settings), trials=len(RECIPES) + 1)
+    study = opened(settings)
+    for _ in RECIPES:
+        claim = claimed(study, SPACE)
+        assert claim is not None
+        claim.mark(1, 0.5)
+        claim.put_aside()
+        claim.hold.release()
+    taken = [claimed(study, SPACE) for _ in range(5)]
+    assert [(claim.trial.number, claim.was_aside) for claim in taken if claim] == [
+        (0, True),
+        (1, True),
+        (2, True),
+        (3, False),
+    ]
 
 
 def test_what_is_over_is_not_put_aside(settings: Settings) -> None:

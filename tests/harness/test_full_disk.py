@@ -149,7 +149,7 @@ def test_a_trial_that_finds_the_disk_full_fails_with_the_reason_and_no_other_wit
     disk: Path, tmp_path: Path, at: int, what: str
 ) -> None:
     with a_session(tmp_path, example_space(tmp_path), trials=1, epochs=3) as session:
-        session.study.settings = settings = replace(session.settings, trials=3)
+        session.study.settings = settings = replace(session.settings, trials=3, pruner="none")
         display = Filling(disk, at)
         with pytest.raises(HarnessError, match="the disk must have room"):
             work(settings, session.space, session.study, session.prepared, session.mirror, display)
