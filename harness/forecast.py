@@ -8,7 +8,7 @@ no more is never stopped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any
@@ -63,6 +63,7 @@ class _Known:
     best: Array
     foremost: Sequence[Mapping[str, Any]]
     points: Array  # of the trials that it looks at
+    candidates: dict[int, tuple[_Candidates, Array]] = field(default_factory=dict)  # by how many trials were begun
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,7 @@ class Forecast:
         self._outlook = Outlook(self._costs, self._scale)
         self._over: dict[int, _Trial | None] = {}  # by number, those that change no more
         self._at: dict[int, Array] = {}  # points of trials
+        self._latest: tuple[Hashable, _Known] | None = None
 
     def choose(
         self, trials: Sequence[FrozenTrial], is_new: Callable[[Mapping[str, Any]], bool], *, may_begin: bool = True
@@ -148,12 +150,13 @@ class Forecast:
             is_new: Whether a configuration is none of theirs.
             may_begin: Whether a new one may be begun.
         """
-        rng, seen = self._rng(trials), self._placed(trials)
+        seen = self._placed(trials)
         aside = [trial for trial in seen if trial.aside]
         known = None if may_begin and len(trials) < self._by_chance else self._known(seen)
         if known is None:
             if not may_begin:
                 return Choice([trial.number for trial in aside])
+            rng = self._rng(len(trials))
             candidates = _Candidates(self._points.drawn(rng, _DRAWN), self._architectures, self._names)
             order = rng.permutation(len(candidates.architectures))
             return Choice(new=next(filter(is_new, map(candidates.configuration, order)), None))
@@ -161,7 +164,7 @@ class Forecast:
         best = 0.0
         new = None
         if may_begin:
-            candidates, gains = self._candidates(known, rng)
+            candidates, gains = self._candidates(known, len(trials))
             # The last figures of sums hang on the number of threads.
             order = np.argsort(-np.round(gains / max(gains.max(initial=0.0), _NOTHING), 9), kind="stable")
             place = next((place for place in order if is_new(candidates.configuration(place))), None)
@@ -200,7 +203,7 @@ class Forecast:
             return Judgement()
         new = 0.0
         if may_begin:
-            candidates, gains = self._candidates(known, self._rng(trials))
+            candidates, gains = self._candidates(known, len(trials))
             is_new = cdist(candidates.points, known.points).min(axis=1, initial=np.inf) > _SAME
             new = float(gains[is_new].max(initial=0.0)) / self._epochs
         own, *others = self._rates(known, [this, *(trial for trial in seen if trial.aside)])
@@ -213,9 +216,9 @@ class Forecast:
         """How many trials are begun by chance."""
         return _FEWEST_BRIEF if self._puts_aside else _FEWEST
 
-    def _rng(self, trials: Sequence[FrozenTrial]) -> np.random.Generator:
-        """The same for all that is asked between two beginnings: a trial put aside for a new one is to find it best."""
-        return np.random.default_rng(derived_seed(self._seed, "forecast", len(trials)))
+    def _rng(self, begun: int) -> np.random.Generator:
+        """The same between two beginnings: a new student for which a trial waits is to be found again."""
+        return np.random.default_rng(derived_seed(self._seed, "forecast", begun))
 
     def _rates(self, known: _Known, trials: Sequence[_Trial]) -> Array:
         """What each of some begun trials may be expected to add for an epoch of those it lacks, shape (N,)."""
@@ -270,7 +273,21 @@ class Forecast:
         """A model of the curves; of trials that run, ``but`` one, it believes that they will end as it expects.
 
         Of one that failed, that it would have been as bad as any. One that was put aside may still end anyhow.
+
+        The latest one is kept: a trial is put aside, the next one chosen and judged again, by what is known of as much.
         """
+        at_work = [trial for trial in seen if trial.state == TrialState.RUNNING and not trial.aside]
+        believing = {trial.number for trial in at_work} - {but}
+        open_ones = [(trial.number, len(trial.marks)) for trial in seen if not trial.state.is_finished()]
+        key = (len(seen), tuple(open_ones), frozenset(believing))
+        if self._latest is None or self._latest[0] != key:
+            known = self._learnt(seen, believing)
+            if known is None:
+                return None
+            self._latest = (key, known)
+        return self._latest[1]
+
+    def _learnt(self, seen: Sequence[_Trial], believing: Container[int]) -> _Known | None:
         marked = [trial for trial in seen if trial.marks or trial.end is not None]
         if len(marked) < _FEWEST_MARKED:
             return None
@@ -285,11 +302,7 @@ class Forecast:
         looked_at = _chosen(seen, at_work | {trial.number for trial in foremost})
         believed = {trial.number: floor for trial in looked_at if trial.state == TrialState.FAIL}
         model = self._model(looked_at, believed, floor)
-        running = [
-            trial
-            for trial in looked_at
-            if trial.state == TrialState.RUNNING and not trial.aside and trial.number != but
-        ]
+        running = [trial for trial in looked_at if trial.number in believing]
         if running:
             runs = np.array([trial.number for trial in running])
             mean, _ = model.at(self._where(running), runs, self._epochs)
@@ -343,12 +356,17 @@ class Forecast:
                 self._at[trial.number] = self._points.of(trial.params)
         return np.vstack([self._at[trial.number] for trial in trials])
 
-    def _candidates(self, known: _Known, rng: np.random.Generator) -> tuple[_Candidates, Array]:
+    def _candidates(self, known: _Known, begun: int) -> tuple[_Candidates, Array]:
         """Configurations from all over and beside the best, and what each may be expected to add."""
+        if begun in known.candidates:
+            return known.candidates[begun]
+        rng = self._rng(begun)
         near = [self._points.near(rng, params, _NEIGHBOURS) for params in known.foremost]
         candidates = _Candidates([*self._points.drawn(rng, _DRAWN), *near], self._architectures, self._names)
         runs = -1 - np.arange(len(candidates.architectures))
-        return candidates, self._gains(known, candidates.points, candidates.architectures, runs)
+        gains = self._gains(known, candidates.points, candidates.architectures, runs)
+        known.candidates[begun] = candidates, gains
+        return candidates, gains
 
     def _gains(self, known: _Known, points: Array, architectures: Places, runs: Places) -> Array:
         if not len(points):
