@@ -40,6 +40,12 @@ def has_checkpoint(folder: Path) -> bool:
     return any(slot(folder, number).exists() for number in range(_SLOTS))
 
 
+def epochs_kept(folder: Path) -> int:
+    """Epochs done at the newest checkpoint in a folder; 0 if there is none."""
+    newest = newest_checkpoint(folder)
+    return 0 if newest is None else int(newest["epoch"]) + 1
+
+
 def drop_older_checkpoint(folder: Path) -> None:
     """Keep the latest checkpoint alone, of a training that may wait for long."""
     newest = newest_checkpoint(folder)

@@ -105,8 +105,10 @@ class SearchDisplay:
 
     def started(self, number: int, params: dict[str, Any], resumed_after: int | None, was_aside: bool = False) -> None:
         """A trial begins, or goes on after ``resumed_after`` epochs, for it was cut or put aside."""
-        if was_aside:
+        if was_aside and resumed_after:
             pass  # it says so when it ends, or waits again
+        elif was_aside:
+            self._terminal.say(f"trial {number} goes on from its beginning, for no checkpoint of it is here")
         elif resumed_after == self._epochs:
             self._terminal.say(f"trial {number} was cut after its last epoch; it is scored now")
         elif resumed_after == 0:

@@ -87,10 +87,12 @@ class Judgement:
     Attributes:
         outdone: It is to be stopped: how many times as much as of it may be expected of a new one, for an epoch.
         waits: It is to be put aside, for something else promises more for an epoch.
+        nothing_new: No new one promises anything, or all have been begun.
     """
 
     outdone: float | None = None
     waits: bool = False
+    nothing_new: bool = False
 
 
 class Forecast:
@@ -152,17 +154,14 @@ class Forecast:
         """
         seen = self._placed(trials)
         aside = [trial for trial in seen if trial.aside]
+        if not may_begin and not aside:
+            return Choice()
         known = None if may_begin and len(trials) < self._by_chance else self._known(seen)
         if known is None:
-            if not may_begin:
-                return Choice([trial.number for trial in aside])
-            rng = self._rng(len(trials))
-            candidates = _Candidates(self._points.drawn(rng, _DRAWN), self._architectures, self._names)
-            order = rng.permutation(len(candidates.architectures))
-            return Choice(new=next(filter(is_new, map(candidates.configuration, order)), None))
+            new = self._by_luck(len(trials), is_new) if may_begin else None
+            return Choice([trial.number for trial in aside] if new is None else [], new)
         rates = self._rates(known, aside)
-        best = 0.0
-        new = None
+        best, new = 0.0, None
         if may_begin:
             candidates, gains = self._candidates(known, len(trials))
             # The last figures of sums hang on the number of threads.
@@ -177,7 +176,9 @@ class Forecast:
         promising = [place for place in np.argsort(-rates, kind="stable") if rates[place] >= best]
         return Choice([aside[place].number for place in promising], new)
 
-    def judge(self, number: int, rung: int, trials: Sequence[FrozenTrial], *, may_begin: bool = True) -> Judgement:
+    def judge(
+        self, number: int, rung: int, trials: Sequence[FrozenTrial], *, may_begin: bool = True, again: bool = False
+    ) -> Judgement:
         """What is to become of a trial.
 
         Args:
@@ -185,6 +186,7 @@ class Forecast:
             rung: Epochs done, as many as its last mark.
             trials: All of the study.
             may_begin: Whether a new one may be begun.
+            again: Whether it is yet to go on from there; its checkpoint may be out of reach.
         """
         seen = self._placed(trials)
         place = next((place for place, trial in enumerate(seen) if trial.number == number), None)
@@ -192,10 +194,10 @@ class Forecast:
             return Judgement()
         # One that is trained again, for its checkpoint was lost, has marks of what is still to come, and goes on there.
         may_wait = self._puts_aside and rung == max(seen[place].marks)
-        if may_begin and len(trials) < self._by_chance:
-            return Judgement(waits=may_wait)
         so_far = {epochs: value for epochs, value in seen[place].marks.items() if epochs <= rung}
-        this = seen[place] = replace(seen[place], marks=so_far, aside=False)
+        if number < self._by_chance and len(so_far) == 1 and len(trials) > 1 and not again:
+            return Judgement(waits=may_wait)
+        this = seen[place] = replace(seen[place], marks=so_far, aside=again)
         if not may_wait and (not may_begin or self._leads(this, rung, seen)):
             return Judgement()  # whatever the model may say
         known = self._known(seen, but=number)
@@ -206,15 +208,21 @@ class Forecast:
             candidates, gains = self._candidates(known, len(trials))
             is_new = cdist(candidates.points, known.points).min(axis=1, initial=np.inf) > _SAME
             new = float(gains[is_new].max(initial=0.0)) / self._epochs
-        own, *others = self._rates(known, [this, *(trial for trial in seen if trial.aside)])
+        own, *others = self._rates(known, [this, *(one for one in seen if one.aside and one is not this)])
         if self._is_outdone(this, own, new, seen):
             return Judgement(outdone=new / max(own, _NOTHING))
-        return Judgement(waits=may_wait and bool(own < max([new, *others])))
+        return Judgement(waits=may_wait and bool(own < max([new, *others])), nothing_new=new < _NOTHING)
 
     @property
     def _by_chance(self) -> int:
         """How many trials are begun by chance."""
         return _FEWEST_BRIEF if self._puts_aside else _FEWEST
+
+    def _by_luck(self, begun: int, is_new: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any] | None:
+        rng = self._rng(begun)
+        candidates = _Candidates(self._points.drawn(rng, _DRAWN), self._architectures, self._names)
+        order = rng.permutation(len(candidates.architectures))
+        return next(filter(is_new, map(candidates.configuration, order)), None)
 
     def _rng(self, begun: int) -> np.random.Generator:
         """The same between two beginnings: a new student for which a trial waits is to be found again."""

@@ -2,11 +2,12 @@
 
 Optuna refuses to prune where there are several objectives, and a rule that looks at accuracy alone stops every small
 student. The rungs are those of asynchronous successive halving (Li et al. 2020, arXiv:1810.05934): few, and closer to
-one another at the beginning. A trial that leads at a rung those which cost no more always goes on. The others are
-judged by the forecast of the sampler ``front`` where it is at work and a new student may follow. Else one thing is
-asked: could it still reach the front? It could if one of the complete trials that stood nearest to it at the rung went
-on to gain so much that with as much this one would pass the best complete trial that costs no more. Pruned trials stay
-among the bad ones for TPE, and Optuna's other samplers do not heed them.
+one another at the beginning. A trial that leads at a rung those which cost no more is never stopped. The others are
+judged by the forecast of the sampler ``front`` where it is at work and a new student may follow; it also says which
+trial is to wait, and that may be one that leads. Else one thing is asked: could it still reach the front? It could if
+one of the complete trials that stood nearest to it at the rung went on to gain so much that with as much this one would
+pass the best complete trial that costs no more. Pruned trials stay among the bad ones for TPE, and Optuna's other
+samplers do not heed them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from harness.checkpoint import epochs_kept
 from harness.claim import Claim
 from harness.errors import TrialPruned, TrialPutAside
 from harness.forecast import Forecast, Judgement
@@ -144,17 +146,26 @@ class Pruner:
         judgement = self._judgement(claim.trial, rung, trials)
         self._stop(claim.trial, rung, value, trials, judgement)
         if judgement.waits:
-            raise TrialPutAside(f"{primary} {value:.4f} after {rung} of {self._epochs} epochs")
+            raise TrialPutAside(self._standing_of(value, rung))
 
     def judge_again(self, claim: Claim) -> None:
-        """Stop a trial that was put aside and has no chance of the front any more, before it goes on.
+        """Judge a trial before it goes on from where it waited, or was cut after its rung was kept.
+
+        What was cut there may have been about to wait. What was chosen to go on does not wait again.
 
         Raises:
             TrialPruned: If it is to be stopped.
+            TrialPutAside: If it is to wait.
         """
         marks = claim.trial.intermediate_values
-        rung, trials = max(marks), self._study.trials()
-        self._stop(claim.trial, rung, marks[rung], trials, self._judgement(claim.trial, rung, trials))
+        rung = max(marks, default=0)
+        if not rung or not (claim.was_aside or (self._forecast is not None and epochs_kept(claim.folder) == rung)):
+            return
+        trials = self._study.trials()
+        judgement = self._judgement(claim.trial, rung, trials, again=claim.was_aside)
+        self._stop(claim.trial, rung, marks[rung], trials, judgement)
+        if judgement.waits and not claim.was_aside:
+            raise TrialPutAside(self._standing_of(marks[rung], rung))
 
     def _look(self) -> list[FrozenTrial]:
         """The trials; none, where only complete ones matter and all of them are known."""
@@ -165,10 +176,12 @@ class Pruner:
     def _may_begin(self, trials: Sequence[FrozenTrial]) -> bool:
         return len(trials) < self._study.settings.trials
 
-    def _judgement(self, trial: FrozenTrial, rung: int, trials: Sequence[FrozenTrial]) -> Judgement:
+    def _judgement(
+        self, trial: FrozenTrial, rung: int, trials: Sequence[FrozenTrial], *, again: bool = False
+    ) -> Judgement:
         if self._forecast is None:
-            return Judgement()
-        return self._forecast.judge(trial.number, rung, trials, may_begin=self._may_begin(trials))
+            return Judgement(nothing_new=True)
+        return self._forecast.judge(trial.number, rung, trials, may_begin=self._may_begin(trials), again=again)
 
     def _stop(
         self, trial: FrozenTrial, rung: int, value: float, trials: Sequence[FrozenTrial], judgement: Judgement
@@ -177,7 +190,7 @@ class Pruner:
         if judgement.outdone is not None:
             much = f"{judgement.outdone:.0f}" if judgement.outdone < 100 else "over 100"
             why = f"and a new student may be expected to add {much} times as much to the front an epoch"
-        elif self._forecast is None or not self._may_begin(trials):
+        elif judgement.nothing_new or not self._may_begin(trials):
             stopped = stop(self._sign * value, rung, self._costs(trial.params), self._standings(trials))
             if stopped is None:
                 return
@@ -185,7 +198,10 @@ class Pruner:
             why = f"{reach:.4f} in reach; one that costs no more has {best:.4f}"
         else:
             return
-        raise TrialPruned(f"{self._study.primary} {value:.4f} after {rung} of {self._epochs} epochs, {why}")
+        raise TrialPruned(f"{self._standing_of(value, rung)}, {why}")
+
+    def _standing_of(self, value: float, rung: int) -> str:
+        return f"{self._study.primary} {value:.4f} after {rung} of {self._epochs} epochs"
 
     def _standings(self, trials: Sequence[FrozenTrial]) -> list[Standing]:
         for trial in trials:

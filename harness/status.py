@@ -53,7 +53,8 @@ def status(study: Study) -> Iterator[str]:
     pieces = {worker.piece for worker in workers}
     aside = sum(is_aside(trial) and str(trial.number) not in pieces for trial in trials)
     if aside:
-        yield f"aside     {aside} trials wait at a rung; each is gone on with when it promises most, or stopped"
+        trials_wait = "1 trial waits" if aside == 1 else f"{aside} trials wait"
+        yield f"aside     {trials_wait} at a rung, to be gone on with when nothing promises more, or stopped"
     for trial in trials:
         if trial.state == TrialState.RUNNING and str(trial.number) not in pieces and not is_aside(trial):
             yield f"trial     {trial.number}: {_without_a_row(study, trial, epochs)}"

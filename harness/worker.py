@@ -8,8 +8,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from optuna.trial import TrialState
+
 from harness import budget
 from harness.addresses import redact
+from harness.aside import is_aside
 from harness.checkpoint import drop_checkpoints, drop_older_checkpoint
 from harness.claim import Claim
 from harness.claiming import Claimant
@@ -133,7 +136,7 @@ def work(
                 pruner.judge(claim, epoch, metrics)
 
         def train(claim: Claim = claim, spool: Spool = spool) -> dict[str, float]:
-            if pruner is not None and claim.was_aside:
+            if pruner is not None and claim.resumed:
                 pruner.judge_again(claim)
             return run_trial(
                 claim, spool, settings=settings, space=space, study=study, prepared=prepared, on_epoch=on_epoch
@@ -178,8 +181,8 @@ def _run(
         _end(claim, spool, "PRUNED", reason)
         display.pruned(number, reason)
     except TrialPutAside as standing:
-        drop_older_checkpoint(claim.folder)
         claim.put_aside()
+        drop_older_checkpoint(claim.folder)
         spool.set_state("WAITING")
         display.put_aside(number, one_line(standing))  # while nobody else can take it up, and say so
     except TrialFailed as failure:
@@ -215,12 +218,12 @@ def _next(claimant: Claimant, study: Study, display: Display, ends_at: float | N
         claim = claimant.claim()
         if claim is not None:
             return claim
-        running = study.running()
-        if not running:
+        if not study.running():
             return None
-        if not told:
+        at_work = sum(trial.state == TrialState.RUNNING and not is_aside(trial) for trial in study.trials())
+        if at_work and not told:
             told = True
-            display.waiting(running)
+            display.waiting(at_work)
         time.sleep(min(_LONGEST_WAIT_S, max(_SHORTEST_WAIT_S, (time.monotonic() - began_s) / 10)))
     return None
 

@@ -203,6 +203,8 @@ class _Crew:
         """Wait for what workers say, and hear it; those that have ended, after all that they said is heard."""
         for ready in multiprocessing.connection.wait(list(self.workers), timeout_s):
             assert isinstance(ready, Connection)
+            if not ready.poll():
+                continue  # it was heard meanwhile
             try:
                 message = ready.recv()
             except (EOFError, OSError):
@@ -266,9 +268,12 @@ class _Crew:
     def _forget(self, trial: int) -> None:
         """Take a trial that goes on from the worker that put it aside, or lost it, and has not been heard of it yet."""
         for connection, worker in self.workers.items():
-            with contextlib.suppress(EOFError, OSError):  # its end is seen where it is listened to
-                while worker.trial == trial and connection.poll():
-                    self._hear(connection.recv(), worker)
+            while worker.trial == trial and connection.poll():
+                try:
+                    message = connection.recv()
+                except (EOFError, OSError):
+                    break  # its end is seen where it is listened to
+                self._hear(message, worker)
             if worker.trial == trial:
                 self.display.cut(trial, "its worker died")
                 worker.trial = None

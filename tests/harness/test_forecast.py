@@ -219,7 +219,7 @@ def test_the_first_trials_wait_at_their_first_rung_and_then_the_best_goes_on() -
     assert last.new is None and sorted(last.aside) == list(range(12))
     for number, waits in ((last.aside[0], False), (last.aside[-1], True)):
         at_work = [trial(number, one.params, one.state, marks=(1,)) if one.number == number else one for one in trials]
-        assert searching.judge(number, 1, at_work, may_begin=False).waits == waits
+        assert searching.judge(number, 1, at_work, may_begin=False, again=True).waits == waits
 
 
 def test_one_that_waits_for_a_new_one_finds_it_best_when_the_next_is_chosen() -> None:

@@ -59,7 +59,7 @@ def test_trials_that_wait_are_counted(settings: Settings) -> None:
         claim.hold.release()
     lines = list(status(opened(settings)))
     assert lines[0] == "study     s: 0 of 6 trials finished, 3 begun, 3 to begin"
-    assert lines[-1] == "aside     3 trials wait at a rung; each is gone on with when it promises most, or stopped"
+    assert lines[-1] == "aside     3 trials wait at a rung, to be gone on with when nothing promises more, or stopped"
 
 
 def test_time_is_left_while_somebody_is_at_work(settings: Settings) -> None:
