@@ -8,7 +8,7 @@ no more is never stopped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Any
@@ -19,51 +19,21 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.spatial.distance import cdist
 
 from harness.aside import is_aside
-from harness.candidates import Points, Pool
-from harness.choice import evenly
+from harness.candidates import Candidates, Points
 from harness.content import derived_seed
-from harness.curve_model import CurveModel
+from harness.knowledge import NOTHING, Known, Learner, SeenTrial
 from harness.outlook import Outlook, Scale
 from harness.space import SearchSpace
 
 Array = NDArray[np.float64]
-Places = NDArray[np.int64]
 
 _FEWEST = 6  # trials begun by chance, before a model has anything to go by
 _FEWEST_BRIEF = 12  # likewise, where each of them is put aside at its first rung
-_FEWEST_MARKED = 3  # trials that a model is made of
 _FEWEST_ENDS = 7  # trials trained to the end, before one is stopped
 _MOST_ASIDE = 40  # each keeps a checkpoint: of more, those are given up that would be stopped at a rung
-_DRAWN, _NEIGHBOURS, _CENTRES = 400, 20, 10  # candidates from all over, and beside each of the best
-_NEWEST, _MOST = 120, 200  # trials that a model looks at: of the older ones the front's, and an even choice
+_DRAWN, _NEIGHBOURS = 400, 20  # candidates from all over, and beside each of the best
 _SAME = 1e-9  # distance of two points, within which they are one
-_FAR = 3  # of the distance between quartiles
-_NOTHING = 1e-12  # a gain that is none
 _WORTH_WHILE = 0.2  # of what a new student may add for an epoch: a trial that may add less is stopped
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """A trial as a model sees it: quality by epochs done, the higher the better; its end where it has one."""
-
-    number: int
-    params: Mapping[str, Any]
-    architecture: int
-    marks: Mapping[int, float]
-    end: float | None
-    state: TrialState
-    aside: bool
-
-
-@dataclass(frozen=True)
-class _Known:
-    """A model, and the front that it is to add to."""
-
-    model: CurveModel
-    best: Array
-    foremost: Sequence[Mapping[str, Any]]
-    points: Array  # of the trials that it looks at
-    candidates: dict[int, tuple[_Candidates, Array]] = field(default_factory=dict)  # by how many trials were begun
 
 
 @dataclass(frozen=True)
@@ -133,14 +103,12 @@ class Forecast:
         self._architectures = {self._row(architecture): number for number, architecture in enumerate(architectures)}
         self._epochs, self._primary, self._sign, self._seed = epochs, primary, sign, seed
         worst, best = bounds if sign > 0 else (bounds[1], bounds[0])
-        self._scale = Scale(None if worst is None or best is None else (sign * worst, sign * best))
+        scale = Scale(None if worst is None or best is None else (sign * worst, sign * best))
         # The logarithm of nothing, as of the MACs of a student without products, is that of the least there is.
         least = np.min(costs, axis=0, where=costs > 0, initial=np.inf)
         self._costs = np.log(np.maximum(costs, np.where(np.isfinite(least), least, 1.0)))
-        self._outlook = Outlook(self._costs, self._scale)
-        self._over: dict[int, _Trial | None] = {}  # by number, those that change no more
-        self._at: dict[int, Array] = {}  # points of trials
-        self._latest: tuple[Hashable, _Known] | None = None
+        self._learner = Learner(points, Outlook(self._costs, scale), scale, epochs=epochs)
+        self._over: dict[int, SeenTrial | None] = {}  # by number, those that change no more
 
     def choose(
         self, trials: Sequence[FrozenTrial], is_new: Callable[[Mapping[str, Any]], bool], *, may_begin: bool = True
@@ -156,16 +124,16 @@ class Forecast:
         aside = [trial for trial in seen if trial.aside]
         if not may_begin and not aside:
             return Choice()
-        known = None if may_begin and len(trials) < self._by_chance else self._known(seen)
+        known = None if may_begin and len(trials) < self._first else self._learner.known(seen)
         if known is None:
-            new = self._by_luck(len(trials), is_new) if may_begin else None
+            new = self._drawn_by_chance(len(trials), is_new) if may_begin else None
             return Choice([trial.number for trial in aside] if new is None else [], new)
         rates = self._rates(known, aside)
         best, new = 0.0, None
         if may_begin:
             candidates, gains = self._candidates(known, len(trials))
             # The last figures of sums hang on the number of threads.
-            order = np.argsort(-np.round(gains / max(gains.max(initial=0.0), _NOTHING), 9), kind="stable")
+            order = np.argsort(-np.round(gains / max(gains.max(initial=0.0), NOTHING), 9), kind="stable")
             place = next((place for place in order if is_new(candidates.configuration(place))), None)
             if place is not None:
                 best, new = float(gains[place]) / self._epochs, candidates.configuration(place)
@@ -195,12 +163,12 @@ class Forecast:
         # One that is trained again, for its checkpoint was lost, has marks of what is still to come, and goes on there.
         may_wait = self._puts_aside and rung == max(seen[place].marks)
         so_far = {epochs: value for epochs, value in seen[place].marks.items() if epochs <= rung}
-        if number < self._by_chance and len(so_far) == 1 and len(trials) > 1 and not again:
+        if number < self._first and len(so_far) == 1 and len(trials) > 1 and not again:
             return Judgement(waits=may_wait)
         this = seen[place] = replace(seen[place], marks=so_far, aside=again)
         if not may_wait and (not may_begin or self._leads(this, rung, seen)):
             return Judgement()  # whatever the model may say
-        known = self._known(seen, but=number)
+        known = self._learner.known(seen, but=number)
         if known is None:
             return Judgement()
         new = 0.0
@@ -210,17 +178,17 @@ class Forecast:
             new = float(gains[is_new].max(initial=0.0)) / self._epochs
         own, *others = self._rates(known, [this, *(one for one in seen if one.aside and one is not this)])
         if self._is_outdone(this, own, new, seen):
-            return Judgement(outdone=new / max(own, _NOTHING))
-        return Judgement(waits=may_wait and bool(own < max([new, *others])), nothing_new=new < _NOTHING)
+            return Judgement(outdone=new / max(own, NOTHING))
+        return Judgement(waits=may_wait and bool(own < max([new, *others])), nothing_new=new < NOTHING)
 
     @property
-    def _by_chance(self) -> int:
+    def _first(self) -> int:
         """How many trials are begun by chance."""
         return _FEWEST_BRIEF if self._puts_aside else _FEWEST
 
-    def _by_luck(self, begun: int, is_new: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any] | None:
+    def _drawn_by_chance(self, begun: int, is_new: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any] | None:
         rng = self._rng(begun)
-        candidates = _Candidates(self._points.drawn(rng, _DRAWN), self._architectures, self._names)
+        candidates = Candidates(self._points.drawn(rng, _DRAWN), self._architectures, self._names)
         order = rng.permutation(len(candidates.architectures))
         return next(filter(is_new, map(candidates.configuration, order)), None)
 
@@ -228,7 +196,7 @@ class Forecast:
         """The same between two beginnings: a new student for which a trial waits is to be found again."""
         return np.random.default_rng(derived_seed(self._seed, "forecast", begun))
 
-    def _rates(self, known: _Known, trials: Sequence[_Trial]) -> Array:
+    def _rates(self, known: Known, trials: Sequence[SeenTrial]) -> Array:
         """What each of some begun trials may be expected to add for an epoch of those it lacks, shape (N,)."""
         if not trials:
             return np.empty(0)
@@ -236,22 +204,22 @@ class Forecast:
         left = [self._epochs - (max(trial.marks) if its else 0) for trial, its in zip(trials, kept, strict=True)]
         architectures = np.array([trial.architecture for trial in trials])
         runs = np.array([trial.number for trial in trials])
-        rates: Array = self._gains(known, self._where(trials), architectures, runs) / np.array(left)
+        rates: Array = self._learner.gains(known, self._learner.where(trials), architectures, runs) / np.array(left)
         return rates
 
-    def _is_outdone(self, this: _Trial, own: float, new: float, seen: Sequence[_Trial]) -> bool:
+    def _is_outdone(self, this: SeenTrial, own: float, new: float, seen: Sequence[SeenTrial]) -> bool:
         """Whether a trial promises so much less than a new one that it is to be stopped."""
-        if new < _NOTHING or own >= _WORTH_WHILE * new or sum(one.end is not None for one in seen) < _FEWEST_ENDS:
+        if new < NOTHING or own >= _WORTH_WHILE * new or sum(one.end is not None for one in seen) < _FEWEST_ENDS:
             return False
         return not self._leads(this, max(this.marks), seen)
 
     def _row(self, params: Mapping[str, Any]) -> tuple[float, ...]:
         return tuple(float(self._space.student[name].to_internal_repr(params[name])) for name in self._names)
 
-    def _placed(self, trials: Sequence[FrozenTrial]) -> list[_Trial]:
+    def _placed(self, trials: Sequence[FrozenTrial]) -> list[SeenTrial]:
         return [one for trial in trials if (one := self._seen(trial)) is not None]
 
-    def _seen(self, trial: FrozenTrial) -> _Trial | None:
+    def _seen(self, trial: FrozenTrial) -> SeenTrial | None:
         """A trial as the model sees it; ``None`` for one that it can't place."""
         if trial.number in self._over:
             return self._over[trial.number]
@@ -265,156 +233,26 @@ class Forecast:
         found = None
         if architecture is not None:
             aside = running and bool(marks) and is_aside(trial)
-            found = _Trial(trial.number, trial.params, architecture, marks, end, trial.state, aside)
+            found = SeenTrial(trial.number, trial.params, architecture, marks, end, trial.state, aside)
         if trial.state.is_finished():
             self._over[trial.number] = found
         return found
 
-    def _leads(self, this: _Trial, rung: int, seen: Sequence[_Trial]) -> bool:
+    def _leads(self, this: SeenTrial, rung: int, seen: Sequence[SeenTrial]) -> bool:
         """Whether none that costs no more, and was trained to the end, stood better at the rung."""
         rivals = [trial for trial in seen if trial.end is not None and rung in trial.marks]
         costs, marks = self._costs[[trial.architecture for trial in rivals]], [trial.marks[rung] for trial in rivals]
         no_dearer = (costs <= self._costs[this.architecture]).all(axis=1)
         return bool(this.marks[rung] >= np.max(np.array(marks)[no_dearer], initial=-np.inf))
 
-    def _known(self, seen: Sequence[_Trial], but: int | None = None) -> _Known | None:
-        """A model of the curves; of trials that run, ``but`` one, it believes that they will end as it expects.
-
-        Of one that failed, that it would have been as bad as any. One that was put aside may still end anyhow.
-
-        The latest one is kept: a trial is put aside, the next one chosen and judged again, by what is known of as much.
-        """
-        at_work = [trial for trial in seen if trial.state == TrialState.RUNNING and not trial.aside]
-        believing = {trial.number for trial in at_work} - {but}
-        open_ones = [(trial.number, len(trial.marks)) for trial in seen if not trial.state.is_finished()]
-        key = (len(seen), tuple(open_ones), frozenset(believing))
-        if self._latest is None or self._latest[0] != key:
-            known = self._learnt(seen, believing)
-            if known is None:
-                return None
-            self._latest = (key, known)
-        return self._latest[1]
-
-    def _learnt(self, seen: Sequence[_Trial], believing: Container[int]) -> _Known | None:
-        marked = [trial for trial in seen if trial.marks or trial.end is not None]
-        if len(marked) < _FEWEST_MARKED:
-            return None
-        complete = [trial for trial in marked if trial.end is not None]
-        places = np.array([trial.architecture for trial in complete], dtype=int)
-        ends = self._scale.of(np.array([trial.end for trial in complete], dtype=float))
-        marks = self._scale.of(np.array([value for trial in marked for value in trial.marks.values()], dtype=float))
-        floor = self._floor(marks, ends)
-        best = self._outlook.best(places, ends, floor=floor)
-        foremost = [complete[place] for place in np.flatnonzero(self._outlook.is_best(best, places, ends))]
-        at_work = {trial.number for trial in seen if trial.state == TrialState.RUNNING}
-        looked_at = _chosen(seen, at_work | {trial.number for trial in foremost})
-        believed = {trial.number: floor for trial in looked_at if trial.state == TrialState.FAIL}
-        model = self._model(looked_at, believed, floor)
-        running = [trial for trial in looked_at if trial.number in believing]
-        if running:
-            runs = np.array([trial.number for trial in running])
-            mean, _ = model.at(self._where(running), runs, self._epochs)
-            believed |= {trial.number: float(value) for trial, value in zip(running, mean, strict=True)}
-            model = self._model(looked_at, believed, floor)
-            at = np.array([trial.architecture for trial in running])
-            best = self._outlook.best(np.append(places, at), np.append(ends, np.maximum(mean, floor)), floor=floor)
-        centres = sorted(foremost, key=lambda trial: -trial.number)[:_CENTRES]
-        return _Known(model, best, [trial.params for trial in centres], self._where(looked_at))
-
-    def _floor(self, marks: Array, ends: Array) -> float:
-        """Quality on the scale, below which all is as bad: the worst there was.
-
-        Where the metric has not two ends, a run that went astray may be worse than all others by any factor: then no
-        more than what is far outside of the ends.
-        """
-        worst = float(np.min(np.append(marks, ends)))
-        if self._scale.ends is not None or len(ends) < _FEWEST // 2:
-            return worst
-        low, middle, high = np.quantile(ends, [0.25, 0.5, 0.75])
-        return max(worst, float(middle - _FAR * (high - low) - _NOTHING))
-
-    def _model(self, trials: Sequence[_Trial], believed: Mapping[int, float], floor: float) -> CurveModel:
-        """The model of some trials.
-
-        Args:
-            trials: One that has neither marks nor an end, nor is believed to have one, says nothing.
-            believed: Ends, on the scale, by number.
-            floor: What is worse is taken for this.
-        """
-        which, epochs, values = [], [], []
-        for place, trial in enumerate(trials):
-            curve = dict(trial.marks) | ({self._epochs: trial.end} if trial.end is not None else {})
-            for after, value in sorted(curve.items()):
-                which.append(place)
-                epochs.append(after)
-                values.append(value)
-        scaled = np.maximum(self._scale.of(np.array(values, dtype=float)), floor)
-        for place, trial in enumerate(trials):
-            if trial.number in believed:
-                which.append(place)
-                epochs.append(self._epochs)
-                scaled = np.append(scaled, believed[trial.number])
-        points = self._where(trials)
-        runs = np.array([trial.number for trial in trials])
-        return CurveModel(points[which], runs[which], np.array(epochs, dtype=float), scaled)
-
-    def _where(self, trials: Sequence[_Trial]) -> Array:
-        for trial in trials:
-            if trial.number not in self._at:
-                self._at[trial.number] = self._points.of(trial.params)
-        return np.vstack([self._at[trial.number] for trial in trials])
-
-    def _candidates(self, known: _Known, begun: int) -> tuple[_Candidates, Array]:
+    def _candidates(self, known: Known, begun: int) -> tuple[Candidates, Array]:
         """Configurations from all over and beside the best, and what each may be expected to add."""
         if begun in known.candidates:
             return known.candidates[begun]
         rng = self._rng(begun)
         near = [self._points.near(rng, params, _NEIGHBOURS) for params in known.foremost]
-        candidates = _Candidates([*self._points.drawn(rng, _DRAWN), *near], self._architectures, self._names)
+        candidates = Candidates([*self._points.drawn(rng, _DRAWN), *near], self._architectures, self._names)
         runs = -1 - np.arange(len(candidates.architectures))
-        gains = self._gains(known, candidates.points, candidates.architectures, runs)
+        gains = self._learner.gains(known, candidates.points, candidates.architectures, runs)
         known.candidates[begun] = candidates, gains
         return candidates, gains
-
-    def _gains(self, known: _Known, points: Array, architectures: Places, runs: Places) -> Array:
-        if not len(points):
-            return np.empty(0)
-        mean, deviation = known.model.at(points, runs, self._epochs)
-        return self._outlook.gains(known.best, architectures, mean, deviation)
-
-
-class _Candidates:
-    """Configurations of several pools whose architectures are within reach.
-
-    Args:
-        pools: The pools.
-        architectures: Numbers of the architectures within reach.
-        names: Of the parameters that make an architecture.
-    """
-
-    def __init__(
-        self, pools: Sequence[Pool], architectures: Mapping[tuple[float, ...], int], names: Sequence[str]
-    ) -> None:
-        found = np.array([architectures.get(row, -1) for pool in pools for row in pool.rows(names)], dtype=int)
-        self._pools = pools
-        self._places = np.flatnonzero(found >= 0)
-        self._starts = np.cumsum([0, *map(len, pools)])
-        self.architectures = found[self._places]
-        self.points = np.vstack([pool.points for pool in pools])[self._places]
-
-    def configuration(self, number: int) -> dict[str, Any]:
-        """One of them, every parameter's value by name."""
-        place = int(self._places[number])
-        pool = int(np.searchsorted(self._starts, place, side="right")) - 1
-        return self._pools[pool][place - int(self._starts[pool])]
-
-
-def _chosen(trials: Sequence[_Trial], wanted: set[int]) -> list[_Trial]:
-    """As many trials as a model can look at in a moment: the newest, those wanted, and an even choice of the others."""
-    if len(trials) <= _MOST:
-        return list(trials)
-    older, newest = trials[:-_NEWEST], trials[-_NEWEST:]
-    kept = [trial for trial in older if trial.number in wanted][-(_MOST - _NEWEST) :]
-    rest = [trial for trial in older if trial.number not in wanted]
-    rest = evenly(rest, _MOST - _NEWEST - len(kept))
-    return sorted([*newest, *kept, *rest], key=lambda trial: trial.number)
