@@ -163,7 +163,7 @@ class Forecast:
         # One that is trained again, for its checkpoint was lost, has marks of what is still to come, and goes on there.
         may_wait = self._puts_aside and rung == max(seen[place].marks)
         so_far = {epochs: value for epochs, value in seen[place].marks.items() if epochs <= rung}
-        if number < self._first and len(so_far) == 1 and len(trials) > 1 and not again:
+        if number < self._first and len(so_far) == 1 and (may_begin or len(trials) > 1) and not again:
             return Judgement(waits=may_wait)
         this = seen[place] = replace(seen[place], marks=so_far, aside=again)
         if not may_wait and (not may_begin or self._leads(this, rung, seen)):

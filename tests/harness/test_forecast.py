@@ -211,6 +211,8 @@ def test_the_first_trials_wait_at_their_first_rung_and_then_the_best_goes_on() -
     assert searching.choose(trials, lambda params: True).aside == []
     running = trial(11, at(32, 0.3, 0.01), TrialState.RUNNING, marks=(1,))
     assert searching.judge(10, 1, [*trials[:10], replaced(running, 10)]).waits
+    assert searching.judge(0, 1, [replaced(running, 0)]).waits
+    assert not searching.judge(0, 1, [replaced(running, 0)], may_begin=False).waits  # it is all that was asked for
     assert not forecast().judge(10, 1, [*trials[:10], replaced(running, 10)]).waits
     trials.append(put_aside(11, at(32, 0.3, 0.01)))
     assert searching.choose(trials, lambda params: True).new is not None
