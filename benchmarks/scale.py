@@ -44,7 +44,7 @@ def worked(settings: Settings, trial_s: float, gate: Any, found: SimpleQueue[dic
     study = find_study(settings)
     proposer = Proposer(SPACE, sampler=settings.sampler, seed=settings.seed, directions=study.directions)
     spent: dict[str, float] = defaultdict(float)
-    exclusive, choose = study.claims.exclusive, proposer.choose
+    exclusive, propose = study.claims.exclusive, proposer.propose
 
     @contextlib.contextmanager
     def timed_exclusive(
@@ -55,14 +55,14 @@ def worked(settings: Settings, trial_s: float, gate: Any, found: SimpleQueue[dic
             spent["waiting for its turn"] += time.perf_counter() - began_s
             yield check
 
-    def timed_choose(*arguments: Any, **asked: Any) -> Any:
+    def timed_propose(*arguments: Any) -> Any:
         began_s = time.perf_counter()
-        chosen = choose(*arguments, **asked)
+        proposal = propose(*arguments)
         spent["proposing"] += time.perf_counter() - began_s
-        return chosen
+        return proposal
 
     study.claims.exclusive = timed_exclusive  # type: ignore[method-assign]
-    proposer.choose = timed_choose  # type: ignore[method-assign]
+    proposer.propose = timed_propose  # type: ignore[method-assign, assignment]
     claimant = Claimant(study, proposer)
     gate.wait()
     began_s = time.perf_counter()

@@ -15,10 +15,9 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from recorded_curves import Curves, Place
 
-from harness.aside import ASIDE
 from harness.candidates import Points, Pool
 from harness.flags import space_file
-from harness.forecast import Choice, Forecast, Judgement
+from harness.forecast import Forecast
 from harness.proposal import make_sampler
 from harness.pruning import Standing, rungs_of, stop
 from harness.space import SearchSpace, load_space
@@ -153,54 +152,37 @@ class Front:
             sign=1.0,
             bounds=(0.0, 1.0),
             seed=seed,
-            puts_aside=True,
         )
         self.rungs = rungs_of(curves.epochs)
         self.trials: list[FrozenTrial] = []
-        self.places: list[Place] = []  # of the trials
 
     def ask(self) -> Place:
-        while (choice := self._choice()).aside:
-            self.trial, self.begun = self.trials[choice.aside[0]], True
-            self.trial.user_attrs[ASIDE] = False
-            if self._judged(max(self.trial.intermediate_values)).outdone is None:
-                return self.places[self.trial.number]
-            self.end(None)
-        self.begun = choice.new is not None
-        if choice.new is None:  # it has tried all of the grid, and pruned what was wanted
+        params = self.forecast.propose(self.trials, lambda params: True) if self.left.places else None
+        self.begun = params is not None
+        if params is None:  # it has tried all of the grid, and pruned what was wanted
             return (0,) * len(self.grid)
-        place = tuple(values.index(choice.new[name]) for name, values in self.grid.items())
+        place = tuple(values.index(params[name]) for name, values in self.grid.items())
         self.left.places.remove(place)
-        self.places.append(place)
-        self.trial = create_trial(
-            state=TrialState.RUNNING, params=dict(choice.new), distributions=self.space.distributions
+        self.trials.append(
+            create_trial(state=TrialState.RUNNING, params=params, distributions=self.space.distributions)
         )
-        self.trial.number = len(self.trials)
-        self.trials.append(self.trial)
+        self.trials[-1].number = len(self.trials) - 1
         return place
 
-    def _choice(self) -> Choice:
-        return self.forecast.choose(self.trials, lambda params: True, may_begin=bool(self.left.places))
-
-    def _judged(self, rung: int) -> Judgement:
-        return self.forecast.judge(self.trial.number, rung, self.trials, may_begin=bool(self.left.places))
-
     def stops(self, epoch: int, accuracy: float) -> bool:
-        if epoch not in self.rungs or not self.begun or epoch in self.trial.intermediate_values:
+        if epoch not in self.rungs or not self.left.places or not self.begun:
             return False
-        self.trial.intermediate_values[epoch] = accuracy
-        judgement = self._judged(epoch)
-        self.trial.user_attrs[ASIDE] = judgement.waits
-        return judgement.waits or judgement.outdone is not None
+        self.trials[-1].intermediate_values[epoch] = accuracy
+        return self.forecast.outdone(self.trials[-1].number, epoch, self.trials) is not None
 
     def end(self, accuracy: float | None) -> None:
-        if not self.begun or self.trial.user_attrs[ASIDE]:
+        if not self.begun:
             return
         if accuracy is None:
-            self.trial.state = TrialState.PRUNED
+            self.trials[-1].state = TrialState.PRUNED
         else:
-            self.trial.state = TrialState.COMPLETE
-            self.trial.user_attrs["metrics"] = {"accuracy": accuracy}
+            self.trials[-1].state = TrialState.COMPLETE
+            self.trials[-1].user_attrs["metrics"] = {"accuracy": accuracy}
 
 
 class _Left(Points):

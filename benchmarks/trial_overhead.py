@@ -18,7 +18,6 @@ import os
 import statistics
 import tempfile
 import time
-from dataclasses import replace
 
 import psutil
 import torch
@@ -101,8 +100,6 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     forecast._WORTH_WHILE = 0.0  # each trial is marked and judged, and none is stopped
-    judge = forecast.Forecast.judge
-    forecast.Forecast.judge = lambda *asked, **what: replace(judge(*asked, **what), waits=False)  # type: ignore[method-assign]
     pruning.stop = lambda *asked: None  # by which the last of a budget is judged
     os.chdir(tempfile.mkdtemp())
     fixed = [f"--fix={name}={value}" for name, value in CONFIGURATION.items()]
@@ -161,7 +158,9 @@ def _mirror_cpu_s() -> float:
 
 
 def _with(settings: Settings, **changes: object) -> Settings:
-    return replace(settings, **changes)  # type: ignore[arg-type]
+    import dataclasses
+
+    return dataclasses.replace(settings, **changes)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

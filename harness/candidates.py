@@ -105,36 +105,6 @@ class Pool:
         return list(zip(*columns, strict=True)) if columns else [()] * len(self)
 
 
-class Candidates:
-    """Configurations of several pools whose architectures are within reach.
-
-    Args:
-        pools: The pools.
-        architectures: Numbers of the architectures within reach, by ``names`` as Optuna keeps them.
-        names: Of the parameters that make an architecture.
-
-    Attributes:
-        architectures: Of each configuration, shape (N,).
-        points: Of each, shape (N, D).
-    """
-
-    def __init__(
-        self, pools: Sequence[Pool], architectures: Mapping[tuple[float, ...], int], names: Sequence[str]
-    ) -> None:
-        found = np.array([architectures.get(row, -1) for pool in pools for row in pool.rows(names)], dtype=int)
-        self._pools = pools
-        self._places = np.flatnonzero(found >= 0)
-        self._starts = np.cumsum([0, *map(len, pools)])
-        self.architectures = found[self._places]
-        self.points = np.vstack([pool.points for pool in pools])[self._places]
-
-    def configuration(self, number: int) -> dict[str, Any]:
-        """One of them, every parameter's value by name."""
-        place = int(self._places[number])
-        pool = int(np.searchsorted(self._starts, place, side="right")) - 1
-        return self._pools[pool][place - int(self._starts[pool])]
-
-
 def _shares(distribution: BaseDistribution, values: Array) -> Array:
     """Where numbers lie between the ends of their range."""
     assert isinstance(distribution, FloatDistribution | IntDistribution)

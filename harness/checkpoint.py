@@ -35,24 +35,6 @@ def newest_checkpoint(folder: Path) -> dict[str, Any] | None:
     return max(found, key=lambda checkpoint: checkpoint["epoch"], default=None)
 
 
-def has_checkpoint(folder: Path) -> bool:
-    """Whether there is a checkpoint in a folder, whole or not."""
-    return any(slot(folder, number).exists() for number in range(_SLOTS))
-
-
-def epochs_kept(folder: Path) -> int:
-    """Epochs done at the newest checkpoint in a folder; 0 if there is none."""
-    newest = newest_checkpoint(folder)
-    return 0 if newest is None else int(newest["epoch"]) + 1
-
-
-def drop_older_checkpoint(folder: Path) -> None:
-    """Keep the latest checkpoint alone, of a training that may wait for long."""
-    newest = newest_checkpoint(folder)
-    if newest is not None:
-        slot(folder, newest["epoch"] + 1).unlink(missing_ok=True)
-
-
 def drop_checkpoints(folder: Path) -> None:
     """Remove what a training that is over needs no more."""
     for number in range(_SLOTS):

@@ -12,7 +12,6 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.aside import ASIDE
 from harness.claims import Hold
 from harness.errors import PieceTaken
 from harness.lean_storage import lean
@@ -30,8 +29,7 @@ class Claim:
         configuration: Its parameters.
         folder: Its own folder.
         hold: This worker's until the trial is over.
-        resumed: Whether it was begun before.
-        was_aside: Whether it was put aside then; else it was cut.
+        resumed: Whether another process began it.
         recipe: Name of the recipe that it tries, or ``None``.
         marks: Where it stood at rungs, by epochs done, since it was claimed.
         unmarked: Those of them that could not be stored yet.
@@ -43,7 +41,6 @@ class Claim:
     folder: Path
     hold: Hold
     resumed: bool
-    was_aside: bool
     recipe: str | None
     marks: dict[int, float] = field(default_factory=dict)
     unmarked: set[int] = field(default_factory=set)
@@ -78,23 +75,6 @@ class Claim:
     def fail(self, reason: str) -> None:
         """Record that it failed by its own doing."""
         self._end(TrialState.FAIL, {"reason": reason})
-
-    def put_aside(self) -> None:
-        """Record that it waits, and may be taken up by any worker once this one gives it back.
-
-        Raises:
-            PieceTaken: If it is another worker's by now.
-        """
-
-        def put() -> None:
-            self.hold.prove()
-            self._store_marks()
-            try:
-                self._storage.set_trial_user_attr(self.trial._trial_id, ASIDE, True)
-            except UpdateFinishedTrialError as error:
-                raise self._is_another_s() from error
-
-        self.study.patience.ask(put)
 
     def _end(self, state: TrialState, attrs: Mapping[str, Any], values: Sequence[float] | None = None) -> None:
         """Record that the trial is over. Optuna's tell() would read it whole before and after.

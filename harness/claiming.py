@@ -1,6 +1,4 @@
-"""How a worker comes by its next trial: one that was cut, a new one, or one that was put aside.
-
-One worker at a time, as briefly as it can.
+"""How a worker comes by its next trial: one that was cut, or a new one. One worker at a time, as briefly as it can.
 
 What a model proposes takes longer than to store it. So a worker thinks ahead: it reads the study and chooses before it
 keeps the others out, and then only sees that nobody has begun a trial meanwhile. Where it had to wait for its turn the
@@ -10,19 +8,17 @@ last time, others would outrun it; then it thinks when it is its turn.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from harness.aside import ASIDE, is_aside
 from harness.claim import Claim
-from harness.claims import Check, Hold
+from harness.claims import Hold
 from harness.content import derived_seed
 from harness.errors import HarnessError
 from harness.lean_storage import Outrun, lean
-from harness.proposal import Next, Proposal, Proposer
+from harness.proposal import Proposal, Proposer
 from harness.study import Study
 
 
@@ -31,17 +27,7 @@ class _Thought:
     """The study as it was read, and what was chosen then, if anything was."""
 
     trials: list[FrozenTrial]
-    next: Next | None
-
-
-@dataclass(frozen=True)
-class _Taken:
-    """A trial in hand, and how it was come by."""
-
-    trial: FrozenTrial
-    hold: Hold
-    resumed: bool = False
-    was_aside: bool = False
+    proposal: Proposal | None
 
 
 class Claimant:
@@ -60,52 +46,50 @@ class Claimant:
         self._crowded = False
 
     def claim(self) -> Claim | None:
-        """Take up a trial that was cut or put aside, or begin a new one; ``None`` if there is none."""
+        """Take up a trial that was cut, or begin a new one; ``None`` when there is no more to begin."""
         while True:
             with contextlib.suppress(Outrun):
                 found = self._study.patience.ask(self._taken)
-                return None if found is None else self._claim(found)
+                return None if found is None else self._claim(*found)
 
-    def _taken(self) -> _Taken | None:
+    def _taken(self) -> tuple[FrozenTrial, Hold, bool] | None:
+        """A trial, the hold on it, and whether another process began it."""
         study = self._study
         thought = None if self._crowded else self._think()
         self._crowded = False
         with study.claims.exclusive("claim", on_wait=self._wait, briefly=True) as check:
             if thought is None or not self._is_level(thought.trials):
                 thought = _Thought(study.trials(), None)
-            trials = thought.trials
-            cut = [trial.number for trial in trials if _runs(trial) and not is_aside(trial)]
-            if (taken := self._taken_up(cut, aside=False, check=check)) is not None:
-                return taken
-            waiting = _waiting(trials)
-            may_begin = len(trials) - waiting < study.settings.trials
+            cut = self._cut(thought.trials)
+            if cut is not None:
+                return (*cut, True)
+            waiting = _waiting(thought.trials)
+            if len(thought.trials) - waiting >= study.settings.trials:
+                return None
             # Someone may have enqueued a trial with Optuna's own means; no budget holds back what is asked for by name.
-            if waiting and may_begin:
+            if waiting:
                 check()
                 trial = self._completed(study.optuna._storage.get_trial(study.optuna.ask()._trial_id))
             else:
-                following = thought.next or self._proposer.choose(trials, may_begin=may_begin)
-                if (taken := self._taken_up(following.aside, aside=True, check=check)) is not None:
-                    return taken
-                if following.proposal is None:
-                    if may_begin and not following.aside:
-                        study.keep_exhausted()
+                proposal = thought.proposal or self._proposer.propose(thought.trials)
+                if proposal is None:
+                    study.keep_exhausted()
                     return None
                 check()  # or another worker may begin the last one too
-                trial = self._begun(following.proposal, number=len(trials))
-            begun = study.claims.take([str(trial.number)])
-            return None if begun is None else _Taken(trial, begun[1])
+                trial = self._begun(proposal, number=len(thought.trials))
+            taken = study.claims.take([str(trial.number)])
+            return None if taken is None else (trial, taken[1], False)
 
     def _wait(self) -> None:
         self._crowded = True
 
     def _think(self) -> _Thought:
-        trials, following = self._study.trials(), None
-        if not _waiting(trials):
-            may_begin = len(trials) < self._study.settings.trials
+        trials, proposal = self._study.trials(), None
+        waiting = _waiting(trials)
+        if not waiting and len(trials) < self._study.settings.trials:
             with contextlib.suppress(HarnessError):  # raised again when it is its turn, if nothing was cut
-                following = self._proposer.choose(trials, may_begin=may_begin)
-        return _Thought(trials, following)
+                proposal = self._proposer.propose(trials)
+        return _Thought(trials, proposal)
 
     def _is_level(self, trials: list[FrozenTrial]) -> bool:
         """Whether no trial was begun, or enqueued, since the study was read, and it was read whole."""
@@ -115,23 +99,20 @@ class Claimant:
         tally = self._study.tally()
         return tally.total() == len(trials) and tally[TrialState.WAITING] == _waiting(trials)
 
-    def _taken_up(self, numbers: Sequence[int], *, aside: bool, check: Check) -> _Taken | None:
-        """The first of some running trials that no living worker has, and that was put aside, or was not."""
-        pieces = [str(number) for number in numbers]
-        while pieces and (found := self._study.claims.take(pieces)) is not None:
+    def _cut(self, trials: list[FrozenTrial]) -> tuple[FrozenTrial, Hold] | None:
+        """A running trial that no living worker has."""
+        running = [str(trial.number) for trial in trials if trial.state == TrialState.RUNNING]
+        while (found := self._study.claims.take(running)) is not None:
             piece, hold = found
             with contextlib.ExitStack() as given_back:
                 given_back.callback(hold.release)
                 trial = self._study.trials()[int(piece)]
-                # Read with the trial in hand: whoever ends one, or puts it aside, gives it back afterwards.
-                if _runs(trial) and is_aside(trial) == aside:
+                # Read with the trial in hand: whoever ends one gives it back afterwards.
+                if trial.state == TrialState.RUNNING:
                     whole = self._completed(trial)
-                    if aside:
-                        check()
-                        self._study.optuna._storage.set_trial_user_attr(trial._trial_id, ASIDE, False)
                     given_back.pop_all()
-                    return _Taken(whole, hold, resumed=True, was_aside=aside)
-            pieces.remove(piece)
+                    return whole, hold
+            running.remove(piece)
         return None
 
     def _completed(self, trial: FrozenTrial) -> FrozenTrial:
@@ -162,22 +143,16 @@ class Claimant:
             return database.begin(study_id, whole, number=number)
         return storage.get_trial(storage.create_new_trial(study_id, whole))
 
-    def _claim(self, taken: _Taken) -> Claim:
-        trial = taken.trial
+    def _claim(self, trial: FrozenTrial, hold: Hold, resumed: bool) -> Claim:
         return Claim(
             study=self._study,
             trial=trial,
             configuration=self._proposer.space.configuration(trial.params),
             folder=self._study.trial_folder(trial.number),
-            hold=taken.hold,
-            resumed=taken.resumed,
-            was_aside=taken.was_aside,
+            hold=hold,
+            resumed=resumed,
             recipe=trial.user_attrs.get("recipe"),
         )
-
-
-def _runs(trial: FrozenTrial) -> bool:
-    return trial.state == TrialState.RUNNING
 
 
 def _waiting(trials: list[FrozenTrial]) -> int:

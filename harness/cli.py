@@ -106,8 +106,8 @@ def parse_search(arguments: Sequence[str] | None = None) -> tuple[Settings, Plac
         "--sampler",
         choices=SAMPLERS,
         default="front",
-        help="what proposes students: front, a model of learning curves that knows each student's costs beforehand, "
-        "and lets one wait for what promises more; or one of Optuna's (default: front)",
+        help="what proposes students: front, a model of learning curves that knows each student's costs beforehand; or "
+        "one of Optuna's (default: front)",
     )
     add(
         "--pruner",

@@ -76,7 +76,6 @@ class SearchDisplay:
         self._began_with = self._done
         self._started_s = time.monotonic()
         self._running: dict[int, _Running] = {}
-        self._before_s: dict[int, float] = {}  # that trials had taken when they were put aside
         self._waits = False
         self._maximize = study.primary_direction == "maximize"
         self._best: tuple[float, str] | None = None
@@ -103,19 +102,15 @@ class SearchDisplay:
             )
             self._progress.start()
 
-    def started(self, number: int, params: dict[str, Any], resumed_after: int | None, was_aside: bool = False) -> None:
-        """A trial begins, or goes on after ``resumed_after`` epochs, for it was cut or put aside."""
-        if was_aside and resumed_after:
-            pass  # it says so when it ends, or waits again
-        elif was_aside:
-            self._terminal.say(f"trial {number} goes on from its beginning, for no checkpoint of it is here")
-        elif resumed_after == self._epochs:
+    def started(self, number: int, params: dict[str, Any], resumed_after: int | None) -> None:
+        """A trial begins, or goes on after ``resumed_after`` epochs."""
+        if resumed_after == self._epochs:
             self._terminal.say(f"trial {number} was cut after its last epoch; it is scored now")
         elif resumed_after == 0:
             self._terminal.say(f"trial {number} was cut; it begins again, for no checkpoint of it is here")
         elif resumed_after is not None:
             self._terminal.say(f"trial {number} was cut; it goes on after epoch {resumed_after} of {self._epochs}")
-        self._running[number] = _Running(params, time.monotonic() - self._before_s.get(number, 0.0))
+        self._running[number] = _Running(params, time.monotonic())
         if self._progress is not None:
             self._running[number].bar = self._progress.add_task(
                 f"trial {number}",
@@ -155,14 +150,6 @@ class SearchDisplay:
                 f"trial {number:<4} pruned: {reason} ({configuration_text(trial.params)}) "
                 f"in {time.monotonic() - trial.started_s:.1f} s; {self._done}/{self._total} done, {self._left()}"
             )
-
-    def put_aside(self, number: int, standing: str) -> None:
-        """A trial waits at a rung, for something else promises more."""
-        trial = self._running[number]
-        self._before_s[number] = time.monotonic() - trial.started_s
-        self._forget(number)
-        if self._progress is None:
-            self._terminal.say(f"trial {number:<4} put aside: {standing} ({configuration_text(trial.params)})")
 
     def failed(self, number: int, reason: str) -> None:
         """A trial failed by its own doing."""
@@ -239,7 +226,7 @@ class RetrainingDisplay:
         self._running: dict[int, int] = {}  # epochs done, by place
         self._bar = terminal.bar(label, len(names), "students")
 
-    def started(self, number: int, params: dict[str, Any], resumed_after: int | None, was_aside: bool = False) -> None:
+    def started(self, number: int, params: dict[str, Any], resumed_after: int | None) -> None:
         """One begins, or goes on after ``resumed_after`` epochs."""
         if resumed_after is not None:
             self._terminal.say(
@@ -259,10 +246,6 @@ class RetrainingDisplay:
         self._bar.advance(note=self._names[number])
 
     def pruned(self, number: int, reason: str) -> None:
-        """None is: they are trained to the end."""
-        raise AssertionError(number)
-
-    def put_aside(self, number: int, standing: str) -> None:
         """None is: they are trained to the end."""
         raise AssertionError(number)
 

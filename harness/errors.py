@@ -84,10 +84,6 @@ class TrialPruned(Exception):
     """A trial that is stopped for want of a chance to reach the front; its message is the reason that is recorded."""
 
 
-class TrialPutAside(Exception):
-    """A trial that waits at a rung, for something else promises more; it is kept, and goes on when it promises most."""
-
-
 class PieceTaken(Exception):
     """What a worker had is another one's now, which took it for dead; it must write nothing more of it."""
 

@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from harness.checkpoint import newest_checkpoint, save_checkpoint, slot
 from harness.content import derived_seed
-from harness.errors import HarnessError, TrialFailed, TrialPutAside
+from harness.errors import HarnessError, TrialFailed
 from lightning_modules.classifier import ClassifierModule
 from lightning_modules.tensors import TensorDataModule
 
@@ -71,7 +71,6 @@ def fit(
 
     Raises:
         TrialFailed: If a loss is not finite.
-        TrialPutAside: If ``on_epoch`` raises it; the epoch that ended is kept.
     """
     kept = newest_checkpoint(folder)
     if kept is not None:
@@ -136,15 +135,8 @@ class _Course(Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, ClassifierModule)
         epoch, metrics = self.done + trainer.current_epoch, pl_module.epoch_metrics
-        try:
-            self.on_epoch(epoch, metrics)
-        except TrialPutAside:
-            self._keep(trainer, pl_module, epoch)
-            raise
+        self.on_epoch(epoch, metrics)
         check_losses(epoch, metrics)
-        self._keep(trainer, pl_module, epoch)
-
-    def _keep(self, trainer: pl.Trainer, pl_module: pl.LightningModule, epoch: int) -> None:
         parts = [part.state_dict() for part in _parts(trainer)]
         save_checkpoint({"epoch": epoch, "module": pl_module.state_dict(), "parts": parts}, slot(self.folder, epoch))
 

@@ -15,7 +15,6 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseGASampler, BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from harness.aside import is_aside
 from harness.choice import evenly
 from harness.content import derived_seed
 from harness.errors import HarnessError
@@ -47,19 +46,6 @@ class Proposal:
     distributions: dict[str, BaseDistribution]
     notes: dict[str, Any] = field(default_factory=dict)
     recipe: str | None = None
-
-
-@dataclass(frozen=True)
-class Next:
-    """What is to be done next.
-
-    Attributes:
-        aside: Numbers of trials put aside, one of which is to be gone on with if it is free, the first one first.
-        proposal: The configuration to begin else; ``None`` if there is none, or none is to be begun.
-    """
-
-    aside: Sequence[int] = ()
-    proposal: Proposal | None = None
 
 
 class Proposer:
@@ -105,36 +91,28 @@ class Proposer:
         self._first_trials = first_trials(space, recipes, defaults=default_recipes)
         self._generations = 0
 
-    def choose(self, trials: list[FrozenTrial], *, may_begin: bool = True) -> Next:
-        """What is to be done next. Where all of a finite space have been tried, nothing is left to begin.
+    def propose(self, trials: list[FrozenTrial]) -> Proposal | None:
+        """The next configuration; ``None`` when all of a finite space have been tried.
 
         Draws are seeded by (seed, number of trials): a search that was cut goes on as if it had not been.
 
         Args:
             trials: All of the study.
-            may_begin: Whether a new one may be begun.
 
         Raises:
             HarnessError: If next to nothing that can be drawn is new and within the budgets.
         """
-        # Nothing is known of what waits where another sampler has taken over: it is gone on with first.
-        aside: Sequence[int] = [trial.number for trial in trials if is_aside(trial)]
-        if not may_begin:
-            forecast = self._forecast
-            return Next(aside if forecast is None else forecast.choose(trials, self._is_new, may_begin=False).aside)
         self._note(trials)
         used = {trial.user_attrs.get("recipe") for trial in trials}
         for name, params in self._recipes.items():
             if name not in used and self._is_new(params):
-                return Next(proposal=self._proposal(params, recipe=name))
+                return self._proposal(params, recipe=name)
         if self._forecast is None:
             proposal = self._sampled(trials)
         else:
-            choice = self._forecast.choose(trials, self._is_new)
-            aside, proposal = choice.aside, None if choice.new is None else self._proposal(dict(choice.new))
-        if proposal is None and not aside:
-            proposal = self._drawn_evenly(derived_seed(self._seed, "even draw", len(trials)))
-        return Next(aside, proposal)
+            found = self._forecast.propose(trials, self._is_new)
+            proposal = None if found is None else self._proposal(found)
+        return proposal or self._drawn_evenly(derived_seed(self._seed, "even draw", len(trials)))
 
     def _sampled(self, trials: list[FrozenTrial]) -> Proposal | None:
         """The sampler's word; ``None`` if it has nothing new to say."""

@@ -8,7 +8,6 @@ import numpy as np
 
 from harness import budget
 from harness.candidates import Points
-from harness.checkpoint import has_checkpoint
 from harness.cost import key_of
 from harness.forecast import Forecast
 from harness.metrics import MAXIMIZED
@@ -53,8 +52,6 @@ def forecast_of(settings: Settings, space: SearchSpace, study: Study, prepared: 
         sign=study.primary_sign,
         bounds=(metric.plot_lower_bound, metric.plot_upper_bound),
         seed=settings.seed,
-        puts_aside=settings.pruner == "pareto",
-        is_kept=lambda number: has_checkpoint(study.trial_folder(number)),
     )
 
 

@@ -2,12 +2,11 @@
 
 Optuna refuses to prune where there are several objectives, and a rule that looks at accuracy alone stops every small
 student. The rungs are those of asynchronous successive halving (Li et al. 2020, arXiv:1810.05934): few, and closer to
-one another at the beginning. A trial that leads at a rung those which cost no more is never stopped. The others are
-judged by the forecast of the sampler ``front`` where it is at work and a new student may follow; it also says which
-trial is to wait, and that may be one that leads. Else one thing is asked: could it still reach the front? It could if
-one of the complete trials that stood nearest to it at the rung went on to gain so much that with as much this one would
-pass the best complete trial that costs no more. Pruned trials stay among the bad ones for TPE, and Optuna's other
-samplers do not heed them.
+one another at the beginning. A trial that leads at a rung those which cost no more always goes on. The others are
+judged by the forecast of the sampler ``front`` where it is at work and a new student may follow. Else one thing is
+asked: could it still reach the front? It could if one of the complete trials that stood nearest to it at the rung went
+on to gain so much that with as much this one would pass the best complete trial that costs no more. Pruned trials stay
+among the bad ones for TPE, and Optuna's other samplers do not heed them.
 """
 
 from __future__ import annotations
@@ -19,10 +18,9 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.checkpoint import epochs_kept
 from harness.claim import Claim
-from harness.errors import TrialPruned, TrialPutAside
-from harness.forecast import Forecast, Judgement
+from harness.errors import TrialPruned
+from harness.forecast import Forecast
 from harness.metrics import KNOWN_COSTS, MAXIMIZED
 from harness.storage import STORAGE_ERRORS, asking_storage
 from harness.study import Study
@@ -126,7 +124,6 @@ class Pruner:
 
         Raises:
             TrialPruned: If it is to be stopped.
-            TrialPutAside: If it is to wait.
         """
         rung = epoch + 1
         if rung not in self._rungs:
@@ -143,29 +140,9 @@ class Pruner:
             if self._study.patience.is_away(error):
                 return  # it trains on, unjudged; where it stands is stored with its end, or at the next rung
             raise
-        judgement = self._judgement(claim.trial, rung, trials)
-        self._stop(claim.trial, rung, value, trials, judgement)
-        if judgement.waits:
-            raise TrialPutAside(self._standing_of(value, rung))
-
-    def judge_again(self, claim: Claim) -> None:
-        """Judge a trial before it goes on from where it waited, or was cut after its rung was kept.
-
-        What was cut there may have been about to wait. What was chosen to go on does not wait again.
-
-        Raises:
-            TrialPruned: If it is to be stopped.
-            TrialPutAside: If it is to wait.
-        """
-        marks = claim.trial.intermediate_values
-        rung = max(marks, default=0)
-        if not rung or not (claim.was_aside or (self._forecast is not None and epochs_kept(claim.folder) == rung)):
-            return
-        trials = self._study.trials()
-        judgement = self._judgement(claim.trial, rung, trials, again=claim.was_aside)
-        self._stop(claim.trial, rung, marks[rung], trials, judgement)
-        if judgement.waits and not claim.was_aside:
-            raise TrialPutAside(self._standing_of(marks[rung], rung))
+        why = self._why_stop(claim.trial, rung, self._sign * value, trials)
+        if why is not None:
+            raise TrialPruned(f"{primary} {value:.4f} after {rung} of {self._epochs} epochs, {why}")
 
     def _look(self) -> list[FrozenTrial]:
         """The trials; none, where only complete ones matter and all of them are known."""
@@ -173,35 +150,19 @@ class Pruner:
             return []
         return self._study.trials()
 
-    def _may_begin(self, trials: Sequence[FrozenTrial]) -> bool:
-        return len(trials) < self._study.settings.trials
-
-    def _judgement(
-        self, trial: FrozenTrial, rung: int, trials: Sequence[FrozenTrial], *, again: bool = False
-    ) -> Judgement:
-        if self._forecast is None:
-            return Judgement(nothing_new=True)
-        return self._forecast.judge(trial.number, rung, trials, may_begin=self._may_begin(trials), again=again)
-
-    def _stop(
-        self, trial: FrozenTrial, rung: int, value: float, trials: Sequence[FrozenTrial], judgement: Judgement
-    ) -> None:
-        """Raise ``TrialPruned`` if a trial that has ``value`` at a rung is to be stopped."""
-        if judgement.outdone is not None:
-            much = f"{judgement.outdone:.0f}" if judgement.outdone < 100 else "over 100"
-            why = f"and a new student may be expected to add {much} times as much to the front an epoch"
-        elif judgement.nothing_new or not self._may_begin(trials):
-            stopped = stop(self._sign * value, rung, self._costs(trial.params), self._standings(trials))
-            if stopped is None:
-                return
-            reach, best = (self._sign * bound for bound in stopped)
-            why = f"{reach:.4f} in reach; one that costs no more has {best:.4f}"
-        else:
-            return
-        raise TrialPruned(f"{self._standing_of(value, rung)}, {why}")
-
-    def _standing_of(self, value: float, rung: int) -> str:
-        return f"{self._study.primary} {value:.4f} after {rung} of {self._epochs} epochs"
+    def _why_stop(self, trial: FrozenTrial, rung: int, value: float, trials: Sequence[FrozenTrial]) -> str | None:
+        """Why a trial is stopped at a rung; ``None`` if it goes on."""
+        if self._forecast is not None and len(trials) < self._study.settings.trials:  # else no new one comes
+            times = self._forecast.outdone(trial.number, rung, trials)
+            if times is None:
+                return None
+            much = f"{times:.0f}" if times < 100 else "over 100"
+            return f"and a new student may be expected to add {much} times as much to the front an epoch"
+        stopped = stop(value, rung, self._costs(trial.params), self._standings(trials))
+        if stopped is None:
+            return None
+        reach, best = (self._sign * bound for bound in stopped)
+        return f"{reach:.4f} in reach; one that costs no more has {best:.4f}"
 
     def _standings(self, trials: Sequence[FrozenTrial]) -> list[Standing]:
         for trial in trials:

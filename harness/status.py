@@ -8,7 +8,6 @@ from datetime import datetime
 
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.aside import is_aside
 from harness.claims import Worker
 from harness.content import Lease
 from harness.presence import Absence
@@ -51,12 +50,8 @@ def status(study: Study) -> Iterator[str]:
     for worker in workers:
         yield f"worker    {_described(worker, epochs)}"
     pieces = {worker.piece for worker in workers}
-    aside = sum(is_aside(trial) and str(trial.number) not in pieces for trial in trials)
-    if aside:
-        trials_wait = "1 trial waits" if aside == 1 else f"{aside} trials wait"
-        yield f"aside     {trials_wait} at a rung, to be gone on with when nothing promises more, or stopped"
     for trial in trials:
-        if trial.state == TrialState.RUNNING and str(trial.number) not in pieces and not is_aside(trial):
+        if trial.state == TrialState.RUNNING and str(trial.number) not in pieces:
             yield f"trial     {trial.number}: {_without_a_row(study, trial, epochs)}"
 
 

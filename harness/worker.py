@@ -5,27 +5,16 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from optuna.trial import TrialState
-
 from harness import budget
 from harness.addresses import redact
-from harness.aside import is_aside
-from harness.checkpoint import drop_checkpoints, drop_older_checkpoint
+from harness.checkpoint import drop_checkpoints
 from harness.claim import Claim
 from harness.claiming import Claimant
-from harness.errors import (
-    HarnessError,
-    Interrupted,
-    PieceTaken,
-    TrialFailed,
-    TrialPruned,
-    TrialPutAside,
-    one_line,
-    room_on_disk,
-)
+from harness.errors import HarnessError, Interrupted, PieceTaken, TrialFailed, TrialPruned, one_line, room_on_disk
 from harness.mirror import Mirror, is_sent
 from harness.prepare import Prepared, costs_of, is_affordable
 from harness.proposal import Proposer
@@ -53,8 +42,8 @@ class Notified(Protocol):
 class Display(Protocol):
     """Who shows what trials do: the terminal, or what stands for it in another process."""
 
-    def started(self, number: int, params: dict[str, Any], resumed_after: int | None, was_aside: bool = False) -> None:
-        """A trial begins, or goes on after ``resumed_after`` epochs, for it was cut or put aside."""
+    def started(self, number: int, params: dict[str, Any], resumed_after: int | None) -> None:
+        """A trial begins, or goes on after ``resumed_after`` epochs."""
 
     def epoch(self, number: int, epoch: int) -> None:
         """An epoch of a trial ended."""
@@ -64,9 +53,6 @@ class Display(Protocol):
 
     def pruned(self, number: int, reason: str) -> None:
         """A trial was stopped because it has no chance of the front any more."""
-
-    def put_aside(self, number: int, standing: str) -> None:
-        """A trial waits at a rung, for something else promises more."""
 
     def failed(self, number: int, reason: str) -> None:
         """A trial failed by its own doing."""
@@ -135,17 +121,25 @@ def work(
             if pruner is not None:
                 pruner.judge(claim, epoch, metrics)
 
-        def train(claim: Claim = claim, spool: Spool = spool) -> dict[str, float]:
-            if pruner is not None and claim.resumed:
-                pruner.judge_again(claim)
-            return run_trial(
-                claim, spool, settings=settings, space=space, study=study, prepared=prepared, on_epoch=on_epoch
-            )
-
-        resumed_after = spool.epochs if claim.resumed else None
-        display.started(number, claim.configuration.params(), resumed_after, claim.was_aside)
+        display.started(number, claim.configuration.params(), spool.epochs if claim.resumed else None)
         try:
-            _run(claim, spool, train, study, costs, display)
+            _run(
+                claim,
+                spool,
+                partial(
+                    run_trial,
+                    claim,
+                    spool,
+                    settings=settings,
+                    space=space,
+                    study=study,
+                    prepared=prepared,
+                    on_epoch=on_epoch,
+                ),
+                study,
+                costs,
+                display,
+            )
         except PieceTaken as taken:
             display.cut(number, one_line(taken))
         except (Interrupted, *STORAGE_ERRORS):
@@ -180,11 +174,6 @@ def _run(
         claim.prune(costs(claim.trial.params), reason)
         _end(claim, spool, "PRUNED", reason)
         display.pruned(number, reason)
-    except TrialPutAside as standing:
-        claim.put_aside()
-        drop_older_checkpoint(claim.folder)
-        spool.set_state("WAITING")
-        display.put_aside(number, one_line(standing))  # while nobody else can take it up, and say so
     except TrialFailed as failure:
         reason = one_line(failure)
         _fail(claim, spool, reason)
@@ -218,12 +207,12 @@ def _next(claimant: Claimant, study: Study, display: Display, ends_at: float | N
         claim = claimant.claim()
         if claim is not None:
             return claim
-        if not study.running():
+        running = study.running()
+        if not running:
             return None
-        at_work = sum(trial.state == TrialState.RUNNING and not is_aside(trial) for trial in study.trials())
-        if at_work and not told:
+        if not told:
             told = True
-            display.waiting(at_work)
+            display.waiting(running)
         time.sleep(min(_LONGEST_WAIT_S, max(_SHORTEST_WAIT_S, (time.monotonic() - began_s) / 10)))
     return None
 

@@ -83,21 +83,3 @@ def test_nothing_is_stopped_where_that_is_not_wanted_or_can_not_be(example: Path
     assert "pruner    none, for ece is not known before the end" in output
     for study in ("whole", "late"):
         assert {trial.state.name for trial in load(example, study).trials} == {"COMPLETE"}
-
-
-def test_a_student_that_waited_ends_as_one_that_did_not(example: Path) -> None:
-    output = search(example, *PRUNED)
-    search(example, *PRUNED[:2], "--trials", "6", *PRUNED[4:], "--pruner", "none", "--study", "whole")
-    waited = {int(line.split()[1]) for line in output.splitlines() if "put aside: accuracy" in line}
-    whole = numbers(example, "whole")
-    same = [found for found in numbers(example, "cancer")[:6] if found[1] == "COMPLETE"]
-    assert same and {found[0] for found in same} <= waited
-    assert same == [whole[found[0]] for found in same]
-    client = MlflowClient(f"sqlite:///{example}/mlflow.db")
-    for found in same:
-        key = f"tags.`kd.study` = 'cancer' and tags.`kd.trial` = '{found[0]}'"
-        (run,) = client.search_runs(["1"], key)
-        assert run.info.status == "FINISHED"
-        curve = client.get_metric_history(run.info.run_id, "val/accuracy")
-        assert [point.step for point in curve] == list(range(6))
-        assert not list((example / "mlruns" / "trials" / "cancer" / str(found[0])).glob("checkpoint*"))

@@ -203,8 +203,6 @@ class _Crew:
         """Wait for what workers say, and hear it; those that have ended, after all that they said is heard."""
         for ready in multiprocessing.connection.wait(list(self.workers), timeout_s):
             assert isinstance(ready, Connection)
-            if not ready.poll():
-                continue  # it was heard meanwhile
             try:
                 message = ready.recv()
             except (EOFError, OSError):
@@ -235,9 +233,6 @@ class _Crew:
             case "pruned":
                 worker.trial = None
                 self.display.pruned(*content)
-            case "put_aside":
-                worker.trial = None
-                self.display.put_aside(*content)
             case "failed":
                 worker.trial = None
                 self.display.failed(*content)
@@ -266,14 +261,8 @@ class _Crew:
         self._start(worker.number)
 
     def _forget(self, trial: int) -> None:
-        """Take a trial that goes on from the worker that put it aside, or lost it, and has not been heard of it yet."""
-        for connection, worker in self.workers.items():
-            while worker.trial == trial and connection.poll():
-                try:
-                    message = connection.recv()
-                except (EOFError, OSError):
-                    break  # its end is seen where it is listened to
-                self._hear(message, worker)
+        """Take a trial that begins anew from the worker that lost it, and whose end has not been seen yet."""
+        for worker in self.workers.values():
             if worker.trial == trial:
                 self.display.cut(trial, "its worker died")
                 worker.trial = None

@@ -41,8 +41,8 @@ class _Voice:
     def notify(self, folder: Path) -> None:
         self.say("notify", folder)
 
-    def started(self, number: int, params: dict[str, Any], resumed_after: int | None, was_aside: bool = False) -> None:
-        self.say("started", number, params, resumed_after, was_aside)
+    def started(self, number: int, params: dict[str, Any], resumed_after: int | None) -> None:
+        self.say("started", number, params, resumed_after)
 
     def epoch(self, number: int, epoch: int) -> None:
         self.say("epoch", number, epoch)
@@ -52,9 +52,6 @@ class _Voice:
 
     def pruned(self, number: int, reason: str) -> None:
         self.say("pruned", number, reason)
-
-    def put_aside(self, number: int, standing: str) -> None:
-        self.say("put_aside", number, standing)
 
     def failed(self, number: int, reason: str) -> None:
         self.say("failed", number, reason)

@@ -77,7 +77,7 @@ def test_what_ranges_cannot_say_is_never_drawn(sampler: str) -> None:
     assert proposer.space.student == space.student
     study = optuna.create_study(directions=["maximize", "minimize"])
     for _ in range(8 if sampler == "gp" else 30):  # a model's fit takes its time
-        proposal = proposer.choose(study.get_trials(deepcopy=False)).proposal
+        proposal = proposer.propose(study.get_trials(deepcopy=False))
         assert proposal is not None and proposal.params["width"] * proposal.params["depth"] <= 6
         study.add_trial(
             optuna.trial.create_trial(
@@ -99,4 +99,4 @@ def test_a_space_of_which_next_to_nothing_is_affordable_says_so() -> None:
         SPACE, sampler="random", seed=0, directions=("maximize",), affordable=lambda architecture: False
     )
     with pytest.raises(HarnessError, match="--max must leave students to be trained, but 1,000 draws found none"):
-        proposer.choose([])
+        proposer.propose([])

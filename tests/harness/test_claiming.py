@@ -17,13 +17,11 @@ import pytest
 from conftest import claimed, environment, in_sqlite, metrics, opened, settings_in
 from optuna.trial import FrozenTrial
 
-from harness.aside import is_aside
 from harness.claim import Claim
 from harness.claiming import Claimant
 from harness.claims import Check, Hold
 from harness.content import Lease
-from harness.errors import PieceTaken
-from harness.proposal import Next, Proposer
+from harness.proposal import Proposal, Proposer
 from harness.settings import Settings
 from harness.study import Study
 from search_spaces.digits import SPACE
@@ -305,13 +303,13 @@ def claimant_of(study: Study) -> Claimant:
 
 def choosing(claimant: Claimant, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], None]) -> None:
     """Let something happen whenever a worker is about to choose a configuration."""
-    choose = claimant._proposer.choose
+    propose = claimant._proposer.propose
 
-    def interrupted(trials: list[FrozenTrial], *, may_begin: bool = True) -> Next:
+    def interrupted(trials: list[FrozenTrial]) -> Proposal | None:
         meanwhile()
-        return choose(trials, may_begin=may_begin)
+        return propose(trials)
 
-    monkeypatch.setattr(claimant._proposer, "choose", interrupted)
+    monkeypatch.setattr(claimant._proposer, "propose", interrupted)
 
 
 @pytest.mark.parametrize("trials", [1, 9])
@@ -388,75 +386,3 @@ def test_who_had_to_wait_thinks_in_turn(settings: Settings, monkeypatch: pytest.
     claims = [claimant.claim() for _ in range(4)]
     assert [claim and claim.trial.number for claim in claims] == [0, 1, 2, 3]
     assert events == ["think", "turn", "think", "turn", "turn", "think", "think", "turn"]
-
-
-class _Aside(Proposer):
-    """Wants the trials that wait, from the last one on, before a new one."""
-
-    def choose(self, trials: list[FrozenTrial], *, may_begin: bool = True) -> Next:
-        waiting = [trial.number for trial in reversed(trials) if is_aside(trial)]
-        return Next(waiting, super().choose(trials).proposal if may_begin else None)
-
-
-@pytest.mark.parametrize("storage", ["sqlite:///{}/optuna.db", "{}/optuna.journal"])
-def test_what_was_put_aside_is_taken_up_when_it_is_chosen_and_by_one_worker(
-    settings: Settings, tmp_path: Path, storage: str
-) -> None:
-    settings = replace(settings, storage=storage.format(tmp_path), trials=3)
-
-    def claimant() -> Claimant:
-        study = opened(settings)
-        return Claimant(study, _Aside(SPACE, sampler="random", seed=0, directions=study.directions))
-
-    one, other = claimant(), claimant()
-    claims = [one.claim() for _ in range(3)]
-    assert one.claim() is None
-    for claim in claims:
-        assert claim is not None
-        claim.mark(1, 0.5)
-        claim.put_aside()
-    assert other.claim() is None  # they are still in the first worker's hands
-    for claim in claims:
-        assert claim is not None
-        claim.hold.release()
-    taken = [other.claim(), one.claim()]
-    assert [(claim.trial.number, claim.resumed, claim.was_aside) for claim in taken if claim] == [
-        (2, True, True),
-        (1, True, True),
-    ]
-    assert taken[0] is not None and taken[0].trial.intermediate_values == {1: 0.5}
-    assert taken[0].configuration == claims[2].configuration  # type: ignore[union-attr]
-    # Whoever is lost with one leaves it cut, to be gone on with before all that waits.
-    taken[0].hold.release()
-    cut = other.claim()
-    assert cut is not None and (cut.trial.number, cut.resumed, cut.was_aside) == (2, True, False)
-    cut.complete(metrics(0.5, 1.0))
-    last = other.claim()
-    assert last is not None and (last.trial.number, last.was_aside) == (0, True)
-
-
-def test_where_another_sampler_takes_over_it_goes_on_with_what_waits_and_then_begins(settings: Settings) -> None:
-    settings = replace(in_sqlite(settings), trials=len(RECIPES) + 1)
-    study = opened(settings)
-    for _ in RECIPES:
-        claim = claimed(study, SPACE)
-        assert claim is not None
-        claim.mark(1, 0.5)
-        claim.put_aside()
-        claim.hold.release()
-    taken = [claimed(study, SPACE) for _ in range(5)]
-    assert [(claim.trial.number, claim.was_aside) for claim in taken if claim] == [
-        (0, True),
-        (1, True),
-        (2, True),
-        (3, False),
-    ]
-
-
-def test_what_is_over_is_not_put_aside(settings: Settings) -> None:
-    study = opened(in_sqlite(settings))
-    claim = claimed(study, SPACE)
-    assert claim is not None
-    claim.complete(metrics(0.5, 1.0))
-    with pytest.raises(PieceTaken, match="finished by another worker"):
-        claim.put_aside()

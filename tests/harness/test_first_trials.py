@@ -137,7 +137,7 @@ def test_a_recipe_that_finds_no_student_within_the_budget_says_so() -> None:
             endless, sampler="random", seed=0, directions=("maximize",),
             affordable=lambda architecture: architecture["width"] < 8, recipes=recipes,
         )  # fmt: skip
-        return proposer.choose([]).proposal
+        return proposer.propose([])
 
     assert proposal() is not None  # those that nobody asked for are left out
     with pytest.raises(HarnessError, match="--recipe hinton needs a student within --max, but the one in the middle"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,6 @@ from conftest import settings_in
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from harness.aside import ASIDE
 from harness.candidates import Points
 from harness.forecast import Forecast
 from harness.pareto import hypervolume
@@ -39,7 +37,6 @@ def forecast(
     sign: float = 1.0,
     bounds: tuple[float | None, float | None] = (0.0, 1.0),
     seed: int = 0,
-    **aside: Any,
 ) -> Forecast:
     """That of a space whose students cost their width, or ``costs``."""
     return Forecast(
@@ -52,7 +49,6 @@ def forecast(
         sign=sign,
         bounds=bounds,
         seed=seed,
-        **aside,
     )
 
 
@@ -78,20 +74,6 @@ def trial(
     return made
 
 
-def put_aside(number: int, params: Mapping[str, Any], *, marks: Sequence[int] = (1,)) -> FrozenTrial:
-    """A trial that waits at the last of its rungs."""
-    made = trial(number, params, TrialState.RUNNING, marks=marks)
-    made.set_user_attr(ASIDE, True)
-    return made
-
-
-def replaced(one: FrozenTrial, number: int) -> FrozenTrial:
-    """The same of another number."""
-    same = copy.deepcopy(one)
-    same.number = number
-    return same
-
-
 def at(width: int, alpha: float, learning_rate: float) -> dict[str, Any]:
     return {"width": width, "temperature": 4.0, "alpha": alpha, "learning_rate": learning_rate}
 
@@ -111,7 +93,7 @@ def searched(seed: int) -> list[FrozenTrial]:
     """25 trials, the first six by chance."""
     trials, searching = by_chance(6, seed), forecast(seed=seed)
     while len(trials) < 25:
-        params = searching.choose(trials, lambda params: True).new
+        params = searching.propose(trials, lambda params: True)
         assert params is not None
         trials.append(trial(len(trials), params))
     return trials
@@ -127,7 +109,7 @@ def test_it_does_not_try_the_same_again_for_the_luck_of_a_run() -> None:
     rng = np.random.default_rng(0)
     trials, searching = by_chance(6), forecast()
     while len(trials) < 40:
-        params = searching.choose(trials, lambda params: True).new
+        params = searching.propose(trials, lambda params: True)
         assert params is not None
         trials.append(trial(len(trials), params))
         luck = 0.01 * float(rng.standard_normal())
@@ -144,7 +126,7 @@ def test_one_run_that_went_astray_does_not_blind_it_where_the_metric_has_no_end(
         if astray is not None:
             trials[2].intermediate_values[1] = astray
         searching = forecast(bounds=(None, 1.0))
-        found = [searching.choose([*trials, *by_chance(n)], lambda params: True).new for n in range(3)]
+        found = [searching.propose([*trials, *by_chance(n)], lambda params: True) for n in range(3)]
         return [quality(params) for params in found if params is not None]
 
     assert np.mean(proposed(-1e4)) > np.mean(proposed(None)) - 0.05
@@ -158,12 +140,12 @@ def test_none_is_stopped_for_a_new_one_that_there_is_not() -> None:
     last = trial(len(trials) - 1, at(32, 1.0, 0.001), TrialState.RUNNING, marks=(1, 2))
     last.params = trials[-1].params
     last.intermediate_values = {1: 0.1, 2: 0.1}
-    assert forecast(held).judge(last.number, 2, [*trials[:-1], last]).outdone is None
+    assert forecast(held).outdone(last.number, 2, [*trials[:-1], last]) is None
     left = [one for one in trials[:-1] if one.params["width"] not in (2, 3)]
     for number, one in enumerate(left):
         one.number = number
     last.number = len(left)
-    assert forecast(held).judge(last.number, 2, [*left, last]).outdone is not None
+    assert forecast(held).outdone(last.number, 2, [*left, last]) is not None
 
 
 def test_who_is_cheaper_by_a_little_is_judged_as_who_is_cheaper() -> None:
@@ -176,9 +158,9 @@ def test_who_is_cheaper_by_a_little_is_judged_as_who_is_cheaper() -> None:
     for width in (60, 61, 62):  # none that costs no more was tried
         hopeless = trial(25, at(32, 1.0, 0.001), TrialState.RUNNING, marks=(1, 2))
         hopeless.params = {**hopeless.params, "width": width}
-        assert searching.judge(25, 2, [*trials, hopeless]).outdone is None
+        assert searching.outdone(25, 2, [*trials, hopeless]) is None
     hopeless.params = {**hopeless.params, "width": 64}
-    assert searching.judge(25, 2, [*trials, hopeless]).outdone is not None
+    assert searching.outdone(25, 2, [*trials, hopeless]) is not None
 
 
 def test_a_metric_that_is_to_be_small_is_searched_as_its_mirror_image() -> None:
@@ -187,100 +169,34 @@ def test_a_metric_that_is_to_be_small_is_searched_as_its_mirror_image() -> None:
     for one in mirrored:
         one.set_user_attr("metrics", {"accuracy": 1 - quality(one.params)})
         one.intermediate_values = {rung: 1 - value for rung, value in one.intermediate_values.items()}
-    found = forecast().choose(trials, lambda params: True).new
-    assert found == forecast(sign=-1.0).choose(mirrored, lambda params: True).new
+    found = forecast().propose(trials, lambda params: True)
+    assert found == forecast(sign=-1.0).propose(mirrored, lambda params: True)
 
 
 def test_a_hopeless_trial_is_given_up_and_one_that_leads_or_promises_is_not() -> None:
     trials = by_chance(25)
     hopeless = trial(25, at(30, 1.0, 0.001), TrialState.RUNNING, marks=(1, 2))
-    times = forecast().judge(25, 2, [*trials, hopeless]).outdone
+    times = forecast().outdone(25, 2, [*trials, hopeless])
     assert times is not None and times > 10
     promising = trial(25, at(30, 0.3, 0.01), TrialState.RUNNING, marks=(1, 2))
-    assert forecast().judge(25, 2, [*trials, promising]).outdone is None
+    assert forecast().outdone(25, 2, [*trials, promising]) is None
     # Nothing as cheap was tried: it goes on, however bad it is.
     dear = [one for one in trials if one.params["width"] > 4]
     dear = [trial(number, one.params) for number, one in enumerate(dear)]
     cheap = trial(len(dear), at(2, 1.0, 0.001), TrialState.RUNNING, marks=(1, 2))
-    assert forecast().judge(len(dear), 2, [*dear, cheap]).outdone is None
-
-
-def test_the_first_trials_wait_at_their_first_rung_and_then_the_best_goes_on() -> None:
-    searching = forecast(puts_aside=True)
-    trials = [put_aside(number, one.params) for number, one in enumerate(by_chance(11))]
-    assert searching.choose(trials, lambda params: True).aside == []
-    running = trial(11, at(32, 0.3, 0.01), TrialState.RUNNING, marks=(1,))
-    assert searching.judge(10, 1, [*trials[:10], replaced(running, 10)]).waits
-    assert searching.judge(0, 1, [replaced(running, 0)]).waits
-    assert not searching.judge(0, 1, [replaced(running, 0)], may_begin=False).waits  # it is all that was asked for
-    assert not forecast().judge(10, 1, [*trials[:10], replaced(running, 10)]).waits
-    trials.append(put_aside(11, at(32, 0.3, 0.01)))
-    assert searching.choose(trials, lambda params: True).new is not None
-    # None may be begun any more: all of them in the order of what they promise, however little it is.
-    last = searching.choose(trials, lambda params: True, may_begin=False)
-    assert last.new is None and sorted(last.aside) == list(range(12))
-    for number, waits in ((last.aside[0], False), (last.aside[-1], True)):
-        at_work = [trial(number, one.params, one.state, marks=(1,)) if one.number == number else one for one in trials]
-        assert searching.judge(number, 1, at_work, may_begin=False, again=True).waits == waits
-
-
-def test_one_that_waits_for_a_new_one_finds_it_best_when_the_next_is_chosen() -> None:
-    seen = 0
-    for seed in range(12):
-        searching = forecast(puts_aside=True, seed=seed)
-        trials = by_chance(14, seed)
-        params = at(2 + 2 * seed, 0.1 * (seed % 10), 0.003)
-        running = trial(14, params, TrialState.RUNNING, marks=(1, 2))
-        judgement = searching.judge(14, 2, [*trials, running])
-        if judgement.waits:
-            seen += 1
-            choice = searching.choose([*trials, put_aside(14, params, marks=(1, 2))], lambda params: True)
-            assert choice.aside == []
-    assert seen > 3
-
-
-def test_of_what_waits_that_comes_first_which_lacks_least_here() -> None:
-    params = at(16, 0.3, 0.01)
-    trials = by_chance(12)
-    twins = [put_aside(number, params, marks=(1, 2, 7)) for number in (12, 13)]
-    order = [
-        forecast(puts_aside=True, is_kept=is_kept).choose([*trials, *twins], lambda params: True, may_begin=False).aside
-        for is_kept in (lambda number: number == 13, lambda number: number == 12)
-    ]
-    assert order == [[13, 12], [12, 13]]  # the other one's checkpoint is on another machine
-
-
-def test_one_whose_checkpoint_was_lost_does_not_wait_before_it_stands_where_it_stood() -> None:
-    trials = [put_aside(number, one.params) for number, one in enumerate(by_chance(14))]
-    best = put_aside(14, at(32, 0.3, 0.01), marks=(1, 2, 7))
-    again = trial(15, at(20, 0.6, 0.005), TrialState.RUNNING, marks=(1, 2, 7))
-    searching = forecast(puts_aside=True)
-    waits = [searching.judge(15, rung, [*trials, best, again], may_begin=False).waits for rung in (1, 2, 7)]
-    assert waits == [False, False, True]
-
-
-def test_of_too_many_that_wait_the_hopeless_are_given_up() -> None:
-    trials = by_chance(14)
-    hopeless = at(30, 1.0, 0.001)
-    waiting = [put_aside(14 + number, at(2 + number % 3, 0.35, 0.009)) for number in range(40)]
-    searching = forecast(puts_aside=True)
-    one_more = put_aside(54, hopeless)
-    choice = searching.choose([*trials, *waiting, one_more], lambda params: True)
-    assert choice.aside == [54] and choice.new is not None
-    assert searching.judge(54, 1, [*trials, *waiting, one_more]).outdone is not None
-    assert searching.choose([*trials, *waiting[1:], one_more], lambda params: True).aside != [54]
+    assert forecast().outdone(len(dear), 2, [*dear, cheap]) is None
 
 
 def test_before_a_few_are_known_nothing_is_given_up_and_chance_proposes() -> None:
     trials = by_chance(3)
     hopeless = trial(3, at(30, 1.0, 0.001), TrialState.RUNNING, marks=(1,))
-    assert forecast().judge(3, 1, [*trials, hopeless]).outdone is None
-    assert forecast().choose([], lambda params: True).new != forecast(seed=1).choose([], lambda params: True).new
+    assert forecast().outdone(3, 1, [*trials, hopeless]) is None
+    assert forecast().propose([], lambda params: True) != forecast(seed=1).propose([], lambda params: True)
 
 
 def test_it_keeps_away_from_what_runs_and_from_what_failed() -> None:
     trials = by_chance(10)
-    first = forecast().choose(trials, lambda params: True).new
+    first = forecast().propose(trials, lambda params: True)
     assert first is not None
 
     def distance(params: dict[str, Any] | None) -> float:
@@ -289,37 +205,36 @@ def test_it_keeps_away_from_what_runs_and_from_what_failed() -> None:
         return float(np.hypot(np.hypot(*apart), params["alpha"] - first["alpha"]))
 
     running = trial(10, first, TrialState.RUNNING, marks=())
-    assert distance(forecast().choose([*trials, running], lambda params: True).new) > 0.02
+    assert distance(forecast().propose([*trials, running], lambda params: True)) > 0.02
     failed = [trial(10 + number, first, TrialState.FAIL, marks=()) for number in range(3)]
-    assert distance(forecast().choose([*trials, *failed], lambda params: True).new) > 0.1
+    assert distance(forecast().propose([*trials, *failed], lambda params: True)) > 0.1
 
 
 def test_a_process_that_lives_on_and_a_new_one_say_the_same() -> None:
     trials = by_chance(30)
     living = forecast()
     for count in (4, 12, 30):
-        assert (
-            living.choose(trials[:count], lambda params: True).new
-            == forecast().choose(trials[:count], lambda params: True).new
+        assert living.propose(trials[:count], lambda params: True) == forecast().propose(
+            trials[:count], lambda params: True
         )
     running = trial(30, at(30, 1.0, 0.001), TrialState.RUNNING, marks=(1,))
-    living.choose([*trials, running], lambda params: True)
+    living.propose([*trials, running], lambda params: True)
     running.intermediate_values[2] = 0.1
-    assert living.judge(30, 2, [*trials, running]).outdone == forecast().judge(30, 2, [*trials, running]).outdone
+    assert living.outdone(30, 2, [*trials, running]) == forecast().outdone(30, 2, [*trials, running])
 
 
 def test_what_is_not_new_is_not_proposed_and_an_enqueued_trial_is_no_trouble() -> None:
     trials = by_chance(10)
     enqueued = create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": {"width": 3}})
     enqueued.number = 10
-    found = forecast().choose([*trials, enqueued], lambda params: params["width"] > 20).new
+    found = forecast().propose([*trials, enqueued], lambda params: params["width"] > 20)
     assert found is not None and found["width"] > 20
-    assert forecast().choose(trials, lambda params: False).new is None
+    assert forecast().propose(trials, lambda params: False) is None
 
 
 def test_of_very_many_trials_it_looks_at_a_few_and_all_of_the_front() -> None:
     trials = by_chance(2_000)
-    found = forecast().choose(trials, lambda params: True).new
+    found = forecast().propose(trials, lambda params: True)
     assert found is not None and abs(found["alpha"] - 0.3) < 0.25
 
 
@@ -328,7 +243,7 @@ def test_the_proposer_asks_it_and_recipes_come_first(tmp_path: Path) -> None:
     proposer = Proposer(
         HELD, sampler="front", seed=settings.seed, directions=("maximize", "minimize"), forecast=forecast()
     )
-    first = proposer.choose([]).proposal
+    first = proposer.propose([])
     assert first is not None and first.recipe is not None
     trials = by_chance(10)
     alone = Proposer(
@@ -339,15 +254,15 @@ def test_the_proposer_asks_it_and_recipes_come_first(tmp_path: Path) -> None:
         default_recipes=False,
         forecast=forecast(),
     )
-    found = alone.choose(trials).proposal
-    assert found is not None and found.params == forecast().choose(trials, lambda params: True).new
+    found = alone.propose(trials)
+    assert found is not None and found.params == forecast().propose(trials, lambda params: True)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_mark_that_is_no_number_is_passed_over(value: float) -> None:
     trials = by_chance(10)
     trials[3].intermediate_values[1] = value
-    assert forecast().choose(trials, lambda params: True).new is not None
+    assert forecast().propose(trials, lambda params: True) is not None
 
 
 def test_where_every_student_is_the_same_it_searches_the_rest() -> None:
@@ -356,5 +271,5 @@ def test_where_every_student_is_the_same_it_searches_the_rest() -> None:
     trials = by_chance(10)
     for one in trials:
         one.params = {name: value for name, value in one.params.items() if name != "width"}
-    found = alone.choose(trials, lambda params: True).new
+    found = alone.propose(trials, lambda params: True)
     assert found is not None and found.keys() == space.distributions.keys()

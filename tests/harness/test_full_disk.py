@@ -117,9 +117,7 @@ class Filling:
     reasons: dict[int, str] = field(default_factory=dict)
     filler: Path | None = None
 
-    def started(
-        self, number: int, params: dict[str, Any], resumed_after: int | None, was_aside: bool = False
-    ) -> None: ...
+    def started(self, number: int, params: dict[str, Any], resumed_after: int | None) -> None: ...
 
     def epoch(self, number: int, epoch: int) -> None:
         if epoch == self.at and self.filler is None:
@@ -128,8 +126,6 @@ class Filling:
     def finished(self, number: int, metrics: dict[str, float]) -> None: ...
 
     def pruned(self, number: int, reason: str) -> None: ...
-
-    def put_aside(self, number: int, standing: str) -> None: ...
 
     def failed(self, number: int, reason: str) -> None:
         self.reasons[number] = reason
@@ -149,7 +145,7 @@ def test_a_trial_that_finds_the_disk_full_fails_with_the_reason_and_no_other_wit
     disk: Path, tmp_path: Path, at: int, what: str
 ) -> None:
     with a_session(tmp_path, example_space(tmp_path), trials=1, epochs=3) as session:
-        session.study.settings = settings = replace(session.settings, trials=3, pruner="none")
+        session.study.settings = settings = replace(session.settings, trials=3)
         display = Filling(disk, at)
         with pytest.raises(HarnessError, match="the disk must have room"):
             work(settings, session.space, session.study, session.prepared, session.mirror, display)

@@ -41,7 +41,7 @@ def test_a_long_search_of_generations_goes_on_in_a_new_process(settings: Setting
             )
         )
     proposer = Proposer(SPACE, sampler="nsga2", seed=0, directions=("maximize", "minimize"))
-    proposal = proposer.choose(study.get_trials(deepcopy=False)).proposal
+    proposal = proposer.propose(study.get_trials(deepcopy=False))
     assert proposal is not None and proposal.notes["NSGAIISampler:generation"] == 620
 
 
@@ -49,7 +49,7 @@ def test_a_long_search_of_generations_goes_on_in_a_new_process(settings: Setting
 def test_choices_that_have_no_hash_are_told_apart(settings: Settings) -> None:
     space = replace(SPACE, student={"width": CategoricalDistribution([[8, 16], [16, 32]])})  # type: ignore[list-item]
     proposer = Proposer(space, sampler="random", seed=0, directions=("maximize", "minimize"))
-    assert proposer.choose([]).proposal is not None
+    assert proposer.propose([]) is not None
 
 
 def test_a_model_looks_at_the_best_and_the_newest_of_many_trials_whoever_asks(settings: Settings) -> None:
@@ -68,7 +68,7 @@ def test_a_model_looks_at_the_best_and_the_newest_of_many_trials_whoever_asks(se
     living = Proposer(SPACE, sampler="tpe", seed=0, directions=directions, default_recipes=False)
     for count in (10, 500, 900, 1300, 1700):
         fresh = Proposer(SPACE, sampler="tpe", seed=0, directions=directions, default_recipes=False)
-        assert living.choose(trials[:count]).proposal == fresh.choose(trials[:count]).proposal
+        assert living.propose(trials[:count]) == fresh.propose(trials[:count])
     # All but one to two blocks of 400 are told by one block.
     seen = set(living._viewed)
     assert len(seen) == 400 + 500 and set(range(1200, 1700)) <= seen

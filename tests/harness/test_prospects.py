@@ -40,7 +40,7 @@ def test_a_forecast_knows_only_what_is_within_the_budgets(settings: Settings) ->
     narrowed = within(SPACE, settings.budgets, ready.costs)
     forecast = forecast_of(settings, narrowed, study, ready)
     assert forecast is not None and unforeseeable(SPACE, study, ready) is None
-    drawn = [forecast.choose([], lambda params, width=width: params["width"] == width).new for width in range(1, 33)]
+    drawn = [forecast.propose([], lambda params, width=width: params["width"] == width) for width in range(1, 33)]
     assert [found is not None for found in drawn] == [width <= 10 for width in range(1, 33)]
 
 
@@ -56,7 +56,7 @@ def test_what_is_to_be_large_is_dear_where_it_is_small(settings: Settings, monke
 def test_counts_and_none_are_costs_too(settings: Settings, objectives: tuple[str, ...]) -> None:
     settings = replace(settings, objectives=objectives)
     forecast = forecast_of(settings, SPACE, opened(settings), prepared(SPACE, range(1, 33)))
-    assert forecast is not None and forecast.choose([], lambda params: True).new is not None
+    assert forecast is not None and forecast.propose([], lambda params: True) is not None
 
 
 def test_where_costs_are_not_known_beforehand_there_is_no_forecast(settings: Settings) -> None:

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
 
-import numpy as np
 import pytest
 from conftest import claimed, settings_in
-from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
 
-from harness.candidates import Points
-from harness.checkpoint import save_checkpoint, slot
 from harness.claim import Claim
 from harness.claiming import Claimant
-from harness.errors import TrialPruned, TrialPutAside
-from harness.forecast import Forecast, Judgement
+from harness.errors import TrialPruned
 from harness.opening import open_study
 from harness.proposal import Proposer
 from harness.pruning import Pruner, Standing, rungs_of, stop, unprunable
@@ -123,82 +116,6 @@ def test_processes_judge_by_what_others_marked_in_the_storage(tmp_path: Path) ->
     assert trial.state == TrialState.PRUNED and trial.intermediate_values == {2: 0.1}
     assert trial.user_attrs == {"metrics": costs, "reason": str(pruned.value)}
     assert here.finished() == 8
-
-
-class _Foreseen:
-    """A forecast that says the same of all."""
-
-    def __init__(self, judgement: Judgement) -> None:
-        self.judgement = judgement
-
-    def judge(self, number: int, rung: int, trials: object, *, may_begin: bool, again: bool) -> Judgement:
-        return self.judgement
-
-
-def foreseen(study: Study, **judgement: Any) -> Pruner:
-    return Pruner(
-        study,
-        epochs=20,
-        costs_of=lambda params: {"parameters": 1.0},
-        forecast=cast(Any, _Foreseen(Judgement(**judgement))),
-    )
-
-
-def test_a_trial_that_was_cut_when_it_was_about_to_wait_waits(tmp_path: Path) -> None:
-    study = studied(tmp_path)
-    claim = claim_of(study)
-    with pytest.raises(TrialPutAside, match=r"accuracy 0\.5000 after 2 of 20 epochs"):
-        foreseen(study, waits=True).judge(claim, 1, {"val/accuracy": 0.5})
-    claim.hold.release()
-    cut = claim_of(study)
-    assert cut.trial.number == claim.trial.number
-    foreseen(study, waits=True).judge_again(cut)  # its rung was not kept: it will stand there again
-    for epoch, waits in ((0, False), (1, True), (2, False)):  # and there, and past it
-        cut.folder.mkdir(parents=True, exist_ok=True)
-        save_checkpoint({"epoch": epoch}, slot(cut.folder, epoch))
-        with pytest.raises(TrialPutAside) if waits else contextlib.nullcontext():
-            foreseen(study, waits=True).judge_again(cut)
-    foreseen(study, waits=True).judge_again(replace(cut, was_aside=True))  # it was chosen
-    with pytest.raises(TrialPruned, match="5 times as much"):
-        foreseen(study, outdone=5.0).judge_again(replace(cut, was_aside=True))
-
-
-def test_all_of_a_small_space_are_trained_though_all_wait_at_first(tmp_path: Path) -> None:
-    space = SPACE.fixed({"temperature": "4", "alpha": "0.5", "learning_rate": "0.01"})
-    space = replace(space, student={"width": IntDistribution(2, 6)})
-    settings = replace(settings_in(tmp_path, trials=20), objectives=OBJECTIVES, default_recipes=False)
-    study = open_study(settings, space, open_storage(settings))
-    forecast = Forecast(
-        space,
-        points=Points(space),
-        architectures=[{"width": width} for width in range(2, 7)],
-        costs=np.array([[float(width)] for width in range(2, 7)]),
-        epochs=20,
-        primary="accuracy",
-        sign=1.0,
-        bounds=(0.0, 1.0),
-        seed=0,
-        puts_aside=True,
-    )
-    proposer = Proposer(
-        space, sampler="front", seed=0, directions=study.directions, default_recipes=False, forecast=forecast
-    )
-    claimant = Claimant(study, proposer)
-    pruner = Pruner(study, epochs=20, costs_of=lambda params: {"parameters": float(params["width"])}, forecast=forecast)
-    waited = 0
-    while (claim := claimant.claim()) is not None:
-        try:
-            for rung in (1, 2, 7):
-                if rung > max(claim.trial.intermediate_values, default=0):
-                    pruner.judge(claim, rung - 1, {"val/accuracy": 0.1 * claim.trial.params["width"]})
-            claim.complete({"accuracy": 0.1 * claim.trial.params["width"], "parameters": claim.trial.params["width"]})
-        except TrialPutAside:
-            waited += 1
-            claim.put_aside()
-        claim.hold.release()
-        assert waited < 20
-    assert waited >= 5 and study.is_exhausted and study.is_over
-    assert sorted(trial.params["width"] for trial in study.trials()) == [2, 3, 4, 5, 6]
 
 
 def test_a_metric_that_is_to_fall_is_judged_the_other_way_round(tmp_path: Path) -> None:

@@ -49,19 +49,6 @@ def test_a_study_on_this_machine_tells_what_runs_and_what_was_cut(settings: Sett
     running.hold.release()
 
 
-def test_trials_that_wait_are_counted(settings: Settings) -> None:
-    study = opened(settings)
-    for _ in range(3):
-        claim = claimed(study, SPACE)
-        assert claim is not None
-        claim.mark(1, 0.5)
-        claim.put_aside()
-        claim.hold.release()
-    lines = list(status(opened(settings)))
-    assert lines[0] == "study     s: 0 of 6 trials finished, 3 begun, 3 to begin"
-    assert lines[-1] == "aside     3 trials wait at a rung, to be gone on with when nothing promises more, or stopped"
-
-
 def test_time_is_left_while_somebody_is_at_work(settings: Settings) -> None:
     study = opened(settings)
     for _ in range(2):
