@@ -23,7 +23,7 @@ def confirm(settings: Settings) -> None:
         from harness.terminal import Terminal
 
         terminal = Terminal()
-        with terminal.passing("loading PyTorch, Optuna and MLflow …"):
+        with terminal.loading("PyTorch, Optuna and MLflow"):
             from harness.confirm import SPLIT, confirmations
             from harness.displays import retraining_display
             from harness.errors import HarnessError
@@ -95,7 +95,7 @@ def report(settings: Settings) -> None:
         from harness.terminal import Terminal
 
         terminal = Terminal()
-        with terminal.passing("loading PyTorch and Optuna …"):
+        with terminal.loading("PyTorch and Optuna"):
             from harness.errors import HarnessError
             from harness.opening import find_study
             from harness.report import report
@@ -120,7 +120,7 @@ def status(settings: Settings) -> None:
     from harness.terminal import Terminal
 
     terminal = Terminal()
-    with terminal.passing("loading PyTorch and Optuna …"):
+    with terminal.loading("PyTorch and Optuna"):
         from harness.opening import find_study
         from harness.status import status
 

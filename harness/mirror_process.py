@@ -6,9 +6,11 @@ interpreter with one, and goes on for a moment when the search is killed, to log
 
 from __future__ import annotations
 
+import gc
 import signal
 
 if __name__ == "__main__":
+    gc.disable()  # until all is imported: see Terminal.loading
     # A scheduler's warning reaches every process of a job. This one ends with its search, whose last word it sends;
     # what is imported below takes a second, in which it may come.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -81,6 +83,8 @@ def main() -> int:
     except Exception as error:
         _tell(failed=one_line(error))
         return 1
+    gc.freeze()
+    gc.enable()
     os.nice(19)  # training comes first
     _tell(ready=True, experiment_id=sink.experiment_id, store=sink.store)
     inbox, seen = Inbox(), set()

@@ -31,7 +31,7 @@ def search(settings: Settings) -> None:
     terminal = Terminal()
     with Mirror() as mirror:  # its process imports MLflow and connects while this one imports torch
         mirror.begin_to_connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
-        with _saying_if_stopped(terminal), terminal.passing("loading PyTorch, Optuna and MLflow …"):
+        with _saying_if_stopped(terminal), terminal.loading("PyTorch, Optuna and MLflow"):
             from harness.controls import controls, due
             from harness.displays import retraining_display, search_display
             from harness.first_trials import first_trials

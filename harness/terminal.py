@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import textwrap
 from collections.abc import Iterator
 
@@ -43,6 +44,22 @@ class Terminal:
             return
         with self.console.status(text, spinner="dots"):
             yield
+
+    @contextlib.contextmanager
+    def loading(self, libraries: str) -> Iterator[None]:
+        """Show that libraries are being imported, and look for no garbage meanwhile.
+
+        Imports leave none, but make so many objects that Python looks through all of them over and over: a quarter of
+        the time. Nor need it look through them later, least of all in the forks of this process, whose memory is shared
+        as long as nobody touches it.
+        """
+        gc.disable()
+        try:
+            with self.passing(f"loading {libraries} …"):
+                yield
+        finally:
+            gc.freeze()
+            gc.enable()
 
     def bar(self, label: str, total: int, unit: str) -> Bar:
         """A bar of ``total`` steps, to be closed; in a file, a line where it begins and at each third."""

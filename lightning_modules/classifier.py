@@ -14,6 +14,7 @@ from torchmetrics import Metric
 from lightning_modules.batch import Batch, call
 from lightning_modules.criteria import Criterion, HardLabelCriterion, Term
 from lightning_modules.features import captured
+from lightning_modules.optimizer import AdamW
 
 
 class ClassifierModule(pl.LightningModule):
@@ -59,7 +60,7 @@ class ClassifierModule(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over network and criterion, and its schedule, stepped with each optimizer step."""
-        optimizer = AdamW(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
+        optimizer = AdamW(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, max_lr=self.learning_rate, total_steps=self.total_steps
         )
@@ -129,18 +130,6 @@ class TeacherModule(ClassifierModule):
 
     def __init__(self, network: nn.Module, **training: Any) -> None:
         super().__init__(network, HardLabelCriterion(), **training)
-
-
-class AdamW(torch.optim.AdamW):
-    """PyTorch's AdamW, which does not look for a GPU at each step where the CPU trains.
-
-    It would, to see whether a CUDA graph is being captured. Lightning has it look by NVML, and where there is none,
-    that library is searched for anew each time: 40 µs, a fiftieth of a small student's step.
-    """
-
-    def _accelerator_graph_capture_health_check(self) -> None:
-        if self.param_groups[0]["params"][0].device.type != "cpu":
-            super()._accelerator_graph_capture_health_check()
 
 
 def weighted_sum(terms: dict[str, Term]) -> Tensor:
