@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassCalibrationError
 
 from harness import budget
+from harness.allocator import keep_freed_memory
 from harness.cli import doctor_command
 from harness.content import digest, exclusive, tensors_digest
 from harness.cost import (
@@ -94,6 +95,7 @@ def prepare(
             method of the space does not fit the task.
     """
     check_teachers(space, number_of_teachers(settings))
+    keep_freed_memory()
     device = device_of(settings.accelerator)
     with _asking("the task's data", settings):
         data = space.task.data(settings.data_dir)

@@ -192,14 +192,25 @@ class Proposer:
 
     @cached_property
     def _recipes(self) -> dict[str, dict[str, Any]]:
-        """The recipes, each with an architecture that is within the budgets: the nearest to the middle of the space."""
+        """The recipes, each with an architecture that is within the budgets: the nearest to the middle of the space.
+
+        But the first of those that are tried unasked has the least one. Most of what a front dominates lies below its
+        cheapest student, costs being compared by their logarithms: it is half there as soon as that one is trained.
+        """
         middle = self._nearest_to_middle()
         if middle is None and self._asked:
             raise HarnessError(
                 f"--recipe {self._asked[0]} needs a student within --max, but the one in the middle of the space is "
                 "over it, and its architectures are too many to look through; hold one with --fix."
             )
-        return {} if middle is None else {name: params | middle for name, params in self._first_trials.items()}
+        if middle is None:
+            return {}
+        found = {name: params | middle for name, params in self._first_trials.items()}
+        unasked = next((name for name in found if name not in self._asked), None)
+        least = self.space.least()
+        if unasked is not None and self._affordable(least):
+            found[unasked] |= least
+        return found
 
     def _nearest_to_middle(self) -> dict[str, Any] | None:
         middle = self._architecture(self.space.middle())

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from harness.addresses import redact
+from harness.allocator import keep_freed_memory
 from harness.errors import HarnessError, Interrupted, interrupt, lose_no_signal, one_line
 from harness.opening import find_study
 from harness.prepare import Prepared
@@ -109,6 +110,7 @@ def run_worker(
     faulthandler.enable(log)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
+    keep_freed_memory()
     voice = _Voice(connection)
     try:
         space = load_space(settings.space_file).fixed(settings.fixed)

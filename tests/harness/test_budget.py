@@ -73,6 +73,7 @@ def test_what_ranges_cannot_say_is_never_drawn(sampler: str) -> None:
         seed=0,
         directions=("maximize", "minimize"),
         affordable=lambda architecture: not budget.over(costs.metrics(architecture), budgets),
+        recipes=["repdistiller"],
     )
     assert proposer.space.student == space.student
     study = optuna.create_study(directions=["maximize", "minimize"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import optuna
 import pytest
 from conftest import metrics, opened, settings_in
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -127,6 +128,36 @@ def test_a_recipe_is_the_next_trial_of_a_resumed_study_once(tmp_path: Path) -> N
     assert claim.recipe == "hinton" and RECIPES["hinton"].items() <= claim.configuration.params().items()
     names = [proposed(again, "hinton", "repdistiller", "deit", defaults=False).recipe for _ in range(2)]
     assert names == ["deit", None]
+
+
+@pytest.mark.parametrize(
+    ("asked", "cheapest", "widths"),
+    [
+        ((), 1, {"repdistiller": 1, "distilbert": 6, "keras": 6}),
+        (("hinton",), 1, {"hinton": 6, "repdistiller": 1, "distilbert": 6, "keras": 6}),
+        (("repdistiller", "keras"), 1, {"repdistiller": 6, "keras": 6, "distilbert": 1}),
+        ((), 3, {"repdistiller": 6, "distilbert": 6, "keras": 6}),  # the least is out of bounds
+    ],
+)
+def test_the_first_that_nobody_asked_for_has_the_least_student(
+    asked: tuple[str, ...], cheapest: int, widths: dict[str, int]
+) -> None:
+    proposer = Proposer(
+        SPACE, sampler="random", seed=0, directions=("maximize",),
+        affordable=lambda architecture: architecture["width"] >= cheapest, recipes=asked,
+    )  # fmt: skip
+    study, found = optuna.create_study(), {}
+    for _ in widths:
+        proposal = proposer.propose(study.get_trials(deepcopy=False))
+        assert proposal is not None and proposal.recipe is not None
+        found[proposal.recipe] = proposal.params["width"]
+        study.add_trial(
+            optuna.trial.create_trial(
+                value=0.5, params=proposal.params, distributions=proposal.distributions,
+                user_attrs={"recipe": proposal.recipe},
+            )
+        )  # fmt: skip
+    assert list(found.items()) == list(widths.items())
 
 
 def test_a_recipe_that_finds_no_student_within_the_budget_says_so() -> None:
