@@ -6,9 +6,9 @@
 A trial's time runs from the claim (Optuna's sampling included) to the moment it is told, logged and cleaned up: its
 epoch-wise checkpoints, validation, final scores and spool are in it. MLflow is written by the mirror's process
 meanwhile, on the same cores: a pair is a block of several trials, so that what is logged of one falls into the next.
-The bare loop trains with the same optimizer, schedule, batches and validation, and keeps nothing. Nor is it slowed by
-what Lightning, once imported, has PyTorch do at each step of an optimizer: to look for GPUs by NVML. Beside it, what
-the mirror's process takes a trial.
+The bare loop trains with PyTorch's own AdamW, the same schedule, batches and validation, and keeps nothing. Nor is it
+slowed by what Lightning, once imported, has PyTorch do at each step of an optimizer: to look for GPUs by NVML. Beside
+it, what the mirror's process takes a trial.
 """
 
 from __future__ import annotations

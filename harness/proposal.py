@@ -62,6 +62,8 @@ class Proposer:
         affordable: Whether an architecture is within the budgets.
         recipes: Names of recipes that the person asks for.
         default_recipes: Whether those that are tried unasked follow.
+        cheapest: The architecture that the first of those is tried with, where costs are among the objectives; ``None``
+            takes that of the others.
         forecast: Proposes in the sampler's place, where the sampler is ``front`` and costs are known beforehand.
     """
 
@@ -75,9 +77,11 @@ class Proposer:
         affordable: Callable[[Mapping[str, Any]], bool] = lambda architecture: True,
         recipes: Sequence[str] = (),
         default_recipes: bool = True,
+        cheapest: Mapping[str, Any] | None = None,
         forecast: Forecast | None = None,
     ) -> None:
         self.space = space
+        self._cheapest = cheapest
         self._forecast = forecast
         self._sampler = sampler
         self._seed = seed
@@ -194,7 +198,7 @@ class Proposer:
     def _recipes(self) -> dict[str, dict[str, Any]]:
         """The recipes, each with an architecture that is within the budgets: the nearest to the middle of the space.
 
-        But the first of those that are tried unasked has the least one. Most of what a front dominates lies below its
+        But the first of the study's own has the cheapest one. Most of what a front of costs dominates lies beyond its
         cheapest student, costs being compared by their logarithms: it is half there as soon as that one is trained.
         """
         middle = self._nearest_to_middle()
@@ -207,9 +211,8 @@ class Proposer:
             return {}
         found = {name: params | middle for name, params in self._first_trials.items()}
         unasked = next((name for name in found if name not in self._asked), None)
-        least = self.space.least()
-        if unasked is not None and self._affordable(least):
-            found[unasked] |= least
+        if unasked is not None and self._cheapest is not None:
+            found[unasked] = found[unasked] | dict(self._cheapest)
         return found
 
     def _nearest_to_middle(self) -> dict[str, Any] | None:

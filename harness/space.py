@@ -207,13 +207,6 @@ class SearchSpace:
         middle = {name: _middle(distribution) for name, distribution in self.branches[method].items()}
         return middle | ({METHOD: method} if self._method else {})
 
-    def least(self) -> dict[str, Any]:
-        """The architecture at the low end of every range; of choices, which have no order, the first."""
-        return {
-            name: distribution.choices[0] if isinstance(distribution, CategoricalDistribution) else distribution.low  # type: ignore[attr-defined]
-            for name, distribution in self.student.items()
-        }
-
     def architectures(self, *, limit: int) -> list[dict[str, Any]] | None:
         """Every architecture that the space can reach, or ``None`` if they are uncountable or more than ``limit``."""
         choices = [listed(distribution, limit) for distribution in self.student.values()]

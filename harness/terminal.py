@@ -49,17 +49,19 @@ class Terminal:
     def loading(self, libraries: str) -> Iterator[None]:
         """Show that libraries are being imported, and look for no garbage meanwhile.
 
-        Imports leave none, but make so many objects that Python looks through all of them over and over: a quarter of
-        the time. Nor need it look through them later, least of all in the forks of this process, whose memory is shared
-        as long as nobody touches it.
+        Imports leave next to none, but make so many objects that Python looks through all of them over and over: a
+        quarter of the time. Nor need it look through them later, least of all in the forks of this process, whose
+        memory is shared as long as nobody touches it.
         """
+        enabled = gc.isenabled()
         gc.disable()
         try:
             with self.passing(f"loading {libraries} …"):
                 yield
         finally:
             gc.freeze()
-            gc.enable()
+            if enabled:
+                gc.enable()
 
     def bar(self, label: str, total: int, unit: str) -> Bar:
         """A bar of ``total`` steps, to be closed; in a file, a line where it begins and at each third."""

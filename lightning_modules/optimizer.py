@@ -22,13 +22,16 @@ class _Held:
 
 
 class AdamW(torch.optim.AdamW):
-    """PyTorch's fused AdamW: the same kernel, the same bits and the same state.
+    """PyTorch's fused AdamW: the same kernel, the same bits and the same state, but that its counts of steps are one.
 
     Of the time of PyTorch's own step on a small network, the kernel takes a tenth: at each step it gathers and groups
     what it has gathered before, opens a record for a profiler, and looks for a GPU that may be capturing a graph (by
     NVML, as Lightning has it, which is searched for anew each time where there is none). All of it is an eighth of a
     small student's step. So PyTorch takes the first step, and makes the state; from then on, where one group of dense
-    parameters is on the CPU and each has a gradient, its kernel is called at once.
+    parameters is on the CPU and each has a gradient, its kernel is called at once, without the hooks of a step.
+
+    State that is taken from it in memory is for another of its kind: PyTorch's own would add to the one count of steps
+    for each parameter.
 
     Args:
         parameters: What it optimizes.
@@ -49,13 +52,12 @@ class AdamW(torch.optim.AdamW):
             if all(gradient is not None for gradient in gradients):
                 self._step(self._held, gradients)  # type: ignore[arg-type]
                 return None
-        for state in self.state.values():
-            state["step"] = state["step"].clone()  # PyTorch adds 1 to that of each parameter
+        self._share_no_steps()
         answer = super().step(closure)
         self._held = self._gathered()
         return answer
 
-    # PyTorch wraps what bears no such mark in a profiler's record, at a tenth of a small student's step.
+    # PyTorch wraps what bears no such mark in its hooks and a profiler's record, at a tenth of a small student's step.
     step.hooked = True  # type: ignore[attr-defined]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -70,6 +72,14 @@ class AdamW(torch.optim.AdamW):
         """Optimize more parameters."""
         super().add_param_group(param_group)
         self._held = None
+
+    def _share_no_steps(self) -> None:
+        """Give each parameter a count of its own, for PyTorch adds 1 to that of each."""
+        seen: set[int] = set()
+        for state in self.state.values():
+            if id(state["step"]) in seen:
+                state["step"] = state["step"].clone()
+            seen.add(id(state["step"]))
 
     def _step(self, held: _Held, gradients: list[Tensor]) -> None:
         (group,) = self.param_groups

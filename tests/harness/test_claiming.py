@@ -208,7 +208,7 @@ def test_the_recipes_are_claimed_as_they_were_published(settings: Settings) -> N
         claim.hold.release()
         claim.complete(metrics(0.5, 1.0))
     assert tried == [(4.0, 0.1), (2.0, 2 / 7), (10.0, 0.1)]
-    assert widths == [1, 6, 6]  # the least, then sqrt(1 x 32)
+    assert widths == [6, 6, 6]  # sqrt(1 x 32)
 
 
 def test_a_trial_that_was_cut_goes_on_with_its_number_and_parameters(settings: Settings) -> None:

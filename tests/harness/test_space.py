@@ -170,7 +170,6 @@ def test_the_middle_is_that_of_the_logarithm_where_it_is_sampled_so() -> None:
         "width": 8, "depth": 6, "act": "a", "temperature": 4.0, "alpha": 0.5, "learning_rate": pytest.approx(1e-3),
     }  # fmt: skip
     assert type(middle["width"]) is int and type(middle["depth"]) is int
-    assert space.least() == {"width": WIDTH.low, "depth": 2, "act": "a"}
 
 
 def test_a_resumed_trial_keeps_its_values_and_draws_only_the_rest() -> None:
