@@ -45,7 +45,9 @@ def test_known_recipes_are_tried_first_and_alpha_weighs_the_labels(finished: Pat
         "distilbert": (2, 2 / 7),
         "keras": (10, 0.1),
     }
-    assert len({(t.params["width"], t.params["learning_rate"]) for t in first}) == 1
+    assert len({t.params["learning_rate"] for t in first}) == 1
+    widths = {t.user_attrs["recipe"]: t.params["width"] for t in first}
+    assert widths == {"repdistiller": 1, "distilbert": 4, "keras": 4}  # the cheapest, then the middle
 
 
 def test_mlflow_mirrors_the_study(finished: Path) -> None:
