@@ -18,22 +18,6 @@ def over(costs: Mapping[str, float], budgets: Mapping[str, float]) -> bool:
     return any(costs[name] > budget for name, budget in budgets.items())
 
 
-def cheapest(space: SearchSpace, budgets: Mapping[str, float], costs: CostTable) -> dict[str, Any] | None:
-    """The architecture of the fewest parameters that is within every budget.
-
-    Args:
-        space: The space.
-        budgets: The most that a student may cost, by name of the cost.
-        costs: Of every architecture of the space.
-
-    Returns:
-        ``None`` where there are too many to be measured, or none is within the budgets.
-    """
-    architectures = space.architectures(limit=len(costs.students)) or []
-    kept = [architecture for architecture in architectures if not over(costs.metrics(architecture), budgets)]
-    return min(kept, key=lambda architecture: costs[architecture].parameters, default=None)
-
-
 def within(space: SearchSpace, budgets: Mapping[str, float], costs: CostTable) -> SearchSpace:
     """The space with its ranges narrowed to the architectures that are within every budget.
 

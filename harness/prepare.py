@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassCalibrationError
 
 from harness import budget
-from harness.allocator import give_back_freed_memory, keep_freed_memory
+from harness.allocator import keep_freed_memory
 from harness.cli import doctor_command
 from harness.content import digest, exclusive, tensors_digest
 from harness.cost import (
@@ -154,7 +154,6 @@ def prepare(
     study.keep_misgivings(doubts)
     study.keep_teacher(_teacher_metrics(together, costs.teacher))
     budget.within(space, settings.budgets, costs)  # says so now, if no student is
-    give_back_freed_memory()
     return Prepared(data=data, classes=classes, dataset=dataset, teacher_digest=name, costs=costs)
 
 

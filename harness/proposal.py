@@ -212,7 +212,7 @@ class Proposer:
         found = {name: params | middle for name, params in self._first_trials.items()}
         unasked = next((name for name in found if name not in self._asked), None)
         if unasked is not None and self._cheapest is not None:
-            found[unasked] = found[unasked] | dict(self._cheapest)
+            found[unasked] = {**found[unasked], **self._cheapest}
         return found
 
     def _nearest_to_middle(self) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Whether a study's students can be foreseen, as the sampler ``front`` does it, and the forecast if they can."""
+"""What is known of a study's students before they train: whether they can be foreseen, the forecast, the cheapest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness import budget
 from harness.candidates import Points
 from harness.cost import key_of
 from harness.forecast import Forecast
-from harness.metrics import MAXIMIZED
+from harness.metrics import KNOWN_COSTS, MAXIMIZED
 from harness.prepare import MOST_ARCHITECTURES, Prepared
 from harness.pruning import unprunable
 from harness.settings import Settings
@@ -36,23 +36,45 @@ def forecast_of(settings: Settings, space: SearchSpace, study: Study, prepared: 
     """
     if settings.sampler != "front" or unforeseeable(space, study, prepared):
         return None
-    listed = _architectures(space, prepared)
-    assert listed is not None
-    costs = [prepared.costs.metrics(architecture) for architecture in listed]
-    within = [place for place, its in enumerate(costs) if not budget.over(its, settings.budgets)]
+    architectures = _affordable(settings, space, prepared)
+    costs = map(prepared.costs.metrics, architectures)
     axes = [name for name in study.objectives if name != study.primary]
     metric = space.task.metric(prepared.classes)
     return Forecast(
         space,
         points=Points(space),
-        architectures=[listed[place] for place in within],
-        costs=np.array([[_small_is_good(name, costs[place][name]) for name in axes] for place in within], dtype=float),
+        architectures=architectures,
+        costs=np.array([[_small_is_good(name, its[name]) for name in axes] for its in costs], dtype=float),
         epochs=settings.epochs or space.epochs,
         primary=study.primary,
         sign=study.primary_sign,
         bounds=(metric.plot_lower_bound, metric.plot_upper_bound),
         seed=settings.seed,
     )
+
+
+def cheapest(settings: Settings, space: SearchSpace, study: Study, prepared: Prepared) -> dict[str, Any] | None:
+    """The architecture of the fewest parameters that is within the budgets.
+
+    Args:
+        settings: Name the budgets.
+        space: What varies.
+        study: The study.
+        prepared: What every trial stands on.
+
+    Returns:
+        ``None`` where no cost is an objective, or none is within the budgets, or costs are not known beforehand.
+    """
+    if not any(name in KNOWN_COSTS for name in study.objectives):
+        return None
+    affordable = _affordable(settings, space, prepared)
+    return min(affordable, key=lambda architecture: prepared.costs[architecture].parameters, default=None)
+
+
+def _affordable(settings: Settings, space: SearchSpace, prepared: Prepared) -> list[dict[str, Any]]:
+    """All architectures that are within the budgets; none if they are too many for their costs to be known."""
+    listed = _architectures(space, prepared) or []
+    return [one for one in listed if not budget.over(prepared.costs.metrics(one), settings.budgets)]
 
 
 def _architectures(space: SearchSpace, prepared: Prepared) -> list[dict[str, Any]] | None:

@@ -15,11 +15,10 @@ from harness.checkpoint import drop_checkpoints
 from harness.claim import Claim
 from harness.claiming import Claimant
 from harness.errors import HarnessError, Interrupted, PieceTaken, TrialFailed, TrialPruned, one_line, room_on_disk
-from harness.metrics import KNOWN_COSTS
 from harness.mirror import Mirror, is_sent
 from harness.prepare import Prepared, costs_of, is_affordable
 from harness.proposal import Proposer
-from harness.prospects import forecast_of
+from harness.prospects import cheapest, forecast_of
 from harness.pruning import Pruner, unprunable
 from harness.settings import Settings
 from harness.space import SearchSpace
@@ -94,7 +93,6 @@ def work(
     ends_at = None if settings.timeout_s is None else time.monotonic() + settings.timeout_s
     narrowed = budget.within(space, settings.budgets, prepared.costs)
     forecast = forecast_of(settings, narrowed, study, prepared)
-    weighs_costs = any(name in KNOWN_COSTS for name in study.objectives)
     proposer = Proposer(
         narrowed,
         sampler=settings.sampler,
@@ -104,7 +102,7 @@ def work(
         recipes=settings.recipes,
         default_recipes=settings.default_recipes,
         forecast=forecast,
-        cheapest=budget.cheapest(narrowed, settings.budgets, prepared.costs) if weighs_costs else None,
+        cheapest=cheapest(settings, narrowed, study, prepared),
     )
     claimant = Claimant(study, proposer)
     prunes = settings.pruner == "pareto" and unprunable(study) is None

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from harness.allocator import give_back_freed_memory
 from harness.cost import computing_with
 from harness.errors import HarnessError
 from harness.launchers.local_worker import log_of, run_worker
@@ -164,6 +165,8 @@ class _Crew:
 
     def work(self, count: int) -> None:
         """Work with ``count`` workers until nothing is left to do."""
+        if self.forks:
+            give_back_freed_memory()
         try:
             for number in range(count):
                 self._start(number)

@@ -52,23 +52,6 @@ def test_a_budget_that_no_student_meets_names_the_cheapest() -> None:
     )
 
 
-@pytest.mark.parametrize(("dearest", "depth"), [(6, 2), (1, 6)])
-def test_the_cheapest_is_that_of_the_fewest_parameters_wherever_it_stands(dearest: int, depth: int) -> None:
-    # The cost falls as the stride rises; of a depth of 1, all are over the budget.
-    space = replace(SPACE, student={"stride": IntDistribution(1, 6), "depth": CategoricalDistribution([6, 2, 1])})
-    costs = table(
-        space,
-        {
-            key_of({"stride": s, "depth": d}): 1e9 if d == 1 else 100 * (7 - s) * (d if dearest == 6 else 7 - d)
-            for s in range(1, 7)
-            for d in (6, 2, 1)
-        },
-    )
-    assert budget.cheapest(space, {"parameters": 1e6}, costs) == {"stride": 6, "depth": depth}
-    assert budget.cheapest(space, {"parameters": 1.0}, costs) is None
-    assert budget.cheapest(replace(space, student={"stride": FloatDistribution(1, 6)}), {}, costs) is None
-
-
 def test_recipes_stay_within_the_budget() -> None:
     space = budget.within(SPACE, {"parameters": 450}, WIDTHS)
     assert {params["width"] for params in first_trials(space).values()} == {2}  # sqrt(1 x 4)

@@ -9,12 +9,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from conftest import opened, settings_in
-from optuna.distributions import IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from harness.budget import within
 from harness.cost import Conditions, Cost, CostTable, key_of
 from harness.prepare import Prepared
-from harness.prospects import forecast_of, unforeseeable
+from harness.prospects import cheapest, forecast_of, unforeseeable
 from harness.settings import Settings
 from harness.space import SearchSpace
 from search_spaces.digits import SPACE
@@ -70,3 +70,27 @@ def test_where_costs_are_not_known_beforehand_there_is_no_forecast(settings: Set
     late = opened(replace(settings, study="late", objectives=("accuracy", "ece")))
     assert unforeseeable(SPACE, late, known) == "ece is not known before the end"
     assert forecast_of(settings, SPACE, late, known) is None
+
+
+@pytest.mark.parametrize(("rising", "depth"), [(True, 2), (False, 6)])
+def test_the_cheapest_is_that_of_the_fewest_parameters_wherever_it_stands(
+    settings: Settings, rising: bool, depth: int
+) -> None:
+    # The cost falls as the stride rises; of a depth of 1, all are over the budget.
+    space = replace(SPACE, student={"stride": IntDistribution(1, 6), "depth": CategoricalDistribution([6, 2, 1])})
+    students = {
+        key_of({"stride": s, "depth": d}): cost(10**7 if d == 1 else (7 - s) * (d if rising else 7 - d))
+        for s in range(1, 7)
+        for d in (6, 2, 1)
+    }
+    ready = prepared(space, range(0))
+    ready.costs.students = students
+    study = opened(settings)
+    within_1e6, within_1 = (replace(settings, budgets={"parameters": most}) for most in (1e6, 1.0))
+    assert cheapest(within_1e6, space, study, ready) == {"stride": 6, "depth": depth}
+    assert cheapest(within_1, space, study, ready) is None
+    endless = replace(space, student={"stride": FloatDistribution(1, 6)})
+    assert cheapest(settings, endless, study, ready) is None
+    assert cheapest(settings, SPACE, study, ready) is None  # of another space than was measured
+    alone = opened(replace(settings, study="alone", objectives=("accuracy", "agreement")))
+    assert cheapest(within_1e6, space, alone, ready) is None
