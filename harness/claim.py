@@ -103,8 +103,7 @@ class Claim:
     def _store_end(self, state: TrialState, attrs: Mapping[str, Any], values: Sequence[float] | None) -> None:
         trial_id, database = self.trial._trial_id, lean(self._storage)
         if database is not None:
-            marks = {epochs: self.marks[epochs] for epochs in sorted(self.unmarked)}
-            database.end(trial_id, state, values=values, user_attrs=attrs, marks=marks)
+            database.end(trial_id, state, values=values, user_attrs=attrs, marks=self._marks_left())
             return
         self._store_marks()
         for name, value in attrs.items():
@@ -112,9 +111,18 @@ class Claim:
         self._storage.set_trial_state_values(trial_id, state, values)
 
     def _store_marks(self) -> None:
-        for epochs in sorted(self.unmarked):  # Optuna's own report() refuses where objectives are several
-            self._storage.set_trial_intermediate_value(self.trial._trial_id, epochs, self.marks[epochs])
+        database = lean(self._storage)
+        if database is not None:
+            database.mark(self.trial._trial_id, self._marks_left())
+            self.unmarked.clear()
+            return
+        for epochs, value in self._marks_left().items():  # Optuna's own report() refuses where objectives are several
+            self._storage.set_trial_intermediate_value(self.trial._trial_id, epochs, value)
             self.unmarked.remove(epochs)
+
+    def _marks_left(self) -> dict[int, float]:
+        """Marks that are not stored yet."""
+        return {epochs: self.marks[epochs] for epochs in sorted(self.unmarked)}
 
     def _is_another_s(self) -> PieceTaken:
         return PieceTaken(f"{self.trial.number} was finished by another worker meanwhile")

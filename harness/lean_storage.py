@@ -8,41 +8,67 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Container, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sql
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._rdb import models
-from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.orm import Session
+
+_study, _of_study, _trial, _param, _value, _mark, _user, _system = _TABLES = [
+    cast("sql.Table", model.__table__)
+    for model in (
+        models.StudyModel,
+        models.StudyUserAttributeModel,
+        models.TrialModel,
+        models.TrialParamModel,
+        models.TrialValueModel,
+        models.TrialIntermediateValueModel,
+        models.TrialUserAttributeModel,
+        models.TrialSystemAttributeModel,
+    )
+]
 
 # Built once: SQLAlchemy takes longer to build a statement than the database to answer it.
-_trials: Any = models.TrialModel
 _WANTED = sql.and_(
-    _trials.study_id == sql.bindparam("study"),
-    _trials.trial_id >= sql.bindparam("oldest"),  # or SQLite would walk through all of the study
-    sql.or_(_trials.trial_id > sql.bindparam("newest"), _trials.trial_id.in_(sql.bindparam("older", expanding=True))),
+    _trial.c.study_id == sql.bindparam("study"),
+    _trial.c.trial_id >= sql.bindparam("oldest"),  # or SQLite would walk through all of the study
+    sql.or_(_trial.c.trial_id > sql.bindparam("newest"), _trial.c.trial_id.in_(sql.bindparam("older", expanding=True))),
 )
-_TRIALS = sql.select(_trials).where(_WANTED).order_by(_trials.trial_id)
+_TRIALS = sql.select(_trial).where(_WANTED).order_by(_trial.c.trial_id)
 
 
-def _of_trials(model: Any, *columns: str, order: str) -> sql.Select[Any]:
+def _of_trials(table: sql.Table, *columns: str, order: str) -> sql.Select[Any]:
     """Some columns of the rows that belong to the trials that are read, each after its trial's id."""
-    table = model.__table__.c
-    of_them = table.trial_id.in_(sql.select(_trials.trial_id).where(_WANTED))
-    return sql.select(table.trial_id, *(table[name] for name in columns)).where(of_them).order_by(table[order])
+    of_them = table.c.trial_id.in_(sql.select(_trial.c.trial_id).where(_WANTED))
+    return sql.select(table.c.trial_id, *(table.c[name] for name in columns)).where(of_them).order_by(table.c[order])
 
 
-_PARAMS = _of_trials(models.TrialParamModel, "param_name", "param_value", "distribution_json", order="param_id")
-_VALUES = _of_trials(models.TrialValueModel, "value", "value_type", order="objective")
-_MARKS = _of_trials(
-    models.TrialIntermediateValueModel, "step", "intermediate_value", "intermediate_value_type", order="step"
+_PARAMS = _of_trials(_param, "param_name", "param_value", "distribution_json", order="param_id")
+_VALUES = _of_trials(_value, "value", "value_type", order="objective")
+_MARKS = _of_trials(_mark, "step", "intermediate_value", "intermediate_value_type", order="step")
+_USER = _of_trials(_user, "key", "value_json", order="trial_user_attribute_id")
+_SYSTEM = _of_trials(_system, "key", "value_json", order="trial_system_attribute_id")
+
+_STUDY = sql.select(_study.c.study_id).where(_study.c.study_id == sql.bindparam("study"))
+_LOCKED_STUDY = _STUDY.with_for_update()
+_OF_STUDY = sql.select(_of_study.c.key, _of_study.c.value_json).where(_of_study.c.study_id == sql.bindparam("study"))
+_TALLY = (
+    sql.select(_trial.c.state, sql.func.count())
+    .where(_trial.c.study_id == sql.bindparam("study"))
+    .group_by(_trial.c.state)
 )
-_USER = _of_trials(models.TrialUserAttributeModel, "key", "value_json", order="trial_user_attribute_id")
-_SYSTEM = _of_trials(models.TrialSystemAttributeModel, "key", "value_json", order="trial_system_attribute_id")
+_BEFORE = sql.select(sql.func.count()).where(
+    _trial.c.study_id == sql.bindparam("study"), _trial.c.trial_id < sql.bindparam("its")
+)
+_HOLD = (
+    sql.update(_trial)
+    .where(_trial.c.trial_id == sql.bindparam("its"), _trial.c.state == TrialState.RUNNING)
+    .values(state=TrialState.RUNNING)
+)
+_END = _HOLD.values(state=sql.bindparam("how"), datetime_complete=sql.bindparam("when"))
 
 
 class Outrun(Exception):
@@ -69,13 +95,19 @@ class LeanStorage(RDBStorage):
         Raises:
             Outrun: If it would have another number.
         """
-        with _create_scoped_session(self.scoped_session) as session:
-            models.StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
-            trial = self._get_prepared_new_trial(study_id, whole, session)
-            if trial.number != number:
-                raise Outrun(f"{number} would be {trial.number}")
-            begun = copy.deepcopy(whole)
-            begun.number, begun._trial_id = number, int(trial.trial_id)
+        with self.engine.begin() as connection:
+            _see_that_it_is_there(connection, _LOCKED_STUDY, study_id)
+            begun_at = _utc(whole.datetime_start)
+            row = {"study_id": study_id, "number": number, "state": whole.state, "datetime_start": begun_at}
+            trial_id = cast("sql.Row[Any]", connection.execute(sql.insert(_trial), row).inserted_primary_key)[0]
+            before = connection.execute(_BEFORE, {"study": study_id, "its": trial_id}).scalar_one()
+            if before != number:
+                raise Outrun(f"{number} would be {before}")
+            for table, rows in _rows_of(trial_id, whole).items():
+                if rows:
+                    connection.execute(sql.insert(table), rows)
+        begun = copy.deepcopy(whole)
+        begun.number, begun._trial_id = number, int(trial_id)
         return begun
 
     def end(
@@ -99,34 +131,39 @@ class LeanStorage(RDBStorage):
         Raises:
             UpdateFinishedTrialError: If it is over already.
         """
-        one: Any = models.TrialModel
-        running = sql.and_(one.trial_id == trial_id, one.state == TrialState.RUNNING)
-        with _create_scoped_session(self.scoped_session) as session:
+        with self.engine.begin() as connection:
             # A write at once: it locks the trial's row, and in SQLite, where reading locks nothing, all.
-            locked: Any = session.execute(sql.update(one).where(running).values(state=TrialState.RUNNING))
-            if not locked.rowcount:
-                raise UpdateFinishedTrialError(f"trial {trial_id} does not run any more")
-            for step, mark in marks.items():
-                self._set_trial_intermediate_value_without_commit(session, trial_id, step, mark)
+            now = {"its": trial_id, "how": state, "when": _utc(datetime.datetime.now())}
+            _see_that_it_runs(trial_id, connection.execute(_END, now))
+            _store_marks(connection, trial_id, marks)
             for key, value in user_attrs.items():
-                self._set_trial_attr_without_commit(session, models.TrialUserAttributeModel, trial_id, key, value)
-            for objective, number in enumerate(values or ()):  # it runs: it has none yet
-                stored, kind = models.TrialValueModel.value_to_stored_repr(number)
-                session.add(
-                    models.TrialValueModel(trial_id=trial_id, objective=objective, value=stored, value_type=kind)
-                )
-            trial = models.TrialModel.find_or_raise_by_id(trial_id, session)
-            trial.state, trial.datetime_complete = state, datetime.datetime.now()
+                _store(connection, _user, {"trial_id": trial_id, "key": key}, {"value_json": json.dumps(value)})
+            if values:  # it ran: it has none yet
+                stored = map(models.TrialValueModel.value_to_stored_repr, values)
+                rows = [
+                    {"trial_id": trial_id, "objective": objective, "value": value, "value_type": kind}
+                    for objective, (value, kind) in enumerate(stored)
+                ]
+                connection.execute(sql.insert(_value), rows)
+
+    def mark(self, trial_id: int, marks: Mapping[int, float]) -> None:
+        """Store where a trial stands, in one transaction.
+
+        Args:
+            trial_id: The trial's, which runs.
+            marks: Values on its way, by step.
+
+        Raises:
+            UpdateFinishedTrialError: If it is over already.
+        """
+        with self.engine.begin() as connection:
+            _see_that_it_runs(trial_id, connection.execute(_HOLD, {"its": trial_id}))
+            _store_marks(connection, trial_id, marks)
 
     def tally(self, study_id: int) -> Counter[TrialState]:
         """How many trials of a study are in each state: one statement, where reading the trials takes seven."""
-        counted = (
-            sql.select(models.TrialModel.state, sql.func.count())
-            .where(models.TrialModel.study_id == study_id)
-            .group_by(models.TrialModel.state)
-        )
         with self._reading.connect() as connection:
-            return Counter({state: count for state, count in connection.execute(counted)})
+            return Counter({state: count for state, count in connection.execute(_TALLY, {"study": study_id})})
 
     def _get_trials(
         self,
@@ -142,12 +179,11 @@ class LeanStorage(RDBStorage):
         oldest = min(older, default=trial_id_greater_than)
         asked = {"study": study_id, "oldest": oldest, "newest": trial_id_greater_than, "older": older}
         # Trials first: what is read of one afterwards may be newer than its state, but never older.
-        with Session(self._reading) as session:
-            found = session.scalars(_TRIALS, asked).all()
+        with self._reading.connect() as connection:
+            found = connection.execute(_TRIALS, asked).all()
             if not found:
-                models.StudyModel.find_or_raise_by_id(study_id, session)
+                _see_that_it_is_there(connection, _STUDY, study_id)
                 return []
-            connection = session.connection()
 
             def read(what: sql.Select[Any]) -> dict[int, list[Any]]:
                 rows: dict[int, list[Any]] = defaultdict(list)
@@ -162,44 +198,17 @@ class LeanStorage(RDBStorage):
             for its in [trial.trial_id]
         ]
 
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        with self._reading.connect() as connection:
+            attrs = {key: json.loads(text) for key, text in connection.execute(_OF_STUDY, {"study": study_id})}
+            if not attrs:
+                _see_that_it_is_there(connection, _STUDY, study_id)
+        return attrs
+
     @property
     def _reading(self) -> sql.Engine:
         """The engine, for statements that each stand alone."""
         return self.engine.execution_options(isolation_level="AUTOCOMMIT")
-
-    def _get_prepared_new_trial(
-        self, study_id: int, template_trial: FrozenTrial | None, session: Session
-    ) -> models.TrialModel:
-        # Optuna asks anew, before it writes each parameter and attribute, whether the trial is there and running, and
-        # what an earlier trial drew the parameter from: twenty statements. This one is new, and its space the study's.
-        if template_trial is None or not _only_begins(template_trial):
-            return super()._get_prepared_new_trial(study_id, template_trial, session)
-        drawn_from = template_trial.distributions
-        trial = models.TrialModel(
-            study_id=study_id,
-            state=TrialState.RUNNING,
-            datetime_start=template_trial.datetime_start,
-            params=[
-                models.TrialParamModel(
-                    param_name=name,
-                    param_value=drawn_from[name].to_internal_repr(value),
-                    distribution_json=distribution_to_json(drawn_from[name]),
-                )
-                for name, value in template_trial.params.items()
-            ],
-            user_attributes=[
-                models.TrialUserAttributeModel(key=key, value_json=json.dumps(value))
-                for key, value in template_trial.user_attrs.items()
-            ],
-            system_attributes=[
-                models.TrialSystemAttributeModel(key=key, value_json=json.dumps(value))
-                for key, value in template_trial.system_attrs.items()
-            ],
-        )
-        session.add(trial)
-        session.flush()  # its number is that of the ids before its own
-        trial.number = trial.count_past_trials(session)
-        return trial
 
 
 def _frozen(
@@ -221,8 +230,8 @@ def _frozen(
         state=trial.state,
         value=None,
         values=[number.stored_repr_to_value(*row) for row in values] or None,
-        datetime_start=trial.datetime_start,
-        datetime_complete=trial.datetime_complete,
+        datetime_start=_local(trial.datetime_start),
+        datetime_complete=_local(trial.datetime_complete),
         params={name: _distribution(text).to_external_repr(value) for name, value, text in params},
         distributions={name: _distribution(text) for name, _, text in params},
         user_attrs={key: json.loads(text) for key, text in user},
@@ -238,9 +247,56 @@ def _distribution(text: str) -> BaseDistribution:
     return json_to_distribution(text)
 
 
-def _only_begins(trial: FrozenTrial) -> bool:
-    """Whether a trial runs, and has reached nothing yet."""
-    return trial.state == TrialState.RUNNING and trial.values is None and not trial.intermediate_values
+def _rows_of(trial_id: int, whole: FrozenTrial) -> dict[Any, list[dict[str, Any]]]:
+    """What belongs to a new trial, by the table that it is kept in."""
+    its = {"trial_id": trial_id}
+    params = [
+        {
+            "param_name": name,
+            "param_value": whole.distributions[name].to_internal_repr(value),
+            "distribution_json": distribution_to_json(whole.distributions[name]),
+        }
+        for name, value in whole.params.items()
+    ]
+    user, system = (
+        [{"key": key, "value_json": json.dumps(value)} for key, value in attrs.items()]
+        for attrs in (whole.user_attrs, whole.system_attrs)
+    )
+    return {table: [its | row for row in rows] for table, rows in ((_param, params), (_user, user), (_system, system))}
+
+
+def _see_that_it_is_there(connection: sql.Connection, asked: sql.Select[Any], study_id: int) -> None:
+    if connection.execute(asked, {"study": study_id}).first() is None:
+        raise KeyError(models.NOT_FOUND_MSG)
+
+
+def _see_that_it_runs(trial_id: int, written: sql.CursorResult[Any]) -> None:
+    if not written.rowcount:
+        raise UpdateFinishedTrialError(f"trial {trial_id} does not run any more")
+
+
+def _store_marks(connection: sql.Connection, trial_id: int, marks: Mapping[int, float]) -> None:
+    for step, number in marks.items():
+        value, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(number)
+        row = {"intermediate_value": value, "intermediate_value_type": kind}
+        _store(connection, _mark, {"trial_id": trial_id, "step": step}, row)
+
+
+def _store(connection: sql.Connection, table: Any, which: Mapping[str, Any], row: Mapping[str, Any]) -> None:
+    """Write over a row of a trial that nobody else writes to, or insert it."""
+    stored = sql.update(table).where(*(table.c[name] == value for name, value in which.items())).values(row)
+    if not connection.execute(stored).rowcount:
+        connection.execute(sql.insert(table), {**which, **row})
+
+
+def _utc(local: datetime.datetime | None) -> datetime.datetime | None:
+    """A local time as Optuna stores it."""
+    return None if local is None else local.astimezone(datetime.UTC).replace(tzinfo=None)
+
+
+def _local(utc: datetime.datetime | None) -> datetime.datetime | None:
+    """What ``_utc`` was given."""
+    return None if utc is None else utc.replace(tzinfo=datetime.UTC).astimezone().replace(tzinfo=None)
 
 
 def lean(storage: BaseStorage) -> LeanStorage | None:

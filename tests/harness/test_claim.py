@@ -10,9 +10,11 @@ import optuna
 import pytest
 from conftest import claimed, in_sqlite, metrics, opened, settings_in
 from optuna.exceptions import StorageInternalError
+from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.errors import PieceTaken
+from harness.lean_storage import LeanStorage
 from harness.settings import Settings
 from search_spaces.digits import SPACE
 
@@ -71,7 +73,8 @@ def test_a_mark_that_could_not_be_stored_is_stored_with_the_end(
         raise StorageInternalError("away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(study.optuna._storage, "set_trial_intermediate_value", away)
+        patched.setattr(LeanStorage, "mark", away)
+        patched.setattr(JournalStorage, "set_trial_intermediate_value", away)
         with pytest.raises(StorageInternalError):
             claim.mark(2, 0.25)
     claim.complete(metrics(0.75, 1.0))

@@ -20,7 +20,7 @@ import pytest
 import sqlalchemy as sql
 from conftest import claimed, in_sqlite, metrics, opened, settings_in
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
@@ -72,8 +72,11 @@ def test_a_trial_is_stored_as_optuna_stores_it(tmp_path: Path) -> None:
         storage = kind(f"sqlite:///{tmp_path}/{kind.__name__}.db")
         for name in ("another", "this"):  # studies share the tables
             study = storage.create_new_study([StudyDirection.MAXIMIZE], name)
-            for _ in range(2):
-                storage.create_new_trial(study, WHOLE)
+            for number in range(2):
+                if isinstance(storage, LeanStorage):
+                    storage.begin(study, WHOLE, number=number)
+                else:
+                    storage.create_new_trial(study, WHOLE)
     assert rows(tmp_path / "LeanStorage.db") == rows(tmp_path / "RDBStorage.db")
 
 
@@ -213,10 +216,16 @@ def test_an_end_that_is_cut_leaves_nothing_of_it(tmp_path: Path, monkeypatch: py
 
     with monkeypatch.context() as patched, statements(storage.engine) as asked:
         patched.setattr(storage.engine.dialect, "do_commit", cut)
-        with pytest.raises(StorageInternalError):
+        with pytest.raises(sql.exc.OperationalError):
             storage.end(begun._trial_id, TrialState.FAIL, values=None, user_attrs={"reason": "x"}, marks={2: 0.5})
     written = [statement.split()[0] for statement in asked if not statement.startswith("SELECT")]
-    assert len(commits) == 1 and written == ["UPDATE", "INSERT", "INSERT", "UPDATE"]  # all of it was cut at once
+    assert len(commits) == 1 and written == [
+        "UPDATE",
+        "UPDATE",
+        "INSERT",
+        "UPDATE",
+        "INSERT",
+    ]  # all of it was cut at once
     assert storage.get_all_trials(study) == [begun]
     storage.end(begun._trial_id, TrialState.FAIL, values=None, user_attrs={"reason": "x"}, marks={2: 0.5})
     assert storage.get_trial(begun._trial_id).state == TrialState.FAIL
@@ -387,11 +396,11 @@ def asked_for_a_trial(settings: Settings) -> dict[str, int]:
 # By Optuna's own means it would be 33 for a claim and 20 for an end, of a server 35 and 21.
 def test_a_trial_takes_few_statements(tmp_path: Path) -> None:
     counts = asked_for_a_trial(in_sqlite(settings_in(tmp_path, trials=9)))
-    assert counts["claim"] <= 20 and counts["mark"] <= 3 and counts["end"] <= 7, counts
+    assert counts["claim"] <= 14 and counts["mark"] <= 3 and counts["end"] <= 4, counts
 
 
 @pytest.mark.service
 def test_a_trial_takes_few_statements_of_a_server(tmp_path: Path, postgres: Postgres) -> None:
     storage = postgres.new_database("few_statements")
     counts = asked_for_a_trial(replace(settings_in(tmp_path, trials=9), storage=storage))
-    assert counts["claim"] <= 17 and counts["mark"] <= 3 and counts["end"] <= 7, counts
+    assert counts["claim"] <= 16 and counts["mark"] <= 3 and counts["end"] <= 5, counts
