@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -31,6 +32,8 @@ RUN_STATUS = {
 }
 """MLflow's run status for each of Optuna's trial states; WAITING is a run that was cut and can go on."""
 
+_SHORT_S = 0.5  # of epochs that are not told each
+
 FINISHED_STATES = frozenset({"COMPLETE", "PRUNED", "FAIL"})
 
 
@@ -42,7 +45,8 @@ class Spool:
 
     Args:
         folder: The run's own folder.
-        on_append: Told the folder after each event.
+        on_append: Told the folder after each event; of an epoch's only now and then where epochs are short, for whoever
+            is told of the next one reads both.
         is_sure: Whether the run can't be another machine's yet; asked before each event.
     """
 
@@ -56,6 +60,7 @@ class Spool:
         self.folder = folder
         self._on_append = on_append
         self._is_sure = is_sure
+        self._told_s = -math.inf
         self._begun = False
         self._steps: set[int] = set()
         self._whole: dict[str, float] = {}
@@ -171,7 +176,10 @@ class Spool:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / SPOOL))
         if os.fstat(self._file).st_size == self._read_until + len(content):
             self._read_until += len(content)
-        self._on_append(self.folder)
+        now_s = time.monotonic()
+        if fields.get("step") is None or now_s - self._told_s > _SHORT_S:
+            self._told_s = now_s
+            self._on_append(self.folder)
 
     def _drop_torn_line(self) -> None:
         size = os.fstat(self._file).st_size  # asked first: a worker that was taken for dead may append meanwhile

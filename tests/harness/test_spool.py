@@ -186,3 +186,19 @@ def test_each_event_says_whether_the_run_may_be_another_machine_s_by_then(tmp_pa
     spool.tags({"kd.note": "back"})
     assert [event.get("unsure") for event in lines_of(tmp_path)] == [None, True, None]
     spool.close()
+
+
+def test_short_epochs_are_not_told_each_but_what_follows_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s, told = 0.0, list[int]()
+    monkeypatch.setattr("harness.spool.time.monotonic", lambda: now_s)
+    spool = Spool(tmp_path, lambda folder: told.append(len(read_events(folder / SPOOL))))
+    for epoch in range(20):
+        now_s += 0.125
+        spool.metrics({"val/accuracy": epoch / 20}, step=epoch)
+    assert told == [1, 6, 11, 16]
+    spool.metrics({"accuracy": 0.95})
+    spool.set_state("COMPLETE")
+    assert told[-2:] == [21, 22]
+    now_s += 1
+    spool.metrics({"val/accuracy": 0.5}, step=20)
+    assert told[-1] == 23
