@@ -1,10 +1,11 @@
-"""Training with Lightning: the same for teacher and student, resumable after each epoch, the same bits either way."""
+"""Training with Lightning: the same for teacher and student, resumable, the same bits either way."""
 
 from __future__ import annotations
 
 import functools
 import logging
 import math
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,14 +18,17 @@ from lightning_fabric.utilities import registry
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Checkpoint
 
-from harness.checkpoint import newest_checkpoint, save_checkpoint, slot
+from harness.checkpoint import Checkpoints
 from harness.content import derived_seed
 from harness.errors import HarnessError, TrialFailed
 from lightning_modules.classifier import ClassifierModule
 from lightning_modules.tensors import TensorDataModule
 
 EpochListener = Callable[[int, dict[str, float]], None]
-"""Called with the epoch, from 0, and its metrics, before the epoch's checkpoint is written."""
+"""Called with the epoch, from 0, and its metrics, before a checkpoint of it is written."""
+
+CHECKPOINTS_APART_S = 0.2
+"""Between an epoch that is kept and the next, of those that are shorter. Each would be 3 % of a trial on digits."""
 
 # Said once a trial otherwise: which accelerators exist, and how Lightning might be used instead.
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -77,10 +81,10 @@ def fit(
     Raises:
         TrialFailed: If a loss is not finite.
     """
-    kept = newest_checkpoint(folder)
-    if kept is not None:
-        module.load_state_dict(kept["module"])
-    course = _Course(folder, seed, on_epoch, on_progress, kept)
+    checkpoints = Checkpoints(folder)
+    if checkpoints.newest is not None:
+        module.load_state_dict(checkpoints.newest["module"])
+    course = _Course(checkpoints, seed, on_epoch, on_progress)
     trainer = _trainer(accelerator, epochs=epochs - course.done, folder=folder, callbacks=[course])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The `srun` command is available")  # said wherever Slurm is installed
@@ -95,8 +99,8 @@ def fit(
 class _Course(Checkpoint):
     """The course of a training over its epochs: seeds each, tells the listener of its end, then keeps a checkpoint.
 
-    In this order, a cut between the two leaves an epoch that is told but not kept; it is trained again to the same
-    numbers, and whoever listens knows it already. The other order would leave a gap.
+    In this order, a cut leaves epochs that are told but not kept; they are trained again to the same numbers, and
+    whoever listens knows them already. The other order would leave a gap.
 
     It is one of Lightning's ``Checkpoint`` callbacks for their place: after the module's own end of the epoch. But the
     checkpoint is its own, and Lightning counts the epochs that are left: one of all of Lightning's counters takes four
@@ -105,18 +109,18 @@ class _Course(Checkpoint):
 
     def __init__(
         self,
-        folder: Path,
+        checkpoints: Checkpoints,
         seed: int,
         on_epoch: EpochListener,
         on_progress: Callable[[float], None] | None,
-        kept: dict[str, Any] | None,
     ) -> None:
-        self.folder = folder
+        self.checkpoints = checkpoints
         self.seed = seed
         self.on_epoch = on_epoch
         self.on_progress = on_progress
-        self.kept = kept
-        self.done = 0 if kept is None else kept["epoch"] + 1
+        self.kept = checkpoints.newest
+        self.done = 0 if self.kept is None else self.kept["epoch"] + 1
+        self.saved_s = -math.inf  # the first epoch is kept: whoever is cut again and again gets on
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.kept is not None:
@@ -142,8 +146,11 @@ class _Course(Checkpoint):
         epoch, metrics = self.done + trainer.current_epoch, pl_module.epoch_metrics
         self.on_epoch(epoch, metrics)
         check_losses(epoch, metrics)
-        parts = [part.state_dict() for part in _parts(trainer)]
-        save_checkpoint({"epoch": epoch, "module": pl_module.state_dict(), "parts": parts}, slot(self.folder, epoch))
+        is_last = trainer.current_epoch + 1 == trainer.max_epochs
+        if is_last or time.monotonic() - self.saved_s >= CHECKPOINTS_APART_S:
+            parts = [part.state_dict() for part in _parts(trainer)]
+            self.checkpoints.save({"epoch": epoch, "module": pl_module.state_dict(), "parts": parts})
+            self.saved_s = time.monotonic()
 
 
 def check_losses(epoch: int, metrics: dict[str, float]) -> None:

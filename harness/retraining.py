@@ -1,7 +1,7 @@
 """Students of a study trained anew, outside of the search: in another way, or with another seed.
 
 What is tried is chosen by the search; what is trained here is chosen from what the search has found, to see what it is
-worth. It is trained to the end, as a trial is, resumable after each epoch, and its result is kept with the study.
+worth. It is trained to the end, as a trial is, resumable, and its result is kept with the study.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.addresses import redact
-from harness.checkpoint import drop_checkpoints
+from harness.checkpoint import drop_checkpoints, epochs_kept
 from harness.claims import Hold
 from harness.errors import HarnessError, Interrupted, PieceTaken, TrialFailed, one_line, room_on_disk
 from harness.prepare import Prepared
@@ -134,7 +134,7 @@ def _train(
     display: Display,
 ) -> None:
     spool = _begun(retraining, hold, study, mirror)
-    resumed = spool.epochs or None
+    resumed = epochs_kept(spool.folder) or None
     display.started(place, retraining.configuration.params(), resumed)
     try:
         check_deaths(spool)

@@ -127,7 +127,7 @@ def _stopped(settings: Settings, study: Study, controls: int) -> str:
     if controls:
         return (
             f"stopped with all {study.finished()} trials finished and {controls} controls left; the same "
-            "command trains them, those that were cut from their last epochs, and --no-controls leaves them out; "
+            "command trains them, those that were cut from their last checkpoints, and --no-controls leaves them out; "
             "nothing is lost."
         )
     return f"stopped with {_standing(settings, study)}; nothing is lost."
@@ -136,5 +136,5 @@ def _stopped(settings: Settings, study: Study, controls: int) -> str:
 def _standing(settings: Settings, study: Study) -> str:
     """How far the search is."""
     running = study.running()
-    begun = f" and {running} more begun, which go on from their last epochs" if running else ""
+    begun = f" and {running} more begun, which go on from their last checkpoints" if running else ""
     return f"{study.finished()} of {settings.trials} trials finished{begun}"

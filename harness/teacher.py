@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from harness.assistant import is_student, load_assistant
-from harness.checkpoint import drop_checkpoints
+from harness.checkpoint import drop_checkpoints, epochs_kept
 from harness.content import derived_seed, digest, tensors_digest
 from harness.errors import HarnessError, one_line
 from harness.fit import EpochListener, fit, seed_draws
@@ -212,7 +212,7 @@ def _train(
         learning_rate=task.teacher_learning_rate,
     )
     spool.set_state("RUNNING")
-    listener.on_start(task.teacher_epochs, spool.epochs)
+    listener.on_start(task.teacher_epochs, epochs_kept(folder))
 
     def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
         spool.metrics(metrics, step=epoch)

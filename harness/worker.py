@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from harness import budget
 from harness.addresses import redact
-from harness.checkpoint import drop_checkpoints
+from harness.checkpoint import drop_checkpoints, epochs_kept
 from harness.claim import Claim
 from harness.claiming import Claimant
 from harness.errors import HarnessError, Interrupted, PieceTaken, TrialFailed, TrialPruned, one_line, room_on_disk
@@ -122,7 +122,7 @@ def work(
             if pruner is not None:
                 pruner.judge(claim, epoch, metrics)
 
-        display.started(number, claim.configuration.params(), spool.epochs if claim.resumed else None)
+        display.started(number, claim.configuration.params(), epochs_kept(claim.folder) if claim.resumed else None)
         try:
             _run(
                 claim,

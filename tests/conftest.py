@@ -22,6 +22,7 @@ import torch
 from forked import Forked
 from mlflow import MlflowClient
 
+from harness.checkpoint import epochs_kept
 from harness.claim import Claim
 from harness.claiming import Claimant
 from harness.metrics import METRICS
@@ -109,6 +110,17 @@ def epochs_logged(folder: Path, study: str, number: int) -> int:
         else []
     )
     return sum(event["event"] == "metrics" and event["step"] is not None for event in events)
+
+
+def epochs_of_checkpoint(folder: Path, study: str, number: int) -> int:
+    """After how many epochs a trial would go on."""
+    return epochs_kept(folder / "mlruns" / "trials" / study / str(number))
+
+
+@pytest.fixture
+def kept_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints after each epoch, however short, of what is trained in this process."""
+    monkeypatch.setattr("harness.fit.CHECKPOINTS_APART_S", 0)
 
 
 def load(folder: Path, study: str) -> Any:

@@ -11,7 +11,18 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import EXAMPLE, PATIENCE_S, ROOT, epochs_logged, load, numbers, search, start, wait_for
+from conftest import (
+    EXAMPLE,
+    PATIENCE_S,
+    ROOT,
+    epochs_logged,
+    epochs_of_checkpoint,
+    load,
+    numbers,
+    search,
+    start,
+    wait_for,
+)
 from mlflow import MlflowClient
 
 from search_spaces.digits_methods import SPACE
@@ -128,7 +139,8 @@ def test_the_same_command_again_says_that_the_study_is_finished(finished: Path) 
 
 def test_a_search_killed_again_and_again_gives_the_numbers_of_one_that_was_not(example: Path, tmp_path: Path) -> None:
     # Latencies, measured anew, would move the proposals; and each has answers, which a pruned one has not.
-    flags = (*CANCER, "--objectives", "accuracy,parameters", "--pruner", "none")
+    epochs = 60
+    flags = (*CANCER[:-1], str(epochs), "--objectives", "accuracy,parameters", "--pruner", "none")
     whole = tmp_path / "whole"
     whole.mkdir()
     (whole / "cancer.py").write_text((example / "cancer.py").read_text())
@@ -140,7 +152,7 @@ def test_a_search_killed_again_and_again_gives_the_numbers_of_one_that_was_not(e
         target = min(7, len(cut) * 2)
         wait_for(
             lambda number=target, process=process: (
-                epochs_logged(example, "cancer", number) > draw.randint(0, 3) or process.poll() == 0
+                epochs_logged(example, "cancer", number) > draw.randint(0, epochs // 2) or process.poll() == 0
             )
         )
         process.kill()
@@ -159,7 +171,7 @@ def test_a_search_killed_again_and_again_gives_the_numbers_of_one_that_was_not(e
     assert sorted(int(run.data.tags["kd.trial"]) for run in runs) == list(range(8))
     for run in runs:
         for name in ("train/loss", "val/accuracy"):
-            assert [p.step for p in client.get_metric_history(run.info.run_id, name)] == list(range(6))
+            assert [p.step for p in client.get_metric_history(run.info.run_id, name)] == list(range(epochs))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -178,7 +190,7 @@ def test_a_signal_stops_at_once_and_the_trial_goes_on_in_its_run(
     client = MlflowClient(f"sqlite:///{example}/mlflow.db")
     (before,) = client.search_runs(["1"], "tags.kd.role = 'trial'")
     assert (before.info.status, before.data.tags["kd.state"]) == ("SCHEDULED", "WAITING")
-    epochs = epochs_logged(example, "cancer", 0)
+    epochs = epochs_of_checkpoint(example, "cancer", 0)
     output = search(example, *long)
     assert f"trial 0 was cut; it goes on after epoch {epochs}" in output
     (after,) = client.search_runs(["1"], "tags.kd.role = 'trial'")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE_S, README, ROOT, epochs_logged, wait_for
+from conftest import PATIENCE_S, README, ROOT, epochs_logged, epochs_of_checkpoint, wait_for
 from forked import Forked
 from mlflow import MlflowClient
 from servers import Postgres
@@ -133,10 +133,10 @@ def test_a_worker_that_its_time_limit_cuts_is_requeued_after_its_own_end(quiet: 
     wait_for(lambda: "Requeued job" in logs(example))
     quiet.run("scontrol", "update", f"jobid={number}", "timelimit=10")
     log = logs(example)
-    assert "stopped with 0 of 1 trials finished and 1 more begun, which go on from their last epochs" in log
+    assert "stopped with 0 of 1 trials finished and 1 more begun, which go on from their last checkpoints" in log
     assert log.index("nothing is lost") < log.index("Calling checkpoint method") and "Traceback" not in log
     assert "MLflow has ended" not in log and run_states(example) == ["SCHEDULED"]
-    cut = epochs_logged(example, "cancer", 0)
+    cut = epochs_of_checkpoint(example, "cancer", 0)
     wait_for(lambda: f"trial 0 was cut; it goes on after epoch {cut} of 20000" in logs(example))
     quiet.run("scancel", number)
 
@@ -159,8 +159,9 @@ def test_a_worker_that_is_requeued_does_not_count_its_time_anew(quiet: Cluster, 
     (number,) = quiet.jobs("running")
     quiet.run("scontrol", "requeue", number)
     wait_for(lambda: not quiet.jobs())
-    assert "the time is up with 0 of 1 trials finished and 1 more begun, which go on from their last epochs" in logs(
-        example
+    assert (
+        "the time is up with 0 of 1 trials finished and 1 more begun, which go on from their last checkpoints"
+        in logs(example)
     )
     assert "goes on after epoch" not in logs(example)
     assert epochs_logged(example, "cancer", 0) < 20000

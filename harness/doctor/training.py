@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
-from harness.checkpoint import newest_checkpoint
+from harness.checkpoint import Checkpoints
 from harness.content import tensors_digest
 from harness.doctor.answers import ASKED, TOLERANCE, distance, logits_of
 from harness.doctor.check import Check, Flaw
@@ -36,7 +36,7 @@ def teacher_is_unchanged(patient: Patient) -> str:
             seed=0,
             on_epoch=lambda epoch, metrics: None,
         )
-        patient.checkpoint = newest_checkpoint(Path(folder)) or {}
+        patient.checkpoint = Checkpoints(Path(folder)).newest or {}
     patient.trained = module.to(patient.device)
     after = cpu_state(patient.teacher)
     changed = [name for name in before if tensors_digest({name: before[name]}) != tensors_digest({name: after[name]})]

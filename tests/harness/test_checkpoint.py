@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.checkpoint import drop_checkpoints, load_checkpoint, newest_checkpoint, save_checkpoint, slot
+from harness.checkpoint import Checkpoints, drop_checkpoints, epochs_kept, load_checkpoint, save_checkpoint
 
 
 def checkpoint(epoch: int = 0) -> dict[str, Any]:
@@ -55,23 +55,27 @@ def test_a_checkpoint_of_what_is_no_data_is_refused_and_leaves_the_one_before(tm
     assert same(load_checkpoint(tmp_path / "c"), saved)
 
 
-def test_the_newest_of_two_checkpoints_is_found(tmp_path: Path) -> None:
-    assert newest_checkpoint(tmp_path) is None
-    for epoch in range(5):
-        save_checkpoint(checkpoint(epoch), slot(tmp_path, epoch))
-        found = newest_checkpoint(tmp_path)
-        assert found is not None
-        assert found["epoch"] == epoch
-    assert len(list(tmp_path.iterdir())) == 2
+def test_the_newest_of_two_checkpoints_is_found_whatever_epochs_lie_between(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path).newest is None and epochs_kept(tmp_path) == 0
+    checkpoints = Checkpoints(tmp_path)
+    for epoch in (0, 2, 4, 5, 9, 11):
+        checkpoints.save(checkpoint(epoch))
+        if epoch == 5:
+            checkpoints = Checkpoints(tmp_path)  # another process goes on
+        newest = Checkpoints(tmp_path).newest
+        assert newest is not None
+        assert newest["epoch"] == epoch == epochs_kept(tmp_path) - 1
+    assert sorted(load_checkpoint(path)["epoch"] for path in tmp_path.iterdir()) == [9, 11]
     drop_checkpoints(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("how", ["cut short", "half overwritten", "one bit", "in the text", "empty"])
 def test_a_torn_checkpoint_is_said_and_falls_back_to_the_one_before(tmp_path: Path, how: str) -> None:
+    checkpoints = Checkpoints(tmp_path)
     for epoch in (6, 7):
-        save_checkpoint(checkpoint(epoch), slot(tmp_path, epoch))
-    torn = slot(tmp_path, 7)
+        checkpoints.save(checkpoint(epoch))
+    (torn,) = (path for path in tmp_path.iterdir() if load_checkpoint(path)["epoch"] == 7)
     whole = torn.read_bytes()
     save_checkpoint(checkpoint(9), torn)
     other = torn.read_bytes()
@@ -87,6 +91,8 @@ def test_a_torn_checkpoint_is_said_and_falls_back_to_the_one_before(tmp_path: Pa
         }[how]
     )
     with pytest.warns(UserWarning, match="passed over"):
-        found = newest_checkpoint(tmp_path)
-    assert found is not None
-    assert found["epoch"] == 6
+        checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.newest is not None
+    assert checkpoints.newest["epoch"] == 6 == epochs_kept(tmp_path) - 1
+    checkpoints.save(checkpoint(8))  # over the torn one
+    assert sorted(load_checkpoint(path)["epoch"] for path in tmp_path.iterdir()) == [6, 8]

@@ -19,7 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 from safetensors.torch import load_file
 from test_trial import a_session, example_space
 
-from harness.checkpoint import newest_checkpoint, save_checkpoint, slot
+from harness.checkpoint import Checkpoints
 from harness.errors import HarnessError
 from harness.spool import SPOOL, Spool, read_events
 from harness.tensor_file import save_tensors
@@ -52,20 +52,19 @@ def fill(disk: Path) -> Path:
 
 
 def test_a_checkpoint_without_room_leaves_the_one_before(disk: Path) -> None:
-    save_checkpoint({"epoch": 6, "weight": torch.ones(1000)}, slot(disk, 6))
+    checkpoints = Checkpoints(disk)
+    checkpoints.save({"epoch": 6, "weight": torch.ones(1000)})
     filler = fill(disk)
     with pytest.raises(OSError, match="No space left"):
-        save_checkpoint({"epoch": 7, "weight": torch.ones(5000)}, slot(disk, 7))
-    save_checkpoint({"epoch": 8, "weight": torch.ones(1000)}, slot(disk, 8))  # over one that stands there
+        checkpoints.save({"epoch": 7, "weight": torch.ones(5000)})
     with pytest.warns(UserWarning, match="passed over"):
-        kept = newest_checkpoint(disk)
-    assert kept is not None
-    assert kept["epoch"] == 8
+        checkpoints = Checkpoints(disk)
+    assert checkpoints.newest is not None and checkpoints.newest["epoch"] == 6
     filler.unlink()
-    save_checkpoint({"epoch": 9, "weight": torch.ones(5000)}, slot(disk, 9))
-    kept = newest_checkpoint(disk)
-    assert kept is not None
-    assert kept["epoch"] == 9 and len(kept["weight"]) == 5000
+    checkpoints.save({"epoch": 9, "weight": torch.ones(5000)})
+    newest = Checkpoints(disk).newest
+    assert newest is not None
+    assert newest["epoch"] == 9 and len(newest["weight"]) == 5000
 
 
 def test_a_spool_without_room_stays_whole_and_goes_on(disk: Path) -> None:
@@ -140,6 +139,7 @@ class Filling:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("kept_each_epoch")
 @pytest.mark.parametrize(("at", "what"), [(0, "checkpoint-0.safetensors"), (2, "student.safetensors")])
 def test_a_trial_that_finds_the_disk_full_fails_with_the_reason_and_no_other_with_it(
     disk: Path, tmp_path: Path, at: int, what: str

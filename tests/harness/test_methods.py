@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import cast
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.checkpoint import newest_checkpoint
+from harness.checkpoint import Checkpoints, epochs_kept
 from harness.cost import CostTable
 from harness.prepare import Prepared
 from harness.space import Configuration, SearchSpace
@@ -78,6 +79,7 @@ def trained(method: str, prepared: Prepared, folder: Path, *, cut_after: int | N
     return student, logged
 
 
+@pytest.mark.usefixtures("kept_each_epoch")
 @pytest.mark.parametrize("method", SPACE.methods)
 def test_a_training_that_is_cut_goes_on_to_the_same_bits(method: str, prepared: Prepared, tmp_path: Path) -> None:
     whole, logged = trained(method, prepared, tmp_path / "whole")
@@ -90,12 +92,27 @@ def test_a_training_that_is_cut_goes_on_to_the_same_bits(method: str, prepared: 
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
+def test_short_epochs_that_are_not_kept_are_trained_again_to_the_same_bits(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.fit.CHECKPOINTS_APART_S", math.inf)
+    whole, logged = trained("contrastive", prepared, tmp_path / "whole")
+    assert epochs_kept(tmp_path / "whole") == EPOCHS  # the last one always: what follows may take long
+    with pytest.raises(Cut):
+        trained("contrastive", prepared, tmp_path / "cut", cut_after=EPOCHS - 1)
+    assert epochs_kept(tmp_path / "cut") == 1
+    resumed, again = trained("contrastive", prepared, tmp_path / "cut")
+    assert again == logged[1:]
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
 @pytest.mark.parametrize("method", SPACE.methods)
 def test_a_student_keeps_nothing_of_its_method(method: str, prepared: Prepared, tmp_path: Path) -> None:
     student, logged = trained(method, prepared, tmp_path)
     assert student.state_dict().keys() == SPACE.task.student(width=3).state_dict().keys()
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in student.modules())
-    kept = newest_checkpoint(tmp_path)
+    kept = Checkpoints(tmp_path).newest
     assert kept is not None
     of_criterion = {name.split(".")[1] for name in kept["module"] if name.startswith("criterion.")}
     assert of_criterion == {
