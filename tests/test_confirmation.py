@@ -48,28 +48,28 @@ def study(searched: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(searched, tmp_path / "copy"))
 
 
-def test_picks_are_confirmed_in_the_report_and_in_mlflow_and_go_on_after_a_kill(searched: Path) -> None:
-    assert results(searched) == {} and "kd.teacher_on_test" not in load(searched, "cancer").user_attrs
+def test_picks_are_confirmed_in_the_report_and_in_mlflow_and_go_on_after_a_kill(study: Path) -> None:
+    assert results(study) == {} and "kd.teacher_on_test" not in load(study, "cancer").user_attrs
     # Enough seeds that some are left when the kill comes.
     seeds = ("--seeds", "8")
-    process = begun(searched, *seeds)
-    wait_for(lambda: len(results(searched)) >= 1)
+    process = begun(study, *seeds)
+    wait_for(lambda: len(results(study)) >= 1)
     process.kill()
     process.wait()
-    before = results(searched)
-    output = confirm(searched, *seeds)
-    after = results(searched)
+    before = results(study)
+    output = confirm(study, *seeds)
+    after = results(study)
     assert before.items() <= after.items() and len(after) > len(before)
     assert "Confirmed on the test split" in output
-    assert "is confirmed with 8 seeds" in confirm(searched, *seeds) and results(searched) == after
-    report = searched / "mlruns" / "trials" / "cancer" / "report"
+    assert "is confirmed with 8 seeds" in confirm(study, *seeds) and results(study) == after
+    report = study / "mlruns" / "trials" / "cancer" / "report"
     table = pd.read_csv(report / "confirm.csv")
     assert set(table["verdict"]) <= {"gain", "no gain", "loss", "labels alone"}
     for _, row in table.iterrows():
         scores = [after[f"{PREFIX}{row['trial']}/student-{place}"] for place in range(8)]
         assert row["student"] == pytest.approx(sum(scores) / 8)
     assert "### Confirmed" in (report / "summary.md").read_text()
-    client = MlflowClient(f"sqlite:///{searched}/mlflow.db")
+    client = MlflowClient(f"sqlite:///{study}/mlflow.db")
     runs = client.search_runs(["1"], "tags.kd.role = 'confirm'")
     assert len(runs) == len(after) and {run.info.status for run in runs} == {"FINISHED"}
     assert all("test/accuracy" in run.data.metrics and "accuracy" not in run.data.metrics for run in runs)
