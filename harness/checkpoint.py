@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -27,7 +28,7 @@ class Checkpoints:
         folder: The training's own folder.
 
     Attributes:
-        newest: The checkpoint of the latest epoch, ``"epoch"`` in it, or ``None``.
+        newest: The checkpoint of the latest epoch, ``"epoch"`` in it, that was there to begin with, or ``None``.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -57,11 +58,16 @@ class Checkpoints:
 
 
 def epochs_kept(folder: Path) -> int:
-    """After how many epochs a training that was cut goes on."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # said when it goes on
-        newest = Checkpoints(folder).newest
-    return 0 if newest is None else int(newest["epoch"]) + 1
+    """After how many epochs a training that was cut goes on, by what its checkpoints say: they are not read whole."""
+    found = [0]
+    for name in _NAMES:
+        with (
+            contextlib.suppress(SafetensorError, ValueError, KeyError, OSError),
+            safe_open(folder / name, "pt") as file,
+        ):
+            structure = json.loads(_texts(file)["structure"])
+            found += [number + 1 for key, number in structure["items"] if key == "epoch"]
+    return max(found)
 
 
 def drop_checkpoints(folder: Path) -> None:
@@ -97,7 +103,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: If it is not whole.
     """
     with safe_open(path, framework="pt") as file:
-        texts, packed = file.metadata(), file.get_tensor("packed")
+        texts, packed = _texts(file), file.get_tensor("packed")
     if texts.pop("checksum") != _checksum(packed, texts):
         raise ValueError("its checksum is not that of its content.")
     tensors, start = [], 0
@@ -113,6 +119,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         start = end
     restored: dict[str, Any] = _with_tensors(json.loads(texts["structure"]), tensors)
     return restored
+
+
+def _texts(file: Any) -> dict[str, str]:
+    texts: dict[str, str] | None = file.metadata()
+    if texts is None:
+        raise ValueError("it holds tensors alone.")
+    return texts
 
 
 def _checksum(packed: Tensor, texts: dict[str, str]) -> str:

@@ -113,8 +113,9 @@ class Claim:
     def _store_marks(self) -> None:
         database = lean(self._storage)
         if database is not None:
-            database.mark(self.trial._trial_id, self._marks_left())
-            self.unmarked.clear()
+            marks = self._marks_left()
+            database.mark(self.trial._trial_id, marks)
+            self.unmarked.difference_update(marks)
             return
         for epochs, value in self._marks_left().items():  # Optuna's own report() refuses where objectives are several
             self._storage.set_trial_intermediate_value(self.trial._trial_id, epochs, value)

@@ -35,7 +35,8 @@ logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
 
 # What the installed packages offer as callbacks, read once: each ``Trainer`` looks through all of them, for 3 ms.
-registry.entry_points = functools.cache(registry.entry_points)  # type: ignore[assignment, attr-defined]
+if hasattr(registry, "entry_points"):
+    registry.entry_points = functools.cache(registry.entry_points)
 
 
 def device_of(accelerator: str) -> torch.device:
@@ -120,12 +121,13 @@ class _Course(Checkpoint):
         self.on_progress = on_progress
         self.kept = checkpoints.newest
         self.done = 0 if self.kept is None else self.kept["epoch"] + 1
-        self.saved_s = -math.inf  # the first epoch is kept: whoever is cut again and again gets on
+        self.saved_s = -math.inf if self.kept is None else time.monotonic()  # the first epoch of all is kept
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.kept is not None:
             for part, state in zip(_parts(trainer), self.kept["parts"], strict=True):
                 part.load_state_dict(state)
+            self.kept = self.checkpoints.newest = None  # as large as all that is trained
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epoch = self.done + trainer.current_epoch

@@ -27,7 +27,8 @@ from harness.space import SearchSpace
 Array = NDArray[np.float64]
 Places = NDArray[np.int64]
 
-_FEWEST = 6  # trials begun by chance, before a model has anything to go by
+_FEWEST, _FEWEST_MARKED = 3, 2  # trials begun, and of them seen at a rung, before a model has anything to go by
+_FEWEST_TO_TELL = 3  # ends, before one of them may be far outside of the others
 _FEWEST_ENDS = 7  # trials trained to the end, before one is stopped
 _DRAWN, _NEIGHBOURS, _CENTRES = 400, 20, 10  # candidates from all over, and beside each of the best
 _NEWEST, _MOST = 120, 200  # trials that a model looks at: of the older ones the front's, and an even choice
@@ -191,7 +192,7 @@ class Forecast:
         Of one that failed, that it would have been as bad as any.
         """
         marked = [trial for trial in seen if trial.marks or trial.end is not None]
-        if count < _FEWEST or len(marked) < _FEWEST // 2:
+        if count < _FEWEST or len(marked) < _FEWEST_MARKED:
             return None
         complete = [trial for trial in marked if trial.end is not None]
         places = np.array([trial.architecture for trial in complete], dtype=int)
@@ -222,7 +223,7 @@ class Forecast:
         more than what is far outside of the ends.
         """
         worst = float(np.min(np.append(marks, ends)))
-        if self._scale.ends is not None or len(ends) < _FEWEST // 2:
+        if self._scale.ends is not None or len(ends) < _FEWEST_TO_TELL:
             return worst
         low, middle, high = np.quantile(ends, [0.25, 0.5, 0.75])
         return max(worst, float(middle - _FAR * (high - low) - _NOTHING))

@@ -16,8 +16,9 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 
-_study, _of_study, _trial, _param, _value, _mark, _user, _system = _TABLES = [
+_study, _of_study, _trial, _param, _value, _mark, _user, _system = (
     cast("sql.Table", model.__table__)
     for model in (
         models.StudyModel,
@@ -29,7 +30,7 @@ _study, _of_study, _trial, _param, _value, _mark, _user, _system = _TABLES = [
         models.TrialUserAttributeModel,
         models.TrialSystemAttributeModel,
     )
-]
+)
 
 # Built once: SQLAlchemy takes longer to build a statement than the database to answer it.
 _WANTED = sql.and_(
@@ -76,7 +77,7 @@ class Outrun(Exception):
 
 
 class LeanStorage(RDBStorage):
-    """Optuna's own tables, by Optuna's own models: whatever else reads them finds what it knows.
+    """Optuna's own tables, as Optuna fills them: whatever else reads them finds what it knows.
 
     Takes what ``RDBStorage`` does.
     """
@@ -282,11 +283,22 @@ def _store_marks(connection: sql.Connection, trial_id: int, marks: Mapping[int, 
         _store(connection, _mark, {"trial_id": trial_id, "step": step}, row)
 
 
-def _store(connection: sql.Connection, table: Any, which: Mapping[str, Any], row: Mapping[str, Any]) -> None:
-    """Write over a row of a trial that nobody else writes to, or insert it."""
-    stored = sql.update(table).where(*(table.c[name] == value for name, value in which.items())).values(row)
-    if not connection.execute(stored).rowcount:
-        connection.execute(sql.insert(table), {**which, **row})
+def _store(connection: sql.Connection, table: sql.Table, which: Mapping[str, Any], row: dict[str, Any]) -> None:
+    """Insert a row of a trial whose own row is locked, or write over it.
+
+    In one statement: one that updates nothing, and inserts then, locks the gaps between the trials on MySQL, and two
+    workers wait for each other.
+    """
+    match connection.dialect.name:
+        case "mysql" | "mariadb":
+            connection.execute(mysql.insert(table).values(**which, **row).on_duplicate_key_update(row))
+        case "sqlite" | "postgresql" as name:
+            inserted = (sqlite if name == "sqlite" else postgresql).insert(table).values(**which, **row)
+            connection.execute(inserted.on_conflict_do_update(index_elements=list(which), set_=row))
+        case _:
+            stored = sql.update(table).where(*(table.c[name] == value for name, value in which.items())).values(row)
+            if not connection.execute(stored).rowcount:
+                connection.execute(sql.insert(table), {**which, **row})
 
 
 def _utc(local: datetime.datetime | None) -> datetime.datetime | None:

@@ -123,6 +123,7 @@ def main() -> int:
             continue
         if inbox.over and not inbox.folders:
             for folder in seen:
+                sink.send(folder)  # the last of short epochs are not told
                 sink.cut(folder)
             return 0
 

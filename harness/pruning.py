@@ -126,8 +126,8 @@ class Pruner:
             TrialPruned: If it is to be stopped.
         """
         rung = epoch + 1
-        if rung not in self._rungs:
-            return
+        if rung not in self._rungs or any(later > rung for later in claim.trial.intermediate_values):
+            return  # or it went on from here before it was cut
         primary = self._study.primary
         value = metrics[f"val/{primary}"]
         if not math.isfinite(value):

@@ -134,7 +134,7 @@ def _train(
     display: Display,
 ) -> None:
     spool = _begun(retraining, hold, study, mirror)
-    resumed = epochs_kept(spool.folder) or None
+    resumed = spool.kept or None
     display.started(place, retraining.configuration.params(), resumed)
     try:
         check_deaths(spool)
@@ -193,5 +193,5 @@ def _begun(retraining: Retraining, hold: Hold, study: Study, mirror: Notified) -
     params = {**retraining.configuration.params(), **retraining.names}
     taken_ms = hold.taken_ms if study.may_be_elsewhere else None
     spool.begin(retraining.title, tags=tags, params=params, parent=study.folder, taken_ms=taken_ms)
-    spool.set_state("RUNNING")
+    spool.set_state("RUNNING", kept=epochs_kept(spool.folder))
     return spool

@@ -60,13 +60,15 @@ class Spool:
         self.folder = folder
         self._on_append = on_append
         self._is_sure = is_sure
-        self._told_s = -math.inf
+        self._told_s, self._is_told = -math.inf, True
         self._begun = False
         self._steps: set[int] = set()
         self._whole: dict[str, float] = {}
         self.state: str | None = None
         self.deaths = 0
-        """How often its process ended, without a word, since the last epoch that is logged."""
+        """How often its process ended, without a word, since the last epoch that is logged, or kept."""
+        self._furthest = self.kept = 0
+        """After how many epochs the latest process of it went on."""
         folder.mkdir(parents=True, exist_ok=True)
         self._file = os.open(folder / SPOOL, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         self._drop_torn_line()
@@ -86,7 +88,7 @@ class Spool:
                 self._whole |= event["values"]
             if event["event"] == "state":
                 self.deaths = self.deaths + (self.state == "RUNNING") if event["state"] == "RUNNING" else 0
-                self.state = event["state"]
+                self._note_state(event["state"], event.get("kept", 0))
 
     @property
     def begun(self) -> bool:
@@ -150,16 +152,25 @@ class Spool:
         """Log a file, or all that a folder holds."""
         self._append("artifact", path=os.path.relpath(path, self.folder))
 
-    def set_state(self, state: str) -> None:
-        """Set the run's state, in Optuna's words (see ``RUN_STATUS``)."""
+    def set_state(self, state: str, *, kept: int = 0) -> None:
+        """Set the run's state, in Optuna's words (see ``RUN_STATUS``), and after how many epochs it goes on."""
         assert state in RUN_STATUS, state
         # RUNNING is said again by each process: the mirror may have marked a run that was cut as waiting.
         if state != self.state or state == "RUNNING":
-            self._append("state", state=state)
-            self.state = state
+            self._append("state", state=state, **({"kept": kept} if kept else {}))
+            self._note_state(state, kept)
+
+    def _note_state(self, state: str, kept: int) -> None:
+        self.state = state
+        if state == "RUNNING":
+            self.kept = kept
+            if kept > self._furthest:
+                self._furthest, self.deaths = kept, 0
 
     def close(self) -> None:
         """Close the file."""
+        if not self._is_told:
+            self._on_append(self.folder)
         os.close(self._file)
 
     def _append(self, event: str, **fields: Any) -> None:
@@ -176,10 +187,11 @@ class Spool:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / SPOOL))
         if os.fstat(self._file).st_size == self._read_until + len(content):
             self._read_until += len(content)
-        now_s = time.monotonic()
-        if fields.get("step") is None or now_s - self._told_s > _SHORT_S:
-            self._told_s = now_s
+        self._is_told = fields.get("step") is None or time.monotonic() - self._told_s > _SHORT_S
+        if self._is_told:
             self._on_append(self.folder)
+            if fields.get("step") is not None:
+                self._told_s = time.monotonic()
 
     def _drop_torn_line(self) -> None:
         size = os.fstat(self._file).st_size  # asked first: a worker that was taken for dead may append meanwhile

@@ -211,8 +211,8 @@ def _train(
         total_steps=task.teacher_epochs * data.steps_per_epoch,
         learning_rate=task.teacher_learning_rate,
     )
-    spool.set_state("RUNNING")
-    listener.on_start(task.teacher_epochs, epochs_kept(folder))
+    spool.set_state("RUNNING", kept=epochs_kept(folder))
+    listener.on_start(task.teacher_epochs, spool.kept)
 
     def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
         spool.metrics(metrics, step=epoch)

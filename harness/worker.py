@@ -28,7 +28,7 @@ from harness.study import Study
 from harness.trial import run_trial
 
 FAILURE = "failure.txt"
-_DEATHS = 3  # of workers at the same epoch, after which a trial is given up
+_DEATHS = 3  # of workers, no epoch being logged or kept between them, after which a trial is given up
 _SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.05, 2.0
 
 
@@ -122,7 +122,7 @@ def work(
             if pruner is not None:
                 pruner.judge(claim, epoch, metrics)
 
-        display.started(number, claim.configuration.params(), epochs_kept(claim.folder) if claim.resumed else None)
+        display.started(number, claim.configuration.params(), spool.kept if claim.resumed else None)
         try:
             _run(
                 claim,
@@ -222,7 +222,7 @@ def check_deaths(spool: Spool) -> None:
     """See that a training is not what its workers die of.
 
     Raises:
-        TrialFailed: If one after the other did, at the same epoch.
+        TrialFailed: If one after the other did, and none got further than those before.
     """
     if spool.deaths >= _DEATHS:
         raise TrialFailed(f"its worker died {spool.deaths} times after {spool.epochs} epochs")
@@ -247,7 +247,7 @@ def begin_spool(claim: Claim, study: Study, mirror: Notified) -> Spool:
         parent=study.folder,
         taken_ms=claim.hold.taken_ms if claim.resumed and study.may_be_elsewhere else None,
     )
-    spool.set_state("RUNNING")
+    spool.set_state("RUNNING", kept=epochs_kept(spool.folder))
     return spool
 
 

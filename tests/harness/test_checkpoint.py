@@ -93,6 +93,6 @@ def test_a_torn_checkpoint_is_said_and_falls_back_to_the_one_before(tmp_path: Pa
     with pytest.warns(UserWarning, match="passed over"):
         checkpoints = Checkpoints(tmp_path)
     assert checkpoints.newest is not None
-    assert checkpoints.newest["epoch"] == 6 == epochs_kept(tmp_path) - 1
+    assert checkpoints.newest["epoch"] == 6
     checkpoints.save(checkpoint(8))  # over the torn one
     assert sorted(load_checkpoint(path)["epoch"] for path in tmp_path.iterdir()) == [6, 8]

@@ -92,16 +92,17 @@ def test_a_training_that_is_cut_goes_on_to_the_same_bits(method: str, prepared: 
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("method", SPACE.methods)
 def test_short_epochs_that_are_not_kept_are_trained_again_to_the_same_bits(
-    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("harness.fit.CHECKPOINTS_APART_S", math.inf)
-    whole, logged = trained("contrastive", prepared, tmp_path / "whole")
+    whole, logged = trained(method, prepared, tmp_path / "whole")
     assert epochs_kept(tmp_path / "whole") == EPOCHS  # the last one always: what follows may take long
     with pytest.raises(Cut):
-        trained("contrastive", prepared, tmp_path / "cut", cut_after=EPOCHS - 1)
+        trained(method, prepared, tmp_path / "cut", cut_after=EPOCHS - 1)
     assert epochs_kept(tmp_path / "cut") == 1
-    resumed, again = trained("contrastive", prepared, tmp_path / "cut")
+    resumed, again = trained(method, prepared, tmp_path / "cut")
     assert again == logged[1:]
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -128,6 +129,22 @@ def test_a_metric_that_is_to_fall_is_judged_the_other_way_round(tmp_path: Path) 
     pruner.judge(claim, 1, {"val/accuracy": 0.45})
     with pytest.raises(TrialPruned, match=r"0.8000 in reach; one that costs no more has 0.4000"):
         pruner.judge(claim, 1, {"val/accuracy": 0.9})
+
+
+def test_a_trial_that_was_cut_is_not_judged_again_where_it_went_on(tmp_path: Path) -> None:
+    study = studied(tmp_path)
+    for _ in range(8):
+        complete(study, claim_of(study), at_two=0.5, end=0.6)
+    claim = claim_of(study)
+    pruner = Pruner(study, epochs=20, costs_of=lambda params: {"parameters": 1.0})
+    with pytest.raises(TrialPruned):
+        pruner.judge(claim, 1, {"val/accuracy": 0.1})
+    trial = copy.deepcopy(claim.trial)
+    trial.intermediate_values = {2: 0.1, 7: 0.5}
+    pruner.judge(replace(claim, trial=trial), 1, {"val/accuracy": 0.1})
+    trial.intermediate_values = {2: 0.1}  # cut before the verdict, or after it
+    with pytest.raises(TrialPruned):
+        pruner.judge(replace(claim, trial=trial), 1, {"val/accuracy": 0.1})
 
 
 def test_what_is_no_number_is_not_marked(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -190,7 +191,7 @@ def test_each_event_says_whether_the_run_may_be_another_machine_s_by_then(tmp_pa
 
 def test_short_epochs_are_not_told_each_but_what_follows_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now_s, told = 0.0, list[int]()
-    monkeypatch.setattr("harness.spool.time.monotonic", lambda: now_s)
+    monkeypatch.setattr("harness.spool.time", SimpleNamespace(monotonic=lambda: now_s, time_ns=time.time_ns))
     spool = Spool(tmp_path, lambda folder: told.append(len(read_events(folder / SPOOL))))
     for epoch in range(20):
         now_s += 0.125
@@ -202,3 +203,25 @@ def test_short_epochs_are_not_told_each_but_what_follows_is(tmp_path: Path, monk
     now_s += 1
     spool.metrics({"val/accuracy": 0.5}, step=20)
     assert told[-1] == 23
+    now_s += 0.1
+    spool.metrics({"val/accuracy": 0.5}, step=21)
+    spool.close()
+    assert told[-1] == 24
+
+
+def test_deaths_count_as_long_as_nobody_gets_further(tmp_path: Path) -> None:
+    def begun(kept: int, *, epochs: range = range(0)) -> Spool:
+        spool = Spool(tmp_path)
+        spool.set_state("RUNNING", kept=kept)
+        for epoch in epochs:
+            spool.metrics({"val/accuracy": 0.5}, step=epoch)
+        return spool
+
+    assert begun(0, epochs=range(40)).deaths == 0
+    assert [begun(kept).deaths for kept in (21, 25, 31)] == [0, 0, 0]  # they train again what is logged
+    spool = begun(31)
+    assert (spool.deaths, spool.kept) == (1, 31)
+    spool = begun(0)  # the checkpoint is gone
+    assert (spool.deaths, spool.kept) == (2, 0)
+    assert begun(20).deaths == 3
+    assert begun(20, epochs=range(41)).deaths == 4 and begun(20).deaths == 1
