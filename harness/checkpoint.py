@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 _NAMES = ("checkpoint-0.safetensors", "checkpoint-1.safetensors")
+_UNREADABLE = (SafetensorError, ValueError, KeyError, OSError)
 
 
 class Checkpoints:
@@ -40,7 +41,7 @@ class Checkpoints:
             if path.exists():
                 try:
                     checkpoint = load_checkpoint(path)
-                except (SafetensorError, ValueError, KeyError, OSError) as error:
+                except _UNREADABLE as error:
                     warnings.warn(f"{path} can't be read and is passed over: {error}", stacklevel=2)
                     continue
                 if self.newest is None or checkpoint["epoch"] > self.newest["epoch"]:
@@ -62,7 +63,7 @@ def epochs_kept(folder: Path) -> int:
     found = [0]
     for name in _NAMES:
         with (
-            contextlib.suppress(SafetensorError, ValueError, KeyError, OSError),
+            contextlib.suppress(*_UNREADABLE),
             safe_open(folder / name, "pt") as file,
         ):
             structure = json.loads(_texts(file)["structure"])

@@ -119,15 +119,15 @@ class _Course(Checkpoint):
         self.seed = seed
         self.on_epoch = on_epoch
         self.on_progress = on_progress
-        self.kept = checkpoints.newest
-        self.done = 0 if self.kept is None else self.kept["epoch"] + 1
-        self.saved_s = -math.inf if self.kept is None else time.monotonic()  # the first epoch of all is kept
+        kept = checkpoints.newest
+        self.done = 0 if kept is None else kept["epoch"] + 1
+        self.saved_s = -math.inf if kept is None else time.monotonic()  # the first epoch of all is kept
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.kept is not None:
-            for part, state in zip(_parts(trainer), self.kept["parts"], strict=True):
+        kept, self.checkpoints.newest = self.checkpoints.newest, None  # as large as all that is trained
+        if kept is not None:
+            for part, state in zip(_parts(trainer), kept["parts"], strict=True):
                 part.load_state_dict(state)
-            self.kept = self.checkpoints.newest = None  # as large as all that is trained
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epoch = self.done + trainer.current_epoch

@@ -187,11 +187,11 @@ class Spool:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / SPOOL))
         if os.fstat(self._file).st_size == self._read_until + len(content):
             self._read_until += len(content)
-        self._is_told = fields.get("step") is None or time.monotonic() - self._told_s > _SHORT_S
+        is_epoch, now_s = fields.get("step") is not None, time.monotonic()
+        self._is_told = not is_epoch or now_s - self._told_s > _SHORT_S
         if self._is_told:
             self._on_append(self.folder)
-            if fields.get("step") is not None:
-                self._told_s = time.monotonic()
+            self._told_s = now_s if is_epoch else self._told_s
 
     def _drop_torn_line(self) -> None:
         size = os.fstat(self._file).st_size  # asked first: a worker that was taken for dead may append meanwhile
