@@ -100,16 +100,16 @@ def states_of_controls(folder: Path) -> set[tuple[str, str]]:
 
 
 def test_controls_that_are_stopped_are_said_to_be_left_and_wait(example: Path) -> None:
-    long = (*CANCER[:4], "--epochs", "300")
+    long = (*CANCER[:4], "--epochs", "600")
     process = start(example, *long)
-    wait_for(lambda: any(0 < done < 300 for done in epochs_of_controls(example)))
+    wait_for(lambda: any(0 < done < 600 for done in epochs_of_controls(example)))
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130
     output = (example / "output.txt").read_text()
     left = len(load(example, "cancer").best_trials) - len(kept(example))
     assert f"stopped with all 3 trials finished and {left} controls left; the same command trains them" in output
     again = next(line for line in output.splitlines() if line.startswith("  go on "))
-    assert again.endswith("--trials 3 --epochs 300")
+    assert again.endswith("--trials 3 --epochs 600")
     assert (
         ("SCHEDULED", "WAITING")
         in states_of_controls(example)

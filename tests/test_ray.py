@@ -20,7 +20,7 @@ from harness.spool import read_events
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 
 LAUNCH = ("--space", "cancer.py", "--no-controls", "--pruner", "none", "--sampler", "random", "--launcher", "ray")
-LONG = 400
+LONG = 1500  # epochs of a trial that is still running when its node is lost
 
 
 @pytest.fixture
@@ -66,8 +66,8 @@ def test_a_worker_that_is_lost_with_its_node_goes_on_on_another(cluster: Any, ex
     lost = cluster.add_node(num_cpus=1)
     process = start(example, "--ray-address", cluster.address, "--trials", "2", "--epochs", str(LONG))
     wait_for(lambda: epochs_logged(example, "cancer", 0) > 3)
-    cluster.add_node(num_cpus=1)
     cluster.remove_node(lost, allow_graceful=False)
+    cluster.add_node(num_cpus=1)  # after it: a node takes seconds to start, and the trial would be over
     output = ended(process, example)
     assert [trial.state.name for trial in load(example, "cancer").trials] == ["COMPLETE"] * 2
     for number in (0, 1):

@@ -25,7 +25,7 @@ from harness.spool import read_events
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 
 LAUNCH = ("--space", "cancer.py", "--no-controls", "--pruner", "none", "--sampler", "random", "--launcher", "slurm")
-LONG = 400  # epochs of a trial that is still running when it is looked at
+LONG = 1200  # epochs of a trial that is still running when it is looked at
 
 
 @pytest.fixture(scope="module")
