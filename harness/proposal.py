@@ -62,8 +62,7 @@ class Proposer:
         affordable: Whether an architecture is within the budgets.
         recipes: Names of recipes that the person asks for.
         default_recipes: Whether those that are tried unasked follow.
-        cheapest: The architecture that the first of those is tried with, where costs are among the objectives; ``None``
-            takes that of the others.
+        small: Architectures that the first and the last of those are tried with; none where no cost is an objective.
         forecast: Proposes in the sampler's place, where the sampler is ``front`` and costs are known beforehand.
     """
 
@@ -77,11 +76,11 @@ class Proposer:
         affordable: Callable[[Mapping[str, Any]], bool] = lambda architecture: True,
         recipes: Sequence[str] = (),
         default_recipes: bool = True,
-        cheapest: Mapping[str, Any] | None = None,
+        small: Sequence[Mapping[str, Any]] = (),
         forecast: Forecast | None = None,
     ) -> None:
         self.space = space
-        self._cheapest = cheapest
+        self._small = small
         self._forecast = forecast
         self._sampler = sampler
         self._seed = seed
@@ -198,8 +197,9 @@ class Proposer:
     def _recipes(self) -> dict[str, dict[str, Any]]:
         """The recipes, each with an architecture that is within the budgets: the nearest to the middle of the space.
 
-        But the first of the study's own has the cheapest one. Most of what a front of costs dominates lies beyond its
-        cheapest student, costs being compared by their logarithms: it is half there as soon as that one is trained.
+        But the first and the last of the study's own have small ones, the cheapest and one towards it. Most of what a
+        front of costs dominates lies there, costs being compared by their logarithms, and three sizes say more of the
+        others than two.
         """
         middle = self._nearest_to_middle()
         if middle is None and self._asked:
@@ -210,9 +210,9 @@ class Proposer:
         if middle is None:
             return {}
         found = {name: params | middle for name, params in self._first_trials.items()}
-        unasked = next((name for name in found if name not in self._asked), None)
-        if unasked is not None and self._cheapest is not None:
-            found[unasked] = {**found[unasked], **self._cheapest}
+        unasked = [name for name in found if name not in self._asked]
+        for name, architecture in zip((*unasked[:1], *unasked[1:][-1:]), self._small, strict=False):
+            found[name] |= architecture
         return found
 
     def _nearest_to_middle(self) -> dict[str, Any] | None:

@@ -1,7 +1,8 @@
-"""What is known of a study's students before they train: whether they can be foreseen, the forecast, the cheapest."""
+"""What is known of a study's students before they train: whether they can be foreseen, the forecast, the small ones."""
 
 from __future__ import annotations
 
+from math import log
 from typing import Any
 
 import numpy as np
@@ -53,22 +54,27 @@ def forecast_of(settings: Settings, space: SearchSpace, study: Study, prepared: 
     )
 
 
-def cheapest(settings: Settings, space: SearchSpace, study: Study, prepared: Prepared) -> dict[str, Any] | None:
-    """The architecture of the fewest parameters that is within the budgets.
+def small_students(settings: Settings, space: SearchSpace, study: Study, prepared: Prepared) -> list[dict[str, Any]]:
+    """The architecture of the fewest parameters, and the one a quarter of the way to the most, by their logarithms.
 
     Args:
-        settings: Name the budgets.
+        settings: Name the budgets; what is over them is none of these.
         space: What varies.
         study: The study.
         prepared: What every trial stands on.
 
     Returns:
-        ``None`` where no cost is an objective, or none is within the budgets, or costs are not known beforehand.
+        None where no cost is an objective, or none is within the budgets, or costs are not known beforehand.
     """
     if not any(name in KNOWN_COSTS for name in study.objectives):
-        return None
+        return []
     affordable = _affordable(settings, space, prepared)
-    return min(affordable, key=lambda architecture: prepared.costs[architecture].parameters, default=None)
+    sizes = [log(max(1, prepared.costs[architecture].parameters)) for architecture in affordable]
+    if not sizes:
+        return []
+    quarter = (3 * min(sizes) + max(sizes)) / 4
+    places = (int(np.argmin(sizes)), int(np.argmin(np.abs(np.array(sizes) - quarter))))
+    return [affordable[place] for place in places]
 
 
 def _affordable(settings: Settings, space: SearchSpace, prepared: Prepared) -> list[dict[str, Any]]:

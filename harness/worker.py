@@ -18,7 +18,7 @@ from harness.errors import HarnessError, Interrupted, PieceTaken, TrialFailed, T
 from harness.mirror import Mirror, is_sent
 from harness.prepare import Prepared, costs_of, is_affordable
 from harness.proposal import Proposer
-from harness.prospects import cheapest, forecast_of
+from harness.prospects import forecast_of, small_students
 from harness.pruning import Pruner, unprunable
 from harness.settings import Settings
 from harness.space import SearchSpace
@@ -102,7 +102,7 @@ def work(
         recipes=settings.recipes,
         default_recipes=settings.default_recipes,
         forecast=forecast,
-        cheapest=cheapest(settings, narrowed, study, prepared),
+        small=small_students(settings, narrowed, study, prepared),
     )
     claimant = Claimant(study, proposer)
     prunes = settings.pruner == "pareto" and unprunable(study) is None

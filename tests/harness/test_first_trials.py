@@ -130,19 +130,23 @@ def test_a_recipe_is_the_next_trial_of_a_resumed_study_once(tmp_path: Path) -> N
     assert names == ["deit", None]
 
 
+SMALL = ({"width": 2}, {"width": 4})
+
+
 @pytest.mark.parametrize(
-    ("asked", "cheapest", "widths"),
+    ("asked", "small", "widths"),
     [
-        ((), {"width": 2}, {"repdistiller": 2, "distilbert": 6, "keras": 6}),
-        (("hinton",), {"width": 2}, {"hinton": 6, "repdistiller": 2, "distilbert": 6, "keras": 6}),
-        (("repdistiller", "keras"), {"width": 2}, {"repdistiller": 6, "keras": 6, "distilbert": 2}),
-        ((), None, {"repdistiller": 6, "distilbert": 6, "keras": 6}),
+        ((), SMALL, {"repdistiller": 2, "distilbert": 6, "keras": 4}),
+        (("hinton",), SMALL, {"hinton": 6, "repdistiller": 2, "distilbert": 6, "keras": 4}),
+        (("distilbert",), SMALL, {"distilbert": 6, "repdistiller": 2, "keras": 4}),
+        (("repdistiller", "keras"), SMALL, {"repdistiller": 6, "keras": 6, "distilbert": 2}),
+        ((), (), {"repdistiller": 6, "distilbert": 6, "keras": 6}),
     ],
 )
-def test_the_first_that_nobody_asked_for_has_the_cheapest_student(
-    asked: tuple[str, ...], cheapest: dict[str, int] | None, widths: dict[str, int]
+def test_the_first_and_the_last_that_nobody_asked_for_have_small_students(
+    asked: tuple[str, ...], small: tuple[dict[str, int], ...], widths: dict[str, int]
 ) -> None:
-    proposer = Proposer(SPACE, sampler="random", seed=0, directions=("maximize",), recipes=asked, cheapest=cheapest)
+    proposer = Proposer(SPACE, sampler="random", seed=0, directions=("maximize",), recipes=asked, small=small)
     study, found = optuna.create_study(), {}
     for _ in widths:
         proposal = proposer.propose(study.get_trials(deepcopy=False))

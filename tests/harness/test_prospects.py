@@ -14,7 +14,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from harness.budget import within
 from harness.cost import Conditions, Cost, CostTable, key_of
 from harness.prepare import Prepared
-from harness.prospects import cheapest, forecast_of, unforeseeable
+from harness.prospects import forecast_of, small_students, unforeseeable
 from harness.settings import Settings
 from harness.space import SearchSpace
 from search_spaces.digits import SPACE
@@ -72,25 +72,28 @@ def test_where_costs_are_not_known_beforehand_there_is_no_forecast(settings: Set
     assert forecast_of(settings, SPACE, late, known) is None
 
 
-@pytest.mark.parametrize(("rising", "depth"), [(True, 2), (False, 6)])
-def test_the_cheapest_is_that_of_the_fewest_parameters_wherever_it_stands(
-    settings: Settings, rising: bool, depth: int
+@pytest.mark.parametrize(("rising", "depths"), [(True, (2, 2)), (False, (6, 6))])
+def test_small_students_are_of_few_parameters_wherever_they_stand(
+    settings: Settings, rising: bool, depths: tuple[int, int]
 ) -> None:
-    # The cost falls as the stride rises; of a depth of 1, all are over the budget.
+    # Parameters fall as the stride rises, and one depth has 100 times those of the other; of a depth of 1, all are over
+    # the budget.
     space = replace(SPACE, student={"stride": IntDistribution(1, 6), "depth": CategoricalDistribution([6, 2, 1])})
     students = {
-        key_of({"stride": s, "depth": d}): cost(10**7 if d == 1 else (7 - s) * (d if rising else 7 - d))
+        key_of({"stride": s, "depth": d}): cost(10**7 if d == 1 else 4 ** (6 - s) * (100 if (d == 6) == rising else 1))
         for s in range(1, 7)
         for d in (6, 2, 1)
     }
     ready = prepared(space, range(0))
     ready.costs.students = students
     study = opened(settings)
-    within_1e6, within_1 = (replace(settings, budgets={"parameters": most}) for most in (1e6, 1.0))
-    assert cheapest(within_1e6, space, study, ready) == {"stride": 6, "depth": depth}
-    assert cheapest(within_1, space, study, ready) is None
+    within_1e8, within_1 = (replace(settings, budgets={"parameters": most}) for most in (1e8, 1.0))
+    # 100 to 10,240,000 parameters: a quarter of the way is 1,789, and 1,600 the nearest.
+    small = [{"stride": stride, "depth": depth} for stride, depth in zip((6, 4), depths, strict=True)]
+    assert small_students(within_1e8, space, study, ready) == small
+    assert small_students(within_1, space, study, ready) == []
     endless = replace(space, student={"stride": FloatDistribution(1, 6)})
-    assert cheapest(settings, endless, study, ready) is None
-    assert cheapest(settings, SPACE, study, ready) is None  # of another space than was measured
+    assert small_students(settings, endless, study, ready) == []
+    assert small_students(settings, SPACE, study, ready) == []  # of another space than was measured
     alone = opened(replace(settings, study="alone", objectives=("accuracy", "agreement")))
-    assert cheapest(within_1e6, space, alone, ready) is None
+    assert small_students(within_1e8, space, alone, ready) == []
