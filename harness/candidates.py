@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -118,9 +119,14 @@ def _shares(distribution: BaseDistribution, values: Array) -> Array:
 
 
 def _share(distribution: BaseDistribution, value: Any) -> float:
+    """The share of a range that ``_values`` gives a value for."""
     if isinstance(distribution, CategoricalDistribution):
         return (distribution.to_internal_repr(value) + 0.5) / len(distribution.choices)
-    return float(_shares(distribution, np.array([value], dtype=float))[0])
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if distribution.single():
+        return _NO_PLACE
+    low, high = _ends(distribution)
+    return float((np.log(value) if distribution.log else value) - low) / (high - low)
 
 
 def _values(distribution: BaseDistribution, shares: Array) -> Array:
@@ -128,15 +134,20 @@ def _values(distribution: BaseDistribution, shares: Array) -> Array:
     if isinstance(distribution, CategoricalDistribution):
         return np.floor(shares * len(distribution.choices))
     assert isinstance(distribution, FloatDistribution | IntDistribution)
-    low, high, step = float(distribution.low), float(distribution.high), distribution.step
     if distribution.single():
-        return np.full(len(shares), low)
-    half = 0.0 if step is None else step / 2
+        return np.full(len(shares), float(distribution.low))
+    low, high = _ends(distribution)
+    values = low + shares * (high - low)
     if distribution.log:
-        values = np.exp(np.log(low - half) + shares * (np.log(high + half) - np.log(low - half)))
-    else:
-        values = low - half + shares * (high - low + 2 * half)
-    if step is not None:
-        values = low + np.round((values - low) / step) * step
-    clipped: Array = np.clip(values, low, high)
+        values = np.exp(values)
+    if distribution.step is not None:
+        values = distribution.low + np.round((values - distribution.low) / distribution.step) * distribution.step
+    clipped: Array = np.clip(values, distribution.low, distribution.high)
     return clipped
+
+
+def _ends(distribution: FloatDistribution | IntDistribution) -> tuple[float, float]:
+    """What a range is drawn from, by the logarithm where it is sampled so: half a step more on either side."""
+    half = 0.0 if distribution.step is None else distribution.step / 2
+    low, high = distribution.low - half, distribution.high + half
+    return (math.log(low), math.log(high)) if distribution.log else (float(low), float(high))

@@ -198,7 +198,10 @@ class Forecast:
         places = np.array([trial.architecture for trial in complete], dtype=int)
         ends = self._scale.of(np.array([trial.end for trial in complete], dtype=float))
         marks = self._scale.of(np.array([value for trial in marked for value in trial.marks.values()], dtype=float))
-        floor = self._floor(marks, ends)
+        first = self._scale.of(
+            np.array([trial.marks[min(trial.marks)] for trial in marked if trial.marks], dtype=float)
+        )
+        floor = self._floor(marks, first, ends)
         best = self._outlook.best(places, ends, floor=floor)
         foremost = [complete[place] for place in np.flatnonzero(self._outlook.is_best(best, places, ends))]
         at_work = {trial.number for trial in seen if trial.state == TrialState.RUNNING}
@@ -216,17 +219,19 @@ class Forecast:
         centres = sorted(foremost, key=lambda trial: -trial.number)[:_CENTRES]
         return _Known(model, best, [trial.params for trial in centres], self._where(looked_at))
 
-    def _floor(self, marks: Array, ends: Array) -> float:
+    def _floor(self, marks: Array, first: Array, ends: Array) -> float:
         """Quality on the scale, below which all is as bad: the worst there was.
 
         Where the metric has not two ends, a run that went astray may be worse than all others by any factor: then no
-        more than what is far outside of the ends.
+        more than what is far outside of the ends, and worse than half of the trials were at their first mark. A small
+        student may end far below all large ones, and has learnt something yet.
         """
         worst = float(np.min(np.append(marks, ends)))
         if self._scale.ends is not None or len(ends) < _FEWEST_TO_TELL:
             return worst
         low, middle, high = np.quantile(ends, [0.25, 0.5, 0.75])
-        return max(worst, float(middle - _FAR * (high - low) - _NOTHING))
+        outside = float(np.min([middle - _FAR * (high - low), *([np.median(first)] if len(first) else [])]))
+        return max(worst, outside - _NOTHING)
 
     def _model(self, trials: Sequence[_Trial], believed: Mapping[int, float], floor: float) -> CurveModel:
         """The model of some trials.

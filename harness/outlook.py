@@ -2,8 +2,9 @@
 
 The volume that a front dominates is a sum over its costs: for each level of cost, the best quality that may be had for
 it. A student of known costs adds to it wherever it is better than what may be had so far for as much. How good it will
-be is a normal distribution (``harness.curve_model``), so the volume that it may be expected to add is a sum as well:
-nothing is sampled (after the expected hypervolume improvement of Emmerich 2005, with all objectives but one certain).
+be is a normal distribution (``harness.curve_model``), so the volume that it may be expected to add is a sum of expected
+improvements, each in closed form (after the expected hypervolume improvement of Emmerich 2005, with all objectives but
+one certain).
 """
 
 from __future__ import annotations
@@ -12,12 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
+from scipy.special import log_ndtr, ndtr
 
 Array = NDArray[np.float64]
 Places = NDArray[np.int64]
 
-_LEVELS = 200  # of quality, between which a gain is summed
 _FLOOR = 0.004  # of the range, beside what is missing to its end: no logarithm is without bound
 _MOST_STEPS = {1: 256, 2: 32, 3: 10}  # of each cost, by how many costs there are; fewer where they are more
 _FEWEST_STEPS = 5
@@ -50,6 +50,28 @@ class Scale:
         worst, best = self.ends
         values: Array = best - (best - worst) * (np.exp(-scaled) - _FLOOR)
         return values
+
+    def improvement(self, level: Array, mean: Array, deviation: Array) -> Array:
+        """By how much of the metric a quality may be expected to be better than a level, and none where it is worse.
+
+        Args:
+            level: On the scale; as the others, of shapes that broadcast.
+            mean: Of the quality, which is normal on the scale.
+            deviation: Its standard deviation, above 0.
+        """
+        if self.ends is None:
+            z = (mean - level) / deviation
+            found: Array = deviation * np.exp(-(z**2) / 2) / (2 * np.pi) ** 0.5 + (mean - level) * ndtr(z)
+            return np.maximum(found, 0)
+
+        def beyond(at: Array | float) -> Array:
+            z = (mean - at) / deviation
+            # The mean of exp(-quality), where that is better, by its logarithm: a wide one alone is beyond any number.
+            beneath: Array = np.exp(-at) * ndtr(z) - np.exp(deviation**2 / 2 - mean + log_ndtr(z - deviation))
+            return beneath
+
+        worst, best = self.ends
+        return np.maximum((best - worst) * (beyond(level) - beyond(-float(np.log(_FLOOR)))), 0)
 
 
 class Outlook:
@@ -105,16 +127,9 @@ class Outlook:
             mean: Of the quality that each may have, on the scale, shape (M,).
             deviation: Standard deviation of it, shape (M,).
         """
-        top = float((mean + 4 * deviation).max())
-        if self._scale.ends is not None:
-            top = min(top, float(self._scale.of(np.array([self._scale.ends[1]]))[0]))
-        levels = np.linspace(best.min(), max(top, float(best.max()), float(best.min()) + 1e-9), _LEVELS + 1)
-        heights = np.diff(self._scale.back(levels))
-        reached = ndtr((mean[:, None] - (levels[1:] + levels[:-1]) / 2) / deviation[:, None]) * heights
-        above = np.zeros((len(mean), _LEVELS + 1))  # by level, what lies above it
-        above[:, :-1] = np.cumsum(reached[:, ::-1], axis=1)[:, ::-1]
-        known, which = np.unique(np.searchsorted(levels, best - 1e-12).ravel(), return_inverse=True)
-        gains: Array = (above[:, known] * self._rooms(which, len(known))[architectures]).sum(axis=1)
+        levels, which = np.unique(best.ravel(), return_inverse=True)
+        improvements = self._scale.improvement(levels, mean[:, None], deviation[:, None])
+        gains: Array = (improvements * self._rooms(which, len(levels))[architectures]).sum(axis=1)
         return gains
 
     def _rooms(self, which: Places, count: int) -> Array:

@@ -84,3 +84,26 @@ def test_every_value_of_a_range_of_whole_numbers_is_drawn() -> None:
     drawn = [pool[place]["width"] for place in range(2_000)]
     counts = {width: drawn.count(width) for width in (2, 4, 6, 8)}
     assert sum(counts.values()) == 2_000 and min(counts.values()) > 400  # as often each
+
+
+@pytest.mark.parametrize(
+    ("distribution", "values"),
+    [
+        (IntDistribution(1, 32, log=True), (2, 5, 8, 16, 24)),
+        (IntDistribution(2, 10, step=4), (6,)),
+        (IntDistribution(0, 100), (10, 50, 90)),
+        (FloatDistribution(1, 4, step=0.5), (2.0, 3.0)),
+        (FloatDistribution(1e-4, 1e-1, log=True), (1e-3, 1e-2)),
+    ],
+)
+def test_as_many_neighbours_are_above_as_below(
+    distribution: IntDistribution | FloatDistribution, values: tuple[float, ...]
+) -> None:
+    space = replace(SPACE, student={"size": distribution}, training={})
+    for value in values:
+        at = {"size": value, "temperature": 2.0, "alpha": 0.5}
+        near = Points(space).near(np.random.default_rng(0), at, 4_000)
+        found = np.array([near[place]["size"] for place in range(4_000)])
+        above, below = np.mean(found > value * (1 + 1e-9)), np.mean(found < value * (1 - 1e-9))
+        # Of whole numbers there is less room to the next one above, by the logarithm.
+        assert above <= 0.53 and below <= 0.53 and (above > 0.1) == (below > 0.1), (value, above, below)

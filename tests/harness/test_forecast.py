@@ -132,6 +132,20 @@ def test_one_run_that_went_astray_does_not_blind_it_where_the_metric_has_no_end(
     assert np.mean(proposed(-1e4)) > np.mean(proposed(None)) - 0.05
 
 
+def test_a_small_student_far_below_all_large_ones_is_no_run_that_went_astray() -> None:
+    trials = []
+    for number, (width, end) in enumerate([(2, -1.0), *((30, -0.5 - n / 400) for n in range(8))]):
+        one = trial(number, {"width": width, "temperature": 4.0, "alpha": 0.1 * number, "learning_rate": 0.01})
+        one.values, one.user_attrs["metrics"] = [end], {"accuracy": end}
+        one.intermediate_values = {1: end - 1.5, 2: end - 0.5}
+        trials.append(one)
+    searching = forecast(bounds=(None, None))
+    known = searching._known(searching._placed(trials), len(trials))
+    assert known is not None
+    assert known.best[0] == -1.0 and known.best[-1] == -0.5  # the cheapest, the dearest
+    assert [params["width"] for params in known.foremost] == [30, 2]
+
+
 def test_none_is_stopped_for_a_new_one_that_there_is_not() -> None:
     held = replace(HELD, distillation={name: FloatDistribution(1, 1) for name in ("temperature", "alpha")}, training={})
     trials = [trial(number, at(width, 1.0, 0.01)) for number, width in enumerate(WIDTHS)]
