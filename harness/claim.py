@@ -16,6 +16,7 @@ from harness.claims import Hold
 from harness.errors import PieceTaken
 from harness.lean_storage import lean
 from harness.space import Configuration
+from harness.storage import asking_storage
 from harness.study import Study
 
 
@@ -81,6 +82,7 @@ class Claim:
 
         Raises:
             PieceTaken: If it is another worker's by now.
+            StorageInternalError, SQLAlchemyError: If the storage is lost.
         """
         attempts = 0
 
@@ -88,14 +90,12 @@ class Claim:
             nonlocal attempts
             self.hold.prove()
             attempts += 1
-            # The answer to an attempt may have been lost, and not the attempt.
-            if attempts > 1 and self._storage.get_trial(self.trial._trial_id).state.is_finished():
-                return
             try:
-                self._store_end(state, attrs, values)
+                with asking_storage():
+                    self._store_end(state, attrs, values)
             except UpdateFinishedTrialError as error:
                 if attempts > 1:
-                    return  # by an earlier attempt, which the storage had not ended yet when it was looked at
+                    return  # the answer to an earlier attempt was lost, and not the attempt
                 raise self._is_another_s() from error
 
         self.study.patience.ask(end)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
@@ -69,7 +70,7 @@ class Claimant:
             # Someone may have enqueued a trial with Optuna's own means; no budget holds back what is asked for by name.
             if waiting:
                 check()
-                trial = self._completed(study.optuna._storage.get_trial(study.optuna.ask()._trial_id))
+                trial = self._completed(self._enqueued(thought.trials))
             else:
                 proposal = thought.proposal or self._proposer.propose(thought.trials)
                 if proposal is None:
@@ -127,6 +128,18 @@ class Claimant:
         study.optuna.sampler = RandomSampler(derived_seed(study.settings.seed, "enqueued", trial.number))
         space.suggest(Trial(study.optuna, trial._trial_id))
         return study.optuna._storage.get_trial(trial._trial_id)
+
+    def _enqueued(self, trials: list[FrozenTrial]) -> FrozenTrial:
+        """The first trial that waits, begun. Optuna's ask() would begin another one if nobody waited any more."""
+        storage = self._study.optuna._storage
+        trial_id = next(trial._trial_id for trial in trials if trial.state == TrialState.WAITING)
+        try:
+            begun = storage.set_trial_state_values(trial_id, state=TrialState.RUNNING)
+        except UpdateFinishedTrialError:
+            begun = False
+        if not begun:
+            raise Outrun(f"trial {trial_id} does not wait any more")
+        return storage.get_trial(trial_id)
 
     def _begun(self, proposal: Proposal, *, number: int) -> FrozenTrial:
         """A new trial, stored whole: a cut leaves all of it, or nothing."""

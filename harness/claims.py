@@ -1,7 +1,7 @@
 """Who works on what: each trial, or student that is trained anew, is one living worker's at a time.
 
-Where a study is one machine's (SQLite, a journal file), a locked file says so: the kernel frees it however the worker
-ends. Where it is on a server, see ``harness.database_claims``.
+A locked file in the runs folder says so, which all share, on one machine: the kernel frees it however the worker ends.
+Where the study is in PostgreSQL, and workers may be anywhere, see ``harness.database_claims``.
 """
 
 from __future__ import annotations

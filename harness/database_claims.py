@@ -132,7 +132,7 @@ class DatabaseClaims:
                 if at_s is None:
                     self._lost = True  # between its entry and now: it enters anew when it asks again
                     return None
-            self._confirmed_s = time.monotonic()
+            self._confirmed_s = _elapsed_s()
         if holder is not None and holder.worker != self._worker and self._is_of_this_host(holder):
             shutil.rmtree(self._folder_of(holder.worker), ignore_errors=True)
         return piece, _DatabaseHold(self, piece, lease_of(self._folder / piece), round(at_s * 1000))
@@ -159,7 +159,7 @@ class DatabaseClaims:
                     beat_s=_NOW_S,
                 )
             )
-        self._lost, self._confirmed_s = False, time.monotonic()
+        self._lost, self._confirmed_s = False, _elapsed_s()
         self._over.clear()  # a heart that was asked to end, and has not yet, goes on
         if self._heart is None or not self._heart.is_alive():
             self._heart = threading.Thread(target=self._live, daemon=True)
@@ -204,14 +204,14 @@ class DatabaseClaims:
     def _beat(self) -> None:
         """Give a sign of life, and see whether this worker is still known."""
         with self._row:
-            at_s = time.monotonic()
+            at_s = _elapsed_s()
             try:
                 with self._engine.begin() as connection:
                     mine = _WORKERS.c.worker == self._worker
                     values = {"beat_s": _NOW_S, "epochs": self._epochs}
                     known = connection.execute(sql.update(_WORKERS).where(mine).values(values)).rowcount
             except SQLAlchemyError:
-                self._failed_s = time.monotonic()
+                self._failed_s = _elapsed_s()
                 raise
             self._mute = False
             if known:
@@ -243,7 +243,7 @@ class DatabaseClaims:
             PieceTaken: If it has not.
         """
         self._epochs = epochs
-        now_s = time.monotonic()
+        now_s = _elapsed_s()
         # Where the server gave no answer, the heart goes on to ask; what is trained on meanwhile is what anybody else
         # would train. Where it was not even asked for so long, this process was stalled: then it is asked first.
         stalled = now_s - self._confirmed_s > GRACE_S / 2 and now_s - self._failed_s > GRACE_S / 2
@@ -273,7 +273,7 @@ class DatabaseClaims:
 
     def is_sure(self) -> bool:
         """Whether nobody can have taken what this worker has: it was silent for a part of the grace only."""
-        return not self._lost and time.monotonic() - self._confirmed_s < GRACE_S / 2
+        return not self._lost and _elapsed_s() - self._confirmed_s < GRACE_S / 2
 
     def release(self, piece: str) -> None:
         """Work on a piece no more."""
@@ -328,6 +328,11 @@ class DatabaseClaims:
         if self._heart is None or not self._heart.is_alive():
             self._heart = None
             self._over.clear()
+
+
+def _elapsed_s() -> float:
+    """Seconds on a clock that goes on while this machine sleeps, where it has one: the others did not sleep."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def _worker(row: Row[Any]) -> Worker:

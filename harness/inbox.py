@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import selectors
+import queue
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,11 @@ _GRACE_WHEN_ABANDONED_S = 60.0
 
 
 class Inbox:
-    """The search's words: folders with news, the wish to close, or silence for good when it is gone."""
+    """The search's words: folders with news, the wish to close, or silence for good when it is gone.
+
+    They are read as they come, by a thread: a search whose words nobody takes would stand still when the pipe is full,
+    and a store that does not answer keeps this process waiting for as long as it likes.
+    """
 
     def __init__(self) -> None:
         self.folders: dict[Path, None] = {}  # in the order of their first news
@@ -22,10 +27,16 @@ class Inbox:
         self.closing = False
         self.abandoned = False
         self.grace_s = _GRACE_WHEN_ABANDONED_S
-        self._rest = b""
-        self._selector = selectors.DefaultSelector()
-        os.set_blocking(sys.stdin.fileno(), False)
-        self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
+        self._heard: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        rest = b""
+        while content := os.read(sys.stdin.fileno(), 1 << 16):
+            *lines, rest = (rest + content).split(b"\n")
+            for line in lines:
+                self._heard.put(line)
+        self._heard.put(b"")  # the end
 
     @property
     def over(self) -> bool:
@@ -33,23 +44,25 @@ class Inbox:
         return self.closing or self.abandoned
 
     def listen(self, timeout_s: float | None) -> None:
-        """Take in what has been said, waiting for it up to ``timeout_s``."""
-        if self.abandoned:
-            time.sleep(timeout_s or 0)
+        """Take in what has been said, waiting for it up to ``timeout_s``; ``None`` waits for as long as it takes."""
+        try:
+            self._take_in(self._heard.get(timeout=timeout_s))
+            while True:
+                self._take_in(self._heard.get_nowait())
+        except queue.Empty:
             return
-        if not self._selector.select(timeout_s):
+
+    def _take_in(self, line: bytes) -> None:
+        if not line:
+            self.abandoned = True
             return
-        content = os.read(sys.stdin.fileno(), 1 << 20)
-        self.abandoned = not content
-        *lines, self._rest = (self._rest + content).split(b"\n")
-        for line in lines:
-            message = json.loads(line)
-            if "request" in message:
-                self.requests.append(message)
-            elif "folder" in message:
-                self.folders[Path(message["folder"])] = None
-            if "close" in message:
-                self.closing, self.grace_s = True, message["grace_s"]
+        message = json.loads(line)
+        if "request" in message:
+            self.requests.append(message)
+        elif "folder" in message:
+            self.folders[Path(message["folder"])] = None
+        if "close" in message:
+            self.closing, self.grace_s = True, message["grace_s"]
 
     def gather(self, duration_s: float) -> None:
         """Listen for ``duration_s``, or until something is waited for, or there will be no more to hear."""

@@ -73,7 +73,7 @@ _END = _HOLD.values(state=sql.bindparam("how"), datetime_complete=sql.bindparam(
 
 
 class Outrun(Exception):
-    """Another trial was begun, or enqueued, before this one; nothing was stored."""
+    """Another trial was begun, or enqueued, before this one, or this one by another worker; nothing was stored."""
 
 
 class LeanStorage(RDBStorage):

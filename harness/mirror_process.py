@@ -21,6 +21,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from harness.tracking import MlflowSink
 
 _GATHER_S = 2.0  # events within it go out together: a short trial is one call, not twenty
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
+_HANGS_S = 2.0  # a store that has not answered after it, and fails, is not asked about all else there is to send
 _ASKED_FOR_S = 15.0  # how long a store is asked again before whoever waits for a reply is told that it is away
 
 
@@ -68,6 +70,26 @@ def _reply_to(request: dict[str, Any], sink: MlflowSink) -> None:
         time.sleep(_FIRST_PAUSE_S)
 
 
+def _send_all(inbox: Inbox, send: Callable[[Path], None]) -> Exception | None:
+    """Send what there is to send.
+
+    Returns:
+        Why something could not be sent, and is kept, if so.
+    """
+    problem = None
+    for folder in list(inbox.folders):
+        began_at = time.monotonic()
+        del inbox.folders[folder]
+        try:
+            send(folder)
+        except Exception as error:  # of any kind: the folder is kept, behind the others, which are not held up by it
+            problem = error
+            inbox.folders[folder] = None
+            if time.monotonic() - began_at > _HANGS_S:
+                break
+    return problem
+
+
 def main() -> int:
     """Mirror until told to close, or until the search is gone; exit 0 when everything is sent."""
     logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -87,45 +109,43 @@ def main() -> int:
     gc.enable()
     os.nice(19)  # training comes first
     _tell(ready=True, experiment_id=sink.experiment_id, store=sink.store)
-    inbox, seen = Inbox(), set()
+    inbox, seen, ending = Inbox(), set(), False
+
+    def send(folder: Path) -> None:
+        sink.send(folder)
+        if ending:
+            sink.cut(folder)
+        seen.add(folder)
+
     pause_s, give_up_at = _FIRST_PAUSE_S, None
     while True:
-        if not inbox.folders and not inbox.requests and not inbox.over:
-            inbox.listen(None)
-            inbox.gather(_GATHER_S)
+        if not inbox.folders and not inbox.requests:
+            if ending:
+                return 0
+            if inbox.over:
+                ending = True
+                inbox.folders = dict.fromkeys(seen)  # the last of short epochs are not told, and what runs is cut
+            else:
+                inbox.listen(None)
+                inbox.gather(_GATHER_S)
         inbox.listen(0)
         while inbox.requests:
             _reply_to(inbox.requests.pop(0), sink)
-        problem = None
-        for folder in list(inbox.folders):
-            try:
-                sink.send(folder)
-            except Exception as error:  # of any kind: the folder is kept, and the others are not held up by it
-                problem = error
-            else:
-                seen.add(folder)
-                del inbox.folders[folder]
+        problem = _send_all(inbox, send)
         if problem is None:
             if pause_s > _FIRST_PAUSE_S:
                 _tell(back=True)
-                pause_s = _FIRST_PAUSE_S
-        else:
-            _tell(away=one_line(problem))
-            if inbox.over:
-                give_up_at = give_up_at or time.monotonic() + inbox.grace_s
-                if time.monotonic() > give_up_at:
-                    return 1
-                pause_s = min(pause_s, 1.0)
-            inbox.listen(pause_s)
-            if inbox.over:
-                time.sleep(0.2)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            pause_s, give_up_at = _FIRST_PAUSE_S, None
             continue
-        if inbox.over and not inbox.folders:
-            for folder in seen:
-                sink.send(folder)  # the last of short epochs are not told
-                sink.cut(folder)
-            return 0
+        _tell(away=one_line(problem))
+        if inbox.over:
+            give_up_at = give_up_at or time.monotonic() + inbox.grace_s
+            if time.monotonic() > give_up_at:
+                return 1
+            time.sleep(min(pause_s, 1.0))
+        else:
+            inbox.gather(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
 if __name__ == "__main__":

@@ -114,6 +114,20 @@ class Pruner:
         self._axes = [name for name in study.objectives if name != study.primary]
         self._complete: dict[int, Standing] = {}
 
+    def recall(self, claim: Claim, curve: Mapping[int, float], kept: int) -> None:
+        """Note the rungs that a trial passed, before it was cut, while the storage was away: it passes them no more.
+
+        Args:
+            claim: The trial, which goes on.
+            curve: Its primary metric after each epoch, counted from 0.
+            kept: Epochs that it need not train again.
+        """
+        for epoch, value in curve.items():
+            rung = epoch + 1
+            if rung in self._rungs - claim.trial.intermediate_values.keys() and rung <= kept and math.isfinite(value):
+                claim.marks[rung] = value
+                claim.unmarked.add(rung)
+
     def judge(self, claim: Claim, epoch: int, metrics: Mapping[str, float]) -> None:
         """Mark a trial if it stands at a rung, and stop it if it has no chance of the front any more.
 

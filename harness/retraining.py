@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from harness.addresses import redact
 from harness.checkpoint import drop_checkpoints, epochs_kept
@@ -90,6 +91,8 @@ def retrain(
         try:
             if name not in study.retrained():  # read with the piece in hand
                 _train(places[name], retrainings[places[name]], hold, settings, space, study, prepared, mirror, display)
+        except PieceTaken as taken:
+            display.cut(places[name], one_line(taken))
         finally:
             hold.release()
 
@@ -153,26 +156,23 @@ def _train(
         )
     except TrialFailed as failure:
         reason = one_line(failure)
-        _fail(retraining, spool, study, reason)
+        _fail(retraining, spool, hold, study, reason)
         display.failed(place, reason)
         if isinstance(failure.__cause__, OSError):  # a full disk: whatever comes after it would fail too
             raise failure.__cause__ from None
-    except PieceTaken as taken:
-        display.cut(place, one_line(taken))
-        return
-    except (Interrupted, *STORAGE_ERRORS):
+    except (Interrupted, PieceTaken, *STORAGE_ERRORS):
         if not hold.is_lost():
             spool.set_state("WAITING")  # no fault of the student's: it is resumed
         raise
     except Exception as error:
         reason, report = f"{type(error).__name__}: {one_line(error)}", spool.folder / FAILURE
         report.write_text(redact(traceback.format_exc()))
-        _fail(retraining, spool, study, reason)
+        _fail(retraining, spool, hold, study, reason)
         raise HarnessError(
             f"{retraining.title} failed: {reason} (traceback: {report}); the same command goes on with the rest."
         ) from error
     else:
-        study.keep_retrained(retraining.name, {**retraining.facts, "metrics": metrics})
+        _keep(retraining, hold, study, metrics=metrics)
         spool.set_state("COMPLETE")
         display.finished(place, metrics)
     finally:
@@ -180,8 +180,18 @@ def _train(
     drop_checkpoints(spool.folder)
 
 
-def _fail(retraining: Retraining, spool: Spool, study: Study, reason: str) -> None:
-    study.keep_retrained(retraining.name, {**retraining.facts, "reason": reason})
+def _keep(retraining: Retraining, hold: Hold, study: Study, **outcome: Any) -> None:
+    """Tell the study how a training ended, unless it is another worker's by now: its word stands.
+
+    Raises:
+        PieceTaken: If it is.
+    """
+    study.patience.ask(hold.prove)
+    study.keep_retrained(retraining.name, {**retraining.facts, **outcome})
+
+
+def _fail(retraining: Retraining, spool: Spool, hold: Hold, study: Study, reason: str) -> None:
+    _keep(retraining, hold, study, reason=reason)
     drop_checkpoints(spool.folder)  # first: where the disk is full, it makes room for the last words
     spool.tags({"kd.reason": reason})
     spool.set_state("FAIL")

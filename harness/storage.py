@@ -9,7 +9,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalRedisBackend
 from sqlalchemy import event
@@ -18,7 +18,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from harness.addresses import is_server, lock_of, redact, sqlite_path
 from harness.content import exclusive
 from harness.database_claims import make_tables
-from harness.database_locks import lock, server_engine
+from harness.database_locks import lock
 from harness.errors import HarnessError, PieceTaken, one_line
 from harness.lean_storage import LeanStorage
 from harness.patience import Patience, never, server_is_away
@@ -73,7 +73,7 @@ def asking_storage() -> Iterator[None]:
     """
     try:
         yield
-    except (PieceTaken, *STORAGE_ERRORS):
+    except (PieceTaken, UpdateFinishedTrialError, *STORAGE_ERRORS):
         raise
     except Exception as error:  # Redis and files raise errors of their own
         raise StorageInternalError(one_line(error)) from error
@@ -134,8 +134,10 @@ def await_storage(settings: Settings, say: Callable[[str], None]) -> None:
 
 
 def patience_with(storage: BaseStorage) -> Patience:
-    """How a storage that is away is met."""
-    return Patience(never if server_engine(storage) is None else server_is_away)
+    """How a storage that is away is met: a database's server is waited for."""
+    backend = getattr(storage, "_backend", storage)
+    is_served = isinstance(backend, RDBStorage) and backend.engine.dialect.name != "sqlite"
+    return Patience(server_is_away if is_served else never)
 
 
 def close_connections(study: optuna.Study) -> None:

@@ -22,7 +22,7 @@ from harness.prospects import forecast_of, small_students
 from harness.pruning import Pruner, unprunable
 from harness.settings import Settings
 from harness.space import SearchSpace
-from harness.spool import FINISHED_STATES, SPOOL, Spool
+from harness.spool import FINISHED_STATES, SPOOL, Spool, curves
 from harness.storage import STORAGE_ERRORS
 from harness.study import Study
 from harness.trial import run_trial
@@ -116,6 +116,8 @@ def work(
     while (claim := _next(claimant, study, display, ends_at)) is not None:
         spool = begin_spool(claim, study, mirror)
         number = claim.trial.number
+        if pruner is not None and claim.resumed:
+            pruner.recall(claim, curves(claim.folder).get(f"val/{study.primary}", {}), spool.kept)
 
         def on_epoch(epoch: int, metrics: dict[str, float], claim: Claim = claim) -> None:
             display.epoch(claim.trial.number, epoch)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +13,9 @@ import pytest
 from conftest import PATIENCE_S, epochs_logged, search, start, wait_for
 from mlflow import MlflowClient
 from servers import MlflowServer, Postgres
+
+from harness.mirror import Mirror
+from harness.spool import Spool
 
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 
@@ -44,6 +51,46 @@ def test_runs_that_could_not_be_sent_are_sent_by_the_next_start(example: Path, s
     server.start()
     assert "is finished: 2 trials" in search(example, *command)
     _whole(server, trials=2, epochs=40)
+
+
+def test_a_tracking_server_that_hangs_keeps_nobody_who_tells_of_news_waiting(
+    tmp_path: Path, server: MlflowServer
+) -> None:
+    said: list[str] = []
+    folders = [tmp_path / "runs" / str(number) for number in range(3)]
+    with Mirror() as mirror:
+        mirror.connect(server.address, "kd-hang", tmp_path / "artifacts", say=said.append)
+        os.killpg(server.process.pid, signal.SIGSTOP)  # it takes connections, and answers nobody
+        for folder in folders:
+            with contextlib.closing(Spool(folder)) as spool:
+                spool.begin(folder.name, tags={"kd.run_key": folder.name}, params={})
+                spool.set_state("COMPLETE")
+        for folder in folders:
+            mirror.notify(folder)
+        wait_for(lambda: not _is_free(folders[0] / "mirror.lock"))
+        for _ in range(2_000):  # more than a pipe holds
+            for folder in folders:
+                mirror.notify(folder)
+        # The first attempt is not over yet: MLflow's client waits for 10 s, twice.
+        assert said == []
+        wait_for(lambda: any("MLflow does not answer" in text for text in said))
+        os.killpg(server.process.pid, signal.SIGCONT)
+        wait_for(lambda: any("MLflow answers again" in text for text in said))
+    client = MlflowClient(server.address)
+    experiment = client.get_experiment_by_name("kd-hang")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert sorted(run.data.tags["kd.run_key"] for run in runs) == ["0", "1", "2"]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def _is_free(lock: Path) -> bool:
+    with open(lock, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 def _whole(server: MlflowServer, *, trials: int, epochs: int) -> None:

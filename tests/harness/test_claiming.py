@@ -354,19 +354,39 @@ def test_what_is_enqueued_is_known_whole_to_whoever_thinks_meanwhile(
     study = opened(settings)
     study.optuna.enqueue_trial(second.trial.params)
     first, other = claimant_of(study), claimant_of(opened(settings))
-    ask, thoughts = study.optuna.ask, []
+    storage, thoughts = study.optuna._storage, []
+    begin = storage.set_trial_state_values
 
-    def asked(*arguments: Any) -> optuna.Trial:
-        trial = ask(*arguments)
+    def begun(*arguments: Any, **more: Any) -> bool:
+        found = begin(*arguments, **more)
         thoughts.append(other._think())  # of the enqueued one, it sees only that it runs
-        return trial
+        return found
 
-    monkeypatch.setattr(study.optuna, "ask", asked)
+    monkeypatch.setattr(storage, "set_trial_state_values", begun)
     enqueued = first.claim()
     assert enqueued is not None and enqueued.trial.params == second.trial.params
     monkeypatch.setattr(other, "_think", thoughts.pop)
     claim = other.claim()
     assert claim is not None and claim.trial.number == 1 and claim.configuration != enqueued.configuration
+
+
+def test_an_enqueued_trial_that_somebody_begins_meanwhile_is_no_reason_to_begin_another(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = in_sqlite(replace(settings, trials=1))
+    study = opened(settings)
+    study.optuna.enqueue_trial({"width": 5})
+    storage, begin = study.optuna._storage, study.optuna._storage.set_trial_state_values
+
+    def too_late(*arguments: Any, **more: Any) -> bool:
+        monkeypatch.undo()
+        opened(settings).optuna.ask()  # with Optuna's own means, which keep nobody out
+        return begin(*arguments, **more)
+
+    monkeypatch.setattr(storage, "set_trial_state_values", too_late)
+    claim = claimant_of(study).claim()
+    assert claim is not None and (claim.trial.number, claim.configuration.student) == (0, {"width": 5})
+    assert len(study.optuna.trials) == 1
 
 
 def test_who_had_to_wait_thinks_in_turn(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

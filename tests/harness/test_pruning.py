@@ -147,6 +147,21 @@ def test_a_trial_that_was_cut_is_not_judged_again_where_it_went_on(tmp_path: Pat
         pruner.judge(replace(claim, trial=trial), 1, {"val/accuracy": 0.1})
 
 
+def test_rungs_that_were_passed_while_the_storage_was_away_are_stored_though_the_worker_is_lost(tmp_path: Path) -> None:
+    study = studied(tmp_path)
+    claim = claim_of(study)
+    pruner_of(study).judge(claim, 0, {"val/accuracy": 0.2})
+    claim.hold.release()  # it is killed after the eighth epoch; two rungs were never stored
+    heir = claim_of(study)
+    assert heir.resumed and heir.trial.intermediate_values == {1: 0.2}
+    curve = {0: 0.9, 1: 0.3, 2: 0.35, 6: 0.5, 7: 0.55}
+    pruner_of(study).recall(heir, curve, kept=1)
+    assert heir.marks == {}  # the others will be passed again
+    pruner_of(study).recall(heir, curve, kept=8)
+    heir.complete({"accuracy": 0.6, "parameters": 1.0})
+    assert study.trials()[heir.trial.number].intermediate_values == {1: 0.2, 2: 0.3, 7: 0.5}
+
+
 def test_what_is_no_number_is_not_marked(tmp_path: Path) -> None:
     study = studied(tmp_path)
     claim = claim_of(study)
@@ -155,7 +170,7 @@ def test_what_is_no_number_is_not_marked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ConnectionError("reset by peer"), OSError(116, "stale handle"), MemoryError()])
-def test_a_storage_that_is_away_at_a_rung_is_no_fault_of_the_trial(
+def test_a_storage_that_is_away_is_no_fault_of_the_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     study = studied(tmp_path)
@@ -164,9 +179,13 @@ def test_a_storage_that_is_away_at_a_rung_is_no_fault_of_the_trial(
     def away(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr(study.optuna._storage, "set_trial_intermediate_value", away)
+    for name in ("set_trial_intermediate_value", "set_trial_state_values"):
+        monkeypatch.setattr(study.optuna._storage, name, away)
     with pytest.raises(STORAGE_ERRORS):
         Pruner(study, epochs=20, costs_of=lambda params: {}).judge(claim, 1, {"val/accuracy": 0.5})
+    claim.unmarked.clear()
+    with pytest.raises(STORAGE_ERRORS):
+        claim.complete({"accuracy": 0.5, "parameters": 1.0})
     assert study.trials()[claim.trial.number].state == TrialState.RUNNING
 
 
