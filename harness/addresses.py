@@ -49,6 +49,11 @@ def is_server(address: str) -> bool:
     return address.startswith("postgresql")
 
 
+def is_database_server(address: str) -> bool:
+    """Whether an address is that of any database's server, which may be away and come back."""
+    return "://" in address and sqlite_path(address) is None and not re.match("sqlite|rediss?:", address)
+
+
 def storage_file(address: str) -> Path | None:
     """The file that a storage address means; ``None`` for a server."""
     path = Path(address) if "://" not in address else sqlite_path(address)

@@ -27,16 +27,21 @@ class Inbox:
         self.closing = False
         self.abandoned = False
         self.grace_s = _GRACE_WHEN_ABANDONED_S
+        self.ended_at = 0.0  # when the last word came, however late it is taken in
         self._heard: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
         rest = b""
-        while content := os.read(sys.stdin.fileno(), 1 << 16):
-            *lines, rest = (rest + content).split(b"\n")
-            for line in lines:
-                self._heard.put(line)
-        self._heard.put(b"")  # the end
+        try:
+            while content := os.read(sys.stdin.fileno(), 1 << 16):
+                *lines, rest = (rest + content).split(b"\n")
+                for line in lines:
+                    self.ended_at = time.monotonic()
+                    self._heard.put(line)
+        finally:
+            self.ended_at = time.monotonic()
+            self._heard.put(b"")  # the end
 
     @property
     def over(self) -> bool:

@@ -117,7 +117,7 @@ def main() -> int:
             sink.cut(folder)
         seen.add(folder)
 
-    pause_s, give_up_at = _FIRST_PAUSE_S, None
+    pause_s, answered_at = _FIRST_PAUSE_S, 0.0
     while True:
         if not inbox.folders and not inbox.requests:
             if ending:
@@ -132,15 +132,15 @@ def main() -> int:
         while inbox.requests:
             _reply_to(inbox.requests.pop(0), sink)
         problem = _send_all(inbox, send)
+        inbox.listen(0)  # who hung may have been waited for past the end
         if problem is None:
             if pause_s > _FIRST_PAUSE_S:
                 _tell(back=True)
-            pause_s, give_up_at = _FIRST_PAUSE_S, None
+            pause_s, answered_at = _FIRST_PAUSE_S, time.monotonic()
             continue
         _tell(away=one_line(problem))
         if inbox.over:
-            give_up_at = give_up_at or time.monotonic() + inbox.grace_s
-            if time.monotonic() > give_up_at:
+            if time.monotonic() > max(inbox.ended_at, answered_at) + inbox.grace_s:
                 return 1
             time.sleep(min(pause_s, 1.0))
         else:

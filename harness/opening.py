@@ -14,7 +14,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from harness.addresses import is_server, redact, storage_file
+from harness.addresses import is_database_server, redact, storage_file
 from harness.content import Lease, write_atomically
 from harness.database_locks import alone, server_engine
 from harness.errors import HarnessError
@@ -112,7 +112,7 @@ def find_study(settings: Settings, *, on_word: Callable[[str], None] | None = No
     Raises:
         HarnessError: If the storage can't be used or has no such study of this program, or it was moved.
     """
-    if on_word is not None and is_server(settings.storage):
+    if on_word is not None and is_database_server(settings.storage):
         return Patience(server_is_away, on_word).ask(lambda: find_study(settings))
     study = load_stored(settings)
     see_that_it_is_here(study.attrs, settings)

@@ -18,7 +18,8 @@ _Result = TypeVar("_Result")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 _FOR_GOOD = re.compile(
     "authentication failed|does not exist|no password supplied|no pg_hba.conf entry|permission denied|not permitted"
-    "|could not translate host name|failed to resolve host|Access denied|Unknown database"
+    "|could not translate host name|failed to resolve host|Name or service not known"
+    "|Access denied|command denied|Unknown database|Unknown column|max_allowed_packet"
 )
 _HURRIED_S, _HURRIED_IN_ALL_S = 3.0, 8.0  # for an answer, and for all, once the process was told to stop
 _PATIENCE_S = 1800.0  # a server that is being upgraded is back by then

@@ -21,7 +21,7 @@ from harness.prepare import Prepared
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
 from harness.spool import SPOOL, Spool, last_state
-from harness.storage import STORAGE_ERRORS
+from harness.storage import STORAGE_ERRORS, asking_storage
 from harness.study import Study
 from harness.trial import run_student
 from harness.worker import FAILURE, Display, Notified, check_deaths
@@ -137,8 +137,35 @@ def _train(
     display: Display,
 ) -> None:
     spool = _begun(retraining, hold, study, mirror)
-    resumed = spool.kept or None
-    display.started(place, retraining.configuration.params(), resumed)
+    try:
+        _run(place, retraining, spool, hold, settings, space, study, prepared, display)
+    except (Interrupted, *STORAGE_ERRORS):
+        if not hold.is_lost():
+            spool.set_state("WAITING")  # no fault of the student's: it is resumed
+        raise
+    finally:
+        spool.close()
+    drop_checkpoints(spool.folder)
+
+
+def _run(
+    place: int,
+    retraining: Retraining,
+    spool: Spool,
+    hold: Hold,
+    settings: Settings,
+    space: SearchSpace,
+    study: Study,
+    prepared: Prepared,
+    display: Display,
+) -> None:
+    """Train a student to its end, whatever that is, and tell the study, the log and the person.
+
+    Raises:
+        HarnessError: If it fails by an error that is not its own doing.
+        PieceTaken: If it is another worker's by now.
+    """
+    display.started(place, retraining.configuration.params(), spool.kept or None)
     try:
         check_deaths(spool)
         metrics = run_student(
@@ -161,8 +188,6 @@ def _train(
         if isinstance(failure.__cause__, OSError):  # a full disk: whatever comes after it would fail too
             raise failure.__cause__ from None
     except (Interrupted, PieceTaken, *STORAGE_ERRORS):
-        if not hold.is_lost():
-            spool.set_state("WAITING")  # no fault of the student's: it is resumed
         raise
     except Exception as error:
         reason, report = f"{type(error).__name__}: {one_line(error)}", spool.folder / FAILURE
@@ -175,9 +200,6 @@ def _train(
         _keep(retraining, hold, study, metrics=metrics)
         spool.set_state("COMPLETE")
         display.finished(place, metrics)
-    finally:
-        spool.close()
-    drop_checkpoints(spool.folder)
 
 
 def _keep(retraining: Retraining, hold: Hold, study: Study, **outcome: Any) -> None:
@@ -186,8 +208,13 @@ def _keep(retraining: Retraining, hold: Hold, study: Study, **outcome: Any) -> N
     Raises:
         PieceTaken: If it is.
     """
-    study.patience.ask(hold.prove)
-    study.keep_retrained(retraining.name, {**retraining.facts, **outcome})
+
+    def keep() -> None:
+        hold.prove()
+        with asking_storage():
+            study.keep_retrained(retraining.name, {**retraining.facts, **outcome})
+
+    study.patience.ask(keep)
 
 
 def _fail(retraining: Retraining, spool: Spool, hold: Hold, study: Study, reason: str) -> None:

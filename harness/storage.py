@@ -15,7 +15,7 @@ from optuna.storages.journal import JournalRedisBackend
 from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from harness.addresses import is_server, lock_of, redact, sqlite_path
+from harness.addresses import is_database_server, is_server, lock_of, redact, sqlite_path
 from harness.content import exclusive
 from harness.database_claims import make_tables
 from harness.database_locks import lock
@@ -36,6 +36,7 @@ _PATIENT_CONNECTION = {
     "keepalives_count": 3,
     "tcp_user_timeout": 60_000,  # ms
 }
+_PATIENT_MYSQL = {"connect_timeout": 10, "read_timeout": 60, "write_timeout": 60}  # more than it waits for a lock, 50 s
 
 
 class _UnpickledRedis(JournalRedisBackend):
@@ -129,7 +130,7 @@ def await_storage(settings: Settings, say: Callable[[str], None]) -> None:
     Raises:
         HarnessError: If it stays away, or can't be used for another reason.
     """
-    if is_server(settings.storage):
+    if is_database_server(settings.storage):
         Patience(server_is_away, say).ask(lambda: open_storage(settings))
 
 
@@ -151,7 +152,9 @@ def close_connections(study: optuna.Study) -> None:
 def _open_database(address: str) -> LeanStorage:
     if sqlite_path(address) is None:
         if not is_server(address):
-            return LeanStorage(address, engine_kwargs={"pool_pre_ping": True})
+            driver = sqlalchemy.make_url(address).get_driver_name()
+            known = _PATIENT_MYSQL if driver in ("pymysql", "mysqldb") else {}
+            return LeanStorage(address, engine_kwargs={"connect_args": known, "pool_pre_ping": True})
         engine_kwargs: dict[str, Any] = {"connect_args": _PATIENT_CONNECTION, "pool_pre_ping": True}
         engine = sqlalchemy.create_engine(address, **engine_kwargs)
         try:

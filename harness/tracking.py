@@ -19,7 +19,12 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.protos.databricks_pb2 import (
+    INTERNAL_ERROR,
+    RESOURCE_ALREADY_EXISTS,
+    RESOURCE_DOES_NOT_EXIST,
+    ErrorCode,
+)
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -100,8 +105,9 @@ class MlflowSink:
     def _send_or_drop(self, folder: Path, mirrored: _Mirrored) -> None:
         try:
             self._send_rest(folder, mirrored)
-        except MlflowException:
-            if mirrored.run_id is None or not self._is_deleted(mirrored.run_id):
+        except MlflowException as error:
+            no_answer = error.error_code == ErrorCode.Name(INTERNAL_ERROR)  # who asks again waits as long again
+            if no_answer or mirrored.run_id is None or not self._is_deleted(mirrored.run_id):
                 raise
             # Whoever deleted the run wants it gone; what else there is must not wait for it.
             mirrored.offset = (folder / SPOOL).stat().st_size

@@ -23,6 +23,8 @@ class MariaDb:
         missing = [name for name in _PROGRAMS if shutil.which(name, path=path) is None]
         if missing and os.environ.get("CI") != "true":
             pytest.skip(f"{missing[0]} is not installed: apt-get install mariadb-server-core mariadb-client-core")
+        if os.environ.get("CI") != "true":
+            pytest.importorskip("pymysql", reason="pip install pymysql")
         self._server, install = (shutil.which(name, path=path) or name for name in _PROGRAMS)
         self._folder = Path(tempfile.mkdtemp())
         with socket.socket() as probe:
@@ -35,7 +37,11 @@ class MariaDb:
         ]
         made = [install, *self._options, "--auth-root-authentication-method=normal", "--skip-test-db"]
         subprocess.run(made, check=True, capture_output=True)
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
 
     def start(self) -> None:
         listening = ["--bind-address=127.0.0.1", f"--port={self._port}", f"--socket={self._folder / 'socket'}"]
