@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import zip_longest
@@ -37,6 +38,8 @@ from harness.whereabouts import MOVED_ATTR, MOVING_ATTR, see_that_it_is_here
 
 if TYPE_CHECKING:
     from harness.terminal import Terminal
+
+_MOMENT_S = 2.0  # for workers of a search that was killed to see it, and for its mirror to let its runs wait
 
 
 def move(settings: Settings, terminal: Terminal) -> None:
@@ -107,7 +110,10 @@ def _nobody_at_work(source: Study, target: BaseStorage, terminal: Terminal) -> I
 
     absence = Absence(source.settings)
     try:
-        if not absence.acquire():
+        ends_at = time.monotonic() + _MOMENT_S
+        while not (absent := absence.acquire()) and time.monotonic() < ends_at:
+            time.sleep(0.1)
+        if not absent:
             named = [str(worker) for worker in source.claims.workers() if not worker.is_silent]
             _refuse(name, named or ["a process of this machine"])
         file = source.folder.with_name(f".{name}.lock")
