@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -147,6 +148,16 @@ class Silent:
 
     def notify(self, folder: Path) -> None:
         pass
+
+
+def is_free(lock: Path) -> bool:
+    """Whether nobody holds a locked file."""
+    with open(lock, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 def claimed(study: Study, space: SearchSpace) -> Claim | None:

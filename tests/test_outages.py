@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE_S, epochs_logged, search, start, wait_for
+from conftest import PATIENCE_S, epochs_logged, is_free, search, start, wait_for
 from mlflow import MlflowClient
 from servers import MlflowServer, Postgres
 
@@ -67,7 +66,7 @@ def test_a_tracking_server_that_hangs_keeps_nobody_who_tells_of_news_waiting(
                 spool.set_state("COMPLETE")
         for folder in folders:
             mirror.notify(folder)
-        wait_for(lambda: not _is_free(folders[0] / "mirror.lock"))
+        wait_for(lambda: not is_free(folders[0] / "mirror.lock"))
         for _ in range(2_000):  # more than a pipe holds
             for folder in folders:
                 mirror.notify(folder)
@@ -82,15 +81,6 @@ def test_a_tracking_server_that_hangs_keeps_nobody_who_tells_of_news_waiting(
     runs = client.search_runs([experiment.experiment_id])
     assert sorted(run.data.tags["kd.run_key"] for run in runs) == ["0", "1", "2"]
     assert {run.info.status for run in runs} == {"FINISHED"}
-
-
-def _is_free(lock: Path) -> bool:
-    with open(lock, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
 
 
 def _whole(server: MlflowServer, *, trials: int, epochs: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import is_free
 
 from harness.content import Lease, derived_seed, digest, exclusive, tensors_digest, write_atomically
 
@@ -182,16 +182,7 @@ def test_a_lease_is_free_when_its_process_is_killed(tmp_path: Path) -> None:
 
 def test_a_lock_is_held_within_its_block_and_free_after_it(tmp_path: Path) -> None:
     lock = tmp_path / "new" / "lock"
-
-    def is_free() -> bool:
-        with open(lock, "a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            return True
-
     with pytest.raises(RuntimeError, match="in the block"), exclusive(lock):
-        assert not is_free()
+        assert not is_free(lock)
         raise RuntimeError("in the block")
-    assert is_free()
+    assert is_free(lock)
