@@ -30,22 +30,22 @@ import torch
 from optuna.trial import TrialState, create_trial
 from safetensors.torch import load_file, save_file
 
-from harness.answers import ANSWERS, compare, keep_answers
-from harness.claiming import Claimant
 from harness.cli import parse_search
 from harness.content import tensors_digest
-from harness.mirror import Mirror
-from harness.opening import open_study
-from harness.parent import ParentRun
-from harness.prepare import Prepared, prepare
-from harness.proposal import Proposer
-from harness.prospects import forecast_of
+from harness.preparation.prepare import Prepared, prepare
+from harness.reporting.parent import ParentRun
+from harness.sampling.proposal import Proposer
+from harness.screen.terminal import Terminal
 from harness.settings import Settings
 from harness.space import SearchSpace, load_space
-from harness.spool import SPOOL, STATE_FILE, Spool
-from harness.storage import open_storage
-from harness.study import Study
-from harness.terminal import Terminal
+from harness.storage.access import open_storage
+from harness.studies.claiming import Claimant
+from harness.studies.opening import open_study
+from harness.studies.study import Study
+from harness.tracking.mirror import Mirror
+from harness.tracking.spool import SPOOL, STATE_FILE, Spool
+from harness.training.answers import ANSWERS, compare, keep_answers
+from harness.trials.prospects import forecast_of
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = "grown"
@@ -149,7 +149,7 @@ def grown(trials: int) -> None:
         claim.hold.release()
     finished_s = whole_command(str(ROOT / "search.py"), *flags, "--no-controls")
     report_s = whole_command("-m", "harness", "report", "--study", STUDY)
-    empty_s = whole_command("-c", "import harness.launchers.local, harness.report, harness.parent")
+    empty_s = whole_command("-c", "import harness.trials.local, harness.reporting.report, harness.reporting.parent")
     print(
         f"{trials:,} trials: storage opened and read in {opened_s:.2f} s; the first proposal {proposals_s[0]:.3f} s, "
         f"the next {statistics.median(proposals_s[1:]):.3f} s; search.py on the finished study {finished_s:.1f} s and "

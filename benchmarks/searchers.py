@@ -15,12 +15,12 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from recorded_curves import Curves, Place
 
-from harness.candidates import Points, Pool
 from harness.flags import space_file
-from harness.forecast import Forecast
-from harness.proposal import make_sampler
-from harness.pruning import Standing, rungs_of, stop
+from harness.sampling.candidates import Points, Pool
+from harness.sampling.forecast import Forecast
+from harness.sampling.proposal import make_sampler
 from harness.space import SearchSpace, load_space
+from harness.trials.pruning import Standing, rungs_of, stop
 from lightning_modules.criteria import HINTON
 
 

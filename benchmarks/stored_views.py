@@ -23,9 +23,9 @@ from learning_curves import prepared_for
 from safetensors.torch import load_file
 from torch import nn
 
-from harness.prepare import Prepared, score
+from harness.preparation.prepare import Prepared, score
 from harness.space import Configuration, SearchSpace
-from harness.trial import ordered_logits, train_student
+from harness.trials.trial import ordered_logits, train_student
 from lightning_modules.batch import Batch, call
 from lightning_modules.tensors import TensorDataModule, TensorLoader
 

@@ -19,9 +19,9 @@ import torch
 from learning_curves import prepared_for
 from torch import Tensor, nn
 
-from harness.prepare import Prepared
+from harness.preparation.prepare import Prepared
 from harness.space import Configuration, SearchSpace
-from harness.trial import train_student
+from harness.trials.trial import train_student
 from lightning_modules.batch import call
 from lightning_modules.tensors import TensorDataModule
 

@@ -23,17 +23,18 @@ import psutil
 import torch
 import torch.nn.functional as F
 
-from harness import forecast, pruning
 from harness.cli import parse_search
-from harness.mirror import Mirror
-from harness.opening import open_study
-from harness.parent import ParentRun
-from harness.prepare import Prepared, prepare
+from harness.preparation.prepare import Prepared, prepare
+from harness.reporting.parent import ParentRun
+from harness.sampling import forecast
+from harness.screen.terminal import Terminal
 from harness.settings import Settings
 from harness.space import SearchSpace, load_space
-from harness.storage import open_storage
-from harness.terminal import Terminal
-from harness.worker import work
+from harness.storage.access import open_storage
+from harness.studies.opening import open_study
+from harness.tracking.mirror import Mirror
+from harness.trials import pruning
+from harness.trials.worker import work
 
 CONFIGURATION = {"width": "8", "temperature": "4.0", "learning_rate": "0.01"}
 _BY_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"

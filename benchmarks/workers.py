@@ -72,7 +72,7 @@ def memory(trials: int, workers: int) -> None:
         if done // 50 > shown:
             shown = done // 50
             children = psutil.Process(search.pid).children()
-            held = [_held(child) for child in children if "harness.mirror_process" not in child.cmdline()]
+            held = [_held(child) for child in children if "harness.tracking.mirror_process" not in child.cmdline()]
             first = _held(psutil.Process(search.pid))
             print(f"{done} trials: workers {', '.join(held)}; first process {first}", flush=True)
     assert search.returncode == 0

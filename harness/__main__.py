@@ -17,25 +17,25 @@ def main() -> None:
 
 def confirm(settings: Settings) -> None:
     """Reopen the study, prepare, train its picks and controls with fresh seeds, report."""
-    from harness.mirror import Mirror
+    from harness.tracking.mirror import Mirror
 
     with Mirror() as mirror:
-        from harness.terminal import Terminal
+        from harness.screen.terminal import Terminal
 
         terminal = Terminal()
         with terminal.loading("PyTorch, Optuna and MLflow"):
-            from harness.confirm import SPLIT, confirmations
-            from harness.displays import retraining_display
             from harness.errors import HarnessError
-            from harness.launchers.local import retrain_here
-            from harness.opening import reopen_study
-            from harness.prepare import prepare, score
-            from harness.report import report
-            from harness.result import collect
-            from harness.spool import Spool
-            from harness.storage import storage_in_reach
-            from harness.teacher_outputs import SEARCHED
-            from harness.worker import catch_up
+            from harness.preparation.prepare import prepare, score
+            from harness.preparation.teacher_outputs import SEARCHED
+            from harness.reporting.report import report
+            from harness.reporting.result import collect
+            from harness.storage.access import storage_in_reach
+            from harness.studies.opening import reopen_study
+            from harness.tracking.spool import Spool
+            from harness.trials.confirm import SPLIT, confirmations
+            from harness.trials.displays import retraining_display
+            from harness.trials.local import retrain_here
+            from harness.trials.worker import catch_up
 
             study, space = reopen_study(settings)
         study.patience.word.say = terminal.say
@@ -73,7 +73,7 @@ def confirm(settings: Settings) -> None:
 def doctor(settings: Settings) -> None:
     """Check a task and its space; exit with code 1 if a check fails."""
     from harness.doctor import diagnose
-    from harness.terminal import Terminal
+    from harness.screen.terminal import Terminal
 
     if any(finding.state == "FAILED" for finding in diagnose(settings, Terminal())):
         sys.exit(1)
@@ -81,25 +81,25 @@ def doctor(settings: Settings) -> None:
 
 def move(settings: Settings) -> None:
     """Move a study to another storage."""
-    from harness.move import move
-    from harness.terminal import Terminal
+    from harness.screen.terminal import Terminal
+    from harness.studies.move import move
 
     move(settings, Terminal())
 
 
 def report(settings: Settings) -> None:
     """Read the study, report."""
-    from harness.mirror import Mirror
+    from harness.tracking.mirror import Mirror
 
     with Mirror() as mirror:
-        from harness.terminal import Terminal
+        from harness.screen.terminal import Terminal
 
         terminal = Terminal()
         with terminal.loading("PyTorch and Optuna"):
             from harness.errors import HarnessError
-            from harness.opening import find_study
-            from harness.report import report
-            from harness.spool import Spool
+            from harness.reporting.report import report
+            from harness.studies.opening import find_study
+            from harness.tracking.spool import Spool
 
             study = find_study(settings)
         study.patience.word.say = terminal.say
@@ -117,12 +117,12 @@ def report(settings: Settings) -> None:
 
 def status(settings: Settings) -> None:
     """Read the study, say how it stands."""
-    from harness.terminal import Terminal
+    from harness.screen.terminal import Terminal
 
     terminal = Terminal()
     with terminal.loading("PyTorch and Optuna"):
-        from harness.opening import find_study
-        from harness.status import status
+        from harness.studies.opening import find_study
+        from harness.studies.status import status
 
         study = find_study(settings)
     for line in status(study):

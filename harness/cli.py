@@ -31,7 +31,7 @@ from harness.settings import (
 )
 
 if TYPE_CHECKING:
-    from harness.study import Study
+    from harness.studies.study import Study
 
 _NO_RECIPE = "none"
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.content import digest, write_atomically
-from harness.teacher import cpu_state
+from harness.training.tensor_file import cpu_state
 from lightning_modules.batch import Inputs, call
 
 COSTS = ("parameters", "macs", "size_mb", "latency_p50_ms", "latency_p95_ms", "throughput_per_s")

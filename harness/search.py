@@ -11,8 +11,8 @@ from harness.errors import Interrupted
 from harness.settings import Settings
 
 if TYPE_CHECKING:
-    from harness.study import Study
-    from harness.terminal import Terminal
+    from harness.screen.terminal import Terminal
+    from harness.studies.study import Study
 
 
 def search(settings: Settings) -> None:
@@ -25,28 +25,28 @@ def search(settings: Settings) -> None:
         HarnessError: For whatever the person can mend.
         Interrupted: After a signal; nothing is lost.
     """
-    from harness.mirror import Mirror
-    from harness.terminal import Terminal
+    from harness.screen.terminal import Terminal
+    from harness.tracking.mirror import Mirror
 
     terminal = Terminal()
     with Mirror() as mirror:  # its process imports MLflow and connects while this one imports torch
         mirror.begin_to_connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
         with _saying_if_stopped(terminal), terminal.loading("PyTorch, Optuna and MLflow"):
-            from harness.controls import controls, due
-            from harness.displays import retraining_display, search_display
-            from harness.first_trials import first_trials
-            from harness.fit import device_of
-            from harness.launchers.local import retrain_here, search_here
-            from harness.opening import open_study
-            from harness.parent import ParentRun
-            from harness.prepare import prepare
-            from harness.prospects import unforeseeable
-            from harness.pruning import unprunable
-            from harness.report import report
-            from harness.retraining import let_wait
+            from harness.preparation.prepare import prepare
+            from harness.reporting.parent import ParentRun
+            from harness.reporting.report import report
+            from harness.sampling.first_trials import first_trials
             from harness.space import load_space
-            from harness.storage import STORAGE_ERRORS, open_storage, storage_in_reach
-            from harness.worker import catch_up
+            from harness.storage.access import STORAGE_ERRORS, open_storage, storage_in_reach
+            from harness.studies.opening import open_study
+            from harness.training.fit import device_of
+            from harness.trials.controls import controls, due
+            from harness.trials.displays import retraining_display, search_display
+            from harness.trials.local import retrain_here, search_here
+            from harness.trials.prospects import unforeseeable
+            from harness.trials.pruning import unprunable
+            from harness.trials.retraining import let_wait
+            from harness.trials.worker import catch_up
 
             whole_space = load_space(settings.space_file)
             space = whole_space.fixed(settings.fixed)

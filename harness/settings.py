@@ -8,7 +8,7 @@ from pathlib import Path
 SAMPLERS = ("front", "tpe", "nsga2", "gp", "random")
 PRUNERS = ("pareto", "none")
 AVERAGES = ("probabilities", "logits")
-"""What is averaged of several teachers; see ``harness.ensemble``."""
+"""What is averaged of several teachers; see ``harness.preparation.ensemble``."""
 BUDGETED = ("parameters", "macs", "size_mb", "latency_p50_ms", "latency_p95_ms")
 """Costs that a budget can be set for."""
 DEFAULT_STORAGE = "sqlite:///optuna.db"

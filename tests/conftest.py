@@ -23,16 +23,16 @@ import torch
 from forked import Forked
 from mlflow import MlflowClient
 
-from harness.checkpoint import epochs_kept
-from harness.claim import Claim
-from harness.claiming import Claimant
 from harness.metrics import METRICS
-from harness.opening import open_study
-from harness.proposal import Proposer
+from harness.sampling.proposal import Proposer
 from harness.settings import Settings
 from harness.space import SearchSpace
-from harness.storage import open_storage
-from harness.study import Study
+from harness.storage.access import open_storage
+from harness.studies.claim import Claim
+from harness.studies.claiming import Claimant
+from harness.studies.opening import open_study
+from harness.studies.study import Study
+from harness.training.checkpoint import epochs_kept
 from search_spaces.digits import SPACE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -121,7 +121,7 @@ def epochs_of_checkpoint(folder: Path, study: str, number: int) -> int:
 @pytest.fixture
 def kept_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpoints after each epoch, however short, of what is trained in this process."""
-    monkeypatch.setattr("harness.fit.CHECKPOINTS_APART_S", 0)
+    monkeypatch.setattr("harness.training.fit.CHECKPOINTS_APART_S", 0)
 
 
 def load(folder: Path, study: str) -> Any:

@@ -19,7 +19,7 @@ from mlflow.entities import Run
 from servers import MlflowServer, Postgres
 from test_storm import EPOCHS, FLAGS, begin, reached
 
-from harness.storage import close_connections
+from harness.storage.access import close_connections
 
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 

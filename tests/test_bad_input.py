@@ -14,7 +14,7 @@ from conftest import EXAMPLE, load, numbers, search
 from safetensors.torch import load as load_tensors
 from safetensors.torch import load_file
 
-from harness.storage import close_connections
+from harness.storage.access import close_connections
 
 pytestmark = pytest.mark.slow
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,12 @@ def imports(path: Path) -> Iterator[str]:
             yield str(node.module)
 
 
+def parts_imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "harness":
+            yield from (alias.name for alias in node.names)
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_file_imports_only_its_own_layer_and_those_below(path: Path) -> None:
     layer = path.relative_to(ROOT).parts[0]
@@ -38,8 +45,20 @@ def test_a_file_imports_only_its_own_layer_and_those_below(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_only_tracking_imports_mlflow_and_training_code_knows_no_optuna(path: Path) -> None:
     modules = {name.split(".")[0] for name in imports(path)}
-    assert "mlflow" not in modules or path == ROOT / "harness" / "tracking.py"
+    assert "mlflow" not in modules or path.parent == ROOT / "harness" / "tracking"
     assert "optuna" not in modules or path.relative_to(ROOT).parts[0] != "lightning_modules"
+
+
+def test_no_parts_of_the_engine_need_one_another() -> None:
+    needs: dict[str, set[str]] = {}
+    for path in (ROOT / "harness").glob("**/*.py"):
+        part = path.relative_to(ROOT / "harness").with_suffix("").parts[0]  # a folder, or a file beside them
+        # "from harness import a" names a part only in what it imports.
+        named = [name.split(".") for name in imports(path)] + [["harness", name] for name in parts_imported(path)]
+        needs.setdefault(part, set()).update(name[1] for name in named if name[0] == "harness" and name[1:])
+        needs[part].discard(part)
+    assert needs["search"] >= {"trials", "reporting"} and "flags" in needs["cli"]
+    graphlib.TopologicalSorter(needs).prepare()  # raises CycleError, which names them
 
 
 def test_the_engine_names_no_space_and_no_dataset() -> None:
@@ -62,5 +81,5 @@ def test_help_is_there_at_once_because_nothing_heavy_is_imported() -> None:
 
 
 def test_the_mirror_is_ready_early_because_it_imports_no_torch() -> None:
-    code = "import sys, harness.mirror_process; assert 'torch' not in sys.modules"
+    code = "import sys, harness.tracking.mirror_process; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(), check=True, capture_output=True)

@@ -24,15 +24,15 @@ from sqlalchemy.engine import Engine
 from test_moved_study import moved, moving
 from test_storm import begin
 
-import harness.move
-from harness.database_claims import DatabaseClaims
-from harness.database_locks import server_engine
+import harness.studies.move
 from harness.errors import HarnessError
-from harness.move import move
+from harness.screen.terminal import Terminal
 from harness.settings import Settings
 from harness.space import load_space
-from harness.storage import open_storage
-from harness.terminal import Terminal
+from harness.storage.access import open_storage
+from harness.storage.database_claims import DatabaseClaims
+from harness.storage.database_locks import server_engine
+from harness.studies.move import move
 from search_spaces.digits import SPACE
 
 pytestmark = [pytest.mark.slow, pytest.mark.service]
@@ -82,8 +82,8 @@ def test_a_study_that_another_machine_works_on_stays_and_the_machine_is_named(se
 def test_a_machine_that_was_lost_is_listened_for_and_then_forgotten(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("harness.database_claims.BEAT_S", 0.2)
-    monkeypatch.setattr("harness.database_claims.GRACE_S", 1.0)
+    monkeypatch.setattr("harness.storage.database_claims.BEAT_S", 0.2)
+    monkeypatch.setattr("harness.storage.database_claims.GRACE_S", 1.0)
     other = opened(replace(settings, runs_dir=settings.runs_dir / "other"))
     claim, claims = claimed(other, SPACE), other.claims
     assert claim is not None and isinstance(claims, DatabaseClaims)
@@ -99,7 +99,7 @@ def test_a_machine_that_was_lost_is_listened_for_and_then_forgotten(
 def test_a_move_that_keeps_nobody_out_any_more_ends_and_the_study_stays(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, compare = known(settings), harness.move._compare
+    before, compare = known(settings), harness.studies.move._compare
 
     def cut_off(*arguments: object) -> None:
         engine = server_engine(open_storage(settings))
@@ -112,7 +112,7 @@ def test_a_move_that_keeps_nobody_out_any_more_ends_and_the_study_stays(
         compare(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(harness.move, "_compare", cut_off)
+        patch.setattr(harness.studies.move, "_compare", cut_off)
         with pytest.raises(HarnessError, match="can't be used any more"):
             move(settings, Terminal())
     assert known(settings) == before and opened(settings).finished() == 1

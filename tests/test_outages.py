@@ -13,8 +13,8 @@ from conftest import PATIENCE_S, epochs_logged, is_free, search, start, wait_for
 from mlflow import MlflowClient
 from servers import MlflowServer, Postgres
 
-from harness.mirror import Mirror
-from harness.spool import Spool
+from harness.tracking.mirror import Mirror
+from harness.tracking.spool import Spool
 
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 

@@ -18,7 +18,7 @@ from servers import Postgres
 
 from harness.errors import HarnessError, one_line
 from harness.settings import Settings
-from harness.storage import open_storage
+from harness.storage.access import open_storage
 
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 

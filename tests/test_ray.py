@@ -15,7 +15,7 @@ import pytest
 from conftest import PATIENCE_S, ROOT, environment, epochs_logged, load, wait_for
 from forked import Forked
 
-from harness.spool import read_events
+from harness.tracking.spool import read_events
 
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 

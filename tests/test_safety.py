@@ -17,9 +17,9 @@ from optuna.storages.journal import JournalRedisBackend
 
 from harness.content import inside, write_atomically
 from harness.errors import HarnessError
-from harness.spool import SPOOL, Spool
-from harness.storage import _UnpickledRedis
-from harness.tracking import MlflowSink
+from harness.storage.access import _UnpickledRedis
+from harness.tracking.mlflow_sink import MlflowSink
+from harness.tracking.spool import SPOOL, Spool
 
 
 class Malicious:

@@ -20,7 +20,7 @@ from servers import Postgres
 from slurm_cluster import INSTALL, Cluster, missing
 from test_storm import reached
 
-from harness.spool import read_events
+from harness.tracking.spool import read_events
 
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 

@@ -19,7 +19,7 @@ from optuna.storages import RDBStorage
 from servers import Postgres
 from test_workers import workers_of
 
-from harness.spool import read_events
+from harness.tracking.spool import read_events
 
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 

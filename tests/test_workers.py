@@ -13,7 +13,7 @@ import pytest
 from conftest import EXAMPLE, PATIENCE_S, ROOT, environment, epochs_logged, load, numbers, search, start, wait_for
 from forked import Forked
 
-from harness.spool import read_events
+from harness.tracking.spool import read_events
 
 # Which trials are pruned depends on which ended before; without, the numbers are the same whoever is faster.
 FLAGS = ("--space", "cancer.py", "--sampler", "random", "--pruner", "none", "--trials", "12", "--epochs", "6")
@@ -25,7 +25,7 @@ def workers_of(process: Forked) -> list[int]:
     found = []
     for child in children:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
-            if b"harness.mirror_process" not in Path(f"/proc/{child}/cmdline").read_bytes():
+            if b"harness.tracking.mirror_process" not in Path(f"/proc/{child}/cmdline").read_bytes():
                 found.append(int(child))
     return found
 

@@ -7,13 +7,13 @@ from collections import Counter
 
 import torch
 
-from harness.allocator import keep_freed_memory
 from harness.doctor import data, distillation, labels, splits, student, teacher, training
 from harness.doctor.check import STATES, Finding, examine
 from harness.doctor.patient import Patient
-from harness.fit import device_of
+from harness.screen.terminal import Terminal
 from harness.settings import Settings
-from harness.terminal import Terminal
+from harness.training.allocator import keep_freed_memory
+from harness.training.fit import device_of
 
 CHECKS = (
     *data.CHECKS,

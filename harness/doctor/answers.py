@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.doctor.check import Doubt, Flaw
-from harness.misgivings import is_made_of_probabilities
+from harness.preparation.misgivings import is_made_of_probabilities
 from lightning_modules.batch import Inputs, call, select
 
 ASKED = 16

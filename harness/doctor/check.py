@@ -19,8 +19,8 @@ import torch
 from harness.content import derived_seed
 from harness.doctor.patient import Patient
 from harness.errors import HarnessError, one_line
-from harness.fit import seed_draws
-from harness.terminal import Terminal
+from harness.screen.terminal import Terminal
+from harness.training.fit import seed_draws
 
 State = Literal["ok", "warning", "FAILED", "skipped"]
 STATES: tuple[State, ...] = get_args(State)

@@ -12,7 +12,7 @@ from harness.doctor.answers import logits_of
 from harness.doctor.check import Check, Doubt, Flaw, Groundless
 from harness.doctor.patient import Patient
 from harness.metrics import METRICS
-from harness.misgivings import share_right
+from harness.preparation.misgivings import share_right
 
 
 def labels_are_within_the_logits(patient: Patient) -> str:

@@ -11,11 +11,11 @@ import torch
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from torch import Tensor, nn
 
-from harness.fit import seed_draws
-from harness.methods import teacher_layers
+from harness.preparation.methods import teacher_layers
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
-from harness.trial import student_module
+from harness.training.fit import seed_draws
+from harness.trials.trial import student_module
 from lightning_modules.batch import Batch, Inputs, select
 from lightning_modules.classifier import ClassifierModule, StudentModule, weighted_sum
 from lightning_modules.tensors import Split, TensorDataModule

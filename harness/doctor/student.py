@@ -15,9 +15,9 @@ from harness.cost import conditions_of, count_costs, key_of, measure_costs
 from harness.doctor.answers import ASKED, TOLERANCE, check_logits, check_steady, distance
 from harness.doctor.check import Check, Doubt, Flaw, asking
 from harness.doctor.patient import Patient, ends, text_of
-from harness.fit import seed_draws
-from harness.prepare import example_inputs
-from harness.teacher import cpu_state
+from harness.preparation.prepare import example_inputs
+from harness.training.fit import seed_draws
+from harness.training.tensor_file import cpu_state
 from lightning_modules.batch import call
 
 _BUILT = 64  # architectures; of a larger space, as many are drawn

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from harness.doctor.answers import ASKED, TOLERANCE, check_logits, check_steady, distance, logits_of
 from harness.doctor.check import Check, Doubt, Flaw
 from harness.doctor.patient import SAMPLES, STEPS, Patient, losses_of
-from harness.methods import teacher_layers
-from harness.prepare import fingerprint
-from harness.teacher import find_teacher, network_digest
-from harness.teacher_outputs import find_teacher_outputs, run_teacher
+from harness.preparation.methods import teacher_layers
+from harness.preparation.prepare import fingerprint
+from harness.preparation.teacher import find_teacher, network_digest
+from harness.preparation.teacher_outputs import find_teacher_outputs, run_teacher
 from lightning_modules.batch import select
 from lightning_modules.classifier import TeacherModule
 from lightning_modules.tensors import Split

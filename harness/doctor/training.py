@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
-from harness.checkpoint import Checkpoints
 from harness.content import tensors_digest
 from harness.doctor.answers import ASKED, TOLERANCE, distance, logits_of
 from harness.doctor.check import Check, Flaw
 from harness.doctor.patient import Patient
-from harness.fit import fit, seed_draws
-from harness.teacher import cpu_state
+from harness.training.checkpoint import Checkpoints
+from harness.training.fit import fit, seed_draws
+from harness.training.tensor_file import cpu_state
 
 _SHOWN = 3
 

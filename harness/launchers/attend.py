@@ -11,11 +11,11 @@ from harness.cli import command_for
 from harness.errors import HarnessError, Interrupted
 from harness.launchers.remote import errors_in
 from harness.placement import Placement
+from harness.screen.terminal import Bar, Terminal
 from harness.settings import Settings
-from harness.terminal import Bar, Terminal
 
 if TYPE_CHECKING:
-    from harness.study import Study
+    from harness.studies.study import Study
 
 _EVERY_S = 2.0
 _PATIENCE_S = 60.0  # until a word about workers of which nothing is seen
@@ -71,8 +71,8 @@ def attend(jobs: Jobs, settings: Settings, placement: Placement) -> None:
 
 
 def _follow(jobs: Jobs, settings: Settings, terminal: Terminal) -> None:
-    from harness.report import report
-    from harness.storage import STORAGE_ERRORS
+    from harness.reporting.report import report
+    from harness.storage.access import STORAGE_ERRORS
 
     study: Study | None = None
     bar: Bar | None = None
@@ -117,7 +117,7 @@ def _follow(jobs: Jobs, settings: Settings, terminal: Terminal) -> None:
 
 def _found(settings: Settings) -> Study | None:
     """The study, once a worker has made it."""
-    from harness.opening import find_study
+    from harness.studies.opening import find_study
 
     try:
         return find_study(settings)

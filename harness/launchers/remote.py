@@ -46,7 +46,7 @@ class Errand:
                 scheduler's files.
         """
         from harness.search import search
-        from harness.storage import await_storage
+        from harness.storage.access import await_storage
 
         try:
             for number in stopping:

@@ -12,8 +12,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from harness import budget
 from harness.cost import Conditions, Cost, CostTable, key_of
 from harness.errors import HarnessError
-from harness.first_trials import first_trials
-from harness.proposal import Proposer
+from harness.sampling.first_trials import first_trials
+from harness.sampling.proposal import Proposer
 from harness.space import SearchSpace
 from search_spaces.digits import SPACE
 

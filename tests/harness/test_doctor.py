@@ -21,16 +21,16 @@ import harness.doctor
 from harness.content import tensors_digest
 from harness.doctor import CHECKS, diagnose
 from harness.doctor.check import Finding
-from harness.fit import seed_draws
 from harness.flags import SPACES_DIR
-from harness.keeping import Keeper, nobody_else
-from harness.prepare import fingerprint
+from harness.preparation.keeping import Keeper, nobody_else
+from harness.preparation.prepare import fingerprint
+from harness.preparation.teacher import Teacher, network_digest
+from harness.preparation.teacher_outputs import make_teacher_outputs
+from harness.screen.terminal import Terminal
 from harness.settings import Settings
 from harness.space import load_space
-from harness.spool import Spool
-from harness.teacher import Teacher, network_digest
-from harness.teacher_outputs import make_teacher_outputs
-from harness.terminal import Terminal
+from harness.tracking.spool import Spool
+from harness.training.fit import seed_draws
 from lightning_modules.datasets import DEBIAN_FASHION_MNIST
 
 

@@ -19,12 +19,12 @@ from optuna.storages.journal import JournalFileBackend
 from safetensors.torch import load_file
 from test_trial import a_session, example_space
 
-from harness.checkpoint import Checkpoints
 from harness.errors import HarnessError
-from harness.spool import SPOOL, Spool, read_events
-from harness.tensor_file import save_tensors
-from harness.whole_journal import WholeJournal
-from harness.worker import work
+from harness.storage.whole_journal import WholeJournal
+from harness.tracking.spool import SPOOL, Spool, read_events
+from harness.training.checkpoint import Checkpoints
+from harness.training.tensor_file import save_tensors
+from harness.trials.worker import work
 
 FULL = "[Errno 28] No space left on device"
 

@@ -1,0 +1,380 @@
+"""Teacher, teacher outputs, cost table: each made once, kept, and checked when it is loaded."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassCalibrationError
+
+from harness import budget
+from harness.cli import doctor_command
+from harness.content import digest, exclusive, tensors_digest
+from harness.cost import (
+    COSTS,
+    ROUNDS,
+    Conditions,
+    Cost,
+    CostTable,
+    conditions_of,
+    cost_cache_file,
+    count_costs,
+    key_of,
+    measure_costs,
+    save_cost_table,
+    shape_of,
+    total_cost,
+)
+from harness.errors import HarnessError, one_line
+from harness.preparation.ensemble import averaged, ensemble_name, labels, make_teachers, number_of_teachers
+from harness.preparation.keeping import Keeper, nobody_else
+from harness.preparation.methods import check_classes, check_layers, check_teachers, teacher_layers
+from harness.preparation.misgivings import misgivings
+from harness.preparation.teacher import Teacher
+from harness.preparation.teacher_outputs import SEARCHED, Outputs, make_teacher_outputs
+from harness.screen.terminal import Terminal
+from harness.settings import Settings
+from harness.space import SearchSpace, line_of
+from harness.studies.study import Study
+from harness.tracking.mirror import Mirror
+from harness.training.allocator import keep_freed_memory
+from harness.training.fit import device_of
+from lightning_modules.batch import Inputs, call, select
+from lightning_modules.losses import soft_target_loss
+from lightning_modules.tensors import Split, TensorDataModule
+
+_FINGERPRINTED = 256  # samples, by whose views a kind of augmentation is known
+_GLANCED_AT = 16  # samples, by which it is seen whether a student gives logits
+MOST_ARCHITECTURES = 256  # a space of more is measured architecture by architecture, when a trial asks for it
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Prepared:
+    """What every trial of a study stands on.
+
+    Attributes:
+        data: The data, on the device, with the teacher's outputs attached.
+        classes: Number of classes C.
+        dataset: Fingerprint of the data.
+        teacher_digest: Content hash of the teacher's weights; of several, the kind of their average and each one's.
+        costs: Costs of the teacher and of every architecture that the space can reach.
+    """
+
+    data: TensorDataModule
+    classes: int
+    dataset: str
+    teacher_digest: str
+    costs: CostTable
+
+
+def prepare(
+    settings: Settings,
+    space: SearchSpace,
+    study: Study,
+    terminal: Terminal,
+    mirror: Mirror,
+    *,
+    splits: Sequence[str] = SEARCHED,
+) -> Prepared:
+    """Make, or find, all that a trial needs, and tie the study to it.
+
+    Args:
+        settings: Name data, teacher and device.
+        space: What varies.
+        study: The study.
+        terminal: Shows what is made.
+        mirror: Told of the teacher's news.
+        splits: Of which the teacher's outputs are wanted.
+
+    Raises:
+        HarnessError: If the data, the teacher's checkpoint or the device can't be had, the study stands on others, or a
+            method of the space does not fit the task.
+    """
+    check_teachers(space, number_of_teachers(settings))
+    keep_freed_memory()
+    device = device_of(settings.accelerator)
+    with _asking("the task's data", settings):
+        data = space.task.data(settings.data_dir)
+    with _asking("the task's views", settings):
+        dataset = fingerprint(data)
+    sizes = ", ".join(f"{len(part):,} {name}" for name, part in data.splits.items())
+    views = "" if data.views is None else f", {data.views.count} views of each to train on"
+    terminal.say(f"data      {sizes} samples{views}, {dataset}")
+    data.move_to(device)
+    study.bind(dataset=dataset, students=_students_digest(space, settings))
+    classes = 1 + max(int(part.labels.max()) for part in data.splits.values())
+    check_classes(space, classes)
+    _keep_class_names(space, study, classes)
+    keeper = Keeper(study.alone if study.is_shared else nobody_else, mirror, terminal.say)
+    with _asking("the task's teacher", settings):
+        teachers = make_teachers(
+            space.task,
+            data,
+            dataset,
+            classes=classes,
+            settings=settings,
+            keeper=keeper,
+            terminal=terminal,
+            mirror=mirror,
+        )
+    name = ensemble_name(teachers, settings.average)
+    study.bind(teacher=name)
+    layers = teacher_layers(space)
+    with _asking("the teacher", settings):
+        outputs = [
+            make_teacher_outputs(
+                teacher, data, dataset, splits=splits, layers=layers, cache_dir=settings.cache_dir, keeper=keeper
+            )
+            for teacher in teachers
+        ]
+    scores = [_attach(one, data, space, classes) for one in outputs]
+    together = _attach(averaged(outputs, settings.average), data, space, classes)
+    check_layers(space, data)
+    costs = _costs(settings, space, study, [teacher.network for teacher in teachers], data, terminal)
+    files, its_costs = settings.teachers or [None] * len(teachers), costs.members or [costs.teacher]
+    names, doubts = labels(len(teachers)) if len(teachers) > 1 else ["the teacher"], []
+    for who, teacher, file, said, its_scores, cost in zip(
+        names, teachers, files, outputs, scores, its_costs, strict=True
+    ):
+        terminal.say(f"teacher   {_described(space, its_scores, cost)}, {teacher.digest}")
+        for misgiving in misgivings(said["val"]["logits"].float(), data.splits["val"].labels.cpu()):
+            doubts.append(f"{who} {misgiving}")
+            terminal.tell(f"warning   {doubts[-1]}; look: {doctor_command(settings, file)}", indent=" " * 10)
+        _finish_teacher(teacher, its_scores, cost)
+        mirror.notify(teacher.spool.folder)  # a kept teacher may be new to this tracking store
+    if len(teachers) > 1:
+        terminal.say(f"ensemble  {_described(space, together, costs.teacher)}, mean of the {name}")
+    for misgiving in _student_misgivings(space, data, settings):
+        doubts.append(f"a student {misgiving}")
+        terminal.tell(f"warning   {doubts[-1]}; look: {doctor_command(settings, files[0])}", indent=" " * 10)
+    study.keep_misgivings(doubts)
+    study.keep_teacher(_teacher_metrics(together, costs.teacher))
+    budget.within(space, settings.budgets, costs)  # says so now, if no student is
+    return Prepared(data=data, classes=classes, dataset=dataset, teacher_digest=name, costs=costs)
+
+
+def _attach(outputs: Outputs, data: TensorDataModule, space: SearchSpace, classes: int) -> dict[str, float]:
+    """Join a teacher's outputs to the data; its scores."""
+    data.attach(outputs)
+    return score(data.teacher_outputs["val"]["logits"], data, space, classes)
+
+
+def _described(space: SearchSpace, scores: Mapping[str, float], cost: Cost) -> str:
+    return (
+        f"{space.task.metric_name} {scores[space.task.metric_name]:.4f} (validation), {cost.parameters:,} parameters, "
+        f"{cost.latency_p50_ms:.3f} ms"
+    )
+
+
+def score(
+    logits: Tensor, data: TensorDataModule, space: SearchSpace, classes: int, *, split: str = "val"
+) -> dict[str, float]:
+    """Primary metric, agreement with the teacher, divergence from it, and calibration on a split.
+
+    Args:
+        logits: Of every sample of the split in order, shape (N, C).
+        data: The data, with the teacher's outputs.
+        space: Knows the primary metric.
+        classes: Number of classes C.
+        split: The split.
+    """
+    labels = data.splits[split].labels
+    metric = space.task.metric(classes).to(logits.device)
+    # Expected calibration error over 15 bins: Guo et al. (2017), arXiv:1706.04599.
+    calibration = MulticlassCalibrationError(num_classes=classes, n_bins=15, validate_args=False).to(logits.device)
+    teacher_logits = data.teacher_outputs[split]["logits"]
+    agreement = (logits.argmax(-1) == teacher_logits.argmax(-1)).float().mean()
+    return {
+        space.task.metric_name: float(metric(logits, labels)),
+        "agreement": float(agreement),
+        "teacher_kl": float(soft_target_loss(logits, teacher_logits, temperature=1)),  # nats a sample
+        "ece": float(calibration(logits.softmax(-1), labels)),
+    }
+
+
+def _costs(
+    settings: Settings,
+    space: SearchSpace,
+    study: Study,
+    teachers: Sequence[nn.Module],
+    data: TensorDataModule,
+    terminal: Terminal,
+) -> CostTable:
+    """The study's own cost table if it has one, else one from the cache, else a new one: one for all its workers."""
+    kept = study.costs
+    if kept is None:
+
+        def wait() -> None:
+            terminal.say("another worker measures the costs; waiting for it")
+
+        with study.alone("costs", on_wait=wait):
+            kept = study.costs
+            if kept is None:
+                table = _found_or_measured(settings, space, teachers, data, terminal)
+                kept = table.to_json()
+                study.keep_costs(kept)
+                terminal.say(f"costs     {len(table.students)} architectures and the teacher on {table.conditions}")
+    return CostTable.from_json(kept)
+
+
+def _found_or_measured(
+    settings: Settings, space: SearchSpace, teachers: Sequence[nn.Module], data: TensorDataModule, terminal: Terminal
+) -> CostTable:
+    conditions = conditions_of(data.device)
+    architectures = space.architectures(limit=MOST_ARCHITECTURES) or []
+    networks = {
+        key_of(architecture): _student(space, architecture, data.device, settings) for architecture in architectures
+    }
+    members = dict(zip(labels(len(teachers)), teachers, strict=True))
+    networks = {**members, **networks}
+    file = cost_cache_file(settings.cache_dir, networks, example_inputs(data, 1), conditions)
+    with exclusive(file.with_suffix(".lock")):
+        table = None
+        if file.exists():
+            try:
+                table = CostTable.from_json(file.read_text())
+            except ValueError as error:
+                terminal.say(f"the kept cost table {file} is damaged ({error}); measuring again")
+        if table is None:
+            bar = terminal.bar("costs", ROUNDS, "rounds")
+            try:
+                with _asking("a network of the task", settings):
+                    costs = measure_costs(
+                        networks,
+                        lambda size: example_inputs(data, size),
+                        conditions=conditions,
+                        on_round=bar.advance,
+                    )
+            finally:
+                bar.close()
+            each = [costs.pop(name) for name in members]
+            table = CostTable(conditions, total_cost(each), costs, each if len(each) > 1 else ())
+            save_cost_table(table, file)
+    return table
+
+
+def costs_of(architecture: Mapping[str, Any], space: SearchSpace, study: Study, prepared: Prepared) -> dict[str, float]:
+    """Costs of one architecture by metric name; measured now if the space was too large to measure before."""
+    key, table = key_of(architecture), prepared.costs
+    if key not in table.students:
+        # Another worker may have measured it, and the study keeps one table.
+        with study.alone("costs"):
+            assert study.costs is not None
+            table.students |= CostTable.from_json(study.costs).students
+            if key not in table.students:
+                network = _student(space, architecture, prepared.data.device, study.settings)
+                table.students |= measure_costs(
+                    {key: network}, lambda size: example_inputs(prepared.data, size), conditions=table.conditions
+                )
+                study.keep_costs(table.to_json())
+    return table.metrics(architecture)
+
+
+def is_affordable(architecture: Mapping[str, Any], space: SearchSpace, study: Study, prepared: Prepared) -> bool:
+    """Whether an architecture is within the study's budgets. What can be counted is counted before a clock is asked.
+
+    One that can't be built for want of memory is not.
+    """
+    budgets = study.settings.budgets
+    if not budgets:
+        return True
+    known = prepared.costs.students.get(key_of(architecture))
+    if known is None:
+        try:
+            network = _student(space, architecture, prepared.data.device, study.settings).eval()
+            counted = count_costs(network, example_inputs(prepared.data, 1))._asdict()
+        except (MemoryError, torch.OutOfMemoryError):
+            return False
+        if budget.over(counted, {name: most for name, most in budgets.items() if name in counted}):
+            return False
+        if budgets.keys() <= counted.keys():
+            return True
+    return not budget.over(costs_of(architecture, space, study, prepared), budgets)
+
+
+def example_inputs(data: TensorDataModule, size: int) -> Inputs:
+    """Inputs of a batch of ``size``, for measuring: validation samples, repeated where there are too few."""
+    split = data.splits["val"]
+    return select(split.inputs, torch.arange(size, device=data.device) % len(split))
+
+
+def fingerprint(data: TensorDataModule) -> str:
+    """Content hash of every sample, and of what views make of some of them."""
+    named = {f"{split}.{name}": value for split, part in data.splits.items() for name, value in part.tensors().items()}
+    if data.views is not None:
+        train = data.splits["train"]
+        ids = torch.linspace(0, len(train) - 1, _FINGERPRINTED).long()
+        for view in range(data.views.count):
+            seen = Split(data.views.of(select(train.inputs, ids), ids, view), train.labels[ids])
+            named |= {f"view {view}.{name}": value for name, value in seen.tensors().items()}
+    return tensors_digest(named)
+
+
+def _students_digest(space: SearchSpace, settings: Settings) -> str:
+    """What the task makes of an architecture, told by the middle one: costs that are kept hold for no other network."""
+    return digest("student", shape_of(_middle_student(space, torch.device("cpu"), settings)))
+
+
+def _student_misgivings(space: SearchSpace, data: TensorDataModule, settings: Settings) -> list[str]:
+    """What is doubtful of the middle student before it has learnt anything."""
+    network = _middle_student(space, data.device, settings).eval()
+    with _asking("the task's student", settings), torch.no_grad():
+        return misgivings(call(network, example_inputs(data, _GLANCED_AT)).float())
+
+
+def _middle_student(space: SearchSpace, device: torch.device, settings: Settings) -> nn.Module:
+    middle = {name: value for name, value in space.middle().items() if name in space.student}
+    return _student(space, middle, device, settings)
+
+
+def _student(
+    space: SearchSpace, architecture: Mapping[str, Any], device: torch.device, settings: Settings
+) -> nn.Module:
+    with _asking(f"the task's student({', '.join(f'{k}={v!r}' for k, v in architecture.items())})", settings):
+        return space.task.student(**architecture).to(device)
+
+
+@contextlib.contextmanager
+def _asking(what: str, settings: Settings) -> Iterator[None]:
+    """Say of any error in a task's own code whose it is and where, in one line."""
+    try:
+        yield
+    except HarnessError:
+        raise
+    except Exception as error:
+        line = line_of(error, settings.space_file)
+        place = f" in {settings.space_file}{line}" if line else ""
+        raise HarnessError(
+            f"{what} fails{place}: {type(error).__name__}: {one_line(error)}; look: "
+            f"{doctor_command(settings, next(iter(settings.teachers), None))}"
+        ) from error
+
+
+def _keep_class_names(space: SearchSpace, study: Study, classes: int) -> None:
+    names = tuple(space.task.class_names)
+    if len(names) not in (0, classes):
+        raise HarnessError(f"the task's class_names must name each of its {classes} classes, but name {len(names)}.")
+    if names != study.class_names:
+        study.keep_class_names(names)
+
+
+def _finish_teacher(teacher: Teacher, scores: Mapping[str, float], cost: Cost) -> None:
+    if teacher.spool.state != "COMPLETE":
+        teacher.spool.tags({"kd.teacher": teacher.digest})
+        teacher.spool.metrics(_teacher_metrics(scores, cost))
+        teacher.spool.set_state("COMPLETE")
+    teacher.spool.close()
+
+
+def _teacher_metrics(scores: Mapping[str, float], cost: Cost) -> dict[str, float]:
+    return {**scores, **{name: getattr(cost, name) for name in COSTS}, "compression": 1.0, "speedup": 1.0}
+
+
+def used_conditions(study: Study) -> Conditions:
+    """What the study's latencies hold for."""
+    assert study.costs is not None
+    return CostTable.from_json(study.costs).conditions

@@ -1,0 +1,138 @@
+"""The study's own run: the parent of its trials, and what it says the study stands on."""
+
+from __future__ import annotations
+
+import getpass
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+from harness.addresses import place_of
+from harness.content import Lease
+from harness.errors import Interrupted
+from harness.preparation.prepare import Prepared
+from harness.settings import Settings
+from harness.storage.access import STORAGE_ERRORS
+from harness.studies.study import Study
+from harness.tracking.mirror import Mirror
+from harness.tracking.spool import Spool
+from harness.trials.controls import due
+
+_PACKAGES = ("kd-harness", "torch", "pytorch-lightning", "optuna", "mlflow", "torchmetrics", "numpy")
+
+
+class ParentRun:
+    """A context that is open while a search works on its study; it ends COMPLETE, or WAITING if the study can go on.
+
+    Args:
+        study: The study.
+        settings: How it is searched.
+        mirror: Told of the run's news.
+    """
+
+    def __init__(self, study: Study, settings: Settings, mirror: Mirror) -> None:
+        self._study = study
+        self._settings = settings
+        self._mirror = mirror
+        study.hold()
+        self.spool = Spool(study.folder, mirror.notify)
+        if study.finished():  # a first start has a run when all is prepared: one that is refused makes none
+            self._begin()
+
+    def __enter__(self) -> ParentRun:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if isinstance(raised[1], Interrupted):
+            self._study.patience.hurry()
+        self._study.lease.release()
+        last = Lease(self._study.folder)
+        if self.spool.begun and last.acquire():  # else another process goes on with the study
+            self.spool.set_state("COMPLETE" if self._is_over() else "WAITING")
+        last.release()
+        self.spool.close()
+
+    def start(self, prepared: Prepared) -> None:
+        """Say that the search runs, and with what: content hashes of what was prepared, and what it is measured on."""
+        self._begin()
+        settings = self._settings
+        self.spool.tags(
+            {
+                "kd.trials": str(settings.trials),
+                "kd.sampler": settings.sampler,
+                "kd.pruner": settings.pruner,
+                "kd.storage": place_of(settings.storage),
+                "kd.dataset": prepared.dataset,
+                "kd.teacher": prepared.teacher_digest,
+                "kd.device": str(prepared.costs.conditions),
+                **_versions(),
+            }
+        )
+        self.spool.set_state("RUNNING")
+
+    def _is_over(self) -> bool:
+        try:
+            return self._study.is_over and not (self._settings.controls and due(self._study))
+        except STORAGE_ERRORS:
+            return False  # what can't be reached can go on; whoever lost it says so
+
+    def _begin(self) -> None:
+        """Say what the study is, if it was not said. A study has one run, however many machines begin it at once."""
+        if not self.spool.begun and self._study.is_shared and self._mirror.shares_files:
+            with self._study.alone("run"):
+                self._say_what_it_is()
+                self._mirror.settle(self._study.folder)  # if the server is away, its runs are sent when it is back
+        else:
+            self._say_what_it_is()
+
+    def _say_what_it_is(self) -> None:
+        settings, identity = self._settings, self._study.attrs["kd.identity"]
+        self.spool.begin(
+            settings.study,
+            tags={
+                "kd.role": "study",
+                "kd.study": settings.study,
+                "kd.run_key": self._study.id,
+                "mlflow.user": getpass.getuser(),
+                "mlflow.source.name": Path(sys.argv[0]).name,
+                "mlflow.source.type": "LOCAL",
+            },
+            params={
+                "space": identity["space"],
+                "objectives": ",".join(identity["objectives"]),
+                "epochs": identity["epochs"],
+                "seed": identity["seed"],
+                "sampler": settings.sampler,
+            },
+        )
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    tags = {"kd.versions": json.dumps(found)}
+    commit = _git_commit()
+    return tags if commit is None else {**tags, "mlflow.source.git.commit": commit}
+
+
+def _git_commit() -> str | None:
+    """The commit of this program's checkout; ``None`` where it is none."""
+    try:
+        asked = subprocess.run(
+            ["git", "rev-parse", "HEAD"],  # nosec B607 # whose PATH has another git has another python too
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return asked.stdout.strip()

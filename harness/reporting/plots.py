@@ -1,0 +1,258 @@
+"""Pictures of a result: the front (PNG and an interactive page) and the learning curves."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import plotly.graph_objects as go
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from plotly.subplots import make_subplots
+
+from harness.reporting.result import Result
+
+matplotlib.use("Agg")  # no window: the same on a cluster as on a desk
+
+_GREY, _DARK_GREY, _BLUE, _ORANGE, _GREEN, _RED = "#b8b8b8", "#6b6b6b", "#1f5fa8", "#e08214", "#2a8c4a", "#c0392b"
+_PICK_COLOURS = {"accurate": _BLUE, "balanced": _ORANGE, "small": _GREEN}
+_LABELS = {
+    "parameters": "parameters",
+    "latency_p50_ms": "latency p50, batch 1 (ms)",
+    "latency_p95_ms": "latency p95, batch 1 (ms)",
+    "size_mb": "size (MB)",
+    "macs": "MACs a sample",
+    "throughput_per_s": "throughput (samples/s)",
+}
+
+
+def _axes(result: Result) -> list[str]:
+    """The objectives that the primary metric is drawn against."""
+    return [name for name in result.objectives if name != result.primary] or ["parameters"]
+
+
+def front_picture(result: Result, path: Path) -> None:
+    """Draw the primary metric against each other objective, with front, picks, controls and teacher, as a PNG."""
+    axes_names = _axes(result)
+    figure = Figure(figsize=(6.4 * len(axes_names), 4.8), layout="constrained", dpi=120)
+    figure.suptitle(f"{result.study}: {len(result.front)} of {len(result.trials)} trials on the Pareto front")
+    complete = result.trials[result.trials["state"] == "COMPLETE"]
+    panels = figure.subplots(1, len(axes_names), sharey=True, squeeze=False)[0]
+    for panel, name in zip(panels, axes_names, strict=True):
+        others = complete[~complete["front"]]
+        panel.scatter(others[name], others[result.primary], s=18, color=_GREY, label="dominated")
+        front = result.front.sort_values(name)
+        panel.scatter(front[name], front[result.primary], s=26, color=_RED, label="front")
+        _draw_gains(panel, result, name)
+        panel.scatter(
+            result.teacher[name], result.teacher[result.primary], s=140, marker="*", color="black", label="teacher"
+        )
+        _ring_picks(panel, result, name)
+        if (complete[name] > 0).all():
+            panel.set_xscale("log")
+            if name.startswith("latency"):  # they seldom span a decade: "0.07" reads better than "7 x 10^-2"
+                panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+                panel.xaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
+        panel.set_xlabel(_LABELS.get(name, name))
+        panel.grid(alpha=0.25)
+    _focus(panels[0], result)
+    panels[0].set_ylabel(f"{result.primary} (validation)")
+    panels[0].legend(loc="lower right", fontsize=8, labelspacing=1)
+    figure.supxlabel(f"latencies: {result.conditions}", fontsize=7, color="#666666")
+    figure.savefig(path, format="png")
+
+
+def _draw_gains(panel: Axes, result: Result, name: str) -> None:
+    """Draw each student's control at its own cost, and the line between them: its length is the gain."""
+    if not result.controls:
+        return
+    front = result.front.dropna(subset=["control"])
+    places = [
+        result.controls[int(number)].get(name, cost) for number, cost in zip(front["number"], front[name], strict=True)
+    ]
+    panel.vlines(front[name], front["control"], front[result.primary], color=_DARK_GREY, lw=0.8, zorder=1)
+    panel.scatter(
+        places,
+        front["control"],
+        s=30,
+        facecolors="white",
+        edgecolors=_DARK_GREY,
+        label="its control: labels alone",
+        zorder=2,
+    )
+
+
+def _focus(panel: Axes, result: Result) -> None:
+    """Give the front the picture's better half: one hopeless trial must not squeeze it to a line."""
+    shown = [*result.front[result.primary], *result.front["control"].dropna(), result.teacher[result.primary]]
+    values = result.trials[result.primary].dropna()
+    low, high = min(shown), max(shown)
+    span = max(high - low, 0.01 * abs(high), 1e-3)
+    bottom, top = low - 0.9 * span, high + 0.9 * span
+    panel.set_ylim(max(bottom, values.min() - 0.1 * span), min(top, max(values.max(), high) + 0.1 * span))
+    hidden = int(((values < bottom) | (values > top)).sum())
+    if hidden:
+        panel.set_title(f"{hidden} of {len(values)} trials lie outside the picture", fontsize=8, loc="left")
+
+
+def _ring_picks(panel: Axes, result: Result, name: str) -> None:
+    """Ring each pick, named in the legend: names beside dots would lie over other dots. Picks of one trial nest."""
+    rings: Counter[int] = Counter()
+    for pick, row in result.picks.items():
+        rings[row["number"]] += 1
+        panel.scatter(
+            row[name],
+            row[result.primary],
+            s=(7 + 5 * rings[row["number"]]) ** 2,
+            facecolors="none",
+            edgecolors=_PICK_COLOURS[pick],
+            linewidths=2,
+            label=f"{pick} (trial {row['number']})",
+        )
+
+
+def curves_picture(result: Result, path: Path) -> None:
+    """Draw training loss, validation loss and primary metric by epoch for the trials on the front, as a PNG."""
+    names = ["train/loss", "val/loss", f"val/{result.primary}"]
+    figure = Figure(figsize=(5 * len(names), 4.2), layout="constrained", dpi=120)
+    size = len(result.front)
+    figure.suptitle(f"{result.study}: learning curves of the {size} trial{'s' * (size != 1)} on the front")
+    sizes = result.front["parameters"]
+    colours = matplotlib.colormaps["viridis"]
+    low = max(sizes.min(), 1) if len(sizes) else 1
+    norm = matplotlib.colors.LogNorm(low, max(sizes.max(), low + 1)) if len(sizes) else None
+    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    for panel, name in zip(panels, names, strict=True):
+        for _, row in result.front.iterrows():
+            curve = result.curves[int(row["number"])].get(name, {})
+            assert norm is not None
+            panel.plot(
+                [epoch + 1 for epoch in curve], list(curve.values()), color=colours(norm(row["parameters"])), lw=1.2
+            )
+        panel.set_xlabel("epoch")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panel.set_title(name, fontsize=10)
+        panel.grid(alpha=0.25)
+        if name.endswith("loss"):
+            panel.set_yscale("log")
+    if norm is not None and sizes.nunique() > 1:
+        figure.colorbar(matplotlib.cm.ScalarMappable(norm, colours), ax=panels, label="parameters")
+    figure.savefig(path, format="png")
+
+
+def front_page(result: Result, path: Path) -> None:
+    """Draw the front as a page that needs no network: every trial, with its parameters under the pointer."""
+    names = _axes(result)
+    figure = make_subplots(rows=1, cols=len(names), shared_yaxes=True, horizontal_spacing=0.04)
+    complete = result.trials[result.trials["state"] == "COMPLETE"]
+    groups: list[tuple[str, Any, dict[str, Any]]] = [
+        ("dominated", complete[~complete["front"]], {"color": _GREY, "size": 7}),
+        ("front", result.front, {"color": _RED, "size": 9}),
+    ]
+    for pick, row in result.picks.items():
+        rows = result.trials[result.trials["number"] == row["number"]]
+        marker = {
+            "color": _PICK_COLOURS[pick],
+            "size": {"accurate": 17, "balanced": 14, "small": 11}[pick],
+            "symbol": "diamond",
+        }
+        groups.append((pick, rows, marker))
+    texts = [[_hover(result, row) for _, row in rows.iterrows()] for _, rows, _ in groups]
+    for column, name in enumerate(names, start=1):
+        for (label, rows, marker), text in zip(groups, texts, strict=True):
+            figure.add_trace(
+                go.Scatter(
+                    x=rows[name],
+                    y=rows[result.primary],
+                    mode="markers",
+                    name=label,
+                    legendgroup=label,
+                    showlegend=column == 1,
+                    marker=marker,
+                    hovertemplate="%{text}<extra></extra>",
+                    text=text,
+                ),
+                row=1,
+                col=column,
+            )
+        figure.add_traces(_gain_traces(result, name, shown=column == 1), rows=1, cols=column)
+        figure.add_trace(
+            go.Scatter(
+                x=[result.teacher[name]],
+                y=[result.teacher[result.primary]],
+                mode="markers",
+                name="teacher",
+                legendgroup="teacher",
+                showlegend=column == 1,
+                marker={"color": "black", "size": 15, "symbol": "star"},
+                hovertemplate=f"teacher<br>{result.primary} {result.teacher[result.primary]:.4f}<extra></extra>",
+            ),
+            row=1,
+            col=column,
+        )
+        logarithmic = len(complete) and (complete[name] > 0).all()
+        figure.update_xaxes(title=_LABELS.get(name, name), type="log" if logarithmic else "linear", row=1, col=column)
+    figure.update_yaxes(title=f"{result.primary} (validation)", row=1, col=1)
+    figure.update_layout(
+        title=f"{result.study}: {len(result.front)} of {len(result.trials)} trials on the Pareto front"
+        f"<br><sup>{result.conditions}</sup>",
+        template="plotly_white",
+        height=560,
+        legend={"orientation": "h", "y": -0.2},
+    )
+    figure.write_html(path, include_plotlyjs=True)
+
+
+def _gain_traces(result: Result, name: str, *, shown: bool) -> list[Any]:
+    """Each student's control at its own cost, and the line between them: its length is the gain."""
+    front = result.front.dropna(subset=["control"])
+    xs, ys, marks = [], [], []
+    for _, row in front.iterrows():
+        xs += [row[name], row[name], None]
+        ys += [row[result.primary], row["control"], None]
+        marks.append(result.controls[int(row["number"])].get(name, row[name]))
+    label = "its control: labels alone"
+    texts = [
+        f"control of trial {n}<br>{result.primary} {c:.4g}<br>gain {g:+.4g}"
+        for n, c, g in zip(front["number"], front["control"], front["gain"], strict=True)
+    ]
+    line = go.Scatter(
+        x=xs,
+        y=ys,
+        mode="lines",
+        line={"color": _DARK_GREY, "width": 1},
+        legendgroup=label,
+        showlegend=False,
+        hoverinfo="skip",
+    )
+    dots = go.Scatter(
+        x=marks,
+        y=front["control"],
+        mode="markers",
+        name=label,
+        legendgroup=label,
+        showlegend=shown,
+        marker={"color": "white", "size": 8, "line": {"color": _DARK_GREY, "width": 1.5}},
+        hovertemplate="%{text}<extra></extra>",
+        text=texts,
+    )
+    return [line, dots] if len(front) else []
+
+
+def _hover(result: Result, row: Any) -> str:
+    shown = [f"<b>trial {row['number']}</b> {row['recipe']}"]
+    for name in dict.fromkeys(
+        [result.primary, *result.objectives, *result.parameters, "agreement", "speedup", "compression"]
+    ):
+        value = row[name]
+        if isinstance(value, float) and math.isnan(value):
+            continue  # another method's parameter
+        if isinstance(value, float) and name != "parameters":
+            shown.append(f"{name} {value:.4g}")
+        else:
+            shown.append(f"{name} {value:,}" if isinstance(value, int | float) else f"{name} {value}")
+    return "<br>".join(shown)

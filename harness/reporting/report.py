@@ -1,0 +1,152 @@
+"""What a person reads of a result: a table at the terminal, files on disk, and the same in MLflow."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness.content import exclusive, write_atomically
+from harness.reporting import plots
+from harness.reporting.report_screen import show
+from harness.reporting.result import Result, collect
+from harness.reporting.sentences import caveats, confirmed_head, notes, tested, transferred
+from harness.reporting.transfer import Transfer, transfer_table
+from harness.reporting.transfer_picture import transfer_picture
+from harness.screen.shown import cell, parameter_texts
+from harness.screen.terminal import Terminal
+from harness.studies.study import Study
+from harness.tracking.spool import SPOOL, Spool, read_events
+from harness.trials.confirm import confirmed_table
+
+_NOTE = "mlflow.note.content"
+"""The tag whose text MLflow shows on a run's page."""
+
+
+def write_report(result: Result, folder: Path) -> None:
+    """Write tables, plots and the summary; each file is there whole or not at all.
+
+    Args:
+        result: What to report.
+        folder: Gets ``trials.csv``, ``trials.parquet``, ``front.html``, ``front.png``, ``curves.png``, ``summary.md``,
+            ``transfer.csv``, ``transfer.png``, ``confirm.csv``, each where there is something to be told.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, write in _files(result).items():
+        write_atomically(folder / name, write)
+
+
+def _files(result: Result) -> dict[str, Callable[[Path], Any]]:
+    """What writes each file of the report, by name."""
+    files: dict[str, Callable[[Path], Any]] = {
+        "trials.csv": lambda path: result.trials.to_csv(path, index=False),
+        "trials.parquet": lambda path: _typed(result.trials).to_parquet(path, index=False),
+        "summary.md": lambda path: path.write_text(summary(result)),
+    }
+    if len(result.front):
+        files |= {
+            "front.html": lambda path: plots.front_page(result, path),
+            "front.png": lambda path: plots.front_picture(result, path),
+            "curves.png": lambda path: plots.curves_picture(result, path),
+        }
+    if result.confirmed:
+        files["confirm.csv"] = lambda path: confirmed_table(result.confirmed, result.picked).to_csv(path, index=False)
+    if result.transfers:
+        files["transfer.csv"] = lambda path: transfer_table(result.transfers, result.picked).to_csv(path, index=False)
+    if columns := _pictured(result):
+        title = f"{result.study}: what was transferred, on the validation split"
+        files["transfer.png"] = lambda path: transfer_picture(columns, path, title=title)
+    return files
+
+
+def _pictured(result: Result) -> dict[str, Transfer]:
+    """The picks whose answers are at hand, by what stands above them."""
+    parameters = result.front.set_index("number")["parameters"]
+    return {
+        f"{pick} (trial {number}, {parameters[number]:,.0f} parameters)": result.transfers[number]
+        for number, pick in result.picked.items()
+        if number in result.transfers
+    }
+
+
+def _typed(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table with one type a column: choices of several types become text."""
+    mixed = [name for name in frame if pd.api.types.infer_dtype(frame[name], skipna=True).startswith("mixed")]
+    return frame.astype(dict.fromkeys(mixed, str))
+
+
+def summary(result: Result) -> str:
+    """The report in Markdown, as MLflow shows it on the parent run."""
+    states = result.trials["state"].value_counts().to_dict()
+    shown = (*result.columns, *result.shared_parameters)
+    own = result.own_parameters
+    rows = []
+    for _, row in result.front.iterrows():
+        texts = parameter_texts((name, row[name]) for name in own)
+        rows.append([row["pick"], str(row["number"]), *(cell(name, row[name]) for name in shown), ", ".join(texts)])
+    rows.append(["teacher", "", *(cell(name, result.teacher.get(name, math.nan)) for name in shown), ""])
+    header = ["pick", "trial", *shown, "with"]
+    lines = [
+        f"## {result.study}",
+        "",
+        f"{len(result.trials)} trials ({', '.join(f'{count} {state}' for state, count in states.items())}), "
+        f"{len(result.front)} on the front of {', '.join(result.titles)}.",
+        "",
+        *(f"| {' | '.join(row if own else row[:-1])} |" for row in (header, ["---"] * len(header), *rows)),
+        "",
+        *(f"- {line}" for line in notes(result)),
+    ]
+    if told := transferred(result, whole=True):
+        lines += ["", "### What was transferred", "", *(f"- {line}" for line in told)]
+    if told := tested(result):
+        lines += ["", "### Confirmed", "", confirmed_head(result), "", *(f"- {line}" for line in told)]
+        lines += [text for line in caveats(result) for text in ("", line)]
+    return "\n".join(lines) + "\n"
+
+
+def report(study: Study, terminal: Terminal, spool: Spool | None = None, *, anew: bool = True) -> None:
+    """Show the study's result, write it, and log it to the parent run.
+
+    Args:
+        study: The study; it has costs and a teacher.
+        terminal: Where the table is shown.
+        spool: The parent run's log; ``None`` logs nothing.
+        anew: Whether to write and log what was written and logged just so before.
+    """
+    result = collect(study)
+    folder = study.folder / "report"
+    if len(result.front):
+        show(result, terminal)
+    else:
+        terminal.say("no trial has been trained to the end yet: there is no front to show.")
+    told = summary(result)
+    if anew or spool is None or not _is_told(told, spool, [folder / name for name in _files(result)]):
+        with terminal.passing("writing tables and plots …"), exclusive(study.folder / "report.lock"):
+            write_report(result, folder)
+        if spool is not None:
+            _log(result, told, folder, spool)
+    terminal.say(f"tables and plots are in {folder}")
+
+
+def _is_told(told: str, spool: Spool, files: Iterable[Path]) -> bool:
+    """Whether this report is what was written and logged last."""
+    events = read_events(spool.folder / SPOOL)
+    notes = [event["values"][_NOTE] for event in events if event["event"] == "tags" and _NOTE in event["values"]]
+    return notes[-1:] == [told] and all(file.exists() for file in files)
+
+
+def _log(result: Result, told: str, folder: Path, spool: Spool) -> None:
+    spool.artifact(folder)
+    states = result.trials["state"].value_counts()
+    values = {f"trials_{str(state).lower()}": float(count) for state, count in states.items()}
+    values["front_size"] = float(len(result.front))
+    best = result.trials.loc[result.trials["front"], result.primary]
+    if len(best):
+        values[f"best_{result.primary}"] = float(best.max() if result.primary_is_maximized else best.min())
+    spool.metrics(values)
+    picks = {name: int(row["number"]) for name, row in result.picks.items()}
+    spool.tags({_NOTE: told, "kd.picks": json.dumps(picks)})  # last: by it ``_is_told`` knows that all was logged

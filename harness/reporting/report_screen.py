@@ -1,0 +1,96 @@
+"""A result at the terminal: tables that fit its width, and what should be known beside them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from harness.reporting.result import Result
+from harness.reporting.sentences import caveats, confirmed_head, notes, transferred
+from harness.screen.shown import cell, heading, parameter_texts
+from harness.screen.table import Column, Row, table_lines
+from harness.screen.terminal import Terminal
+from harness.trials.confirm import Confirmation, Interval
+
+_DISPENSABLE = ["agreement", "control", "compression", "speedup"]  # the last goes first: it follows from the rest
+
+
+def show(result: Result, terminal: Terminal) -> None:
+    """Print the front as a table, what was confirmed as another, and what should be known beside them."""
+    terminal.tell(f"{result.study}: the Pareto front of {', '.join(result.titles)}")
+    terminal.say("")
+    if left_out := _show_table(*_front(result), terminal):
+        terminal.tell(f"Left out, for the terminal is too narrow: {', '.join(left_out)}; trials.csv has all.")
+    for line in (*notes(result), *transferred(result)):
+        terminal.tell(line)
+    if head := confirmed_head(result):
+        terminal.say("")
+        terminal.tell(head)
+        terminal.say("")
+        _show_table(*_confirmed(result), terminal)
+        for line in caveats(result):
+            terminal.tell(line)
+
+
+def _show_table(columns: list[Column], rows: list[Row], terminal: Terminal) -> list[str]:
+    """Print it, with a blank line below; what was left out."""
+    lines, left_out = table_lines(columns, rows, terminal.console.width)
+    for line in lines:
+        terminal.say(line.text, style=line.style)
+    terminal.say("")
+    return left_out
+
+
+def _front(result: Result) -> tuple[list[Column], list[Row]]:
+    shared, own = result.shared_parameters, result.own_parameters
+    ranks = {name: rank for rank, name in enumerate(_DISPENSABLE, 1) if name not in result.objectives}
+    columns = [
+        Column("trial"),
+        *(Column(heading(name), dispensable=ranks.get(name, 0)) for name in result.columns),
+        *(Column(heading(name), folds=True) for name in shared),
+        Column("pick", is_text=True),
+    ]
+    rows = [
+        Row(
+            [str(row["number"]), *(cell(name, row[name]) for name in (*result.columns, *shared)), str(row["pick"])],
+            parameter_texts((name, row[name]) for name in own),
+            style="bold" if row["pick"] else None,
+        )
+        for _, row in result.front.iterrows()
+    ]
+    teacher = [cell(name, result.teacher.get(name, math.nan)) for name in result.columns]
+    rows.append(Row(["teacher", *teacher, *[""] * len(shared), ""], style="dim", stands_apart=True))
+    return columns, rows
+
+
+def _confirmed(result: Result) -> tuple[list[Column], list[Row]]:
+    columns = [
+        Column("trial"),
+        Column("pick", is_text=True),
+        Column("seeds"),
+        Column(result.primary, is_text=True),
+        Column("control", is_text=True),
+        Column("gain", is_text=True),
+        Column("verdict", is_text=True, folds=True),
+    ]
+    rows = [Row(_confirmed_cells(one, result), _failures(one)) for one in result.confirmed]
+    known = {confirmation.number for confirmation in result.confirmed}
+    missing = {number: pick for number, pick in result.picked.items() if number not in known}
+    rows += [Row([str(n), pick, "", "", "", "", "not confirmed yet"]) for n, pick in missing.items()]
+    return columns, rows
+
+
+def _confirmed_cells(one: Confirmation, result: Result) -> list[str]:
+    pick = result.picked.get(one.number, f"formerly {one.pick}")
+    found: list[Any] = [one.student, one.control]
+    gain = _interval(one.gain, sign="+")
+    return [str(one.number), pick, str(one.seeds), *(_interval(each) for each in found), gain, one.verdict]
+
+
+def _interval(found: Interval | None, sign: str = "") -> str:
+    return "" if found is None else f"{found.mean:{sign}.4f} ± {found.high - found.mean:.4f}"
+
+
+def _failures(one: Confirmation) -> list[str]:
+    told = {"of the student": one.student_failures, "of its control": one.control_failures}
+    return [f"{who}, {failures}" for who, failures in told.items() if failures.reasons]

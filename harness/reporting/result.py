@@ -1,0 +1,226 @@
+"""What a study found: its trials as a table, the front among them, and three picks by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from harness.cli import command_for
+from harness.cost import Conditions
+from harness.errors import HarnessError
+from harness.metrics import MAXIMIZED, METRICS
+from harness.pareto import knee, pareto_front
+from harness.preparation.prepare import used_conditions
+from harness.reporting.transfer import Transfer
+from harness.settings import Settings
+from harness.studies.study import Study
+from harness.tracking.spool import curves
+from harness.training.answers import ANSWERS, read_answers
+from harness.trials.confirm import Confirmation, confirmed
+from harness.trials.controls import failed as failed_controls
+from harness.trials.controls import known as known_controls
+from harness.trials.controls import name_of
+
+WITHIN_TEACHER = 0.01  # "one point", the margin of the small pick
+_COST_AXES = ("latency_p50_ms", "latency_p95_ms", "parameters", "macs", "size_mb", "throughput_per_s")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Result:
+    """What a study found.
+
+    Attributes:
+        study: Its name.
+        trials: One row a trial: ``number``, ``state``, parameters, metrics, ``front``, ``pick``, ``recipe``, …; where
+            it is on the front, ``control`` is what its control reached, and ``gain`` how much better it is itself.
+        teacher: The teacher's metrics.
+        ensemble: Where several teach as one, what is averaged of which; else empty.
+        misgivings: What is doubtful of those who teach and learn, a sentence each.
+        objectives: Names of the objectives.
+        directions: Their directions.
+        primary: Name of the primary metric.
+        primary_is_maximized: Whether more of it is better.
+        primary_bounds: The least and the most that it can be; ``None`` for one that is not known.
+        parameters: Names of the searched parameters.
+        conditions: What the latencies hold for.
+        curves: Of the trials on the front: metric by name and epoch, by trial number.
+        transfers: What the students of the front answer beside the teacher, by trial number, as far as their answers
+            are at hand.
+        confirmed: What picks and their controls reached with fresh seeds on the test split.
+        tested_teacher: The teacher's scores there; ``None`` before anything was confirmed.
+        control_transfers: The same of their controls, by the trial's number.
+        controls: Metrics of the controls of those on the front, as far as they were trained, by the trial's number.
+        failed_controls: Why those of them failed that did.
+        confirm_command: What to type to have the picks confirmed.
+    """
+
+    study: str
+    trials: pd.DataFrame
+    teacher: dict[str, float]
+    ensemble: str
+    misgivings: tuple[str, ...]
+    objectives: tuple[str, ...]
+    directions: tuple[str, ...]
+    primary: str
+    primary_is_maximized: bool
+    primary_bounds: tuple[float | None, float | None]
+    parameters: tuple[str, ...]
+    conditions: Conditions
+    curves: dict[int, dict[str, dict[int, float]]]
+    transfers: dict[int, Transfer]
+    control_transfers: dict[int, Transfer]
+    confirmed: list[Confirmation]
+    tested_teacher: dict[str, float] | None
+    controls: dict[int, dict[str, float]]
+    failed_controls: dict[int, str]
+    confirm_command: str
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """Trials on the front, the smallest first."""
+        return self.trials[self.trials["front"]].sort_values(["parameters", "number"])
+
+    @property
+    def columns(self) -> list[str]:
+        """What a table shows: primary metric, control and gain, objectives, and how they compare with the teacher."""
+        gained = ["control", "gain"] if self.controls else []
+        return list(dict.fromkeys([self.primary, *gained, *self.objectives, "agreement", "compression", "speedup"]))
+
+    @property
+    def own_parameters(self) -> list[str]:
+        """Those of the searched parameters that a table names row by row: a column for each would leave no room.
+
+        Where methods have parameters of their own, these, and whatever is a word beside them, as the method is.
+        """
+        own = [name for name in self.parameters if self.trials[name].isna().any()]
+        words = [name for name in self.parameters if pd.api.types.infer_dtype(self.trials[name]) == "string"]
+        return [name for name in self.parameters if own and name in (*own, *words)]
+
+    @property
+    def shared_parameters(self) -> list[str]:
+        """The others, which every trial has."""
+        own = self.own_parameters
+        return [name for name in self.parameters if name not in own]
+
+    @property
+    def titles(self) -> list[str]:
+        """The objectives, each with the way that it is to go."""
+        arrows = {"maximize": "↑", "minimize": "↓"}
+        return [f"{name} {arrows[way]}" for name, way in zip(self.objectives, self.directions, strict=True)]
+
+    @property
+    def picks(self) -> dict[str, pd.Series]:
+        """The named choices, by name."""
+        picked = self.trials[self.trials["pick"] != ""]
+        return {name: row for _, row in picked.iterrows() for name in row["pick"].split(", ")}
+
+    @property
+    def picked(self) -> dict[int, str]:
+        """What a trial is picked as, by its number, the smallest first: ``"accurate, small"``."""
+        front = self.front
+        return {int(number): pick for number, pick in zip(front["number"], front["pick"], strict=True) if pick}
+
+
+def collect(study: Study) -> Result:
+    """Read a study: its trials, its front, and its picks."""
+    identity = study.attrs["kd.identity"]
+    if "kd.teacher" not in study.attrs:
+        raise HarnessError(f"study {study.settings.study!r} has not been prepared yet: there is nothing to report.")
+    teacher = study.attrs["kd.teacher"]
+    frame = trials_frame(study)
+    complete = frame.index[frame["state"] == "COMPLETE"]
+    frame["front"], frame["pick"] = False, ""
+    if len(complete):
+        values = frame.loc[complete, list(study.objectives)].to_numpy(dtype=float)
+        front = complete[pareto_front(values, study.directions)]
+        frame.loc[front, "front"] = True
+        _pick(frame, front, study, teacher)
+    on_front = [int(number) for number in frame.loc[frame["front"], "number"]]
+    controls = {number: metrics for number, metrics in known_controls(study).items() if number in on_front}
+    frame["control"] = frame["number"].map({n: metrics[study.primary] for n, metrics in controls.items()}).astype(float)
+    frame["gain"] = (frame[study.primary] - frame["control"]) * study.primary_sign
+    return Result(
+        study=study.settings.study,
+        trials=frame,
+        teacher=teacher,
+        ensemble=study.ensemble,
+        misgivings=study.misgivings,
+        objectives=study.objectives,
+        directions=study.directions,
+        primary=study.primary,
+        primary_is_maximized=study.primary_direction == "maximize",
+        primary_bounds=study.primary_bounds,
+        parameters=tuple(identity["parameters"]),
+        conditions=used_conditions(study),
+        curves={number: curves(study.trial_folder(number)) for number in on_front},
+        transfers=_transfers({number: str(number) for number in on_front}, study),
+        control_transfers=_transfers({number: name_of(number) for number in controls}, study),
+        controls=controls,
+        failed_controls={number: why for number, why in failed_controls(study).items() if number in on_front},
+        confirmed=confirmed(study),
+        tested_teacher=study.tested_teacher,
+        confirm_command=command_for("confirm", _as_searched(study)),
+    )
+
+
+def _as_searched(study: Study) -> Settings:
+    """The settings with the study's space, which not every command is given."""
+    given = study.settings.space_file
+    file = Path(study.sources["space_file"]) if given == Path() else given
+    return replace(study.settings, space_name=study.space_name, space_file=file)
+
+
+def trials_frame(study: Study) -> pd.DataFrame:
+    """One row for each trial that has begun, in their order."""
+    parameters = study.attrs["kd.identity"]["parameters"]
+    columns = ["number", "state", "recipe", *parameters]
+    rows = [
+        {
+            "number": trial.number,
+            "state": trial.state.name,
+            "recipe": trial.user_attrs.get("recipe", ""),
+            **trial.params,
+            **trial.user_attrs.get("metrics", {}),
+            # One that was cut while it was being stopped may have gone on since.
+            "reason": trial.user_attrs.get("reason", "") if trial.state.name in ("PRUNED", "FAIL") else "",
+            "started": trial.datetime_start,
+            "finished": trial.datetime_complete,
+        }
+        for trial in study.trials()
+        if trial.state.name != "WAITING"
+    ]
+    frame = pd.DataFrame(rows, columns=None if rows else columns)
+    # A study of which nothing is finished yet, or no trial has had some method, has the same columns.
+    missing = [name for name in (*parameters, study.primary, *METRICS) if name not in frame]
+    return frame.assign(**dict.fromkeys(missing, float("nan")))
+
+
+def _transfers(folders: dict[int, str], study: Study) -> dict[int, Transfer]:
+    """What was answered, by trial number, in these places of the study's folder."""
+    if not study.owns_folder():
+        return {}
+    found = {number: read_answers(study.folder / folder / ANSWERS) for number, folder in folders.items()}
+    names = study.class_names
+    return {number: Transfer(answers, names) for number, answers in found.items() if answers is not None}
+
+
+def _pick(frame: pd.DataFrame, front: pd.Index, study: Study, teacher: dict[str, float]) -> None:
+    primary, sign = study.primary, -study.primary_sign
+    rows = frame.loc[front].sort_values(["parameters", "latency_p50_ms", "number"])
+    losses = sign * rows[primary].to_numpy(dtype=float)
+    axes = [name for name in study.objectives if name in _COST_AXES]
+    costs = np.array(
+        [
+            np.log(np.maximum(rows[name].to_numpy(dtype=float), 1e-12)) * (-1 if name in MAXIMIZED else 1)
+            for name in axes
+        ]
+    ).T
+    picked = {"accurate": rows.index[int(np.argmin(losses))], "balanced": rows.index[knee(losses, costs)]}
+    near = rows.index[losses <= sign * teacher[primary] + WITHIN_TEACHER + 1e-9]
+    if len(near):
+        picked["small"] = near[0]
+    for name, index in picked.items():
+        frame.loc[index, "pick"] = ", ".join(filter(None, [frame.loc[index, "pick"], name]))

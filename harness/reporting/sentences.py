@@ -1,0 +1,129 @@
+"""What a table does not say of a result, in sentences: the same at the terminal and in MLflow."""
+
+from __future__ import annotations
+
+from harness.reporting.result import WITHIN_TEACHER, Result
+from harness.training.answers import ANSWERS
+from harness.trials.confirm import FEW_SEEDS, Interval
+from harness.trials.controls import is_own_control
+
+
+def notes(result: Result) -> list[str]:
+    """What the table does not say, a sentence a line."""
+    lines = [f"Latencies hold for {result.conditions}; {result.primary} is the last epoch's, on the validation split."]
+    lines += [f"Warning: {misgiving}." for misgiving in result.misgivings]
+    if result.ensemble:
+        lines.append(
+            f"The teacher is the mean of the {result.ensemble}; its costs are theirs, one run after the other."
+        )
+    taught = [not is_own_control({"alpha": row.get("alpha")}) for _, row in result.front.iterrows()]
+    gains = result.front.loc[taught, "gain"].dropna()
+    if len(gains):
+        lines.append(
+            f"Gain: {result.primary} beyond the control, which is the same student, seed and schedule on labels alone; "
+            f"{(gains > 0).sum()} of {len(gains)} are above 0. One seed each proves no gain; {_several(result)}"
+        )
+    if result.failed_controls:
+        told = ", ".join(f"of trial {number}: {why}" for number, why in result.failed_controls.items())
+        lines.append(f"{len(result.failed_controls)} controls failed, and leave a gain unknown ({told}).")
+    if "small" not in result.picks:
+        lines.append(
+            f"No student of the front is within {WITHIN_TEACHER} of the teacher's {result.primary}: no small pick."
+        )
+    pruned = int((result.trials["state"] == "PRUNED").sum())
+    if pruned:
+        lines.append(
+            f"{pruned} of {len(result.trials)} trials pruned: they had little or no chance of the front any more."
+        )
+    failed = result.trials[result.trials["state"] == "FAIL"]
+    if len(failed):
+        reasons = ", ".join(f"trial {row['number']}: {row['reason']}" for _, row in failed.head(5).iterrows())
+        lines.append(
+            f"{len(failed)} of {len(result.trials)} trials failed ({reasons}{', …' if len(failed) > 5 else ''})."
+        )
+    return lines
+
+
+def _several(result: Result) -> str:
+    """How to prove one, unless it was tried of all picks."""
+    if set(result.picked) <= {confirmation.number for confirmation in result.confirmed}:
+        return "what several show is told below."
+    return f"several may: {result.confirm_command}"
+
+
+def transferred(result: Result, *, whole: bool = False) -> list[str]:
+    """What each pick keeps of the teacher's answers, a line each.
+
+    Args:
+        result: What was found.
+        whole: Say too what their mistakes have in common with the teacher's, and the same of their controls.
+    """
+    lines = []
+    for number, name in result.picked.items():
+        kept = [(f"{name} (trial {number})", result.transfers.get(number))]
+        if whole:
+            kept.append((f"the control of trial {number}, on labels alone,", result.control_transfers.get(number)))
+        for who, found in kept:
+            if found is not None:
+                lines.append(f"{who} {found.sentence()}{f' {found.mistakes()}' if whole else ''}")
+    missing = sum(number not in result.transfers for number in result.front["number"])
+    if missing:
+        lines.append(
+            f"What {missing} of the {len(result.front)} trials on the front keep of the teacher's answers is not told: "
+            f"their {ANSWERS} is not in this --runs-dir, or can't be read."
+        )
+    return lines
+
+
+def confirmed_head(result: Result) -> str:
+    """What the rows of what was confirmed are; empty before anything was."""
+    if not result.confirmed or result.tested_teacher is None:
+        return ""
+    return (
+        "Confirmed on the test split, with fresh seeds: means with 95 % intervals (Student's t), gains paired by seed. "
+        f"The teacher's {result.primary} there is {result.tested_teacher[result.primary]:.4f}."
+    )
+
+
+def tested(result: Result) -> list[str]:
+    """What was confirmed on the test split, a line each, and which of today's picks was not; none before."""
+    if not confirmed_head(result):
+        return []
+    known = {confirmation.number for confirmation in result.confirmed}
+    return [
+        *(confirmation.sentence(result.primary, result.picked) for confirmation in result.confirmed),
+        *(f"{pick} (trial {n}): not confirmed yet." for n, pick in result.picked.items() if n not in known),
+    ]
+
+
+def caveats(result: Result) -> list[str]:
+    """How far what was confirmed can be trusted, a line each."""
+    lines, intervals = [], [one for one in result.confirmed if one.student is not None]
+    few = [one for one in intervals if one.seeds < FEW_SEEDS]
+    if few:
+        lines.append(
+            "Two seeds say little: the interval of two values reaches 13 standard errors to each side, so what is "
+            "called no gain may be one that two can't show."
+        )
+    alike = [one for one in intervals if any(map(_is_without_width, (one.student, one.control, one.gain)))]
+    if alike:
+        told = ", ".join(f"trial {one.number}: {one.seeds} seeds" for one in alike)
+        lines.append(
+            f"An interval without width is no certainty: seeds happened to score alike on the test split ({told})."
+        )
+    if few or alike:
+        seeds = max(5, *(2 * one.seeds for one in (*few, *alike)))
+        lines.append(f"More seeds are added to those that are there: {result.confirm_command} --seeds {seeds}")
+    low, high = result.primary_bounds
+    shown = [found for one in intervals for found in (one.student, one.control) if found is not None]
+    if any((low is not None and one.low < low) or (high is not None and one.high > high) for one in shown):
+        limits = [f"{word} {end:g}" for word, end in (("below", low), ("above", high)) if end is not None]
+        lines.append(
+            f"An interval reaches {' or '.join(limits)}, where {result.primary} can't be: Student's t takes values for "
+            "normal, and knows no bounds. It is a sign that seeds are few."
+        )
+    return lines
+
+
+def _is_without_width(found: Interval | None) -> bool:
+    return found is not None and f"{found.high - found.mean:.4f}" == "0.0000"

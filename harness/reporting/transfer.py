@@ -1,0 +1,180 @@
+"""What was transferred: which of the teacher's right answers a student keeps, class by class, and which mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from harness.training.answers import Answers
+
+_NAMED = 3  # classes that a sentence names; of more that lose alike it says only how much
+
+
+@dataclass(frozen=True, eq=False)
+class Transfer:
+    """A student's answers beside its teacher's, counted.
+
+    Attributes:
+        answers: What both answered on the validation samples.
+        class_names: A name for each class; empty where they go by their numbers.
+    """
+
+    answers: Answers
+    class_names: Sequence[str] = ()
+
+    def name(self, label: int) -> str:
+        """What a class is called."""
+        return self.class_names[label] if self.class_names else str(label)
+
+    @cached_property
+    def by_class(self) -> pd.DataFrame:
+        """Counts, shares and means of each class, a row for each, in their order.
+
+        - ``class``: its name; ``samples``, ``teacher_right``, ``student_right``: counts;
+        - ``lost``: the teacher is right, the student wrong; ``won``: the reverse; ``lost_to``: the class that most of
+          the lost are taken for, and ``lost_to_count``;
+        - ``both_wrong``; ``same_mistake``: both give the same wrong answer; ``same_mistake_by_chance``: how often they
+          would if, within the class, they erred independently, each as it is given to,
+          both_wrong · Σ_k p(the teacher says k | it is wrong) · p(the student says k | it is wrong);
+        - ``teacher_accuracy``, ``student_accuracy``, ``lost_share``, ``won_share``: shares of the samples;
+        - ``teacher_kl`` (nats), ``rank_correlation``: means over the samples.
+        """
+        labels, teacher, student = self._labels, self._teacher, self._student
+        teacher_right, student_right = teacher == labels, student == labels
+        both_wrong = ~teacher_right & ~student_right
+        counted = {
+            "samples": np.ones_like(teacher_right),
+            "teacher_right": teacher_right,
+            "student_right": student_right,
+            "lost": teacher_right & ~student_right,
+            "won": ~teacher_right & student_right,
+            "both_wrong": both_wrong,
+            "same_mistake": both_wrong & (teacher == student),
+        }
+        frame = pd.DataFrame({"class": [self.name(label) for label in range(self.answers.classes)]})
+        for name, chosen in counted.items():
+            frame[name] = np.bincount(labels[chosen], minlength=len(frame))
+        frame["same_mistake_by_chance"] = self._same_mistake_by_chance(frame)
+        taken_for = self.lost_as.groupby("label").first().reindex(frame.index)
+        frame["lost_to"] = ["" if np.isnan(answer) else self.name(int(answer)) for answer in taken_for["answer"]]
+        frame["lost_to_count"] = taken_for["lost"].fillna(0).astype(int)
+        samples = frame["samples"].where(frame["samples"] > 0)  # a class may have none
+        for who in ("teacher", "student"):
+            frame[f"{who}_accuracy"] = frame[f"{who}_right"] / samples
+        for what in ("lost", "won"):
+            frame[f"{what}_share"] = frame[what] / samples
+        for name in ("teacher_kl", "rank_correlation"):
+            sums = np.bincount(labels, getattr(self.answers, name).double().numpy(), minlength=len(frame))
+            frame[name] = sums / samples
+        return frame
+
+    @cached_property
+    def confusions(self) -> pd.DataFrame:
+        """Wrong answers: ``label``, ``answer``, how often ``teacher`` and ``student`` give it; most changed first."""
+        given = {"teacher": self._pairs(self._teacher), "student": self._pairs(self._student)}
+        pairs, places = np.unique(np.concatenate(list(given.values())), return_inverse=True)
+        of_teacher, of_student = np.split(places, [len(given["teacher"])])
+        teacher, student = (np.bincount(part, minlength=len(pairs)) for part in (of_teacher, of_student))
+        change = student - teacher
+        order = np.lexsort((pairs, -student, -abs(change)))
+        labels, answers = np.divmod(pairs, self.answers.classes)
+        columns = {"label": labels, "answer": answers, "teacher": teacher, "student": student, "change": change}
+        return pd.DataFrame({name: values[order] for name, values in columns.items()})
+
+    @cached_property
+    def lost_as(self) -> pd.DataFrame:
+        """What the student answers where the teacher is right: ``label``, ``answer``, ``lost``; the most first."""
+        pairs, lost = np.unique(self._pairs(self._student, self._teacher == self._labels), return_counts=True)
+        order = np.lexsort((pairs, -lost))
+        labels, answers = np.divmod(pairs, self.answers.classes)
+        return pd.DataFrame({"label": labels[order], "answer": answers[order], "lost": lost[order]})
+
+    def sentence(self) -> str:
+        """What the student keeps and loses: in counts, for shares of a class of few samples would say too much."""
+        return f"{self.balance()}{self._losses()}."
+
+    def balance(self) -> str:
+        """How many of the teacher's right answers the student keeps, and how many of its wrong ones it corrects."""
+        total = self.by_class[["samples", "teacher_right", "lost", "won"]].sum()
+        right, wrong = total["teacher_right"], total["samples"] - total["teacher_right"]
+        kept = right - total["lost"]
+        share = f" ({100 * kept / right:.1f} %)" if right else ""
+        return (
+            f"keeps {kept:,} of the teacher's {right:,} right answers{share} and corrects {total['won']:,} of its "
+            f"{wrong:,} wrong ones"
+        )
+
+    def mistakes(self) -> str:
+        """What the mistakes of student and teacher have in common, in sentences."""
+        total = self.by_class[["samples", "both_wrong", "same_mistake", "same_mistake_by_chance"]].sum()
+        said = []
+        if total["both_wrong"] and self.answers.classes > 2:
+            said.append(
+                f"Both are wrong on {total['both_wrong']:,.0f} of {total['samples']:,.0f} samples and give the same "
+                f"wrong answer on {total['same_mistake']:,.0f}; by chance it would be "
+                f"{total['same_mistake_by_chance']:,.1f}."
+            )
+        said.append(f"Its KL from the teacher is {float(self.answers.teacher_kl.mean()):.3f} nats a sample.")
+        correlation = float(self.answers.rank_correlation.mean())
+        if not np.isnan(correlation):
+            said.append(
+                f"Its ranking of the wrong classes follows the teacher's with Spearman's ρ = {correlation:.2f}."
+            )
+        return " ".join(said)
+
+    def _losses(self) -> str:
+        most = self.by_class["lost"].max()
+        worst = self.by_class[self.by_class["lost"] == most]
+        if most < 2 or len(worst) > _NAMED:
+            return f"; no class loses more than {most:,}" if most else ""
+        named = []
+        for _, row in worst.iterrows():
+            answer = f", {row['lost_to_count']:,} as {row['lost_to']}" if row["lost_to_count"] > 1 else ""
+            named.append(f"class {row['class']} ({most:,} of {row['samples']:,}{answer})")
+        return f"; it loses most in {' and '.join(named)}"
+
+    def _same_mistake_by_chance(self, counts: pd.DataFrame) -> pd.Series:
+        wrong = self.confusions
+        alike = np.bincount(wrong["label"], wrong["teacher"] * wrong["student"], minlength=len(counts))
+        pairs = (counts["samples"] - counts["teacher_right"]) * (counts["samples"] - counts["student_right"])
+        # No pair: one of them is never wrong, so both never are.
+        return counts["both_wrong"] * alike / pairs.clip(lower=1)
+
+    def _pairs(self, answers: NDArray[np.int64], chosen: NDArray[np.bool_] | bool = True) -> NDArray[np.int64]:
+        """Class and wrong answer of each sample that has one, as one number: label · C + answer."""
+        wrong = (answers != self._labels) & chosen
+        pairs: NDArray[np.int64] = self._labels[wrong] * self.answers.classes + answers[wrong]
+        return pairs
+
+    @cached_property
+    def _labels(self) -> NDArray[np.int64]:
+        return self.answers.labels.long().numpy()
+
+    @cached_property
+    def _teacher(self) -> NDArray[np.int64]:
+        return self.answers.teacher.long().numpy()
+
+    @cached_property
+    def _student(self) -> NDArray[np.int64]:
+        return self.answers.student.long().numpy()
+
+
+def transfer_table(transfers: Mapping[int, Transfer], names: Mapping[int, str]) -> pd.DataFrame:
+    """Every trial's table by class below one another, with ``trial``, ``pick`` and ``label`` before it.
+
+    Args:
+        transfers: By trial number; at least one.
+        names: What a trial is picked as, by its number; others have an empty ``pick``.
+    """
+    tables = []
+    for number, transfer in transfers.items():
+        table = transfer.by_class.rename_axis("label").reset_index()
+        table.insert(0, "pick", names.get(number, ""))
+        table.insert(0, "trial", number)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)

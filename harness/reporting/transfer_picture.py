@@ -1,0 +1,141 @@
+"""A picture of what was transferred: what each pick loses and wins by class, and which confusions it adds or sheds."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from harness.reporting.transfer import Transfer
+
+_LOST, _WON, _STUDENT = "#c0392b", "#1f5fa8", "#e08214"
+_CLASSES, _CONFUSIONS = 20, 12  # rows that can be read; of more, those are shown that changed most
+_TELLING = 3  # samples; one or two may be chance, as a training with another seed would show
+_FEWEST_ROWS = 3  # that a panel is as high as
+_ROW_INCHES, _PANEL_INCHES = 0.25, 4.4
+_TOP_INCHES, _GAP_INCHES, _BOTTOM_INCHES, _RIGHT_INCHES = 1.0, 0.85, 0.55, 0.2
+
+
+def transfer_picture(transfers: Mapping[str, Transfer], path: Path, *, title: str) -> None:
+    """Draw a column for each transfer, all with the same rows and scales, as a PNG.
+
+    Above stand the classes: to the left the samples that the teacher has right and the student has wrong, to the right
+    the reverse, as shares of the class, with their numbers beside them; a bar of one or two samples is pale. Below
+    stand the confusions whose numbers changed most from teacher to student, and by more than that.
+
+    Args:
+        transfers: By what stands above the column; at least one.
+        path: The file.
+        title: What stands above all.
+    """
+    classes = _classes(list(transfers.values()))
+    confusions, left_out = _confusions(list(transfers.values()))
+    figure, panels = _grid(len(transfers), [len(classes), len(confusions)])
+    figure.suptitle(title, y=1 - 0.18 / figure.get_figheight())
+    for (name, transfer), (above, below) in zip(transfers.items(), panels, strict=True):
+        _draw_classes(above, transfer, classes)
+        above.set_title(f"{name}\n{textwrap.fill(transfer.balance(), 60)}", fontsize=9)
+        _draw_confusions(below, transfer, confusions)
+    one, (above, below) = next(iter(transfers.values())), panels[0]
+    samples = one.by_class["samples"]
+    above.set_yticks(range(len(classes)), [f"{one.name(n)} ({samples[n]:,})" for n in classes])
+    above.set_ylabel("class (samples)" if len(classes) == len(samples) else "classes that changed most (samples)")
+    pairs = [f"{one.name(label)} → {one.name(answer)}" for label, answer in confusions]
+    below.set_yticks(range(len(pairs)), pairs)
+    few = f" ({left_out} that changed by one or two samples are left out)" if left_out else ""
+    below.set_title(f"true class → wrong answer{few}", loc="left", fontsize=8)
+    _scale_classes(above, list(transfers.values()))
+    if confusions:
+        panels[-1][1].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=8)
+    longest = max(len(label.get_text()) for panel in (above, below) for label in panel.get_yticklabels())
+    figure.subplots_adjust(left=(0.6 + 0.065 * longest) / figure.get_figwidth())
+    figure.savefig(path, format="png")
+
+
+def _grid(columns: int, rows: Sequence[int]) -> tuple[Figure, list[tuple[Axes, Axes]]]:
+    """A figure with two panels in each column, the upper and the lower one with so many rows."""
+    rows = [max(count, _FEWEST_ROWS) for count in rows]
+    height = _ROW_INCHES * sum(rows) + _TOP_INCHES + _GAP_INCHES + _BOTTOM_INCHES
+    width = _PANEL_INCHES * columns + 1.6
+    figure = Figure(figsize=(width, height), dpi=120)  # laid out by hand: constrained layout draws all several times
+    figure.subplots_adjust(
+        right=1 - _RIGHT_INCHES / width,
+        top=1 - _TOP_INCHES / height,
+        bottom=_BOTTOM_INCHES / height,
+        wspace=0.06,
+        hspace=2 * _GAP_INCHES / (_ROW_INCHES * sum(rows)),
+    )
+    above, below = figure.subplots(
+        2, columns, sharex="row", sharey="row", squeeze=False, gridspec_kw={"height_ratios": rows}
+    )
+    for panel in (*above, *below):
+        panel.tick_params(labelsize=8)
+        panel.xaxis.label.set_size(8)
+        panel.yaxis.label.set_size(8)
+        panel.grid(axis="x", alpha=0.25)
+        panel.axvline(0, color="black", linewidth=0.8)
+    return figure, list(zip(above, below, strict=True))
+
+
+def _classes(transfers: Sequence[Transfer]) -> list[int]:
+    """The classes that are drawn: all in their order, or of many those that lose and win most, the most first."""
+    counts = pd.concat([transfer.by_class[["lost", "won"]] for transfer in transfers])
+    moved = counts.sum(axis=1).groupby(level=0).sum()
+    if len(moved) > _CLASSES:
+        moved = moved.sort_values(ascending=False, kind="stable")[:_CLASSES]
+    return moved.index.tolist()
+
+
+def _confusions(transfers: Sequence[Transfer]) -> tuple[list[tuple[int, int]], int]:
+    """The confusions that are drawn: those whose number changes most in any of the transfers, the most first.
+
+    And how many others there are, whose number changes too little to tell anything.
+    """
+    both = pd.concat([transfer.confusions for transfer in transfers])
+    changes = both["change"].abs().groupby([both["label"], both["answer"]]).max()
+    telling = changes[changes >= _TELLING].sort_values(ascending=False, kind="stable")
+    drawn = [(int(label), int(answer)) for label, answer in telling.index[:_CONFUSIONS]]
+    return drawn, int(changes.between(1, _TELLING - 1).sum())
+
+
+def _draw_classes(panel: Axes, transfer: Transfer, classes: list[int]) -> None:
+    rows = transfer.by_class.loc[classes]
+    for what, side, colour in (("lost", -1, _LOST), ("won", 1, _WON)):
+        colours = [(colour, 1.0 if count >= _TELLING else 0.3) for count in rows[what]]
+        bars = panel.barh(range(len(rows)), side * 100 * rows[f"{what}_share"].fillna(0), color=colours, height=0.7)
+        panel.bar_label(bars, [str(count) if count else "" for count in rows[what]], padding=2, fontsize=8)
+    panel.set_ylim(len(rows) - 0.5, -0.5)
+    panel.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g} %")
+    few = rows[["lost", "won"]].to_numpy()
+    pale = "\npale: one or two samples, which may be chance" if ((few > 0) & (few < _TELLING)).any() else ""
+    panel.set_xlabel(f"← lost: only the teacher is right       won: only the student is right →{pale}")
+
+
+def _scale_classes(panel: Axes, transfers: Sequence[Transfer]) -> None:
+    """Leave room for the numbers at the ends of the bars, on both sides whatever there is."""
+    shares = pd.concat([transfer.by_class[["lost_share", "won_share"]] for transfer in transfers])
+    lost, won = 100 * shares.max()
+    room = 0.15 * max(lost + won, 5)
+    panel.set_xlim(-lost - room, won + room)
+
+
+def _draw_confusions(panel: Axes, transfer: Transfer, confusions: Sequence[tuple[int, int]]) -> None:
+    columns = (transfer.confusions[name].tolist() for name in ("label", "answer", "teacher", "student"))
+    known = {(label, answer): (teacher, student) for label, answer, teacher, student in zip(*columns, strict=True)}
+    for row, pair in enumerate(confusions):
+        teacher, student = known.get(pair, (0, 0))
+        panel.plot([teacher, student], [row, row], color=_LOST if student > teacher else _WON, linewidth=2, alpha=0.6)
+        panel.plot(teacher, row, "*", color="black", markersize=7, label="" if row else "teacher")
+        # A ring, for the star to show in it where both stand.
+        panel.plot(student, row, "o", color=_STUDENT, fillstyle="none", markersize=11, label="" if row else "student")
+    if not confusions:
+        nothing = f"no confusion changed by {_TELLING} samples or more"
+        panel.text(0.5, 0.5, nothing, ha="center", va="center", transform=panel.transAxes, fontsize=8)
+    panel.set_ylim(max(len(confusions), 1) - 0.5, -0.5)
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panel.set_xlabel("samples")

@@ -1,0 +1,1 @@
+"""What is tried next: recipes first, then what a model of all learning curves expects of students."""

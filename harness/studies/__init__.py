@@ -1,0 +1,1 @@
+"""A study: opened or resumed, what it says of itself, how its trials are claimed and told, moved whole."""

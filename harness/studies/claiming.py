@@ -1,0 +1,172 @@
+"""How a worker comes by its next trial: one that was cut, or a new one. One worker at a time, as briefly as it can.
+
+What a model proposes takes longer than to store it. So a worker thinks ahead: it reads the study and chooses before it
+keeps the others out, and then only sees that nobody has begun a trial meanwhile. Where it had to wait for its turn the
+last time, others would outrun it; then it thinks when it is its turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.samplers import RandomSampler
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from harness.content import derived_seed
+from harness.errors import HarnessError
+from harness.sampling.proposal import Proposal, Proposer
+from harness.storage.claims import Hold
+from harness.storage.lean_storage import Outrun, lean
+from harness.studies.claim import Claim
+from harness.studies.study import Study
+
+
+@dataclass(frozen=True)
+class _Thought:
+    """The study as it was read, and what was chosen then, if anything was."""
+
+    trials: list[FrozenTrial]
+    proposal: Proposal | None
+
+
+class Claimant:
+    """Takes up one trial after the other.
+
+    Workers exclude one another, so that together they finish exactly the trials that were asked for.
+
+    Args:
+        study: The study.
+        proposer: Where a new trial's configuration comes from.
+    """
+
+    def __init__(self, study: Study, proposer: Proposer) -> None:
+        self._study = study
+        self._proposer = proposer
+        self._crowded = False
+
+    def claim(self) -> Claim | None:
+        """Take up a trial that was cut, or begin a new one; ``None`` when there is no more to begin."""
+        while True:
+            with contextlib.suppress(Outrun):
+                found = self._study.patience.ask(self._taken)
+                return None if found is None else self._claim(*found)
+
+    def _taken(self) -> tuple[FrozenTrial, Hold, bool] | None:
+        """A trial, the hold on it, and whether another process began it."""
+        study = self._study
+        thought = None if self._crowded else self._think()
+        self._crowded = False
+        with study.claims.exclusive("claim", on_wait=self._wait, briefly=True) as check:
+            if thought is None or not self._is_level(thought.trials):
+                thought = _Thought(study.trials(), None)
+            cut = self._cut(thought.trials)
+            if cut is not None:
+                return (*cut, True)
+            waiting = _waiting(thought.trials)
+            if len(thought.trials) - waiting >= study.settings.trials:
+                return None
+            # Someone may have enqueued a trial with Optuna's own means; no budget holds back what is asked for by name.
+            if waiting:
+                check()
+                trial = self._completed(self._enqueued(thought.trials))
+            else:
+                proposal = thought.proposal or self._proposer.propose(thought.trials)
+                if proposal is None:
+                    study.keep_exhausted()
+                    return None
+                check()  # or another worker may begin the last one too
+                trial = self._begun(proposal, number=len(thought.trials))
+            taken = study.claims.take([str(trial.number)])
+            return None if taken is None else (trial, taken[1], False)
+
+    def _wait(self) -> None:
+        self._crowded = True
+
+    def _think(self) -> _Thought:
+        trials, proposal = self._study.trials(), None
+        waiting = _waiting(trials)
+        if not waiting and len(trials) < self._study.settings.trials:
+            with contextlib.suppress(HarnessError):  # raised again when it is its turn, if nothing was cut
+                proposal = self._proposer.propose(trials)
+        return _Thought(trials, proposal)
+
+    def _is_level(self, trials: list[FrozenTrial]) -> bool:
+        """Whether no trial was begun, or enqueued, since the study was read, and it was read whole."""
+        begun = (trial for trial in trials if trial.state == TrialState.RUNNING)
+        if any(self._proposer.space.branch_of(trial.params) is None for trial in begun):
+            return False  # enqueued, and being completed
+        tally = self._study.tally()
+        return tally.total() == len(trials) and tally[TrialState.WAITING] == _waiting(trials)
+
+    def _cut(self, trials: list[FrozenTrial]) -> tuple[FrozenTrial, Hold] | None:
+        """A running trial that no living worker has."""
+        running = [str(trial.number) for trial in trials if trial.state == TrialState.RUNNING]
+        while (found := self._study.claims.take(running)) is not None:
+            piece, hold = found
+            with contextlib.ExitStack() as given_back:
+                given_back.callback(hold.release)
+                trial = self._study.trials()[int(piece)]
+                # Read with the trial in hand: whoever ends one gives it back afterwards.
+                if trial.state == TrialState.RUNNING:
+                    whole = self._completed(trial)
+                    given_back.pop_all()
+                    return whole, hold
+            running.remove(piece)
+        return None
+
+    def _completed(self, trial: FrozenTrial) -> FrozenTrial:
+        """A trial with all its parameters, or others could choose the same: what someone enqueued names some, or none.
+
+        Nobody else begins a trial meanwhile.
+        """
+        study, space = self._study, self._proposer.space
+        if space.branch_of(trial.params) is not None:
+            return trial
+        # Configurations come from a proposer; this sampler only completes.
+        study.optuna.sampler = RandomSampler(derived_seed(study.settings.seed, "enqueued", trial.number))
+        space.suggest(Trial(study.optuna, trial._trial_id))
+        return study.optuna._storage.get_trial(trial._trial_id)
+
+    def _enqueued(self, trials: list[FrozenTrial]) -> FrozenTrial:
+        """The first trial that waits, begun. Optuna's ask() would begin another one if nobody waited any more."""
+        storage = self._study.optuna._storage
+        trial_id = next(trial._trial_id for trial in trials if trial.state == TrialState.WAITING)
+        try:
+            begun = storage.set_trial_state_values(trial_id, state=TrialState.RUNNING)
+        except UpdateFinishedTrialError:
+            begun = False
+        if not begun:
+            raise Outrun(f"trial {trial_id} does not wait any more")
+        return storage.get_trial(trial_id)
+
+    def _begun(self, proposal: Proposal, *, number: int) -> FrozenTrial:
+        """A new trial, stored whole: a cut leaves all of it, or nothing."""
+        whole = create_trial(
+            state=TrialState.RUNNING,
+            params=proposal.params,
+            distributions=proposal.distributions,
+            user_attrs={} if proposal.recipe is None else {"recipe": proposal.recipe},
+            system_attrs=proposal.notes,
+        )
+        storage, study_id = self._study.optuna._storage, self._study.optuna._study_id
+        database = lean(storage)
+        if database is not None:
+            return database.begin(study_id, whole, number=number)
+        return storage.get_trial(storage.create_new_trial(study_id, whole))
+
+    def _claim(self, trial: FrozenTrial, hold: Hold, resumed: bool) -> Claim:
+        return Claim(
+            study=self._study,
+            trial=trial,
+            configuration=self._proposer.space.configuration(trial.params),
+            folder=self._study.trial_folder(trial.number),
+            hold=hold,
+            resumed=resumed,
+            recipe=trial.user_attrs.get("recipe"),
+        )
+
+
+def _waiting(trials: list[FrozenTrial]) -> int:
+    return sum(trial.state == TrialState.WAITING for trial in trials)

@@ -1,0 +1,198 @@
+"""What a study says of itself in its storage: what it is of, what it stands on, what came of it beside its trials."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import optuna
+
+from harness.errors import HarnessError
+from harness.settings import Settings
+from harness.storage.access import patience_with
+
+_COSTS_ATTR = "kd.costs"
+_EXHAUSTED_ATTR = "kd.exhausted"
+_MISGIVINGS_ATTR = "kd.misgivings"
+_RETRAINED = "kd.retrained."
+_SOURCES_ATTR = "kd.sources"
+_TESTED_ATTR = "kd.teacher_on_test"
+_BOUNDS_ATTR = "kd.primary_bounds"
+
+
+class Record:
+    """The attributes of a study. What never changes is asked of the storage once.
+
+    Args:
+        optuna_study: The study.
+        settings: How it is searched.
+    """
+
+    def __init__(self, optuna_study: optuna.Study, settings: Settings) -> None:
+        self.optuna = optuna_study
+        self.settings = settings
+        self.patience = patience_with(optuna_study._storage)
+
+    @cached_property
+    def id(self) -> str:
+        """A name that no other study has, whatever it is called.
+
+        Raises:
+            HarnessError: If the storage holds what can't be one: a folder is named after it.
+        """
+        found = str(self.attrs["kd.id"])
+        if not found.isalnum():
+            raise HarnessError(f"study {self.settings.study!r} must have a plain word as its id, but has {found!r}.")
+        return found
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """What the study says of itself."""
+        return self.patience.ask(lambda: self.optuna.user_attrs)
+
+    def _keep(self, name: str, value: Any) -> None:
+        self.patience.ask(lambda: self.optuna.set_user_attr(name, value))
+
+    @cached_property
+    def space_name(self) -> str:
+        """Name of the space that it searches."""
+        return _file_name(str(self.attrs["kd.identity"]["space"]), "the name of a space")
+
+    @cached_property
+    def primary(self) -> str:
+        """Name of the primary metric."""
+        return str(self.attrs["kd.primary"])
+
+    @cached_property
+    def primary_direction(self) -> str:
+        """``"maximize"`` or ``"minimize"``."""
+        return str(self.attrs["kd.primary_direction"])
+
+    @property
+    def primary_sign(self) -> int:
+        """1 where more of the primary metric is better, -1 where less is."""
+        return 1 if self.primary_direction == "maximize" else -1
+
+    @cached_property
+    def objectives(self) -> tuple[str, ...]:
+        """Names of the metrics that span the front, the primary metric among them or not."""
+        return tuple(self.attrs["kd.identity"]["objectives"])
+
+    @cached_property
+    def directions(self) -> tuple[str, ...]:
+        """``"maximize"`` or ``"minimize"`` for each objective."""
+        return tuple(direction.name.lower() for direction in self.optuna.directions)
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether every configuration within the space and the budgets has been begun."""
+        return bool(self.attrs.get(_EXHAUSTED_ATTR))
+
+    def keep_exhausted(self) -> None:
+        """Store that there is no configuration left to begin."""
+        self._keep(_EXHAUSTED_ATTR, True)
+
+    def retrained(self) -> dict[str, dict[str, Any]]:
+        """What came of each student that was trained anew (``harness.trials.retraining``), by name.
+
+        Raises:
+            HarnessError: If the storage holds a name that leads out of the study's folder.
+        """
+        found = {key.removeprefix(_RETRAINED): value for key, value in self.attrs.items() if key.startswith(_RETRAINED)}
+        for name in found:
+            for part in name.split("/"):
+                _file_name(part, "the name of a student that was trained anew")
+        return found
+
+    def keep_retrained(self, name: str, result: Mapping[str, Any]) -> None:
+        """Store what came of a student that was trained anew: each in its own place, for many may be at work."""
+        self._keep(f"{_RETRAINED}{name}", dict(result))
+
+    @property
+    def sources(self) -> dict[str, Any]:
+        """Where the space, the data and the teachers were when the study was last searched."""
+        return dict(self.attrs.get(_SOURCES_ATTR, {}))
+
+    def keep_sources(self) -> None:
+        """Store where the settings have the space, the data and the teachers, for whoever works on the study later."""
+        settings = self.settings
+        sources = {
+            "space_file": str(settings.space_file.resolve()),
+            "data_dir": None if settings.data_dir is None else str(settings.data_dir.resolve()),
+            "teachers": [str(file.resolve()) for file in settings.teachers],
+            "trained_teachers": settings.trained_teachers,
+            "average": settings.average,
+            "trials": settings.trials,
+        }
+        if sources != self.sources:
+            self._keep(_SOURCES_ATTR, sources)
+
+    @property
+    def trials_asked(self) -> int | None:
+        """How many trials the study was last asked for."""
+        return self.sources.get("trials")
+
+    @property
+    def tested_teacher(self) -> dict[str, float] | None:
+        """The teacher's scores on the test split; ``None`` before anything was confirmed."""
+        return self.attrs.get(_TESTED_ATTR)
+
+    def keep_tested_teacher(self, scores: Mapping[str, float]) -> None:
+        """Store the teacher's scores on the test split."""
+        self._keep(_TESTED_ATTR, dict(scores))
+
+    @property
+    def primary_bounds(self) -> tuple[float | None, float | None]:
+        """The least and the most that the primary metric can be; ``None`` for one that is not known, or not yet."""
+        low, high = self.attrs.get(_BOUNDS_ATTR, (None, None))
+        return low, high
+
+    def keep_primary_bounds(self, low: float | None, high: float | None) -> None:
+        """Store what the primary metric can be."""
+        self._keep(_BOUNDS_ATTR, [low, high])
+
+    @property
+    def misgivings(self) -> tuple[str, ...]:
+        """What is doubtful of those who teach and learn in it (``harness.preparation.misgivings``), a sentence each."""
+        return tuple(self.attrs.get(_MISGIVINGS_ATTR, ()))
+
+    def keep_misgivings(self, found: Sequence[str]) -> None:
+        """Store what is doubtful."""
+        if tuple(found) != self.misgivings:
+            self._keep(_MISGIVINGS_ATTR, list(found))
+
+    @property
+    def costs(self) -> str | None:
+        """The cost table that the study stands on, as text."""
+        return self.attrs.get(_COSTS_ATTR)
+
+    def keep_costs(self, table: str | None) -> None:
+        """Store the cost table with the study; ``None`` forgets the one that is there."""
+        self._keep(_COSTS_ATTR, table)
+
+    @property
+    def ensemble(self) -> str:
+        """Where several teach as one, what is averaged of which; else empty."""
+        bound = self.attrs.get("kd.prepared", {}).get("teacher", "")
+        return bound if ", " in bound else ""
+
+    def keep_class_names(self, names: Sequence[str]) -> None:
+        """Store what the classes are called."""
+        self._keep("kd.class_names", list(names))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the classes are called; empty where they go by their numbers."""
+        return tuple(self.attrs.get("kd.class_names", ()))
+
+    def keep_teacher(self, metrics: Mapping[str, float]) -> None:
+        """Store the teacher's metrics with the study."""
+        self._keep("kd.teacher", dict(metrics))
+
+
+def _file_name(name: str, what: str) -> str:
+    """A name that a storage gives, if a file or folder may be called so."""
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise HarnessError(f"{what} must be able to name a file, but the storage has {name!r}; somebody changed it.")
+    return name

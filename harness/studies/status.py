@@ -1,0 +1,124 @@
+"""How a study stands, from any machine: its workers, the trials that run, what is finished, the pace, the time left."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from optuna.trial import FrozenTrial, TrialState
+
+from harness.content import Lease
+from harness.storage.claims import Worker
+from harness.storage.presence import Absence
+from harness.studies.study import Study
+from harness.tracking.spool import curves
+
+_RECENT = 20  # finished trials that tell the pace
+
+
+def status(study: Study) -> Iterator[str]:
+    """How the study stands, line by line.
+
+    Args:
+        study: The study; nothing of it is changed.
+    """
+    trials, asked = study.trials(), study.trials_asked
+    states = Counter(trial.state for trial in trials)
+    finished = study.finished()
+    found = [f"{states[state]} {word}" for state, word in _WORDS.items() if states[state]]
+    of = "" if asked is None else f" of {asked}"
+    yield f"study     {study.settings.study}: {finished}{of} trials finished{_listed(found)}, {_begun(states, asked)}"
+    workers, retrained = study.claims.workers(), study.retrained()
+    if retrained:
+        failed = sum("reason" in result for result in retrained.values())
+        students = "1 student" if len(retrained) == 1 else f"{len(retrained)} students"
+        yield f"anew      {students} trained anew, for controls or to confirm, {failed} failed"
+    if study.is_exhausted and finished == len(trials):
+        yield "finished  its space is exhausted"
+    elif asked is not None and finished >= asked:
+        yield "finished  all trials that were asked for"
+    elif (rate := pace_per_h(trials)) is not None:
+        if not _is_worked_on(study, workers):
+            left = "; nobody is at work"
+        else:
+            left = "" if asked is None else f", {_clock((asked - finished) / rate * 3600)} left"
+        # Optuna has an end from the clock of the machine that worked on the trial, and now is this one's.
+        clocks = "; by the machines' own clocks, each as right as it is set" if study.is_shared else ""
+        yield f"pace      {rate:,.0f} trials an hour, by the last {min(finished, _RECENT)}{left}{clocks}"
+    epochs = study.attrs["kd.identity"]["epochs"]
+    for worker in workers:
+        yield f"worker    {_described(worker, epochs)}"
+    pieces = {worker.piece for worker in workers}
+    for trial in trials:
+        if trial.state == TrialState.RUNNING and str(trial.number) not in pieces:
+            yield f"trial     {trial.number}: {_without_a_row(study, trial, epochs)}"
+
+
+_WORDS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+
+
+def _listed(found: Sequence[str]) -> str:
+    return f" ({', '.join(found)})" if found else ""
+
+
+def _begun(states: Counter[TrialState], asked: int | None) -> str:
+    running = states[TrialState.RUNNING]
+    if asked is None:
+        return f"{running} begun"
+    finished = sum(states[state] for state in _WORDS)
+    return f"{running} begun, {max(0, asked - finished - running)} to begin"
+
+
+def pace_per_h(trials: Sequence[FrozenTrial]) -> float | None:
+    """Trials that are finished an hour, by the last ones; ``None`` if too few tell.
+
+    Args:
+        trials: In any state and order.
+    """
+    ends = sorted(trial.datetime_complete for trial in trials if trial.datetime_complete is not None)[-_RECENT:]
+    if len(ends) < 2 or ends[-1] <= ends[0]:
+        return None
+    # Up to now, not to the last end: a study that nobody works on any more gets slower and slower.
+    seconds = (max(datetime.now(), ends[-1]) - ends[0]).total_seconds()
+    return (len(ends) - 1) / seconds * 3600
+
+
+def _is_worked_on(study: Study, workers: Sequence[Worker]) -> bool:
+    """Whether anybody is at work on it; yes, where that can't be told from here."""
+    if study.is_shared:
+        return any(not worker.is_silent for worker in workers)
+    if not study.owns_folder():
+        return True
+    absence = Absence(study.settings)
+    nobody = absence.acquire()
+    absence.release()
+    return not nobody
+
+
+def _described(worker: Worker, epochs: int) -> str:
+    if worker.piece is None:
+        work = "has nothing to do"
+    else:
+        piece = f"trial {worker.piece}" if worker.piece.isdigit() else worker.piece
+        work = f"{piece}, {worker.epochs or 0}/{epochs} epochs"
+    sign = f"silent for {worker.silent_s:.0f} s" if worker.is_silent else f"heard of {worker.silent_s:.0f} s ago"
+    return f"{worker.host}, process {worker.pid}: {work}; {sign}"
+
+
+def _without_a_row(study: Study, trial: FrozenTrial, epochs: int) -> str:
+    """What a trial's folder tells of it, where it is within reach."""
+    folder = study.trial_folder(trial.number)
+    if not (study.owns_folder() and folder.is_dir()):
+        return "nobody is at it"
+    lease = Lease(folder)
+    free = lease.acquire()
+    lease.release()
+    done = len(curves(folder).get("train/loss", {}))
+    return f"{done}/{epochs} epochs, {'cut; the same command goes on with it' if free else 'running'}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

@@ -1,0 +1,189 @@
+"""The study: Optuna's storage is the truth about what has been tried, and about what it is a trial of."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from harness.errors import HarnessError
+from harness.pareto import pareto_front
+from harness.settings import Settings
+from harness.storage.access import STORAGE_ERRORS
+from harness.storage.claims import Claims, Hold
+from harness.storage.database_claims import claims_of
+from harness.storage.database_locks import server_engine
+from harness.storage.lean_storage import lean
+from harness.storage.presence import Presence
+from harness.storage.whereabouts import is_first_start, see_that_it_is_here, was_moved_here
+from harness.studies.record import Record
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+MARK = "study.json"
+"""The file that says whose a study's folder is."""
+
+
+class Study(Record):
+    """A study on its storage, opened for one space.
+
+    Args:
+        optuna_study: The study.
+        settings: How it is searched.
+    """
+
+    def __init__(self, optuna_study: optuna.Study, settings: Settings) -> None:
+        super().__init__(optuna_study, settings)
+        self.folder = settings.study_dir
+        self.lease = Presence(settings)
+        """Held by whoever works on the study."""
+
+    @cached_property
+    def claims(self) -> Claims:
+        """Who works on what."""
+        return claims_of(self.optuna._storage, self.id, self.folder, self._see_that_it_is_here)
+
+    def _see_that_it_is_here(self) -> None:
+        see_that_it_is_here(self.attrs, self.settings)
+
+    @cached_property
+    def is_shared(self) -> bool:
+        """Whether its workers may be on several machines, and its trials' folders too."""
+        return server_engine(self.optuna._storage) is not None
+
+    @property
+    def may_be_elsewhere(self) -> bool:
+        """Whether other machines may have what is known of its trials: it is shared, or was moved from where it was."""
+        return self.is_shared or was_moved_here(self.attrs)
+
+    @contextlib.contextmanager
+    def alone(self, what: str, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Keep all other workers of the study out meanwhile.
+
+        Args:
+            what: Names what is done.
+            on_wait: Called if one must be waited for.
+        """
+        with contextlib.ExitStack() as held:
+            self.patience.ask(lambda: held.enter_context(self.claims.exclusive(what, on_wait=on_wait)))
+            yield
+
+    def hold(self) -> None:
+        """Take the study's lease.
+
+        Raises:
+            HarnessError: If the study was made anew since it was opened, by a start with other settings, or moved, or
+                is worked on in another runs folder.
+        """
+        while not self.lease.acquire():  # someone looks whether anybody is at work
+            time.sleep(0.01)
+        known = self.id
+        try:
+            same = self.attrs.get("kd.id") == known
+        except KeyError:
+            same = False
+        if not same:
+            raise HarnessError(f"study {self.settings.study!r} was made anew by another start at the same time; again.")
+        self._see_that_it_is_here()
+
+    def bind(self, **prepared: str) -> None:
+        """Tie the study to what was prepared for it, or see that it is tied to the same.
+
+        Args:
+            prepared: Content hashes by name: ``dataset``, ``students``, ``teacher``.
+
+        Raises:
+            HarnessError: If the study stands on something else.
+        """
+        with self.alone("bind"):
+            self._bind(prepared)
+
+    def _bind(self, prepared: Mapping[str, str]) -> None:
+        stored = self.attrs.get("kd.prepared", {})
+        for name, value in prepared.items():
+            if stored.get(name, value) == value:
+                continue
+            if is_first_start(self.optuna, self.settings) and self.lease.is_sole():
+                self.keep_costs(None)  # a first start that failed; nothing stands on it
+            else:
+                raise HarnessError(
+                    f"study {self.settings.study!r} was begun with other {name} ({stored[name]}) than what is there "
+                    f"now ({value}); use --study to name a new one."
+                )
+        if stored | prepared != stored:
+            self._keep("kd.prepared", stored | prepared)
+
+    def owns_folder(self) -> bool:
+        """Whether the study's folder is this study's, and not that of a namesake in another storage."""
+        try:
+            return bool(json.loads((self.folder / MARK).read_text())["id"] == self.id)
+        except FileNotFoundError:
+            return False
+
+    def trials(self) -> list[FrozenTrial]:
+        """Every trial, in any state. Not to be changed."""
+        return self.patience.ask(lambda: self.optuna.get_trials(deepcopy=False))
+
+    def tally(self) -> Counter[TrialState]:
+        """How many trials are in each state. Cheaper than ``trials``, where a database can count them."""
+        database, study_id = lean(self.optuna._storage), self.optuna._study_id
+        if database is None:
+            return Counter(trial.state for trial in self.trials())
+        return self.patience.ask(lambda: database.tally(study_id))
+
+    def finished(self) -> int:
+        """How many trials are over, well or badly."""
+        return _finished(self.tally())
+
+    def running(self) -> int:
+        """How many trials are being run, or were cut in the middle."""
+        return self.tally()[TrialState.RUNNING]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing left to do: no trial to begin, and none to go on with."""
+        tally = self.tally()
+        finished = _finished(tally)
+        return finished >= self.settings.trials or (self.is_exhausted and finished == tally.total())
+
+    def finished_at_once(self) -> int | None:
+        """As ``finished``, for whoever can't wait for a storage that is away; ``None`` if it is."""
+        try:
+            return self.patience.ask_once(self.finished)
+        except STORAGE_ERRORS:
+            return None
+
+    def front(self) -> list[int]:
+        """Numbers of the complete trials that no other one dominates, ascending."""
+        complete = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
+        if not complete:
+            return []
+        values = np.array([trial.values for trial in complete], dtype=float)
+        return [complete[place].number for place in pareto_front(values, self.directions)]
+
+    def trial_folder(self, number: int) -> Path:
+        """Where a trial keeps its spool and checkpoint."""
+        return self.folder / str(number)
+
+    def take(self, names: Sequence[str]) -> tuple[str, Hold] | None:
+        """The first of some trainings that no living worker is at, for this worker alone; ``None`` if there is none."""
+
+        def take() -> tuple[str, Hold] | None:
+            with self.claims.exclusive("claim", briefly=True):
+                return self.claims.take(names)
+
+        return self.patience.ask(take)
+
+
+def _finished(tally: Counter[TrialState]) -> int:
+    return sum(count for state, count in tally.items() if state.is_finished())

@@ -1,0 +1,96 @@
+"""What teacher and student answered on each validation sample: compared once, at a trial's end, and kept beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from harness.training.tensor_file import save_tensors
+
+ANSWERS = "answers.safetensors"
+_CHUNK = 4096  # samples whose ranks are worked out at a time: sorting takes several times the memory of the logits
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Answers:
+    """A student beside its teacher, sample by sample: in the order of the split, all of shape (N,).
+
+    Attributes:
+        labels: The true classes, int32.
+        teacher: The classes that the teacher answers, int32.
+        student: The classes that the student answers, int32.
+        teacher_kl: KL(teacher ‖ student) at T = 1, nats, float32.
+        rank_correlation: Spearman's ρ of their logits over the classes that are not the true one, in [-1, 1],
+            float32: whether they hold the same mistakes to be the likely ones, however sure they are of it. 0 where one
+            of them tells none apart; NaN where there are fewer than two such classes.
+        classes: Number of classes C.
+    """
+
+    labels: Tensor
+    teacher: Tensor
+    student: Tensor
+    teacher_kl: Tensor
+    rank_correlation: Tensor
+    classes: int
+
+
+def compare(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Answers:
+    """What a student answers beside its teacher.
+
+    Args:
+        student_logits: Of every sample in order, shape (N, C).
+        teacher_logits: Of the same samples, shape (N, C).
+        labels: The true classes, shape (N,).
+    """
+    student, teacher = student_logits.float(), teacher_logits.float()
+    divergence = F.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), reduction="none", log_target=True).sum(-1)
+    parts = zip(student.split(_CHUNK), teacher.split(_CHUNK), labels.split(_CHUNK), strict=True)
+    return Answers(
+        labels=labels.int().cpu(),
+        teacher=teacher.argmax(-1).int().cpu(),
+        student=student.argmax(-1).int().cpu(),
+        teacher_kl=divergence.cpu(),
+        rank_correlation=torch.cat([_rank_correlation(*part) for part in parts]).cpu(),
+        classes=student.shape[1],
+    )
+
+
+def keep_answers(answers: Answers, path: Path) -> None:
+    """Write ``answers``: equal ones, equal bytes."""
+    tensors = {name: value.contiguous() for name, value in vars(answers).items() if isinstance(value, Tensor)}
+    # One entry only: safetensors writes several in an order that differs from process to process.
+    save_tensors(tensors, path, {"classes": str(answers.classes)})
+
+
+def read_answers(path: Path) -> Answers | None:
+    """The answers that were kept; ``None`` if there are none, or they can't be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            return Answers(classes=int(file.metadata()["classes"]), **tensors)
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError):
+        return None
+
+
+def _rank_correlation(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    samples, classes = student.shape
+    if classes < 3:
+        return torch.full((samples,), torch.nan)
+    others = torch.ones_like(student, dtype=torch.bool).scatter_(1, labels[:, None], False)
+    ranks = [_ranks(logits[others].view(samples, classes - 1)) for logits in (student, teacher)]
+    ours, theirs = (rank - rank.mean(-1, keepdim=True) for rank in ranks)
+    lengths = (ours.square().sum(-1) * theirs.square().sum(-1)).sqrt()
+    return torch.where(lengths > 0, (ours * theirs).sum(-1) / lengths, 0)
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Ranks along the last dimension, equal values sharing the mean of theirs."""
+    ordered = values.sort(-1).values
+    values = values.contiguous()
+    below, not_above = torch.searchsorted(ordered, values), torch.searchsorted(ordered, values, right=True)
+    return (below + not_above).float() / 2

@@ -1,0 +1,1 @@
+"""Trials, the students trained anew beside them, and which trials are stopped early."""

@@ -1,0 +1,293 @@
+"""Workers as processes of this machine: started, listened to, replaced when they die, stopped together."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+
+from harness.cost import computing_with
+from harness.errors import HarnessError
+from harness.preparation.prepare import MOST_ARCHITECTURES, Prepared
+from harness.settings import Settings
+from harness.space import SearchSpace
+from harness.storage.access import close_connections
+from harness.studies.study import Study
+from harness.tracking.mirror import Mirror
+from harness.training.allocator import give_back_freed_memory
+from harness.trials.local_worker import log_of, run_worker
+from harness.trials.retraining import Retraining, retrain
+from harness.trials.worker import Display, Notified, catch_up, work
+from harness.word import Word
+
+_GRACE_S = 3.0  # for a worker that is told to stop, before it is killed
+_IDLE_DEATHS = 3  # of workers without a trial, one after the other, after which no more are started
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def search_here(
+    settings: Settings, space: SearchSpace, study: Study, prepared: Prepared, mirror: Mirror, display: Display
+) -> None:
+    """Search with as many workers as are asked for, or as this machine has cores; one alone is this process itself.
+
+    Args:
+        settings: The budget, and the number of workers.
+        space: What varies, with what the person holds fixed.
+        study: The study.
+        prepared: What every trial stands on.
+        mirror: Told of each trial's news.
+        display: Shows each trial.
+
+    Raises:
+        HarnessError: If a worker ends by an error that is no trial's own doing, or workers die before they begin.
+    """
+    task = _Task(work, settings.trials - study.finished())
+    _share(task, settings, space, study, prepared, mirror, display)
+
+
+def retrain_here(
+    retrainings: list[Retraining],
+    settings: Settings,
+    space: SearchSpace,
+    study: Study,
+    prepared: Prepared,
+    mirror: Mirror,
+    display: Display,
+) -> None:
+    """Train students of the study anew, with as many workers as a search has.
+
+    Args:
+        retrainings: What is to be trained; what is done already is left alone.
+        settings: The number of workers.
+        space: What varied, with what the person held fixed.
+        study: The study; keeps what comes out.
+        prepared: What every training stands on.
+        mirror: Told of each training's news.
+        display: Shows each training, known by its place in the list.
+
+    Raises:
+        HarnessError: As ``search_here``.
+    """
+    task = _Task(partial(retrain, retrainings), len(retrainings))
+    _share(task, settings, space, study, prepared, mirror, display)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What workers do.
+
+    Attributes:
+        work: All that one of them does; a spawned one is sent it.
+        pieces: How many pieces there are, at most.
+    """
+
+    work: Callable[[Settings, SearchSpace, Study, Prepared, Notified, Display], None]
+    pieces: int
+
+
+def _share(
+    task: _Task,
+    settings: Settings,
+    space: SearchSpace,
+    study: Study,
+    prepared: Prepared,
+    mirror: Mirror,
+    display: Display,
+) -> None:
+    on_cpu = prepared.data.device.type == "cpu"
+    # Costs that are measured during the search must be measured with nothing beside it.
+    beside = on_cpu and space.architectures(limit=MOST_ARCHITECTURES) is not None
+    asked = settings.workers or (usable_cores() if beside else 1)
+    threads = max(1, torch.get_num_threads() // asked)
+    count = min(asked, task.pieces)
+    if count > 1:
+        _Crew(task, threads, settings, study, prepared, mirror, display).work(count)
+    elif count == 1:
+        with computing_with(threads), contextlib.closing(study.claims):
+            task.work(settings, space, study, prepared, mirror, display)
+
+
+@dataclass
+class _Worker:
+    number: int
+    process: BaseProcess
+    trial: int | None = None
+
+
+class _Crew:
+    """Workers beside one another, each a process with its share of the cores' threads.
+
+    What is imported and prepared is paid once: a worker on the CPU is a fork of this process and shares its memory. One
+    that dies is replaced, and its trial is resumed.
+    """
+
+    def __init__(
+        self,
+        task: _Task,
+        threads: int,
+        settings: Settings,
+        study: Study,
+        prepared: Prepared,
+        mirror: Mirror,
+        display: Display,
+    ) -> None:
+        self.task = task
+        self.threads = threads
+        self.settings = settings
+        self.study = study
+        self.prepared = prepared
+        self.mirror = mirror
+        self.display = display
+        # A fork of a process whose OpenMP threads have run may use one thread only (torch's own loaders do it so), and
+        # one whose gradients have started threads for other devices can't compute any.
+        self.forks = threads == 1 and sys.platform == "linux" and not torch.accelerator.is_available()
+        self.ends_at = None if settings.timeout_s is None else time.monotonic() + settings.timeout_s
+        self.workers: dict[Connection, _Worker] = {}
+        self.word = Word(display.word)
+        self.deaths = 0
+        self.idle_deaths = 0
+
+    def work(self, count: int) -> None:
+        """Work with ``count`` workers until nothing is left to do."""
+        if self.forks:
+            give_back_freed_memory()
+        try:
+            for number in range(count):
+                self._start(number)
+            while self.workers:
+                for worker in self._ended(timeout_s=None):
+                    if worker.process.exitcode != 0:
+                        self._replace(worker)
+            if self.deaths:  # perhaps between telling the study and telling the log
+                catch_up(self.study, self.mirror)
+        finally:
+            self._stop()
+
+    def _start(self, number: int) -> None:
+        close_connections(self.study.optuna)  # a database's connections must not cross a fork
+        context = multiprocessing.get_context("fork") if self.forks else multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        settings = self.settings
+        if self.ends_at is not None:
+            settings = replace(settings, timeout_s=self.ends_at - time.monotonic())
+        inherited = self.prepared if self.forks else None
+        process = context.Process(
+            target=run_worker,
+            args=(self.task.work, number, self.threads, settings, theirs, inherited),
+            name=f"worker-{number}",
+            daemon=True,
+        )
+        self.workers[ours] = _Worker(number, process)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads: they hold nothing of ours
+            process.start()
+        theirs.close()
+        if not self.forks:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a death is seen where it is listened to
+                ours.send(self.prepared)
+
+    def _ended(self, *, timeout_s: float | None) -> Iterator[_Worker]:
+        """Wait for what workers say, and hear it; those that have ended, after all that they said is heard."""
+        for ready in multiprocessing.connection.wait(list(self.workers), timeout_s):
+            assert isinstance(ready, Connection)
+            try:
+                message = ready.recv()
+            except (EOFError, OSError):
+                worker = self.workers.pop(ready)
+                ready.close()
+                _end(worker.process)
+                yield worker
+            else:
+                self._hear(message, self.workers[ready])
+
+    def _hear(self, message: tuple[Any, ...], worker: _Worker) -> None:
+        kind, *content = message
+        match kind:
+            case "notify":
+                self.mirror.notify(*content)
+            case "error":
+                raise HarnessError(content[0])
+            case "started":
+                self._forget(content[0])
+                worker.trial = content[0]
+                self.idle_deaths = 0
+                self.display.started(*content)
+            case "epoch":
+                self.display.epoch(*content)
+            case "finished":
+                worker.trial = None
+                self.display.finished(*content)
+            case "pruned":
+                worker.trial = None
+                self.display.pruned(*content)
+            case "failed":
+                worker.trial = None
+                self.display.failed(*content)
+            case "cut":
+                if worker.trial == content[0]:  # else another worker of this machine has taken it up
+                    worker.trial = None
+                    self.display.cut(*content)
+            case "waiting":
+                self.display.waiting(*content)
+            case "word":
+                self.word(*content)
+
+    def _replace(self, worker: _Worker) -> None:
+        """Start another worker for one that died."""
+        self.deaths += 1
+        code = worker.process.exitcode
+        if worker.trial is None:
+            self.idle_deaths += 1
+            if self.idle_deaths >= _IDLE_DEATHS:
+                raise HarnessError(
+                    f"workers die before they begin a trial, the last one with exit code {code} (see "
+                    f"{log_of(self.settings, worker.number)}); --workers 1 may show why."
+                )
+        else:
+            self.display.cut(worker.trial, f"its worker died, exit code {code}")
+        self._start(worker.number)
+
+    def _forget(self, trial: int) -> None:
+        """Take a trial that begins anew from the worker that lost it, and whose end has not been seen yet."""
+        for worker in self.workers.values():
+            if worker.trial == trial:
+                self.display.cut(trial, "its worker died")
+                worker.trial = None
+
+    def _stop(self) -> None:
+        """Tell who is left to stop, hear their last words, and end those who don't."""
+        try:
+            for worker in self.workers.values():
+                worker.process.terminate()
+            ends_at = time.monotonic() + _GRACE_S
+            while self.workers and (left_s := ends_at - time.monotonic()) > 0:
+                with contextlib.suppress(HarnessError):  # one error is enough
+                    for _ in self._ended(timeout_s=left_s):
+                        pass
+        finally:
+            for worker in self.workers.values():
+                worker.process.kill()
+
+
+def _end(process: BaseProcess) -> None:
+    """Wait for a process that has said its last word; one that hangs on its way out is killed."""
+    process.join(_GRACE_S)
+    if process.exitcode is None:
+        process.kill()
+        process.join()

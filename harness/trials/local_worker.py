@@ -1,0 +1,142 @@
+"""A worker's own process: what it runs, and how it is heard of in the first one (``harness.trials.local``)."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import io
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.addresses import redact
+from harness.errors import HarnessError, Interrupted, interrupt, lose_no_signal, one_line
+from harness.preparation.prepare import Prepared
+from harness.settings import Settings
+from harness.space import SearchSpace, load_space
+from harness.storage.access import storage_in_reach
+from harness.studies.opening import find_study
+from harness.studies.study import Study
+from harness.training.allocator import keep_freed_memory
+from harness.trials.worker import Display, Notified
+
+
+class _Orphaned(BaseException):
+    """The first process is gone. No ``Exception``: it is no fault of the trial's, which the next search resumes."""
+
+
+class _Voice:
+    """What stands for the mirror and the display in a worker: it tells them, in the first process."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def notify(self, folder: Path) -> None:
+        self.say("notify", folder)
+
+    def started(self, number: int, params: dict[str, Any], resumed_after: int | None) -> None:
+        self.say("started", number, params, resumed_after)
+
+    def epoch(self, number: int, epoch: int) -> None:
+        self.say("epoch", number, epoch)
+
+    def finished(self, number: int, metrics: dict[str, float]) -> None:
+        self.say("finished", number, metrics)
+
+    def pruned(self, number: int, reason: str) -> None:
+        self.say("pruned", number, reason)
+
+    def failed(self, number: int, reason: str) -> None:
+        self.say("failed", number, reason)
+
+    def cut(self, number: int, reason: str) -> None:
+        self.say("cut", number, reason)
+
+    def waiting(self, running: int) -> None:
+        self.say("waiting", running)
+
+    def word(self, text: str) -> None:
+        self.say("word", text)
+
+    def say(self, *message: Any) -> None:
+        try:
+            self._connection.send(message)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise _Orphaned from error
+
+
+class _Log(io.TextIOWrapper):
+    """A worker's log, tracebacks included: what a library says of an address may hold its password."""
+
+    def write(self, text: str) -> int:
+        super().write(redact(text))
+        return len(text)
+
+
+def run_worker(
+    work: Callable[[Settings, SearchSpace, Study, Prepared, Notified, Display], None],
+    number: int,
+    threads: int,
+    settings: Settings,
+    connection: Connection,
+    inherited: Prepared | None,
+) -> None:
+    """A worker's process, from its start to its end.
+
+    Args:
+        work: What it does.
+        number: Its own, of those of this machine.
+        threads: That it may compute with.
+        settings: How the study is searched.
+        connection: To the first process, which hears of all that is done.
+        inherited: What every trial stands on, where this process is a fork; ``None`` where it is sent.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at the terminal reaches the first process, which says stop
+    signal.signal(signal.SIGTERM, interrupt)
+    lose_no_signal()
+    # A fork's standard output may be a display's that another thread of the first process held locked.
+    log = _Log(open(log_of(settings, number), "ab", buffering=0), write_through=True)
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    sys.stdout = sys.stderr = log
+    faulthandler.enable(log)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    voice = _Voice(connection)
+    try:
+        space = load_space(settings.space_file).fixed(settings.fixed)
+        # A spawned worker is sent what was prepared, now that it knows the space's own classes.
+        prepared: Prepared = connection.recv() if inherited is None else inherited
+        with storage_in_reach(settings):
+            study = find_study(settings, on_word=voice.word)
+            with contextlib.closing(study.claims):
+                work(settings, space, study, prepared, voice, voice)
+    except HarnessError as error:
+        voice.say("error", one_line(error))
+    except Interrupted as interrupted:
+        sys.exit(128 + interrupted.signal_number)  # told by the first process, or by someone else, and then replaced
+    except _Orphaned:
+        pass
+    finally:
+        connection.close()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def log_of(settings: Settings, number: int) -> Path:
+    """The file that a worker writes its output and its tracebacks to."""
+    return settings.study_dir / f"worker-{number}.log"

@@ -1,0 +1,83 @@
+"""A student of an earlier study as a teacher: known by its file, checked, and none but a student of the space."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import EXAMPLE
+from safetensors.torch import save_file
+from torch import Tensor
+
+from harness.content import tensors_digest
+from harness.cost import key_of
+from harness.errors import HarnessError
+from harness.preparation.assistant import is_student, load_assistant
+from harness.space import load_space
+from harness.task import Task
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    (tmp_path / "cancer.py").write_text(EXAMPLE)
+    return load_space(tmp_path / "cancer.py").task
+
+
+@pytest.fixture
+def state(task: Task) -> dict[str, Tensor]:
+    torch.manual_seed(5)
+    return dict(task.student(width=4).state_dict())
+
+
+def kept(folder: Path, state: dict[str, Tensor], **changed: str) -> Path:
+    """A file as a trial leaves it, but for what is changed."""
+    metadata = {"space": "cancer", "architecture": key_of({"width": 4}), "digest": tensors_digest(state)}
+    save_file(state, folder / "student.safetensors", metadata=metadata | changed)
+    return folder / "student.safetensors"
+
+
+def refused(file: Path, task: Task) -> str:
+    with pytest.raises(HarnessError) as raised:
+        load_assistant(file, task, "cancer")
+    return str(raised.value)
+
+
+def test_a_student_is_built_and_filled(tmp_path: Path, task: Task, state: dict[str, Tensor]) -> None:
+    loaded = load_assistant(kept(tmp_path, state), task, "cancer").state_dict()
+    assert set(loaded) == set(state) and all(torch.equal(loaded[name], state[name]) for name in state)
+
+
+def test_a_student_is_told_from_other_checkpoints(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    assert is_student(kept(tmp_path, state))
+    save_file(state, tmp_path / "plain.safetensors")
+    save_file(state, tmp_path / "teacher.safetensors", metadata={"key": "k", "digest": tensors_digest(state)})
+    torch.save(state, tmp_path / "teacher.ckpt")
+    (tmp_path / "noise.ckpt").write_bytes(b"noise")
+    for name in ("plain.safetensors", "teacher.safetensors", "teacher.ckpt", "noise.ckpt", "none.ckpt"):
+        assert not is_student(tmp_path / name), name
+
+
+def test_a_student_of_another_space_is_refused(tmp_path: Path, task: Task, state: dict[str, Tensor]) -> None:
+    file = kept(tmp_path, state, space="other")
+    assert refused(file, task) == (
+        f"--teacher {file} must be a student of the space 'cancer' to teach there, but is one of 'other'; a study of "
+        "'cancer' can train one."
+    )
+
+
+def test_a_student_that_was_changed_is_refused(tmp_path: Path, task: Task, state: dict[str, Tensor]) -> None:
+    file = kept(tmp_path, state, digest="0123456789abcdef")
+    assert "must be as its trial left it, but its content does not match its hash" in refused(file, task)
+    whole = kept(tmp_path, state).read_bytes()
+    file.write_bytes(whole[:-7] + bytes(7))
+    assert "its content does not match its hash" in refused(file, task)
+
+
+def test_a_student_that_the_task_does_not_build_is_refused(
+    tmp_path: Path, task: Task, state: dict[str, Tensor]
+) -> None:
+    error = refused(kept(tmp_path, state, architecture=key_of({"depth": 4})), task)
+    assert "must be a student that the task builds, but its student(depth=4) fails: TypeError" in error
+    error = refused(kept(tmp_path, state, architecture=key_of({"width": 5})), task)
+    assert "but its student(width=5) fails: RuntimeError: Error(s) in loading state_dict" in error

@@ -1,0 +1,96 @@
+"""The study's own run: begun when a search is prepared, and never left RUNNING by one that is over."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import claimed, settings_in
+from optuna.storages import BaseStorage
+
+from harness.reporting.parent import ParentRun
+from harness.storage.access import STORAGE_ERRORS, open_storage
+from harness.studies.opening import open_study
+from harness.studies.study import Study
+from harness.tracking.mirror import Mirror
+from harness.tracking.spool import SPOOL, read_events
+from search_spaces.digits import SPACE
+
+
+class Silent(Mirror):
+    """No process: nothing is sent."""
+
+    def __init__(self) -> None:
+        pass
+
+    def notify(self, folder: Path) -> None:
+        pass
+
+
+def states(study: Study) -> list[str]:
+    return [event["state"] for event in read_events(study.folder / SPOOL) if event["event"] == "state"]
+
+
+def opened(folder: Path, trials: int = 2) -> Study:
+    settings = settings_in(folder, trials=trials)
+    return open_study(settings, SPACE, open_storage(settings))
+
+
+def finish_one(study: Study) -> None:
+    claim = claimed(study, SPACE)
+    assert claim is not None
+    claim.complete({"accuracy": 0.9, "latency_p50_ms": 1.0, "parameters": 10.0})
+    claim.hold.release()
+
+
+def refused(study: Study) -> None:
+    with pytest.raises(ZeroDivisionError), ParentRun(study, study.settings, Silent()):
+        raise ZeroDivisionError  # whatever preparation may raise
+
+
+def test_a_first_start_that_is_refused_makes_no_run(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    refused(study)
+    assert read_events(study.folder / SPOOL) == []
+
+
+def test_a_later_start_that_is_refused_leaves_the_run_waiting(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    finish_one(study)
+    refused(study)
+    assert states(study) == ["WAITING"]
+
+
+def test_a_finished_study_that_is_looked_at_from_another_folder_has_a_run_that_is_complete(tmp_path: Path) -> None:
+    study = opened(tmp_path, trials=1)
+    finish_one(study)
+    study.keep_retrained("controls/0", {"metrics": {"accuracy": 0.5}})
+    with ParentRun(study, study.settings, Silent()):
+        pass
+    assert states(study) == ["COMPLETE"]
+
+
+def test_a_study_whose_controls_are_not_trained_has_a_run_that_waits_for_them(tmp_path: Path) -> None:
+    study = opened(tmp_path, trials=1)
+    finish_one(study)
+    with ParentRun(study, study.settings, Silent()):
+        pass
+    assert states(study) == ["WAITING"]
+    with ParentRun(study, replace(study.settings, controls=False), Silent()):
+        pass
+    assert states(study) == ["WAITING", "COMPLETE"]
+
+
+def test_a_storage_that_is_lost_leaves_the_run_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = opened(tmp_path)
+    finish_one(study)
+
+    def lost(*_: Any, **__: Any) -> Any:
+        raise STORAGE_ERRORS[0]("away")
+
+    with ParentRun(study, study.settings, Silent()):
+        storage: BaseStorage = study.optuna._storage
+        monkeypatch.setattr(storage, "get_all_trials", lost)
+    assert states(study) == ["WAITING"]

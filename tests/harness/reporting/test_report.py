@@ -1,0 +1,639 @@
+"""What came out of a study, judged by hand: the front, the picks, and files that hold what was found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any, ClassVar
+
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import claimed, settings_in
+from optuna.distributions import CategoricalDistribution
+from rich.console import Console
+
+from harness.cost import Conditions, Cost, CostTable
+from harness.errors import HarnessError
+from harness.reporting.report import report, summary, write_report
+from harness.reporting.report_screen import show
+from harness.reporting.result import Result, collect
+from harness.reporting.sentences import caveats, confirmed_head, notes, transferred
+from harness.reporting.sentences import tested as confirmed_lines
+from harness.screen.terminal import Terminal
+from harness.settings import Settings
+from harness.space import SearchSpace
+from harness.storage.access import open_storage
+from harness.studies.opening import find_study, open_study
+from harness.studies.study import Study
+from harness.tracking.spool import SPOOL, Spool, read_events
+from harness.training.answers import ANSWERS, compare, keep_answers
+from search_spaces import digits_methods
+from search_spaces.digits import SPACE, Digits
+
+Outcome = tuple[float, float, float] | str
+"""Accuracy, latency (ms) and parameters of a trial that was trained to the end, or why it failed."""
+
+TEACHER = (0.95, 1.0, 1000.0)
+STUDENTS: list[Outcome] = [
+    (0.945, 0.8, 800),  # the best
+    (0.94, 0.4, 400),  # exactly one point below the teacher
+    (0.90, 0.2, 100),
+    (0.60, 0.1, 50),
+    (0.89, 0.3, 150),  # beaten by trial 2 everywhere
+]
+"""The front is trials 0 to 3.
+
+The knee, by hand: losses scaled to [0, 1] are 0, .0145, .1304, 1; logarithms of latencies 1, .6667, .3333, 0; of
+parameters 1, .75, .25, 0. Sums of loss and mean cost are 1, .7228, .4221, 1: trial 2.
+"""
+
+
+def metrics(primary: float, latency_ms: float, parameters: float, name: str = "accuracy") -> dict[str, float]:
+    return {
+        name: primary,
+        "parameters": parameters,
+        "macs": 2 * parameters,
+        "size_mb": 4e-6 * parameters,
+        "latency_p50_ms": latency_ms,
+        "latency_p95_ms": 1.5 * latency_ms,
+        "throughput_per_s": 2000 / latency_ms,
+        "agreement": 0.9,
+        "teacher_kl": 0.2,
+        "ece": 0.05,
+        "compression": 1000 / parameters,
+        "speedup": 1 / latency_ms,
+    }
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return settings_in(tmp_path, trials=100)
+
+
+def a_study(
+    settings: Settings,
+    outcomes: Sequence[Outcome],
+    *,
+    space: SearchSpace = SPACE,
+    teacher: tuple[float, float, float] = TEACHER,
+) -> Study:
+    """A study of which these trials are over, each of three epochs."""
+    study, name = open_study(settings, space, open_storage(settings)), space.task.metric_name
+    cost = Cost(
+        int(teacher[2]), 2 * int(teacher[2]), 4e-6 * teacher[2], teacher[1], 1.5 * teacher[1], 2000 / teacher[1]
+    )
+    study.keep_costs(CostTable(Conditions("a processor", torch="9.9"), cost, {}).to_json())
+    study.keep_teacher(metrics(*teacher, name=name))
+    for outcome in outcomes:
+        claim = claimed(study, space)
+        assert claim is not None
+        spool = Spool(claim.folder)
+        for epoch in range(3):
+            spool.metrics({"train/loss": 1 / (epoch + 1), "val/loss": 2 / (epoch + 1), f"val/{name}": 0.1}, step=epoch)
+        spool.close()
+        if isinstance(outcome, str):
+            claim.fail(outcome)
+        else:
+            claim.complete(metrics(*outcome, name=name))
+        claim.hold.release()
+    return study
+
+
+def numbers(result: Result) -> list[int]:
+    return [int(number) for number in result.trials.loc[result.trials["front"], "number"]]
+
+
+def picks(result: Result) -> dict[str, int]:
+    return {name: int(row["number"]) for name, row in result.picks.items()}
+
+
+def terminal() -> tuple[Terminal, StringIO]:
+    """A terminal, and what is printed on it."""
+    text = StringIO()
+    return Terminal(Console(file=text, width=150)), text
+
+
+def test_front_and_picks_of_a_study_worked_by_hand(settings: Settings) -> None:
+    result = collect(a_study(settings, STUDENTS))
+    assert numbers(result) == [0, 1, 2, 3]
+    assert picks(result) == {"accurate": 0, "balanced": 2, "small": 1}
+    assert result.front["number"].tolist() == [3, 2, 1, 0]  # the smallest first
+    assert set(result.curves) == {0, 1, 2, 3}
+    assert result.curves[2]["train/loss"] == {0: 1.0, 1: 0.5, 2: pytest.approx(1 / 3)}
+    assert not any(line.startswith("No student") for line in notes(result))
+
+
+def test_there_is_no_small_pick_where_no_student_is_within_one_point_of_the_teacher(settings: Settings) -> None:
+    result = collect(a_study(settings, STUDENTS, teacher=(0.9551, 1.0, 1000)))
+    assert picks(result) == {"accurate": 0, "balanced": 2}
+    assert "No student of the front is within 0.01 of the teacher's accuracy: no small pick." in notes(result)
+
+
+def test_a_small_student_off_the_front_is_no_pick(settings: Settings) -> None:
+    # Trial 1 is smaller than trial 0 but no smaller, faster or better than trial 2.
+    result = collect(a_study(settings, [(0.94, 0.5, 500), (0.93, 0.3, 300), (0.945, 0.3, 300)]))
+    assert numbers(result) == [2]
+    assert picks(result) == {"accurate": 2, "balanced": 2, "small": 2}
+    assert result.trials["pick"].tolist() == ["", "", "accurate, balanced, small"]
+
+
+def test_equal_students_are_all_on_the_front_and_the_first_is_picked(settings: Settings) -> None:
+    result = collect(a_study(settings, [(0.5, 0.9, 900), (0.94, 0.5, 500), (0.94, 0.5, 500)]))
+    assert numbers(result) == [1, 2]
+    assert picks(result) == {"accurate": 1, "balanced": 1, "small": 1}
+
+
+class Erring(Digits):
+    """Digits judged by their error, which is to be small."""
+
+    metric_name: ClassVar[str] = "error"
+    metric_direction: ClassVar[str] = "minimize"
+
+
+def test_picks_of_a_metric_that_is_to_be_small(settings: Settings) -> None:
+    students: list[Outcome] = [(0.055, 0.8, 800), (0.06, 0.4, 400), (0.10, 0.2, 100), (0.40, 0.1, 50), (0.11, 0.3, 150)]
+    space = replace(SPACE, task=Erring())
+    result = collect(a_study(settings, students, space=space, teacher=(0.05, 1.0, 1000)))
+    assert (result.primary, result.directions) == ("error", ("minimize",) * 3)
+    assert numbers(result) == [0, 1, 2, 3]
+    assert picks(result) == {"accurate": 0, "balanced": 2, "small": 1}
+
+
+def test_the_front_is_of_the_studys_own_objectives(settings: Settings) -> None:
+    # Accuracy and throughput alone: each trial of the front of three, and trial 4 still behind trial 2.
+    study = a_study(replace(settings, objectives=("accuracy", "throughput_per_s")), STUDENTS)
+    result = collect(study)
+    assert (numbers(result), result.directions) == ([0, 1, 2, 3], ("maximize", "maximize"))
+    # Costs of the knee are those of throughput only: 1, .6667, .3333, 0; sums 1, .6812, .4638, 1.
+    assert picks(result)["balanced"] == 2
+    study = a_study(replace(settings, study="costs", objectives=("parameters", "latency_p50_ms")), STUDENTS)
+    assert numbers(collect(study)) == [3]  # the smallest is the fastest too
+
+
+def test_a_trial_that_failed_is_on_no_front_and_is_told_of(settings: Settings) -> None:
+    outcomes: list[Outcome] = ["loss is nan", *STUDENTS, "out of memory: 3 GB"]
+    result = collect(a_study(settings, outcomes))
+    assert result.trials["state"].tolist() == ["FAIL", *["COMPLETE"] * 5, "FAIL"]
+    assert numbers(result) == [1, 2, 3, 4] and picks(result) == {"accurate": 1, "balanced": 3, "small": 2}
+    assert result.trials.loc[[0, 6], "reason"].tolist() == ["loss is nan", "out of memory: 3 GB"]
+    assert result.trials.loc[[0, 6], ["accuracy", "parameters"]].isna().all(axis=None)
+    told = "2 of 7 trials failed (trial 0: loss is nan, trial 6: out of memory: 3 GB)."
+    screen, text = terminal()
+    show(result, screen)
+    assert told in notes(result) and told in text.getvalue()
+    assert "7 trials (5 COMPLETE, 2 FAIL), 4 on the front of accuracy ↑, latency_p50_ms ↓, parameters ↓." in summary(
+        result
+    )
+
+
+def test_of_many_failures_five_are_named(settings: Settings) -> None:
+    result = collect(a_study(settings, [*["loss is nan"] * 6, STUDENTS[0]]))
+    reasons = ", ".join(f"trial {number}: loss is nan" for number in range(5))
+    assert f"6 of 7 trials failed ({reasons}, …)." in notes(result)
+
+
+@pytest.mark.parametrize("position", range(3))
+def test_nan_never_enters_the_front(settings: Settings, position: int) -> None:
+    study = a_study(settings, STUDENTS[:3])
+    claim = claimed(study, SPACE)
+    assert claim is not None
+    accuracy, latency_ms, parameters = (math.nan if n == position else v for n, v in enumerate((0.99, 0.01, 1.0)))
+    with pytest.raises(AssertionError, match="nan"):
+        claim.complete(metrics(accuracy, latency_ms, parameters))  # it would win
+    claim.hold.release()
+    result = collect(study)
+    assert result.trials["state"].tolist() == ["COMPLETE"] * 3 + ["RUNNING"]
+    assert numbers(result) == [0, 1, 2] and 3 not in picks(result).values()
+
+
+@pytest.mark.parametrize("outcomes", [[], ["loss is nan"], ["loss is nan", "loss is inf"]])
+def test_a_study_of_which_nothing_is_finished_has_tables_and_no_front(
+    settings: Settings, outcomes: list[Outcome]
+) -> None:
+    study = a_study(settings, outcomes)
+    screen, text = terminal()
+    report(study, screen)
+    folder = study.folder / "report"
+    assert text.getvalue() == (
+        f"no trial has been trained to the end yet: there is no front to show.\ntables and plots are in {folder}\n"
+    )
+    assert {path.name for path in folder.iterdir()} == {"trials.csv", "trials.parquet", "summary.md"}
+    result = collect(study)
+    assert result.picks == {} and result.curves == {} and len(result.front) == 0
+    for table in (pd.read_csv(folder / "trials.csv"), pd.read_parquet(folder / "trials.parquet")):
+        assert len(table) == len(outcomes)
+        assert {"number", "state", "width", "alpha", "accuracy", "latency_p50_ms", "front", "pick"} <= set(table)
+    assert f"{len(outcomes)} trials (" in (folder / "summary.md").read_text()
+
+
+def test_a_trial_that_runs_is_in_the_tables_and_on_no_front(settings: Settings) -> None:
+    study = a_study(settings, STUDENTS[:2])
+    claim = claimed(study, SPACE)
+    assert claim is not None
+    result = collect(study)
+    assert result.trials["state"].tolist() == ["COMPLETE", "COMPLETE", "RUNNING"]  # and no recipe that waits
+    assert numbers(result) == [0, 1]
+    write_report(result, study.folder / "report")
+    assert len(pd.read_parquet(study.folder / "report" / "trials.parquet")) == 3
+    claim.hold.release()
+
+
+def test_a_study_that_was_not_prepared_has_no_report(settings: Settings) -> None:
+    study = open_study(settings, SPACE, open_storage(settings))
+    with pytest.raises(HarnessError, match="study 's' has not been prepared yet: there is nothing to report"):
+        collect(study)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
+    """A result with a failure in it, and its report's folder."""
+    folder = tmp_path_factory.mktemp("written")
+    result = collect(a_study(settings_in(folder, trials=100), ["loss is nan", *STUDENTS]))
+    write_report(result, folder / "report")
+    return result, folder / "report"
+
+
+def test_the_tables_read_back_equal(written: tuple[Result, Path]) -> None:
+    result, folder = written
+    parquet = pd.read_parquet(folder / "trials.parquet")
+    pd.testing.assert_frame_equal(parquet, result.trials, check_dtype=False, check_exact=True)
+    csv = pd.read_csv(folder / "trials.csv", parse_dates=["started", "finished"])
+    texts = ["state", "recipe", "reason", "pick"]
+    csv[texts] = csv[texts].fillna("")
+    pd.testing.assert_frame_equal(csv, result.trials, check_dtype=False, check_exact=False, rtol=1e-14)
+    # And they hold what was told, not only one another.
+    assert csv["accuracy"].tolist()[1:] == [0.945, 0.94, 0.9, 0.6, 0.89] and math.isnan(csv["accuracy"][0])
+    assert csv["front"].tolist() == [False, True, True, True, True, False]
+    assert csv["recipe"].tolist() == ["repdistiller", "distilbert", "keras", "", "", ""]
+    assert csv["temperature"][:3].tolist() == [4, 2, 10]
+    assert (csv["finished"] >= csv["started"]).all()
+
+
+@pytest.mark.parametrize("name", ["front.png", "curves.png"])
+def test_the_pictures_are_drawn(written: tuple[Result, Path], name: str) -> None:
+    picture = matplotlib.image.imread(written[1] / name)
+    height, width, _ = picture.shape
+    assert width > 1000 and height > 400
+    coloured = np.ptp(picture[..., :3], axis=-1) > 0.2
+    assert coloured.sum() > 1000  # points and lines: axes and words are black
+
+
+def test_the_page_shows_each_trial_and_needs_no_network(written: tuple[Result, Path]) -> None:
+    page = (written[1] / "front.html").read_text()
+    drawing = page[page.rindex("Plotly.newPlot") :]
+    for number in range(1, 6):
+        assert f"trial {number}\\u003c" in drawing
+    assert "trial 0\\u003c" not in drawing  # it failed: it has no place
+    for name in ("accurate", "balanced", "small", "teacher"):
+        assert f'"name":"{name}' in drawing
+    assert "<script src" not in page and len(page) > 1_000_000  # plotly itself is in it
+
+
+def test_it_is_said_where_several_teach_as_one(settings: Settings) -> None:
+    study = a_study(settings, STUDENTS)
+    study.bind(teacher="0123")
+    assert not any("The teacher is" in note for note in notes(collect(study)))
+    several = a_study(replace(settings, study="several"), STUDENTS)
+    several.bind(teacher="probabilities of 0123, 4567")
+    said = "The teacher is the mean of the probabilities of 0123, 4567; its costs are theirs, one run after the other."
+    assert said in notes(collect(several))
+
+
+def test_the_summary_shows_the_front_its_picks_and_the_teacher(written: tuple[Result, Path]) -> None:
+    text = (written[1] / "summary.md").read_text()
+    assert text.startswith("## s\n") and "6 trials (5 COMPLETE, 1 FAIL), 4 on the front" in text
+    rows = [[cell.strip() for cell in line[1:-1].split("|")][:5] for line in text.splitlines() if line[:2] == "| "]
+    assert rows == [
+        ["pick", "trial", "accuracy", "latency_p50_ms", "parameters"],
+        ["---"] * 5,
+        ["", "4", "0.6000", "0.1000", "50"],
+        ["balanced", "3", "0.9000", "0.2000", "100"],
+        ["small", "2", "0.9400", "0.4000", "400"],
+        ["accurate", "1", "0.9450", "0.8000", "800"],
+        ["teacher", "", "0.9500", "1.0000", "1,000"],
+    ]
+    assert "Latencies hold for a processor, 1 thread, latency at batch 1, throughput at batch 64, torch 9.9" in text
+
+
+def test_the_table_on_the_terminal_has_the_front_the_picks_and_the_teacher(settings: Settings) -> None:
+    screen, printed = terminal()
+    show(collect(a_study(settings, STUDENTS)), screen)
+    text = printed.getvalue()
+    assert text.startswith("s: the Pareto front of accuracy ↑, latency_p50_ms ↓, parameters ↓")
+    rows = [line.split() for line in text.splitlines()]
+    found = {row[0]: (row[1:4], row[-1]) for row in rows if row and row[0] in {"0", "1", "2", "3", "4", "teacher"}}
+    assert found == {
+        "3": (["0.6000", "0.1000", "50"], "0.0239"),  # no pick: the learning rate is its last cell
+        "2": (["0.9000", "0.2000", "100"], "balanced"),
+        "1": (["0.9400", "0.4000", "400"], "small"),
+        "0": (["0.9450", "0.8000", "800"], "accurate"),
+        "teacher": (["0.9500", "1.0000", "1,000"], "1.0x"),
+    }
+
+
+def test_the_report_goes_to_the_studys_own_run(settings: Settings) -> None:
+    study = a_study(settings, ["loss is nan", *STUDENTS])
+    spool = Spool(study.folder)
+    report(study, terminal()[0], spool)
+    spool.close()
+    artifact, values, tags = read_events(study.folder / SPOOL)
+    assert artifact["path"] == "report" and values["step"] is None
+    assert values["values"] == {"front_size": 4, "trials_complete": 5, "trials_fail": 1, "best_accuracy": 0.945}
+    assert tags["values"]["kd.picks"] == '{"accurate": 1, "small": 2, "balanced": 3}'
+    assert tags["values"]["mlflow.note.content"] == (study.folder / "report" / "summary.md").read_text()
+
+
+@pytest.mark.parametrize("choices", [["bn", "none"], [None, "bn"], [False, "bn"], [1, "auto"]])
+def test_a_choice_of_any_type_is_reported(settings: Settings, choices: list[Any]) -> None:
+    space = replace(SPACE, student={"norm": CategoricalDistribution(choices)})
+    study = a_study(replace(settings, trials=9), STUDENTS, space=space)
+    write_report(collect(study), study.folder / "report")
+    assert len(pd.read_parquet(study.folder / "report" / "trials.parquet")) == len(STUDENTS)
+    assert any(f"norm {choice}" in (study.folder / "report" / "front.html").read_text() for choice in choices)
+
+
+def test_a_study_without_a_trial_of_some_method_is_reported_whole(settings: Settings) -> None:
+    study = a_study(settings, STUDENTS[:2], space=digits_methods.SPACE)  # two recipes, of one method
+    assert not any("hint_weight" in trial.params for trial in study.trials())
+    report(study, Terminal())
+    csv = pd.read_csv(study.folder / "report" / "trials.csv")
+    assert csv["hint_weight"].isna().all() and csv["student_layer"].isna().all() and csv["temperature"].notna().all()
+    head, *rows = [line.split(" | ") for line in (study.folder / "report" / "summary.md").read_text().splitlines()[4:8]]
+    assert head[0] == "| pick" and head[-1] == "with |" and {len(row) for row in rows} == {len(head)}
+    assert [row[-1] for row in rows[1:]] == ["method soft_target |"] * 2
+
+
+def test_a_student_without_parameters_is_drawn(settings: Settings) -> None:
+    study = a_study(settings, [(0.9, 0.5, 500)])
+    claim = claimed(study, SPACE)
+    assert claim is not None
+    claim.complete(metrics(0.8, 0.4, 1) | {"parameters": 0})
+    claim.hold.release()
+    write_report(collect(study), study.folder / "report")
+    assert (study.folder / "report" / "curves.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(("width", "shown"), [(70, False), (200, True)])
+def test_on_a_narrow_terminal_the_comparisons_give_way_and_no_heading_is_cut(
+    settings: Settings, width: int, shown: bool
+) -> None:
+    text = StringIO()
+    show(collect(a_study(settings, STUDENTS)), Terminal(Console(file=text, width=width)))
+    assert all(heading in text.getvalue() for heading in ("accuracy", "p50 ms", "parameters", "pick"))
+    table, _, rest = text.getvalue().partition("Left out, for the terminal is too narrow: ")
+    assert ("faster" in table) == shown
+    assert rest.startswith("faster, smaller, agrees; trials.csv has all.") != shown
+
+
+def answered(study: Study, place: str, student: list[int]) -> None:
+    """Let a student have kept these answers beside a teacher that has three of four right."""
+    logits = [torch.nn.functional.one_hot(torch.tensor(classes), 3).float() for classes in (student, [0, 1, 2, 2])]
+    keep_answers(compare(*logits, torch.tensor([0, 1, 2, 0])), study.folder / place / ANSWERS)
+
+
+def a_study_with_answers(settings: Settings) -> Study:
+    """Picks: accurate is trial 0, balanced 2, small 1. Trial 1 has a control, wrong once more than the teacher."""
+    study = a_study(settings, STUDENTS)
+    for number, student in enumerate(([0, 1, 2, 0], [0, 1, 2, 2], [1, 1, 1, 1], [2, 1, 2, 2])):
+        answered(study, str(number), student)
+    study.keep_retrained("controls/1", {"metrics": metrics(0.93, 0.4, 400)})
+    answered(study, "controls/1", [0, 1, 1, 2])
+    return study
+
+
+def test_each_pick_says_what_it_keeps_of_the_teachers_answers(settings: Settings) -> None:
+    study = a_study_with_answers(settings)
+    study.keep_class_names(["cat", "dog", "owl"])
+    result, (screen, text) = collect(study), terminal()
+    assert set(result.transfers) == {0, 1, 2, 3}
+    told = transferred(result)
+    assert told == [
+        "balanced (trial 2) keeps 1 of the teacher's 3 right answers (33.3 %) and corrects 0 of its 1 wrong ones; "
+        "no class loses more than 1.",
+        "small (trial 1) keeps 3 of the teacher's 3 right answers (100.0 %) and corrects 0 of its 1 wrong ones.",
+        "accurate (trial 0) keeps 3 of the teacher's 3 right answers (100.0 %) and corrects 1 of its 1 wrong ones.",
+    ]
+    show(result, screen)
+    assert all(line in text.getvalue() for line in told)
+    _, _, section = summary(result).partition("### What was transferred\n\n")
+    lines = section.splitlines()
+    assert [line.split(" keeps")[0] for line in lines] == [
+        "- balanced (trial 2)",
+        "- small (trial 1)",
+        "- the control of trial 1, on labels alone,",
+        "- accurate (trial 0)",
+    ]
+    assert "keeps 2 of the teacher's 3 right answers" in lines[2]
+    assert lines[1].startswith(f"- {told[1]} Both are wrong on 1 of 4 samples and give the same wrong answer on 1;")
+    report(study, screen)
+    table = pd.read_csv(study.folder / "report" / "transfer.csv", keep_default_na=False)
+    assert table.groupby("trial")["pick"].first().to_dict() == {0: "accurate", 1: "small", 2: "balanced", 3: ""}
+    assert table["class"].tolist() == ["cat", "dog", "owl"] * 4
+    assert table.loc[table["trial"] == 2, "lost_to"].tolist() == ["dog", "", "dog"]
+    assert (study.folder / "report" / "transfer.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("left", ["none", "damaged", "some"])
+def test_answers_that_are_not_at_hand_are_said_in_one_line(settings: Settings, left: str) -> None:
+    study = a_study_with_answers(settings)
+    for number in range(1 if left == "some" else 4):
+        file = study.trial_folder(number) / ANSWERS
+        if left == "damaged":
+            file.write_bytes(b"damaged")
+        else:
+            file.unlink()
+    screen, text = terminal()
+    report(study, screen)
+    count = 1 if left == "some" else 4
+    line = (
+        f"What {count} of the 4 trials on the front keep of the teacher's answers is not told: their "
+        "answers.safetensors is not in this --runs-dir, or can't be read."
+    )
+    assert text.getvalue().count(line) == 1 and summary(collect(study)).count(line) == 1
+    assert "accurate (trial 0) keeps" not in text.getvalue()
+    assert ("small (trial 1) keeps" in text.getvalue()) == (left == "some")
+    written = {path.name for path in (study.folder / "report").iterdir()}
+    assert ({"transfer.csv", "transfer.png"} <= written) == (left == "some")
+
+
+def test_the_answers_of_a_namesakes_trials_are_not_reported(settings: Settings) -> None:
+    study = a_study_with_answers(settings)
+    (study.folder / "study.json").write_text('{"id": "another"}')
+    assert collect(study).transfers == {}
+
+
+def test_a_gain_stands_beside_its_control(settings: Settings) -> None:
+    study = a_study(settings, STUDENTS)
+    assert collect(study).front["gain"].isna().all()
+    study.keep_retrained("controls/1", {"metrics": metrics(0.93, 0.4, 400)})
+    study.keep_retrained("controls/2", {"metrics": metrics(0.91, 0.2, 100)})
+    study.keep_retrained("controls/4", {"metrics": metrics(0.5, 0.3, 150)})  # its student is not on the front any more
+    result, (screen, printed) = collect(study), terminal()
+    assert result.front.set_index("number")["gain"].dropna().to_dict() == pytest.approx({1: 0.01, 2: -0.01})
+    assert set(result.controls) == {1, 2}
+    show(result, screen)
+    rows = [line.split() for line in printed.getvalue().splitlines()]
+    assert [row[1:4] for row in rows if row[:1] == ["1"]] == [["0.9400", "0.9300", "+0.0100"]]
+    assert [row[1:4] for row in rows if row[:1] == ["2"]] == [["0.9000", "0.9100", "-0.0100"]]
+    assert any(note.startswith("Gain: accuracy") and "1 of 2 are above 0" in note for note in notes(result))
+    write_report(result, study.folder / "report")
+    page = (study.folder / "report" / "front.html").read_text()
+    assert "control of trial 1" in page[page.rindex("Plotly.newPlot") :]
+    assert "| +0.0100 |" in summary(result)
+
+
+def test_a_loss_that_falls_is_a_gain_too(settings: Settings) -> None:
+    study = a_study(settings, STUDENTS)
+    study.optuna.set_user_attr("kd.primary_direction", "minimize")
+    study.keep_retrained("controls/1", {"metrics": metrics(0.95, 0.4, 400)})
+    assert collect(study).front.set_index("number")["gain"][1] == pytest.approx(0.01)
+
+
+def test_a_control_that_failed_is_told(settings: Settings) -> None:
+    study = a_study(settings, STUDENTS)
+    study.keep_retrained("controls/1", {"reason": "val/loss is nan in epoch 3"})
+    study.keep_retrained("controls/4", {"reason": "disk full"})  # its student is not on the front
+    told = "1 controls failed, and leave a gain unknown (of trial 1: val/loss is nan in epoch 3)."
+    assert told in notes(collect(study))
+
+
+def test_a_student_on_labels_alone_is_in_no_count_of_gains(settings: Settings) -> None:
+    study = a_study(settings, STUDENTS)
+    study.keep_retrained("controls/1", {"metrics": metrics(0.93, 0.4, 400)})
+    study.keep_retrained("controls/2", {"metrics": metrics(0.91, 0.2, 100)})
+    result = collect(study)
+    result.trials.loc[result.trials["number"] == 2, "alpha"] = 1.0
+    assert any("1 of 1 are above 0" in note for note in notes(result))
+
+
+def test_what_was_confirmed_says_what_is_picked_today_and_what_is_not_confirmed_yet(settings: Settings) -> None:
+    study = a_study(settings, STUDENTS)
+    study.keep_tested_teacher({"accuracy": 0.95})
+    for place in range(2):
+        for arm in ("student", "control"):
+            for number in (0, 3):
+                result = {"pick": "small", "metrics": {"test/accuracy": 0.9}}
+                study.keep_retrained(f"confirm/{number}/{arm}-{place}", result)
+    result = collect(study)
+    assert 0 in result.picked and 3 not in result.picked
+    of_0, of_3, *missing = confirmed_lines(result)
+    assert confirmed_head(result).startswith("Confirmed on the test split")
+    assert of_0.startswith(f"{result.picked[0]} (trial 0): accuracy") and of_3.startswith("formerly small (trial 3)")
+    assert missing == [f"{pick} (trial {n}): not confirmed yet." for n, pick in result.picked.items() if n != 0]
+    write_report(result, study.folder / "report")
+    table = pd.read_csv(study.folder / "report" / "confirm.csv").set_index("trial")
+    assert table.loc[0, "picked"] == result.picked[0] and pd.isna(table.loc[3, "picked"])
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_table_of_methods_fits_the_terminal_and_cuts_nothing(settings: Settings, width: int) -> None:
+    space = digits_methods.SPACE.fixed({"method": "contrastive"})
+    study, name = a_study(replace(settings, study="of-one"), STUDENTS[:2], space=space), "contrastive_temperature"
+    text = StringIO()
+    result = collect(study)
+    result.trials.loc[0, name] = math.nan  # as where that trial has another method
+    show(result, Terminal(Console(file=text, width=width, force_terminal=True, color_system=None)))
+    lines = text.getvalue().splitlines()
+    assert max(map(len, lines)) <= width and "…" not in text.getvalue()
+    # All that a row is made of, in the lines up to the next one.
+    (place,) = (n for n, line in enumerate(lines) if line.startswith("       1 "))
+    row, below = lines[place], " ".join("".join(lines[place + 1 : place + 5]).split())
+    assert "0.9400" in row and "400" in row and "small" in row
+    assert {"method contrastive", "student_layer block1"} <= {item.strip() for item in below.split(",")}
+    assert f"{name} 0." in below
+
+
+def confirmed_over(study: Study, *accuracies: float) -> Result:
+    """The study with its pick, trial 0, confirmed: these of the student, and of its control the same, last to first."""
+    study.keep_tested_teacher({"accuracy": 0.95})
+    study.keep_primary_bounds(0.0, 1.0)
+    for arm, scores in (("student", accuracies), ("control", accuracies[::-1])):
+        for place, accuracy in enumerate(scores):
+            result = {"pick": "accurate", "metrics": {"test/accuracy": accuracy}}
+            study.keep_retrained(f"confirm/0/{arm}-{place}", result)
+    return collect(study)
+
+
+def test_an_interval_of_two_seeds_says_how_little_that_is_and_that_it_leaves_the_metric_s_range(
+    settings: Settings,
+) -> None:
+    result = confirmed_over(a_study(settings, STUDENTS), 0.97, 0.99)  # 0.98 ± 12.706 · 0.01
+    few, more, beyond = caveats(result)
+    assert few.startswith("Two seeds say little") and more.endswith("--seeds 5")
+    assert beyond.startswith("An interval reaches below 0 or above 1, where accuracy can't be: ")
+    _, _, section = summary(result).partition("### Confirmed\n\n")
+    intro, row, *_ = section.split("\n\n")
+    assert intro == confirmed_head(result) and row.startswith("- accurate (trial 0): accuracy 0.9800 [0.8529, 1.1071]")
+    assert section.rstrip().endswith(beyond)
+    screen, text = terminal()
+    show(result, screen)
+    (line,) = (line for line in text.getvalue().splitlines() if "0.9800 ± 0.1271" in line)
+    assert line.split()[:3] == ["0", "accurate", "2"] and line.endswith("no gain") and few in text.getvalue()
+
+
+def test_the_way_to_confirm_that_is_said_has_the_space_file_and_the_places(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched = replace(settings, space_name="my-space", space_file=settings.runs_dir / "my_space.py")
+    study = a_study(searched, STUDENTS)
+    study.keep_retrained("controls/1", {"metrics": metrics(0.93, 0.4, 400)})
+    monkeypatch.chdir(settings.runs_dir)
+    places = f"--storage {settings.storage} --runs-dir {settings.runs_dir}"
+    command = f"python -m harness confirm --study {settings.study} {places} --space my_space.py"
+    result = collect(find_study(replace(settings, space_name="", space_file=Path())))  # as the report has it
+    (note,) = (note for note in notes(result) if note.startswith("Gain: "))
+    assert note.endswith(command)
+    assert caveats(confirmed_over(study, 0.5, 0.51))[1].endswith(f"{command} --seeds 5")
+
+
+@pytest.mark.parametrize(("seeds", "more"), [(3, 6), (2, 5)])
+def test_seeds_that_score_alike_are_no_certainty(settings: Settings, seeds: int, more: int) -> None:
+    *_, alike, last = caveats(confirmed_over(a_study(settings, STUDENTS), *[0.6] * seeds))
+    assert alike == (
+        "An interval without width is no certainty: seeds happened to score alike on the test split "
+        f"(trial 0: {seeds} seeds)."
+    )
+    assert last.endswith(f"--seeds {more}")
+
+
+@pytest.mark.parametrize(("accuracies", "said"), [((0.5, 0.51), 2), ((0.6, 0.61, 0.62), 0), ((0.9, 0.99, 0.99), 1)])
+def test_what_needs_no_caveat_has_none(settings: Settings, accuracies: tuple[float, ...], said: int) -> None:
+    assert len(caveats(confirmed_over(a_study(settings, STUDENTS), *accuracies))) == said
+
+
+def test_a_table_of_what_was_confirmed_shows_failures_and_what_is_not_confirmed_yet(settings: Settings) -> None:
+    study = a_study(settings, STUDENTS)
+    confirmed_over(study, 0.6, 0.61, 0.62)
+    study.keep_retrained("confirm/0/student-3", {"pick": "accurate", "reason": "loss is nan"})
+    screen, text = terminal()
+    show(collect(study), screen)
+    lines = text.getvalue().splitlines()
+    (place,) = (n for n, line in enumerate(lines) if "0.6100 ± 0.0248" in line)
+    assert lines[place].endswith("unproven")
+    assert lines[place + 1].strip() == "of the student, 1 of 4 seeds failed (loss is nan)"
+    assert sum(line.endswith("not confirmed yet") for line in lines) == 2
+
+
+def test_what_was_reported_just_so_is_shown_again_and_not_written(settings: Settings) -> None:
+    study = a_study(settings, STUDENTS)
+    spool, folder = Spool(study.folder), study.folder / "report"
+    report(study, terminal()[0], spool, anew=False)
+    written = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    screen, text = terminal()
+    report(study, screen, spool, anew=False)
+    assert "the Pareto front" in text.getvalue() and f"tables and plots are in {folder}" in text.getvalue()
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == written
+    events = len(read_events(study.folder / SPOOL))
+    (folder / "front.png").unlink()
+    report(study, terminal()[0], spool, anew=False)
+    assert (folder / "front.png").exists() and len(read_events(study.folder / SPOOL)) > events
+    study.keep_retrained("controls/1", {"metrics": metrics(0.93, 0.4, 400)})  # news
+    report(study, terminal()[0], spool, anew=False)
+    assert "| +0.0100 |" in (folder / "summary.md").read_text()
+    spool.close()

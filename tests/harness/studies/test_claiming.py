@@ -1,0 +1,409 @@
+"""Claims on real storages: exactly the trials that were asked for, each one worker's, going on where they were."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from conftest import claimed, environment, in_sqlite, metrics, opened, settings_in
+from optuna.trial import FrozenTrial
+
+from harness.content import Lease
+from harness.sampling.proposal import Proposal, Proposer
+from harness.settings import Settings
+from harness.storage.claims import Check, Hold
+from harness.studies.claim import Claim
+from harness.studies.claiming import Claimant
+from harness.studies.study import Study
+from search_spaces.digits import SPACE
+
+RECIPES = ["repdistiller", "distilbert", "keras"]
+
+WORKER = """
+import json, sys
+from harness.studies.claiming import Claimant
+from harness.sampling.proposal import Proposer
+from harness.settings import SAMPLERS, Settings
+from harness.storage.access import open_storage
+from harness.studies.opening import open_study
+from pathlib import Path
+from search_spaces.digits import SPACE
+
+def answer(**what):
+    print(json.dumps(what), flush=True)
+
+answer(ready=True)
+for line in sys.stdin:
+    word, folder, *rest = json.loads(line)
+    if word == "open":
+        settings = Settings(space_name="digits", space_file=Path("digits.py"), study="s", trials=rest[0],
+                            storage=f"sqlite:///{folder}/optuna.db", runs_dir=Path(folder) / "mlruns")
+        storage = open_storage(settings)
+        answer(storage=True)
+    elif word == "make":
+        study = open_study(settings, SPACE, storage)
+        claimant = Claimant(study, Proposer(SPACE, sampler="tpe", seed=0, directions=study.directions))
+        answer(id=study.id)
+    elif word == "claim":
+        claim = claimant.claim()
+        answer(number=claim.trial.number, params=claim.configuration.params())
+    elif word == "claim all":
+        claims = []
+        while (claim := claimant.claim()) is not None:
+            claims.append(claim)
+        answer(numbers=[claim.trial.number for claim in claims])
+"""
+
+
+class Worker:
+    """Another process that opens studies and claims trials as it is told."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WORKER],
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def tell(self, *words: Any) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps([str(w) if isinstance(w, Path) else w for w in words]) + "\n")
+        self.process.stdin.flush()
+
+    def answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None and self.process.stderr is not None
+        line = self.process.stdout.readline()
+        assert line, self.process.stderr.read()
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def end(self) -> None:
+        self.process.kill()  # SIGKILL
+        self.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[list[Worker]]:
+    """Two processes that have imported all they need, and wait."""
+    started = [Worker(), Worker()]
+    for worker in started:
+        assert worker.answer() == {"ready": True}
+    yield started
+    for worker in started:
+        worker.end()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Those of a study in a journal file, which is there at once; ``in_sqlite`` is what a person gets."""
+    return settings_in(tmp_path, trials=3)
+
+
+def test_a_study_begins_with_the_recipes_however_often_it_is_opened(settings: Settings) -> None:
+    settings = replace(settings, trials=6)
+    for name in (*RECIPES, None):
+        study = opened(settings)
+        claim = claimed(study, SPACE)
+        assert claim is not None and claim.recipe == name
+        claim.complete(metrics(0.5, 1.0))
+        claim.hold.release()
+    assert study.finished() == 4
+
+
+def test_first_starts_at_once_make_one_study(tmp_path: Path, workers: list[Worker]) -> None:
+    for n in range(6):
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        for worker in workers:
+            worker.tell("open", folder, 6)
+        for worker in workers:
+            worker.answer()
+        for worker in workers:
+            worker.tell("make", folder)
+        first, second = (worker.answer()["id"] for worker in workers)
+        assert first == second
+        assert json.loads((folder / "mlruns" / "trials" / "s" / "study.json").read_text()) == {"id": first}
+        database = sqlite3.connect(folder / "optuna.db")
+        assert database.execute("SELECT count(*) FROM studies").fetchone() == (1,)
+        assert database.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,)
+        database.close()
+
+
+def test_processes_side_by_side_begin_exactly_the_trials_asked_for(tmp_path: Path, workers: list[Worker]) -> None:
+    for worker in workers:
+        worker.tell("open", tmp_path, 25)
+        worker.tell("make", tmp_path)
+    for worker in workers:
+        worker.answer()
+        worker.answer()
+    for worker in workers:
+        worker.tell("claim all", tmp_path)
+    first, second = (worker.answer()["numbers"] for worker in workers)
+    assert sorted(first + second) == list(range(25)) and first and second
+    stored = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/optuna.db")
+    assert len(stored.trials) == 25
+
+
+def test_a_trial_goes_on_elsewhere_only_when_its_process_is_gone(tmp_path: Path, settings: Settings) -> None:
+    worker = Worker()
+    worker.tell("open", tmp_path, 3)
+    worker.tell("make", tmp_path)
+    worker.tell("claim", tmp_path)
+    begun = [worker.answer() for _ in range(4)][-1]
+    study = opened(in_sqlite(settings))
+    second = claimed(study, SPACE)
+    assert begun["number"] == 0 and second is not None and (second.trial.number, second.resumed) == (1, False)
+    worker.end()
+    taken = claimed(study, SPACE)
+    assert taken is not None and (taken.trial.number, taken.resumed, taken.recipe) == (0, True, "repdistiller")
+    assert taken.configuration.params() == begun["params"]
+    third = claimed(study, SPACE)
+    assert third is not None and (third.trial.number, third.resumed) == (2, False)
+    assert claimed(study, SPACE) is None  # all are begun, and in living hands
+    for claim in (second, taken, third):
+        claim.hold.release()
+
+
+@pytest.mark.parametrize("storage", ["sqlite:///{}/optuna.db", "{}/optuna.journal"])
+def test_exactly_the_trials_asked_for_are_claimed(settings: Settings, tmp_path: Path, storage: str) -> None:
+    settings = replace(settings, trials=6, storage=storage.format(tmp_path))
+    study, claims = opened(settings), []
+    while (claim := claimed(study, SPACE)) is not None:
+        claims.append(claim)
+        if claim.trial.number == 2:
+            claim.fail("loss is nan")  # a trial that failed is spent too
+        else:
+            claim.complete(metrics(0.5, 1.0))
+        claim.hold.release()
+    assert [claim.trial.number for claim in claims] == list(range(6))
+    assert [claim.recipe for claim in claims] == [*RECIPES, None, None, None]
+    assert not any(claim.resumed for claim in claims)
+    assert [claim.folder for claim in claims] == [study.folder / str(number) for number in range(6)]
+    again = opened(settings)
+    assert claimed(again, SPACE) is None and again.finished() == len(again.trials()) == 6
+    assert again.trials()[2].user_attrs["reason"] == "loss is nan"
+    more = claimed(opened(replace(settings, trials=7)), SPACE)
+    assert more is not None and more.trial.number == 6
+    more.hold.release()
+
+
+def test_the_recipes_are_claimed_as_they_were_published(settings: Settings) -> None:
+    study = opened(replace(settings, trials=3))
+    tried, widths = [], []
+    while (claim := claimed(study, SPACE)) is not None:
+        tried.append((claim.configuration.distillation["temperature"], claim.configuration.distillation["alpha"]))
+        widths.append(claim.configuration.student["width"])
+        claim.hold.release()
+        claim.complete(metrics(0.5, 1.0))
+    assert tried == [(4.0, 0.1), (2.0, 2 / 7), (10.0, 0.1)]
+    assert widths == [6, 6, 6]  # sqrt(1 x 32)
+
+
+def test_a_trial_that_was_cut_goes_on_with_its_number_and_parameters(settings: Settings) -> None:
+    settings = replace(settings, trials=6)
+    study = opened(settings)
+    for _ in range(5):
+        claim = claimed(study, SPACE)
+        assert claim is not None
+        claim.complete(metrics(0.5, 1.0))
+        claim.hold.release()
+    begun = claimed(study, SPACE)
+    assert begun is not None and (begun.trial.number, begun.recipe, begun.resumed) == (5, None, False)
+    other = opened(settings)
+    assert claimed(other, SPACE) is None  # its process lives
+    begun.hold.release()
+    taken = claimed(other, SPACE)
+    assert taken is not None and (taken.trial.number, taken.resumed) == (5, True)
+    assert taken.configuration == begun.configuration and taken.folder == begun.folder
+    assert not Lease(taken.folder).acquire()
+    taken.complete(metrics(0.5, 1.0))
+    taken.hold.release()
+    assert claimed(opened(settings), SPACE) is None
+
+
+def drawn(settings: Settings, *, cut: bool) -> list[dict[str, Any]]:
+    """The parameters of a search's trials; ``cut`` after each claim, if asked for."""
+    study = opened(settings)
+    while (claim := claimed(study, SPACE)) is not None:
+        if cut:
+            claim.hold.release()
+            study = opened(settings)
+            again = claimed(study, SPACE)
+            assert again is not None and again.resumed and again.configuration == claim.configuration
+            claim = again
+        params = claim.configuration.params()
+        claim.complete(metrics(1 - (params["alpha"] - 0.4) ** 2 / params["width"], params["width"]))
+        claim.hold.release()
+    return [trial.params for trial in study.trials()]
+
+
+@pytest.mark.parametrize(("sampler", "trials"), [("tpe", 14), ("nsga2", 19), ("gp", 11), ("random", 8)])
+def test_a_search_that_is_cut_draws_what_one_that_is_not_would(settings: Settings, sampler: str, trials: int) -> None:
+    # Past the first ten of TPE and GP, and the first generation (16) of NSGA-II.
+    settings = replace(settings, sampler=sampler, trials=trials)
+    folder = settings.runs_dir.parent
+    whole, cut, other = (
+        drawn(
+            replace(settings, storage=f"{folder}/{name}.journal", runs_dir=folder / name, seed=seed), cut=name == "cut"
+        )
+        for name, seed in (("whole", 3), ("cut", 3), ("other", 4))
+    )
+    assert len(whole) == settings.trials and cut == whole
+    assert other[:3] == whole[:3]  # recipes
+    assert all(theirs != ours for theirs, ours in zip(other[3:], whole[3:], strict=True))
+    assert len({json.dumps(params) for params in whole[3:]}) == settings.trials - 3
+
+
+def test_a_trial_that_ends_while_it_is_looked_at_is_not_taken_up_again(settings: Settings) -> None:
+    first, second = opened(settings), opened(settings)
+    mine = claimed(first, SPACE)
+    assert mine is not None
+    take = second.claims.take
+
+    def after_it_has_ended(pieces: Sequence[str]) -> tuple[str, Hold] | None:
+        if "0" in pieces:
+            mine.complete(metrics(0.5, 1.0))
+            mine.hold.release()
+        return take(pieces)
+
+    second.claims.take = after_it_has_ended  # type: ignore[method-assign]
+    claim = claimed(second, SPACE)
+    assert claim is not None and claim.trial.number == 1 and not claim.resumed
+
+
+def test_a_trial_that_someone_enqueued_comes_next_and_its_rest_is_drawn(settings: Settings) -> None:
+    study = opened(replace(settings, trials=2))
+    study.optuna.enqueue_trial({"width": 5, "alpha": 0.25})
+    claim = claimed(study, SPACE)
+    assert claim is not None and (claim.trial.number, claim.recipe) == (0, None)
+    assert claim.configuration.student == {"width": 5} and claim.configuration.distillation["alpha"] == 0.25
+    assert set(claim.trial.params) == set(SPACE.distributions)
+    after = claimed(study, SPACE)
+    assert after is not None and after.recipe == RECIPES[0]
+    assert claimed(study, SPACE) is None
+    for one in (claim, after):
+        one.hold.release()
+
+
+def claimant_of(study: Study) -> Claimant:
+    proposer = Proposer(SPACE, sampler="random", seed=0, directions=study.directions, default_recipes=False)
+    return Claimant(study, proposer)
+
+
+def choosing(claimant: Claimant, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], None]) -> None:
+    """Let something happen whenever a worker is about to choose a configuration."""
+    propose = claimant._proposer.propose
+
+    def interrupted(trials: list[FrozenTrial]) -> Proposal | None:
+        meanwhile()
+        return propose(trials)
+
+    monkeypatch.setattr(claimant._proposer, "propose", interrupted)
+
+
+@pytest.mark.parametrize("trials", [1, 9])
+def test_who_thinks_keeps_nobody_out_and_thinks_again_where_somebody_was_faster(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, trials: int
+) -> None:
+    settings = in_sqlite(replace(settings, trials=trials))
+    slow, fast = claimant_of(opened(settings)), claimant_of(opened(settings))
+    faster: list[Claim | None] = []
+    choosing(slow, monkeypatch, lambda: None if faster else faster.append(fast.claim()))
+    claim = slow.claim()
+    assert faster[0] is not None and faster[0].trial.number == 0
+    if trials == 1:
+        assert claim is None  # it was the last one
+    else:
+        assert claim is not None and claim.trial.number == 1
+        assert claim.configuration != faster[0].configuration
+        alone = opened(replace(settings, study="alone"))
+        in_turn = [one.claim() for one in [claimant_of(alone)] * 2]
+        assert [one and one.configuration for one in in_turn] == [faster[0].configuration, claim.configuration]
+
+
+def test_a_trial_that_is_enqueued_while_somebody_thinks_comes_first(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = opened(settings)
+    claimant = claimant_of(study)
+    choosing(claimant, monkeypatch, lambda: study.optuna.enqueue_trial({"width": 5}))
+    claim = claimant.claim()
+    assert claim is not None and claim.configuration.student == {"width": 5}
+
+
+def test_what_is_enqueued_is_known_whole_to_whoever_thinks_meanwhile(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(settings, trials=9)
+    beside = claimant_of(opened(replace(settings, study="beside")))
+    assert beside.claim() is not None
+    second = beside.claim()  # what is chosen where one trial has begun
+    assert second is not None
+    study = opened(settings)
+    study.optuna.enqueue_trial(second.trial.params)
+    first, other = claimant_of(study), claimant_of(opened(settings))
+    storage, thoughts = study.optuna._storage, []
+    begin = storage.set_trial_state_values
+
+    def begun(*arguments: Any, **more: Any) -> bool:
+        found = begin(*arguments, **more)
+        thoughts.append(other._think())  # of the enqueued one, it sees only that it runs
+        return found
+
+    monkeypatch.setattr(storage, "set_trial_state_values", begun)
+    enqueued = first.claim()
+    assert enqueued is not None and enqueued.trial.params == second.trial.params
+    monkeypatch.setattr(other, "_think", thoughts.pop)
+    claim = other.claim()
+    assert claim is not None and claim.trial.number == 1 and claim.configuration != enqueued.configuration
+
+
+def test_an_enqueued_trial_that_somebody_begins_meanwhile_is_no_reason_to_begin_another(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = in_sqlite(replace(settings, trials=1))
+    study = opened(settings)
+    study.optuna.enqueue_trial({"width": 5})
+    storage, begin = study.optuna._storage, study.optuna._storage.set_trial_state_values
+
+    def too_late(*arguments: Any, **more: Any) -> bool:
+        monkeypatch.undo()
+        opened(settings).optuna.ask()  # with Optuna's own means, which keep nobody out
+        return begin(*arguments, **more)
+
+    monkeypatch.setattr(storage, "set_trial_state_values", too_late)
+    claim = claimant_of(study).claim()
+    assert claim is not None and (claim.trial.number, claim.configuration.student) == (0, {"width": 5})
+    assert len(study.optuna.trials) == 1
+
+
+def test_who_had_to_wait_thinks_in_turn(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = opened(replace(settings, trials=9))
+    claimant, exclusive, events = claimant_of(study), study.claims.exclusive, []
+    crowds = iter([False, True, False, False])
+
+    @contextlib.contextmanager
+    def noted(what: str, *, on_wait: Callable[[], None], briefly: bool) -> Iterator[Check]:
+        if next(crowds):
+            on_wait()
+        events.append("turn")
+        with exclusive(what, briefly=briefly) as check:
+            yield check
+
+    monkeypatch.setattr(study.claims, "exclusive", noted)
+    choosing(claimant, monkeypatch, lambda: events.append("think"))
+    claims = [claimant.claim() for _ in range(4)]
+    assert [claim and claim.trial.number for claim in claims] == [0, 1, 2, 3]
+    assert events == ["think", "turn", "think", "turn", "turn", "think", "think", "turn"]

@@ -1,0 +1,324 @@
+"""Moving a study: all of it arrives, and at every moment it can be gone on with in exactly one place."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from conftest import claimed, opened, settings_in
+from optuna.exceptions import StorageInternalError
+from optuna.trial import TrialState, create_trial
+
+import harness.studies.move
+from harness.content import Lease
+from harness.errors import HarnessError
+from harness.screen.terminal import Terminal
+from harness.settings import Settings
+from harness.storage.access import open_storage
+from harness.studies.move import move
+from harness.studies.opening import find_study
+from search_spaces.digits import SPACE
+
+PARAMS = {"width": 8, "temperature": 4.0, "alpha": 0.1 + 0.2, "learning_rate": 1e-2}
+
+
+@pytest.fixture(params=["journal to sqlite", "sqlite to journal"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """Those of a study that is to be moved from one kind of storage to another."""
+    places = (f"{tmp_path}/optuna.journal", f"sqlite:///{tmp_path}/optuna.db")
+    storage, to = places if request.param == "journal to sqlite" else places[::-1]
+    return replace(settings_in(tmp_path, trials=9), storage=storage, to=to)
+
+
+def there(settings: Settings) -> Settings:
+    return replace(settings, storage=settings.to, to=settings.storage)
+
+
+def begin(settings: Settings) -> None:
+    """A study with a trial in each state, with all that a trial can have."""
+    study = opened(settings)
+    study.bind(dataset="d", teacher="t")
+    study.keep_retrained("2/control", {"metrics": {"accuracy": 0.5}})
+    for state, values in (("COMPLETE", [0.1 + 0.2, math.inf, 1e-300]), ("PRUNED", None), ("FAIL", None)):
+        trial = create_trial(
+            state=TrialState[state],
+            params=PARAMS,
+            distributions=SPACE.distributions,
+            values=values,
+            intermediate_values={1: 0.25, 9: math.nan},
+            user_attrs={"metrics": {"accuracy": 1 / 3}, "reason": "é\n"},
+            system_attrs={"nsga:generation": 2},
+        )
+        study.optuna.add_trial(trial)
+    study.optuna.enqueue_trial({"width": 3})
+    begun = create_trial(state=TrialState.RUNNING, params=PARAMS, distributions=SPACE.distributions)
+    study.optuna.add_trial(begun)
+
+
+def known(settings: Settings) -> list[Any]:
+    """All that a storage says of a study, read without the code under test."""
+    study = optuna.load_study(study_name="s", storage=open_storage(settings))
+    attrs = {k: v for k, v in study.user_attrs.items() if k not in ("kd.moved", "kd.moving")}
+    trials = [
+        [
+            *(t.number, t.state, t.values, t.params, t.distributions, t.user_attrs, t.system_attrs),
+            *(repr(sorted(t.intermediate_values.items())), t.datetime_start, t.datetime_complete),
+        ]
+        for t in study.trials
+    ]
+    return [attrs, study.directions, trials]
+
+
+def refused(action: Callable[..., object], *arguments: Any) -> str:
+    with pytest.raises(HarnessError) as raised:
+        action(*arguments)
+    return str(raised.value)
+
+
+def test_all_that_is_known_arrives_and_the_study_is_gone_on_with_there(settings: Settings) -> None:
+    begin(settings)
+    before = known(settings)
+    assert [row[1].name for row in before[2]] == ["COMPLETE", "PRUNED", "FAIL", "WAITING", "RUNNING"]
+    move(settings, Terminal())
+    assert known(there(settings)) == before
+    study = opened(there(settings))
+    cut = claimed(study, SPACE)
+    assert cut is not None
+    assert (cut.trial.number, cut.resumed) == (4, True)
+    assert study.may_be_elsewhere  # the server that it came from may have had workers on other machines
+    waited = claimed(study, SPACE)
+    assert waited is not None
+    assert (waited.trial.number, waited.configuration.student) == (3, {"width": 3})
+    new = claimed(study, SPACE)
+    assert new is not None
+    assert new.trial.number == 5 and study.folder == settings.study_dir and study.owns_folder()
+
+
+@pytest.mark.parametrize(
+    ("to", "said"),
+    [
+        ("sqlite:///optuna.db", "without --storage and $KD_STORAGE, for that is where studies are by default."),
+        ("sqlite:///my study.db", "with --storage 'sqlite:///my study.db', or that address in $KD_STORAGE."),
+    ],
+)
+def test_it_is_said_how_to_reach_the_study_where_it_is_now(
+    to: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = replace(settings_in(tmp_path, trials=9), to=to)
+    begin(settings)
+    move(settings, Terminal())
+    assert capsys.readouterr().out.endswith(f"go on with it there: the same flags, {said}\n")
+
+
+def test_the_source_says_where_the_study_went(settings: Settings) -> None:
+    begin(settings)
+    late = opened(settings)
+    move(settings, Terminal())
+    place = settings.to
+    for action, arguments in (
+        (opened, (settings,)),
+        (find_study, (settings,)),
+        (move, (settings, Terminal())),
+        (late.hold, ()),
+    ):
+        assert refused(action, *arguments) == f"study 's' was moved to {place}; go on there, with --storage."
+
+
+def test_a_study_can_be_moved_back(settings: Settings) -> None:
+    begin(settings)
+    move(settings, Terminal())
+    opened(there(settings)).optuna.enqueue_trial({"width": 4})
+    now = known(there(settings))
+    move(there(settings), Terminal())
+    assert known(settings) == now and opened(settings).attrs["kd.id"] == now[0]["kd.id"]
+    assert "was moved to" in refused(opened, there(settings))
+    move(settings, Terminal())
+    assert known(there(settings)) == now
+
+
+def test_a_study_that_is_worked_on_stays(settings: Settings) -> None:
+    begin(settings)
+    study = opened(settings)
+    study.hold()
+    assert "study 's' is being worked on by a process of this machine; stop" in refused(move, settings, Terminal())
+    study.lease.release()
+    move(settings, Terminal())
+
+
+def test_a_study_that_is_worked_on_in_another_runs_folder_stays(settings: Settings, tmp_path: Path) -> None:
+    opened(settings)  # which has begun no trial, or no other folder could have it
+    elsewhere = replace(settings, runs_dir=tmp_path / "elsewhere")
+    study = opened(elsewhere)
+    study.hold()
+    assert "study 's' is being worked on by a process of this machine; stop" in refused(move, settings, Terminal())
+    words = refused(opened(settings).hold)
+    assert f"is being worked on in {elsewhere.study_dir}, so it can't be in {settings.study_dir} at the" in words
+    second = opened(elsewhere)
+    second.hold()
+    study.lease.release()
+    assert "is being worked on" in refused(opened(settings).hold)
+    second.lease.release()
+    move(settings, Terminal())
+    assert "was moved to" in refused(study.hold)
+
+
+def test_who_comes_at_the_moment_when_another_runs_folder_is_left_is_not_refused(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = opened(settings)
+    other = opened(replace(settings, runs_dir=tmp_path / "elsewhere"))
+    other.hold()
+    flock = fcntl.flock
+
+    def leave(descriptor: int, operation: int) -> None:
+        try:
+            flock(descriptor, operation)
+        except BlockingIOError:
+            other.lease.release()
+            raise
+
+    monkeypatch.setattr(fcntl, "flock", leave)
+    study.hold()
+    assert "is being worked on in" in refused(other.hold)
+
+
+def test_whoever_had_opened_a_study_before_it_was_moved_begins_nothing_of_it(settings: Settings) -> None:
+    begin(settings)
+    late = opened(settings)
+    move(settings, Terminal())
+    assert refused(claimed, late, SPACE) == f"study 's' was moved to {settings.to}; go on there, with --storage."
+    assert "was moved to" in refused(late.take, ["controls/2"])
+
+
+def test_a_storage_under_two_names_is_one(settings: Settings, tmp_path: Path) -> None:
+    begin(settings)
+    (tmp_path / "linked").hardlink_to(settings.storage.removeprefix("sqlite:///"))
+    linked = f"sqlite:///{tmp_path}/linked" if "://" in settings.storage else f"{tmp_path}/linked"
+    if "://" not in settings.storage:
+        assert "is the same by another name" in refused(move, replace(settings, to=linked), Terminal())
+    assert opened(settings).finished() == 3
+
+
+def test_another_study_of_its_name_is_left_alone(settings: Settings) -> None:
+    begin(settings)
+    optuna.create_study(study_name="s", storage=open_storage(there(settings))).set_user_attr("mine", 1)
+    assert "must hold no study 's' yet, but holds one; nothing was moved" in refused(move, settings, Terminal())
+    assert optuna.load_study(study_name="s", storage=open_storage(there(settings))).user_attrs == {"mine": 1}
+    assert opened(settings).finished() == 3
+
+
+def test_what_cannot_be_moved_is_said(settings: Settings, tmp_path: Path) -> None:
+    begin(settings)
+    assert "must be another storage than --storage" in refused(move, replace(settings, to=settings.storage), Terminal())
+    elsewhere = replace(settings, runs_dir=tmp_path / "other")
+    assert "was searched with another --runs-dir" in refused(move, elsewhere, Terminal())
+    assert "must hold study 'none', but holds s" in refused(move, replace(settings, study="none"), Terminal())
+    words = refused(move, replace(settings, to="sqlite:////nowhere/at/all.db"), Terminal())
+    assert words.startswith("--to sqlite:////nowhere/at/all.db can't be used: ")
+    assert opened(settings).finished() == 3
+
+
+def test_a_move_that_loses_a_storage_names_both(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin(settings)
+
+    def lost(*arguments: Any) -> int:
+        raise StorageInternalError("no answer")
+
+    monkeypatch.setattr(type(open_storage(there(settings))), "create_new_trial", lost)
+    words = refused(move, settings, Terminal())
+    assert words.startswith(f"--storage {settings.storage} or --to {settings.to} can't be used any more: no answer")
+
+
+class Cut(BaseException):
+    """A process's end."""
+
+
+STEPS = ("create_new_study", "set_study_user_attr", "create_new_trial", "_compare", "told", "unmarked")
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_cut_at_any_step_leaves_one_place_to_go_on_or_the_same_command_to_repeat(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    begin(settings)
+    before = known(settings)
+    with monkeypatch.context() as patch:
+        _cut_after(step, settings, patch)
+        with pytest.raises(Cut):
+            move(settings, Terminal())
+    free = Lease(settings.study_dir)
+    assert free.acquire()
+    free.release()
+    if step in ("told", "unmarked"):
+        assert "was moved to" in refused(opened, settings)
+    else:
+        assert known(settings) == before and opened(settings).finished() == 3
+    if step == "unmarked":
+        assert opened(there(settings)).finished() == 3
+        return
+    if step == "told":
+        assert "its move to there is under way or was cut" in refused(opened, there(settings))
+    elif step != "create_new_study":
+        assert "its move to there is under way or was cut" in refused(find_study, there(settings))
+    move(settings, Terminal())
+    assert known(there(settings)) == before and opened(there(settings)).finished() == 3
+
+
+def _cut_after(step: str, settings: Settings, patch: pytest.MonkeyPatch) -> None:
+    """Let a move be cut: in the middle of a step that is repeated."""
+    if step == "_compare":
+        patch.setattr(harness.studies.move, step, lambda *arguments: (_ for _ in ()).throw(Cut()))
+        return
+    if step in ("told", "unmarked"):
+        mark = "kd.moved" if step == "told" else "kd.moving"
+        original = optuna.Study.set_user_attr
+
+        def tell(study: optuna.Study, key: str, value: Any) -> None:
+            original(study, key, value)
+            if key == mark:
+                raise Cut
+
+        patch.setattr(optuna.Study, "set_user_attr", tell)
+        return
+    kind = type(open_storage(there(settings)))
+    done = getattr(kind, step)
+    count = {"create_new_study": 1, "set_study_user_attr": 3, "create_new_trial": 2}[step]
+    calls = []
+
+    def cut(storage: Any, *arguments: Any) -> Any:
+        result = done(storage, *arguments)
+        calls.append(step)
+        if len(calls) == count:
+            raise Cut
+        return result
+
+    patch.setattr(kind, step, cut)
+
+
+def test_a_storage_that_keeps_a_trial_otherwise_does_not_get_the_study(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(settings)
+    kind = type(open_storage(there(settings)))
+    whole = kind.create_new_trial
+
+    def rounding(storage: Any, study_id: int, trial: Any = None) -> int:
+        changed = (
+            trial
+            if trial.values is None
+            else create_trial(state=trial.state, values=[round(v, 3) for v in trial.values[:1]] + trial.values[1:])
+        )
+        return int(whole(storage, study_id, changed))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "create_new_trial", rounding)
+        assert "must keep a study as it is" in refused(move, settings, Terminal())
+    assert opened(settings).finished() == 3
+    move(settings, Terminal())

@@ -1,0 +1,352 @@
+"""Opening a study: made once and whole, resumed only as what it is, and in a folder of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from conftest import claimed, in_sqlite, metrics, opened, settings_in
+from optuna.distributions import BaseDistribution, IntDistribution
+
+from harness.content import Lease
+from harness.errors import HarnessError
+from harness.flags import SPACES_DIR
+from harness.metrics import METRICS
+from harness.settings import Settings
+from harness.space import SearchSpace
+from harness.storage.access import open_storage
+from harness.studies.opening import find_study, reopen_study
+from harness.studies.study import Study
+from search_spaces.digits import SPACE
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Those of a study in a journal file, which is there at once; ``in_sqlite`` is what a person gets."""
+    return settings_in(tmp_path, trials=3)
+
+
+def begun(settings: Settings) -> Study:
+    """The study, with a trial of a process that is gone."""
+    study = opened(settings)
+    study.optuna.ask(SPACE.distributions)
+    return study
+
+
+def with_student(**student: BaseDistribution) -> SearchSpace:
+    return replace(SPACE, student=student)
+
+
+def refused(settings: Settings, space: SearchSpace = SPACE) -> str:
+    """The one line that a study is refused with."""
+    with pytest.raises(HarnessError) as raised:
+        opened(settings, space)
+    message = str(raised.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"epochs": 5}, "--epochs 20 and cannot be resumed with 5;"),
+        ({"seed": 1}, "--seed 0 and cannot be resumed with 1;"),
+        ({"fixed": {"alpha": "0.5"}}, "--fix none and cannot be resumed with alpha=0.5;"),
+        ({"space_name": "fashion-mnist"}, "--space digits and cannot be resumed with fashion-mnist;"),
+        (
+            {"objectives": ("accuracy", "macs")},
+            "--objectives accuracy,latency_p50_ms,parameters and cannot be resumed with accuracy,macs;",
+        ),
+        (
+            {"objectives": ("accuracy", "parameters", "latency_p50_ms")},
+            "--objectives accuracy,latency_p50_ms,parameters and cannot be resumed with "
+            "accuracy,parameters,latency_p50_ms;",
+        ),
+    ],
+)
+def test_a_study_is_not_resumed_as_another_one(settings: Settings, changed: dict[str, Any], words: str) -> None:
+    study = begun(settings)
+    assert refused(replace(settings, **changed)) == (
+        f"study 's' was created with {words} use --study to name a new one."
+    )
+    again = opened(settings)
+    assert (again.id, again.attrs) == (study.id, study.attrs)
+    assert opened(replace(settings, study="t", **changed)).id != study.id
+
+
+def test_a_space_of_one_s_own_is_named_by_its_file(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = settings.runs_dir.parent
+    begun(mine := replace(settings, space_name="my-space", space_file=folder / "spaces" / "my_space.py"))
+    monkeypatch.chdir(folder)
+    assert "with --space spaces/my_space.py and cannot be resumed with digits;" in refused(settings)
+    other = replace(mine, space_name="other", space_file=Path("other.py"))
+    assert "with --space spaces/my_space.py and cannot be resumed with other.py;" in refused(other)
+
+
+@pytest.mark.parametrize(
+    ("space", "shown"),
+    [
+        (with_student(width=IntDistribution(2, 64, log=True)), "width: 2-64 log, "),
+        (with_student(width=IntDistribution(2, 32)), "width: 2-32, "),
+        (with_student(depth=IntDistribution(2, 32, log=True)), "depth: 2-32 log, "),
+        (replace(SPACE, training={}), "width: 1-32 log, temperature: 1-20 log, alpha: 0-1;"),
+    ],
+)
+def test_a_study_is_not_resumed_with_another_space(settings: Settings, space: SearchSpace, shown: str) -> None:
+    begun(settings)
+    message = refused(settings, space)
+    stored = "width: 1-32 log, temperature: 1-20 log, alpha: 0-1, learning_rate: 0.001-0.03 log"
+    assert message.startswith(f"study 's' was created with parameters {stored} and cannot be resumed with {shown}")
+    assert message.endswith("use --study to name a new one.")
+    assert message.count(stored) == 1
+
+
+def test_a_value_held_fixed_can_be_neither_changed_nor_let_go(settings: Settings) -> None:
+    held = replace(settings, fixed={"alpha": "0.5"})
+    begun(held)
+    assert "--fix alpha=0.5 and cannot be resumed with none; use --study" in refused(settings)
+    assert "with alpha=0.25; use --study" in refused(replace(settings, fixed={"alpha": "0.25"}))
+    assert opened(held).attrs["kd.identity"]["fixed"] == {"alpha": "0.5"}
+
+
+def test_a_budget_a_sampler_and_the_default_said_aloud_are_the_same_study(settings: Settings) -> None:
+    study = opened(settings)
+    aloud = ("accuracy", "latency_p50_ms", "parameters")
+    again = opened(replace(settings, trials=99, sampler="random", timeout_s=1, epochs=20, objectives=aloud))
+    assert again.id == study.id
+
+
+def test_a_study_stands_on_the_data_and_the_networks_that_it_began_with(settings: Settings) -> None:
+    begun(settings).bind(dataset="d1", students="s1")
+    opened(settings).bind(teacher="t1")
+    opened(settings).bind(dataset="d1", students="s1", teacher="t1")
+    for given, words in (
+        ({"dataset": "d2"}, "other dataset (d1) than what is there now (d2);"),
+        ({"dataset": "d1", "students": "s2"}, "other students (s1) than what is there now (s2);"),
+        ({"teacher": "t2"}, "other teacher (t1) than what is there now (t2);"),
+    ):
+        with pytest.raises(HarnessError) as raised:
+            opened(settings).bind(**given)
+        assert str(raised.value) == f"study 's' was begun with {words} use --study to name a new one."
+    assert opened(settings).attrs["kd.prepared"] == {"dataset": "d1", "students": "s1", "teacher": "t1"}
+
+
+def test_a_first_start_that_failed_binds_nobody(settings: Settings) -> None:
+    first = opened(settings)
+    first_id = first.id
+    first.bind(dataset="d1", students="s1")
+    first.keep_costs("a table")
+    mended = opened(settings)
+    mended.hold()
+    mended.bind(dataset="d2", students="s1")
+    assert mended.attrs["kd.prepared"] == {"dataset": "d2", "students": "s1"} and mended.costs is None
+    mended.lease.release()
+    at_work = Lease(settings.study_dir, shared=True)
+    assert at_work.acquire()
+    assert "--epochs 20 and cannot be resumed with 5;" in refused(replace(settings, epochs=5))
+    at_work.release()
+    again = opened(replace(settings, epochs=5), with_student(depth=IntDistribution(1, 2)))
+    assert again.id != first_id and "depth" in again.attrs["kd.identity"]["parameters"]
+    assert optuna.get_all_study_names(open_storage(settings)) == ["s"]
+
+
+def test_of_two_first_starts_at_once_the_second_can_not_put_another_teacher_in(settings: Settings) -> None:
+    first, second = opened(settings), opened(settings)
+    for study in (first, second):
+        study.hold()
+    first.bind(teacher="t1")
+    first.keep_costs("a table")
+    with pytest.raises(HarnessError, match=r"begun with other teacher \(t1\) than what is there now \(t2\)"):
+        second.bind(teacher="t2")
+    assert first.attrs["kd.prepared"] == {"teacher": "t1"} and first.costs == "a table"
+    first.lease.release()
+    second.bind(teacher="t2")  # alone now
+    assert second.attrs["kd.prepared"] == {"teacher": "t2"} and second.costs is None
+
+
+def test_a_study_that_is_being_made_in_another_folder_is_not_made_anew(settings: Settings) -> None:
+    first = opened(settings)
+    first.bind(teacher="t1")
+    elsewhere = replace(settings, runs_dir=settings.runs_dir.parent / "elsewhere")
+    assert "--epochs 20 and cannot be resumed with 5;" in refused(replace(elsewhere, epochs=5))
+    there = opened(elsewhere)
+    there.hold()
+    with pytest.raises(HarnessError, match="begun with other teacher"):
+        there.bind(teacher="t2")
+    assert there.id == first.id and first.attrs["kd.prepared"] == {"teacher": "t1"}
+
+
+def test_a_start_whose_study_was_made_anew_meanwhile_says_so(settings: Settings) -> None:
+    early = opened(settings)
+    opened(replace(settings, epochs=5))  # before the early one holds it
+    with pytest.raises(HarnessError, match="study 's' was made anew by another start at the same time; again"):
+        early.hold()
+
+
+def test_an_unknown_objective_makes_no_study(settings: Settings) -> None:
+    message = refused(replace(settings, objectives=("accuracy", "speed")))
+    assert message.startswith("--objectives must name some of accuracy, parameters, ")
+    assert message.endswith("but got 'speed'.")
+    assert optuna.get_all_study_names(open_storage(settings)) == []
+
+
+def test_each_objective_is_searched_in_its_own_direction(settings: Settings) -> None:
+    up = {"accuracy", "throughput_per_s", "agreement", "compression", "speedup"}
+    study = opened(replace(settings, objectives=("accuracy", *METRICS)))
+    assert {name for name, way in zip(study.objectives, study.directions, strict=True) if way == "maximize"} == up
+    assert len(study.objectives) == 12 and (study.primary, study.primary_direction) == ("accuracy", "maximize")
+
+
+def test_a_study_of_another_program_is_left_alone(settings: Settings) -> None:
+    theirs = optuna.create_study(study_name="s", storage=open_storage(settings))
+    theirs.set_user_attr("who", "another program")
+    assert refused(settings) == (
+        f"study 's' in {settings.storage} was not made by this program; use --study to name a new one."
+    )
+    with pytest.raises(HarnessError, match="study 's' was not made by this program"):
+        find_study(settings)
+    assert optuna.load_study(study_name="s", storage=open_storage(settings)).user_attrs == {"who": "another program"}
+
+
+@pytest.mark.parametrize("in_storage", [in_sqlite, lambda settings: settings])
+def test_a_study_that_is_read_must_exist_and_no_storage_is_made_for_it(
+    settings: Settings, tmp_path: Path, in_storage: Callable[[Settings], Settings]
+) -> None:
+    settings = in_storage(settings)
+    with pytest.raises(HarnessError, match=f"there is no file '{tmp_path}/optuna."):
+        find_study(settings)
+    assert not list(tmp_path.glob("optuna.*"))
+    made = opened(settings)
+    assert find_study(settings).id == made.id
+    with pytest.raises(HarnessError, match="must hold study 'other', but holds s"):
+        find_study(replace(settings, study="other"))
+
+
+class Cut(Exception):
+    """What stands for kill -9 between two writes."""
+
+
+@pytest.mark.parametrize("write", range(2, 6))
+def test_a_study_that_was_cut_while_it_was_made_is_made_again_whole(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, write: int
+) -> None:
+    writes = 0
+
+    def cut(method: Callable[..., Any]) -> Callable[..., Any]:
+        def writing(*args: Any, **kwargs: Any) -> Any:
+            nonlocal writes
+            writes += 1
+            if writes == write:
+                raise Cut
+            return method(*args, **kwargs)
+
+        return writing
+
+    # Five writes: that it is being made, and what it is.
+    with monkeypatch.context() as patched:
+        patched.setattr(optuna.Study, "set_user_attr", cut(optuna.Study.set_user_attr))
+        with pytest.raises(Cut):
+            opened(settings)
+    left = optuna.load_study(study_name="s", storage=open_storage(settings))
+    assert "kd.making" in left.user_attrs and "kd.identity" not in left.user_attrs
+    with pytest.raises(HarnessError):
+        find_study(settings)
+    # Nothing holds it to what it would have been.
+    study = opened(replace(settings, seed=7, objectives=("accuracy", "macs")))
+    assert optuna.get_all_study_names(open_storage(settings)) == ["s"]
+    assert study.attrs["kd.identity"]["seed"] == 7 and study.directions == ("maximize", "minimize")
+    assert study.owns_folder() and find_study(settings).id == study.id
+
+
+def test_a_study_with_a_trial_begun_elsewhere_is_refused(settings: Settings, tmp_path: Path) -> None:
+    study = opened(settings)
+    elsewhere = replace(settings, runs_dir=tmp_path / "elsewhere")
+    assert opened(elsewhere).id == study.id  # nothing runs: it can be moved
+    claim = claimed(study, SPACE)
+    assert claim is not None
+    third = replace(settings, runs_dir=tmp_path / "third")
+    for cut in (False, True):
+        if cut:
+            claim.hold.release()  # its checkpoint is in the other folder all the same
+        assert refused(third) == (
+            "study 's' has a trial that was begun with another --runs-dir or in another folder than "
+            f"{tmp_path.resolve()}/third/trials/s; go on there."
+        )
+        assert not (tmp_path / "third" / "trials" / "s").exists()
+    again = opened(settings)
+    taken = claimed(again, SPACE)
+    assert taken is not None and taken.resumed
+    taken.complete(metrics(0.5, 1.0))
+    taken.hold.release()
+    assert opened(third).owns_folder()
+
+
+def test_namesakes_in_two_storages_take_turns_in_the_folder(settings: Settings, tmp_path: Path) -> None:
+    other = replace(settings, storage=f"{tmp_path}/other.journal")
+    first = opened(settings)
+    (first.folder / "0").mkdir()
+    (first.folder / "0" / "spool.jsonl").write_text("first's")
+    second = opened(other)
+    assert second.id != first.id and second.folder == first.folder
+    assert second.owns_folder() and not first.owns_folder()
+    assert sorted(path.name for path in second.folder.iterdir()) == ["study.json"]
+    aside = second.folder.with_name(f"s.{first.id[:8]}")
+    assert (aside / "0" / "spool.jsonl").read_text() == "first's"
+    (second.folder / "0").mkdir()
+    (second.folder / "0" / "spool.jsonl").write_text("second's")
+    for one, content in ((settings, "first's"), (other, "second's"), (settings, "first's")):
+        study = opened(one)
+        assert study.owns_folder() and (study.folder / "0" / "spool.jsonl").read_text() == content
+    assert not aside.exists() and (second.folder.with_name(f"s.{second.id[:8]}")).is_dir()
+
+
+def test_a_namesake_s_trial_that_was_cut_goes_on_after_the_turns(settings: Settings, tmp_path: Path) -> None:
+    claim = claimed(opened(settings), SPACE)
+    assert claim is not None
+    claim.hold.release()
+    opened(replace(settings, storage=f"{tmp_path}/other.journal"))
+    taken = claimed(opened(settings), SPACE)
+    assert taken is not None and taken.resumed and taken.configuration == claim.configuration
+    taken.hold.release()
+
+
+def test_a_folder_in_which_a_namesake_is_searched_is_not_taken_away(settings: Settings, tmp_path: Path) -> None:
+    first = opened(settings)
+    lease = Lease(first.folder, shared=True)  # what a search holds
+    assert lease.acquire()
+    other = replace(settings, storage=f"{tmp_path}/other.journal")
+    message = refused(other)
+    assert message.startswith("another study of the name 's', in another storage, is being searched in ")
+    assert optuna.get_all_study_names(open_storage(other)) == []
+    assert message.endswith("use --study or --runs-dir to keep them apart.")
+    assert first.owns_folder()
+    lease.release()
+    assert opened(other).owns_folder()
+
+
+def test_a_running_trial_is_not_taken_up_in_the_folder_of_a_namesake(settings: Settings, tmp_path: Path) -> None:
+    claim = claimed(opened(settings), SPACE)
+    assert claim is not None
+    elsewhere = tmp_path / "elsewhere"
+    opened(replace(settings, storage=f"{tmp_path}/other.journal", runs_dir=elsewhere))
+    refused(replace(settings, runs_dir=elsewhere))
+
+
+def test_a_study_that_was_cut_right_after_it_was_created_is_made_whole(settings: Settings) -> None:
+    directions = ["maximize", "minimize", "minimize"]
+    optuna.create_study(study_name=settings.study, storage=open_storage(settings), directions=directions)
+    study = opened(settings)
+    assert study.owns_folder() and find_study(settings).id == study.id
+
+
+def test_an_embedded_space_is_this_programs_own_whatever_the_storage_says(settings: Settings, tmp_path: Path) -> None:
+    study = opened(settings)
+    theirs = tmp_path / "digits.py"
+    theirs.write_text("open('theirs.txt', 'w').close()\nraise RuntimeError\n")
+    study.optuna.set_user_attr("kd.sources", {**study.sources, "space_file": str(theirs)})
+    again, space = reopen_study(replace(settings, space_file=Path()))
+    assert space.declaration() == SPACE.declaration() and again.settings.space_file == SPACES_DIR / "digits.py"

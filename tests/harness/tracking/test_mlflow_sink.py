@@ -1,0 +1,726 @@
+"""Spools become runs of a real MLflow store on SQLite: each once, whole, whatever was cut or deleted meanwhile."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
+
+from harness.content import Lease
+from harness.tracking.mirror import Mirror, is_sent
+from harness.tracking.mlflow_sink import MlflowSink
+from harness.tracking.spool import SPOOL, STATE_FILE, Spool
+
+BEGUN_MS = (int(time.time()) + 3600) * 1000
+"""Ahead of us, however long other tests take: what is told is not sent late, unless a test says so."""
+
+
+@pytest.fixture
+def address(tmp_path: Path, empty_store: Path) -> str:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.fixture
+def sink(tmp_path: Path, address: str) -> MlflowSink:
+    return MlflowSink(address, "kd-test", tmp_path / "mlruns")
+
+
+def event(kind: str, after_s: int, /, **fields: Any) -> dict[str, Any]:
+    return {"event": kind, "time_ms": BEGUN_MS + 1000 * after_s, **fields}
+
+
+def begin(key: str, *, params: dict[str, str] | None = None, parent: str | None = None) -> dict[str, Any]:
+    return event("run", 0, name=f"run {key}", tags={"kd.run_key": key}, params=params or {}, parent=parent)
+
+
+def metrics(step: int | None, after_s: int, **values: float) -> dict[str, Any]:
+    return event("metrics", after_s, step=step, values=values)
+
+
+def state(name: str, after_s: int = 0) -> dict[str, Any]:
+    return event("state", after_s, state=name)
+
+
+def append(folder: Path, *events: dict[str, Any]) -> Path:
+    """Write events to a folder's spool, as ``Spool`` does, at times of the test's choice."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / SPOOL, "a") as file:
+        file.writelines(json.dumps(event) + "\n" for event in events)
+    return folder
+
+
+def runs(sink: MlflowSink, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
+    return list(sink.client.search_runs([sink.experiment_id], run_view_type=view))
+
+
+def history(sink: MlflowSink, run: Run, name: str) -> list[tuple[int, int, float]]:
+    """Step, seconds since the run began, and value of each point of a metric."""
+    points = sink.client.get_metric_history(run.info.run_id, name)
+    return sorted((point.step, (point.timestamp - BEGUN_MS) // 1000, point.value) for point in points)
+
+
+def own_tags(run: Run) -> dict[str, str]:
+    """The tags that a spool set, and none that MLflow adds by itself."""
+    return {name: value for name, value in run.data.tags.items() if name.startswith("kd.")}
+
+
+def everything(sink: MlflowSink) -> list[Any]:
+    """All that the store says of its runs."""
+    return [
+        (
+            run.info.run_id,
+            run.info.status,
+            run.info.start_time,
+            run.info.end_time,
+            run.data.params,
+            run.data.tags,
+            {name: history(sink, run, name) for name in run.data.metrics},
+        )
+        for run in runs(sink, ViewType.ALL)
+    ]
+
+
+WHOLE = (
+    begin("s/3", params={"width": "8", "alpha": "0.1"}),
+    state("RUNNING"),
+    metrics(0, 1, loss=2.0, accuracy=0.25),
+    metrics(1, 2, loss=1.0, accuracy=0.5),
+    event("tags", 3, values={"kd.note": "é", "kd.recipe": "keras"}),
+    event("artifact", 3, path="student.txt"),
+    metrics(None, 4, parameters=1234.0),
+    state("COMPLETE", 5),
+)
+
+
+def test_a_spool_becomes_a_run_with_all_that_it_says(sink: MlflowSink, tmp_path: Path) -> None:
+    folder = append(tmp_path / "3", *WHOLE)
+    (folder / "student.txt").write_text("weights")
+    sink.send(folder)
+    (run,) = runs(sink)
+    assert (run.info.run_name, run.info.status) == ("run s/3", "FINISHED")
+    assert (run.info.start_time, run.info.end_time) == (BEGUN_MS, BEGUN_MS + 5000)
+    assert run.data.params == {"width": "8", "alpha": "0.1"}
+    assert own_tags(run) == {"kd.run_key": "s/3", "kd.note": "é", "kd.recipe": "keras", "kd.state": "COMPLETE"}
+    assert history(sink, run, "loss") == [(0, 1, 2.0), (1, 2, 1.0)]
+    assert history(sink, run, "accuracy") == [(0, 1, 0.25), (1, 2, 0.5)]
+    assert history(sink, run, "parameters") == [(0, 4, 1234.0)]
+    assert run.data.metrics == {"loss": 1.0, "accuracy": 0.5, "parameters": 1234.0}
+    (artifact,) = sink.client.list_artifacts(run.info.run_id)
+    kept = tmp_path / "mlruns" / "kd-test" / run.info.run_id / "artifacts" / "student.txt"
+    assert artifact.path == "student.txt" and kept.read_text() == "weights"
+    assert is_sent(folder, sink.store, "COMPLETE") and not is_sent(folder, "another store", "COMPLETE")
+
+
+def test_what_spool_writes_is_what_is_sent(sink: MlflowSink, tmp_path: Path) -> None:
+    report = tmp_path / "7" / "report"
+    report.mkdir(parents=True)
+    (report / "a.txt").touch()
+    spool = Spool(tmp_path / "7")
+    spool.begin("trial-0007", tags={"kd.run_key": "k"}, params={"width": 4, "bias": True})
+    spool.set_state("RUNNING")
+    spool.metrics({"train/loss": 0.5, "val/loss": math.nan}, step=0)
+    spool.artifact(report)
+    spool.tags({"kd.reason": "loss is nan"})
+    spool.set_state("FAIL")
+    spool.close()
+    sink.send(spool.folder)
+    (run,) = runs(sink)
+    assert (run.info.run_name, run.info.status) == ("trial-0007", "FAILED")
+    assert run.data.params == {"width": "4", "bias": "True"} and run.data.tags["kd.reason"] == "loss is nan"
+    assert run.data.metrics["train/loss"] == 0.5 and math.isnan(run.data.metrics["val/loss"])
+    assert [file.path for file in sink.client.list_artifacts(run.info.run_id)] == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [("COMPLETE", "FINISHED"), ("FAIL", "FAILED"), ("PRUNED", "KILLED"), ("WAITING", "SCHEDULED")],
+)
+def test_a_run_has_the_status_of_its_state(sink: MlflowSink, tmp_path: Path, said: str, status: str) -> None:
+    sink.send(append(tmp_path / "0", begin("k"), state("RUNNING"), state(said, 9)))
+    (run,) = runs(sink)
+    assert (run.info.status, run.data.tags["kd.state"]) == (status, said)
+    assert run.info.end_time == (None if said == "WAITING" else BEGUN_MS + 9000)
+
+
+def test_sending_twice_adds_nothing(sink: MlflowSink, tmp_path: Path) -> None:
+    folder = append(tmp_path / "3", *WHOLE)
+    (folder / "student.txt").touch()
+    sink.send(folder)
+    before = everything(sink)
+    sink.send(folder)
+    MlflowSink(f"sqlite:///{tmp_path}/mlflow.db", "kd-test", tmp_path / "mlruns").send(folder)
+    assert everything(sink) == before
+
+
+def test_a_spool_that_grows_is_sent_event_by_event(sink: MlflowSink, tmp_path: Path) -> None:
+    folder = tmp_path / "3"
+    folder.mkdir()
+    (folder / "student.txt").touch()
+    for said in WHOLE:
+        append(folder, said)
+        sink.send(folder)
+    (run,) = runs(sink)
+    assert run.data.params == {"width": "8", "alpha": "0.1"} and run.info.status == "FINISHED"
+    assert history(sink, run, "loss") == [(0, 1, 2.0), (1, 2, 1.0)]
+
+
+def test_a_line_that_is_still_being_written_waits(sink: MlflowSink, tmp_path: Path) -> None:
+    folder = append(tmp_path / "0", begin("k"), metrics(0, 1, loss=2.0))
+    line = json.dumps(metrics(1, 2, loss=1.0)) + "\n"
+    with open(folder / SPOOL, "a") as file:
+        file.write(line[:20])
+    sink.send(folder)
+    (run,) = runs(sink)
+    assert history(sink, run, "loss") == [(0, 1, 2.0)]
+    with open(folder / SPOOL, "a") as file:
+        file.write(line[20:])
+    sink.send(folder)
+    assert history(sink, run, "loss") == [(0, 1, 2.0), (1, 2, 1.0)]
+
+
+@pytest.mark.parametrize("sent", range(1, len(WHOLE) + 1))
+def test_a_cut_between_sending_and_keeping_how_far_sends_nothing_twice(
+    sink: MlflowSink, tmp_path: Path, sent: int
+) -> None:
+    folder = append(tmp_path / "3", *WHOLE[:sent])
+    (folder / "student.txt").touch()
+    sink.send(folder)
+    (folder / STATE_FILE).unlink()  # the id of the run was never kept
+    append(folder, *WHOLE[sent:])
+    sink.send(folder)
+    (run,) = runs(sink)
+    assert run.info.status == "FINISHED" and run.data.params == {"width": "8", "alpha": "0.1"}
+    assert history(sink, run, "loss") == [(0, 1, 2.0), (1, 2, 1.0)]
+    assert history(sink, run, "parameters") == [(0, 4, 1234.0)]
+
+
+def test_a_run_that_was_made_and_no_more_is_found_again(sink: MlflowSink, tmp_path: Path) -> None:
+    made = sink.client.create_run(sink.experiment_id, tags={"kd.run_key": "k"})
+    sink.client.create_run(sink.experiment_id, tags={"kd.run_key": "k2"})
+    sink.send(append(tmp_path / "0", begin("k"), metrics(0, 1, loss=2.0)))
+    assert len(runs(sink)) == 2
+    assert history(sink, made, "loss") == [(0, 1, 2.0)]
+
+
+def test_a_trial_whose_run_was_made_and_its_id_not_kept_has_one_run(
+    sink: MlflowSink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = append(tmp_path / "study", begin("s"))
+    folder = append(study / "0", begin("k", parent=".."), metrics(0, 1, loss=2.0))
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(sink.client, "log_batch", interrupted)  # the process ends between the run and its id
+        sink.send(folder)
+    sink.send(folder)
+    other = MlflowSink(f"sqlite:///{tmp_path}/other.db", "kd-other", tmp_path / "other")
+    other.send(folder)
+    sink.send(folder)  # back in the first store, which has it
+    assert sorted(run.data.tags["kd.run_key"] for run in runs(sink)) == ["k", "s"]
+
+
+def interrupted(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_state_file_that_is_damaged_makes_no_second_run(sink: MlflowSink, tmp_path: Path) -> None:
+    folder = append(tmp_path / "0", begin("k"), metrics(0, 1, loss=2.0))
+    sink.send(folder)
+    for content in ("", "{", "[]", '{"storage": 1}'):
+        (folder / STATE_FILE).write_text(content)
+        sink.send(folder)
+        assert len(runs(sink)) == 1
+    assert is_sent(folder, sink.store, "RUNNING") is False
+    assert history(sink, runs(sink)[0], "loss") == [(0, 1, 2.0)]
+
+
+def test_a_run_that_was_deleted_stays_so_and_the_others_go_on(sink: MlflowSink, tmp_path: Path) -> None:
+    gone, other = (append(tmp_path / name, begin(name), state("RUNNING")) for name in ("gone", "other"))
+    for folder in (gone, other):
+        sink.send(folder)
+    deleted = sink.run_id(gone)
+    sink.client.delete_run(deleted)
+    for epoch in range(2):
+        for folder in (gone, other):
+            append(folder, metrics(epoch, epoch, loss=1.0))
+            sink.send(folder)
+    append(gone, state("COMPLETE", 9))
+    sink.send(gone)
+    (left,) = runs(sink)
+    assert left.data.tags["kd.run_key"] == "other" and len(history(sink, left, "loss")) == 2
+    (removed,) = runs(sink, ViewType.DELETED_ONLY)
+    assert removed.info.run_id == deleted and removed.data.metrics == {}
+    # A child of it is logged all the same.
+    sink.send(append(gone / "0", begin("gone/0", parent=".."), metrics(0, 1, loss=3.0)))
+    assert len(runs(sink)) == 2
+
+
+def test_an_error_that_is_no_deletion_is_not_swallowed(sink: MlflowSink, tmp_path: Path) -> None:
+    folder = append(tmp_path / "0", begin("k"))
+    sink.send(folder)
+    kept = (folder / STATE_FILE).read_text()
+    append(folder, event("metrics", 1, step=0, values={"a name that MLflow refuses: ;!": 1.0}))
+    with pytest.raises(Exception, match="Invalid value"):
+        sink.send(folder)
+    assert (folder / STATE_FILE).read_text() == kept  # it is tried again
+
+
+def mirrored(tmp_path: Path, address: str, *folders: Path) -> None:
+    """Send folders from the mirror's own process, as a search does."""
+    said: list[str] = []
+    with Mirror() as mirror:
+        mirror.connect(address, "kd-test", tmp_path / "mlruns", say=said.append)
+        for folder in folders:
+            mirror.notify(folder)
+    assert said == []
+
+
+def test_a_store_made_anew_gets_the_whole_run_again(
+    sink: MlflowSink, tmp_path: Path, address: str, empty_store: Path
+) -> None:
+    parent = append(tmp_path / "s", begin("s"), state("RUNNING"), state("COMPLETE", 9))
+    child = append(parent / "3", *({**said, "parent": ".."} if said["event"] == "run" else said for said in WHOLE))
+    (child / "student.txt").touch()
+    for folder in (parent, child):
+        sink.send(folder)
+    kept = json.loads((child / STATE_FILE).read_text())
+    (tmp_path / "mlflow.db").unlink()
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    mirrored(tmp_path, address, child)  # nobody speaks of the parent
+    # Under its old name this process would see the file that was removed.
+    again = MlflowSink(f"sqlite:///{(tmp_path / 'mlflow.db').rename(tmp_path / 'new.db')}", "kd-test", tmp_path)
+    by_key = {run.data.tags["kd.run_key"]: run for run in runs(again)}
+    assert set(by_key) == {"s", "s/3"}
+    run = by_key["s/3"]
+    assert run.info.run_id != kept["run_id"] and run.info.status == "FINISHED"
+    assert run.data.tags["mlflow.parentRunId"] == by_key["s"].info.run_id
+    assert run.data.params == {"width": "8", "alpha": "0.1"}
+    assert history(again, run, "loss") == [(0, 1, 2.0), (1, 2, 1.0)]
+    assert [file.path for file in again.client.list_artifacts(run.info.run_id)] == ["student.txt"]
+
+
+def test_a_run_goes_to_each_store_it_is_sent_to(sink: MlflowSink, tmp_path: Path, empty_store: Path) -> None:
+    folder = append(tmp_path / "0", begin("k", params={"a": "1"}), metrics(0, 1, loss=2.0))
+    sink.send(folder)
+    shutil.copy(empty_store, tmp_path / "second.db")
+    second = MlflowSink(f"sqlite:///{tmp_path}/second.db", "kd-test", tmp_path / "mlruns")
+    append(folder, metrics(1, 2, loss=1.0))
+    second.send(folder)
+    (run,) = runs(second)
+    assert run.data.params == {"a": "1"} and history(second, run, "loss") == [(0, 1, 2.0), (1, 2, 1.0)]
+    sink.send(folder)  # back again: the same run, and what it missed
+    (run,) = runs(sink)
+    assert history(sink, run, "loss") == [(0, 1, 2.0), (1, 2, 1.0)]
+
+
+def test_a_run_that_was_cut_waits_and_runs_again_when_its_spool_says_so(sink: MlflowSink, tmp_path: Path) -> None:
+    folder = append(tmp_path / "0", begin("k"), state("RUNNING"), metrics(0, 1, loss=2.0))
+    sink.send(folder)
+    assert runs(sink)[0].info.status == "RUNNING"
+    sink.cut(folder)
+    (run,) = runs(sink)
+    assert (run.info.status, run.data.tags["kd.state"], run.info.end_time) == ("SCHEDULED", "WAITING", None)
+    assert is_sent(folder, sink.store, "WAITING")
+    sink.cut(folder)  # once more is harmless
+    append(folder, state("RUNNING", 60), metrics(1, 61, loss=1.0))
+    sink.send(folder)
+    (run,) = runs(sink)
+    assert (run.info.status, run.data.tags["kd.state"]) == ("RUNNING", "RUNNING")
+    assert history(sink, run, "loss") == [(0, 1, 2.0), (1, 61, 1.0)]
+    append(folder, state("COMPLETE", 62))
+    sink.send(folder)
+    assert runs(sink)[0].info.status == "FINISHED"
+
+
+def test_a_run_whose_lease_is_held_is_no_run_that_was_cut(sink: MlflowSink, tmp_path: Path) -> None:
+    folder = append(tmp_path / "0", begin("k"), state("RUNNING"))
+    sink.send(folder)
+    for shared in (False, True):
+        lease = Lease(folder, shared=shared)
+        assert lease.acquire()
+        sink.cut(folder)
+        (run,) = runs(sink)
+        assert (run.info.status, run.data.tags["kd.state"]) == ("RUNNING", "RUNNING")
+        lease.release()
+    sink.cut(folder)
+    assert runs(sink)[0].info.status == "SCHEDULED"
+    assert Lease(folder).acquire()  # and it keeps none
+
+
+@pytest.mark.parametrize("said", ["COMPLETE", "FAIL", "PRUNED"])
+def test_a_run_that_is_over_was_not_cut(sink: MlflowSink, tmp_path: Path, said: str) -> None:
+    folder = append(tmp_path / "0", begin("k"), state("RUNNING"), state(said, 9))
+    sink.send(folder)
+    before = everything(sink)
+    sink.cut(folder)
+    assert everything(sink) == before
+
+
+def test_a_folder_of_which_nothing_was_sent_was_not_cut(sink: MlflowSink, tmp_path: Path) -> None:
+    folder = append(tmp_path / "0", begin("k"), state("RUNNING"))
+    sink.cut(folder)
+    assert runs(sink) == []
+
+
+def test_more_than_mlflow_takes_in_one_call_goes_through(sink: MlflowSink, tmp_path: Path) -> None:
+    params = {f"p{n}": str(n) for n in range(230)}
+    tags = {f"kd.t{n}": str(n) for n in range(120)}
+    epochs = [metrics(step, step, **{f"m{n}": step + n / 8 for n in range(7)}) for step in range(330)]
+    many = metrics(None, 400, **{f"f{n}": n / 4 for n in range(1200)})
+    folder = append(
+        tmp_path / "0",
+        begin("k", params=params),
+        *epochs,
+        event("tags", 1, values=tags),
+        many,
+        state("COMPLETE", 500),
+    )
+    sink.send(folder)
+    (run,) = runs(sink)
+    assert run.data.params == params and tags.items() <= run.data.tags.items()
+    assert {name: value for name, value in run.data.metrics.items() if name[0] == "f"} == many["values"]
+    for n in (0, 6):
+        assert history(sink, run, f"m{n}") == [(step, step, step + n / 8) for step in range(330)]
+    assert run.info.status == "FINISHED"
+
+
+def test_values_longer_than_mlflow_takes_are_shortened(sink: MlflowSink, tmp_path: Path) -> None:
+    said = event("tags", 1, values={"kd.long": "t" * 9000})
+    sink.send(append(tmp_path / "0", begin("k", params={"p": "p" * 7000}), said))
+    (run,) = runs(sink)
+    assert run.data.params["p"] == "p" * 6000 and run.data.tags["kd.long"] == "t" * 8000
+
+
+@pytest.mark.parametrize("first", ["parent", "child"])
+def test_trials_are_children_of_their_studys_one_run(sink: MlflowSink, tmp_path: Path, first: str) -> None:
+    parent = append(tmp_path / "s", begin("s"), metrics(None, 1, front_size=3.0))
+    children = [append(parent / name, begin(f"s/{name}", parent="..")) for name in "01"]
+    for folder in [parent, *children] if first == "parent" else [*children, parent]:
+        sink.send(folder)
+    by_key = {run.data.tags["kd.run_key"]: run for run in runs(sink)}
+    assert set(by_key) == {"s", "s/0", "s/1"} and len(runs(sink)) == 3
+    for key in ("s/0", "s/1"):
+        assert by_key[key].data.tags["mlflow.parentRunId"] == by_key["s"].info.run_id
+    assert "mlflow.parentRunId" not in by_key["s"].data.tags and by_key["s"].data.metrics == {"front_size": 3.0}
+
+
+@pytest.mark.parametrize("between", [False, True])
+def test_two_processes_that_both_said_what_a_study_is_make_one_run(
+    sink: MlflowSink, tmp_path: Path, between: bool
+) -> None:
+    folder = append(tmp_path / "s", begin("s", params={"sampler": "tpe"}))
+    if between:
+        sink.send(folder)
+    append(folder, begin("s", params={"sampler": "gp"}), metrics(0, 1, loss=2.0))
+    sink.send(folder)
+    (run,) = runs(sink)
+    assert run.data.params == {"sampler": "tpe"} and history(sink, run, "loss") == [(0, 1, 2.0)]
+
+
+def test_an_experiment_that_was_deleted_comes_back_with_its_runs(
+    sink: MlflowSink, tmp_path: Path, address: str
+) -> None:
+    folder = append(tmp_path / "0", begin("k"), metrics(0, 1, loss=2.0))
+    sink.send(folder)
+    sink.client.delete_experiment(sink.experiment_id)
+    again = MlflowSink(address, "kd-test", tmp_path / "mlruns")
+    append(folder, metrics(1, 2, loss=1.0))
+    again.send(folder)
+    assert (again.experiment_id, again.store) == (sink.experiment_id, sink.store)
+    (run,) = runs(again)
+    assert history(again, run, "loss") == [(0, 1, 2.0), (1, 2, 1.0)]
+
+
+def test_machines_that_begin_an_experiment_at_once_have_one(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find, machines = MlflowClient.get_experiment_by_name, [tmp_path / "one", tmp_path / "two"]
+    made: list[MlflowSink] = []
+
+    def late(client: MlflowClient, name: str) -> Any:
+        found = find(client, name)
+        if found is None and len(machines) == 1:  # the other one makes it between this one's look and its making
+            made.append(MlflowSink(address, name, machines.pop()))
+        return found
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", late)
+    made.append(MlflowSink(address, "kd-test", machines.pop()))
+    assert len(made) == 2 and made[0].store == made[1].store
+
+
+def test_the_mirror_marks_what_it_sent_and_nobody_holds_as_waiting(tmp_path: Path, address: str) -> None:
+    held, free, over = (append(tmp_path / name, begin(name), state("RUNNING")) for name in ("held", "free", "over"))
+    append(over, state("COMPLETE", 1))
+    lease = Lease(held)
+    assert lease.acquire()
+    mirrored(tmp_path, address, held, free, over)
+    lease.release()
+    sink = MlflowSink(address, "kd-test", tmp_path / "mlruns")
+    found = {run.data.tags["kd.run_key"]: run.info.status for run in runs(sink)}
+    assert found == {"held": "RUNNING", "free": "SCHEDULED", "over": "FINISHED"}
+
+
+def test_a_run_that_was_deleted_is_not_marked_as_cut(sink: MlflowSink, tmp_path: Path) -> None:
+    folder = append(tmp_path / "0", begin("k"), state("RUNNING"))
+    sink.send(folder)
+    sink.client.delete_run(sink.run_id(folder))
+    sink.cut(folder)
+    assert sink.client.get_run(sink.run_id(folder)).info.status == "RUNNING"
+
+
+def test_a_run_that_was_swept_out_for_good_holds_up_nothing(sink: MlflowSink, tmp_path: Path) -> None:
+    folder = append(tmp_path / "0", begin("k"), state("RUNNING"))
+    sink.send(folder)
+    run_id = sink.run_id(folder)
+    sink.client.delete_run(run_id)
+    sink.client._tracking_client.store._hard_delete_run(run_id)  # what `mlflow gc` does
+    append(folder, state("COMPLETE"))
+    sink.send(folder)
+    sink.cut(folder)
+
+
+def test_a_run_that_was_sent_before_its_place_was_kept_gets_its_artifacts_too(sink: MlflowSink, tmp_path: Path) -> None:
+    folder = append(tmp_path / "3", begin("k"), metrics(0, 1, loss=2.0))
+    sink.send(folder)
+    kept = json.loads((folder / STATE_FILE).read_text())
+    del kept["artifact_uri"]
+    (folder / STATE_FILE).write_text(json.dumps(kept))
+    (folder / "a.txt").touch()
+    append(folder, event("artifact", 2, path="a.txt"))
+    sink.send(folder)
+    (run,) = runs(sink)
+    assert run.info.run_id == kept["run_id"] and history(sink, run, "loss") == [(0, 1, 2.0)]
+    assert [file.path for file in sink.client.list_artifacts(run.info.run_id)] == ["a.txt"]
+
+
+def taken_up(key: str) -> dict[str, Any]:
+    """As ``begin``, of a run that another machine may have begun."""
+    return begin(key, parent="..") | {"taken_ms": BEGUN_MS + 60_000}
+
+
+def taken_again(after_s: int, *, said_after_s: int | None = None) -> dict[str, Any]:
+    """A machine takes over a run that it has worked on; it may come to say so much later."""
+    return event("elsewhere", after_s if said_after_s is None else said_after_s, taken_ms=BEGUN_MS + 1000 * after_s)
+
+
+@pytest.fixture
+def study(sink: MlflowSink, tmp_path: Path) -> MlflowSink:
+    """A sink, and the folders of a study on two machines."""
+    for machine in ("one", "two"):
+        sink.send(append(tmp_path / machine, begin("s")))
+    return sink
+
+
+def test_a_trial_that_begins_again_on_another_machine_repeats_nothing_in_its_run(
+    study: MlflowSink, tmp_path: Path
+) -> None:
+    study.send(
+        append(
+            tmp_path / "one" / "3",
+            begin("s/3", parent=".."),
+            state("RUNNING"),
+            metrics(None, 1, parameters=10.0),
+            metrics(0, 1, loss=2.0, accuracy=0.25),
+            metrics(1, 2, loss=1.0),  # a cut in the middle of what was sent
+        )
+    )
+    study.send(append(tmp_path / "two" / "3", taken_up("s/3"), state("RUNNING", 60)))
+    study.send(
+        append(
+            tmp_path / "two" / "3",
+            metrics(None, 61, parameters=10.0),
+            metrics(0, 61, loss=2.0, accuracy=0.25),
+            metrics(1, 62, loss=1.0, accuracy=0.5),
+            metrics(2, 63, loss=0.5, accuracy=0.75),
+            state("COMPLETE", 64),
+        )
+    )
+    (run,) = [run for run in runs(study) if run.data.tags["kd.run_key"] == "s/3"]
+    assert run.info.status == "FINISHED"
+    assert history(study, run, "parameters") == [(0, 1, 10.0)]
+    assert history(study, run, "loss") == [(0, 1, 2.0), (1, 2, 1.0), (2, 63, 0.5)]
+    assert history(study, run, "accuracy") == [(0, 1, 0.25), (1, 62, 0.5), (2, 63, 0.75)]
+
+
+def test_a_trial_that_comes_back_to_a_machine_repeats_nothing_that_others_sent_meanwhile(
+    study: MlflowSink, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
+    study.send(append(first, begin("s/3", parent=".."), state("RUNNING"), metrics(0, 1, loss=2.0)))
+    study.send(append(second, taken_up("s/3"), metrics(0, 61, loss=2.0), metrics(1, 62, loss=1.0)))
+    study.send(append(first, taken_again(100), state("RUNNING", 100), metrics(1, 101, loss=1.0)))
+    study.send(append(first, metrics(2, 102, loss=0.5)))
+    (run,) = [run for run in runs(study) if run.data.tags["kd.run_key"] == "s/3"]
+    assert history(study, run, "loss") == [(0, 1, 2.0), (1, 62, 1.0), (2, 102, 0.5)]
+
+
+def unsure(told: dict[str, Any]) -> dict[str, Any]:
+    """What a worker says that the study's storage has not heard for a while."""
+    return told | {"unsure": True}
+
+
+def loss_of_the_trial(sink: MlflowSink) -> list[tuple[int, int, float]]:
+    (run,) = [run for run in runs(sink) if run.data.tags["kd.run_key"] == "s/3"]
+    return history(sink, run, "loss")
+
+
+def test_a_machine_that_was_cut_off_repeats_nothing_that_its_heir_tells(study: MlflowSink, tmp_path: Path) -> None:
+    first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
+    study.send(append(first, begin("s/3", parent=".."), state("RUNNING"), metrics(0, 1, loss=4.0)))
+    study.send(append(first, unsure(metrics(1, 30, loss=3.0))))  # nobody else has it yet
+    assert loss_of_the_trial(study) == [(0, 1, 4.0), (1, 30, 3.0)]
+    study.send(append(second, taken_up("s/3"), metrics(0, 61, loss=4.0)))
+    study.send(append(first, unsure(metrics(2, 62, loss=2.0)), unsure(metrics(3, 63, loss=1.0))))
+    study.send(append(second, metrics(1, 64, loss=3.0), metrics(2, 65, loss=2.0)))
+    assert loss_of_the_trial(study) == [(0, 1, 4.0), (1, 30, 3.0), (2, 65, 2.0)]
+    # The heir is lost too, and the first one goes on from what it has trained.
+    study.send(append(first, taken_again(200), state("RUNNING", 200), metrics(4, 201, loss=0.5)))
+    assert loss_of_the_trial(study) == [(0, 1, 4.0), (1, 30, 3.0), (2, 65, 2.0), (3, 63, 1.0), (4, 201, 0.5)]
+
+
+def test_a_machine_that_took_over_and_was_cut_off_before_it_could_say_so_repeats_nothing(
+    study: MlflowSink, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
+    study.send(append(first, begin("s/3", parent=".."), state("RUNNING"), metrics(0, 1, loss=4.0)))
+    study.send(append(second, taken_up("s/3"), metrics(0, 61, loss=4.0)))
+    # It takes over again while MLflow is away, trains one epoch, and is cut off from the study.
+    append(first, taken_again(100), state("RUNNING", 100), metrics(1, 101, loss=3.0))
+    study.send(append(second, taken_again(200), metrics(1, 201, loss=3.0)))
+    study.send(append(first, unsure(metrics(2, 202, loss=2.0))))
+    study.send(append(second, metrics(2, 203, loss=2.0), metrics(3, 204, loss=1.0)))
+    assert loss_of_the_trial(study) == [(0, 1, 4.0), (1, 201, 3.0), (2, 203, 2.0), (3, 204, 1.0)]
+    # It has the trial for good, and says what it had to say, less what is there.
+    study.send(append(first, taken_again(300), state("RUNNING", 300), metrics(3, 301, loss=1.0)))
+    study.send(append(first, metrics(4, 302, loss=0.5)))
+    assert loss_of_the_trial(study)[3:] == [(3, 204, 1.0), (4, 302, 0.5)]
+
+
+def test_a_machine_that_tells_in_good_order_that_it_stops_takes_nothing_back_from_its_heir(
+    study: MlflowSink, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
+    study.send(append(first, begin("s/3", parent=".."), state("RUNNING"), metrics(0, 1, loss=4.0)))
+    study.send(append(second, taken_up("s/3"), metrics(0, 61, loss=4.0), state("WAITING", 62)))
+    append(first, taken_again(100), state("RUNNING", 100), metrics(1, 101, loss=3.0), state("WAITING", 102))
+    study.send(append(second, taken_again(103), state("RUNNING", 103)))
+    study.send(first)  # though in time, it comes after its heir
+    study.send(append(second, unsure(metrics(1, 104, loss=3.0)), state("COMPLETE", 105)))
+    assert loss_of_the_trial(study) == [(0, 1, 4.0), (1, 104, 3.0)]
+    (run,) = [run for run in runs(study) if run.data.tags["kd.run_key"] == "s/3"]
+    assert (run.info.status, run.data.tags["kd.state"]) == ("FINISHED", "COMPLETE")
+
+
+def test_a_machine_that_says_late_that_it_took_over_took_over_when_it_did(study: MlflowSink, tmp_path: Path) -> None:
+    first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
+    study.send(append(first, begin("s/3", parent=".."), state("RUNNING"), metrics(0, 1, loss=4.0)))
+    study.send(append(second, taken_up("s/3"), metrics(0, 61, loss=4.0)))
+    study.send(append(first, unsure(taken_again(50, said_after_s=100)), unsure(metrics(1, 101, loss=3.0))))
+    study.send(append(second, unsure(metrics(1, 102, loss=3.0)), state("COMPLETE", 103)))
+    assert loss_of_the_trial(study) == [(0, 1, 4.0), (1, 102, 3.0)]
+
+
+def test_a_machine_whose_run_its_heir_has_made_holds_back_what_it_has_to_tell(
+    study: MlflowSink, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
+    append(first, begin("s/3", parent=".."), state("RUNNING"), metrics(0, 1, loss=4.0), metrics(1, 30, loss=3.0))
+    study.send(append(second, taken_up("s/3"), metrics(0, 61, loss=4.0)))
+    study.send(append(first, unsure(metrics(2, 62, loss=2.0))))
+    study.send(append(second, metrics(1, 63, loss=3.0), metrics(2, 64, loss=2.0)))
+    assert loss_of_the_trial(study) == [(0, 61, 4.0), (1, 63, 3.0), (2, 64, 2.0)]
+
+
+def test_a_machine_that_tells_only_when_its_heir_has_begun_makes_no_second_run(
+    study: MlflowSink, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
+    append(
+        first, begin("s/3", parent=".."), state("RUNNING"), metrics(0, 1, loss=4.0), unsure(metrics(1, 30, loss=3.0))
+    )
+    study.send(append(second, taken_up("s/3"), metrics(0, 61, loss=4.0), metrics(1, 62, loss=3.0)))
+    study.send(first)
+    assert loss_of_the_trial(study) == [(0, 61, 4.0), (1, 62, 3.0)]
+
+
+def test_a_machine_that_tells_while_its_heir_reads_what_is_there_holds_it_back(
+    study: MlflowSink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
+    study.send(append(first, begin("s/3", parent=".."), state("RUNNING"), metrics(0, 1, loss=4.0)))
+    read = study._what_is_in
+
+    def reading(run: Run) -> dict[str, tuple[int, float]]:
+        found = read(run)
+        study.send(append(first, unsure(metrics(1, 62, loss=3.0))))
+        return found
+
+    monkeypatch.setattr(study, "_what_is_in", reading)
+    study.send(append(second, taken_up("s/3"), metrics(0, 61, loss=4.0), metrics(1, 63, loss=3.0)))
+    assert loss_of_the_trial(study) == [(0, 1, 4.0), (1, 63, 3.0)]
+
+
+def test_what_is_sent_late_is_not_sent_if_an_heir_has_begun_meanwhile(study: MlflowSink, tmp_path: Path) -> None:
+    first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
+    study.send(append(first, begin("s/3", parent=".."), state("RUNNING"), metrics(0, 1, loss=4.0)))
+    study.send(append(first, metrics(1, -3700, loss=3.0)))  # MLflow was away, and nobody else has the trial
+    study.send(append(second, taken_up("s/3"), metrics(0, 61, loss=4.0)))
+    study.send(append(first, metrics(2, -3690, loss=2.0)))
+    study.send(append(second, metrics(1, 64, loss=3.0), metrics(2, 65, loss=2.0)))
+    assert loss_of_the_trial(study) == [(0, 1, 4.0), (1, -3700, 3.0), (2, 65, 2.0)]
+
+
+def test_a_machine_that_lost_a_trial_does_not_mark_it_as_cut(study: MlflowSink, tmp_path: Path) -> None:
+    first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
+    study.send(append(first, begin("s/3", parent=".."), state("RUNNING")))
+    study.send(append(second, taken_up("s/3"), state("RUNNING", 60)))
+    study.cut(first)
+    (run,) = [run for run in runs(study) if run.data.tags["kd.run_key"] == "s/3"]
+    assert run.info.status == "RUNNING"
+    study.cut(second)
+    (run,) = [run for run in runs(study) if run.data.tags["kd.run_key"] == "s/3"]
+    assert (run.info.status, run.data.tags["kd.state"]) == ("SCHEDULED", "WAITING")
+
+
+def test_an_ordinary_trial_is_not_looked_for(
+    study: MlflowSink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("search_runs", "get_run", "get_metric_history"):
+        monkeypatch.setattr(study.client, name, lambda *given, name=name, **named: pytest.fail(name))
+    study.send(append(tmp_path / "one" / "3", begin("s/3", parent=".."), state("RUNNING"), metrics(0, 1, loss=2.0)))
+    study.send(append(tmp_path / "one" / "3", state("COMPLETE", 2)))
+
+
+def test_a_file_is_published_once_and_fetched_by_its_runs_key(study: MlflowSink, tmp_path: Path) -> None:
+    file, there = tmp_path / "one" / "file", tmp_path / "elsewhere" / "file"
+    assert not study.fetch(tmp_path / "two", there, "s") and not study.fetch(tmp_path / "two", there, "no run")
+    for content, anew, expected in (("a", False, "a"), ("b", False, "a"), ("c", True, "c")):
+        file.write_text(content)
+        study.publish(tmp_path / "one", file, anew=anew)
+        assert study.fetch(tmp_path / "two", there, "s") and there.read_text() == expected
+    there.write_text("d")
+    study.publish(tmp_path / "two", there, anew=False)  # it came from there
+    assert study.fetch(tmp_path / "two", there, "s") and there.read_text() == "c"
+    assert [path.name for path in there.parent.iterdir()] == ["file"]
+
+
+def test_what_is_asked_of_a_mirror_is_answered_even_if_its_process_ends(address: str, tmp_path: Path) -> None:
+    with Mirror() as mirror:
+        mirror.connect(address, "kd-test", tmp_path / "mlruns", say=print)
+        folder = append(tmp_path / "one", begin("s"))
+        assert mirror.settle(folder) is None and is_settled(folder)
+        assert mirror.fetch("s", tmp_path / "two" / "file", folder) == (False, None)
+        mirror._process.kill()
+        problem = "the process that logs to it has ended"
+        assert mirror.fetch("s", tmp_path / "two" / "file", folder) == (False, problem)
+        assert mirror.settle(folder) == problem
+
+
+def is_settled(folder: Path) -> bool:
+    return bool(json.loads((folder / STATE_FILE).read_text())["offset"] == (folder / SPOOL).stat().st_size)

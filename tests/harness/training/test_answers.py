@@ -1,0 +1,111 @@
+"""What is kept of a student beside its teacher, against hand-worked examples and SciPy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from scipy.special import rel_entr, softmax
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from harness.training.answers import Answers, compare, keep_answers, read_answers
+from lightning_modules.losses import soft_target_loss
+
+
+def some_logits(samples: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Student, teacher and labels, in no relation."""
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = 3 * torch.randn(2, samples, classes, generator=draw)
+    return student, teacher, torch.randint(0, classes, (samples,), generator=draw)
+
+
+def equal(one: Answers, other: Answers) -> bool:
+    return one.classes == other.classes and all(
+        torch.equal(value, getattr(other, name)) for name, value in vars(one).items() if isinstance(value, Tensor)
+    )
+
+
+def test_answers_are_the_classes_of_the_highest_logits() -> None:
+    student = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
+    teacher = torch.tensor([[0.0, 5.0, 0.0], [0.0, 0.0, 0.1]])
+    found = compare(student, teacher, torch.tensor([1, 2]))
+    assert (found.labels.tolist(), found.teacher.tolist(), found.student.tolist()) == ([1, 2], [1, 2], [0, 2])
+    assert found.classes == 3
+
+
+def test_divergence_is_scipys_of_each_sample_and_its_mean_the_loss_at_temperature_one() -> None:
+    student, teacher, labels = some_logits(50, 7)
+    found = compare(student, teacher, labels).teacher_kl
+    p, q = (softmax(logits.double().numpy(), axis=1) for logits in (teacher, student))
+    np.testing.assert_allclose(found, rel_entr(p, q).sum(axis=1), rtol=1e-4)
+    assert float(found.mean()) == pytest.approx(float(soft_target_loss(student, teacher, temperature=1)), rel=1e-5)
+
+
+def test_two_classes_diverge_as_worked_by_hand() -> None:
+    # Teacher (3/4, 1/4), student (1/2, 1/2): 3/4 log(3/2) + 1/4 log(1/2).
+    teacher, student = torch.tensor([[0.75, 0.25]]).log(), torch.zeros(1, 2)
+    found = compare(student, teacher, torch.tensor([0]))
+    assert found.teacher_kl.tolist() == pytest.approx([0.75 * np.log(1.5) + 0.25 * np.log(0.5)])
+    assert found.rank_correlation.isnan().all()  # one wrong class has no order
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_rank_correlation_is_scipys_over_the_classes_that_are_not_the_true_one(ties: bool) -> None:
+    student, teacher, labels = some_logits(5000, 6)  # more than are ranked at a time
+    if ties:
+        student, teacher = student.round(), teacher.round()
+    expected = [
+        spearmanr(np.delete(s, label), np.delete(t, label)).statistic if np.ptp(np.delete(s, label)) > 0 else 0
+        for s, t, label in zip(student[-900:].numpy(), teacher[-900:].numpy(), labels[-900:].tolist(), strict=True)
+    ]
+    found = compare(student, teacher, labels).rank_correlation[-900:]
+    np.testing.assert_allclose(found, np.nan_to_num(expected), atol=1e-6)
+
+
+def test_the_order_of_wrong_classes_is_judged_whatever_the_temperature_and_the_true_class() -> None:
+    teacher = torch.tensor([[9.0, 3.0, 2.0, 1.0]])
+    label = torch.tensor([0])
+    for student, expected in (
+        ([-5.0, 0.3, 0.2, 0.1], 1.0),  # the same order, ten times as soft
+        ([9.0, 1.0, 2.0, 3.0], -1.0),
+        ([9.0, 2.0, 3.0, 1.0], 0.5),  # 1 - 6 · (1 + 1 + 0) / (3 · 8)
+        ([9.0, 4.0, 4.0, 4.0], 0.0),  # tells none apart
+    ):
+        found = compare(torch.tensor([student]), teacher, label).rank_correlation
+        assert found.tolist() == pytest.approx([expected])
+
+
+def test_answers_read_back_equal(tmp_path: Path) -> None:
+    answers = compare(*some_logits(20, 4))
+    keep_answers(answers, tmp_path / "answers")
+    found = read_answers(tmp_path / "answers")
+    assert found is not None and equal(found, answers)
+
+
+def test_equal_answers_are_equal_bytes_each_time_they_are_written(tmp_path: Path) -> None:
+    answers = compare(*some_logits(20, 4))
+    written = set()
+    for _ in range(20):  # entries of metadata, were they several, would change places
+        keep_answers(answers, tmp_path / "answers")
+        written.add((tmp_path / "answers").read_bytes())
+    assert len(written) == 1
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no safetensors at all", "cut"])
+def test_answers_that_are_missing_or_damaged_are_none(tmp_path: Path, content: bytes | str | None) -> None:
+    file = tmp_path / "answers"
+    if content == "cut":
+        keep_answers(compare(*some_logits(20, 4)), file)
+        content = file.read_bytes()[:-9]
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    assert read_answers(file) is None
+
+
+def test_a_file_of_other_tensors_is_no_answers(tmp_path: Path) -> None:
+    save_file({"0.weight": torch.zeros(2)}, tmp_path / "student")
+    assert read_answers(tmp_path / "student") is None

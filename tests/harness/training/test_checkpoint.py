@@ -1,0 +1,98 @@
+"""Checkpoints: what goes in comes out, to the bit; what was cut falls back to the epoch before."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness.training.checkpoint import Checkpoints, drop_checkpoints, epochs_kept, load_checkpoint, save_checkpoint
+
+
+def checkpoint(epoch: int = 0) -> dict[str, Any]:
+    return {
+        "epoch": epoch,
+        "state_dict": OrderedDict(weight=torch.randn(3, 5), steps=torch.tensor(7), flags=torch.tensor([True, False])),
+        "optimizer_states": [{"state": {0: {"step": torch.tensor(2.0), "exp_avg": torch.randn(3, 5).double()}}}],
+        "loops": {"names": ("a", "b"), "nothing": None, "rate": 0.1 + 0.2, "far": float("inf"), "items": []},
+        "half": torch.randn(3).to(torch.bfloat16).t(),
+        "empty": torch.empty(0, 2),
+        "transposed": torch.arange(6).reshape(2, 3).t(),
+        "channels_last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
+    }
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and a.stride() == b.stride() and torch.equal(a, b)
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def test_a_checkpoint_comes_back_with_every_type_shape_and_bit(tmp_path: Path) -> None:
+    saved = checkpoint()
+    save_checkpoint(saved, tmp_path / "c")
+    assert same(load_checkpoint(tmp_path / "c"), saved)
+
+
+def test_a_shorter_checkpoint_written_over_a_longer_one_leaves_nothing_of_it(tmp_path: Path) -> None:
+    save_checkpoint(checkpoint(), tmp_path / "c")
+    save_checkpoint({"epoch": 1, "weight": torch.ones(2)}, tmp_path / "c")
+    assert same(load_checkpoint(tmp_path / "c"), {"epoch": 1, "weight": torch.ones(2)})
+
+
+def test_a_checkpoint_of_what_is_no_data_is_refused_and_leaves_the_one_before(tmp_path: Path) -> None:
+    saved = checkpoint()
+    save_checkpoint(saved, tmp_path / "c")
+    with pytest.raises(TypeError, match="JSON serializable"):
+        save_checkpoint({"hook": lambda: None, "tensor": torch.ones(1)}, tmp_path / "c")
+    assert same(load_checkpoint(tmp_path / "c"), saved)
+
+
+def test_the_newest_of_two_checkpoints_is_found_whatever_epochs_lie_between(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path).newest is None and epochs_kept(tmp_path) == 0
+    checkpoints = Checkpoints(tmp_path)
+    for epoch in (0, 2, 4, 5, 9, 11):
+        checkpoints.save(checkpoint(epoch))
+        if epoch == 5:
+            checkpoints = Checkpoints(tmp_path)  # another process goes on
+        newest = Checkpoints(tmp_path).newest
+        assert newest is not None
+        assert newest["epoch"] == epoch == epochs_kept(tmp_path) - 1
+    assert sorted(load_checkpoint(path)["epoch"] for path in tmp_path.iterdir()) == [9, 11]
+    drop_checkpoints(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("how", ["cut short", "half overwritten", "one bit", "in the text", "empty"])
+def test_a_torn_checkpoint_is_said_and_falls_back_to_the_one_before(tmp_path: Path, how: str) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for epoch in (6, 7):
+        checkpoints.save(checkpoint(epoch))
+    (torn,) = (path for path in tmp_path.iterdir() if load_checkpoint(path)["epoch"] == 7)
+    whole = torn.read_bytes()
+    save_checkpoint(checkpoint(9), torn)
+    other = torn.read_bytes()
+    assert len(whole) == len(other)
+    text = whole.index(b"epoch")
+    torn.write_bytes(
+        {
+            "cut short": whole[:-100],
+            "half overwritten": other[: len(other) - 200] + whole[len(other) - 200 :],
+            "one bit": whole[:-1] + bytes([whole[-1] ^ 1]),
+            "in the text": whole[: text + 9] + b"8" + whole[text + 10 :],
+            "empty": b"",
+        }[how]
+    )
+    with pytest.warns(UserWarning, match="passed over"):
+        checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.newest is not None
+    assert checkpoints.newest["epoch"] == 6
+    checkpoints.save(checkpoint(8))  # over the torn one
+    assert sorted(load_checkpoint(path)["epoch"] for path in tmp_path.iterdir()) == [6, 8]

@@ -1,0 +1,233 @@
+"""Who is stopped at a rung, and who never is."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import claimed, settings_in
+from optuna.trial import TrialState
+
+from harness.errors import TrialPruned
+from harness.reporting.result import trials_frame
+from harness.sampling.proposal import Proposer
+from harness.settings import SAMPLERS
+from harness.storage.access import STORAGE_ERRORS, open_storage
+from harness.studies.claim import Claim
+from harness.studies.claiming import Claimant
+from harness.studies.opening import open_study
+from harness.studies.study import Study
+from harness.trials.pruning import Pruner, Standing, rungs_of, stop, unprunable
+from search_spaces.digits import SPACE
+
+OBJECTIVES = ("accuracy", "parameters")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "rungs"),
+    [(1, ()), (2, (1,)), (6, (1, 2)), (10, (1, 3)), (20, (1, 2, 7)), (60, (1, 2, 7, 20)), (81, (1, 3, 9, 27))],
+)  # fmt: skip
+def test_rungs_are_a_third_and_a_ninth_and_so_on(epochs: int, rungs: tuple[int, ...]) -> None:
+    assert rungs_of(epochs) == rungs
+
+
+def standing(cost: float, at_two: float, end: float) -> Standing:
+    return Standing(costs=(cost,), marks={2: at_two}, end=end)
+
+
+# A family in which the dear ones are better from the beginning, and each gains 0.2 after the rung.
+FAMILY = [standing(cost, 0.3 + cost / 20, 0.5 + cost / 20) for cost in range(1, 9)]
+
+
+def test_a_student_is_not_stopped_for_being_small() -> None:
+    assert stop(0.2, 2, (0.5,), FAMILY) is None  # nothing costs no more
+    assert stop(0.35, 2, (1.0,), FAMILY) is None  # as good as the one that costs as much
+
+
+@pytest.mark.parametrize("cost", range(1, 9))
+def test_a_hopeless_student_is_stopped_whatever_it_costs(cost: float) -> None:
+    reach, best = stop(0.1, 2, (cost,), FAMILY) or (None, None)
+    assert reach == pytest.approx(0.3) and best == pytest.approx(0.5 + cost / 20)
+
+
+def test_what_the_nearest_gained_decides() -> None:
+    # 0.55 + 0.2 falls short of 0.9, which the best that costs no more has; where one like it gained 0.4, it does not.
+    assert stop(0.55, 2, (8.0,), FAMILY) == pytest.approx((0.75, 0.9))
+    assert stop(0.55, 2, (8.0,), [*FAMILY, standing(9, 0.55, 0.95)]) is None
+    # One that gained so much from far below says nothing of it.
+    assert stop(0.55, 2, (8.0,), [*FAMILY, standing(9, 0.0, 0.5)]) == pytest.approx((0.75, 0.9))
+
+
+def test_who_leads_at_the_rung_goes_on_though_none_has_gained_enough() -> None:
+    others = [standing(9, 0.09, 0.2) for _ in range(7)]
+    assert stop(0.09, 2, (1.0,), [*others, standing(1, 0.05, 0.99)]) is None
+    assert stop(0.09, 2, (1.0,), [*others, standing(1, 0.1, 0.99)]) == pytest.approx((0.2, 0.99))
+
+
+def test_nothing_is_stopped_before_enough_were_seen_to_the_end() -> None:
+    assert stop(0.0, 2, (8.0,), FAMILY[:6]) is None and stop(0.0, 2, (8.0,), FAMILY[:7]) is not None
+    unmarked = [Standing(costs=(1.0,), marks={}, end=0.9) for _ in range(20)]
+    assert stop(0.0, 2, (8.0,), unmarked) is None
+
+
+def test_one_that_costs_more_in_one_thing_is_no_rival() -> None:
+    rivals = [Standing(costs=(1.0, 5.0), marks={2: 0.5}, end=0.9) for _ in range(8)]
+    assert stop(0.1, 2, (8.0, 4.0), rivals) is None and stop(0.1, 2, (8.0, 5.0), rivals) is not None
+
+
+def studied(folder: Path, objectives: tuple[str, ...] | None = OBJECTIVES) -> Study:
+    settings = replace(settings_in(folder, trials=99), objectives=objectives, sampler="random")
+    return open_study(settings, SPACE, open_storage(settings))
+
+
+def claim_of(study: Study) -> Claim:
+    claim = claimed(study, SPACE)
+    assert claim is not None
+    return claim
+
+
+def pruner_of(study: Study) -> Pruner:
+    return Pruner(study, epochs=20, costs_of=lambda params: {"parameters": float(params["width"])})
+
+
+def complete(study: Study, claim: Claim, *, at_two: float, end: float) -> None:
+    pruner_of(study).judge(claim, 1, {"val/accuracy": at_two})
+    claim.complete({"accuracy": end, "parameters": claim.trial.params["width"]})
+    claim.hold.release()
+
+
+def test_processes_judge_by_what_others_marked_in_the_storage(tmp_path: Path) -> None:
+    here, there = studied(tmp_path), studied(tmp_path)
+    for _ in range(7):
+        complete(here, claim_of(here), at_two=0.5, end=0.6)
+    claim = claim_of(there)
+    assert claim.recipe is None
+    costs = {"parameters": 1e9}
+    pruner = Pruner(there, epochs=20, costs_of=lambda params: costs)
+    pruner.judge(claim, 2, {"val/accuracy": 0.0})  # no rung
+    pruner.judge(claim, 1, {"val/accuracy": 0.5})  # level with the others
+    said = r"accuracy 0.1000 after 2 of 20 epochs.*0.2000 in reach; one that costs no more has 0.6000"
+    with pytest.raises(TrialPruned, match=said) as pruned:
+        pruner.judge(claim, 1, {"val/accuracy": 0.1})
+    claim.prune(costs, str(pruned.value))
+    trial = here.trials()[claim.trial.number]
+    assert trial.state == TrialState.PRUNED and trial.intermediate_values == {2: 0.1}
+    assert trial.user_attrs == {"metrics": costs, "reason": str(pruned.value)}
+    assert here.finished() == 8
+
+
+def test_a_metric_that_is_to_fall_is_judged_the_other_way_round(tmp_path: Path) -> None:
+    study = studied(tmp_path)
+    study.optuna.set_user_attr("kd.primary_direction", "minimize")
+    for _ in range(8):
+        complete(study, claim_of(study), at_two=0.5, end=0.4)
+    claim = claim_of(study)
+    pruner = Pruner(study, epochs=20, costs_of=lambda params: {"parameters": 1.0})
+    pruner.judge(claim, 1, {"val/accuracy": 0.45})
+    with pytest.raises(TrialPruned, match=r"0.8000 in reach; one that costs no more has 0.4000"):
+        pruner.judge(claim, 1, {"val/accuracy": 0.9})
+
+
+def test_a_trial_that_was_cut_is_not_judged_again_where_it_went_on(tmp_path: Path) -> None:
+    study = studied(tmp_path)
+    for _ in range(8):
+        complete(study, claim_of(study), at_two=0.5, end=0.6)
+    claim = claim_of(study)
+    pruner = Pruner(study, epochs=20, costs_of=lambda params: {"parameters": 1.0})
+    with pytest.raises(TrialPruned):
+        pruner.judge(claim, 1, {"val/accuracy": 0.1})
+    trial = copy.deepcopy(claim.trial)
+    trial.intermediate_values = {2: 0.1, 7: 0.5}
+    pruner.judge(replace(claim, trial=trial), 1, {"val/accuracy": 0.1})
+    trial.intermediate_values = {2: 0.1}  # cut before the verdict, or after it
+    with pytest.raises(TrialPruned):
+        pruner.judge(replace(claim, trial=trial), 1, {"val/accuracy": 0.1})
+
+
+def test_rungs_that_were_passed_while_the_storage_was_away_are_stored_though_the_worker_is_lost(tmp_path: Path) -> None:
+    study = studied(tmp_path)
+    claim = claim_of(study)
+    pruner_of(study).judge(claim, 0, {"val/accuracy": 0.2})
+    claim.hold.release()  # it is killed after the eighth epoch; two rungs were never stored
+    heir = claim_of(study)
+    assert heir.resumed and heir.trial.intermediate_values == {1: 0.2}
+    curve = {0: 0.9, 1: 0.3, 2: 0.35, 6: 0.5, 7: 0.55}
+    pruner_of(study).recall(heir, curve, kept=1)
+    assert heir.marks == {}  # the others will be passed again
+    pruner_of(study).recall(heir, curve, kept=8)
+    heir.complete({"accuracy": 0.6, "parameters": 1.0})
+    assert study.trials()[heir.trial.number].intermediate_values == {1: 0.2, 2: 0.3, 7: 0.5}
+
+
+def test_what_is_no_number_is_not_marked(tmp_path: Path) -> None:
+    study = studied(tmp_path)
+    claim = claim_of(study)
+    Pruner(study, epochs=20, costs_of=lambda params: {}).judge(claim, 1, {"val/accuracy": math.nan})
+    assert study.trials()[claim.trial.number].intermediate_values == {}
+
+
+@pytest.mark.parametrize("error", [ConnectionError("reset by peer"), OSError(116, "stale handle"), MemoryError()])
+def test_a_storage_that_is_away_is_no_fault_of_the_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    study = studied(tmp_path)
+    claim = claim_of(study)
+
+    def away(*arguments: object) -> None:
+        raise error
+
+    for name in ("set_trial_intermediate_value", "set_trial_state_values"):
+        monkeypatch.setattr(study.optuna._storage, name, away)
+    with pytest.raises(STORAGE_ERRORS):
+        Pruner(study, epochs=20, costs_of=lambda params: {}).judge(claim, 1, {"val/accuracy": 0.5})
+    claim.unmarked.clear()
+    with pytest.raises(STORAGE_ERRORS):
+        claim.complete({"accuracy": 0.5, "parameters": 1.0})
+    assert study.trials()[claim.trial.number].state == TrialState.RUNNING
+
+
+def test_a_trial_that_was_cut_while_it_was_stopped_and_went_on_keeps_no_reason(tmp_path: Path) -> None:
+    study = studied(tmp_path)
+    claim = claim_of(study)
+    study.optuna._storage.set_trial_user_attr(claim.trial._trial_id, "reason", "hopeless")
+    claim.complete({"accuracy": 0.5, "parameters": 1.0})
+    assert trials_frame(study)["reason"].tolist() == [""]
+
+
+@pytest.mark.parametrize("objectives", [("accuracy", "parameters"), ("accuracy",), ("accuracy", "macs", "size_mb")])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_goes_on_beside_pruned_trials(tmp_path: Path, sampler: str, objectives: tuple[str, ...]) -> None:
+    study = studied(tmp_path, objectives)
+    study.settings = replace(study.settings, sampler=sampler)
+    claimant = Claimant(study, Proposer(SPACE, sampler=sampler, seed=0, directions=study.directions))
+    for number in range(24):
+        # New processes see trials that are over; the same one sees them running first.
+        claim = claimant.claim() if number % 4 else claim_of(study)
+        assert claim is not None
+        claim.mark(2, 0.5)
+        metrics = {"accuracy": number / 30, "parameters": 1.0, "macs": 2.0, "size_mb": 3.0}
+        if number % 3:
+            claim.prune(metrics, "hopeless")
+        else:
+            claim.complete(metrics)
+    assert study.finished() == 24
+
+
+@pytest.mark.parametrize(
+    ("objectives", "why"),
+    [
+        (None, None),
+        (("accuracy", "compression", "throughput_per_s"), None),
+        (("accuracy",), None),
+        (("accuracy", "ece"), "ece is not known before the end"),
+        (("accuracy", "teacher_kl"), "teacher_kl is not known before the end"),
+        (("agreement", "macs"), "accuracy is no objective"),
+    ],
+)
+def test_what_is_not_known_beforehand_can_not_be_pruned(
+    tmp_path: Path, objectives: tuple[str, ...] | None, why: str | None
+) -> None:
+    assert unprunable(studied(tmp_path, objectives)) == why

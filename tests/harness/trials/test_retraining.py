@@ -1,0 +1,77 @@
+"""Students that are trained anew: what is said of those that are not any more, and whose word stands."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import sqlalchemy as sql
+from conftest import Silent, opened, settings_in
+from servers import Postgres
+
+from harness.errors import TrialFailed
+from harness.preparation.prepare import Prepared
+from harness.screen.terminal import Terminal
+from harness.storage.access import close_connections
+from harness.tracking.spool import SPOOL, Spool, last_state
+from harness.trials.displays import RetrainingDisplay
+from harness.trials.retraining import Retraining, let_wait, retrain
+from search_spaces.digits import SPACE
+
+
+@pytest.mark.service
+def test_what_was_cut_waits_and_who_says_so_is_no_worker_afterwards(tmp_path: Path, postgres: Postgres) -> None:
+    settings = replace(settings_in(tmp_path, trials=1), storage=postgres.new_database("let-wait"))
+    study, other = opened(settings), opened(settings)
+    for number, state in enumerate(("RUNNING", "RUNNING", "RUNNING", "COMPLETE")):
+        with contextlib.closing(Spool(study.folder / f"controls/{number}")) as spool:
+            spool.set_state(state)
+    study.keep_retrained("controls/1", {"metrics": {}})  # told to the study, and not yet to the log
+    _, hold = other.take(["controls/2"]) or pytest.fail()
+    let_wait(study, Silent())
+    ended_in = [last_state(study.folder / f"controls/{number}" / SPOOL) for number in range(4)]
+    assert ended_in == ["WAITING", "RUNNING", "RUNNING", "COMPLETE"]
+    hold.release()
+    other.claims.close()
+    engine = study.optuna._storage._backend.engine  # type: ignore[attr-defined]
+    with engine.connect() as connection:
+        assert connection.execute(sql.text("select count(*) from kd_workers")).scalar_one() == 0
+    for one in (study, other):
+        close_connections(one.optuna)
+
+
+@pytest.mark.service
+@pytest.mark.parametrize("fails", [False, True])
+def test_who_lost_a_training_while_it_was_silent_does_not_overwrite_its_heir_s_result(
+    tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fails: bool
+) -> None:
+    settings = replace(settings_in(tmp_path, trials=1), storage=postgres.new_database(f"heir-{fails}"))
+    study, heir = opened(settings), opened(settings)
+
+    def silent_for_long(*arguments: Any, **more: Any) -> dict[str, float]:
+        with study.optuna._storage._backend.engine.begin() as connection:  # type: ignore[attr-defined]
+            connection.execute(sql.text("delete from kd_workers"))  # as whoever takes over does, after a minute
+        heir.keep_retrained("controls/0", {"metrics": {"accuracy": 0.9}})
+        if fails:
+            raise TrialFailed("out of memory")
+        return {"accuracy": 0.1}
+
+    monkeypatch.setattr("harness.trials.retraining.run_student", silent_for_long)
+    control = Retraining(
+        name="controls/0", title="control of trial 0", configuration=SPACE.configuration(SPACE.middle()), seed=0,
+        order_seed=0, tags={},
+    )  # fmt: skip
+    terminal = Terminal()
+    display = RetrainingDisplay(terminal, "controls", [control.title], SPACE.epochs)
+    retrain([control], settings, SPACE, study, cast(Prepared, None), Silent(), display)
+    display.close()
+    assert study.retrained() == {"controls/0": {"metrics": {"accuracy": 0.9}}}
+    assert (
+        "control of trial 0 is cut: controls/0 was taken over while this worker was silent" in capsys.readouterr().out
+    )
+    for one in (study, heir):
+        one.claims.close()
+        close_connections(one.optuna)

@@ -1,0 +1,268 @@
+"""What a trial stands on, and what it must never do: the whole engine in this process."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import EXAMPLE, claimed
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from harness.errors import TrialFailed
+from harness.preparation.prepare import Prepared, fingerprint, prepare
+from harness.reporting.parent import ParentRun
+from harness.screen.terminal import Terminal
+from harness.settings import Settings
+from harness.space import SearchSpace, load_space
+from harness.storage.access import open_storage
+from harness.studies.opening import open_study
+from harness.studies.study import Study
+from harness.tracking.mirror import Mirror
+from harness.training.answers import read_answers
+from harness.trials.displays import search_display
+from harness.trials.trial import run_trial
+from harness.trials.worker import begin_spool, work
+from lightning_modules.batch import Inputs, select
+from lightning_modules.tensors import TensorDataModule
+from lightning_modules.views import Views, uniforms
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass
+class Session:
+    settings: Settings
+    space: SearchSpace
+    study: Study
+    prepared: Prepared
+    mirror: Mirror
+    terminal: Terminal
+    seen: list[Tensor]
+
+    def work(self, trials: int) -> None:
+        self.study.settings = settings = replace(self.settings, trials=trials)
+        with search_display(self.terminal, self.study, 2) as display:
+            work(settings, self.space, self.study, self.prepared, self.mirror, display)
+
+
+@contextmanager
+def a_session(folder: Path, space: SearchSpace, *, trials: int, epochs: int) -> Iterator[Session]:
+    """Trials of a space in this process, whose given teacher keeps every input it was called with."""
+    seen: list[Tensor] = []
+    build = space.task.teacher
+
+    def watched_teacher() -> nn.Module:
+        network = build()
+        network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach().clone()))
+        return network
+
+    space.task.teacher = watched_teacher  # type: ignore[method-assign]
+    torch.manual_seed(0)
+    save_file(build().state_dict(), folder / "teacher.safetensors")
+    settings = Settings(
+        space_name="cancer",
+        space_file=folder / "cancer.py",
+        study="cancer",
+        trials=trials,
+        epochs=epochs,
+        storage=f"sqlite:///{folder}/optuna.db",
+        runs_dir=folder / "mlruns",
+        teachers=(folder / "teacher.safetensors",),
+    )
+    terminal = Terminal()
+    with Mirror() as mirror:
+        mirror.connect(f"sqlite:///{folder}/mlflow.db", "kd-cancer", folder / "mlruns", say=terminal.say)
+        study = open_study(settings, space, open_storage(settings))
+        with ParentRun(study, settings, mirror) as parent:
+            prepared = prepare(settings, space, study, terminal, mirror)
+            parent.start(prepared)
+            made = Session(settings, space, study, prepared, mirror, terminal, seen)
+            made.work(trials)
+            yield made
+
+
+def example_space(folder: Path) -> SearchSpace:
+    """The README's example."""
+    (folder / "cancer.py").write_text(EXAMPLE)
+    return load_space(folder / "cancer.py")
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    """Five trials of the README's example."""
+    folder = tmp_path_factory.mktemp("session")
+    with a_session(folder, example_space(folder), trials=5, epochs=2) as made:
+        yield made
+
+
+def rows(inputs: Tensor) -> set[bytes]:
+    return {row.numpy().tobytes() for row in inputs}
+
+
+def test_the_teacher_sees_each_training_sample_once_and_nothing_more_in_a_trial(session: Session) -> None:
+    train = session.prepared.data.splits["train"].inputs
+    assert isinstance(train, Tensor)
+    training = rows(train)
+    seen = [row.numpy().tobytes() for call in session.seen for row in call]
+    assert sorted(row for row in seen if row in training) == sorted(row.numpy().tobytes() for row in train)
+    calls = len(session.seen)
+    session.work(7)
+    assert len(session.study.trials()) == 7
+    assert len(session.seen) == calls
+
+
+def test_the_test_split_is_shown_to_no_one(session: Session) -> None:
+    test = session.prepared.data.splits["test"].inputs
+    assert isinstance(test, Tensor)
+    assert not rows(test) & {row for call in session.seen for row in rows(call)}
+    assert set(session.prepared.data.teacher_outputs) == {"train", "val"}
+
+
+def test_stored_outputs_are_the_live_teachers_row_by_row(session: Session) -> None:
+    data = session.prepared.data
+    teacher = session.space.task.teacher().eval()
+    assert session.settings.teacher is not None
+    teacher.load_state_dict(load_file(session.settings.teacher))
+    ids = torch.randperm(len(data.splits["train"]))
+    with torch.no_grad():
+        live = teacher(select(data.splits["train"].inputs, ids))
+    torch.testing.assert_close(data.teacher_outputs["train"]["logits"][ids], live)
+
+
+def test_a_trials_checkpoint_and_student_hold_no_teacher(session: Session) -> None:
+    trial = session.study.trials()[0]
+    folder = session.study.trial_folder(0)
+    student = load_file(folder / "student.safetensors")
+    fresh = session.space.task.student(width=trial.params["width"])
+    assert student.keys() == fresh.state_dict().keys()
+    assert not list(folder.glob("checkpoint*"))  # a trial that is over needs it no more
+
+
+def test_a_kept_student_scores_what_its_trial_says(session: Session) -> None:
+    val = session.prepared.data.splits["val"]
+    for trial in session.study.trials()[:5]:
+        student = session.space.task.student(width=trial.params["width"])
+        student.load_state_dict(load_file(session.study.trial_folder(trial.number) / "student.safetensors"))
+        with torch.no_grad():
+            logits = student.eval()(val.inputs)
+        metrics = trial.user_attrs["metrics"]
+        assert float((logits.argmax(-1) == val.labels).double().mean()) == pytest.approx(metrics["accuracy"])
+        assert sum(p.numel() for p in student.parameters()) == metrics["parameters"]
+        assert metrics["compression"] == pytest.approx((60 + 31 * 256 + 257 * 2) / metrics["parameters"])
+
+
+def test_what_a_trial_keeps_of_the_answers_is_what_teacher_and_kept_student_answer(session: Session) -> None:
+    data = session.prepared.data
+    val, teacher = data.splits["val"], data.teacher_outputs["val"]["logits"]
+    for trial in session.study.trials()[:5]:
+        folder, metrics = session.study.trial_folder(trial.number), trial.user_attrs["metrics"]
+        student = session.space.task.student(width=trial.params["width"])
+        student.load_state_dict(load_file(folder / "student.safetensors"))
+        with torch.no_grad():
+            logits = student.eval()(val.inputs)
+        found = read_answers(folder / "answers.safetensors")
+        assert found is not None and found.classes == 2
+        assert found.labels.tolist() == val.labels.tolist()
+        assert found.student.tolist() == logits.argmax(-1).tolist()
+        assert found.teacher.tolist() == teacher.argmax(-1).tolist()
+        assert float((found.student == found.teacher).double().mean()) == pytest.approx(metrics["agreement"])
+        p, q = teacher.double().softmax(-1), logits.double().softmax(-1)
+        assert metrics["teacher_kl"] == pytest.approx(float((p * (p / q).log()).sum(-1).mean()), rel=1e-4)
+
+
+def test_a_teacher_is_frozen_and_in_eval_mode_while_its_outputs_are_made(session: Session) -> None:
+    assert session.settings.teacher is not None
+    before = load_file(session.settings.teacher)
+    # BatchNorm statistics would have moved in train mode, and with them the hash that the study stands on.
+    from harness.content import digest, tensors_digest
+
+    layers = repr(session.space.task.teacher())
+    assert session.prepared.teacher_digest == digest(layers, tensors_digest(before))
+
+
+def test_a_loss_that_is_no_number_fails_a_trial_before_it_can_be_judged(session: Session) -> None:
+    settings, space, study = replace(session.settings, trials=99), session.space, session.study
+    study.settings = settings
+    claim = claimed(study, space)
+    assert claim is not None
+    build = space.task.student
+    space.task.student = lambda **given: nn.Sequential(build(**given), nn.Threshold(1e9, math.nan))  # type: ignore[method-assign]
+
+    def judge(epoch: int, metrics: dict[str, float]) -> None:
+        raise AssertionError("it is judged")
+
+    spool = begin_spool(claim, study, session.mirror)
+    try:
+        with pytest.raises(TrialFailed, match="loss is nan in epoch 0"):
+            run_trial(
+                claim, spool, settings=settings, space=space, study=study, prepared=session.prepared, on_epoch=judge
+            )
+    finally:
+        space.task.student = build  # type: ignore[method-assign]
+    assert spool.epochs == 1  # its curve shows where
+    claim.fail("nan")
+
+
+@dataclass(frozen=True)
+class Jittered(Views):
+    """Measurements with a little noise: a kind of view of one's own."""
+
+    def of(self, inputs: Inputs, ids: Tensor, view: int) -> Inputs:
+        assert isinstance(inputs, Tensor)
+        return inputs + torch.from_numpy(uniforms(self.seed, ids, view, draws=inputs.shape[1])).float()
+
+
+def test_a_student_is_shown_bit_by_bit_the_views_that_the_teacher_was(tmp_path: Path) -> None:
+    space = example_space(tmp_path)
+    make_data, make_student = space.task.data, space.task.student
+    shown: list[Tensor] = []
+
+    def viewed_data(data_dir: Path | None) -> TensorDataModule:
+        data = make_data(data_dir)
+        data.views = Jittered(count=2)
+        return data
+
+    def watched_student(*, width: int) -> nn.Module:
+        def watch(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if module.training:
+                shown.append(inputs[0].detach().clone())
+
+        network = make_student(width=width)
+        network.register_forward_pre_hook(watch)
+        return network
+
+    space.task.data, space.task.student = viewed_data, watched_student  # type: ignore[method-assign]
+    with a_session(tmp_path, space, trials=1, epochs=3) as made:
+        data = made.prepared.data
+        train = data.splits["train"]
+        assert isinstance(train.inputs, Tensor) and data.views is not None
+        views = [data.views.of(train.inputs, torch.arange(len(train)), view) for view in range(2)]
+        # The teacher: once over each view of the training samples, then over the validation samples.
+        asked = torch.cat(made.seen)[: 2 * len(train)]
+        assert torch.equal(asked, torch.cat(views))
+        live = made.space.task.teacher().eval()
+        live.load_state_dict(load_file(tmp_path / "teacher.safetensors"))
+        with torch.no_grad():
+            torch.testing.assert_close(
+                data.teacher_outputs["train"]["logits"], torch.stack([live(v) for v in views], dim=1)
+            )
+        epochs = torch.cat(shown).split(len(train))
+        assert len(epochs) == 3
+        for epoch, view in zip(epochs, (0, 1, 0), strict=True):
+            assert rows(epoch) == rows(views[view]) and not rows(epoch) & rows(views[1 - view])
+
+
+def test_other_views_are_other_data(tmp_path: Path) -> None:
+    space = example_space(tmp_path)
+    data = space.task.data(None)
+    found = {fingerprint(data)}
+    for views in (Jittered(count=2), Jittered(count=3), Jittered(count=2, seed=1)):
+        data.views = views
+        found.add(fingerprint(data))
+    assert len(found) == 4
