@@ -32,6 +32,7 @@ from harness.studies.claim import Claim
 from harness.studies.claiming import Claimant
 from harness.studies.opening import open_study
 from harness.studies.study import Study
+from harness.tracking.mirror import Mirror
 from harness.training.checkpoint import epochs_kept
 from search_spaces.digits import SPACE
 
@@ -143,8 +144,11 @@ def settings_in(folder: Path, *, trials: int) -> Settings:
     )
 
 
-class Silent:
-    """Stands for the mirror, and sends nothing."""
+class Silent(Mirror):
+    """No process: nothing is sent."""
+
+    def __init__(self) -> None:
+        pass
 
     def notify(self, folder: Path) -> None:
         pass

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import EXAMPLE, environment
+from conftest import EXAMPLE, Silent, environment
 from doctor_tasks import BROKEN, DATA, HEALTHY, LAST_METHOD, STUDENT, TEACHER, Edit
 from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from test_parent import Silent
 
 import harness.doctor
 from harness.content import tensors_digest

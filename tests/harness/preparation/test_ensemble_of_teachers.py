@@ -10,10 +10,9 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from conftest import EXAMPLE, opened
+from conftest import EXAMPLE, Silent, opened
 from safetensors.torch import load_file, save_file
 from scipy.special import softmax
-from test_parent import Silent
 from torch import Tensor, nn
 
 from harness.cost import COSTS, CostTable

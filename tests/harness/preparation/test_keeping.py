@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from test_parent import Silent
+from conftest import Silent
 
 from harness.preparation.keeping import Keeper, nobody_else
 

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import EXAMPLE, opened
+from conftest import EXAMPLE, Silent, opened
 from safetensors.torch import save_file
-from test_parent import Silent
 from torch import Tensor
 
 from harness.preparation.misgivings import misgivings

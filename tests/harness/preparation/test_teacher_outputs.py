@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_parent import Silent
+from conftest import Silent
 from torch import Tensor, nn
 
 from harness.preparation.keeping import Keeper, nobody_else

@@ -7,26 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import claimed, settings_in
+from conftest import Silent, claimed, settings_in
 from optuna.storages import BaseStorage
 
 from harness.reporting.parent import ParentRun
 from harness.storage.access import STORAGE_ERRORS, open_storage
 from harness.studies.opening import open_study
 from harness.studies.study import Study
-from harness.tracking.mirror import Mirror
 from harness.tracking.spool import SPOOL, read_events
 from search_spaces.digits import SPACE
-
-
-class Silent(Mirror):
-    """No process: nothing is sent."""
-
-    def __init__(self) -> None:
-        pass
-
-    def notify(self, folder: Path) -> None:
-        pass
 
 
 def states(study: Study) -> list[str]:
