@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 from harness.cli import run
@@ -19,7 +20,7 @@ def confirm(settings: Settings) -> None:
     """Reopen the study, prepare, train its picks and controls with fresh seeds, report."""
     from harness.tracking.mirror import Mirror
 
-    with Mirror() as mirror:
+    with Mirror() as mirror, contextlib.ExitStack() as reach:
         from harness.screen.terminal import Terminal
 
         terminal = Terminal()
@@ -37,6 +38,7 @@ def confirm(settings: Settings) -> None:
             from harness.trials.local import retrain_here
             from harness.trials.worker import catch_up
 
+            reach.enter_context(storage_in_reach(settings))
             study, space = reopen_study(settings)
         study.patience.word.say = terminal.say
         settings = study.settings
@@ -59,10 +61,7 @@ def confirm(settings: Settings) -> None:
                 study.keep_tested_teacher(score(logits, prepared.data, space, prepared.classes, split=SPLIT))
             assert settings.epochs is not None
             titles = [retraining.title for retraining in left]
-            with (
-                storage_in_reach(settings),
-                retraining_display(terminal, "confirm", titles, settings.epochs) as display,
-            ):
+            with retraining_display(terminal, "confirm", titles, settings.epochs) as display:
                 retrain_here(left, settings, space, study, prepared, mirror, display)
         else:
             terminal.say(f"study {settings.study!r} is confirmed with {settings.seeds} seeds; --seeds takes more.")
@@ -91,16 +90,18 @@ def report(settings: Settings) -> None:
     """Read the study, report."""
     from harness.tracking.mirror import Mirror
 
-    with Mirror() as mirror:
+    with Mirror() as mirror, contextlib.ExitStack() as reach:
         from harness.screen.terminal import Terminal
 
         terminal = Terminal()
         with terminal.loading("PyTorch and Optuna"):
             from harness.errors import HarnessError
             from harness.reporting.report import report
+            from harness.storage.access import storage_in_reach
             from harness.studies.opening import find_study
             from harness.tracking.spool import Spool
 
+            reach.enter_context(storage_in_reach(settings))
             study = find_study(settings)
         study.patience.word.say = terminal.say
         try:
@@ -120,13 +121,16 @@ def status(settings: Settings) -> None:
     from harness.screen.terminal import Terminal
 
     terminal = Terminal()
-    with terminal.loading("PyTorch and Optuna"):
-        from harness.studies.opening import find_study
-        from harness.studies.status import status
+    with contextlib.ExitStack() as reach:
+        with terminal.loading("PyTorch and Optuna"):
+            from harness.storage.access import storage_in_reach
+            from harness.studies.opening import find_study
+            from harness.studies.status import status
 
-        study = find_study(settings)
-    for line in status(study):
-        terminal.tell(line, indent=" " * 10)
+            reach.enter_context(storage_in_reach(settings))
+            study = find_study(settings)
+        for line in status(study):
+            terminal.tell(line, indent=" " * 10)
 
 
 if __name__ == "__main__":

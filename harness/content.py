@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -57,6 +58,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def drop_unfinished(path: Path) -> None:
+    """Remove what processes that were killed left of ``path`` beside it. Nobody may be writing it."""
+    for file in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if file.suffix[1:].isdigit():
+            file.unlink(missing_ok=True)
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -29,7 +29,8 @@ def search(settings: Settings) -> None:
     from harness.tracking.mirror import Mirror
 
     terminal = Terminal()
-    with Mirror() as mirror:  # its process imports MLflow and connects while this one imports torch
+    # The mirror's process imports MLflow and connects while this one imports torch.
+    with Mirror() as mirror, contextlib.ExitStack() as reach:
         mirror.begin_to_connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
         with _saying_if_stopped(terminal), terminal.loading("PyTorch, Optuna and MLflow"):
             from harness.preparation.prepare import prepare
@@ -53,12 +54,13 @@ def search(settings: Settings) -> None:
             first_trials(space, settings.recipes)  # says now, if one is out of reach
             device_of(settings.accelerator)  # and if there is none
             storage = open_storage(settings)
+            reach.enter_context(storage_in_reach(settings))
             mirror.wait_until_connected()
             study = open_study(settings, whole_space, storage)
         terminal.say(_header(settings, study.finished()))
         study.patience.word.say = terminal.say
         try:
-            with storage_in_reach(settings), ParentRun(study, settings, mirror) as parent:
+            with ParentRun(study, settings, mirror) as parent:
                 catch_up(study, mirror)
                 if not study.is_over or (settings.controls and due(study)):
                     prepared = prepare(settings, space, study, terminal, mirror)

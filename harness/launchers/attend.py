@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,12 +25,14 @@ class Jobs(Protocol):
 
     Attributes:
         title: What they are called.
-        logs: Where their logs are, as a pattern of files.
+        folder: Where their logs are.
+        logs: Names of the logs there, as a pattern.
         queue_command: What to type to see whether they wait for a place.
         cancel_command: What to type to end them.
     """
 
     title: str
+    folder: Path
     logs: str
     queue_command: str
     cancel_command: str
@@ -39,8 +40,8 @@ class Jobs(Protocol):
     def over(self) -> bool:
         """Whether none of them waits or runs any more."""
 
-    def cancel(self) -> None:
-        """End them; each stops in good order."""
+    def cancel(self) -> bool:
+        """End them; each stops in good order. Whether that was heard."""
 
 
 def attend(jobs: Jobs, settings: Settings, placement: Placement) -> None:
@@ -57,7 +58,7 @@ def attend(jobs: Jobs, settings: Settings, placement: Placement) -> None:
     """
     terminal = Terminal()
     terminal.say(f"{placement.launcher:<9} {jobs.title}")
-    terminal.say(f"logs      {jobs.logs}")
+    terminal.say(f"logs      {jobs.folder / jobs.logs}")
     if placement.detach:
         terminal.say(f"status    {command_for('status', settings)}")
         terminal.say(f"cancel    {jobs.cancel_command}")
@@ -65,8 +66,10 @@ def attend(jobs: Jobs, settings: Settings, placement: Placement) -> None:
     try:
         _follow(jobs, settings, terminal)
     except Interrupted:
-        jobs.cancel()
-        terminal.say(f"cancelled {jobs.title}; nothing is lost, and the same command goes on.")
+        if jobs.cancel():
+            terminal.say(f"cancelled {jobs.title}; nothing is lost, and the same command goes on.")
+        else:
+            terminal.say(f"{jobs.title} may still run, for it could not be cancelled; to end it: {jobs.cancel_command}")
         raise
 
 
@@ -102,7 +105,7 @@ def _follow(jobs: Jobs, settings: Settings, terminal: Terminal) -> None:
         report(study, terminal)
         return
     time_is_up = settings.timeout_s is not None and time.monotonic() - began_s >= settings.timeout_s
-    reasons = "; ".join(errors_in([Path(log) for log in sorted(glob(jobs.logs))]))
+    reasons = "; ".join(errors_in(sorted(jobs.folder.glob(jobs.logs))))
     standing = f"{done} of {settings.trials} trials finished"
     if study is not None and done and time_is_up:
         terminal.say(f"the time is up with {standing}; the same command goes on.")
@@ -110,8 +113,8 @@ def _follow(jobs: Jobs, settings: Settings, terminal: Terminal) -> None:
         if not reasons:
             return
     raise HarnessError(
-        f"{jobs.title} has ended with {standing}{reasons and f': {reasons}'} (logs: {jobs.logs}); the same command "
-        "goes on."
+        f"{jobs.title} has ended with {standing}{reasons and f': {reasons}'} (logs: {jobs.folder / jobs.logs}); the "
+        "same command goes on."
     )
 
 

@@ -55,7 +55,8 @@ class Tasks:
 
     def __init__(self, name: str, keeper: Any, placement: Placement, folder: Path) -> None:
         self.title = f"{name}, tasks of {placement.workers} workers" if placement.workers > 1 else f"{name}, a task"
-        self.logs = f"{folder}/worker-*.log"
+        self.folder = folder
+        self.logs = "worker-*.log"
         address = redact(placement.ray_address or "auto")
         actor = f"ray.init('{address}', namespace='{_NAMESPACE}'); ray.get(ray.get_actor('{name}').cancel.remote())"
         self.queue_command = "ray status"
@@ -73,12 +74,17 @@ class Tasks:
         except ray.exceptions.RayActorError:
             return True  # it has ended itself
 
-    def cancel(self) -> None:
-        """Let Ray end them; each stops in good order."""
+    def cancel(self) -> bool:
+        """Let Ray end them; each stops in good order. Whether they are known to be told, or over."""
         import ray
 
-        with contextlib.suppress(ray.exceptions.RayActorError):
+        try:
             ray.get(self._keeper.cancel.remote())
+        except ray.exceptions.ActorUnavailableError:
+            return False
+        except ray.exceptions.RayActorError:
+            pass  # it has ended itself
+        return True
 
 
 class _Keeper:

@@ -73,7 +73,8 @@ class Array:
 
     def __init__(self, number: str, workers: int, folder: Path) -> None:
         self.title = f"job {number}, an array of {workers}" if workers > 1 else f"job {number}"
-        self.logs = f"{folder}/{number}_*_log.out"
+        self.folder = folder
+        self.logs = f"{number}_*_log.out"
         self.queue_command = f"squeue -j {number}"
         self.cancel_command = f"scancel {number}"
 
@@ -83,9 +84,9 @@ class Array:
         asked = subprocess.run([*self.queue_command.split(), "-h"], capture_output=True, text=True)
         return not asked.stdout.strip() if asked.returncode == 0 else "Invalid job id" in asked.stderr
 
-    def cancel(self) -> None:
-        """Let Slurm end them; each stops in good order."""
-        subprocess.run(self.cancel_command.split(), check=False)
+    def cancel(self) -> bool:
+        """Let Slurm end them; each stops in good order. Whether Slurm heard it; it says itself why not."""
+        return subprocess.run(self.cancel_command.split(), check=False).returncode == 0
 
 
 class _Worker:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from safetensors import SafetensorError
 
-from harness.content import exclusive
+from harness.content import drop_unfinished, exclusive
 from harness.errors import HarnessError
 from harness.tracking.mirror import Mirror
 
@@ -105,6 +105,8 @@ class Keeper:
                 left = [file for file in left if file not in fetched]
                 made = [file for file in missing if file not in fetched]
                 if made:
+                    for file in made:
+                        drop_unfinished(file)  # as large as what is made; only one at a time makes it
                     make(made)
                     self.share(made, what, run_folder, anew=True)
             left = [file for file in left if not is_loaded(file, "kept")]

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from harness.addresses import place_of
 from harness.content import Lease
-from harness.errors import Interrupted
 from harness.preparation.prepare import Prepared
 from harness.settings import Settings
 from harness.storage.access import STORAGE_ERRORS
@@ -46,8 +45,8 @@ class ParentRun:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        if isinstance(raised[1], Interrupted):
-            self._study.patience.hurry()
+        if raised[0] is not None:
+            self._study.patience.hurry()  # a signal, or a storage that was waited for long enough
         self._study.lease.release()
         last = Lease(self._study.folder)
         if self.spool.begun and last.acquire():  # else another process goes on with the study

@@ -201,15 +201,17 @@ class DatabaseClaims:
                 self._beat()
                 self._look()
 
-    def _beat(self) -> None:
-        """Give a sign of life, and see whether this worker is still known."""
+    def _beat(self, *, with_piece: str | None = None) -> None:
+        """Give a sign of life, and see whether this worker is still known, with a certain piece if one is named."""
         with self._row:
             at_s = _elapsed_s()
             try:
                 with self._engine.begin() as connection:
-                    mine = _WORKERS.c.worker == self._worker
+                    mine = [_WORKERS.c.worker == self._worker]
+                    if with_piece is not None:
+                        mine.append(_WORKERS.c.piece == with_piece)
                     values = {"beat_s": _NOW_S, "epochs": self._epochs}
-                    known = connection.execute(sql.update(_WORKERS).where(mine).values(values)).rowcount
+                    known = connection.execute(sql.update(_WORKERS).where(*mine).values(values)).rowcount
             except SQLAlchemyError:
                 self._failed_s = _elapsed_s()
                 raise
@@ -260,7 +262,7 @@ class DatabaseClaims:
         """
         if not self._lost:
             try:
-                self._beat()
+                self._beat(with_piece=piece)
             except SQLAlchemyError:
                 end_if_told()
                 raise

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import tempfile
 from pathlib import Path
 
-from harness.addresses import storage_file
-from harness.content import Lease
+from harness.addresses import is_server, place_of, storage_file
+from harness.content import Lease, digest
 from harness.errors import HarnessError
 from harness.settings import Settings
 
@@ -16,8 +17,9 @@ from harness.settings import Settings
 class Presence(Lease):
     """Says that a process works on a study, and in which runs folder.
 
-    Where the storage is a file, searches of several runs folders reach it, but each sees in its own alone who is at
-    what: so a second lease, beside the storage, keeps to one folder at a time.
+    Searches of several runs folders may reach one storage, but each sees in its own alone who is at what. So a second
+    lease keeps to one folder at a time: beside the storage, where that is a file; among this machine's temporary files,
+    where it is a server whose workers are of one machine. PostgreSQL knows itself who is at what.
 
     Args:
         settings: Name the study, its storage and the runs folder.
@@ -111,5 +113,10 @@ def _settled(descriptor: int, here: str) -> str | None:
 
 
 def _path_beside(settings: Settings) -> Path | None:
+    if is_server(settings.storage):
+        return None
     file = storage_file(settings.storage)
-    return None if file is None else file.with_name(f".{file.name}.{settings.study}.lock")
+    if file is not None:
+        return file.with_name(f".{file.name}.{settings.study}.lock")
+    name = digest("presence", os.getuid(), place_of(settings.storage), settings.study)
+    return Path(tempfile.gettempdir(), f"kd-harness-{name}.lock")

@@ -101,8 +101,10 @@ class Claimant:
         return tally.total() == len(trials) and tally[TrialState.WAITING] == _waiting(trials)
 
     def _cut(self, trials: list[FrozenTrial]) -> tuple[FrozenTrial, Hold] | None:
-        """A running trial that no living worker has."""
-        running = [str(trial.number) for trial in trials if trial.state == TrialState.RUNNING]
+        """A running trial that no living worker has; as many of them go on as are still asked for."""
+        finished = sum(trial.state.is_finished() for trial in trials)
+        begun = [str(trial.number) for trial in trials if trial.state == TrialState.RUNNING]
+        running = begun[: max(0, self._study.settings.trials - finished)]
         while (found := self._study.claims.take(running)) is not None:
             piece, hold = found
             with contextlib.ExitStack() as given_back:

@@ -93,7 +93,9 @@ class Study(Record):
         except KeyError:
             same = False
         if not same:
-            raise HarnessError(f"study {self.settings.study!r} was made anew by another start at the same time; again.")
+            raise HarnessError(
+                f"study {self.settings.study!r} was made anew by another start at the same time; start this one again."
+            )
         self._see_that_it_is_here()
 
     def bind(self, **prepared: str) -> None:

@@ -200,9 +200,9 @@ class Spool:
             os.ftruncate(self._file, whole)
 
 
-def read_events(path: Path, start: int = 0) -> list[dict[str, Any]]:
-    """The whole events of a spool file from byte ``start`` on; none if there is no file."""
-    return read_events_until(path, start)[0]
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """The whole events of a spool file; none if there is no file."""
+    return read_events_until(path, 0)[0]
 
 
 def read_events_until(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:

@@ -193,10 +193,11 @@ class _Crew:
             name=f"worker-{number}",
             daemon=True,
         )
-        self.workers[ours] = _Worker(number, process)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads: they hold nothing of ours
             process.start()
+        # One whose start a signal cut is not known: it ends with this process, and is told by multiprocessing.
+        self.workers[ours] = _Worker(number, process)
         theirs.close()
         if not self.forks:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a death is seen where it is listened to

@@ -24,7 +24,7 @@ from harness.studies.study import Study
 from harness.tracking.spool import SPOOL, Spool, last_state
 from harness.training.checkpoint import drop_checkpoints, epochs_kept
 from harness.trials.trial import run_student
-from harness.trials.worker import FAILURE, Display, Notified, check_deaths
+from harness.trials.worker import FAILURE, Display, Notified, check_deaths, spool_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,15 +136,9 @@ def _train(
     mirror: Notified,
     display: Display,
 ) -> None:
-    spool = _begun(retraining, hold, study, mirror)
-    try:
+    with spool_of(study.folder / retraining.name, hold, mirror) as spool:
+        _begin(spool, retraining, hold, study)
         _run(place, retraining, spool, hold, settings, space, study, prepared, display)
-    except (Interrupted, *STORAGE_ERRORS):
-        if not hold.is_lost():
-            spool.set_state("WAITING")  # no fault of the student's: it is resumed
-        raise
-    finally:
-        spool.close()
     drop_checkpoints(spool.folder)
 
 
@@ -224,11 +218,9 @@ def _fail(retraining: Retraining, spool: Spool, hold: Hold, study: Study, reason
     spool.set_state("FAIL")
 
 
-def _begun(retraining: Retraining, hold: Hold, study: Study, mirror: Notified) -> Spool:
-    spool = Spool(study.folder / retraining.name, mirror.notify, is_sure=hold.is_sure)
+def _begin(spool: Spool, retraining: Retraining, hold: Hold, study: Study) -> None:
     tags = {"kd.study": study.settings.study, "kd.run_key": f"{study.id}/{retraining.name}", **retraining.tags}
     params = {**retraining.configuration.params(), **retraining.names}
     taken_ms = hold.taken_ms if study.may_be_elsewhere else None
     spool.begin(retraining.title, tags=tags, params=params, parent=study.folder, taken_ms=taken_ms)
     spool.set_state("RUNNING", kept=epochs_kept(spool.folder))
-    return spool

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from harness.sampling.proposal import Proposer
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.storage.access import STORAGE_ERRORS
+from harness.storage.claims import Hold
 from harness.studies.claim import Claim
 from harness.studies.claiming import Claimant
 from harness.studies.study import Study
@@ -114,43 +116,38 @@ def work(
     pruner = Pruner(study, epochs=epochs, costs_of=costs, forecast=forecast) if prunes else None
 
     while (claim := _next(claimant, study, display, ends_at)) is not None:
-        spool = begin_spool(claim, study, mirror)
         number = claim.trial.number
-        if pruner is not None and claim.resumed:
-            pruner.recall(claim, curves(claim.folder).get(f"val/{study.primary}", {}), spool.kept)
 
         def on_epoch(epoch: int, metrics: dict[str, float], claim: Claim = claim) -> None:
             display.epoch(claim.trial.number, epoch)
             if pruner is not None:
                 pruner.judge(claim, epoch, metrics)
 
-        display.started(number, claim.configuration.params(), spool.kept if claim.resumed else None)
         try:
-            _run(
-                claim,
-                spool,
-                partial(
-                    run_trial,
+            with spool_of(claim.folder, claim.hold, mirror) as spool:
+                begin_spool(spool, claim, study)
+                if pruner is not None and claim.resumed:
+                    pruner.recall(claim, curves(claim.folder).get(f"val/{study.primary}", {}), spool.kept)
+                display.started(number, claim.configuration.params(), spool.kept if claim.resumed else None)
+                _run(
                     claim,
                     spool,
-                    settings=settings,
-                    space=space,
-                    study=study,
-                    prepared=prepared,
-                    on_epoch=on_epoch,
-                ),
-                study,
-                costs,
-                display,
-            )
+                    partial(
+                        run_trial,
+                        claim,
+                        spool,
+                        settings=settings,
+                        space=space,
+                        study=study,
+                        prepared=prepared,
+                        on_epoch=on_epoch,
+                    ),
+                    costs,
+                    display,
+                )
         except PieceTaken as taken:
             display.cut(number, one_line(taken))
-        except (Interrupted, *STORAGE_ERRORS):
-            if not claim.hold.is_lost():
-                spool.set_state("WAITING")  # no fault of the trial's: it is resumed
-            raise
         finally:
-            spool.close()
             claim.hold.release()
 
 
@@ -158,7 +155,6 @@ def _run(
     claim: Claim,
     spool: Spool,
     train: Callable[[], dict[str, float]],
-    study: Study,
     costs: Callable[[Mapping[str, Any]], dict[str, float]],
     display: Display,
 ) -> None:
@@ -211,7 +207,7 @@ def _next(claimant: Claimant, study: Study, display: Display, ends_at: float | N
         if claim is not None:
             return claim
         running = study.running()
-        if not running:
+        if not running or study.is_over:  # trials that were cut are left where fewer are asked for now
             return None
         if not told:
             told = True
@@ -230,9 +226,20 @@ def check_deaths(spool: Spool) -> None:
         raise TrialFailed(f"its worker died {spool.deaths} times after {spool.epochs} epochs")
 
 
-def begin_spool(claim: Claim, study: Study, mirror: Notified) -> Spool:
-    """Open the trial's log and say that it runs."""
-    spool = Spool(claim.folder, mirror.notify, is_sure=claim.hold.is_sure)
+@contextlib.contextmanager
+def spool_of(folder: Path, hold: Hold, mirror: Notified) -> Iterator[Spool]:
+    """The log of a training in hand. Where a signal or a lost storage cuts it, it says that the training waits."""
+    with contextlib.closing(Spool(folder, mirror.notify, is_sure=hold.is_sure)) as spool:
+        try:
+            yield spool
+        except (Interrupted, *STORAGE_ERRORS):
+            if spool.begun and not hold.is_lost():
+                spool.set_state("WAITING")  # no fault of the training's: it is resumed
+            raise
+
+
+def begin_spool(spool: Spool, claim: Claim, study: Study) -> None:
+    """Say in a trial's log that it runs."""
     number = claim.trial.number
     tags = {
         "kd.role": "trial",
@@ -250,7 +257,6 @@ def begin_spool(claim: Claim, study: Study, mirror: Notified) -> Spool:
         taken_ms=claim.hold.taken_ms if claim.resumed and study.may_be_elsewhere else None,
     )
     spool.set_state("RUNNING", kept=epochs_kept(spool.folder))
-    return spool
 
 
 def _fail(claim: Claim, spool: Spool, reason: str) -> None:

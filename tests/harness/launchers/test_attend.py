@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from conftest import claimed, metrics, opened, settings_in
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, Interrupted
 from harness.launchers import attend
 from harness.placement import Placement
 from harness.settings import Settings
@@ -19,7 +20,8 @@ from search_spaces.digits import SPACE
 class Over:
     """Jobs that are over."""
 
-    logs: str
+    folder: Path
+    logs: str = "*.out"
     title: str = "job 7"
     queue_command: str = "squeue"
     cancel_command: str = "scancel"
@@ -27,7 +29,7 @@ class Over:
     def over(self) -> bool:
         return True
 
-    def cancel(self) -> None:
+    def cancel(self) -> bool:
         raise AssertionError
 
 
@@ -46,7 +48,7 @@ def test_workers_whose_time_is_up_are_no_failure(
 ) -> None:
     reported = []
     monkeypatch.setattr("harness.reporting.report.report", lambda study, terminal: reported.append(study.finished()))
-    attend.attend(Over(f"{tmp_path}/*.out"), settings, Placement(launcher="slurm"))
+    attend.attend(Over(tmp_path), settings, Placement(launcher="slurm"))
     assert "the time is up with 1 of 3 trials finished; the same command goes on." in capsys.readouterr().out
     assert reported == [1]
 
@@ -58,7 +60,7 @@ def test_what_ended_workers_is_said_though_the_others_time_is_up(
     monkeypatch.setattr("harness.reporting.report.report", lambda study, terminal: reported.append(study.finished()))
     (tmp_path / "0.out").write_text("study     s\nerror: the disk is full\n")
     with pytest.raises(HarnessError, match=r"^job 7 has ended with 1 of 3 trials finished: the disk is full \(logs"):
-        attend.attend(Over(f"{tmp_path}/*.out"), settings, Placement(launcher="slurm"))
+        attend.attend(Over(tmp_path), settings, Placement(launcher="slurm"))
     assert reported == [1]
 
 
@@ -67,4 +69,34 @@ def test_workers_that_leave_trials_undone_before_their_time_are_a_failure(
     settings: Settings, tmp_path: Path, timeout_s: float | None
 ) -> None:
     with pytest.raises(HarnessError, match=r"^job 7 has ended with 1 of 3 trials finished \(logs"):
-        attend.attend(Over(f"{tmp_path}/*.out"), replace(settings, timeout_s=timeout_s), Placement(launcher="slurm"))
+        attend.attend(Over(tmp_path), replace(settings, timeout_s=timeout_s), Placement(launcher="slurm"))
+
+
+def test_logs_are_found_in_a_folder_whose_name_is_a_pattern(settings: Settings, tmp_path: Path) -> None:
+    folder = tmp_path / "[kd]"
+    folder.mkdir()
+    (folder / "0.out").write_text("error: the disk is full\n")
+    with pytest.raises(HarnessError, match=r"1 of 3 trials finished: the disk is full \(logs: .*/\[kd\]/\*\.out\)"):
+        attend.attend(Over(folder), replace(settings, timeout_s=None), Placement(launcher="slurm"))
+
+
+@pytest.mark.parametrize(
+    ("heard", "words"),
+    [
+        (True, "cancelled job 7; nothing is lost, and the same command goes on."),
+        (False, "job 7 may still run, for it could not be cancelled; to end it: scancel"),
+    ],
+)
+def test_what_was_cancelled_is_told_from_what_may_still_run(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str], heard: bool, words: str
+) -> None:
+    class Stopped(Over):
+        def over(self) -> bool:
+            raise Interrupted(signal.SIGINT)
+
+        def cancel(self) -> bool:
+            return heard
+
+    with pytest.raises(Interrupted):
+        attend.attend(Stopped(tmp_path), settings, Placement(launcher="slurm"))
+    assert words in capsys.readouterr().out

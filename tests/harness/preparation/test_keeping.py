@@ -145,3 +145,13 @@ def test_what_can_not_be_read_though_it_was_just_made_ends_the_search(tmp_path: 
     with pytest.raises(ValueError, match="must be as it was written"):
         machine.find_or_make()
     assert machine.made == 1
+
+
+def test_what_processes_that_were_killed_left_unfinished_is_gone_when_it_is_made(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "1", Server())
+    left = machine.file.with_name(f".{machine.file.name}.4711")
+    others = machine.file.with_name(f".{machine.file.name}.lock"), machine.file.with_name(".whatever.4711")
+    for file in (left, *others):
+        file.write_text("half")
+    machine.find_or_make()
+    assert not left.exists() and all(file.exists() for file in others)

@@ -10,8 +10,10 @@ import pytest
 from conftest import Silent, claimed, settings_in
 from optuna.storages import BaseStorage
 
+from harness.errors import HarnessError
 from harness.reporting.parent import ParentRun
 from harness.storage.access import STORAGE_ERRORS, open_storage
+from harness.storage.patience import Patience
 from harness.studies.opening import open_study
 from harness.studies.study import Study
 from harness.tracking.spool import SPOOL, read_events
@@ -83,3 +85,21 @@ def test_a_storage_that_is_lost_leaves_the_run_waiting(tmp_path: Path, monkeypat
         storage: BaseStorage = study.optuna._storage
         monkeypatch.setattr(storage, "get_all_trials", lost)
     assert states(study) == ["WAITING"]
+
+
+def test_a_storage_that_was_waited_for_in_vain_is_not_waited_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = opened(tmp_path)
+    finish_one(study)
+    asked: list[int] = []
+
+    def lost(*_: Any, **__: Any) -> Any:
+        asked.append(1)
+        raise STORAGE_ERRORS[0]("away")
+
+    study.patience = Patience(lambda error: True, str)
+    with pytest.raises(HarnessError), ParentRun(study, study.settings, Silent()):
+        monkeypatch.setattr(study.optuna._storage, "get_all_trials", lost)
+        raise HarnessError("the storage can't be used any more")  # what a worker says of it
+    assert len(asked) == 1 and states(study) == ["WAITING"]

@@ -288,3 +288,15 @@ def test_a_hold_is_as_old_as_the_server_says(workers: tuple[DatabaseClaims, Data
         now_s = connection.execute(sql.text("select extract(epoch from clock_timestamp())")).scalar_one()
     first, second = (found[1].taken_ms for found in holds if found is not None)
     assert now_s * 1000 - 10_000 < first <= second <= now_s * 1000 + 1
+
+
+def test_a_worker_that_is_known_without_its_piece_has_lost_it(
+    workers: tuple[DatabaseClaims, DatabaseClaims],
+) -> None:
+    first, second = workers
+    found = first.take(["0"])
+    assert found is not None
+    first.release("0")  # a word that was late, from when it had the piece before
+    assert second.take(["0"]) is not None
+    with pytest.raises(PieceTaken):
+        found[1].prove()

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import optuna
 import pytest
+from conftest import environment
 from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileSymlinkLock
 
 from harness.storage.whole_journal import WholeJournal
 
@@ -39,3 +45,40 @@ def test_processes_that_know_the_journal_read_on_where_it_was_mended(tmp_path: P
     assert other.user_attrs == {}
     study.set_user_attr("first", 1)
     assert other.user_attrs == {"first": 1}
+
+
+@pytest.mark.parametrize("name", ["kept/optuna.journal", "optuna.journal"])
+def test_the_lock_of_a_process_that_was_killed_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("kept").mkdir()
+    study = optuna.create_study(study_name="s", storage=JournalStorage(WholeJournal(name)))
+    code = (
+        "import os, signal, sys, optuna\nfrom optuna.storages import JournalStorage\n"
+        "from harness.storage.whole_journal import WholeJournal\n"
+        "study = optuna.load_study(study_name='s', storage=JournalStorage(WholeJournal(sys.argv[1])))\n"
+        "os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "study.set_user_attr('first', 1)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, name], env=environment()).returncode == -signal.SIGKILL
+    assert Path(f"{name}.lock").is_symlink()
+    ended = threading.Event()
+    threading.Thread(target=lambda: (study.set_user_attr("second", 2), ended.set()), daemon=True).start()
+    assert ended.wait(20)  # Optuna's own would wait for 30 s, or for ever
+    assert found_in(Path(name)) == {"first": 1, "second": 2}
+    assert not Path(f"{name}.lock").is_symlink()
+
+
+def test_processes_of_optunas_own_are_waited_for(tmp_path: Path) -> None:
+    file = tmp_path / "optuna.journal"
+    study = optuna.create_study(study_name="s", storage=JournalStorage(WholeJournal(str(file))))
+    theirs = JournalFileSymlinkLock(str(file))
+    theirs.acquire()
+    thread = threading.Thread(target=study.set_user_attr, args=("first", 1))
+    thread.start()
+    thread.join(0.3)
+    assert thread.is_alive() and found_in(file) == {}
+    theirs.release()
+    thread.join()
+    assert found_in(file) == {"first": 1}

@@ -407,3 +407,22 @@ def test_who_had_to_wait_thinks_in_turn(settings: Settings, monkeypatch: pytest.
     claims = [claimant.claim() for _ in range(4)]
     assert [claim and claim.trial.number for claim in claims] == [0, 1, 2, 3]
     assert events == ["think", "turn", "think", "turn", "turn", "think", "think", "turn"]
+
+
+def test_no_more_trials_that_were_cut_go_on_than_are_still_asked_for(settings: Settings) -> None:
+    study = opened(replace(settings, trials=5))
+    claims = [claimed(study, SPACE) for _ in range(5)]
+    for claim in claims:
+        assert claim is not None
+        if claim.trial.number == 2:
+            claim.complete(metrics(0.5, 1.0))
+        claim.hold.release()
+    fewer = opened(replace(settings, trials=3))
+    for number in (0, 1):
+        claim = claimed(fewer, SPACE)
+        assert claim is not None and claim.resumed and claim.trial.number == number
+        claim.complete(metrics(0.5, 1.0))
+        claim.hold.release()
+    assert claimed(fewer, SPACE) is None and fewer.is_over and fewer.finished() == 3
+    again = claimed(opened(replace(settings, trials=5)), SPACE)
+    assert again is not None and again.resumed and again.trial.number == 3

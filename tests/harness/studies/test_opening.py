@@ -183,7 +183,7 @@ def test_a_study_that_is_being_made_in_another_folder_is_not_made_anew(settings:
 def test_a_start_whose_study_was_made_anew_meanwhile_says_so(settings: Settings) -> None:
     early = opened(settings)
     opened(replace(settings, epochs=5))  # before the early one holds it
-    with pytest.raises(HarnessError, match="study 's' was made anew by another start at the same time; again"):
+    with pytest.raises(HarnessError, match="made anew by another start at the same time; start this one again"):
         early.hold()
 
 

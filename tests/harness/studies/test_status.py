@@ -7,13 +7,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from conftest import Silent, claimed, metrics, opened, settings_in
+from conftest import claimed, metrics, opened, settings_in
 from optuna.trial import TrialState, create_trial
 from servers import Postgres
 
 from harness.settings import Settings
 from harness.storage.access import close_connections
 from harness.studies.status import pace_per_h, status
+from harness.tracking.spool import Spool
 from harness.trials.worker import begin_spool
 from search_spaces.digits import SPACE
 
@@ -30,7 +31,8 @@ def test_a_study_on_this_machine_tells_what_runs_and_what_was_cut(settings: Sett
     ended.complete(metrics(0.5, 1.0))
     failed.fail("loss is nan")
     for claim, epochs in ((running, 3), (cut, 1)):
-        spool = begin_spool(claim, study, Silent())
+        spool = Spool(claim.folder)
+        begin_spool(spool, claim, study)
         for epoch in range(epochs):
             spool.metrics({"train/loss": 1.0}, step=epoch)
         spool.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from conftest import EXAMPLE, claimed
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from harness.errors import TrialFailed
+from harness.errors import Interrupted, TrialFailed
 from harness.preparation.prepare import Prepared, fingerprint, prepare
 from harness.reporting.parent import ParentRun
 from harness.screen.terminal import Terminal
@@ -24,6 +25,7 @@ from harness.storage.access import open_storage
 from harness.studies.opening import open_study
 from harness.studies.study import Study
 from harness.tracking.mirror import Mirror
+from harness.tracking.spool import SPOOL, Spool, last_state
 from harness.training.answers import read_answers
 from harness.trials.displays import search_display
 from harness.trials.trial import run_trial
@@ -197,7 +199,8 @@ def test_a_loss_that_is_no_number_fails_a_trial_before_it_can_be_judged(session:
     def judge(epoch: int, metrics: dict[str, float]) -> None:
         raise AssertionError("it is judged")
 
-    spool = begin_spool(claim, study, session.mirror)
+    spool = Spool(claim.folder)
+    begin_spool(spool, claim, study)
     try:
         with pytest.raises(TrialFailed, match="loss is nan in epoch 0"):
             run_trial(
@@ -266,3 +269,19 @@ def test_other_views_are_other_data(tmp_path: Path) -> None:
         data.views = views
         found.add(fingerprint(data))
     assert len(found) == 4
+
+
+def test_a_signal_between_claim_and_training_leaves_a_trial_that_says_it_waits(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise Interrupted(signal.SIGINT)
+
+    begun = len(session.study.trials())
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.trials.displays.SearchDisplay.started", stop)
+        with pytest.raises(Interrupted):
+            session.work(begun + 1)
+    assert last_state(session.study.trial_folder(begun) / SPOOL) == "WAITING"
+    session.work(begun + 1)  # nobody holds it
+    assert last_state(session.study.trial_folder(begun) / SPOOL) == "COMPLETE"

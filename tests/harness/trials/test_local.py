@@ -1,0 +1,53 @@
+"""A crew whose workers are stopped while they are being started."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from conftest import Silent, opened, settings_in
+
+from harness.errors import Interrupted
+from harness.trials import local
+
+
+class Process:
+    """A worker's process, the second of which a signal meets as it starts."""
+
+    made: list[Process]
+
+    def __init__(self, **_: Any) -> None:
+        self.made.append(self)
+        self.told: list[str] = []
+
+    def start(self) -> None:
+        if len(self.made) == 2:
+            raise Interrupted(signal.SIGINT)
+        self.told.append("start")
+
+    def terminate(self) -> None:
+        assert self.told == ["start"], "a process that was never started"
+        self.told.append("terminate")
+
+    def join(self, timeout_s: float) -> None:
+        self.exitcode = 0
+
+
+def test_a_signal_while_a_worker_starts_stops_the_others_in_good_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Process.made = []
+    context = SimpleNamespace(Pipe=multiprocessing.Pipe, Process=Process)
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: context)
+    study = opened(settings_in(tmp_path, trials=9))
+    display: Any = SimpleNamespace(word=print)
+    data: Any = SimpleNamespace(data=None)
+    crew = local._Crew(local._Task(print, 9), 1, study.settings, study, data, Silent(), display)
+    monkeypatch.setattr(crew, "forks", True)
+    with pytest.raises(Interrupted):
+        crew.work(3)
+    assert [process.told for process in Process.made] == [["start", "terminate"], []]
