@@ -1,15 +1,16 @@
 """Whole commands beside what people use today: wall and CPU time to the same hypervolume, start-up included.
 
     pip install -e '.[benchmarks]'
-    python benchmarks/against_tuners.py digits --repeats 3 --limit 300
-    python benchmarks/against_tuners.py fashion-mnist --repeats 3 --limit 1800
+    python benchmarks/against_tuners.py digits --limit 130
+    python benchmarks/against_tuners.py fashion-mnist --repeats 2 --limit 600
 
 Each is a command with the same data, networks, loss, optimiser, ranges and epochs, and the same teacher, whose
-checkpoint exists beforehand: the harness with its defaults, the usual script with Optuna's TPE, Ray Tune with
-OptunaSearch, without and with ASHA, and Syne Tune's MO-ASHA. In all but the harness the teacher is asked in
-``training_step``. What counts are students that were trained to the end: the volume that validation accuracy after the
-last epoch and log10 of the parameters dominate. A command is stopped once it has reached the last goal, or at the
-limit. One repeat runs all of them, one after the other, beginning with another one each time; its number is the seed.
+checkpoint exists beforehand: the harness, told the objectives and the widths that all search, the usual script with
+Optuna's TPE, one trial at a time with all threads, Ray Tune with OptunaSearch, without and with ASHA, and Syne Tune's
+MO-ASHA with its priorities mended, as many trials at a time as there are cores. In all but the harness the teacher is
+asked in ``training_step``. What counts are students that were trained to the end: the volume that validation accuracy
+after the last epoch and log10 of the parameters dominate. A command is stopped once it has reached the last goal, or at
+the limit. One repeat, of one seed, runs all of them one after the other, beginning with another one each time.
 
 The table goes to ``benchmarks/results/against-tuners-<space>.md``, anew after each repeat.
 """
@@ -33,6 +34,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 from process_tree import ProcessTree
+from provenance import provenance
 
 from harness.pareto import hypervolume
 from harness.trials.local import usable_cores
@@ -85,7 +87,7 @@ CONTENDERS = {
     "script": "usual script, Optuna's TPE",
     "ray": "Ray Tune, OptunaSearch",
     "ray-asha": "Ray Tune, OptunaSearch, ASHA",
-    "moasha": "Syne Tune, MO-ASHA",
+    "moasha": "Syne Tune, MO-ASHA, ranks mended",
 }
 
 
@@ -240,23 +242,28 @@ def make_teacher(race: Race, folder: Path) -> Path:
     return teacher
 
 
-def table(race: Race, runs: dict[str, list[Run]], *, trials: int, limit_s: float) -> list[str]:
+def table(race: Race, runs: dict[str, list[Run]], *, seed: int, trials: int, limit_s: float) -> list[str]:
     """Every run, and how many times as long each took as the harness of the same repeat, as Markdown."""
     goals = [f"{unit} to {goal:g}" for unit in ("wall s", "CPU s") for goal in race.goals]
     lines = [
         f"# {race.space}: whole commands to a hypervolume",
         "",
+        provenance(),
+        "",
         f"Students of width {race.widths[0]} to {race.widths[1]}, {race.epochs} epochs, {usable_cores()} cores. "
         f"Hypervolume of (validation accuracy above {REFERENCE[0]}, log10 of parameters below {REFERENCE[1]}) of the "
         "students that were trained to the end. Seconds since the command was started; CPU seconds of all its "
-        f"processes. ∞: never, in what the last columns say; the limit was {limit_s:g} s and {trials:,} trials.",
+        "processes. ∞: not reached before the command was stopped, as the last columns say; the limit was "
+        f"{limit_s:g} s and {trials:,} trials.",
         "",
-        *_head("command", ["repeat", *goals, "stopped after, s", "CPU s", "students trained", "hypervolume"]),
+        *_head("command", ["seed", *goals, "stopped after, s", "CPU s", "students trained", "hypervolume"]),
     ]
     for name, done in runs.items():
         for repeat, each in enumerate(done):
             seconds = [_seconds(value) for value in (*each.wall_s, *each.cpu_s, each.ran_s, each.used_s)]
-            lines.append(_row([CONTENDERS[name], str(repeat), *seconds, str(each.trained), f"{each.volume:.3f}"]))
+            lines.append(
+                _row([CONTENDERS[name], str(seed + repeat), *seconds, str(each.trained), f"{each.volume:.3f}"])
+            )
     if "harness" not in runs:
         return lines
     lines += [
@@ -309,6 +316,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("space", choices=RACES)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--limit", type=float, default=300, metavar="SECONDS", help="of each command (default: 300)")
     parser.add_argument("--trials", type=int, default=1000, help="the most that a command begins (default: 1000)")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
@@ -321,20 +329,29 @@ def main() -> None:
         (first := Path(top, "first")).mkdir()
         teacher = make_teacher(race, first)
         for repeat in range(asked.repeats):
+            seed = asked.first_seed + repeat
             for name in [*names[repeat % len(names) :], *names[: repeat % len(names)]]:
                 (folder := Path(top, f"{name}{repeat}")).mkdir()
-                done = run(name, race, teacher, folder, trials=asked.trials, seed=repeat, limit_s=asked.limit)
+                done = run(
+                    name,
+                    race,
+                    teacher,
+                    folder,
+                    trials=asked.trials,
+                    seed=seed,
+                    limit_s=asked.limit,
+                )
                 runs[name].append(done)
                 arrivals = ", ".join(
                     f"{goal:g} after {_seconds(wall)} s ({_seconds(cpu)} CPU s)"
                     for goal, wall, cpu in zip(race.goals, done.wall_s, done.cpu_s, strict=True)
                 )
                 print(
-                    f"{repeat}: {CONTENDERS[name]}: {arrivals}; stopped after {done.ran_s:.0f} s with {done.trained} "
+                    f"{seed}: {CONTENDERS[name]}: {arrivals}; stopped after {done.ran_s:.0f} s with {done.trained} "
                     f"students trained, hypervolume {done.volume:.3f}",
                     flush=True,
                 )
-            lines = table(race, runs, trials=asked.trials, limit_s=asked.limit)
+            lines = table(race, runs, seed=asked.first_seed, trials=asked.trials, limit_s=asked.limit)
             (RESULTS / f"against-tuners-{race.space}.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

@@ -1,13 +1,14 @@
 """Searches replayed on full learning curves: who reaches the exhaustive front, for how many epochs and MACs.
 
     python benchmarks/learning_curves.py digits && python benchmarks/replay.py digits
+    python benchmarks/replay.py digits --seeds 40 --methods "front, judged by its own model"   # prints its row
 
 Every method is asked for configurations of the grid, is told the accuracy after each epoch, and may stop a trial after
 any of them. A search replays one of the grid's training seeds. What counts are students that were trained to the end:
 the hypervolume of (validation accuracy, log10 parameters) beyond the reference point, as a share of that of the whole
 grid under the same training seed. A configuration that comes again costs nothing again.
 
-MO-ASHA is Syne Tune's own: pip install -e '.[benchmarks]'.
+MO-ASHA is Syne Tune's, as it is, and with its ranks mended (``front_ranks``): pip install -e '.[benchmarks]'.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import numpy as np
 import optuna
 from learning_curves import GRIDS
 from matplotlib.figure import Figure
+from provenance import provenance
 from recorded_curves import Curves
 from scipy.stats import spearmanr
 from searchers import METHODS, Method
@@ -35,6 +37,7 @@ from harness.trials.pruning import rungs_of
 
 REFERENCE = (0.5, 4.78)  # accuracy, log10 of parameters
 GOALS = (0.95, 0.98, 0.99)
+_PEER = "MO-TPE"  # what others are compared with
 _MOST_FULL_TRIALS = 100  # a search that has spent as many epochs, or has asked five times as often, never arrives
 _MOST_ASKED = 5 * _MOST_FULL_TRIALS
 RESULTS = Path(__file__).parent / "results"
@@ -123,6 +126,8 @@ def table(found: dict[str, list[Course]], curves: Curves) -> list[str]:
     most = _MOST_FULL_TRIALS * curves.epochs
     seeds = len(next(iter(found.values())))
     lines = [
+        provenance(),
+        "",
         f"Median of {seeds} searches [quartiles] until a share of the exhaustive hypervolume is reached; ∞: not within "
         f"{most:,} epochs. *Mean*: each configuration is judged by the mean of its training seeds, of which there are "
         f"{curves.seeds}, and the search saw one.",
@@ -131,14 +136,11 @@ def table(found: dict[str, list[Course]], curves: Curves) -> list[str]:
         f"| MACs to {GOALS[-1]:.0%}, MO-TPE = 1 |",
         "|---|" + "---:|" * (len(GOALS) + 3),
     ]
-    unpruned = statistics.median(course.arrival(GOALS[-1], 1) for course in found["MO-TPE"])
     for name, courses in found.items():
         cells = [_cell([course.arrival(goal) for course in courses]) for goal in GOALS]
         arrived = sum(course.arrival(GOALS[-1]) < math.inf for course in courses)
         by_mean = _cell([course.arrival(GOALS[-1], by_mean=True) for course in courses])
-        macs = statistics.median(course.arrival(GOALS[-1], 1) for course in courses)
-        ratio = f"{macs / unpruned:.2f}" if math.isfinite(macs) and math.isfinite(unpruned) else "–"
-        lines.append(f"| {name} | {' | '.join(cells)} | {arrived} of {seeds} | {by_mean} | {ratio} |")
+        lines.append(f"| {name} | {' | '.join(cells)} | {arrived} of {seeds} | {by_mean} | {_macs(courses, found)} |")
     fewest = statistics.median(fewest_epochs(curves, seed) for seed in range(curves.seeds))
     lines += ["", f"Whoever knew how all end would need {fewest:,.0f} epochs to {GOALS[-1]:.0%}."]
     lines += ["", "Spearman's rank correlation of the accuracy at a rung with that at the end (median over seeds):", ""]
@@ -157,6 +159,15 @@ def table(found: dict[str, list[Course]], curves: Curves) -> list[str]:
     return lines
 
 
+def _macs(courses: list[Course], found: dict[str, list[Course]]) -> str:
+    """The median of the MACs that searches have spent when they arrive, as a multiple of MO-TPE's."""
+    spent, unpruned = (
+        statistics.median(course.arrival(GOALS[-1], 1) for course in each) if each else math.inf
+        for each in (courses, found.get(_PEER, []))
+    )
+    return f"{spent / unpruned:.2f}" if math.isfinite(spent) and math.isfinite(unpruned) else "–"
+
+
 def _cell(arrivals: list[float]) -> str:
     quartiles = [sorted(arrivals)[round((len(arrivals) - 1) * q)] for q in (0.25, 0.75)]
     shown = ["∞" if math.isinf(v) else f"{v:,.0f}" for v in (statistics.median(arrivals), *quartiles)]
@@ -164,24 +175,30 @@ def _cell(arrivals: list[float]) -> str:
 
 
 def picture(found: dict[str, list[Course]], curves: Curves, title: str, path: Path) -> None:
-    """Draw the median share of the hypervolume against epochs, with its quartiles for ours and MO-TPE."""
-    figure = Figure(figsize=(8, 5), layout="constrained", dpi=110)
-    panel = figure.subplots()
-    grid = np.arange(curves.epochs, _MOST_FULL_TRIALS * curves.epochs // 2)
-    for name, courses in found.items():
-        shares = np.zeros((len(courses), len(grid)))
-        for row, course in zip(shares, courses, strict=True):
-            for spent, share in zip(course.spent, course.share, strict=True):
-                row[grid >= spent[0]] = share
-        low, median, high = np.quantile(shares, [0.25, 0.5, 0.75], axis=0)
-        ours = name == next(iter(found))
-        (line,) = panel.plot(grid, median, label=name, lw=2.4 if ours else 1.2, zorder=3 if ours else 2)
-        if ours or name == "MO-TPE":
-            panel.fill_between(grid, low, high, color=line.get_color(), alpha=0.15, lw=0)
-    for goal in GOALS:
-        panel.axhline(goal, color="0.8", lw=0.8, zorder=1)
-    panel.set(xlabel="epochs trained", ylabel="share of the exhaustive hypervolume", ylim=(0.85, 1), title=title)
-    panel.legend(loc="lower right")
+    """Draw the median share of the hypervolume against epochs and MACs, with its quartiles for ours and MO-TPE."""
+    figure = Figure(figsize=(13, 5.4), layout="constrained", dpi=110)
+    panels = figure.subplots(1, 2, sharey=True)
+    most = [max(course.spent[-1][unit] for course in found[_PEER]) for unit in (0, 1)]
+    for unit, (panel, label) in enumerate(
+        zip(panels, ("epochs trained", "MACs of one sample, over all epochs"), strict=True)
+    ):
+        grid = np.linspace(0, most[unit], 2000)
+        for name, courses in found.items():
+            shares = np.zeros((len(courses), len(grid)))
+            for row, course in zip(shares, courses, strict=True):
+                for spent, share in zip(course.spent, course.share, strict=True):
+                    row[grid >= spent[unit]] = min(share, GOALS[-1])
+            low, median, high = np.quantile(shares, [0.25, 0.5, 0.75], axis=0)
+            ours = name == next(iter(found))
+            (line,) = panel.plot(grid, median, label=name, lw=2.4 if ours else 1.2, zorder=3 if ours else 2)
+            if ours or name == _PEER:
+                panel.fill_between(grid, low, high, color=line.get_color(), alpha=0.15, lw=0)
+        for goal in GOALS:
+            panel.axhline(goal, color="0.8", lw=0.8, zorder=1)
+        panel.set(xlabel=label, xlim=(0, most[unit]), ylim=(0.85, GOALS[-1] + 0.002))
+    panels[0].set_ylabel(f"share of the exhaustive hypervolume, as far as {GOALS[-1]:.0%}")
+    figure.suptitle(title)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
     figure.savefig(path)
 
 
@@ -192,10 +209,11 @@ def main() -> None:
     parser.add_argument("space", choices=GRIDS)
     parser.add_argument("--runs-dir", type=Path, default=Path("mlruns"))
     parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="their rows only")
     asked = parser.parse_args()
     _curves = Curves(asked.space, asked.runs_dir)
-    jobs = [(name, seed) for seed in range(asked.seeds) for name in METHODS]
-    found: dict[str, list[Course]] = {name: [] for name in METHODS}
+    jobs = [(name, seed) for seed in range(asked.seeds) for name in asked.methods]
+    found: dict[str, list[Course]] = {name: [] for name in asked.methods}
     with multiprocessing.get_context("fork").Pool(usable_cores()) as pool:
         for count, (name, course) in enumerate(pool.imap_unordered(_job, jobs), start=1):
             found[name].append(course)
@@ -203,6 +221,8 @@ def main() -> None:
                 print(f"{count}/{len(jobs)} searches", flush=True)
     lines = table(found, _curves)
     print("\n".join(lines))
+    if set(found) != set(METHODS):
+        return  # a table has all of them
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"replay-{asked.space}.md").write_text("\n".join([f"# {asked.space}", "", *lines]) + "\n")
     picture(found, _curves, f"{asked.space}: {asked.seeds} searches each", RESULTS / f"replay-{asked.space}.png")

@@ -12,6 +12,7 @@ import numpy as np
 import optuna
 from learning_curves import GRIDS
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from recorded_curves import Curves, Place
 
@@ -40,9 +41,9 @@ class Method(Protocol):
 class Whole:
     """One of Optuna's samplers; every trial is trained to its end."""
 
-    def __init__(self, curves: Curves, seed: int, sampler: str) -> None:
+    def __init__(self, curves: Curves, sampler: BaseSampler) -> None:
         self.curves = curves
-        self.study = optuna.create_study(directions=["maximize", "minimize"], sampler=make_sampler(sampler, seed))
+        self.study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
         self.distributions: dict[str, BaseDistribution] = {
             n: IntDistribution(0, size - 1) for n, size in zip(curves.names, curves.shape, strict=True)
         }
@@ -68,8 +69,8 @@ class Whole:
 class OnTheFront(Whole):
     """The same, pruned as this project prunes what such a sampler proposes."""
 
-    def __init__(self, curves: Curves, seed: int, sampler: str) -> None:
-        super().__init__(curves, seed, sampler)
+    def __init__(self, curves: Curves, sampler: BaseSampler) -> None:
+        super().__init__(curves, sampler)
         self.rungs = rungs_of(curves.epochs)
         self.complete: list[Standing] = []
 
@@ -90,8 +91,8 @@ class OnTheFront(Whole):
 class MedianRule(Whole):
     """The same, with Optuna's median rule on accuracy: below the median of the complete trials after as many epochs."""
 
-    def __init__(self, curves: Curves, seed: int, sampler: str) -> None:
-        super().__init__(curves, seed, sampler)
+    def __init__(self, curves: Curves, sampler: BaseSampler) -> None:
+        super().__init__(curves, sampler)
         self.complete: list[dict[int, float]] = []
 
     def stops(self, epoch: int, accuracy: float) -> bool:
@@ -214,11 +215,12 @@ def _within(distribution: BaseDistribution, values: list[Any]) -> BaseDistributi
 
 
 class MoAsha:
-    """Syne Tune's MO-ASHA, as it is."""
+    """Syne Tune's MO-ASHA: as it is, or with the priority that it is described with (``front_ranks``)."""
 
-    def __init__(self, curves: Curves, seed: int) -> None:
+    def __init__(self, curves: Curves, seed: int, *, ranked: bool) -> None:
         import datetime
 
+        from front_ranks import front_ranks
         from syne_tune.backend.trial_status import Trial
         from syne_tune.config_space import randint
         from syne_tune.optimizer.schedulers.multiobjective.moasha import MOASHA
@@ -229,7 +231,13 @@ class MoAsha:
         self.make: Callable[[int, Any], Any] = lambda number, config: Trial(number, config, datetime.datetime.now())
         space = {name: randint(0, size - 1) for name, size in zip(curves.names, curves.shape, strict=True)}
         self.scheduler = MOASHA(
-            space, ["error", "size"], time_attr="epoch", max_t=curves.epochs, grace_period=1, random_seed=seed
+            space,
+            ["error", "size"],
+            time_attr="epoch",
+            multiobjective_priority=front_ranks if ranked else None,
+            max_t=curves.epochs,
+            grace_period=1,
+            random_seed=seed,
         )
 
     def ask(self) -> Place:
@@ -254,12 +262,14 @@ class MoAsha:
 
 METHODS: dict[str, Callable[[Curves, int], Method]] = {
     "front, judged by its own model": Front,
-    "TPE, pruned on the front": lambda curves, seed: OnTheFront(curves, seed, "tpe"),
-    "random, pruned on the front": lambda curves, seed: OnTheFront(curves, seed, "random"),
-    "MO-TPE": lambda curves, seed: Whole(curves, seed, "tpe"),
-    "MO-TPE, median rule": lambda curves, seed: MedianRule(curves, seed, "tpe"),
-    "NSGA-II": lambda curves, seed: Whole(curves, seed, "nsga2"),
-    "random": lambda curves, seed: Whole(curves, seed, "random"),
+    "TPE, pruned on the front": lambda curves, seed: OnTheFront(curves, make_sampler("tpe", seed)),
+    "random, pruned on the front": lambda curves, seed: OnTheFront(curves, make_sampler("random", seed)),
+    "MO-TPE": lambda curves, seed: Whole(curves, make_sampler("tpe", seed)),
+    "MO-TPE, multivariate": lambda curves, seed: Whole(curves, TPESampler(multivariate=True, seed=seed)),
+    "MO-TPE, median rule": lambda curves, seed: MedianRule(curves, make_sampler("tpe", seed)),
+    "NSGA-II, 16 a generation": lambda curves, seed: Whole(curves, make_sampler("nsga2", seed)),
+    "random": lambda curves, seed: Whole(curves, make_sampler("random", seed)),
     "ASHA in each width": StratifiedAsha,
-    "MO-ASHA (Syne Tune)": MoAsha,
+    "MO-ASHA, ranks mended": lambda curves, seed: MoAsha(curves, seed, ranked=True),
+    "MO-ASHA (Syne Tune)": lambda curves, seed: MoAsha(curves, seed, ranked=False),
 }
