@@ -8,7 +8,7 @@ file as a search leaves them, each with its folder, its spool, its answers and a
 sent. Opening and reporting are whole commands, start-up included: ``search.py`` on a study that has all its trials, and
 ``python -m harness report``.
 
-The teacher outputs are those of ImageNet at a hundredth: 12,812 samples, 1,000 classes, float32, written as the
+The teacher outputs are those of ImageNet at a hundredth: 12,811 samples, 1,000 classes, float32, written as the
 project writes them and gathered in random batches as a trial gathers them.
 """
 

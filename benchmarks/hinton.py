@@ -213,8 +213,7 @@ def tables(done: dict[str, list[dict[str, float]]]) -> list[str]:
             "**The teacher errs more than the student on labels alone**, so this is not the paper's case, and soft "
             "targets have nothing to give: a student that follows its teacher well errs as it does. On its own "
             f"training images, not moved, the teacher errs on {_errors(done['teacher'], 'accuracy_on_train')} % too: "
-            f"dropout and moved images leave it short of them after {TEACHER_EPOCHS} epochs. "
-            "Forty epochs are not enough either: they brought one teacher, of one seed, to 12.7 % of the test images.",
+            f"dropout and moved images leave it short of them after {TEACHER_EPOCHS} epochs.",
         ]
     lines += ["", "## Temperatures", "", "| soft targets at | 300 units | 30 units |", "|---|---:|---:|"]
     for temperature in TEMPERATURES:

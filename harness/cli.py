@@ -99,8 +99,8 @@ def parse_search(arguments: Sequence[str] | None = None) -> tuple[Settings, Plac
         default=[],
         choices=(*RECIPES, _NO_RECIPE),
         metavar="NAME",
-        help=f"published settings to try first; may be repeated ({', '.join(RECIPES)}; {_NO_RECIPE}: not even those "
-        f"that are tried unasked, {', '.join(DEFAULT_RECIPES)})",
+        help=f"published settings to try first, before those that are tried unasked ({', '.join(DEFAULT_RECIPES)}); "
+        f"may be repeated ({', '.join(RECIPES)}; {_NO_RECIPE}: try none, neither those)",
     )
     add(
         "--sampler",
@@ -220,7 +220,7 @@ def next_steps(settings: Settings, study: Study, experiment_id: str, *, is_over:
         # Without it, the page opens on traces of language models; sorted, MLflow shows the trials beside one another.
         "workflowType": "machine_learning",
         "compareRunsMode": "CHART",
-        "searchFilter": f"tags.kd.study = '{settings.study}'",
+        "searchFilter": f"tags.kd.study = '{settings.study}' and tags.kd.role = 'trial'",
         "orderByKey": f"metrics.`{study.primary}`",
         "orderByAsc": "false",
     }
@@ -232,6 +232,9 @@ def next_steps(settings: Settings, study: Study, experiment_id: str, *, is_over:
     elif address != DEFAULT_TRACKING_URI:
         command += f" --backend-store-uri {shlex.quote(address)}"
     lines = ["next:", *([] if address.startswith("http") else [f"  compare  {command}"]), f"           {page}"]
+    picture = settings.study_dir / "report" / "front.html"
+    if picture.exists():
+        lines.append(f"  look at  {picture}")
     lines.append(f"  report   {command_for('report', settings)}")
     if is_over:
         lines.append(f"  confirm  {command_for('confirm', settings)}")

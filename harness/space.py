@@ -86,7 +86,8 @@ class SearchSpace:
                 )
             names = [*self.student, METHOD, *parameters, *self.training]
             if len(set(names)) < len(names):
-                raise ValueError(f"a parameter must stand in one group only, but got {sorted(names)}.")
+                twice = sorted({name for name in names if names.count(name) > 1})
+                raise ValueError(f"a parameter must stand in one group only, but got {', '.join(twice)} in several.")
             _check_names("distillation", parameters, _keywords(METHODS[method].__init__), all_needed=True)
             for name, distribution in parameters.items():
                 if self.distributions[name] != distribution:

@@ -160,12 +160,13 @@ def _find_fashion_mnist() -> Path:
         try:
             FashionMNIST(cache, train=True, download=True)
         except (OSError, RuntimeError) as error:
-            raise FileNotFoundError(f"Fashion-MNIST could not be downloaded ({error}); {_HOW_TO_GET}") from error
+            why = " ".join(str(error).split())
+            raise FileNotFoundError(f"Fashion-MNIST is not here; {_HOW_TO_GET} Its download failed: {why}") from error
     return downloaded
 
 
 _HOW_TO_GET = (
     "put train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte "
     "(each plain or .gz) into a folder and pass it as --data-dir, or apt-get install dataset-fashion-mnist, or, "
-    "with a network, pip install 'kd-harness[vision]'."
+    "with a network, pip install -e '.[vision]'."
 )

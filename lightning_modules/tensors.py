@@ -23,13 +23,20 @@ class Split:
         labels: Class indices, shape (N,), int64.
 
     Raises:
-        ValueError: If it is empty, or inputs and labels differ in length, or labels are no class indices.
+        TypeError: If inputs or labels are no tensors.
+        ValueError: If it is empty, or inputs and labels differ in length, or labels are no class indices, or inputs are
+            of double precision, which networks are not.
     """
 
     inputs: Inputs
     labels: Tensor
 
     def __post_init__(self) -> None:
+        for name, value in self.tensors().items():
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{name} of a split must be a tensor, but got {type(value).__name__}; torch.from_numpy")
+            if value.dtype == torch.float64:
+                raise ValueError(f"{name} of a split must be float32, as networks are, but got float64; .float()")
         lengths = {len(value) for value in self.tensors().values()}
         if lengths != {len(self.labels)} or not len(self.labels):
             raise ValueError(
@@ -151,6 +158,7 @@ class TensorDataModule(pl.LightningDataModule):
         views: What teacher and students are shown of the training samples; ``None`` shows them as they are.
 
     Raises:
+        TypeError: If a split is none.
         ValueError: If a batch size is below 1.
     """
 
@@ -168,6 +176,12 @@ class TensorDataModule(pl.LightningDataModule):
         if batch_size < 1 or eval_batch_size < 1:
             raise ValueError(f"batch sizes must be at least 1, but got {batch_size=} and {eval_batch_size=}.")
         self.splits = {"train": train, "val": val, "test": test}
+        for name, part in self.splits.items():
+            if not isinstance(part, Split):
+                raise TypeError(
+                    f"{name} must be a Split(inputs, labels) of lightning_modules.tensors, but got "
+                    f"{type(part).__name__}."
+                )
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.views = views

@@ -217,7 +217,8 @@ def _costs(
                 table = _found_or_measured(settings, space, teachers, data, terminal)
                 kept = table.to_json()
                 study.keep_costs(kept)
-                terminal.say(f"costs     {len(table.students)} architectures and the teacher on {table.conditions}")
+                measured = "1 architecture" if len(table.students) == 1 else f"{len(table.students)} architectures"
+                terminal.say(f"costs     {measured} and the teacher on {table.conditions}")
     return CostTable.from_json(kept)
 
 

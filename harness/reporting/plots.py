@@ -46,7 +46,7 @@ def front_picture(result: Result, path: Path) -> None:
         others = complete[~complete["front"]]
         panel.scatter(others[name], others[result.primary], s=18, color=_GREY, label="dominated")
         front = result.front.sort_values(name)
-        panel.scatter(front[name], front[result.primary], s=26, color=_RED, label="front")
+        panel.scatter(front[name], front[result.primary], s=26, color=_RED, label="front", zorder=3)
         _draw_gains(panel, result, name)
         panel.scatter(
             result.teacher[name], result.teacher[result.primary], s=140, marker="*", color="black", label="teacher"
@@ -59,7 +59,9 @@ def front_picture(result: Result, path: Path) -> None:
                 panel.xaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
         panel.set_xlabel(_LABELS.get(name, name))
         panel.grid(alpha=0.25)
-    _focus(panels[0], result)
+    *limits, left_out = _focus(result)
+    panels[0].set_ylim(limits)
+    panels[0].set_title(left_out, fontsize=8, loc="left")
     panels[0].set_ylabel(f"{result.primary} (validation)")
     panels[0].legend(loc="lower right", fontsize=8, labelspacing=1)
     figure.supxlabel(f"latencies: {result.conditions}", fontsize=7, color="#666666")
@@ -78,7 +80,7 @@ def _draw_gains(panel: Axes, result: Result, name: str) -> None:
     panel.scatter(
         places,
         front["control"],
-        s=30,
+        s=64,  # seen around a student that scores alike
         facecolors="white",
         edgecolors=_DARK_GREY,
         label="its control: labels alone",
@@ -86,17 +88,22 @@ def _draw_gains(panel: Axes, result: Result, name: str) -> None:
     )
 
 
-def _focus(panel: Axes, result: Result) -> None:
-    """Give the front the picture's better half: one hopeless trial must not squeeze it to a line."""
+def _focus(result: Result) -> tuple[float, float, str]:
+    """From where to where the primary metric is shown, and what is left out.
+
+    The front has the picture's better half: one hopeless trial must not squeeze it to a line.
+    """
     shown = [*result.front[result.primary], *result.front["control"].dropna(), result.teacher[result.primary]]
     values = result.trials[result.primary].dropna()
     low, high = min(shown), max(shown)
     span = max(high - low, 0.01 * abs(high), 1e-3)
     bottom, top = low - 0.9 * span, high + 0.9 * span
-    panel.set_ylim(max(bottom, values.min() - 0.1 * span), min(top, max(values.max(), high) + 0.1 * span))
     hidden = int(((values < bottom) | (values > top)).sum())
-    if hidden:
-        panel.set_title(f"{hidden} of {len(values)} trials lie outside the picture", fontsize=8, loc="left")
+    return (
+        max(bottom, values.min() - 0.1 * span),
+        min(top, max(values.max(), high) + 0.1 * span),
+        f"{hidden} of {len(values)} trials lie outside the picture" if hidden else "",
+    )
 
 
 def _ring_picks(panel: Axes, result: Result, name: str) -> None:
@@ -163,6 +170,7 @@ def front_page(result: Result, path: Path) -> None:
         groups.append((pick, rows, marker))
     texts = [[_hover(result, row) for _, row in rows.iterrows()] for _, rows, _ in groups]
     for column, name in enumerate(names, start=1):
+        figure.add_traces(_gain_traces(result, name, shown=column == 1), rows=1, cols=column)  # below the students
         for (label, rows, marker), text in zip(groups, texts, strict=True):
             figure.add_trace(
                 go.Scatter(
@@ -179,7 +187,6 @@ def front_page(result: Result, path: Path) -> None:
                 row=1,
                 col=column,
             )
-        figure.add_traces(_gain_traces(result, name, shown=column == 1), rows=1, cols=column)
         figure.add_trace(
             go.Scatter(
                 x=[result.teacher[name]],
@@ -196,10 +203,12 @@ def front_page(result: Result, path: Path) -> None:
         )
         logarithmic = len(complete) and (complete[name] > 0).all()
         figure.update_xaxes(title=_LABELS.get(name, name), type="log" if logarithmic else "linear", row=1, col=column)
+    *limits, left_out = _focus(result)
+    figure.update_yaxes(range=limits)
     figure.update_yaxes(title=f"{result.primary} (validation)", row=1, col=1)
     figure.update_layout(
         title=f"{result.study}: {len(result.front)} of {len(result.trials)} trials on the Pareto front"
-        f"<br><sup>{result.conditions}</sup>",
+        f"<br><sup>{result.conditions}{left_out and f'; {left_out} as it opens'}</sup>",
         template="plotly_white",
         height=560,
         legend={"orientation": "h", "y": -0.2},
@@ -236,7 +245,7 @@ def _gain_traces(result: Result, name: str, *, shown: bool) -> list[Any]:
         name=label,
         legendgroup=label,
         showlegend=shown,
-        marker={"color": "white", "size": 8, "line": {"color": _DARK_GREY, "width": 1.5}},
+        marker={"color": "white", "size": 13, "line": {"color": _DARK_GREY, "width": 1.5}},
         hovertemplate="%{text}<extra></extra>",
         text=texts,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from optuna.trial import TrialState
 
 from harness.content import exclusive, write_atomically
 from harness.reporting import plots
@@ -142,7 +143,8 @@ def _is_told(told: str, spool: Spool, files: Iterable[Path]) -> bool:
 def _log(result: Result, told: str, folder: Path, spool: Spool) -> None:
     spool.artifact(folder)
     states = result.trials["state"].value_counts()
-    values = {f"trials_{str(state).lower()}": float(count) for state, count in states.items()}
+    # All of them each time: those that ran at the report before may be over.
+    values = {f"trials_{state.name.lower()}": float(states.get(state.name, 0)) for state in TrialState}
     values["front_size"] = float(len(result.front))
     best = result.trials.loc[result.trials["front"], result.primary]
     if len(best):

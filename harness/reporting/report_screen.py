@@ -20,7 +20,7 @@ def show(result: Result, terminal: Terminal) -> None:
     terminal.tell(f"{result.study}: the Pareto front of {', '.join(result.titles)}")
     terminal.say("")
     if left_out := _show_table(*_front(result), terminal):
-        terminal.tell(f"Left out, for the terminal is too narrow: {', '.join(left_out)}; trials.csv has all.")
+        terminal.tell(f"Left out, for want of width: {', '.join(left_out)}; trials.csv has all.")
     for line in (*notes(result), *transferred(result)):
         terminal.tell(line)
     if head := confirmed_head(result):

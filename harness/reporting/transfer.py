@@ -104,10 +104,8 @@ class Transfer:
         right, wrong = total["teacher_right"], total["samples"] - total["teacher_right"]
         kept = right - total["lost"]
         share = f" ({100 * kept / right:.1f} %)" if right else ""
-        return (
-            f"keeps {kept:,} of the teacher's {right:,} right answers{share} and corrects {total['won']:,} of its "
-            f"{wrong:,} wrong ones"
-        )
+        corrected = f" and corrects {total['won']:,} of its {wrong:,} wrong ones" if wrong else ""
+        return f"keeps {kept:,} of the teacher's {right:,} right answers{share}{corrected}"
 
     def mistakes(self) -> str:
         """What the mistakes of student and teacher have in common, in sentences."""

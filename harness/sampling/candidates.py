@@ -58,7 +58,7 @@ class Points:
         choices = np.array([isinstance(distribution, CategoricalDistribution) for distribution in branch.values()])
         steps = np.where(choices, 0.0, rng.normal(0, _STEP, size=(count, len(branch))))
         switched = choices & (rng.random((count, len(branch))) < _SWITCH)
-        shares = np.where(switched, rng.random((count, len(branch))), np.clip(place + steps, 0, 1 - 1e-12))
+        shares = np.where(switched, rng.random((count, len(branch))), np.clip(place + steps, 0, 1))
         return self._pool(method, shares)
 
     def _pool(self, method: str, shares: Array) -> Pool:
@@ -130,7 +130,10 @@ def _share(distribution: BaseDistribution, value: Any) -> float:
 
 
 def _values(distribution: BaseDistribution, shares: Array) -> Array:
-    """The values at shares of a range, [0, 1), as Optuna keeps them: each step gets as much room, as there."""
+    """The values at shares of a range, [0, 1], as Optuna keeps them: each step gets as much room, as there.
+
+    At its ends they are what it ends with, to the last bit: what alpha = 1 asks for is another training than 1 - 1e-12.
+    """
     if isinstance(distribution, CategoricalDistribution):
         return np.floor(shares * len(distribution.choices))
     assert isinstance(distribution, FloatDistribution | IntDistribution)
@@ -142,6 +145,7 @@ def _values(distribution: BaseDistribution, shares: Array) -> Array:
         values = np.exp(values)
     if distribution.step is not None:
         values = distribution.low + np.round((values - distribution.low) / distribution.step) * distribution.step
+    values = np.where(shares <= 0, distribution.low, np.where(shares >= 1, distribution.high, values))
     clipped: Array = np.clip(values, distribution.low, distribution.high)
     return clipped
 

@@ -13,6 +13,7 @@ from harness.storage.claims import Worker
 from harness.storage.presence import Absence
 from harness.studies.study import Study
 from harness.tracking.spool import curves
+from harness.training.checkpoint import epochs_kept
 
 _RECENT = 20  # finished trials that tell the pace
 
@@ -33,7 +34,7 @@ def status(study: Study) -> Iterator[str]:
     if retrained:
         failed = sum("reason" in result for result in retrained.values())
         students = "1 student" if len(retrained) == 1 else f"{len(retrained)} students"
-        yield f"anew      {students} trained anew, for controls or to confirm, {failed} failed"
+        yield f"anew      {students} trained anew, for controls or to confirm{f', {failed} failed' if failed else ''}"
     if study.is_exhausted and finished == len(trials):
         yield "finished  its space is exhausted"
     elif asked is not None and finished >= asked:
@@ -115,7 +116,11 @@ def _without_a_row(study: Study, trial: FrozenTrial, epochs: int) -> str:
     free = lease.acquire()
     lease.release()
     done = len(curves(folder).get("train/loss", {}))
-    return f"{done}/{epochs} epochs, {'cut; the same command goes on with it' if free else 'running'}"
+    if not free:
+        return f"{done}/{epochs} epochs, running"
+    kept = epochs_kept(folder)
+    again = f"goes on with it after epoch {kept}, its last checkpoint" if kept else "begins it again"
+    return f"{done}/{epochs} epochs, cut; the same command {again}"
 
 
 def _clock(seconds: float) -> str:

@@ -119,8 +119,9 @@ class Study(Record):
                 self.keep_costs(None)  # a first start that failed; nothing stands on it
             else:
                 raise HarnessError(
-                    f"study {self.settings.study!r} was begun with other {name} ({stored[name]}) than what is there "
-                    f"now ({value}); use --study to name a new one."
+                    f"study {self.settings.study!r} was begun with other {_BOUND[name]} ({stored[name]}) than what is "
+                    f"there now ({value}); use --study to name a new one. If nothing was changed, the task makes "
+                    "something else each time: a split that is drawn wants a seed."
                 )
         if stored | prepared != stored:
             self._keep("kd.prepared", stored | prepared)
@@ -185,6 +186,9 @@ class Study(Record):
                 return self.claims.take(names)
 
         return self.patience.ask(take)
+
+
+_BOUND = {"dataset": "data", "students": "students", "teacher": "teacher"}
 
 
 def _finished(tally: Counter[TrialState]) -> int:

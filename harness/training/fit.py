@@ -16,6 +16,7 @@ import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.utilities import registry
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.accelerators import AcceleratorRegistry
 from pytorch_lightning.callbacks import Checkpoint
 
 from harness.content import derived_seed
@@ -48,8 +49,10 @@ def device_of(accelerator: str) -> torch.device:
     try:
         return _trainer(accelerator, epochs=0, folder=Path()).strategy.root_device
     except (MisconfigurationException, ValueError, RuntimeError) as error:
+        here = [name for name in AcceleratorRegistry if AcceleratorRegistry[name]["accelerator"].is_available()]
         raise HarnessError(
-            f"--accelerator must name a device of this machine, but got {accelerator!r}: {error}"
+            f"--accelerator must be auto or one of what this machine has ({', '.join(sorted(here))}), but got "
+            f"{accelerator!r}: {error}"
         ) from error
 
 

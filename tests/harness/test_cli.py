@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -369,3 +370,20 @@ def test_a_command_ends_as_its_outcome_asks(body: str, code: int, error: str | N
         assert "first" in only_line(ended.stderr)
     else:
         assert ended.stderr == error
+
+
+@pytest.mark.parametrize(
+    ("parse", "arguments", "words"),
+    [
+        (parse_search, ["--trails", "5"], "unrecognized arguments: --trails 5; did you mean --trials?"),
+        (parse_search, ["--spce=digits"], "unrecognized arguments: --spce=digits; did you mean --space?"),
+        (parse_command, ["status", "--study", "s", "--storge", "x"], "--storge x; did you mean --storage?"),
+        (parse_search, ["--whatever"], "unrecognized arguments: --whatever (see"),
+    ],
+)
+def test_a_flag_that_is_misspelt_is_told_what_it_may_be(
+    parse: Callable[[list[str]], object], arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(arguments)
+    assert words in capsys.readouterr().err

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -165,3 +168,30 @@ def test_batch_sizes_below_one_are_refused(batch_size: int, eval_batch_size: int
     split = a_split()
     with pytest.raises(ValueError, match=f"but got batch_size={batch_size} and eval_batch_size={eval_batch_size}"):
         TensorDataModule(train=split, val=split, test=split, batch_size=batch_size, eval_batch_size=eval_batch_size)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "labels", "error", "words"),
+    [
+        (
+            np.zeros((2, 3), dtype=np.float32),
+            torch.tensor([0, 1]),
+            TypeError,
+            "inputs .* must be a tensor, but got nda",
+        ),
+        (torch.zeros(2, 3), [0, 1], TypeError, "labels of a split must be a tensor, but got list"),
+        (torch.zeros(2, 3, dtype=torch.float64), torch.tensor([0, 1]), ValueError, "inputs .* but got float64; .float"),
+    ],
+)
+def test_what_numpy_gives_is_told_from_what_is_wanted(
+    inputs: Any, labels: Any, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        Split(inputs, labels)
+
+
+def test_a_pair_is_no_split() -> None:
+    split = Split(torch.zeros(2, 3), torch.tensor([0, 1]))
+    pair: Any = (split.inputs, split.labels)
+    with pytest.raises(TypeError, match=r"val must be a Split\(inputs, labels\) of lightning_modules.tensors, but got"):
+        TensorDataModule(train=split, val=pair, test=split)

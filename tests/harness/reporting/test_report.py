@@ -344,7 +344,8 @@ def test_the_report_goes_to_the_studys_own_run(settings: Settings) -> None:
     spool.close()
     artifact, values, tags = read_events(study.folder / SPOOL)
     assert artifact["path"] == "report" and values["step"] is None
-    assert values["values"] == {"front_size": 4, "trials_complete": 5, "trials_fail": 1, "best_accuracy": 0.945}
+    counts = {"trials_running": 0, "trials_waiting": 0, "trials_complete": 5, "trials_pruned": 0, "trials_fail": 1}
+    assert values["values"] == {**counts, "front_size": 4, "best_accuracy": 0.945}
     assert tags["values"]["kd.picks"] == '{"accurate": 1, "small": 2, "balanced": 3}'
     assert tags["values"]["mlflow.note.content"] == (study.folder / "report" / "summary.md").read_text()
 
@@ -386,7 +387,7 @@ def test_on_a_narrow_terminal_the_comparisons_give_way_and_no_heading_is_cut(
     text = StringIO()
     show(collect(a_study(settings, STUDENTS)), Terminal(Console(file=text, width=width)))
     assert all(heading in text.getvalue() for heading in ("accuracy", "p50 ms", "parameters", "pick"))
-    table, _, rest = text.getvalue().partition("Left out, for the terminal is too narrow: ")
+    table, _, rest = text.getvalue().partition("Left out, for want of width: ")
     assert ("faster" in table) == shown
     assert rest.startswith("faster, smaller, agrees; trials.csv has all.") != shown
 
@@ -637,3 +638,13 @@ def test_what_was_reported_just_so_is_shown_again_and_not_written(settings: Sett
     report(study, terminal()[0], spool, anew=False)
     assert "| +0.0100 |" in (folder / "summary.md").read_text()
     spool.close()
+
+
+@pytest.mark.parametrize("hurts", [True, False])
+def test_a_teacher_that_only_hurts_is_said_to(settings: Settings, hurts: bool) -> None:
+    study = a_study(settings, STUDENTS)
+    for number in study.front():
+        accuracy = 0.99 if hurts or number else 0.1
+        study.keep_retrained(f"controls/{number}", {"metrics": metrics(accuracy, 0.4, 400)})
+    said = "this teacher has hurt, not helped" in " ".join(notes(collect(study)))
+    assert said == hurts

@@ -138,8 +138,8 @@ def test_a_sentence_gives_counts_and_where_most_is_lost() -> None:
 @pytest.mark.parametrize(
     ("student", "told"),
     [
-        ([0, 0, 0, 1, 1, 1, 2, 2, 2], "of its 0 wrong ones."),
-        ([0, 0, 1, 1, 1, 1, 2, 2, 2], "of its 0 wrong ones; no class loses more than 1."),
+        ([0, 0, 0, 1, 1, 1, 2, 2, 2], "right answers (100.0 %)."),
+        ([0, 0, 1, 1, 1, 1, 2, 2, 2], "right answers (88.9 %); no class loses more than 1."),
         ([0, 2, 1, 1, 2, 0, 2, 2, 2], "; it loses most in class 0 (2 of 3) and class 1 (2 of 3)."),
         ([0, 1, 1, 1, 1, 1, 2, 2, 0], "; it loses most in class 0 (2 of 3, 2 as 1)."),
     ],
@@ -152,8 +152,7 @@ def test_a_sentence_names_no_class_for_one_sample_and_each_that_loses_most(stude
 def test_of_many_classes_that_lose_alike_none_is_named() -> None:
     labels = [0, 0, 1, 1, 2, 2, 3, 3]
     assert Transfer(answers(labels, labels, [1, 1, 2, 2, 3, 3, 0, 0], classes=4)).sentence() == (
-        "keeps 0 of the teacher's 8 right answers (0.0 %) and corrects 0 of its 0 wrong ones; no class loses more "
-        "than 2."
+        "keeps 0 of the teacher's 8 right answers (0.0 %); no class loses more than 2."
     )
 
 

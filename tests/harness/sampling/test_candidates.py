@@ -107,3 +107,12 @@ def test_as_many_neighbours_are_above_as_below(
         above, below = np.mean(found > value * (1 + 1e-9)), np.mean(found < value * (1 - 1e-9))
         # Of whole numbers there is less room to the next one above, by the logarithm.
         assert above <= 0.53 and below <= 0.53 and (above > 0.1) == (below > 0.1), (value, above, below)
+
+
+def test_neighbours_at_the_end_of_a_range_are_at_its_end_to_the_last_bit() -> None:
+    at_the_end = {"width": 32, "temperature": 20.0, "alpha": 1.0, "learning_rate": 0.03}
+    pool = Points(SPACE).near(np.random.default_rng(0), at_the_end, 500)
+    found = [pool[place] for place in range(len(pool))]
+    for name, end in at_the_end.items():
+        values = [configuration[name] for configuration in found]
+        assert max(values) == end and 100 < values.count(end) < 500

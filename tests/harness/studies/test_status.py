@@ -46,7 +46,7 @@ def test_a_study_on_this_machine_tells_what_runs_and_what_was_cut(settings: Sett
     ]
     assert lines[-2:] == [
         "trial     2: 3/20 epochs, running",
-        "trial     3: 1/20 epochs, cut; the same command goes on with it",
+        "trial     3: 1/20 epochs, cut; the same command begins it again",
     ]
     running.hold.release()
 
@@ -92,7 +92,7 @@ def test_a_study_on_a_server_tells_its_workers_from_any_folder(
     study.claims.close()
     assert list(status(elsewhere))[1:] == [
         "trial     0: nobody is at it",
-        "trial     1: 0/20 epochs, cut; the same command goes on with it",
+        "trial     1: 0/20 epochs, cut; the same command begins it again",
     ]
     for one in (study, elsewhere):
         close_connections(one.optuna)
