@@ -230,10 +230,10 @@ def example(tmp_path: Path, empty_store: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with the README's example, searched to the end: 8 trials of study ``cancer``."""
+    """A folder with the README's example, searched to the end: 8 trials of study ``cancer``, none pruned."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "cancer.py").write_text(EXAMPLE)
-    command = ("--space", "cancer.py", "--trials", "8", "--epochs", "6")
+    command = ("--space", "cancer.py", "--trials", "8", "--epochs", "6", "--pruner", "none")
     ended(typed(folder, *command), folder / "output.txt")
     yield folder
 

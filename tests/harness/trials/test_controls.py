@@ -14,7 +14,8 @@ from harness.settings import Settings
 from harness.studies.study import Study
 from harness.tracking.spool import SPOOL
 from harness.trials.controls import controls, due, known
-from harness.trials.retraining import _begun
+from harness.trials.retraining import _begin
+from harness.trials.worker import spool_of
 from search_spaces.digits import SPACE
 from search_spaces.digits_methods import SPACE as METHODS
 
@@ -73,9 +74,9 @@ def test_the_run_of_a_control_has_the_names_of_a_trial_s_run(settings: Settings)
     claim.hold.release()
     (control,) = controls(study, settings, METHODS)
     _, hold = study.take([control.name]) or pytest.fail()
-    begun = _begun(control, hold, study, Silent())
-    begun.close()
+    with spool_of(study.folder / control.name, hold, Silent()) as spool:
+        _begin(spool, control, hold, study)
     hold.release()
-    logged = [json.loads(line) for line in (begun.folder / SPOOL).read_text().splitlines()]
+    logged = [json.loads(line) for line in (spool.folder / SPOOL).read_text().splitlines()]
     (params,) = (line["params"] for line in logged if line.get("params"))
     assert params.keys() == claim.configuration.params().keys() and params["method"] == "labels alone"
