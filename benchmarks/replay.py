@@ -183,14 +183,15 @@ def picture(found: dict[str, list[Course]], curves: Curves, title: str, path: Pa
         zip(panels, ("epochs trained", "MACs of one sample, over all epochs"), strict=True)
     ):
         grid = np.linspace(0, most[unit], 2000)
-        for name, courses in found.items():
+        for place, (name, courses) in enumerate(found.items()):
             shares = np.zeros((len(courses), len(grid)))
             for row, course in zip(shares, courses, strict=True):
                 for spent, share in zip(course.spent, course.share, strict=True):
                     row[grid >= spent[unit]] = min(share, GOALS[-1])
             low, median, high = np.quantile(shares, [0.25, 0.5, 0.75], axis=0)
             ours = name == next(iter(found))
-            (line,) = panel.plot(grid, median, label=name, lw=2.4 if ours else 1.2, zorder=3 if ours else 2)
+            style = "--" if place >= 10 else "-"  # there are ten colours
+            (line,) = panel.plot(grid, median, style, label=name, lw=2.4 if ours else 1.2, zorder=3 if ours else 2)
             if ours or name == _PEER:
                 panel.fill_between(grid, low, high, color=line.get_color(), alpha=0.15, lw=0)
         for goal in GOALS:

@@ -65,7 +65,7 @@ def _reply_to(request: dict[str, Any], sink: MlflowSink) -> None:
             return
         except Exception as error:  # of any kind: whoever waits must hear of it
             if time.monotonic() > ends_at:
-                _tell(reply={"problem": one_line(error)})
+                _tell(reply={"problem": _why(error)})
                 return
         time.sleep(_FIRST_PAUSE_S)
 
@@ -90,6 +90,14 @@ def _send_all(inbox: Inbox, send: Callable[[Path], None]) -> Exception | None:
     return problem
 
 
+def _why(error: BaseException) -> str:
+    """What the system said, where that was the cause: an HTTP client quotes all of its request around it."""
+    cause = error
+    while (deeper := cause.__cause__ or cause.__context__) is not None:
+        cause = deeper
+    return one_line(cause if isinstance(cause, OSError) else error)
+
+
 def main() -> int:
     """Mirror until told to close, or until the search is gone; exit 0 when everything is sent."""
     logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -103,7 +111,7 @@ def main() -> int:
         with exclusive(lock_of(config["address"], root)):  # two first starts at once would both make the tables
             sink = MlflowSink(config["address"], config["experiment"], root)
     except Exception as error:
-        _tell(failed=one_line(error))
+        _tell(failed=_why(error))
         return 1
     gc.freeze()
     gc.enable()
@@ -138,7 +146,7 @@ def main() -> int:
                 _tell(back=True)
             pause_s, answered_at = _FIRST_PAUSE_S, time.monotonic()
             continue
-        _tell(away=one_line(problem))
+        _tell(away=_why(problem))
         if inbox.over:
             if time.monotonic() > max(inbox.ended_at, answered_at) + inbox.grace_s:
                 return 1
