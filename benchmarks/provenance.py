@@ -12,9 +12,15 @@ from pathlib import Path
 def provenance() -> str:
     """The command, the commit and the day."""
     folder = Path(__file__).resolve().parent
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
-    asked = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    commit = asked.stdout.strip() or "no checkout"
+    commit = _git("rev-parse", "--short=10", "HEAD") or "unknown"
+    if _git("status", "--porcelain", "--", "..", ":!results"):
+        commit += " with changes"
     script = Path(sys.argv[0]).resolve()
     name = script.relative_to(folder.parent) if script.is_relative_to(folder.parent) else script.name
     return f"`python {shlex.join([str(name), *sys.argv[1:]])}`, commit {commit}, {datetime.date.today().isoformat()}."
+
+
+def _git(*arguments: str) -> str:
+    """What git says of this checkout; nothing if it is none."""
+    asked = subprocess.run(["git", *arguments], cwd=Path(__file__).resolve().parent, capture_output=True, text=True)
+    return asked.stdout.strip()
