@@ -22,5 +22,7 @@ def provenance() -> str:
 
 def _git(*arguments: str) -> str:
     """What git says of this checkout; nothing if it is none."""
-    asked = subprocess.run(["git", *arguments], cwd=Path(__file__).resolve().parent, capture_output=True, text=True)
+    command = ["git", *arguments]
+    folder = Path(__file__).resolve().parent
+    asked = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     return asked.stdout.strip()
