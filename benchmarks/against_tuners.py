@@ -321,6 +321,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=1000, help="the most that a command begins (default: 1000)")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     asked = parser.parse_args()
+    provenance()  # of what runs, whatever is committed meanwhile
     race, names = RACES[asked.space], asked.contenders
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what it has started ends with it

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 
+@functools.cache
 def provenance() -> str:
-    """The command, the commit and the day."""
+    """The command, and the commit and the day when this was first asked for."""
     folder = Path(__file__).resolve().parent
     commit = _git("rev-parse", "--short=10", "HEAD") or "unknown"
     if _git("status", "--porcelain", "--", "..", ":!results"):

@@ -212,6 +212,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="their rows only")
     asked = parser.parse_args()
+    provenance()  # of what runs, whatever is committed meanwhile
     _curves = Curves(asked.space, asked.runs_dir)
     jobs = [(name, seed) for seed in range(asked.seeds) for name in asked.methods]
     found: dict[str, list[Course]] = {name: [] for name in asked.methods}

@@ -100,7 +100,7 @@ def parse_search(arguments: Sequence[str] | None = None) -> tuple[Settings, Plac
         choices=(*RECIPES, _NO_RECIPE),
         metavar="NAME",
         help=f"published settings to try first, before those that are tried unasked ({', '.join(DEFAULT_RECIPES)}); "
-        f"may be repeated ({', '.join(RECIPES)}; {_NO_RECIPE}: try none, neither those)",
+        f"may be repeated ({', '.join(RECIPES)}; {_NO_RECIPE}: try none, not even those)",
     )
     add(
         "--sampler",

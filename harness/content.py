@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,10 +62,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def drop_unfinished(path: Path) -> None:
-    """Remove what processes that were killed left of ``path`` beside it. Nobody may be writing it."""
+    """Remove what processes that were killed left of ``path`` beside it: what nobody has written to for an hour."""
     for file in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        if file.suffix[1:].isdigit():
-            file.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            if file.suffix[1:].isdigit() and time.time() - file.stat().st_mtime > 3600:
+                file.unlink()
 
 
 def inside(folder: Path, name: str) -> Path:

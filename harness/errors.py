@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -74,6 +75,23 @@ def lose_no_signal() -> None:
         again.start()
 
     sys.unraisablehook = hook
+
+
+@contextlib.contextmanager
+def signals_wait() -> Iterator[None]:
+    """Let a signal wait that comes meanwhile, and what it asks for be raised at the end. For the main thread."""
+    came: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, frame: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if came:
+            os.kill(os.getpid(), came[0])
 
 
 class TrialFailed(Exception):

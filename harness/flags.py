@@ -34,17 +34,17 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         asked, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            near = difflib.get_close_matches(unknown[0].partition("=")[0], self._flags(), n=1, cutoff=0.75)
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{f'; did you mean {near[0]}?' if near else ''}")
+            commands: dict[str, Parser] = {}
+            for action in self._actions:
+                if isinstance(action, argparse._SubParsersAction):
+                    commands |= action.choices
+            flag = next((word.partition("=")[0] for word in unknown if word.startswith("--")), "")
+            chosen = commands.get(getattr(asked, "command", ""), self)
+            owners = [name for name, command in commands.items() if flag in command._option_string_actions]
+            near = difflib.get_close_matches(flag, chosen._option_string_actions, n=1, cutoff=0.75)
+            hint = f"; {flag} is of {' and '.join(owners)}" if owners else f"; did you mean {near[0]}?" if near else ""
+            chosen.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         return asked
-
-    def _flags(self) -> list[str]:
-        """Its own, and those of its commands."""
-        flags = list(self._option_string_actions)
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                flags += [flag for command in action.choices.values() for flag in command._option_string_actions]
-        return flags
 
     def error(self, message: str) -> None:  # type: ignore[override]
         self.exit(2, f"error: {redact(message)} (see {self.prog} --help)\n")

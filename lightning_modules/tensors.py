@@ -34,9 +34,10 @@ class Split:
     def __post_init__(self) -> None:
         for name, value in self.tensors().items():
             if not isinstance(value, Tensor):
-                raise TypeError(f"{name} of a split must be a tensor, but got {type(value).__name__}; torch.from_numpy")
-            if value.dtype == torch.float64:
-                raise ValueError(f"{name} of a split must be float32, as networks are, but got float64; .float()")
+                how = "torch.from_numpy makes one of an array, torch.tensor of a list"
+                raise TypeError(f"{name} of a split must be a tensor, but got {type(value).__name__}: {how}.")
+            if value.dtype == torch.float64 and value is not self.labels:
+                raise ValueError(f"{name} of a split must be float32, as networks are, but got float64: call .float().")
         lengths = {len(value) for value in self.tensors().values()}
         if lengths != {len(self.labels)} or not len(self.labels):
             raise ValueError(

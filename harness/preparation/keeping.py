@@ -106,7 +106,7 @@ class Keeper:
                 made = [file for file in missing if file not in fetched]
                 if made:
                     for file in made:
-                        drop_unfinished(file)  # as large as what is made; only one at a time makes it
+                        drop_unfinished(file)  # as large as what is made
                     make(made)
                     self.share(made, what, run_folder, anew=True)
             left = [file for file in left if not is_loaded(file, "kept")]

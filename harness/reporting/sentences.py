@@ -23,8 +23,8 @@ def notes(result: Result) -> list[str]:
             f"Gain: {result.primary} beyond the control, which is the same student, seed and schedule on labels alone; "
             f"{(gains > 0).sum()} of {len(gains)} are above 0. One seed each proves no gain; {_several(result)}"
         )
-    if len(gains) > 1 and (gains < 0).all():
-        lines.append("Labels alone did better for every student of the front: this teacher has hurt, not helped.")
+    if 1 < len(gains) == sum(taught) and (gains < 0).all() and not result.confirmed:
+        lines.append("Labels alone did better for each of them: this teacher is not seen to help any student.")
     if result.failed_controls:
         told = ", ".join(f"of trial {number}: {why}" for number, why in result.failed_controls.items())
         lines.append(f"{len(result.failed_controls)} controls failed, and leave a gain unknown ({told}).")

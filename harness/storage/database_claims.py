@@ -201,25 +201,26 @@ class DatabaseClaims:
                 self._beat()
                 self._look()
 
-    def _beat(self, *, with_piece: str | None = None) -> None:
-        """Give a sign of life, and see whether this worker is still known, with a certain piece if one is named."""
+    def _beat(self) -> str | None:
+        """Give a sign of life, and see whether this worker is still known; the piece that it has by the server."""
         with self._row:
             at_s = _elapsed_s()
             try:
                 with self._engine.begin() as connection:
-                    mine = [_WORKERS.c.worker == self._worker]
-                    if with_piece is not None:
-                        mine.append(_WORKERS.c.piece == with_piece)
+                    mine = _WORKERS.c.worker == self._worker
                     values = {"beat_s": _NOW_S, "epochs": self._epochs}
-                    known = connection.execute(sql.update(_WORKERS).where(*mine).values(values)).rowcount
+                    beat = sql.update(_WORKERS).where(mine).values(values).returning(_WORKERS.c.piece)
+                    known = connection.execute(beat).one_or_none()
             except SQLAlchemyError:
                 self._failed_s = _elapsed_s()
                 raise
             self._mute = False
-            if known:
-                self._confirmed_s = at_s
-            else:
+            if known is None:
                 self._lost = True
+                return None
+            self._confirmed_s = at_s
+            has: str | None = known.piece
+            return has
 
     def _look(self) -> None:
         """Note which workers are silent, and since when. Seldom any are, so this asks for little."""
@@ -260,13 +261,14 @@ class DatabaseClaims:
             PieceTaken: If this worker has it no more.
             SQLAlchemyError: If the server does not answer.
         """
+        has = None
         if not self._lost:
             try:
-                self._beat(with_piece=piece)
+                has = self._beat()
             except SQLAlchemyError:
                 end_if_told()
                 raise
-        if self._lost:
+        if has != piece:  # or no more: a word that gave it back may have been late
             raise PieceTaken(f"{piece} was taken over while this worker was silent")
 
     def is_lost(self) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import tempfile
 from pathlib import Path
 
 from harness.addresses import is_server, place_of, storage_file
@@ -18,8 +17,8 @@ class Presence(Lease):
     """Says that a process works on a study, and in which runs folder.
 
     Searches of several runs folders may reach one storage, but each sees in its own alone who is at what. So a second
-    lease keeps to one folder at a time: beside the storage, where that is a file; among this machine's temporary files,
-    where it is a server whose workers are of one machine. PostgreSQL knows itself who is at what.
+    lease keeps to one folder at a time: beside the storage, where that is a file; in the user's own cache, where it is
+    a server whose workers are of one machine. PostgreSQL knows itself who is at what.
 
     Args:
         settings: Name the study, its storage and the runs folder.
@@ -118,5 +117,6 @@ def _path_beside(settings: Settings) -> Path | None:
     file = storage_file(settings.storage)
     if file is not None:
         return file.with_name(f".{file.name}.{settings.study}.lock")
-    name = digest("presence", os.getuid(), place_of(settings.storage), settings.study)
-    return Path(tempfile.gettempdir(), f"kd-harness-{name}.lock")
+    folder = Path.home() / ".cache" / "kd-harness"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{digest('presence', place_of(settings.storage), settings.study)}.lock"

@@ -120,8 +120,7 @@ class Study(Record):
             else:
                 raise HarnessError(
                     f"study {self.settings.study!r} was begun with other {_BOUND[name]} ({stored[name]}) than what is "
-                    f"there now ({value}); use --study to name a new one. If nothing was changed, the task makes "
-                    "something else each time: a split that is drawn wants a seed."
+                    f"there now ({value}); use --study to name a new one.{_HINTS.get(name, '')}"
                 )
         if stored | prepared != stored:
             self._keep("kd.prepared", stored | prepared)
@@ -189,6 +188,7 @@ class Study(Record):
 
 
 _BOUND = {"dataset": "data", "students": "students", "teacher": "teacher"}
+_HINTS = {"dataset": " If nothing was changed, data() gives others each time: a split that is drawn wants a seed."}
 
 
 def _finished(tally: Counter[TrialState]) -> int:

@@ -19,6 +19,7 @@ if __name__ == "__main__":
 import json
 import logging
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -92,10 +93,12 @@ def _send_all(inbox: Inbox, send: Callable[[Path], None]) -> Exception | None:
 
 def _why(error: BaseException) -> str:
     """What the system said, where that was the cause: an HTTP client quotes all of its request around it."""
-    cause = error
-    while (deeper := cause.__cause__ or cause.__context__) is not None:
-        cause = deeper
-    return one_line(cause if isinstance(cause, OSError) else error)
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (ConnectionError, TimeoutError, socket.gaierror)):
+            return one_line(cause)
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return one_line(error)
 
 
 def main() -> int:

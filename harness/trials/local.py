@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from harness.cost import computing_with
-from harness.errors import HarnessError
+from harness.errors import HarnessError, signals_wait
 from harness.preparation.prepare import MOST_ARCHITECTURES, Prepared
 from harness.settings import Settings
 from harness.space import SearchSpace
@@ -193,12 +193,11 @@ class _Crew:
             name=f"worker-{number}",
             daemon=True,
         )
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), signals_wait():  # or one that has been started would be known to nobody
             warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads: they hold nothing of ours
             process.start()
-        # One whose start a signal cut is not known: it ends with this process, and is told by multiprocessing.
-        self.workers[ours] = _Worker(number, process)
-        theirs.close()
+            self.workers[ours] = _Worker(number, process)
+            theirs.close()
         if not self.forks:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a death is seen where it is listened to
                 ours.send(self.prepared)

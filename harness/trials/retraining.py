@@ -64,7 +64,7 @@ def retrain(
     mirror: Notified,
     display: Display,
 ) -> None:
-    """Train what nobody has trained yet and nobody is training. What workers do; see ``harness.launchers``.
+    """Train what nobody has trained yet and nobody is training. What workers do; see ``harness.trials.local``.
 
     Args:
         retrainings: What is to be trained. The display knows each by its place in it.

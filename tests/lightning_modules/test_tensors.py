@@ -180,7 +180,12 @@ def test_batch_sizes_below_one_are_refused(batch_size: int, eval_batch_size: int
             "inputs .* must be a tensor, but got nda",
         ),
         (torch.zeros(2, 3), [0, 1], TypeError, "labels of a split must be a tensor, but got list"),
-        (torch.zeros(2, 3, dtype=torch.float64), torch.tensor([0, 1]), ValueError, "inputs .* but got float64; .float"),
+        (
+            torch.zeros(2, 3, dtype=torch.float64),
+            torch.tensor([0, 1]),
+            ValueError,
+            "inputs .* but got float64: call .float",
+        ),
     ],
 )
 def test_what_numpy_gives_is_told_from_what_is_wanted(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -153,5 +154,8 @@ def test_what_processes_that_were_killed_left_unfinished_is_gone_when_it_is_made
     others = machine.file.with_name(f".{machine.file.name}.lock"), machine.file.with_name(".whatever.4711")
     for file in (left, *others):
         file.write_text("half")
+        os.utime(file, (0, 0))
+    others = (*others, machine.file.with_name(f".{machine.file.name}.4712"))
+    others[-1].write_text("half")  # and perhaps written to still
     machine.find_or_make()
     assert not left.exists() and all(file.exists() for file in others)

@@ -640,11 +640,11 @@ def test_what_was_reported_just_so_is_shown_again_and_not_written(settings: Sett
     spool.close()
 
 
-@pytest.mark.parametrize("hurts", [True, False])
-def test_a_teacher_that_only_hurts_is_said_to(settings: Settings, hurts: bool) -> None:
+@pytest.mark.parametrize(("hurts", "known", "said_so"), [(True, 9, True), (False, 9, False), (True, 2, False)])
+def test_a_teacher_that_helps_nobody_is_said_to(settings: Settings, hurts: bool, known: int, said_so: bool) -> None:
     study = a_study(settings, STUDENTS)
-    for number in study.front():
+    for number in study.front()[:known]:
         accuracy = 0.99 if hurts or number else 0.1
         study.keep_retrained(f"controls/{number}", {"metrics": metrics(accuracy, 0.4, 400)})
-    said = "this teacher has hurt, not helped" in " ".join(notes(collect(study)))
-    assert said == hurts
+    said = "is not seen to help any student" in " ".join(notes(collect(study)))
+    assert said == said_so

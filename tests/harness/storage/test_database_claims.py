@@ -300,3 +300,5 @@ def test_a_worker_that_is_known_without_its_piece_has_lost_it(
     assert second.take(["0"]) is not None
     with pytest.raises(PieceTaken):
         found[1].prove()
+    found[1].release()
+    assert first.take(["1"]) is not None and sorted(worker.piece or "" for worker in first.workers()) == ["0", "1"]

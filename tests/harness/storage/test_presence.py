@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +14,8 @@ from harness.storage.presence import Absence, Presence
 
 
 @pytest.fixture(autouse=True)
-def temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
 
 
 def in_folder(folder: Path, storage: str, study: str = "s") -> Settings:
@@ -41,7 +40,7 @@ def test_a_study_on_a_server_of_one_machine_is_worked_on_in_one_runs_folder(tmp_
     other = Presence(elsewhere)
     assert other.acquire()
     other.release()
-    assert "secret" not in "".join(file.name + file.read_text() for file in tmp_path.glob("kd-harness-*.lock"))
+    assert "secret" not in "".join(file.name + file.read_text() for file in tmp_path.glob(".cache/kd-harness/*.lock"))
 
 
 def test_postgresql_knows_itself_who_is_at_what(tmp_path: Path) -> None:

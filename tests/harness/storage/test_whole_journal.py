@@ -1,4 +1,4 @@
-"""A journal file that was torn in the middle of a line."""
+"""A journal file that was torn in the middle of a line, or locked by a process that is dead or by Optuna's own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -47,9 +49,10 @@ def test_processes_that_know_the_journal_read_on_where_it_was_mended(tmp_path: P
     assert other.user_attrs == {"first": 1}
 
 
+@pytest.mark.parametrize("moved", [False, True])
 @pytest.mark.parametrize("name", ["kept/optuna.journal", "optuna.journal"])
 def test_the_lock_of_a_process_that_was_killed_keeps_nobody_waiting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, moved: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("kept").mkdir()
@@ -63,6 +66,10 @@ def test_the_lock_of_a_process_that_was_killed_keeps_nobody_waiting(
     )
     assert subprocess.run([sys.executable, "-c", code, name], env=environment()).returncode == -signal.SIGKILL
     assert Path(f"{name}.lock").is_symlink()
+    if moved:
+        tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}-moved"))
+        monkeypatch.chdir(tmp_path.with_name(f"{tmp_path.name}-moved"))
+        study = optuna.load_study(study_name="s", storage=JournalStorage(WholeJournal(name)))
     ended = threading.Event()
     threading.Thread(target=lambda: (study.set_user_attr("second", 2), ended.set()), daemon=True).start()
     assert ended.wait(20)  # Optuna's own would wait for 30 s, or for ever
@@ -82,3 +89,22 @@ def test_processes_of_optunas_own_are_waited_for(tmp_path: Path) -> None:
     theirs.release()
     thread.join()
     assert found_in(file) == {"first": 1}
+
+
+def test_a_process_of_optunas_own_sees_that_the_lock_is_in_use(tmp_path: Path) -> None:
+    file = tmp_path / "optuna.journal"
+    study = optuna.create_study(study_name="s", storage=JournalStorage(WholeJournal(str(file))))
+    link, before_s = tmp_path / "optuna.journal.lock", file.stat().st_mtime
+    seen: list[float] = []
+    append = WholeJournal._append
+
+    def watched(self: WholeJournal, *arguments: Any) -> None:
+        append(self, *arguments)
+        seen.append(link.stat().st_mtime)  # what it waits for a change of
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WholeJournal, "_append", watched)
+        for value in range(3):
+            time.sleep(0.01)
+            study.set_user_attr("first", value)
+    assert len({before_s, *seen}) == 4

@@ -131,8 +131,8 @@ def test_a_study_stands_on_the_data_and_the_networks_that_it_began_with(settings
     ):
         with pytest.raises(HarnessError) as raised:
             opened(settings).bind(**given)
-        told = f"study 's' was begun with {words} use --study to name a new one. If nothing was changed, the task makes"
-        assert str(raised.value).startswith(told)
+        told = f"study 's' was begun with {words} use --study to name a new one."
+        assert str(raised.value).startswith(told) and ("wants a seed" in str(raised.value)) == ("data" in words)
     assert opened(settings).attrs["kd.prepared"] == {"dataset": "d1", "students": "s1", "teacher": "t1"}
 
 

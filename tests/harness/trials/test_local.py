@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from pathlib import Path
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ class Process:
 
     def start(self) -> None:
         if len(self.made) == 2:
-            raise Interrupted(signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
         self.told.append("start")
 
     def terminate(self) -> None:
@@ -48,6 +49,15 @@ def test_a_signal_while_a_worker_starts_stops_the_others_in_good_order(
     data: Any = SimpleNamespace(data=None)
     crew = local._Crew(local._Task(print, 9), 1, study.settings, study, data, Silent(), display)
     monkeypatch.setattr(crew, "forks", True)
-    with pytest.raises(Interrupted):
-        crew.work(3)
-    assert [process.told for process in Process.made] == [["start", "terminate"], []]
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with pytest.raises(Interrupted):
+            crew.work(3)
+        assert signal.getsignal(signal.SIGINT) is interrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert [process.told for process in Process.made] == [["start", "terminate"], ["start", "terminate"]]
