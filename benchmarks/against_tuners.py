@@ -333,15 +333,7 @@ def main() -> None:
             seed = asked.first_seed + repeat
             for name in [*names[repeat % len(names) :], *names[: repeat % len(names)]]:
                 (folder := Path(top, f"{name}{repeat}")).mkdir()
-                done = run(
-                    name,
-                    race,
-                    teacher,
-                    folder,
-                    trials=asked.trials,
-                    seed=seed,
-                    limit_s=asked.limit,
-                )
+                done = run(name, race, teacher, folder, trials=asked.trials, seed=seed, limit_s=asked.limit)
                 runs[name].append(done)
                 arrivals = ", ".join(
                     f"{goal:g} after {_seconds(wall)} s ({_seconds(cpu)} CPU s)"

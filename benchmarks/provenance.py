@@ -9,22 +9,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+_HERE = Path(__file__).resolve().parent
+
 
 @functools.cache
 def provenance() -> str:
     """The command, and the commit and the day when this was first asked for."""
-    folder = Path(__file__).resolve().parent
     commit = _git("rev-parse", "--short=10", "HEAD") or "unknown"
     if _git("status", "--porcelain", "--", "..", ":!results"):
         commit += " with changes"
     script = Path(sys.argv[0]).resolve()
-    name = script.relative_to(folder.parent) if script.is_relative_to(folder.parent) else script.name
+    name = script.relative_to(_HERE.parent) if script.is_relative_to(_HERE.parent) else script.name
     return f"`python {shlex.join([str(name), *sys.argv[1:]])}`, commit {commit}, {datetime.date.today().isoformat()}."
 
 
 def _git(*arguments: str) -> str:
     """What git says of this checkout; nothing if it is none."""
     command = ["git", *arguments]
-    folder = Path(__file__).resolve().parent
-    asked = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    asked = subprocess.run(command, cwd=_HERE, capture_output=True, text=True)
     return asked.stdout.strip()

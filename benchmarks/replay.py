@@ -179,9 +179,8 @@ def picture(found: dict[str, list[Course]], curves: Curves, title: str, path: Pa
     figure = Figure(figsize=(13, 5.4), layout="constrained", dpi=110)
     panels = figure.subplots(1, 2, sharey=True)
     most = [max(course.spent[-1][unit] for course in found[_PEER]) for unit in (0, 1)]
-    for unit, (panel, label) in enumerate(
-        zip(panels, ("epochs trained", "MACs of one sample, over all epochs"), strict=True)
-    ):
+    for unit, label in enumerate(("epochs trained", "MACs of one sample, over all epochs")):
+        panel = panels[unit]
         grid = np.linspace(0, most[unit], 2000)
         for place, (name, courses) in enumerate(found.items()):
             shares = np.zeros((len(courses), len(grid)))

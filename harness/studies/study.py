@@ -119,7 +119,7 @@ class Study(Record):
                 self.keep_costs(None)  # a first start that failed; nothing stands on it
             else:
                 raise HarnessError(
-                    f"study {self.settings.study!r} was begun with other {_BOUND[name]} ({stored[name]}) than what is "
+                    f"study {self.settings.study!r} was begun with other {name} ({stored[name]}) than what is "
                     f"there now ({value}); use --study to name a new one.{_HINTS.get(name, '')}"
                 )
         if stored | prepared != stored:
@@ -187,7 +187,6 @@ class Study(Record):
         return self.patience.ask(take)
 
 
-_BOUND = {"dataset": "data", "students": "students", "teacher": "teacher"}
 _HINTS = {"dataset": " If nothing was changed, data() gives others each time: a split that is drawn wants a seed."}
 
 

@@ -378,11 +378,7 @@ def test_a_command_ends_as_its_outcome_asks(body: str, code: int, error: str | N
         (parse_search, ["--trails", "5"], "unrecognized arguments: --trails 5; did you mean --trials?"),
         (parse_search, ["--spce=digits"], "unrecognized arguments: --spce=digits; did you mean --space?"),
         (parse_command, ["status", "--study", "s", "--storge", "x"], "--storge x; did you mean --storage?"),
-        (
-            parse_search,
-            ["digits", "--trails", "5"],
-            "digits --trails 5; did you mean --trials?",
-        ),
+        (parse_search, ["digits", "--trails", "5"], "digits --trails 5; did you mean --trials?"),
         (parse_command, ["report", "--study", "s", "--seeds", "5"], "--seeds 5; --seeds is of confirm (see python -m"),
         (parse_search, ["--whatever"], "unrecognized arguments: --whatever (see"),
     ],
