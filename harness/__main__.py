@@ -56,8 +56,6 @@ def confirm(settings: Settings) -> None:
             prepared = prepare(settings, space, study, terminal, mirror, splits=(*SEARCHED, SPLIT))
             if study.tested_teacher is None:
                 logits = prepared.data.teacher_outputs[SPLIT]["logits"]
-                metric = space.task.metric(prepared.classes)
-                study.keep_primary_bounds(metric.plot_lower_bound, metric.plot_upper_bound)
                 study.keep_tested_teacher(score(logits, prepared.data, space, prepared.classes, split=SPLIT))
             assert settings.epochs is not None
             titles = [retraining.title for retraining in left]

@@ -16,6 +16,8 @@ from lightning_modules.criteria import Criterion, HardLabelCriterion, Term
 from lightning_modules.features import captured
 from lightning_modules.optimizer import AdamW
 
+_WARM_UP = 0.3  # share of the steps, OneCycleLR's default
+
 
 class ClassifierModule(pl.LightningModule):
     """Trains ``network`` for ``criterion`` with AdamW under a one-cycle schedule.
@@ -61,9 +63,7 @@ class ClassifierModule(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over network and criterion, and its schedule, stepped with each optimizer step."""
         optimizer = AdamW(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=self.learning_rate, total_steps=self.total_steps
-        )
+        schedule = _schedule(optimizer, self.learning_rate, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def terms(self, batch: Batch) -> dict[str, Term]:
@@ -130,6 +130,17 @@ class TeacherModule(ClassifierModule):
 
     def __init__(self, network: nn.Module, **training: Any) -> None:
         super().__init__(network, HardLabelCriterion(), **training)
+
+
+def _schedule(optimizer: AdamW, peak: float, total_steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """Return the one-cycle schedule: warm-up to ``peak`` over 30 % of the steps, then annealing to nearly zero.
+
+    Where the warm-up would not last one step (three steps or fewer), OneCycleLR never reaches its peak, and takes an
+    only step at 4e-6 of it. Such a training begins at the peak and decays along a cosine.
+    """
+    if _WARM_UP * total_steps < 1:
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total_steps)
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=peak, total_steps=total_steps, pct_start=_WARM_UP)
 
 
 def weighted_sum(terms: dict[str, Term]) -> Tensor:

@@ -109,6 +109,8 @@ def prepare(
     classes = 1 + max(int(part.labels.max()) for part in data.splits.values())
     check_classes(space, classes)
     _keep_class_names(space, study, classes)
+    metric = space.task.metric(classes)
+    study.keep_primary_bounds(metric.plot_lower_bound, metric.plot_upper_bound)
     keeper = Keeper(study.alone if study.is_shared else nobody_else, mirror, terminal.say)
     with _asking("the task's teacher", settings):
         teachers = make_teachers(

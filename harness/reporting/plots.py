@@ -123,8 +123,16 @@ def _ring_picks(panel: Axes, result: Result, name: str) -> None:
 
 
 def curves_picture(result: Result, path: Path) -> None:
-    """Draw training loss, validation loss and primary metric by epoch for the trials on the front, as a PNG."""
-    names = ["train/loss", "val/loss", f"val/{result.primary}"]
+    """Draw the learning curves of the trials on the front, as a PNG."""
+    curves_figure(result).savefig(path, format="png")
+
+
+def curves_figure(result: Result) -> Figure:
+    """Draw hard loss (training, validation) and primary metric by epoch for the trials on the front.
+
+    The whole loss can't be compared between trials: T² and alpha scale it.
+    """
+    names = ["train/hard_loss", "val/hard_loss", f"val/{result.primary}"]
     figure = Figure(figsize=(5 * len(names), 4.2), layout="constrained", dpi=120)
     size = len(result.front)
     figure.suptitle(f"{result.study}: learning curves of the {size} trial{'s' * (size != 1)} on the front")
@@ -148,7 +156,7 @@ def curves_picture(result: Result, path: Path) -> None:
             panel.set_yscale("log")
     if norm is not None and sizes.nunique() > 1:
         figure.colorbar(matplotlib.cm.ScalarMappable(norm, colours), ax=panels, label="parameters")
-    figure.savefig(path, format="png")
+    return figure
 
 
 def front_page(result: Result, path: Path) -> None:

@@ -24,7 +24,7 @@ from harness.trials.controls import failed as failed_controls
 from harness.trials.controls import known as known_controls
 from harness.trials.controls import name_of
 
-WITHIN_TEACHER = 0.01  # "one point", the margin of the small pick
+_POINT = 0.01  # margin of the small pick: one point on a scale of 0 to 1, one percent of the teacher on any other
 _COST_AXES = ("latency_p50_ms", "latency_p95_ms", "parameters", "macs", "size_mb", "throughput_per_s")
 
 
@@ -207,6 +207,19 @@ def _transfers(folders: dict[int, str], study: Study) -> dict[int, Transfer]:
     return {number: Transfer(answers, names) for number, answers in found.items() if answers is not None}
 
 
+def small_margin(bounds: tuple[float | None, float | None], teacher: float) -> tuple[float, str]:
+    """Return how far below the teacher the small pick may be, in the metric's units and in words.
+
+    Args:
+        bounds: The least and the most that the primary metric can be; ``None`` for one that is not known.
+        teacher: The teacher's score.
+    """
+    if bounds == (0, 1):
+        return _POINT, f"{_POINT:g}"
+    margin = _POINT * abs(teacher)
+    return margin, f"{_POINT:.0%} ({margin:.3g})"
+
+
 def _pick(frame: pd.DataFrame, front: pd.Index, study: Study, teacher: dict[str, float]) -> None:
     primary, sign = study.primary, -study.primary_sign
     rows = frame.loc[front].sort_values(["parameters", "latency_p50_ms", "number"])
@@ -219,7 +232,8 @@ def _pick(frame: pd.DataFrame, front: pd.Index, study: Study, teacher: dict[str,
         ]
     ).T
     picked = {"accurate": rows.index[int(np.argmin(losses))], "balanced": rows.index[knee(losses, costs)]}
-    near = rows.index[losses <= sign * teacher[primary] + WITHIN_TEACHER + 1e-9]
+    margin, _ = small_margin(study.primary_bounds, teacher[primary])
+    near = rows.index[losses <= sign * teacher[primary] + margin * (1 + 1e-9)]
     if len(near):
         picked["small"] = near[0]
     for name, index in picked.items():

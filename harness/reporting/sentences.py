@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.reporting.result import WITHIN_TEACHER, Result
+from harness.reporting.result import Result, small_margin
 from harness.training.answers import ANSWERS
 from harness.trials.confirm import FEW_SEEDS, Interval
 from harness.trials.controls import is_own_control
@@ -29,9 +29,8 @@ def notes(result: Result) -> list[str]:
         told = ", ".join(f"of trial {number}: {why}" for number, why in result.failed_controls.items())
         lines.append(f"{len(result.failed_controls)} controls failed, and leave a gain unknown ({told}).")
     if "small" not in result.picks:
-        lines.append(
-            f"No student of the front is within {WITHIN_TEACHER} of the teacher's {result.primary}: no small pick."
-        )
+        _, within = small_margin(result.primary_bounds, result.teacher[result.primary])
+        lines.append(f"No student of the front is within {within} of the teacher's {result.primary}: no small pick.")
     pruned = int((result.trials["state"] == "PRUNED").sum())
     if pruned:
         lines.append(

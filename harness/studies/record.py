@@ -150,7 +150,8 @@ class Record:
 
     def keep_primary_bounds(self, low: float | None, high: float | None) -> None:
         """Store what the primary metric can be."""
-        self._keep(_BOUNDS_ATTR, [low, high])
+        if (low, high) != self.primary_bounds:
+            self._keep(_BOUNDS_ATTR, [low, high])
 
     @property
     def misgivings(self) -> tuple[str, ...]:

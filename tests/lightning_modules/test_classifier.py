@@ -125,6 +125,34 @@ def test_each_batch_is_one_optimizer_step_and_one_step_of_the_schedule(epochs: i
     assert trainer.lr_scheduler_configs[0].scheduler.last_epoch == steps
 
 
+@pytest.mark.parametrize(
+    ("total_steps", "rates"),
+    # cos(pi k / n): a training that is too short to warm up begins at its rate
+    [(1, [1.0]), (2, [1.0, 0.5]), (3, [1.0, 0.75, 0.25])],
+)
+def test_a_training_of_few_steps_takes_them_at_its_learning_rate(total_steps: int, rates: list[float]) -> None:
+    configured = a_student(linear(), total_steps=total_steps).configure_optimizers()
+    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]  # type: ignore[index, call-overload]
+    seen = []
+    for _ in range(total_steps):
+        seen.append(optimizer.param_groups[0]["lr"] / LEARNING_RATE)
+        optimizer.step()
+        schedule.step()
+    assert seen == pytest.approx(rates)
+
+
+def test_a_training_of_many_steps_reaches_its_learning_rate_after_a_warm_up() -> None:
+    configured = a_student(linear(), total_steps=11).configure_optimizers()
+    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]  # type: ignore[index, call-overload]
+    rates = []
+    for _ in range(11):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[0] == pytest.approx(LEARNING_RATE / 25) and rates[2] < max(rates)
+    assert max(rates) == pytest.approx(LEARNING_RATE, rel=0.05) and rates[-1] < 1e-3 * LEARNING_RATE
+
+
 def test_no_step_on_the_cpu_looks_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     module, looks = a_student(linear(), total_steps=1), []
     optimizer = module.configure_optimizers()["optimizer"]  # type: ignore[call-overload, index]

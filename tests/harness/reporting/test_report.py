@@ -20,6 +20,7 @@ from rich.console import Console
 
 from harness.cost import Conditions, Cost, CostTable
 from harness.errors import HarnessError
+from harness.reporting.plots import curves_figure
 from harness.reporting.report import report, summary, write_report
 from harness.reporting.report_screen import show
 from harness.reporting.result import Result, collect
@@ -82,6 +83,7 @@ def a_study(
     *,
     space: SearchSpace = SPACE,
     teacher: tuple[float, float, float] = TEACHER,
+    bounds: tuple[float | None, float | None] = (0.0, 1.0),
 ) -> Study:
     """A study of which these trials are over, each of three epochs."""
     study, name = open_study(settings, space, open_storage(settings)), space.task.metric_name
@@ -90,12 +92,14 @@ def a_study(
     )
     study.keep_costs(CostTable(Conditions("a processor", torch="9.9"), cost, {}).to_json())
     study.keep_teacher(metrics(*teacher, name=name))
+    study.keep_primary_bounds(*bounds)
     for outcome in outcomes:
         claim = claimed(study, space)
         assert claim is not None
         spool = Spool(claim.folder)
         for epoch in range(3):
-            spool.metrics({"train/loss": 1 / (epoch + 1), "val/loss": 2 / (epoch + 1), f"val/{name}": 0.1}, step=epoch)
+            curves = {"train/hard_loss": 1 / (epoch + 1), "val/hard_loss": 2 / (epoch + 1), f"val/{name}": 0.1}
+            spool.metrics({"train/loss": 1 / (epoch + 1), "val/loss": 2 / (epoch + 1), **curves}, step=epoch)
         spool.close()
         if isinstance(outcome, str):
             claim.fail(outcome)
@@ -133,6 +137,30 @@ def test_there_is_no_small_pick_where_no_student_is_within_one_point_of_the_teac
     result = collect(a_study(settings, STUDENTS, teacher=(0.9551, 1.0, 1000)))
     assert picks(result) == {"accurate": 0, "balanced": 2}
     assert "No student of the front is within 0.01 of the teacher's accuracy: no small pick." in notes(result)
+
+
+@pytest.mark.parametrize(
+    ("students", "small"),
+    # one percent of 95 is 0.95: 94.05 at least, and 94 is too little
+    [([(96.0, 0.8, 800), (94.1, 0.4, 400)], 1), ([(96.0, 0.8, 800), (94.0, 0.4, 400)], 0)],
+)
+def test_the_small_pick_of_a_metric_from_0_to_100_is_within_one_percent_of_the_teacher(
+    settings: Settings, students: list[Outcome], small: int
+) -> None:
+    result = collect(a_study(settings, students, teacher=(95.0, 1.0, 1000), bounds=(None, None)))
+    assert picks(result)["small"] == small
+
+
+def test_the_margin_of_a_small_pick_that_is_not_there_is_told_in_the_metrics_own_scale(settings: Settings) -> None:
+    result = collect(a_study(settings, [(90.0, 0.8, 800)], teacher=(95.0, 1.0, 1000), bounds=(None, None)))
+    assert "No student of the front is within 1% (0.95) of the teacher's accuracy: no small pick." in notes(result)
+
+
+def test_curves_are_drawn_of_what_temperature_and_alpha_do_not_scale(settings: Settings) -> None:
+    figure = curves_figure(collect(a_study(settings, STUDENTS)))
+    panels = [panel for panel in figure.axes if panel.get_title()]
+    assert [panel.get_title() for panel in panels] == ["train/hard_loss", "val/hard_loss", "val/accuracy"]
+    assert [list(panel.lines[0].get_ydata()) for panel in panels[:2]] == [[1, 1 / 2, 1 / 3], [2, 1, 2 / 3]]
 
 
 def test_a_small_student_off_the_front_is_no_pick(settings: Settings) -> None:
