@@ -12,6 +12,8 @@ from harness.space import load_space
 from lightning_modules.batch import Inputs, select
 from lightning_modules.tensors import TensorDataModule
 
+_SHOWN = 10  # classes that are named; there may be thousands
+
 
 def space_loads(patient: Patient) -> str:
     """The space file runs, and declares a space."""
@@ -56,7 +58,8 @@ def classes_are_everywhere(patient: Patient) -> str:
         counts = torch.bincount(split.labels, minlength=patient.classes)
         missing = (counts == 0).nonzero().flatten().tolist()
         if missing:
-            gaps.append(f"{name} has no sample of class {', '.join(map(str, missing))}")
+            more = f" and {len(missing) - _SHOWN:,} more" if len(missing) > _SHOWN else ""
+            gaps.append(f"{name} has no sample of class {', '.join(map(str, missing[:_SHOWN]))}{more}")
     if gaps:
         raise Doubt("; ".join(gaps))
     return f"all {patient.classes} in each split"

@@ -42,7 +42,7 @@ class Transfer:
           would if, within the class, they erred independently, each as it is given to,
           both_wrong · Σ_k p(the teacher says k | it is wrong) · p(the student says k | it is wrong);
         - ``teacher_accuracy``, ``student_accuracy``, ``lost_share``, ``won_share``: shares of the samples;
-        - ``teacher_kl`` (nats), ``rank_correlation``: means over the samples.
+        - ``teacher_kl`` (nats), ``rank_correlation`` (over ``Answers.ranked`` classes): means over the samples.
         """
         labels, teacher, student = self._labels, self._teacher, self._student
         teacher_right, student_right = teacher == labels, student == labels
@@ -120,8 +120,10 @@ class Transfer:
         said.append(f"Its KL from the teacher is {float(self.answers.teacher_kl.mean()):.3f} nats a sample.")
         correlation = float(self.answers.rank_correlation.mean())
         if not np.isnan(correlation):
+            ranked = self.answers.ranked
+            which = "" if ranked == self.answers.classes - 1 else f"{ranked} most likely "
             said.append(
-                f"Its ranking of the wrong classes follows the teacher's with Spearman's ρ = {correlation:.2f}."
+                f"Its ranking of the {which}wrong classes follows the teacher's with Spearman's ρ = {correlation:.2f}."
             )
         return " ".join(said)
 

@@ -13,7 +13,10 @@ from torch import Tensor
 from harness.training.tensor_file import save_tensors
 
 ANSWERS = "answers.safetensors"
-_CHUNK = 4096  # samples whose ranks are worked out at a time: sorting takes several times the memory of the logits
+RANKED = 100
+"""Wrong classes whose order is compared, those that the teacher finds most likely; the others are never near."""
+
+_CHUNK = 2**22  # logits that are compared at a time, 16 MB: the softmaxes take several times their memory
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -25,9 +28,10 @@ class Answers:
         teacher: The classes that the teacher answers, int32.
         student: The classes that the student answers, int32.
         teacher_kl: KL(teacher ‖ student) at T = 1, nats, float32.
-        rank_correlation: Spearman's ρ of their logits over the classes that are not the true one, in [-1, 1],
-            float32: whether they hold the same mistakes to be the likely ones, however sure they are of it. 0 where one
-            of them tells none apart; NaN where there are fewer than two such classes.
+        rank_correlation: Spearman's ρ of their logits over the ``ranked`` classes that the teacher finds most likely
+            of those that are not the true one, in [-1, 1], float32: whether they hold the same mistakes to be the
+            likely ones, however sure they are of it. 0 where one of them tells none apart; NaN where there are fewer
+            than two such classes.
         classes: Number of classes C.
     """
 
@@ -38,6 +42,11 @@ class Answers:
     rank_correlation: Tensor
     classes: int
 
+    @property
+    def ranked(self) -> int:
+        """Number of wrong classes whose order is compared: ``RANKED``, or all of fewer."""
+        return min(RANKED, self.classes - 1)
+
 
 def compare(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Answers:
     """What a student answers beside its teacher.
@@ -47,16 +56,17 @@ def compare(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> A
         teacher_logits: Of the same samples, shape (N, C).
         labels: The true classes, shape (N,).
     """
-    student, teacher = student_logits.float(), teacher_logits.float()
-    divergence = F.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), reduction="none", log_target=True).sum(-1)
-    parts = zip(student.split(_CHUNK), teacher.split(_CHUNK), labels.split(_CHUNK), strict=True)
+    rows = max(1, _CHUNK // student_logits.shape[1])
+    parts = zip(student_logits.split(rows), teacher_logits.split(rows), labels.split(rows), strict=True)
+    compared = [_compare(student.float(), teacher.float(), true) for student, teacher, true in parts]
+    answered, taught, divergence, correlation = (torch.cat(column).cpu() for column in zip(*compared, strict=True))
     return Answers(
         labels=labels.int().cpu(),
-        teacher=teacher.argmax(-1).int().cpu(),
-        student=student.argmax(-1).int().cpu(),
-        teacher_kl=divergence.cpu(),
-        rank_correlation=torch.cat([_rank_correlation(*part) for part in parts]).cpu(),
-        classes=student.shape[1],
+        teacher=taught,
+        student=answered,
+        teacher_kl=divergence,
+        rank_correlation=correlation,
+        classes=student_logits.shape[1],
     )
 
 
@@ -77,12 +87,21 @@ def read_answers(path: Path) -> Answers | None:
         return None
 
 
+def _compare(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    divergence = F.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), reduction="none", log_target=True).sum(-1)
+    correlation = _rank_correlation(student, teacher, labels)
+    return student.argmax(-1).int(), teacher.argmax(-1).int(), divergence, correlation
+
+
 def _rank_correlation(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     samples, classes = student.shape
     if classes < 3:
         return torch.full((samples,), torch.nan)
-    others = torch.ones_like(student, dtype=torch.bool).scatter_(1, labels[:, None], False)
-    ranks = [_ranks(logits[others].view(samples, classes - 1)) for logits in (student, teacher)]
+    likely = teacher.topk(min(RANKED + 1, classes), dim=-1).indices  # one more, for the true class may be among them
+    is_wrong = likely != labels[:, None]
+    is_wrong[:, -1] &= ~is_wrong[:, :-1].all(-1)
+    chosen = likely[is_wrong].view(samples, -1)
+    ranks = (_ranks(logits.gather(1, chosen)) for logits in (student, teacher))
     ours, theirs = (rank - rank.mean(-1, keepdim=True) for rank in ranks)
     lengths = (ours.square().sum(-1) * theirs.square().sum(-1)).sqrt()
     return torch.where(lengths > 0, (ours * theirs).sum(-1) / lengths, 0)

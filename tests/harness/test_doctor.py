@@ -7,6 +7,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -19,7 +21,9 @@ from safetensors.torch import load_file, save_file
 import harness.doctor
 from harness.content import tensors_digest
 from harness.doctor import CHECKS, diagnose
-from harness.doctor.check import Finding
+from harness.doctor.check import Doubt, Finding
+from harness.doctor.data import classes_are_everywhere
+from harness.doctor.patient import Patient
 from harness.flags import SPACES_DIR
 from harness.preparation.keeping import Keeper, nobody_else
 from harness.preparation.prepare import fingerprint
@@ -31,6 +35,7 @@ from harness.space import load_space
 from harness.tracking.spool import Spool
 from harness.training.fit import seed_draws
 from lightning_modules.datasets import DEBIAN_FASHION_MNIST
+from lightning_modules.tensors import Split
 
 
 def settings_of(folder: Path, *edits: Edit, more: str = "") -> Settings:
@@ -402,3 +407,11 @@ def test_the_embedded_spaces_pass(name: str, tmp_path: Path) -> None:
 def test_all_embedded_spaces_are_looked_over() -> None:
     looked_over = {name if isinstance(name, str) else name.values[0] for name in EMBEDDED}
     assert looked_over == {path.stem for path in SPACES_DIR.glob("[!_]*.py")}
+
+
+def test_of_thousands_of_classes_without_samples_ten_are_named() -> None:
+    splits = {"val": Split(torch.zeros(3, 2), torch.tensor([0, 1, 29_999]))}
+    patient = SimpleNamespace(data=SimpleNamespace(splits=splits), classes=30_000)
+    with pytest.raises(Doubt) as raised:
+        classes_are_everywhere(cast(Patient, patient))
+    assert raised.value.found == "val has no sample of class 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 29,987 more"

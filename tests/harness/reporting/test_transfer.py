@@ -181,3 +181,8 @@ def test_the_table_has_a_row_for_each_trial_and_class() -> None:
     assert table["pick"].tolist() == [""] * 3 + ["accurate, small"] * 3
     assert table["label"].tolist() == [0, 1, 2] * 2 and table["lost"].tolist() == [2, 1, 0] * 2
     assert not any(pd.isna(table[name]).all() for name in table)
+
+
+def test_of_many_classes_it_is_said_how_many_are_ranked() -> None:
+    found = Transfer(answers([0, 1], [0, 1], [0, 2], classes=30_000)).mistakes()
+    assert "Its ranking of the 100 most likely wrong classes follows the teacher's" in found

@@ -66,6 +66,44 @@ def test_rank_correlation_is_scipys_over_the_classes_that_are_not_the_true_one(t
     np.testing.assert_allclose(found, np.nan_to_num(expected), atol=1e-6)
 
 
+@pytest.mark.parametrize("true_class", ["among the likely", "the most likely", "far from it", "just behind"])
+def test_of_many_classes_the_100_wrong_ones_that_the_teacher_finds_most_likely_are_ranked(true_class: str) -> None:
+    student, teacher, _ = some_logits(1, 500)
+    order = teacher[0].argsort(descending=True)
+    place = {"among the likely": 50, "the most likely": 0, "far from it": 400, "just behind": 100}[true_class]
+    label = order[[place]]
+    wrong = order[order != label][:100]
+    found = compare(student, teacher, label)
+    expected = spearmanr(student[0, wrong], teacher[0, wrong]).statistic
+    assert float(found.rank_correlation) == pytest.approx(expected, abs=1e-6)
+    assert found.ranked == 100
+
+
+@pytest.mark.parametrize("classes", [101, 102])
+def test_up_to_101_classes_all_wrong_ones_are_ranked(classes: int) -> None:
+    student, teacher, labels = some_logits(40, classes)
+    found = compare(student, teacher, labels)
+    rows = zip(student.numpy(), teacher.numpy(), labels.tolist(), strict=True)
+    expected = [spearmanr(np.delete(s, label), np.delete(t, label)).statistic for s, t, label in rows]
+    assert np.allclose(found.rank_correlation, expected, atol=1e-6) == (classes == 101)
+    assert found.ranked == 100
+
+
+def test_what_is_compared_takes_memory_for_a_part_of_the_samples_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = some_logits(50, 7)
+    whole = compare(*logits)
+    monkeypatch.setattr("harness.training.answers._CHUNK", 3 * 7 + 1)  # three samples at a time
+    softened: list[int] = []
+    log_softmax = Tensor.log_softmax
+
+    def noting(part: Tensor, dim: int) -> Tensor:
+        softened.append(len(part))
+        return log_softmax(part, dim)
+
+    monkeypatch.setattr(Tensor, "log_softmax", noting)
+    assert equal(compare(*logits), whole) and max(softened) == 3
+
+
 def test_the_order_of_wrong_classes_is_judged_whatever_the_temperature_and_the_true_class() -> None:
     teacher = torch.tensor([[9.0, 3.0, 2.0, 1.0]])
     label = torch.tensor([0])
