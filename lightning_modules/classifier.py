@@ -104,7 +104,7 @@ class ClassifierModule(pl.LightningModule):
         self.epoch_metrics = {f"train/{name}": value for name, value in self._training.compute().items()}
         self.epoch_metrics |= {f"val/{name}": value for name, value in validated.items()}
 
-    @torch.inference_mode()
+    @torch.no_grad()  # no inference mode: a table that a network keeps between calls could not be trained with
     def _validate(self, items: Iterable[list[Batch]]) -> dict[str, float]:
         """Means of the terms, metric and agreement over a split. Lightning's own loop takes as long again."""
         means, agreeing = _TermMeans(), []

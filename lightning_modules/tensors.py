@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,25 +22,31 @@ class Split:
     """A part of a dataset whose samples are known by their position, which never changes.
 
     Attributes:
-        inputs: What a network is called with, first dimension N: a tensor, or a dict of tensors.
+        inputs: What a network is called with, first dimension N: a tensor, or a dict of tensors. Any mapping is taken
+            for a dict; a tensor that carries a graph is detached, and one of an inference mode is copied out of it.
         labels: Class indices, shape (N,), int64.
 
     Raises:
         TypeError: If inputs or labels are no tensors.
         ValueError: If it is empty, or inputs and labels differ in length, or labels are no class indices, or inputs are
-            of double precision, which networks are not.
+            of double precision, which networks are not, or not stored densely, a value after the other.
     """
 
     inputs: Inputs
     labels: Tensor
 
     def __post_init__(self) -> None:
+        inputs = self.inputs
+        plain = {name: _plain(name, value) for name, value in inputs.items()} if isinstance(inputs, Mapping) else None
+        object.__setattr__(self, "inputs", _plain("inputs", inputs) if plain is None else plain)
+        object.__setattr__(self, "labels", _plain("labels", self.labels))
+        if plain == {}:
+            raise ValueError("inputs of a split must hold a tensor, but got an empty dict.")
         for name, value in self.tensors().items():
-            if not isinstance(value, Tensor):
-                how = "torch.from_numpy makes one of an array, torch.tensor of a list"
-                raise TypeError(f"{name} of a split must be a tensor, but got {type(value).__name__}: {how}.")
             if value.dtype == torch.float64 and value is not self.labels:
                 raise ValueError(f"{name} of a split must be float32, as networks are, but got float64: call .float().")
+            if not value.ndim:
+                raise ValueError(f"{name} of a split must have a first dimension, of the samples, but is one number.")
         lengths = {len(value) for value in self.tensors().values()}
         if lengths != {len(self.labels)} or not len(self.labels):
             raise ValueError(
@@ -46,8 +55,7 @@ class Split:
             )
         if self.labels.dtype != torch.int64 or self.labels.ndim != 1 or self.labels.min() < 0:
             raise ValueError(
-                "labels must be class indices from 0 of shape (N,) and dtype int64, but got shape "
-                f"{tuple(self.labels.shape)} and {self.labels.dtype}."
+                f"labels must be class indices from 0 of shape (N,) and dtype int64, but got {_labels_fault(self.labels)}."
             )
 
     def __len__(self) -> int:
@@ -69,6 +77,52 @@ class Split:
         return Split(moved, self.labels.to(device))
 
 
+def _plain(name: str, value: Any) -> Tensor:
+    """Return ``value`` without a graph and outside of any inference mode, for it is trained on.
+
+    Raises:
+        TypeError: If it is no tensor.
+        ValueError: If it has no dense memory.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} of a split must be a tensor, but got {type(value).__name__}: {_how_to_convert(value)}.")
+    if value.layout != torch.strided or value.is_quantized or value.is_meta or value.is_nested:
+        kind, how = "sparse", ".to_dense()"
+        if value.is_quantized:
+            kind, how = "quantized", ".dequantize()"
+        elif value.is_nested:
+            kind, how = "nested", "torch.nested.to_padded_tensor(.., 0)"
+        elif value.is_meta:
+            kind, how = "on the meta device, which holds no values", "torch.empty_like(.., device='cpu'), and fill it"
+        raise ValueError(f"{name} of a split must be a dense tensor, but got one that is {kind}: call {how}.")
+    with torch.inference_mode(False):
+        return value.clone() if value.is_inference() else value.detach()
+
+
+def _how_to_convert(value: Any) -> str:
+    """Say what makes tensors of a value that is none."""
+    if isinstance(value, tuple | list) and any(isinstance(one, Tensor) for one in value):
+        fields = "x._asdict()" if hasattr(value, "_asdict") else "dict(name=..)"
+        return f"a network is called with one tensor, or with keywords from a dict of tensors; {fields} makes a dict"
+    if dataclasses.is_dataclass(value):
+        return "a network is called with one tensor, or with keywords from a dict of tensors; vars(x) makes a dict"
+    return "torch.from_numpy makes one of an array, torch.tensor of a list"
+
+
+def _labels_fault(labels: Tensor) -> str:
+    """Say why labels are no class indices, and what makes some of them."""
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        how = ": .argmax(1) makes some of one score or mark a class"
+    elif labels.ndim > 1:
+        how = ": .flatten() drops the dimensions of 1" if labels.numel() == len(labels) else ""
+    elif labels.dtype != torch.int64:
+        whole = labels.is_complex() or bool((labels != labels.long()).any())
+        how = ", and they are not whole numbers" if whole else ": .long() makes some of whole numbers"
+    else:
+        how = f", the smallest {int(labels.min())}: leave out what has no label, and count classes from 0"
+    return f"shape {tuple(labels.shape)} and {labels.dtype}{how}"
+
+
 class TensorLoader:
     """Iterates over a split in groups of batches, in an order that only (seed, epoch) decides.
 
@@ -78,7 +132,8 @@ class TensorLoader:
 
     Args:
         split: The samples.
-        batch_size: Samples in a batch; the last one may be smaller.
+        batch_size: Samples in a batch; the last one may be smaller, but a single sample that is left over joins the batch
+            before it: BatchNorm can't be trained on one.
         teacher: The teacher's stored outputs for every sample of the split, first dimension N, the second V where there
             are views.
         shuffle_seed: Decides the order together with the epoch; ``None`` keeps the order of the split.
@@ -111,14 +166,17 @@ class TensorLoader:
     @property
     def batches(self) -> int:
         """Batches, and so optimizer steps, in an epoch."""
-        return -(-len(self.split) // self.batch_size)
+        return _batches(len(self.split), self.batch_size)
 
     def __len__(self) -> int:
         return -(-self.batches // self.batches_per_item)
 
     def __iter__(self) -> Iterator[list[Batch]]:
         # An item is gathered at once, and its batches are views of it: a quarter of the time of gathering each.
-        for ids in self._order().split(self.batch_size * self.batches_per_item):
+        order, starts = self._order(), [self.batch_size * batch for batch in range(self.batches)]
+        for first in range(0, len(starts), self.batches_per_item):
+            edges = [*starts[first : first + self.batches_per_item + 1], len(order)][: self.batches_per_item + 1]
+            ids = order[edges[0] : edges[-1]]
             inputs, labels = select(self.split.inputs, ids), self.split.labels[ids]
             if self.views is None:
                 teacher = {name: values[ids] for name, values in self.teacher.items()}
@@ -126,7 +184,7 @@ class TensorLoader:
                 view = self.epoch % self.views.count
                 inputs = self.views.of(inputs, ids, view)
                 teacher = {name: values[ids, view] for name, values in self.teacher.items()}
-            parts = (slice(first, first + self.batch_size) for first in range(0, len(ids), self.batch_size))
+            parts = (slice(one - edges[0], other - edges[0]) for one, other in itertools.pairwise(edges))
             yield [
                 Batch(
                     ids=ids[part],
@@ -147,6 +205,12 @@ class TensorLoader:
         return torch.randperm(size, generator=generator).to(device)
 
 
+def _batches(samples: int, batch_size: int) -> int:
+    """Return the number of batches of so many samples: a single one that is left over makes none."""
+    whole, left = divmod(samples, batch_size)
+    return whole + (left > 1 or (left == 1 and not whole))
+
+
 class TensorDataModule(pl.LightningDataModule):
     """Fixed train, validation and test splits held in memory.
 
@@ -159,8 +223,8 @@ class TensorDataModule(pl.LightningDataModule):
         views: What teacher and students are shown of the training samples; ``None`` shows them as they are.
 
     Raises:
-        TypeError: If a split is none.
-        ValueError: If a batch size is below 1.
+        TypeError: If a split is none, or views are none.
+        ValueError: If a batch size is no whole number from 1.
     """
 
     def __init__(
@@ -174,8 +238,13 @@ class TensorDataModule(pl.LightningDataModule):
         views: Views | None = None,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or eval_batch_size < 1:
-            raise ValueError(f"batch sizes must be at least 1, but got {batch_size=} and {eval_batch_size=}.")
+        for size in (batch_size, eval_batch_size):
+            if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
+                raise ValueError(
+                    f"batch sizes must be whole numbers, at least 1, but got {batch_size=} and {eval_batch_size=}."
+                )
+        if views is not None and not isinstance(views, Views):
+            raise TypeError(f"views must be an instance of lightning_modules.views.Views, but got {views!r}.")
         self.splits = {"train": train, "val": val, "test": test}
         for name, part in self.splits.items():
             if not isinstance(part, Split):
@@ -183,8 +252,8 @@ class TensorDataModule(pl.LightningDataModule):
                     f"{name} must be a Split(inputs, labels) of lightning_modules.tensors, but got "
                     f"{type(part).__name__}."
                 )
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
+        self.batch_size = int(batch_size)  # NumPy's whole numbers can't be written to JSON
+        self.eval_batch_size = int(eval_batch_size)
         self.views = views
         self.seed = 0
         self.device = torch.device("cpu")
@@ -194,7 +263,7 @@ class TensorDataModule(pl.LightningDataModule):
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch."""
-        return -(-len(self.splits["train"]) // self.batch_size)
+        return _batches(len(self.splits["train"]), self.batch_size)
 
     def attach(self, teacher_outputs: dict[str, dict[str, Tensor]]) -> None:
         """Join the teacher's stored outputs to the samples, by split and name, each of first dimension N.

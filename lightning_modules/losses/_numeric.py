@@ -5,12 +5,29 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
 def at_least_fp32(values: Tensor) -> Tensor:
     """Half precision loses the tail of a softmax: such values (stored or autocast) are widened, others left alone."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return KL(teacher ‖ student), a scalar in nats: summed over the classes, averaged over the rows.
+
+    Args:
+        student: Logarithms of probabilities, shape (B, C).
+        teacher: Logarithms of probabilities, shape (B, C); a class that it holds impossible (-inf) adds nothing.
+    """
+    return divergences(student, teacher).sum() / len(student)
+
+
+def divergences(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the summands of KL(teacher ‖ student), in nats, for logarithms of probabilities of one shape."""
+    summands = F.kl_div(student, teacher, reduction="none", log_target=True)
+    return summands.masked_fill(teacher == -math.inf, 0)  # 0 · log 0 is 0, where -inf less -inf is NaN
 
 
 def unit(vectors: Tensor, dim: int = -1) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.losses._numeric import at_least_fp32, centred, unit
+from lightning_modules.losses._numeric import at_least_fp32, centred, divergence, unit
 
 
 def hard_label_loss(student_logits: Tensor, labels: Tensor) -> Tensor:
@@ -35,7 +35,8 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperat
 
     .. math:: T^2 \, \mathrm{KL}\big(\sigma(z_t / T) \,\|\, \sigma(z_s / T)\big)
 
-    The factor T² keeps the gradient's size comparable as T varies.
+    The factor T² keeps the gradient's size comparable as T varies. A class that the teacher holds impossible (a logit
+    of -inf, as a mask leaves it) adds nothing, 0 · log 0 being 0.
 
     Args:
         student_logits: Unnormalised scores, shape (B, C).
@@ -55,8 +56,7 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperat
     _check_temperature(temperature)
     student = F.log_softmax(at_least_fp32(student_logits) / temperature, dim=-1)
     teacher = F.log_softmax(at_least_fp32(teacher_logits.detach()) / temperature, dim=-1)
-    # "batchmean" sums over the classes; "mean" would shrink the term by their number.
-    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+    return divergence(student, teacher) * temperature**2
 
 
 def distillation_loss(
@@ -102,6 +102,8 @@ def smoothed_label_loss(student_logits: Tensor, labels: Tensor, *, smoothing: fl
 
     .. math:: -\sum_c q_c \log \sigma(z_s)_c, \quad q_c = (1 - \varepsilon) \, [c = y] + \varepsilon / C
 
+    C counts the classes that are possible: one whose logit is -inf, as a mask leaves it, gets no share.
+
     Args:
         student_logits: Unnormalised scores, shape (B, C).
         labels: Class indices in [0, C), shape (B,), int64.
@@ -120,7 +122,10 @@ def smoothed_label_loss(student_logits: Tensor, labels: Tensor, *, smoothing: fl
     _check_labels(student_logits, labels)
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing must lie in [0, 1), but got {smoothing=}.")
-    return F.cross_entropy(at_least_fp32(student_logits), labels, label_smoothing=smoothing)
+    log_probabilities = F.log_softmax(at_least_fp32(student_logits), dim=-1)
+    impossible = log_probabilities == -math.inf
+    shared = log_probabilities.masked_fill(impossible, 0).sum(dim=1) / (~impossible).sum(dim=1)
+    return (1 - smoothing) * F.nll_loss(log_probabilities, labels) - smoothing * shared.mean()
 
 
 def self_distillation_loss(student_logits: Tensor, earlier_logits: Tensor, labels: Tensor, *, trust: float) -> Tensor:
@@ -152,8 +157,9 @@ def self_distillation_loss(student_logits: Tensor, earlier_logits: Tensor, label
         raise ValueError(f"trust must lie in [0, 1], but got {trust=}.")
     student = at_least_fp32(student_logits)
     earlier = at_least_fp32(earlier_logits.detach()).softmax(dim=-1)
+    log_probabilities = F.log_softmax(student, dim=-1).masked_fill(earlier == 0, 0)  # 0 · log 0 is 0
     # Linear in the target, so the labels need no one-hot rows.
-    return (1 - trust) * F.cross_entropy(student, labels) + trust * F.cross_entropy(student, earlier)
+    return (1 - trust) * F.cross_entropy(student, labels) - trust * (earlier * log_probabilities).sum(dim=1).mean()
 
 
 def decoupled_loss(
@@ -202,8 +208,8 @@ def decoupled_loss(
         )
     student_target, student_rest = _decoupled(at_least_fp32(student_logits) / temperature, labels)
     teacher_target, teacher_rest = _decoupled(at_least_fp32(teacher_logits.detach()) / temperature, labels)
-    target = F.kl_div(student_target, teacher_target, reduction="batchmean", log_target=True)
-    non_target = F.kl_div(student_rest, teacher_rest, reduction="batchmean", log_target=True)
+    target = divergence(student_target, teacher_target)
+    non_target = divergence(student_rest, teacher_rest)
     return temperature**2 * (target_weight * target + non_target_weight * non_target)
 
 
@@ -295,8 +301,14 @@ def _correlations(student: Tensor, teacher: Tensor, dim: int) -> Tensor:
 
 
 def _standardized(logits: Tensor) -> Tensor:
-    """Rows of mean 0 and sample standard deviation 1; a row of equal logits becomes zeros."""
-    return unit(centred(at_least_fp32(logits), dim=1)) * math.sqrt(logits.shape[1] - 1)
+    """Rows of mean 0 and sample standard deviation 1, of the possible classes; a row of equal logits becomes zeros."""
+    logits = at_least_fp32(logits)
+    impossible = logits == -math.inf
+    possible = (~impossible).sum(dim=1, keepdim=True)
+    means = logits.masked_fill(impossible, 0).sum(dim=1, keepdim=True) / possible
+    # At the mean of the others, an impossible class moves neither mean nor deviation.
+    deviations = unit(centred(torch.where(impossible, means, logits), dim=1))
+    return (deviations * (possible - 1).to(logits).sqrt()).masked_fill(impossible, -math.inf)
 
 
 def _check_logits(student_logits: Tensor, **others: Tensor) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import OrderedDict, UserDict
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from lightning_modules.batch import Batch, Inputs
 from lightning_modules.tensors import Split, TensorDataModule, TensorLoader
+from lightning_modules.views import ShiftedViews
 
 SIZE = 23
 
@@ -200,3 +203,88 @@ def test_a_pair_is_no_split() -> None:
     pair: Any = (split.inputs, split.labels)
     with pytest.raises(TypeError, match=r"val must be a Split\(inputs, labels\) of lightning_modules.tensors, but got"):
         TensorDataModule(train=split, val=pair, test=split)
+
+
+@pytest.mark.parametrize(
+    ("size", "batch_size", "sizes"),
+    [(23, 11, [11, 12]), (9, 4, [4, 5]), (1, 4, [1]), (3, 1, [1, 1, 1]), (33, 8, [8, 8, 8, 9])],
+)
+@pytest.mark.parametrize("batches_per_item", [1, 2, 32])
+def test_a_single_sample_that_is_left_over_joins_the_batch_before_it(
+    size: int, batch_size: int, sizes: list[int], batches_per_item: int
+) -> None:
+    loader = TensorLoader(a_split(size), batch_size=batch_size, shuffle_seed=1, batches_per_item=batches_per_item)
+    assert [len(batch.ids) for batch in batches_of(loader)] == sizes
+    assert sorted(order_of(loader)) == list(range(size))
+    assert loader.batches == len(sizes) == a_module(size, batch_size).steps_per_epoch
+    assert len(loader) == len(list(loader))
+
+
+@pytest.mark.parametrize("mapping", [UserDict, OrderedDict, dict])
+def test_any_mapping_of_tensors_is_taken_for_a_dict(mapping: type) -> None:
+    split = Split(mapping(x=torch.arange(6.0).view(3, 2)), torch.tensor([0, 1, 0]))
+    assert type(split.inputs) is dict and type(split.few(2).inputs) is dict
+    assert torch.equal(split.few(2).tensors()["x"], torch.tensor([[0.0, 1.0], [2.0, 3.0]]))
+
+
+def test_inputs_with_a_graph_or_of_an_inference_mode_can_be_trained_on() -> None:
+    weights = torch.ones(2, requires_grad=True)
+    with torch.inference_mode():
+        inferred, labels = torch.arange(6.0).view(3, 2), torch.tensor([0, 1, 0])
+    for inputs in (inferred, torch.arange(6.0).view(3, 2).requires_grad_(), torch.arange(6.0).view(3, 2) * weights):
+        split = Split(inputs, labels)
+        assert not any(value.requires_grad or value.is_inference() for value in split.tensors().values())
+        loss = (split.tensors()["inputs"] * weights).sum()
+        loss.backward()
+        loss = (split.tensors()["inputs"] * weights).sum()
+        loss.backward()
+    with torch.inference_mode():
+        assert not Split(inferred, labels).labels.is_inference()
+
+
+class Pair(NamedTuple):
+    x: Tensor
+    y: Tensor
+
+
+@dataclass
+class Holder:
+    x: Tensor
+
+
+@pytest.mark.parametrize(
+    ("inputs", "labels", "words"),
+    [
+        (Pair(torch.zeros(2), torch.zeros(2)), torch.tensor([0, 1]), r"got Pair: .*x._asdict\(\) makes a dict"),
+        ([torch.zeros(2), torch.zeros(2)], torch.tensor([0, 1]), r"got list: .*dict\(name=..\) makes a dict"),
+        (Holder(torch.zeros(2)), torch.tensor([0, 1]), r"got Holder: .*vars\(x\) makes a dict"),
+        ({"x": {"y": torch.zeros(2)}}, torch.tensor([0, 1]), "x of a split must be a tensor, but got dict"),
+        (torch.zeros(2, 3).to_sparse(), torch.tensor([0, 1]), r"dense tensor, but got one that is sparse.*to_dense\(\)"),
+        (torch.zeros(2, 3, device="meta"), torch.tensor([0, 1]), "one that is on the meta device"),
+        ({}, torch.tensor([0, 1]), "got an empty dict"),
+        (torch.tensor(1.0), torch.tensor([0]), "inputs .* but is one number"),
+        (torch.zeros(2, 3), torch.zeros(2, 1, dtype=torch.long), r"shape \(2, 1\).*flatten\(\) drops"),
+        (torch.zeros(2, 3), torch.eye(2), r"argmax\(1\) makes some"),
+        (torch.zeros(2, 3), torch.tensor([0.0, 1.0]), r"float32: .long\(\) makes some"),
+        (torch.zeros(2, 3), torch.tensor([0.0, float("nan")]), "not whole numbers"),
+        (torch.zeros(2, 3), torch.tensor([True, False]), r"bool: .long\(\)"),
+        (torch.zeros(2, 3), torch.tensor([0, -100]), "the smallest -100: leave out what has no label"),
+    ],
+)
+def test_what_is_no_split_is_told_with_what_makes_one(inputs: Any, labels: Any, words: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=words):
+        Split(inputs, labels)
+
+
+@pytest.mark.parametrize("batch_size", [4.0, True, None, "4"])
+def test_a_batch_size_is_a_whole_number(batch_size: Any) -> None:
+    split = a_split()
+    with pytest.raises(ValueError, match="batch sizes must be whole numbers"):
+        TensorDataModule(train=split, val=split, test=split, batch_size=batch_size)
+    assert type(TensorDataModule(train=split, val=split, test=split, batch_size=np.int64(4)).batch_size) is int
+
+
+def test_views_are_an_instance_not_a_class() -> None:
+    split = a_split()
+    with pytest.raises(TypeError, match="views must be an instance"):
+        TensorDataModule(train=split, val=split, test=split, views=ShiftedViews)  # type: ignore[arg-type]

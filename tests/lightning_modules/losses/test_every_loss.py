@@ -181,3 +181,35 @@ def test_the_order_of_the_batch_does_not_matter(name: str) -> None:
     if name in OF_LABELS | OF_LOGITS:
         student, teacher = student[:, order], teacher[:, order]
     assert float(EVERY[name](student[order], teacher[order])) == pytest.approx(float(loss), rel=1e-12)
+
+
+MASKED = {**OF_LABELS, **OF_LOGITS}
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_a_class_that_both_sides_hold_impossible_gives_finite_values_and_no_gradient(name: str) -> None:
+    student, teacher = sides(name)
+    student[:, 4], teacher[:, 4] = -math.inf, -math.inf
+    loss, gradient = loss_and_gradient(name, student, teacher)
+    assert loss.isfinite() and gradient.isfinite().all()
+    assert gradient[:, 4].eq(0).all() and gradient[:, :4].ne(0).any()
+
+
+@pytest.mark.parametrize("name", sorted(set(MASKED) - {"correlation_loss"}))  # which averages over the classes
+def test_a_class_that_both_sides_hold_impossible_adds_nothing_to_the_loss(name: str) -> None:
+    student, teacher = sides(name)
+    student[:, 4], teacher[:, 4] = -math.inf, -math.inf
+    loss, gradient = loss_and_gradient(name, student, teacher)
+    expected, its_gradient = loss_and_gradient(name, student[:, :4], teacher[:, :4])
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradient[:, :4], its_gradient)
+
+
+def test_what_the_teacher_alone_holds_impossible_is_0_log_0() -> None:
+    # By hand: KL of (1/2, 1/2, 0) from (1/3, 1/3, 1/3) is log 3 - log 2.
+    teacher = torch.tensor([[0.0, 0.0, -math.inf]])
+    loss = losses.soft_target_loss(torch.zeros(1, 3), teacher, temperature=1)
+    torch.testing.assert_close(loss, torch.tensor(math.log(1.5)))
+    # What the student alone holds impossible is infinitely far, and is not passed over.
+    assert losses.soft_target_loss(teacher, torch.zeros(1, 3), temperature=1).isinf()
+    assert losses.soft_target_loss(torch.full((1, 3), math.nan), teacher, temperature=1).isnan()
