@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import re
 import shlex
 import shutil
@@ -159,7 +160,7 @@ def parse_search(arguments: Sequence[str] | None = None) -> tuple[Settings, Plac
     settings = Settings(
         space_name=name,
         space_file=file,
-        study=flags.study_name(parser, asked.study or name),
+        study=flags.study_name(parser, name if asked.study is None else asked.study),
         trials=asked.trials,
         storage=asked.storage,
         tracking_uri=asked.tracking_uri,
@@ -188,6 +189,8 @@ def parse_search(arguments: Sequence[str] | None = None) -> tuple[Settings, Plac
 def run(main: Callable[[], None]) -> None:
     """Run a command to its end, and end as its outcome asks: one line for a mistake, 130 or 143 after a signal."""
     hide_passwords()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # what its encoding lacks is shown as "?"
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     lose_no_signal()

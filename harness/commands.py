@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -167,7 +166,7 @@ def _add_confirm(commands: argparse._SubParsersAction[flags.Parser]) -> None:
     )
     add = command.add_argument_group("where it was searched (default: as then)").add_argument
     add("--space", metavar="NAME|FILE", help="the space, if it is a file of your own")
-    add("--data-dir", type=Path, metavar="DIR", help="the data, where it has moved")
+    add("--data-dir", type=flags.folder, metavar="DIR", help="the data, where it has moved")
     add(
         "--teacher",
         action="append",
@@ -205,8 +204,8 @@ def _add_move(commands: argparse._SubParsersAction[flags.Parser]) -> None:
     add(
         "--to",
         type=flags.address,
-        default=os.environ.get("KD_TO"),
-        required=not os.environ.get("KD_TO"),
+        default=flags.variable("KD_TO", "") or None,
+        required=not flags.variable("KD_TO", ""),
         metavar="ADDRESS",
         help="the storage that it is moved to, an address as of --storage; needed, unless it is in $KD_TO",
     )

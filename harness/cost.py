@@ -289,12 +289,12 @@ def shape_of(network: nn.Module) -> list[Any]:
 
 def save_cost_table(table: CostTable, file: Path) -> None:
     """Write the table where ``cost_cache_file`` says."""
-    write_atomically(file, lambda path: path.write_text(table.to_json()))
+    write_atomically(file, lambda path: path.write_text(table.to_json(), encoding="utf-8"))
 
 
 def _processor() -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     except OSError:

@@ -67,6 +67,11 @@ def space_argument(name: str, file: Path) -> str:
     return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
 
 
+def variable(name: str, default: str) -> str:
+    """Return an environment variable; one that is empty or blank counts as unset, as in the tools around this one."""
+    return os.environ.get(name, "").strip() or default
+
+
 def add_space(add: Add) -> None:
     """Add ``--space``."""
     add(
@@ -101,7 +106,7 @@ def add_sources(parser: argparse.ArgumentParser, teacher_help: str) -> Add:
         help="checkpoint of the teacher: safetensors, state_dict or Lightning, or a student of an earlier study of the "
         f"space{teacher_help}",
     )
-    add("--data-dir", type=Path, metavar="DIR", help="where the data is (default: where the task finds it by itself)")
+    add("--data-dir", type=folder, metavar="DIR", help="where the data is (default: where the task finds it by itself)")
     add(
         "--accelerator",
         default="auto",
@@ -119,7 +124,7 @@ def add_places(parser: argparse.ArgumentParser, study_help: str, *, required: bo
     add(
         "--tracking-uri",
         type=address,
-        default=os.environ.get("MLFLOW_TRACKING_URI", DEFAULT_TRACKING_URI),
+        default=variable("MLFLOW_TRACKING_URI", DEFAULT_TRACKING_URI),
         metavar="ADDRESS",
         help=f"MLflow's tracking store or server (default: $MLFLOW_TRACKING_URI or {DEFAULT_TRACKING_URI})",
     )
@@ -131,7 +136,7 @@ def add_storage(add: Add) -> None:
     add(
         "--storage",
         type=address,
-        default=os.environ.get("KD_STORAGE", DEFAULT_STORAGE),
+        default=variable("KD_STORAGE", DEFAULT_STORAGE),
         metavar="ADDRESS",
         help="Optuna's storage: a database's URL, redis://.., or a journal file's path "
         f"(default: $KD_STORAGE or {DEFAULT_STORAGE})",
@@ -142,8 +147,8 @@ def add_runs_dir(add: Add, what: str) -> None:
     """Add ``--runs-dir``."""
     add(
         "--runs-dir",
-        type=Path,
-        default=Path(os.environ.get("KD_RUNS_DIR", DEFAULT_RUNS_DIR)),
+        type=folder,
+        default=Path(variable("KD_RUNS_DIR", str(DEFAULT_RUNS_DIR))),
         metavar="DIR",
         help=f"{what} (default: $KD_RUNS_DIR or {DEFAULT_RUNS_DIR})",
     )
@@ -202,12 +207,21 @@ def each_once(parser: Parser, flag: str, what: str, pairs: Sequence[tuple[str, _
 
 def address(text: str) -> str:
     """An address that can be shown without its password. One that can't is not shown here either."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"must be an address, but got {text!r}; leave the flag out for the default")
     if not is_showable(text):
         raise argparse.ArgumentTypeError(
             "must be an address with '://' after its kind, and with %20 for a blank, but got one without; it is not "
             "shown, for it may hold a password"
         )
     return text
+
+
+def folder(text: str) -> Path:
+    """A folder's path."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"must be a folder, but got {text!r}; leave the flag out for the default")
+    return Path(text)
 
 
 def at_least_one(text: str) -> int:

@@ -147,7 +147,10 @@ def _idx_file(folder: Path, name: str) -> Path:
 def _find_fashion_mnist() -> Path:
     if DEBIAN_FASHION_MNIST.is_dir():
         return DEBIAN_FASHION_MNIST
-    cache = Path.home() / ".cache" / "kd-harness"
+    try:
+        cache = Path.home() / ".cache" / "kd-harness"
+    except RuntimeError as error:  # no HOME, and a user whom nobody knows
+        raise FileNotFoundError(f"Fashion-MNIST is not here, and there is no home to keep it in; {_HOW_TO_GET}") from error
     downloaded = cache / "FashionMNIST" / "raw"
     if not any(downloaded.glob("t10k-labels*")):
         try:

@@ -93,5 +93,5 @@ def errand(settings: Settings) -> Errand:
 
 def errors_in(logs: Sequence[Path]) -> list[str]:
     """Why workers ended, as their logs say it; each reason once."""
-    lines = (line for log in logs for line in log.read_text(errors="replace").splitlines())
+    lines = (line for log in logs for line in log.read_text(encoding="utf-8", errors="replace").splitlines())
     return list(dict.fromkeys(line.removeprefix("error: ") for line in lines if line.startswith("error: ")))

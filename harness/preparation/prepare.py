@@ -239,7 +239,7 @@ def _found_or_measured(
         table = None
         if file.exists():
             try:
-                table = CostTable.from_json(file.read_text())
+                table = CostTable.from_json(file.read_text(encoding="utf-8"))
             except ValueError as error:
                 terminal.say(f"the kept cost table {file} is damaged ({error}); measuring again")
         if table is None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -95,7 +97,7 @@ class ParentRun:
                 "kd.role": "study",
                 "kd.study": settings.study,
                 "kd.run_key": self._study.id,
-                "mlflow.user": getpass.getuser(),
+                "mlflow.user": user_name(),
                 "mlflow.source.name": Path(sys.argv[0]).name,
                 "mlflow.source.type": "LOCAL",
             },
@@ -107,6 +109,13 @@ class ParentRun:
                 "sampler": settings.sampler,
             },
         )
+
+
+def user_name() -> str:
+    """Return the name of the user, or the number of one who has no name, as in a container; MLflow does the same."""
+    with contextlib.suppress(OSError, KeyError):  # the latter before Python 3.13
+        return getpass.getuser()
+    return str(os.getuid())
 
 
 def _versions() -> dict[str, str]:

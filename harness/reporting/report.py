@@ -46,7 +46,7 @@ def _files(result: Result) -> dict[str, Callable[[Path], Any]]:
     files: dict[str, Callable[[Path], Any]] = {
         "trials.csv": lambda path: result.trials.to_csv(path, index=False),
         "trials.parquet": lambda path: _typed(result.trials).to_parquet(path, index=False),
-        "summary.md": lambda path: path.write_text(summary(result)),
+        "summary.md": lambda path: path.write_text(summary(result), encoding="utf-8", errors="replace"),
     }
     if len(result.front):
         files |= {

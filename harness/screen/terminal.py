@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 
 class Terminal:
@@ -26,7 +27,7 @@ class Terminal:
 
     def say(self, text: str, style: str | None = None) -> None:
         """Write a line, above a bar if there is one. The terminal wraps it: an address in it stays whole."""
-        self.console.print(text, markup=False, soft_wrap=True, style=style)
+        self.console.print(text, markup=False, emoji=False, soft_wrap=True, style=style)
 
     def tell(self, sentence: str, *, indent: str = "  ") -> None:
         """Write a sentence; on a terminal, broken between words where the line is full, and indented from there."""
@@ -42,7 +43,7 @@ class Terminal:
         if not self.live:
             yield
             return
-        with self.console.status(text, spinner="dots"):
+        with self.console.status(Text(text), spinner="dots"):
             yield
 
     @contextlib.contextmanager
@@ -87,12 +88,12 @@ class Bar:
         self._progress: Progress | None = None
         if terminal.live:
             self._progress = Progress(
-                TextColumn("{task.description:<9}"),
+                TextColumn("{task.description:<9}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn(unit),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 console=terminal.console,
                 transient=True,
             )

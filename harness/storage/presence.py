@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from harness.addresses import is_server, place_of, storage_file
-from harness.content import Lease, digest
+from harness.content import Lease, digest, user_cache
 from harness.errors import HarnessError
 from harness.settings import Settings
 
@@ -98,12 +98,12 @@ def _settled(descriptor: int, here: str) -> str | None:
         pass
     else:
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, here.encode(), 0)
+        os.pwrite(descriptor, os.fsencode(here), 0)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # another may be quicker, and say what its folder is
     except BlockingIOError:
         return None
-    there = os.pread(descriptor, 1 << 16, 0).decode()
+    there = os.fsdecode(os.pread(descriptor, 1 << 16, 0))
     if there != here:
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -117,6 +117,4 @@ def _path_beside(settings: Settings) -> Path | None:
     file = storage_file(settings.storage)
     if file is not None:
         return file.with_name(f".{file.name}.{settings.study}.lock")
-    folder = Path.home() / ".cache" / "kd-harness"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{digest('presence', place_of(settings.storage), settings.study)}.lock"
+    return user_cache() / f"{digest('presence', place_of(settings.storage), settings.study)}.lock"

@@ -210,12 +210,12 @@ def _own_folder(study: Study) -> None:
         )
     if mark.exists():
         lease = _hold_beside_namesake(study.settings)
-        study.folder.rename(_aside(study.folder, json.loads(mark.read_text())["id"]))
+        study.folder.rename(_aside(study.folder, json.loads(mark.read_text(encoding="utf-8"))["id"]))
         lease.release()
     if kept.exists():
         shutil.rmtree(study.folder, ignore_errors=True)  # nothing but an empty folder can be there
         kept.rename(study.folder)
-    write_atomically(mark, lambda path: path.write_text(json.dumps({"id": study.id})))
+    write_atomically(mark, lambda path: path.write_text(json.dumps({"id": study.id}), encoding="utf-8"))
 
 
 def _hold_beside_namesake(settings: Settings) -> Lease:

@@ -128,7 +128,7 @@ class Study(Record):
     def owns_folder(self) -> bool:
         """Whether the study's folder is this study's, and not that of a namesake in another storage."""
         try:
-            return bool(json.loads((self.folder / MARK).read_text())["id"] == self.id)
+            return bool(json.loads((self.folder / MARK).read_text(encoding="utf-8"))["id"] == self.id)
         except FileNotFoundError:
             return False
 

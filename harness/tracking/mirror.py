@@ -200,7 +200,7 @@ class Mirror:
 def is_sent(folder: Path, store: str, state: str) -> bool:
     """Whether all of a run's spool was sent to ``store`` and ends in ``state``, judged by the files alone."""
     try:
-        mirrored = json.loads((folder / STATE_FILE).read_text())
+        mirrored = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         return bool(
             mirrored["store"] == store
             and mirrored["state"] == state

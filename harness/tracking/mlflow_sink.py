@@ -247,7 +247,7 @@ class MlflowSink:
 
     def _mirrored(self, folder: Path) -> _Mirrored:
         try:
-            kept = _Mirrored(**json.loads((folder / STATE_FILE).read_text()))
+            kept = _Mirrored(**json.loads((folder / STATE_FILE).read_text(encoding="utf-8")))
         except FileNotFoundError:
             return _Mirrored(self.store)
         except (ValueError, TypeError):
@@ -366,4 +366,4 @@ def _is_there(last: tuple[int, float] | None, step: int | None, value: float) ->
 
 
 def _keep(folder: Path, mirrored: _Mirrored) -> None:
-    write_atomically(folder / STATE_FILE, lambda path: path.write_text(json.dumps(vars(mirrored))))
+    write_atomically(folder / STATE_FILE, lambda path: path.write_text(json.dumps(vars(mirrored)), encoding="utf-8"))

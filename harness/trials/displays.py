@@ -87,12 +87,16 @@ class SearchDisplay:
                 self._consider(trial.user_attrs["metrics"], trial.params)
         if terminal.live:
             self._progress = Progress(
-                TextColumn("{task.description:<9}", table_column=Column(no_wrap=True)),
+                TextColumn("{task.description:<9}", markup=False, table_column=Column(no_wrap=True)),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True)),
+                TextColumn("{task.fields[left]}", markup=False, table_column=Column(no_wrap=True)),
                 # Where the terminal is narrow, this one gives way.
-                TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+                TextColumn(
+                    "{task.fields[note]}",
+                    markup=False,
+                    table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+                ),
                 console=terminal.console,
                 transient=True,
                 expand=True,

@@ -103,7 +103,9 @@ def run_worker(
     signal.signal(signal.SIGTERM, interrupt)
     lose_no_signal()
     # A fork's standard output may be a display's that another thread of the first process held locked.
-    log = _Log(open(log_of(settings, number), "ab", buffering=0), write_through=True)
+    log = _Log(
+        open(log_of(settings, number), "ab", buffering=0), encoding="utf-8", errors="replace", write_through=True
+    )
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     sys.stdout = sys.stderr = log

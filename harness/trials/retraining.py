@@ -185,7 +185,7 @@ def _run(
         raise
     except Exception as error:
         reason, report = f"{type(error).__name__}: {one_line(error)}", spool.folder / FAILURE
-        report.write_text(redact(traceback.format_exc()))
+        report.write_text(redact(traceback.format_exc()), encoding="utf-8", errors="replace")
         _fail(retraining, spool, hold, study, reason)
         raise HarnessError(
             f"{retraining.title} failed: {reason} (traceback: {report}); the same command goes on with the rest."

@@ -183,7 +183,7 @@ def _run(
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {one_line(error)}"
-        (claim.folder / FAILURE).write_text(redact(traceback.format_exc()))
+        (claim.folder / FAILURE).write_text(redact(traceback.format_exc()), encoding="utf-8", errors="replace")
         _fail(claim, spool, reason)
         raise HarnessError(
             f"trial {number} failed: {reason} (traceback: {claim.folder / FAILURE}); "
