@@ -63,7 +63,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def user_cache() -> Path:
-    """Return the user's own cache folder, made; beside temporary files for a user without a home that can be written."""
+    """Return the user's own cache folder, made; among temporary files, where no home can be written."""
     with contextlib.suppress(OSError, RuntimeError):  # no HOME, and a user whom nobody knows; or it can't be written
         home = Path.home() / ".cache" / "kd-harness"
         home.mkdir(parents=True, exist_ok=True)

@@ -150,7 +150,9 @@ def _find_fashion_mnist() -> Path:
     try:
         cache = Path.home() / ".cache" / "kd-harness"
     except RuntimeError as error:  # no HOME, and a user whom nobody knows
-        raise FileNotFoundError(f"Fashion-MNIST is not here, and there is no home to keep it in; {_HOW_TO_GET}") from error
+        raise FileNotFoundError(
+            f"Fashion-MNIST is not here, and there is no home to keep it in; {_HOW_TO_GET}"
+        ) from error
     downloaded = cache / "FashionMNIST" / "raw"
     if not any(downloaded.glob("t10k-labels*")):
         try:

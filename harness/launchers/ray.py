@@ -117,7 +117,11 @@ class _Keeper:
 
 def _work(errand: Errand, log: Path) -> None:
     """A task. Ray starts one again whose process has died, and no other."""
-    with open(log, "a", buffering=1, encoding="utf-8", errors="replace") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+    with (
+        open(log, "a", buffering=1, encoding="utf-8", errors="replace") as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
         stopped_by = errand.run([signal.SIGINT, signal.SIGTERM], log)
     if stopped_by == signal.SIGTERM:  # its node is taken away; a task that is cancelled has SIGINT
         os._exit(1)

@@ -358,7 +358,7 @@ def _asking(what: str, settings: Settings) -> Iterator[None]:
 
 
 def _keep_class_names(space: SearchSpace, study: Study, classes: int) -> None:
-    names = tuple(space.task.class_names)
+    names = tuple(map(str, space.task.class_names))
     if len(names) not in (0, classes):
         raise HarnessError(f"the task's class_names must name each of its {classes} classes, but name {len(names)}.")
     if names != study.class_names:

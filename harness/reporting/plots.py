@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections import Counter
 from pathlib import Path
@@ -14,9 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from plotly.subplots import make_subplots
 
+from harness.reporting.pictures import text_of
 from harness.reporting.result import Result
-
-matplotlib.use("Agg")  # no window: the same on a cluster as on a desk
+from harness.screen.shown import printable
 
 _GREY, _DARK_GREY, _BLUE, _ORANGE, _GREEN, _RED = "#b8b8b8", "#6b6b6b", "#1f5fa8", "#e08214", "#2a8c4a", "#c0392b"
 _PICK_COLOURS = {"accurate": _BLUE, "balanced": _ORANGE, "small": _GREEN}
@@ -28,6 +29,13 @@ _LABELS = {
     "macs": "MACs a sample",
     "throughput_per_s": "throughput (samples/s)",
 }
+
+
+_CONFIG = {
+    "showSendToCloud": False,  # a button that uploads the chart
+    "displaylogo": False,  # a link to its maker
+}
+"""Of the page: it names no host."""
 
 
 def _axes(result: Result) -> list[str]:
@@ -57,12 +65,12 @@ def front_picture(result: Result, path: Path) -> None:
             if name.startswith("latency"):  # they seldom span a decade: "0.07" reads better than "7 x 10^-2"
                 panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
                 panel.xaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
-        panel.set_xlabel(_LABELS.get(name, name))
+        panel.set_xlabel(_LABELS.get(name, text_of(name)))
         panel.grid(alpha=0.25)
     *limits, left_out = _focus(result)
     panels[0].set_ylim(limits)
     panels[0].set_title(left_out, fontsize=8, loc="left")
-    panels[0].set_ylabel(f"{result.primary} (validation)")
+    panels[0].set_ylabel(f"{text_of(result.primary)} (validation)")
     panels[0].legend(loc="lower right", fontsize=8, labelspacing=1)
     figure.supxlabel(f"latencies: {result.conditions}", fontsize=7, color="#666666")
     figure.savefig(path, format="png")
@@ -150,7 +158,7 @@ def curves_figure(result: Result) -> Figure:
             )
         panel.set_xlabel("epoch")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-        panel.set_title(name, fontsize=10)
+        panel.set_title(text_of(name), fontsize=10)
         panel.grid(alpha=0.25)
         if name.endswith("loss"):
             panel.set_yscale("log")
@@ -204,24 +212,27 @@ def front_page(result: Result, path: Path) -> None:
                 legendgroup="teacher",
                 showlegend=column == 1,
                 marker={"color": "black", "size": 15, "symbol": "star"},
-                hovertemplate=f"teacher<br>{result.primary} {result.teacher[result.primary]:.4f}<extra></extra>",
+                hovertemplate="%{text}<extra></extra>",
+                text=[f"teacher<br>{_html(result.primary)} {result.teacher[result.primary]:.4f}"],
             ),
             row=1,
             col=column,
         )
         logarithmic = len(complete) and (complete[name] > 0).all()
-        figure.update_xaxes(title=_LABELS.get(name, name), type="log" if logarithmic else "linear", row=1, col=column)
+        figure.update_xaxes(
+            title=_LABELS.get(name, _html(name)), type="log" if logarithmic else "linear", row=1, col=column
+        )
     *limits, left_out = _focus(result)
     figure.update_yaxes(range=limits)
-    figure.update_yaxes(title=f"{result.primary} (validation)", row=1, col=1)
+    figure.update_yaxes(title=f"{_html(result.primary)} (validation)", row=1, col=1)
     figure.update_layout(
         title=f"{result.study}: {len(result.front)} of {len(result.trials)} trials on the Pareto front"
-        f"<br><sup>{result.conditions}{left_out and f'; {left_out} as it opens'}</sup>",
+        f"<br><sup>{_html(str(result.conditions))}{left_out and f'; {left_out} as it opens'}</sup>",
         template="plotly_white",
         height=560,
         legend={"orientation": "h", "y": -0.2},
     )
-    figure.write_html(path, include_plotlyjs=True)
+    figure.write_html(path, include_plotlyjs=True, config=_CONFIG)
 
 
 def _gain_traces(result: Result, name: str, *, shown: bool) -> list[Any]:
@@ -234,7 +245,7 @@ def _gain_traces(result: Result, name: str, *, shown: bool) -> list[Any]:
         marks.append(result.controls[int(row["number"])].get(name, row[name]))
     label = "its control: labels alone"
     texts = [
-        f"control of trial {n}<br>{result.primary} {c:.4g}<br>gain {g:+.4g}"
+        f"control of trial {n}<br>{_html(result.primary)} {c:.4g}<br>gain {g:+.4g}"
         for n, c, g in zip(front["number"], front["control"], front["gain"], strict=True)
     ]
     line = go.Scatter(
@@ -260,8 +271,13 @@ def _gain_traces(result: Result, name: str, *, shown: bool) -> list[Any]:
     return [line, dots] if len(front) else []
 
 
+def _html(text: str) -> str:
+    """Return a name as the page is to show it: Plotly reads what looks like HTML as such."""
+    return html.escape(printable(text), quote=False)
+
+
 def _hover(result: Result, row: Any) -> str:
-    shown = [f"<b>trial {row['number']}</b> {row['recipe']}"]
+    shown = [f"<b>trial {row['number']}</b> {_html(row['recipe'])}"]
     for name in dict.fromkeys(
         [result.primary, *result.objectives, *result.parameters, "agreement", "speedup", "compression"]
     ):
@@ -269,7 +285,8 @@ def _hover(result: Result, row: Any) -> str:
         if isinstance(value, float) and math.isnan(value):
             continue  # another method's parameter
         if isinstance(value, float) and name != "parameters":
-            shown.append(f"{name} {value:.4g}")
+            shown.append(f"{_html(name)} {value:.4g}")
         else:
-            shown.append(f"{name} {value:,}" if isinstance(value, int | float) else f"{name} {value}")
+            told = f"{value:,}" if isinstance(value, int | float) else _html(str(value))
+            shown.append(f"{_html(name)} {told}")
     return "<br>".join(shown)

@@ -18,7 +18,7 @@ from harness.reporting.result import Result, collect
 from harness.reporting.sentences import caveats, confirmed_head, notes, tested, transferred
 from harness.reporting.transfer import Transfer, transfer_table
 from harness.reporting.transfer_picture import transfer_picture
-from harness.screen.shown import cell, parameter_texts
+from harness.screen.shown import cell, parameter_texts, printable
 from harness.screen.terminal import Terminal
 from harness.studies.study import Study
 from harness.tracking.spool import SPOOL, Spool, read_events
@@ -90,23 +90,40 @@ def summary(result: Result) -> str:
         texts = parameter_texts((name, row[name]) for name in own)
         rows.append([row["pick"], str(row["number"]), *(cell(name, row[name]) for name in shown), ", ".join(texts)])
     rows.append(["teacher", "", *(cell(name, result.teacher.get(name, math.nan)) for name in shown), ""])
-    header = ["pick", "trial", *shown, "with"]
+    header = ["pick", "trial", *map(printable, shown), "with"]
     lines = [
         f"## {result.study}",
         "",
         f"{len(result.trials)} trials ({', '.join(f'{count} {state}' for state, count in states.items())}), "
-        f"{len(result.front)} on the front of {', '.join(result.titles)}.",
+        f"{len(result.front)} on the front of {_markdown(', '.join(result.titles))}.",
         "",
-        *(f"| {' | '.join(row if own else row[:-1])} |" for row in (header, ["---"] * len(header), *rows)),
+        *(f"| {' | '.join(map(_cell, row if own else row[:-1]))} |" for row in (header, ["---"] * len(header), *rows)),
         "",
-        *(f"- {line}" for line in notes(result)),
+        *(f"- {_markdown(line)}" for line in notes(result)),
     ]
     if told := transferred(result, whole=True):
-        lines += ["", "### What was transferred", "", *(f"- {line}" for line in told)]
+        lines += ["", "### What was transferred", "", *(f"- {_markdown(line)}" for line in told)]
     if told := tested(result):
-        lines += ["", "### Confirmed", "", confirmed_head(result), "", *(f"- {line}" for line in told)]
-        lines += [text for line in caveats(result) for text in ("", line)]
+        lines += [
+            "",
+            "### Confirmed",
+            "",
+            _markdown(confirmed_head(result)),
+            "",
+            *(f"- {_markdown(line)}" for line in told),
+        ]
+        lines += [text for line in caveats(result) for text in ("", _markdown(line))]
     return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    """Return a text as a cell of a Markdown table."""
+    return _markdown(text).replace("|", r"\|")
+
+
+def _markdown(text: str) -> str:
+    """Return a text in which no name begins a tag, or code."""
+    return text.replace("<", r"\<").replace("`", r"\`")
 
 
 def report(study: Study, terminal: Terminal, spool: Spool | None = None, *, anew: bool = True) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,8 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from harness.screen.shown import printable
 from harness.training.answers import Answers
 
+_LONGEST_NAME = 60  # characters of a class's name in a sentence; tables have all of it
 _NAMED = 3  # classes that a sentence names; of more that lose alike it says only how much
 
 
@@ -28,8 +31,16 @@ class Transfer:
     class_names: Sequence[str] = ()
 
     def name(self, label: int) -> str:
-        """What a class is called."""
-        return self.class_names[label] if self.class_names else str(label)
+        """Return what a class is called within a line: its name, with its number where others have that name too."""
+        if not self.class_names:
+            return str(label)
+        name = printable(self.class_names[label], _LONGEST_NAME)
+        return f"{name} ({label})" if not name or self._shown_names[name] > 1 else name
+
+    @cached_property
+    def _shown_names(self) -> Counter[str]:
+        """Count the classes of each name, as it is shown."""
+        return Counter(printable(name, _LONGEST_NAME) for name in self.class_names)
 
     @cached_property
     def by_class(self) -> pd.DataFrame:
@@ -56,12 +67,13 @@ class Transfer:
             "both_wrong": both_wrong,
             "same_mistake": both_wrong & (teacher == student),
         }
-        frame = pd.DataFrame({"class": [self.name(label) for label in range(self.answers.classes)]})
+        names = self.class_names or [str(label) for label in range(self.answers.classes)]
+        frame = pd.DataFrame({"class": names})
         for name, chosen in counted.items():
             frame[name] = np.bincount(labels[chosen], minlength=len(frame))
         frame["same_mistake_by_chance"] = self._same_mistake_by_chance(frame)
         taken_for = self.lost_as.groupby("label").first().reindex(frame.index)
-        frame["lost_to"] = ["" if np.isnan(answer) else self.name(int(answer)) for answer in taken_for["answer"]]
+        frame["lost_to"] = ["" if np.isnan(answer) else names[int(answer)] for answer in taken_for["answer"]]
         frame["lost_to_count"] = taken_for["lost"].fillna(0).astype(int)
         samples = frame["samples"].where(frame["samples"] > 0)  # a class may have none
         for who in ("teacher", "student"):
@@ -132,10 +144,11 @@ class Transfer:
         worst = self.by_class[self.by_class["lost"] == most]
         if most < 2 or len(worst) > _NAMED:
             return f"; no class loses more than {most:,}" if most else ""
-        named = []
-        for _, row in worst.iterrows():
-            answer = f", {row['lost_to_count']:,} as {row['lost_to']}" if row["lost_to_count"] > 1 else ""
-            named.append(f"class {row['class']} ({most:,} of {row['samples']:,}{answer})")
+        named, taken_for = [], self.lost_as.groupby("label")["answer"].first()
+        for label, row in worst.iterrows():
+            count = row["lost_to_count"]
+            answer = f", {count:,} as {self.name(int(taken_for[label]))}" if count > 1 else ""
+            named.append(f"class {self.name(int(label))} ({most:,} of {row['samples']:,}{answer})")
         return f"; it loses most in {' and '.join(named)}"
 
     def _same_mistake_by_chance(self, counts: pd.DataFrame) -> pd.Series:

@@ -10,7 +10,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from rich.cells import cell_len
 
+from harness.reporting.pictures import text_of
 from harness.reporting.transfer import Transfer
 
 _LOST, _WON, _STUDENT = "#c0392b", "#1f5fa8", "#e08214"
@@ -18,7 +20,7 @@ _CLASSES, _CONFUSIONS = 20, 12  # rows that can be read; of more, those are show
 _TELLING = 3  # samples; one or two may be chance, as a training with another seed would show
 _FEWEST_ROWS = 3  # that a panel is as high as
 _ROW_INCHES, _PANEL_INCHES = 0.25, 4.4
-_TOP_INCHES, _GAP_INCHES, _BOTTOM_INCHES, _RIGHT_INCHES = 1.0, 0.85, 0.55, 0.2
+_TOP_INCHES, _GAP_INCHES, _BOTTOM_INCHES, _LEFT_INCHES, _RIGHT_INCHES = 1.0, 0.85, 0.55, 1.4, 0.2
 
 
 def transfer_picture(transfers: Mapping[str, Transfer], path: Path, *, title: str) -> None:
@@ -43,25 +45,32 @@ def transfer_picture(transfers: Mapping[str, Transfer], path: Path, *, title: st
         _draw_confusions(below, transfer, confusions)
     one, (above, below) = next(iter(transfers.values())), panels[0]
     samples = one.by_class["samples"]
-    above.set_yticks(range(len(classes)), [f"{one.name(n)} ({samples[n]:,})" for n in classes])
+    above.set_yticks(range(len(classes)), [f"{_class_text(one, n)} ({samples[n]:,})" for n in classes])
     above.set_ylabel("class (samples)" if len(classes) == len(samples) else "classes that changed most (samples)")
-    pairs = [f"{one.name(label)} → {one.name(answer)}" for label, answer in confusions]
+    pairs = [f"{_class_text(one, label)} → {_class_text(one, answer)}" for label, answer in confusions]
     below.set_yticks(range(len(pairs)), pairs)
     few = f" ({left_out} that changed by one or two samples are left out)" if left_out else ""
     below.set_title(f"true class → wrong answer{few}", loc="left", fontsize=8)
     _scale_classes(above, list(transfers.values()))
     if confusions:
         panels[-1][1].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=8)
-    longest = max(len(label.get_text()) for panel in (above, below) for label in panel.get_yticklabels())
-    figure.subplots_adjust(left=(0.6 + 0.065 * longest) / figure.get_figwidth())
+    longest = max(cell_len(label.get_text()) for panel in (above, below) for label in panel.get_yticklabels())
+    left = 0.6 + 0.065 * longest
+    width = figure.get_figwidth() + max(0, left - _LEFT_INCHES)  # long names widen the picture, and leave its panels
+    figure.set_figwidth(width)
+    figure.subplots_adjust(left=left / width, right=1 - _RIGHT_INCHES / width)
     figure.savefig(path, format="png")
+
+
+def _class_text(transfer: Transfer, label: int) -> str:
+    return text_of(transfer.name(label), otherwise=f"class {label}")
 
 
 def _grid(columns: int, rows: Sequence[int]) -> tuple[Figure, list[tuple[Axes, Axes]]]:
     """A figure with two panels in each column, the upper and the lower one with so many rows."""
     rows = [max(count, _FEWEST_ROWS) for count in rows]
     height = _ROW_INCHES * sum(rows) + _TOP_INCHES + _GAP_INCHES + _BOTTOM_INCHES
-    width = _PANEL_INCHES * columns + 1.6
+    width = _PANEL_INCHES * columns + _LEFT_INCHES + _RIGHT_INCHES
     figure = Figure(figsize=(width, height), dpi=120)  # laid out by hand: constrained layout draws all several times
     figure.subplots_adjust(
         right=1 - _RIGHT_INCHES / width,

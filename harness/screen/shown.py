@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,11 +20,19 @@ _HEADINGS = {
     "learning_rate": "lr",
 }
 _SHORT = ("temperature", "alpha")
+_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, lone surrogates, breaks of lines and paragraphs
+
+
+def printable(text: str, longest: int | None = None) -> str:
+    """Return a text as it can stand within a line: without breaks and control characters, at most ``longest`` long."""
+    shown = "".join(" " if unicodedata.category(character) in _UNPRINTABLE else character for character in text)
+    shown = " ".join(shown.split())
+    return shown if longest is None or len(shown) <= longest else f"{shown[: longest - 1]}…"
 
 
 def heading(name: str) -> str:
     """What a metric or parameter is called above its column."""
-    return _HEADINGS.get(name, name)
+    return _HEADINGS.get(name, printable(name))
 
 
 def cell(name: str, value: Any) -> str:
@@ -38,7 +47,7 @@ def cell(name: str, value: Any) -> str:
         return f"{value:.1f}x"
     if isinstance(value, float):
         return f"{value:.4f}" if name not in _SHORT else f"{value:.3g}"
-    return str(value)
+    return printable(str(value))
 
 
 def configuration_text(params: dict[str, Any]) -> str:
@@ -55,7 +64,7 @@ def parameter_text(name: str, value: Any) -> str:
     """A parameter in few words, as in ``T 4`` or ``hint_weight 1,250``."""
     if isinstance(value, float):
         value = f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return f"{heading(name)} {value}"
+    return f"{heading(name)} {printable(str(value))}"
 
 
 def _is_missing(value: Any) -> bool:

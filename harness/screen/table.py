@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from rich.cells import cell_len
+
 _INDENT = " " * 8  # of what stands below a row
 
 
@@ -66,7 +68,7 @@ def table_lines(columns: Sequence[Column], rows: Sequence[Row], width: int) -> t
     for folds, gap in ((False, 2), (False, 1), (True, 2), (True, 1)):
         for left_out in (dispensable[:count] for count in range(len(dispensable) + 1)):
             shown = [n for n, c in enumerate(columns) if c not in left_out and not (folds and c.folds)]
-            sizes = [max(len(columns[n].title), *(len(row.cells[n]) for row in rows)) for n in shown]
+            sizes = [max(cell_len(columns[n].title), *(cell_len(row.cells[n]) for row in rows)) for n in shown]
             if 1 + sum(sizes) + gap * (len(sizes) - 1) <= width:
                 break
         else:
@@ -75,10 +77,7 @@ def table_lines(columns: Sequence[Column], rows: Sequence[Row], width: int) -> t
     folded = [n for n, column in enumerate(columns) if folds and column.folds]
 
     def line(cells: Sequence[str]) -> str:
-        placed = (
-            cells[n].ljust(size) if columns[n].is_text else cells[n].rjust(size)
-            for n, size in zip(shown, sizes, strict=True)
-        )
+        placed = (_placed(cells[n], size, columns[n].is_text) for n, size in zip(shown, sizes, strict=True))
         return f" {(' ' * gap).join(placed)}".rstrip()
 
     lines = [Line(line([column.title for column in columns])), Line("─" * (1 + sum(sizes) + gap * (len(sizes) - 1)))]
@@ -89,6 +88,12 @@ def table_lines(columns: Sequence[Column], rows: Sequence[Row], width: int) -> t
         below = [*row.below, *(f"{columns[n].title} {row.cells[n]}" for n in folded if row.cells[n])]
         lines += [Line(text, "dim") for text in _wrapped(below, width)]
     return lines, [column.title for column in left_out]
+
+
+def _placed(cell: str, size: int, is_text: bool) -> str:
+    """Return a cell in so many columns of the terminal, of which some characters take two."""
+    blanks = " " * (size - cell_len(cell))
+    return cell + blanks if is_text else blanks + cell
 
 
 def _wrapped(items: Sequence[str], width: int) -> Iterator[str]:

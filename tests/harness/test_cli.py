@@ -15,7 +15,7 @@ from harness.cli import parse_search
 from harness.commands import parse_command
 from harness.flags import SPACES_DIR, space_names
 from harness.placement import Placement
-from harness.settings import Settings
+from harness.settings import DEFAULT_RUNS_DIR, DEFAULT_STORAGE, DEFAULT_TRACKING_URI, Settings
 
 HEAVY = {
     "torch",
@@ -170,6 +170,24 @@ def test_the_environment_moves_what_no_flag_moves(monkeypatch: pytest.MonkeyPatc
         assert settings.runs_dir == Path("env-runs")
     moved, _ = parse_search(["--storage", "redis://flag", "--tracking-uri", "http://flag", "--runs-dir", "flag-runs"])
     assert (moved.storage, moved.tracking_uri, moved.runs_dir) == ("redis://flag", "http://flag", Path("flag-runs"))
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_variable_is_none(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("KD_STORAGE", "KD_RUNS_DIR", "MLFLOW_TRACKING_URI", "KD_TO"):
+        monkeypatch.setenv(name, empty)
+    for settings in (parse_search([])[0], parse_command(["report", "--study", "s"])[1]):
+        assert (settings.storage, settings.tracking_uri) == (DEFAULT_STORAGE, DEFAULT_TRACKING_URI)
+        assert settings.runs_dir == DEFAULT_RUNS_DIR
+    with pytest.raises(SystemExit):
+        parse_command(["move", "--study", "s"])
+
+
+@pytest.mark.parametrize("flag", ["--study", "--storage", "--tracking-uri", "--runs-dir", "--data-dir", "--teacher"])
+def test_an_empty_flag_is_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_search([f"{flag}="])
+    assert f"{flag}" in only_line(capsys.readouterr().err)
 
 
 def test_the_doctor_s_flags_reach_its_settings_and_no_folder_is_made() -> None:
@@ -389,3 +407,14 @@ def test_a_flag_that_is_misspelt_is_told_what_it_may_be(
     with pytest.raises(SystemExit):
         parse(arguments)
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_what_the_output_can_not_show_is_replaced(encoding: str) -> None:
+    body = "from harness.screen.terminal import Terminal; Terminal().say('α ↑ 猫 \\udce9'); print('α')"
+    ended = subprocess.run(
+        [sys.executable, "-c", f"from harness.cli import run\ndef main(): {body}\nrun(main)"],
+        env={**environment(), "PYTHONIOENCODING": encoding},
+        capture_output=True,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"? ? ? ?\n?\n", b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from conftest import Silent, claimed, settings_in
 from optuna.storages import BaseStorage
 
 from harness.errors import HarnessError
-from harness.reporting.parent import ParentRun
+from harness.reporting.parent import ParentRun, user_name
 from harness.storage.access import STORAGE_ERRORS, open_storage
 from harness.storage.patience import Patience
 from harness.studies.opening import open_study
@@ -103,3 +104,10 @@ def test_a_storage_that_was_waited_for_in_vain_is_not_waited_for_again(
         monkeypatch.setattr(study.optuna._storage, "get_all_trials", lost)
         raise HarnessError("the storage can't be used any more")  # what a worker says of it
     assert len(asked) == 1 and states(study) == ["WAITING"]
+
+
+def test_a_user_without_a_name_is_called_by_the_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # as where no passwd has the user
+    assert user_name() == str(os.getuid())

@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import claimed, settings_in
 from optuna.distributions import CategoricalDistribution
+from plotly.offline import get_plotlyjs
 from rich.console import Console
 
 from harness.cost import Conditions, Cost, CostTable
@@ -312,7 +313,7 @@ def test_the_pictures_are_drawn(written: tuple[Result, Path], name: str) -> None
     assert coloured.sum() > 1000  # points and lines: axes and words are black
 
 
-def test_the_page_shows_each_trial_and_needs_no_network(written: tuple[Result, Path]) -> None:
+def test_the_page_shows_each_trial_and_names_no_host(written: tuple[Result, Path]) -> None:
     page = (written[1] / "front.html").read_text()
     drawing = page[page.rindex("Plotly.newPlot") :]
     for number in range(1, 6):
@@ -321,6 +322,9 @@ def test_the_page_shows_each_trial_and_needs_no_network(written: tuple[Result, P
     for name in ("accurate", "balanced", "small", "teacher"):
         assert f'"name":"{name}' in drawing
     assert "<script src" not in page and len(page) > 1_000_000  # plotly itself is in it
+    own = page.replace(get_plotlyjs(), "")
+    assert len(own) < 100_000 and "://" not in own
+    assert '"showSendToCloud": false' in own and '"displaylogo": false' in own  # its own button and link name some
 
 
 def test_it_is_said_where_several_teach_as_one(settings: Settings) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from conftest import settings_in
@@ -47,3 +49,30 @@ def test_postgresql_knows_itself_who_is_at_what(tmp_path: Path) -> None:
     storage = "postgresql+psycopg://host/kd"
     assert Presence(in_folder(tmp_path / "1", storage)).acquire()
     assert Presence(in_folder(tmp_path / "2", storage)).acquire()
+
+
+def test_a_folder_whose_name_is_no_utf_8_is_as_good_as_any(tmp_path: Path) -> None:
+    latin = tmp_path / os.fsdecode(b"caf\xe9")
+    settings = in_folder(latin, str(tmp_path / "journal"))
+    first, second = Presence(settings), Presence(settings)
+    assert first.acquire() and second.acquire()
+    with pytest.raises(HarnessError, match="is being worked on in"):
+        Presence(in_folder(tmp_path / "2", settings.storage)).acquire()
+
+
+@pytest.mark.parametrize("why", ["unknown", "unwritable"])
+def test_a_user_without_a_home_has_leases_beside_temporary_files(
+    why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown() -> NoReturn:
+        raise RuntimeError("Could not determine home directory.")
+
+    if why == "unknown":
+        monkeypatch.setattr("pathlib.Path.home", unknown)
+    else:
+        monkeypatch.setenv("HOME", "/proc")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    presence = Presence(in_folder(tmp_path / "1", "redis://host:6379/0"))
+    assert presence.acquire()
+    presence.release()
+    assert list(tmp_path.glob("kd-harness-*/*.lock"))
