@@ -19,6 +19,8 @@ class Batch:
         ids: Which samples of the split these are, shape (B,), int64.
         inputs: What a network is called with: a tensor (B, …) or a dict of such tensors (passed as keywords).
         labels: Class indices, shape (B,), int64.
+        targets: Probabilities of the classes, shape (B, C), where a view gives them (see ``lightning_modules.views``);
+            ``None`` where the labels are the targets.
         teacher: The teacher's stored outputs for these samples by name; ``"logits"`` has shape (B, C), never softmaxed.
             Empty while the teacher itself is trained.
         mask: True where a position is valid, for inputs that are padded; ``None`` when nothing is.
@@ -29,6 +31,12 @@ class Batch:
     labels: Tensor
     teacher: dict[str, Tensor] = field(default_factory=dict)
     mask: Tensor | None = None
+    targets: Tensor | None = None
+
+    @property
+    def truth(self) -> Tensor:
+        """What a hard-label loss is taken against: the targets where there are any, else the labels."""
+        return self.labels if self.targets is None else self.targets
 
 
 def select(inputs: Inputs, ids: Tensor | slice) -> Inputs:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.batch import Batch, Inputs, select
-from lightning_modules.views import Views
+from lightning_modules.views import Views, show
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +112,7 @@ def _how_to_convert(value: Any) -> str:
 def _labels_fault(labels: Tensor) -> str:
     """Say why labels are no class indices, and what makes some of them."""
     if labels.ndim == 2 and labels.shape[1] > 1:
-        how = ": .argmax(1) makes some of one score or mark a class"
+        how = ": .argmax(1) makes some of one score or mark a class; soft ones are given by views, with the inputs"
     elif labels.ndim > 1:
         how = ": .flatten() drops the dimensions of 1" if labels.numel() == len(labels) else ""
     elif labels.dtype != torch.int64:
@@ -177,12 +177,12 @@ class TensorLoader:
         for first in range(0, len(starts), self.batches_per_item):
             edges = [*starts[first : first + self.batches_per_item + 1], len(order)][: self.batches_per_item + 1]
             ids = order[edges[0] : edges[-1]]
-            inputs, labels = select(self.split.inputs, ids), self.split.labels[ids]
+            inputs, labels, targets = select(self.split.inputs, ids), self.split.labels[ids], None
             if self.views is None:
                 teacher = {name: values[ids] for name, values in self.teacher.items()}
             else:
                 view = self.epoch % self.views.count
-                inputs = self.views.of(inputs, ids, view)
+                inputs, targets = show(self.views, inputs, ids, view)
                 teacher = {name: values[ids, view] for name, values in self.teacher.items()}
             parts = (slice(one - edges[0], other - edges[0]) for one, other in itertools.pairwise(edges))
             yield [
@@ -190,6 +190,7 @@ class TensorLoader:
                     ids=ids[part],
                     inputs=select(inputs, part),
                     labels=labels[part],
+                    targets=None if targets is None else targets[part],
                     teacher={name: values[part] for name, values in teacher.items()},
                 )
                 for part in parts

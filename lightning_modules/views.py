@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ class Views(ABC):
     Attributes:
         count: Views V of each sample, at least 1.
         seed: Decides every draw together with sample and view, in [0, 2^31).
+        mixes: Whether a view may show parts of several samples (MixUp, CutMix). A class says so of its views where they
+            mix what can't be recognised as mixed; ``of`` must give targets then, or no gain is claimed.
 
     Raises:
         ValueError: If ``count`` is below 1, or ``seed`` outside its range.
@@ -33,6 +36,7 @@ class Views(ABC):
 
     count: int = 4
     seed: int = 0
+    mixes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -41,14 +45,37 @@ class Views(ABC):
             raise ValueError(f"seed must lie in [0, 2^31), but got {self.seed=}.")
 
     @abstractmethod
-    def of(self, inputs: Inputs, ids: Tensor, view: int) -> Inputs:
-        """One view of some samples, the same ones however they are gathered.
+    def of(self, inputs: Inputs, ids: Tensor, view: int) -> Inputs | tuple[Inputs, Tensor]:
+        """Return one view of some samples, the same however they are gathered.
+
+        A view that mixes samples returns the targets that belong to it too, and so may one that has soft labels: the
+        hard-label loss of teacher, student and control is taken against them instead of the labels. The samples that it
+        mixes in must be its own, and drawn by (seed, sample, view): those of a batch are others each time.
 
         Args:
             inputs: The samples as they are, first dimension B.
             ids: Which samples these are, shape (B,), int64.
             view: Which view, in [0, ``count``).
+
+        Returns:
+            The inputs, or the inputs and the probabilities of the classes, shape (B, C), floats, each row summing to 1.
         """
+
+
+def show(views: Views, inputs: Inputs, ids: Tensor, view: int) -> tuple[Inputs, Tensor | None]:
+    """Return one view of some samples, and its targets of shape (B, C), float32, where it has any.
+
+    Args:
+        views: The views.
+        inputs: The samples as they are, first dimension B.
+        ids: Which samples these are, shape (B,), int64.
+        view: Which view.
+    """
+    shown = views.of(inputs, ids, view)
+    if not isinstance(shown, tuple):
+        return shown, None
+    inputs, targets = shown
+    return inputs, targets.to(ids.device, torch.float32)
 
 
 @dataclass(frozen=True)

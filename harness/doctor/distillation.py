@@ -13,7 +13,8 @@ from torch import Tensor
 from harness.doctor.check import Check, Flaw, Groundless, asking
 from harness.doctor.patient import Patient, ends, losses_of, text_of
 from harness.errors import HarnessError
-from harness.preparation.methods import check_layers_of, classes_fault
+from harness.preparation.methods import check_layers_of, classes_fault, targets_fault
+from harness.preparation.mixing import mixes_targets
 from harness.space import METHOD, Configuration
 from harness.training.fit import seed_draws
 from lightning_modules.batch import Batch, select
@@ -27,8 +28,9 @@ def methods_fit(patient: Patient) -> str:
     """Each method can take the task's classes, and each pair of layers that the space offers it."""
     space, faults = patient.space, list[str]()
     patient.methods = []
+    mixed = mixes_targets(patient.data, patient.classes)
     for method in space.methods:
-        fault = classes_fault(method, patient.classes)
+        fault = classes_fault(method, patient.classes) or (targets_fault(method) if mixed else None)
         if fault is None:
             try:
                 check_layers_of(method, space, patient.sample)

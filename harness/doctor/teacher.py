@@ -18,6 +18,7 @@ from harness.preparation.teacher_outputs import find_teacher_outputs, run_teache
 from lightning_modules.batch import select
 from lightning_modules.classifier import TeacherModule
 from lightning_modules.tensors import Split
+from lightning_modules.views import show
 
 _PARTS_SHOWN = 3
 
@@ -111,7 +112,7 @@ def _compare_kept(patient: Patient) -> str:
         ids = torch.linspace(0, len(split) - 1, min(SAMPLES, len(split))).long()
         inputs, stored = select(split.inputs, ids), outputs["logits"][ids]
         if name == "train" and data.views is not None:
-            inputs, stored = data.views.of(inputs, ids, 0), stored[:, 0]
+            (inputs, _), stored = show(data.views, inputs, ids, 0), stored[:, 0]
         shown = Split(inputs, split.labels[ids]).to(patient.device)
         _compare(stored, logits_of(patient.teacher, shown.inputs), f"samples of {name} in the cache")
     return ", and those kept in the cache"

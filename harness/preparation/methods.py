@@ -56,6 +56,30 @@ def check_classes(space: SearchSpace, classes: int) -> None:
         )
 
 
+def check_targets(space: SearchSpace, are_mixed: bool) -> None:
+    """See that each method can take targets in place of labels, where views give such.
+
+    Args:
+        space: The space, with what the person holds fixed.
+        are_mixed: Whether views give targets.
+
+    Raises:
+        HarnessError: If one can't.
+    """
+    unfit = [method for method in space.methods if are_mixed and targets_fault(method)]
+    if unfit:
+        raise HarnessError(
+            f"{targets_fault(unfit[0])}. {_remedy(space, unfit) or 'Name another method in the space, as soft_target'}."
+        )
+
+
+def targets_fault(method: str) -> str | None:
+    """Return why a method can't take mixed or soft targets; ``None`` if it can."""
+    if not METHODS[method].needs_labels:
+        return None
+    return f"method {method!r} can't be searched: it needs one class for each sample, but the views give mixed targets"
+
+
 def classes_fault(method: str, classes: int) -> str | None:
     """Why a method says nothing of so many classes; ``None`` if it does."""
     least = METHODS[method].least_classes

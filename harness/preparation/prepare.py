@@ -32,8 +32,9 @@ from harness.cost import (
 from harness.errors import HarnessError, one_line
 from harness.preparation.ensemble import averaged, ensemble_name, labels, make_teachers, number_of_teachers
 from harness.preparation.keeping import Keeper, nobody_else
-from harness.preparation.methods import check_classes, check_layers, check_teachers, teacher_layers
+from harness.preparation.methods import check_classes, check_layers, check_targets, check_teachers, teacher_layers
 from harness.preparation.misgivings import misgivings
+from harness.preparation.mixing import REMEDY, mixes_targets, unrepeatable, why_no_control
 from harness.preparation.teacher import Teacher
 from harness.preparation.teacher_outputs import SEARCHED, Outputs, make_teacher_outputs
 from harness.screen.terminal import Terminal
@@ -46,6 +47,7 @@ from harness.training.fit import device_of
 from lightning_modules.batch import Inputs, call, select
 from lightning_modules.losses import soft_target_loss
 from lightning_modules.tensors import Split, TensorDataModule
+from lightning_modules.views import show
 
 _FINGERPRINTED = 256  # samples, by whose views a kind of augmentation is known
 _GLANCED_AT = 16  # samples, by which it is seen whether a student gives logits
@@ -108,6 +110,10 @@ def prepare(
     study.bind(dataset=dataset, students=_students_digest(space, settings))
     classes = 1 + max(int(part.labels.max()) for part in data.splits.values())
     check_classes(space, classes)
+    with _asking("the task's views", settings):
+        check_targets(space, mixes_targets(data, classes))
+        _say_if_no_control(study, data, classes, terminal)
+        unsteady = unrepeatable(data)
     _keep_class_names(space, study, classes)
     metric = space.task.metric(classes)
     study.keep_primary_bounds(metric.plot_lower_bound, metric.plot_upper_bound)
@@ -139,6 +145,9 @@ def prepare(
     costs = _costs(settings, space, study, [teacher.network for teacher in teachers], data, terminal)
     files, its_costs = settings.teachers or [None] * len(teachers), costs.members or [costs.teacher]
     names, doubts = labels(len(teachers)) if len(teachers) > 1 else ["the teacher"], []
+    if unsteady:
+        doubts.append(f"{unsteady}: students are not shown what the teacher was asked about")
+        terminal.tell(f"warning   {doubts[-1]}; look: {doctor_command(settings, None)}", indent=" " * 10)
     for who, teacher, file, said, its_scores, cost in zip(
         names, teachers, files, outputs, scores, its_costs, strict=True
     ):
@@ -312,8 +321,11 @@ def fingerprint(data: TensorDataModule) -> str:
         train = data.splits["train"]
         ids = torch.linspace(0, len(train) - 1, _FINGERPRINTED).long()
         for view in range(data.views.count):
-            seen = Split(data.views.of(select(train.inputs, ids), ids, view), train.labels[ids])
-            named |= {f"view {view}.{name}": value for name, value in seen.tensors().items()}
+            inputs, targets = show(data.views, select(train.inputs, ids), ids, view)
+            named |= {
+                f"view {view}.{name}": value for name, value in Split(inputs, train.labels[ids]).tensors().items()
+            }
+            named |= {} if targets is None else {f"view {view}.targets": targets}
     return tensors_digest(named)
 
 
@@ -355,6 +367,14 @@ def _asking(what: str, settings: Settings) -> Iterator[None]:
             f"{what} fails{place}: {type(error).__name__}: {one_line(error)}; look: "
             f"{doctor_command(settings, next(iter(settings.teachers), None))}"
         ) from error
+
+
+def _say_if_no_control(study: Study, data: TensorDataModule, classes: int, terminal: Terminal) -> None:
+    """Find out once whether labels alone can be a fair control of a student, and say so where they can't."""
+    if study.no_control is None:
+        study.keep_no_control(why_no_control(data, classes))
+    if study.no_control:
+        terminal.tell(f"controls  no control possible: {study.no_control}; {REMEDY}", indent=" " * 10)
 
 
 def _keep_class_names(space: SearchSpace, study: Study, classes: int) -> None:

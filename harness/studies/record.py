@@ -19,6 +19,7 @@ _RETRAINED = "kd.retrained."
 _SOURCES_ATTR = "kd.sources"
 _TESTED_ATTR = "kd.teacher_on_test"
 _BOUNDS_ATTR = "kd.primary_bounds"
+_NO_CONTROL_ATTR = "kd.no_control"
 
 
 class Record:
@@ -152,6 +153,15 @@ class Record:
         """Store what the primary metric can be."""
         if (low, high) != self.primary_bounds:
             self._keep(_BOUNDS_ATTR, [low, high])
+
+    @property
+    def no_control(self) -> str | None:
+        """Why no training on labels alone is a fair control; empty where one is, ``None`` before that is known."""
+        return self.attrs.get(_NO_CONTROL_ATTR)
+
+    def keep_no_control(self, reason: str) -> None:
+        """Store why there is no fair control."""
+        self._keep(_NO_CONTROL_ATTR, reason)
 
     @property
     def misgivings(self) -> tuple[str, ...]:

@@ -49,6 +49,8 @@ def names_of_control(space: SearchSpace) -> dict[str, str]:
 
 def due(study: Study) -> list[int]:
     """Numbers of the trials on the front whose controls have not been trained."""
+    if study.no_control:
+        return []
     known, params = study.retrained(), {trial.number: trial.params for trial in study.trials()}
     return [n for n in study.front() if name_of(n) not in known and not is_own_control(params[n])]
 
@@ -84,6 +86,8 @@ def failed(study: Study) -> dict[int, str]:
 
 def known(study: Study) -> dict[int, dict[str, float]]:
     """The metrics of each control that was trained, and of the trials that are their own, by number of the trial."""
+    if study.no_control:
+        return {}
     found = {
         trial.number: trial.user_attrs["metrics"]
         for trial in study.trials()

@@ -34,11 +34,13 @@ class Criterion(nn.Module):
         student_layers: Names of the layers whose outputs it must be given.
         teacher_layers: Names of the teacher's layers whose stored outputs a batch must bring, beside the logits.
         least_classes: The fewest classes C of which it says something.
+        needs_labels: Whether it says something of samples with one true class only: not of mixed ones.
     """
 
     student_layers: tuple[str, ...] = ()
     teacher_layers: tuple[str, ...] = ()
     least_classes = 2
+    needs_labels = False
 
     def setup(self, student: nn.Module, data: TensorDataModule, *, epochs: int) -> None:
         """Make what depends on student and data, before the training; most criteria have nothing of the kind.
@@ -95,7 +97,7 @@ class HardAndSoft(Criterion):
     def forward(self, logits: Tensor, batch: Batch, features: Features | None = None) -> dict[str, Term]:
         """Terms of the loss for student logits of shape (B, C), beside what the teacher said of the batch."""
         return {
-            "hard_loss": Term(self.hard_weight, hard_label_loss(logits, batch.labels)),
+            "hard_loss": Term(self.hard_weight, hard_label_loss(logits, batch.truth)),
             "soft_loss": Term(self.soft_weight, self.soft_loss(logits, batch, features)),
         }
 

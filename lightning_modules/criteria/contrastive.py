@@ -44,6 +44,7 @@ class ContrastiveCriterion(FeatureCriterion):
     Reference: Tian, Krishnan & Isola (2020), CRD. arXiv:1910.10699.
     """
 
+    needs_labels = True  # negatives are samples of another class
     student_embedding: nn.Linear
     teacher_embedding: nn.Linear
 

@@ -15,7 +15,7 @@ class HardLabelCriterion(Criterion):
 
     def forward(self, logits: Tensor, batch: Batch, features: Features | None = None) -> dict[str, Term]:
         """Terms of the loss for logits of shape (B, C)."""
-        return {"hard_loss": Term(1.0, hard_label_loss(logits, batch.labels))}
+        return {"hard_loss": Term(1.0, hard_label_loss(logits, batch.truth))}
 
 
 class SmoothedLabelCriterion(Criterion):
@@ -38,4 +38,4 @@ class SmoothedLabelCriterion(Criterion):
 
     def forward(self, logits: Tensor, batch: Batch, features: Features | None = None) -> dict[str, Term]:
         """Terms of the loss for student logits of shape (B, C)."""
-        return {"hard_loss": Term(1.0, smoothed_label_loss(logits, batch.labels, smoothing=self.smoothing))}
+        return {"hard_loss": Term(1.0, smoothed_label_loss(logits, batch.truth, smoothing=self.smoothing))}

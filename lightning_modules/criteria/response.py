@@ -64,6 +64,7 @@ class DecoupledCriterion(HardAndSoft):
     """
 
     least_classes = 3  # one class beside the label has nothing to be compared with
+    needs_labels = True  # the label's share is told from that of the others
 
     def __init__(self, *, temperature: float, target_weight: float, non_target_weight: float) -> None:
         super().__init__(temperature=temperature, target_weight=target_weight, non_target_weight=non_target_weight)

@@ -32,6 +32,7 @@ class SelfDistillationCriterion(Criterion):
     Reference: Kim et al. (2021), PS-KD, section 3. arXiv:2006.12000.
     """
 
+    needs_labels = True  # the answer of the epoch before was to another mix
     earlier: Tensor
 
     def __init__(self, *, trust: float) -> None:

@@ -16,9 +16,12 @@ def hard_label_loss(student_logits: Tensor, labels: Tensor) -> Tensor:
 
     .. math:: -\log \sigma(z_s)_y
 
+    Where samples are mixed, or their labels are soft, it is taken with the probabilities q of the classes,
+    :math:`-\sum_c q_c \log \sigma(z_s)_c`.
+
     Args:
         student_logits: Unnormalised scores, shape (B, C).
-        labels: Class indices in [0, C), shape (B,), int64.
+        labels: Class indices in [0, C), shape (B,), int64; or probabilities of the classes, shape (B, C), floats.
 
     Returns:
         Scalar in nats, averaged over B.
@@ -26,8 +29,8 @@ def hard_label_loss(student_logits: Tensor, labels: Tensor) -> Tensor:
     Raises:
         ValueError: If the shapes do not fit.
     """
-    _check_labels(student_logits, labels)
-    return F.cross_entropy(at_least_fp32(student_logits), labels)
+    _check_targets(student_logits, labels)
+    return _cross_entropy(F.log_softmax(at_least_fp32(student_logits), dim=-1), labels)
 
 
 def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
@@ -106,7 +109,7 @@ def smoothed_label_loss(student_logits: Tensor, labels: Tensor, *, smoothing: fl
 
     Args:
         student_logits: Unnormalised scores, shape (B, C).
-        labels: Class indices in [0, C), shape (B,), int64.
+        labels: Class indices in [0, C), shape (B,), int64; or probabilities of the classes, shape (B, C), floats.
         smoothing: What is taken from the label and spread over all C classes, ε in [0, 1), unitless; 0 is
             :func:`hard_label_loss`.
 
@@ -119,13 +122,13 @@ def smoothed_label_loss(student_logits: Tensor, labels: Tensor, *, smoothing: fl
     References:
         Szegedy et al. (2016), section 7. arXiv:1512.00567.
     """
-    _check_labels(student_logits, labels)
+    _check_targets(student_logits, labels)
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing must lie in [0, 1), but got {smoothing=}.")
     log_probabilities = F.log_softmax(at_least_fp32(student_logits), dim=-1)
     impossible = log_probabilities == -math.inf
     shared = log_probabilities.masked_fill(impossible, 0).sum(dim=1) / (~impossible).sum(dim=1)
-    return (1 - smoothing) * F.nll_loss(log_probabilities, labels) - smoothing * shared.mean()
+    return (1 - smoothing) * _cross_entropy(log_probabilities, labels) - smoothing * shared.mean()
 
 
 def self_distillation_loss(student_logits: Tensor, earlier_logits: Tensor, labels: Tensor, *, trust: float) -> Tensor:
@@ -318,6 +321,23 @@ def _check_logits(student_logits: Tensor, **others: Tensor) -> None:
                 f"student_logits and {name} must have the same shape (B, C), but got "
                 f"{tuple(student_logits.shape)} and {tuple(logits.shape)}."
             )
+
+
+def _cross_entropy(log_probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy with class indices (B,), or with probabilities (B, C), of which 0 adds nothing."""
+    if not labels.is_floating_point():
+        return F.nll_loss(log_probabilities, labels)
+    return -(labels * torch.where(labels > 0, log_probabilities, 0)).sum(dim=1).mean()
+
+
+def _check_targets(student_logits: Tensor, labels: Tensor) -> None:
+    if not labels.is_floating_point():
+        _check_labels(student_logits, labels)
+    elif student_logits.ndim != 2 or labels.shape != student_logits.shape:
+        raise ValueError(
+            "targets must hold a probability for each of student_logits (B, C), but got "
+            f"{tuple(labels.shape)=} and {tuple(student_logits.shape)=}."
+        )
 
 
 def _check_labels(student_logits: Tensor, labels: Tensor) -> None:

@@ -486,3 +486,15 @@ def test_a_negative_weight_or_temperature_is_refused(name: str, bad: float) -> N
         refused(match, correlation_loss, logits, logits, **{**correlation, name: bad})
     if name == "temperature":
         refused(match, standardized_soft_target_loss, logits, logits, temperature=bad)
+
+
+def test_a_hard_loss_of_probabilities_is_the_mean_of_those_of_the_classes() -> None:
+    logits = torch.tensor([[1.0, -0.5, 2.0], [0.0, 3.0, -math.inf]])
+    targets = torch.tensor([[0.7, 0.3, 0.0], [0.25, 0.75, 0.0]])
+    by_class = [hard_label_loss(logits[[row]], torch.tensor([label])) for row in (0, 1) for label in (0, 1)]
+    expected = (0.7 * by_class[0] + 0.3 * by_class[1] + 0.25 * by_class[2] + 0.75 * by_class[3]) / 2
+    torch.testing.assert_close(hard_label_loss(logits, targets), expected)
+    soft = F.cross_entropy(logits[:1], targets[:1], label_smoothing=0.2)
+    torch.testing.assert_close(smoothed_label_loss(logits[:1], targets[:1], smoothing=0.2), soft)
+    with pytest.raises(ValueError, match="a probability for each of student_logits"):
+        hard_label_loss(logits, targets[:, :2])

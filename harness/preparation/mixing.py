@@ -1,0 +1,205 @@
+"""Whether training samples are mixed, and with which targets: of samples mixed without them no control is fair.
+
+A view may mix two samples (MixUp, CutMix). The teacher is asked about the mix, so a student learns both classes from
+it; a control that keeps the label of the first one is told something wrong, and the student seems to gain by the
+teacher. So such a view gives the mixed targets too, for student and control alike, or no gain is claimed.
+
+Three things show that a view mixes: its class says so (``Views.mixes``); what it shows of a sample depends on the
+samples beside it; or it is a weighted sum of a training sample and another one of another class, or has values of
+another one in place of its own. What none of them shows is a mix of samples that were changed before or after (moved,
+turned, normalised), of samples that are not in the training split, of fewer than two in ``PROBED`` views, or of fewer
+than ``_LEAST_VALUES`` values; nor samples that were mixed before they came into the split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from harness.errors import HarnessError
+from lightning_modules.batch import Inputs, select
+from lightning_modules.tensors import TensorDataModule
+from lightning_modules.views import Views, show
+
+PROBED = 32
+"""Views that are looked at, of samples evenly chosen."""
+
+REMEDY = "let Views.of return (inputs, targets), the probabilities of the classes mixed as the inputs are"
+
+_ANEW = "a view of a sample is another one each time that it is asked for"
+_BESIDE = "a view of a sample depends on the samples beside it in a batch"
+_ALONE = 4  # of them, asked about alone too
+_HITS = 2  # views that hold another sample: one may be chance
+_LEAST_VALUES = 16  # of a sample, or of a part that was replaced: fewer may be another sample's by chance
+_ROWS = 4096  # of the training samples, compared at a time
+_COSINE2 = 0.999  # squared, above which what a view adds may be another sample
+_RESIDUAL = 1e-3  # of what a view adds, that no weighted sum explains: rounding
+_POSITIONS = 32  # of a replaced part, compared first
+
+
+def mixes_targets(data: TensorDataModule, classes: int) -> bool:
+    """Return whether training samples come with targets of their own in place of the labels.
+
+    Args:
+        data: The data.
+        classes: Number of classes C.
+
+    Raises:
+        HarnessError: If they are no probabilities of the classes.
+    """
+    if data.views is None:
+        return False
+    ids = torch.arange(min(_ALONE, len(data.splits["train"])), device=data.device)
+    found = [_shown(data, data.views, ids, view)[1] for view in range(data.views.count)]
+    given = [targets for targets in found if targets is not None]
+    if not given:
+        return False
+    if len(given) < len(found):
+        raise HarnessError(
+            "all views must give targets, or none, but some of Views.of's answers are (inputs, targets)."
+        )
+    for targets in given:
+        if targets.ndim != 2 or targets.shape[0] != len(ids) or targets.shape[1] < classes:
+            raise HarnessError(
+                f"targets of a view must be probabilities of the {classes} classes, shape ({len(ids)}, {classes}) for "
+                f"{len(ids)} samples, but got shape {tuple(targets.shape)}."
+            )
+        sums = targets.sum(1)
+        if not bool((targets >= 0).all()) or not torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
+            raise HarnessError(
+                f"targets of a view must be probabilities that sum to 1 for each sample, but got {targets[0].tolist()}."
+            )
+    return True
+
+
+def unrepeatable(data: TensorDataModule) -> str:
+    """Return why a view is not the same however its samples are gathered, in few words; empty where it is.
+
+    Args:
+        data: The data.
+    """
+    if data.views is None:
+        return ""
+    ids = _probed(data)
+    alone = ids[:: max(1, len(ids) // _ALONE)]
+    for view in range(data.views.count):
+        batch, again = (_flat(_shown(data, data.views, ids, view)[0]) for _ in range(2))
+        if not torch.equal(batch, again):  # it draws anew each time, which is no mixing
+            return _ANEW
+        for place, one in enumerate(ids):
+            if one in alone and not _close(
+                _flat(_shown(data, data.views, one[None], view)[0]), batch[place : place + 1]
+            ):
+                return _BESIDE
+    return ""
+
+
+def why_no_control(data: TensorDataModule, classes: int) -> str:
+    """Return why no training on labels alone is a fair control, in one line; empty where it is one.
+
+    Args:
+        data: The data.
+        classes: Number of classes C.
+
+    Raises:
+        HarnessError: If targets of views are no probabilities of the classes.
+    """
+    if data.views is None or mixes_targets(data, classes):
+        return ""
+    labelled = "and the labels are those of the first"
+    if data.views.mixes:
+        return f"the views mix samples, {labelled}"
+    if unrepeatable(data) == _BESIDE:
+        return f"{_BESIDE}, as a mix of them does, {labelled}"
+    for sample, view, other in _mixed(data, data.views):
+        return f"the views mix samples (view {view} of training sample {sample} holds sample {other}), {labelled}"
+    return ""
+
+
+def _shown(data: TensorDataModule, views: Views, ids: Tensor, view: int) -> tuple[Inputs, Tensor | None]:
+    return show(views, select(data.splits["train"].inputs, ids), ids, view)
+
+
+def _probed(data: TensorDataModule) -> Tensor:
+    assert data.views is not None
+    size = len(data.splits["train"])
+    count = min(size, max(_ALONE, PROBED // data.views.count))
+    return torch.linspace(0, size - 1, count, device=data.device).long()
+
+
+def _flat(inputs: Inputs) -> Tensor:
+    """Every value of each sample, shape (B, D), float32."""
+    parts = list(inputs.values()) if isinstance(inputs, dict) else [inputs]
+    return torch.cat([part.reshape(len(part), -1).float().cpu() for part in parts], dim=1)
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()))
+
+
+def _mixed(data: TensorDataModule, views: Views) -> Iterator[tuple[int, int, int]]:
+    """Sample, view and the sample of another class that it holds; none where fewer than ``_HITS`` views hold one."""
+    train, ids = data.splits["train"], _probed(data)
+    own, labels = _flat(select(train.inputs, ids)), train.labels.cpu()
+    shown = torch.cat([_flat(_shown(data, views, ids, view)[0]) for view in range(views.count)])
+    if shown.shape[1:] != own.shape[1:] or shown.shape[1] < _LEAST_VALUES:
+        return
+    found = []
+    for place, held in _held(shown, own.repeat(views.count, 1), data).items():
+        view, sample = place // len(ids), int(ids[place % len(ids)])
+        held.discard(sample)
+        if held and all(labels[other] != labels[sample] for other in held):
+            found.append((sample, view, min(held)))
+    yield from found if len(found) >= _HITS else ()
+
+
+def _held(shown: Tensor, own: Tensor, data: TensorDataModule) -> dict[int, set[int]]:
+    """Training samples that each view holds beside its own, by its place; several where they are alike."""
+    train = data.splits["train"].inputs
+    held: dict[int, set[int]] = {place: set() for place in range(len(shown))}
+    replaced = {place: places for place in held if len(places := _replaced(shown[place], own[place]))}
+    for first in range(0, len(data.splits["train"]), _ROWS):
+        rows = _flat(select(train, slice(first, first + _ROWS)))
+        for place, other in _candidates_of_sums(shown, own, rows):
+            if _is_sum(shown[place], own[place], rows[other]):
+                held[place].add(first + other)
+        for place, places in replaced.items():
+            held[place] |= {first + other for other in _having(shown[place], places, rows)}
+    return held
+
+
+def _candidates_of_sums(shown: Tensor, own: Tensor, rows: Tensor) -> list[tuple[int, int]]:
+    """Places and rows where what a view adds to its sample points the way of the row, less what both have in common."""
+    square = (own * own).sum(1).clamp(min=1e-12)
+    added = shown - ((shown * own).sum(1) / square)[:, None] * own
+    is_changed = added.norm(dim=1) > _RESIDUAL * shown.norm(dim=1)
+    common = (own @ rows.T) ** 2 / square[:, None]
+    apart = (rows * rows).sum(1) - common
+    cosine2 = (added @ rows.T) ** 2 / ((added * added).sum(1)[:, None] * apart).clamp(min=1e-12)
+    near = (cosine2 > _COSINE2) & (apart > 1e-6 * common.clamp(min=1e-12)) & is_changed[:, None]
+    return [(place, other) for place, other in near.nonzero().tolist()]
+
+
+def _is_sum(shown: Tensor, own: Tensor, other: Tensor) -> bool:
+    """Whether a view is a weighted sum of two samples, both weights above 0 and neither of them blank."""
+    if other.unique().numel() < 3:
+        return False
+    parts, whole = torch.stack([own, other], 1).double(), shown[:, None].double()
+    weights = torch.linalg.lstsq(parts, whole).solution
+    rest, share = (whole - parts @ weights).norm(), (weights[1] * other).norm()
+    return bool(weights.min() > -1e-6) and bool(rest <= _RESIDUAL * share)
+
+
+def _replaced(shown: Tensor, own: Tensor) -> Tensor:
+    """Positions of values that a view has in place of its sample's own; none where they are few, or one value."""
+    places = (shown != own).nonzero().flatten()
+    return places if len(places) >= _LEAST_VALUES and shown[places].unique().numel() >= 3 else places[:0]
+
+
+def _having(shown: Tensor, places: Tensor, rows: Tensor) -> list[int]:
+    """Rows that have the values of a view at some positions."""
+    few = places[torch.linspace(0, len(places) - 1, min(_POSITIONS, len(places))).long()]
+    near = (rows[:, few] == shown[few]).all(1).nonzero().flatten().tolist()
+    return [row for row in near if torch.equal(rows[row, places], shown[places])]
