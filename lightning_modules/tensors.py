@@ -85,7 +85,9 @@ def _plain(name: str, value: Any) -> Tensor:
         ValueError: If it has no dense memory.
     """
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} of a split must be a tensor, but got {type(value).__name__}: {_how_to_convert(value)}.")
+        raise TypeError(
+            f"{name} of a split must be a tensor, but got {type(value).__name__}: {_how_to_convert(value)}."
+        )
     if value.layout != torch.strided or value.is_quantized or value.is_meta or value.is_nested:
         kind, how = "sparse", ".to_dense()"
         if value.is_quantized:

@@ -259,7 +259,11 @@ class Holder:
         ([torch.zeros(2), torch.zeros(2)], torch.tensor([0, 1]), r"got list: .*dict\(name=..\) makes a dict"),
         (Holder(torch.zeros(2)), torch.tensor([0, 1]), r"got Holder: .*vars\(x\) makes a dict"),
         ({"x": {"y": torch.zeros(2)}}, torch.tensor([0, 1]), "x of a split must be a tensor, but got dict"),
-        (torch.zeros(2, 3).to_sparse(), torch.tensor([0, 1]), r"dense tensor, but got one that is sparse.*to_dense\(\)"),
+        (
+            torch.zeros(2, 3).to_sparse(),
+            torch.tensor([0, 1]),
+            r"dense tensor, but got one that is sparse.*to_dense\(\)",
+        ),
         (torch.zeros(2, 3, device="meta"), torch.tensor([0, 1]), "one that is on the meta device"),
         ({}, torch.tensor([0, 1]), "got an empty dict"),
         (torch.tensor(1.0), torch.tensor([0]), "inputs .* but is one number"),
