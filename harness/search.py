@@ -53,7 +53,7 @@ def search(settings: Settings) -> None:
             space = whole_space.fixed(settings.fixed)
             first_trials(space, settings.recipes)  # says now, if one is out of reach
             device_of(settings.accelerator)  # and if there is none
-            storage = open_storage(settings)
+            storage = open_storage(settings, say=terminal.say)
             reach.enter_context(storage_in_reach(settings))
             mirror.wait_until_connected()
             study = open_study(settings, whole_space, storage)

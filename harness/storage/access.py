@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -23,6 +24,7 @@ from harness.storage.database_claims import make_tables
 from harness.storage.database_locks import lock
 from harness.storage.lean_storage import LeanStorage
 from harness.storage.patience import Patience, never, server_is_away
+from harness.storage.sqlite_file import make_if_missing, replace_if_empty
 from harness.storage.whole_journal import WholeJournal
 
 STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError)
@@ -80,29 +82,32 @@ def asking_storage() -> Iterator[None]:
         raise StorageInternalError(one_line(error)) from error
 
 
-def open_storage(settings: Settings, *, flag: str = "--storage") -> BaseStorage:
+def open_storage(
+    settings: Settings, *, flag: str = "--storage", say: Callable[[str], None] = lambda text: None
+) -> BaseStorage:
     """The settings' storage: a database's URL, ``redis://…``, or the path of a journal file.
 
     Args:
         settings: Name it.
         flag: How the person named it.
+        say: Called with a line of text where a database was half made, and is made anew.
 
     Raises:
         HarnessError: If it can't be reached or used.
     """
     address, shown = settings.storage, redact(settings.storage)
     with exclusive(lock_of(address, settings.runs_dir)):  # two first starts at once would both make the tables
-        return _open_storage(address, shown, flag)
+        return _open_storage(address, shown, flag, say)
 
 
-def _open_storage(address: str, shown: str, flag: str) -> BaseStorage:
+def _open_storage(address: str, shown: str, flag: str, say: Callable[[str], None]) -> BaseStorage:
     try:
         if re.match("rediss?://", address):
             storage: BaseStorage = JournalStorage(_UnpickledRedis(address))
         elif "://" not in address:
             storage = JournalStorage(WholeJournal(address))
         else:
-            storage = optuna.storages.get_storage(_open_database(address))
+            storage = optuna.storages.get_storage(_open_database(address, say))
         optuna.get_all_study_names(storage)
     except ImportError as error:
         raise HarnessError(
@@ -149,8 +154,9 @@ def close_connections(study: optuna.Study) -> None:
         backend.engine.dispose()
 
 
-def _open_database(address: str) -> LeanStorage:
-    if sqlite_path(address) is None:
+def _open_database(address: str, say: Callable[[str], None]) -> LeanStorage:
+    path = sqlite_path(address)
+    if path is None:
         if not is_server(address):
             driver = sqlalchemy.make_url(address).get_driver_name()
             known = _PATIENT_MYSQL if driver in ("pymysql", "mysqldb") else {}
@@ -167,11 +173,34 @@ def _open_database(address: str) -> LeanStorage:
         finally:
             engine.dispose()
         return storage
-    storage = LeanStorage(address, engine_kwargs={"connect_args": {"timeout": 60}})
+    make_if_missing(path, _make_database)
+    try:
+        storage = _open_sqlite(address)
+    except Exception as error:
+        if not replace_if_empty(path, _make_database, is_usable=lambda: _can_be_opened(address)):
+            raise
+        say(f"storage   {path} was half made, and empty: it is made anew ({one_line(error)})")
+        storage = _open_sqlite(address)
     # A write-ahead log outlives kill -9 without waiting for the disk at each of a trial's commits.
     event.listen(storage.engine, "connect", _write_ahead)
     storage.engine.dispose()
     return storage
+
+
+def _open_sqlite(address: str) -> LeanStorage:
+    return LeanStorage(address, engine_kwargs={"connect_args": {"timeout": 60}})
+
+
+def _make_database(path: Path) -> None:
+    _open_sqlite(f"sqlite:///{path}").engine.dispose()
+
+
+def _can_be_opened(address: str) -> bool:
+    try:
+        _open_sqlite(address).engine.dispose()
+    except Exception:  # of any kind, as where it is opened
+        return False
+    return True
 
 
 def _mortal(connection: Any, record: Any) -> None:

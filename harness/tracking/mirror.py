@@ -183,6 +183,8 @@ class Mirror:
                 self._answered.set()
             elif "failed" in message:
                 self._failure = message["failed"]
+            elif "word" in message:
+                self._word.say(f"mlflow    {message['word']}")
             elif "away" in message:
                 self._word(f"MLflow does not answer ({message['away']}); runs are kept and sent when it is back")
             elif "back" in message:

@@ -26,10 +26,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.addresses import lock_of
+from harness.addresses import lock_of, sqlite_path
 from harness.content import exclusive
 from harness.errors import one_line
 from harness.tracking.inbox import Inbox
+from harness.tracking.mlflow_database import prepare_database
 from harness.tracking.mlflow_sink import MlflowSink
 
 _GATHER_S = 2.0  # events within it go out together: a short trial is one call, not twenty
@@ -112,6 +113,8 @@ def main() -> int:
     try:
         root = Path(config["artifact_root"])
         with exclusive(lock_of(config["address"], root)):  # two first starts at once would both make the tables
+            if (path := sqlite_path(config["address"])) is not None:
+                prepare_database(path, lambda text: _tell(word=text))
             sink = MlflowSink(config["address"], config["experiment"], root)
     except Exception as error:
         _tell(failed=_why(error))

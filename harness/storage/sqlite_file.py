@@ -1,0 +1,124 @@
+"""SQLite databases that are there with all of their tables, or not at all: made beside their place, and moved into it.
+
+MLflow and Optuna make dozens of tables, statement by statement. A process that is killed meanwhile leaves a file that
+neither can use, nor repair.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from harness.errors import HarnessError
+
+_MAGIC = b"SQLite format 3\0"
+_SIDECARS = ("-journal", "-wal", "-shm")
+_QUIET_S = 3.0  # a file that was written to within it may be another program's, which makes its tables
+_HALF_MADE = "_alembic_tmp_"  # begins the name of a table that a migration copies into
+
+
+def make_if_missing(path: Path, make: Callable[[Path], None]) -> None:
+    """Make a database, unless there is one. To be called under a lock that all who make it take.
+
+    Args:
+        path: Its file; one without a byte is none.
+        make: Makes all tables in a new file, and closes it.
+
+    Raises:
+        HarnessError: If what is there can't be a database that is worked on.
+    """
+    if not path.parent.is_dir():
+        return  # whoever opens it says so
+    if path.is_dir():
+        raise HarnessError(f"{path} must be a database file, but is a folder; name another, or move it away")
+    if not path.exists() or not path.stat().st_size:
+        _put_in_place(_made_beside(path, make), path)
+        return
+    with open(path, "rb") as file:
+        if file.read(len(_MAGIC)) != _MAGIC:
+            raise HarnessError(f"{path} must be a SQLite database, but is none; name another, or move it away")
+    if not os.access(path, os.W_OK):
+        raise HarnessError(f"{path} must be writable, but is read-only; chmod u+w {path}")
+
+
+def replace_if_empty(path: Path, make: Callable[[Path], None], *, is_usable: Callable[[], bool]) -> bool:
+    """Make a database anew that can't be used, if it holds nothing. To be called under the same lock.
+
+    Args:
+        path: Its file.
+        make: As of ``make_if_missing``.
+        is_usable: Whether it can be used by now; another program may have been making it.
+
+    Returns:
+        Whether it can be used now.
+    """
+    if time.time() - path.stat().st_mtime < _QUIET_S:
+        time.sleep(_QUIET_S)
+        if is_usable():
+            return True
+    made = _made_beside(path, make)
+    if _holds_more(path, made):
+        made.unlink()
+        return False
+    _put_in_place(made, path)
+    return True
+
+
+def _made_beside(path: Path, make: Callable[[Path], None]) -> Path:
+    made = path.with_name(f".{path.name}.new")
+    try:
+        _remove(made)  # a killed process's
+        make(made)
+    except BaseException:
+        _remove(made)
+        raise
+    _flush(made)
+    return made
+
+
+def _put_in_place(made: Path, path: Path) -> None:
+    _remove_sidecars(path)  # or SQLite would play them into the new file
+    os.replace(made, path)
+    _flush(path.parent)
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    _remove_sidecars(path)
+
+
+def _remove_sidecars(path: Path) -> None:
+    for suffix in _SIDECARS:
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _holds_more(path: Path, new: Path) -> bool:
+    """Whether a table has more rows than in a new database, in which a few have one."""
+    try:
+        found = _rows(path)
+    except sqlite3.Error:
+        return True  # what can't be read may hold anything
+    expected = _rows(new)
+    return any(count > expected.get(name.removeprefix(_HALF_MADE), 0) for name, count in found.items())
+
+
+def _rows(path: Path) -> dict[str, int]:
+    with closing(sqlite3.connect(path)) as connection:
+        names = [name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")]
+        return {
+            name: connection.execute(f'select count(*) from "{name}"').fetchone()[0]  # nosec B608 # it named it
+            for name in names
+            if not name.startswith("sqlite_")
+        }

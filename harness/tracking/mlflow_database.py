@@ -1,0 +1,72 @@
+"""MLflow's local database: made whole, made anew where it is half made and empty, never changed where it holds runs."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import mlflow
+from alembic.script import ScriptDirectory
+from mlflow import MlflowClient
+
+from harness.errors import HarnessError
+from harness.storage.sqlite_file import make_if_missing, replace_if_empty
+
+_MIGRATIONS = Path(mlflow.__file__).parent / "store" / "db_migrations"  # what `mlflow db upgrade` runs
+
+
+def prepare_database(path: Path, say: Callable[[str], None]) -> None:
+    """Let MLflow find a database with the tables of its own version, under a lock that all who make it take.
+
+    MLflow itself would go on with the migrations of an older one, in place, which can't be undone where they are cut.
+
+    Args:
+        path: The database's file.
+        say: Called with a line of text where one was half made, and is made anew.
+
+    Raises:
+        HarnessError: If there is one that can't be used, and may hold something.
+    """
+    make_if_missing(path, _make)
+    if not path.exists() or _is_usable(path):
+        return
+    found = _revision(path)
+    if not replace_if_empty(path, _make, is_usable=lambda: _is_usable(path)):
+        raise HarnessError(_remedy(path, found))
+    say(f"{path} was half made, and empty: it is made anew")
+
+
+def _make(path: Path) -> None:
+    MlflowClient(f"sqlite:///{path}").search_experiments(max_results=1)
+
+
+def _is_usable(path: Path) -> bool:
+    return _revision(path) == _scripts().get_current_head()
+
+
+def _revision(path: Path) -> str | None:
+    """The migration that a database's tables were brought to; ``None`` where it says none."""
+    with closing(sqlite3.connect(path)) as connection:
+        try:
+            row = connection.execute("select version_num from alembic_version").fetchone()
+        except sqlite3.OperationalError as error:
+            if "no such table" not in str(error):
+                raise
+            return None
+    return None if row is None else str(row[0])
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory(str(_MIGRATIONS))
+
+
+def _remedy(path: Path, found: str | None) -> str:
+    known = {script.revision for script in _scripts().walk_revisions()}
+    if found is not None and found not in known:
+        return f"{path} has tables of a newer MLflow, or of another program; upgrade MLflow, or name another file"
+    return (
+        f"{path} holds data in tables of an older MLflow, or in some that are half made; take a copy of it, then: "
+        f"mlflow db upgrade sqlite:///{path}"
+    )
