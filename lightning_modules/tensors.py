@@ -55,7 +55,8 @@ class Split:
             )
         if self.labels.dtype != torch.int64 or self.labels.ndim != 1 or self.labels.min() < 0:
             raise ValueError(
-                f"labels must be class indices from 0 of shape (N,) and dtype int64, but got {_labels_fault(self.labels)}."
+                "labels must be class indices from 0 of shape (N,) and dtype int64, but got "
+                f"{_labels_fault(self.labels)}."
             )
 
     def __len__(self) -> int:
@@ -134,8 +135,8 @@ class TensorLoader:
 
     Args:
         split: The samples.
-        batch_size: Samples in a batch; the last one may be smaller, but a single sample that is left over joins the batch
-            before it: BatchNorm can't be trained on one.
+        batch_size: Samples in a batch; the last one may be smaller, but a single sample that is left over joins the
+            batch before it: BatchNorm can't be trained on one.
         teacher: The teacher's stored outputs for every sample of the split, first dimension N, the second V where there
             are views.
         shuffle_seed: Decides the order together with the epoch; ``None`` keeps the order of the split.

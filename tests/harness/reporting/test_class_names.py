@@ -1,4 +1,4 @@
-"""Names of classes in pictures, tables and pages: as they are, whatever their characters mean to those who draw them."""
+"""Names of classes in pictures, tables and pages: as they are, whatever their characters mean to a renderer."""
 
 from __future__ import annotations
 
