@@ -49,6 +49,7 @@ examples:
   python search.py --fix alpha=0.5 --study half             hold a parameter
   python search.py --recipe hinton                          published settings
   python search.py --max parameters=2000 --study tiny       none over a budget
+  python search.py --min accuracy=0.95 --study good         none below counts
   python search.py --launcher slurm --nodes 2 --workers 4   on a cluster
   python search.py --objectives accuracy,macs --study macs  another trade-off
   mlflow ui                                                 compare the trials
@@ -94,6 +95,7 @@ def parse_search(arguments: Sequence[str] | None = None) -> tuple[Settings, Plac
         help="hold a parameter at a value; may be repeated",
     )
     flags.add_budgets(add, "train no student that costs more")
+    flags.add_region(add)
     add(
         "--recipe",
         action="append",
@@ -156,7 +158,6 @@ def parse_search(arguments: Sequence[str] | None = None) -> tuple[Settings, Plac
     if asked.ensemble is not None and max(len(asked.teacher), asked.teachers or 1) < 2:
         parser.error("--ensemble needs several teachers: give --teacher more than once, or --teachers")
     fixed = flags.each_once(parser, "--fix", "parameter", asked.fix)
-    budgets = flags.each_once(parser, "--max", "cost", asked.max)
     settings = Settings(
         space_name=name,
         space_file=file,
@@ -177,7 +178,8 @@ def parse_search(arguments: Sequence[str] | None = None) -> tuple[Settings, Plac
         pruner=asked.pruner,
         seed=asked.seed,
         fixed=fixed,
-        budgets=budgets,
+        budgets=flags.budgets_of(parser, asked),
+        bound=flags.bound_of(parser, asked),
         timeout_s=asked.timeout,
         controls=asked.controls,
         accelerator=asked.accelerator,

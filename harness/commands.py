@@ -87,6 +87,7 @@ def _add_doctor(commands: argparse._SubParsersAction[flags.Parser]) -> None:
     add = command.add_argument_group("what is checked").add_argument
     flags.add_space(add)
     flags.add_budgets(add, "check that a student costs no more")
+    flags.add_region(add)
     flags.add_sources(command, " (default: the one that a search has kept, or fresh weights)")
     flags.add_runs_dir(
         command.add_argument_group("where things are kept").add_argument, "where a kept teacher is looked for"
@@ -104,7 +105,8 @@ def _doctor_settings(parser: flags.Parser, asked: argparse.Namespace) -> Setting
         runs_dir=asked.runs_dir,
         data_dir=asked.data_dir,
         teachers=tuple(flags.checkpoint(parser, path) for path in asked.teacher),
-        budgets=flags.each_once(parser, "--max", "cost", asked.max),
+        budgets=flags.budgets_of(parser, asked),
+        bound=flags.bound_of(parser, asked),
         accelerator=asked.accelerator,
     )
 

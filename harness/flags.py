@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.addresses import is_showable, redact
-from harness.settings import BUDGETED, DEFAULT_RUNS_DIR, DEFAULT_STORAGE, DEFAULT_TRACKING_URI
+from harness.settings import BUDGETED, DEFAULT_RUNS_DIR, DEFAULT_STORAGE, DEFAULT_TRACKING_URI, Bound
 
 _Value = TypeVar("_Value")
 Add = Callable[..., object]
@@ -88,9 +89,28 @@ def add_budgets(add: Add, what: str) -> None:
         "--max",
         action="append",
         default=[],
-        type=budget,
+        type=maximum,
         metavar="COST=VALUE",
-        help=f"{what}; may be repeated ({', '.join(BUDGETED)})",
+        help=f"{what}; may be repeated ({', '.join(BUDGETED)}; or the primary metric, if it is minimised: see --min)",
+    )
+
+
+def add_region(add: Add) -> None:
+    """Add ``--min`` and ``--min-share``."""
+    add(
+        "--min",
+        action="append",
+        default=[],
+        type=minimum,
+        metavar="METRIC=VALUE",
+        help="the least of the primary metric that counts: students below are on no front and draw no trials; none "
+        "counts all (default: half of the way from a constant answer to the teacher, by the logarithm of the error)",
+    )
+    add(
+        "--min-share",
+        type=share,
+        metavar="SHARE",
+        help="the same as a share of the teacher's, such as 0.98 (of a minimised metric: teacher's / student's)",
     )
 
 
@@ -205,6 +225,21 @@ def each_once(parser: Parser, flag: str, what: str, pairs: Sequence[tuple[str, _
     return named
 
 
+def budgets_of(parser: Parser, asked: argparse.Namespace) -> dict[str, float]:
+    """The most that each cost may be, by name."""
+    return each_once(parser, "--max", "cost", [(name, value) for name, value in asked.max if name in BUDGETED])
+
+
+def bound_of(parser: Parser, asked: argparse.Namespace) -> Bound | None:
+    """The bound on the primary metric; ``None`` if none is asked for."""
+    found = [*asked.min, *(Bound("--max", name, value) for name, value in asked.max if name not in BUDGETED)]
+    if asked.min_share is not None:
+        found.append(Bound("--min-share", value=asked.min_share))
+    if len(found) > 1:
+        parser.error(f"one bound of the primary metric must do, but got {' and '.join(map(str, found))}")
+    return found[0] if found else None
+
+
 def address(text: str) -> str:
     """An address that can be shown without its password. One that can't is not shown here either."""
     if not text.strip():
@@ -245,13 +280,19 @@ def seed(text: str) -> int:
     return int(text)
 
 
-def _positive(text: str) -> float | None:
-    """A finite number above zero; ``None`` if the text is none."""
+def _finite(text: str) -> float | None:
+    """A finite number; ``None`` if the text is none."""
     try:
         number = float(text)
     except ValueError:
         return None
-    return number if 0 < number < float("inf") else None
+    return number if math.isfinite(number) else None
+
+
+def _positive(text: str) -> float | None:
+    """A finite number above zero; ``None`` if the text is none."""
+    number = _finite(text)
+    return number if number is not None and number > 0 else None
 
 
 def seconds(text: str) -> float:
@@ -270,15 +311,37 @@ def names(text: str) -> tuple[str, ...]:
     return names
 
 
-def budget(text: str) -> tuple[str, float]:
-    """A cost's name and the most that it may be."""
-    name, _, number = text.partition("=")
-    if name not in BUDGETED:
-        raise argparse.ArgumentTypeError(f"must name one of {', '.join(BUDGETED)}, but got {text!r}")
-    value = _positive(number)
+def maximum(text: str) -> tuple[str, float]:
+    """A name and the most that it may be: of a cost a positive number, of another metric any."""
+    name, _, number = text.rpartition("=")
+    value = _positive(number) if name in BUDGETED else _finite(number)
+    if not name:
+        raise argparse.ArgumentTypeError(
+            f"must name one of {', '.join(BUDGETED)} or the primary metric, as in NAME=VALUE, but got {text!r}"
+        )
     if value is None:
-        raise argparse.ArgumentTypeError(f"must give {name} a positive number, but got {text!r}")
+        kind = "a positive" if name in BUDGETED else "a finite"
+        raise argparse.ArgumentTypeError(f"must give {name} {kind} number, but got {text!r}")
     return name, value
+
+
+def minimum(text: str) -> Bound:
+    """The primary metric and the least of it that counts; ``none`` lifts the bound."""
+    if text == "none":
+        return Bound("--min")
+    name, _, number = text.rpartition("=")
+    value = _finite(number)
+    if not name or value is None:
+        raise argparse.ArgumentTypeError(f"must be METRIC=VALUE with a finite number, or none, but got {text!r}")
+    return Bound("--min", name, value)
+
+
+def share(text: str) -> float:
+    """A share of the teacher's score, above 0 and at most 1."""
+    value = _positive(text)
+    if value is None or value > 1:
+        raise argparse.ArgumentTypeError(f"must be a share above 0 and at most 1, as 0.98, but got {text!r}")
+    return value
 
 
 def assignment(text: str) -> tuple[str, str]:

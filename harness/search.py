@@ -34,6 +34,7 @@ def search(settings: Settings) -> None:
         mirror.begin_to_connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
         with _saying_if_stopped(terminal), terminal.loading("PyTorch, Optuna and MLflow"):
             from harness.preparation.prepare import prepare
+            from harness.region import check_name
             from harness.reporting.parent import ParentRun
             from harness.reporting.report import report
             from harness.sampling.first_trials import first_trials
@@ -52,6 +53,7 @@ def search(settings: Settings) -> None:
             whole_space = load_space(settings.space_file)
             space = whole_space.fixed(settings.fixed)
             first_trials(space, settings.recipes)  # says now, if one is out of reach
+            check_name(settings.bound, space.task)  # and if it bounds something else
             device_of(settings.accelerator)  # and if there is none
             storage = open_storage(settings, say=terminal.say)
             reach.enter_context(storage_in_reach(settings))

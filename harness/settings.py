@@ -16,6 +16,34 @@ DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
 DEFAULT_RUNS_DIR = Path("mlruns")
 
 
+@dataclass(frozen=True)
+class Bound:
+    """What students must reach to count, as it was asked for (``harness.region``).
+
+    Attributes:
+        flag: ``"--min"``, ``"--max"`` or ``"--min-share"``.
+        metric: Name of the metric; empty for a share of the teacher's.
+        value: The bound; ``None`` lifts it.
+    """
+
+    flag: str
+    metric: str = ""
+    value: float | None = None
+
+    def __str__(self) -> str:
+        value = "none" if self.value is None else f"{self.value:.12g}"
+        return f"{self.flag} {f'{self.metric}=' if self.metric else ''}{value}"
+
+
+def bound_in(text: str | None) -> Bound | None:
+    """Return the bound that a text names, as ``str`` gives it."""
+    if text is None:
+        return None
+    flag, _, rest = text.partition(" ")
+    metric, _, value = rest.rpartition("=")
+    return Bound(flag, metric, None if value == "none" else float(value))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The answers to the command line.
@@ -42,6 +70,7 @@ class Settings:
         seed: Decides every draw together with trial numbers and epochs, in [0, 2^31).
         fixed: Parameters that do not vary, as text, by name.
         budgets: The most that a student may cost to be trained, by name of the cost (``BUDGETED``).
+        bound: What students must reach to count; ``None`` takes what the teacher and chance suggest.
         timeout_s: Seconds after which no further trial starts; ``None`` is no limit.
         controls: Whether each student on the front is trained on labels alone too, once the trials are over.
         seeds: Fresh seeds with which ``confirm`` trains each pick and its control.
@@ -70,6 +99,7 @@ class Settings:
     seed: int = 0
     fixed: dict[str, str] = field(default_factory=dict)
     budgets: dict[str, float] = field(default_factory=dict)
+    bound: Bound | None = None
     timeout_s: float | None = None
     controls: bool = True
     seeds: int = 5

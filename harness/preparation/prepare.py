@@ -30,6 +30,7 @@ from harness.cost import (
     total_cost,
 )
 from harness.errors import HarnessError, one_line
+from harness.preparation.chance import chance_level
 from harness.preparation.ensemble import averaged, ensemble_name, labels, make_teachers, number_of_teachers
 from harness.preparation.keeping import Keeper, nobody_else
 from harness.preparation.methods import check_classes, check_layers, check_targets, check_teachers, teacher_layers
@@ -37,10 +38,12 @@ from harness.preparation.misgivings import misgivings
 from harness.preparation.mixing import REMEDY, mixes_targets, unrepeatable, why_no_control
 from harness.preparation.teacher import Teacher
 from harness.preparation.teacher_outputs import SEARCHED, Outputs, make_teacher_outputs
+from harness.region import Scores, check_reach, region_of, sign_of
 from harness.screen.terminal import Terminal
 from harness.settings import Settings
 from harness.space import SearchSpace, line_of
 from harness.studies.study import Study
+from harness.task import Task
 from harness.tracking.mirror import Mirror
 from harness.training.allocator import keep_freed_memory
 from harness.training.fit import device_of
@@ -114,6 +117,8 @@ def prepare(
         check_targets(space, mixes_targets(data, classes))
         _say_if_no_control(study, data, classes, terminal)
         unsteady = unrepeatable(data)
+    scored = scores_of(space.task, data, classes)
+    check_reach(settings.bound, scored)
     _keep_class_names(space, study, classes)
     metric = space.task.metric(classes)
     study.keep_primary_bounds(metric.plot_lower_bound, metric.plot_upper_bound)
@@ -164,8 +169,28 @@ def prepare(
         terminal.tell(f"warning   {doubts[-1]}; look: {doctor_command(settings, files[0])}", indent=" " * 10)
     study.keep_misgivings(doubts)
     study.keep_teacher(_teacher_metrics(together, costs.teacher))
+    region = region_of(settings.bound, scored, together[space.task.metric_name])
+    study.keep_region(region)
+    terminal.tell(f"region    {region}", indent=" " * 10)
+    if not region.holds(together[space.task.metric_name]):
+        doubts = [*doubts, f"the teacher itself is not in the region ({region}), so few students may be"]
+        terminal.tell(f"warning   {doubts[-1]}", indent=" " * 10)
+        study.keep_misgivings(doubts)
     budget.within(space, settings.budgets, costs)  # says so now, if no student is
     return Prepared(data=data, classes=classes, dataset=dataset, teacher_digest=name, costs=costs)
+
+
+def scores_of(task: Task, data: TensorDataModule, classes: int) -> Scores:
+    """Return what is known of the primary metric on the validation split before any network has answered."""
+    sign = sign_of(task)
+    metric, labels = task.metric(classes), data.splits["val"].labels
+    return Scores(
+        metric=task.metric_name,
+        sign=sign,
+        bounds=(metric.plot_lower_bound, metric.plot_upper_bound),
+        chance=chance_level(metric.to(labels.device), labels, classes, sign=sign),
+        samples=len(labels),
+    )
 
 
 def _attach(outputs: Outputs, data: TensorDataModule, space: SearchSpace, classes: int) -> dict[str, float]:

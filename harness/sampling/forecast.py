@@ -1,21 +1,22 @@
 """The sampler ``front``: what a model of all learning curves so far expects of students, trained or not.
 
 It proposes the student that may be expected to add most to the front for an epoch, and stops one, at a rung, that may
-be expected to add far less than a new one would. Both ask the same model; a trial that leads at a rung all that cost no
-more always goes on.
+be expected to add far less than a new one would. Both ask the same model, and count what lies within the region of
+interest alone; a trial that leads at a rung all that cost no more goes on, unless it will hardly reach the region.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 from scipy.spatial.distance import cdist
+from scipy.special import ndtr
 
 from harness.content import derived_seed
 from harness.sampling.candidates import Points, Pool
@@ -35,6 +36,7 @@ _NEWEST, _MOST = 120, 200  # trials that a model looks at: of the older ones the
 _SAME = 1e-9  # distance of two points, within which they are one
 _FAR = 3  # of the distance between quartiles
 _NOTHING = 1e-12  # a gain that is none
+_HARDLY = 0.05  # probability of the region, below which a model can tell that a student is not in it
 _WORTH_WHILE = 0.2  # of what a new student may add for an epoch: a trial that may add less is stopped
 
 
@@ -72,6 +74,7 @@ class Forecast:
         primary: Name of the primary metric.
         sign: 1 if it is to be maximised, -1 if minimised.
         bounds: The least and the most that it can be; ``None`` where there is none.
+        floor: The worst of it that counts; ``None`` where all counts.
         seed: The study's seed.
     """
 
@@ -86,6 +89,7 @@ class Forecast:
         primary: str,
         sign: float,
         bounds: tuple[float | None, float | None],
+        floor: float | None = None,
         seed: int,
     ) -> None:
         self._space, self._points = space, points
@@ -94,6 +98,7 @@ class Forecast:
         self._epochs, self._primary, self._sign, self._seed = epochs, primary, sign, seed
         worst, best = bounds if sign > 0 else (bounds[1], bounds[0])
         self._scale = Scale(None if worst is None or best is None else (sign * worst, sign * best))
+        self._level = None if floor is None else float(self._scale.of(np.array([sign * floor]))[0])
         # The logarithm of nothing, as of the MACs of a student without products, is that of the least there is.
         least = np.min(costs, axis=0, where=costs > 0, initial=np.inf)
         self._costs = np.log(np.maximum(costs, np.where(np.isfinite(least), least, 1.0)))
@@ -121,6 +126,8 @@ class Forecast:
             order = rng.permutation(len(candidates.architectures))
         else:
             candidates, gains = self._candidates(known, rng)
+            if gains.max(initial=0.0) < _NOTHING:  # none that is likely to add anything: whatever may end best
+                gains = self._hopes(known, candidates.points)
             # The last figures of sums hang on the number of threads.
             order = np.argsort(-np.round(gains / max(gains.max(initial=0.0), _NOTHING), 9), kind="stable")
         return next(filter(is_new, map(candidates.configuration, order)), None)
@@ -134,7 +141,8 @@ class Forecast:
             trials: All of the study.
 
         Returns:
-            ``None`` if it goes on. Else how many times as much as of it may be expected of a new one, for an epoch.
+            ``None`` if it goes on. Else how many times as much as of it may be expected of a new one, for an epoch;
+            infinite for one that will hardly end within the region.
         """
         seen = self._placed(trials)
         place = next((place for place, trial in enumerate(seen) if trial.number == number), None)
@@ -143,14 +151,19 @@ class Forecast:
         # One that is trained again, for its checkpoint was lost, has marks of what is still to come.
         so_far = {epochs: value for epochs, value in seen[place].marks.items() if epochs <= rung}
         this = seen[place] = replace(seen[place], marks=so_far)
-        if self._leads(this, rung, seen):
+        leads = self._leads(this, rung, seen)
+        if leads and self._level is None:
             return None
         known = self._known(seen, len(trials), but=number)
         if known is None:
             return None
+        own = self._gains(known, self._where([this]), np.array([this.architecture]), np.array([number]))[0]
+        if self._level is not None and own == 0:
+            return inf
+        if leads:
+            return None
         candidates, gains = self._candidates(known, np.random.default_rng(derived_seed(self._seed, number, rung)))
         gains = gains[cdist(candidates.points, known.points).min(axis=1, initial=np.inf) > _SAME]
-        own = self._gains(known, self._where([this]), np.array([this.architecture]), np.array([number]))[0]
         own /= self._epochs - rung
         new = float(gains.max(initial=0.0)) / self._epochs
         return None if own >= _WORTH_WHILE * new or new < _NOTHING else new / max(own, _NOTHING)
@@ -202,7 +215,8 @@ class Forecast:
             np.array([trial.marks[min(trial.marks)] for trial in marked if trial.marks], dtype=float)
         )
         floor = self._floor(marks, first, ends)
-        best = self._outlook.best(places, ends, floor=floor)
+        level = floor if self._level is None else self._level
+        best = self._outlook.best(places, ends, floor=level)
         foremost = [complete[place] for place in np.flatnonzero(self._outlook.is_best(best, places, ends))]
         at_work = {trial.number for trial in seen if trial.state == TrialState.RUNNING}
         looked_at = _chosen(seen, at_work | {trial.number for trial in foremost})
@@ -215,7 +229,9 @@ class Forecast:
             believed |= {trial.number: float(value) for trial, value in zip(running, mean, strict=True)}
             model = self._model(looked_at, believed, floor)
             at = np.array([trial.architecture for trial in running])
-            best = self._outlook.best(np.append(places, at), np.append(ends, np.maximum(mean, floor)), floor=floor)
+            best = self._outlook.best(np.append(places, at), np.append(ends, np.maximum(mean, floor)), floor=level)
+        if not foremost:  # none is within the region yet: the best are the nearest to it
+            foremost = [complete[place] for place in np.argsort(-ends, kind="stable")[:_CENTRES]]
         centres = sorted(foremost, key=lambda trial: -trial.number)[:_CENTRES]
         return _Known(model, best, [trial.params for trial in centres], self._where(looked_at))
 
@@ -275,7 +291,18 @@ class Forecast:
         if not len(points):
             return np.empty(0)
         mean, deviation = known.model.at(points, runs, self._epochs)
-        return self._outlook.gains(known.best, architectures, mean, deviation)
+        gains = self._outlook.gains(known.best, architectures, mean, deviation)
+        if self._level is None:
+            return gains
+        return np.where(ndtr((mean - self._level) / deviation) < _HARDLY, 0.0, gains)
+
+    def _hopes(self, known: _Known, points: Array) -> Array:
+        """How good each of some new students may turn out, as shares of the best and the worst of these."""
+        if not len(points):
+            return np.empty(0)
+        mean, deviation = known.model.at(points, -1 - np.arange(len(points)), self._epochs)
+        hopes = mean + deviation
+        return (hopes - hopes.min()) / max(np.ptp(hopes), _NOTHING)
 
 
 class _Candidates:

@@ -19,7 +19,7 @@ from harness.content import Lease, write_atomically
 from harness.errors import HarnessError
 from harness.flags import space_argument, space_file, space_names
 from harness.metrics import MAXIMIZED, METRICS
-from harness.settings import Settings
+from harness.settings import Settings, bound_in
 from harness.space import SearchSpace, load_space
 from harness.storage.access import open_storage
 from harness.storage.database_locks import alone, server_engine
@@ -28,7 +28,10 @@ from harness.storage.whereabouts import HERE_ATTR, MOVING_ATTR, here, is_first_s
 from harness.studies.study import MARK, Study
 
 _MAKING_ATTR = "kd.making"
-_FLAGS = {name: f"--{name}" for name in ("space", "objectives", "epochs", "seed", "max")} | {"fixed": "--fix"}
+_FLAGS = {name: f"--{name}" for name in ("space", "objectives", "epochs", "seed", "max")} | {
+    "fixed": "--fix",
+    "region": "the region",
+}
 
 
 def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> Study:
@@ -53,6 +56,7 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
         "seed": settings.seed,
         "fixed": dict(settings.fixed),
         "max": dict(settings.budgets),
+        "region": settings.bound and str(settings.bound),
     }
     with alone([storage], f"open {settings.study}", settings.study_dir.with_name(f".{settings.study}.lock")):
         if settings.study in optuna.get_all_study_names(storage):
@@ -183,6 +187,7 @@ def reopen_study(settings: Settings) -> tuple[Study, SearchSpace]:
         objectives=tuple(identity["objectives"]),
         seed=identity["seed"],
         fixed=identity["fixed"],
+        bound=bound_in(identity["region"]),
     )
     space = load_space(settings.space_file)
     if space.declaration() != identity["parameters"]:
@@ -261,6 +266,8 @@ def _compare(study: Study, stored: Mapping[str, Any], asked: Mapping[str, Any]) 
 
 
 def _shown(value: Any) -> str:
+    if value is None:
+        return "by default"
     if isinstance(value, dict):
         named = (f"{name}: {_range(v)}" if isinstance(v, dict) else f"{name}={v}" for name, v in value.items())
         return ", ".join(named) or "none"

@@ -9,12 +9,14 @@ from typing import Any
 import optuna
 
 from harness.errors import HarnessError
+from harness.region import Region
 from harness.settings import Settings
 from harness.storage.access import patience_with
 
 _COSTS_ATTR = "kd.costs"
 _EXHAUSTED_ATTR = "kd.exhausted"
 _MISGIVINGS_ATTR = "kd.misgivings"
+_REGION_ATTR = "kd.region"
 _RETRAINED = "kd.retrained."
 _SOURCES_ATTR = "kd.sources"
 _TESTED_ATTR = "kd.teacher_on_test"
@@ -162,6 +164,16 @@ class Record:
     def keep_no_control(self, reason: str) -> None:
         """Store why there is no fair control."""
         self._keep(_NO_CONTROL_ATTR, reason)
+
+    @property
+    def region(self) -> Region:
+        """Which students count, as far as it is known: before the study is prepared, all do."""
+        return Region(self.primary, self.primary_sign, **self.attrs.get(_REGION_ATTR, {}))
+
+    def keep_region(self, region: Region) -> None:
+        """Store which students count."""
+        if region != self.region:
+            self._keep(_REGION_ATTR, {"floor": region.floor, "why": region.why})
 
     @property
     def misgivings(self) -> tuple[str, ...]:

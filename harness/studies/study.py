@@ -166,8 +166,13 @@ class Study(Record):
             return None
 
     def front(self) -> list[int]:
-        """Numbers of the complete trials that no other one dominates, ascending."""
-        complete = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
+        """Numbers of the complete trials within the region that no other one dominates, ascending."""
+        region = self.region
+        complete = [
+            trial
+            for trial in self.trials()
+            if trial.state == TrialState.COMPLETE and region.holds(trial.user_attrs["metrics"][self.primary])
+        ]
         if not complete:
             return []
         values = np.array([trial.values for trial in complete], dtype=float)

@@ -50,6 +50,7 @@ def forecast_of(settings: Settings, space: SearchSpace, study: Study, prepared: 
         primary=study.primary,
         sign=study.primary_sign,
         bounds=(metric.plot_lower_bound, metric.plot_upper_bound),
+        floor=study.region.floor,
         seed=settings.seed,
     )
 

@@ -2,11 +2,12 @@
 
 Optuna refuses to prune where there are several objectives, and a rule that looks at accuracy alone stops every small
 student. The rungs are those of asynchronous successive halving (Li et al. 2020, arXiv:1810.05934): few, and closer to
-one another at the beginning. A trial that leads at a rung those which cost no more always goes on. The others are
-judged by the forecast of the sampler ``front`` where it is at work and a new student may follow. Else one thing is
-asked: could it still reach the front? It could if one of the complete trials that stood nearest to it at the rung went
-on to gain so much that with as much this one would pass the best complete trial that costs no more. Pruned trials stay
-among the bad ones for TPE, and Optuna's other samplers do not heed them.
+one another at the beginning. A trial that leads at a rung those which cost no more goes on, unless it has no chance of
+the region of interest. The others are judged by the forecast of the sampler ``front`` where it is at work and a new
+student may follow. Else one thing is asked: could it still reach the front? It could if one of the complete trials that
+stood nearest to it at the rung went on to gain so much that with as much this one would pass the best complete trial
+that costs no more, and be within the region. Pruned trials stay among the bad ones for TPE, and Optuna's other samplers
+do not heed them.
 """
 
 from __future__ import annotations
@@ -58,7 +59,14 @@ class Standing:
     end: float
 
 
-def stop(value: float, rung: int, costs: tuple[float, ...], complete: Sequence[Standing]) -> tuple[float, float] | None:
+def stop(
+    value: float,
+    rung: int,
+    costs: tuple[float, ...],
+    complete: Sequence[Standing],
+    *,
+    floor: float = -math.inf,
+) -> tuple[float, float] | None:
     """Whether a trial can't reach the front any more.
 
     Args:
@@ -66,19 +74,22 @@ def stop(value: float, rung: int, costs: tuple[float, ...], complete: Sequence[S
         rung: Epochs done.
         costs: Its costs; the lower the better.
         complete: The complete trials.
+        floor: The least that counts, where more is better.
 
     Returns:
         ``None`` if it goes on. Else what it may reach, its value and the most that the complete trials nearest to it at
-        the rung gained since, and what it would have to: the best end of those that cost no more.
+        the rung gained since, and what it would have to: the best end of those that cost no more, or the floor.
     """
     marked = [standing for standing in complete if rung in standing.marks]
     rivals = [standing for standing in complete if _costs_no_more(standing.costs, costs)]
-    if len(marked) < _NEAREST or not rivals:
+    if len(marked) < _NEAREST:
         return None
-    if value >= max((standing.marks[rung] for standing in rivals if rung in standing.marks), default=value):
-        return None  # it leads: it is on the front of the rung
     nearest = sorted(marked, key=lambda standing: abs(standing.marks[rung] - value))[:_NEAREST]
     reach = value + max(0.0, max(standing.end - standing.marks[rung] for standing in nearest))
+    if reach < floor:
+        return reach, floor
+    if value >= max((standing.marks[rung] for standing in rivals if rung in standing.marks), default=value):
+        return None  # it leads: it is on the front of the rung
     best = max(standing.end for standing in rivals)
     return (reach, best) if reach < best else None
 
@@ -170,12 +181,18 @@ class Pruner:
             times = self._forecast.outdone(trial.number, rung, trials)
             if times is None:
                 return None
+            if math.isinf(times):
+                return f"and will hardly reach the region of interest, {self._study.region.bound}"
             much = f"{times:.0f}" if times < 100 else "over 100"
             return f"and a new student may be expected to add {much} times as much to the front an epoch"
-        stopped = stop(value, rung, self._costs(trial.params), self._standings(trials))
+        region = self._study.region
+        floor = -math.inf if region.floor is None else self._sign * region.floor
+        stopped = stop(value, rung, self._costs(trial.params), self._standings(trials), floor=floor)
         if stopped is None:
             return None
         reach, best = (self._sign * bound for bound in stopped)
+        if stopped[1] == floor:
+            return f"{reach:.4f} in reach; the region of interest is {region.bound}"
         return f"{reach:.4f} in reach; one that costs no more has {best:.4f}"
 
     def _standings(self, trials: Sequence[FrozenTrial]) -> list[Standing]:

@@ -1,0 +1,190 @@
+"""The region of interest: the part of the front that a person would choose from, as a bound on the primary metric.
+
+The hypervolume over all accuracies pays most for the worst students, which nobody deploys. So students beyond the bound
+are on no front, are no pick, and add nothing that the sampler could expect.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from harness.errors import HarnessError
+from harness.settings import Bound
+from harness.task import Task
+
+HALF_WAY = 0.5
+"""By default: the share of the teacher's distance from chance, by the logarithm of the error, that a student must have.
+
+Chosen by replay (``benchmarks/README.md``)."""
+_ROUNDING = 1e-6  # of a value: a metric of 0.95 in single precision is a little less
+
+
+@dataclass(frozen=True)
+class Region:
+    """Which students count, by their primary metric.
+
+    Attributes:
+        metric: Name of the primary metric.
+        sign: 1 where more of it is better, -1 where less is.
+        floor: The worst value that counts; ``None`` where all count.
+        why: How the bound came about, or why there is none.
+    """
+
+    metric: str
+    sign: int
+    floor: float | None = None
+    why: str = ""
+
+    def holds(self, value: float) -> bool:
+        """Return whether a student of this value of the primary metric counts."""
+        if self.floor is None:
+            return True
+        return self.sign * (value - self.floor) >= 0 or math.isclose(value, self.floor, rel_tol=_ROUNDING)
+
+    @property
+    def bound(self) -> str:
+        """The bound in words, as ``accuracy at least 0.95``."""
+        if self.floor is None:
+            return "all students count"
+        return f"{self.metric} at {'least' if self.sign > 0 else 'most'} {self.floor:.4g}"
+
+    def __str__(self) -> str:
+        return f"{self.bound}{self.why and f', {self.why}'}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What is known of a primary metric once the teacher is there.
+
+    Attributes:
+        metric: Its name.
+        sign: 1 where more of it is better, -1 where less is.
+        bounds: The least and the most that it can be; ``None`` for one that is not known.
+        chance: The best that a constant answer reaches on the validation split; NaN where it can't be measured.
+        samples: Samples of that split.
+    """
+
+    metric: str
+    sign: int
+    bounds: tuple[float | None, float | None]
+    chance: float
+    samples: int
+
+    @property
+    def best(self) -> float | None:
+        """The best value that the metric can have; ``None`` if it is not known."""
+        return self.bounds[1] if self.sign > 0 else self.bounds[0]
+
+
+def sign_of(task: Task) -> int:
+    """Return 1 where more of a task's primary metric is better, -1 where less is."""
+    return 1 if task.metric_direction == "maximize" else -1
+
+
+def check_name(bound: Bound | None, task: Task) -> None:
+    """See that a bound names the primary metric of a task, and bounds it on its worse side.
+
+    Raises:
+        HarnessError: If not; the message says which flag does.
+    """
+    if bound is None or not bound.metric:
+        return
+    metric, sign = task.metric_name, sign_of(task)
+    right = "--min" if sign > 0 else "--max"
+    if bound.metric != metric:
+        costs = " or a cost" if bound.flag == "--max" else ""
+        raise HarnessError(
+            f"{bound.flag} must name the primary metric of the task{costs}, but got {bound.metric!r}; "
+            f"did you mean {right} {metric}={bound.value:g}?"
+        )
+    if bound.flag != right:
+        way = "higher" if sign > 0 else "lower"
+        raise HarnessError(
+            f"{metric} is better the {way} it is, so {bound.flag} would keep the worst students; "
+            f"use {right} {metric}={bound.value:g}."
+        )
+
+
+def check_reach(bound: Bound | None, scores: Scores) -> None:
+    """See that a bound can be reached, and that a share of the teacher's score has a meaning.
+
+    Raises:
+        HarnessError: If not.
+    """
+    if bound is None or bound.value is None:
+        return
+    if bound.flag == "--min-share":
+        low, chance = scores.bounds[0], scores.chance
+        if (low is not None and low < 0) or (low is None and not chance > 0):
+            found = f"{scores.metric} can be {low:g}" if low is not None else f"a constant answer scores {chance:.4g}"
+            raise HarnessError(_no_share(scores, found))
+        return
+    best = scores.best
+    if best is not None and scores.sign * (bound.value - best) > 0:
+        raise HarnessError(
+            f"{bound} can't be reached: {scores.metric} is never {'above' if scores.sign > 0 else 'below'} {best:g}."
+        )
+
+
+def region_of(bound: Bound | None, scores: Scores, teacher: float) -> Region:
+    """Return the region that was asked for, or the default one.
+
+    By default a student must have half of the teacher's distance from chance, by the logarithm of the error, which is
+    the distance to the best value there is: its error may be the geometric mean of the teacher's and of what a constant
+    answer has. A teacher without an error is taken to have half a sample's worth of chance's.
+
+    Args:
+        bound: What was asked for; ``None`` takes the default.
+        scores: What is known of the primary metric.
+        teacher: The teacher's value of it on the validation split.
+
+    Raises:
+        HarnessError: If a share of the teacher's score is asked for, and that is not above zero.
+    """
+    metric, sign = scores.metric, scores.sign
+    if bound is None:
+        return _default(scores, teacher)
+    if bound.value is None:
+        return Region(metric, sign, None, "--min none")
+    if bound.flag != "--min-share":
+        return Region(metric, sign, bound.value, str(bound))
+    if not teacher > 0:
+        raise HarnessError(_no_share(scores, f"the teacher scores {teacher:.4g}"))
+    floor = teacher * bound.value if sign > 0 else teacher / bound.value
+    return Region(metric, sign, floor, f"{bound} of the teacher's {teacher:.4f}")
+
+
+def _default(scores: Scores, teacher: float) -> Region:
+    metric, sign, best, chance = scores.metric, scores.sign, scores.best, scores.chance
+    if best is None:
+        return _whole(scores, f"the best that {metric} can be is not known")
+    if not math.isfinite(chance):
+        return _whole(scores, f"{metric} of a constant answer is not a number")
+    most = sign * (best - chance)
+    error = max(sign * (best - teacher), most / (2 * scores.samples))
+    if not most > error:
+        return _whole(scores, f"the teacher's {teacher:.4g} is no better than a constant answer's {chance:.4g}")
+    floor = best - sign * most ** (1 - HALF_WAY) * error**HALF_WAY
+    return Region(
+        metric,
+        sign,
+        floor,
+        f"by default: half of the way from a constant answer ({chance:.4g}) to the teacher ({teacher:.4g}), by the "
+        "logarithm of the error; --min none lifts it",
+    )
+
+
+def _whole(scores: Scores, why: str) -> Region:
+    flag = "--min" if scores.sign > 0 else "--max"
+    return Region(
+        scores.metric,
+        scores.sign,
+        None,
+        f"for there is no bound by default where {why}; {flag} {scores.metric}=VALUE sets one",
+    )
+
+
+def _no_share(scores: Scores, found: str) -> str:
+    flag = "--min" if scores.sign > 0 else "--max"
+    return f"--min-share must be of scores above zero, but {found}; name a value: {flag} {scores.metric}=VALUE."
