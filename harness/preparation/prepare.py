@@ -120,8 +120,7 @@ def prepare(
     scored = scores_of(space.task, data, classes)
     check_reach(settings.bound, scored)
     _keep_class_names(space, study, classes)
-    metric = space.task.metric(classes)
-    study.keep_primary_bounds(metric.plot_lower_bound, metric.plot_upper_bound)
+    study.keep_primary_bounds(*scored.bounds)
     keeper = Keeper(study.alone if study.is_shared else nobody_else, mirror, terminal.say)
     with _asking("the task's teacher", settings):
         teachers = make_teachers(

@@ -21,6 +21,7 @@ from harness.screen.shown import printable
 
 _GREY, _DARK_GREY, _BLUE, _ORANGE, _GREEN, _RED = "#b8b8b8", "#6b6b6b", "#1f5fa8", "#e08214", "#2a8c4a", "#c0392b"
 _PICK_COLOURS = {"accurate": _BLUE, "balanced": _ORANGE, "small": _GREEN}
+_BEYOND = "beyond the region"
 _LABELS = {
     "parameters": "parameters",
     "latency_p50_ms": "latency p50, batch 1 (ms)",
@@ -48,7 +49,8 @@ def front_picture(result: Result, path: Path) -> None:
     axes_names = _axes(result)
     figure = Figure(figsize=(6.4 * len(axes_names), 4.8), layout="constrained", dpi=120)
     figure.suptitle(f"{result.study}: {len(result.front)} of {len(result.trials)} trials on the Pareto front")
-    complete = result.trials[result.trials["state"] == "COMPLETE"]
+    low, high, left_out = _focus(result)
+    complete = result.complete[result.complete[result.primary].between(low, high)]  # costs too are of what is shown
     panels = figure.subplots(1, len(axes_names), sharey=True, squeeze=False)[0]
     for panel, name in zip(panels, axes_names, strict=True):
         others = complete[~complete["front"]]
@@ -60,6 +62,8 @@ def front_picture(result: Result, path: Path) -> None:
             result.teacher[name], result.teacher[result.primary], s=140, marker="*", color="black", label="teacher"
         )
         _ring_picks(panel, result, name)
+        if result.region.floor is not None:
+            panel.axhline(result.region.floor, color=_DARK_GREY, lw=0.8, ls="--", zorder=0)
         if (complete[name] > 0).all():
             panel.set_xscale("log")
             if name.startswith("latency"):  # they seldom span a decade: "0.07" reads better than "7 x 10^-2"
@@ -67,8 +71,7 @@ def front_picture(result: Result, path: Path) -> None:
                 panel.xaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
         panel.set_xlabel(_LABELS.get(name, text_of(name)))
         panel.grid(alpha=0.25)
-    *limits, left_out = _focus(result)
-    panels[0].set_ylim(limits)
+    panels[0].set_ylim(low, high)
     panels[0].set_title(left_out, fontsize=8, loc="left")
     panels[0].set_ylabel(f"{text_of(result.primary)} (validation)")
     panels[0].legend(loc="lower right", fontsize=8, labelspacing=1)
@@ -99,19 +102,24 @@ def _draw_gains(panel: Axes, result: Result, name: str) -> None:
 def _focus(result: Result) -> tuple[float, float, str]:
     """From where to where the primary metric is shown, and what is left out.
 
-    The front has the picture's better half: one hopeless trial must not squeeze it to a line.
+    The front has the picture's better half, and the picture ends with the region of interest: one hopeless trial must
+    not squeeze the front to a line.
     """
     shown = [*result.front[result.primary], *result.front["control"].dropna(), result.teacher[result.primary]]
     values = result.trials[result.primary].dropna()
     low, high = min(shown), max(shown)
     span = max(high - low, 0.01 * abs(high), 1e-3)
     bottom, top = low - 0.9 * span, high + 0.9 * span
+    bottom, top = max(bottom, values.min() - 0.1 * span), min(top, max(values.max(), high) + 0.1 * span)
+    floor, is_least = result.region.floor, result.primary_is_maximized
+    if floor is not None and is_least:
+        bottom = max(bottom, min(floor, low) - 0.1 * span)
+    elif floor is not None:
+        top = min(top, max(floor, high) + 0.1 * span)
     hidden = int(((values < bottom) | (values > top)).sum())
-    return (
-        max(bottom, values.min() - 0.1 * span),
-        min(top, max(values.max(), high) + 0.1 * span),
-        f"{hidden} of {len(values)} trials lie outside the picture" if hidden else "",
-    )
+    told = ["dashed: where the region of interest begins"] if floor is not None and bottom <= floor <= top else []
+    told += [f"{hidden} of {len(values)} trials lie outside the picture"] if hidden else []
+    return bottom, top, "; ".join(told)
 
 
 def _ring_picks(panel: Axes, result: Result, name: str) -> None:
@@ -171,11 +179,14 @@ def front_page(result: Result, path: Path) -> None:
     """Draw the front as a page that needs no network: every trial, with its parameters under the pointer."""
     names = _axes(result)
     figure = make_subplots(rows=1, cols=len(names), shared_yaxes=True, horizontal_spacing=0.04)
-    complete = result.trials[result.trials["state"] == "COMPLETE"]
+    complete, beyond = result.complete, result.beyond
+    others = complete[~complete["front"] & ~complete["number"].isin(beyond["number"])]
     groups: list[tuple[str, Any, dict[str, Any]]] = [
-        ("dominated", complete[~complete["front"]], {"color": _GREY, "size": 7}),
+        ("dominated", others, {"color": _GREY, "size": 7}),
         ("front", result.front, {"color": _RED, "size": 9}),
     ]
+    if len(beyond):
+        groups.append((_BEYOND, beyond, {"color": _GREY, "size": 5, "opacity": 0.5}))
     for pick, row in result.picks.items():
         rows = result.trials[result.trials["number"] == row["number"]]
         marker = {
@@ -196,6 +207,7 @@ def front_page(result: Result, path: Path) -> None:
                     name=label,
                     legendgroup=label,
                     showlegend=column == 1,
+                    visible="legendonly" if label == _BEYOND else True,  # then the axes fit the others
                     marker=marker,
                     hovertemplate="%{text}<extra></extra>",
                     text=text,
@@ -224,6 +236,8 @@ def front_page(result: Result, path: Path) -> None:
         )
     *limits, left_out = _focus(result)
     figure.update_yaxes(range=limits)
+    if result.region.floor is not None:
+        figure.add_hline(result.region.floor, line={"color": _DARK_GREY, "width": 1, "dash": "dash"})
     figure.update_yaxes(title=f"{_html(result.primary)} (validation)", row=1, col=1)
     figure.update_layout(
         title=f"{result.study}: {len(result.front)} of {len(result.trials)} trials on the Pareto front"

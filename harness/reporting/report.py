@@ -15,7 +15,7 @@ from harness.content import exclusive, write_atomically
 from harness.reporting import plots
 from harness.reporting.report_screen import show
 from harness.reporting.result import Result, collect
-from harness.reporting.sentences import caveats, confirmed_head, notes, tested, transferred
+from harness.reporting.sentences import caveats, confirmed_head, notes, region_told, tested, transferred
 from harness.reporting.transfer import Transfer, transfer_table
 from harness.reporting.transfer_picture import transfer_picture
 from harness.screen.shown import cell, parameter_texts, printable
@@ -139,6 +139,8 @@ def report(study: Study, terminal: Terminal, spool: Spool | None = None, *, anew
     folder = study.folder / "report"
     if len(result.front):
         show(result, terminal)
+    elif len(result.complete):
+        terminal.tell(region_told(result))
     else:
         terminal.say("no trial has been trained to the end yet: there is no front to show.")
     told = summary(result)

@@ -14,6 +14,7 @@ from harness.errors import HarnessError
 from harness.metrics import MAXIMIZED, METRICS
 from harness.pareto import knee, pareto_front
 from harness.preparation.prepare import used_conditions
+from harness.region import Region
 from harness.reporting.transfer import Transfer
 from harness.settings import Settings
 from harness.studies.study import Study
@@ -44,6 +45,7 @@ class Result:
         primary: Name of the primary metric.
         primary_is_maximized: Whether more of it is better.
         primary_bounds: The least and the most that it can be; ``None`` for one that is not known.
+        region: Which students count: those beyond it are on no front.
         parameters: Names of the searched parameters.
         conditions: What the latencies hold for.
         curves: Of the trials on the front: metric by name and epoch, by trial number.
@@ -67,6 +69,7 @@ class Result:
     primary: str
     primary_is_maximized: bool
     primary_bounds: tuple[float | None, float | None]
+    region: Region
     parameters: tuple[str, ...]
     conditions: Conditions
     curves: dict[int, dict[str, dict[int, float]]]
@@ -82,6 +85,17 @@ class Result:
     def front(self) -> pd.DataFrame:
         """Trials on the front, the smallest first."""
         return self.trials[self.trials["front"]].sort_values(["parameters", "number"])
+
+    @property
+    def complete(self) -> pd.DataFrame:
+        """Trials that were trained to the end."""
+        return self.trials[self.trials["state"] == "COMPLETE"]
+
+    @property
+    def beyond(self) -> pd.DataFrame:
+        """Those of them that are not in the region, the best first."""
+        held = self.complete[self.primary].map(self.region.holds).astype(bool)
+        return self.complete[~held].sort_values(self.primary, ascending=not self.primary_is_maximized)
 
     @property
     def columns(self) -> list[str]:
@@ -131,11 +145,12 @@ def collect(study: Study) -> Result:
         raise HarnessError(f"study {study.settings.study!r} has not been prepared yet: there is nothing to report.")
     teacher = study.attrs["kd.teacher"]
     frame = trials_frame(study)
-    complete = frame.index[frame["state"] == "COMPLETE"]
+    region = study.region
+    counted = frame.index[(frame["state"] == "COMPLETE") & frame[study.primary].map(region.holds).astype(bool)]
     frame["front"], frame["pick"] = False, ""
-    if len(complete):
-        values = frame.loc[complete, list(study.objectives)].to_numpy(dtype=float)
-        front = complete[pareto_front(values, study.directions)]
+    if len(counted):
+        values = frame.loc[counted, list(study.objectives)].to_numpy(dtype=float)
+        front = counted[pareto_front(values, study.directions)]
         frame.loc[front, "front"] = True
         _pick(frame, front, study, teacher)
     on_front = [int(number) for number in frame.loc[frame["front"], "number"]]
@@ -153,6 +168,7 @@ def collect(study: Study) -> Result:
         primary=study.primary,
         primary_is_maximized=study.primary_direction == "maximize",
         primary_bounds=study.primary_bounds,
+        region=region,
         parameters=tuple(identity["parameters"]),
         conditions=used_conditions(study),
         curves={number: curves(study.trial_folder(number)) for number in on_front},

@@ -11,6 +11,7 @@ from harness.trials.controls import is_own_control
 def notes(result: Result) -> list[str]:
     """What the table does not say, a sentence a line."""
     lines = [f"Latencies hold for {result.conditions}; {result.primary} is the last epoch's, on the validation split."]
+    lines.append(region_told(result))
     lines += [f"Warning: {misgiving}." for misgiving in result.misgivings]
     if result.ensemble:
         lines.append(
@@ -28,7 +29,7 @@ def notes(result: Result) -> list[str]:
     if result.failed_controls:
         told = ", ".join(f"of trial {number}: {why}" for number, why in result.failed_controls.items())
         lines.append(f"{len(result.failed_controls)} controls failed, and leave a gain unknown ({told}).")
-    if "small" not in result.picks:
+    if len(result.front) and "small" not in result.picks:
         _, within = small_margin(result.primary_bounds, result.teacher[result.primary])
         lines.append(f"No student of the front is within {within} of the teacher's {result.primary}: no small pick.")
     pruned = int((result.trials["state"] == "PRUNED").sum())
@@ -43,6 +44,24 @@ def notes(result: Result) -> list[str]:
             f"{len(failed)} of {len(result.trials)} trials failed ({reasons}{', …' if len(failed) > 5 else ''})."
         )
     return lines
+
+
+def region_told(result: Result) -> str:
+    """Say which students count, and how many do not; where none does, what to do."""
+    told = f"Region of interest: {result.region}."
+    beyond, complete = result.beyond, result.complete
+    if not len(beyond):
+        return told
+    if len(beyond) < len(complete):
+        return (
+            f"{told} {len(beyond)} of {len(complete)} students trained to the end lie beyond it: they are on no front."
+        )
+    best = beyond.iloc[0]
+    return (
+        f"{told} None of {len(complete)} students trained to the end is in it; the best, trial {best['number']}, has "
+        f"{result.primary} {best[result.primary]:.4g}. More --trials or --epochs, or a space with larger students, may "
+        "reach it; a new --study may have a wider region, up to all students by --min none."
+    )
 
 
 def _several(result: Result) -> str:

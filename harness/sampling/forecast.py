@@ -301,8 +301,9 @@ class Forecast:
         if not len(points):
             return np.empty(0)
         mean, deviation = known.model.at(points, -1 - np.arange(len(points)), self._epochs)
-        hopes = mean + deviation
-        return (hopes - hopes.min()) / max(np.ptp(hopes), _NOTHING)
+        hopes: Array = mean + deviation
+        shares: Array = (hopes - hopes.min()) / max(float(np.ptp(hopes)), _NOTHING)
+        return shares
 
 
 class _Candidates:

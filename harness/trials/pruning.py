@@ -121,7 +121,7 @@ class Pruner:
         self._epochs = epochs
         self._rungs = frozenset(rungs_of(epochs))
         self._costs_of = costs_of
-        self._sign = study.primary_sign
+        self._sign, self._region = study.primary_sign, study.region
         self._axes = [name for name in study.objectives if name != study.primary]
         self._complete: dict[int, Standing] = {}
 
@@ -182,17 +182,16 @@ class Pruner:
             if times is None:
                 return None
             if math.isinf(times):
-                return f"and will hardly reach the region of interest, {self._study.region.bound}"
+                return f"and will hardly reach the region of interest, {self._region.bound}"
             much = f"{times:.0f}" if times < 100 else "over 100"
             return f"and a new student may be expected to add {much} times as much to the front an epoch"
-        region = self._study.region
-        floor = -math.inf if region.floor is None else self._sign * region.floor
+        floor = -math.inf if self._region.floor is None else self._sign * self._region.floor
         stopped = stop(value, rung, self._costs(trial.params), self._standings(trials), floor=floor)
         if stopped is None:
             return None
         reach, best = (self._sign * bound for bound in stopped)
         if stopped[1] == floor:
-            return f"{reach:.4f} in reach; the region of interest is {region.bound}"
+            return f"{reach:.4f} in reach; the region of interest is {self._region.bound}"
         return f"{reach:.4f} in reach; one that costs no more has {best:.4f}"
 
     def _standings(self, trials: Sequence[FrozenTrial]) -> list[Standing]:
