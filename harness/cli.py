@@ -138,6 +138,7 @@ def parse_search(arguments: Sequence[str] | None = None) -> tuple[Settings, Plac
         help="start no further trial after this time of searching, or, of a worker that a scheduler starts again, "
         "after its first start; those that run are trained to the end",
     )
+    flags.add_accept_changes(add)
     add_source = flags.add_sources(parser, "; if repeated, all teach as one (default: train one, once)")
     add_source(
         "--teachers", type=flags.at_least_one, metavar="N", help="train so many, of different seeds, that teach as one"
@@ -182,6 +183,7 @@ def parse_search(arguments: Sequence[str] | None = None) -> tuple[Settings, Plac
         bound=flags.bound_of(parser, asked),
         timeout_s=asked.timeout,
         controls=asked.controls,
+        accept_changes=asked.accept_changes,
         accelerator=asked.accelerator,
         workers=asked.workers,
     )
@@ -243,7 +245,7 @@ def next_steps(settings: Settings, study: Study, experiment_id: str, *, is_over:
     lines.append(f"  report   {command_for('report', settings)}")
     if is_over:
         lines.append(f"  confirm  {command_for('confirm', settings)}")
-    again = redact(f"{python} {shlex.join(sys.argv)}")
+    again = redact(f"{python} {shlex.join(sys.argv)}").replace(" --accept-changes", "")  # what is accepted is noted
     if not is_over:
         lines.append(f"  go on    {again}")
     elif not study.is_exhausted:

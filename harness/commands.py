@@ -177,6 +177,7 @@ def _add_confirm(commands: argparse._SubParsersAction[flags.Parser]) -> None:
         metavar="FILE",
         help="the teacher's checkpoint, where it has moved",
     )
+    flags.add_accept_changes(add)
     flags.add_places(command, "name of the study", required=True)
 
 
@@ -187,6 +188,7 @@ def _confirm_settings(parser: flags.Parser, asked: argparse.Namespace) -> Settin
         seeds=asked.seeds,
         data_dir=asked.data_dir,
         teachers=tuple(flags.checkpoint(parser, path) for path in asked.teacher),
+        accept_changes=asked.accept_changes,
         accelerator=asked.accelerator,
         workers=asked.workers,
     )

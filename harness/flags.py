@@ -163,6 +163,16 @@ def add_storage(add: Add) -> None:
     )
 
 
+def add_accept_changes(add: Add) -> None:
+    """Add ``--accept-changes``."""
+    add(
+        "--accept-changes",
+        action="store_true",
+        help="go on with a study though its space file, what that imports, start weights or teacher are not what it "
+        "was begun with; what changed, and before which trial, is noted in the study and in MLflow",
+    )
+
+
 def add_runs_dir(add: Add, what: str) -> None:
     """Add ``--runs-dir``."""
     add(
@@ -179,7 +189,8 @@ def space_of(parser: argparse.ArgumentParser, asked: str) -> tuple[str, Path]:
     if asked.endswith(".py"):
         file = Path(asked)
         if not file.is_file():
-            parser.error(f"--space must be a Python file that exists, but got {asked!r}")
+            found = ", which is a folder" if file.is_dir() else ""
+            parser.error(f"--space must be a Python file that exists, but got {asked!r}{found}")
         return file.stem.replace("_", "-"), file
     if asked not in space_names():
         near = [file for file in (f"{asked}.py", f"{asked.replace('-', '_')}.py") if Path(file).is_file()]

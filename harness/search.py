@@ -60,6 +60,8 @@ def search(settings: Settings) -> None:
             mirror.wait_until_connected()
             study = open_study(settings, whole_space, storage)
         terminal.say(_header(settings, study.finished()))
+        for change in study.changes:
+            terminal.tell(f"changed   {change}", indent=" " * 10)
         study.patience.word.say = terminal.say
         try:
             with ParentRun(study, settings, mirror) as parent:

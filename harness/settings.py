@@ -74,6 +74,7 @@ class Settings:
         timeout_s: Seconds after which no further trial starts; ``None`` is no limit.
         controls: Whether each student on the front is trained on labels alone too, once the trials are over.
         seeds: Fresh seeds with which ``confirm`` trains each pick and its control.
+        accept_changes: Whether a study goes on with code, start weights or a teacher that it was not begun with.
         accelerator: Lightning's name of the device that trains and is measured.
         workers: Trials that run at a time; ``None`` takes one for each core, or one on a GPU.
     """
@@ -103,6 +104,7 @@ class Settings:
     timeout_s: float | None = None
     controls: bool = True
     seeds: int = 5
+    accept_changes: bool = False
     accelerator: str = "auto"
     workers: int | None = None
 

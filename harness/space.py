@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeGuard
 
 from optuna.distributions import (
@@ -24,7 +25,8 @@ from optuna.distributions import (
 )
 from optuna.trial import Trial
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, Interrupted, one_line
+from harness.sources import Code, code_of, is_own, make_importable, noting_imports
 from harness.task import Task
 from lightning_modules.classifier import ClassifierModule
 from lightning_modules.criteria import HINTON, METHODS
@@ -61,6 +63,7 @@ class SearchSpace:
             method's parameters exist in its own trials only.
         training: ``learning_rate`` and ``weight_decay``, as far as they vary.
         epochs: Epochs of a trial, unless the command line says otherwise.
+        code: What the space file and the modules that it imports say; ``load_space`` fills it in.
 
     Raises:
         ValueError: If a name is unknown to what it should reach, missing, or used twice.
@@ -71,6 +74,7 @@ class SearchSpace:
     distillation: Distributions | Mapping[str, Distributions]
     training: Distributions = field(default_factory=dict)
     epochs: int = 20
+    code: Code = field(default_factory=Code, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -223,30 +227,64 @@ class SearchSpace:
 
 
 def load_space(file: Path) -> SearchSpace:
-    """Run a space file and take its ``SPACE``.
+    """Run a space file and take its ``SPACE``. What stands in its folder can be imported, as from any script.
 
     Raises:
-        HarnessError: If there is no such file, it fails, or it holds no ``SearchSpace`` of that name.
+        HarnessError: If there is no such file, it fails or ends the program, or it holds no ``SearchSpace`` of that
+            name.
     """
     if not file.is_file():
-        raise HarnessError(f"--space must be a name or a Python file, but there is no file {str(file)!r}.")
-    name = f"kd_space_{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickling look a class's module up here
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        said = error.msg if _is_syntax_of(error, file) else error  # else it says file and line again
-        raise HarnessError(f"space file {file}{line_of(error, file)}: {type(error).__name__}: {said}") from error
+        found = f"{str(file)!r} is a folder" if file.is_dir() else f"there is no file {str(file)!r}"
+        raise HarnessError(f"--space must be a name or a Python file, but {found}.")
+    module = _run(file)
     if not hasattr(module, "SPACE"):
         raise HarnessError(f"space file {file} must set SPACE to a SearchSpace, but sets none.")
     space = module.SPACE
     if not isinstance(space, SearchSpace):
         raise HarnessError(f"space file {file} must set SPACE to a SearchSpace, but SPACE is {space!r}.")
-    return space
+    return replace(space, code=code_of(file))
+
+
+def _run(file: Path) -> ModuleType:
+    """Run a space file as a module.
+
+    Raises:
+        HarnessError: If it fails, in whatever way it does.
+    """
+    name = f"kd_space_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    make_importable(file.parent)
+    sys.modules[name] = module  # dataclasses and pickling look a class's module up here
+    try:
+        with noting_imports():
+            spec.loader.exec_module(module)
+    except Interrupted:  # a signal; it is not the file's doing
+        raise
+    except BaseException as error:  # sys.exit() too: what a space file does must not end the program in silence
+        del sys.modules[name]
+        raise HarnessError(f"space file {file}{line_of(error, file)}: {_told(error, file)}") from error
+    return module
+
+
+def _told(error: BaseException, file: Path) -> str:
+    """What an error of a space file says, and where, if it comes from another file of the user's."""
+    if _is_syntax_of(error, file):
+        return f"{type(error).__name__}: {error.msg}"  # else it says file and line again
+    said = str(error).strip() and one_line(error)
+    if isinstance(error, SystemExit):
+        said = f"it ends the program (exit code {error.code or 0}); it must set SPACE and return"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(Path(frame.filename))]
+    place = ""
+    if frames and Path(frames[-1].filename).resolve() != file.resolve():
+        place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
+    return f"{type(error).__name__}{said and ': '}{said}{place}"
+
+
+def _is_users(file: Path) -> bool:
+    """Whether a file of a traceback is the user's, and not of this package nor of an installed one."""
+    return is_own(file) and file.is_file() and not file.resolve().is_relative_to(Path(__file__).resolve().parent)
 
 
 def _is_syntax_of(error: BaseException, file: Path) -> TypeGuard[SyntaxError]:

@@ -22,6 +22,7 @@ from harness.tracking.mirror import Mirror
 from harness.tracking.spool import Spool
 from harness.trials.controls import due
 
+_MOST_OF_A_TAG = 4000  # characters; MLflow refuses a tag of more than 5000 on some stores
 _PACKAGES = ("kd-harness", "torch", "pytorch-lightning", "optuna", "mlflow", "torchmetrics", "numpy")
 
 
@@ -109,6 +110,8 @@ class ParentRun:
                 "sampler": settings.sampler,
             },
         )
+        if self._study.changes:
+            self.spool.tags({"kd.changes": "; ".join(self._study.changes)[:_MOST_OF_A_TAG]})
 
 
 def user_name() -> str:

@@ -40,6 +40,7 @@ class Result:
         teacher: The teacher's metrics.
         ensemble: Where several teach as one, what is averaged of which; else empty.
         misgivings: What is doubtful of those who teach and learn, a sentence each.
+        changes: What was changed under the study and accepted (``--accept-changes``), a sentence each.
         objectives: Names of the objectives.
         directions: Their directions.
         primary: Name of the primary metric.
@@ -64,6 +65,7 @@ class Result:
     teacher: dict[str, float]
     ensemble: str
     misgivings: tuple[str, ...]
+    changes: tuple[str, ...]
     objectives: tuple[str, ...]
     directions: tuple[str, ...]
     primary: str
@@ -163,6 +165,7 @@ def collect(study: Study) -> Result:
         teacher=teacher,
         ensemble=study.ensemble,
         misgivings=study.misgivings,
+        changes=study.changes,
         objectives=study.objectives,
         directions=study.directions,
         primary=study.primary,

@@ -13,6 +13,7 @@ def notes(result: Result) -> list[str]:
     lines = [f"Latencies hold for {result.conditions}; {result.primary} is the last epoch's, on the validation split."]
     lines.append(region_told(result))
     lines += [f"Warning: {misgiving}." for misgiving in result.misgivings]
+    lines += [f"Warning: its trials are not all of one kind: {change}." for change in result.changes]
     if result.ensemble:
         lines.append(
             f"The teacher is the mean of the {result.ensemble}; its costs are theirs, one run after the other."

@@ -20,11 +20,13 @@ from harness.errors import HarnessError
 from harness.flags import space_argument, space_file, space_names
 from harness.metrics import MAXIMIZED, METRICS
 from harness.settings import Settings, bound_in
+from harness.sources import Code
 from harness.space import SearchSpace, load_space
 from harness.storage.access import open_storage
 from harness.storage.database_locks import alone, server_engine
 from harness.storage.patience import Patience, server_is_away
 from harness.storage.whereabouts import HERE_ATTR, MOVING_ATTR, here, is_first_start, see_that_it_is_here
+from harness.studies.changes import check_code, check_format, with_format
 from harness.studies.study import MARK, Study
 
 _MAKING_ATTR = "kd.making"
@@ -44,20 +46,23 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
 
     Raises:
         HarnessError: If the stored study is of another space, other objectives, another number of epochs or another
-            seed, or was moved, or an objective is unknown.
+            seed, stands on other code that is not accepted, was made by another version of this program, or was moved,
+            or an objective is unknown.
     """
     objectives = settings.objectives or (space.task.metric_name, "latency_p50_ms", "parameters")
     directions = [_direction(name, space) for name in objectives]
-    identity = {
-        "space": settings.space_name,
-        "parameters": space.declaration(),
-        "objectives": list(objectives),
-        "epochs": settings.epochs or space.epochs,
-        "seed": settings.seed,
-        "fixed": dict(settings.fixed),
-        "max": dict(settings.budgets),
-        "region": settings.bound and str(settings.bound),
-    }
+    identity = with_format(
+        {
+            "space": settings.space_name,
+            "parameters": space.declaration(),
+            "objectives": list(objectives),
+            "epochs": settings.epochs or space.epochs,
+            "seed": settings.seed,
+            "fixed": dict(settings.fixed),
+            "max": dict(settings.budgets),
+            "region": settings.bound and str(settings.bound),
+        }
+    )
     with alone([storage], f"open {settings.study}", settings.study_dir.with_name(f".{settings.study}.lock")):
         if settings.study in optuna.get_all_study_names(storage):
             loaded = optuna.load_study(study_name=settings.study, storage=storage)
@@ -71,8 +76,9 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
                 )
         else:
             loaded, stored = None, None
-        if loaded is not None and stored is not None and (stored == identity or not _is_abandoned(loaded, settings)):
+        if loaded is not None and stored is not None and not _begins_anew(loaded, settings, identity, space.code):
             _compare(Study(loaded, settings), stored, identity)
+            check_code(Study(loaded, settings), space.code, accept=settings.accept_changes)
         else:
             # A study that was cut while it was being made has no identity yet, and one whose preparation failed has no
             # trial: it is made again, whole.
@@ -86,6 +92,7 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
             loaded.set_user_attr("kd.primary", space.task.metric_name)
             loaded.set_user_attr("kd.primary_direction", space.task.metric_direction)
             loaded.set_user_attr("kd.id", uuid.uuid4().hex)
+            Study(loaded, settings).keep_code(space.code.to_json())
             loaded.set_user_attr("kd.identity", identity)
         assert loaded is not None
         study = Study(loaded, settings)
@@ -93,6 +100,13 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
         if not study.sources:  # else when all is prepared: what is refused is not what others go on with
             study.keep_sources()
     return study
+
+
+def _begins_anew(study: optuna.Study, settings: Settings, identity: Mapping[str, Any], code: Code) -> bool:
+    """Whether a study of another identity or code stands there for nothing, so that it is made anew."""
+    if study.user_attrs["kd.identity"] == identity and not code.differences(study.user_attrs["kd.code"]):
+        return False
+    return _is_abandoned(study, settings)
 
 
 def _is_abandoned(study: optuna.Study, settings: Settings) -> bool:
@@ -146,6 +160,8 @@ def load_stored(settings: Settings) -> Study:
     loaded = optuna.load_study(study_name=name, storage=storage)
     if loaded.user_attrs.keys().isdisjoint(("kd.identity", MOVING_ATTR)):
         raise HarnessError(f"study {name!r} was not made by this program.")
+    if (identity := loaded.user_attrs.get("kd.identity")) is not None:
+        check_format(name, identity)
     return Study(loaded, settings)
 
 
@@ -159,7 +175,8 @@ def reopen_study(settings: Settings) -> tuple[Study, SearchSpace]:
             are not where they were.
 
     Raises:
-        HarnessError: If the storage has no such study, its folder is elsewhere, or its space can't be had.
+        HarnessError: If the storage has no such study, its folder is elsewhere, its space can't be had, or its code is
+            another one by now.
     """
     study = find_study(settings)
     if not study.owns_folder():
@@ -195,6 +212,7 @@ def reopen_study(settings: Settings) -> tuple[Study, SearchSpace]:
             f"{settings.space_file} must declare the space that study {settings.study!r} was created with, but "
             f"declares {_shown(space.declaration())}; it had {_shown(identity['parameters'])}."
         )
+    check_code(study, space.code, accept=settings.accept_changes)
     return Study(study.optuna, settings), space.fixed(settings.fixed)
 
 
@@ -253,6 +271,7 @@ def _direction(objective: str, space: SearchSpace) -> str:
 
 
 def _compare(study: Study, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    check_format(study.settings.study, stored)
     for key, value in asked.items():
         if stored.get(key) != value:
             was, now = _shown(stored.get(key)), _shown(value)

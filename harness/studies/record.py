@@ -13,6 +13,8 @@ from harness.region import Region
 from harness.settings import Settings
 from harness.storage.access import patience_with
 
+_CHANGES_ATTR = "kd.changes"
+_CODE_ATTR = "kd.code"
 _COSTS_ATTR = "kd.costs"
 _EXHAUSTED_ATTR = "kd.exhausted"
 _MISGIVINGS_ATTR = "kd.misgivings"
@@ -111,6 +113,25 @@ class Record:
     def keep_retrained(self, name: str, result: Mapping[str, Any]) -> None:
         """Store what came of a student that was trained anew: each in its own place, for many may be at work."""
         self._keep(f"{_RETRAINED}{name}", dict(result))
+
+    @property
+    def code(self) -> dict[str, Any]:
+        """The code that it stands on, as ``harness.sources.Code.to_json`` gave it."""
+        return dict(self.attrs[_CODE_ATTR])
+
+    def keep_code(self, code: Mapping[str, Any]) -> None:
+        """Store the code that the study stands on."""
+        self._keep(_CODE_ATTR, dict(code))
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What was changed under the study and accepted (``--accept-changes``), a sentence each."""
+        return tuple(self.attrs.get(_CHANGES_ATTR, ()))
+
+    def note_changes(self, changes: Sequence[str]) -> None:
+        """Note what was changed, and that the trials from now on are of the new state."""
+        begun = self.patience.ask(lambda: len(self.optuna.get_trials(deepcopy=False)))
+        self._keep(_CHANGES_ATTR, [*self.changes, *(f"before trial {begun}: {change}" for change in changes)])
 
     @property
     def sources(self) -> dict[str, Any]:

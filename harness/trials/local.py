@@ -117,7 +117,7 @@ def _share(
     threads = max(1, torch.get_num_threads() // asked)
     count = min(asked, task.pieces)
     if count > 1:
-        _Crew(task, threads, settings, study, prepared, mirror, display).work(count)
+        _Crew(task, threads, settings, space, study, prepared, mirror, display).work(count)
     elif count == 1:
         with computing_with(threads), contextlib.closing(study.claims):
             task.work(settings, space, study, prepared, mirror, display)
@@ -142,6 +142,7 @@ class _Crew:
         task: _Task,
         threads: int,
         settings: Settings,
+        space: SearchSpace,
         study: Study,
         prepared: Prepared,
         mirror: Mirror,
@@ -150,6 +151,7 @@ class _Crew:
         self.task = task
         self.threads = threads
         self.settings = settings
+        self.space = space
         self.study = study
         self.prepared = prepared
         self.mirror = mirror
@@ -186,7 +188,7 @@ class _Crew:
         settings = self.settings
         if self.ends_at is not None:
             settings = replace(settings, timeout_s=self.ends_at - time.monotonic())
-        inherited = self.prepared if self.forks else None
+        inherited = (self.space, self.prepared) if self.forks else None
         process = context.Process(
             target=run_worker,
             args=(self.task.work, number, self.threads, settings, theirs, inherited),

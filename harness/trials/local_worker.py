@@ -23,6 +23,7 @@ from harness.preparation.prepare import Prepared
 from harness.settings import Settings
 from harness.space import SearchSpace, load_space
 from harness.storage.access import storage_in_reach
+from harness.studies.changes import check_code
 from harness.studies.opening import find_study
 from harness.studies.study import Study
 from harness.training.allocator import keep_freed_memory
@@ -87,7 +88,7 @@ def run_worker(
     threads: int,
     settings: Settings,
     connection: Connection,
-    inherited: Prepared | None,
+    inherited: tuple[SearchSpace, Prepared] | None,
 ) -> None:
     """A worker's process, from its start to its end.
 
@@ -97,7 +98,8 @@ def run_worker(
         threads: That it may compute with.
         settings: How the study is searched.
         connection: To the first process, which hears of all that is done.
-        inherited: What every trial stands on, where this process is a fork; ``None`` where it is sent.
+        inherited: The space, and what every trial stands on, where this process is a fork; ``None`` where the space is
+            loaded and the rest is sent.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at the terminal reaches the first process, which says stop
     signal.signal(signal.SIGTERM, interrupt)
@@ -115,11 +117,15 @@ def run_worker(
     keep_freed_memory()
     voice = _Voice(connection)
     try:
-        space = load_space(settings.space_file).fixed(settings.fixed)
-        # A spawned worker is sent what was prepared, now that it knows the space's own classes.
-        prepared: Prepared = connection.recv() if inherited is None else inherited
+        if inherited is None:
+            space = load_space(settings.space_file).fixed(settings.fixed)
+            prepared: Prepared = connection.recv()  # now that the space's own classes are known here
+        else:
+            space, prepared = inherited
         with storage_in_reach(settings):
             study = find_study(settings, on_word=voice.word)
+            if inherited is None:
+                check_code(study, space.code, accept=False)  # its file may have been changed since the search began
             with contextlib.closing(study.claims):
                 work(settings, space, study, prepared, voice, voice)
     except HarnessError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -98,3 +99,42 @@ def test_a_file_without_a_space_is_refused(tmp_path: Path, text: str, found: str
     file = tmp_path / "empty_space.py"
     file.write_text(text)
     assert error_of(file) == f"space file {file} must set SPACE to a SearchSpace, but {found}."
+
+
+@pytest.mark.parametrize("folder", ["one", "two"])
+def test_a_file_imports_its_neighbours_wherever_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    for epochs, name in enumerate(("one", "two", "here"), start=1):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "neighbour_of_a_space.py").write_text(f"EPOCHS = {epochs}\n")
+    file = tmp_path / folder / "space.py"
+    file.write_text(f"from neighbour_of_a_space import EPOCHS\n{GOOD.replace('epochs=5', 'epochs=EPOCHS')}")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.syspath_prepend(tmp_path / "here")
+    assert load_space(file).epochs == {"one": 1, "two": 2}[folder]
+
+
+@pytest.mark.parametrize(
+    ("leaves", "code"), [("sys.exit()", 0), ("sys.exit(3)", 3), ("raise SystemExit('bye')", "bye")]
+)
+def test_a_file_that_ends_the_program_is_told_with_its_line(tmp_path: Path, leaves: str, code: Any) -> None:
+    file = tmp_path / "leaving_space.py"
+    file.write_text(f"import sys\n{leaves}\n")
+    assert error_of(file) == (
+        f"space file {file}, line 2: SystemExit: it ends the program (exit code {code}); it must set SPACE and return"
+    )
+
+
+def test_what_happens_in_a_neighbour_is_told_with_both_places(tmp_path: Path) -> None:
+    (tmp_path / "leaving_neighbour.py").write_text("\n\nraise KeyboardInterrupt\n")
+    file = tmp_path / "importing_space.py"
+    file.write_text("x = 1\nimport leaving_neighbour\n")
+    assert error_of(file) == f"space file {file}, line 2: KeyboardInterrupt (leaving_neighbour.py, line 3)"
+
+
+def test_a_file_that_is_no_text_and_a_folder_are_told_for_what_they_are(tmp_path: Path) -> None:
+    file = tmp_path / "latin_space.py"
+    file.write_bytes(b"x = 1\nname = 'caf\xe9'\n")
+    assert error_of(file).startswith(f"space file {file}, line ") and "utf-8" in error_of(file)
+    assert error_of(tmp_path).endswith(f"must be a name or a Python file, but {str(tmp_path)!r} is a folder.")

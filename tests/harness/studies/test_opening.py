@@ -17,7 +17,7 @@ from harness.errors import HarnessError
 from harness.flags import SPACES_DIR
 from harness.metrics import METRICS
 from harness.settings import Settings
-from harness.space import SearchSpace
+from harness.space import SearchSpace, load_space
 from harness.storage.access import open_storage
 from harness.studies.opening import find_study, reopen_study
 from harness.studies.study import Study
@@ -232,7 +232,7 @@ class Cut(Exception):
     """What stands for kill -9 between two writes."""
 
 
-@pytest.mark.parametrize("write", range(2, 6))
+@pytest.mark.parametrize("write", range(2, 7))
 def test_a_study_that_was_cut_while_it_was_made_is_made_again_whole(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, write: int
 ) -> None:
@@ -248,7 +248,7 @@ def test_a_study_that_was_cut_while_it_was_made_is_made_again_whole(
 
         return writing
 
-    # Five writes: that it is being made, and what it is.
+    # Six writes: that it is being made, and what it is.
     with monkeypatch.context() as patched:
         patched.setattr(optuna.Study, "set_user_attr", cut(optuna.Study.set_user_attr))
         with pytest.raises(Cut):
@@ -346,9 +346,64 @@ def test_a_study_that_was_cut_right_after_it_was_created_is_made_whole(settings:
 
 
 def test_an_embedded_space_is_this_programs_own_whatever_the_storage_says(settings: Settings, tmp_path: Path) -> None:
-    study = opened(settings)
+    study = opened(settings, load_space(SPACES_DIR / "digits.py"))
     theirs = tmp_path / "digits.py"
     theirs.write_text("open('theirs.txt', 'w').close()\nraise RuntimeError\n")
     study.optuna.set_user_attr("kd.sources", {**study.sources, "space_file": str(theirs)})
     again, space = reopen_study(replace(settings, space_file=Path()))
     assert space.declaration() == SPACE.declaration() and again.settings.space_file == SPACES_DIR / "digits.py"
+
+
+def with_code(settings: Settings, **files: str) -> SearchSpace:
+    """The digits' space as a file of one's own, which imports the other files."""
+    folder = settings.runs_dir.parent
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(text)
+    imports = "".join(f"import {name}\n" for name in files)
+    (folder / "own_space.py").write_text(f"{imports}from search_spaces.digits import SPACE\n")
+    return load_space(folder / "own_space.py")
+
+
+def test_a_study_goes_on_with_other_code_only_if_that_is_accepted_and_notes_it(settings: Settings) -> None:
+    study = opened(settings, with_code(settings, slopes="SLOPE = 0.1\n"))
+    study.optuna.ask(SPACE.distributions)
+    same = with_code(settings, slopes="# a comment\nSLOPE  =  0.1  # and another\n")
+    assert opened(settings, same).changes == ()
+    other = with_code(settings, slopes="SLOPE = 0.2\n")
+    assert refused(settings, other) == (
+        "study 's' was begun with other code: slopes.py has `SLOPE = 0.2` where `SLOPE = 0.1` stood. --accept-changes "
+        "goes on all the same, and notes it; --study NAME begins a new one."
+    )
+    with pytest.raises(HarnessError, match=r"begun with other code: slopes\.py has"):
+        reopen_study(replace(settings, space_file=settings.runs_dir.parent / "own_space.py"))
+    study.keep_costs("a table")
+    at_work = Lease(settings.study_dir, shared=True)
+    assert at_work.acquire()
+    accepting = replace(settings, accept_changes=True)
+    assert refused(accepting, other).startswith("study 's' is being worked on with the code as it was before; stop")
+    at_work.release()
+    noted = ("before trial 1: slopes.py has `SLOPE = 0.2` where `SLOPE = 0.1` stood",)
+    again = opened(accepting, other)
+    assert (again.id, again.changes, again.costs) == (study.id, noted, None)
+    assert opened(settings, other).changes == noted
+
+
+def test_a_first_start_whose_space_was_mended_is_made_anew(settings: Settings) -> None:
+    first = opened(settings, with_code(settings, slopes="SLOPE = 0.1\n"))
+    again = opened(settings, with_code(settings, slopes="SLOPE = 0.2\n"))
+    assert again.id != first.id and again.changes == ()
+
+
+@pytest.mark.parametrize("found", [None, 1, 99])
+def test_a_study_of_another_version_of_the_program_is_refused_in_one_line(settings: Settings, found: Any) -> None:
+    study = begun(settings)
+    identity = {name: value for name, value in study.attrs["kd.identity"].items() if name != "format"}
+    study.optuna.set_user_attr("kd.identity", identity if found is None else {**identity, "format": found})
+    told = (
+        f"study 's' was made by another version of kd-harness, which stored it in format {found or 1}, and this one "
+        "reads format 2; go on with that version, or use --study to name a new one."
+    )
+    assert refused(settings) == told
+    with pytest.raises(HarnessError) as raised:
+        find_study(settings)
+    assert str(raised.value) == told

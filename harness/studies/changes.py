@@ -1,0 +1,81 @@
+"""Whether a study goes on as what it was begun as: its format, and its code; or with changes that were accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.content import Lease
+from harness.errors import HarnessError
+from harness.sources import Code
+from harness.studies.study import Study
+
+FORMAT = 2
+"""Counts up whenever a study is stored in a way that other versions of this program would misread."""
+_FORMAT = "format"
+
+
+def with_format(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """A study's identity, and the format that it is stored in."""
+    return {**identity, _FORMAT: FORMAT}
+
+
+def check_format(name: str, identity: Mapping[str, Any]) -> None:
+    """See that this version of the program can read a study.
+
+    Raises:
+        HarnessError: If another version made it.
+    """
+    found = identity.get(_FORMAT)
+    if found != FORMAT:
+        raise HarnessError(
+            f"study {name!r} was made by another version of kd-harness, which stored it in format {found or 1}, and "
+            f"this one reads format {FORMAT}; go on with that version, or use --study to name a new one."
+        )
+
+
+def check_code(study: Study, code: Code, *, accept: bool) -> None:
+    """See that a study goes on with the code that it was begun with, or note what is accepted.
+
+    Args:
+        study: The study.
+        code: What is there now.
+        accept: Whether changes are accepted.
+
+    Raises:
+        HarnessError: If the code differs, and is not accepted, or others work with the code that was there before.
+    """
+    differences = code.differences(study.code)
+    if not differences:
+        return
+    refuse_unless_accepted(study, "code", differences, accept=accept)
+    if not _is_idle(study):
+        raise HarnessError(
+            f"study {study.settings.study!r} is being worked on with the code as it was before; stop that first, and "
+            "--accept-changes goes on."
+        )
+    study.note_changes(differences)
+    study.keep_code(code.to_json())
+    study.keep_costs(None)
+
+
+def refuse_unless_accepted(study: Study, what: str, differences: Sequence[str], *, accept: bool) -> None:
+    """Raise an error that says what differs from what a study was begun with, unless that is accepted.
+
+    Raises:
+        HarnessError: Then.
+    """
+    if not accept:
+        raise HarnessError(
+            f"study {study.settings.study!r} was begun with other {what}: {'; '.join(differences)}. --accept-changes "
+            "goes on all the same, and notes it; --study NAME begins a new one."
+        )
+
+
+def _is_idle(study: Study) -> bool:
+    """Whether nobody works on a study, as far as it is known here."""
+    study.folder.mkdir(parents=True, exist_ok=True)
+    lease = Lease(study.folder)
+    free = lease.acquire()
+    lease.release()
+    return free and all(worker.is_silent for worker in study.claims.workers())
