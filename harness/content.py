@@ -25,16 +25,31 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """A key of 16 hexadecimal digits for named tensors: names, types, shapes and every byte."""
-    import torch  # whoever has tensors has it; the mirror's process has none, and would wait a second for it
+class TensorHasher:
+    """Hashes tensors one after the other: names, types, shapes and every byte."""
 
-    hasher = hashlib.sha256()
+    def __init__(self) -> None:
+        self._hasher = hashlib.sha256()
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Hash a named tensor."""
+        import torch  # whoever has tensors has it; the mirror's process has none, and would wait a second for it
+
+        tensor = tensor.detach().cpu().contiguous()
+        self._hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        self._hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+
+    def key(self) -> str:
+        """A key of 16 hexadecimal digits for what was added so far."""
+        return self._hasher.hexdigest()[:16]
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """A key of 16 hexadecimal digits for named tensors, in whatever order."""
+    hasher = TensorHasher()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return hasher.hexdigest()[:16]
+        hasher.add(name, tensors[name])
+    return hasher.key()
 
 
 def derived_seed(*parts: Any) -> int:

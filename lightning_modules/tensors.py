@@ -63,9 +63,10 @@ class Split:
         return len(self.labels)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor by name, the labels included."""
-        inputs = self.inputs if isinstance(self.inputs, dict) else {"inputs": self.inputs}
-        return {**inputs, "labels": self.labels}
+        """Every tensor by name, the labels included; of a dict, ``x`` is ``inputs.x``: it may be called "labels"."""
+        inputs = self.inputs
+        named = {f"inputs.{k}": v for k, v in inputs.items()} if isinstance(inputs, dict) else {"inputs": inputs}
+        return {**named, "labels": self.labels}
 
     def few(self, count: int) -> Split:
         """The first ``count`` samples, or all if there are fewer."""

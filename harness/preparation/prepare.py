@@ -13,7 +13,7 @@ from torchmetrics.classification import MulticlassCalibrationError
 
 from harness import budget
 from harness.cli import doctor_command
-from harness.content import digest, exclusive, tensors_digest
+from harness.content import TensorHasher, digest, exclusive
 from harness.cost import (
     COSTS,
     ROUNDS,
@@ -49,10 +49,10 @@ from harness.training.allocator import keep_freed_memory
 from harness.training.fit import device_of
 from lightning_modules.batch import Inputs, call, select
 from lightning_modules.losses import soft_target_loss
-from lightning_modules.tensors import Split, TensorDataModule
+from lightning_modules.tensors import TensorDataModule
 from lightning_modules.views import show
 
-_FINGERPRINTED = 256  # samples, by whose views a kind of augmentation is known
+_HASHED_AT_ONCE = 4096  # samples, for views need not fit in memory
 _GLANCED_AT = 16  # samples, by which it is seen whether a student gives logits
 MOST_ARCHITECTURES = 256  # a space of more is measured architecture by architecture, when a trial asks for it
 
@@ -339,18 +339,29 @@ def example_inputs(data: TensorDataModule, size: int) -> Inputs:
 
 
 def fingerprint(data: TensorDataModule) -> str:
-    """Content hash of every sample, and of what views make of some of them."""
-    named = {f"{split}.{name}": value for split, part in data.splits.items() for name, value in part.tensors().items()}
+    """Content hash of every sample, and of every view of each."""
+    hasher = TensorHasher()
+    for split, part in data.splits.items():
+        _add(hasher, split, part.inputs)
+        hasher.add(f"{split} labels", part.labels)
     if data.views is not None:
         train = data.splits["train"]
-        ids = torch.linspace(0, len(train) - 1, _FINGERPRINTED).long()
         for view in range(data.views.count):
-            inputs, targets = show(data.views, select(train.inputs, ids), ids, view)
-            named |= {
-                f"view {view}.{name}": value for name, value in Split(inputs, train.labels[ids]).tensors().items()
-            }
-            named |= {} if targets is None else {f"view {view}.targets": targets}
-    return tensors_digest(named)
+            for ids in torch.arange(len(train)).split(_HASHED_AT_ONCE):
+                inputs, targets = show(data.views, select(train.inputs, ids), ids, view)
+                _add(hasher, f"view {view} of train", inputs)
+                if targets is not None:
+                    hasher.add(f"view {view} of train: targets", targets)
+    return hasher.key()
+
+
+def _add(hasher: TensorHasher, what: str, inputs: Inputs) -> None:
+    """Hash inputs; whatever one of a dict is called, it is taken for no other tensor."""
+    if isinstance(inputs, Tensor):
+        hasher.add(f"{what} inputs", inputs)
+    else:
+        for name in sorted(inputs):
+            hasher.add(f"{what} inputs {name!r}", inputs[name])
 
 
 def _students_digest(space: SearchSpace, settings: Settings) -> str:

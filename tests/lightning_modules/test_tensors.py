@@ -224,7 +224,7 @@ def test_a_single_sample_that_is_left_over_joins_the_batch_before_it(
 def test_any_mapping_of_tensors_is_taken_for_a_dict(mapping: type) -> None:
     split = Split(mapping(x=torch.arange(6.0).view(3, 2)), torch.tensor([0, 1, 0]))
     assert type(split.inputs) is dict and type(split.few(2).inputs) is dict
-    assert torch.equal(split.few(2).tensors()["x"], torch.tensor([[0.0, 1.0], [2.0, 3.0]]))
+    assert torch.equal(split.few(2).tensors()["inputs.x"], torch.tensor([[0.0, 1.0], [2.0, 3.0]]))
 
 
 def test_inputs_with_a_graph_or_of_an_inference_mode_can_be_trained_on() -> None:
