@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,25 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from harness.cost import CostTable
 from harness.errors import HarnessError
 from harness.space import SearchSpace
+
+
+def check_counted(uncounted: Sequence[str], budgets: Mapping[str, float], objectives: Sequence[str] = ()) -> None:
+    """See that MACs are asked for only where they can be counted.
+
+    Args:
+        uncounted: What multiplies in students and can't be counted, by name.
+        budgets: The most that a student may cost, by name of the cost.
+        objectives: Names of the objectives.
+
+    Raises:
+        HarnessError: If they can't.
+    """
+    asked = "--max" if "macs" in budgets else "--objectives" if "macs" in objectives else ""
+    if asked and uncounted:
+        raise HarnessError(
+            f"{asked} must ask for costs that are known, but macs can't be counted of students: no formula for "
+            f"{', '.join(uncounted)}; ask for parameters, size_mb or latency_p50_ms instead."
+        )
 
 
 def over(costs: Mapping[str, float], budgets: Mapping[str, float]) -> bool:

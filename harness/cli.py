@@ -83,8 +83,8 @@ def parse_search(arguments: Sequence[str] | None = None) -> tuple[Settings, Plac
         "--objectives",
         type=flags.names,
         metavar="A,B,..",
-        help="what spans the front (default: accuracy,latency_p50_ms,parameters; also latency_p95_ms, "
-        "throughput_per_s, macs, size_mb, agreement, teacher_kl, ece, compression, speedup)",
+        help="what spans the front (default: accuracy,latency_p50_ms,parameters; also trainable_parameters, "
+        "latency_p95_ms, throughput_per_s, macs, size_mb, agreement, teacher_kl, ece, compression, speedup)",
     )
     add(
         "--fix",

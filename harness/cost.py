@@ -10,25 +10,34 @@ import timeit
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from harness.content import digest, write_atomically
+from harness.macs import macs_of
 from harness.training.tensor_file import cpu_state
 from lightning_modules.batch import Inputs, call
 
-COSTS = ("parameters", "macs", "size_mb", "latency_p50_ms", "latency_p95_ms", "throughput_per_s")
+COSTS = (
+    "parameters",
+    "trainable_parameters",
+    "macs",
+    "size_mb",
+    "latency_p50_ms",
+    "latency_p95_ms",
+    "throughput_per_s",
+)
 
 THREADS = 1  # what a student gets on the small device it is made for
 THROUGHPUT_BATCH = 64
 ROUNDS = 30  # over all networks; so often is each measured
 _CALLS_A_ROUND = 5
-_HOW = 4  # counts up whenever costs are measured in another way: kept ones are then measured anew
+_HOW = 5  # counts up whenever costs are measured in another way: kept ones are then measured anew
 
 
 @dataclass(frozen=True)
@@ -61,20 +70,27 @@ class Cost:
     """The costs of one architecture.
 
     Attributes:
-        parameters: Numbers in its parameters, trained or not.
-        macs: Multiply-accumulates of one sample (FLOPs = 2 MACs).
-        size_mb: Weights and buffers as a safetensors file, MB (10^6 bytes).
+        parameters: Numbers in its parameters, trained or not; shared ones count once.
+        macs: Multiply-accumulates of one sample (FLOPs = 2 MACs); ``None`` where not all of them can be counted.
+        size_mb: Weights and buffers as a safetensors file, MB (10^6 bytes); shared ones count once.
         latency_p50_ms: Median wall time of a call, ms.
         latency_p95_ms: Its 95th percentile, ms.
         throughput_per_s: Samples a second.
+        trainable_parameters: Those that training changes: of the student in training, where another one is deployed.
     """
 
     parameters: int
-    macs: int
+    macs: int | None
     size_mb: float
     latency_p50_ms: float
     latency_p95_ms: float
     throughput_per_s: float
+    trainable_parameters: int
+
+    def metrics(self) -> dict[str, float]:
+        """Return the costs by metric name, without those that are not known."""
+        known = ((name, getattr(self, name)) for name in COSTS)
+        return {name: value for name, value in known if value is not None}
 
 
 def conditions_of(device: torch.device) -> Conditions:
@@ -89,6 +105,7 @@ def measure_costs(
     inputs: Callable[[int], Inputs],
     *,
     conditions: Conditions,
+    trainable: Mapping[str, int] = MappingProxyType({}),
     on_round: Callable[[], None] = lambda: None,
 ) -> dict[str, Cost]:
     """Measure networks beside one another, with nothing else running.
@@ -101,6 +118,7 @@ def measure_costs(
         networks: In any mode, by name; all on the device.
         inputs: Gives the inputs of a batch of a stated size, on the same device.
         conditions: Threads and batch sizes.
+        trainable: How many parameters training changes, by name, where that can't be told from the network.
         on_round: Called after each of the ``ROUNDS``.
     """
     single, many = inputs(conditions.latency_batch), inputs(conditions.throughput_batch)
@@ -116,7 +134,7 @@ def measure_costs(
             on_round()
     return {
         name: Cost(
-            **count_costs(network, single)._asdict(),
+            **count_costs(network, single, trainable.get(name))._asdict(),
             latency_p50_ms=_told_ms(np.percentile(latencies_s[name], 50)),
             latency_p95_ms=_told_ms(np.percentile(latencies_s[name], 95)),
             throughput_per_s=conditions.throughput_batch / float(np.median(batch_times_s[name])),
@@ -129,24 +147,31 @@ class Counts(NamedTuple):
     """The costs that no clock measures; see ``Cost``."""
 
     parameters: int
-    macs: int
+    trainable_parameters: int
+    macs: int | None
     size_mb: float
 
 
-def count_costs(network: nn.Module, inputs: Inputs) -> Counts:
-    """What can be counted of a network in eval mode, from a call with a batch."""
+def count_costs(network: nn.Module, inputs: Inputs, trainable: int | None = None) -> Counts:
+    """Count what can be counted of a network in eval mode, from a call with a batch.
+
+    Args:
+        network: The network.
+        inputs: Of the batch.
+        trainable: How many parameters training changes; ``None`` takes those of the network that are not frozen.
+    """
+    macs, uncounted = macs_of(network, inputs)
     return Counts(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
-        macs=count_macs(network, inputs) // len(_first(inputs)),
+        trainable_parameters=trainable_parameters(network) if trainable is None else trainable,
+        macs=None if uncounted else macs // len(_first(inputs)),
         size_mb=len(save(cpu_state(network))) / 1e6,
     )
 
 
-def count_macs(network: nn.Module, inputs: Inputs) -> int:
-    """Multiply-accumulates of one call of ``network``: half the FLOPs of its convolutions and matrix products."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        call(network, inputs)
-    return int(counter.get_total_flops()) // 2
+def trainable_parameters(network: nn.Module) -> int:
+    """Return how many numbers a training of ``network`` changes."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
 def _call_times_s(network: nn.Module, inputs: Inputs, calls: int) -> list[float]:
@@ -198,9 +223,11 @@ def total_cost(costs: Sequence[Cost]) -> Cost:
 
     The 95th percentile is the sum of theirs, as if all were slow at once: the most that it can be.
     """
+    macs = [cost.macs for cost in costs if cost.macs is not None]
     return Cost(
         parameters=sum(cost.parameters for cost in costs),
-        macs=sum(cost.macs for cost in costs),
+        trainable_parameters=sum(cost.trainable_parameters for cost in costs),
+        macs=sum(macs) if len(macs) == len(costs) else None,
         size_mb=sum(cost.size_mb for cost in costs),
         latency_p50_ms=sum(cost.latency_p50_ms for cost in costs),
         latency_p95_ms=sum(cost.latency_p95_ms for cost in costs),
@@ -216,24 +243,31 @@ class CostTable:
         teacher: The teacher's costs.
         students: By architecture, as ``key_of`` names it.
         members: Where several teach as one, the costs of each.
+        uncounted: What multiplies in students and has no formula, so that MACs of some can't be counted.
     """
 
     def __init__(
-        self, conditions: Conditions, teacher: Cost, students: dict[str, Cost], members: Sequence[Cost] = ()
+        self,
+        conditions: Conditions,
+        teacher: Cost,
+        students: dict[str, Cost],
+        members: Sequence[Cost] = (),
+        uncounted: Sequence[str] = (),
     ) -> None:
         self.conditions = conditions
         self.teacher = teacher
         self.students = students
         self.members = tuple(members)
+        self.uncounted = tuple(uncounted)
 
     def __getitem__(self, architecture: Mapping[str, Any]) -> Cost:
         return self.students[key_of(architecture)]
 
     def metrics(self, architecture: Mapping[str, Any]) -> dict[str, float]:
-        """The architecture's costs, and how it compares with the teacher, by metric name."""
+        """The architecture's costs, as far as they are known, and how it compares with the teacher, by metric name."""
         cost = self[architecture]
         return {
-            **{name: getattr(cost, name) for name in COSTS},
+            **cost.metrics(),
             "compression": self.teacher.parameters / max(cost.parameters, 1),
             "speedup": self.teacher.latency_p50_ms / cost.latency_p50_ms,
         }
@@ -246,6 +280,7 @@ class CostTable:
                 "teacher": asdict(self.teacher),
                 "students": {key: asdict(cost) for key, cost in self.students.items()},
                 **({"members": [asdict(cost) for cost in self.members]} if self.members else {}),
+                **({"uncounted": self.uncounted} if self.uncounted else {}),
             }
         )
 
@@ -260,7 +295,8 @@ class CostTable:
             content = json.loads(text)
             students = {key: Cost(**cost) for key, cost in content["students"].items()}
             members = [Cost(**cost) for cost in content.get("members", ())]
-            return cls(Conditions(**content["conditions"]), Cost(**content["teacher"]), students, members)
+            conditions, teacher = Conditions(**content["conditions"]), Cost(**content["teacher"])
+            return cls(conditions, teacher, students, members, content.get("uncounted", ()))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no cost table: {error!r}") from error
 
@@ -270,10 +306,25 @@ def key_of(architecture: Mapping[str, Any]) -> str:
     return json.dumps(dict(architecture), sort_keys=True)
 
 
-def cost_cache_file(cache_dir: Path, networks: Mapping[str, nn.Module], inputs: Inputs, conditions: Conditions) -> Path:
+def uncounted_of(networks: Mapping[str, nn.Module], costs: Mapping[str, Cost], inputs: Inputs) -> tuple[str, ...]:
+    """Return what multiplies in networks whose MACs could not be counted, and has no formula."""
+    unknown = [networks[name] for name, cost in costs.items() if cost.macs is None]
+    return tuple(sorted({name for network in unknown for name in macs_of(network, inputs).uncounted}))
+
+
+def cost_cache_file(
+    cache_dir: Path,
+    networks: Mapping[str, nn.Module],
+    inputs: Inputs,
+    conditions: Conditions,
+    trainable: Mapping[str, int] = MappingProxyType({}),
+) -> Path:
     """Where the costs of these very networks on such inputs, measured under these conditions, are kept."""
     named = inputs if isinstance(inputs, dict) else {"": inputs}
-    shapes = {name: shape_of(network) for name, network in networks.items()}
+    shapes = {
+        name: [*shape_of(network), trainable.get(name, trainable_parameters(network))]
+        for name, network in networks.items()
+    }
     return (
         cache_dir
         / "costs"
@@ -284,7 +335,12 @@ def cost_cache_file(cache_dir: Path, networks: Mapping[str, nn.Module], inputs: 
 def shape_of(network: nn.Module) -> list[Any]:
     """What a network is whatever its weights: its modules, and the names, shapes and types of its state."""
     state = network.state_dict()
-    return [repr(network), [[key, list(value.shape), str(value.dtype)] for key, value in state.items()]]
+    return [repr(network), [[key, *_shape(value)] for key, value in state.items()]]
+
+
+def _shape(value: Any) -> list[Any]:
+    """The shape and type of what a state holds: a tensor, or whatever ``get_extra_state`` gives."""
+    return [list(value.shape), str(value.dtype)] if isinstance(value, Tensor) else [type(value).__name__]
 
 
 def save_cost_table(table: CostTable, file: Path) -> None:

@@ -9,7 +9,7 @@ SAMPLERS = ("front", "tpe", "nsga2", "gp", "random")
 PRUNERS = ("pareto", "none")
 AVERAGES = ("probabilities", "logits")
 """What is averaged of several teachers; see ``harness.preparation.ensemble``."""
-BUDGETED = ("parameters", "macs", "size_mb", "latency_p50_ms", "latency_p95_ms")
+BUDGETED = ("parameters", "trainable_parameters", "macs", "size_mb", "latency_p50_ms", "latency_p95_ms")
 """Costs that a budget can be set for."""
 DEFAULT_STORAGE = "sqlite:///optuna.db"
 DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"

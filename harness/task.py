@@ -51,6 +51,31 @@ class Task(ABC):
             architecture: A value for each parameter of the space's ``student`` group.
         """
 
+    def deployed(self, student: nn.Module) -> nn.Module:
+        """The network that is used in the end, of a student: scored, costed and saved in the student's place.
+
+        By default the student itself. Return what stands in for it where training needs more than use does: averaged
+        weights, a network with its adapters merged, the network within a wrapper. What training changes is the student,
+        and what an epoch's curves say is of the student; this is asked once its last epoch is over, and of a fresh
+        student, for the costs and wherever a saved student is loaded. A student's checkpoints hold the student.
+
+        Args:
+            student: From ``student``, trained or fresh; it may be taken apart, for nothing else is done with it.
+        """
+        return student
+
     def metric(self, classes: int) -> Metric:
         """A new primary metric, updated with logits (B, C) and labels (B,)."""
         return MulticlassAccuracy(num_classes=classes, average="micro", validate_args=False)
+
+
+def deployed_network(task: Task, student: nn.Module) -> nn.Module:
+    """Return the network that the task deploys of a student.
+
+    Raises:
+        TypeError: If the task returns anything else.
+    """
+    network = task.deployed(student)
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"deployed(student) must return an nn.Module, but returned {type(network).__name__}")
+    return network

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from harness.preparation.methods import teacher_layers
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
+from harness.task import deployed_network
 from harness.training.fit import seed_draws
 from harness.trials.trial import student_module
 from lightning_modules.batch import Batch, Inputs, select
@@ -77,6 +78,10 @@ class Patient:
         """A student with the same fresh weights at each call, on the device."""
         seed_draws(0, torch.device("cpu"))
         return self.space.task.student(**architecture).to(self.device)
+
+    def deployed(self, architecture: Mapping[str, Any]) -> nn.Module:
+        """What is deployed of such a student, on the device."""
+        return deployed_network(self.space.task, self.student(architecture)).to(self.device)
 
     def extremes(self) -> dict[str, dict[str, Any]]:
         """The smallest and the largest student, by what they are called."""

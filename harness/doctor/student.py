@@ -15,6 +15,8 @@ from harness.cost import conditions_of, count_costs, key_of, measure_costs
 from harness.doctor.answers import ASKED, TOLERANCE, check_logits, check_steady, distance
 from harness.doctor.check import Check, Doubt, Flaw, asking
 from harness.doctor.patient import Patient, ends, text_of
+from harness.errors import HarnessError
+from harness.macs import macs_of
 from harness.preparation.prepare import example_inputs
 from harness.training.fit import seed_draws
 from harness.training.tensor_file import cpu_state
@@ -29,7 +31,7 @@ def students_can_be_built(patient: Patient) -> str:
     every = space.architectures(limit=_BUILT)
     for architecture in every if every is not None else _some_architectures(patient):
         with asking(f"student({text_of(architecture)})", patient):
-            network = patient.student(architecture)
+            network = patient.deployed(architecture)
         built.append((architecture, sum(parameter.numel() for parameter in network.parameters())))
     patient.students = sorted(built, key=lambda pair: pair[1])
     smallest, largest = patient.students[0][1], patient.students[-1][1]
@@ -58,7 +60,8 @@ def students_give_logits(patient: Patient) -> str:
     inputs = patient.inputs(ASKED)
     for name, architecture in patient.extremes().items():
         with asking(f"student({name})", patient):
-            classes = check_logits(patient.student(architecture), inputs)
+            check_logits(patient.student(architecture), inputs)
+            classes = check_logits(patient.deployed(architecture), inputs)
     return f"raw and finite, shape (B, {classes}); the teacher's inputs"
 
 
@@ -66,7 +69,7 @@ def students_are_steady(patient: Patient) -> str:
     """A student in eval mode gives a sample the same logits twice, and alone as in a batch."""
     for name, architecture in patient.extremes().items():
         with asking(f"student({name})", patient):
-            check_steady(patient.student(architecture), patient.inputs(ASKED))
+            check_steady(patient.deployed(architecture), patient.inputs(ASKED))
     return "the same logits twice, and of a sample alone"
 
 
@@ -108,15 +111,28 @@ def architecture_matters(patient: Patient) -> str:
     return ", ".join(told) if told else "no parameter of the student varies"
 
 
-def _shape(patient: Patient, architecture: Mapping[str, Any]) -> tuple[tuple[int, int], str]:
+def _shape(patient: Patient, architecture: Mapping[str, Any]) -> tuple[tuple[int, int | None], str]:
     """Parameters and MACs, and a digest of what fresh weights answer in train mode."""
     with asking(f"student({text_of(architecture)})", patient):
-        network = patient.student(architecture)
-        counts = count_costs(network.eval(), patient.inputs(1))
+        counts = count_costs(patient.deployed(architecture).eval(), patient.inputs(1))
+        network = patient.student(architecture).train()
         seed_draws(0, patient.device)
         with torch.no_grad():
-            answers = call(network.train(), patient.inputs(ASKED))
+            answers = call(network, patient.inputs(ASKED))
     return (counts.parameters, counts.macs), tensors_digest({"answers": answers})
+
+
+def macs_can_be_counted(patient: Patient) -> str:
+    """MACs can be counted of the smallest and the largest student: nothing in them multiplies unseen."""
+    if found := uncounted_of(patient):
+        raise Doubt(f"can't be counted of students, and are left out: no formula for {', '.join(found)}")
+    return "of students, all counted"
+
+
+def uncounted_of(patient: Patient) -> list[str]:
+    """What can't be counted of the smallest and the largest student."""
+    networks = [patient.deployed(architecture).eval() for architecture in patient.extremes().values()]
+    return sorted({name for network in networks for name in macs_of(network, patient.inputs(1)).uncounted})
 
 
 def a_student_is_within_budget(patient: Patient) -> str:
@@ -124,6 +140,10 @@ def a_student_is_within_budget(patient: Patient) -> str:
     budgets = patient.settings.budgets
     if not budgets:
         return "no --max is asked for"
+    try:
+        budget.check_counted(uncounted_of(patient), budgets)
+    except HarnessError as error:
+        raise Flaw(str(error), "leave macs out of --max") from error
     costs = _costs(patient)
     kept = [name for name, cost in costs.items() if not budget.over(cost, budgets)]
     asked = ", ".join(f"{name}={most:g}" for name, most in budgets.items())
@@ -136,14 +156,14 @@ def a_student_is_within_budget(patient: Patient) -> str:
 
 def _costs(patient: Patient) -> dict[str, dict[str, float]]:
     """Costs by architecture; a clock is only asked where a budget needs it."""
-    networks = {key_of(architecture): patient.student(architecture).eval() for architecture, _ in patient.students}
+    networks = {key_of(architecture): patient.deployed(architecture).eval() for architecture, _ in patient.students}
     names = {key_of(architecture): text_of(architecture) for architecture, _ in patient.students}
     counted = {key: count_costs(network, patient.inputs(1))._asdict() for key, network in networks.items()}
     if any(name.startswith("latency") for name in patient.settings.budgets):
         measured = measure_costs(
             networks, lambda size: example_inputs(patient.sample, size), conditions=conditions_of(patient.device)
         )
-        counted = {key: vars(cost) for key, cost in measured.items()}
+        counted = {key: cost.metrics() for key, cost in measured.items()}
     return {names[key]: costs for key, costs in counted.items()}
 
 
@@ -180,6 +200,12 @@ DETAILED_CHECKS = (
         "architecture",
         architecture_matters,
         "pass it on to a layer in student(), or take it out of the space",
+        needs=("student's logits",),
+    ),
+    Check(
+        "MACs",
+        macs_can_be_counted,
+        "ask for parameters, size_mb or latency_p50_ms in place of macs, or build students of torch's own operations",
         needs=("student's logits",),
     ),
     Check(

@@ -14,9 +14,10 @@ from harness.content import tensors_digest
 from harness.doctor.answers import ASKED, TOLERANCE, distance, logits_of
 from harness.doctor.check import Check, Flaw
 from harness.doctor.patient import Patient
+from harness.task import deployed_network
 from harness.training.checkpoint import Checkpoints
 from harness.training.fit import fit, seed_draws
-from harness.training.tensor_file import cpu_state
+from harness.training.tensor_file import cpu_state, load_state
 
 _SHOWN = 3
 
@@ -82,14 +83,16 @@ def _is_like(part: nn.Module, network: nn.Module) -> bool:
 
 
 def student_can_be_kept(patient: Patient) -> str:
-    """What safetensors keep of a trained student makes a fresh one answer as it does."""
-    trained, inputs = patient.trained.network, patient.inputs(ASKED)
+    """What safetensors keep of a trained student, as it is deployed, makes a fresh one answer as it does."""
+    trained = deployed_network(patient.space.task, patient.trained.network).to(patient.device)
+    inputs = patient.inputs(ASKED)
     said = logits_of(trained, inputs)
     architecture = {name: value for name, value in patient.space.middle().items() if name in patient.space.student}
     state = load(save(cpu_state(trained)))
     seed_draws(1, torch.device("cpu"))  # a value that is drawn, and not kept, is another one then
-    fresh = patient.space.task.student(**architecture).to(patient.device)
-    fresh.load_state_dict(state)
+    task = patient.space.task
+    fresh = deployed_network(task, task.student(**architecture)).to(patient.device)
+    load_state(fresh, state)
     apart = distance(logits_of(fresh, inputs), said)
     if apart > TOLERANCE:
         raise Flaw(f"loaded into a fresh student, its state gives logits {apart:.1%} of the largest apart")

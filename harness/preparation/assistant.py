@@ -15,7 +15,8 @@ from torch import nn
 
 from harness.content import tensors_digest
 from harness.errors import HarnessError, one_line
-from harness.task import Task
+from harness.task import Task, deployed_network
+from harness.training.tensor_file import load_state
 
 _ARCHITECTURE = "architecture"
 
@@ -29,7 +30,7 @@ def is_student(file: Path) -> bool:
 
 
 def load_assistant(file: Path, task: Task, space_name: str) -> nn.Module:
-    """The student in a file, as the task builds it.
+    """The student in a file, as the task builds and deploys it.
 
     Args:
         file: A trial's ``student.safetensors``.
@@ -51,8 +52,8 @@ def load_assistant(file: Path, task: Task, space_name: str) -> nn.Module:
     architecture = json.loads(metadata[_ARCHITECTURE])
     named = f"student({', '.join(f'{name}={value!r}' for name, value in architecture.items())})"
     try:
-        student = task.student(**architecture)
-        student.load_state_dict(state)
+        student = deployed_network(task, task.student(**architecture))
+        load_state(student, state)
     except Exception as error:
         raise HarnessError(
             f"--teacher {file} must be a student that the task builds, but its {named} fails: "

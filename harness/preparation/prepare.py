@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,6 @@ from harness import budget
 from harness.cli import doctor_command
 from harness.content import TensorHasher, digest, exclusive
 from harness.cost import (
-    COSTS,
     ROUNDS,
     Conditions,
     Cost,
@@ -28,8 +27,11 @@ from harness.cost import (
     save_cost_table,
     shape_of,
     total_cost,
+    trainable_parameters,
+    uncounted_of,
 )
 from harness.errors import HarnessError, one_line
+from harness.macs import macs_of
 from harness.preparation.chance import chance_level
 from harness.preparation.ensemble import averaged, ensemble_name, labels, make_teachers, number_of_teachers
 from harness.preparation.keeping import Keeper, nobody_else
@@ -43,7 +45,7 @@ from harness.screen.terminal import Terminal
 from harness.settings import Settings
 from harness.space import SearchSpace, line_of
 from harness.studies.study import Study
-from harness.task import Task
+from harness.task import Task, deployed_network
 from harness.tracking.mirror import Mirror
 from harness.training.allocator import keep_freed_memory
 from harness.training.fit import device_of
@@ -146,7 +148,7 @@ def prepare(
     scores = [_attach(one, data, space, classes) for one in outputs]
     together = _attach(averaged(outputs, settings.average), data, space, classes)
     check_layers(space, data)
-    costs = _costs(settings, space, study, [teacher.network for teacher in teachers], data, terminal)
+    costs = _costs(settings, space, study, teachers, data, terminal)
     files, its_costs = settings.teachers or [None] * len(teachers), costs.members or [costs.teacher]
     names, doubts = labels(len(teachers)) if len(teachers) > 1 else ["the teacher"], []
     if unsteady:
@@ -168,6 +170,9 @@ def prepare(
         terminal.tell(f"warning   {doubts[-1]}; look: {doctor_command(settings, files[0])}", indent=" " * 10)
     study.keep_misgivings(doubts)
     study.keep_teacher(_teacher_metrics(together, costs.teacher))
+    if costs.uncounted:
+        terminal.tell(f"macs      not known of students: no formula for {', '.join(costs.uncounted)}", indent=" " * 10)
+    budget.check_counted(costs.uncounted, settings.budgets, study.objectives)
     region = region_of(settings.bound, scored, together[space.task.metric_name])
     study.keep_region(region)
     terminal.tell(f"region    {region}", indent=" " * 10)
@@ -235,7 +240,7 @@ def _costs(
     settings: Settings,
     space: SearchSpace,
     study: Study,
-    teachers: Sequence[nn.Module],
+    teachers: Sequence[Teacher],
     data: TensorDataModule,
     terminal: Terminal,
 ) -> CostTable:
@@ -258,16 +263,18 @@ def _costs(
 
 
 def _found_or_measured(
-    settings: Settings, space: SearchSpace, teachers: Sequence[nn.Module], data: TensorDataModule, terminal: Terminal
+    settings: Settings, space: SearchSpace, teachers: Sequence[Teacher], data: TensorDataModule, terminal: Terminal
 ) -> CostTable:
     conditions = conditions_of(data.device)
     architectures = space.architectures(limit=MOST_ARCHITECTURES) or []
-    networks = {
-        key_of(architecture): _student(space, architecture, data.device, settings) for architecture in architectures
+    students = {
+        key_of(architecture): _deployed(space, architecture, data.device, settings) for architecture in architectures
     }
     members = dict(zip(labels(len(teachers)), teachers, strict=True))
-    networks = {**members, **networks}
-    file = cost_cache_file(settings.cache_dir, networks, example_inputs(data, 1), conditions)
+    networks = {name: one.network for name, one in (members | students).items()}
+    trainable = {name: one.trainable_parameters for name, one in (members | students).items()}
+    example = example_inputs(data, 1)
+    file = cost_cache_file(settings.cache_dir, networks, example, conditions, trainable)
     with exclusive(file.with_suffix(".lock")):
         table = None
         if file.exists():
@@ -283,12 +290,14 @@ def _found_or_measured(
                         networks,
                         lambda size: example_inputs(data, size),
                         conditions=conditions,
+                        trainable=trainable,
                         on_round=bar.advance,
                     )
             finally:
                 bar.close()
             each = [costs.pop(name) for name in members]
-            table = CostTable(conditions, total_cost(each), costs, each if len(each) > 1 else ())
+            uncounted = uncounted_of(networks, costs, example)
+            table = CostTable(conditions, total_cost(each), costs, each if len(each) > 1 else (), uncounted)
             save_cost_table(table, file)
     return table
 
@@ -302,9 +311,12 @@ def costs_of(architecture: Mapping[str, Any], space: SearchSpace, study: Study, 
             assert study.costs is not None
             table.students |= CostTable.from_json(study.costs).students
             if key not in table.students:
-                network = _student(space, architecture, prepared.data.device, study.settings)
+                one = _deployed(space, architecture, prepared.data.device, study.settings)
                 table.students |= measure_costs(
-                    {key: network}, lambda size: example_inputs(prepared.data, size), conditions=table.conditions
+                    {key: one.network},
+                    lambda size: example_inputs(prepared.data, size),
+                    conditions=table.conditions,
+                    trainable={key: one.trainable_parameters},
                 )
                 study.keep_costs(table.to_json())
     return table.metrics(architecture)
@@ -321,10 +333,15 @@ def is_affordable(architecture: Mapping[str, Any], space: SearchSpace, study: St
     known = prepared.costs.students.get(key_of(architecture))
     if known is None:
         try:
-            network = _student(space, architecture, prepared.data.device, study.settings).eval()
-            counted = count_costs(network, example_inputs(prepared.data, 1))._asdict()
+            one, example = (
+                _deployed(space, architecture, prepared.data.device, study.settings),
+                example_inputs(prepared.data, 1),
+            )
+            counted = count_costs(one.network.eval(), example, one.trainable_parameters)._asdict()
         except (MemoryError, torch.OutOfMemoryError):
             return False
+        if "macs" in budgets and counted["macs"] is None:
+            budget.check_counted(macs_of(one.network, example).uncounted, budgets)
         if budget.over(counted, {name: most for name, most in budgets.items() if name in counted}):
             return False
         if budgets.keys() <= counted.keys():
@@ -366,7 +383,9 @@ def _add(hasher: TensorHasher, what: str, inputs: Inputs) -> None:
 
 def _students_digest(space: SearchSpace, settings: Settings) -> str:
     """What the task makes of an architecture, told by the middle one: costs that are kept hold for no other network."""
-    return digest("student", shape_of(_middle_student(space, torch.device("cpu"), settings)))
+    student = _middle_student(space, torch.device("cpu"), settings)
+    with _asking("the task's deployed(student)", settings):
+        return digest("student", shape_of(student), shape_of(deployed_network(space.task, student)))
 
 
 def _student_misgivings(space: SearchSpace, data: TensorDataModule, settings: Settings) -> list[str]:
@@ -386,6 +405,22 @@ def _student(
 ) -> nn.Module:
     with _asking(f"the task's student({', '.join(f'{k}={v!r}' for k, v in architecture.items())})", settings):
         return space.task.student(**architecture).to(device)
+
+
+class _Deployed(NamedTuple):
+    """What is deployed of a student, and how many parameters its training changes."""
+
+    network: nn.Module
+    trainable_parameters: int
+
+
+def _deployed(
+    space: SearchSpace, architecture: Mapping[str, Any], device: torch.device, settings: Settings
+) -> _Deployed:
+    student = _student(space, architecture, device, settings)
+    trainable = trainable_parameters(student)
+    with _asking("the task's deployed(student)", settings):
+        return _Deployed(deployed_network(space.task, student).to(device), trainable)
 
 
 @contextlib.contextmanager
@@ -429,7 +464,7 @@ def _finish_teacher(teacher: Teacher, scores: Mapping[str, float], cost: Cost) -
 
 
 def _teacher_metrics(scores: Mapping[str, float], cost: Cost) -> dict[str, float]:
-    return {**scores, **{name: getattr(cost, name) for name in COSTS}, "compression": 1.0, "speedup": 1.0}
+    return {**scores, **cost.metrics(), "compression": 1.0, "speedup": 1.0}
 
 
 def used_conditions(study: Study) -> Conditions:

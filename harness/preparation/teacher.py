@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from harness.content import derived_seed, digest, tensors_digest
+from harness.cost import trainable_parameters
 from harness.errors import HarnessError, one_line
 from harness.preparation.assistant import is_student, load_assistant
 from harness.preparation.keeping import Keeper
@@ -24,7 +25,7 @@ from harness.task import Task
 from harness.tracking.spool import Spool
 from harness.training.checkpoint import drop_checkpoints, epochs_kept
 from harness.training.fit import EpochListener, fit, seed_draws
-from harness.training.tensor_file import cpu_state, save_tensors
+from harness.training.tensor_file import cpu_state, load_state, save_tensors, with_tied
 from lightning_modules.classifier import TeacherModule
 from lightning_modules.tensors import TensorDataModule
 
@@ -43,12 +44,14 @@ class Teacher:
         digest: Content hash of its layers and weights, 16 hexadecimal digits.
         spool: The log of its own MLflow run.
         run_key: Names that run on any machine.
+        trainable_parameters: How many of its parameters its own training changes.
     """
 
     network: nn.Module
     digest: str
     spool: Spool
     run_key: str
+    trainable_parameters: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +140,9 @@ def make_teacher(
         )
         spool = begun()  # not before: whoever trains it, on whatever machine, makes its run, and nobody a second one
         keeper.share([file], what, folder)
+    trainable = trainable_parameters(network)
     network.to(data.device).eval().requires_grad_(False)
-    return Teacher(network, network_digest(network), spool, run_key)
+    return Teacher(network, network_digest(network), spool, run_key, trainable)
 
 
 def find_teacher(task: Task, data: TensorDataModule, dataset: str, settings: Settings) -> tuple[nn.Module, Path | None]:
@@ -247,7 +251,7 @@ def _load_kept(network: nn.Module, file: Path, key: str) -> None:
     state = load_file(file)
     if metadata.get("key") != key or metadata.get("digest") != tensors_digest(state):
         raise ValueError("its content does not match its hash")
-    network.load_state_dict(state)
+    load_state(network, state)
 
 
 def _load_checkpoint(network: nn.Module, path: Path) -> None:
@@ -283,8 +287,9 @@ def _load_checkpoint(network: nn.Module, path: Path) -> None:
     # A LightningModule's checkpoint names its network, as in "network.0.weight".
     prefixes = {"", *(key[: -len(name)] for key in state for name in wanted if key.endswith("." + name))}
     for prefix in prefixes:
-        part = {name: state.get(prefix + name) for name in wanted}
-        if all(value is not None and value.shape == wanted[name].shape for name, value in part.items()):
+        part = {name: state[prefix + name] for name in wanted if prefix + name in state}
+        part = with_tied(network, part)  # a file of safetensors may hold what is tied once
+        if part.keys() == wanted.keys() and all(part[name].shape == wanted[name].shape for name in wanted):
             network.load_state_dict(part)
             return
     name, value = next((n, v) for n, v in wanted.items() if n not in state or state[n].shape != v.shape)

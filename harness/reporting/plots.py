@@ -24,6 +24,7 @@ _PICK_COLOURS = {"accurate": _BLUE, "balanced": _ORANGE, "small": _GREEN}
 _BEYOND = "beyond the region"
 _LABELS = {
     "parameters": "parameters",
+    "trainable_parameters": "trainable parameters",
     "latency_p50_ms": "latency p50, batch 1 (ms)",
     "latency_p95_ms": "latency p95, batch 1 (ms)",
     "size_mb": "size (MB)",
@@ -59,7 +60,12 @@ def front_picture(result: Result, path: Path) -> None:
         panel.scatter(front[name], front[result.primary], s=26, color=_RED, label="front", zorder=3)
         _draw_gains(panel, result, name)
         panel.scatter(
-            result.teacher[name], result.teacher[result.primary], s=140, marker="*", color="black", label="teacher"
+            result.teacher.get(name, math.nan),
+            result.teacher[result.primary],
+            s=140,
+            marker="*",
+            color="black",
+            label="teacher",
         )
         _ring_picks(panel, result, name)
         if result.region.floor is not None:
@@ -217,7 +223,7 @@ def front_page(result: Result, path: Path) -> None:
             )
         figure.add_trace(
             go.Scatter(
-                x=[result.teacher[name]],
+                x=[result.teacher.get(name, math.nan)],
                 y=[result.teacher[result.primary]],
                 mode="markers",
                 name="teacher",

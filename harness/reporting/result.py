@@ -26,7 +26,15 @@ from harness.trials.controls import known as known_controls
 from harness.trials.controls import name_of
 
 _POINT = 0.01  # margin of the small pick: one point on a scale of 0 to 1, one percent of the teacher on any other
-_COST_AXES = ("latency_p50_ms", "latency_p95_ms", "parameters", "macs", "size_mb", "throughput_per_s")
+_COST_AXES = (
+    "latency_p50_ms",
+    "latency_p95_ms",
+    "parameters",
+    "trainable_parameters",
+    "macs",
+    "size_mb",
+    "throughput_per_s",
+)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -12,6 +12,7 @@ _HEADINGS = {
     "latency_p95_ms": "p95 ms",
     "throughput_per_s": "samples/s",
     "size_mb": "MB",
+    "trainable_parameters": "trainable",
     "compression": "smaller",
     "speedup": "faster",
     "agreement": "agrees",
@@ -41,7 +42,7 @@ def cell(name: str, value: Any) -> str:
         return ""  # another method's parameter, or what was not trained
     if name == "gain":
         return f"{value:+.4f}"
-    if name in ("parameters", "macs", "throughput_per_s"):
+    if name in ("parameters", "trainable_parameters", "macs", "throughput_per_s"):
         return f"{value:,.0f}"
     if name in ("compression", "speedup"):
         return f"{value:.1f}x"

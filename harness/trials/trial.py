@@ -20,6 +20,7 @@ from harness.space import Configuration, SearchSpace
 from harness.storage.claims import Hold
 from harness.studies.claim import Claim
 from harness.studies.study import Study
+from harness.task import deployed_network
 from harness.tracking.spool import Spool
 from harness.training.answers import ANSWERS, compare, keep_answers
 from harness.training.fit import EpochListener, check_losses, fit, seed_draws
@@ -80,7 +81,7 @@ def run_student(
     hold: Hold,
     on_epoch: EpochListener,
 ) -> dict[str, float]:
-    """Train a student to the end, score it, and keep it in the folder of its log.
+    """Train a student to the end, score what is deployed of it, and keep that in the folder of its log.
 
     Whatever ran before it, and however often it was cut, the numbers are the same.
 
@@ -128,13 +129,14 @@ def run_student(
             accelerator=settings.accelerator,
             on_epoch=log_epoch,
         )
-        logits = ordered_logits(student.to(data.device), data, split)
+        network = deployed_network(space.task, student.to(data.device)).to(data.device)
+        logits = ordered_logits(network, data, split)
         scores = score(logits, data, space, prepared.classes, split=split)
         for name, value in scores.items():
             if not math.isfinite(value):
                 raise TrialFailed(f"{name} is {value}")
         hold.confirm(settings.epochs or space.epochs)
-        state = cpu_state(student)
+        state = cpu_state(network)
         metadata = {"space": settings.space_name, "architecture": key_of(configuration.student)}
         metadata["digest"] = tensors_digest(state)
         save_tensors(state, folder / STUDENT, metadata)

@@ -19,7 +19,9 @@ from search_spaces.digits import SPACE
 
 
 def cost_of(parameters: int, latency_ms: float) -> Cost:
-    return Cost(parameters, 10 * parameters, parameters / 1e6, latency_ms, 2 * latency_ms, 1000 / latency_ms)
+    return Cost(
+        parameters, 10 * parameters, parameters / 1e6, latency_ms, 2 * latency_ms, 1000 / latency_ms, parameters
+    )
 
 
 def table(space: SearchSpace, parameters: dict[str, int]) -> CostTable:

@@ -20,17 +20,33 @@ from harness.cost import (
     CostTable,
     conditions_of,
     cost_cache_file,
-    count_macs,
     key_of,
     measure_costs,
     save_cost_table,
     total_cost,
 )
+from harness.macs import count_macs
 from lightning_modules.networks import ConvNet
 
 CONDITIONS = Conditions("a processor", latency_batch=1, throughput_batch=8)
-TEACHER = Cost(parameters=1000, macs=5000, size_mb=0.5, latency_p50_ms=3.0, latency_p95_ms=4.0, throughput_per_s=10.0)
-STUDENT = Cost(parameters=40, macs=200, size_mb=0.1, latency_p50_ms=0.5, latency_p95_ms=0.75, throughput_per_s=90.0)
+TEACHER = Cost(
+    parameters=1000,
+    macs=5000,
+    size_mb=0.5,
+    latency_p50_ms=3.0,
+    latency_p95_ms=4.0,
+    throughput_per_s=10.0,
+    trainable_parameters=900,
+)
+STUDENT = Cost(
+    parameters=40,
+    macs=200,
+    size_mb=0.1,
+    latency_p50_ms=0.5,
+    latency_p95_ms=0.75,
+    throughput_per_s=90.0,
+    trainable_parameters=40,
+)
 
 # A ConvNet of width w on 8x8 pixels: 64·9·w, then 16·9·w·2w, then 2w·2·2 features times 10 classes.
 MACS = {2: 1152 + 1152 + 160, 8: 4608 + 18432 + 640}
@@ -53,6 +69,7 @@ def test_networks_that_run_one_after_the_other_cost_the_sum() -> None:
         latency_p95_ms=5.5,
         # A sample takes 1/10 + 1/90 + 1/90 seconds.
         throughput_per_s=pytest.approx(90 / 11),
+        trainable_parameters=980,
     )
     assert total_cost([TEACHER]) == TEACHER
 

@@ -131,6 +131,9 @@ DECOUPLED = """
         },"""
 
 
+INVERTED: Edit = ("return self.head(self.drop(", "return torch.linalg.inv(torch.eye(3)).sum() * self.head(self.drop(")
+
+
 def test_a_method_that_needs_more_classes_is_named_and_the_others_are_checked_on(tmp_path: Path) -> None:
     findings = findings_of(settings_of(tmp_path, *TWO_CLASSES, (LAST_METHOD, LAST_METHOD + DECOUPLED)))
     assert names(findings, "FAILED") == ["methods"] and names(findings, "skipped") == ["teacher knows"]
@@ -149,7 +152,7 @@ def test_where_no_method_fits_nothing_is_trained(tmp_path: Path) -> None:
 
 
 def test_each_check_has_a_task_that_breaks_it() -> None:
-    elsewhere = {"budget", "teacher knows", "classes"}  # a budget, a trained teacher; a warning
+    elsewhere = {"budget", "teacher knows", "classes", "MACs"}  # a budget, a trained teacher; warnings
     assert {check.name for check in CHECKS} == {broken.check for broken in BROKEN.values()} | elsewhere
 
 
@@ -164,6 +167,11 @@ def test_each_check_has_a_task_that_breaks_it() -> None:
             "the smallest has 2,203 parameters, and its teacher 1,507",
         ),
         ("teacher's logits", [(TEACHER, "return nn.Sequential(Net(32), nn.ReLU())")], "no logit of 16 samples is neg"),
+        (
+            "MACs",
+            [INVERTED],
+            "can't be counted of students, and are left out: no formula for aten.linalg_inv_ex",
+        ),
         ("labels", [("classes=3)", "classes=5)")], "labels go up to 2, but teacher and students have 5 logits"),
     ],
 )
@@ -173,6 +181,15 @@ def test_what_may_be_meant_so_is_a_warning_that_stops_no_other_check(
     findings = findings_of(settings_of(tmp_path, *edits))
     assert (names(findings, "warning"), names(findings, "FAILED")) == ([check], [])
     assert found in findings[check].found and names(findings, "skipped") == ["teacher knows"]
+
+
+def test_macs_that_can_not_be_counted_are_within_no_budget(tmp_path: Path) -> None:
+    findings = findings_of(replace(settings_of(tmp_path, INVERTED), budgets={"macs": 1e9}))
+    assert (names(findings, "warning"), names(findings, "FAILED")) == (["MACs"], ["budget"])
+    assert findings["budget"].found.startswith(
+        "--max must ask for costs that are known, but macs can't be counted of students: no formula for aten.linalg_inv"
+    )
+    assert findings["budget"].remedy == "leave macs out of --max"
 
 
 def test_a_check_whose_ground_is_missing_says_which_and_is_not_made(tmp_path: Path) -> None:
@@ -293,7 +310,7 @@ def keep_outputs(folder: Path, settings: Settings) -> Path:
     data, network = space.task.data(None), space.task.teacher().eval()
     assert settings.teacher is not None
     network.load_state_dict(load_file(settings.teacher))
-    teacher = Teacher(network, network_digest(network), Spool(folder / "spool", lambda folder: None), "its run")
+    teacher = Teacher(network, network_digest(network), Spool(folder / "spool", lambda folder: None), "its run", 0)
     keeper = Keeper(nobody_else, Silent(), print)
     make_teacher_outputs(teacher, data, fingerprint(data), cache_dir=settings.cache_dir, keeper=keeper)
     (file,) = settings.cache_dir.rglob("*.safetensors")

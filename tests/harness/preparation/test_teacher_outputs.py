@@ -24,7 +24,7 @@ class Watched:
         torch.manual_seed(0)
         self.network = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(32, 3)).eval()
         self.network.register_forward_hook(lambda module, given, output: self.calls.append(len(output)))
-        self.teacher = Teacher(self.network, "a digest", Spool(folder / "teacher"), "teacher/a key")
+        self.teacher = Teacher(self.network, "a digest", Spool(folder / "teacher"), "teacher/a key", 0)
         self.data = TensorDataModule(
             **{name: Split(torch.rand(7, 1, 4, 4), torch.arange(7) % 3) for name in ("train", "val", "test")},
             batch_size=2,

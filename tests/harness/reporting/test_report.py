@@ -89,7 +89,13 @@ def a_study(
     """A study of which these trials are over, each of three epochs."""
     study, name = open_study(settings, space, open_storage(settings)), space.task.metric_name
     cost = Cost(
-        int(teacher[2]), 2 * int(teacher[2]), 4e-6 * teacher[2], teacher[1], 1.5 * teacher[1], 2000 / teacher[1]
+        int(teacher[2]),
+        2 * int(teacher[2]),
+        4e-6 * teacher[2],
+        teacher[1],
+        1.5 * teacher[1],
+        2000 / teacher[1],
+        int(teacher[2]),
     )
     study.keep_costs(CostTable(Conditions("a processor", torch="9.9"), cost, {}).to_json())
     study.keep_teacher(metrics(*teacher, name=name))

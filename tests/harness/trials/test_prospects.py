@@ -26,7 +26,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def cost(width: int) -> Cost:
-    return Cost(100 * width, 1_000 * width, 0.1, 0.1 * width, 0.2 * width, 1_000.0 / width)
+    return Cost(100 * width, 1_000 * width, 0.1, 0.1 * width, 0.2 * width, 1_000.0 / width, 100 * width)
 
 
 def prepared(space: SearchSpace, widths: range) -> Prepared:
