@@ -19,6 +19,7 @@ from harness import flags
 from harness.addresses import has_password, redact
 from harness.argv import VARIABLES, hide_passwords
 from harness.errors import HarnessError, Interrupted, interrupt, lose_no_signal, one_line, room_on_disk
+from harness.names import logged_name
 from harness.placement import Placement, add_placement, placement_of
 from harness.recipes import DEFAULT_RECIPES, RECIPES
 from harness.settings import (
@@ -228,7 +229,7 @@ def next_steps(settings: Settings, study: Study, experiment_id: str, *, is_over:
         "workflowType": "machine_learning",
         "compareRunsMode": "CHART",
         "searchFilter": f"tags.kd.study = '{settings.study}' and tags.kd.role = 'trial'",
-        "orderByKey": f"metrics.`{study.primary}`",
+        "orderByKey": f"metrics.`{logged_name(study.primary)}`",
         "orderByAsc": "false",
     }
     page = f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs?{urlencode(query, quote_via=quote)}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -126,6 +127,14 @@ def room_on_disk() -> Iterator[None]:
             f"the disk must have room for what is kept, but is full: {one_line(error)}; make some, and the same "
             "command goes on."
         ) from error
+
+
+def did_you_mean(name: object, known: Iterable[str], *, otherwise: str = "") -> str:
+    """Return ``"; did you mean alpha?"`` for a name that is like one of those known; else ``otherwise``."""
+    asked, near = str(name).lower(), {each.lower(): each for each in known}
+    begun = [each for each in near if asked and (each.startswith(asked) or asked.startswith(each))]
+    found = begun or difflib.get_close_matches(asked, near, n=1, cutoff=0.7)
+    return f"; did you mean {near[found[0]]}?" if found else otherwise
 
 
 def one_line(error: BaseException) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import math
 import os
 import re
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.addresses import is_showable, redact
+from harness.errors import did_you_mean
 from harness.settings import BUDGETED, DEFAULT_RUNS_DIR, DEFAULT_STORAGE, DEFAULT_TRACKING_URI, Bound
 
 _Value = TypeVar("_Value")
@@ -42,12 +42,14 @@ class Parser(argparse.ArgumentParser):
             flag = next((word.partition("=")[0] for word in unknown if word.startswith("--")), "")
             chosen = commands.get(getattr(asked, "command", ""), self)
             owners = [name for name, command in commands.items() if flag in command._option_string_actions]
-            near = difflib.get_close_matches(flag, chosen._option_string_actions, n=1, cutoff=0.75)
-            hint = f"; {flag} is of {' and '.join(owners)}" if owners else f"; did you mean {near[0]}?" if near else ""
+            near = did_you_mean(flag, chosen._option_string_actions)
+            hint = f"; {flag} is of {' and '.join(owners)}" if owners else near
             chosen.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         return asked
 
     def error(self, message: str) -> None:  # type: ignore[override]
+        if asked := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            message += did_you_mean(asked[1], re.findall(r"[\w-]+", asked[2]))
         self.exit(2, f"error: {redact(message)} (see {self.prog} --help)\n")
 
 
@@ -194,7 +196,7 @@ def space_of(parser: argparse.ArgumentParser, asked: str) -> tuple[str, Path]:
         return file.stem.replace("_", "-"), file
     if asked not in space_names():
         near = [file for file in (f"{asked}.py", f"{asked.replace('-', '_')}.py") if Path(file).is_file()]
-        hint = f"; did you mean --space {near[0]}?" if near else ""
+        hint = f"; did you mean --space {near[0]}?" if near else did_you_mean(asked, space_names())
         parser.error(f"--space must be one of {', '.join(space_names())} or a Python file, but got {asked!r}{hint}")
     return asked, space_file(asked)
 

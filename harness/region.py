@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from harness.errors import HarnessError
-from harness.settings import Bound
+from harness.errors import HarnessError, did_you_mean
+from harness.settings import BUDGETED, Bound
 from harness.task import Task
 
 HALF_WAY = 0.5
@@ -94,9 +94,10 @@ def check_name(bound: Bound | None, task: Task) -> None:
     right = "--min" if sign > 0 else "--max"
     if bound.metric != metric:
         costs = " or a cost" if bound.flag == "--max" else ""
+        near = did_you_mean(bound.metric, (metric, *BUDGETED)) if costs else ""
         raise HarnessError(
-            f"{bound.flag} must name the primary metric of the task{costs}, but got {bound.metric!r}; "
-            f"did you mean {right} {metric}={bound.value:g}?"
+            f"{bound.flag} must name the primary metric of the task{costs}, but got {bound.metric!r}"
+            f"{near or f'; did you mean {right} {metric}={bound.value:g}?'}"
         )
     if bound.flag != right:
         way = "higher" if sign > 0 else "lower"

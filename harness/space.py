@@ -9,9 +9,10 @@ import json
 import math
 import sys
 import traceback
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeGuard
@@ -24,12 +25,19 @@ from optuna.distributions import (
     distribution_to_json,
 )
 from optuna.trial import Trial
+from torch import nn
 
-from harness.errors import HarnessError, Interrupted, one_line
+from harness.choices import chosen, storable
+from harness.errors import HarnessError, Interrupted, did_you_mean, one_line
+from harness.metrics import METRICS
+from harness.names import check_metric_name, check_parameter_names
 from harness.sources import Code, code_of, is_own, make_importable, noting_imports
 from harness.task import Task
-from lightning_modules.classifier import ClassifierModule
-from lightning_modules.criteria import HINTON, METHODS
+from lightning_modules.classifier import ClassifierModule, check_training
+from lightning_modules.criteria import HINTON, METHODS, make_criterion
+
+# A tuple as a choice is warned of where it is declared; here it is stored as text.
+warnings.filterwarnings("ignore", "Choices for a categorical distribution should be", UserWarning)
 
 Distributions = Mapping[str, BaseDistribution]
 METHOD = "method"
@@ -77,11 +85,16 @@ class SearchSpace:
     code: Code = field(default_factory=Code, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ValueError(f"epochs must be at least 1, but got {self.epochs=}.")
+        self._check_task()
+        for group, plain in (("student", False), ("training", True)):
+            kept = {name: storable(name, dist, plain=plain) for name, dist in getattr(self, group).items()}
+            object.__setattr__(self, group, kept)
         for method, parameters in self.methods.items():
             if method not in METHODS:
-                raise ValueError(f"distillation must name methods among {', '.join(METHODS)}, but got {method!r}.")
+                raise ValueError(
+                    f"distillation must name methods among {', '.join(METHODS)}, but got {method!r}"
+                    f"{did_you_mean(method, METHODS, otherwise='.')}"
+                )
             taken = sorted(set(self.student) & set(LOSS_NAMES))
             if taken:
                 raise ValueError(
@@ -102,19 +115,45 @@ class SearchSpace:
         _check_names(
             "training", self.training, _keywords(ClassifierModule.__init__) & {"learning_rate", "weight_decay"}
         )
-        for name, distribution in self.distributions.items():
-            if not isinstance(distribution, BaseDistribution):
-                raise ValueError(f"{name} must be an optuna distribution, but got {distribution!r}.")
+        check_parameter_names(self.distributions)
+        self._check_domains()
+
+    def _check_task(self) -> None:
+        task = self.task
+        for name, epochs in (("epochs", self.epochs), ("teacher_epochs", task.teacher_epochs)):
+            if not isinstance(epochs, int) or epochs < 1:
+                raise ValueError(f"{name} must be at least 1, a whole number, but got {epochs!r}.")
+        if task.metric_direction not in ("maximize", "minimize"):
+            raise ValueError(
+                f"metric_direction must be 'maximize' or 'minimize', but got {task.metric_direction!r}"
+                f"{did_you_mean(task.metric_direction, ('maximize', 'minimize'), otherwise='.')}"
+            )
+        check_metric_name(task.metric_name, METRICS)
+        if isinstance(task.class_names, str):
+            raise ValueError(f"class_names must be a tuple of names, but got {task.class_names!r}.")
+        check_training(learning_rate=task.teacher_learning_rate)
+
+    def _check_domains(self) -> None:
+        """See that losses and optimizer take the ends of every range, and each choice; what lies between, they take."""
+        for method, parameters in self.methods.items():
+            _check_ends(f"method {method!r}", parameters, partial(make_criterion, method))
+        _check_ends("the optimizer", self.training, check_training)
 
     @cached_property
     def methods(self) -> dict[str, Distributions]:
         """The parameters of each method by its name."""
-        given = self.distillation
+        given = {
+            name: value if isinstance(value, Mapping) else storable(name, value, plain=True)
+            for name, value in self.distillation.items()
+        }
         nested = {name: value for name, value in given.items() if isinstance(value, Mapping)}
         flat = {name: value for name, value in given.items() if not isinstance(value, Mapping)}
         if nested and flat:
             raise ValueError(f"distillation must name either parameters or methods, but got {sorted(given)}.")
-        return nested or {HINTON: flat}
+        return {
+            method: {name: storable(name, dist, plain=True) for name, dist in parameters.items()}
+            for method, parameters in (nested or {HINTON: flat}).items()
+        }
 
     @cached_property
     def _method(self) -> dict[str, BaseDistribution]:
@@ -153,7 +192,8 @@ class SearchSpace:
         unknown = sorted(set(values) - set(self.distributions))
         if unknown:
             raise HarnessError(
-                f"--fix must name a parameter of the space ({', '.join(self.distributions)}), but got {unknown[0]!r}."
+                f"--fix must name a parameter of the space ({', '.join(self.distributions)}), but got {unknown[0]!r}"
+                f"{did_you_mean(unknown[0], self.distributions, otherwise='.')}"
             )
 
         def narrowed(group: Distributions) -> Distributions:
@@ -211,6 +251,10 @@ class SearchSpace:
         method = next(iter(self.methods)) if method is None else method
         middle = {name: _middle(distribution) for name, distribution in self.branches[method].items()}
         return middle | ({METHOD: method} if self._method else {})
+
+    def build_student(self, architecture: Mapping[str, Any]) -> nn.Module:
+        """Return a student with fresh weights, of an architecture whose choices are as storages keep them."""
+        return self.task.student(**{name: chosen(self.student[name], value) for name, value in architecture.items()})
 
     def architectures(self, *, limit: int) -> list[dict[str, Any]] | None:
         """Every architecture that the space can reach, or ``None`` if they are uncountable or more than ``limit``."""
@@ -313,7 +357,8 @@ def _check_names(group: str, given: Distributions, known: set[str], *, all_neede
     unknown, missing = sorted(set(given) - known), sorted(known - set(given))
     if unknown:
         raise ValueError(
-            f"{group} must name some of {sorted(known)}, but got {unknown[0]!r}, which would reach nothing."
+            f"{group} must name some of {sorted(known)}, but got {unknown[0]!r}, which would reach nothing"
+            f"{did_you_mean(unknown[0], known, otherwise='.')}"
         )
     if all_needed and missing:
         raise ValueError(
@@ -347,6 +392,26 @@ def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
     raise AssertionError(f"unknown distribution {distribution!r}")
 
 
+def _check_ends(what: str, group: Distributions, make: Callable[..., object]) -> None:
+    """See that ``make`` takes each parameter's ends, or choices, beside the middle of the others."""
+    middle = {name: _middle(distribution) for name, distribution in group.items()}
+    for values in (middle, *({**middle, name: end} for name, dist in group.items() for end in _ends(dist))):
+        try:
+            make(**values)
+        except (TypeError, ValueError) as error:
+            told = ", ".join(f"{name}={value!r}" for name, value in values.items())
+            raise ValueError(
+                f"{what} must take all that its ranges hold, but does not take {told}: {one_line(error)}"
+            ) from error
+
+
+def _ends(distribution: BaseDistribution) -> tuple[Any, ...]:
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    return distribution.low, distribution.high
+
+
 def _is_alone(group: Distributions) -> bool:
     """Whether a method's alpha is held at 1."""
     return "alpha" in group and listed(group["alpha"], 1) == [1]
@@ -358,7 +423,8 @@ def _held(name: str, distribution: BaseDistribution, text: str) -> BaseDistribut
         for choice in distribution.choices:
             if str(choice) == text:
                 return CategoricalDistribution([choice])
-        raise HarnessError(f"--fix {name} must be one of {list(distribution.choices)}, but got {text!r}.")
+        near = did_you_mean(text, map(str, distribution.choices), otherwise=".")
+        raise HarnessError(f"--fix {name} must be one of {list(distribution.choices)}, but got {text!r}{near}")
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     kind = float if isinstance(distribution, FloatDistribution) else int
     try:
@@ -397,5 +463,5 @@ def listed(distribution: BaseDistribution, limit: int) -> list[Any] | None:
             return None
         count = round((high - low) / step) + 1
         return [min(low + i * step, high) for i in range(count)] if count <= limit else None
-    values = range(distribution.low, distribution.high + 1, distribution.step)
-    return list(values) if len(values) <= limit else None
+    count = (distribution.high - distribution.low) // distribution.step + 1
+    return list(range(distribution.low, distribution.high + 1, distribution.step)) if count <= limit else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -48,6 +49,7 @@ class ClassifierModule(pl.LightningModule):
         weight_decay: float = 1e-4,
     ) -> None:
         super().__init__()
+        check_training(learning_rate=learning_rate, weight_decay=weight_decay)
         # An item of the loader holds many batches (see TensorLoader), with an optimizer step for each.
         self.automatic_optimization = False
         self.network = network
@@ -119,6 +121,18 @@ class ClassifierModule(pl.LightningModule):
         if agreeing:
             values["agreement"] = float(torch.stack(agreeing).sum()) / means.samples
         return values
+
+
+def check_training(*, learning_rate: float = 1e-2, weight_decay: float = 1e-4) -> None:
+    """See that a training learns something.
+
+    Raises:
+        ValueError: If ``learning_rate`` is not positive and finite, or ``weight_decay`` not at least 0 and finite.
+    """
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate must be positive and finite, but got {learning_rate=}.")
+    if not 0 <= weight_decay < math.inf:
+        raise ValueError(f"weight_decay must be at least 0 and finite, but got {weight_decay=}.")
 
 
 class StudentModule(ClassifierModule):

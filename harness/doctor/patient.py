@@ -77,7 +77,7 @@ class Patient:
     def student(self, architecture: Mapping[str, Any]) -> nn.Module:
         """A student with the same fresh weights at each call, on the device."""
         seed_draws(0, torch.device("cpu"))
-        return self.space.task.student(**architecture).to(self.device)
+        return self.space.build_student(architecture).to(self.device)
 
     def deployed(self, architecture: Mapping[str, Any]) -> nn.Module:
         """What is deployed of such a student, on the device."""

@@ -90,8 +90,8 @@ def student_can_be_kept(patient: Patient) -> str:
     architecture = {name: value for name, value in patient.space.middle().items() if name in patient.space.student}
     state = load(save(cpu_state(trained)))
     seed_draws(1, torch.device("cpu"))  # a value that is drawn, and not kept, is another one then
-    task = patient.space.task
-    fresh = deployed_network(task, task.student(**architecture)).to(patient.device)
+    space = patient.space
+    fresh = deployed_network(space.task, space.build_student(architecture)).to(patient.device)
     load_state(fresh, state)
     apart = distance(logits_of(fresh, inputs), said)
     if apart > TOLERANCE:

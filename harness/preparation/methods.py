@@ -115,7 +115,7 @@ def check_layers_of(method: str, space: SearchSpace, data: TensorDataModule) -> 
     """
     layers = dict(_layered(space)).get(method, {})
     middle = space.middle(method)
-    student = space.task.student(**{name: middle[name] for name in space.student})
+    student = space.build_student({name: middle[name] for name in space.student})
     for pair in itertools.product(*layers.values()):
         parameters = {name: middle[name] for name in space.methods[method]} | dict(zip(layers, pair, strict=True))
         try:

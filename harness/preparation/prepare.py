@@ -404,7 +404,7 @@ def _student(
     space: SearchSpace, architecture: Mapping[str, Any], device: torch.device, settings: Settings
 ) -> nn.Module:
     with _asking(f"the task's student({', '.join(f'{k}={v!r}' for k, v in architecture.items())})", settings):
-        return space.task.student(**architecture).to(device)
+        return space.build_student(architecture).to(device)
 
 
 class _Deployed(NamedTuple):

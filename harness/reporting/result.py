@@ -12,6 +12,7 @@ from harness.cli import command_for
 from harness.cost import Conditions
 from harness.errors import HarnessError
 from harness.metrics import MAXIMIZED, METRICS
+from harness.names import COLUMNS, column_names
 from harness.pareto import knee, pareto_front
 from harness.preparation.prepare import used_conditions
 from harness.region import Region
@@ -55,7 +56,7 @@ class Result:
         primary_is_maximized: Whether more of it is better.
         primary_bounds: The least and the most that it can be; ``None`` for one that is not known.
         region: Which students count: those beyond it are on no front.
-        parameters: Names of the searched parameters.
+        parameters: Columns of the searched parameters (``harness.names``).
         conditions: What the latencies hold for.
         curves: Of the trials on the front: metric by name and epoch, by trial number.
         transfers: What the students of the front answer beside the teacher, by trial number, as far as their answers
@@ -150,7 +151,6 @@ class Result:
 
 def collect(study: Study) -> Result:
     """Read a study: its trials, its front, and its picks."""
-    identity = study.attrs["kd.identity"]
     if "kd.teacher" not in study.attrs:
         raise HarnessError(f"study {study.settings.study!r} has not been prepared yet: there is nothing to report.")
     teacher = study.attrs["kd.teacher"]
@@ -180,7 +180,7 @@ def collect(study: Study) -> Result:
         primary_is_maximized=study.primary_direction == "maximize",
         primary_bounds=study.primary_bounds,
         region=region,
-        parameters=tuple(identity["parameters"]),
+        parameters=tuple(parameter_columns(study).values()),
         conditions=used_conditions(study),
         curves={number: curves(study.trial_folder(number)) for number in on_front},
         transfers=_transfers({number: str(number) for number in on_front}, study),
@@ -202,14 +202,13 @@ def _as_searched(study: Study) -> Settings:
 
 def trials_frame(study: Study) -> pd.DataFrame:
     """One row for each trial that has begun, in their order."""
-    parameters = study.attrs["kd.identity"]["parameters"]
-    columns = ["number", "state", "recipe", *parameters]
+    columns = parameter_columns(study)
     rows = [
         {
             "number": trial.number,
             "state": trial.state.name,
             "recipe": trial.user_attrs.get("recipe", ""),
-            **trial.params,
+            **{columns[name]: value for name, value in trial.params.items() if name in columns},
             **trial.user_attrs.get("metrics", {}),
             # One that was cut while it was being stopped may have gone on since.
             "reason": trial.user_attrs.get("reason", "") if trial.state.name in ("PRUNED", "FAIL") else "",
@@ -219,10 +218,15 @@ def trials_frame(study: Study) -> pd.DataFrame:
         for trial in study.trials()
         if trial.state.name != "WAITING"
     ]
-    frame = pd.DataFrame(rows, columns=None if rows else columns)
+    frame = pd.DataFrame(rows, columns=None if rows else ["number", "state", "recipe", *columns.values()])
     # A study of which nothing is finished yet, or no trial has had some method, has the same columns.
-    missing = [name for name in (*parameters, study.primary, *METRICS) if name not in frame]
+    missing = [name for name in (*columns.values(), study.primary, *METRICS) if name not in frame]
     return frame.assign(**dict.fromkeys(missing, float("nan")))
+
+
+def parameter_columns(study: Study) -> dict[str, str]:
+    """Return the column of each searched parameter, by its name."""
+    return column_names(study.attrs["kd.identity"]["parameters"], (*COLUMNS, *METRICS, study.primary))
 
 
 def _transfers(folders: dict[int, str], study: Study) -> dict[int, Transfer]:

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from harness.addresses import is_database_server, redact, storage_file
 from harness.content import Lease, write_atomically
-from harness.errors import HarnessError
+from harness.errors import HarnessError, did_you_mean
 from harness.flags import space_argument, space_file, space_names
 from harness.metrics import MAXIMIZED, METRICS
 from harness.settings import Settings, bound_in
@@ -155,8 +155,8 @@ def load_stored(settings: Settings) -> Study:
     storage = open_storage(settings)
     names = optuna.get_all_study_names(storage)
     if name not in names:
-        known = ", ".join(sorted(names)) or "none"
-        raise HarnessError(f"{redact(settings.storage)} must hold study {name!r}, but holds {known}.")
+        known, near = ", ".join(sorted(names)) or "none", did_you_mean(name, names, otherwise=".")
+        raise HarnessError(f"{redact(settings.storage)} must hold study {name!r}, but holds {known}{near}")
     loaded = optuna.load_study(study_name=name, storage=storage)
     if loaded.user_attrs.keys().isdisjoint(("kd.identity", MOVING_ATTR)):
         raise HarnessError(f"study {name!r} was not made by this program.")
@@ -264,9 +264,9 @@ def _direction(objective: str, space: SearchSpace) -> str:
     if objective == space.task.metric_name:
         return space.task.metric_direction
     if objective not in METRICS:
-        raise HarnessError(
-            f"--objectives must name some of {', '.join((space.task.metric_name, *METRICS))}, but got {objective!r}."
-        )
+        known = (space.task.metric_name, *METRICS)
+        near = did_you_mean(objective, known, otherwise=".")
+        raise HarnessError(f"--objectives must name some of {', '.join(known)}, but got {objective!r}{near}")
     return "maximize" if objective in MAXIMIZED else "minimize"
 
 

@@ -7,6 +7,7 @@ import os
 import tempfile
 import time
 import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,12 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from harness.addresses import place_of
 from harness.content import Lease, exclusive, inside, write_atomically
+from harness.errors import one_line
+from harness.names import logged_name
 from harness.tracking.spool import FINISHED_STATES, RUN_STATUS, SPOOL, STATE_FILE, TAKEN, UNSURE, read_events_until
 
-_METRICS_A_CALL, _OTHERS_A_CALL = 1000, 100  # what MLflow's log_batch takes
-_PARAM_LENGTH, _TAG_LENGTH = 6000, 8000
+_METRICS_A_CALL, _OTHERS_A_CALL = 800, 100  # MLflow's log_batch takes 1,000 in all, 100 params and 100 tags of them
+_NAME_LENGTH, _PARAM_LENGTH, _TAG_LENGTH = 250, 6000, 8000
 _KIND = {"mlflow.experimentKind": "custom_model_development"}  # or its page opens on traces of language models
 _LATE_S = 10.0  # after which another machine may have a trial: less than its worker must be silent for, to lose it
 _SENDING_S = 1.0  # for another machine's call to end that had begun before
@@ -72,9 +75,19 @@ class MlflowSink:
         address: MLflow's tracking address.
         experiment: Name of the experiment that all runs belong to.
         artifact_root: Folder of the artifacts, for a store that is a local database; a server has its own.
+        on_refused: Called with a line of text about what the store refuses for good; the rest is sent.
     """
 
-    def __init__(self, address: str, experiment: str, artifact_root: Path) -> None:
+    def __init__(
+        self,
+        address: str,
+        experiment: str,
+        artifact_root: Path,
+        *,
+        on_refused: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._on_refused = on_refused
+        self._refused: set[tuple[type, str]] = set()
         self.client = MlflowClient(address)
         local = "://" in address and not address.startswith("http")
         place = (artifact_root / experiment).resolve().as_uri() if local else None
@@ -112,6 +125,14 @@ class MlflowSink:
             # Whoever deleted the run wants it gone; what else there is must not wait for it.
             mirrored.offset = (folder / SPOOL).stat().st_size
             _keep(folder, mirrored)
+
+    def _skip(self, kind: type, name: str, why: str) -> None:
+        """Say, once, what is not sent, for asking again would be in vain."""
+        if (kind, name) not in self._refused:
+            self._refused.add((kind, name))
+            self._on_refused(
+                f"MLflow lacks {kind.__name__.lower()} {name!r}, which it refuses: {why}; it stays on disk"
+            )
 
     def _send_rest(self, folder: Path, mirrored: _Mirrored) -> None:
         events, end = read_events_until(folder / SPOOL, mirrored.offset)
@@ -286,7 +307,7 @@ class MlflowSink:
     def _new_run(self, folder: Path, event: dict[str, Any], mirrored: _Mirrored) -> Run:
         mirrored.may_exist = True
         _keep(folder, mirrored)
-        tags = dict(event["tags"])
+        tags = {key: _text(value, _TAG_LENGTH) for key, value in event["tags"].items()}
         if TAKEN in event:
             tags[_FOLDER_TAG] = _folder_tag(mirrored, event[TAKEN])
         if event["parent"] is not None:
@@ -296,31 +317,42 @@ class MlflowSink:
                 )
             tags["mlflow.parentRunId"] = self.run_id(Path(os.path.normpath(folder / event["parent"])))
         return self.client.create_run(
-            self.experiment_id, start_time=event["time_ms"], tags=tags, run_name=event["name"]
+            self.experiment_id, start_time=event["time_ms"], tags=tags, run_name=event["name"][:_NAME_LENGTH]
         )
 
     def _gather(self, event: dict[str, Any], folder: Path, mirrored: _Mirrored, pending: _Pending) -> None:
         assert mirrored.run_id is not None
         match event["event"]:
             case "run":
-                pending.params += [Param(key, value[:_PARAM_LENGTH]) for key, value in event["params"].items()]
+                pending.params += [
+                    Param(logged_name(key), _text(value, _PARAM_LENGTH)) for key, value in event["params"].items()
+                ]
             case "metrics":
                 pending.metrics += [
                     Metric(key, value, event["time_ms"], event["step"] or 0)
-                    for key, value in event["values"].items()
+                    for key, value in ((logged_name(name), value) for name, value in event["values"].items())
                     if not _is_there(mirrored.there.get(key), event["step"], value)
                 ]
             case "tags":
-                pending.tags += [RunTag(key, value[:_TAG_LENGTH]) for key, value in event["values"].items()]
+                pending.tags += [RunTag(key, _text(value, _TAG_LENGTH)) for key, value in event["values"].items()]
             case "artifact":
                 path = inside(folder.resolve(), str((folder / event["path"]).resolve()))  # where links lead, too
-                artifacts = self._artifacts(mirrored.artifact_uri)
-                if path.is_dir():
-                    artifacts.log_artifacts(str(path))
-                else:
-                    artifacts.log_artifact(str(path))
+                self._log_artifact(path, mirrored)
             case "state":
                 pending.state = (event["state"], event["time_ms"])
+
+    def _log_artifact(self, path: Path, mirrored: _Mirrored) -> None:
+        artifacts = self._artifacts(mirrored.artifact_uri)
+        try:
+            (artifacts.log_artifacts if path.is_dir() else artifacts.log_artifact)(str(path))
+        except FileNotFoundError as error:
+            if path.exists():
+                raise
+            self._skip(ArtifactRepository, path.name, one_line(error))  # somebody has removed it since
+        except MlflowException as error:
+            if not _is_for_good(error):
+                raise
+            self._skip(ArtifactRepository, path.name, one_line(error))
 
     def _set_status(self, mirrored: _Mirrored, state: str, time_ms: int) -> None:
         assert mirrored.run_id is not None
@@ -337,8 +369,38 @@ class MlflowSink:
             # Tags go last, and the state is the last of them: whoever sees a state sees all that led to it.
             others_left = pending.metrics or pending.params
             tags = [] if others_left else pending.tags[:_OTHERS_A_CALL]
-            self.client.log_batch(run_id, metrics=metrics, params=params, tags=tags)
+            self._log(run_id, [*metrics, *params, *tags])
             del pending.tags[: len(tags)]
+
+    def _log(self, run_id: str, batch: Sequence[Metric | Param | RunTag]) -> None:
+        """Log a batch; one that is refused for good in halves, down to what it is refused for, which is left out."""
+        batch = [one for one in batch if (type(one), one.key) not in self._refused]
+        try:
+            self.client.log_batch(
+                run_id,
+                metrics=[one for one in batch if isinstance(one, Metric)],
+                params=[one for one in batch if isinstance(one, Param)],
+                tags=[one for one in batch if isinstance(one, RunTag)],
+            )
+        except MlflowException as error:
+            if not _is_for_good(error) or not batch or self._is_deleted(run_id):
+                raise
+            if len(batch) == 1:
+                self._skip(type(batch[0]), batch[0].key, one_line(error))
+                return
+            middle = len(batch) // 2
+            self._log(run_id, batch[:middle])
+            self._log(run_id, batch[middle:])
+
+
+def _is_for_good(error: MlflowException) -> bool:
+    """Whether a store refuses what was said, and will again: a bad request, where one that is away gives no answer."""
+    return error.get_http_status_code() in (400, 413)
+
+
+def _text(value: str, longest: int) -> str:
+    """Return a text as any store takes it: shortened, and without what is no character, as of a folder in Latin-1."""
+    return value[:longest].encode("utf-8", "replace").decode("utf-8")
 
 
 def _folder_tag(mirrored: _Mirrored, since_ms: int) -> str:

@@ -215,7 +215,7 @@ def student_module(
         seed: Seed of its weights.
     """
     seed_draws(seed, torch.device("cpu"))  # weights are drawn on the CPU, whatever the device
-    student = space.task.student(**configuration.student)
+    student = space.build_student(configuration.student)
     criterion = make_criterion(**configuration.distillation)
     criterion.setup(student, data, epochs=epochs)  # after the student, whose weights are the same for all methods
     return StudentModule(

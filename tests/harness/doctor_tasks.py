@@ -289,18 +289,18 @@ class Misaligned(TensorDataModule):
         "say which way is better",
     ),
     "a direction that is none": Broken(
-        "metric",
+        "space file",
         [("    def teacher(self):", "    metric_direction = 'up'\n\n    def teacher(self):")],
         "",
-        "metric_direction must be 'maximize' or 'minimize', but is 'up'",
-        "say which way is better",
+        "metric_direction must be 'maximize' or 'minimize', but got 'up'",
+        "mend the line that is named",
     ),
     "a metric with a cost's name": Broken(
-        "metric",
+        "space file",
         [("    def teacher(self):", "    metric_name = 'macs'\n\n    def teacher(self):")],
         "",
         "metric_name must be a name of its own, but 'macs' has another meaning",
-        "torchmetrics metric",
+        "mend the line that is named",
     ),
     "a student that normalizes by its batch": Broken(
         "student steady",

@@ -1,0 +1,83 @@
+"""Names that a space gives: what a parameter and a metric may be called, the same in tables, flags and logs.
+
+A parameter may be called as ``student()`` calls it. Where its name is another column of a table, its own column is
+``params.<name>``. A metric has a name of its own. Logs keep names as they are; MLflow gets ``_`` for what it refuses.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+LONGEST = 200  # characters; MLflow takes 250, of which it needs some for what stands before a name, as in "val/"
+COLUMNS = (
+    *("number", "state", "recipe", "reason", "started", "finished"),
+    *("front", "pick", "control", "gain"),
+)
+"""Columns of a table of trials beside parameters and metrics."""
+_LOSSES = ("loss", "hard_loss", "soft_loss", "temperature", "alpha")
+_PREFIXES = ("train/", "val/", "test/", "params.")
+
+
+def check_parameter_names(names: Iterable[str]) -> None:
+    """See that parameters can be told from one another wherever they are named.
+
+    Raises:
+        ValueError: If a flag or a log can't say one.
+    """
+    logged: dict[str, str] = {}
+    for name in names:
+        _check_name("a parameter", name)
+        if (other := logged.setdefault(logged_name(name), name)) != name:
+            raise ValueError(
+                f"parameters must have different names in MLflow, which has neither {name!r} nor {other!r} as it is, "
+                f"but both would be {logged_name(name)!r}; call the argument of student() otherwise."
+            )
+
+
+def check_metric_name(name: str, others: Iterable[str]) -> None:
+    """See that a task's metric has a name of its own.
+
+    Args:
+        name: Its name.
+        others: The names of what every trial has beside it (``harness.metrics.METRICS``).
+
+    Raises:
+        ValueError: If a flag or a log can't say it, or it means something else there.
+    """
+    _check_name("metric_name", name)
+    if name in (*others, *COLUMNS, *_LOSSES) or name.startswith(_PREFIXES):
+        raise ValueError(
+            f"metric_name must be a name of its own, but {name!r} has another meaning, as a column or a curve; call it "
+            f"otherwise, as 'task_{name.rpartition('/')[2]}'."
+        )
+
+
+def _check_name(what: str, name: str) -> None:
+    if not isinstance(name, str):
+        raise ValueError(f"{what} must be a string, but got {name!r}.")
+    if not 0 < len(name) <= LONGEST:
+        raise ValueError(f"{what} must have 1 to {LONGEST} characters, but got {len(name)}: {name[:40]!r}")
+    bad = [character for character in name if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")]
+    if bad or name != name.strip() or set(name) & set(",="):
+        raise ValueError(
+            f"{what} must have no comma, '=', line break or other control character, and no blank at its ends, for "
+            f"flags name it, but got {name!r}."
+        )
+
+
+def logged_name(name: str) -> str:
+    """Return a name as MLflow takes it: ``_`` for each character that it refuses, as in ``recall_1`` for ``recall@1``."""
+    shown = re.sub(r"[^\w.\-: /]", "_", name)
+    # A path that leads nowhere else: MLflow takes no empty part, and none of dots.
+    return "/".join(
+        part if part not in ("", ".") and not part.startswith("..") else f"_{part.lstrip('.')}"
+        for part in shown.split("/")
+    )
+
+
+def column_names(parameters: Iterable[str], others: Iterable[str]) -> dict[str, str]:
+    """Return the column of each parameter, by its name: ``params.<name>`` where another column has its name."""
+    taken = set(others)
+    return {name: f"params.{name}" if name in taken else name for name in parameters}
