@@ -68,7 +68,7 @@ def _check_name(what: str, name: str) -> None:
 
 
 def logged_name(name: str) -> str:
-    """Return a name as MLflow takes it: ``_`` for each character that it refuses, as in ``recall_1`` for ``recall@1``."""
+    """Return a name as MLflow takes it, with ``_`` for what it refuses: ``recall_1`` for ``recall@1``."""
     shown = re.sub(r"[^\w.\-: /]", "_", name)
     # A path that leads nowhere else: MLflow takes no empty part, and none of dots.
     return "/".join(

@@ -115,9 +115,7 @@ def main() -> int:
         with exclusive(lock_of(config["address"], root)):  # two first starts at once would both make the tables
             if (path := sqlite_path(config["address"])) is not None:
                 prepare_database(path, lambda text: _tell(word=text))
-            sink = MlflowSink(
-                config["address"], config["experiment"], root, on_refused=lambda text: _tell(word=text)
-            )
+            sink = MlflowSink(config["address"], config["experiment"], root, on_refused=lambda text: _tell(word=text))
     except Exception as error:
         _tell(failed=_why(error))
         return 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
+from mlflow.exceptions import MlflowException
 
 from harness.content import Lease
 from harness.tracking.mirror import Mirror, is_sent
@@ -261,14 +263,63 @@ def test_a_run_that_was_deleted_stays_so_and_the_others_go_on(sink: MlflowSink, 
     assert len(runs(sink)) == 2
 
 
-def test_an_error_that_is_no_deletion_is_not_swallowed(sink: MlflowSink, tmp_path: Path) -> None:
+def test_an_error_that_is_no_deletion_is_not_swallowed(sink: MlflowSink, address: str, tmp_path: Path) -> None:
     folder = append(tmp_path / "0", begin("k"))
     sink.send(folder)
     kept = (folder / STATE_FILE).read_text()
-    append(folder, event("metrics", 1, step=0, values={"a name that MLflow refuses: ;!": 1.0}))
-    with pytest.raises(Exception, match="Invalid value"):
+    append(folder, metrics(0, 1, loss=1.0))
+    with sqlite3.connect(address.removeprefix("sqlite:///")) as database:
+        database.execute("alter table metrics rename to elsewhere")
+    with pytest.raises(MlflowException):
         sink.send(folder)
     assert (folder / STATE_FILE).read_text() == kept  # it is tried again
+    with sqlite3.connect(address.removeprefix("sqlite:///")) as database:
+        database.execute("alter table elsewhere rename to metrics")
+    sink.send(folder)
+    assert history(sink, runs(sink)[0], "loss") == [(0, 1, 1.0)]
+
+
+def test_what_is_refused_for_good_is_said_once_and_the_rest_is_sent(address: str, tmp_path: Path) -> None:
+    said: list[str] = []
+    sink = MlflowSink(address, "kd-test", tmp_path / "mlruns", on_refused=said.append)
+    long = "x" * 300
+    folder = append(
+        tmp_path / "0",
+        begin("k", params={"width": "8", long: "1"}),
+        state("RUNNING"),
+        metrics(0, 1, **{"loss": 2.0, long: 1.0}),
+        metrics(1, 2, **{"loss": 1.0, long: 2.0}),
+        event("tags", 3, values={"kd.note": "kept", "kd@": "refused"}),
+        event("artifact", 3, path="removed.txt"),
+        state("COMPLETE", 5),
+    )
+    sink.send(folder)
+    (run,) = runs(sink)
+    assert run.info.status == "FINISHED" and run.data.params == {"width": "8"}
+    assert history(sink, run, "loss") == [(0, 1, 2.0), (1, 2, 1.0)] and run.data.metrics.keys() == {"loss"}
+    assert own_tags(run)["kd.note"] == "kept" and "kd@" not in own_tags(run)
+    assert len(said) == 4 and all("which it refuses" in line for line in said)
+
+
+def test_a_parameter_that_was_logged_with_another_value_holds_up_nothing(address: str, tmp_path: Path) -> None:
+    said: list[str] = []
+    sink = MlflowSink(address, "kd-test", tmp_path / "mlruns", on_refused=said.append)
+    folder = append(tmp_path / "0", begin("k"))
+    sink.send(folder)
+    sink.client.log_param(runs(sink)[0].info.run_id, "width", "9")
+    (folder / STATE_FILE).unlink()
+    (folder / SPOOL).unlink()
+    sink.send(append(folder, begin("k", params={"width": "8", "depth": "1"}), state("COMPLETE", 5)))
+    (run,) = runs(sink)
+    assert run.info.status == "FINISHED" and run.data.params == {"width": "9", "depth": "1"}
+    assert len(said) == 1 and "'width'" in said[0]
+
+
+def test_names_that_mlflow_refuses_are_logged_as_it_takes_them(sink: MlflowSink, tmp_path: Path) -> None:
+    sent = (begin("k", params={"ke@rnel": "caf\udce9"}), metrics(0, 1, **{"val/recall@1": 0.5}), state("COMPLETE", 5))
+    sink.send(append(tmp_path / "0", *sent))
+    (run,) = runs(sink)
+    assert run.data.params == {"ke_rnel": "caf?"} and run.data.metrics == {"val/recall_1": 0.5}
 
 
 def mirrored(tmp_path: Path, address: str, *folders: Path) -> None:
