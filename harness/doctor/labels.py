@@ -11,7 +11,8 @@ from torch import Tensor
 from harness.doctor.answers import logits_of
 from harness.doctor.check import Check, Doubt, Flaw, Groundless
 from harness.doctor.patient import Patient
-from harness.preparation.misgivings import share_right
+from harness.preparation.misgivings import no_better_than_chance
+from harness.preparation.prepare import scores_of
 
 
 def labels_are_within_the_logits(patient: Patient) -> str:
@@ -34,20 +35,23 @@ def labels_are_within_the_logits(patient: Patient) -> str:
 
 
 def teacher_knows_the_labels(patient: Patient) -> str:
-    """A trained teacher is right more often than whoever always says the most frequent class."""
+    """A trained teacher's primary metric is better than that of a constant answer."""
     if not patient.teacher_is_trained:
         raise Groundless("no trained teacher is at hand: search, which trains it first, and ask again")
     labels = patient.sample.splits["val"].labels
     logits = patient.sample.teacher_outputs["val"]["logits"]
-    right, frequent = share_right(logits, labels)
-    if right <= frequent:
+    scores = scores_of(patient.space.task, patient.sample, patient.classes)
+    reached = _measured(patient, logits, labels)
+    found = f"{scores.metric} {reached:.4f} on {len(labels)} validation samples"
+    if no_better_than_chance(scores, reached):
         said = logits.argmax(1)
         # If each class of the teacher's meant the label that it is given for most often.
         named = [torch.bincount(labels[said == one]).max() for one in said.unique()]
-        renamed = float(torch.stack(named).sum()) / len(labels)
-        hint = f"; {renamed:.0%} if its classes had other numbers" if renamed > max(2 * frequent, right) else ""
-        raise Flaw(f"right on {right:.0%} of {len(labels)} validation samples, as good as chance{hint}")
-    return f"right on {right:.0%} of {len(labels)} validation samples"
+        renamed, frequent = int(torch.stack(named).sum()), int(torch.bincount(labels).max())
+        is_hint = renamed > max(2 * frequent, int((said == labels).sum()))
+        hint = f"; right on {renamed / len(labels):.0%} if its classes had other numbers" if is_hint else ""
+        raise Flaw(f"{found}, no better than a constant answer, which has {scores.chance:.4f}{hint}")
+    return f"{found}; a constant answer has {scores.chance:.4f}"
 
 
 def metric_measures(patient: Patient) -> str:

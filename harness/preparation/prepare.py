@@ -158,7 +158,8 @@ def prepare(
         names, teachers, files, outputs, scores, its_costs, strict=True
     ):
         terminal.say(f"teacher   {_described(space, its_scores, cost)}, {teacher.digest}")
-        for misgiving in misgivings(said["val"]["logits"].float(), data.splits["val"].labels.cpu()):
+        reached = its_scores[space.task.metric_name]
+        for misgiving in misgivings(said["val"]["logits"].float(), scored, reached):
             doubts.append(f"{who} {misgiving}")
             terminal.tell(f"warning   {doubts[-1]}; look: {doctor_command(settings, file)}", indent=" " * 10)
         _finish_teacher(teacher, its_scores, cost)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,12 @@ import torch
 from conftest import EXAMPLE, Silent, opened
 from safetensors.torch import save_file
 from torch import Tensor
+from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
 
+from harness.preparation.chance import chance_level
 from harness.preparation.misgivings import misgivings
 from harness.preparation.prepare import prepare
+from harness.region import Scores
 from harness.reporting.result import collect
 from harness.reporting.sentences import notes
 from harness.screen.terminal import Terminal
@@ -26,20 +30,44 @@ def sure_of(classes: Tensor) -> Tensor:
     return 4 * torch.nn.functional.one_hot(classes, 3) - torch.tensor([1.0, 2.0, 0.5])
 
 
-def test_a_teacher_that_knows_its_labels_raises_none() -> None:
-    assert misgivings(sure_of(LABELS), LABELS) == []
-    assert misgivings(sure_of(LABELS).abs(), LABELS) == []  # a ReLU is the doctor's to doubt
+def scores(chance: float, *, sign: int = 1) -> Scores:
+    return Scores(metric="f1", sign=sign, bounds=(0.0, 1.0), chance=chance, samples=len(LABELS))
 
 
-def test_a_teacher_that_knows_no_more_than_the_most_frequent_label_raises_one() -> None:
-    (found,) = misgivings(sure_of(torch.tensor([0, 0, 1, 1, 1])), LABELS)
-    assert found == "is right on 60% of the validation samples, and always the most frequent label on 60%"
+def test_a_teacher_that_is_better_than_a_constant_answer_raises_none() -> None:
+    assert misgivings(sure_of(LABELS), scores(0.6), 0.61) == []
+    assert misgivings(sure_of(LABELS), scores(0.6, sign=-1), 0.59) == []
+    assert misgivings(sure_of(LABELS), scores(math.nan), 0.1) == []  # nothing is known of a constant answer
+    assert misgivings(sure_of(LABELS).abs(), scores(0.6), 1.0) == []  # a ReLU is the doctor's to doubt
+
+
+@pytest.mark.parametrize(("sign", "reached"), [(1, 0.6), (1, 0.2), (-1, 0.7)])
+def test_a_teacher_that_is_no_better_than_a_constant_answer_raises_one(sign: int, reached: float) -> None:
+    (found,) = misgivings(sure_of(LABELS), scores(0.6, sign=sign), reached)
+    assert found == (
+        f"has f1 {reached:.4f} on the validation split, no better than a constant answer, which has 0.6000"
+    )
+
+
+def test_an_imbalanced_tasks_teacher_is_judged_by_the_tasks_own_metric() -> None:
+    # 49 of 50 samples are of class 0, which the teacher always names; yet it ranks the one of class 1 first.
+    labels = torch.tensor([0] * 49 + [1])
+    logits = torch.stack([torch.full((50,), 5.0), torch.linspace(-1, 1, 50)], 1)
+    found = {}
+    for metric in (MulticlassAUROC(num_classes=2), MulticlassAccuracy(num_classes=2, average="micro")):
+        chance = chance_level(metric, labels, 2, sign=1)
+        metric.reset()
+        metric.update(logits, labels)
+        scored = Scores(metric="m", sign=1, bounds=(0.0, 1.0), chance=chance, samples=50)
+        found[type(metric).__name__] = (chance, misgivings(logits, scored, float(metric.compute())))
+    assert found["MulticlassAUROC"] == (0.5, [])
+    assert found["MulticlassAccuracy"][0] == pytest.approx(0.98) and len(found["MulticlassAccuracy"][1]) == 1
 
 
 def test_probabilities_raise_one() -> None:
-    (found,) = misgivings(sure_of(LABELS).softmax(1), LABELS)
+    (found,) = misgivings(sure_of(LABELS).softmax(1))
     assert found.startswith("gives probabilities where logits are wanted")
-    assert misgivings(sure_of(LABELS).softmax(1)) == [found] and misgivings(sure_of(LABELS)) == []
+    assert misgivings(sure_of(LABELS)) == []
 
 
 @pytest.mark.parametrize(("network", "who"), [("perceptron(256)", "the teacher"), ("perceptron(width)", "a student")])
