@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 
-from harness.cli import run
+from harness.cli import command_for, run
 from harness.commands import parse_command
 from harness.settings import Settings
 
@@ -20,7 +20,7 @@ def confirm(settings: Settings) -> None:
     """Reopen the study, prepare, train its picks and controls with fresh seeds, report."""
     from harness.tracking.mirror import Mirror
 
-    with Mirror() as mirror, contextlib.ExitStack() as reach:
+    with Mirror(remedy=command_for("report", settings)) as mirror, contextlib.ExitStack() as reach:
         from harness.screen.terminal import Terminal
 
         terminal = Terminal()
@@ -88,7 +88,7 @@ def report(settings: Settings) -> None:
     """Read the study, report."""
     from harness.tracking.mirror import Mirror
 
-    with Mirror() as mirror, contextlib.ExitStack() as reach:
+    with Mirror(remedy=command_for("report", settings)) as mirror, contextlib.ExitStack() as reach:
         from harness.screen.terminal import Terminal
 
         terminal = Terminal()
@@ -98,6 +98,7 @@ def report(settings: Settings) -> None:
             from harness.storage.access import storage_in_reach
             from harness.studies.opening import find_study
             from harness.tracking.spool import Spool
+            from harness.trials.worker import catch_up
 
             reach.enter_context(storage_in_reach(settings))
             study = find_study(settings)
@@ -109,6 +110,8 @@ def report(settings: Settings) -> None:
             report(study, terminal)
         else:
             spool = Spool(study.folder, mirror.notify) if study.owns_folder() else None
+            if spool is not None:
+                catch_up(study, mirror)
             report(study, terminal, spool if spool is not None and spool.begun else None)
             if spool is not None:
                 spool.close()

@@ -32,6 +32,9 @@ class Interrupted(BaseException):
         self.signal_number = signal_number
 
 
+OWN_THREADS = "kd-harness-"
+"""Begins the names of the threads that this project starts; none of them holds a lock that a fork of it takes."""
+
 _signals: list[int] = []  # that have come
 
 
@@ -72,7 +75,7 @@ def lose_no_signal() -> None:
         _signals.clear()
         number = dropped.exc_value.signal_number
         again = threading.Timer(0.05, os.kill, (os.getpid(), number))  # when Python has left it
-        again.daemon = True
+        again.daemon, again.name = True, f"{OWN_THREADS}signal"
         again.start()
 
     sys.unraisablehook = hook

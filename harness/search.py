@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from harness.cli import next_steps
+from harness.cli import command_for, next_steps
 from harness.errors import Interrupted
 from harness.settings import Settings
 
@@ -30,7 +30,7 @@ def search(settings: Settings) -> None:
 
     terminal = Terminal()
     # The mirror's process imports MLflow and connects while this one imports torch.
-    with Mirror() as mirror, contextlib.ExitStack() as reach:
+    with Mirror(remedy=command_for("report", settings)) as mirror, contextlib.ExitStack() as reach:
         mirror.begin_to_connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
         with _saying_if_stopped(terminal), terminal.loading("PyTorch, Optuna and MLflow"):
             from harness.preparation.prepare import prepare
@@ -41,6 +41,7 @@ def search(settings: Settings) -> None:
             from harness.space import load_space
             from harness.storage.access import STORAGE_ERRORS, open_storage, storage_in_reach
             from harness.studies.opening import open_study
+            from harness.tracking.autologging import switch_off_autologging
             from harness.training.fit import device_of
             from harness.trials.controls import controls, due
             from harness.trials.displays import retraining_display, search_display
@@ -62,12 +63,14 @@ def search(settings: Settings) -> None:
         terminal.say(_header(settings, study.finished()))
         for change in study.changes:
             terminal.tell(f"changed   {change}", indent=" " * 10)
+        switch_off_autologging(terminal.say)
         study.patience.word.say = terminal.say
         try:
             with ParentRun(study, settings, mirror) as parent:
                 catch_up(study, mirror)
                 if not study.is_over or (settings.controls and due(study)):
                     prepared = prepare(settings, space, study, terminal, mirror)
+                    switch_off_autologging(terminal.say)
                     study.keep_sources()
                     parent.start(prepared)
                     if settings.sampler == "front" and (why := unforeseeable(space, study, prepared)):

@@ -15,6 +15,7 @@ from harness.doctor.answers import ASKED, TOLERANCE, distance, logits_of
 from harness.doctor.check import Check, Flaw
 from harness.doctor.patient import Patient
 from harness.task import deployed_network
+from harness.tracking.autologging import switch_off_autologging
 from harness.training.checkpoint import Checkpoints
 from harness.training.fit import fit, seed_draws
 from harness.training.tensor_file import cpu_state, load_state
@@ -28,6 +29,7 @@ def teacher_is_unchanged(patient: Patient) -> str:
     method, steps = patient.methods[0], patient.sample.steps_per_epoch
     module = patient.module(patient.configuration(method), steps=steps)
     with tempfile.TemporaryDirectory() as folder:
+        switch_off_autologging()
         fit(
             module,
             patient.sample,

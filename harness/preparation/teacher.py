@@ -22,6 +22,7 @@ from harness.preparation.assistant import is_student, load_assistant
 from harness.preparation.keeping import Keeper
 from harness.settings import Settings
 from harness.task import Task
+from harness.tracking.autologging import switch_off_autologging
 from harness.tracking.spool import Spool
 from harness.training.checkpoint import drop_checkpoints, epochs_kept
 from harness.training.fit import EpochListener, fit, seed_draws
@@ -223,6 +224,7 @@ def _train(
         listener.on_epoch(epoch, metrics)
 
     data.seed = settings.seed
+    switch_off_autologging()
     fit(
         module,
         data,

@@ -25,7 +25,7 @@ from sqlalchemy.engine import Engine, Row
 from sqlalchemy.exc import SQLAlchemyError
 
 from harness.content import Lease
-from harness.errors import PieceTaken, end_if_told
+from harness.errors import OWN_THREADS, PieceTaken, end_if_told
 from harness.storage.claims import BEAT_S, GRACE_S, Check, Claims, FolderClaims, Hold, Worker, lease_of
 from harness.storage.database_locks import locked, server_engine
 from harness.storage.patience import within
@@ -162,7 +162,7 @@ class DatabaseClaims:
         self._lost, self._confirmed_s = False, _elapsed_s()
         self._over.clear()  # a heart that was asked to end, and has not yet, goes on
         if self._heart is None or not self._heart.is_alive():
-            self._heart = threading.Thread(target=self._live, daemon=True)
+            self._heart = threading.Thread(target=self._live, name=f"{OWN_THREADS}heartbeat", daemon=True)
             self._heart.start()
 
     def _leave(self) -> None:

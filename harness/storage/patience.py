@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
-from harness.errors import end_if_told, one_line
+from harness.errors import OWN_THREADS, end_if_told, one_line
 from harness.word import Word
 
 _Result = TypeVar("_Result")
@@ -135,7 +135,7 @@ def within(timeout_s: float, call: Callable[[], _Result]) -> Callable[[], _Resul
         else:
             ends.append(lambda: result)
 
-    thread = threading.Thread(target=run, daemon=True)
+    thread = threading.Thread(target=run, name=f"{OWN_THREADS}storage", daemon=True)
     thread.start()
     thread.join(timeout_s)
     return ends[0] if ends else None

@@ -8,45 +8,50 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
 from harness.addresses import redact
-from harness.errors import HarnessError
+from harness.errors import OWN_THREADS, HarnessError
 from harness.tracking.spool import SPOOL, STATE_FILE
 from harness.word import Word
 
+_MODULE = "harness.tracking.mirror_process"
 _GRACE_S, _GRACE_AFTER_ERROR_S = 10.0, 2.0
+_GAVE_UP = 1  # the exit code of a process whose store stayed away
+_MOST_DEATHS = 4  # in a row, each within ``_LIVES_S`` of its start; after them no more are started
+_LIVES_S, _FIRST_PAUSE_S = 60.0, 0.5  # a pause is twice as long as the one before
+_ENDED = {"problem": "the process that logs to it has ended"}
 
 
 class Mirror:
     """Mirrors spools into MLflow from a process of its own, which starts at once and imports MLflow meanwhile.
 
-    As a context it waits at its end until all is sent.
+    As a context it waits at its end until all is sent. A process that dies is replaced, some times in a row.
+
+    Args:
+        remedy: What a person can type to have sent what could not be sent.
     """
 
     _address = ""
 
-    def __init__(self) -> None:
+    def __init__(self, *, remedy: str = "the same command") -> None:
         self.experiment_id = self.store = ""
+        self._remedy = remedy
         self._word = Word(lambda text: None)
         self._answered, self._replied = threading.Event(), threading.Event()
         self._reply: dict[str, Any] = {}
-        self._ended = False
         self._connected = False
         self._failure: str | None = None
-        root = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "harness.tracking.mirror_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C at the terminal is for the search; the mirror has a last word to send
-        )
-        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._config: dict[str, str] | None = None
+        self._folders: dict[str, None] = {}  # of which a process that takes the place of another is told
+        self._closing = threading.Event()
+        self._writing = threading.RLock()  # to the process that is the one
+        self._process = _start()
+        self._listener = threading.Thread(target=self._attend, name=f"{OWN_THREADS}mirror", daemon=True)
         self._listener.start()
 
     def __enter__(self) -> Mirror:
@@ -73,7 +78,9 @@ class Mirror:
         """
         self._word.say, self._address = say, address
         # The address goes through the pipe: an argument or a variable of a process can be read by others.
-        self._send(address=address, experiment=experiment, artifact_root=str(artifact_root))
+        with self._writing:
+            self._config = {"address": address, "experiment": experiment, "artifact_root": str(artifact_root)}
+            self._send(**self._config)
 
     def wait_until_connected(self) -> None:
         """Wait for the store's answer.
@@ -91,7 +98,10 @@ class Mirror:
 
     def notify(self, folder: Path) -> None:
         """Say that a run's spool has news."""
-        self._send(folder=str(folder.resolve()))
+        with self._writing:
+            name = str(folder.resolve())
+            self._folders[name] = None
+            self._send(folder=name)
 
     @property
     def shares_files(self) -> bool:
@@ -133,70 +143,143 @@ class Mirror:
 
     def _ask(self, **request: Any) -> dict[str, Any]:
         """The process's reply, which is soon if the store is away: it gives up by itself, or ends."""
-        self._replied.clear()
-        self._send(**request)
-        if not self._ended:
-            self._replied.wait()
+        with self._writing:
+            self._replied.clear()
+            if not self._send(**request):
+                return dict(_ENDED)
+        self._replied.wait()
         return self._reply
 
     def close(self, *, grace_s: float) -> None:
         """Wait until all is sent; a store that is away is waited for up to ``grace_s`` seconds."""
         if not self._connected:
             if self._address:
-                self._answered.wait(grace_s)  # a database that is left with half of its tables can't be used again
+                self._answered.wait(grace_s)  # a database that is being made is whole then
+            self._closing.set()
             self._process.kill()
+        self._closing.set()
+        code = self._end(grace_s)
+        self._listener.join()
+        if self._connected and code not in (0, _GAVE_UP):  # it was killed, or was not replaced yet
+            self._replace()
+            with ThreadPoolExecutor(1) as pool:
+                heard = pool.submit(self._hear)
+                code = self._end(grace_s)
+                heard.result()
+        _close(self._process)
+        if self._connected and code != 0:
+            self._word.say(f"not everything could be sent to MLflow; it is kept, and this sends it: {self._remedy}")
+
+    def _end(self, grace_s: float) -> int:
+        """Tell the process to end when all is sent; its exit code."""
         self._send(close=True, grace_s=grace_s)
         with contextlib.suppress(BrokenPipeError):
-            self._stdin.close()
-        sent = self._process.wait() == 0
-        self._listener.join()
-        self._stdout.close()
-        if self._connected and not sent:
-            self._word.say("not everything could be sent to MLflow; it is kept, and the same command sends it.")
+            _stdin(self._process).close()
+        return self._process.wait()
 
-    @property
-    def _stdout(self) -> IO[bytes]:
-        assert self._process.stdout is not None
-        return self._process.stdout
+    def _send(self, **message: Any) -> bool:
+        """Tell the process something; whether it still takes it in."""
+        with self._writing:
+            try:
+                _stdin(self._process).write(json.dumps(message).encode() + b"\n")
+                _stdin(self._process).flush()
+            except (BrokenPipeError, ValueError):  # it has ended, and what it was told by is closed
+                return False
+            return True
 
-    @property
-    def _stdin(self) -> IO[bytes]:
-        assert self._process.stdin is not None
-        return self._process.stdin
+    def _attend(self) -> None:
+        """Hear the process, and replace it when it dies: with growing pauses, and a few times in a row."""
+        deaths = 0
+        while True:
+            began_s = time.monotonic()
+            self._hear()
+            code = self._process.wait()
+            deaths = 1 if time.monotonic() - began_s > _LIVES_S else deaths + 1
+            if self._closing.is_set() or self._failure is not None:
+                break
+            if deaths > _MOST_DEATHS:
+                if self._connected:
+                    self._word.say(
+                        f"the process that logs to MLflow dies each time (exit code {code}); runs are kept, and this "
+                        f"sends them: {self._remedy}"
+                    )
+                break
+            if self._closing.wait(_FIRST_PAUSE_S * 2 ** (deaths - 1)):
+                break
+            self._word(f"the process that logs to MLflow died and is started again (exit code {code})")
+            self._replace()
+        if not self._answered.is_set():
+            self._failure = self._failure or (
+                f"the process that logs to it ends (exit code {code}); to see why: python -m {_MODULE} </dev/null"
+            )
+            self._answered.set()
 
-    def _send(self, **message: Any) -> None:
-        try:
-            self._stdin.write(json.dumps(message).encode() + b"\n")
-            self._stdin.flush()
-        except BrokenPipeError:
-            if self._connected:
-                self._word("the process that logs to MLflow has ended; runs are kept and sent by the next start")
+    def _replace(self) -> None:
+        """Start another process, which is told all that the one before was told."""
+        with self._writing:
+            _close(self._process)
+            self._process = _start()
+            if self._config is not None:
+                self._send(**self._config)
+            for name in self._folders:
+                self._send(folder=name)
 
-    def _listen(self) -> None:
-        for line in self._stdout:
+    def _hear(self) -> None:
+        """Take in what the process says, until it ends."""
+        for line in _stdout(self._process):
             try:
                 message = json.loads(line)
             except ValueError:
                 continue  # a library's greeting
-            if "ready" in message:  # "failed" is followed by the end of the stream
-                self.experiment_id, self.store = message["experiment_id"], message["store"]
-                self._answered.set()
-            elif "failed" in message:
-                self._failure = message["failed"]
-            elif "word" in message:
-                self._word.say(f"mlflow    {message['word']}")
-            elif "away" in message:
-                self._word(f"MLflow does not answer ({message['away']}); runs are kept and sent when it is back")
-            elif "back" in message:
-                self._word.end("MLflow answers again")
-            elif "reply" in message:
-                self._reply = message["reply"]
-                self._replied.set()
-        self._reply, self._ended = {"problem": "the process that logs to it has ended"}, True
+            self._take_in(message)
+        self._reply = dict(_ENDED)
         self._replied.set()
-        if not self._answered.is_set():
-            self._failure = self._failure or "the process that logs to it ended"
+
+    def _take_in(self, message: dict[str, Any]) -> None:
+        if "ready" in message:  # "failed" is followed by the end of the stream
+            self.experiment_id, self.store = message["experiment_id"], message["store"]
             self._answered.set()
+        elif "failed" in message:
+            self._failure = message["failed"]
+        elif "word" in message:
+            self._word.say(f"mlflow    {message['word']}")
+        elif "away" in message:
+            self._word(f"MLflow does not answer ({message['away']}); runs are kept and sent when it is back")
+        elif "back" in message:
+            self._word.end("MLflow answers again")
+        elif "reply" in message:
+            self._reply = message["reply"]
+            self._replied.set()
+
+
+def _start() -> subprocess.Popen[bytes]:
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    return subprocess.Popen(
+        [sys.executable, "-m", _MODULE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": path},
+        start_new_session=True,  # Ctrl-C at the terminal is for the search; the mirror has a last word to send
+    )
+
+
+def _stdin(process: subprocess.Popen[bytes]) -> IO[bytes]:
+    assert process.stdin is not None
+    return process.stdin
+
+
+def _stdout(process: subprocess.Popen[bytes]) -> IO[bytes]:
+    assert process.stdout is not None
+    return process.stdout
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    """Close what an ended process was told by, and heard by."""
+    with contextlib.suppress(BrokenPipeError):
+        _stdin(process).close()
+    _stdout(process).close()
 
 
 def is_sent(folder: Path, store: str, state: str) -> bool:

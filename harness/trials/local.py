@@ -7,19 +7,21 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from harness.cost import computing_with
-from harness.errors import HarnessError, signals_wait
+from harness.errors import OWN_THREADS, HarnessError, signals_wait
 from harness.preparation.prepare import MOST_ARCHITECTURES, Prepared
 from harness.settings import Settings
 from harness.space import SearchSpace
@@ -33,6 +35,7 @@ from harness.trials.worker import Display, Notified, catch_up, work
 from harness.word import Word
 
 _GRACE_S = 3.0  # for a worker that is told to stop, before it is killed
+_HUNG_S, _MOVES_S = 60.0, 0.1  # a fork that takes less of a processor meanwhile, and says nothing, waits for a lock
 _IDLE_DEATHS = 3  # of workers without a trial, one after the other, after which no more are started
 
 
@@ -127,7 +130,20 @@ def _share(
 class _Worker:
     number: int
     process: BaseProcess
+    is_unproven: bool = False  # it is a fork, which may wait for ever for a lock that a thread held when it was made
     trial: int | None = None
+    is_over: bool = False  # nothing is left for it to do; to leave may take its interpreter longer than it is given
+    used_s: float = 0.0  # of a processor, when it was last seen to move
+    moved_s: float = field(default_factory=time.monotonic)
+
+    def hangs(self) -> bool:
+        """Whether it has stood still for long, and has not come as far as an epoch yet."""
+        if not self.is_unproven:
+            return False
+        used_s, now_s = _processor_s(self.process), time.monotonic()
+        if used_s - self.used_s > _MOVES_S:
+            self.used_s, self.moved_s = used_s, now_s
+        return now_s - self.moved_s > _HUNG_S
 
 
 class _Crew:
@@ -173,9 +189,11 @@ class _Crew:
             for number in range(count):
                 self._start(number)
             while self.workers:
-                for worker in self._ended(timeout_s=None):
-                    if worker.process.exitcode != 0:
+                is_watched = any(worker.is_unproven for worker in self.workers.values())
+                for worker in self._ended(timeout_s=_HUNG_S / 10 if is_watched else None):
+                    if worker.process.exitcode != 0 and not worker.is_over:
                         self._replace(worker)
+                self._end_those_that_hang()
             if self.deaths:  # perhaps between telling the study and telling the log
                 catch_up(self.study, self.mirror)
         finally:
@@ -183,6 +201,8 @@ class _Crew:
 
     def _start(self, number: int) -> None:
         close_connections(self.study.optuna)  # a database's connections must not cross a fork
+        if self.forks and (others := foreign_threads()):
+            self._spawn_from_now_on(f"threads run here that a fork would not have ({', '.join(others[:3])})")
         context = multiprocessing.get_context("fork") if self.forks else multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         settings = self.settings
@@ -198,7 +218,7 @@ class _Crew:
         with warnings.catch_warnings(), signals_wait():  # or one that has been started would be known to nobody
             warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads: they hold nothing of ours
             process.start()
-            self.workers[ours] = _Worker(number, process)
+            self.workers[ours] = _Worker(number, process, is_unproven=self.forks)
             theirs.close()
         if not self.forks:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a death is seen where it is listened to
@@ -218,6 +238,17 @@ class _Crew:
             else:
                 self._hear(message, self.workers[ready])
 
+    def _end_those_that_hang(self) -> None:
+        for worker in self.workers.values():
+            if worker.hangs():
+                self._spawn_from_now_on(f"worker {worker.number}, a fork, has stood still for {_HUNG_S:.0f} s")
+                worker.process.kill()
+
+    def _spawn_from_now_on(self, why: str) -> None:
+        if self.forks:
+            self.forks = False
+            self.display.word(f"workers are spawned, not forked: {why}")
+
     def _hear(self, message: tuple[Any, ...], worker: _Worker) -> None:
         kind, *content = message
         match kind:
@@ -231,6 +262,7 @@ class _Crew:
                 self.idle_deaths = 0
                 self.display.started(*content)
             case "epoch":
+                worker.is_unproven = False
                 self.display.epoch(*content)
             case "finished":
                 worker.trial = None
@@ -249,20 +281,22 @@ class _Crew:
                 self.display.waiting(*content)
             case "word":
                 self.word(*content)
+            case "over":
+                worker.is_over = True
 
     def _replace(self, worker: _Worker) -> None:
         """Start another worker for one that died."""
         self.deaths += 1
         code = worker.process.exitcode
-        if worker.trial is None:
+        if worker.trial is not None:
+            self.display.cut(worker.trial, f"its worker died, exit code {code}")
+        elif not worker.hangs():
             self.idle_deaths += 1
             if self.idle_deaths >= _IDLE_DEATHS:
                 raise HarnessError(
                     f"workers die before they begin a trial, the last one with exit code {code} (see "
                     f"{log_of(self.settings, worker.number)}); --workers 1 may show why."
                 )
-        else:
-            self.display.cut(worker.trial, f"its worker died, exit code {code}")
         self._start(worker.number)
 
     def _forget(self, trial: int) -> None:
@@ -285,6 +319,29 @@ class _Crew:
         finally:
             for worker in self.workers.values():
                 worker.process.kill()
+
+
+def foreign_threads() -> list[str]:
+    """Return the names of threads that are not this project's, nor those of what it shows on the screen.
+
+    A fork has none of them, but whatever locks they hold just then.
+    """
+    return [
+        thread.name
+        for thread in threading.enumerate()
+        if thread is not threading.main_thread()
+        and not thread.name.startswith(OWN_THREADS)
+        and type(thread).__module__.partition(".")[0] not in ("rich", "tqdm")
+    ]
+
+
+def _processor_s(process: BaseProcess) -> float:
+    """How long a process of this Linux has computed; 0 for one that has ended."""
+    try:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _end(process: BaseProcess) -> None:

@@ -26,6 +26,7 @@ from harness.storage.access import storage_in_reach
 from harness.studies.changes import check_code
 from harness.studies.opening import find_study
 from harness.studies.study import Study
+from harness.tracking.autologging import switch_off_autologging
 from harness.training.allocator import keep_freed_memory
 from harness.trials.worker import Display, Notified
 
@@ -122,12 +123,14 @@ def run_worker(
             prepared: Prepared = connection.recv()  # now that the space's own classes are known here
         else:
             space, prepared = inherited
+        switch_off_autologging()
         with storage_in_reach(settings):
             study = find_study(settings, on_word=voice.word)
             if inherited is None:
                 check_code(study, space.code, accept=False)  # its file may have been changed since the search began
             with contextlib.closing(study.claims):
                 work(settings, space, study, prepared, voice, voice)
+        voice.say("over")
     except HarnessError as error:
         voice.say("error", one_line(error))
     except Interrupted as interrupted:

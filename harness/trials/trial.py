@@ -21,6 +21,7 @@ from harness.storage.claims import Hold
 from harness.studies.claim import Claim
 from harness.studies.study import Study
 from harness.task import deployed_network
+from harness.tracking.autologging import switch_off_autologging
 from harness.tracking.spool import Spool
 from harness.training.answers import ANSWERS, compare, keep_answers
 from harness.training.fit import EpochListener, check_losses, fit, seed_draws
@@ -189,6 +190,7 @@ def train_student(
         seed=seed,
     )
     data.seed, data.teacher_layers = order_seed, module.criterion.teacher_layers
+    switch_off_autologging()
     fit(module, data, epochs=epochs, folder=folder, accelerator=accelerator, seed=seed, on_epoch=on_epoch)
     return module.network
 

@@ -1,0 +1,94 @@
+"""Workers of a search whose space starts threads: a fork would wait for ever for a lock that one of them holds."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from conftest import EXAMPLE, environment, search
+from forked import Forked
+
+from harness.errors import OWN_THREADS
+from harness.trials.local import foreign_threads
+
+HELD = """
+import threading, time
+LOCK = vars(time).setdefault("held", threading.Lock())  # a library's, which a fork does not import anew
+def hold():
+    with LOCK:
+        time.sleep(3600)
+def hold_on():
+    if {where}:
+        threading.Thread(target=hold, daemon=True, name="pool").start()
+        time.sleep(0.1)
+"""
+"""A thread of the first process alone holds a lock for an hour."""
+
+FIRST = "__import__('multiprocessing').parent_process() is None"
+
+
+def holding(folder: Path, *, named: str = "pool") -> None:
+    """Write the README's example into a file whose students wait for a lock that was held when the search forked."""
+    body = "    def student(self, *, width):\n"
+    assert EXAMPLE.count(body) == 1
+    space = EXAMPLE.replace(body, body + f"        if not ({FIRST}):\n            with LOCK: pass\n")
+    space = HELD.format(where=FIRST).replace('name="pool"', f'name="{named}"') + space + "\nhold_on()\n"
+    (folder / "cancer.py").write_text(space)
+
+
+def test_threads_that_are_not_the_projects_are_found() -> None:
+    over = threading.Event()
+    before = foreign_threads()
+    threads = [threading.Thread(target=over.wait, name=name) for name in ("pool", f"{OWN_THREADS}mirror")]
+    for thread in threads:
+        thread.start()
+    try:
+        assert sorted({*foreign_threads()} - {*before}) == ["pool"]
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+FLAGS = ("--space", "cancer.py", "--trials", "2", "--epochs", "2", "--no-controls", "--workers", "2")
+
+
+@pytest.mark.slow
+def test_workers_beside_a_thread_that_holds_a_lock_are_spawned(example: Path) -> None:
+    holding(example)
+    output = search(example, *FLAGS)
+    assert "workers are spawned, not forked: threads run here that a fork would not have (pool)" in output
+    assert "2/2 done" in output and "was cut" not in output
+
+
+@pytest.mark.slow
+def test_a_fork_that_stands_still_is_ended_and_a_spawned_worker_goes_on(example: Path) -> None:
+    holding(example, named=f"{OWN_THREADS}unseen")  # as one of a library in C, which Python does not know
+    script = example / "patient.py"
+    script.write_text(
+        "import runpy, sys\nimport harness.trials.local\nharness.trials.local._HUNG_S = 3\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "runpy.run_path(sys.argv.pop(1) + '/search.py', run_name='__main__')\n"
+    )
+    root = environment()["PYTHONPATH"]
+    process = Forked(script, root, *FLAGS, output=example / "output.txt", env=environment())
+    try:
+        code, output = process.wait(200), (example / "output.txt").read_text()
+    finally:
+        process.kill()
+    assert code == 0 and "2/2 done" in output, output
+    assert "a fork, has stood still for 3 s" in output
+
+
+@pytest.mark.slow
+def test_autologging_that_a_task_switches_on_makes_no_runs_beside_those_of_the_study(example: Path) -> None:
+    space = EXAMPLE.replace("    def teacher(self):\n", "    def teacher(self):\n        mlflow.pytorch.autolog()\n")
+    (example / "cancer.py").write_text("import mlflow\n" + space)
+    output = search(example, *FLAGS)
+    assert "autologging of pytorch is off" in output and "2/2 done" in output
+    with closing(sqlite3.connect(example / "mlflow.db")) as database:
+        runs = database.execute("select count(*), count(distinct experiment_id) from runs").fetchone()
+    assert runs == (4, 1)  # a teacher, a study and two trials
