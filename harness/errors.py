@@ -20,6 +20,20 @@ class HarnessError(ValueError):
     """Something that the person at the terminal can mend. Shown as one line, without a traceback, with exit code 2."""
 
 
+class Unfit(HarnessError):
+    """Something in a task that can't be searched: what was found, and what to do about it.
+
+    Attributes:
+        found: What was expected and what was found, without a full stop.
+        remedy: What to do.
+    """
+
+    def __init__(self, found: str, remedy: str) -> None:
+        super().__init__(f"{found}; {remedy}.")
+        self.found = found
+        self.remedy = remedy
+
+
 class Interrupted(BaseException):
     """Ctrl-C or SIGTERM. No ``KeyboardInterrupt``: Lightning swallows that and exits by itself.
 

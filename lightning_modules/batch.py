@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 Inputs = Tensor | dict[str, Tensor]
 
@@ -46,7 +48,32 @@ def select(inputs: Inputs, ids: Tensor | slice) -> Inputs:
     return inputs[ids]
 
 
-def call(network: torch.nn.Module, inputs: Inputs) -> Tensor:
+def call(network: nn.Module, inputs: Inputs) -> Tensor:
     """Run a network on the inputs of a batch: keywords for a dict, one argument otherwise."""
     logits: Tensor = network(**inputs) if isinstance(inputs, Mapping) else network(inputs)
     return logits
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Keep a network in eval mode, then give each part its own mode back: one may be in eval mode on purpose."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def initialize_lazy_layers(network: nn.Module, inputs: Inputs) -> nn.Module:
+    """Give lazy layers (``nn.LazyLinear``) their sizes and weights by a call, and return the network.
+
+    Args:
+        network: Any network, on the device of the inputs; one without lazy layers is not called.
+        inputs: Of a batch.
+    """
+    if any(map(is_lazy, (*network.parameters(), *network.buffers()))):
+        with torch.no_grad(), evaluating(network):
+            call(network, inputs)
+    return network

@@ -12,7 +12,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lightning_modules.batch import Batch, call
+from lightning_modules.batch import Batch, call, evaluating
 from lightning_modules.criteria import Criterion, HardLabelCriterion, Term
 from lightning_modules.features import captured
 from lightning_modules.optimizer import AdamW
@@ -98,11 +98,8 @@ class ClassifierModule(pl.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Validate, and gather the epoch's metrics."""
         self.criterion.end_epoch()
-        modes = {module: module.training for module in self.modules()}  # a part may be kept in eval mode on purpose
-        self.eval()
-        validated = self._validate(self.trainer.datamodule.ordered("val"))  # type: ignore[attr-defined]
-        for module, training in modes.items():
-            module.training = training
+        with evaluating(self):
+            validated = self._validate(self.trainer.datamodule.ordered("val"))  # type: ignore[attr-defined]
         self.epoch_metrics = {f"train/{name}": value for name, value in self._training.compute().items()}
         self.epoch_metrics |= {f"val/{name}": value for name, value in validated.items()}
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.batch import Inputs, call
+from lightning_modules.batch import Inputs, call, evaluating
 
 Features = dict[str, Tensor]
 """Outputs of layers by their names in ``network.named_modules()``, each of first dimension B."""
@@ -48,8 +48,6 @@ def probed(network: nn.Module, inputs: Inputs, layers: Sequence[str]) -> tuple[T
         ValueError: If there is no layer of a name, or what it gives is no tensor of a row for each sample, or another
             layer overwrites it.
     """
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
     versions: dict[str, int] = {}
 
     def note(name: str) -> Any:
@@ -60,13 +58,11 @@ def probed(network: nn.Module, inputs: Inputs, layers: Sequence[str]) -> tuple[T
 
     handles = [_layer(network, name).register_forward_hook(note(name)) for name in layers]
     try:
-        with captured(network, layers) as features:
+        with evaluating(network), captured(network, layers) as features:
             logits = call(network, inputs)
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in modes.items():
-            module.training = training
     for name in layers:
         _check(name, features.get(name), len(logits), versions.get(name))
     return logits, features

@@ -1,0 +1,279 @@
+"""Students of every kind, built and asked once before anything trains: what can't be trained is refused in one line."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from torch import Tensor, nn
+
+from harness.content import digest, tensors_digest
+from harness.errors import Unfit, one_line
+from harness.preparation.logits import check_logits, check_true_classes
+from harness.preparation.sharing import check_apart
+from harness.space import SearchSpace, listed
+from harness.task import Task
+from harness.training.fit import seed_draws
+from harness.training.tensor_file import cpu_state
+from lightning_modules.batch import Inputs, call, evaluating, initialize_lazy_layers, select
+from lightning_modules.features import probed
+from lightning_modules.tensors import Split, TensorDataModule
+
+GLANCED_AT = 16
+"""Samples that a student is asked about."""
+_MOST_VALUES, _MOST_CORNERS, _MOST_ARCHITECTURES = 32, 32, 4096
+_SECONDS = 5.0  # a study of small students is searched in so many; of large ones, fewer architectures are looked at
+
+Asking = Callable[[str], AbstractContextManager[None]]
+"""Says of an error in a task's own code what was asked when it came up."""
+
+
+@dataclass(eq=False)
+class Students:
+    """What students of every kind have in common, as far as they were looked at.
+
+    Attributes:
+        classes: Number of their logits C.
+        shapes: By layer, what it gives for a sample, and the first student that gives so.
+        inert: Names of architecture parameters with which nothing of a student changes.
+        looked_at: How many architectures were.
+    """
+
+    classes: int = 0
+    shapes: dict[str, dict[tuple[int, ...], str]] = field(default_factory=dict)
+    inert: list[str] = field(default_factory=list)
+    looked_at: int = 0
+
+
+def build_student(task: Task, architecture: Mapping[str, Any], data: TensorDataModule) -> nn.Module:
+    """Build a student on the CPU. Lazy layers learn their sizes from a sample of the data.
+
+    Args:
+        task: Builds it.
+        architecture: A value for each parameter of the space's ``student`` group.
+        data: The data, on any device.
+
+    Raises:
+        Unfit: If what the task gives is no network.
+    """
+    network = task.student(**architecture)
+    if not isinstance(network, nn.Module):
+        raise Unfit(
+            f"{named(architecture)} must give a torch.nn.Module, but gives {type(network).__name__}",
+            "return the network from student()",
+        )
+    return initialize_lazy_layers(network, data.splits["val"].few(1).to(torch.device("cpu")).inputs)
+
+
+def named(architecture: Mapping[str, Any]) -> str:
+    """Return a student's name, as in ``student(width=8)``."""
+    return f"student({', '.join(f'{name}={value!r}' for name, value in architecture.items())})"
+
+
+def check_students(
+    space: SearchSpace, data: TensorDataModule, asking: Asking, *, layers: Sequence[str] = ()
+) -> Students:
+    """See that students of every kind can be trained, before a teacher is made and a trial is begun.
+
+    All architectures are looked at, or of a space that is too large, or whose students take too long, first the middle
+    and the corners, then every value of each parameter, then as many others as a few seconds allow.
+
+    Args:
+        space: Its task builds them.
+        data: The data, on the device that students are run on.
+        asking: Says of an error in the task's own code what was asked.
+        layers: Names of the layers that its methods compare.
+
+    Returns:
+        What they have in common.
+
+    Raises:
+        Unfit: If a student is none, can't be trained or kept, shares what is trained with another one, answers with
+            anything but logits, has other classes than the others, or lacks a layer.
+    """
+    found, characters = Students(), dict[str, str]()
+    split = _glance(data)
+    ends_at = time.monotonic() + _SECONDS
+    axes = _axes(space)
+    architectures = {named(one): one for one in [*_corners(space), *itertools.chain(*axes.values())]}
+    sure = len(architectures)
+    for one in _others(space):
+        architectures.setdefault(named(one), one)
+    for place, (name, architecture) in enumerate(architectures.items()):
+        if time.monotonic() > ends_at and place >= min(sure, 3):
+            break
+        with asking(name):
+            characters[name] = _look_at(name, architecture, space, data, split, layers, found)
+        found.looked_at += 1
+    for parameter, line in axes.items():
+        seen = [characters.get(named(one)) for one in line]
+        if len(seen) > 1 and None not in seen and len(set(seen)) == 1:
+            found.inert.append(parameter)
+    return found
+
+
+def _look_at(
+    name: str,
+    architecture: Mapping[str, Any],
+    space: SearchSpace,
+    data: TensorDataModule,
+    split: Split,
+    layers: Sequence[str],
+    found: Students,
+) -> str:
+    """Look at one architecture, note what it gives, and return a digest of what tells it from others."""
+    first, second, is_seeded = _built_twice(space.task, architecture, data)
+    check_trainable(name, first)
+    if not is_seeded:
+        raise Unfit(
+            f"{name} sets the seed of torch by itself: its weights and its draws are the same whatever seed a trial has",
+            "call no torch.manual_seed or seed_everything in student(): a trial seeds what it draws",
+        )
+    check_apart(name, first, second, split.inputs)
+    network = first.to(data.device)
+    with torch.no_grad(), evaluating(network):
+        logits = call(network, split.inputs)
+    classes = check_logits(name, logits, split.labels)
+    check_true_classes(name, logits, split.labels)
+    found.classes = found.classes or classes
+    if classes != found.classes:
+        raise Unfit(
+            f"students must have the same classes, but {name} has {classes} logits and others {found.classes}",
+            "give teacher and students one logit for each class",
+        )
+    _note_layers(name, network, split, layers, found)
+    _check_smallest_batch(name, network, data)
+    return _character(network, split.inputs, logits)
+
+
+def _built_twice(
+    task: Task, architecture: Mapping[str, Any], data: TensorDataModule
+) -> tuple[nn.Module, nn.Module, bool]:
+    """Build a student under two seeds, and say whether what it draws depends on them."""
+    networks, states = [], []
+    for seed in (0, 1):
+        seed_draws(seed, torch.device("cpu"))
+        networks.append(build_student(task, architecture, data))
+        states.append(torch.get_rng_state())
+    return networks[0], networks[1], not torch.equal(*states)
+
+
+def check_trainable(name: str, network: nn.Module) -> None:
+    """See that a network has parameters to be trained, and a state of tensors that can be kept.
+
+    Raises:
+        Unfit: If it has not.
+    """
+    odd = {key: value for key, value in network.state_dict().items() if not isinstance(value, Tensor)}
+    quantized = [part for part in network.modules() if "quantized" in type(part).__module__]
+    lost = [
+        key for key, value in network.state_dict(keep_vars=True).items() if isinstance(value, Tensor) and value.is_meta
+    ]
+    if quantized or any(isinstance(value, Tensor) and value.is_quantized for value in network.state_dict().values()):
+        kind = f" ({type(quantized[0]).__module__}.{type(quantized[0]).__name__})" if quantized else ""
+        raise Unfit(
+            f"{name} must be trained in floating point, but is quantized{kind}",
+            "give student() the network before it is quantized, and quantize what is deployed",
+        )
+    if odd:
+        key, value = next(iter(odd.items()))
+        raise Unfit(
+            f"{name} must keep tensors alone in its state_dict, but {key!r} is a {type(value).__name__}",
+            "keep it as a tensor (register_buffer), or as a plain attribute that student() sets",
+        )
+    if lost:
+        raise Unfit(f"{name} must have weights, but its {lost[0]!r} is on the meta device", "build it on the CPU")
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        frozen = sum(1 for _ in network.parameters())
+        raise Unfit(
+            f"{name} must have a parameter that can be trained, but "
+            + (f"all its {frozen} are frozen" if frozen else "has none"),
+            "let student() return a network with parameters, and freeze only some of them",
+        )
+
+
+def _note_layers(name: str, network: nn.Module, split: Split, layers: Sequence[str], found: Students) -> None:
+    """Note the shapes of what the layers give for a sample."""
+    if not layers:
+        return
+    try:
+        _, features = probed(network, split.inputs, layers)
+    except ValueError as error:
+        raise Unfit(
+            f"{name} must have the layers that the methods compare, but {one_line(error).rstrip('.')}",
+            "name layers that every student has, or leave out architectures without them",
+        ) from error
+    for layer, values in features.items():
+        found.shapes.setdefault(layer, {}).setdefault(tuple(values.shape[1:]), name)
+
+
+def _check_smallest_batch(name: str, network: nn.Module, data: TensorDataModule) -> None:
+    """See that a student can be trained on a batch of one, where there are such."""
+    if min(data.batch_size, len(data.splits["train"])) > 1:
+        return
+    try:
+        with torch.no_grad():
+            call(network, data.splits["train"].few(1).inputs)
+    except ValueError as error:
+        raise Unfit(
+            f"{name} can't be trained on batches of one sample: {one_line(error)}",
+            "choose a batch_size above 1: BatchNorm can't be trained on one",
+        ) from error
+
+
+def _character(network: nn.Module, inputs: Inputs, logits: Tensor) -> str:
+    """Return what tells an architecture from others under the same seed: layers, weights, answers in either mode."""
+    before = repr(network), tensors_digest(cpu_state(network))
+    seed_draws(0, inputs.device if isinstance(inputs, Tensor) else next(iter(inputs.values())).device)
+    with torch.no_grad():
+        answers = call(network, inputs)
+    return digest(*before, tensors_digest({"eval": logits, "train": answers}))
+
+
+def _glance(data: TensorDataModule) -> Split:
+    """Some validation samples, repeated where there are too few."""
+    split = data.splits["val"]
+    ids = torch.arange(GLANCED_AT, device=split.labels.device) % len(split)
+    return Split(select(split.inputs, ids), split.labels[ids])
+
+
+def _axes(space: SearchSpace) -> dict[str, list[dict[str, Any]]]:
+    """By parameter, architectures that have its values, others being in the middle of their ranges."""
+    middle = {name: value for name, value in space.middle().items() if name in space.student}
+    return {
+        name: [middle | {name: value} for value in _values(distribution, middle[name])]
+        for name, distribution in space.student.items()
+    }
+
+
+def _values(distribution: BaseDistribution, middle: Any) -> list[Any]:
+    """Every value of a distribution, or of many the ends and the middle."""
+    values = listed(distribution, _MOST_VALUES)
+    return values if values is not None else sorted({*_ends(distribution), middle})
+
+
+def _ends(distribution: BaseDistribution) -> list[Any]:
+    if isinstance(distribution, CategoricalDistribution):
+        return [distribution.choices[0], distribution.choices[-1]]
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    return [distribution.low, distribution.high]
+
+
+def _corners(space: SearchSpace) -> Iterator[dict[str, Any]]:
+    """The middle, all lowest, all highest, and the other corners as far as they are few."""
+    yield {name: value for name, value in space.middle().items() if name in space.student}
+    ends = [_ends(distribution) for distribution in space.student.values()]
+    for side in (0, -1):
+        yield dict(zip(space.student, (pair[side] for pair in ends), strict=True))
+    for corner in itertools.islice(itertools.product(*ends), _MOST_CORNERS):
+        yield dict(zip(space.student, corner, strict=True))
+
+
+def _others(space: SearchSpace) -> list[dict[str, Any]]:
+    return space.architectures(limit=_MOST_ARCHITECTURES) or []
