@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.doctor.check import Doubt, Flaw
+from harness.preparation.logits import check_logits
 from harness.preparation.misgivings import is_made_of_probabilities
 from lightning_modules.batch import Inputs, call, select
 
@@ -23,35 +24,25 @@ def logits_of(network: nn.Module, inputs: Inputs) -> Tensor:
         return call(network.eval(), inputs)
 
 
-def check_logits(network: nn.Module, inputs: Inputs) -> int:
+def check_answers(who: str, network: nn.Module, inputs: Inputs, labels: Tensor) -> int:
     """See that a network answers with raw logits.
 
     Args:
+        who: What it is called.
         network: Any mode.
         inputs: Of a batch.
+        labels: Its true classes.
 
     Returns:
         The number of its classes C.
 
     Raises:
-        Flaw: If it is no finite floating-point tensor of shape (B, C) with C at least 2, or made of probabilities.
+        Unfit: If its answers are no logits of shape (B, C) with C at least 2.
+        Flaw: If they are made of probabilities.
         Doubt: If no logit is negative.
     """
-    logits, samples = logits_of(network, inputs), _samples(inputs)
-    if not isinstance(logits, Tensor):
-        raise Flaw(f"an answer must be a tensor, but is a {type(logits).__name__}", "let forward return .logits alone")
-    if logits.ndim != 2 or len(logits) != samples or logits.shape[1] < 2:
-        raise Flaw(
-            f"{samples} samples must have logits of shape ({samples}, C), C at least 2, but have {tuple(logits.shape)}",
-            "let forward return one row of logits a sample, one logit a class, two for two classes too",
-        )
-    if not logits.is_floating_point():
-        raise Flaw(f"logits must be floating-point, but are {logits.dtype}", "let forward return scores, not classes")
-    if not logits.isfinite().all():
-        raise Flaw(
-            f"{int((~logits.isfinite().all(1)).sum())} of {samples} samples have NaN or infinity in their logits",
-            "look for a logarithm or a root of 0, a division by 0, or inputs of a huge scale",
-        )
+    logits = logits_of(network, inputs)
+    classes = check_logits(who, logits, labels)
     if is_made_of_probabilities(logits):
         raise Flaw(
             "logits are probabilities: none is negative, and those of a sample sum to 1",
@@ -59,9 +50,10 @@ def check_logits(network: nn.Module, inputs: Inputs) -> int:
         )
     if bool((logits >= 0).all()):
         raise Doubt(
-            f"no logit of {samples} samples is negative", "end in a linear layer, without a ReLU or sigmoid behind it"
+            f"no logit of {len(labels)} samples is negative",
+            "end in a linear layer, without a ReLU or sigmoid behind it",
         )
-    return logits.shape[1]
+    return classes
 
 
 def check_steady(network: nn.Module, inputs: Inputs) -> None:
@@ -101,7 +93,12 @@ def _samples(inputs: Inputs) -> int:
 
 
 def distance(one: Tensor, other: Tensor) -> float:
-    """The largest difference of two tensors of one shape, as a share of the largest value; infinite where one is."""
+    """The largest difference of two tensors of one shape, as a share of the largest value; infinite where one is.
+
+    What both hold impossible (-inf) is no difference.
+    """
+    impossible = (one == -math.inf) & (other == -math.inf)
+    one, other = one.masked_fill(impossible, 0), other.masked_fill(impossible, 0)
     largest, apart = torch.maximum(one.abs().max(), other.abs().max()), (one - other).abs().max()
     if not largest.isfinite():  # a NaN would pass as no difference
         return math.inf

@@ -18,7 +18,7 @@ import torch
 
 from harness.content import derived_seed
 from harness.doctor.patient import Patient
-from harness.errors import HarnessError, one_line
+from harness.errors import HarnessError, Unfit, one_line
 from harness.screen.terminal import Terminal
 from harness.training.fit import seed_draws
 
@@ -135,6 +135,8 @@ def _run(check: Check, patient: Patient) -> Finding:
         return Finding(check.name, "ok", check.run(patient))
     except Groundless as reason:
         return _skipped(check, str(reason))
+    except Unfit as error:
+        return Finding(check.name, "FAILED", error.found, error.remedy)
     except Flaw as flaw:
         state: State = "warning" if isinstance(flaw, Doubt) else "FAILED"
         return Finding(check.name, state, str(flaw), flaw.remedy or check.remedy)
@@ -147,6 +149,8 @@ def asking(what: str, patient: Patient) -> Iterator[None]:
     """Say of a flaw, or of an error in a task's own code, what was asked when it came up."""
     try:
         yield
+    except Unfit:
+        raise  # it names whose it is
     except Flaw as flaw:
         raise type(flaw)(f"{what}: {flaw}", flaw.remedy) from flaw
     except Exception as error:

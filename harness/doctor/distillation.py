@@ -33,7 +33,7 @@ def methods_fit(patient: Patient) -> str:
         fault = classes_fault(method, patient.classes) or (targets_fault(method) if mixed else None)
         if fault is None:
             try:
-                check_layers_of(method, space, patient.sample)
+                check_layers_of(method, space, patient.kinds, patient.sample)
             except HarnessError as error:
                 fault = str(error).rstrip(".")
         if fault is None:

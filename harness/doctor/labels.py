@@ -8,30 +8,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.doctor.answers import logits_of
-from harness.doctor.check import Check, Doubt, Flaw, Groundless
+from harness.doctor.check import Check, Flaw, Groundless
 from harness.doctor.patient import Patient
 from harness.preparation.misgivings import no_better_than_chance
 from harness.preparation.prepare import scores_of
+from harness.preparation.teacher_checks import check_pair
 
 
 def labels_are_within_the_logits(patient: Patient) -> str:
-    """Teacher and student have a logit for each label, and the same ones."""
-    inputs = patient.inputs(2)
-    widths = {"the teacher": logits_of(patient.teacher, inputs).shape[1]} | {
-        f"student({name})": logits_of(patient.student(architecture), inputs).shape[1]
-        for name, architecture in patient.extremes().items()
-    }
-    shown = ", ".join(f"{name} {width}" for name, width in widths.items())
-    if min(widths.values()) < patient.classes:
-        raise Flaw(f"labels go up to {patient.classes - 1}, but logits have too few classes: {shown}")
-    if len(set(widths.values())) > 1:
-        raise Flaw(f"teacher and students must have the same classes, but have: {shown}")
-    if max(widths.values()) > patient.classes:
-        raise Doubt(
-            f"labels go up to {patient.classes - 1}, but teacher and students have {max(widths.values())} logits"
-        )
-    return f"0 to {patient.classes - 1}, a logit for each in teacher and student"
+    """Teacher and students have a logit for each label, and the same ones; what they share is not trained."""
+    check_pair(patient.teacher, patient.space, patient.sample, patient.kinds)
+    labelled, patient.classes = patient.classes, patient.kinds.classes
+    if labelled < patient.classes:
+        return f"0 to {labelled - 1} of {patient.classes} logits in teacher and student"
+    return f"0 to {labelled - 1}, a logit for each in teacher and student"
 
 
 def teacher_knows_the_labels(patient: Patient) -> str:

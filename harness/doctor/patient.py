@@ -12,6 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from torch import Tensor, nn
 
 from harness.preparation.methods import teacher_layers
+from harness.preparation.students import Students, build_student
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
 from harness.task import deployed_network
@@ -37,11 +38,12 @@ class Patient:
         space: The space.
         data: Its data, whole, on the CPU.
         dataset: Fingerprint of that data.
-        classes: Number of classes C, as the labels have it.
+        classes: Number of classes C, as the labels have it, and then as the logits have it.
         sample: Some samples of each split, on the device, joined to the teacher's outputs once there are any.
         teacher: The teacher, in eval mode.
         teacher_is_trained: Whether it was trained before: only then what it says is of weight.
         students: Architectures and their parameters, the smallest first.
+        kinds: What students of every kind gave.
         methods: Those of the space that fit the task.
         trained: A student after an epoch on the sample.
         checkpoint: What was kept of it while it was trained.
@@ -57,6 +59,7 @@ class Patient:
     teacher: nn.Module = field(init=False)
     teacher_is_trained: bool = field(init=False)
     students: list[tuple[dict[str, Any], int]] = field(init=False)
+    kinds: Students = field(init=False)
     methods: list[str] = field(init=False)
     trained: StudentModule = field(init=False)
     checkpoint: dict[str, Any] = field(init=False)
@@ -77,7 +80,7 @@ class Patient:
     def student(self, architecture: Mapping[str, Any]) -> nn.Module:
         """A student with the same fresh weights at each call, on the device."""
         seed_draws(0, torch.device("cpu"))
-        return self.space.build_student(architecture).to(self.device)
+        return build_student(self.space, architecture, self.sample).to(self.device)
 
     def deployed(self, architecture: Mapping[str, Any]) -> nn.Module:
         """What is deployed of such a student, on the device."""
@@ -96,7 +99,7 @@ class Patient:
         module = student_module(
             configuration, self.space, self.sample, classes=self.classes, epochs=EPOCHS, total_steps=steps, seed=0
         )
-        return module.to(self.device).train()
+        return module.to(self.device)
 
 
 def some_samples(data: TensorDataModule, device: torch.device) -> TensorDataModule:

@@ -12,12 +12,14 @@ from optuna.samplers import RandomSampler
 from harness import budget
 from harness.content import tensors_digest
 from harness.cost import conditions_of, count_costs, key_of, measure_costs
-from harness.doctor.answers import ASKED, TOLERANCE, check_logits, check_steady, distance
+from harness.doctor.answers import ASKED, TOLERANCE, check_answers, check_steady, distance
 from harness.doctor.check import Check, Doubt, Flaw, asking
 from harness.doctor.patient import Patient, ends, text_of
 from harness.errors import HarnessError
 from harness.macs import macs_of
+from harness.preparation.methods import student_layers
 from harness.preparation.prepare import example_inputs
+from harness.preparation.students import check_students
 from harness.training.fit import seed_draws
 from harness.training.tensor_file import cpu_state
 from lightning_modules.batch import call
@@ -56,12 +58,17 @@ def _some_architectures(patient: Patient) -> list[dict[str, Any]]:
 
 
 def students_give_logits(patient: Patient) -> str:
-    """The smallest and the largest student take what the teacher takes, and answer with raw logits."""
-    inputs = patient.inputs(ASKED)
+    """Students of every kind can be trained apart from one another, and answer with raw logits of as many classes."""
+    sample = patient.sample
+    patient.kinds = check_students(
+        patient.space, sample, lambda name: asking(name, patient), layers=student_layers(patient.space)
+    )
+    labels = sample.splits["val"].labels[:ASKED]
     for name, architecture in patient.extremes().items():
         with asking(f"student({name})", patient):
-            check_logits(patient.student(architecture), inputs)
-            classes = check_logits(patient.deployed(architecture), inputs)
+            check_answers(f"student({name})", patient.student(architecture), patient.inputs(ASKED), labels)
+            deployed = patient.deployed(architecture)
+            classes = check_answers(f"deployed(student({name}))", deployed, patient.inputs(ASKED), labels)
     return f"raw and finite, shape (B, {classes}); the teacher's inputs"
 
 

@@ -8,12 +8,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from harness.doctor.answers import ASKED, TOLERANCE, check_logits, check_steady, distance, logits_of
+from harness.doctor.answers import ASKED, TOLERANCE, check_answers, check_steady, distance, logits_of
 from harness.doctor.check import Check, Doubt, Flaw
 from harness.doctor.patient import SAMPLES, STEPS, Patient, losses_of
 from harness.preparation.methods import teacher_layers
 from harness.preparation.prepare import fingerprint
 from harness.preparation.teacher import find_teacher, network_digest
+from harness.preparation.teacher_checks import check_outputs
 from harness.preparation.teacher_outputs import find_teacher_outputs, run_teacher
 from lightning_modules.batch import select
 from lightning_modules.classifier import TeacherModule
@@ -34,7 +35,8 @@ def teacher_can_be_had(patient: Patient) -> str:
 
 def teacher_gives_logits(patient: Patient) -> str:
     """The teacher answers a batch with raw logits of shape (B, C)."""
-    return f"raw and finite, shape (B, {check_logits(patient.teacher, patient.inputs(ASKED))})"
+    labels = patient.sample.splits["val"].labels[:ASKED]
+    return f"raw and finite, shape (B, {check_answers('the teacher', patient.teacher, patient.inputs(ASKED), labels)})"
 
 
 def teacher_learns(patient: Patient) -> str:
@@ -68,7 +70,9 @@ def teacher_is_in_eval_mode(patient: Patient) -> str:
     patient.teacher.eval().requires_grad_(False)
     hooks = [note(name or "the whole", part) for name, part in patient.teacher.named_modules()]
     try:
-        patient.sample.attach(run_teacher(patient.teacher, patient.sample, layers=teacher_layers(patient.space)))
+        outputs = run_teacher(patient.teacher, patient.sample, layers=teacher_layers(patient.space))
+        check_outputs("the teacher", outputs)
+        patient.sample.attach(outputs)
     finally:
         for hook in hooks:
             hook.remove()

@@ -14,6 +14,7 @@ from harness.content import tensors_digest
 from harness.doctor.answers import ASKED, TOLERANCE, distance, logits_of
 from harness.doctor.check import Check, Flaw
 from harness.doctor.patient import Patient
+from harness.preparation.students import build_student
 from harness.task import deployed_network
 from harness.tracking.autologging import switch_off_autologging
 from harness.training.checkpoint import Checkpoints
@@ -93,7 +94,7 @@ def student_can_be_kept(patient: Patient) -> str:
     state = load(save(cpu_state(trained)))
     seed_draws(1, torch.device("cpu"))  # a value that is drawn, and not kept, is another one then
     space = patient.space
-    fresh = deployed_network(space.task, space.build_student(architecture)).to(patient.device)
+    fresh = deployed_network(space.task, build_student(space, architecture, patient.sample)).to(patient.device)
     load_state(fresh, state)
     apart = distance(logits_of(fresh, inputs), said)
     if apart > TOLERANCE:

@@ -15,8 +15,10 @@ from torch import nn
 
 from harness.content import tensors_digest
 from harness.errors import HarnessError, one_line
+from harness.preparation.students import ready
 from harness.task import Task, deployed_network
 from harness.training.tensor_file import load_state
+from lightning_modules.tensors import TensorDataModule
 
 _ARCHITECTURE = "architecture"
 
@@ -29,12 +31,13 @@ def is_student(file: Path) -> bool:
         return False
 
 
-def load_assistant(file: Path, task: Task, space_name: str) -> nn.Module:
+def load_assistant(file: Path, task: Task, data: TensorDataModule, space_name: str) -> nn.Module:
     """The student in a file, as the task builds and deploys it.
 
     Args:
         file: A trial's ``student.safetensors``.
         task: Builds its architecture.
+        data: Tells lazy layers their sizes.
         space_name: Name of the space that it must come from: another one means other things by the same names.
 
     Raises:
@@ -52,7 +55,7 @@ def load_assistant(file: Path, task: Task, space_name: str) -> nn.Module:
     architecture = json.loads(metadata[_ARCHITECTURE])
     named = f"student({', '.join(f'{name}={value!r}' for name, value in architecture.items())})"
     try:
-        student = deployed_network(task, task.student(**architecture))
+        student = deployed_network(task, ready(task.student(**architecture), architecture, data))
         load_state(student, state)
     except Exception as error:
         raise HarnessError(

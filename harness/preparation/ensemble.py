@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+
+from torch import nn
 
 from harness.content import derived_seed
 from harness.errors import HarnessError
@@ -33,6 +35,7 @@ def make_teachers(
     keeper: Keeper,
     terminal: Terminal,
     mirror: Mirror,
+    check: Callable[[nn.Module], None] = lambda network: None,
 ) -> list[Teacher]:
     """Load or train each teacher by itself, one after the other.
 
@@ -45,6 +48,7 @@ def make_teachers(
         keeper: Finds those that are kept.
         terminal: Shows their training.
         mirror: Told of their runs' news.
+        check: Raises if a network can't teach, before it is trained.
 
     Returns:
         In the order of their digests: the same teachers are the same ensemble however they were named.
@@ -56,7 +60,9 @@ def make_teachers(
     each = _settings_of_each(settings)
     for label, own in zip(labels(len(each)), each, strict=True):
         with _shown(label, task, terminal, mirror) as listener:
-            teacher = make_teacher(task, data, dataset, classes=classes, settings=own, keeper=keeper, listener=listener)
+            teacher = make_teacher(
+                task, data, dataset, classes=classes, settings=own, keeper=keeper, listener=listener, check=check
+            )
         if teacher.digest in made:
             raise HarnessError(f"--teacher must name teachers that differ, but two of them are {teacher.digest}.")
         made[teacher.digest] = teacher

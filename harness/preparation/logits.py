@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import Unfit
+from lightning_modules.tensors import TensorDataModule
 
 
 def check_logits(who: str, logits: Any, labels: Tensor) -> int:
@@ -29,7 +30,7 @@ def check_logits(who: str, logits: Any, labels: Tensor) -> int:
     samples = len(labels)
     if not isinstance(logits, Tensor):
         raise Unfit(
-            f"{who} must answer with a tensor, but gives a {type(logits).__name__}", "let forward return .logits"
+            f"{who} must answer with a tensor, but gives a {type(logits).__name__}", "let forward return .logits alone"
         )
     if logits.ndim != 2 or len(logits) != samples or logits.shape[1] < 2:
         raise Unfit(
@@ -38,7 +39,9 @@ def check_logits(who: str, logits: Any, labels: Tensor) -> int:
             "let forward return one row of logits a sample, one logit a class, two for two classes too",
         )
     if not logits.is_floating_point():
-        raise Unfit(f"{who} must give floating-point logits, but gives {logits.dtype}", "let forward return scores")
+        raise Unfit(
+            f"{who} must give floating-point logits, but gives {logits.dtype}", "let forward return scores, not classes"
+        )
     if fault := numbers_fault(logits):
         raise Unfit(f"{who} has {fault} in its logits", SOURCES_OF_NAN)
     return int(logits.shape[1])
@@ -47,28 +50,39 @@ def check_logits(who: str, logits: Any, labels: Tensor) -> int:
 SOURCES_OF_NAN = "look for a logarithm or a root of 0, a division by 0, or inputs of a huge scale"
 
 
+def label_classes(data: TensorDataModule) -> int:
+    """Return the number of classes that the labels of all splits name, counted from 0."""
+    return 1 + max(int(part.labels.max()) for part in data.splits.values())
+
+
+def check_covers_labels(who: str, classes: int, data: TensorDataModule) -> None:
+    """See that a network has a logit for each label; it may have more.
+
+    Raises:
+        Unfit: If it has not.
+    """
+    if classes < label_classes(data):
+        raise Unfit(
+            f"labels go up to {label_classes(data) - 1}, but {who} has {classes} logits",
+            "give teacher and student one logit for each class, and count classes from 0",
+        )
+
+
 def check_true_classes(who: str, logits: Tensor, labels: Tensor) -> None:
     """See that logits of shape (N, C) hold no true class impossible: its loss would be infinite.
 
     Raises:
-        Unfit: If they do, or there are fewer logits than classes.
+        Unfit: If they do.
     """
-    highest = int(labels.max())
-    if highest >= logits.shape[1]:
+    if count := int((logits.gather(1, labels[:, None]) == -torch.inf).sum()):
         raise Unfit(
-            f"labels go up to {highest}, but {who} has {logits.shape[1]} logits",
-            "give teacher and student one logit for each class, and count classes from 0",
-        )
-    impossible = logits.gather(1, labels[:, None]) == -torch.inf
-    if bool(impossible.any()):
-        raise Unfit(
-            f"{who} holds the true class of {int(impossible.sum())} of {len(labels)} samples impossible: its logit is -inf",
+            f"{who} holds the true class of {count} of {len(labels)} samples impossible: its logit is -inf",
             "mask no class that is a label",
         )
 
 
 def numbers_fault(values: Tensor) -> str | None:
-    """Say how many of the samples, the first dimension, have NaN, infinity, or -inf throughout; ``None`` if none has."""
+    """Say how many samples, the first dimension, have NaN, infinity, or -inf throughout; ``None`` if none has."""
     rows = values.detach().flatten(1)
     for what, is_bad in (
         ("NaN", rows.isnan().any(1)),

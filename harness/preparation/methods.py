@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
+
 from harness.errors import HarnessError, one_line
+from harness.preparation.students import Students
 from harness.space import METHOD, SearchSpace, listed
 from lightning_modules.criteria import METHODS, make_criterion
+from lightning_modules.criteria.feature import FeatureCriterion
 from lightning_modules.tensors import TensorDataModule
 
 _STUDENT, _TEACHER = "student_layer", "teacher_layer"
@@ -88,40 +92,74 @@ def classes_fault(method: str, classes: int) -> str | None:
     return f"method {method!r} can't be searched: it needs {least} classes or more, but the task has {classes}"
 
 
-def check_layers(space: SearchSpace, data: TensorDataModule) -> None:
-    """See that each method can take each pair of layers that the space offers it, with the student of middling size.
+def student_layers(space: SearchSpace) -> list[str]:
+    """Names of the students' layers that a trial of the space may need, each once."""
+    return list(dict.fromkeys(layer for _, layers in _layered(space) for layer in layers[_STUDENT]))
+
+
+def check_student_layers(space: SearchSpace, students: Students) -> None:
+    """See that students of every kind have the layers that the methods compare, before a teacher is made.
 
     Args:
         space: The space, with what the person holds fixed.
-        data: The data, with the teacher's outputs.
+        students: What students of every kind gave.
+
+    Raises:
+        HarnessError: If one has not.
+    """
+    for method, layers in _layered(space):
+        _check_student_layers_of(method, layers[_STUDENT], students)
+
+
+def check_layers(space: SearchSpace, students: Students, data: TensorDataModule) -> None:
+    """See that each method can take each pair of layers that the space offers it, with students of every kind.
+
+    Args:
+        space: The space, with what the person holds fixed.
+        students: What the layers of students of every kind gave.
+        data: Samples of the data, with the teacher's outputs; of an untrained one, its layers give the same shapes.
 
     Raises:
         HarnessError: If a method can't.
     """
     for method, _ in _layered(space):
-        check_layers_of(method, space, data)
+        check_layers_of(method, space, students, data)
 
 
-def check_layers_of(method: str, space: SearchSpace, data: TensorDataModule) -> None:
+def check_layers_of(method: str, space: SearchSpace, students: Students, data: TensorDataModule) -> None:
     """See the same of one method.
 
     Args:
         method: One of the space's.
         space: The space.
-        data: The data, with the teacher's outputs.
+        students: What the layers of students of every kind gave.
+        data: Samples of the data, with the teacher's outputs.
 
     Raises:
         HarnessError: If it can't.
     """
     layers = dict(_layered(space)).get(method, {})
+    if not layers:
+        return
+    _check_student_layers_of(method, layers[_STUDENT], students)
     middle = space.middle(method)
-    student = space.build_student({name: middle[name] for name in space.student})
     for pair in itertools.product(*layers.values()):
         parameters = {name: middle[name] for name in space.methods[method]} | dict(zip(layers, pair, strict=True))
-        try:
-            make_criterion(method, **parameters).setup(student, data, epochs=space.epochs)
-        except ValueError as error:
-            raise HarnessError(f"method {method!r} can't be searched: {one_line(error)}") from error
+        criterion = make_criterion(method, **parameters)
+        assert isinstance(criterion, FeatureCriterion)
+        theirs = data.teacher_outputs["val"][pair[1]]
+        for shape, name in students.shapes[pair[0]].items():
+            try:
+                criterion.meet(torch.zeros(len(theirs), *shape), theirs.cpu(), data)
+            except ValueError as error:
+                raise HarnessError(f"method {method!r} can't be searched with {name}: {one_line(error)}") from error
+
+
+def _check_student_layers_of(method: str, layers: Sequence[str], students: Students) -> None:
+    for layer in layers:
+        if layer in students.missing:
+            fault = f"method {method!r} can't be searched with {students.missing[layer]}"
+            raise HarnessError(f"{fault}; leave such students, or the layer, out of the space.")
 
 
 def _remedy(space: SearchSpace, unfit: list[str]) -> str | None:

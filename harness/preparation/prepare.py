@@ -35,10 +35,20 @@ from harness.macs import macs_of
 from harness.preparation.chance import chance_level
 from harness.preparation.ensemble import averaged, ensemble_name, labels, make_teachers, number_of_teachers
 from harness.preparation.keeping import Keeper, nobody_else
-from harness.preparation.methods import check_classes, check_layers, check_targets, check_teachers, teacher_layers
+from harness.preparation.logits import label_classes
+from harness.preparation.methods import (
+    check_classes,
+    check_student_layers,
+    check_targets,
+    check_teachers,
+    student_layers,
+    teacher_layers,
+)
 from harness.preparation.misgivings import misgivings
 from harness.preparation.mixing import REMEDY, mixes_targets, unrepeatable, why_no_control
+from harness.preparation.students import build_student, check_students, middle_architecture, named
 from harness.preparation.teacher import Teacher
+from harness.preparation.teacher_checks import check_outputs, check_teacher
 from harness.preparation.teacher_outputs import SEARCHED, Outputs, make_teacher_outputs
 from harness.region import Scores, check_reach, region_of, sign_of
 from harness.screen.terminal import Terminal
@@ -112,16 +122,20 @@ def prepare(
     views = "" if data.views is None else f", {data.views.count} views of each to train on"
     terminal.say(f"data      {sizes} samples{views}, {dataset}")
     data.move_to(device)
-    study.bind(dataset=dataset, students=_students_digest(space, settings))
-    classes = 1 + max(int(part.labels.max()) for part in data.splits.values())
+    study.bind(dataset=dataset, students=_students_digest(space, data, settings))
+    students = check_students(
+        space, data, lambda name: _asking(f"the task's {name}", settings), layers=student_layers(space)
+    )
+    classes = students.classes
     check_classes(space, classes)
+    check_student_layers(space, students)
     with _asking("the task's views", settings):
         check_targets(space, mixes_targets(data, classes))
         _say_if_no_control(study, data, classes, terminal)
         unsteady = unrepeatable(data)
     scored = scores_of(space.task, data, classes)
     check_reach(settings.bound, scored)
-    _keep_class_names(space, study, classes)
+    _keep_class_names(space, study, label_classes(data), classes)
     study.keep_primary_bounds(*scored.bounds)
     keeper = Keeper(study.alone if study.is_shared else nobody_else, mirror, terminal.say)
     with _asking("the task's teacher", settings):
@@ -134,6 +148,7 @@ def prepare(
             keeper=keeper,
             terminal=terminal,
             mirror=mirror,
+            check=lambda network: check_teacher(network, space, data, students),
         )
     name = ensemble_name(teachers, settings.average)
     study.bind(teacher=name)
@@ -145,9 +160,10 @@ def prepare(
             )
             for teacher in teachers
         ]
+    for who, one in zip(labels(len(teachers)), outputs, strict=True):
+        check_outputs(f"the {who}", one)
     scores = [_attach(one, data, space, classes) for one in outputs]
     together = _attach(averaged(outputs, settings.average), data, space, classes)
-    check_layers(space, data)
     costs = _costs(settings, space, study, teachers, data, terminal)
     files, its_costs = settings.teachers or [None] * len(teachers), costs.members or [costs.teacher]
     names, doubts = labels(len(teachers)) if len(teachers) > 1 else ["the teacher"], []
@@ -268,9 +284,7 @@ def _found_or_measured(
 ) -> CostTable:
     conditions = conditions_of(data.device)
     architectures = space.architectures(limit=MOST_ARCHITECTURES) or []
-    students = {
-        key_of(architecture): _deployed(space, architecture, data.device, settings) for architecture in architectures
-    }
+    students = {key_of(architecture): _deployed(space, architecture, data, settings) for architecture in architectures}
     members = dict(zip(labels(len(teachers)), teachers, strict=True))
     networks = {name: one.network for name, one in (members | students).items()}
     trainable = {name: one.trainable_parameters for name, one in (members | students).items()}
@@ -312,7 +326,7 @@ def costs_of(architecture: Mapping[str, Any], space: SearchSpace, study: Study, 
             assert study.costs is not None
             table.students |= CostTable.from_json(study.costs).students
             if key not in table.students:
-                one = _deployed(space, architecture, prepared.data.device, study.settings)
+                one = _deployed(space, architecture, prepared.data, study.settings)
                 table.students |= measure_costs(
                     {key: one.network},
                     lambda size: example_inputs(prepared.data, size),
@@ -334,10 +348,8 @@ def is_affordable(architecture: Mapping[str, Any], space: SearchSpace, study: St
     known = prepared.costs.students.get(key_of(architecture))
     if known is None:
         try:
-            one, example = (
-                _deployed(space, architecture, prepared.data.device, study.settings),
-                example_inputs(prepared.data, 1),
-            )
+            one = _deployed(space, architecture, prepared.data, study.settings)
+            example = example_inputs(prepared.data, 1)
             counted = count_costs(one.network.eval(), example, one.trainable_parameters)._asdict()
         except (MemoryError, torch.OutOfMemoryError):
             return False
@@ -382,30 +394,29 @@ def _add(hasher: TensorHasher, what: str, inputs: Inputs) -> None:
             hasher.add(f"{what} inputs {name!r}", inputs[name])
 
 
-def _students_digest(space: SearchSpace, settings: Settings) -> str:
+def _students_digest(space: SearchSpace, data: TensorDataModule, settings: Settings) -> str:
     """What the task makes of an architecture, told by the middle one: costs that are kept hold for no other network."""
-    student = _middle_student(space, torch.device("cpu"), settings)
+    student = _middle_student(space, data, settings)
     with _asking("the task's deployed(student)", settings):
         return digest("student", shape_of(student), shape_of(deployed_network(space.task, student)))
 
 
 def _student_misgivings(space: SearchSpace, data: TensorDataModule, settings: Settings) -> list[str]:
     """What is doubtful of the middle student before it has learnt anything."""
-    network = _middle_student(space, data.device, settings).eval()
+    network = _middle_student(space, data, settings).eval()
     with _asking("the task's student", settings), torch.no_grad():
         return misgivings(call(network, example_inputs(data, _GLANCED_AT)).float())
 
 
-def _middle_student(space: SearchSpace, device: torch.device, settings: Settings) -> nn.Module:
-    middle = {name: value for name, value in space.middle().items() if name in space.student}
-    return _student(space, middle, device, settings)
+def _middle_student(space: SearchSpace, data: TensorDataModule, settings: Settings) -> nn.Module:
+    return _student(space, middle_architecture(space), data, settings)
 
 
 def _student(
-    space: SearchSpace, architecture: Mapping[str, Any], device: torch.device, settings: Settings
+    space: SearchSpace, architecture: Mapping[str, Any], data: TensorDataModule, settings: Settings
 ) -> nn.Module:
-    with _asking(f"the task's student({', '.join(f'{k}={v!r}' for k, v in architecture.items())})", settings):
-        return space.build_student(architecture).to(device)
+    with _asking(f"the task's {named(architecture)}", settings):
+        return build_student(space, architecture, data).to(data.device)
 
 
 class _Deployed(NamedTuple):
@@ -416,12 +427,12 @@ class _Deployed(NamedTuple):
 
 
 def _deployed(
-    space: SearchSpace, architecture: Mapping[str, Any], device: torch.device, settings: Settings
+    space: SearchSpace, architecture: Mapping[str, Any], data: TensorDataModule, settings: Settings
 ) -> _Deployed:
-    student = _student(space, architecture, device, settings)
+    student = _student(space, architecture, data, settings)
     trainable = trainable_parameters(student)
     with _asking("the task's deployed(student)", settings):
-        return _Deployed(deployed_network(space.task, student).to(device), trainable)
+        return _Deployed(deployed_network(space.task, student).to(data.device), trainable)
 
 
 @contextlib.contextmanager
@@ -448,10 +459,11 @@ def _say_if_no_control(study: Study, data: TensorDataModule, classes: int, termi
         terminal.tell(f"controls  no control possible: {study.no_control}; {REMEDY}", indent=" " * 10)
 
 
-def _keep_class_names(space: SearchSpace, study: Study, classes: int) -> None:
+def _keep_class_names(space: SearchSpace, study: Study, labelled: int, classes: int) -> None:
+    """Keep the names of the classes; of a network of more logits than labels, those beyond have none."""
     names = tuple(map(str, space.task.class_names))
-    if len(names) not in (0, classes):
-        raise HarnessError(f"the task's class_names must name each of its {classes} classes, but name {len(names)}.")
+    if names and not labelled <= len(names) <= classes:
+        raise HarnessError(f"the task's class_names must name each of its {labelled} classes, but name {len(names)}.")
     if names != study.class_names:
         study.keep_class_names(names)
 

@@ -37,8 +37,9 @@ def check_apart(name: str, first: nn.Module, second: nn.Module, inputs: Inputs) 
         second, shared, inputs
     )
     if changing:
+        part = _part_of(first, second, changing[0])
         raise Unfit(
-            f"{name} must share nothing that is trained with other students, but {_part_of(first, second, changing[0])} "
+            f"{name} must share nothing that is trained with other students, but {part} "
             "at each call of student(), made outside of it: weights would go from trial to trial",
             _REMEDY,
         )
@@ -50,10 +51,9 @@ def check_apart_from_teacher(name: str, student: nn.Module, teacher: nn.Module) 
     Raises:
         Unfit: If it does.
     """
-    places = {place for _, value in _tensors(teacher) if value.requires_grad for place in [_place(value)]}
-    known = {_place(value) for _, value in _tensors(teacher)}
+    places = {_place(value): value.requires_grad for _, value in _tensors(teacher)}
     for key, value in _tensors(student):
-        if _place(value) in places or (value.requires_grad and _place(value) in known):
+        if _place(value) in places and (value.requires_grad or places[_place(value)]):
             raise Unfit(
                 f"{name} must share nothing that is trained with the teacher, but its {key!r} is the teacher's own",
                 "put copy.deepcopy(..) of it into student()",

@@ -9,16 +9,17 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
+import optuna
 import torch
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import RandomSampler
 from torch import Tensor, nn
 
 from harness.content import digest, tensors_digest
 from harness.errors import Unfit, one_line
-from harness.preparation.logits import check_logits, check_true_classes
+from harness.preparation.logits import check_covers_labels, check_logits, check_true_classes
 from harness.preparation.sharing import check_apart
 from harness.space import SearchSpace, listed
-from harness.task import Task
 from harness.training.fit import seed_draws
 from harness.training.tensor_file import cpu_state
 from lightning_modules.batch import Inputs, call, evaluating, initialize_lazy_layers, select
@@ -27,7 +28,7 @@ from lightning_modules.tensors import Split, TensorDataModule
 
 GLANCED_AT = 16
 """Samples that a student is asked about."""
-_MOST_VALUES, _MOST_CORNERS, _MOST_ARCHITECTURES = 32, 32, 4096
+_MOST_VALUES, _MOST_CORNERS, _MOST_ARCHITECTURES, _DRAWN = 32, 32, 256, 64
 _SECONDS = 5.0  # a study of small students is searched in so many; of large ones, fewer architectures are looked at
 
 Asking = Callable[[str], AbstractContextManager[None]]
@@ -41,34 +42,45 @@ class Students:
     Attributes:
         classes: Number of their logits C.
         shapes: By layer, what it gives for a sample, and the first student that gives so.
+        missing: By layer, what is wrong with it in the first student that can't give it.
         inert: Names of architecture parameters with which nothing of a student changes.
         looked_at: How many architectures were.
     """
 
     classes: int = 0
     shapes: dict[str, dict[tuple[int, ...], str]] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
     inert: list[str] = field(default_factory=list)
     looked_at: int = 0
 
 
-def build_student(task: Task, architecture: Mapping[str, Any], data: TensorDataModule) -> nn.Module:
+def build_student(space: SearchSpace, architecture: Mapping[str, Any], data: TensorDataModule) -> nn.Module:
     """Build a student on the CPU. Lazy layers learn their sizes from a sample of the data.
 
     Args:
-        task: Builds it.
+        space: Its task builds it.
         architecture: A value for each parameter of the space's ``student`` group.
         data: The data, on any device.
 
     Raises:
         Unfit: If what the task gives is no network.
     """
-    network = task.student(**architecture)
+    return ready(space.build_student(architecture), architecture, data)
+
+
+def ready(network: nn.Module, architecture: Mapping[str, Any], data: TensorDataModule) -> nn.Module:
+    """Return what a task built, its lazy layers initialised; takes and raises what ``build_student`` does."""
     if not isinstance(network, nn.Module):
         raise Unfit(
             f"{named(architecture)} must give a torch.nn.Module, but gives {type(network).__name__}",
             "return the network from student()",
         )
     return initialize_lazy_layers(network, data.splits["val"].few(1).to(torch.device("cpu")).inputs)
+
+
+def middle_architecture(space: SearchSpace) -> dict[str, Any]:
+    """Return the architecture in the middle of the space's ranges."""
+    return {name: value for name, value in space.middle().items() if name in space.student}
 
 
 def named(architecture: Mapping[str, Any]) -> str:
@@ -95,10 +107,10 @@ def check_students(
 
     Raises:
         Unfit: If a student is none, can't be trained or kept, shares what is trained with another one, answers with
-            anything but logits, has other classes than the others, or lacks a layer.
+            anything but logits, or has other classes than the others.
     """
     found, characters = Students(), dict[str, str]()
-    split = _glance(data)
+    split = glance(data)
     ends_at = time.monotonic() + _SECONDS
     axes = _axes(space)
     architectures = {named(one): one for one in [*_corners(space), *itertools.chain(*axes.values())]}
@@ -128,11 +140,11 @@ def _look_at(
     found: Students,
 ) -> str:
     """Look at one architecture, note what it gives, and return a digest of what tells it from others."""
-    first, second, is_seeded = _built_twice(space.task, architecture, data)
+    first, second, is_seeded = _built_twice(space, architecture, data)
     check_trainable(name, first)
     if not is_seeded:
         raise Unfit(
-            f"{name} sets the seed of torch by itself: its weights and its draws are the same whatever seed a trial has",
+            f"{name} must draw from the generator that a trial seeds, but sets a seed of its own: all begin alike",
             "call no torch.manual_seed or seed_everything in student(): a trial seeds what it draws",
         )
     check_apart(name, first, second, split.inputs)
@@ -140,6 +152,7 @@ def _look_at(
     with torch.no_grad(), evaluating(network):
         logits = call(network, split.inputs)
     classes = check_logits(name, logits, split.labels)
+    check_covers_labels(name, classes, data)
     check_true_classes(name, logits, split.labels)
     found.classes = found.classes or classes
     if classes != found.classes:
@@ -153,13 +166,13 @@ def _look_at(
 
 
 def _built_twice(
-    task: Task, architecture: Mapping[str, Any], data: TensorDataModule
+    space: SearchSpace, architecture: Mapping[str, Any], data: TensorDataModule
 ) -> tuple[nn.Module, nn.Module, bool]:
     """Build a student under two seeds, and say whether what it draws depends on them."""
     networks, states = [], []
     for seed in (0, 1):
         seed_draws(seed, torch.device("cpu"))
-        networks.append(build_student(task, architecture, data))
+        networks.append(build_student(space, architecture, data))
         states.append(torch.get_rng_state())
     return networks[0], networks[1], not torch.equal(*states)
 
@@ -170,13 +183,13 @@ def check_trainable(name: str, network: nn.Module) -> None:
     Raises:
         Unfit: If it has not.
     """
-    odd = {key: value for key, value in network.state_dict().items() if not isinstance(value, Tensor)}
-    quantized = [part for part in network.modules() if "quantized" in type(part).__module__]
-    lost = [
-        key for key, value in network.state_dict(keep_vars=True).items() if isinstance(value, Tensor) and value.is_meta
-    ]
-    if quantized or any(isinstance(value, Tensor) and value.is_quantized for value in network.state_dict().values()):
-        kind = f" ({type(quantized[0]).__module__}.{type(quantized[0]).__name__})" if quantized else ""
+    state = network.state_dict(keep_vars=True)
+    odd = {key: value for key, value in state.items() if not isinstance(value, Tensor)}
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    lost = [key for key, value in tensors.items() if value.is_meta]
+    quantized = [type(part) for part in network.modules() if "quantized" in type(part).__module__]
+    if quantized or any(value.is_quantized for value in tensors.values()):
+        kind = f" ({quantized[0].__module__}.{quantized[0].__name__})" if quantized else ""
         raise Unfit(
             f"{name} must be trained in floating point, but is quantized{kind}",
             "give student() the network before it is quantized, and quantize what is deployed",
@@ -199,18 +212,14 @@ def check_trainable(name: str, network: nn.Module) -> None:
 
 
 def _note_layers(name: str, network: nn.Module, split: Split, layers: Sequence[str], found: Students) -> None:
-    """Note the shapes of what the layers give for a sample."""
-    if not layers:
-        return
-    try:
-        _, features = probed(network, split.inputs, layers)
-    except ValueError as error:
-        raise Unfit(
-            f"{name} must have the layers that the methods compare, but {one_line(error).rstrip('.')}",
-            "name layers that every student has, or leave out architectures without them",
-        ) from error
-    for layer, values in features.items():
-        found.shapes.setdefault(layer, {}).setdefault(tuple(values.shape[1:]), name)
+    """Note the shapes of what the layers give for a sample, or that there are none."""
+    for layer in layers:
+        try:
+            _, features = probed(network, split.inputs, [layer])
+        except ValueError as error:
+            found.missing.setdefault(layer, f"{name}: {one_line(error).rstrip('.')}")
+        else:
+            found.shapes.setdefault(layer, {}).setdefault(tuple(features[layer].shape[1:]), name)
 
 
 def _check_smallest_batch(name: str, network: nn.Module, data: TensorDataModule) -> None:
@@ -236,7 +245,7 @@ def _character(network: nn.Module, inputs: Inputs, logits: Tensor) -> str:
     return digest(*before, tensors_digest({"eval": logits, "train": answers}))
 
 
-def _glance(data: TensorDataModule) -> Split:
+def glance(data: TensorDataModule) -> Split:
     """Some validation samples, repeated where there are too few."""
     split = data.splits["val"]
     ids = torch.arange(GLANCED_AT, device=split.labels.device) % len(split)
@@ -245,7 +254,7 @@ def _glance(data: TensorDataModule) -> Split:
 
 def _axes(space: SearchSpace) -> dict[str, list[dict[str, Any]]]:
     """By parameter, architectures that have its values, others being in the middle of their ranges."""
-    middle = {name: value for name, value in space.middle().items() if name in space.student}
+    middle = middle_architecture(space)
     return {
         name: [middle | {name: value} for value in _values(distribution, middle[name])]
         for name, distribution in space.student.items()
@@ -267,7 +276,7 @@ def _ends(distribution: BaseDistribution) -> list[Any]:
 
 def _corners(space: SearchSpace) -> Iterator[dict[str, Any]]:
     """The middle, all lowest, all highest, and the other corners as far as they are few."""
-    yield {name: value for name, value in space.middle().items() if name in space.student}
+    yield middle_architecture(space)
     ends = [_ends(distribution) for distribution in space.student.values()]
     for side in (0, -1):
         yield dict(zip(space.student, (pair[side] for pair in ends), strict=True))
@@ -276,4 +285,9 @@ def _corners(space: SearchSpace) -> Iterator[dict[str, Any]]:
 
 
 def _others(space: SearchSpace) -> list[dict[str, Any]]:
-    return space.architectures(limit=_MOST_ARCHITECTURES) or []
+    """Every architecture, or of a larger space so many that are drawn evenly."""
+    every = space.architectures(limit=_MOST_ARCHITECTURES)
+    if every is not None:
+        return every
+    study = optuna.create_study(sampler=RandomSampler(0))
+    return [space.suggest(study.ask()).student for _ in range(_DRAWN)]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from harness.content import derived_seed, digest, tensors_digest
 from harness.cost import trainable_parameters
-from harness.errors import HarnessError, one_line
+from harness.errors import HarnessError, Unfit, one_line
 from harness.preparation.assistant import is_student, load_assistant
 from harness.preparation.keeping import Keeper
 from harness.settings import Settings
@@ -27,6 +27,7 @@ from harness.tracking.spool import Spool
 from harness.training.checkpoint import drop_checkpoints, epochs_kept
 from harness.training.fit import EpochListener, fit, seed_draws
 from harness.training.tensor_file import cpu_state, load_state, save_tensors, with_tied
+from lightning_modules.batch import initialize_lazy_layers
 from lightning_modules.classifier import TeacherModule
 from lightning_modules.tensors import TensorDataModule
 
@@ -81,6 +82,7 @@ def make_teacher(
     settings: Settings,
     keeper: Keeper,
     listener: TeacherListener,
+    check: Callable[[nn.Module], None] = lambda network: None,
 ) -> Teacher:
     """Load the teacher from where the settings or the keeper have it, or train it.
 
@@ -93,11 +95,13 @@ def make_teacher(
             becomes one.
         keeper: Finds a teacher that is kept, and keeps the one that is trained.
         listener: Told how it goes.
+        check: Raises if the network can't teach, before it is trained.
 
     Raises:
         HarnessError: If the checkpoint can't be used.
     """
     network, key = _begun(task, data, dataset, settings)
+    check(network)
     source = "trained" if settings.teacher is None else str(settings.teacher)
     folder = settings.cache_dir / "teachers" / key
     run_key, file = f"teacher/{key}", folder / _FILE
@@ -175,7 +179,7 @@ def find_teacher(task: Task, data: TensorDataModule, dataset: str, settings: Set
 def _begun(task: Task, data: TensorDataModule, dataset: str, settings: Settings) -> tuple[nn.Module, str]:
     """The network, filled from the checkpoint if there is one, and the key that it is kept under."""
     seed_draws(derived_seed(settings.seed, "teacher"), torch.device("cpu"))
-    network = _network(task, settings)
+    network = _network(task, data, settings)
     if settings.teacher is not None:
         return network, network_digest(network)
     # Fresh weights under a fixed seed stand for the architecture: another one draws others.
@@ -184,11 +188,16 @@ def _begun(task: Task, data: TensorDataModule, dataset: str, settings: Settings)
     return network, digest("teacher", _RECIPE_VERSION, dataset, repr(network), weights, recipe)
 
 
-def _network(task: Task, settings: Settings) -> nn.Module:
+def _network(task: Task, data: TensorDataModule, settings: Settings) -> nn.Module:
     """The teacher's network, with fresh weights or those of its checkpoint."""
     if settings.teacher is not None and is_student(settings.teacher):
-        return load_assistant(settings.teacher, task, settings.space_name)
+        return load_assistant(settings.teacher, task, data, settings.space_name)
     network = task.teacher()
+    if not isinstance(network, nn.Module):
+        raise Unfit(
+            f"teacher() must give a torch.nn.Module, but gives {type(network).__name__}", "return the network from it"
+        )
+    initialize_lazy_layers(network, data.splits["val"].few(1).to(torch.device("cpu")).inputs)
     if settings.teacher is not None:
         _load_checkpoint(network, settings.teacher)
     return network

@@ -15,6 +15,7 @@ from harness.content import derived_seed, tensors_digest
 from harness.cost import key_of
 from harness.errors import NO_ROOM, TrialFailed
 from harness.preparation.prepare import Prepared, costs_of, score
+from harness.preparation.students import build_student
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
 from harness.storage.claims import Hold
@@ -217,7 +218,7 @@ def student_module(
         seed: Seed of its weights.
     """
     seed_draws(seed, torch.device("cpu"))  # weights are drawn on the CPU, whatever the device
-    student = space.build_student(configuration.student)
+    student = build_student(space, configuration.student, data)
     criterion = make_criterion(**configuration.distillation)
     criterion.setup(student, data, epochs=epochs)  # after the student, whose weights are the same for all methods
     return StudentModule(

@@ -170,14 +170,14 @@ BROKEN: dict[str, Broken] = {
         "teacher's logits",
         [(TEACHER, "return Pair(32)")],
         "class Pair(Net):\n    def forward(self, inputs):\n        return super().forward(inputs), inputs",
-        "must be a tensor, but is a tuple",
+        "the teacher must answer with a tensor, but gives a tuple",
         "let forward return .logits alone",
     ),
     "a teacher of one logit": Broken(
         "teacher's logits",
         [(TEACHER, "return Net(32, classes=1)")],
         "",
-        "(16, C), C at least 2, but have (16, 1)",
+        "logits of shape (16, C), C at least 2, but gives shape (16, 1)",
         "two for two classes too",
     ),
     "a student that can't be built": Broken(
@@ -191,35 +191,35 @@ BROKEN: dict[str, Broken] = {
         "student's logits",
         [(STUDENT, "return nn.Sequential(nn.Linear(9, 8), Net(width, depth))")],
         "",
-        "student(width=2, depth=1): RuntimeError: mat1 and mat2 shapes cannot be multiplied (16x8 and 9x8)",
+        "student(width=4, depth=1): RuntimeError: mat1 and mat2 shapes cannot be multiplied (16x8 and 9x8)",
         "let students take what the teacher takes",
     ),
     "a student that gives NaN": Broken(
         "student's logits",
         [(STUDENT, "return Log(width, depth)")],
         "class Log(Net):\n    def forward(self, inputs):\n        return super().forward(inputs).log()",
-        "have NaN or infinity in their logits",
+        "student(width=4, depth=1) has NaN for 16 of 16 samples in its logits",
         "a root of 0",
     ),
     "a student that gives classes": Broken(
         "student's logits",
         [(STUDENT, "return Classes(width, depth)")],
         "class Classes(Net):\n    def forward(self, inputs):\n        return super().forward(inputs).argsort(1)",
-        "student(width=2, depth=1): logits must be floating-point, but are torch.int64",
+        "student(width=4, depth=1) must give floating-point logits, but gives torch.int64",
         "return scores, not classes",
     ),
     "labels beyond the logits": Broken(
-        "labels",
+        "student's logits",
         [("classes=3)", "classes=2)")],
         "",
-        "labels go up to 2, but logits have too few classes: the teacher 2, student(width=2, depth=1) 2",
+        "labels go up to 2, but student(width=4, depth=1) has 2 logits",
         "one logit for each class",
     ),
     "a student with more classes than its teacher": Broken(
         "labels",
         [(STUDENT, "return Net(width, depth, classes=4)")],
         "",
-        "teacher and students must have the same classes, but have: the teacher 3, student(width=2, depth=1) 4",
+        "teacher and students must have the same classes, but the teacher has 3 logits, and students have 4",
         "one logit for each class",
     ),
     "a teacher's learning rate that is far too high": Broken(
@@ -379,8 +379,9 @@ class Deviating(Net):
         "methods",
         [(LAST_METHOD, LAST_METHOD + HINT)],
         "",
-        "method 'hint' can't be searched: a layer must be one of stem, norm, hidden, hidden.0, drop, head, but got "
-        "'nowhere'; the others are checked on: soft_target, label_smoothing",
+        "method 'hint' can't be searched with student(width=4, depth=1): a layer must be one of stem, norm, hidden, "
+        "hidden.0, drop, head, but got 'nowhere'; leave such students, or the layer, out of the space; the others are "
+        "checked on: soft_target, label_smoothing",
         "--fix method=soft_target",
     ),
     "a temperature that has no say": Broken(
@@ -433,7 +434,7 @@ class WithTeacher(Net):
         "a batch brings what it said",
     ),
     "a student with a layer of its teacher": Broken(
-        "teacher apart",
+        "student's logits",
         [(TEACHER, "return SHARED"), (STUDENT, "return Borrowing(width, depth)")],
         """
 SHARED = Net(32)

@@ -1,0 +1,117 @@
+"""What must hold for a teacher: before it is trained, and of what is stored of it."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import HarnessError, Unfit, one_line
+from harness.preparation.logits import SOURCES_OF_NAN, check_covers_labels, check_logits, numbers_fault
+from harness.preparation.methods import check_layers, teacher_layers
+from harness.preparation.sharing import check_apart_from_teacher
+from harness.preparation.students import Students, build_student, glance, middle_architecture, named
+from harness.preparation.teacher_outputs import Outputs, run_teacher
+from harness.space import SearchSpace
+from lightning_modules.batch import call, evaluating, select
+from lightning_modules.tensors import Split, TensorDataModule
+
+
+def check_teacher(network: nn.Module, space: SearchSpace, data: TensorDataModule, students: Students) -> None:
+    """See that a teacher goes with its students, before it is trained.
+
+    Args:
+        network: The teacher, with fresh weights or given ones; moved to the data's device.
+        space: Its methods name its layers, and its task builds students.
+        data: The data.
+        students: What students of every kind gave.
+
+    Raises:
+        HarnessError: If it has other logits than the students, shares what is trained with them, or lacks a layer.
+    """
+    check_pair(network, space, data, students)
+    layers = teacher_layers(space)
+    if not layers:
+        return
+    sample = some_of(data)
+    try:
+        with evaluating(network):
+            sample.attach(run_teacher(network, sample, layers=layers))
+    except ValueError as error:
+        raise HarnessError(f"the teacher must have the layers that the space names: {one_line(error)}") from error
+    check_layers(space, students, sample)
+
+
+def check_pair(network: nn.Module, space: SearchSpace, data: TensorDataModule, students: Students) -> None:
+    """See that teacher and students have the same classes, and nothing in common that is trained.
+
+    Args:
+        network: The teacher; moved to the data's device.
+        space: Its task builds students.
+        data: The data.
+        students: What students of every kind gave.
+
+    Raises:
+        Unfit: If they have not.
+    """
+    who, split, architecture = "the teacher", glance(data), middle_architecture(space)
+    student = build_student(space, architecture, data)
+    check_apart_from_teacher(named(architecture), student, network)
+    network.to(data.device)
+    student.to(data.device)
+    with torch.no_grad(), evaluating(network), evaluating(student):
+        logits, answers = call(network, split.inputs), call(student, split.inputs)
+    classes = check_logits(who, logits, split.labels)
+    check_covers_labels(who, classes, data)
+    if classes != students.classes:
+        raise Unfit(
+            f"teacher and students must have the same classes, but {who} has {classes} logits, and students have "
+            f"{students.classes}",
+            "give teacher and student one logit for each class",
+        )
+    _check_masks(named(architecture), answers, logits)
+
+
+def check_outputs(who: str, outputs: Outputs) -> None:
+    """See that what is stored of a teacher is numbers.
+
+    Args:
+        who: What the teacher is called.
+        outputs: Of every sample, by split and name.
+
+    Raises:
+        Unfit: If there is NaN or infinity in it; a logit of -inf says that a class is impossible, and is none.
+    """
+    for split, named_outputs in outputs.items():
+        for name, values in named_outputs.items():
+            is_logits = name == "logits"
+            what = "logits" if is_logits else f"outputs of its layer {name!r}"
+            rows = values.flatten(0, -2) if is_logits else values  # of views, each is a row
+            if fault := numbers_fault(rows):
+                raise Unfit(f"{who} has {fault} of {split} in its {what}", SOURCES_OF_NAN)
+
+
+def some_of(data: TensorDataModule) -> TensorDataModule:
+    """Return the data module with a few samples of each split; those of ``train`` have two labels, if there are two."""
+    sample = copy.copy(data)
+    sample.splits = {name: _few(part) for name, part in data.splits.items()}
+    sample.teacher_outputs = {}
+    return sample
+
+
+def _few(split: Split) -> Split:
+    others = (split.labels != split.labels[0]).nonzero().flatten()[:1]
+    ids = torch.cat([others.new_zeros(1), others if len(others) else others.new_full((1,), len(split) - 1)])
+    return Split(select(split.inputs, ids), split.labels[ids])
+
+
+def _check_masks(name: str, student: Tensor, teacher: Tensor) -> None:
+    """See that a student holds no class impossible that the teacher does not: its loss would be infinite."""
+    rows = ((student == -torch.inf) & (teacher > -torch.inf)).any(1)
+    if count := int(rows.sum()):
+        raise Unfit(
+            f"{name} holds a class impossible, with a logit of -inf, that the teacher does not, for {count} of "
+            f"{len(rows)} samples",
+            "mask the same classes in both",
+        )
