@@ -39,12 +39,12 @@ def kept(folder: Path, state: dict[str, Tensor], **changed: str) -> Path:
 
 def refused(file: Path, task: Task) -> str:
     with pytest.raises(HarnessError) as raised:
-        load_assistant(file, task, "cancer")
+        load_assistant(file, task, task.data(None), "cancer")
     return str(raised.value)
 
 
 def test_a_student_is_built_and_filled(tmp_path: Path, task: Task, state: dict[str, Tensor]) -> None:
-    loaded = load_assistant(kept(tmp_path, state), task, "cancer").state_dict()
+    loaded = load_assistant(kept(tmp_path, state), task, task.data(None), "cancer").state_dict()
     assert set(loaded) == set(state) and all(torch.equal(loaded[name], state[name]) for name in state)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,15 @@ import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from harness.errors import HarnessError
-from harness.preparation.methods import check_classes, check_layers, check_teachers, teacher_layers
+from harness.preparation.methods import (
+    check_classes,
+    check_layers,
+    check_student_layers,
+    check_teachers,
+    student_layers,
+    teacher_layers,
+)
+from harness.preparation.students import check_students
 from harness.space import SearchSpace
 from lightning_modules.features import probed
 from lightning_modules.tensors import TensorDataModule
@@ -66,8 +75,15 @@ def test_what_is_held_fixed_needs_no_other_layer(fixed: dict[str, str], expected
     assert teacher_layers(digits_methods.SPACE.fixed(fixed)) == expected
 
 
+def compare(space: SearchSpace, data: TensorDataModule) -> None:
+    """Check what a search checks before a teacher is made, and with the teacher's layers."""
+    students = check_students(space, data, lambda name: nullcontext(), layers=student_layers(space))
+    check_student_layers(space, students)
+    check_layers(space, students, data)
+
+
 def test_the_embedded_methods_can_compare_what_their_spaces_offer(data: TensorDataModule) -> None:
-    check_layers(digits_methods.SPACE, data)
+    compare(digits_methods.SPACE, data)
 
 
 @pytest.mark.parametrize(
@@ -75,22 +91,23 @@ def test_the_embedded_methods_can_compare_what_their_spaces_offer(data: TensorDa
     [
         (
             comparing(["block1", "block7"], ["block1"]),
-            "method 'attention_transfer' can't be searched: a layer must be one of block1, block1.0, .* 'block7'.",
+            r"method 'attention_transfer' can't be searched with student\(width=6\): a layer must be one of block1, "
+            "block1.0, .* 'block7'; leave such students, or the layer, out of the space.",
         ),
         (
             comparing(["block1"], ["block1", "flatten"]),
-            "method 'attention_transfer' can't be searched: student_layer and teacher_layer must give maps .*, "
-            r"but 'block1' gives \(B, 6, 4, 4\) and 'flatten' \(B, 512\); name other layers.",
+            r"method 'attention_transfer' can't be searched with student\(width=\d+\): student_layer and "
+            r"teacher_layer must give maps .*, but 'block1' gives \(B, \d+, 4, 4\) and 'flatten' \(B, 512\); .*",
         ),
         (
             comparing(["flatten"], ["block2"], method="hint"),
-            r"method 'hint' can't be searched: .* but 'flatten' gives \(B, 48\) and 'block2' \(B, 128, 2, 2\); .*",
+            r"method 'hint' can't be searched with .*: .* 'flatten' gives \(B, \d+\) and 'block2' \(B, 128, 2, 2\); .*",
         ),
     ],
 )
 def test_what_can_not_be_compared_is_one_line(space: SearchSpace, message: str, data: TensorDataModule) -> None:
     with pytest.raises(HarnessError, match=f"^{message}$") as caught:
-        check_layers(space, data)
+        compare(space, data)
     assert "\n" not in str(caught.value)
 
 
