@@ -288,7 +288,7 @@ def test_a_class_that_the_student_alone_holds_impossible_is_refused() -> None:
     def masked(z: torch.Tensor) -> torch.Tensor:
         return z.where(torch.nn.functional.one_hot(torch.arange(16) % 2, 2).bool()[: len(z)], -torch.inf)
 
-    with pytest.raises(Unfit, match="holds a class impossible, .*, that the teacher does not, for 16"):
+    with pytest.raises(Unfit, match=r"holds a class impossible, .*, that the teacher does not, for 16"):
         paired(Odd(masked), mlp(8))
     paired(Odd(masked), Odd(masked))
     paired(mlp(2), Odd(masked))
