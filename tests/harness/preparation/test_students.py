@@ -257,11 +257,11 @@ def test_batches_of_one_are_refused_where_a_student_can_not_be_trained_on_them()
 
 
 def test_lazy_layers_learn_their_sizes_and_get_the_weights_of_their_seed() -> None:
-    task = Built(lambda width: nn.Sequential(nn.LazyLinear(width), nn.LazyBatchNorm1d(), nn.LazyLinear(2)))
+    space = space_of(lambda width: nn.Sequential(nn.LazyLinear(width), nn.LazyBatchNorm1d(), nn.LazyLinear(2)))
     networks = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        networks.append(build_student(task, {"width": 3}, some_data()))
+        networks.append(build_student(space, {"width": 3}, some_data()))
     weights = [network.state_dict()["0.weight"] for network in networks]
     assert (
         weights[0].shape == (3, 4) and torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
