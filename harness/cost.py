@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import math
 import platform
-import random
-import timeit
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -19,9 +17,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from harness.content import digest, write_atomically
+from harness.latency import Rounds, measure_rounds
 from harness.macs import macs_of
 from harness.training.tensor_file import cpu_state
-from lightning_modules.batch import Inputs, call
+from lightning_modules.batch import Inputs
 
 COSTS = (
     "parameters",
@@ -35,8 +34,6 @@ COSTS = (
 
 THREADS = 1  # what a student gets on the small device it is made for
 THROUGHPUT_BATCH = 64
-ROUNDS = 30  # over all networks; so often is each measured
-_CALLS_A_ROUND = 5
 _HOW = 5  # counts up whenever costs are measured in another way: kept ones are then measured anew
 
 
@@ -50,6 +47,8 @@ class Conditions:
         latency_batch: Samples in a call whose latency is measured.
         throughput_batch: Samples in a call whose throughput is measured.
         torch: Version of the runtime.
+        runtime: What executes the networks.
+        precision: Of how many rounds a latency is, and how far they are apart.
     """
 
     device: str
@@ -57,11 +56,14 @@ class Conditions:
     latency_batch: int = 1
     throughput_batch: int = THROUGHPUT_BATCH
     torch: str = torch.__version__
+    runtime: str = "eager"
+    precision: str = ""
 
     def __str__(self) -> str:
         return (
             f"{self.device}, {self.threads} thread, latency at batch {self.latency_batch}, "
-            f"throughput at batch {self.throughput_batch}, torch {self.torch} eager"
+            f"throughput at batch {self.throughput_batch}, torch {self.torch} {self.runtime}"
+            f"{self.precision and f', {self.precision}'}"
         )
 
 
@@ -106,38 +108,39 @@ def measure_costs(
     *,
     conditions: Conditions,
     trainable: Mapping[str, int] = MappingProxyType({}),
+    rounds: Rounds | None = None,
+    limit_s: float = math.inf,
     on_round: Callable[[], None] = lambda: None,
 ) -> dict[str, Cost]:
-    """Measure networks beside one another, with nothing else running.
-
-    Rounds go over all networks, and a network's calls are pooled over the rounds: a machine that is slow for a second
-    is slow for each of them a little, not for one of them alone. Each round has an order of its own, so that what comes
-    and goes does not meet the same networks again and again.
+    """Measure networks beside one another, with nothing else running; see ``measure_rounds``.
 
     Args:
         networks: In any mode, by name; all on the device.
         inputs: Gives the inputs of a batch of a stated size, on the same device.
         conditions: Threads and batch sizes.
         trainable: How many parameters training changes, by name, where that can't be told from the network.
-        on_round: Called after each of the ``ROUNDS``.
+        rounds: What was measured before, and takes what is measured.
+        limit_s: Seconds that measuring may take, one round aside.
+        on_round: Called after each round.
     """
-    single, many = inputs(conditions.latency_batch), inputs(conditions.throughput_batch)
-    latencies_s: dict[str, list[float]] = {name: [] for name in networks}
-    batch_times_s: dict[str, list[float]] = {name: [] for name in networks}
-    with torch.inference_mode(), computing_with(conditions.threads):
-        for round_number in range(ROUNDS):
-            order = random.Random(round_number)  # nosec B311 # an order of measurements is no secret
-            for name in order.sample(list(networks), len(networks)):
-                network = networks[name].eval()
-                latencies_s[name] += _call_times_s(network, single, _CALLS_A_ROUND)
-                batch_times_s[name] += _call_times_s(network, many, 1)
-            on_round()
+    rounds = rounds or Rounds()
+    rounds.throughput_batch = conditions.throughput_batch
+    measure_rounds(
+        networks,
+        inputs,
+        rounds,
+        latency_batch=conditions.latency_batch,
+        threads=conditions.threads,
+        limit_s=limit_s,
+        on_round=on_round,
+    )
+    single = inputs(conditions.latency_batch)
     return {
         name: Cost(
             **count_costs(network, single, trainable.get(name))._asdict(),
-            latency_p50_ms=_told_ms(np.percentile(latencies_s[name], 50)),
-            latency_p95_ms=_told_ms(np.percentile(latencies_s[name], 95)),
-            throughput_per_s=conditions.throughput_batch / float(np.median(batch_times_s[name])),
+            latency_p50_ms=_told_ms(np.percentile(np.concatenate(rounds.calls[name]), 50)),
+            latency_p95_ms=_told_ms(np.percentile(np.concatenate(rounds.calls[name]), 95)),
+            throughput_per_s=conditions.throughput_batch / float(np.median(rounds.batches[name])),
         )
         for name, network in networks.items()
     }
@@ -174,44 +177,9 @@ def trainable_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
-def _call_times_s(network: nn.Module, inputs: Inputs, calls: int) -> list[float]:
-    """Wall times of single calls, seconds, after one that is not counted: it meets cold caches."""
-    times = timeit.repeat(lambda: call(network, inputs), timer=_clock_of(inputs), repeat=1 + calls, number=1)
-    return times[1:]
-
-
-@contextlib.contextmanager
-def computing_with(threads: int) -> Iterator[None]:
-    """Compute with so many threads, and with as many as before afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _told_ms(seconds: Any) -> float:
     """Milliseconds to three figures: a clock tells no better, and what a table shows as equal decides no front."""
     return float(f"{seconds * 1e3:.3g}")
-
-
-def _clock_of(inputs: Inputs) -> Callable[[], float]:
-    """A clock that waits for the device of ``inputs``.
-
-    That of ``torch.utils.benchmark`` asks at each end whether there is an accelerator: 0.06 ms in a build for GPUs on a
-    machine that has none, as much as a small student's call.
-    """
-    device = _first(inputs).device
-    if device.type == "cpu":
-        return timeit.default_timer
-    wait = torch.get_device_module(device).synchronize
-
-    def clock() -> float:
-        wait()
-        return timeit.default_timer()
-
-    return clock
 
 
 def _first(inputs: Inputs) -> Tensor:

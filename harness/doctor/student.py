@@ -24,6 +24,7 @@ from harness.training.fit import seed_draws
 from harness.training.tensor_file import cpu_state
 from lightning_modules.batch import call
 
+_CLOCKED_S = 5.0  # that a clock is asked for
 _BUILT = 64  # architectures; of a larger space, as many are drawn
 
 
@@ -168,7 +169,10 @@ def _costs(patient: Patient) -> dict[str, dict[str, float]]:
     counted = {key: count_costs(network, patient.inputs(1))._asdict() for key, network in networks.items()}
     if any(name.startswith("latency") for name in patient.settings.budgets):
         measured = measure_costs(
-            networks, lambda size: example_inputs(patient.sample, size), conditions=conditions_of(patient.device)
+            networks,
+            lambda size: example_inputs(patient.sample, size),
+            conditions=conditions_of(patient.device),
+            limit_s=_CLOCKED_S,
         )
         counted = {key: cost.metrics() for key, cost in measured.items()}
     return {names[key]: costs for key, costs in counted.items()}

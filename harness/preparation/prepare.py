@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +18,6 @@ from harness import budget
 from harness.cli import doctor_command
 from harness.content import TensorHasher, digest, exclusive
 from harness.cost import (
-    ROUNDS,
     Conditions,
     Cost,
     CostTable,
@@ -31,6 +33,7 @@ from harness.cost import (
     uncounted_of,
 )
 from harness.errors import HarnessError, one_line
+from harness.latency import ROUNDS, Rounds, expected_steps_s, fitting_batch, is_compiled, time_limit_s
 from harness.macs import macs_of
 from harness.preparation.chance import chance_level
 from harness.preparation.ensemble import averaged, ensemble_name, labels, make_teachers, number_of_teachers
@@ -298,23 +301,77 @@ def _found_or_measured(
             except ValueError as error:
                 terminal.say(f"the kept cost table {file} is damaged ({error}); measuring again")
         if table is None:
-            bar = terminal.bar("costs", ROUNDS, "rounds")
-            try:
-                with _asking("a network of the task", settings):
-                    costs = measure_costs(
-                        networks,
-                        lambda size: example_inputs(data, size),
-                        conditions=conditions,
-                        trainable=trainable,
-                        on_round=bar.advance,
-                    )
-            finally:
-                bar.close()
-            each = [costs.pop(name) for name in members]
-            uncounted = uncounted_of(networks, costs, example)
-            table = CostTable(conditions, total_cost(each), costs, each if len(each) > 1 else (), uncounted)
+            table = _measured(settings, space, networks, trainable, list(members), data, terminal, Rounds(_cut(file)))
             save_cost_table(table, file)
+            _cut(file).unlink(missing_ok=True)
     return table
+
+
+def _cut(file: Path) -> Path:
+    """Where rounds are kept of a measuring that was cut, beside its table."""
+    return file.with_suffix(".rounds.json")
+
+
+def _measured(
+    settings: Settings,
+    space: SearchSpace,
+    networks: Mapping[str, nn.Module],
+    trainable: Mapping[str, int],
+    members: Sequence[str],
+    data: TensorDataModule,
+    terminal: Terminal,
+    rounds: Rounds,
+) -> CostTable:
+    """A new table of teachers and students, measured in a share of the time that the study is expected to take."""
+    conditions, example = conditions_of(data.device), example_inputs(data, 1)
+    inputs = partial(example_inputs, data)
+    bar = terminal.bar("costs", ROUNDS, "rounds")
+    try:
+        with _asking("a network of the task", settings):
+            limit_s = _limit_s(settings, space, data, _middle_student(space, data.device, settings))
+            batch = rounds.throughput_batch or fitting_batch(
+                list(networks.values()),
+                inputs,
+                most=conditions.throughput_batch,
+                threads=conditions.threads,
+                limit_s=limit_s,
+            )
+            conditions = replace(conditions, throughput_batch=batch)
+            costs = measure_costs(
+                networks,
+                inputs,
+                conditions=conditions,
+                trainable=trainable,
+                rounds=rounds,
+                limit_s=limit_s,
+                on_round=bar.advance,
+            )
+            compiled = [name for name, network in networks.items() if is_compiled(network, example)]
+    finally:
+        bar.close()
+    runtime = "compiled" if len(compiled) == len(networks) else "eager or compiled, as built" if compiled else "eager"
+    each = [costs.pop(name) for name in members]
+    return CostTable(
+        replace(conditions, runtime=runtime, precision=str(rounds)),
+        total_cost(each),
+        costs,
+        each if len(each) > 1 else (),
+        uncounted_of(networks, costs, example),
+    )
+
+
+def _limit_s(settings: Settings, space: SearchSpace, data: TensorDataModule, network: nn.Module) -> float:
+    """How long costs may be measured, by how long a study of students like this one would take."""
+    epochs = settings.epochs or space.epochs
+    training_s = expected_steps_s(
+        network,
+        partial(example_inputs, data),
+        batch_size=data.batch_size,
+        threads=1,
+        steps=settings.trials * epochs * data.steps_per_epoch,
+    )
+    workers = settings.workers or (os.cpu_count() or 1 if data.device.type == "cpu" else 1)
+    return time_limit_s(training_s / min(workers, settings.trials))
 
 
 def costs_of(architecture: Mapping[str, Any], space: SearchSpace, study: Study, prepared: Prepared) -> dict[str, float]:
@@ -332,7 +389,11 @@ def costs_of(architecture: Mapping[str, Any], space: SearchSpace, study: Study, 
                     lambda size: example_inputs(prepared.data, size),
                     conditions=table.conditions,
                     trainable={key: one.trainable_parameters},
+                    limit_s=_limit_s(study.settings, space, prepared.data, one.network) / study.settings.trials,
                 )
+                if table.students[key].macs is None:
+                    unknown = macs_of(one.network, example_inputs(prepared.data, 1)).uncounted
+                    budget.check_counted(unknown, study.settings.budgets, study.objectives)
                 study.keep_costs(table.to_json())
     return table.metrics(architecture)
 

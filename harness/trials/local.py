@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from harness.cost import computing_with
 from harness.errors import OWN_THREADS, HarnessError, signals_wait
+from harness.latency import computing_with
 from harness.preparation.prepare import MOST_ARCHITECTURES, Prepared
 from harness.settings import Settings
 from harness.space import SearchSpace

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from harness.cost import (
     COSTS,
-    ROUNDS,
     Conditions,
     Cost,
     CostTable,
@@ -25,6 +24,7 @@ from harness.cost import (
     save_cost_table,
     total_cost,
 )
+from harness.latency import ROUNDS
 from harness.macs import count_macs
 from lightning_modules.networks import ConvNet
 
