@@ -328,7 +328,7 @@ def _measured(
     bar = terminal.bar("costs", ROUNDS, "rounds")
     try:
         with _asking("a network of the task", settings):
-            limit_s = _limit_s(settings, space, data, _middle_student(space, data.device, settings))
+            limit_s = _limit_s(settings, space, data, _middle_student(space, data, settings))
             batch = rounds.throughput_batch or fitting_batch(
                 list(networks.values()),
                 inputs,
