@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.doctor.check import Check, Flaw, Groundless
+from harness.doctor.check import Check, Doubt, Flaw, Groundless
 from harness.doctor.patient import Patient
 from harness.preparation.misgivings import no_better_than_chance
 from harness.preparation.prepare import scores_of
 from harness.preparation.teacher_checks import check_pair
+from harness.region import check_name, check_reach, region_of
 
 
 def labels_are_within_the_logits(patient: Patient) -> str:
@@ -62,6 +63,23 @@ def metric_measures(patient: Patient) -> str:
     return f"{task.metric_name}: {perfect:g} for perfect logits, {wrong:g} for wrong ones; to {way}"
 
 
+def region_can_be_reached(patient: Patient) -> str:
+    """The bound on the primary metric has a meaning, and the teacher itself is within it."""
+    bound, task = patient.settings.bound, patient.space.task
+    check_name(bound, task)
+    scores = scores_of(task, patient.sample, patient.classes)
+    check_reach(bound, scores)
+    if not patient.teacher_is_trained:
+        return f"{bound or 'by default'}; what it comes to is known once there is a trained teacher"
+    teacher = _measured(
+        patient, patient.sample.teacher_outputs["val"]["logits"].float(), patient.sample.splits["val"].labels
+    )
+    region = region_of(bound, scores, teacher)
+    if not region.holds(teacher):
+        raise Doubt(f"the teacher itself is not in it, with {task.metric_name} {teacher:.4g}: {region}")
+    return str(region)
+
+
 def _measured(patient: Patient, logits: Tensor, labels: Tensor) -> float:
     metric = patient.space.task.metric(patient.classes).to(patient.device)
     metric.update(logits, labels)
@@ -87,5 +105,11 @@ CHECKS = (
         metric_measures,
         "let metric(classes) give a torchmetrics metric of logits (B, C) and labels (B,), and say which way is better",
         needs=("data",),
+    ),
+    Check(
+        "region",
+        region_can_be_reached,
+        "name the primary metric by --min where it is maximised, by --max where it is minimised, and ask for less",
+        needs=("stored outputs", "metric"),
     ),
 )

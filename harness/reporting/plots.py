@@ -116,7 +116,7 @@ def _focus(result: Result) -> tuple[float, float, str]:
     low, high = min(shown), max(shown)
     span = max(high - low, 0.01 * abs(high), 1e-3)
     bottom, top = low - 0.9 * span, high + 0.9 * span
-    bottom, top = max(bottom, values.min() - 0.1 * span), min(top, max(values.max(), high) + 0.1 * span)
+    bottom, top = max(bottom, min(values.min(), low) - 0.1 * span), min(top, max(values.max(), high) + 0.1 * span)
     floor, is_least = result.region.floor, result.primary_is_maximized
     if floor is not None and is_least:
         bottom = max(bottom, min(floor, low) - 0.1 * span)

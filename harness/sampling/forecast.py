@@ -36,7 +36,8 @@ _NEWEST, _MOST = 120, 200  # trials that a model looks at: of the older ones the
 _SAME = 1e-9  # distance of two points, within which they are one
 _FAR = 3  # of the distance between quartiles
 _NOTHING = 1e-12  # a gain that is none
-_HARDLY = 0.05  # probability of the region, below which a model can tell that a student is not in it
+_HARDLY = 0.2  # probability of the region, below which a model can tell that a student is not in it
+_ALIKE = 0.3  # of the most that an architecture may add: those that may add more are as good as one another
 _WORTH_WHILE = 0.2  # of what a new student may add for an epoch: a trial that may add less is stopped
 
 
@@ -128,6 +129,7 @@ class Forecast:
             candidates, gains = self._candidates(known, rng)
             if gains.max(initial=0.0) < _NOTHING:  # none that is likely to add anything: whatever may end best
                 gains = self._hopes(known, candidates.points)
+            gains = _spread(gains, candidates.architectures, [trial.architecture for trial in seen])
             # The last figures of sums hang on the number of threads.
             order = np.argsort(-np.round(gains / max(gains.max(initial=0.0), _NOTHING), 9), kind="stable")
         return next(filter(is_new, map(candidates.configuration, order)), None)
@@ -330,6 +332,30 @@ class _Candidates:
         place = int(self._places[number])
         pool = int(np.searchsorted(self._starts, place, side="right")) - 1
         return self._pools[pool][place - int(self._starts[pool])]
+
+
+def _spread(gains: Array, architectures: Places, tried: Sequence[int]) -> Array:
+    """Put an architecture first: of those that promise about the most, the one that was tried least.
+
+    Models know a gain to a factor at best, and one that is off in a place is off there again and again.
+
+    Args:
+        gains: What each candidate may be expected to add, shape (N,).
+        architectures: Of each candidate, shape (N,).
+        tried: The architecture of each trial.
+
+    Returns:
+        The gains, those of that architecture's candidates above all others.
+    """
+    if not len(gains):
+        return gains
+    most = np.zeros(int(architectures.max()) + 1)
+    np.maximum.at(most, architectures, gains)
+    alike = np.flatnonzero(most >= _ALIKE * gains.max())
+    counts = np.bincount(tried, minlength=len(most))
+    first = min(alike, key=lambda place: (counts[place], -most[place]))
+    preferred: Array = np.where(architectures == first, gains + gains.max(), gains)
+    return preferred
 
 
 def _chosen(trials: Sequence[_Trial], wanted: set[int]) -> list[_Trial]:

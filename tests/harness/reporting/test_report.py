@@ -21,7 +21,8 @@ from rich.console import Console
 
 from harness.cost import Conditions, Cost, CostTable
 from harness.errors import HarnessError
-from harness.reporting.plots import curves_figure
+from harness.region import Region
+from harness.reporting.plots import _focus, curves_figure
 from harness.reporting.report import report, summary, write_report
 from harness.reporting.report_screen import show
 from harness.reporting.result import Result, collect
@@ -138,6 +139,58 @@ def test_front_and_picks_of_a_study_worked_by_hand(settings: Settings) -> None:
     assert set(result.curves) == {0, 1, 2, 3}
     assert result.curves[2]["train/loss"] == {0: 1.0, 1: 0.5, 2: pytest.approx(1 / 3)}
     assert not any(line.startswith("No student") for line in notes(result))
+
+
+REGION = Region("accuracy", 1, 0.89, "--min accuracy=0.89")
+
+
+def test_students_beyond_the_region_are_on_no_front_and_no_pick(settings: Settings) -> None:
+    study = a_study(settings, STUDENTS)
+    study.keep_region(REGION)
+    result = collect(study)
+    # Trial 3, of 0.60, is the cheapest and beyond it. The knee of the others, by hand: losses 0, .1111, 1; logarithms
+    # of latencies and of parameters 1, .5, 0 and 1, .6667, 0. Sums 1, .6944, 1: trial 1.
+    assert numbers(result) == [0, 1, 2] == study.front()
+    assert picks(result) == {"accurate": 0, "balanced": 1, "small": 1}
+    told = "Region of interest: accuracy at least 0.89, --min accuracy=0.89. 1 of 5 students trained to the end lie"
+    assert any(line.startswith(told) for line in notes(result))
+    low, high, left_out = _focus(result)
+    assert 0.6 < low < 0.89 and high > 0.95
+    assert left_out == "dashed: where the region of interest begins; 1 of 5 trials lie outside the picture"
+
+
+def test_the_region_of_a_metric_that_is_to_be_small_is_below_its_bound(settings: Settings) -> None:
+    students: list[Outcome] = [(0.055, 0.8, 800), (0.10, 0.2, 100), (0.40, 0.1, 50)]
+    study = a_study(settings, students, space=replace(SPACE, task=Erring()), teacher=(0.05, 1.0, 1000))
+    study.keep_region(Region("error", -1, 0.2, "--max error=0.2"))
+    result = collect(study)
+    assert numbers(result) == [0, 1] == study.front()
+    low, high, _ = _focus(result)
+    assert low < 0.05 and 0.10 < high < 0.4
+
+
+def test_where_no_student_is_in_the_region_the_report_says_the_best_and_what_to_do(
+    settings: Settings, tmp_path: Path
+) -> None:
+    study = a_study(settings, STUDENTS)
+    study.keep_region(Region("accuracy", 1, 0.99, "--min accuracy=0.99"))
+    shown, text = terminal()
+    report(study, shown)
+    result, said = collect(study), " ".join(text.getvalue().split())
+    assert numbers(result) == [] == study.front() and picks(result) == {}
+    assert "None of 5 students trained to the end is in it; the best, trial 0, has accuracy 0.945" in said
+    assert "--min none" in said and "--min none" in summary(result)
+    frame = pd.read_csv(study.folder / "report" / "trials.csv")
+    assert not frame["front"].any() and len(frame) == 5
+
+
+def test_pictures_of_a_region_show_what_lies_beyond_it_only_when_asked(settings: Settings, tmp_path: Path) -> None:
+    study = a_study(settings, STUDENTS)
+    study.keep_region(REGION)
+    write_report(collect(study), tmp_path)
+    page = (tmp_path / "front.html").read_text()
+    assert page.count('"visible":"legendonly"') == 2 and "beyond the region" in page  # once a panel
+    assert matplotlib.image.imread(tmp_path / "front.png").shape[2] in (3, 4)
 
 
 def test_there_is_no_small_pick_where_no_student_is_within_one_point_of_the_teacher(settings: Settings) -> None:

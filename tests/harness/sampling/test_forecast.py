@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from harness.pareto import hypervolume
 from harness.sampling.candidates import Points
-from harness.sampling.forecast import Forecast
+from harness.sampling.forecast import Forecast, _spread
 from harness.sampling.proposal import Proposer
 from harness.space import SearchSpace
 from search_spaces.digits import SPACE
@@ -36,6 +36,7 @@ def forecast(
     costs: Sequence[Sequence[float]] | None = None,
     sign: float = 1.0,
     bounds: tuple[float | None, float | None] = (0.0, 1.0),
+    floor: float | None = None,
     seed: int = 0,
 ) -> Forecast:
     """That of a space whose students cost their width, or ``costs``."""
@@ -48,6 +49,7 @@ def forecast(
         primary="accuracy",
         sign=sign,
         bounds=bounds,
+        floor=floor,
         seed=seed,
     )
 
@@ -287,3 +289,50 @@ def test_where_every_student_is_the_same_it_searches_the_rest() -> None:
         one.params = {name: value for name, value in one.params.items() if name != "width"}
     found = alone.propose(trials, lambda params: True)
     assert found is not None and found.keys() == space.distributions.keys()
+
+
+def test_students_below_the_floor_draw_no_trials_once_a_model_can_tell() -> None:
+    # By ``quality``, widths 2, 3 and 4 end at 0.83, 0.88 and 0.905 at best: the floor of 0.9 leaves out the first two.
+    trials = [
+        trial(number, at(width, alpha, learning_rate))
+        for number, (width, alpha, learning_rate) in enumerate(
+            [
+                *((2, 0.3, 0.01), (2, 0.1, 0.02), (2, 0.6, 0.006), (2, 0.3, 0.025), (3, 0.3, 0.01), (3, 0.2, 0.013)),
+                *((8, 0.3, 0.01), (16, 0.4, 0.01), (32, 0.3, 0.012)),
+            ]
+        )
+    ]
+    found = [forecast(floor=0.9, seed=seed).propose(trials, lambda params: True) for seed in range(8)]
+    assert min(params["width"] for params in found if params is not None) >= 4
+    assert len(found) == 8 and None not in found
+
+
+def test_a_leading_trial_that_will_hardly_reach_the_floor_is_given_up() -> None:
+    trials = [trial(number, one.params) for number, one in enumerate(by_chance(30)) if one.params["width"] > 2]
+    trials = [trial(number, one.params) for number, one in enumerate(trials)]
+    cheapest = trial(len(trials), at(2, 0.9, 0.002), TrialState.RUNNING, marks=(1, 2, 7))
+    assert forecast().outdone(len(trials), 7, [*trials, cheapest]) is None  # nothing as cheap was tried
+    assert forecast(floor=0.95).outdone(len(trials), 7, [*trials, cheapest]) == np.inf
+
+
+def test_a_floor_that_none_reaches_is_approached() -> None:
+    trials = by_chance(30)
+    found = forecast(floor=0.9999).propose(trials, lambda params: True)
+    assert found is not None and quality(found) > np.quantile([quality(one.params) for one in trials], 0.8)
+
+
+def test_a_floor_of_a_metric_that_is_to_be_small_is_searched_as_its_mirror_image() -> None:
+    trials, mirrored = by_chance(12), by_chance(12)
+    for one in mirrored:
+        one.set_user_attr("metrics", {"accuracy": 1 - quality(one.params)})
+        one.intermediate_values = {rung: 1 - value for rung, value in one.intermediate_values.items()}
+    found = forecast(floor=0.9).propose(trials, lambda params: True)
+    assert found == forecast(sign=-1.0, floor=0.1).propose(mirrored, lambda params: True)
+
+
+def test_of_architectures_that_promise_about_as_much_the_least_tried_goes_first() -> None:
+    gains, architectures = np.array([1.0, 0.9, 0.6, 0.2]), np.array([0, 1, 2, 3])
+    assert np.argmax(_spread(gains, architectures, [0, 0, 1, 2, 2])) == 1  # 3 was tried least, but promises too little
+    assert np.argmax(_spread(gains, architectures, [1, 2])) == 0
+    assert np.argmax(_spread(gains, architectures, [])) == 0
+    assert np.argsort(-_spread(gains, architectures, [0, 1])).tolist() == [2, 0, 1, 3]  # then by what they promise

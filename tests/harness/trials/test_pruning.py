@@ -12,6 +12,7 @@ from conftest import claimed, settings_in
 from optuna.trial import TrialState
 
 from harness.errors import TrialPruned
+from harness.region import Region
 from harness.reporting.result import trials_frame
 from harness.sampling.proposal import Proposer
 from harness.settings import SAMPLERS
@@ -65,6 +66,13 @@ def test_who_leads_at_the_rung_goes_on_though_none_has_gained_enough() -> None:
     others = [standing(9, 0.09, 0.2) for _ in range(7)]
     assert stop(0.09, 2, (1.0,), [*others, standing(1, 0.05, 0.99)]) is None
     assert stop(0.09, 2, (1.0,), [*others, standing(1, 0.1, 0.99)]) == pytest.approx((0.2, 0.99))
+
+
+def test_who_leads_is_stopped_too_where_the_floor_is_out_of_reach() -> None:
+    # Nothing costs as little; the seven nearest gained 0.2 each since the rung.
+    assert stop(0.2, 2, (0.5,), FAMILY, floor=0.4) is None
+    assert stop(0.2, 2, (0.5,), FAMILY, floor=0.45) == pytest.approx((0.4, 0.45))
+    assert stop(0.2, 2, (0.5,), FAMILY[:6], floor=0.45) is None  # too few were seen to the end
 
 
 def test_nothing_is_stopped_before_enough_were_seen_to_the_end() -> None:
@@ -129,6 +137,24 @@ def test_a_metric_that_is_to_fall_is_judged_the_other_way_round(tmp_path: Path) 
     pruner.judge(claim, 1, {"val/accuracy": 0.45})
     with pytest.raises(TrialPruned, match=r"0.8000 in reach; one that costs no more has 0.4000"):
         pruner.judge(claim, 1, {"val/accuracy": 0.9})
+
+
+@pytest.mark.parametrize(("direction", "floor", "value"), [("maximize", 0.8, 0.5), ("minimize", 0.2, 0.5)])
+def test_the_study_s_region_stops_one_that_can_not_reach_it(
+    tmp_path: Path, direction: str, floor: float, value: float
+) -> None:
+    study = studied(tmp_path)
+    study.optuna.set_user_attr("kd.primary_direction", direction)
+    for _ in range(8):
+        complete(study, claim_of(study), at_two=0.5, end=0.6 if direction == "maximize" else 0.4)
+    claim = claim_of(study)
+    pruner_of(study).judge(claim, 1, {"val/accuracy": value})
+    study = studied(tmp_path)
+    sign = study.primary_sign
+    study.keep_region(Region("accuracy", sign, floor))
+    word = "least 0.8" if sign > 0 else "most 0.2"
+    with pytest.raises(TrialPruned, match=f"in reach; the region of interest is accuracy at {word}"):
+        pruner_of(study).judge(claim, 1, {"val/accuracy": value})
 
 
 def test_a_trial_that_was_cut_is_not_judged_again_where_it_went_on(tmp_path: Path) -> None:
