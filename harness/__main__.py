@@ -34,8 +34,9 @@ def confirm(settings: Settings) -> None:
             from harness.studies.opening import reopen_study
             from harness.tracking.spool import Spool
             from harness.trials.confirm import SPLIT, confirmations
+            from harness.trials.controls import announcement, controls
             from harness.trials.displays import retraining_display
-            from harness.trials.local import retrain_here
+            from harness.trials.local import number_of_workers, retrain_here
             from harness.trials.worker import catch_up
 
             reach.enter_context(storage_in_reach(settings))
@@ -50,14 +51,21 @@ def confirm(settings: Settings) -> None:
         catch_up(study, mirror)
         if study.finished() < len(study.trials()):
             terminal.say("the search is not over: these are its picks so far.")
-        left = confirmations(study, settings, space, picks, settings.seeds)
         spool = Spool(study.folder, mirror.notify)
-        if left or study.tested_teacher is None:
+        tries = controls(study, settings, space, picks, of=picks)
+        if tries or confirmations(study, settings, space, picks, settings.seeds) or study.tested_teacher is None:
             prepared = prepare(settings, space, study, terminal, mirror, splits=(*SEARCHED, SPLIT))
             if study.tested_teacher is None:
                 logits = prepared.data.teacher_outputs[SPLIT]["logits"]
                 study.keep_tested_teacher(score(logits, prepared.data, space, prepared.classes, split=SPLIT))
             assert settings.epochs is not None
+            if tries := controls(study, settings, space, picks, of=picks):  # of a search that had fewer controls
+                told = announcement(tries, study, number_of_workers(settings, space, prepared))
+                terminal.tell(f"controls  {told}; --controls plain leaves out the tuned ones", indent=" " * 10)
+                titles = [retraining.title for retraining in tries]
+                with retraining_display(terminal, "controls", titles, settings.epochs) as display:
+                    retrain_here(tries, settings, space, study, prepared, mirror, display)
+            left = confirmations(study, settings, space, picks, settings.seeds)
             titles = [retraining.title for retraining in left]
             with retraining_display(terminal, "confirm", titles, settings.epochs) as display:
                 retrain_here(left, settings, space, study, prepared, mirror, display)

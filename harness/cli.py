@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import re
 import shlex
@@ -24,6 +23,7 @@ from harness.placement import Placement, add_placement, placement_of
 from harness.recipes import DEFAULT_RECIPES, RECIPES
 from harness.settings import (
     AVERAGES,
+    CONTROLS,
     DEFAULT_RUNS_DIR,
     DEFAULT_STORAGE,
     DEFAULT_TRACKING_URI,
@@ -119,12 +119,8 @@ def parse_search(arguments: Sequence[str] | None = None) -> tuple[Settings, Plac
         default="pareto",
         help="pareto: stop students that have no chance of the front; none: train all to the end (default: pareto)",
     )
-    add(
-        "--controls",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="at the end, train each student on the front on labels alone too: what the teacher gained (default: on)",
-    )
+    flags.add_controls(add, "at the end, ", CONTROLS)
+    add("--no-controls", action="store_const", const="none", dest="controls", help="short for --controls none")
     add(
         "--seed",
         type=flags.seed,

@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness import flags
-from harness.settings import Settings
+from harness.settings import CONTROLS, Settings
 
 _CONFIRM_HELP = """\
 Train the picks of a study and their controls anew, with fresh seeds, and score
 each once on the test split, which the search has never seen. Reports means with
-95 % intervals and the gain of distillation, paired by seed. The same command
+95 % intervals and the gain of distillation, paired by seed, over the control
+whose training settings were tuned (--controls plain: over the plain one, with
+the student's own settings). The same command
 goes on where it was; more --seeds add to those that are there. To pick anew
 after looking at this would be to select on the test split."""
 
@@ -157,9 +159,10 @@ def _add_confirm(commands: argparse._SubParsersAction[flags.Parser]) -> None:
         type=flags.at_least_two,
         default=5,
         metavar="N",
-        help="fresh seeds for each pick and its control, those of before included; at least 2, which say little "
+        help="fresh seeds for each pick and its controls, those of before included; at least 2, which say little "
         "(default: 5)",
     )
+    flags.add_controls(command.add_argument, "beside each pick, ", CONTROLS[:2])
     command.add_argument(
         "--workers", type=flags.at_least_one, metavar="N", help="students at a time (default: the cores)"
     )
@@ -186,6 +189,7 @@ def _confirm_settings(parser: flags.Parser, asked: argparse.Namespace) -> Settin
         _study_settings(parser, asked),
         space_file=Path() if asked.space is None else flags.space_of(parser, asked.space)[1],
         seeds=asked.seeds,
+        controls=asked.controls,
         data_dir=asked.data_dir,
         teachers=tuple(flags.checkpoint(parser, path) for path in asked.teacher),
         accept_changes=asked.accept_changes,

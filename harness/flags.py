@@ -85,6 +85,22 @@ def add_space(add: Add) -> None:
     )
 
 
+def add_controls(add: Add, when: str, choices: Sequence[str]) -> None:
+    """Add ``--controls``."""
+    told = {
+        "tuned": "also the picks with training settings of their own, as often tried as their architecture had trials",
+        "plain": "train each student that is compared on labels alone too",
+        "none": "train none",
+    }
+    add(
+        "--controls",
+        choices=choices,
+        default=choices[0],
+        help=f"what a gain is a gain over; {when}{'; '.join(f'{name}: {told[name]}' for name in reversed(choices))} "
+        f"(default: {choices[0]})",
+    )
+
+
 def add_budgets(add: Add, what: str) -> None:
     """Add ``--max``, which may be repeated."""
     add(

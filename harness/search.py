@@ -37,18 +37,19 @@ def search(settings: Settings) -> None:
             from harness.region import check_name
             from harness.reporting.parent import ParentRun
             from harness.reporting.report import report
+            from harness.reporting.result import picked
             from harness.sampling.first_trials import first_trials
             from harness.space import load_space
             from harness.storage.access import STORAGE_ERRORS, open_storage, storage_in_reach
             from harness.studies.opening import open_study
             from harness.tracking.autologging import switch_off_autologging
             from harness.training.fit import device_of
-            from harness.trials.controls import controls, due
+            from harness.trials.controls import announcement, controls
             from harness.trials.displays import retraining_display, search_display
-            from harness.trials.local import retrain_here, search_here
+            from harness.trials.local import number_of_workers, retrain_here, search_here
             from harness.trials.prospects import unforeseeable
             from harness.trials.pruning import unprunable
-            from harness.trials.retraining import let_wait
+            from harness.trials.retraining import Retraining, let_wait
             from harness.trials.worker import catch_up
 
             whole_space = load_space(settings.space_file)
@@ -65,10 +66,14 @@ def search(settings: Settings) -> None:
             terminal.tell(f"changed   {change}", indent=" " * 10)
         switch_off_autologging(terminal.say)
         study.patience.word.say = terminal.say
+
+        def controls_left() -> list[Retraining]:
+            return controls(study, settings, space, picked(study)) if study.is_over else []
+
         try:
-            with ParentRun(study, settings, mirror) as parent:
+            with ParentRun(study, settings, mirror, controls_left) as parent:
                 catch_up(study, mirror)
-                if not study.is_over or (settings.controls and due(study)):
+                if not study.is_over or controls_left():
                     prepared = prepare(settings, space, study, terminal, mirror)
                     switch_off_autologging(terminal.say)
                     study.keep_sources()
@@ -80,7 +85,9 @@ def search(settings: Settings) -> None:
                     epochs = settings.epochs or space.epochs
                     with search_display(terminal, study, epochs) as display:
                         search_here(settings, space, study, prepared, mirror, display)
-                    if settings.controls and study.is_over and (left := controls(study, settings, space)):
+                    if left := controls_left():
+                        told = announcement(left, study, number_of_workers(settings, space, prepared))
+                        terminal.tell(f"controls  {told}{_fewer(settings)}", indent=" " * 10)
                         names = [control.title for control in left]
                         with retraining_display(terminal, "controls", names, epochs) as bar:
                             retrain_here(left, settings, space, study, prepared, mirror, bar)
@@ -102,7 +109,7 @@ def search(settings: Settings) -> None:
             study.patience.hurry()
             try:
                 catch_up(study, mirror)
-                undone = len(due(study)) if settings.controls and study.is_over else 0
+                undone = len(controls_left())
                 terminal.tell(_stopped(settings, study, undone))
                 terminal.say(next_steps(settings, study, mirror.experiment_id, is_over=study.is_over and not undone))
             except STORAGE_ERRORS:
@@ -136,10 +143,15 @@ def _stopped(settings: Settings, study: Study, controls: int) -> str:
     if controls:
         return (
             f"stopped with all {study.finished()} trials finished and {controls} controls left; the same "
-            "command trains them, those that were cut from their last checkpoints, and --no-controls leaves them out; "
-            "nothing is lost."
+            "command trains them, those that were cut from their last checkpoints, and --no-controls leaves them out"
+            f"{_fewer(settings)}; nothing is lost."
         )
     return f"stopped with {_standing(settings, study)}; nothing is lost."
+
+
+def _fewer(settings: Settings) -> str:
+    """Which flag asks for fewer controls, where one does."""
+    return "; --controls plain leaves out the tuned ones" if settings.controls == "tuned" else ""
 
 
 def _standing(settings: Settings, study: Study) -> str:

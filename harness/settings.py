@@ -9,6 +9,8 @@ SAMPLERS = ("front", "tpe", "nsga2", "gp", "random")
 PRUNERS = ("pareto", "none")
 AVERAGES = ("probabilities", "logits")
 """What is averaged of several teachers; see ``harness.preparation.ensemble``."""
+CONTROLS = ("tuned", "plain", "none")
+"""See ``harness.trials.controls``: ``tuned`` has the plain ones too."""
 BUDGETED = ("parameters", "trainable_parameters", "macs", "size_mb", "latency_p50_ms", "latency_p95_ms")
 """Costs that a budget can be set for."""
 DEFAULT_STORAGE = "sqlite:///optuna.db"
@@ -72,7 +74,7 @@ class Settings:
         budgets: The most that a student may cost to be trained, by name of the cost (``BUDGETED``).
         bound: What students must reach to count; ``None`` takes what the teacher and chance suggest.
         timeout_s: Seconds after which no further trial starts; ``None`` is no limit.
-        controls: Whether each student on the front is trained on labels alone too, once the trials are over.
+        controls: One of ``CONTROLS``: which are trained on labels alone, once the trials are over.
         seeds: Fresh seeds with which ``confirm`` trains each pick and its control.
         accept_changes: Whether a study goes on with code, start weights or a teacher that it was not begun with.
         accelerator: Lightning's name of the device that trains and is measured.
@@ -102,7 +104,7 @@ class Settings:
     budgets: dict[str, float] = field(default_factory=dict)
     bound: Bound | None = None
     timeout_s: float | None = None
-    controls: bool = True
+    controls: str = CONTROLS[0]
     seeds: int = 5
     accept_changes: bool = False
     accelerator: str = "auto"

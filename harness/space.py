@@ -223,6 +223,15 @@ class SearchSpace:
             training=narrowed(self.training),
         )
 
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """Names of the parameters of a student and of its training; ``tuned``: those of training that vary."""
+        return {
+            "student": list(self.student),
+            "training": list(self.training),
+            "tuned": [name for name, distribution in self.training.items() if not distribution.single()],
+        }
+
     def suggest(self, trial: Trial) -> Configuration:
         """The trial's configuration: what it has already, and the sampler's word on the rest."""
 

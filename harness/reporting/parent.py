@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from harness.addresses import place_of
@@ -20,7 +21,6 @@ from harness.storage.access import STORAGE_ERRORS
 from harness.studies.study import Study
 from harness.tracking.mirror import Mirror
 from harness.tracking.spool import Spool
-from harness.trials.controls import due
 
 _MOST_OF_A_TAG = 4000  # characters; MLflow refuses a tag of more than 5000 on some stores
 _PACKAGES = ("kd-harness", "torch", "pytorch-lightning", "optuna", "mlflow", "torchmetrics", "numpy")
@@ -33,12 +33,16 @@ class ParentRun:
         study: The study.
         settings: How it is searched.
         mirror: Told of the run's news.
+        controls_left: Whether controls are left to be trained; asked where the trials are over.
     """
 
-    def __init__(self, study: Study, settings: Settings, mirror: Mirror) -> None:
+    def __init__(
+        self, study: Study, settings: Settings, mirror: Mirror, controls_left: Callable[[], object] = lambda: False
+    ) -> None:
         self._study = study
         self._settings = settings
         self._mirror = mirror
+        self._controls_left = controls_left
         study.hold()
         self.spool = Spool(study.folder, mirror.notify)
         if study.finished():  # a first start has a run when all is prepared: one that is refused makes none
@@ -77,7 +81,7 @@ class ParentRun:
 
     def _is_over(self) -> bool:
         try:
-            return self._study.is_over and not (self._settings.controls and due(self._study))
+            return self._study.is_over and not self._controls_left()
         except STORAGE_ERRORS:
             return False  # what can't be reached can go on; whoever lost it says so
 

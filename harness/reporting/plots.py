@@ -20,6 +20,7 @@ from harness.reporting.result import Result
 from harness.screen.shown import printable
 
 _GREY, _DARK_GREY, _BLUE, _ORANGE, _GREEN, _RED = "#b8b8b8", "#6b6b6b", "#1f5fa8", "#e08214", "#2a8c4a", "#c0392b"
+_CONTROL_LABEL = "its control: labels alone (of picks tuned)"
 _PICK_COLOURS = {"accurate": _BLUE, "balanced": _ORANGE, "small": _GREEN}
 _BEYOND = "beyond the region"
 _LABELS = {
@@ -87,20 +88,19 @@ def front_picture(result: Result, path: Path) -> None:
 
 def _draw_gains(panel: Axes, result: Result, name: str) -> None:
     """Draw each student's control at its own cost, and the line between them: its length is the gain."""
-    if not result.controls:
+    front = result.compared
+    if not len(front):
         return
-    front = result.front.dropna(subset=["control"])
-    places = [
-        result.controls[int(number)].get(name, cost) for number, cost in zip(front["number"], front[name], strict=True)
-    ]
-    panel.vlines(front[name], front["control"], front[result.primary], color=_DARK_GREY, lw=0.8, zorder=1)
+    costs = zip(front["number"], front[name], strict=True)
+    places = [result.controls.get(int(number), {}).get(name, cost) for number, cost in costs]
+    panel.vlines(front[name], front["over"], front[result.primary], color=_DARK_GREY, lw=0.8, zorder=1)
     panel.scatter(
         places,
-        front["control"],
+        front["over"],
         s=64,  # seen around a student that scores alike
         facecolors="white",
         edgecolors=_DARK_GREY,
-        label="its control: labels alone",
+        label=_CONTROL_LABEL,
         zorder=2,
     )
 
@@ -111,7 +111,7 @@ def _focus(result: Result) -> tuple[float, float, str]:
     The front has the picture's better half, and the picture ends with the region of interest: one hopeless trial must
     not squeeze the front to a line.
     """
-    shown = [*result.front[result.primary], *result.front["control"].dropna(), result.teacher[result.primary]]
+    shown = [*result.front[result.primary], *result.compared["over"], result.teacher[result.primary]]
     values = result.trials[result.primary].dropna()
     low, high = min(shown), max(shown)
     span = max(high - low, 0.01 * abs(high), 1e-3)
@@ -257,16 +257,16 @@ def front_page(result: Result, path: Path) -> None:
 
 def _gain_traces(result: Result, name: str, *, shown: bool) -> list[Any]:
     """Each student's control at its own cost, and the line between them: its length is the gain."""
-    front = result.front.dropna(subset=["control"])
+    front = result.compared
     xs, ys, marks = [], [], []
     for _, row in front.iterrows():
         xs += [row[name], row[name], None]
-        ys += [row[result.primary], row["control"], None]
-        marks.append(result.controls[int(row["number"])].get(name, row[name]))
-    label = "its control: labels alone"
+        ys += [row[result.primary], row["over"], None]
+        marks.append(result.controls.get(int(row["number"]), {}).get(name, row[name]))
+    label = _CONTROL_LABEL
     texts = [
-        f"control of trial {n}<br>{_html(result.primary)} {c:.4g}<br>gain {g:+.4g}"
-        for n, c, g in zip(front["number"], front["control"], front["gain"], strict=True)
+        f"{kind} control of trial {n}<br>{_html(result.primary)} {c:.4g}<br>gain {g:+.4g}"
+        for n, c, g, kind in zip(front["number"], front["over"], front["gain"], front["gain_over"], strict=True)
     ]
     line = go.Scatter(
         x=xs,
@@ -279,7 +279,7 @@ def _gain_traces(result: Result, name: str, *, shown: bool) -> list[Any]:
     )
     dots = go.Scatter(
         x=marks,
-        y=front["control"],
+        y=front["over"],
         mode="markers",
         name=label,
         legendgroup=label,

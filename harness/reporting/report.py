@@ -88,7 +88,7 @@ def summary(result: Result) -> str:
     rows = []
     for _, row in result.front.iterrows():
         texts = parameter_texts((name, row[name]) for name in own)
-        rows.append([row["pick"], str(row["number"]), *(cell(name, row[name]) for name in shown), ", ".join(texts)])
+        rows.append([row["pick"], str(row["number"]), *(result.cell(row, name) for name in shown), ", ".join(texts)])
     rows.append(["teacher", "", *(cell(name, result.teacher.get(name, math.nan)) for name in shown), ""])
     header = ["pick", "trial", *map(printable, shown), "with"]
     lines = [

@@ -12,7 +12,13 @@ from harness.screen.table import Column, Row, table_lines
 from harness.screen.terminal import Terminal
 from harness.trials.confirm import Confirmation, Interval
 
-_DISPENSABLE = ["agreement", "control", "compression", "speedup"]  # the last goes first: it follows from the rest
+_DISPENSABLE = [
+    "agreement",
+    "tuned_control",
+    "control",
+    "compression",
+    "speedup",
+]  # the last goes first: it follows from the rest
 
 
 def show(result: Result, terminal: Terminal) -> None:
@@ -52,7 +58,7 @@ def _front(result: Result) -> tuple[list[Column], list[Row]]:
     ]
     rows = [
         Row(
-            [str(row["number"]), *(cell(name, row[name]) for name in (*result.columns, *shared)), str(row["pick"])],
+            [str(row["number"]), *(result.cell(row, name) for name in (*result.columns, *shared)), str(row["pick"])],
             parameter_texts((name, row[name]) for name in own),
             style="bold" if row["pick"] else None,
         )
@@ -70,19 +76,25 @@ def _confirmed(result: Result) -> tuple[list[Column], list[Row]]:
         Column("seeds"),
         Column(result.primary, is_text=True),
         Column("control", is_text=True),
+        *([Column(heading("tuned_control"), is_text=True)] if _has_tuned(result) else []),
         Column("gain", is_text=True),
         Column("verdict", is_text=True, folds=True),
     ]
     rows = [Row(_confirmed_cells(one, result), _failures(one)) for one in result.confirmed]
     known = {confirmation.number for confirmation in result.confirmed}
     missing = {number: pick for number, pick in result.picked.items() if number not in known}
-    rows += [Row([str(n), pick, "", "", "", "", "not confirmed yet"]) for n, pick in missing.items()]
+    blank = [""] * (len(columns) - 3)
+    rows += [Row([str(n), pick, *blank, "not confirmed yet"]) for n, pick in missing.items()]
     return columns, rows
+
+
+def _has_tuned(result: Result) -> bool:
+    return any(one.tuned is not None for one in result.confirmed)
 
 
 def _confirmed_cells(one: Confirmation, result: Result) -> list[str]:
     pick = result.picked.get(one.number, f"formerly {one.pick}")
-    found: list[Any] = [one.student, one.control]
+    found: list[Any] = [one.student, one.control, *([one.tuned] if _has_tuned(result) else [])]
     gain = _interval(one.gain, sign="+")
     return [str(one.number), pick, str(one.seeds), *(_interval(each) for each in found), gain, one.verdict]
 
@@ -93,4 +105,5 @@ def _interval(found: Interval | None, sign: str = "") -> str:
 
 def _failures(one: Confirmation) -> list[str]:
     told = {"of the student": one.student_failures, "of its control": one.control_failures}
+    told["of its tuned control"] = one.tuned_failures
     return [f"{who}, {failures}" for who, failures in told.items() if failures.reasons]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,14 +19,15 @@ from harness.pareto import knee, pareto_front
 from harness.preparation.prepare import used_conditions
 from harness.region import Region
 from harness.reporting.transfer import Transfer
+from harness.screen.shown import cell
 from harness.settings import Settings
 from harness.studies.study import Study
 from harness.tracking.spool import curves
 from harness.training.answers import ANSWERS, read_answers
 from harness.trials.confirm import Confirmation, confirmed
+from harness.trials.controls import PLAIN, TUNED, TunedControl, is_own_control, name_of, tuned
 from harness.trials.controls import failed as failed_controls
 from harness.trials.controls import known as known_controls
-from harness.trials.controls import name_of
 
 _POINT = 0.01  # margin of the small pick: one point on a scale of 0 to 1, one percent of the teacher on any other
 _COST_AXES = (
@@ -45,7 +48,8 @@ class Result:
     Attributes:
         study: Its name.
         trials: One row a trial: ``number``, ``state``, parameters, metrics, ``front``, ``pick``, ``recipe``, …; where
-            it is on the front, ``control`` is what its control reached, and ``gain`` how much better it is itself.
+            it is on the front, ``control`` is what its plain control reached, ``tuned_control`` what its tuned one did,
+            and ``gain`` how much better it is itself than the one that ``gain_over`` names, the tuned one if there is.
         teacher: The teacher's metrics.
         ensemble: Where several teach as one, what is averaged of which; else empty.
         misgivings: What is doubtful of those who teach and learn, a sentence each.
@@ -64,7 +68,11 @@ class Result:
         confirmed: What picks and their controls reached with fresh seeds on the test split.
         tested_teacher: The teacher's scores there; ``None`` before anything was confirmed.
         control_transfers: The same of their controls, by the trial's number.
-        controls: Metrics of the controls of those on the front, as far as they were trained, by the trial's number.
+        controls: Metrics of the plain controls of those on the front, as far as they were trained, by the trial's
+            number.
+        tuned_controls: The tuned controls of those on the front, where there are any, by the trial's number.
+        tuned_parameters: Names of the settings of training that vary: what a control is tuned by.
+        no_control: Why no control is fair; empty where one is.
         failed_controls: Why those of them failed that did.
         confirm_command: What to type to have the picks confirmed.
     """
@@ -89,6 +97,9 @@ class Result:
     confirmed: list[Confirmation]
     tested_teacher: dict[str, float] | None
     controls: dict[int, dict[str, float]]
+    tuned_controls: dict[int, TunedControl]
+    tuned_parameters: list[str]
+    no_control: str
     failed_controls: dict[int, str]
     confirm_command: str
 
@@ -111,8 +122,19 @@ class Result:
     @property
     def columns(self) -> list[str]:
         """What a table shows: primary metric, control and gain, objectives, and how they compare with the teacher."""
-        gained = ["control", "gain"] if self.controls else []
+        gained = ["control", *(["tuned_control"] if self.tuned_controls else []), "gain"] if self.controls else []
+        gained = ["gain"] if self.no_control else gained
         return list(dict.fromkeys([self.primary, *gained, *self.objectives, "agreement", "compression", "speedup"]))
+
+    @property
+    def compared(self) -> pd.DataFrame:
+        """Trials on the front that have a gain, the smallest first; ``over``: what it is a gain over."""
+        front = self.front.assign(over=self.front["tuned_control"].fillna(self.front["control"]))
+        return front.dropna(subset=["gain"])
+
+    def cell(self, row: Mapping[Any, Any] | pd.Series, name: str) -> str:
+        """Return a trial's value in a table."""
+        return "no control possible" if name == "gain" and self.no_control else cell(name, row[name])
 
     @property
     def own_parameters(self) -> list[str]:
@@ -154,19 +176,11 @@ def collect(study: Study) -> Result:
     if "kd.teacher" not in study.attrs:
         raise HarnessError(f"study {study.settings.study!r} has not been prepared yet: there is nothing to report.")
     teacher = study.attrs["kd.teacher"]
-    frame = trials_frame(study)
-    region = study.region
-    counted = frame.index[(frame["state"] == "COMPLETE") & frame[study.primary].map(region.holds).astype(bool)]
-    frame["front"], frame["pick"] = False, ""
-    if len(counted):
-        values = frame.loc[counted, list(study.objectives)].to_numpy(dtype=float)
-        front = counted[pareto_front(values, study.directions)]
-        frame.loc[front, "front"] = True
-        _pick(frame, front, study, teacher)
+    frame = judged_frame(study)
     on_front = [int(number) for number in frame.loc[frame["front"], "number"]]
     controls = {number: metrics for number, metrics in known_controls(study).items() if number in on_front}
-    frame["control"] = frame["number"].map({n: metrics[study.primary] for n, metrics in controls.items()}).astype(float)
-    frame["gain"] = (frame[study.primary] - frame["control"]) * study.primary_sign
+    best = {number: found for number, found in tuned(study).items() if number in on_front}
+    _compare(frame, controls, best, study)
     return Result(
         study=study.settings.study,
         trials=frame,
@@ -186,6 +200,9 @@ def collect(study: Study) -> Result:
         transfers=_transfers({number: str(number) for number in on_front}, study),
         control_transfers=_transfers({number: name_of(number) for number in controls}, study),
         controls=controls,
+        tuned_controls=best,
+        tuned_parameters=study.tuned_parameters,
+        no_control=study.no_control or "",
         failed_controls={number: why for number, why in failed_controls(study).items() if number in on_front},
         confirmed=confirmed(study),
         tested_teacher=study.tested_teacher,
@@ -193,11 +210,45 @@ def collect(study: Study) -> Result:
     )
 
 
+def _compare(
+    frame: pd.DataFrame, controls: Mapping[int, Mapping[str, float]], best: Mapping[int, TunedControl], study: Study
+) -> None:
+    """Add the columns that tell what was gained."""
+    plain = {number: metrics[study.primary] for number, metrics in controls.items()}
+    tuned_ones = {number: (found.chosen.metrics or {})[study.primary] for number, found in best.items()}
+    for name, scores in (("control", plain), ("tuned_control", tuned_ones)):
+        frame[name] = frame["number"].map(scores).astype(float)
+    own = [trial.number for trial in study.trials() if is_own_control(trial.params)]
+    over = {**dict.fromkeys(plain, PLAIN), **dict.fromkeys(tuned_ones, TUNED), **dict.fromkeys(own, "")}
+    frame["gain_over"] = frame["number"].map(over).fillna("")
+    frame["gain"] = (frame[study.primary] - frame["tuned_control"].fillna(frame["control"])) * study.primary_sign
+
+
 def _as_searched(study: Study) -> Settings:
     """The settings with the study's space, which not every command is given."""
     given = study.settings.space_file
     file = Path(study.sources["space_file"]) if given == Path() else given
     return replace(study.settings, space_name=study.space_name, space_file=file)
+
+
+def judged_frame(study: Study) -> pd.DataFrame:
+    """Return ``trials_frame`` with ``front``, whether a trial is on it, and ``pick``, what it is picked as."""
+    frame = trials_frame(study)
+    region = study.region
+    counted = frame.index[(frame["state"] == "COMPLETE") & frame[study.primary].map(region.holds).astype(bool)]
+    frame["front"], frame["pick"] = False, ""
+    if len(counted):
+        values = frame.loc[counted, list(study.objectives)].to_numpy(dtype=float)
+        front = counted[pareto_front(values, study.directions)]
+        frame.loc[front, "front"] = True
+        _pick(frame, front, study, study.attrs["kd.teacher"])
+    return frame
+
+
+def picked(study: Study) -> list[int]:
+    """Return the numbers of the trials that are picked, the first trained first."""
+    frame = judged_frame(study)
+    return [int(number) for number in frame.loc[frame["pick"] != "", "number"]]
 
 
 def trials_frame(study: Study) -> pd.DataFrame:

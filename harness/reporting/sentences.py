@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from harness.preparation.mixing import REMEDY
 from harness.reporting.result import Result, small_margin
+from harness.screen.shown import configuration_text
 from harness.training.answers import ANSWERS
 from harness.trials.confirm import FEW_SEEDS, Interval
-from harness.trials.controls import is_own_control
+from harness.trials.controls import PLAIN, is_own_control
 
 
 def notes(result: Result) -> list[str]:
@@ -20,11 +22,14 @@ def notes(result: Result) -> list[str]:
         )
     taught = [not is_own_control({"alpha": row.get("alpha")}) for _, row in result.front.iterrows()]
     gains = result.front.loc[taught, "gain"].dropna()
+    if result.no_control:
+        lines.append(f"No control possible: {result.no_control}; no gain is claimed. To have one, {REMEDY}.")
     if len(gains):
         lines.append(
-            f"Gain: {result.primary} beyond the control, which is the same student, seed and schedule on labels alone; "
-            f"{(gains > 0).sum()} of {len(gains)} are above 0. One seed each proves no gain; {_several(result)}"
+            f"Gain: {result.primary} beyond {_control(result)}; {(gains > 0).sum()} of {len(gains)} are above 0. "
+            f"One seed each proves no gain; {_several(result)}"
         )
+        lines += _tuned(result)
     if 1 < len(gains) == sum(taught) and (gains < 0).all() and not result.confirmed:
         lines.append("Labels alone did better for each of them: this teacher is not seen to help any student.")
     if result.failed_controls:
@@ -63,6 +68,38 @@ def region_told(result: Result) -> str:
         f"{result.primary} {best[result.primary]:.4g}. More --trials or --epochs, or a space with larger students, may "
         "reach it; a new --study may have a wider region, up to all students by --min none."
     )
+
+
+def _control(result: Result) -> str:
+    """What a gain is a gain over."""
+    plain = "the plain control, which is the same student, seed and settings on labels alone"
+    if not result.tuned_controls:
+        return plain
+    return f"the tuned control where there is one, else beyond {plain}"
+
+
+def _tuned(result: Result) -> list[str]:
+    """Which tuned controls there are, and why others are none."""
+    front = result.front
+    over_plain = front.loc[(front["gain_over"] == PLAIN) & (front["pick"] != ""), "number"].tolist()
+    lines = []
+    if told := [_tuned_text(result, number) for number in result.picked if number in result.tuned_controls]:
+        lines.append(
+            "A tuned control is the best of several trainings on labels alone at the architecture, each with training "
+            f"settings of its own: {'; '.join(told)}. It was chosen on this split, as the student was."
+        )
+    if over_plain and not result.tuned_parameters:
+        lines.append("No training setting varies in this space: the plain control is the tuned one.")
+    elif over_plain:
+        which = ", ".join(map(str, over_plain))
+        lines.append(f"The gains of trials {which} are over plain controls: --controls tuned trains their tuned ones.")
+    return lines
+
+
+def _tuned_text(result: Result, number: int) -> str:
+    found = result.tuned_controls[number]
+    settings = configuration_text(dict(found.chosen.training))
+    return f"of trial {number} {settings} ({found.chosen.name}, best of {found.tries})"
 
 
 def _several(result: Result) -> str:
@@ -126,17 +163,20 @@ def caveats(result: Result) -> list[str]:
             "Two seeds say little: the interval of two values reaches 13 standard errors to each side, so what is "
             "called no gain may be one that two can't show."
         )
-    alike = [one for one in intervals if any(map(_is_without_width, (one.student, one.control, one.gain)))]
+    alike = [one for one in intervals if any(map(_is_without_width, (one.student, one.control, one.tuned, one.gain)))]
     if alike:
         told = ", ".join(f"trial {one.number}: {one.seeds} seeds" for one in alike)
         lines.append(
             f"An interval without width is no certainty: seeds happened to score alike on the test split ({told})."
         )
+    if plain := [one for one in intervals if one.gain_over == PLAIN and one.number in result.tuned_controls]:
+        which = ", ".join(str(one.number) for one in plain)
+        lines.append(f"The gains of trials {which} are over plain controls; over tuned ones: {result.confirm_command}")
     if few or alike:
         seeds = max(5, *(2 * one.seeds for one in (*few, *alike)))
         lines.append(f"More seeds are added to those that are there: {result.confirm_command} --seeds {seeds}")
     low, high = result.primary_bounds
-    shown = [found for one in intervals for found in (one.student, one.control) if found is not None]
+    shown = [found for one in intervals for found in (one.student, one.control, one.tuned) if found is not None]
     if any((low is not None and one.low < low) or (high is not None and one.high > high) for one in shown):
         limits = [f"{word} {end:g}" for word, end in (("below", low), ("above", high)) if end is not None]
         lines.append(

@@ -63,7 +63,7 @@ class Points:
 
     def _pool(self, method: str, shares: Array) -> Pool:
         branch = self._branches[method]
-        columns = {name: _values(dist, column) for (name, dist), column in zip(branch.items(), shares.T, strict=True)}
+        columns = {name: values_at(dist, column) for (name, dist), column in zip(branch.items(), shares.T, strict=True)}
         if METHOD in branch:
             columns[METHOD] = np.full(len(shares), branch[METHOD].to_internal_repr(method))
         axes = [self._axes(name, columns.get(name), len(shares)) for name in self._space.distributions]
@@ -119,7 +119,7 @@ def _shares(distribution: BaseDistribution, values: Array) -> Array:
 
 
 def _share(distribution: BaseDistribution, value: Any) -> float:
-    """The share of a range that ``_values`` gives a value for."""
+    """The share of a range that ``values_at`` gives a value for."""
     if isinstance(distribution, CategoricalDistribution):
         return (distribution.to_internal_repr(value) + 0.5) / len(distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
@@ -129,7 +129,7 @@ def _share(distribution: BaseDistribution, value: Any) -> float:
     return float((np.log(value) if distribution.log else value) - low) / (high - low)
 
 
-def _values(distribution: BaseDistribution, shares: Array) -> Array:
+def values_at(distribution: BaseDistribution, shares: Array) -> Array:
     """The values at shares of a range, [0, 1], as Optuna keeps them: each step gets as much room, as there.
 
     At its ends they are what it ends with, to the last bit: what alpha = 1 asks for is another training than 1 - 1e-12.

@@ -16,6 +16,7 @@ _HEADINGS = {
     "compression": "smaller",
     "speedup": "faster",
     "agreement": "agrees",
+    "tuned_control": "tuned",
     "temperature": "T",
     "alpha": "α",
     "learning_rate": "lr",

@@ -91,6 +91,7 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
             loaded.set_user_attr(HERE_ATTR, here(settings))
             loaded.set_user_attr("kd.primary", space.task.metric_name)
             loaded.set_user_attr("kd.primary_direction", space.task.metric_direction)
+            loaded.set_user_attr("kd.groups", space.fixed(settings.fixed).groups)
             loaded.set_user_attr("kd.id", uuid.uuid4().hex)
             Study(loaded, settings).keep_code(space.code.to_json())
             loaded.set_user_attr("kd.identity", identity)

@@ -89,6 +89,16 @@ class Record:
         """``"maximize"`` or ``"minimize"`` for each objective."""
         return tuple(direction.name.lower() for direction in self.optuna.directions)
 
+    @cached_property
+    def groups(self) -> dict[str, list[str]]:
+        """Names of the parameters of a student (``student``) and of its training (``training``)."""
+        return dict(self.attrs["kd.groups"])
+
+    @property
+    def tuned_parameters(self) -> list[str]:
+        """Names of the parameters of training that vary: what a control can be tuned by."""
+        return self.groups["tuned"]
+
     @property
     def is_exhausted(self) -> bool:
         """Whether every configuration within the space and the budgets has been begun."""

@@ -44,6 +44,14 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def number_of_workers(settings: Settings, space: SearchSpace, prepared: Prepared) -> int:
+    """Return how many workers are asked for, or as many as this machine has cores; on a GPU it is one."""
+    on_cpu = prepared.data.device.type == "cpu"
+    # Costs that are measured during the search must be measured with nothing beside it.
+    beside = on_cpu and space.architectures(limit=MOST_ARCHITECTURES) is not None
+    return settings.workers or (usable_cores() if beside else 1)
+
+
 def search_here(
     settings: Settings, space: SearchSpace, study: Study, prepared: Prepared, mirror: Mirror, display: Display
 ) -> None:
@@ -113,10 +121,7 @@ def _share(
     mirror: Mirror,
     display: Display,
 ) -> None:
-    on_cpu = prepared.data.device.type == "cpu"
-    # Costs that are measured during the search must be measured with nothing beside it.
-    beside = on_cpu and space.architectures(limit=MOST_ARCHITECTURES) is not None
-    asked = settings.workers or (usable_cores() if beside else 1)
+    asked = number_of_workers(settings, space, prepared)
     threads = max(1, torch.get_num_threads() // asked)
     count = min(asked, task.pieces)
     if count > 1:

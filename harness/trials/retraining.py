@@ -50,7 +50,7 @@ class Retraining:
     order_seed: int
     split: str = "val"
     tags: Mapping[str, str]
-    facts: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
 
 
