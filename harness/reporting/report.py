@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Iterable
@@ -21,7 +22,7 @@ from harness.reporting.transfer_picture import transfer_picture
 from harness.screen.shown import cell, parameter_texts, printable
 from harness.screen.terminal import Terminal
 from harness.studies.study import Study
-from harness.tracking.spool import SPOOL, Spool, read_events
+from harness.tracking.spool import SPOOL, Spool, last_state, read_events
 from harness.trials.confirm import confirmed_table
 
 _NOTE = "mlflow.note.content"
@@ -169,5 +170,24 @@ def _log(result: Result, told: str, folder: Path, spool: Spool) -> None:
     if len(best):
         values[f"best_{result.primary}"] = float(best.max() if result.primary_is_maximized else best.min())
     spool.metrics(values)
+    _log_gains(result, folder.parent, spool)
     picks = {name: int(row["number"]) for name, row in result.picks.items()}
-    spool.tags({_NOTE: told, "kd.picks": json.dumps(picks)})  # last: by it ``_is_told`` knows that all was logged
+    no_control = {"kd.no_control": result.no_control} if result.no_control else {}
+    spool.tags(
+        {_NOTE: told, "kd.picks": json.dumps(picks), **no_control}
+    )  # last: by it ``_is_told`` knows that all was logged
+
+
+def _log_gains(result: Result, folder: Path, spool: Spool) -> None:
+    """Log what each student on the front gained to its own run, as far as its log is in the study's folder."""
+    for _, row in result.compared.iterrows():
+        number, place = int(row["number"]), folder / str(row["number"])
+        if last_state(place / SPOOL) != "COMPLETE":
+            continue
+        names = ("control", "tuned_control", "gain")
+        tags = {"kd.gain_over": str(row["gain_over"])}
+        if number in result.tuned_controls:
+            tags["kd.tuned_control"] = result.tuned_controls[number].chosen.name
+        with contextlib.closing(spool.beside(place)) as its:
+            its.metrics({name: float(row[name]) for name in names if not math.isnan(row[name])})
+            its.tags(tags)

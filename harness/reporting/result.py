@@ -193,7 +193,7 @@ def collect(study: Study) -> Result:
         primary=study.primary,
         primary_is_maximized=study.primary_direction == "maximize",
         primary_bounds=study.primary_bounds,
-        region=region,
+        region=study.region,
         parameters=tuple(parameter_columns(study).values()),
         conditions=used_conditions(study),
         curves={number: curves(study.trial_folder(number)) for number in on_front},
@@ -220,7 +220,7 @@ def _compare(
         frame[name] = frame["number"].map(scores).astype(float)
     own = [trial.number for trial in study.trials() if is_own_control(trial.params)]
     over = {**dict.fromkeys(plain, PLAIN), **dict.fromkeys(tuned_ones, TUNED), **dict.fromkeys(own, "")}
-    frame["gain_over"] = frame["number"].map(over).fillna("")
+    frame["gain_over"] = [over.get(number, "") for number in frame["number"]]
     frame["gain"] = (frame[study.primary] - frame["tuned_control"].fillna(frame["control"])) * study.primary_sign
 
 

@@ -132,6 +132,10 @@ class Spool:
         elif taken_ms is not None:
             self._append("elsewhere", **{TAKEN: taken_ms})
 
+    def beside(self, folder: Path) -> Spool:
+        """Return the log of another run, whose events are told as those of this one are."""
+        return Spool(folder, self._on_append, is_sure=self._is_sure)
+
     def metrics(self, values: Mapping[str, float], *, step: int | None = None) -> None:
         """Log metrics of an epoch (``step``, counted from 0), or of the whole run."""
         if os.fstat(self._file).st_size > self._read_until:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +66,10 @@ def test_a_finished_study_that_is_looked_at_from_another_folder_has_a_run_that_i
 def test_a_study_whose_controls_are_not_trained_has_a_run_that_waits_for_them(tmp_path: Path) -> None:
     study = opened(tmp_path, trials=1)
     finish_one(study)
-    with ParentRun(study, study.settings, Silent()):
+    with ParentRun(study, study.settings, Silent(), lambda: True):
         pass
     assert states(study) == ["WAITING"]
-    with ParentRun(study, replace(study.settings, controls=False), Silent()):
+    with ParentRun(study, study.settings, Silent()):
         pass
     assert states(study) == ["WAITING", "COMPLETE"]
 

@@ -352,7 +352,7 @@ def test_the_tables_read_back_equal(written: tuple[Result, Path]) -> None:
     parquet = pd.read_parquet(folder / "trials.parquet")
     pd.testing.assert_frame_equal(parquet, result.trials, check_dtype=False, check_exact=True)
     csv = pd.read_csv(folder / "trials.csv", parse_dates=["started", "finished"])
-    texts = ["state", "recipe", "reason", "pick"]
+    texts = ["state", "recipe", "reason", "pick", "gain_over"]
     csv[texts] = csv[texts].fillna("")
     pd.testing.assert_frame_equal(csv, result.trials, check_dtype=False, check_exact=False, rtol=1e-14)
     # And they hold what was told, not only one another.

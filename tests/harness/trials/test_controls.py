@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Silent, claimed, metrics, opened, settings_in
+from optuna.trial import TrialState, create_trial
 
 from harness.content import derived_seed
 from harness.settings import Settings
+from harness.space import SearchSpace
 from harness.studies.study import Study
 from harness.tracking.spool import SPOOL
-from harness.trials.controls import controls, due, known
-from harness.trials.retraining import _begin
+from harness.trials.controls import announcement, controls, known, tuned
+from harness.trials.retraining import Retraining, _begin
 from harness.trials.worker import spool_of
 from search_spaces.digits import SPACE
 from search_spaces.digits_methods import SPACE as METHODS
@@ -36,6 +41,15 @@ def a_study(settings: Settings, *outcomes: tuple[float, float]) -> Study:
     return study
 
 
+def due(study: Study, **settings: Any) -> list[int]:
+    """Numbers of the trials whose plain controls are left."""
+    return [int(one.name.removeprefix("controls/")) for one in controls(study, plain(study, **settings), SPACE, [0])]
+
+
+def plain(study: Study, **settings: Any) -> Settings:
+    return replace(study.settings, controls="plain", **settings)
+
+
 def test_those_on_the_front_need_one_each_once(settings: Settings) -> None:
     study = a_study(settings, (0.9, 3.0), (0.8, 2.0), (0.7, 2.5))  # the last one is dominated
     assert due(study) == [0, 1] and known(study) == {}
@@ -48,12 +62,128 @@ def test_those_on_the_front_need_one_each_once(settings: Settings) -> None:
 
 def test_a_control_differs_from_its_student_in_the_teacher_alone(settings: Settings) -> None:
     study = a_study(settings, (0.9, 3.0), (0.8, 2.0))
-    for control, trial in zip(controls(study, settings, SPACE), study.trials(), strict=True):
+    for control, trial in zip(controls(study, plain(study), SPACE, []), study.trials(), strict=True):
         assert control.configuration.student == {"width": trial.params["width"]}
         assert control.configuration.training == {"learning_rate": trial.params["learning_rate"]}
         assert control.configuration.distillation["alpha"] == 1
         assert (control.seed, control.order_seed) == (derived_seed(5, "trial", trial.number), 5)
-        assert control.tags == {"kd.role": "control", "kd.control_of": str(trial.number)}
+        assert control.tags == {"kd.role": "control", "kd.control": "plain", "kd.control_of": str(trial.number)}
+
+
+def test_where_no_control_is_fair_there_is_none(settings: Settings) -> None:
+    study = tried(settings, (4, 0.9))
+    study.keep_retrained("controls/0", {"metrics": {"accuracy": 0.75}})
+    study.keep_no_control("the views mix samples")
+    assert controls(study, settings, SPACE, [0]) == [] and known(study) == {} and tuned(study) == {}
+
+
+def tried(settings: Settings, *trials: tuple[int, float], alpha: float = 0.5, space: SearchSpace = SPACE) -> Study:
+    """A study of which these trials are over, with width and accuracy; a larger one costs more."""
+    study = opened(settings, space)
+    for width, accuracy in trials:
+        try_once(study, width, accuracy, alpha=alpha)
+    return study
+
+
+def try_once(study: Study, width: int, accuracy: float, alpha: float = 0.5, state: str = "COMPLETE") -> None:
+    params = {"width": width, "temperature": 2.0, "alpha": alpha, "learning_rate": 0.01}
+    found = metrics(accuracy, float(width))
+    values = [found[name] for name in study.objectives] if state == "COMPLETE" else None
+    study.optuna.add_trial(
+        create_trial(
+            params=params,
+            distributions=dict(SPACE.distributions),
+            state=TrialState[state],
+            values=values,
+            user_attrs={"metrics": found} if values else {},
+        )
+    )
+
+
+def tries(study: Study, *picks: int) -> list[Retraining]:
+    return [one for one in controls(study, study.settings, SPACE, picks) if one.tags["kd.control"] == "tuned"]
+
+
+def keep(study: Study, accuracies: Mapping[str, float]) -> None:
+    """What came of the controls: of one that is not named, 0.5."""
+    for one in controls(study, study.settings, SPACE, [0]):
+        accuracy = accuracies.get(one.name.rpartition("/")[2] if one.tags["kd.control"] == "tuned" else one.name, 0.5)
+        study.keep_retrained(one.name, {**one.facts, "metrics": {"accuracy": accuracy}})
+
+
+def test_a_pick_s_tuned_control_has_five_tries_of_which_the_plain_one_is_the_first(settings: Settings) -> None:
+    study = tried(settings, (4, 0.9), (4, 0.8), (8, 0.95))
+    drawn = tries(study, 0)
+    assert len(drawn) == 4 and all(one.configuration.student == {"width": 4} for one in drawn)
+    rates = [one.configuration.training["learning_rate"] for one in drawn]
+    assert len({*rates, 0.01}) == 5 and all(1e-3 <= rate <= 3e-2 for rate in rates)
+    # One in each quarter of the range, as the first four points of a Sobol sequence lie.
+    assert sorted(int(4 * math.log(rate / 1e-3) / math.log(30)) for rate in rates) == [0, 1, 2, 3]
+    assert [one.seed for one in drawn[:2]] == [derived_seed(5, "trial", number) for number in (0, 1)]
+    assert {one.order_seed for one in drawn} == {5}
+    assert [one.tags["kd.try"] for one in drawn] == ["1", "2", "3", "4"] and drawn[0].tags["kd.control_of"] == "0"
+    assert [one.name for one in tries(study, 0, 2)][:4] == [one.name for one in drawn]
+    assert len(tries(study, 0, 2)) == 8
+
+
+def test_picks_of_one_architecture_share_their_tries_and_trials_on_labels_alone_count(settings: Settings) -> None:
+    study = tried(settings, (4, 0.9), (4, 0.9))  # equal: both are on the front
+    assert len(tries(study, 0, 1)) == 3 and tries(study, 0, 1)[0].tags["kd.control_of"] == "0, 1"
+    try_once(study, 4, 0.7, alpha=1.0)
+    assert len(tries(study, 0, 1)) == 2
+
+
+def test_there_are_as_many_tries_as_the_architecture_had_trials_and_those_made_are_used(settings: Settings) -> None:
+    study = tried(settings, (4, 0.9), *[(4, 0.1)] * 3)
+    keep(study, {})
+    assert tries(study, 0) == []
+    for state in ("COMPLETE", "PRUNED", "FAIL"):
+        try_once(study, 4, 0.1, state=state)
+    assert tuned(study) == {}  # five of seven
+    new = tries(study, 0)
+    assert [one.name.rpartition("/")[2] for one in new] == ["4", "5"]
+    keep(study, {})
+    assert tries(study, 0) == [] and tuned(study)[0].tries == 7
+
+
+def test_the_best_try_is_chosen_and_says_what_it_is(settings: Settings) -> None:
+    study = tried(settings, (4, 0.9), (8, 0.95))
+    (_, second, *_) = tries(study, 0)
+    keep(study, {"1": 0.8, "controls/0": 0.7, "3": 0.6})
+    found = tuned(study)[0]
+    assert found.chosen.name == second.name and found.chosen.training == second.configuration.training
+    assert found.tries == 5 and not found.is_plain and 1 not in tuned(study)
+    study.optuna.set_user_attr("kd.primary_direction", "minimize")
+    assert (tuned(opened(settings))[0].chosen.metrics or {})["accuracy"] == 0.5
+
+
+def test_a_plain_control_that_is_the_best_is_the_tuned_one_too(settings: Settings) -> None:
+    study = tried(settings, (4, 0.9))
+    keep(study, {"controls/0": 0.9})
+    assert tuned(study)[0].is_plain and tuned(study)[0].chosen.name == "controls/0"
+
+
+def test_tries_that_failed_count_and_are_not_chosen(settings: Settings) -> None:
+    study = tried(settings, (4, 0.9))
+    for one in controls(study, settings, SPACE, [0]):
+        study.keep_retrained(one.name, {**one.facts, "reason": "loss is nan"})
+    assert tuned(study) == {} and tries(study, 0) == []
+
+
+def test_where_no_training_setting_varies_there_is_nothing_to_tune(settings: Settings) -> None:
+    settings = replace(settings, fixed={"learning_rate": "0.01"})
+    study = tried(settings, (4, 0.9))
+    assert [one.name for one in controls(study, settings, SPACE.fixed(settings.fixed), [0])] == ["controls/0"]
+    assert study.tuned_parameters == []
+
+
+def test_the_cost_of_controls_is_told_before_they_are_trained(settings: Settings) -> None:
+    study = a_study(settings, (0.9, 3.0))
+    left = controls(study, settings, SPACE, [0])
+    assert announcement(left, study, 2).startswith(
+        "5 trainings on labels alone: 1 plain, of the students on the front and 4 tries of training settings for the "
+        "tuned ones of the picks; about 0:0"
+    )
 
 
 def test_a_trial_on_labels_alone_is_its_own_control(settings: Settings) -> None:
@@ -72,7 +202,7 @@ def test_the_run_of_a_control_has_the_names_of_a_trial_s_run(settings: Settings)
     assert claim is not None
     claim.complete(metrics(0.9, 1.0))
     claim.hold.release()
-    (control,) = controls(study, settings, METHODS)
+    (control,) = controls(study, replace(settings, controls="plain"), METHODS, [0])
     _, hold = study.take([control.name]) or pytest.fail()
     with spool_of(study.folder / control.name, hold, Silent()) as spool:
         _begin(spool, control, hold, study)
