@@ -13,7 +13,7 @@ from collections.abc import Iterable
 LONGEST = 200  # characters; MLflow takes 250, of which it needs some for what stands before a name, as in "val/"
 COLUMNS = (
     *("number", "state", "recipe", "reason", "started", "finished"),
-    *("front", "pick", "control", "gain"),
+    *("front", "pick", "control", "tuned_control", "gain_over", "gain"),
 )
 """Columns of a table of trials beside parameters and metrics."""
 _LOSSES = ("loss", "hard_loss", "soft_loss", "temperature", "alpha")

@@ -36,6 +36,7 @@ from harness.studies.opening import find_study, open_study
 from harness.studies.study import Study
 from harness.tracking.spool import SPOOL, Spool, read_events
 from harness.training.answers import ANSWERS, compare, keep_answers
+from harness.trials.controls import controls
 from search_spaces import digits_methods
 from search_spaces.digits import SPACE, Digits
 
@@ -353,7 +354,7 @@ def test_the_tables_read_back_equal(written: tuple[Result, Path]) -> None:
     pd.testing.assert_frame_equal(parquet, result.trials, check_dtype=False, check_exact=True)
     csv = pd.read_csv(folder / "trials.csv", parse_dates=["started", "finished"])
     texts = ["state", "recipe", "reason", "pick", "gain_over"]
-    csv[texts] = csv[texts].fillna("")
+    csv[texts] = csv[texts].astype(object).fillna("")
     pd.testing.assert_frame_equal(csv, result.trials, check_dtype=False, check_exact=False, rtol=1e-14)
     # And they hold what was told, not only one another.
     assert csv["accuracy"].tolist()[1:] == [0.945, 0.94, 0.9, 0.6, 0.89] and math.isnan(csv["accuracy"][0])
@@ -578,6 +579,39 @@ def test_a_gain_stands_beside_its_control(settings: Settings) -> None:
     page = (study.folder / "report" / "front.html").read_text()
     assert "control of trial 1" in page[page.rindex("Plotly.newPlot") :]
     assert "| +0.0100 |" in summary(result)
+
+
+def test_the_gain_of_a_pick_is_over_its_tuned_control_and_says_so(settings: Settings) -> None:
+    study = a_study(settings, STUDENTS)
+    for one in controls(study, study.settings, SPACE, [2]):  # the plain ones are those of trials 0 to 3
+        accuracy = 0.89 if one.tags.get("kd.try") == "2" else 0.88
+        study.keep_retrained(one.name, {**one.facts, "metrics": metrics(accuracy, 0.2, 100)})
+    result, (screen, printed) = collect(study), terminal()
+    widths = result.front.set_index("number")["width"]
+    alike = set(widths[widths == widths[2]].index)  # they share the tuned control
+    assert set(result.tuned_controls) == alike
+    rows = result.front.set_index("number")
+    for number, row in rows.iterrows():
+        over, kind = (0.89, "tuned") if number in alike else (0.88, "plain")
+        assert row["gain"] == pytest.approx(row["accuracy"] - over) and row["gain_over"] == kind
+        assert result.compared.set_index("number")["over"][number] == over
+    show(result, screen)
+    lines = [line.split() for line in printed.getvalue().splitlines()]
+    assert [row[1:5] for row in lines if row[:1] == ["2"]] == [["0.9000", "0.8800", "0.8900", "+0.0100"]]
+    assert any("of trial 2 lr" in note and "best of 5" in note for note in notes(result))
+    over_plain = sorted(set(result.picked) - alike)
+    assert over_plain == [] or any("over plain controls: --controls tuned" in note for note in notes(result))
+
+
+def test_where_no_control_is_possible_it_stands_instead_of_a_gain(settings: Settings) -> None:
+    study = a_study(settings, STUDENTS)
+    study.keep_retrained("controls/1", {"metrics": metrics(0.93, 0.4, 400)})
+    study.keep_no_control("the views mix samples, and the labels are those of the first")
+    result, (screen, printed) = collect(study), terminal()
+    assert result.trials[["control", "tuned_control", "gain"]].isna().all(axis=None)
+    show(result, screen)
+    assert printed.getvalue().count("no control possible") == len(result.front)
+    assert "No control possible: the views mix samples" in summary(result) and not len(result.compared)
 
 
 def test_a_loss_that_falls_is_a_gain_too(settings: Settings) -> None:

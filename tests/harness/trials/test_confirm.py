@@ -13,7 +13,7 @@ from scipy.stats import ttest_1samp
 from harness.settings import Settings
 from harness.studies.study import Study
 from harness.trials.confirm import confirmations, confirmed, confirmed_table, interval
-from harness.trials.controls import LABELS_ALONE
+from harness.trials.controls import LABELS_ALONE, controls
 from search_spaces.digits import SPACE
 from search_spaces.digits_methods import SPACE as METHODS
 
@@ -192,3 +192,73 @@ def test_a_pick_on_labels_alone_has_nothing_to_gain_over(settings: Settings) -> 
     failed(study, "student", 1)
     failed(study, "student", 2)
     assert confirmed(study)[0].sentence("accuracy", {}).startswith("formerly accurate (trial 0): 2 of 3 seeds failed")
+
+
+def tune(study: Study, best: float) -> str:
+    """Keep five controls of trial 0, the plain one with 0.5 and a try with ``best``; the last arm to be confirmed."""
+    study.keep_retrained("controls/0", {"metrics": {"accuracy": 0.5}})
+    tries = controls(study, study.settings, SPACE, [0])
+    for one in tries:
+        study.keep_retrained(one.name, {**one.facts, "metrics": {"accuracy": best if one is tries[2] else 0.4}})
+    *_, last = confirmations(study, study.settings, SPACE, {0: "accurate"}, seeds=1)
+    return last.name.split("/")[2].rpartition("-")[0]
+
+
+def test_the_verdict_rests_on_the_tuned_control_and_both_are_shown(settings: Settings) -> None:
+    study = a_study(settings, 0.9)
+    arm = tune(study, 0.8)
+    student, control, its_tuned = confirmations(study, settings, SPACE, {0: "accurate"}, seeds=1)
+    assert its_tuned.name == f"confirm/0/{arm}-0" and its_tuned.tags["kd.arm"] == "tuned control"
+    assert its_tuned.seed == student.seed == control.seed
+    assert its_tuned.configuration.student == student.configuration.student
+    assert its_tuned.configuration.training != control.configuration.training == student.configuration.training
+    keep(study, 0, "student", 0.92, 0.93, 0.94)
+    keep(study, 0, "control", 0.90, 0.91, 0.92)
+    (found,) = confirmed(study)
+    assert found.verdict == "gain" and found.gain_over == "plain" and found.tuned is None
+    keep(study, 0, arm, 0.92, 0.95, 0.93)
+    (found,) = confirmed(study)
+    assert found.verdict == "no gain" and found.gain_over == "tuned" and found.gain is not None
+    assert found.gain.mean == pytest.approx(-0.01 / 3)
+    sentence = found.sentence("accuracy", {})
+    assert "its plain control 0.9100" in sentence and "its tuned control 0.9333" in sentence
+    row = confirmed_table([found], {}).iloc[0]
+    assert (row["gain_over"], row["tuned_failed"]) == ("tuned", 0) and row["tuned"] == pytest.approx(2.8 / 3)
+    study.keep_retrained(f"confirm/0/{arm}-3", {"pick": "accurate", "reason": "loss is nan"})
+    assert confirmed(study)[0].verdict == "unproven"
+    assert "of its tuned control, 1 of 4 seeds failed" in confirmed(study)[0].sentence("accuracy", {})
+
+
+def test_other_tuned_settings_that_are_chosen_later_are_confirmed_anew(settings: Settings) -> None:
+    study = a_study(settings, 0.9)
+    arm = tune(study, 0.8)
+    for each, accuracies in (("student", (0.92, 0.93)), ("control", (0.90, 0.91)), (arm, (0.90, 0.91))):
+        keep(study, 0, each, *accuracies)
+    name, result = next(
+        item for item in study.retrained().items() if item[0].startswith("tuned/") and "0.4" in str(item)
+    )
+    study.keep_retrained(name, {**result, "metrics": {"accuracy": 0.99}})
+    assert confirmed(study)[0].gain_over == "plain"
+    (left,) = confirmations(study, settings, SPACE, {0: "accurate"}, seeds=1)
+    assert left.tags["kd.arm"] == "tuned control" and arm not in left.name
+
+
+def test_a_tuned_control_with_the_trial_s_own_settings_is_trained_once(settings: Settings) -> None:
+    study = a_study(settings, 0.9)
+    assert tune(study, 0.45) == "control"
+    keep(study, 0, "student", 0.92, 0.93)
+    keep(study, 0, "control", 0.90, 0.91)
+    (found,) = confirmed(study)
+    assert found.gain_over == "tuned" and found.tuned == found.control
+
+
+def test_no_gain_is_claimed_where_no_control_is_possible(settings: Settings) -> None:
+    study = a_study(settings, 0.9)
+    study.keep_no_control("the views mix samples")
+    left = confirmations(study, settings, SPACE, {0: "accurate"}, seeds=2)
+    assert [one.name for one in left] == ["confirm/0/student-0", "confirm/0/student-1"]
+    keep(study, 0, "student", 0.92, 0.93)
+    keep(study, 0, "control", 0.10, 0.11)
+    (found,) = confirmed(study)
+    assert found.verdict == "no control possible" and found.gain is None and found.control is None
+    assert found.sentence("accuracy", {}).endswith("over 2 seeds; no control possible.")
