@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,9 @@ def open_storage(
         HarnessError: If it can't be reached or used.
     """
     address, shown = settings.storage, redact(settings.storage)
-    with exclusive(lock_of(address, settings.runs_dir)):  # two first starts at once would both make the tables
+    wait = partial(say, "storage   another process opens the same one; waiting for it")
+    # Or two first starts would both make the tables.
+    with exclusive(lock_of(address, settings.runs_dir), on_wait=wait):
         return _open_storage(address, shown, flag, say)
 
 

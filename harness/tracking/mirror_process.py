@@ -23,6 +23,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,8 @@ def main() -> int:
     config = json.loads(first_line)
     try:
         root = Path(config["artifact_root"])
-        with exclusive(lock_of(config["address"], root)):  # two first starts at once would both make the tables
+        wait = partial(_tell, word="another process opens the same store; waiting for it")
+        with exclusive(lock_of(config["address"], root), on_wait=wait):  # or two first starts would both make tables
             if (path := sqlite_path(config["address"])) is not None:
                 prepare_database(path, lambda text: _tell(word=text))
             sink = MlflowSink(config["address"], config["experiment"], root, on_refused=lambda text: _tell(word=text))

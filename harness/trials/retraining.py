@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.addresses import redact
+from harness.content import write_atomically
 from harness.errors import HarnessError, Interrupted, PieceTaken, TrialFailed, one_line, room_on_disk
 from harness.preparation.prepare import Prepared
 from harness.settings import Settings
@@ -185,7 +186,8 @@ def _run(
         raise
     except Exception as error:
         reason, report = f"{type(error).__name__}: {one_line(error)}", spool.folder / FAILURE
-        report.write_text(redact(traceback.format_exc()), encoding="utf-8", errors="replace")
+        told = redact(traceback.format_exc()).encode("utf-8", errors="replace")
+        write_atomically(report, lambda path: path.write_bytes(told))
         _fail(retraining, spool, hold, study, reason)
         raise HarnessError(
             f"{retraining.title} failed: {reason} (traceback: {report}); the same command goes on with the rest."

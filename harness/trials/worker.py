@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from harness import budget
 from harness.addresses import redact
+from harness.content import write_atomically
 from harness.errors import HarnessError, Interrupted, PieceTaken, TrialFailed, TrialPruned, one_line, room_on_disk
 from harness.preparation.prepare import Prepared, costs_of, is_affordable
 from harness.sampling.proposal import Proposer
@@ -183,7 +184,8 @@ def _run(
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {one_line(error)}"
-        (claim.folder / FAILURE).write_text(redact(traceback.format_exc()), encoding="utf-8", errors="replace")
+        told = redact(traceback.format_exc()).encode("utf-8", errors="replace")
+        write_atomically(claim.folder / FAILURE, lambda path: path.write_bytes(told))
         _fail(claim, spool, reason)
         raise HarnessError(
             f"trial {number} failed: {reason} (traceback: {claim.folder / FAILURE}); "

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import EXAMPLE, environment, search
+from conftest import EXAMPLE, PATIENCE_S, environment, search
 from forked import Forked
 
 from harness.errors import OWN_THREADS
@@ -76,7 +76,7 @@ def test_a_fork_that_stands_still_is_ended_and_a_spawned_worker_goes_on(example:
     root = environment()["PYTHONPATH"]
     process = Forked(script, root, *FLAGS, output=example / "output.txt", env=environment())
     try:
-        code, output = process.wait(200), (example / "output.txt").read_text()
+        code, output = process.wait(PATIENCE_S), (example / "output.txt").read_text()
     finally:
         process.kill()
     assert code == 0 and "2/2 done" in output, output
