@@ -18,8 +18,10 @@ from harness.doctor.patient import Patient, ends, text_of
 from harness.errors import HarnessError
 from harness.macs import macs_of
 from harness.preparation.methods import student_layers
+from harness.preparation.misgivings import of_task, of_training
 from harness.preparation.prepare import example_inputs
 from harness.preparation.students import check_students
+from harness.task import Task
 from harness.training.fit import seed_draws
 from harness.training.tensor_file import cpu_state
 from lightning_modules.batch import call
@@ -71,6 +73,18 @@ def students_give_logits(patient: Patient) -> str:
             deployed = patient.deployed(architecture)
             classes = check_answers(f"deployed(student({name}))", deployed, patient.inputs(ASKED), labels)
     return f"raw and finite, shape (B, {classes}); the teacher's inputs"
+
+
+def nothing_is_ignored(patient: Patient) -> str:
+    """What task, teacher and students say of their training is asked for."""
+    student = patient.student(patient.students[0][0])
+    found = [f"the task {one}" for one in of_task(patient.space.task, Task)]
+    found += [f"a student {one}" for one in of_training(student)]
+    if not patient.settings.teachers:
+        found += [f"the teacher {one}" for one in of_training(patient.space.task.teacher())]
+    if found:
+        raise Doubt("; ".join(found))
+    return "no method or name of the task, its teacher and its students"
 
 
 def students_are_steady(patient: Patient) -> str:
@@ -195,6 +209,12 @@ CHECKS = (
 """Before anything is trained."""
 
 DETAILED_CHECKS = (
+    Check(
+        "ignored",
+        nothing_is_ignored,
+        "rename what is misspelt; what a training step does belongs into forward, or into a method of the space",
+        needs=("student's logits",),
+    ),
     Check(
         "student steady",
         students_are_steady,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.region import Scores
 
@@ -14,6 +15,73 @@ def is_made_of_probabilities(logits: Tensor) -> bool:
     """Whether what should be logits, of shape (N, C), has been through a softmax already."""
     sums = logits.sum(1)
     return bool((logits >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
+
+
+def unused_methods(network: nn.Module) -> list[str]:
+    """Return what a LightningModule, or one within the network, says of its training, which nothing here asks for."""
+    found: dict[str, None] = {}
+    for part in network.modules():
+        bases = [base for base in type(part).__mro__ if base.__name__ == "LightningModule"]
+        for base in bases[:1]:  # that of ``lightning`` or of ``pytorch_lightning``
+            own = [cls for cls in type(part).__mro__ if issubclass(cls, base) and cls is not base]
+            names = [name for cls in own for name in vars(cls) if _is_hook(name, base)]
+            found |= dict.fromkeys(sorted(names, key=lambda name: (not name.startswith(_FIRST), name)))
+    return list(found)
+
+
+_FIRST = ("training_step", "configure_optimizers")
+_STEPS = ("configure_", "training_step", "validation_step", "test_step", "predict_step", "optimizer_", "lr_scheduler_")
+_HOOKS = (*_STEPS, "on_", "train_dataloader", "val_dataloader", "backward", "manual_backward", "toggle_optimizer")
+
+
+def _is_hook(name: str, base: type) -> bool:
+    return name.startswith(_HOOKS) and hasattr(base, name)
+
+
+def of_training(network: nn.Module) -> list[str]:
+    """Return what is doubtful of how a network says that it is trained, a phrase each.
+
+    Args:
+        network: A student or a teacher, as its task gives it.
+    """
+    found = []
+    if names := unused_methods(network):
+        shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+        found.append(
+            f"is a LightningModule whose {shown} will not be used: its forward alone is, trained by the space's method "
+            "with AdamW (search learning_rate and weight_decay in the space's training group); a teacher that must be "
+            "trained by them is trained before, and given as --teacher FILE"
+        )
+    if not network.training:
+        found.append("is given in eval mode, and is trained so, without dropout: call train() before it is returned")
+    return found
+
+
+_SHOWN = 4
+
+
+def of_task(task: object, known: type) -> list[str]:
+    """Return what a task declares that reaches nothing, but is spelt almost as something that does, a phrase each.
+
+    Args:
+        task: The task.
+        known: The class that says what is asked of a task.
+    """
+    own = {name for cls in type(task).__mro__ if issubclass(cls, known) and cls is not known for name in vars(cls)}
+    own |= set(vars(task))
+    asked = [name for name in vars(known) if not name.startswith("_")]
+    found = []
+    for name in sorted(name for name in own if not name.startswith("_") and name not in asked):
+        if near := difflib.get_close_matches(name, asked, n=1, cutoff=_NEAR):
+            found.append(f"declares {name!r}, which nothing asks for; did you mean {near[0]!r}?")
+        elif name.startswith(_HOOKS):
+            found.append(
+                f"declares {name!r}, which nothing asks for: a task's networks are trained by the space's method"
+            )
+    return found
+
+
+_NEAR = 0.8  # of difflib's ratio: one or two letters
 
 
 def no_better_than_chance(scores: Scores, reached: float) -> bool:

@@ -47,7 +47,7 @@ from harness.preparation.methods import (
     student_layers,
     teacher_layers,
 )
-from harness.preparation.misgivings import misgivings
+from harness.preparation.misgivings import misgivings, of_task, of_training
 from harness.preparation.mixing import REMEDY, mixes_targets, unrepeatable, why_no_control
 from harness.preparation.students import build_student, check_students, middle_architecture, named
 from harness.preparation.teacher import Teacher
@@ -141,6 +141,14 @@ def prepare(
     _keep_class_names(space, study, label_classes(data), classes)
     study.keep_primary_bounds(*scored.bounds)
     keeper = Keeper(study.alone if study.is_shared else nobody_else, mirror, terminal.say)
+    doubts = [f"the task {one}" for one in of_task(space.task, Task)]
+    doubts += [f"nothing of a student changes with its {name}" for name in students.inert]
+
+    def check(network: nn.Module) -> None:
+        check_teacher(network, space, data, students)
+        if not settings.teachers:
+            doubts.extend(f"the teacher {one}" for one in of_training(network) if f"the teacher {one}" not in doubts)
+
     with _asking("the task's teacher", settings):
         teachers = make_teachers(
             space.task,
@@ -151,7 +159,7 @@ def prepare(
             keeper=keeper,
             terminal=terminal,
             mirror=mirror,
-            check=lambda network: check_teacher(network, space, data, students),
+            check=check,
         )
     name = ensemble_name(teachers, settings.average)
     study.bind(teacher=name)
@@ -169,7 +177,9 @@ def prepare(
     together = _attach(averaged(outputs, settings.average), data, space, classes)
     costs = _costs(settings, space, study, teachers, data, terminal)
     files, its_costs = settings.teachers or [None] * len(teachers), costs.members or [costs.teacher]
-    names, doubts = labels(len(teachers)) if len(teachers) > 1 else ["the teacher"], []
+    names = labels(len(teachers)) if len(teachers) > 1 else ["the teacher"]
+    for doubt in doubts:
+        terminal.tell(f"warning   {doubt}; look: {doctor_command(settings, None)}", indent=" " * 10)
     if unsteady:
         doubts.append(f"{unsteady}: students are not shown what the teacher was asked about")
         terminal.tell(f"warning   {doubts[-1]}; look: {doctor_command(settings, None)}", indent=" " * 10)
@@ -464,9 +474,11 @@ def _students_digest(space: SearchSpace, data: TensorDataModule, settings: Setti
 
 def _student_misgivings(space: SearchSpace, data: TensorDataModule, settings: Settings) -> list[str]:
     """What is doubtful of the middle student before it has learnt anything."""
-    network = _middle_student(space, data, settings).eval()
+    network = _middle_student(space, data, settings)
+    doubts = of_training(network)
+    network.eval()
     with _asking("the task's student", settings), torch.no_grad():
-        return misgivings(call(network, example_inputs(data, _GLANCED_AT)).float())
+        return [*doubts, *misgivings(call(network, example_inputs(data, _GLANCED_AT)).float())]
 
 
 def _middle_student(space: SearchSpace, data: TensorDataModule, settings: Settings) -> nn.Module:

@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import re
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from harness.content import derived_seed, digest, tensors_digest
 from harness.cost import trainable_parameters
-from harness.errors import HarnessError, Unfit, one_line
+from harness.errors import Unfit
 from harness.preparation.assistant import is_student, load_assistant
 from harness.preparation.keeping import Keeper
+from harness.preparation.teacher_file import load_checkpoint
 from harness.settings import Settings
 from harness.task import Task
 from harness.tracking.autologging import switch_off_autologging
 from harness.tracking.spool import Spool
 from harness.training.checkpoint import drop_checkpoints, epochs_kept
 from harness.training.fit import EpochListener, fit, seed_draws
-from harness.training.tensor_file import cpu_state, load_state, save_tensors, with_tied
+from harness.training.tensor_file import cpu_state, load_state, save_tensors
 from lightning_modules.batch import initialize_lazy_layers
 from lightning_modules.classifier import TeacherModule
 from lightning_modules.tensors import TensorDataModule
 
 _FILE = "teacher.safetensors"
-_STATE_KEYS = ("state_dict", "model_state_dict", "model")  # of Lightning, of torch's tutorials, of timm and DeiT
-_SHOWN = 200  # characters of a checkpoint's keys
 _RECIPE_VERSION = 1  # raise it when the training of a teacher changes: it is part of the content key
 
 
@@ -199,7 +195,7 @@ def _network(task: Task, data: TensorDataModule, settings: Settings) -> nn.Modul
         )
     initialize_lazy_layers(network, data.splits["val"].few(1).to(torch.device("cpu")).inputs)
     if settings.teacher is not None:
-        _load_checkpoint(network, settings.teacher)
+        load_checkpoint(network, settings.teacher)
     return network
 
 
@@ -263,68 +259,3 @@ def _load_kept(network: nn.Module, file: Path, key: str) -> None:
     if metadata.get("key") != key or metadata.get("digest") != tensors_digest(state):
         raise ValueError("its content does not match its hash")
     load_state(network, state)
-
-
-def _load_checkpoint(network: nn.Module, path: Path) -> None:
-    """Fill ``network`` from a file: safetensors, a ``state_dict``, or a checkpoint that has one, as Lightning's.
-
-    Raises:
-        HarnessError: If the file can't be read without running code from it, or does not fit the network.
-    """
-    if not path.is_file():
-        raise HarnessError(f"--teacher must be a checkpoint file, but there is no file {str(path)!r}.")
-    try:
-        if path.suffix == ".safetensors":
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise HarnessError(
-            f"--teacher {path} must be a .safetensors file or a checkpoint of plain tensors, but "
-            f"{_why_unreadable(path, error)}; torch.save(network.state_dict(), FILE) makes one."
-        ) from error
-    held = content if isinstance(content, dict) else {}
-    state = next((held[key] for key in _STATE_KEYS if key in held), held)
-    if not _is_state(state):
-        keys = f" of {', '.join(map(repr, held))[:_SHOWN]}" if held else ""
-        under = next(
-            (f"torch.load({str(path)!r}, weights_only=True)[{key!r}]" for key in held if _is_state(held[key])), None
-        )
-        raise HarnessError(
-            f"--teacher {path} must hold a state_dict of tensors, by itself or as one of {', '.join(_STATE_KEYS)}, but "
-            f"holds a {type(content).__name__}{keys}; torch.save({under or 'network.state_dict()'}, FILE) makes one."
-        )
-    wanted = network.state_dict()
-    # A LightningModule's checkpoint names its network, as in "network.0.weight".
-    prefixes = {"", *(key[: -len(name)] for key in state for name in wanted if key.endswith("." + name))}
-    for prefix in prefixes:
-        part = {name: state[prefix + name] for name in wanted if prefix + name in state}
-        part = with_tied(network, part)  # a file of safetensors may hold what is tied once
-        if part.keys() == wanted.keys() and all(part[name].shape == wanted[name].shape for name in wanted):
-            network.load_state_dict(part)
-            return
-    name, value = next((n, v) for n, v in wanted.items() if n not in state or state[n].shape != v.shape)
-    found = f"has shape {tuple(state[name].shape)}" if name in state else "is missing"
-    raise HarnessError(
-        f"--teacher {path} must fit the task's teacher, whose {name!r} has shape {tuple(value.shape)}, "
-        f"but there it {found}."
-    )
-
-
-def _why_unreadable(path: Path, error: Exception) -> str:
-    """What is wrong with a file of weights that can't be loaded; what torch says of it fits none."""
-    if isinstance(error, OSError):
-        return f"can't be read: {one_line(error)}"
-    with path.open("rb") as file:
-        head = file.read(2)
-    if not head:
-        return "is empty"
-    if pickled := re.search(r"GLOBAL (\S+)", str(error)):
-        return f"holds a {pickled[1]}, which is code, and none is run"
-    if not zipfile.is_zipfile(path) and (head == b"PK" or path.suffix == ".safetensors"):
-        return "is damaged or was cut short"
-    return "can't be read as either"
-
-
-def _is_state(value: Any) -> bool:
-    return isinstance(value, dict) and bool(value) and all(isinstance(one, Tensor) for one in value.values())

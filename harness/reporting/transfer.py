@@ -32,7 +32,7 @@ class Transfer:
 
     def name(self, label: int) -> str:
         """Return what a class is called within a line: its name, with its number where others have that name too."""
-        if not self.class_names:
+        if label >= len(self.class_names):  # a network may have more logits than there are names
             return str(label)
         name = printable(self.class_names[label], _LONGEST_NAME)
         return f"{name} ({label})" if not name or self._shown_names[name] > 1 else name

@@ -152,13 +152,18 @@ def test_where_no_method_fits_nothing_is_trained(tmp_path: Path) -> None:
 
 
 def test_each_check_has_a_task_that_breaks_it() -> None:
-    elsewhere = {"budget", "teacher knows", "classes", "MACs"}  # a budget, a trained teacher; warnings
+    elsewhere = {"budget", "teacher knows", "classes", "MACs", "ignored"}  # a budget, a trained teacher; warnings
     assert {check.name for check in CHECKS} == {broken.check for broken in BROKEN.values()} | elsewhere
 
 
 @pytest.mark.parametrize(
     ("check", "edits", "found"),
     [
+        (
+            "ignored",
+            [("    def teacher(self):", "    teacher_epoch = 3\n\n    def teacher(self):")],
+            "did you mean 'teacher_epochs'?",
+        ),
         ("classes", [("points(50, 3)", "points(2, 3)")], "test has no sample of class 2"),
         ("views", [("0.1 * torch.from", "0 * torch.from")], "all 2 views of a sample are the same"),
         (

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from conftest import EXAMPLE, Silent, opened
 from safetensors.torch import save_file
@@ -13,7 +14,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
 
 from harness.preparation.chance import chance_level
-from harness.preparation.misgivings import misgivings
+from harness.preparation.misgivings import misgivings, of_task, of_training, unused_methods
 from harness.preparation.prepare import prepare
 from harness.region import Scores
 from harness.reporting.result import collect
@@ -21,6 +22,7 @@ from harness.reporting.sentences import notes
 from harness.screen.terminal import Terminal
 from harness.settings import Settings
 from harness.space import load_space
+from harness.task import Task
 
 LABELS = torch.tensor([0, 0, 0, 1, 2])
 
@@ -96,3 +98,61 @@ def test_a_search_says_it_of_either_at_its_start_and_beneath_its_result(
     output = capsys.readouterr().out
     assert f"warning   {said}; look: " in output and f"{look}\n" in output
     assert f"Warning: {said}." in notes(collect(study))
+
+
+class Trained(pl.LightningModule):
+    """Says itself how it is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = torch.nn.Linear(2, 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.as_tensor(self.net(inputs))
+
+    def training_step(self, batch: object, batch_idx: int) -> None:
+        raise AssertionError
+
+    def configure_optimizers(self) -> None:
+        raise AssertionError
+
+    def on_train_epoch_end(self) -> None:
+        raise AssertionError
+
+    def on_the_side(self) -> None:
+        """No hook of Lightning's."""
+
+
+def test_what_a_lightning_module_says_of_its_training_is_named() -> None:
+    names = ["configure_optimizers", "training_step", "on_train_epoch_end"]
+    assert unused_methods(Trained()) == unused_methods(torch.nn.Sequential(Trained())) == names
+    (found,) = of_training(Trained())
+    assert "whose configure_optimizers, training_step, on_train_epoch_end will not be used" in found
+    assert "--teacher FILE" in found
+    assert of_training(torch.nn.Linear(2, 2)) == of_training(pl.LightningModule()) == []
+
+
+def test_a_network_in_eval_mode_is_trained_so() -> None:
+    (found,) = of_training(torch.nn.Linear(2, 2).eval())
+    assert found.startswith("is given in eval mode")
+
+
+def test_what_a_task_declares_almost_right_is_named() -> None:
+    class Mine(Task):
+        teacher_epoch = 3
+        widths = (1, 2)
+
+        def train_dataloader(self) -> None: ...
+
+        def helper(self) -> None: ...
+
+    class Right(Task):
+        teacher_epochs = 3
+
+    for cls in (Mine, Right):
+        cls.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
+    assert of_task(Mine(), Task) == [  # type: ignore[abstract]
+        "declares 'teacher_epoch', which nothing asks for; did you mean 'teacher_epochs'?",
+        "declares 'train_dataloader', which nothing asks for: a task's networks are trained by the space's method",
+    ]
+    assert of_task(Right(), Task) == []  # type: ignore[abstract]
