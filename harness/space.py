@@ -448,6 +448,15 @@ def _held(name: str, distribution: BaseDistribution, text: str) -> BaseDistribut
     return IntDistribution(int(value), int(value), log=distribution.log)
 
 
+def ends(distribution: BaseDistribution) -> tuple[Any, ...]:
+    """Every choice, or the lowest and the highest value; one alone where nothing varies."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, high = distribution.low, distribution.high
+    return (low,) if distribution.single() else (low, high)
+
+
 def _middle(distribution: BaseDistribution) -> Any:
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices[0]

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from harness.doctor.check import Check, Flaw, Groundless, asking
-from harness.doctor.patient import Patient, ends, losses_of, text_of
+from harness.doctor.patient import Patient, losses_of, text_of
 from harness.errors import HarnessError
 from harness.preparation.methods import check_layers_of, classes_fault, targets_fault
 from harness.preparation.mixing import mixes_targets
-from harness.space import METHOD, Configuration
+from harness.space import METHOD, Configuration, ends
 from harness.training.fit import seed_draws
 from lightning_modules.batch import Batch, select
 from lightning_modules.classifier import weighted_sum

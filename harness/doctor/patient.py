@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from torch import Tensor, nn
 
 from harness.preparation.methods import teacher_layers
@@ -115,15 +114,6 @@ def some_samples(data: TensorDataModule, device: torch.device) -> TensorDataModu
 def _evenly(split: Split) -> Split:
     ids = torch.linspace(0, len(split) - 1, min(SAMPLES, len(split))).long()
     return Split(select(split.inputs, ids), split.labels[ids])
-
-
-def ends(distribution: BaseDistribution) -> tuple[Any, ...]:
-    """Every choice, or the lowest and the highest value; one alone where nothing varies."""
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    low, high = distribution.low, distribution.high
-    return (low,) if distribution.single() else (low, high)
 
 
 def text_of(values: Mapping[str, Any]) -> str:

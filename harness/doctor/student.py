@@ -14,13 +14,14 @@ from harness.content import tensors_digest
 from harness.cost import conditions_of, count_costs, key_of, measure_costs
 from harness.doctor.answers import ASKED, TOLERANCE, check_answers, check_steady, distance
 from harness.doctor.check import Check, Doubt, Flaw, asking
-from harness.doctor.patient import Patient, ends, text_of
+from harness.doctor.patient import Patient, text_of
 from harness.errors import HarnessError
 from harness.macs import macs_of
 from harness.preparation.methods import student_layers
 from harness.preparation.misgivings import of_task, of_training
 from harness.preparation.prepare import example_inputs
 from harness.preparation.students import check_students
+from harness.space import ends
 from harness.task import Task
 from harness.training.fit import seed_draws
 from harness.training.tensor_file import cpu_state

@@ -12,8 +12,9 @@ from harness.doctor.answers import ASKED, TOLERANCE, check_answers, check_steady
 from harness.doctor.check import Check, Doubt, Flaw
 from harness.doctor.patient import SAMPLES, STEPS, Patient, losses_of
 from harness.preparation.methods import teacher_layers
+from harness.preparation.network_digest import answers_of, network_digest, samples_of
 from harness.preparation.prepare import fingerprint
-from harness.preparation.teacher import find_teacher, network_digest
+from harness.preparation.teacher import find_teacher
 from harness.preparation.teacher_checks import check_outputs
 from harness.preparation.teacher_outputs import find_teacher_outputs, run_teacher
 from lightning_modules.batch import select
@@ -104,7 +105,8 @@ def stored_is_live(patient: Patient) -> str:
 
 def _compare_kept(patient: Patient) -> str:
     """Compare what the cache holds, at some samples; what is to be said of it."""
-    data, digest = patient.data, network_digest(patient.teacher)
+    data = patient.data
+    digest = network_digest(patient.teacher, answers_of(patient.teacher, samples_of(data, patient.device)))
     try:
         kept = find_teacher_outputs(digest, data, patient.dataset, cache_dir=patient.settings.cache_dir)
     except (SafetensorError, OSError, ValueError) as error:

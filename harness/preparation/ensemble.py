@@ -12,7 +12,7 @@ from torch import nn
 from harness.content import derived_seed
 from harness.errors import HarnessError
 from harness.preparation.keeping import Keeper
-from harness.preparation.teacher import Teacher, TeacherListener, make_teacher
+from harness.preparation.teacher import BindStart, Teacher, TeacherListener, make_teacher
 from harness.preparation.teacher_outputs import Outputs
 from harness.screen.terminal import Bar, Terminal
 from harness.settings import Settings
@@ -35,6 +35,7 @@ def make_teachers(
     keeper: Keeper,
     terminal: Terminal,
     mirror: Mirror,
+    bind_start: BindStart,
     check: Callable[[nn.Module], None] = lambda network: None,
 ) -> list[Teacher]:
     """Load or train each teacher by itself, one after the other.
@@ -48,6 +49,7 @@ def make_teachers(
         keeper: Finds those that are kept.
         terminal: Shows their training.
         mirror: Told of their runs' news.
+        bind_start: Called with what each that is trained starts from, before it is.
         check: Raises if a network can't teach, before it is trained.
 
     Returns:
@@ -61,7 +63,15 @@ def make_teachers(
     for label, own in zip(labels(len(each)), each, strict=True):
         with _shown(label, task, terminal, mirror) as listener:
             teacher = make_teacher(
-                task, data, dataset, classes=classes, settings=own, keeper=keeper, listener=listener, check=check
+                task,
+                data,
+                dataset,
+                classes=classes,
+                settings=own,
+                keeper=keeper,
+                listener=listener,
+                bind_start=bind_start,
+                check=check,
             )
         if teacher.digest in made:
             raise HarnessError(f"--teacher must name teachers that differ, but two of them are {teacher.digest}.")
@@ -120,14 +130,14 @@ def _shown(label: str, task: Task, terminal: Terminal, mirror: Mirror) -> Iterat
         terminal.say(f"{label:<9} trained in {time.perf_counter() - started:.1f} s")
 
 
-def ensemble_name(teachers: Sequence[Teacher], average: str) -> str:
+def ensemble_name(teachers: Sequence[str], average: str) -> str:
     """What a study is bound to: the digest of its teacher, or the kind of average and the digests of all.
 
     Args:
-        teachers: In order.
+        teachers: Their digests, in order.
         average: One of ``harness.settings.AVERAGES``.
     """
-    digests = ", ".join(teacher.digest for teacher in teachers)
+    digests = ", ".join(teachers)
     return digests if len(teachers) == 1 else f"{average} of {digests}"
 
 

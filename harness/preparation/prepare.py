@@ -16,7 +16,7 @@ from torchmetrics.classification import MulticlassCalibrationError
 
 from harness import budget
 from harness.cli import doctor_command
-from harness.content import TensorHasher, digest, exclusive
+from harness.content import TensorHasher, derived_seed, digest, exclusive
 from harness.cost import (
     Conditions,
     Cost,
@@ -49,6 +49,7 @@ from harness.preparation.methods import (
 )
 from harness.preparation.misgivings import misgivings, of_task, of_training
 from harness.preparation.mixing import REMEDY, mixes_targets, unrepeatable, why_no_control
+from harness.preparation.network_digest import start_of
 from harness.preparation.students import build_student, check_students, middle_architecture, named
 from harness.preparation.teacher import Teacher
 from harness.preparation.teacher_checks import check_outputs, check_teacher
@@ -56,17 +57,20 @@ from harness.preparation.teacher_outputs import SEARCHED, Outputs, make_teacher_
 from harness.region import Scores, check_reach, region_of, sign_of
 from harness.screen.terminal import Terminal
 from harness.settings import Settings
-from harness.space import SearchSpace, line_of
+from harness.space import SearchSpace, ends, line_of
+from harness.studies.changes import bind_starts, known_starts
+from harness.studies.start import Start
 from harness.studies.study import Study
 from harness.task import Task, deployed_network
 from harness.tracking.mirror import Mirror
 from harness.training.allocator import keep_freed_memory
-from harness.training.fit import device_of
+from harness.training.fit import device_of, seed_draws
 from lightning_modules.batch import Inputs, call, select
 from lightning_modules.losses import soft_target_loss
 from lightning_modules.tensors import TensorDataModule
 from lightning_modules.views import show
 
+_HASHED_NUMBERS = 20_000_000  # of students' fresh weights, at most, by which a start is known: half a second
 _HASHED_AT_ONCE = 4096  # samples, for views need not fit in memory
 _GLANCED_AT = 16  # samples, by which it is seen whether a student gives logits
 MOST_ARCHITECTURES = 256  # a space of more is measured architecture by architecture, when a trial asks for it
@@ -130,6 +134,7 @@ def prepare(
         space, data, lambda name: _asking(f"the task's {name}", settings), layers=student_layers(space)
     )
     classes = students.classes
+    bind_starts(study, _student_starts(space, data, settings))
     check_classes(space, classes)
     check_student_layers(space, students)
     with _asking("the task's views", settings):
@@ -160,9 +165,12 @@ def prepare(
             terminal=terminal,
             mirror=mirror,
             check=check,
+            bind_start=lambda name, start: bind_starts(study, {name: start})[name],
         )
-    name = ensemble_name(teachers, settings.average)
+    bound = known_starts(study, dict(zip(labels(len(teachers)), (teacher.start for teacher in teachers), strict=True)))
+    name = ensemble_name([start.digest for start in bound.values()], settings.average)
     study.bind(teacher=name)
+    study.keep_starts(bound)
     layers = teacher_layers(space)
     with _asking("the teacher", settings):
         outputs = [
@@ -470,6 +478,21 @@ def _students_digest(space: SearchSpace, data: TensorDataModule, settings: Setti
     student = _middle_student(space, data, settings)
     with _asking("the task's deployed(student)", settings):
         return digest("student", shape_of(student), shape_of(deployed_network(space.task, student)))
+
+
+def _student_starts(space: SearchSpace, data: TensorDataModule, settings: Settings) -> dict[str, Start]:
+    """What students start from under one seed: all, where they are few and small, or the middle and the ends."""
+    middle = middle_architecture(space)
+    size = sum(value.numel() for value in _middle_student(space, data, settings).state_dict().values())
+    architectures = space.architectures(limit=MOST_ARCHITECTURES)
+    if architectures is None or size * len(architectures) > _HASHED_NUMBERS:
+        outer = [(name, value) for name, distribution in space.student.items() for value in ends(distribution)]
+        architectures = [middle] if size * len(outer) > _HASHED_NUMBERS else [middle | {n: v} for n, v in outer]
+    starts = {}
+    for architecture in architectures:
+        seed_draws(derived_seed("start"), torch.device("cpu"))
+        starts[named(architecture)] = start_of(_student(space, architecture, data, settings))
+    return starts
 
 
 def _student_misgivings(space: SearchSpace, data: TensorDataModule, settings: Settings) -> list[str]:

@@ -1,10 +1,10 @@
-"""The teacher: trained once, or loaded from a checkpoint; frozen, and known by the hash of its weights."""
+"""The teacher: trained once, or loaded from a checkpoint; frozen, and known by what it holds and answers."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,12 +13,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from harness.content import derived_seed, digest, tensors_digest
-from harness.cost import trainable_parameters
+from harness.cost import shape_of, trainable_parameters
 from harness.errors import Unfit
 from harness.preparation.assistant import is_student, load_assistant
 from harness.preparation.keeping import Keeper
+from harness.preparation.network_digest import answers_of, network_digest, samples_of, some_of, weights_digest
 from harness.preparation.teacher_file import load_checkpoint
 from harness.settings import Settings
+from harness.studies.start import Start
 from harness.task import Task
 from harness.tracking.autologging import switch_off_autologging
 from harness.tracking.spool import Spool
@@ -30,7 +32,10 @@ from lightning_modules.classifier import TeacherModule
 from lightning_modules.tensors import TensorDataModule
 
 _FILE = "teacher.safetensors"
-_RECIPE_VERSION = 1  # raise it when the training of a teacher changes: it is part of the content key
+_RECIPE_VERSION = 2  # raise it when the training of a teacher changes: it is part of the content key
+
+BindStart = Callable[[str, Start], Start]
+"""Ties a study to what a network of a name starts from; what it is tied to, which may differ in the last bits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,17 +44,22 @@ class Teacher:
 
     Attributes:
         network: In eval mode, without gradients.
-        digest: Content hash of its layers and weights, 16 hexadecimal digits.
+        start: What tells it from another teacher, on whatever processor.
         spool: The log of its own MLflow run.
         run_key: Names that run on any machine.
         trainable_parameters: How many of its parameters its own training changes.
     """
 
     network: nn.Module
-    digest: str
+    start: Start
     spool: Spool
     run_key: str
     trainable_parameters: int
+
+    @property
+    def digest(self) -> str:
+        """Content hash of what it is, 16 hexadecimal digits (``harness.preparation.network_digest``)."""
+        return self.start.digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +88,7 @@ def make_teacher(
     settings: Settings,
     keeper: Keeper,
     listener: TeacherListener,
+    bind_start: BindStart,
     check: Callable[[nn.Module], None] = lambda network: None,
 ) -> Teacher:
     """Load the teacher from where the settings or the keeper have it, or train it.
@@ -91,12 +102,13 @@ def make_teacher(
             becomes one.
         keeper: Finds a teacher that is kept, and keeps the one that is trained.
         listener: Told how it goes.
+        bind_start: Called with what a teacher that is trained starts from, before it is.
         check: Raises if the network can't teach, before it is trained.
 
     Raises:
         HarnessError: If the checkpoint can't be used.
     """
-    network, key = _begun(task, data, dataset, settings)
+    network, start, key = _begun(task, data, dataset, settings, bind_start)
     check(network)
     source = "trained" if settings.teacher is None else str(settings.teacher)
     folder = settings.cache_dir / "teachers" / key
@@ -119,10 +131,14 @@ def make_teacher(
         return spool
 
     def train(files: list[Path]) -> None:
+        nonlocal network
         with contextlib.closing(begun()) as spool:
             _train(network, task, data, classes, folder, spool, settings, listener)
         _save(network, file, key)
         drop_checkpoints(folder)
+        network = _built(
+            task, data, settings
+        )  # as another start will find it: what it has learnt beside tensors is not kept
 
     if settings.teacher is not None:
         spool = begun()
@@ -143,7 +159,9 @@ def make_teacher(
         keeper.share([file], what, folder)
     trainable = trainable_parameters(network)
     network.to(data.device).eval().requires_grad_(False)
-    return Teacher(network, network_digest(network), spool, run_key, trainable)
+    if settings.teacher is None:
+        start = _start_of(network, data)  # with the weights that it was trained to
+    return Teacher(network, start, spool, run_key, trainable)
 
 
 def find_teacher(task: Task, data: TensorDataModule, dataset: str, settings: Settings) -> tuple[nn.Module, Path | None]:
@@ -161,7 +179,7 @@ def find_teacher(task: Task, data: TensorDataModule, dataset: str, settings: Set
     Raises:
         HarnessError: If the checkpoint can't be used.
     """
-    network, key = _begun(task, data, dataset, settings)
+    network, _, key = _begun(task, data, dataset, settings)
     if settings.teacher is not None:
         return network, settings.teacher
     file = settings.cache_dir / "teachers" / key / _FILE
@@ -172,20 +190,38 @@ def find_teacher(task: Task, data: TensorDataModule, dataset: str, settings: Set
     return network, file
 
 
-def _begun(task: Task, data: TensorDataModule, dataset: str, settings: Settings) -> tuple[nn.Module, str]:
-    """The network, filled from the checkpoint if there is one, and the key that it is kept under."""
-    seed_draws(derived_seed(settings.seed, "teacher"), torch.device("cpu"))
-    network = _network(task, data, settings)
+def _begun(
+    task: Task,
+    data: TensorDataModule,
+    dataset: str,
+    settings: Settings,
+    bind_start: BindStart = lambda name, start: start,
+) -> tuple[nn.Module, Start, str]:
+    """The network, fresh or filled from its checkpoint, what it starts from, and the key that it is kept under."""
+    network = _built(task, data, settings)
+    start = _start_of(network.to(data.device), data)
+    network.to("cpu")
     if settings.teacher is not None:
-        return network, network_digest(network)
-    # Fresh weights under a fixed seed stand for the architecture: another one draws others.
-    recipe = [task.teacher_epochs, task.teacher_learning_rate, data.batch_size, settings.seed]
-    weights = tensors_digest(network.state_dict())
-    return network, digest("teacher", _RECIPE_VERSION, dataset, repr(network), weights, recipe)
+        return network, start, start.digest
+    # Fresh weights under a fixed seed stand for the architecture, and what is answered with them for its code.
+    recipe = digest(dataset, task.teacher_epochs, task.teacher_learning_rate, data.batch_size, settings.seed)
+    asked = replace(start, exact=digest(recipe, shape_of(network)))
+    bound = bind_start(f"the teacher (seed {settings.seed})", asked)
+    return network, start, digest("teacher", _RECIPE_VERSION, bound.exact, bound.digest)
 
 
-def _network(task: Task, data: TensorDataModule, settings: Settings) -> nn.Module:
-    """The teacher's network, with fresh weights or those of its checkpoint."""
+def _start_of(network: nn.Module, data: TensorDataModule) -> Start:
+    """What tells a teacher from another one. It is on the device of the data."""
+    try:
+        answers = answers_of(network, samples_of(data))
+    except Exception:  # what comes next asks it too, and says where it fails
+        answers = torch.zeros(0)
+    return Start(weights_digest(network), some_of(answers), network_digest(network, answers))
+
+
+def _built(task: Task, data: TensorDataModule, settings: Settings) -> nn.Module:
+    """The network with fresh weights under the study's seed, or with those of its checkpoint."""
+    seed_draws(derived_seed(settings.seed, "teacher"), torch.device("cpu"))
     if settings.teacher is not None and is_student(settings.teacher):
         return load_assistant(settings.teacher, task, data, settings.space_name)
     network = task.teacher()
@@ -197,11 +233,6 @@ def _network(task: Task, data: TensorDataModule, settings: Settings) -> nn.Modul
     if settings.teacher is not None:
         load_checkpoint(network, settings.teacher)
     return network
-
-
-def network_digest(network: nn.Module) -> str:
-    """Weights, and what is done with them: the same weights under another activation are another teacher."""
-    return digest(repr(network), tensors_digest(network.state_dict()))
 
 
 def _train(

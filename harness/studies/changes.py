@@ -8,11 +8,45 @@ from typing import Any
 from harness.content import Lease
 from harness.errors import HarnessError
 from harness.sources import Code
+from harness.studies.start import Start
 from harness.studies.study import Study
 
 FORMAT = 2
 """Counts up whenever a study is stored in a way that other versions of this program would misread."""
 _FORMAT = "format"
+
+
+def known_starts(study: Study, starts: Mapping[str, Start]) -> dict[str, Start]:
+    """Starts by name: the one that a study knows, where that is like the given one."""
+    known = study.starts()
+    return {
+        name: known[name] if name in known and known[name].is_like(start) else start for name, start in starts.items()
+    }
+
+
+def bind_starts(study: Study, starts: Mapping[str, Start]) -> dict[str, Start]:
+    """Tie a study to what networks start from, or see that it is tied to the same, or note what is accepted.
+
+    Args:
+        study: The study, whose lease is held.
+        starts: By what the networks are called.
+
+    Returns:
+        What it is tied to.
+
+    Raises:
+        HarnessError: If a network starts from something else, and that is not accepted.
+    """
+    with study.alone("bind"):
+        known, bound = study.starts(), known_starts(study, starts)
+        others = [name for name, start in bound.items() if name in known and known[name] != start]
+        if others and not study.is_unused():
+            more = f" and of {len(others) - 1} more" if len(others) > 1 else ""
+            told = f"those of {others[0]}{more} differ (another file is loaded, or no seed decides a draw)"
+            refuse_unless_accepted(study, "start weights", [told], accept=study.settings.accept_changes)
+            study.note_changes([f"other start weights of {others[0]}{more}"])
+        study.keep_starts(bound)
+    return bound
 
 
 def with_format(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from harness.errors import HarnessError
 from harness.region import Region
 from harness.settings import Settings
 from harness.storage.access import patience_with
+from harness.studies.start import Start
 
 _CHANGES_ATTR = "kd.changes"
 _CODE_ATTR = "kd.code"
@@ -21,6 +22,7 @@ _MISGIVINGS_ATTR = "kd.misgivings"
 _REGION_ATTR = "kd.region"
 _RETRAINED = "kd.retrained."
 _SOURCES_ATTR = "kd.sources"
+_STARTS_ATTR = "kd.starts"
 _TESTED_ATTR = "kd.teacher_on_test"
 _BOUNDS_ATTR = "kd.primary_bounds"
 _NO_CONTROL_ATTR = "kd.no_control"
@@ -132,6 +134,18 @@ class Record:
     def keep_code(self, code: Mapping[str, Any]) -> None:
         """Store the code that the study stands on."""
         self._keep(_CODE_ATTR, dict(code))
+
+    def starts(self) -> dict[str, Start]:
+        """What networks start from, as far as the study is tied to it, by what they are called."""
+        kept: dict[str, Any] = self.attrs.get(_STARTS_ATTR, {})
+        return {name: Start(exact, tuple(numbers), digest) for name, (exact, numbers, digest) in kept.items()}
+
+    def keep_starts(self, starts: Mapping[str, Start]) -> None:
+        """Store what networks start from, beside what is stored of others."""
+        known = self.starts()
+        if (all_starts := {**known, **starts}) != known:
+            told = {name: [start.exact, start.numbers, start.digest] for name, start in all_starts.items()}
+            self._keep(_STARTS_ATTR, told)
 
     @property
     def changes(self) -> tuple[str, ...]:

@@ -115,15 +115,22 @@ class Study(Record):
         for name, value in prepared.items():
             if stored.get(name, value) == value:
                 continue
-            if is_first_start(self.optuna, self.settings) and self.lease.is_sole():
-                self.keep_costs(None)  # a first start that failed; nothing stands on it
-            else:
-                raise HarnessError(
-                    f"study {self.settings.study!r} was begun with other {name} ({stored[name]}) than what is "
-                    f"there now ({value}); use --study to name a new one.{_HINTS.get(name, '')}"
-                )
+            if not self.is_unused():
+                can_be_accepted = name in _ACCEPTED
+                if not (can_be_accepted and self.settings.accept_changes):
+                    ways = "--accept-changes goes on all the same, or use --study" if can_be_accepted else "use --study"
+                    raise HarnessError(
+                        f"study {self.settings.study!r} was begun with other {name} ({stored[name]}) than what is "
+                        f"there now ({value}); {ways} to name a new one.{_HINTS.get(name, '')}"
+                    )
+                self.note_changes([f"other {name}, {value} where {stored[name]} stood"])
+            self.keep_costs(None)
         if stored | prepared != stored:
             self._keep("kd.prepared", stored | prepared)
+
+    def is_unused(self) -> bool:
+        """Whether nothing stands on what is prepared: a first start failed, and nobody else is at work."""
+        return is_first_start(self.optuna, self.settings) and self.lease.is_sole()
 
     def owns_folder(self) -> bool:
         """Whether the study's folder is this study's, and not that of a namesake in another storage."""
@@ -192,6 +199,8 @@ class Study(Record):
         return self.patience.ask(take)
 
 
+_ACCEPTED = ("students", "teacher")
+"""What a study can go on with others of, with ``--accept-changes``."""
 _HINTS = {"dataset": " If nothing was changed, data() gives others each time: a split that is drawn wants a seed."}
 
 

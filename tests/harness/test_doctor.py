@@ -26,12 +26,14 @@ from harness.doctor.data import classes_are_everywhere
 from harness.doctor.patient import Patient
 from harness.flags import SPACES_DIR
 from harness.preparation.keeping import Keeper, nobody_else
+from harness.preparation.network_digest import answers_of, network_digest, samples_of
 from harness.preparation.prepare import fingerprint
-from harness.preparation.teacher import Teacher, network_digest
+from harness.preparation.teacher import Teacher
 from harness.preparation.teacher_outputs import make_teacher_outputs
 from harness.screen.terminal import Terminal
 from harness.settings import Settings
 from harness.space import load_space
+from harness.studies.start import Start
 from harness.tracking.spool import Spool
 from harness.training.fit import seed_draws
 from lightning_modules.datasets import DEBIAN_FASHION_MNIST
@@ -314,7 +316,8 @@ def keep_outputs(folder: Path, settings: Settings) -> Path:
     data, network = space.task.data(None), space.task.teacher().eval()
     assert settings.teacher is not None
     network.load_state_dict(load_file(settings.teacher))
-    teacher = Teacher(network, network_digest(network), Spool(folder / "spool", lambda folder: None), "its run", 0)
+    start = Start("", (), network_digest(network, answers_of(network, samples_of(data))))
+    teacher = Teacher(network, start, Spool(folder / "spool", lambda folder: None), "its run", 0)
     keeper = Keeper(nobody_else, Silent(), print)
     make_teacher_outputs(teacher, data, fingerprint(data), cache_dir=settings.cache_dir, keeper=keeper)
     (file,) = settings.cache_dir.rglob("*.safetensors")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from harness.preparation.keeping import Keeper, nobody_else
 from harness.preparation.teacher import Teacher
 from harness.preparation.teacher_outputs import Outputs, make_teacher_outputs
+from harness.studies.start import Start
 from harness.tracking.spool import Spool
 from lightning_modules.tensors import Split, TensorDataModule
 from lightning_modules.views import ShiftedViews, Views
@@ -24,7 +25,7 @@ class Watched:
         torch.manual_seed(0)
         self.network = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(32, 3)).eval()
         self.network.register_forward_hook(lambda module, given, output: self.calls.append(len(output)))
-        self.teacher = Teacher(self.network, "a digest", Spool(folder / "teacher"), "teacher/a key", 0)
+        self.teacher = Teacher(self.network, Start("", (), "a digest"), Spool(folder / "teacher"), "teacher/a key", 0)
         self.data = TensorDataModule(
             **{name: Split(torch.rand(7, 1, 4, 4), torch.arange(7) % 3) for name in ("train", "val", "test")},
             batch_size=2,

@@ -19,7 +19,9 @@ from harness.metrics import METRICS
 from harness.settings import Settings
 from harness.space import SearchSpace, load_space
 from harness.storage.access import open_storage
+from harness.studies.changes import bind_starts
 from harness.studies.opening import find_study, reopen_study
+from harness.studies.start import Start
 from harness.studies.study import Study
 from search_spaces.digits import SPACE
 
@@ -132,7 +134,8 @@ def test_a_study_stands_on_the_data_and_the_networks_that_it_began_with(settings
         with pytest.raises(HarnessError) as raised:
             opened(settings).bind(**given)
         hint = " If nothing was changed, data() gives others each time: a split that is drawn wants a seed."
-        told = f"study 's' was begun with {words} use --study to name a new one."
+        ways = "use --study" if "dataset" in words else "--accept-changes goes on all the same, or use --study"
+        told = f"study 's' was begun with {words} {ways} to name a new one."
         assert str(raised.value) == (told + hint if "dataset" in words else told)
     assert opened(settings).attrs["kd.prepared"] == {"dataset": "d1", "students": "s1", "teacher": "t1"}
 
@@ -407,3 +410,31 @@ def test_a_study_of_another_version_of_the_program_is_refused_in_one_line(settin
     with pytest.raises(HarnessError) as raised:
         find_study(settings)
     assert str(raised.value) == told
+
+
+def test_a_study_goes_on_from_other_start_weights_only_if_that_is_accepted(settings: Settings) -> None:
+    was, now = Start("shape", (3.0, 1.0), "a"), Start("shape", (3.0, 1.5), "b")
+    last_bits = Start("shape", (3.0, 1.000001), "c")
+    study = begun(settings)
+    study.hold()
+    assert bind_starts(study, {"student(width=2)": was}) == {"student(width=2)": was}
+    assert bind_starts(study, {"student(width=2)": last_bits}) == {"student(width=2)": was}
+    with pytest.raises(HarnessError) as raised:
+        bind_starts(study, {"student(width=2)": now, "student(width=4)": now})
+    assert str(raised.value) == (
+        "study 's' was begun with other start weights: those of student(width=2) differ (another file is loaded, or no "
+        "seed decides a draw). --accept-changes goes on all the same, and notes it; --study NAME begins a new one."
+    )
+    study.lease.release()
+    accepting = opened(replace(settings, accept_changes=True))
+    accepting.hold()
+    assert bind_starts(accepting, {"student(width=2)": now}) == {"student(width=2)": now}
+    accepting.bind(teacher="t1")
+    accepting.bind(teacher="t2")
+    assert accepting.changes == (
+        "before trial 1: other start weights of student(width=2)",
+        "before trial 1: other teacher, t2 where t1 stood",
+    )
+    with pytest.raises(HarnessError, match="other dataset"):
+        accepting.bind(dataset="d1")
+        accepting.bind(dataset="d2")
