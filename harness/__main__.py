@@ -104,11 +104,16 @@ def report(settings: Settings) -> None:
             from harness.errors import HarnessError
             from harness.reporting.report import report
             from harness.storage.access import storage_in_reach
+            from harness.studies.listing import with_study
             from harness.studies.opening import find_study
             from harness.tracking.spool import Spool
             from harness.trials.worker import catch_up
 
             reach.enter_context(storage_in_reach(settings))
+            named = with_study(settings, terminal.say)
+            if named is None:
+                return
+            settings = named
             study = find_study(settings)
         study.patience.word.say = terminal.say
         try:
@@ -133,11 +138,15 @@ def status(settings: Settings) -> None:
     with contextlib.ExitStack() as reach:
         with terminal.loading("PyTorch and Optuna"):
             from harness.storage.access import storage_in_reach
+            from harness.studies.listing import with_study
             from harness.studies.opening import find_study
             from harness.studies.status import status
 
             reach.enter_context(storage_in_reach(settings))
-            study = find_study(settings)
+            named = with_study(settings, terminal.say)
+            if named is None:
+                return
+            study = find_study(named)
         for line in status(study):
             terminal.tell(line, indent=" " * 10)
 

@@ -63,6 +63,14 @@ def storable(name: str, distribution: BaseDistribution, *, plain: bool = False) 
     return distribution
 
 
+def holds(distribution: BaseDistribution, value: Any) -> bool:
+    """Return whether a value is one of a distribution's."""
+    try:
+        return bool(distribution._contains(distribution.to_internal_repr(value)))
+    except (TypeError, ValueError):
+        return False
+
+
 def chosen(distribution: BaseDistribution, value: Any) -> Any:
     """Return what reaches ``student()`` for a value as it is stored, a fresh one each time."""
     if not isinstance(distribution, CategoricalDistribution):

@@ -121,7 +121,7 @@ def _add_status(commands: argparse._SubParsersAction[flags.Parser]) -> None:
         formatter_class=flags.Formatter,
         allow_abbrev=False,
     )
-    flags.add_places(command, "name of the study", required=True)
+    flags.add_places(command, "name of the study (default: the only one; of several, list them)")
 
 
 def _add_report(commands: argparse._SubParsersAction[flags.Parser]) -> None:
@@ -132,14 +132,14 @@ def _add_report(commands: argparse._SubParsersAction[flags.Parser]) -> None:
         formatter_class=flags.Formatter,
         allow_abbrev=False,
     )
-    flags.add_places(command, "name of the study", required=True)
+    flags.add_places(command, "name of the study (default: the only one; of several, list them)")
 
 
 def _study_settings(parser: flags.Parser, asked: argparse.Namespace) -> Settings:
     return Settings(
         space_name="",
         space_file=Path(),
-        study=flags.study_name(parser, asked.study),
+        study="" if asked.study is None else flags.study_name(parser, asked.study),
         storage=asked.storage,
         tracking_uri=asked.tracking_uri,
         runs_dir=flags.writable(parser, asked.runs_dir),

@@ -236,6 +236,13 @@ def study_name(parser: argparse.ArgumentParser, name: str) -> str:
 
 def writable(parser: argparse.ArgumentParser, folder: Path) -> Path:
     """A folder, made if need be, if it can be written."""
+    try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError:
+        parser.error(
+            f"--runs-dir must be a folder whose whole name is UTF-8, for MLflow keeps no artifacts in others, but got "
+            f"{os.fsencode(folder.absolute())!r}"
+        )
     probe = folder / f".writable.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)

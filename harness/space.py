@@ -27,7 +27,7 @@ from optuna.distributions import (
 from optuna.trial import Trial
 from torch import nn
 
-from harness.choices import chosen, storable
+from harness.choices import chosen, holds, storable
 from harness.errors import HarnessError, Interrupted, did_you_mean, one_line
 from harness.metrics import METRICS
 from harness.names import check_metric_name, check_parameter_names
@@ -179,6 +179,16 @@ class SearchSpace:
         """The distributions of a whole configuration; ``None`` if ``params`` are none."""
         branch = self.branches.get(params.get(METHOD, next(iter(self.methods))), {})
         return branch if branch.keys() == params.keys() else None
+
+    def fault(self, values: Mapping[str, Any]) -> str | None:
+        """Return why some values by name are none of the space's; ``None`` if they are."""
+        for name, value in values.items():
+            distribution = self.distributions.get(name)
+            if distribution is None:
+                return f"{name!r} is no parameter of the space{did_you_mean(name, self.distributions)}"
+            if not holds(distribution, value):
+                return f"{name} is {value!r}, and the space has {distribution}"
+        return None
 
     def fixed(self, values: Mapping[str, str]) -> SearchSpace:
         """The space with some parameters held at a value, given as text.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from typing import NoReturn
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import RandomSampler
@@ -126,10 +127,20 @@ class Claimant:
         study, space = self._study, self._proposer.space
         if space.branch_of(trial.params) is not None:
             return trial
+        asked = {**trial.system_attrs.get("fixed_params", {}), **trial.params}  # Optuna's name of what was enqueued
+        if fault := space.fault(asked):
+            self._fail(trial, fault)
         # Configurations come from a proposer; this sampler only completes.
         study.optuna.sampler = RandomSampler(derived_seed(study.settings.seed, "enqueued", trial.number))
         space.suggest(Trial(study.optuna, trial._trial_id))
         return study.optuna._storage.get_trial(trial._trial_id)
+
+    def _fail(self, trial: FrozenTrial, reason: str) -> NoReturn:
+        """Tell a trial that can't be trained, and look for another one."""
+        storage = self._study.optuna._storage
+        storage.set_trial_user_attr(trial._trial_id, "reason", reason)
+        storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        raise Outrun(reason)
 
     def _enqueued(self, trials: list[FrozenTrial]) -> FrozenTrial:
         """The first trial that waits, begun. Optuna's ask() would begin another one if nobody waited any more."""

@@ -138,6 +138,20 @@ def find_study(settings: Settings, *, on_word: Callable[[str], None] | None = No
     return study
 
 
+def see_that_it_exists(settings: Settings) -> None:
+    """See that a storage that is a file is there: to open it would make an empty one.
+
+    Raises:
+        HarnessError: If it is not.
+    """
+    path = storage_file(settings.storage)
+    if path is not None and not path.exists():
+        raise HarnessError(
+            f"--storage must be a study's database or journal file, but there is no file {str(path)!r}; the search had "
+            "another, or was in another folder."
+        )
+
+
 def load_stored(settings: Settings) -> Study:
     """What a storage has of a study, whether it was moved or not.
 
@@ -147,12 +161,8 @@ def load_stored(settings: Settings) -> Study:
     Raises:
         HarnessError: If the storage can't be used or has no such study of this program.
     """
-    name, path = settings.study, storage_file(settings.storage)
-    if path is not None and not path.exists():
-        raise HarnessError(
-            f"--storage must be a study's database or journal file, but there is no file {str(path)!r}; the search had "
-            "another, or was in another folder."
-        )
+    name = settings.study
+    see_that_it_exists(settings)
     storage = open_storage(settings)
     names = optuna.get_all_study_names(storage)
     if name not in names:

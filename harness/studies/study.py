@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import time
 import warnings
@@ -140,8 +141,12 @@ class Study(Record):
             return False
 
     def trials(self) -> list[FrozenTrial]:
-        """Every trial, in any state. Not to be changed."""
-        return self.patience.ask(lambda: self.optuna.get_trials(deepcopy=False))
+        """Return every trial, in any state; one that others have put there as complete, without metrics, as failed.
+
+        Not to be changed.
+        """
+        stored = self.patience.ask(lambda: self.optuna.get_trials(deepcopy=False))
+        return [_as_failed(trial) if _is_foreign(trial) else trial for trial in stored]
 
     def tally(self) -> Counter[TrialState]:
         """How many trials are in each state. Cheaper than ``trials``, where a database can count them."""
@@ -202,6 +207,21 @@ class Study(Record):
 _ACCEPTED = ("students", "teacher")
 """What a study can go on with others of, with ``--accept-changes``."""
 _HINTS = {"dataset": " If nothing was changed, data() gives others each time: a split that is drawn wants a seed."}
+
+
+_NO_METRICS = "it was not trained here: somebody has put it into the study, without its metrics"
+
+
+def _is_foreign(trial: FrozenTrial) -> bool:
+    """Whether a trial was added as complete with Optuna's own means: it has values, but nobody knows of what."""
+    return trial.state == TrialState.COMPLETE and "metrics" not in trial.user_attrs
+
+
+def _as_failed(trial: FrozenTrial) -> FrozenTrial:
+    found = copy.copy(trial)
+    found.state, found.values = TrialState.FAIL, None
+    found.user_attrs = {**trial.user_attrs, "reason": _NO_METRICS}
+    return found
 
 
 def _finished(tally: Counter[TrialState]) -> int:

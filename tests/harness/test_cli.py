@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -292,11 +293,18 @@ def test_a_runs_dir_that_cannot_be_written_is_said_at_once(runs_dir: str, capsys
     assert Path("file").read_text() == "not a folder"
 
 
+def test_a_runs_dir_that_is_no_utf_8_is_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse_search(["--runs-dir", os.fsdecode(b"caf\xe9")])
+    line = only_line(capsys.readouterr().err)
+    assert end.value.code == 2 and "whose whole name is UTF-8" in line and r"caf\xe9" in line
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         "",
-        "report",
+        "confirm",
         "report --study ../x",
         "show",
         "report --study s --runs-dir /dev/null/x",

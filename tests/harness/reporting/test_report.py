@@ -15,12 +15,14 @@ import pandas as pd
 import pytest
 import torch
 from conftest import claimed, settings_in
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import CategoricalDistribution, IntDistribution
 from plotly.offline import get_plotlyjs
 from rich.console import Console
 
 from harness.cost import Conditions, Cost, CostTable
 from harness.errors import HarnessError
+from harness.metrics import METRICS
+from harness.names import COLUMNS
 from harness.region import Region
 from harness.reporting.plots import _focus, curves_figure
 from harness.reporting.report import report, summary, write_report
@@ -773,3 +775,17 @@ def test_a_teacher_that_helps_nobody_is_said_to(settings: Settings, hurts: bool,
         study.keep_retrained(f"controls/{number}", {"metrics": metrics(accuracy, 0.4, 400)})
     said = "is not seen to help any student" in " ".join(notes(collect(study)))
     assert said == said_so
+
+
+def test_a_parameter_with_the_name_of_another_column_has_one_of_its_own(settings: Settings) -> None:
+    student = {name: IntDistribution(1, 40) for name in ("state", "parameters", "front", "width")}
+    study = a_study(replace(settings, trials=9), STUDENTS, space=replace(SPACE, student=student))
+    result = collect(study)
+    assert picks(result) == {"accurate": 0, "balanced": 2, "small": 1}
+    assert set(result.parameters) > {"params.state", "params.parameters", "params.front", "width"}
+    assert result.trials["parameters"].tolist() == [800, 400, 100, 50, 150]
+    assert result.trials["params.parameters"].tolist() == [t.params["parameters"] for t in study.trials()]
+    write_report(result, study.folder / "report")
+    assert "params.state " in (study.folder / "report" / "front.html").read_text()
+    known = {*COLUMNS, *METRICS, study.primary, *result.parameters}
+    assert set(result.trials) <= known, "harness.names.COLUMNS must name each column of the table"

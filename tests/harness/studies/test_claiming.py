@@ -15,7 +15,8 @@ from typing import Any
 import optuna
 import pytest
 from conftest import claimed, environment, in_sqlite, metrics, opened, settings_in
-from optuna.trial import FrozenTrial
+from optuna.distributions import IntDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from harness.content import Lease
 from harness.sampling.proposal import Proposal, Proposer
@@ -426,3 +427,33 @@ def test_no_more_trials_that_were_cut_go_on_than_are_still_asked_for(settings: S
     assert claimed(fewer, SPACE) is None and fewer.is_over and fewer.finished() == 3
     again = claimed(opened(replace(settings, trials=5)), SPACE)
     assert again is not None and again.resumed and again.trial.number == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"width": 1000}, "width is 1000, and the space has IntDistribution"),
+        ({"widht": 5}, "'widht' is no parameter of the space; did you mean width?"),
+        ({"alpha": "half"}, "alpha is 'half', and the space has FloatDistribution"),
+    ],
+)
+def test_what_was_enqueued_and_is_none_of_the_space_fails_and_the_next_one_is_begun(
+    settings: Settings, asked: dict[str, Any], words: str
+) -> None:
+    study = opened(replace(settings, trials=9))
+    study.optuna.enqueue_trial(asked)
+    claim = claimed(study, SPACE)
+    assert claim is not None and claim.trial.number == 1
+    first = study.trials()[0]
+    assert first.state == TrialState.FAIL and first.user_attrs["reason"].startswith(words)
+
+
+def test_a_trial_that_others_have_added_as_complete_counts_as_failed_and_is_in_no_front(settings: Settings) -> None:
+    study = opened(replace(settings, trials=9))
+    width = {"width": 2}, {"width": IntDistribution(1, 4)}
+    study.optuna.add_trial(create_trial(values=[0.99, 0.01, 50.0], params=width[0], distributions=width[1]))
+    assert [trial.state for trial in study.trials()] == [TrialState.FAIL]
+    assert "without its metrics" in study.trials()[0].user_attrs["reason"]
+    assert study.front() == [] and study.finished() == 1
+    claim = claimed(study, SPACE)
+    assert claim is not None and claim.trial.number == 1
