@@ -206,10 +206,11 @@ def prepare(
     for misgiving in _student_misgivings(space, data, settings):
         doubts.append(f"a student {misgiving}")
         terminal.tell(f"warning   {doubts[-1]}; look: {doctor_command(settings, files[0])}", indent=" " * 10)
+    if costs.uncounted:
+        doubts.append(f"macs are not known of students: no formula for {', '.join(costs.uncounted)}")
+        terminal.tell(f"warning   {doubts[-1]}", indent=" " * 10)
     study.keep_misgivings(doubts)
     study.keep_teacher(_teacher_metrics(together, costs.teacher))
-    if costs.uncounted:
-        terminal.tell(f"macs      not known of students: no formula for {', '.join(costs.uncounted)}", indent=" " * 10)
     budget.check_counted(costs.uncounted, settings.budgets, study.objectives)
     region = region_of(settings.bound, scored, together[space.task.metric_name])
     study.keep_region(region)
