@@ -6,7 +6,8 @@
 Every method is asked for configurations of the grid, is told the accuracy after each epoch, and may stop a trial after
 any of them. A search replays one of the grid's training seeds. What counts are students that were trained to the end:
 the hypervolume of (validation accuracy, log10 parameters) beyond the reference point, as a share of that of the whole
-grid under the same training seed. A configuration that comes again costs nothing again.
+grid under the same training seed; over all accuracies, and in the region of interest alone. A configuration that comes
+again costs nothing again.
 
 MO-ASHA is Syne Tune's, as it is, and with its ranks mended (``front_ranks``): pip install -e '.[benchmarks]'.
 """
@@ -27,7 +28,7 @@ import optuna
 from learning_curves import GRIDS
 from matplotlib.figure import Figure
 from provenance import provenance
-from recorded_curves import Curves
+from recorded_curves import FLOORS, Curves
 from scipy.stats import spearmanr
 from searchers import METHODS, Method
 
@@ -35,7 +36,8 @@ from harness.pareto import hypervolume
 from harness.trials.local import usable_cores
 from harness.trials.pruning import rungs_of
 
-REFERENCE = (0.5, 4.78)  # accuracy, log10 of parameters
+WHOLE = 0.5  # accuracy from which all students count
+MOST_PARAMETERS = 4.78  # log10
 GOALS = (0.95, 0.98, 0.99)
 _PEER = "MO-TPE"  # what others are compared with
 _MOST_FULL_TRIALS = 100  # a search that has spent as many epochs, or has asked five times as often, never arrives
@@ -51,24 +53,28 @@ class Course:
         spent: Epochs, and MACs of one sample over all epochs, at each step upwards.
         share: Of the exhaustive hypervolume, from there on.
         mean_share: The same, each configuration judged by the mean over the training seeds.
+        region_share: As ``share``, of the hypervolume in the region of interest.
     """
 
     spent: list[tuple[int, float]] = field(default_factory=list)
     share: list[float] = field(default_factory=list)
     mean_share: list[float] = field(default_factory=list)
+    region_share: list[float] = field(default_factory=list)
 
-    def arrival(self, goal: float, unit: int = 0, *, by_mean: bool = False) -> float:
-        """Epochs (``unit`` 0) or MACs (1) spent when it reached ``goal``; infinite if it never did."""
-        shares = self.mean_share if by_mean else self.share
+    def arrival(self, goal: float, unit: int = 0, *, of: str = "share") -> float:
+        """Return epochs (``unit`` 0) or MACs (1) spent when a share reached ``goal``; infinite if it never did."""
+        shares = getattr(self, of)
         return next((spent[unit] for spent, share in zip(self.spent, shares, strict=True) if share >= goal), math.inf)
 
 
 def replay(curves: Curves, make: Callable[[Curves, int], Method], seed: int) -> Course:
-    """Let a method search until it has 99 % of the exhaustive front, by either measure, or has spent too much."""
+    """Let a method search until it has 99 % of the exhaustive front, by every measure, or has spent too much."""
     curve_of = {place: curves.accuracy[(*place, seed % curves.seeds)] for place in curves.places()}
     mean_of = {place: curves.accuracy[place][:, -1].mean() for place in curve_of}
     whole = _volume([(curve[-1], curves.size[place[0]]) for place, curve in curve_of.items()])
     mean_whole = _volume([(end, curves.size[place[0]]) for place, end in mean_of.items()])
+    floor = FLOORS[curves.space]
+    region_whole = _volume([(curve[-1], curves.size[place[0]]) for place, curve in curve_of.items()], floor)
     method, course = make(curves, seed), Course()
     epochs, macs, paid = 0, 0.0, dict.fromkeys(curve_of, 0)
     ends: list[tuple[float, float]] = []
@@ -87,12 +93,13 @@ def replay(curves: Curves, make: Callable[[Curves, int], Method], seed: int) -> 
         if not stopped:
             ends.append((float(curve[-1]), curves.size[place[0]]))
             mean_ends.append((mean_of[place], curves.size[place[0]]))
-            share, mean_share = _volume(ends) / whole, _volume(mean_ends) / mean_whole
-            if not course.share or share > course.share[-1] or mean_share > course.mean_share[-1]:
+            shares = _volume(ends) / whole, _volume(mean_ends) / mean_whole, _volume(ends, floor) / region_whole
+            kept = (course.share, course.mean_share, course.region_share)
+            if not course.share or any(share > before[-1] for share, before in zip(shares, kept, strict=True)):
                 course.spent.append((epochs, macs))
-                course.share.append(share)
-                course.mean_share.append(mean_share)
-            if min(share, mean_share) >= GOALS[-1]:
+                for share, before in zip(shares, kept, strict=True):
+                    before.append(share)
+            if min(shares) >= GOALS[-1]:
                 break
         if epochs >= _MOST_FULL_TRIALS * curves.epochs:
             break
@@ -108,8 +115,8 @@ def fewest_epochs(curves: Curves, seed: int) -> int:
     return len(chosen) * curves.epochs
 
 
-def _volume(points: list[tuple[float, float]]) -> float:
-    return hypervolume(np.array(points), REFERENCE, ("maximize", "minimize"))
+def _volume(points: list[tuple[float, float]], floor: float = WHOLE) -> float:
+    return hypervolume(np.array(points), (floor, MOST_PARAMETERS), ("maximize", "minimize"))
 
 
 _curves: Curves
@@ -130,17 +137,21 @@ def table(found: dict[str, list[Course]], curves: Curves) -> list[str]:
         "",
         f"Median of {seeds} searches [quartiles] until a share of the exhaustive hypervolume is reached; ∞: not within "
         f"{most:,} epochs. *Mean*: each configuration is judged by the mean of its training seeds, of which there are "
-        f"{curves.seeds}, and the search saw one.",
+        f"{curves.seeds}, and the search saw one. "
+        f"*Region*: students of an accuracy of {FLOORS[curves.space]} and more.",
         "",
         f"| method | {' | '.join(f'epochs to {goal:.0%}' for goal in GOALS)} | arrived | mean, to {GOALS[-1]:.0%} "
-        f"| MACs to {GOALS[-1]:.0%}, MO-TPE = 1 |",
-        "|---|" + "---:|" * (len(GOALS) + 3),
+        f"| region, to {GOALS[-1]:.0%} | MACs to {GOALS[-1]:.0%}, MO-TPE = 1 |",
+        "|---|" + "---:|" * (len(GOALS) + 4),
     ]
     for name, courses in found.items():
         cells = [_cell([course.arrival(goal) for course in courses]) for goal in GOALS]
         arrived = sum(course.arrival(GOALS[-1]) < math.inf for course in courses)
-        by_mean = _cell([course.arrival(GOALS[-1], by_mean=True) for course in courses])
-        lines.append(f"| {name} | {' | '.join(cells)} | {arrived} of {seeds} | {by_mean} | {_macs(courses, found)} |")
+        cells += [f"{arrived} of {seeds}"]
+        cells += [
+            _cell([course.arrival(GOALS[-1], of=of) for course in courses]) for of in ("mean_share", "region_share")
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} | {_macs(courses, found)} |")
     fewest = statistics.median(fewest_epochs(curves, seed) for seed in range(curves.seeds))
     lines += ["", f"Whoever knew how all end would need {fewest:,.0f} epochs to {GOALS[-1]:.0%}."]
     lines += ["", "Spearman's rank correlation of the accuracy at a rung with that at the end (median over seeds):", ""]

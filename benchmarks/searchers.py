@@ -14,7 +14,7 @@ from learning_curves import GRIDS
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from recorded_curves import Curves, Place
+from recorded_curves import FLOORS, Curves, Place
 
 from harness.flags import space_file
 from harness.sampling.candidates import Points, Pool
@@ -152,6 +152,7 @@ class Front:
             primary="accuracy",
             sign=1.0,
             bounds=(0.0, 1.0),
+            floor=FLOORS[curves.space],
             seed=seed,
         )
         self.rungs = rungs_of(curves.epochs)
