@@ -14,6 +14,7 @@ from conftest import Silent, opened, settings_in
 
 from harness.errors import Interrupted
 from harness.trials import local
+from search_spaces.digits import SPACE
 
 
 class Process:
@@ -47,7 +48,7 @@ def test_a_signal_while_a_worker_starts_stops_the_others_in_good_order(
     study = opened(settings_in(tmp_path, trials=9))
     display: Any = SimpleNamespace(word=print)
     data: Any = SimpleNamespace(data=None)
-    crew = local._Crew(local._Task(print, 9), 1, study.settings, study, data, Silent(), display)
+    crew = local._Crew(local._Task(print, 9), 1, study.settings, SPACE, study, data, Silent(), display)
     monkeypatch.setattr(crew, "forks", True)
 
     def interrupt(number: int, frame: FrameType | None) -> None:
