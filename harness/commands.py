@@ -39,7 +39,8 @@ The pace is told by the clocks of the machines that work on it."""
 
 _REPORT_HELP = """\
 Show a study's front and its picks, at any time, also while it is searched;
-write tables and plots, and log them to MLflow."""
+write tables and plots, and log them to MLflow, with whatever it lacks of the
+study's runs."""
 
 _COMMAND_EXAMPLES = """\
 examples:
