@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ CANCER = ("--space", "cancer.py", "--trials", "3", "--epochs", "60")
 
 
 def kept(folder: Path) -> dict[str, Any]:
-    """What the study keeps of its controls, less what is measured with a clock."""
-    prefix, timed = "kd.retrained.controls/", ("latency", "throughput", "speedup")
+    """What the study keeps of its controls, plain and tuned, less what is measured with a clock."""
+    prefix, timed = "kd.retrained.", ("latency", "throughput", "speedup")
     return {
         name.removeprefix(prefix): {k: v for k, v in result["metrics"].items() if not k.startswith(timed)}
         for name, result in load(folder, "cancer").user_attrs.items()
@@ -40,22 +41,28 @@ def test_every_student_on_the_front_has_a_control_with_the_names_of_a_trial(fini
     csv = pd.read_csv(finished / "mlruns" / "trials" / "cancer" / "report" / "trials.csv")
     front = csv[csv["front"]].set_index("number")
     controls = kept(finished)
-    assert set(controls) == {str(number) for number in front.index}
+    tries = [name for name in controls if name.startswith("tuned/")]
+    assert controls.keys() - set(tries) == {f"controls/{number}" for number in front.index} and tries
     for number, row in front.iterrows():
-        control = controls[str(number)]
+        control = controls[f"controls/{number}"]
         assert control["parameters"] == row["parameters"] and control["accuracy"] == row["control"]
-        assert row["gain"] == row["accuracy"] - row["control"]
+        over = {"plain": "control", "tuned": "tuned_control"}[row["gain_over"]]
+        assert row["gain"] == row["accuracy"] - row[over]
+        assert pd.isna(row["pick"]) or row["gain_over"] == "tuned"
     client = MlflowClient(f"sqlite:///{finished}/mlflow.db")
-    runs = {run.data.tags["kd.control_of"]: run for run in client.search_runs(["1"], "tags.kd.role = 'control'")}
+    of_controls = client.search_runs(["1"], "tags.kd.role = 'control'")
+    runs = {run.data.tags["kd.control_of"]: run for run in of_controls if run.data.tags["kd.control"] == "plain"}
+    assert sorted(run.info.status for run in of_controls) == ["FINISHED"] * len(controls)
     trials = {run.data.tags["kd.trial"]: run for run in client.search_runs(["1"], "tags.kd.role = 'trial'")}
     (study,) = client.search_runs(["1"], "tags.kd.role = 'study'")
-    assert set(runs) == set(controls)
+    assert set(runs) == {str(number) for number in front.index}
     for number, run in runs.items():
         trial = trials[number]
         assert run.info.status == "FINISHED" and run.data.tags["mlflow.parentRunId"] == study.info.run_id
-        assert (
-            run.data.metrics.keys() == trial.data.metrics.keys() and run.data.params.keys() == trial.data.params.keys()
-        )
+        gained = {"control", "tuned_control", "gain"}
+        assert run.data.metrics.keys() == trial.data.metrics.keys() - gained
+        assert trial.data.metrics["gain"] == front.loc[int(number), "gain"]
+        assert run.data.params.keys() == trial.data.params.keys()
         assert run.data.params["alpha"] == "1.0" and run.data.params["width"] == trial.data.params["width"]
         folder = finished / "mlruns" / "trials" / "cancer"
         theirs, ours = (load_file(folder / place / "student.safetensors") for place in (f"controls/{number}", number))
@@ -106,7 +113,8 @@ def test_controls_that_are_stopped_are_said_to_be_left_and_wait(example: Path) -
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 130
     output = (example / "output.txt").read_text()
-    left = len(load(example, "cancer").best_trials) - len(kept(example))
+    (all_of_them,) = re.findall(r"(\d+) trainings on labels alone", output)
+    left = int(all_of_them) - len(kept(example))
     assert f"stopped with all 3 trials finished and {left} controls left; the same command trains them" in output
     again = next(line for line in output.splitlines() if line.startswith("  go on "))
     assert again.endswith("--trials 3 --epochs 600")
@@ -139,3 +147,48 @@ def test_controls_that_were_killed_and_are_not_wanted_any_more_do_not_say_that_t
             ("FINISHED", "COMPLETE"),
         }
     )
+
+
+MIXED = """
+import os
+
+import torch
+import torch.nn.functional as F
+
+from lightning_modules.views import Views, uniforms
+
+
+class Mixed(Views):
+    def __init__(self, split):
+        super().__init__(count=2)
+        object.__setattr__(self, "split", split)
+
+    def of(self, inputs, ids, view):
+        drawn = torch.from_numpy(uniforms(self.seed, ids, view, draws=2)).float()
+        others, share = (drawn[:, 0] * len(self.split)).long(), 0.5 + drawn[:, 1:] / 2
+        mixed = share * inputs + (1 - share) * self.split.inputs[others]
+        own, theirs = (F.one_hot(self.split.labels[of], 2) for of in (ids, others))
+        return (mixed, share * own + (1 - share) * theirs) if os.path.exists("fair") else mixed
+
+
+def mixing(data):
+    data.views = Mixed(data.splits["train"])
+    return data
+"""
+
+
+def test_views_that_mix_samples_have_no_control_unless_their_targets_are_mixed_too(example: Path) -> None:
+    code = (example / "cancer.py").read_text().replace("return TensorDataModule(**splits, batch_size=32)", "DATA")
+    code = code.replace("DATA", "return mixing(TensorDataModule(**splits, batch_size=32))")
+    (example / "cancer.py").write_text(code.replace("class BreastCancer", f"{MIXED}\n\nclass BreastCancer"))
+    command = ("--space", "cancer.py", "--trials", "2", "--epochs", "3", "--pruner", "none", "--min", "none")
+    output = " ".join(search(example, *command).split())
+    assert "no control possible: the views mix samples (view 0 of training sample" in output
+    assert "let Views.of return (inputs, targets)" in output and "Gain:" not in output and kept(example) == {}
+    report = example / "mlruns" / "trials" / "cancer" / "report"
+    assert pd.read_csv(report / "trials.csv")[["control", "tuned_control", "gain"]].isna().all(axis=None)
+    (study,) = MlflowClient(f"sqlite:///{example}/mlflow.db").search_runs(["1"], "tags.kd.role = 'study'")
+    assert study.data.tags["kd.no_control"].startswith("the views mix samples")
+    (example / "fair").touch()
+    output = " ".join(search(example, *command, "--study", "fair").split())
+    assert "no control possible" not in output and "Gain: accuracy beyond the tuned control" in output
