@@ -94,7 +94,7 @@ def test_controls_that_are_killed_go_on_to_the_numbers_of_those_that_are_not(exa
 
 
 def test_controls_are_left_out_where_they_are_not_wanted_and_made_later(example: Path) -> None:
-    command = ("--space", "cancer.py", "--trials", "2", "--epochs", "1")
+    command = ("--space", "cancer.py", "--trials", "2", "--epochs", "1", "--min", "none")
     assert "controls  " not in search(example, *command, "--no-controls") and kept(example) == {}
     assert "controls  0/" in search(example, *command) and kept(example)
 
