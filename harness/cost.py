@@ -34,7 +34,7 @@ COSTS = (
 
 THREADS = 1  # what a student gets on the small device it is made for
 THROUGHPUT_BATCH = 64
-_HOW = 5  # counts up whenever costs are measured in another way: kept ones are then measured anew
+_HOW = 6  # counts up whenever costs are measured in another way: kept ones are then measured anew
 
 
 @dataclass(frozen=True)
@@ -286,18 +286,25 @@ def cost_cache_file(
     inputs: Inputs,
     conditions: Conditions,
     trainable: Mapping[str, int] = MappingProxyType({}),
+    code: str = "",
 ) -> Path:
-    """Where the costs of these very networks on such inputs, measured under these conditions, are kept."""
+    """Return where the costs of these very networks on such inputs, measured under these conditions, are kept.
+
+    Args:
+        cache_dir: Where costs are kept.
+        networks: The networks, by name.
+        inputs: Of a batch of one.
+        conditions: What they are measured under.
+        trainable: Their trainable parameters, where they were counted before they were deployed.
+        code: Key of the code that calls them: the same layers may be called in another way.
+    """
     named = inputs if isinstance(inputs, dict) else {"": inputs}
     shapes = {
         name: [*shape_of(network), trainable.get(name, trainable_parameters(network))]
         for name, network in networks.items()
     }
-    return (
-        cache_dir
-        / "costs"
-        / f"{digest('costs', _HOW, shapes, {k: list(v.shape) for k, v in named.items()}, asdict(conditions))}.json"
-    )
+    sizes = {key: list(value.shape) for key, value in named.items()}
+    return cache_dir / "costs" / f"{digest('costs', _HOW, shapes, sizes, asdict(conditions), code)}.json"
 
 
 def shape_of(network: nn.Module) -> list[Any]:

@@ -117,7 +117,7 @@ def measure_rounds(
         ends_s += limit_s * len(group) / len(networks)
         if group[0] in compiled:
             torch.compiler.reset()
-        with computing_with(threads), torch.inference_mode():
+        with computing_with(threads), torch.no_grad():  # inference mode spoils tables that code keeps
             _measure_group({name: networks[name] for name in group}, single, many, rounds, ends_s, on_round)
     if compiled:
         torch.compiler.reset()
@@ -177,7 +177,7 @@ def fitting_batch(
     networks = [network for network in networks if not is_compiled(network, single)]  # it would be, for each batch
     if not networks:
         return most
-    with computing_with(threads), torch.inference_mode():
+    with computing_with(threads), torch.no_grad():  # inference mode spoils tables that code keeps
         alone = [call_times_s(network, single, 1)[0] for network in networks]
         slowest = networks[int(np.argmax(alone))]
         batch = most
@@ -193,7 +193,7 @@ def expected_steps_s(
     network: nn.Module, inputs: Callable[[int], Inputs], *, batch_size: int, threads: int, steps: int
 ) -> float:
     """Return about how long so many training steps of a network take, from calls of it, seconds."""
-    with computing_with(threads), torch.inference_mode():
+    with computing_with(threads), torch.no_grad():  # inference mode spoils tables that code keeps
         return steps * _FORWARD_AND_BACKWARD * _expected_call_s(network.eval(), inputs, batch_size)
 
 

@@ -16,7 +16,7 @@ from harness.task import Task
 HALF_WAY = 0.5
 """By default: the share of the teacher's distance from chance, by the logarithm of the error, that a student must have.
 
-Chosen by replay (``benchmarks/README.md``)."""
+``benchmarks/README.md`` says what it gives on two data sets."""
 _ROUNDING = 1e-6  # of a value: a metric of 0.95 in single precision is a little less
 
 

@@ -51,6 +51,11 @@ class Code:
     files: Mapping[str, str] = field(default_factory=dict)
     package: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def key(self) -> str:
+        """A content key of all of it."""
+        return digest("code", {name: _digest(text) for name, text in self.files.items()}, dict(self.package))
+
     def to_json(self) -> dict[str, Any]:
         """Hashes of all, and the compressed texts where they are not too long."""
         texts = base64.b64encode(zlib.compress(json.dumps(dict(self.files)).encode(), 9)).decode()

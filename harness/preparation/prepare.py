@@ -35,6 +35,7 @@ from harness.cost import (
 from harness.errors import HarnessError, one_line
 from harness.latency import ROUNDS, Rounds, expected_steps_s, fitting_batch, is_compiled, time_limit_s
 from harness.macs import macs_of
+from harness.preparation.cache_format import check_cache
 from harness.preparation.chance import chance_level
 from harness.preparation.ensemble import averaged, ensemble_name, labels, make_teachers, number_of_teachers
 from harness.preparation.keeping import Keeper, nobody_else
@@ -119,6 +120,7 @@ def prepare(
             method of the space does not fit the task.
     """
     check_teachers(space, number_of_teachers(settings))
+    check_cache(settings.cache_dir, lambda text: terminal.tell(text, indent=" " * 10))
     keep_freed_memory()
     device = device_of(settings.accelerator)
     with _asking("the task's data", settings):
@@ -311,7 +313,7 @@ def _found_or_measured(
     networks = {name: one.network for name, one in (members | students).items()}
     trainable = {name: one.trainable_parameters for name, one in (members | students).items()}
     example = example_inputs(data, 1)
-    file = cost_cache_file(settings.cache_dir, networks, example, conditions, trainable)
+    file = cost_cache_file(settings.cache_dir, networks, example, conditions, trainable, space.code.key)
     with exclusive(file.with_suffix(".lock")):
         table = None
         if file.exists():

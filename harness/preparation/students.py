@@ -130,6 +130,32 @@ def check_students(
     return found
 
 
+class LayerCheck:
+    """Tells whether students have some layers: of a large space, not every architecture was looked at beforehand.
+
+    Args:
+        space: Its task builds the students.
+        data: The data, on the device that students are run on.
+        layers: Names of the layers.
+    """
+
+    def __init__(self, space: SearchSpace, data: TensorDataModule, layers: Sequence[str]) -> None:
+        self._space, self._data, self._layers = space, data, layers
+        self._found: dict[str, bool] = {}
+
+    def __call__(self, architecture: Mapping[str, Any]) -> bool:
+        """Return whether the student of an architecture has all of them."""
+        if not self._layers:
+            return True
+        name = named(architecture)
+        if name not in self._found:
+            network = build_student(self._space, architecture, self._data).to(self._data.device)
+            seen = Students()
+            _note_layers(name, network, glance(self._data), self._layers, seen)
+            self._found[name] = not seen.missing
+        return self._found[name]
+
+
 def _look_at(
     name: str,
     architecture: Mapping[str, Any],

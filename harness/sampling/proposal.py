@@ -59,7 +59,7 @@ class Proposer:
         sampler: Name of the sampler.
         seed: The study's seed.
         directions: Of the study's objectives.
-        affordable: Whether an architecture is within the budgets.
+        affordable: Whether an architecture may be tried: it is within the budgets, and has every layer that is needed.
         recipes: Names of recipes that the person asks for.
         default_recipes: Whether those that are tried unasked follow.
         small: Architectures that the first and the last of those are tried with; none where no cost is an objective.
@@ -113,7 +113,7 @@ class Proposer:
         if self._forecast is None:
             proposal = self._sampled(trials)
         else:
-            found = self._forecast.propose(trials, self._is_new)
+            found = self._forecast.propose(trials, lambda params: self._is_new(params) and self._is_affordable(params))
             proposal = None if found is None else self._proposal(found)
         return proposal or self._drawn_evenly(derived_seed(self._seed, "even draw", len(trials)))
 

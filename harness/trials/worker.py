@@ -14,7 +14,9 @@ from harness import budget
 from harness.addresses import redact
 from harness.content import write_atomically
 from harness.errors import HarnessError, Interrupted, PieceTaken, TrialFailed, TrialPruned, one_line, room_on_disk
+from harness.preparation.methods import student_layers
 from harness.preparation.prepare import Prepared, costs_of, is_affordable
+from harness.preparation.students import LayerCheck
 from harness.sampling.proposal import Proposer
 from harness.settings import Settings
 from harness.space import SearchSpace
@@ -96,12 +98,15 @@ def work(
     ends_at = None if settings.timeout_s is None else time.monotonic() + settings.timeout_s
     narrowed = budget.within(space, settings.budgets, prepared.costs)
     forecast = forecast_of(settings, narrowed, study, prepared)
+    has_layers = LayerCheck(space, prepared.data, student_layers(space))
     proposer = Proposer(
         narrowed,
         sampler=settings.sampler,
         seed=settings.seed,
         directions=study.directions,
-        affordable=lambda architecture: is_affordable(architecture, space, study, prepared),
+        affordable=lambda architecture: (
+            has_layers(architecture) and is_affordable(architecture, space, study, prepared)
+        ),
         recipes=settings.recipes,
         default_recipes=settings.default_recipes,
         forecast=forecast,

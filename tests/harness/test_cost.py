@@ -201,16 +201,23 @@ def test_what_is_no_cost_table_is_refused(text: str) -> None:
 
 def test_costs_are_kept_apart_by_network_and_conditions(tmp_path: Path) -> None:
     def file(
-        width: int = 2, conditions: Conditions = CONDITIONS, name: str = "a", pixels: int = 8, **options: float
+        width: int = 2,
+        conditions: Conditions = CONDITIONS,
+        name: str = "a",
+        pixels: int = 8,
+        code: str = "",
+        **options: float,
     ) -> Path:
         networks = {name: ConvNet(width, size=8, **options)}  # type: ignore[arg-type]
-        return cost_cache_file(tmp_path, networks, torch.zeros(1, 1, pixels, pixels), conditions)
+        inputs = torch.zeros(1, 1, pixels, pixels)
+        return cost_cache_file(tmp_path, networks, inputs, conditions, code=code)
 
     base = file()
     assert base == file()  # other weights, the same costs
     others = {
         file(width=3),
         file(dropout=0.5),
+        file(code="another forward"),
         file(name="b"),
         file(pixels=9),
         file(conditions=replace(CONDITIONS, device="y")),
@@ -219,7 +226,7 @@ def test_costs_are_kept_apart_by_network_and_conditions(tmp_path: Path) -> None:
         file(conditions=replace(CONDITIONS, throughput_batch=9)),
         file(conditions=replace(CONDITIONS, torch="0")),
     }
-    assert len(others | {base}) == 10 and base.parent == tmp_path / "costs"
+    assert len(others | {base}) == 11 and base.parent == tmp_path / "costs"
 
 
 def test_a_network_without_parameters_has_a_finite_compression() -> None:

@@ -17,7 +17,7 @@ from torch import nn
 from harness.errors import HarnessError, Unfit
 from harness.preparation.logits import numbers_fault
 from harness.preparation.methods import check_student_layers, student_layers
-from harness.preparation.students import Students, build_student, check_students
+from harness.preparation.students import LayerCheck, Students, build_student, check_students
 from harness.preparation.teacher_checks import check_outputs, check_pair, check_teacher
 from harness.space import SearchSpace
 from harness.task import Task
@@ -118,6 +118,20 @@ def test_a_layer_that_some_students_lack_is_named_with_the_architecture_before_a
     )
     with pytest.raises(HarnessError, match=words):
         check_student_layers(space, students)
+
+
+def test_a_student_that_lacks_a_layer_is_told_from_those_that_have_it_wherever_it_is_in_a_large_space() -> None:
+    built = []
+
+    def build(width: int, depth: int) -> nn.Module:
+        built.append((width, depth))
+        return nn.Sequential(nn.Linear(4, 2)) if (width, depth) == (77, 5) else mlp(width)
+
+    space = space_of(build, layers=True, width=IntDistribution(1, 1000), depth=IntDistribution(1, 9))
+    has_layers = LayerCheck(space, some_data(), student_layers(space))
+    assert has_layers({"width": 76, "depth": 5}) and not has_layers({"width": 77, "depth": 5})
+    assert not has_layers({"width": 77, "depth": 5}) and built == [(76, 5), (77, 5)]  # each is built once
+    assert LayerCheck(space, some_data(), [])({"width": 77, "depth": 5})
 
 
 BACKBONE, NORM = nn.Linear(4, 4), nn.BatchNorm1d(4)

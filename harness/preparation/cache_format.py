@@ -1,0 +1,32 @@
+"""The format of what the cache holds: what another version made is made anew, which is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.content import write_atomically
+
+FORMAT = 2
+"""To be raised when files of the cache, or what their content keys are made of, change."""
+
+
+def check_cache(cache_dir: Path, say: Callable[[str], None]) -> None:
+    """Say once if a cache holds what another version of kd-harness made, and note the format of this one.
+
+    Nothing of it is misread: content keys of another format name other files.
+
+    Args:
+        cache_dir: The cache.
+        say: Called with a line of text.
+    """
+    file = cache_dir / "format"
+    found = file.read_text(encoding="utf-8").strip() if file.exists() else ""
+    if found == str(FORMAT):
+        return
+    if any(cache_dir.glob("*/*")):
+        say(
+            f"cache     {cache_dir} was made by another version of kd-harness (format {found or 1}; this one makes "
+            f"{FORMAT}): teachers, their outputs and costs are made anew, and what is old there can be deleted"
+        )
+    write_atomically(file, lambda path: path.write_text(f"{FORMAT}\n", encoding="utf-8"))
