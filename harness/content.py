@@ -32,10 +32,15 @@ class TensorHasher:
         self._hasher = hashlib.sha256()
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Hash a named tensor."""
+        """Hash a named tensor; of a sparse one, where its values are and what they are."""
         import torch  # whoever has tensors has it; the mirror's process has none, and would wait a second for it
 
-        tensor = tensor.detach().cpu().contiguous()
+        tensor = tensor.detach().cpu()
+        if tensor.layout is not torch.strided:
+            tensor = tensor.to_sparse_coo().coalesce()
+            self.add(f"{name} {tuple(tensor.shape)} at", tensor.indices())
+            tensor = tensor.values()
+        tensor = tensor.contiguous()
         self._hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         self._hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
 

@@ -61,9 +61,9 @@ def check_apart_from_teacher(name: str, student: nn.Module, teacher: nn.Module) 
 
 
 def _tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers by name; those without memory are left out."""
+    """Parameters and buffers by name; those without memory are left out, and sparse ones, which have several parts."""
     for key, value in (*network.named_parameters(), *network.named_buffers()):
-        if value.numel() and not value.is_meta:
+        if value.numel() and not value.is_meta and value.layout is torch.strided:
             yield key, value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -30,6 +31,7 @@ GLANCED_AT = 16
 """Samples that a student is asked about."""
 _MOST_VALUES, _MOST_CORNERS, _MOST_ARCHITECTURES, _DRAWN = 32, 32, 256, 64
 _SECONDS = 5.0  # a study of small students is searched in so many; of large ones, fewer architectures are looked at
+_QUANTIZED = re.compile(r"torch\.(ao\.)?nn\.(intrinsic\.|sparse\.)?quantized\.")
 
 Asking = Callable[[str], AbstractContextManager[None]]
 """Says of an error in a task's own code what was asked when it came up."""
@@ -75,6 +77,9 @@ def ready(network: nn.Module, architecture: Mapping[str, Any], data: TensorDataM
             f"{named(architecture)} must give a torch.nn.Module, but gives {type(network).__name__}",
             "return the network from student()",
         )
+    places = {value.device.type for value in (*network.parameters(), *network.buffers())}
+    if not places <= {"cpu", "meta"}:  # a frozen backbone that students share is where the last one was run
+        network.to(torch.device("cpu"))
     return initialize_lazy_layers(network, data.splits["val"].few(1).to(torch.device("cpu")).inputs)
 
 
@@ -213,7 +218,7 @@ def check_trainable(name: str, network: nn.Module) -> None:
     odd = {key: value for key, value in state.items() if not isinstance(value, Tensor)}
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     lost = [key for key, value in tensors.items() if value.is_meta]
-    quantized = [type(part) for part in network.modules() if "quantized" in type(part).__module__]
+    quantized = [type(part) for part in network.modules() if _is_quantized(type(part))]
     if quantized or any(value.is_quantized for value in tensors.values()):
         kind = f" ({quantized[0].__module__}.{quantized[0].__name__})" if quantized else ""
         raise Unfit(
@@ -226,6 +231,11 @@ def check_trainable(name: str, network: nn.Module) -> None:
             f"{name} must keep tensors alone in its state_dict, but {key!r} is a {type(value).__name__}",
             "keep it as a tensor (register_buffer), or as a plain attribute that student() sets",
         )
+    if sparse := [key for key, value in tensors.items() if value.layout is not torch.strided]:
+        raise Unfit(
+            f"{name} must keep dense tensors alone in its state_dict, but {sparse[0]!r} is {tensors[sparse[0]].layout}",
+            "register it as a buffer with persistent=False, or keep it dense",
+        )
     if lost:
         raise Unfit(f"{name} must have weights, but its {lost[0]!r} is on the meta device", "build it on the CPU")
     if not any(parameter.requires_grad for parameter in network.parameters()):
@@ -235,6 +245,11 @@ def check_trainable(name: str, network: nn.Module) -> None:
             + (f"all its {frozen} are frozen" if frozen else "has none"),
             "let student() return a network with parameters, and freeze only some of them",
         )
+
+
+def _is_quantized(kind: type) -> bool:
+    """Whether a module's class is torch's own for quantized numbers; those of FloatFunctional's kind compute in floats."""
+    return bool(_QUANTIZED.match(f"{kind.__module__}.")) and "FloatFunctional" not in kind.__name__
 
 
 def _note_layers(name: str, network: nn.Module, split: Split, layers: Sequence[str], found: Students) -> None:

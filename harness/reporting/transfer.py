@@ -24,7 +24,7 @@ class Transfer:
 
     Attributes:
         answers: What both answered on the validation samples.
-        class_names: A name for each class; empty where they go by their numbers.
+        class_names: Names of the first classes, or of all; those beyond go by their numbers.
     """
 
     answers: Answers
@@ -32,15 +32,18 @@ class Transfer:
 
     def name(self, label: int) -> str:
         """Return what a class is called within a line: its name, with its number where others have that name too."""
-        if label >= len(self.class_names):  # a network may have more logits than there are names
-            return str(label)
-        name = printable(self.class_names[label], _LONGEST_NAME)
+        name = printable(self._names[label], _LONGEST_NAME)
         return f"{name} ({label})" if not name or self._shown_names[name] > 1 else name
 
     @cached_property
     def _shown_names(self) -> Counter[str]:
         """Count the classes of each name, as it is shown."""
-        return Counter(printable(name, _LONGEST_NAME) for name in self.class_names)
+        return Counter(printable(name, _LONGEST_NAME) for name in self._names)
+
+    @cached_property
+    def _names(self) -> list[str]:
+        """The name of each class; a network may have more logits than there are names: the others go by number."""
+        return [*self.class_names, *map(str, range(len(self.class_names), self.answers.classes))]
 
     @cached_property
     def by_class(self) -> pd.DataFrame:
@@ -67,13 +70,12 @@ class Transfer:
             "both_wrong": both_wrong,
             "same_mistake": both_wrong & (teacher == student),
         }
-        names = self.class_names or [str(label) for label in range(self.answers.classes)]
-        frame = pd.DataFrame({"class": names})
+        frame = pd.DataFrame({"class": self._names})
         for name, chosen in counted.items():
             frame[name] = np.bincount(labels[chosen], minlength=len(frame))
         frame["same_mistake_by_chance"] = self._same_mistake_by_chance(frame)
         taken_for = self.lost_as.groupby("label").first().reindex(frame.index)
-        frame["lost_to"] = ["" if np.isnan(answer) else names[int(answer)] for answer in taken_for["answer"]]
+        frame["lost_to"] = ["" if np.isnan(answer) else self._names[int(answer)] for answer in taken_for["answer"]]
         frame["lost_to_count"] = taken_for["lost"].fillna(0).astype(int)
         samples = frame["samples"].where(frame["samples"] > 0)  # a class may have none
         for who in ("teacher", "student"):

@@ -14,6 +14,7 @@ import torch
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from torch import nn
 
+from harness.content import tensors_digest
 from harness.errors import HarnessError, Unfit
 from harness.preparation.logits import numbers_fault
 from harness.preparation.methods import check_student_layers, student_layers
@@ -254,6 +255,49 @@ def test_a_quantized_student_is_refused() -> None:
 
     with pytest.raises(Unfit, match=r"must be trained in floating point, but is quantized \(torch\.ao\.nn\.quantized"):
         looked_at(space_of(build))
+
+
+def test_a_float_student_of_a_file_called_quantized_and_what_adds_floats_for_quantization_are_taken() -> None:
+    class Mine(nn.Sequential):
+        pass
+
+    Mine.__module__ = "quantized_mlp"
+
+    class Adds(Mine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.sum = mlp(2), torch.ao.nn.quantized.FloatFunctional()  # type: ignore[no-untyped-call]
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return self.sum.add(self.net(inputs), self.net(inputs))  # type: ignore[no-any-return, no-untyped-call]
+
+    assert looked_at(space_of(lambda width: Mine(mlp(width)))).classes == 2
+    assert looked_at(space_of(lambda width: Adds())).classes == 2
+
+
+class Graph(nn.Module):
+    """Multiplies with a sparse matrix."""
+
+    def __init__(self, matrix: torch.Tensor, persistent: bool = False) -> None:
+        super().__init__()
+        self.net = mlp(3)
+        self.register_buffer("adjacency", matrix, persistent=persistent)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.net((self.adjacency @ inputs.T).T)  # type: ignore[no-any-return]
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_a_sparse_buffer_is_taken_where_it_is_not_kept_and_told_from_another() -> None:
+    eye = torch.eye(4)
+    ones = torch.ones(4, 4).to_sparse()
+    for sparse in (eye.to_sparse(), eye.to_sparse_csr(), ones):
+        assert looked_at(space_of(lambda width, sparse=sparse: Graph(sparse))).classes == 2
+    given = (eye.to_sparse(), eye.to_sparse_csr(), 2 * eye.to_sparse(), eye.roll(1, 0).to_sparse(), ones)
+    digests = [tensors_digest({"a": one}) for one in given]
+    assert digests[0] == digests[1] and len(set(digests)) == 4
+    with pytest.raises(Unfit, match=r"dense tensors alone in its state_dict, but 'adjacency' is torch\.sparse_coo"):
+        looked_at(space_of(lambda width: Graph(eye.to_sparse(), persistent=True)))
 
 
 def test_fewer_logits_than_labels_are_refused_and_more_are_taken() -> None:

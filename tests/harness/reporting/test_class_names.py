@@ -74,3 +74,13 @@ def test_columns_stand_below_one_another_where_characters_are_wide() -> None:
     rows = [Row(["猫猫", "1"]), Row(["ab", "2"])]
     lines, _ = table_lines([Column("name", is_text=True), Column("n")], rows, width=80)
     assert [line.text for line in lines[2:]] == [" 猫猫  1", " ab    2"]
+
+
+def test_classes_beyond_the_names_go_by_their_numbers(tmp_path: Path) -> None:
+    labels = [0] * 6 + [1] * 4
+    transfer = Transfer(answers(labels, labels, [4, 4, 4, 3, 0, 0, 1, 1, 1, 1], classes=5), ("cat", "dog", "3"))
+    assert transfer.by_class["class"].tolist() == ["cat", "dog", "3", "3", "4"]
+    assert transfer.by_class["lost_to"].tolist() == ["4", "", "", "", ""]
+    assert transfer.sentence().endswith("it loses most in class cat (4 of 6, 3 as 4).")
+    assert transfer.name(2) == "3 (2)" and transfer.name(3) == "3 (3)"  # two that are called so
+    transfer_picture({"a pick": transfer}, tmp_path / "transfer.png", title="s")
