@@ -248,7 +248,7 @@ def check_trainable(name: str, network: nn.Module) -> None:
 
 
 def _is_quantized(kind: type) -> bool:
-    """Whether a module's class is torch's own for quantized numbers; those of FloatFunctional's kind compute in floats."""
+    """Whether a module's class is torch's own for quantized numbers; FloatFunctional and its like compute in floats."""
     return bool(_QUANTIZED.match(f"{kind.__module__}.")) and "FloatFunctional" not in kind.__name__
 
 
