@@ -98,8 +98,8 @@ def test_mlflow_mirrors_the_study(finished: Path) -> None:
 
 def test_every_trial_has_the_metrics_that_the_design_names(finished: Path) -> None:
     names = {
-        "accuracy", "latency_p50_ms", "latency_p95_ms", "throughput_per_s", "parameters", "macs", "size_mb",
-        "agreement", "teacher_kl", "ece", "compression", "speedup",
+        "accuracy", "latency_p50_ms", "latency_p95_ms", "throughput_per_s", "parameters",
+        "trainable_parameters", "macs", "size_mb", "agreement", "teacher_kl", "ece", "compression", "speedup",
     }  # fmt: skip
     study = load(finished, "cancer")
     assert all(set(trial.user_attrs["metrics"]) == names for trial in study.trials)

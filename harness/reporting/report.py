@@ -184,10 +184,9 @@ def _log_gains(result: Result, folder: Path, spool: Spool) -> None:
         number, place = int(row["number"]), folder / str(row["number"])
         if last_state(place / SPOOL) != "COMPLETE":
             continue
-        names = ("control", "tuned_control", "gain")
-        tags = {"kd.gain_over": str(row["gain_over"])}
+        # Tags, for MLflow compares runs by metrics that all have.
+        tags = {"kd.gain": f"{row['gain']:+.4f}", "kd.gain_over": str(row["gain_over"])}
         if number in result.tuned_controls:
             tags["kd.tuned_control"] = result.tuned_controls[number].chosen.name
         with contextlib.closing(spool.beside(place)) as its:
-            its.metrics({name: float(row[name]) for name in names if not math.isnan(row[name])})
             its.tags(tags)
