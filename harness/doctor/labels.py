@@ -10,6 +10,7 @@ from torch import Tensor
 
 from harness.doctor.check import Check, Doubt, Flaw, Groundless
 from harness.doctor.patient import Patient
+from harness.preparation.chance import check_metric
 from harness.preparation.misgivings import no_better_than_chance
 from harness.preparation.prepare import scores_of
 from harness.preparation.teacher_checks import check_pair
@@ -48,6 +49,7 @@ def teacher_knows_the_labels(patient: Patient) -> str:
 def metric_measures(patient: Patient) -> str:
     """The metric takes logits and labels, and goes the way that the task says."""
     task, labels = patient.space.task, patient.sample.splits["val"].labels
+    check_metric(task, labels, patient.classes)
     right = 10 * F.one_hot(labels, patient.classes).float()
     perfect, wrong = _measured(patient, right, labels), _measured(patient, right.roll(1, dims=1), labels)
     if not (math.isfinite(perfect) and math.isfinite(wrong)):
@@ -95,16 +97,16 @@ LABELS = Check(
 
 CHECKS = (
     Check(
-        "teacher knows",
-        teacher_knows_the_labels,
-        "bring the classes into the order that it was trained with, and scale inputs as it knows them",
-        needs=("stored outputs",),
-    ),
-    Check(
         "metric",
         metric_measures,
         "let metric(classes) give a torchmetrics metric of logits (B, C) and labels (B,), and say which way is better",
         needs=("data",),
+    ),
+    Check(
+        "teacher knows",
+        teacher_knows_the_labels,
+        "bring the classes into the order that it was trained with, and scale inputs as it knows them",
+        needs=("stored outputs", "metric"),
     ),
     Check(
         "region",

@@ -1,4 +1,4 @@
-"""What a metric gives for an answer that knows nothing of the sample: the level of chance."""
+"""What a metric gives for answers that are known beforehand: perfect ones, and ones that know nothing of a sample."""
 
 from __future__ import annotations
 
@@ -9,6 +9,46 @@ import warnings
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+from harness.errors import Unfit, one_line
+from harness.task import Task
+
+
+def check_metric(task: Task, labels: Tensor, classes: int) -> Metric:
+    """Return a new metric of a task, on the labels' device, that was seen to give one number for a perfect answer.
+
+    Args:
+        task: Gives the metric.
+        labels: The labels of a split, shape (N,).
+        classes: Number of classes C.
+
+    Raises:
+        Unfit: If it gives none.
+    """
+    kind = "it"
+    try:
+        metric = task.metric(classes)
+        kind = type(metric).__name__
+        found = f"{kind} is no torchmetrics.Metric"
+        if isinstance(metric, Metric):
+            metric.to(labels.device)
+            right = torch.zeros(len(labels), classes, device=labels.device).scatter_(1, labels[:, None], 10.0)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                metric.update(right, labels)
+                value = metric.compute()
+            if not isinstance(value, Tensor) or value.numel() == 1:
+                float(value)
+                metric.reset()
+                return metric
+            found = f"{kind} gives a tensor of shape {tuple(value.shape)}"
+    except Exception as error:
+        found = f"{kind} fails: {type(error).__name__}: {one_line(error)}"
+    raise Unfit(
+        f"metric({classes}) must give one number for logits of shape ({len(labels)}, {classes}) and labels of shape "
+        f"({len(labels)},), but {found}",
+        f"take one that averages over classes, e.g. MulticlassAUROC(num_classes={classes}, average='macro')",
+    )
 
 
 def chance_level(metric: Metric, labels: Tensor, classes: int, *, sign: int) -> float:

@@ -94,6 +94,19 @@ def no_better_than_chance(scores: Scores, reached: float) -> bool:
     return scores.sign * (reached - scores.chance) <= 0
 
 
+def number_wanted(metric: str, value: float) -> str:
+    """Say that a network has no number of the primary metric, and what to do about it.
+
+    Args:
+        metric: Its name.
+        value: What was measured, NaN or infinite.
+    """
+    return (
+        f"{metric} {value} on the samples that it is scored on: let metric(classes) give a number whatever is "
+        "answered, e.g. zero_division=0"
+    )
+
+
 def misgivings(logits: Tensor, scores: Scores | None = None, reached: float = math.nan) -> list[str]:
     """What is doubtful of a teacher, or of a student that has learnt nothing yet, a phrase each.
 
@@ -103,7 +116,9 @@ def misgivings(logits: Tensor, scores: Scores | None = None, reached: float = ma
         reached: The network's value of that metric.
     """
     found = []
-    if scores is not None and no_better_than_chance(scores, reached):
+    if scores is not None and not math.isfinite(reached):
+        found.append(f"has {number_wanted(scores.metric, reached)}, for each student fails that has none")
+    elif scores is not None and no_better_than_chance(scores, reached):
         found.append(
             f"has {scores.metric} {reached:.4f} on the validation split, no better than a constant answer, which has "
             f"{scores.chance:.4f}"

@@ -36,7 +36,7 @@ from harness.errors import HarnessError, one_line
 from harness.latency import ROUNDS, Rounds, expected_steps_s, fitting_batch, is_compiled, time_limit_s
 from harness.macs import macs_of
 from harness.preparation.cache_format import check_cache
-from harness.preparation.chance import chance_level
+from harness.preparation.chance import chance_level, check_metric
 from harness.preparation.ensemble import averaged, ensemble_name, labels, make_teachers, number_of_teachers
 from harness.preparation.keeping import Keeper, nobody_else
 from harness.preparation.logits import label_classes
@@ -226,14 +226,18 @@ def prepare(
 
 
 def scores_of(task: Task, data: TensorDataModule, classes: int) -> Scores:
-    """Return what is known of the primary metric on the validation split before any network has answered."""
-    sign = sign_of(task)
-    metric, labels = task.metric(classes), data.splits["val"].labels
+    """Return what is known of the primary metric on the validation split before any network has answered.
+
+    Raises:
+        Unfit: If the metric gives no number for a perfect answer.
+    """
+    sign, labels = sign_of(task), data.splits["val"].labels
+    metric = check_metric(task, labels, classes)
     return Scores(
         metric=task.metric_name,
         sign=sign,
         bounds=(metric.plot_lower_bound, metric.plot_upper_bound),
-        chance=chance_level(metric.to(labels.device), labels, classes, sign=sign),
+        chance=chance_level(metric, labels, classes, sign=sign),
         samples=len(labels),
     )
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from harness.content import derived_seed, tensors_digest
 from harness.cost import key_of
 from harness.errors import NO_ROOM, TrialFailed
+from harness.preparation.misgivings import number_wanted
 from harness.preparation.prepare import Prepared, costs_of, score
 from harness.preparation.students import build_student
 from harness.settings import Settings
@@ -136,7 +137,9 @@ def run_student(
         scores = score(logits, data, space, prepared.classes, split=split)
         for name, value in scores.items():
             if not math.isfinite(value):
-                raise TrialFailed(f"{name} is {value}")
+                raise TrialFailed(
+                    number_wanted(name, value) if name == space.task.metric_name else f"{name} is {value}"
+                )
         hold.confirm(settings.epochs or space.epochs)
         state = cpu_state(network)
         metadata = {"space": settings.space_name, "architecture": key_of(configuration.student)}

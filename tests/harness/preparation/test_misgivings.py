@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import pytorch_lightning as pl
@@ -11,9 +14,10 @@ import torch
 from conftest import EXAMPLE, Silent, opened
 from safetensors.torch import save_file
 from torch import Tensor
-from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
+from torchmetrics.classification import BinaryAUROC, MulticlassAccuracy, MulticlassAUROC
 
-from harness.preparation.chance import chance_level
+from harness.errors import Unfit
+from harness.preparation.chance import chance_level, check_metric
 from harness.preparation.misgivings import misgivings, of_task, of_training, unused_methods
 from harness.preparation.prepare import prepare
 from harness.region import Scores
@@ -64,6 +68,29 @@ def test_an_imbalanced_tasks_teacher_is_judged_by_the_tasks_own_metric() -> None
         found[type(metric).__name__] = (chance, misgivings(logits, scored, float(metric.compute())))
     assert found["MulticlassAUROC"] == (0.5, [])
     assert found["MulticlassAccuracy"][0] == pytest.approx(0.98) and len(found["MulticlassAccuracy"][1]) == 1
+
+
+def test_a_teacher_without_a_number_of_its_metric_raises_one() -> None:
+    (found,) = misgivings(sure_of(LABELS), scores(0.6), math.nan)
+    assert found.startswith("has f1 nan on the samples that it is scored on: ")
+    assert "e.g. zero_division=0" in found
+
+
+def test_a_metric_must_give_one_number_for_a_perfect_answer() -> None:
+    def refusal(metric: Callable[[int], object]) -> str:
+        with pytest.raises(Unfit) as told:
+            check_metric(cast("Task", SimpleNamespace(metric=metric)), LABELS, 3)
+        assert "MulticlassAUROC(num_classes=3, average='macro')" in str(told.value)
+        return str(told.value)
+
+    shapes = f"logits of shape ({len(LABELS)}, 3) and labels of shape ({len(LABELS)},)"
+    assert f"{shapes}, but BinaryAUROC fails: " in refusal(lambda classes: BinaryAUROC())
+    assert "but MulticlassAUROC gives a tensor of shape (3,)" in refusal(lambda c: MulticlassAUROC(c, average=None))
+    assert "but float is no torchmetrics.Metric" in refusal(lambda classes: 0.5)
+    assert "but it fails: KeyError: 'a'" in refusal(lambda classes: {}["a"])
+    one = check_metric(cast("Task", SimpleNamespace(metric=MulticlassAUROC)), LABELS, 3)
+    assert isinstance(one, MulticlassAUROC)
+    assert one.update_count == 0
 
 
 def test_probabilities_raise_one() -> None:
