@@ -34,7 +34,7 @@ COSTS = (
 
 THREADS = 1  # what a student gets on the small device it is made for
 THROUGHPUT_BATCH = 64
-_HOW = 6  # counts up whenever costs are measured in another way: kept ones are then measured anew
+_HOW = 7  # counts up whenever costs are measured in another way: kept ones are then measured anew
 
 
 @dataclass(frozen=True)

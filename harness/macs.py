@@ -41,9 +41,9 @@ class Macs(NamedTuple):
 def macs_of(network: nn.Module, inputs: Inputs) -> Macs:
     """Count the multiply-accumulates of one call of a network.
 
-    Convolutions, matrix products and attention count, masked or not; element-wise arithmetic, norms, pooling, bias and
-    look-ups do not. A complex product counts as four real ones, and a fast Fourier transform of N values as
-    2.5 N log2 N (half of that for real ones), the convention of FFTW.
+    Convolutions, matrix products and attention count, masked or not; element-wise arithmetic (outer products too),
+    norms, pooling, interpolation, bias and look-ups do not. A complex product counts as four real ones, and a fast
+    Fourier transform of N values as 2.5 N log2 N (half of that for real ones), the convention of FFTW.
 
     Args:
         network: In the mode in which it is to be counted.
@@ -195,7 +195,10 @@ _FORMULAS: Mapping[Any, Callable[[Any, Any], int]] = {
         _attention,
     ),
     aten._trilinear: _bilinear,
-    # Euclidean distances are sums of squares.
+    # The matrix product of positions (x, y, 1) with a sample's (2, 3) parameters.
+    aten.affine_grid_generator: lambda args, output: output.numel() * args[0].shape[-1],
+    # Euclidean distances are sums of squares; those of many rows are computed as a matrix product.
+    aten._euclidean_dist: lambda args, output: output.numel() * args[0].shape[-1],
     aten._cdist_forward: lambda args, output: output.numel() * args[0].shape[-1] if args[2] == 2 else 0,
     aten._pdist_forward: lambda args, output: output.numel() * args[0].shape[-1] if args[1:] in ((), (2,)) else 0,
     aten._fft_c2c: lambda args, output: _fourier(output, args[1], 2.5),
@@ -210,12 +213,12 @@ _SPEAKING = frozenset(
     "c10d _c10d_functional inductor rngprims torchvision image".split()
 )
 _MULTIPLIES = re.compile(
-    r"[a-z]*(mm|gemm)|[a-z]*mv|v?dot|matmul|matrix|linear|bilinear|trilinear|q?linear|q?conv(olution)?(\d?d)?|rnn|lstm|"
+    r"[a-z\d]*(mm|gemm)|[a-z]*mv|v?dot|matmul|matrix|linear|bilinear|trilinear|q?linear|q?conv(olution)?(\d?d)?|rnn|lstm|"
     r"gru|attention|transformer|fft|cdist|pdist|cholesky|svd|qr|geqrf|orgqr|ormqr|solve|spsolve|lstsq|inverse|pinverse|"
     r"lu|det|slogdet|logdet"
 )
 _DOES_NOT = re.compile(
-    r"(_?linalg_(vector_norm|cross|diagonal|check_errors|_powsum)|_thnn_fused_\w+|slice_inverse|\w*(upsample|prepack)\w*)"
+    r"(_?linalg_(vector_norm|cross|diagonal|check_errors|_powsum)|_thnn_fused_\w+|slice_inverse|\w*upsample\w*|\w*prepack(?!ed)\w*)"
 )
 
 

@@ -159,13 +159,14 @@ class Forecast:
         known = self._known(seen, len(trials), but=number)
         if known is None:
             return None
-        own = self._gains(known, self._where([this]), np.array([this.architecture]), np.array([number]))[0]
-        if self._level is not None and own == 0:
+        mean, deviation = known.model.at(self._where([this]), np.array([number]), self._epochs)
+        if self._is_hardly_within(mean, deviation)[0]:
             return inf
         if leads:
             return None
         candidates, gains = self._candidates(known, np.random.default_rng(derived_seed(self._seed, number, rung)))
         gains = gains[cdist(candidates.points, known.points).min(axis=1, initial=np.inf) > _SAME]
+        own = float(self._outlook.gains(known.best, np.array([this.architecture]), mean, deviation)[0])
         own /= self._epochs - rung
         new = float(gains.max(initial=0.0)) / self._epochs
         return None if own >= _WORTH_WHILE * new or new < _NOTHING else new / max(own, _NOTHING)
@@ -294,9 +295,14 @@ class Forecast:
             return np.empty(0)
         mean, deviation = known.model.at(points, runs, self._epochs)
         gains = self._outlook.gains(known.best, architectures, mean, deviation)
+        return np.where(self._is_hardly_within(mean, deviation), 0.0, gains)
+
+    def _is_hardly_within(self, mean: Array, deviation: Array) -> NDArray[np.bool_]:
+        """Whether an end that is so expected will hardly be within the region of interest, shape as given."""
         if self._level is None:
-            return gains
-        return np.where(ndtr((mean - self._level) / deviation) < _HARDLY, 0.0, gains)
+            return np.zeros(mean.shape, dtype=bool)
+        found: NDArray[np.bool_] = ndtr((mean - self._level) / deviation) < _HARDLY
+        return found
 
     def _hopes(self, known: _Known, points: Array) -> Array:
         """How good each of some new students may turn out, as shares of the best and the worst of these."""

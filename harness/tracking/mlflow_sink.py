@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ _NAME_LENGTH, _PARAM_LENGTH, _TAG_LENGTH = 250, 6000, 8000
 _KIND = {"mlflow.experimentKind": "custom_model_development"}  # or its page opens on traces of language models
 _LATE_S = 10.0  # after which another machine may have a trial: less than its worker must be silent for, to lose it
 _SENDING_S = 1.0  # for another machine's call to end that had begun before
+_KINDS: Mapping[type, str] = {Metric: "metric", Param: "parameter", RunTag: "tag"}
 _FOLDER_TAG = "kd.folder"  # of a run that several machines have worked on: since when which one does
 
 
@@ -87,7 +88,8 @@ class MlflowSink:
         on_refused: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._on_refused = on_refused
-        self._refused: set[tuple[type, str]] = set()
+        self._refused: set[tuple[str, type, str]] = set()  # by run: another may have a value that is taken
+        self._said: set[str] = set()
         self.client = MlflowClient(address)
         local = "://" in address and not address.startswith("http")
         place = (artifact_root / experiment).resolve().as_uri() if local else None
@@ -126,13 +128,12 @@ class MlflowSink:
             mirrored.offset = (folder / SPOOL).stat().st_size
             _keep(folder, mirrored)
 
-    def _skip(self, kind: type, name: str, why: str) -> None:
+    def _skip(self, what: str, name: str, why: str) -> None:
         """Say, once, what is not sent, for asking again would be in vain."""
-        if (kind, name) not in self._refused:
-            self._refused.add((kind, name))
-            self._on_refused(
-                f"MLflow lacks {kind.__name__.lower()} {name!r}, which it refuses: {why}; it stays on disk"
-            )
+        line = f"MLflow lacks {what} {name!r}, which it refuses: {why}; it stays on disk"
+        if line not in self._said:  # as of a name that is refused in every run
+            self._said.add(line)
+            self._on_refused(line)
 
     def _send_rest(self, folder: Path, mirrored: _Mirrored) -> None:
         events, end = read_events_until(folder / SPOOL, mirrored.offset)
@@ -348,11 +349,11 @@ class MlflowSink:
         except FileNotFoundError as error:
             if path.exists():
                 raise
-            self._skip(ArtifactRepository, path.name, one_line(error))  # somebody has removed it since
+            self._skip("artifact", path.name, one_line(error))  # somebody has removed it since
         except MlflowException as error:
             if not _is_for_good(error):
                 raise
-            self._skip(ArtifactRepository, path.name, one_line(error))
+            self._skip("artifact", path.name, one_line(error))
 
     def _set_status(self, mirrored: _Mirrored, state: str, time_ms: int) -> None:
         assert mirrored.run_id is not None
@@ -374,7 +375,7 @@ class MlflowSink:
 
     def _log(self, run_id: str, batch: Sequence[Metric | Param | RunTag]) -> None:
         """Log a batch; one that is refused for good in halves, down to what it is refused for, which is left out."""
-        batch = [one for one in batch if (type(one), one.key) not in self._refused]
+        batch = [one for one in batch if (run_id, type(one), one.key) not in self._refused]
         try:
             self.client.log_batch(
                 run_id,
@@ -386,7 +387,8 @@ class MlflowSink:
             if not _is_for_good(error) or not batch or self._is_deleted(run_id):
                 raise
             if len(batch) == 1:
-                self._skip(type(batch[0]), batch[0].key, one_line(error))
+                self._refused.add((run_id, type(batch[0]), batch[0].key))
+                self._skip(_KINDS[type(batch[0])], batch[0].key, one_line(error))
                 return
             middle = len(batch) // 2
             self._log(run_id, batch[:middle])

@@ -187,6 +187,14 @@ def test_convolutions_cost_a_kernel_a_position(
         (lambda a, b: torch.tensordot(a, b, dims=2), [(3, 4, 5), (4, 5, 6)], 3 * 20 * 6),
         (torch.linalg.multi_dot, None, 3 * 4 * 5 + 3 * 5 * 6),
         (torch.cdist, [(3, 4), (5, 4)], 3 * 5 * 4),
+        (torch.cdist, [(3, 4), (64, 4)], 3 * 64 * 4),  # more than 25 rows: another kernel
+        (torch.cdist, [(2, 30, 4), (2, 5, 4)], 2 * 30 * 5 * 4),
+        (lambda a, b: torch.cdist(a, b, compute_mode="use_mm_for_euclid_dist"), [(3, 4), (5, 4)], 3 * 5 * 4),
+        (F.pdist, [(5, 4)], 10 * 4),
+        (lambda a: torch.cov(a), [(3, 8)], 3 * 3 * 8),
+        # Each position, as (x, y, 1), meets the parameters of its sample.
+        (lambda theta: F.affine_grid(theta, [2, 4, 8, 9], align_corners=False), [(2, 2, 3)], 2 * 8 * 9 * 2 * 3),
+        (lambda theta: F.affine_grid(theta, [1, 1, 2, 3, 4], align_corners=False), [(1, 3, 4)], 24 * 3 * 4),
         # A complex product is four real ones.
         (lambda a, b: a.cfloat() @ b.cfloat(), [(3, 4), (4, 5)], 4 * 3 * 4 * 5),
         (lambda a, b: a * b + F.cosine_similarity(a, b).sum(), [(3, 4), (3, 4)], 0),
@@ -268,6 +276,13 @@ def test_decompositions_and_quantized_layers_are_named() -> None:
         warnings.simplefilter("ignore")
         quantized = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(8, 4)), dtype=torch.qint8)
     assert uncounted(quantized, torch.zeros(1, 8)) == ("quantized.linear_dynamic",)
+    scale, zero = torch.tensor(0.1), torch.tensor(0)
+    packed = torch.ops._quantized._wrapped_linear_prepack(torch.ones(4, 8), scale, zero, torch.zeros(4))
+
+    def prepacked(x: Tensor) -> Any:
+        return torch.ops._quantized._wrapped_quantized_linear_prepacked(x, scale, zero, packed, scale, zero, 4)
+
+    assert uncounted(prepacked, torch.zeros(1, 8)) == ("_quantized._wrapped_quantized_linear_prepacked",)
 
 
 @pytest.mark.parametrize("leave", [lambda x: x.numpy(), np.asarray, lambda x: np.array(x.tolist(), dtype=np.float32)])
@@ -284,7 +299,7 @@ def test_ordinary_networks_raise_no_alarm() -> None:
         nn.Sequential(nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(2), nn.Upsample(scale_factor=2, mode="bilinear")),
         nn.Sequential(nn.PixelShuffle(2), nn.ReflectionPad2d(1), nn.Unfold(2), nn.Softmax(-1), nn.Dropout()),
         nn.Sequential(nn.PReLU(), nn.GELU(), nn.SiLU(), nn.Hardswish(), nn.Softplus(), nn.GLU(), nn.CELU()),
-        Called(lambda x: F.grid_sample(x, F.affine_grid(torch.eye(2, 3).expand(2, 2, 3), [2, 4, 8, 8], True))),
+        Called(lambda x: F.grid_sample(x, torch.zeros(2, 8, 8, 2), align_corners=True)),
     ):
         assert macs(network, image) == 0
     sorting = Called(lambda x: x.sort(1).values.topk(2).values.cumsum(0) + torch.linalg.vector_norm(x))

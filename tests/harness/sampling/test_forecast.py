@@ -315,6 +315,22 @@ def test_a_leading_trial_that_will_hardly_reach_the_floor_is_given_up() -> None:
     assert forecast(floor=0.95).outdone(len(trials), 7, [*trials, cheapest]) == np.inf
 
 
+def test_a_student_well_within_the_region_that_can_add_nothing_is_not_told_that_it_is_outside() -> None:
+    def last(alike: float, *, best_is_marked: bool = True) -> list[FrozenTrial]:
+        """20 dear ones of about 0.35, far below a cheap one of 0.8, and one more of them."""
+        params = [at(2, 0.3, 0.01), *(at(32, 1.0, 0.001 + number * 2e-5) for number in range(20))]
+        trials = [trial(number, one, marks=(7,)) for number, one in enumerate(params)]
+        trials[0].intermediate_values = trials[0].intermediate_values if best_is_marked else {}
+        return [*trials, trial(21, at(32, 1.0, alike), TrialState.RUNNING, marks=(7,))]
+
+    times = forecast().outdone(21, 7, last(0.001))
+    assert times is not None and times > 1e6
+    assert forecast(floor=0.3).outdone(21, 7, last(0.001)) == times
+    leading = last(0.0014, best_is_marked=False)
+    assert forecast().outdone(21, 7, leading) is forecast(floor=0.3).outdone(21, 7, leading) is None
+    assert forecast(floor=0.6).outdone(21, 7, leading) == np.inf
+
+
 def test_a_floor_that_none_reaches_is_approached() -> None:
     trials = by_chance(30)
     found = forecast(floor=0.9999).propose(trials, lambda params: True)

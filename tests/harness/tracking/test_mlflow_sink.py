@@ -299,6 +299,11 @@ def test_what_is_refused_for_good_is_said_once_and_the_rest_is_sent(address: str
     assert history(sink, run, "loss") == [(0, 1, 2.0), (1, 2, 1.0)] and run.data.metrics.keys() == {"loss"}
     assert own_tags(run)["kd.note"] == "kept" and "kd@" not in own_tags(run)
     assert len(said) == 4 and all("which it refuses" in line for line in said)
+    assert [line.partition(" '")[0] for line in said] == [
+        f"MLflow lacks {what}" for what in ("artifact", "metric", "parameter", "tag")
+    ]
+    sink.send(append(tmp_path / "1", begin("l"), state("RUNNING"), metrics(0, 1, **{long: 1.0}), state("COMPLETE", 5)))
+    assert len(said) == 4  # the name again, in another run
 
 
 def test_a_parameter_that_was_logged_with_another_value_holds_up_nothing(address: str, tmp_path: Path) -> None:
@@ -312,7 +317,9 @@ def test_a_parameter_that_was_logged_with_another_value_holds_up_nothing(address
     sink.send(append(folder, begin("k", params={"width": "8", "depth": "1"}), state("COMPLETE", 5)))
     (run,) = runs(sink)
     assert run.info.status == "FINISHED" and run.data.params == {"width": "9", "depth": "1"}
-    assert len(said) == 1 and "'width'" in said[0]
+    assert len(said) == 1 and said[0].startswith("MLflow lacks parameter 'width'")
+    sink.send(append(tmp_path / "1", begin("other", params={"width": "8"})))
+    assert sorted(run.data.params["width"] for run in runs(sink)) == ["8", "9"] and len(said) == 1
 
 
 def test_names_that_mlflow_refuses_are_logged_as_it_takes_them(sink: MlflowSink, tmp_path: Path) -> None:
