@@ -91,8 +91,7 @@ def _storable_choices(name: str, distribution: CategoricalDistribution, plain: b
 
 
 def _stored(name: str, choice: Any, plain: bool) -> Any:
-    if isinstance(choice, np.generic):
-        choice = choice.item()
+    choice = _of_python(choice)
     if isinstance(choice, Enum) and not plain:
         return StoredChoice(choice, choice.name)
     if isinstance(choice, StoredChoice) or _is_plain(choice):
@@ -104,6 +103,17 @@ def _stored(name: str, choice: Any, plain: bool) -> Any:
         f"choices of {name} must be None, bool, int, float or str{others}, but got {choice!r}; name "
         "it by a string, and let student() look it up."
     )
+
+
+def _of_python(choice: Any) -> Any:
+    """A choice with Python's numbers in place of NumPy's, also within tuples, lists and dicts."""
+    if isinstance(choice, np.generic):
+        return choice.item()
+    if type(choice) in (tuple, list):  # no named one
+        return type(choice)(map(_of_python, choice))
+    if type(choice) is dict:
+        return {_of_python(key): _of_python(value) for key, value in choice.items()}
+    return choice
 
 
 def _is_plain(choice: Any) -> bool:

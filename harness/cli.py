@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shlex
 import shutil
@@ -155,11 +156,16 @@ def parse_search(arguments: Sequence[str] | None = None) -> tuple[Settings, Plac
         parser.error("--teachers trains teachers and --teacher gives them; one of the two must be left out")
     if asked.ensemble is not None and max(len(asked.teacher), asked.teachers or 1) < 2:
         parser.error("--ensemble needs several teachers: give --teacher more than once, or --teachers")
+    study = flags.study_of(name) if asked.study is None else flags.study_name(parser, asked.study)
+    if not study:
+        parser.error(
+            f"the study needs a name, and {str(file)!r} has no letter of a to z and no digit for one; give --study"
+        )
     fixed = flags.each_once(parser, "--fix", "parameter", asked.fix)
     settings = Settings(
         space_name=name,
         space_file=file,
-        study=flags.study_name(parser, name if asked.study is None else asked.study),
+        study=study,
         trials=asked.trials,
         storage=asked.storage,
         tracking_uri=asked.tracking_uri,
@@ -196,6 +202,7 @@ def run(main: Callable[[], None]) -> None:
         signal.signal(number, interrupt)
     lose_no_signal()
     try:
+        _check_working_folder()
         with room_on_disk():
             main()
     except HarnessError as error:
@@ -206,6 +213,14 @@ def run(main: Callable[[], None]) -> None:
     except Exception:  # a bug; what a library says of an address may hold its password
         print(redact(traceback.format_exc()), end="", file=sys.stderr)
         sys.exit(1)
+
+
+def _check_working_folder() -> None:
+    """Raise ``HarnessError`` if the working folder is no more; libraries fail there in ways of their own."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise HarnessError("the folder that you are in must exist, but was deleted; cd to one that does.") from None
 
 
 def next_steps(settings: Settings, study: Study, experiment_id: str, *, is_over: bool) -> str:

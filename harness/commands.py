@@ -104,7 +104,7 @@ def _doctor_settings(parser: flags.Parser, asked: argparse.Namespace) -> Setting
     return Settings(
         space_name=name,
         space_file=file,
-        study=name,
+        study=flags.study_of(name),
         runs_dir=asked.runs_dir,
         data_dir=asked.data_dir,
         teachers=tuple(flags.checkpoint(parser, path) for path in asked.teacher),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import math
 import os
 import re
@@ -206,12 +207,12 @@ def space_of(parser: argparse.ArgumentParser, asked: str) -> tuple[str, Path]:
     """Name and file of a space that is asked for by either."""
     if asked.endswith(".py"):
         file = Path(asked)
-        if not file.is_file():
-            found = ", which is a folder" if file.is_dir() else ""
+        if not os.path.isfile(file):  # Path's own raises for a name that is too long
+            found = ", which is a folder" if os.path.isdir(file) else ""
             parser.error(f"--space must be a Python file that exists, but got {asked!r}{found}")
         return file.stem.replace("_", "-"), file
     if asked not in space_names():
-        near = [file for file in (f"{asked}.py", f"{asked.replace('-', '_')}.py") if Path(file).is_file()]
+        near = [file for file in (f"{asked}.py", f"{asked.replace('-', '_')}.py") if os.path.isfile(file)]
         hint = f"; did you mean --space {near[0]}?" if near else did_you_mean(asked, space_names())
         parser.error(f"--space must be one of {', '.join(space_names())} or a Python file, but got {asked!r}{hint}")
     return asked, space_file(asked)
@@ -219,9 +220,14 @@ def space_of(parser: argparse.ArgumentParser, asked: str) -> tuple[str, Path]:
 
 def checkpoint(parser: argparse.ArgumentParser, path: Path) -> Path:
     """A teacher's checkpoint, if it is a file."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         parser.error(f"--teacher must be a checkpoint file, but there is no file {str(path)!r}")
     return path
+
+
+def study_of(space: str) -> str:
+    """The name that a study has by its space's, with ``-`` for what it can't have; empty where nothing is left."""
+    return re.sub(r"[^A-Za-z0-9.+-]+", "-", space).lstrip(".+-")[:100]
 
 
 def study_name(parser: argparse.ArgumentParser, name: str) -> str:
@@ -292,6 +298,11 @@ def folder(text: str) -> Path:
     """A folder's path."""
     if not text.strip():
         raise argparse.ArgumentTypeError(f"must be a folder, but got {text!r}; leave the flag out for the default")
+    try:
+        Path(text).stat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise argparse.ArgumentTypeError(f"must be a folder, but got {text!r}: {error.strerror}") from None
     return Path(text)
 
 

@@ -47,10 +47,12 @@ def check_metric_name(name: str, others: Iterable[str]) -> None:
         ValueError: If a flag or a log can't say it, or it means something else there.
     """
     _check_name("metric_name", name)
-    if name in (*others, *COLUMNS, *_LOSSES) or name.startswith(_PREFIXES):
+    logged = logged_name(name)
+    if {name, logged} & {*others, *COLUMNS, *_LOSSES} or name.startswith(_PREFIXES):
+        mlflow = "" if logged == name else f" (in MLflow {logged!r})"
         raise ValueError(
-            f"metric_name must be a name of its own, but {name!r} has another meaning, as a column or a curve; call it "
-            f"otherwise, as 'task_{name.rpartition('/')[2]}'."
+            f"metric_name must be a name of its own, but {name!r}{mlflow} has another meaning, as a column or a curve; "
+            f"call it otherwise, as 'task_{name.rpartition('/')[2]}'."
         )
 
 
@@ -78,6 +80,13 @@ def logged_name(name: str) -> str:
 
 
 def column_names(parameters: Iterable[str], others: Iterable[str]) -> dict[str, str]:
-    """Return the column of each parameter, by its name: ``params.<name>`` where another column has its name."""
-    taken = set(others)
-    return {name: f"params.{name}" if name in taken else name for name in parameters}
+    """Return the column of each parameter, by its name: ``params.<name>`` where another column has its name.
+
+    Where a parameter is called so too, there is another ``params.`` before it.
+    """
+    columns = {name: name for name in parameters}
+    taken = {*others}
+    for name in columns:
+        while columns[name] in taken or (columns[name] != name and columns[name] in columns):
+            columns[name] = f"params.{columns[name]}"
+    return columns

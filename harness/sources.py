@@ -96,8 +96,8 @@ def _differ(name: str, stored: Mapping[str, str], code: Code) -> bool:
     return stored.get(name) != code.package.get(name)
 
 
-def make_importable(folder: Path) -> None:
-    """Put a space file's folder first on the module search path, as Python does for a script.
+def make_importable(file: Path) -> None:
+    """Put a space file's folder first on the module search path, as Python does for a script, also through a link.
 
     Modules of the space file that was run before are forgotten: one of the same name may stand in this folder.
     """
@@ -107,7 +107,7 @@ def make_importable(folder: Path) -> None:
     for name in _imported:
         sys.modules.pop(name, None)
     _imported.clear()
-    _folders.append(str(folder.resolve()))
+    _folders.append(str(file.resolve().parent))
     sys.path.insert(0, _folders[0])
 
 

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from numbers import Real
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeGuard
@@ -32,7 +33,7 @@ from harness.errors import HarnessError, Interrupted, did_you_mean, one_line
 from harness.metrics import METRICS
 from harness.names import check_metric_name, check_parameter_names
 from harness.sources import Code, code_of, is_own, make_importable, noting_imports
-from harness.task import Task
+from harness.task import Task, class_names
 from lightning_modules.classifier import ClassifierModule, check_training
 from lightning_modules.criteria import HINTON, METHODS, make_criterion
 
@@ -44,6 +45,7 @@ METHOD = "method"
 """Name of the parameter that chooses among methods."""
 LOSS_NAMES = ("temperature", "alpha")
 """What the loss of every control has, whatever the method: no name for a part of a student."""
+_KINDS: Mapping[str, tuple[type, str]] = {"float": (Real, "a number"), "str": (str, "a string")}
 
 
 @dataclass(frozen=True)
@@ -129,14 +131,17 @@ class SearchSpace:
                 f"{did_you_mean(task.metric_direction, ('maximize', 'minimize'), otherwise='.')}"
             )
         check_metric_name(task.metric_name, METRICS)
-        if isinstance(task.class_names, str):
-            raise ValueError(f"class_names must be a tuple of names, but got {task.class_names!r}.")
-        check_training(learning_rate=task.teacher_learning_rate)
+        class_names(task)
+        rate = task.teacher_learning_rate
+        if not isinstance(rate, Real) or not 0 < rate < math.inf:
+            raise ValueError(f"teacher_learning_rate must be a positive number, but got {rate!r}.")
 
     def _check_domains(self) -> None:
         """See that losses and optimizer take the ends of every range, and each choice; what lies between, they take."""
         for method, parameters in self.methods.items():
+            _check_kinds(parameters, METHODS[method].__init__)
             _check_ends(f"method {method!r}", parameters, partial(make_criterion, method))
+        _check_kinds(self.training, ClassifierModule.__init__)
         _check_ends("the optimizer", self.training, check_training)
 
     @cached_property
@@ -318,7 +323,7 @@ def _run(file: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    make_importable(file.parent)
+    make_importable(file)
     sys.modules[name] = module  # dataclasses and pickling look a class's module up here
     try:
         with noting_imports():
@@ -409,6 +414,15 @@ def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
         case CategoricalDistribution():
             return trial.suggest_categorical(name, distribution.choices)
     raise AssertionError(f"unknown distribution {distribution!r}")
+
+
+def _check_kinds(group: Distributions, function: Any) -> None:
+    """See that parameters are the numbers and names of layers that a function is annotated with."""
+    for name, distribution in group.items():
+        kind, word = _KINDS[inspect.signature(function).parameters[name].annotation]
+        for value in _ends(distribution):
+            if not isinstance(value, kind):
+                raise ValueError(f"{name} must be {word}, but {value!r} is one of its values.")
 
 
 def _check_ends(what: str, group: Distributions, make: Callable[..., object]) -> None:

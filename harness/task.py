@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from torch import nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
@@ -67,6 +70,25 @@ class Task(ABC):
     def metric(self, classes: int) -> Metric:
         """A new primary metric, updated with logits (B, C) and labels (B,)."""
         return MulticlassAccuracy(num_classes=classes, average="micro", validate_args=False)
+
+
+def class_names(task: Task) -> tuple[str, ...]:
+    """Return what a report calls the classes; empty where a task names none.
+
+    Raises:
+        ValueError: If the task has no sequence of names.
+    """
+    given: Any = task.class_names
+    names = given.tolist() if isinstance(given, np.ndarray) else () if given is None else given
+    if (
+        not isinstance(names, Sequence)
+        or isinstance(names, str | bytes)
+        or not all(isinstance(name, str | Integral) for name in names)
+    ):
+        raise ValueError(
+            f"class_names must be a sequence of strings or integers, in the order of the classes, but got {given!r}."
+        )
+    return tuple(map(str, names))
 
 
 def deployed_network(task: Task, student: nn.Module) -> nn.Module:

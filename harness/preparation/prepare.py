@@ -62,7 +62,7 @@ from harness.space import SearchSpace, ends, line_of
 from harness.studies.changes import bind_starts, known_starts
 from harness.studies.start import Start
 from harness.studies.study import Study
-from harness.task import Task, deployed_network
+from harness.task import Task, class_names, deployed_network
 from harness.tracking.mirror import Mirror
 from harness.training.allocator import keep_freed_memory
 from harness.training.fit import device_of, seed_draws
@@ -564,7 +564,7 @@ def _say_if_no_control(study: Study, data: TensorDataModule, classes: int, termi
 
 def _keep_class_names(space: SearchSpace, study: Study, labelled: int, classes: int) -> None:
     """Keep the names of the classes; of a network of more logits than labels, those beyond have none."""
-    names = tuple(map(str, space.task.class_names))
+    names = class_names(space.task)
     if names and not labelled <= len(names) <= classes:
         raise HarnessError(f"the task's class_names must name each of its {labelled} classes, but name {len(names)}.")
     if names != study.class_names:

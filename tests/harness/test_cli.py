@@ -219,6 +219,32 @@ def test_a_space_file_gives_its_name_to_the_study() -> None:
 
 
 @pytest.mark.parametrize(
+    ("file", "study"),
+    [
+        ("my space.py", "my-space"),
+        ("a__b_.py", "a--b-"),
+        ("_mine.py", "mine"),
+        ("模型 v2.py", "v2"),
+        ("é" * 120 + "x.py", "x"),
+        ("x" * 200 + ".py", "x" * 100),
+    ],
+)
+def test_a_study_is_called_as_much_like_its_file_as_a_study_can_be(file: str, study: str) -> None:
+    Path(file).touch()
+    assert parse_search(["--space", file])[0].study == study
+    assert parse_command(["doctor", "--space", file])[1].study == study
+
+
+def test_a_study_whose_file_gives_it_no_name_asks_for_one(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("模型.py").touch()
+    with pytest.raises(SystemExit):
+        parse_search(["--space", "模型.py"])
+    assert "the study needs a name, and '模型.py' has no letter" in only_line(capsys.readouterr().err)
+    assert parse_search(["--space", "模型.py", "--study", "model"])[0].study == "model"
+    assert parse_command(["doctor", "--space", "模型.py"])[0] == "doctor"
+
+
+@pytest.mark.parametrize(
     ("arguments", "flag", "found"),
     [
         *((["--trials", text], "--trials", repr(text)) for text in ("0", "-3", "x", "1.5", "")),
@@ -240,6 +266,11 @@ def test_a_space_file_gives_its_name_to_the_study() -> None:
         (["--space", "cifar"], "--space", "'cifar'"),
         (["--space", "none.py"], "--space", "'none.py'"),
         (["--space", "../search_spaces/digits"], "--space", "digits, digits-methods, fashion-mnist"),
+        (["--space", "x" * 256 + ".py"], "--space", "xxx.py'"),
+        (["--space", "x" * 256], "--space", "xxx'"),
+        (["--teacher", "x" * 256], "--teacher", "xxx'"),
+        (["--data-dir", "x" * 256], "--data-dir", "File name too long"),
+        (["--runs-dir", "x" * 256], "--runs-dir", "File name too long"),
         (["--launcher", "pbs"], "--launcher", "'pbs'"),
         *(([flag, "1"], flag, "is for --launcher slurm") for flag in ("--nodes", "--partition", "--time")),
         (["--slurm", "qos=high"], "--slurm", "is for --launcher slurm"),
@@ -426,3 +457,15 @@ def test_what_the_output_can_not_show_is_replaced(encoding: str) -> None:
         capture_output=True,
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"? ? ? ?\n?\n", b"")
+
+
+def test_a_command_in_a_folder_that_was_deleted_says_so() -> None:
+    ended = python(
+        "import os, tempfile\n"
+        "from harness.cli import run\n"
+        "os.chdir(folder := tempfile.mkdtemp())\n"
+        "os.rmdir(folder)\n"
+        "run(print)\n"
+    )
+    assert ended.returncode == 2 and ended.stdout == ""
+    assert "the folder that you are in must exist, but was deleted; cd to one that does." in only_line(ended.stderr)

@@ -18,6 +18,7 @@ from harness.errors import HarnessError, did_you_mean
 from harness.names import column_names, logged_name
 from harness.sampling.candidates import Points
 from harness.space import SearchSpace
+from harness.task import class_names
 from search_spaces.digits import SPACE, Digits
 
 
@@ -70,6 +71,11 @@ def test_numbers_of_numpy_are_numbers() -> None:
     assert choices == (4, 8, 0.5, True) and {type(choice) for choice in choices} == {int, float, bool}
 
 
+def test_numbers_of_numpy_are_numbers_within_a_choice_too() -> None:
+    space = of_choices((np.int64(4), 2), [np.float64(0.5)], {np.str_("a"): (np.bool_(True),)})
+    assert space.student["width"].choices == ("(4, 2)", "[0.5]", "{'a': (True,)}")
+
+
 @pytest.mark.parametrize(
     ("choices", "words"),
     [
@@ -101,7 +107,11 @@ def test_choices_that_can_not_be_kept_or_told_apart_are_refused(choices: Any, wo
             "must be positive, but got temperature=0",
         ),
         ("distillation", {"alpha": FloatDistribution(0, 2)}, r"alpha must lie in \[0, 1\], but got alpha=2.0"),
-        ("distillation", {"alpha": CategoricalDistribution(["half"])}, "does not take .*alpha='half'"),
+        (
+            "distillation",
+            {"alpha": CategoricalDistribution(["half"])},
+            "alpha must be a number, but 'half' is one of its values",
+        ),
         ("training", {"learning_rate": FloatDistribution(0, 1)}, "learning_rate must be positive and finite"),
         ("training", {"weight_decay": FloatDistribution(-1, 0)}, "weight_decay must be at least 0"),
         ("training", {"learning_rte": FloatDistribution(0.1, 1)}, "did you mean learning_rate?"),
@@ -164,6 +174,11 @@ def test_a_metric_has_a_name_of_its_own(name: str) -> None:
         replace(SPACE, task=type("T", (Digits,), {"metric_name": name})())
 
 
+def test_a_metric_has_a_name_of_its_own_in_mlflow_too() -> None:
+    with pytest.raises(ValueError, match=r"but 'teacher@kl' \(in MLflow 'teacher_kl'\) has another meaning"):
+        replace(SPACE, task=type("T", (Digits,), {"metric_name": "teacher@kl"})())
+
+
 def test_parameters_that_mlflow_would_mix_up_are_refused() -> None:
     with pytest.raises(ValueError, match="both would be 'a_'"):
         replace(SPACE, student={"a@": IntDistribution(1, 4), "a#": IntDistribution(1, 4)})
@@ -174,13 +189,35 @@ def test_parameters_that_mlflow_would_mix_up_are_refused() -> None:
     [
         ({"metric_direction": "max"}, "must be 'maximize' or 'minimize', but got 'max'; did you mean maximize?"),
         ({"teacher_epochs": 0}, "teacher_epochs must be at least 1"),
-        ({"teacher_learning_rate": -1.0}, "learning_rate must be positive"),
-        ({"class_names": "ab"}, "class_names must be a tuple of names"),
+        ({"teacher_epochs": "20"}, "teacher_epochs must be at least 1, a whole number, but got '20'"),
+        ({"teacher_learning_rate": -1.0}, "teacher_learning_rate must be a positive number, but got -1.0"),
+        ({"teacher_learning_rate": "0.1"}, "teacher_learning_rate must be a positive number, but got '0.1'"),
+        ({"class_names": "ab"}, "class_names must be a sequence of strings or integers, .*but got 'ab'"),
+        ({"class_names": {0: "a", 1: "b"}}, "class_names must be a sequence"),
+        ({"class_names": {"a", "b"}}, "class_names must be a sequence"),
+        ({"class_names": (None, "b")}, "class_names must be a sequence"),
+        ({"class_names": np.array([["a"], ["b"]])}, "class_names must be a sequence"),
     ],
 )
 def test_a_task_that_says_what_is_none_is_refused(attributes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         replace(SPACE, task=type("T", (Digits,), attributes)())
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (None, ()),
+        ([], ()),
+        (range(2), ("0", "1")),
+        (["a", np.int64(1)], ("a", "1")),
+        (np.array(["a", "b"]), ("a", "b")),
+        (np.array([3, 4]), ("3", "4")),
+    ],
+)
+def test_class_names_are_any_sequence_of_strings_and_integers(given: Any, names: tuple[str, ...]) -> None:
+    space = replace(SPACE, task=type("T", (Digits,), {"class_names": given})())
+    assert class_names(space.task) == names
 
 
 @pytest.mark.parametrize(
@@ -202,6 +239,11 @@ def test_mlflow_takes_every_logged_name(name: str, logged: str) -> None:
 
 def test_a_column_of_a_parameter_is_its_name_or_says_that_it_is_one() -> None:
     assert column_names(["width", "state"], ["number", "state"]) == {"width": "width", "state": "params.state"}
+
+
+@pytest.mark.parametrize("names", [["state", "params.state"], ["params.state", "state"]])
+def test_no_two_parameters_share_a_column(names: list[str]) -> None:
+    assert column_names(names, ["state"]) == {"state": "params.params.state", "params.state": "params.state"}
 
 
 @pytest.mark.parametrize(

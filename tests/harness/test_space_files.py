@@ -138,3 +138,13 @@ def test_a_file_that_is_no_text_and_a_folder_are_told_for_what_they_are(tmp_path
     file.write_bytes(b"x = 1\nname = 'caf\xe9'\n")
     assert error_of(file).startswith(f"space file {file}, line ") and "utf-8" in error_of(file)
     assert error_of(tmp_path).endswith(f"must be a name or a Python file, but {str(tmp_path)!r} is a folder.")
+
+
+def test_a_link_to_a_file_finds_the_neighbours_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "far_neighbour.py").write_text("EPOCHS = 7\n")
+    (tmp_path / "far" / "space.py").write_text(
+        f"from far_neighbour import EPOCHS\n{GOOD.replace('epochs=5', 'epochs=EPOCHS')}"
+    )
+    (tmp_path / "linked.py").symlink_to(tmp_path / "far" / "space.py")
+    assert load_space(tmp_path / "linked.py").epochs == 7
