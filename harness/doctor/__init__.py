@@ -20,7 +20,7 @@ CHECKS = (
     *splits.CHECKS,
     *teacher.CHECKS,
     *student.CHECKS,
-    labels.LABELS,
+    *labels.TARGET_CHECKS,
     *teacher.TRAINED_CHECKS,
     *labels.CHECKS,
     *student.DETAILED_CHECKS,

@@ -8,7 +8,6 @@ from torch import Tensor
 from harness.content import tensors_digest
 from harness.doctor.check import Check, Doubt, Flaw
 from harness.doctor.patient import Patient, some_samples
-from harness.preparation.mixing import REMEDY, mixes_targets, why_no_control
 from harness.space import load_space
 from lightning_modules.batch import Inputs, select
 from lightning_modules.tensors import TensorDataModule
@@ -88,16 +87,6 @@ def views_can_be_repeated(patient: Patient) -> str:
     return f"{views.count} of each sample, the same however they are gathered"
 
 
-def a_control_is_fair(patient: Patient) -> str:
-    """What a student gains over labels alone is the teacher's: samples are not mixed, or their targets are too."""
-    mixed = mixes_targets(patient.data, patient.classes)
-    if why := why_no_control(patient.data, patient.classes):
-        raise Doubt(f"no control possible: {why}", REMEDY)
-    return (
-        "labels alone, on the same mixed or soft targets" if mixed else "labels alone; samples are not seen to be mixed"
-    )
-
-
 def _of(patient: Patient, inputs: Inputs, ids: Tensor, view: int) -> dict[str, Tensor]:
     assert patient.data.views is not None
     shown, targets = show(patient.data.views, select(inputs, ids), ids, view)
@@ -139,5 +128,4 @@ CHECKS = (
         "let Views.of depend on (seed, sample, view) alone; lightning_modules.views.uniforms draws so",
         needs=("data",),
     ),
-    Check("controls", a_control_is_fair, REMEDY, needs=("data",)),
 )

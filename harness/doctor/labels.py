@@ -12,6 +12,7 @@ from harness.doctor.check import Check, Doubt, Flaw, Groundless
 from harness.doctor.patient import Patient
 from harness.preparation.chance import check_metric
 from harness.preparation.misgivings import no_better_than_chance
+from harness.preparation.mixing import REMEDY, mixes_targets, why_no_control
 from harness.preparation.prepare import scores_of
 from harness.preparation.teacher_checks import check_pair
 from harness.region import check_name, check_reach, region_of
@@ -24,6 +25,16 @@ def labels_are_within_the_logits(patient: Patient) -> str:
     if labelled < patient.classes:
         return f"0 to {labelled - 1} of {patient.classes} logits in teacher and student"
     return f"0 to {labelled - 1}, a logit for each in teacher and student"
+
+
+def a_control_is_fair(patient: Patient) -> str:
+    """What a student gains over labels alone is the teacher's: samples are not mixed, or their targets are too."""
+    mixed = mixes_targets(patient.data, patient.classes)
+    if why := why_no_control(patient.data, patient.classes):
+        raise Doubt(f"no control possible: {why}", REMEDY)
+    return (
+        "labels alone, on the same mixed or soft targets" if mixed else "labels alone; samples are not seen to be mixed"
+    )
 
 
 def teacher_knows_the_labels(patient: Patient) -> str:
@@ -88,12 +99,16 @@ def _measured(patient: Patient, logits: Tensor, labels: Tensor) -> float:
     return float(metric.compute())
 
 
-LABELS = Check(
-    "labels",
-    labels_are_within_the_logits,
-    "give teacher and student one logit for each class, and count classes from 0",
-    needs=("teacher's logits", "student's logits"),
+TARGET_CHECKS = (
+    Check(
+        "labels",
+        labels_are_within_the_logits,
+        "give teacher and student one logit for each class, and count classes from 0",
+        needs=("teacher's logits", "student's logits"),
+    ),
+    Check("controls", a_control_is_fair, REMEDY, needs=("labels",)),
 )
+"""Before a teacher learns."""
 
 CHECKS = (
     Check(

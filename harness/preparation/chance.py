@@ -13,6 +13,8 @@ from torchmetrics import Metric
 from harness.errors import Unfit, one_line
 from harness.task import Task
 
+_VALUES = 8_000_000  # logits that a metric is given at once
+
 
 def check_metric(task: Task, labels: Tensor, classes: int) -> Metric:
     """Return a new metric of a task, on the labels' device, that was seen to give one number for a perfect answer.
@@ -32,10 +34,10 @@ def check_metric(task: Task, labels: Tensor, classes: int) -> Metric:
         found = f"{kind} is no torchmetrics.Metric"
         if isinstance(metric, Metric):
             metric.to(labels.device)
-            right = torch.zeros(len(labels), classes, device=labels.device).scatter_(1, labels[:, None], 10.0)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                metric.update(right, labels)
+                for part in labels.split(max(1, _VALUES // classes)):
+                    metric.update(10 * torch.nn.functional.one_hot(part, classes).float(), part)
                 value = metric.compute()
             if not isinstance(value, Tensor) or value.numel() == 1:
                 float(value)
@@ -67,19 +69,17 @@ def chance_level(metric: Metric, labels: Tensor, classes: int, *, sign: int) -> 
     alone = torch.zeros(classes, device=labels.device)
     alone[counts.argmax()] = 1.0
     frequent = (counts / counts.sum()).clamp_min(1e-6).log()
-    found = [
-        score
-        for row in (alone, frequent)
-        if math.isfinite(score := _scored(metric, row.expand(len(labels), -1), labels))
-    ]
+    found = [score for row in (alone, frequent) if math.isfinite(score := _scored(metric, row, labels))]
     return sign * max(sign * score for score in found) if found else math.nan
 
 
-def _scored(metric: Metric, logits: Tensor, labels: Tensor) -> float:
-    """Score logits, or return NaN: a metric of ranks, say, may refuse answers that are all the same."""
+def _scored(metric: Metric, row: Tensor, labels: Tensor) -> float:
+    """Score the same logits for all, or return NaN: a metric of ranks, say, may refuse such answers."""
+    size = max(1, _VALUES // len(row))
     metric.reset()
     with warnings.catch_warnings(), contextlib.suppress(Exception):
         warnings.simplefilter("ignore")
-        metric.update(logits.contiguous(), labels)
+        for part in labels.split(size):
+            metric.update(row.repeat(len(part), 1), part)
         return float(metric.compute())
     return math.nan

@@ -33,7 +33,7 @@ _BESIDE = "a view of a sample depends on the samples beside it in a batch"
 _ALONE = 4  # of them, asked about alone too
 _HITS = 2  # views that hold another sample: one may be chance
 _LEAST_VALUES = 16  # of a sample, or of a part that was replaced: fewer may be another sample's by chance
-_ROWS = 4096  # of the training samples, compared at a time
+_VALUES = 8_000_000  # of the training samples, compared at a time
 _COSINE2 = 0.999  # squared, above which what a view adds may be another sample
 _RESIDUAL = 1e-3  # of what a view adds, that no weighted sum explains: rounding
 _POSITIONS = 32  # of a replaced part, compared first
@@ -61,7 +61,7 @@ def mixes_targets(data: TensorDataModule, classes: int) -> bool:
             "all views must give targets, or none, but some of Views.of's answers are (inputs, targets)."
         )
     for targets in given:
-        if targets.ndim != 2 or targets.shape[0] != len(ids) or targets.shape[1] < classes:
+        if targets.ndim != 2 or targets.shape[0] != len(ids) or targets.shape[1] != classes:
             raise HarnessError(
                 f"targets of a view must be probabilities of the {classes} classes, shape ({len(ids)}, {classes}) for "
                 f"{len(ids)} samples, but got shape {tuple(targets.shape)}."
@@ -160,8 +160,9 @@ def _held(shown: Tensor, own: Tensor, data: TensorDataModule) -> dict[int, set[i
     train = data.splits["train"].inputs
     held: dict[int, set[int]] = {place: set() for place in range(len(shown))}
     replaced = {place: places for place in held if len(places := _replaced(shown[place], own[place]))}
-    for first in range(0, len(data.splits["train"]), _ROWS):
-        rows = _flat(select(train, slice(first, first + _ROWS)))
+    size = max(1, _VALUES // own.shape[1])
+    for first in range(0, len(data.splits["train"]), size):
+        rows = _flat(select(train, slice(first, first + size)))
         for place, other in _candidates_of_sums(shown, own, rows):
             if _is_sum(shown[place], own[place], rows[other]):
                 held[place].add(first + other)

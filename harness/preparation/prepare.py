@@ -72,7 +72,7 @@ from lightning_modules.tensors import TensorDataModule
 from lightning_modules.views import show
 
 _HASHED_NUMBERS = 20_000_000  # of students' fresh weights, at most, by which a start is known: half a second
-_HASHED_AT_ONCE = 4096  # samples, for views need not fit in memory
+_HASHED_AT_ONCE, _HASHED_BYTES = 4096, 2**26  # samples, and bytes of them: views need not fit in memory
 _GLANCED_AT = 16  # samples, by which it is seen whether a student gives logits
 MOST_ARCHITECTURES = 256  # a space of more is measured architecture by architecture, when a trial asks for it
 
@@ -462,13 +462,18 @@ def fingerprint(data: TensorDataModule) -> str:
         hasher.add(f"{split} labels", part.labels)
     if data.views is not None:
         train = data.splits["train"]
+        size = max(1, min(_HASHED_AT_ONCE, _HASHED_BYTES // max(1, _bytes_of(train.few(1).inputs))))
         for view in range(data.views.count):
-            for ids in torch.arange(len(train)).split(_HASHED_AT_ONCE):
+            for ids in torch.arange(len(train)).split(size):
                 inputs, targets = show(data.views, select(train.inputs, ids), ids, view)
                 _add(hasher, f"view {view} of train", inputs)
                 if targets is not None:
                     hasher.add(f"view {view} of train: targets", targets)
     return hasher.key()
+
+
+def _bytes_of(inputs: Inputs) -> int:
+    return sum(one.nbytes for one in (inputs.values() if isinstance(inputs, dict) else [inputs]))
 
 
 def _add(hasher: TensorHasher, what: str, inputs: Inputs) -> None:

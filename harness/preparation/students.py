@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import itertools
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-import optuna
 import torch
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import RandomSampler
 from torch import Tensor, nn
 
 from harness.content import digest, tensors_digest
@@ -29,9 +26,12 @@ from lightning_modules.tensors import Split, TensorDataModule
 
 GLANCED_AT = 16
 """Samples that a student is asked about."""
-_MOST_VALUES, _MOST_CORNERS, _MOST_ARCHITECTURES, _DRAWN = 32, 32, 256, 64
-_SECONDS = 5.0  # a study of small students is searched in so many; of large ones, fewer architectures are looked at
+_MOST_VALUES, _MOST_CORNERS, _MOST_ARCHITECTURES = 32, 32, 64
+_MOST_NUMBERS = 50_000_000  # of their weights together: of large students, fewer architectures are looked at
+_LEAST_NUMBERS = 250_000  # that are counted for each: so many are drawn in the time that a small one takes besides
 _QUANTIZED = re.compile(r"torch\.(ao\.)?nn\.(intrinsic\.|sparse\.)?quantized\.")
+
+_NEEDED = 3  # the first corners: the middle, all lowest, all highest
 
 Asking = Callable[[str], AbstractContextManager[None]]
 """Says of an error in a task's own code what was asked when it came up."""
@@ -98,8 +98,8 @@ def check_students(
 ) -> Students:
     """See that students of every kind can be trained, before a teacher is made and a trial is begun.
 
-    All architectures are looked at, or of a space that is too large, or whose students take too long, first the middle
-    and the corners, then every value of each parameter, then as many others as a few seconds allow.
+    The middle of the space is looked at, its corners, every value of each parameter, and all others of a space of few;
+    of students of many weights, so many of these, in this order, as have few enough together; the first three always.
 
     Args:
         space: Its task builds them.
@@ -114,24 +114,14 @@ def check_students(
         Unfit: If a student is none, can't be trained or kept, shares what is trained with another one, answers with
             anything but logits, or has other classes than the others.
     """
-    found, characters = Students(), dict[str, str]()
-    split = glance(data)
-    ends_at = time.monotonic() + _SECONDS
-    axes = _axes(space)
-    architectures = {named(one): one for one in [*_corners(space), *itertools.chain(*axes.values())]}
-    sure = len(architectures)
-    for one in _others(space):
-        architectures.setdefault(named(one), one)
-    for place, (name, architecture) in enumerate(architectures.items()):
-        if time.monotonic() > ends_at and place >= min(sure, 3):
-            break
-        with asking(name):
-            characters[name] = _look_at(name, architecture, space, data, split, layers, found)
-        found.looked_at += 1
-    for parameter, line in axes.items():
-        seen = [characters.get(named(one)) for one in line]
-        if len(seen) > 1 and None not in seen and len(set(seen)) == 1:
-            found.inert.append(parameter)
+    found, look = Students(), _Look(space, data, asking, layers)
+    corners, axes = list(_corners(space)), _axes(space)
+    every = space.architectures(limit=_MOST_ARCHITECTURES) or []
+    for place, architecture in enumerate([*corners, *itertools.chain(*axes.values()), *every]):
+        look(architecture, found, twice=place < len(corners), is_needed=place < _NEEDED)
+    found.looked_at = len(look.characters)
+    look.numbers = 0  # as many again may show what a parameter changes beside others than the middle
+    found.inert = [name for name, line in axes.items() if len(line) > 1 and look.is_inert(name, line, found)]
     return found
 
 
@@ -161,6 +151,56 @@ class LayerCheck:
         return self._found[name]
 
 
+class _Look:
+    """Looks at one architecture after the other, each once, until they have too many weights together.
+
+    Args:
+        space: Its task builds them.
+        data: The data, on the device that students are run on.
+        asking: Says of an error in the task's own code what was asked.
+        layers: Names of the layers that its methods compare.
+
+    Attributes:
+        characters: A digest of what tells each from others, by its name.
+        numbers: How many weights those had together that were looked at.
+    """
+
+    def __init__(self, space: SearchSpace, data: TensorDataModule, asking: Asking, layers: Sequence[str]) -> None:
+        self._space, self._data, self._asking, self._layers = space, data, asking, layers
+        self._split = glance(data)
+        self._seen: dict[str, dict[str, Any]] = {}
+        self.characters: dict[str, str] = {}
+        self.numbers = 0
+
+    def __call__(
+        self, architecture: Mapping[str, Any], found: Students, *, twice: bool = False, is_needed: bool = False
+    ) -> str | None:
+        """Return what tells an architecture from others, and note what it gives; ``None`` where there are too many."""
+        name = named(architecture)
+        if name not in self.characters and (is_needed or self.numbers < _MOST_NUMBERS):
+            with self._asking(name):
+                network, self.characters[name] = _look_at(
+                    name, architecture, self._space, self._data, self._split, self._layers, found, twice=twice
+                )
+            self._seen[name] = dict(architecture)
+            self.numbers += max(_LEAST_NUMBERS, sum(value.numel() for value in network.parameters()))
+        return self.characters.get(name)
+
+    def is_inert(self, parameter: str, line: Sequence[Mapping[str, Any]], found: Students) -> bool:
+        """Whether nothing changes with a parameter, beside the middle of the others and beside whatever was seen."""
+        ends = [line[place][parameter] for place in (0, -1)]
+        if not _are_alike(self.characters.get(named(one)) for one in line):
+            return False
+        pairs = [[one | {parameter: value} for value in ends] for one in self._seen.values()]
+        return all(_are_alike(self(one, found) for one in pair) for pair in pairs)
+
+
+def _are_alike(characters: Iterable[str | None]) -> bool:
+    """Whether architectures are the same; one that was not looked at is like no other."""
+    found = set(characters)
+    return len(found) == 1 and None not in found
+
+
 def _look_at(
     name: str,
     architecture: Mapping[str, Any],
@@ -169,17 +209,16 @@ def _look_at(
     split: Split,
     layers: Sequence[str],
     found: Students,
-) -> str:
-    """Look at one architecture, note what it gives, and return a digest of what tells it from others."""
-    first, second, is_seeded = _built_twice(space, architecture, data)
-    check_trainable(name, first)
-    if not is_seeded:
-        raise Unfit(
-            f"{name} must draw from the generator that a trial seeds, but sets a seed of its own: all begin alike",
-            "call no torch.manual_seed or seed_everything in student(): a trial seeds what it draws",
-        )
-    check_apart(name, first, second, split.inputs)
-    network = first.to(data.device)
+    *,
+    twice: bool,
+) -> tuple[nn.Module, str]:
+    """Look at one architecture, note what it gives, and return it with a digest of what tells it from others."""
+    seed_draws(0, torch.device("cpu"))
+    network = build_student(space, architecture, data)
+    check_trainable(name, network)
+    if twice:
+        _check_anew(name, network, architecture, space, data, split)
+    network.to(data.device)
     with torch.no_grad(), evaluating(network):
         logits = call(network, split.inputs)
     classes = check_logits(name, logits, split.labels)
@@ -193,19 +232,27 @@ def _look_at(
         )
     _note_layers(name, network, split, layers, found)
     _check_smallest_batch(name, network, data)
-    return _character(network, split.inputs, logits)
+    return network, _character(network, split.inputs, logits)
 
 
-def _built_twice(
-    space: SearchSpace, architecture: Mapping[str, Any], data: TensorDataModule
-) -> tuple[nn.Module, nn.Module, bool]:
-    """Build a student under two seeds, and say whether what it draws depends on them."""
-    networks, states = [], []
-    for seed in (0, 1):
-        seed_draws(seed, torch.device("cpu"))
-        networks.append(build_student(space, architecture, data))
-        states.append(torch.get_rng_state())
-    return networks[0], networks[1], not torch.equal(*states)
+def _check_anew(
+    name: str,
+    network: nn.Module,
+    architecture: Mapping[str, Any],
+    space: SearchSpace,
+    data: TensorDataModule,
+    split: Split,
+) -> None:
+    """See that a student that was just built under one seed is another one when it is built under another."""
+    state = torch.get_rng_state()
+    seed_draws(1, torch.device("cpu"))
+    second = build_student(space, architecture, data)
+    if torch.equal(state, torch.get_rng_state()):
+        raise Unfit(
+            f"{name} must draw from the generator that a trial seeds, but sets a seed of its own: all begin alike",
+            "call no torch.manual_seed or seed_everything in student(): a trial seeds what it draws",
+        )
+    check_apart(name, network, second, split.inputs)
 
 
 def check_trainable(name: str, network: nn.Module) -> None:
@@ -323,12 +370,3 @@ def _corners(space: SearchSpace) -> Iterator[dict[str, Any]]:
         yield dict(zip(space.student, (pair[side] for pair in ends), strict=True))
     for corner in itertools.islice(itertools.product(*ends), _MOST_CORNERS):
         yield dict(zip(space.student, corner, strict=True))
-
-
-def _others(space: SearchSpace) -> list[dict[str, Any]]:
-    """Every architecture, or of a larger space so many that are drawn evenly."""
-    every = space.architectures(limit=_MOST_ARCHITECTURES)
-    if every is not None:
-        return every
-    study = optuna.create_study(sampler=RandomSampler(0))
-    return [space.suggest(study.ask()).student for _ in range(_DRAWN)]

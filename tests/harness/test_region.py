@@ -212,8 +212,10 @@ LABELS = torch.tensor([0, 0, 1, 0, 2, 0])
     ],
 )
 def test_chance_is_the_better_of_the_most_frequent_class_and_all_as_frequent_as_they_are(
-    metric: Any, sign: int, chance: float
+    metric: Any, sign: int, chance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert chance_level(metric, LABELS, 3, sign=sign) == pytest.approx(chance, nan_ok=True, abs=1e-5)
+    monkeypatch.setattr("harness.preparation.chance._VALUES", 12)  # four samples of three classes at once
     assert chance_level(metric, LABELS, 3, sign=sign) == pytest.approx(chance, nan_ok=True, abs=1e-5)
 
 

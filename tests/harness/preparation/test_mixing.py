@@ -151,6 +151,7 @@ def test_mixed_targets_make_the_control_fair_and_reach_the_batch() -> None:
     [
         (torch.ones(4, 10), "must be probabilities that sum to 1"),
         (torch.full((4, 9), 1 / 9), "of the 10 classes, shape (4, 10) for 4 samples, but got shape (4, 9)"),
+        (torch.full((4, 11), 1 / 11), "of the 10 classes, shape (4, 10) for 4 samples, but got shape (4, 11)"),
     ],
 )
 def test_targets_that_are_no_probabilities_are_refused(targets: Tensor, told: str) -> None:
@@ -172,3 +173,10 @@ def test_methods_that_need_one_class_a_sample_are_refused_where_targets_are_mixe
         "contrastive",
         "self_distillation",
     }
+
+
+def test_mixes_are_seen_whatever_part_of_the_samples_is_compared_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = with_views(Changed(count=2, change=mixed))
+    whole = why_no_control(data, 10)
+    monkeypatch.setattr("harness.preparation.mixing._VALUES", 64 * 100)  # a hundred digits
+    assert why_no_control(data, 10) == whole != ""

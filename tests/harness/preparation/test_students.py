@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from optuna.distributions import CategoricalDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from torch import nn
 
 from harness.content import tensors_digest
@@ -380,3 +380,29 @@ def test_numbers_are_told_apart() -> None:
     assert numbers_fault(values) == "NaN for 1 of 4 samples"
     assert numbers_fault(values[2:]) == "infinity for 1 of 2 samples"
     assert numbers_fault(values[[0, 3]]) is None
+
+
+def test_a_parameter_that_only_some_kinds_use_is_not_called_without_effect() -> None:
+    def build(kind: str, heads: int, unused: float) -> nn.Module:
+        return mlp(heads if kind == "multi" else 3)
+
+    kinds = CategoricalDistribution(["mlp", "multi", "cnn"])  # neither the middle, nor an end of them
+    heads, unused = IntDistribution(1, 100), FloatDistribution(0, 1)
+    assert looked_at(space_of(build, kind=kinds, heads=heads, unused=unused)).inert == ["unused"]
+
+
+def test_of_large_students_the_same_few_are_looked_at_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.preparation.students._MOST_NUMBERS", 1_000_000)
+
+    def build(width: int, depth: int) -> nn.Module:
+        seen.append((width, depth))
+        return mlp(40_000 * width)
+
+    seen: list[tuple[int, int]] = []
+    space = space_of(build, width=IntDistribution(1, 2), depth=IntDistribution(1, 30))
+    for _ in range(2):
+        students = looked_at(space)
+    half = len(seen) // 2
+    assert seen[:half] == seen[half:] and students.inert == []
+    # With 7 · 40,000 · width + 2 weights each: two of width 1 and one of width 2 have 1,120,006.
+    assert students.looked_at == 3 and seen[:half] == [pair for pair in [(1, 15), (1, 1), (2, 30)] for _ in range(2)]
