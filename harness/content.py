@@ -167,6 +167,11 @@ class Lease:
         self._descriptor = descriptor
         return True
 
+    @property
+    def is_held(self) -> bool:
+        """Whether it is held by this very lease."""
+        return self._descriptor is not None
+
     def is_sole(self) -> bool:
         """Whether nobody else holds a lease of the folder. Asked of one that is held, and shared."""
         assert self._descriptor is not None and self._mode == fcntl.LOCK_SH

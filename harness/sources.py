@@ -6,15 +6,17 @@ import ast
 import base64
 import contextlib
 import difflib
+import importlib
 import itertools
 import json
 import sys
 import sysconfig
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from modulefinder import ModuleFinder
+from importlib.machinery import PathFinder
+from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +120,7 @@ def noting_imports() -> Iterator[None]:
     try:
         yield
     finally:
-        _imported.update(name for name in set(sys.modules) - before if _own_file(name) is not None)
+        _imported.update(name for name in set(sys.modules) - before if _own_file(name) or _is_own_folder(name))
 
 
 def code_of(file: Path) -> Code:
@@ -129,17 +131,56 @@ def code_of(file: Path) -> Code:
     Args:
         file: The space file.
     """
-    finder = ModuleFinder(path=[path for path in sys.path if path and is_own(Path(path))], excludes=list(_PACKAGES))
-    finder.run_script(str(file.resolve()))
-    found = {name: getattr(module, "__file__", None) for name, module in finder.modules.items()}
-    paths = {name: Path(path) for name, path in found.items() if path}
-    paths |= {name: path for name in _imported if (path := _own_file(name)) is not None}
     files = {file.name: _plain(file)}
-    for name, path in paths.items():
+    for name, path in _modules(file).items():
         if path.resolve() != file.resolve() and path.is_file():
             end = f"/{path.name}" if path.stem == "__init__" else path.suffix
             files[f"{name.replace('.', '/')}{end}"] = _plain(path)  # wherever it lies: machines may differ in that
     return Code(files, package_code())
+
+
+def _modules(file: Path) -> dict[str, Path]:
+    """The source of each of the user's own modules that a file imports, or one of these, by its name."""
+    importlib.invalidate_caches()
+    roots = [path for path in sys.path if path and is_own(Path(path))]
+    found = {name: path for name in _imported if (path := _own_file(name)) is not None}
+    waiting = [("", file), *found.items()]
+    while waiting:
+        for imported in _imports(*waiting.pop()):
+            new = {name: path for name, path in _sources(imported, roots) if name not in found}
+            found |= new
+            waiting += new.items()
+    return found
+
+
+def _imports(module: str, file: Path) -> Iterator[str]:
+    """The whole names of what a module's import statements name: modules, or what is in one."""
+    package = module if file.stem == "__init__" else module.rpartition(".")[0]
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError, OSError):  # never imported, or a compiled module
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (one.name for one in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            with contextlib.suppress(ImportError):  # it leads out of its package
+                source = resolve_name("." * node.level + (node.module or ""), package)
+                yield from (f"{source}.{one.name}" for one in node.names)
+
+
+def _sources(name: str, folders: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    """Each part of a dotted name that is a module in some folders, by its whole name; nothing is imported."""
+    parts = name.split(".")
+    if parts[0] in _PACKAGES:
+        return
+    for place, part in enumerate(parts):
+        spec = PathFinder.find_spec(part, folders)
+        if spec is None:
+            return
+        if spec.has_location and spec.origin:  # a folder without __init__.py has none
+            yield ".".join(parts[: place + 1]), Path(spec.origin)
+        folders = list(spec.submodule_search_locations or ())
 
 
 @cache
@@ -163,6 +204,14 @@ def _own_file(module: str) -> Path | None:
     if not isinstance(found, str) or module.partition(".")[0] in _PACKAGES or not is_own(Path(found)):
         return None
     return Path(found)
+
+
+def _is_own_folder(module: str) -> bool:
+    """Whether a module is a folder of the user's own modules, without ``__init__.py``."""
+    found = sys.modules.get(module)
+    if getattr(found, "__file__", None) is not None:
+        return False
+    return any(is_own(Path(path)) for path in getattr(found, "__path__", ()))
 
 
 def _plain(file: Path) -> str:

@@ -16,6 +16,9 @@ from harness.preparation.teacher import BindStart, Teacher, TeacherListener, mak
 from harness.preparation.teacher_outputs import Outputs
 from harness.screen.terminal import Bar, Terminal
 from harness.settings import Settings
+from harness.studies.changes import known_starts
+from harness.studies.start import Start
+from harness.studies.study import Study
 from harness.task import Task
 from harness.tracking.mirror import Mirror
 from lightning_modules.ensemble import mean_of_logits, mean_of_probabilities
@@ -128,6 +131,25 @@ def _shown(label: str, task: Task, terminal: Terminal, mirror: Mirror) -> Iterat
             shown.close()
     if bar:
         terminal.say(f"{label:<9} trained in {time.perf_counter() - started:.1f} s")
+
+
+def bind_teachers(study: Study, starts: Sequence[Start], average: str) -> str:
+    """Tie a study to its teachers, or see that it is tied to the same; what they are called together.
+
+    Args:
+        study: The study, whose lease is held.
+        starts: What each teacher is, in order; another processor may find other last bits.
+        average: One of ``harness.settings.AVERAGES``.
+
+    Raises:
+        HarnessError: If the study stands on others.
+    """
+    with study.alone("bind"):
+        bound = known_starts(study, dict(zip(labels(len(starts)), starts, strict=True)))
+        name = ensemble_name([start.digest for start in bound.values()], average)
+        study.bind_alone(teacher=name)
+        study.keep_starts(bound)
+    return name
 
 
 def ensemble_name(teachers: Sequence[str], average: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -24,6 +25,9 @@ from lightning_modules.tensors import Split, TensorDataModule
 _ASKED = 32  # samples of each split that may be looked at
 _KEPT = 512  # numbers of a network's answers that are compared
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+
+_steady: WeakKeyDictionary[nn.Module, dict[str, str]] = WeakKeyDictionary()
+"""Of each network that was asked: a hash of each attribute that it had before, and that the first call left alone."""
 
 
 def samples_of(data: TensorDataModule, device: torch.device | None = None) -> list[Inputs]:
@@ -55,19 +59,20 @@ def network_digest(network: nn.Module, answers: Tensor) -> str:
     drawn = torch.from_numpy(np.random.default_rng(0).standard_normal((2, len(unit))))
     shares = [round(float(share), 2) + 0.0 for share in drawn @ (unit / size)] if size else []
     answered = [list(answers.shape), round(math.log(size), 2) if size else None, shares]
-    return digest(repr(network), weights_digest(network), _attributes(network), answered)
+    held = _steady[network] if network in _steady else _attributes(network)
+    return digest(repr(network), weights_digest(network), held, answered)
 
 
 def weights_digest(network: nn.Module) -> str:
     """A content hash of all tensors of a network, the buffers that it does not save too."""
-    named = {**dict(network.named_buffers()), **network.state_dict()}
-    return tensors_digest({name: value for name, value in named.items() if isinstance(value, Tensor)})
+    return tensors_digest(_tensors(network))
 
 
 @torch.no_grad()
 def answers_of(network: nn.Module, samples: Sequence[Inputs]) -> Tensor:
     """Logits of some samples in eval mode, on the CPU, finite; the network's modes are left as they were."""
     modes = {module: module.training for module in network.modules()}
+    before = None if network in _steady else _attributes(network)
     seed_draws(derived_seed("answers"), torch.device("cpu"))
     network.eval()
     try:
@@ -75,6 +80,9 @@ def answers_of(network: nn.Module, samples: Sequence[Inputs]) -> Tensor:
     finally:
         for module, mode in modes.items():
             module.training = mode
+    if before is not None:
+        after = _attributes(network)
+        _steady[network] = {name: value for name, value in before.items() if after.get(name) == value}
     return logits.nan_to_num(0.0, 1e4, -1e4)
 
 
@@ -86,14 +94,36 @@ def some_of(answers: Tensor) -> tuple[float, ...]:
 
 
 def start_of(network: nn.Module) -> Start:
-    """What a fresh network starts from: its shape, and for each tensor its size and its share of a drawn direction."""
-    size, share = 0.0, 0.0
-    for place, tensor in enumerate(network.state_dict().values()):
-        values = tensor.detach().cpu().flatten().double().numpy()
-        size += float(values @ values)
-        share += float(values @ np.random.default_rng(place).standard_normal(len(values)))
-    shape = digest(shape_of(network))
-    return Start(shape, (math.sqrt(size), share), shape)
+    """What a fresh network starts from: its shape, what of its tensors is exact, and sizes and shares of the others.
+
+    Each tensor counts by its own size, so that a large one hides no small one: its logarithm, and the tensor's share of
+    a drawn direction at unit size.
+    """
+    exact: list[Any] = []
+    sizes = shares = 0.0
+    for place, (name, tensor) in enumerate(sorted(_tensors(network).items())):
+        whole = tensor.detach().cpu()
+        if not (whole.is_floating_point() or whole.is_complex()):
+            exact.append(tensors_digest({name: whole}))
+            continue
+        values = (torch.view_as_real(whole.resolve_conj()) if whole.is_complex() else whole).flatten().double().numpy()
+        finite = np.isfinite(values)
+        kept = np.where(finite, values, 0.0)
+        size = float(np.linalg.norm(kept))
+        odd = [] if finite.all() else [str(value) for value in values[~finite]]
+        exact.append([digest(np.packbits(finite).tobytes().hex(), odd) if odd else "", size > 0])
+        if size > 0:
+            drawn = np.random.default_rng(place).standard_normal(1 + len(kept))
+            sizes += float(drawn[0]) * math.log(size)
+            shares += float(kept @ drawn[1:]) / size
+    begun = digest(shape_of(network), exact)
+    return Start(begun, (sizes, shares), begun)
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    """All tensors of a network by name, the buffers that it does not save too."""
+    named = {**dict(network.named_buffers()), **network.state_dict()}
+    return {name: value for name, value in named.items() if isinstance(value, Tensor)}
 
 
 def _attributes(network: nn.Module) -> dict[str, str]:
@@ -113,9 +143,12 @@ def _attributes(network: nn.Module) -> dict[str, str]:
 
 
 class _Hasher(NumpyHasher):  # type: ignore[misc]
-    """Hashes tensors by their content: pickled, they tell where they lie in memory."""
+    """Hashes tensors and sets by their content: pickled, they tell where they lie in memory, and in which order."""
 
     def save(self, obj: Any) -> None:
         if isinstance(obj, Tensor):
             obj = ("tensor", tensors_digest({"": obj}))
+        elif isinstance(obj, set | frozenset):
+            members = sorted(str(_Hasher(hash_name="sha1").hash(member)) for member in obj)
+            obj = (type(obj).__qualname__, members)
         super().save(obj)

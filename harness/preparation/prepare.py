@@ -37,7 +37,7 @@ from harness.latency import ROUNDS, Rounds, expected_steps_s, fitting_batch, is_
 from harness.macs import macs_of
 from harness.preparation.cache_format import check_cache
 from harness.preparation.chance import chance_level, check_metric
-from harness.preparation.ensemble import averaged, ensemble_name, labels, make_teachers, number_of_teachers
+from harness.preparation.ensemble import averaged, bind_teachers, labels, make_teachers, number_of_teachers
 from harness.preparation.keeping import Keeper, nobody_else
 from harness.preparation.logits import label_classes
 from harness.preparation.methods import (
@@ -59,7 +59,7 @@ from harness.region import Scores, check_reach, region_of, sign_of
 from harness.screen.terminal import Terminal
 from harness.settings import Settings
 from harness.space import SearchSpace, ends, line_of
-from harness.studies.changes import bind_starts, known_starts
+from harness.studies.changes import bind_starts
 from harness.studies.start import Start
 from harness.studies.study import Study
 from harness.task import Task, class_names, deployed_network
@@ -169,10 +169,7 @@ def prepare(
             check=check,
             bind_start=lambda name, start: bind_starts(study, {name: start})[name],
         )
-    bound = known_starts(study, dict(zip(labels(len(teachers)), (teacher.start for teacher in teachers), strict=True)))
-    name = ensemble_name([start.digest for start in bound.values()], settings.average)
-    study.bind(teacher=name)
-    study.keep_starts(bound)
+    name = bind_teachers(study, [teacher.start for teacher in teachers], settings.average)
     layers = teacher_layers(space)
     with _asking("the teacher", settings):
         outputs = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.content import Lease
 from harness.errors import HarnessError
 from harness.sources import Code
 from harness.studies.start import Start
@@ -44,7 +43,7 @@ def bind_starts(study: Study, starts: Mapping[str, Start]) -> dict[str, Start]:
             more = f" and of {len(others) - 1} more" if len(others) > 1 else ""
             told = f"those of {others[0]}{more} differ (another file is loaded, or no seed decides a draw)"
             refuse_unless_accepted(study, "start weights", [told], accept=study.settings.accept_changes)
-            study.note_changes([f"other start weights of {others[0]}{more}"])
+            study.accept_changes([f"other start weights of {others[0]}{more}"])
         study.keep_starts(bound)
     return bound
 
@@ -83,12 +82,7 @@ def check_code(study: Study, code: Code, *, accept: bool) -> None:
     if not differences:
         return
     refuse_unless_accepted(study, "code", differences, accept=accept)
-    if not _is_idle(study):
-        raise HarnessError(
-            f"study {study.settings.study!r} is being worked on with the code as it was before; stop that first, and "
-            "--accept-changes goes on."
-        )
-    study.note_changes(differences)
+    study.accept_changes(differences)
     study.keep_code(code.to_json())
     study.keep_costs(None)
 
@@ -104,12 +98,3 @@ def refuse_unless_accepted(study: Study, what: str, differences: Sequence[str], 
             f"study {study.settings.study!r} was begun with other {what}: {'; '.join(differences)}. --accept-changes "
             "goes on all the same, and notes it; --study NAME begins a new one."
         )
-
-
-def _is_idle(study: Study) -> bool:
-    """Whether nobody works on a study, as far as it is known here."""
-    study.folder.mkdir(parents=True, exist_ok=True)
-    lease = Lease(study.folder)
-    free = lease.acquire()
-    lease.release()
-    return free and all(worker.is_silent for worker in study.claims.workers())

@@ -141,7 +141,7 @@ class Record:
         return {name: Start(exact, tuple(numbers), digest) for name, (exact, numbers, digest) in kept.items()}
 
     def keep_starts(self, starts: Mapping[str, Start]) -> None:
-        """Store what networks start from, beside what is stored of others."""
+        """Store what networks start from, beside what is stored of others. Within ``alone("bind")``."""
         known = self.starts()
         if (all_starts := {**known, **starts}) != known:
             told = {name: [start.exact, start.numbers, start.digest] for name, start in all_starts.items()}

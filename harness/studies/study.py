@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import os
+import socket
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from harness.content import Lease
 from harness.errors import HarnessError
 from harness.pareto import pareto_front
 from harness.settings import Settings
@@ -109,9 +112,10 @@ class Study(Record):
             HarnessError: If the study stands on something else.
         """
         with self.alone("bind"):
-            self._bind(prepared)
+            self.bind_alone(**prepared)
 
-    def _bind(self, prepared: Mapping[str, str]) -> None:
+    def bind_alone(self, **prepared: str) -> None:
+        """As ``bind``, within ``alone("bind")``."""
         stored = self.attrs.get("kd.prepared", {})
         for name, value in prepared.items():
             if stored.get(name, value) == value:
@@ -124,14 +128,39 @@ class Study(Record):
                         f"study {self.settings.study!r} was begun with other {name} ({stored[name]}) than what is "
                         f"there now ({value}); {ways} to name a new one.{_HINTS.get(name, '')}"
                     )
-                self.note_changes([f"other {name}, {value} where {stored[name]} stood"])
+                self.accept_changes([f"other {name}, {value} where {stored[name]} stood"])
             self.keep_costs(None)
         if stored | prepared != stored:
             self._keep("kd.prepared", stored | prepared)
 
     def is_unused(self) -> bool:
         """Whether nothing stands on what is prepared: a first start failed, and nobody else is at work."""
-        return is_first_start(self.optuna, self.settings) and self.lease.is_sole()
+        return is_first_start(self.optuna, self.settings) and self._is_idle()
+
+    def accept_changes(self, changes: Sequence[str]) -> None:
+        """Note what was changed and accepted.
+
+        Raises:
+            HarnessError: If others work with what was there before.
+        """
+        if not self._is_idle():
+            raise HarnessError(
+                f"study {self.settings.study!r} is being worked on as it was before; stop that first, and "
+                "--accept-changes goes on."
+            )
+        self.note_changes(changes)
+
+    def _is_idle(self) -> bool:
+        """Whether nobody else works on it, as far as it is known here."""
+        if self.lease.is_held:
+            free = self.lease.is_sole()
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lease = Lease(self.folder)
+            free = lease.acquire()
+            lease.release()
+        mine = (socket.gethostname(), os.getpid())
+        return free and all(one.is_silent or (one.host, one.pid) == mine for one in self.claims.workers())
 
     def owns_folder(self) -> bool:
         """Whether the study's folder is this study's, and not that of a namesake in another storage."""

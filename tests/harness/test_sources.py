@@ -43,6 +43,29 @@ def test_every_module_of_the_users_that_is_imported_belongs_to_it(tmp_path: Path
     assert not any("report" in name or "screen" in name for name in found.package)
 
 
+def test_folders_without_an_init_file_and_modules_that_are_broken_belong_to_it_too(tmp_path: Path) -> None:
+    def found(folder: str, width: int) -> Code:
+        return code(
+            tmp_path / folder,
+            space="from kd_models.deep.net import WIDTH\nfrom kd_models import other\nassert WIDTH == other.WIDTH",
+            **{
+                "kd_models.deep.net": f"WIDTH = {width}\nif 0:\n    from ..late import x\n    from ....y import z",
+                "kd_models.other": f"WIDTH = {width}",
+                "kd_models.late": "import kd_broken, kd_absent.part",
+                "kd_broken": "def (",
+            },
+        )
+
+    modules = {"kd_models/deep/net.py", "kd_models/other.py", "kd_models/late.py", "kd_broken.py"}
+    first = found("one", 3)
+    assert modules < first.files.keys()
+    assert found("two", 3).differences(first.to_json()) == []
+    assert found("three", 4).differences(first.to_json()) == [
+        "kd_models/deep/net.py has `WIDTH = 4` where `WIDTH = 3` stood",
+        "kd_models/other.py has `WIDTH = 4` where `WIDTH = 3` stood",
+    ]
+
+
 def test_equal_code_has_no_differences_wherever_it_lies(tmp_path: Path) -> None:
     stored = code(tmp_path / "one", space="import kd_nets", kd_nets="WIDTH = 3").to_json()
     same = code(tmp_path / "two", space='"""Text."""\nimport kd_nets  # it', kd_nets="WIDTH   =  3  # wide")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,20 +11,21 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from conftest import EXAMPLE, Silent, opened
+from conftest import EXAMPLE, Silent, opened, settings_in
 from safetensors.torch import load_file, save_file
 from scipy.special import softmax
 from torch import Tensor, nn
 
 from harness.cost import COSTS, CostTable
 from harness.errors import HarnessError
-from harness.preparation.ensemble import averaged, ensemble_name, make_teachers
+from harness.preparation.ensemble import averaged, bind_teachers, ensemble_name, make_teachers
 from harness.preparation.keeping import Keeper, nobody_else
 from harness.preparation.prepare import Prepared, prepare
 from harness.preparation.teacher import Teacher
 from harness.screen.terminal import Terminal
 from harness.settings import Settings
 from harness.space import SearchSpace, load_space
+from harness.studies.start import Start
 from harness.studies.study import Study
 from harness.tracking.spool import SPOOL, read_events
 
@@ -69,6 +71,19 @@ class Place:
             keeper=Keeper(nobody_else, Silent(), print), terminal=Terminal(), mirror=Silent(),
             bind_start=lambda name, start: start,
         )  # fmt: skip
+
+
+def test_workers_that_find_other_last_bits_at_the_same_time_stand_on_the_same_teachers(tmp_path: Path) -> None:
+    studies = [opened(settings_in(tmp_path, trials=1)) for _ in range(8)]
+    studies[0].optuna.ask()  # from now on nothing is bound anew
+
+    def bound(worker: int) -> str:
+        starts = [Start("weights", (1.0, 2.0 + worker * 1e-7), f"{worker} of {teacher}") for teacher in range(2)]
+        return bind_teachers(studies[worker], starts, "logits")
+
+    with ThreadPoolExecutor(8) as workers:
+        names = set(workers.map(bound, range(8)))
+    assert len(names) == 1
 
 
 def digests_of(teachers: list[Teacher]) -> list[str]:

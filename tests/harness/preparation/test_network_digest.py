@@ -117,3 +117,64 @@ def test_last_bits_are_no_difference_to_a_study_and_another_start_is() -> None:
     assert Start("", some_of(answers + 1e-6), "").is_like(kept) and not Start("", some_of(answers * 1.1), "").is_like(
         kept
     )
+
+
+class Buffered(nn.Module):
+    """A layer beside buffers, one of which dwarfs its weights."""
+
+    def __init__(self, *, seed: int = 0, hidden: float = -1e9, positions: int = 512, diagonal: int = 1) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layer = nn.Linear(3, 2)
+        self.register_buffer("causal", torch.full((8, 8), -torch.inf).triu(1))  # 0 * inf: NaN on the diagonal
+        self.register_buffer("odd", torch.full((8, 8), torch.nan).triu(diagonal))
+        self.register_buffer("mask", torch.full((4,), hidden))
+        self.register_buffer("positions", torch.arange(512).clamp(max=positions))
+        self.register_buffer("scale", torch.tensor(2 + 1j))
+
+
+def test_students_with_masks_and_positions_are_known_again_and_told_apart() -> None:
+    start = start_of(Buffered())
+    assert all(np.isfinite(start.numbers)) and start_of(Buffered()).is_like(start)
+    for other in (Buffered(seed=1), Buffered(hidden=-1e4), Buffered(positions=510), Buffered(diagonal=2)):
+        assert not start_of(other).is_like(start)
+
+
+def test_one_tensor_of_many_that_is_drawn_anew_is_another_start() -> None:
+    def network(bias: int) -> nn.Module:
+        torch.manual_seed(0)
+        layers = nn.Sequential(*(nn.Linear(64, 64) for _ in range(50)))
+        torch.manual_seed(bias)
+        nn.init.uniform_(layers[7].bias, -0.1, 0.1)
+        return layers
+
+    assert start_of(network(1)).is_like(start_of(network(1)))
+    assert not start_of(network(1)).is_like(start_of(network(2)))
+
+
+class Remembering(Knowing):
+    """Keeps what it was last asked, and how often."""
+
+    def __init__(self, knows: Any) -> None:
+        super().__init__(knows)
+        self.times, self.cache = 0, {}
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.last, self.times = inputs, self.times + 1
+        self.cache[len(inputs)] = inputs
+        return super().forward(inputs)
+
+
+def test_what_calls_leave_in_a_network_does_not_tell_it_apart() -> None:
+    network = Remembering(1)
+    before = digest_of(network)
+    network(INPUTS[:7] * 3)
+    assert digest_of(network) == before == digest_of(Remembering(1)) != digest_of(Remembering(2))
+
+
+def test_sets_are_known_again_in_whatever_order_they_are() -> None:
+    one, other = frozenset([0, 8]), frozenset([8, 0])
+    assert list(one) != list(other)  # as sets of words are from one start to the next
+    assert digest_of(Knowing({"words": [one, "a"]})) == digest_of(Knowing({"words": [other, "a"]}))
+    assert digest_of(Knowing(one)) != digest_of(Knowing(frozenset([0, 16])))
+    assert digest_of(Knowing({None, "a", 1, frozenset("b")})) == digest_of(Knowing({frozenset("b"), 1, "a", None}))

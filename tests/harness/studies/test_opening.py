@@ -195,7 +195,7 @@ def test_a_start_whose_study_was_made_anew_meanwhile_says_so(settings: Settings)
 def test_an_unknown_objective_makes_no_study(settings: Settings) -> None:
     message = refused(replace(settings, objectives=("accuracy", "speed")))
     assert message.startswith("--objectives must name some of accuracy, parameters, ")
-    assert message.endswith("but got 'speed'.")
+    assert message.endswith("but got 'speed'; did you mean speedup?")
     assert optuna.get_all_study_names(open_storage(settings)) == []
 
 
@@ -383,7 +383,7 @@ def test_a_study_goes_on_with_other_code_only_if_that_is_accepted_and_notes_it(s
     at_work = Lease(settings.study_dir, shared=True)
     assert at_work.acquire()
     accepting = replace(settings, accept_changes=True)
-    assert refused(accepting, other).startswith("study 's' is being worked on with the code as it was before; stop")
+    assert refused(accepting, other).startswith("study 's' is being worked on as it was before; stop that")
     at_work.release()
     noted = ("before trial 1: slopes.py has `SLOPE = 0.2` where `SLOPE = 0.1` stood",)
     again = opened(accepting, other)
@@ -430,6 +430,12 @@ def test_a_study_goes_on_from_other_start_weights_only_if_that_is_accepted(setti
     accepting.hold()
     assert bind_starts(accepting, {"student(width=2)": now}) == {"student(width=2)": now}
     accepting.bind(teacher="t1")
+    also = Lease(settings.study_dir, shared=True)
+    assert also.acquire()
+    for change in (lambda: accepting.bind(teacher="t2"), lambda: bind_starts(accepting, {"student(width=2)": was})):
+        with pytest.raises(HarnessError, match="is being worked on as it was before; stop that first"):
+            change()
+    also.release()
     accepting.bind(teacher="t2")
     assert accepting.changes == (
         "before trial 1: other start weights of student(width=2)",
