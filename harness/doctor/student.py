@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import optuna
@@ -17,6 +18,7 @@ from harness.doctor.check import Check, Doubt, Flaw, asking
 from harness.doctor.patient import Patient, text_of
 from harness.errors import HarnessError
 from harness.macs import macs_of
+from harness.preparation.deployment import check_deployed
 from harness.preparation.methods import student_layers
 from harness.preparation.misgivings import of_task, of_training
 from harness.preparation.prepare import example_inputs
@@ -64,9 +66,12 @@ def _some_architectures(patient: Patient) -> list[dict[str, Any]]:
 def students_give_logits(patient: Patient) -> str:
     """Students of every kind can be trained apart from one another, and answer with raw logits of as many classes."""
     sample = patient.sample
-    patient.kinds = check_students(
-        patient.space, sample, lambda name: asking(name, patient), layers=student_layers(patient.space)
-    )
+
+    def of_own(what: str) -> AbstractContextManager[None]:
+        return asking(what, patient)
+
+    patient.kinds = check_students(patient.space, sample, of_own, layers=student_layers(patient.space))
+    check_deployed(patient.space, sample, of_own, classes=patient.kinds.classes)
     labels = sample.splits["val"].labels[:ASKED]
     for name, architecture in patient.extremes().items():
         with asking(f"student({name})", patient):

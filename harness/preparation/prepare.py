@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,7 @@ from harness.latency import ROUNDS, Rounds, expected_steps_s, fitting_batch, is_
 from harness.macs import macs_of
 from harness.preparation.cache_format import check_cache
 from harness.preparation.chance import chance_level, check_metric
+from harness.preparation.deployment import check_deployed
 from harness.preparation.ensemble import averaged, bind_teachers, labels, make_teachers, number_of_teachers
 from harness.preparation.keeping import Keeper, nobody_else
 from harness.preparation.logits import label_classes
@@ -132,10 +134,13 @@ def prepare(
     terminal.say(f"data      {sizes} samples{views}, {dataset}")
     data.move_to(device)
     study.bind(dataset=dataset, students=_students_digest(space, data, settings))
-    students = check_students(
-        space, data, lambda name: _asking(f"the task's {name}", settings), layers=student_layers(space)
-    )
+
+    def asking(what: str) -> AbstractContextManager[None]:
+        return _asking(f"the task's {what}", settings)
+
+    students = check_students(space, data, asking, layers=student_layers(space))
     classes = students.classes
+    check_deployed(space, data, asking, classes=classes)
     bind_starts(study, _student_starts(space, data, settings))
     check_classes(space, classes)
     check_student_layers(space, students)

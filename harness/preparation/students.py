@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from harness.content import digest, tensors_digest
 from harness.errors import Unfit, one_line
 from harness.preparation.logits import check_covers_labels, check_logits, check_true_classes
+from harness.preparation.network_state import check_state
 from harness.preparation.sharing import check_apart
 from harness.space import SearchSpace, listed
 from harness.training.fit import seed_draws
@@ -29,7 +29,6 @@ GLANCED_AT = 16
 _MOST_VALUES, _MOST_CORNERS, _MOST_ARCHITECTURES = 32, 32, 64
 _MOST_NUMBERS = 50_000_000  # of their weights together: of large students, fewer architectures are looked at
 _LEAST_NUMBERS = 250_000  # that are counted for each: so many are drawn in the time that a small one takes besides
-_QUANTIZED = re.compile(r"torch\.(ao\.)?nn\.(intrinsic\.|sparse\.)?quantized\.")
 
 _NEEDED = 3  # the first corners: the middle, all lowest, all highest
 
@@ -261,30 +260,7 @@ def check_trainable(name: str, network: nn.Module) -> None:
     Raises:
         Unfit: If it has not.
     """
-    state = network.state_dict(keep_vars=True)
-    odd = {key: value for key, value in state.items() if not isinstance(value, Tensor)}
-    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    lost = [key for key, value in tensors.items() if value.is_meta]
-    quantized = [type(part) for part in network.modules() if _is_quantized(type(part))]
-    if quantized or any(value.is_quantized for value in tensors.values()):
-        kind = f" ({quantized[0].__module__}.{quantized[0].__name__})" if quantized else ""
-        raise Unfit(
-            f"{name} must be trained in floating point, but is quantized{kind}",
-            "give student() the network before it is quantized, and quantize what is deployed",
-        )
-    if odd:
-        key, value = next(iter(odd.items()))
-        raise Unfit(
-            f"{name} must keep tensors alone in its state_dict, but {key!r} is a {type(value).__name__}",
-            "keep it as a tensor (register_buffer), or as a plain attribute that student() sets",
-        )
-    if sparse := [key for key, value in tensors.items() if value.layout is not torch.strided]:
-        raise Unfit(
-            f"{name} must keep dense tensors alone in its state_dict, but {sparse[0]!r} is {tensors[sparse[0]].layout}",
-            "register it as a buffer with persistent=False, or keep it dense",
-        )
-    if lost:
-        raise Unfit(f"{name} must have weights, but its {lost[0]!r} is on the meta device", "build it on the CPU")
+    check_state(name, network)
     if not any(parameter.requires_grad for parameter in network.parameters()):
         frozen = sum(1 for _ in network.parameters())
         raise Unfit(
@@ -292,11 +268,6 @@ def check_trainable(name: str, network: nn.Module) -> None:
             + (f"all its {frozen} are frozen" if frozen else "has none"),
             "let student() return a network with parameters, and freeze only some of them",
         )
-
-
-def _is_quantized(kind: type) -> bool:
-    """Whether a module's class is torch's own for quantized numbers; FloatFunctional and its like compute in floats."""
-    return bool(_QUANTIZED.match(f"{kind.__module__}.")) and "FloatFunctional" not in kind.__name__
 
 
 def _note_layers(name: str, network: nn.Module, split: Split, layers: Sequence[str], found: Students) -> None:

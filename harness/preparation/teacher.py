@@ -18,6 +18,7 @@ from harness.errors import Unfit
 from harness.preparation.assistant import is_student, load_assistant
 from harness.preparation.keeping import Keeper
 from harness.preparation.network_digest import answers_of, network_digest, samples_of, some_of, weights_digest
+from harness.preparation.network_state import check_same_state
 from harness.preparation.teacher_file import load_checkpoint
 from harness.settings import Settings
 from harness.studies.start import Start
@@ -199,7 +200,9 @@ def _begun(
 ) -> tuple[nn.Module, Start, str]:
     """The network, fresh or filled from its checkpoint, what it starts from, and the key that it is kept under."""
     network = _built(task, data, settings)
+    before = list(network.state_dict())
     start = _start_of(network.to(data.device), data)
+    check_same_state("the teacher", before, network)
     network.to("cpu")
     if settings.teacher is not None:
         return network, start, start.digest

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from harness.errors import HarnessError, Unfit, one_line
 from harness.preparation.logits import SOURCES_OF_NAN, check_covers_labels, check_logits, numbers_fault
 from harness.preparation.methods import check_layers, teacher_layers
+from harness.preparation.network_state import check_same_state
 from harness.preparation.sharing import check_apart_from_teacher
 from harness.preparation.students import Students, build_student, glance, middle_architecture, named
 from harness.preparation.teacher_outputs import Outputs, run_teacher
@@ -44,7 +45,7 @@ def check_teacher(network: nn.Module, space: SearchSpace, data: TensorDataModule
 
 
 def check_pair(network: nn.Module, space: SearchSpace, data: TensorDataModule, students: Students) -> None:
-    """See that teacher and students have the same classes, and nothing in common that is trained.
+    """See that teacher and students have the same classes, nothing in common that is trained, and steady states.
 
     Args:
         network: The teacher; moved to the data's device.
@@ -60,8 +61,10 @@ def check_pair(network: nn.Module, space: SearchSpace, data: TensorDataModule, s
     check_apart_from_teacher(named(architecture), student, network)
     network.to(data.device)
     student.to(data.device)
+    before = list(student.state_dict())
     with torch.no_grad(), evaluating(network), evaluating(student):
         logits, answers = call(network, split.inputs), call(student, split.inputs)
+    check_same_state(named(architecture), before, student)
     classes = check_logits(who, logits, split.labels)
     check_covers_labels(who, classes, data)
     if classes != students.classes:

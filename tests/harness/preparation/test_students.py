@@ -12,14 +12,17 @@ from typing import Any
 import pytest
 import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from torch import nn
+from torch import Tensor, nn
 
 from harness.content import tensors_digest
 from harness.errors import HarnessError, Unfit
+from harness.preparation.deployment import check_deployed
 from harness.preparation.logits import numbers_fault
 from harness.preparation.methods import check_student_layers, student_layers
 from harness.preparation.students import LayerCheck, Students, build_student, check_students
+from harness.preparation.teacher import find_teacher
 from harness.preparation.teacher_checks import check_outputs, check_pair, check_teacher
+from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.task import Task
 from lightning_modules.tensors import Split, TensorDataModule
@@ -56,16 +59,16 @@ class Built(Task):
         return self._build(**architecture)
 
 
+SOFT_TARGET = {"temperature": IntDistribution(1, 1), "alpha": IntDistribution(1, 1)}
 HINTS = {"student_layer": CategoricalDistribution(["0", "3"]), "teacher_layer": CategoricalDistribution(["0"])}
 
 
 def space_of(build: Builder, *, layers: bool = False, **student: Any) -> SearchSpace:
-    weight, one = IntDistribution(1, 3), IntDistribution(1, 1)
-    soft_target = {"temperature": one, "alpha": one}
+    weight = IntDistribution(1, 3)
     return SearchSpace(
         task=Built(build),
         student=student or {"width": IntDistribution(1, 3)},
-        distillation={"hint": {"hint_weight": weight, **HINTS}} if layers else soft_target,
+        distillation={"hint": {"hint_weight": weight, **HINTS}} if layers else SOFT_TARGET,
     )
 
 
@@ -253,8 +256,53 @@ def test_a_quantized_student_is_refused() -> None:
     def build(width: int) -> nn.Module:
         return torch.ao.quantization.quantize_dynamic(mlp(width), {nn.Linear}, dtype=torch.qint8)  # type: ignore[no-any-return, attr-defined, no-untyped-call]
 
-    with pytest.raises(Unfit, match=r"must be trained in floating point, but is quantized \(torch\.ao\.nn\.quantized"):
+    with pytest.raises(Unfit, match=r"must compute in floating point, but is quantized \(torch\.ao\.nn\.quantized"):
         looked_at(space_of(build))
+
+
+@pytest.mark.parametrize(
+    ("deployed", "told"),
+    [
+        (lambda student: student, None),
+        (lambda student: copy.deepcopy(student), None),
+        (lambda student: nn.Sequential(student, nn.Linear(2, 3)), "must have the classes of the student, but has 3"),
+        (lambda student: nn.Sequential(student, nn.Flatten(0)), r"must give 16 samples logits of shape \(16, C\)"),
+        (
+            lambda student: torch.ao.quantization.quantize_dynamic(student.eval(), {nn.Linear}, dtype=torch.qint8),  # type: ignore[attr-defined, no-untyped-call]
+            r"must compute in floating point, but is quantized .* after the search",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_deployed_is_seen_to_answer_as_the_student_and_to_be_kept(
+    deployed: Callable[[nn.Module], nn.Module], told: str | None
+) -> None:
+    class Deploying(Built):
+        def deployed(self, student: nn.Module) -> nn.Module:
+            return deployed(student)
+
+    space = SearchSpace(task=Deploying(mlp), student={"width": IntDistribution(1, 3)}, distillation=SOFT_TARGET)
+    refusal = pytest.raises(Unfit, match=rf"deployed\(student\(width=2\)\) {told}") if told else nullcontext()
+    with refusal:
+        check_deployed(space, some_data(), lambda name: nullcontext(), classes=2)
+
+
+def test_a_state_that_a_call_changes_is_refused() -> None:
+    class Positions(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.net = mlp(width)
+            self.register_buffer("pos", None)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            self.pos = torch.zeros(4) if self.pos is None else self.pos
+            return self.net(inputs + self.pos)  # type: ignore[no-any-return]
+
+    with pytest.raises(Unfit, match=r"student\(width=2\) must have the same state_dict .* its forward adds 'pos'; reg"):
+        check_pair(mlp(32), space_of(Positions), some_data(), Students(classes=2))
+    settings = Settings(space_name="s", space_file=Path("s.py"), study="s")
+    with pytest.raises(Unfit, match=r"the teacher must have the same state_dict .* its forward adds 'pos'; register"):
+        find_teacher(Built(mlp, lambda: Positions(4)), some_data(), "0", settings)
 
 
 def test_a_float_student_of_a_file_called_quantized_and_what_adds_floats_for_quantization_are_taken() -> None:
