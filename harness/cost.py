@@ -111,6 +111,7 @@ def measure_costs(
     rounds: Rounds | None = None,
     limit_s: float = math.inf,
     on_round: Callable[[], None] = lambda: None,
+    least: int = 1,
 ) -> dict[str, Cost]:
     """Measure networks beside one another, with nothing else running; see ``measure_rounds``.
 
@@ -120,8 +121,9 @@ def measure_costs(
         conditions: Threads and batch sizes.
         trainable: How many parameters training changes, by name, where that can't be told from the network.
         rounds: What was measured before, and takes what is measured.
-        limit_s: Seconds that measuring may take, one round aside.
+        limit_s: Seconds that measuring may take, the least rounds aside.
         on_round: Called after each round.
+        least: Rounds that are measured however long they take.
     """
     rounds = rounds or Rounds()
     rounds.throughput_batch = conditions.throughput_batch
@@ -133,6 +135,7 @@ def measure_costs(
         threads=conditions.threads,
         limit_s=limit_s,
         on_round=on_round,
+        least=least,
     )
     single = inputs(conditions.latency_batch)
     return {

@@ -20,6 +20,7 @@ from harness.content import write_atomically
 from lightning_modules.batch import Inputs, call
 
 ROUNDS = 30  # over all networks, where there is time; so often is each measured
+FEWEST_ROUNDS = 5  # of a student that is measured by itself, when a trial asks for it
 _CALLS_A_ROUND = 5
 _KEPT_APART_S = 0.5  # between two writings of what was measured: rounds of small networks take less
 _PATIENCE_S = 0.3  # with batches that grow, before the time of larger ones is told from theirs
@@ -90,8 +91,9 @@ def measure_rounds(
     threads: int,
     limit_s: float,
     on_round: Callable[[], None],
+    least: int = 1,
 ) -> None:
-    """Measure networks until each has had ``ROUNDS``, or the time is up; one round is measured in any case.
+    """Measure networks until each has had ``ROUNDS``, or the time is up; ``least`` are measured in any case.
 
     Rounds go over all networks, and a network's calls are pooled over the rounds: a machine that is slow for a second
     is slow for each of them a little, not for one of them alone. Each round has an order of its own, so that what comes
@@ -108,6 +110,7 @@ def measure_rounds(
         threads: Threads of a call.
         limit_s: Seconds that all measuring may take, what it took before included.
         on_round: Called after each round over the networks that are not compiled.
+        least: Rounds that are measured however long they take.
     """
     single, many = inputs(latency_batch), inputs(rounds.throughput_batch or latency_batch)
     compiled = [name for name, network in networks.items() if is_compiled(network, single)]
@@ -118,7 +121,7 @@ def measure_rounds(
         if group[0] in compiled:
             torch.compiler.reset()
         with computing_with(threads), torch.no_grad():  # inference mode spoils tables that code keeps
-            _measure_group({name: networks[name] for name in group}, single, many, rounds, ends_s, on_round)
+            _measure_group({name: networks[name] for name in group}, single, many, rounds, ends_s, on_round, least)
     if compiled:
         torch.compiler.reset()
 
@@ -130,6 +133,7 @@ def _measure_group(
     rounds: Rounds,
     ends_s: float,
     on_round: Callable[[], None],
+    least: int,
 ) -> None:
     names, before_s = list(networks), rounds.spent_s
     for _ in range(rounds.done(names)):
@@ -144,7 +148,7 @@ def _measure_group(
             rounds.spent_s = before_s + time.perf_counter() - started
             rounds.keep()
         on_round()
-        if rounds.spent_s + time.perf_counter() - begun > ends_s:
+        if number + 1 >= least and rounds.spent_s + time.perf_counter() - begun > ends_s:
             break
     rounds.keep(at_once=True)
 

@@ -34,7 +34,7 @@ from harness.cost import (
     uncounted_of,
 )
 from harness.errors import HarnessError, one_line
-from harness.latency import ROUNDS, Rounds, expected_steps_s, fitting_batch, is_compiled, time_limit_s
+from harness.latency import FEWEST_ROUNDS, ROUNDS, Rounds, expected_steps_s, fitting_batch, is_compiled, time_limit_s
 from harness.macs import macs_of
 from harness.preparation.cache_format import check_cache
 from harness.preparation.chance import chance_level, check_metric
@@ -377,13 +377,18 @@ def _measured(
     finally:
         bar.close()
     runtime = "compiled" if len(compiled) == len(networks) else "eager or compiled, as built" if compiled else "eager"
-    each = [costs.pop(name) for name in members]
+    each, precision = [costs.pop(name) for name in members], str(rounds)
+    uncounted = uncounted_of(networks, costs, example)
+    if not costs:  # more architectures than are measured beforehand: the middle one speaks for their layers
+        precision = f"teacher: {rounds}; students: p50 of at least {FEWEST_ROUNDS} rounds"
+        middle = _deployed(space, middle_architecture(space), data, settings).network.eval()
+        uncounted = macs_of(middle, example).uncounted
     return CostTable(
-        replace(conditions, runtime=runtime, precision=str(rounds)),
+        replace(conditions, runtime=runtime, precision=precision),
         total_cost(each),
         costs,
         each if len(each) > 1 else (),
-        uncounted_of(networks, costs, example),
+        uncounted,
     )
 
 
@@ -417,6 +422,7 @@ def costs_of(architecture: Mapping[str, Any], space: SearchSpace, study: Study, 
                     conditions=table.conditions,
                     trainable={key: one.trainable_parameters},
                     limit_s=_limit_s(study.settings, space, prepared.data, one.network) / study.settings.trials,
+                    least=FEWEST_ROUNDS,
                 )
                 if table.students[key].macs is None:
                     unknown = macs_of(one.network, example_inputs(prepared.data, 1)).uncounted
@@ -428,7 +434,7 @@ def costs_of(architecture: Mapping[str, Any], space: SearchSpace, study: Study, 
 def is_affordable(architecture: Mapping[str, Any], space: SearchSpace, study: Study, prepared: Prepared) -> bool:
     """Whether an architecture is within the study's budgets. What can be counted is counted before a clock is asked.
 
-    One that can't be built for want of memory is not.
+    One that can't be built for want of memory is not, nor one whose MACs are asked for and can't be counted.
     """
     budgets = study.settings.budgets
     if not budgets:
@@ -442,12 +448,21 @@ def is_affordable(architecture: Mapping[str, Any], space: SearchSpace, study: St
         except (MemoryError, torch.OutOfMemoryError):
             return False
         if "macs" in budgets and counted["macs"] is None:
-            budget.check_counted(macs_of(one.network, example).uncounted, budgets)
+            _say_uncounted(macs_of(one.network, example).uncounted, study, prepared.costs)
+            return False
         if budget.over(counted, {name: most for name, most in budgets.items() if name in counted}):
             return False
         if budgets.keys() <= counted.keys():
             return True
     return not budget.over(costs_of(architecture, space, study, prepared), budgets)
+
+
+def _say_uncounted(names: Sequence[str], study: Study, costs: CostTable) -> None:
+    """Say, once for a name, that students are passed over for it."""
+    new = [name for name in names if name not in costs.uncounted]
+    costs.uncounted += tuple(new)
+    if new:
+        study.patience.word(f"students whose macs can't be counted are not tried: no formula for {', '.join(new)}")
 
 
 def example_inputs(data: TensorDataModule, size: int) -> Inputs:

@@ -35,7 +35,8 @@ from harness.trials.worker import Display, Notified, catch_up, work
 from harness.word import Word
 
 _GRACE_S = 3.0  # for a worker that is told to stop, before it is killed
-_HUNG_S, _MOVES_S = 60.0, 0.1  # a fork that takes less of a processor meanwhile, and says nothing, waits for a lock
+# A fork that takes less of a processor meanwhile, never wakes and says nothing, waits for a lock.
+_HUNG_S, _MOVES_S = 60.0, 0.1
 _IDLE_DEATHS = 3  # of workers without a trial, one after the other, after which no more are started
 
 
@@ -139,16 +140,26 @@ class _Worker:
     trial: int | None = None
     is_over: bool = False  # nothing is left for it to do; to leave may take its interpreter longer than it is given
     used_s: float = 0.0  # of a processor, when it was last seen to move
-    moved_s: float = field(default_factory=time.monotonic)
+    wakes: int = 0  # until then
+    still_s: float = 0.0  # since then, while somebody looked
+    looked_s: float = field(default_factory=time.monotonic)
+    is_hung: bool = False
 
     def hangs(self) -> bool:
-        """Whether it has stood still for long, and has not come as far as an epoch yet."""
+        """Whether it has stood still for long, and has not come as far as an epoch yet.
+
+        One that waits for a storage, or for others' trials, wakes to ask again.
+        """
         if not self.is_unproven:
             return False
-        used_s, now_s = _processor_s(self.process), time.monotonic()
-        if used_s - self.used_s > _MOVES_S:
-            self.used_s, self.moved_s = used_s, now_s
-        return now_s - self.moved_s > _HUNG_S
+        now_s = time.monotonic()
+        self.still_s += min(now_s - self.looked_s, _HUNG_S / 5)  # both may have been stopped, as by Ctrl-Z
+        self.looked_s = now_s
+        used_s, wakes = _processor_s(self.process), _wakes(self.process)
+        if used_s - self.used_s > _MOVES_S or wakes > self.wakes:
+            self.used_s, self.wakes, self.still_s = used_s, wakes, 0.0
+        self.is_hung = self.still_s > _HUNG_S
+        return self.is_hung
 
 
 class _Crew:
@@ -245,7 +256,7 @@ class _Crew:
 
     def _end_those_that_hang(self) -> None:
         for worker in self.workers.values():
-            if worker.hangs():
+            if not worker.is_hung and worker.hangs():
                 self._spawn_from_now_on(f"worker {worker.number}, a fork, has stood still for {_HUNG_S:.0f} s")
                 worker.process.kill()
 
@@ -255,6 +266,7 @@ class _Crew:
             self.display.word(f"workers are spawned, not forked: {why}")
 
     def _hear(self, message: tuple[Any, ...], worker: _Worker) -> None:
+        worker.still_s = 0.0
         kind, *content = message
         match kind:
             case "notify":
@@ -295,7 +307,7 @@ class _Crew:
         code = worker.process.exitcode
         if worker.trial is not None:
             self.display.cut(worker.trial, f"its worker died, exit code {code}")
-        elif not worker.hangs():
+        elif not worker.is_hung:
             self.idle_deaths += 1
             if self.idle_deaths >= _IDLE_DEATHS:
                 raise HarnessError(
@@ -347,6 +359,15 @@ def _processor_s(process: BaseProcess) -> float:
     except OSError:
         return 0.0
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _wakes(process: BaseProcess) -> int:
+    """How often a process of this Linux went on after it had waited; 0 for one that has ended."""
+    try:
+        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches:"))
 
 
 def _end(process: BaseProcess) -> None:

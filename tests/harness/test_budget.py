@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import optuna
 import pytest
+import torch
+from conftest import opened, settings_in
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from harness import budget
 from harness.cost import Conditions, Cost, CostTable, key_of
 from harness.errors import HarnessError
+from harness.preparation.prepare import costs_of, is_affordable
 from harness.sampling.first_trials import first_trials
 from harness.sampling.proposal import Proposer
 from harness.space import SearchSpace
-from search_spaces.digits import SPACE
+from lightning_modules.networks import ConvNet
+from search_spaces.digits import SPACE, Digits
 
 
 def cost_of(parameters: int, latency_ms: float) -> Cost:
@@ -102,3 +109,28 @@ def test_a_space_of_which_next_to_nothing_is_affordable_says_so() -> None:
     )
     with pytest.raises(HarnessError, match="--max must leave students to be trained, but 1,000 draws found none"):
         proposer.propose([])
+
+
+class Solving(ConvNet):
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return super().forward(inputs) + torch.linalg.solve(torch.eye(2), torch.ones(2)).sum()
+
+
+class Mixed(Digits):
+    """Odd students solve equations, whose products can't be counted."""
+
+    def student(self, *, width: int) -> ConvNet:
+        return (Solving if width % 2 else ConvNet)(width, size=8)
+
+
+def test_in_a_large_space_students_that_can_not_be_counted_are_passed_over_and_it_is_said_once(tmp_path: Path) -> None:
+    space = replace(SPACE, task=Mixed(), student={"width": IntDistribution(1, 1000)})
+    settings = replace(settings_in(tmp_path, trials=9), budgets={"macs": 1e9})
+    study, said, costs = opened(settings, space), list[str](), table(space, {})
+    study.patience.word.say = said.append
+    prepared: Any = SimpleNamespace(costs=costs, data=space.task.data(None))
+    found = [is_affordable({"width": width}, space, study, prepared) for width in (1, 2, 3, 4)]
+    assert found == [False, True, False, True]
+    assert said == ["students whose macs can't be counted are not tried: no formula for aten._linalg_solve_ex"]
+    study.keep_costs(costs.to_json())
+    assert costs_of({"width": 2}, space, study, prepared)["macs"] > 0

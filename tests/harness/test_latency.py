@@ -52,6 +52,12 @@ def test_one_round_is_measured_however_little_time_there_is() -> None:
     assert rounds.done(["a"]) == 1 and str(rounds) == "p50 of 1 round"
 
 
+def test_the_least_rounds_are_measured_however_little_time_there_is() -> None:
+    rounds = Rounds()
+    measure_costs({"a": nn.Linear(3, 2)}, inputs, conditions=CONDITIONS, rounds=rounds, limit_s=0.0, least=5)
+    assert rounds.done(["a"]) == 5
+
+
 def test_measuring_that_was_cut_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.latency._KEPT_APART_S", 0)
     networks, file, left = {"a": nn.Linear(3, 2), "b": nn.Linear(3, 4)}, tmp_path / "rounds.json", [7]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any
@@ -62,3 +65,25 @@ def test_a_signal_while_a_worker_starts_stops_the_others_in_good_order(
     finally:
         signal.signal(signal.SIGINT, before)
     assert [process.told for process in Process.made] == [["start", "terminate"], ["start", "terminate"]]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forks on Linux alone")
+def test_a_fork_that_waits_to_ask_again_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_HUNG_S", 1.0)
+    asking = "import time\nwhile True:\n    time.sleep(0.2)"
+    commands = {"asks again": [sys.executable, "-c", asking], "for a lock": ["sleep", "60"]}
+    processes: dict[str, Any] = {name: subprocess.Popen(command) for name, command in commands.items()}
+    workers = {name: local._Worker(0, process, is_unproven=True) for name, process in processes.items()}
+    try:
+        for _ in range(20):
+            time.sleep(0.1)
+            found = {name: worker.hangs() for name, worker in workers.items()}
+        assert found == {"asks again": False, "for a lock": True}
+        stopped = local._Worker(0, processes["for a lock"], is_unproven=True)
+        stopped.hangs()
+        stopped.looked_s -= 1000  # nobody looked, for this process stood still itself
+        assert not stopped.hangs()
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.wait()
