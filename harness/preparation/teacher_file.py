@@ -89,7 +89,22 @@ def _state_of(path: Path) -> dict[str, Tensor]:
             f"--teacher {path} must hold a state_dict of tensors, by itself or as one of {', '.join(_STATE_KEYS)}, but "
             f"holds a {type(content).__name__}{keys}; torch.save({under or 'network.state_dict()'}, FILE) makes one."
         )
+    taken = next((key for key in held if held[key] is state), None)
+    if rivals := [key for key in held if taken is not None and _rivals(held[key], state)]:
+        raise HarnessError(
+            f"--teacher {path} must hold one network, but holds {taken!r} and {rivals[0]!r}, which differ; "
+            f"torch.save(torch.load({str(path)!r}, weights_only=True)[{rivals[0]!r}], FILE) makes a file of one."
+        )
     return {_WRAPPERS.sub("", str(name)): value for name, value in state.items()}
+
+
+def _rivals(other: Any, state: Mapping[str, Tensor]) -> bool:
+    """Whether another state is of a network as this one is, but has other numbers: averaged weights, say."""
+    if not _is_state(other):
+        return False
+    bare = {str(name).removeprefix("module."): value for name, value in other.items()}
+    own = {str(name).removeprefix("module."): value for name, value in state.items()}
+    return own.keys() <= bare.keys() and any(not torch.equal(value, bare[name]) for name, value in own.items())
 
 
 def _prefixes(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:

@@ -114,3 +114,14 @@ def test_files_that_are_no_checkpoints_are_told_apart(tmp_path: Path) -> None:
     ]:
         with pytest.raises(HarnessError, match=words):
             load_checkpoint(net(), tmp_path / name)
+
+
+def test_averaged_weights_beside_the_network_are_not_passed_over_in_silence(tmp_path: Path) -> None:
+    state = nn.Linear(2, 2).state_dict()
+    average = {f"module.{name}": value + 1 for name, value in state.items()} | {"n_averaged": torch.tensor(1)}
+    file = tmp_path / "both.pt"
+    torch.save({"model": state, "model_ema": average}, file)
+    with pytest.raises(HarnessError, match=r"must hold one network, but holds 'model' and 'model_ema', which differ"):
+        load_checkpoint(nn.Linear(2, 2), file)
+    torch.save({"model": state, "state_dict": dict(state)}, file)
+    load_checkpoint(nn.Linear(2, 2), file)
