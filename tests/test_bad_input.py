@@ -87,7 +87,10 @@ def test_class_names_that_do_not_name_each_class_are_refused(tmp_path: Path) -> 
     named = EXAMPLE.replace("BreastCancer(Task):\n", 'BreastCancer(Task):\n    class_names = ("malignant",)\n')
     (tmp_path / "mine.py").write_text(named)
     error = refused(tmp_path, "--space", "mine.py")
-    assert error == "error: the task's class_names must name each of its 2 classes, but name 1."
+    assert error == (
+        "error: the task's class_names must name each of its 2 classes, but name 1; give each a name, in their order, "
+        "or leave class_names out."
+    )
 
 
 def test_a_study_is_not_resumed_as_another(finished: Path, tmp_path: Path) -> None:

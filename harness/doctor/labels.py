@@ -13,7 +13,7 @@ from harness.doctor.patient import Patient
 from harness.preparation.chance import check_metric
 from harness.preparation.misgivings import no_better_than_chance
 from harness.preparation.mixing import REMEDY, mixes_targets, why_no_control
-from harness.preparation.prepare import scores_of
+from harness.preparation.prepare import check_class_names, scores_of
 from harness.preparation.teacher_checks import check_pair
 from harness.region import check_name, check_reach, region_of
 
@@ -22,6 +22,7 @@ def labels_are_within_the_logits(patient: Patient) -> str:
     """Teacher and students have a logit for each label, and the same ones; what they share is not trained."""
     check_pair(patient.teacher, patient.space, patient.sample, patient.kinds)
     labelled, patient.classes = patient.classes, patient.kinds.classes
+    check_class_names(patient.space.task, labelled, patient.classes)
     if labelled < patient.classes:
         return f"0 to {labelled - 1} of {patient.classes} logits in teacher and student"
     return f"0 to {labelled - 1}, a logit for each in teacher and student"

@@ -33,7 +33,7 @@ from harness.cost import (
     trainable_parameters,
     uncounted_of,
 )
-from harness.errors import HarnessError, one_line
+from harness.errors import HarnessError, Unfit, one_line
 from harness.latency import FEWEST_ROUNDS, ROUNDS, Rounds, expected_steps_s, fitting_batch, is_compiled, time_limit_s
 from harness.macs import macs_of
 from harness.preparation.cache_format import check_cache
@@ -150,7 +150,7 @@ def prepare(
         unsteady = unrepeatable(data)
     scored = scores_of(space.task, data, classes)
     check_reach(settings.bound, scored)
-    _keep_class_names(space, study, label_classes(data), classes)
+    _keep_class_names(study, check_class_names(space.task, label_classes(data), classes))
     study.keep_primary_bounds(*scored.bounds)
     keeper = Keeper(study.alone if study.is_shared else nobody_else, mirror, terminal.say)
     doubts = [f"the task {one}" for one in of_task(space.task, Task)]
@@ -584,11 +584,22 @@ def _say_if_no_control(study: Study, data: TensorDataModule, classes: int, termi
         terminal.tell(f"controls  no control possible: {study.no_control}; {REMEDY}", indent=" " * 10)
 
 
-def _keep_class_names(space: SearchSpace, study: Study, labelled: int, classes: int) -> None:
-    """Keep the names of the classes; of a network of more logits than labels, those beyond have none."""
-    names = class_names(space.task)
+def check_class_names(task: Task, labelled: int, classes: int) -> tuple[str, ...]:
+    """Return the names of the classes; of a network of more logits than labels, those beyond have none.
+
+    Raises:
+        Unfit: If they are not as many as the classes.
+    """
+    names = class_names(task)
     if names and not labelled <= len(names) <= classes:
-        raise HarnessError(f"the task's class_names must name each of its {labelled} classes, but name {len(names)}.")
+        raise Unfit(
+            f"the task's class_names must name each of its {labelled} classes, but name {len(names)}",
+            "give each a name, in their order, or leave class_names out",
+        )
+    return names
+
+
+def _keep_class_names(study: Study, names: tuple[str, ...]) -> None:
     if names != study.class_names:
         study.keep_class_names(names)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 from enum import Enum
 from typing import Any
@@ -16,6 +17,7 @@ from torch import nn
 
 from harness.errors import HarnessError, did_you_mean
 from harness.names import column_names, logged_name
+from harness.preparation.prepare import check_class_names
 from harness.sampling.candidates import Points
 from harness.space import SearchSpace
 from harness.task import class_names
@@ -218,6 +220,15 @@ def test_a_task_that_says_what_is_none_is_refused(attributes: dict[str, Any], wo
 def test_class_names_are_any_sequence_of_strings_and_integers(given: Any, names: tuple[str, ...]) -> None:
     space = replace(SPACE, task=type("T", (Digits,), {"class_names": given})())
     assert class_names(space.task) == names
+
+
+@pytest.mark.parametrize(("names", "is_fit"), [("ab", False), ("abc", True), ("abcd", True), ("abcde", False)])
+def test_class_names_are_as_many_as_the_labels_or_up_to_as_many_as_the_logits(names: str, is_fit: bool) -> None:
+    task = type("T", (Digits,), {"class_names": list(names)})()
+    with (
+        nullcontext() if is_fit else pytest.raises(HarnessError, match=f"each of its 3 classes, but name {len(names)}")
+    ):
+        assert check_class_names(task, labelled=3, classes=4) == tuple(names)
 
 
 @pytest.mark.parametrize(
