@@ -76,7 +76,11 @@ class Code:
         """
         texts = json.loads(zlib.decompress(base64.b64decode(stored["texts"]))) if stored["texts"] else {}
         found = []
-        for name in sorted(stored["files"].keys() | self.files.keys()):
+        was, now = stored["files"], {name: _digest(text) for name, text in self.files.items()}
+        moved = {was[name] for name in was.keys() - now} & {now[name] for name in now.keys() - was}
+        for name in sorted(was.keys() | now.keys()):
+            if (name not in was or name not in now) and {was.get(name), now.get(name)} & moved:
+                continue  # a file that was renamed says the same
             if name not in self.files:
                 found.append(f"{name} is not imported any more")
             elif name not in stored["files"]:

@@ -113,3 +113,12 @@ def test_sources_that_are_too_long_for_a_storage_are_known_by_their_hashes() -> 
     stored = Code({"space.py": long}).to_json()
     assert stored["texts"] == "" and Code({"space.py": long}).differences(stored) == []
     assert Code({"space.py": long + "\ny = 1"}).differences(stored) == ["space.py differs"]
+
+
+def test_a_file_that_was_renamed_is_no_difference_and_one_that_was_changed_too_is() -> None:
+    stored = Code({"space.py": "x = 1", "nets.py": "y = 2"}).to_json()
+    assert Code({"moved.py": "x = 1", "nets.py": "y = 2"}).differences(stored) == []
+    assert Code({"moved.py": "x = 3", "nets.py": "y = 2"}).differences(stored) == [
+        "moved.py is imported too",
+        "space.py is not imported any more",
+    ]
