@@ -125,6 +125,7 @@ def _shown(label: str, task: Task, terminal: Terminal, mirror: Mirror) -> Iterat
             on_epoch=on_epoch,
             on_progress=lambda done: bar[0].within(done),
             on_append=mirror.notify,
+            on_note=lambda text: terminal.tell(f"{label:<9} {text}", indent=" " * 10),
         )
     finally:
         for shown in bar:

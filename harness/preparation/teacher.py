@@ -72,12 +72,14 @@ class TeacherListener:
         on_epoch: Called with each epoch that ends.
         on_progress: Called with the epochs that are done, a part of one included.
         on_append: Called with the folder of the teacher's spool.
+        on_note: Called with what should be known of its checkpoint, in one line.
     """
 
     on_start: Callable[[int, int], None]
     on_epoch: EpochListener
     on_progress: Callable[[float], None]
     on_append: Callable[[Path], None]
+    on_note: Callable[[str], None]
 
 
 def make_teacher(
@@ -109,7 +111,7 @@ def make_teacher(
     Raises:
         HarnessError: If the checkpoint can't be used.
     """
-    network, start, key = _begun(task, data, dataset, settings, bind_start)
+    network, start, key = _begun(task, data, dataset, settings, bind_start, listener.on_note)
     check(network)
     source = "trained" if settings.teacher is None else str(settings.teacher)
     folder = settings.cache_dir / "teachers" / key
@@ -197,9 +199,10 @@ def _begun(
     dataset: str,
     settings: Settings,
     bind_start: BindStart = lambda name, start: start,
+    note: Callable[[str], None] = lambda text: None,
 ) -> tuple[nn.Module, Start, str]:
     """The network, fresh or filled from its checkpoint, what it starts from, and the key that it is kept under."""
-    network = _built(task, data, settings)
+    network = _built(task, data, settings, note)
     before = list(network.state_dict())
     start = _start_of(network.to(data.device), data)
     check_same_state("the teacher", before, network)
@@ -222,7 +225,9 @@ def _start_of(network: nn.Module, data: TensorDataModule) -> Start:
     return Start(weights_digest(network), some_of(answers), network_digest(network, answers))
 
 
-def _built(task: Task, data: TensorDataModule, settings: Settings) -> nn.Module:
+def _built(
+    task: Task, data: TensorDataModule, settings: Settings, note: Callable[[str], None] = lambda text: None
+) -> nn.Module:
     """The network with fresh weights under the study's seed, or with those of its checkpoint."""
     seed_draws(derived_seed(settings.seed, "teacher"), torch.device("cpu"))
     if settings.teacher is not None and is_student(settings.teacher):
@@ -234,7 +239,9 @@ def _built(task: Task, data: TensorDataModule, settings: Settings) -> nn.Module:
         )
     initialize_lazy_layers(network, data.splits["val"].few(1).to(torch.device("cpu")).inputs)
     if settings.teacher is not None:
-        load_checkpoint(network, settings.teacher)
+        if left_out := load_checkpoint(network, settings.teacher):
+            more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+            note(f"{settings.teacher} holds {left_out[0]!r}{more} too, which the teacher has not: left out")
     return network
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import zipfile
 from collections.abc import Mapping
@@ -19,18 +20,24 @@ _STATE_KEYS = ("state_dict", "model_state_dict", "model")  # of Lightning, of to
 _SHOWN = 200  # characters of a checkpoint's keys
 _WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_forward_module|_fsdp_wrapped_module)\.")  # torch.compile, Fabric, FSDP
 _COUNTS = "num_batches_tracked"  # of a BatchNorm: files from before it was there lack it, and no answer depends on it
+_BESIDE = re.compile(r"(^|_)(loss|losses|criterion|criteria|metrics?|acc|accuracy)(_|\d|$)")
+"""Names of what a LightningModule has beside its network."""
+_COMPUTED = re.compile(r"(^|\.)(inv_freq|masked_bias|attn_mask)$")  # that libraries saved once, and make anew by now
 _PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def load_checkpoint(network: nn.Module, path: Path) -> None:
+def load_checkpoint(network: nn.Module, path: Path) -> list[str]:
     """Fill ``network`` from a file: safetensors, a ``state_dict``, or a checkpoint that has one, as Lightning's.
 
     What wraps a network (DDP, torch.compile, a LightningModule) and lends its tensors longer names does not matter, nor
     does half precision.
 
+    Returns:
+        Names of the numbers that were left out: of losses and metrics beside the network, say. Integers are no weights.
+
     Raises:
         HarnessError: If the file can't be read without running code from it, does not fit the network, holds other
-            tensors beside it or several that fit, or NaN.
+            layers within it or several networks that fit, or NaN.
     """
     state = _state_of(path)
     wanted = network.state_dict()
@@ -46,8 +53,9 @@ def load_checkpoint(network: nn.Module, path: Path) -> None:
             f"--teacher {path} must hold one network that fits the task's teacher, but holds {prefix!r} and "
             f"{others[0]!r}; torch.save(network.state_dict(), FILE) makes one."
         )
-    unknown = [name for name in state if name.startswith(prefix) and name[len(prefix) :] not in wanted]
-    if unknown:
+    extra = [name for name in state if name.startswith(prefix) and name[len(prefix) :] not in wanted]
+    extra = [name for name in extra if state[name].is_floating_point()]
+    if unknown := [name for name in extra if _is_layer(name[len(prefix) :], wanted)]:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise HarnessError(
             f"--teacher {path} must hold the task's teacher, but holds {unknown[0]!r}{more} too, which it has not: "
@@ -60,6 +68,17 @@ def load_checkpoint(network: nn.Module, path: Path) -> None:
                 "places; its training failed: take an earlier checkpoint."
             )
     network.load_state_dict(part)
+    return extra
+
+
+def _is_layer(name: str, wanted: Mapping[str, Tensor]) -> bool:
+    """Whether a tensor that the network has not is of a layer of another one: it lies where all of its own do."""
+    own = [one.split(".") for one in wanted]
+    levels = zip(*(one[:-2] for one in own), strict=False)  # of the modules that have modules
+    shared = len(list(itertools.takewhile(lambda level: len(set(level)) == 1, levels)))
+    parts = name.split(".")
+    is_within = parts[:shared] == own[0][:shared]
+    return is_within and not _BESIDE.search(parts[min(shared, len(parts) - 1)]) and not _COMPUTED.search(name)
 
 
 def _state_of(path: Path) -> dict[str, Tensor]:

@@ -44,6 +44,11 @@ LOADED: dict[str, Callable[[State], Any]] = {
     "no counts of batches": lambda s: {name: value for name, value in s.items() if "num_batches" not in name},
     "half precision": lambda s: {n: v.bfloat16() if v.is_floating_point() else v for n, v in s.items()},
     "optimizer beside it": lambda s: {"model": s, "optimizer": {"state": {}}, "step": 4},
+    "integers that libraries saved": lambda s: {
+        **s,
+        "1.position_ids": torch.arange(4),
+        "9.num_batches_tracked": s["0.num_batches_tracked"],
+    },
     "the same twice": lambda s: {**prefixed(s, "net."), **prefixed(s, "ema.")},
 }
 
@@ -55,6 +60,20 @@ def test_checkpoints_of_usual_origins_are_loaded(origin: str, state: State, tmp_
     load_checkpoint(network, tmp_path / "t.ckpt")
     for name, value in network.state_dict().items():
         torch.testing.assert_close(value, state[name], rtol=1e-2, atol=1e-2)
+
+
+def test_what_lies_beside_the_network_is_left_out_and_told(state: State, tmp_path: Path) -> None:
+    network = nn.Module()
+    network.net = net()
+    own = prefixed(state, "net.")
+    beside = {"criterion.weight": torch.ones(2), "mean": torch.ones(4), "val_acc.total": torch.tensor(3)}
+    torch.save({"state_dict": own | beside}, tmp_path / "t.ckpt")
+    assert load_checkpoint(network, tmp_path / "t.ckpt") == ["criterion.weight", "mean"]
+    torch.save(state | {"loss_fn.weight": torch.ones(2)}, tmp_path / "t.ckpt")
+    assert load_checkpoint(net(), tmp_path / "t.ckpt") == ["loss_fn.weight"]
+    torch.save(own | {"net.4.weight": torch.ones(2)}, tmp_path / "t.ckpt")
+    with pytest.raises(HarnessError, match=r"holds 'net\.4\.weight' too, .*: it is another network"):
+        load_checkpoint(network, tmp_path / "t.ckpt")
 
 
 def test_safetensors_with_metadata_are_loaded(state: State, tmp_path: Path) -> None:
