@@ -93,12 +93,13 @@ def check_name(bound: Bound | None, task: Task) -> None:
     metric, sign = task.metric_name, sign_of(task)
     right = "--min" if sign > 0 else "--max"
     if bound.metric != metric:
-        costs = " or a cost" if bound.flag == "--max" else ""
-        near = did_you_mean(bound.metric, (metric, *BUDGETED)) if costs else ""
-        raise HarnessError(
-            f"{bound.flag} must name the primary metric of the task{costs}, but got {bound.metric!r}"
-            f"{near or f'; did you mean {right} {metric}={bound.value:g}?'}"
-        )
+        ours = f"{metric}, the primary metric" if bound.flag == right else ""
+        costs = f"a cost ({', '.join(BUDGETED)})" if bound.flag == "--max" else ""
+        known = " or ".join(filter(None, (ours, costs))) or f"a metric that is better the higher it is, unlike {metric}"
+        near = did_you_mean(bound.metric, BUDGETED if costs else (), otherwise=".")
+        if did_you_mean(bound.metric, (metric,)):
+            near = f"; did you mean {right} {metric}={bound.value:g}?"
+        raise HarnessError(f"{bound.flag} must name {known}, but got {bound.metric!r}{near}")
     if bound.flag != right:
         way = "higher" if sign > 0 else "lower"
         raise HarnessError(

@@ -110,11 +110,13 @@ def test_a_study_is_not_resumed_as_another(finished: Path, tmp_path: Path) -> No
     assert "width: 1-16 log" in error and "width: 1-17 log" in error
     (finished / "wider" / "cancer.py").write_text(EXAMPLE.replace("perceptron(256)", "perceptron(128)"))
     error = refused(finished, "--space", "wider/cancer.py", "--epochs", "6", "--trials", "9")
-    assert "study 'cancer' was begun with other teacher (" in error
+    assert "was begun with other code: cancer.py has `return perceptron(128)` where `return perceptron(256)` " in error
     edited = EXAMPLE.replace("return perceptron(width)", "return nn.Sequential(perceptron(width), nn.Tanh())")
     (finished / "wider" / "cancer.py").write_text(edited)
     error = refused(finished, "--space", "wider/cancer.py", "--epochs", "6", "--trials", "9")
-    assert "study 'cancer' was begun with other students (" in error and "use --study" in error
+    assert (
+        "study 'cancer' was begun with other code: cancer.py has" in error and "--study NAME begins a new one" in error
+    )
     assert numbers(finished, "cancer") == before
 
 
@@ -143,7 +145,8 @@ def test_a_budget_that_no_student_meets_names_the_cheapest(example: Path) -> Non
     output = search(example, "--space", "cancer.py", "--epochs", "1", "--trials", "1", "--max", "parameters=95")
     assert "1 trials of cancer, front, parameters at most 95" in output and len(load(example, "cancer").trials) == 1
     error = refused(example, "--space", "cancer.py", "--max", "speed=2")
-    assert "argument --max: must name one of parameters, macs, size_mb, latency_p50_ms" in error
+    assert "error: --max must name a cost (parameters, trainable_parameters, macs, size_mb, latency_p50_ms, " in error
+    assert "but got 'speed'." in error
     assert "must give macs a positive number, but got 'macs=0'" in refused(example, "--max", "macs=0")
 
 

@@ -12,7 +12,7 @@ from lightning_modules.batch import Inputs, call
 
 _REMEDY = (
     "make it inside of student(), or put copy.deepcopy(..) of it there; what is shared must be frozen: "
-    "requires_grad_(False), and eval() where it has a BatchNorm"
+    "requires_grad_(False), and in eval mode where it has a BatchNorm"
 )
 
 

@@ -445,8 +445,9 @@ class Borrowing(Net):
         super().__init__(*shape)
         self.borrowed = SHARED.stem
 """,
-        "2 of its tensors in the student's optimizer; 2 of its tensors in the student's state_dict",
-        "keep the teacher out of the student",
+        "must share nothing that is trained with other students, but its layer 'borrowed' (Linear) is the same one at "
+        "each call of student(), made outside of it",
+        "make it inside of student()",
     ),
     "a value that is drawn and not kept": Broken(
         "student kept",

@@ -97,8 +97,15 @@ def test_a_bound_names_the_primary_metric_on_its_worse_side() -> None:
         (Digits(), Bound("--max", "accuracy", 0.9), r"better the higher it is.* use --min accuracy=0.9"),
         (Mae(), Bound("--min", "mae", 3.0), r"better the lower it is.* use --max mae=3"),
         (Digits(), Bound("--min", "acuracy", 0.9), r"but got 'acuracy'; did you mean --min accuracy=0.9\?"),
-        (Digits(), Bound("--max", "latency", 2.0), "--max must name the primary metric of the task or a cost"),
-        (Digits(), Bound("--min", "agreement", 0.9), "--min must name the primary metric of the task, but got 'agr"),
+        (Digits(), Bound("--max", "latency", 2.0), r"--max must name a cost \(par.*'latency'; did you mean latency_p"),
+        (Digits(), Bound("--max", "speed", 2.0), r"--max must name a cost \(parameters, .*\), but got 'speed'\.$"),
+        (Mae(), Bound("--max", "speed", 2.0), r"--max must name mae, the primary metric or a cost \(.*got 'speed'\.$"),
+        (Digits(), Bound("--min", "agreement", 0.9), r"--min must name accuracy, the primary metric, but got 'agreem"),
+        (
+            Mae(),
+            Bound("--min", "speed", 3.0),
+            "--min must name a metric that is better the higher it is, unlike mae, but",
+        ),
     ]:
         with pytest.raises(HarnessError, match=said):
             check_name(bound, task)
