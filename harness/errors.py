@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import errno
 import os
+import re
 import signal
 import sys
 import threading
@@ -144,6 +145,16 @@ def room_on_disk() -> Iterator[None]:
             f"the disk must have room for what is kept, but is full: {one_line(error)}; make some, and the same "
             "command goes on."
         ) from error
+
+
+_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error is for want of memory; PyTorch says so of some by their words alone."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error)))  # torch.OutOfMemoryError is one
 
 
 def did_you_mean(name: object, known: Iterable[str], *, otherwise: str = "") -> str:

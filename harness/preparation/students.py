@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from torch import Tensor, nn
 
 from harness.content import digest, tensors_digest
-from harness.errors import Unfit, one_line
+from harness.errors import Unfit, is_out_of_memory, one_line
 from harness.preparation.logits import check_covers_labels, check_logits, check_true_classes
 from harness.preparation.network_state import check_state
 from harness.preparation.sharing import check_apart
@@ -178,9 +178,15 @@ class _Look:
         name = named(architecture)
         if name not in self.characters and (is_needed or self.numbers < _MOST_NUMBERS):
             with self._asking(name):
-                network, self.characters[name] = _look_at(
-                    name, architecture, self._space, self._data, self._split, self._layers, found, twice=twice
-                )
+                try:
+                    network, self.characters[name] = _look_at(
+                        name, architecture, self._space, self._data, self._split, self._layers, found, twice=twice
+                    )
+                except (MemoryError, RuntimeError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    self.characters[name] = f"out of memory: {name}"  # its trials fail by their own doing
+                    return self.characters[name]
             self._seen[name] = dict(architecture)
             self.numbers += max(_LEAST_NUMBERS, sum(value.numel() for value in network.parameters()))
         return self.characters.get(name)

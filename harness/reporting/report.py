@@ -16,7 +16,15 @@ from harness.content import exclusive, write_atomically
 from harness.reporting import plots
 from harness.reporting.report_screen import show
 from harness.reporting.result import Result, collect
-from harness.reporting.sentences import caveats, confirmed_head, notes, region_told, tested, transferred
+from harness.reporting.sentences import (
+    caveats,
+    confirmed_head,
+    ended_early,
+    notes,
+    region_told,
+    tested,
+    transferred,
+)
 from harness.reporting.transfer import Transfer, transfer_table
 from harness.reporting.transfer_picture import transfer_picture
 from harness.screen.shown import cell, parameter_texts, printable
@@ -141,9 +149,11 @@ def report(study: Study, terminal: Terminal, spool: Spool | None = None, *, anew
     if len(result.front):
         show(result, terminal)
     elif len(result.complete):
-        terminal.tell(region_told(result))
+        for line in (region_told(result), *ended_early(result)):
+            terminal.tell(line)
     else:
-        terminal.say("no trial has been trained to the end yet: there is no front to show.")
+        for line in ("no trial has been trained to the end yet: there is no front to show.", *ended_early(result)):
+            terminal.tell(line)
     told = summary(result)
     if anew or spool is None or not _is_told(told, spool, [folder / name for name in _files(result)]):
         with terminal.passing("writing tables and plots …"), exclusive(study.folder / "report.lock"):

@@ -38,6 +38,12 @@ def notes(result: Result) -> list[str]:
     if len(result.front) and "small" not in result.picks:
         _, within = small_margin(result.primary_bounds, result.teacher[result.primary])
         lines.append(f"No student of the front is within {within} of the teacher's {result.primary}: no small pick.")
+    return lines + ended_early(result)
+
+
+def ended_early(result: Result) -> list[str]:
+    """Say how many trials were pruned and failed, and why these did."""
+    lines = []
     pruned = int((result.trials["state"] == "PRUNED").sum())
     if pruned:
         lines.append(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from harness.content import derived_seed, tensors_digest
 from harness.cost import key_of
-from harness.errors import NO_ROOM, TrialFailed
+from harness.errors import NO_ROOM, TrialFailed, is_out_of_memory, one_line
 from harness.preparation.misgivings import number_wanted
 from harness.preparation.prepare import Prepared, costs_of, score
 from harness.preparation.students import build_student
@@ -241,20 +240,15 @@ def ordered_logits(student: nn.Module, data: TensorDataModule, split: str) -> Te
     return torch.cat([call(student, batch.inputs) for item in data.ordered(split) for batch in item])
 
 
-_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
-
-
 @contextmanager
 def _own_doing() -> Iterator[None]:
     """Turn what a trial does to itself into ``TrialFailed``; any other error is a bug and passes."""
     try:
         yield
-    except MemoryError as error:
-        raise TrialFailed(f"out of memory: {error}") from error
-    except RuntimeError as error:  # torch.OutOfMemoryError is one
-        if not _OUT_OF_MEMORY.search(str(error)):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
-        raise TrialFailed(f"out of memory: {str(error).splitlines()[0]}") from error
+        raise TrialFailed(f"out of memory: {one_line(error)}") from error
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
