@@ -303,16 +303,24 @@ def test_nan_never_enters_the_front(settings: Settings, position: int) -> None:
     assert numbers(result) == [0, 1, 2] and 3 not in picks(result).values()
 
 
-@pytest.mark.parametrize("outcomes", [[], ["loss is nan"], ["loss is nan", "loss is inf"]])
+@pytest.mark.parametrize(
+    ("outcomes", "failed"),
+    [
+        ([], ""),
+        (["loss is nan"], "1 of 1 trials failed (trial 0: loss is nan).\n"),
+        (["loss is nan", "loss is inf"], "2 of 2 trials failed (trial 0: loss is nan, trial 1: loss is inf).\n"),
+    ],
+)
 def test_a_study_of_which_nothing_is_finished_has_tables_and_no_front(
-    settings: Settings, outcomes: list[Outcome]
+    settings: Settings, outcomes: list[Outcome], failed: str
 ) -> None:
     study = a_study(settings, outcomes)
     screen, text = terminal()
     report(study, screen)
     folder = study.folder / "report"
     assert text.getvalue() == (
-        f"no trial has been trained to the end yet: there is no front to show.\ntables and plots are in {folder}\n"
+        f"no trial has been trained to the end yet: there is no front to show.\n{failed}"
+        f"tables and plots are in {folder}\n"
     )
     assert {path.name for path in folder.iterdir()} == {"trials.csv", "trials.parquet", "summary.md"}
     result = collect(study)
