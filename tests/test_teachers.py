@@ -17,7 +17,7 @@ CANCER = ("--space", "cancer.py", "--epochs", "1")
 
 
 def test_several_teachers_are_trained_and_their_study_says_all_their_digests(example: Path) -> None:
-    command = (*CANCER, "--trials", "2", "--teachers", "2", "--recipe", "hinton")
+    command = (*CANCER, "--trials", "2", "--teachers", "2", "--recipe", "hinton", "--min", "none")
     output = search(example, *command)
     assert "teacher 1 trained in" in output and "teacher 2 trained in" in output and "ensemble  accuracy" in output
     client = MlflowClient(f"sqlite:///{example}/mlflow.db")
@@ -29,7 +29,7 @@ def test_several_teachers_are_trained_and_their_study_says_all_their_digests(exa
     assert f"The teacher is the mean of the probabilities of {digests[0]}, {digests[1]};" in output
     first = load(example, "cancer").trials[0]
     assert first.user_attrs["recipe"] == "hinton" and RECIPES["hinton"].items() <= first.params.items()
-    error = refused(example, *CANCER, "--trials", "3", "--teachers", "2", "--ensemble", "logits")
+    error = refused(example, *CANCER, "--trials", "3", "--teachers", "2", "--ensemble", "logits", "--min", "none")
     assert "study 'cancer' was begun with other teacher (probabilities of " in error
     assert "is finished: 2 trials" in search(example, *command)
 
