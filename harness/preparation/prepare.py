@@ -190,11 +190,14 @@ def prepare(
     costs = _costs(settings, space, study, teachers, data, terminal)
     files, its_costs = settings.teachers or [None] * len(teachers), costs.members or [costs.teacher]
     names = labels(len(teachers)) if len(teachers) > 1 else ["the teacher"]
-    for doubt in doubts:
-        terminal.tell(f"warning   {doubt}; look: {doctor_command(settings, None)}", indent=" " * 10)
+
+    def warn(doubt: str, file: Path | None = None) -> None:
+        terminal.tell(f"warning   {doubt}; look: {doctor_command(settings, file)}", indent=" " * 10)
+
     if unsteady:
         doubts.append(f"{unsteady}: students are not shown what the teacher was asked about")
-        terminal.tell(f"warning   {doubts[-1]}; look: {doctor_command(settings, None)}", indent=" " * 10)
+    for doubt in doubts:
+        warn(doubt)
     for who, teacher, file, said, its_scores, cost in zip(
         names, teachers, files, outputs, scores, its_costs, strict=True
     ):
@@ -202,14 +205,14 @@ def prepare(
         reached = its_scores[space.task.metric_name]
         for misgiving in misgivings(said["val"]["logits"].float(), scored, reached):
             doubts.append(f"{who} {misgiving}")
-            terminal.tell(f"warning   {doubts[-1]}; look: {doctor_command(settings, file)}", indent=" " * 10)
+            warn(doubts[-1], file)
         _finish_teacher(teacher, its_scores, cost)
         mirror.notify(teacher.spool.folder)  # a kept teacher may be new to this tracking store
     if len(teachers) > 1:
         terminal.say(f"ensemble  {_described(space, together, costs.teacher)}, mean of the {name}")
     for misgiving in _student_misgivings(space, data, settings):
         doubts.append(f"a student {misgiving}")
-        terminal.tell(f"warning   {doubts[-1]}; look: {doctor_command(settings, files[0])}", indent=" " * 10)
+        warn(doubts[-1], files[0])
     if costs.uncounted:
         doubts.append(f"macs are not known of students: no formula for {', '.join(costs.uncounted)}")
         terminal.tell(f"warning   {doubts[-1]}", indent=" " * 10)
