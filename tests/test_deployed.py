@@ -138,7 +138,7 @@ def test_what_is_deployed_is_scored_costed_and_saved(tmp_path: Path, kind: str) 
         assert metrics["macs"] == 8 * width + 3 * width
         assert metrics["size_mb"] == pytest.approx(file.stat().st_size / 1e6, abs=3e-4)
         # As the teacher of another study, it is what was deployed.
-        assistant = load_assistant(file, space.task, data, "points").eval()
+        assistant = load_assistant(file, space, data, "points").eval()
         with torch.no_grad():
             assert torch.equal(assistant(val.inputs), logits)
     findings = diagnose(

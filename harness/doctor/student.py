@@ -20,7 +20,7 @@ from harness.errors import HarnessError
 from harness.macs import macs_of
 from harness.preparation.deployment import check_deployed
 from harness.preparation.methods import student_layers
-from harness.preparation.misgivings import of_task, of_training
+from harness.preparation.misgivings import ALIKE, of_task, of_training
 from harness.preparation.prepare import example_inputs
 from harness.preparation.students import check_students
 from harness.space import ends
@@ -115,6 +115,8 @@ def weights_are_seeded(patient: Patient) -> str:
             raise Flaw(f"student({name}) has other weights when it is built again under the same seed")
         if distance(*answers) > TOLERANCE:
             raise Flaw(f"student({name}) answers otherwise in train mode under the same seed")
+    if patient.kinds.alike is not None:
+        raise Doubt(f"{patient.kinds.alike} {ALIKE}")
     return "gives the same weights, and draws in training"
 
 

@@ -28,7 +28,7 @@ _PARTS_SHOWN = 3
 def teacher_can_be_had(patient: Patient) -> str:
     """The teacher can be built, and filled from ``--teacher`` or the cache where there is one."""
     patient.dataset = fingerprint(patient.data)
-    network, file = find_teacher(patient.space.task, patient.data, patient.dataset, patient.settings)
+    network, file = find_teacher(patient.space, patient.data, patient.dataset, patient.settings)
     patient.teacher, patient.teacher_is_trained = network.to(patient.device), file is not None
     weights = "fresh weights, for none are kept" if file is None else f"weights of {file}"
     return f"{sum(parameter.numel() for parameter in network.parameters()):,} parameters; {weights}"

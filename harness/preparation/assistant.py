@@ -15,8 +15,9 @@ from torch import nn
 
 from harness.content import tensors_digest
 from harness.errors import HarnessError, one_line
-from harness.preparation.students import ready
-from harness.task import Task, deployed_network
+from harness.preparation.students import build_student, named
+from harness.space import SearchSpace
+from harness.task import deployed_network
 from harness.training.tensor_file import load_state
 from lightning_modules.tensors import TensorDataModule
 
@@ -31,12 +32,12 @@ def is_student(file: Path) -> bool:
         return False
 
 
-def load_assistant(file: Path, task: Task, data: TensorDataModule, space_name: str) -> nn.Module:
+def load_assistant(file: Path, space: SearchSpace, data: TensorDataModule, space_name: str) -> nn.Module:
     """The student in a file, as the task builds and deploys it.
 
     Args:
         file: A trial's ``student.safetensors``.
-        task: Builds its architecture.
+        space: Its task builds the architecture.
         data: Tells lazy layers their sizes.
         space_name: Name of the space that it must come from: another one means other things by the same names.
 
@@ -53,13 +54,17 @@ def load_assistant(file: Path, task: Task, data: TensorDataModule, space_name: s
     if metadata.get("digest") != tensors_digest(state):
         raise HarnessError(f"--teacher {file} must be as its trial left it, but its content does not match its hash.")
     architecture = json.loads(metadata[_ARCHITECTURE])
-    named = f"student({', '.join(f'{name}={value!r}' for name, value in architecture.items())})"
+    if set(architecture) != set(space.student):
+        raise HarnessError(
+            f"--teacher {file} must be a student of the space's parameters ({', '.join(sorted(space.student))}), but "
+            f"is {named(architecture)}; train it again with this space."
+        )
     try:
-        student = deployed_network(task, ready(task.student(**architecture), architecture, data))
+        student = deployed_network(space.task, build_student(space, architecture, data))
         load_state(student, state)
     except Exception as error:
         raise HarnessError(
-            f"--teacher {file} must be a student that the task builds, but its {named} fails: "
+            f"--teacher {file} must be a student that the task builds, but its {named(architecture)} fails: "
             f"{type(error).__name__}: {one_line(error)}"
         ) from error
     return student

@@ -16,6 +16,7 @@ from harness.preparation.teacher import BindStart, Teacher, TeacherListener, mak
 from harness.preparation.teacher_outputs import Outputs
 from harness.screen.terminal import Bar, Terminal
 from harness.settings import Settings
+from harness.space import SearchSpace
 from harness.studies.changes import known_starts
 from harness.studies.start import Start
 from harness.studies.study import Study
@@ -29,7 +30,7 @@ _LOGITS = "logits"
 
 
 def make_teachers(
-    task: Task,
+    space: SearchSpace,
     data: TensorDataModule,
     dataset: str,
     *,
@@ -44,7 +45,7 @@ def make_teachers(
     """Load or train each teacher by itself, one after the other.
 
     Args:
-        task: Gives their network and its recipe.
+        space: Its task gives their network and its recipe.
         data: Their training data.
         dataset: Fingerprint of that data.
         classes: Number of classes C.
@@ -64,9 +65,9 @@ def make_teachers(
     made: dict[str, Teacher] = {}
     each = _settings_of_each(settings)
     for label, own in zip(labels(len(each)), each, strict=True):
-        with _shown(label, task, terminal, mirror) as listener:
+        with _shown(label, space.task, terminal, mirror) as listener:
             teacher = make_teacher(
-                task,
+                space,
                 data,
                 dataset,
                 classes=classes,

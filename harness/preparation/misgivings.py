@@ -107,6 +107,13 @@ def number_wanted(metric: str, value: float) -> str:
     )
 
 
+ALIKE = (
+    "begins with the same weights whatever the seed: unless all are pretrained, let nothing in student() be seeded, "
+    "for trials and confirm's seeds differ by the order of the data alone"
+)
+"""What is said of a student whose weights draw nothing from the generator that a trial seeds."""
+
+
 def misgivings(logits: Tensor, scores: Scores | None = None, reached: float = math.nan) -> list[str]:
     """What is doubtful of a teacher, or of a student that has learnt nothing yet, a phrase each.
 

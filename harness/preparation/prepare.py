@@ -50,7 +50,7 @@ from harness.preparation.methods import (
     student_layers,
     teacher_layers,
 )
-from harness.preparation.misgivings import misgivings, of_task, of_training
+from harness.preparation.misgivings import ALIKE, misgivings, of_task, of_training
 from harness.preparation.mixing import REMEDY, mixes_targets, unrepeatable, why_no_control
 from harness.preparation.network_digest import start_of
 from harness.preparation.students import build_student, check_students, middle_architecture, named
@@ -155,6 +155,8 @@ def prepare(
     keeper = Keeper(study.alone if study.is_shared else nobody_else, mirror, terminal.say)
     doubts = [f"the task {one}" for one in of_task(space.task, Task)]
     doubts += [f"nothing of a student changes with its {name}" for name in students.inert]
+    if students.alike is not None:
+        doubts.append(f"{students.alike} {ALIKE}")
 
     def check(network: nn.Module) -> None:
         check_teacher(network, space, data, students)
@@ -163,7 +165,7 @@ def prepare(
 
     with _asking("the task's teacher", settings):
         teachers = make_teachers(
-            space.task,
+            space,
             data,
             dataset,
             classes=classes,

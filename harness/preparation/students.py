@@ -45,6 +45,7 @@ class Students:
         shapes: By layer, what it gives for a sample, and the first student that gives so.
         missing: By layer, what is wrong with it in the first student that can't give it.
         inert: Names of architecture parameters with which nothing of a student changes.
+        alike: The first student that begins with the same weights whatever the seed, if one does.
         looked_at: How many architectures were.
     """
 
@@ -52,6 +53,7 @@ class Students:
     shapes: dict[str, dict[tuple[int, ...], str]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     inert: list[str] = field(default_factory=list)
+    alike: str | None = None
     looked_at: int = 0
 
 
@@ -66,11 +68,7 @@ def build_student(space: SearchSpace, architecture: Mapping[str, Any], data: Ten
     Raises:
         Unfit: If what the task gives is no network.
     """
-    return ready(space.build_student(architecture), architecture, data)
-
-
-def ready(network: nn.Module, architecture: Mapping[str, Any], data: TensorDataModule) -> nn.Module:
-    """Return what a task built, its lazy layers initialised; takes and raises what ``build_student`` does."""
+    network = space.build_student(architecture)
     if not isinstance(network, nn.Module):
         raise Unfit(
             f"{named(architecture)} must give a torch.nn.Module, but gives {type(network).__name__}",
@@ -221,8 +219,8 @@ def _look_at(
     seed_draws(0, torch.device("cpu"))
     network = build_student(space, architecture, data)
     check_trainable(name, network)
-    if twice:
-        _check_anew(name, network, architecture, space, data, split)
+    if twice and _check_anew(name, network, architecture, space, data, split):
+        found.alike = found.alike or name
     network.to(data.device)
     with torch.no_grad(), evaluating(network):
         logits = call(network, split.inputs)
@@ -247,8 +245,11 @@ def _check_anew(
     space: SearchSpace,
     data: TensorDataModule,
     split: Split,
-) -> None:
-    """See that a student that was just built under one seed is another one when it is built under another."""
+) -> bool:
+    """See that a student that was just built is another one under another seed; return whether their weights are alike.
+
+    They are alike by right where all are loaded from a file.
+    """
     state = torch.get_rng_state()
     seed_draws(1, torch.device("cpu"))
     second = build_student(space, architecture, data)
@@ -258,6 +259,7 @@ def _check_anew(
             "call no torch.manual_seed or seed_everything in student(): a trial seeds what it draws",
         )
     check_apart(name, network, second, split.inputs)
+    return tensors_digest(cpu_state(network)) == tensors_digest(cpu_state(second))
 
 
 def check_trainable(name: str, network: nn.Module) -> None:

@@ -21,8 +21,8 @@ from harness.preparation.network_digest import answers_of, network_digest, sampl
 from harness.preparation.network_state import check_same_state
 from harness.preparation.teacher_file import load_checkpoint
 from harness.settings import Settings
+from harness.space import SearchSpace
 from harness.studies.start import Start
-from harness.task import Task
 from harness.tracking.autologging import switch_off_autologging
 from harness.tracking.spool import Spool
 from harness.training.checkpoint import drop_checkpoints, epochs_kept
@@ -83,7 +83,7 @@ class TeacherListener:
 
 
 def make_teacher(
-    task: Task,
+    space: SearchSpace,
     data: TensorDataModule,
     dataset: str,
     *,
@@ -97,7 +97,7 @@ def make_teacher(
     """Load the teacher from where the settings or the keeper have it, or train it.
 
     Args:
-        task: Gives the network and its recipe.
+        space: Its task gives the network and its recipe.
         data: Its training data.
         dataset: Fingerprint of that data.
         classes: Number of classes C.
@@ -111,7 +111,7 @@ def make_teacher(
     Raises:
         HarnessError: If the checkpoint can't be used.
     """
-    network, start, key = _begun(task, data, dataset, settings, bind_start, listener.on_note)
+    network, start, key = _begun(space, data, dataset, settings, bind_start, listener.on_note)
     check(network)
     source = "trained" if settings.teacher is None else str(settings.teacher)
     folder = settings.cache_dir / "teachers" / key
@@ -124,8 +124,8 @@ def make_teacher(
             tags={"kd.role": "teacher", "kd.run_key": run_key},
             params={
                 "source": source,
-                "epochs": task.teacher_epochs,
-                "learning_rate": task.teacher_learning_rate,
+                "epochs": space.task.teacher_epochs,
+                "learning_rate": space.task.teacher_learning_rate,
                 "batch_size": data.batch_size,
                 "seed": settings.seed,
                 "dataset": dataset,
@@ -136,11 +136,11 @@ def make_teacher(
     def train(files: list[Path]) -> None:
         nonlocal network
         with contextlib.closing(begun()) as spool:
-            _train(network, task, data, classes, folder, spool, settings, listener)
+            _train(network, space, data, classes, folder, spool, settings, listener)
         _save(network, file, key)
         drop_checkpoints(folder)
         network = _built(
-            task, data, settings
+            space, data, settings
         )  # as another start will find it: what it has learnt beside tensors is not kept
 
     if settings.teacher is not None:
@@ -167,11 +167,13 @@ def make_teacher(
     return Teacher(network, start, spool, run_key, trainable)
 
 
-def find_teacher(task: Task, data: TensorDataModule, dataset: str, settings: Settings) -> tuple[nn.Module, Path | None]:
+def find_teacher(
+    space: SearchSpace, data: TensorDataModule, dataset: str, settings: Settings
+) -> tuple[nn.Module, Path | None]:
     """The teacher as far as it can be had without training, and the file that it is from. Nothing is written.
 
     Args:
-        task: Gives the network and its recipe.
+        space: Its task gives the network and its recipe.
         data: Its training data.
         dataset: Fingerprint of that data.
         settings: Where the cache is, and whether there is a checkpoint.
@@ -182,7 +184,7 @@ def find_teacher(task: Task, data: TensorDataModule, dataset: str, settings: Set
     Raises:
         HarnessError: If the checkpoint can't be used.
     """
-    network, _, key = _begun(task, data, dataset, settings)
+    network, _, key = _begun(space, data, dataset, settings)
     if settings.teacher is not None:
         return network, settings.teacher
     file = settings.cache_dir / "teachers" / key / _FILE
@@ -194,7 +196,7 @@ def find_teacher(task: Task, data: TensorDataModule, dataset: str, settings: Set
 
 
 def _begun(
-    task: Task,
+    space: SearchSpace,
     data: TensorDataModule,
     dataset: str,
     settings: Settings,
@@ -202,7 +204,7 @@ def _begun(
     note: Callable[[str], None] = lambda text: None,
 ) -> tuple[nn.Module, Start, str]:
     """The network, fresh or filled from its checkpoint, what it starts from, and the key that it is kept under."""
-    network = _built(task, data, settings, note)
+    network = _built(space, data, settings, note)
     before = list(network.state_dict())
     start = _start_of(network.to(data.device), data)
     check_same_state("the teacher", before, network)
@@ -210,7 +212,9 @@ def _begun(
     if settings.teacher is not None:
         return network, start, start.digest
     # Fresh weights under a fixed seed stand for the architecture, and what is answered with them for its code.
-    recipe = digest(dataset, task.teacher_epochs, task.teacher_learning_rate, data.batch_size, settings.seed)
+    recipe = digest(
+        dataset, space.task.teacher_epochs, space.task.teacher_learning_rate, data.batch_size, settings.seed
+    )
     asked = replace(start, exact=digest(recipe, shape_of(network)))
     bound = bind_start(f"the teacher (seed {settings.seed})", asked)
     return network, start, digest("teacher", _RECIPE_VERSION, bound.exact, bound.digest)
@@ -226,13 +230,13 @@ def _start_of(network: nn.Module, data: TensorDataModule) -> Start:
 
 
 def _built(
-    task: Task, data: TensorDataModule, settings: Settings, note: Callable[[str], None] = lambda text: None
+    space: SearchSpace, data: TensorDataModule, settings: Settings, note: Callable[[str], None] = lambda text: None
 ) -> nn.Module:
     """The network with fresh weights under the study's seed, or with those of its checkpoint."""
     seed_draws(derived_seed(settings.seed, "teacher"), torch.device("cpu"))
     if settings.teacher is not None and is_student(settings.teacher):
-        return load_assistant(settings.teacher, task, data, settings.space_name)
-    network = task.teacher()
+        return load_assistant(settings.teacher, space, data, settings.space_name)
+    network = space.task.teacher()
     if not isinstance(network, nn.Module):
         raise Unfit(
             f"teacher() must give a torch.nn.Module, but gives {type(network).__name__}", "return the network from it"
@@ -247,7 +251,7 @@ def _built(
 
 def _train(
     network: nn.Module,
-    task: Task,
+    space: SearchSpace,
     data: TensorDataModule,
     classes: int,
     folder: Path,
@@ -257,13 +261,13 @@ def _train(
 ) -> None:
     module = TeacherModule(
         network,
-        metric=task.metric(classes),
-        metric_name=task.metric_name,
-        total_steps=task.teacher_epochs * data.steps_per_epoch,
-        learning_rate=task.teacher_learning_rate,
+        metric=space.task.metric(classes),
+        metric_name=space.task.metric_name,
+        total_steps=space.task.teacher_epochs * data.steps_per_epoch,
+        learning_rate=space.task.teacher_learning_rate,
     )
     spool.set_state("RUNNING", kept=epochs_kept(folder))
-    listener.on_start(task.teacher_epochs, spool.kept)
+    listener.on_start(space.task.teacher_epochs, spool.kept)
 
     def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
         spool.metrics(metrics, step=epoch)
@@ -274,7 +278,7 @@ def _train(
     fit(
         module,
         data,
-        epochs=task.teacher_epochs,
+        epochs=space.task.teacher_epochs,
         folder=folder,
         accelerator=settings.accelerator,
         seed=derived_seed(settings.seed, "teacher", "epochs"),

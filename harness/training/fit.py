@@ -7,7 +7,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,7 @@ class _Course(Checkpoint):
         assert isinstance(pl_module, ClassifierModule)
         epoch, metrics = self.done + trainer.current_epoch, pl_module.epoch_metrics
         self.on_epoch(epoch, metrics)
-        check_losses(epoch, metrics)
+        check_losses(epoch, metrics, trainer.datamodule)  # type: ignore[attr-defined]
         is_last = trainer.current_epoch + 1 == trainer.max_epochs
         if is_last or time.monotonic() - self.saved_s >= CHECKPOINTS_APART_S:
             parts = [part.state_dict() for part in _parts(trainer)]
@@ -158,15 +158,26 @@ class _Course(Checkpoint):
             self.saved_s = time.monotonic()
 
 
-def check_losses(epoch: int, metrics: dict[str, float]) -> None:
+def check_losses(epoch: int, metrics: dict[str, float], data: TensorDataModule) -> None:
     """See that an epoch's losses are finite.
 
     Raises:
-        TrialFailed: If one is not.
+        TrialFailed: If one is not; it names what is not finite in the data.
     """
     for name in ("train/loss", "val/loss"):
         if not math.isfinite(metrics[name]):
-            raise TrialFailed(f"{name} is {metrics[name]} in epoch {epoch}")
+            faults = "".join(f"; {fault}" for fault in _not_finite(data))
+            raise TrialFailed(f"{name} is {metrics[name]} in epoch {epoch}{faults}")
+
+
+def _not_finite(data: TensorDataModule) -> Iterator[str]:
+    """Say how many samples of each split hold NaN or infinity."""
+    for name, part in data.splits.items():
+        for key, values in part.inputs.items() if isinstance(part.inputs, dict) else [("", part.inputs)]:
+            count = 0 if values.is_sparse else int((~torch.isfinite(values.reshape(len(values), -1))).any(1).sum())
+            if count:
+                where = f" in {key!r}" if key else ""
+                yield f"{count:,} of {len(values):,} {name} samples hold NaN or infinity{where}"
 
 
 def _parts(trainer: pl.Trainer) -> list[Any]:

@@ -114,7 +114,7 @@ def run_student(
     def log_epoch(epoch: int, metrics: dict[str, float]) -> None:
         hold.confirm(epoch + 1)
         spool.metrics(metrics, step=epoch)
-        check_losses(epoch, metrics)  # before it is judged: what has no loss may have an accuracy
+        check_losses(epoch, metrics, data)  # before it is judged: what has no loss may have an accuracy
         on_epoch(epoch, metrics)
 
     with _own_doing():

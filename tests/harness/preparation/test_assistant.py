@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import EXAMPLE
+from optuna.distributions import CategoricalDistribution
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.content import tensors_digest
 from harness.cost import key_of
 from harness.errors import HarnessError
 from harness.preparation.assistant import is_student, load_assistant
-from harness.space import load_space
-from harness.task import Task
+from harness.space import SearchSpace, load_space
 
 
 @pytest.fixture
-def task(tmp_path: Path) -> Task:
+def space(tmp_path: Path) -> SearchSpace:
     (tmp_path / "cancer.py").write_text(EXAMPLE)
-    return load_space(tmp_path / "cancer.py").task
+    return load_space(tmp_path / "cancer.py")
 
 
 @pytest.fixture
-def state(task: Task) -> dict[str, Tensor]:
+def state(space: SearchSpace) -> dict[str, Tensor]:
     torch.manual_seed(5)
-    return dict(task.student(width=4).state_dict())
+    return dict(space.task.student(width=4).state_dict())
 
 
 def kept(folder: Path, state: dict[str, Tensor], **changed: str) -> Path:
@@ -37,14 +38,14 @@ def kept(folder: Path, state: dict[str, Tensor], **changed: str) -> Path:
     return folder / "student.safetensors"
 
 
-def refused(file: Path, task: Task) -> str:
+def refused(file: Path, space: SearchSpace) -> str:
     with pytest.raises(HarnessError) as raised:
-        load_assistant(file, task, task.data(None), "cancer")
+        load_assistant(file, space, space.task.data(None), "cancer")
     return str(raised.value)
 
 
-def test_a_student_is_built_and_filled(tmp_path: Path, task: Task, state: dict[str, Tensor]) -> None:
-    loaded = load_assistant(kept(tmp_path, state), task, task.data(None), "cancer").state_dict()
+def test_a_student_is_built_and_filled(tmp_path: Path, space: SearchSpace, state: dict[str, Tensor]) -> None:
+    loaded = load_assistant(kept(tmp_path, state), space, space.task.data(None), "cancer").state_dict()
     assert set(loaded) == set(state) and all(torch.equal(loaded[name], state[name]) for name in state)
 
 
@@ -58,26 +59,40 @@ def test_a_student_is_told_from_other_checkpoints(tmp_path: Path, state: dict[st
         assert not is_student(tmp_path / name), name
 
 
-def test_a_student_of_another_space_is_refused(tmp_path: Path, task: Task, state: dict[str, Tensor]) -> None:
+def test_a_student_of_another_space_is_refused(tmp_path: Path, space: SearchSpace, state: dict[str, Tensor]) -> None:
     file = kept(tmp_path, state, space="other")
-    assert refused(file, task) == (
+    assert refused(file, space) == (
         f"--teacher {file} must be a student of the space 'cancer' to teach there, but is one of 'other'; a study of "
         "'cancer' can train one."
     )
 
 
-def test_a_student_that_was_changed_is_refused(tmp_path: Path, task: Task, state: dict[str, Tensor]) -> None:
+def test_a_student_that_was_changed_is_refused(tmp_path: Path, space: SearchSpace, state: dict[str, Tensor]) -> None:
     file = kept(tmp_path, state, digest="0123456789abcdef")
-    assert "must be as its trial left it, but its content does not match its hash" in refused(file, task)
+    assert "must be as its trial left it, but its content does not match its hash" in refused(file, space)
     whole = kept(tmp_path, state).read_bytes()
     file.write_bytes(whole[:-7] + bytes(7))
-    assert "its content does not match its hash" in refused(file, task)
+    assert "its content does not match its hash" in refused(file, space)
 
 
 def test_a_student_that_the_task_does_not_build_is_refused(
-    tmp_path: Path, task: Task, state: dict[str, Tensor]
+    tmp_path: Path, space: SearchSpace, state: dict[str, Tensor]
 ) -> None:
-    error = refused(kept(tmp_path, state, architecture=key_of({"depth": 4})), task)
-    assert "must be a student that the task builds, but its student(depth=4) fails: TypeError" in error
-    error = refused(kept(tmp_path, state, architecture=key_of({"width": 5})), task)
+    error = refused(kept(tmp_path, state, architecture=key_of({"depth": 4})), space)
+    assert "must be a student of the space's parameters (width), but is student(depth=4); train it again" in error
+    error = refused(kept(tmp_path, state, architecture=key_of({"width": 5})), space)
     assert "but its student(width=5) fails: RuntimeError: Error(s) in loading state_dict" in error
+
+
+@pytest.mark.filterwarnings("ignore:Choices for a categorical distribution")
+def test_a_student_whose_choices_are_no_json_is_built_as_its_trial_was(tmp_path: Path, space: SearchSpace) -> None:
+    class Shaped(type(space.task)):  # type: ignore[misc]
+        def student(self, *, shape: tuple[int, ...]) -> nn.Module:
+            return nn.Sequential(nn.Linear(30, shape[0]), nn.Linear(shape[0], 2))
+
+    shapes = replace(space, task=Shaped(), student={"shape": CategoricalDistribution([(4, 4), (8, 8)])})
+    shape = shapes.middle()["shape"]
+    state = dict(shapes.build_student({"shape": shape}).state_dict())
+    file = kept(tmp_path, state, architecture=key_of({"shape": shape}), digest=tensors_digest(state))
+    loaded = load_assistant(file, shapes, space.task.data(None), "cancer")
+    assert len(loaded[0].weight) == len(state["0.weight"])

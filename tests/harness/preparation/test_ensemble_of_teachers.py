@@ -67,7 +67,7 @@ class Place:
     def teachers(self, **settings: object) -> list[Teacher]:
         data = self.space.task.data(None)
         return make_teachers(
-            self.space.task, data, "its fingerprint", classes=2, settings=replace(self.settings, **settings),  # type: ignore[arg-type]
+            self.space, data, "its fingerprint", classes=2, settings=replace(self.settings, **settings),  # type: ignore[arg-type]
             keeper=Keeper(nobody_else, Silent(), print), terminal=Terminal(), mirror=Silent(),
             bind_start=lambda name, start: start,
         )  # fmt: skip

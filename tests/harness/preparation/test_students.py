@@ -6,6 +6,7 @@ import copy
 import functools
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,16 @@ def test_of_an_endless_space_every_value_and_the_corners_are_looked_at() -> None
     looked_at(space_of(build, width=IntDistribution(1, 10_000), depth=IntDistribution(1, 20)))
     assert {depth for _, depth in seen} == set(range(1, 21))
     assert {(1, 1), (1, 20), (10_000, 1), (10_000, 20)} <= seen
+
+
+def test_students_that_begin_alike_whatever_the_seed_are_named() -> None:
+    def seeded_apart(width: int) -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return mlp(width)
+
+    assert looked_at(space_of(seeded_apart)).alike == "student(width=2)"
+    assert looked_at(space_of(mlp)).alike is None
 
 
 def test_a_layer_that_some_students_lack_is_named_with_the_architecture_before_a_teacher_is_made() -> None:
@@ -302,7 +313,7 @@ def test_a_state_that_a_call_changes_is_refused() -> None:
         check_pair(mlp(32), space_of(Positions), some_data(), Students(classes=2))
     settings = Settings(space_name="s", space_file=Path("s.py"), study="s")
     with pytest.raises(Unfit, match=r"the teacher must have the same state_dict .* its forward adds 'pos'; register"):
-        find_teacher(Built(mlp, lambda: Positions(4)), some_data(), "0", settings)
+        find_teacher(replace(space_of(mlp), task=Built(mlp, lambda: Positions(4))), some_data(), "0", settings)
 
 
 def test_a_float_student_of_a_file_called_quantized_and_what_adds_floats_for_quantization_are_taken() -> None:

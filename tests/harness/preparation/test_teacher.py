@@ -57,8 +57,8 @@ def test_a_checkpoint_without_weights_says_what_makes_one(tmp_path: Path, conten
 
 def refusal(file: Path) -> str:
     """Why a file can't be the teacher of the digits."""
-    task = load_space(SPACE).task
+    space = load_space(SPACE)
     settings = Settings(space_name="digits", space_file=SPACE, study="digits", teachers=(file,))
     with pytest.raises(HarnessError) as refused:
-        find_teacher(task, task.data(None), "dataset", settings)
+        find_teacher(space, space.task.data(None), "dataset", settings)
     return str(refused.value)
