@@ -28,6 +28,6 @@ def test_a_loss_that_is_no_number_names_the_samples_that_hold_none() -> None:
     where = "train/loss is nan in epoch 3; 2 of 4 train samples hold NaN or infinity in 'x'"
     with pytest.raises(TrialFailed, match=f"^{re.escape(where)}$"):
         check_losses(3, losses, data_of(values, ids))
-    with pytest.raises(TrialFailed, match="^train/loss is nan in epoch 3$"):
+    with pytest.raises(TrialFailed, match=r"^train/loss is nan in epoch 3$"):
         check_losses(3, losses, data_of(torch.ones(4, 2), ids))
     check_losses(3, {"train/loss": 0.0, "val/loss": 1.0}, data_of(values, ids))
