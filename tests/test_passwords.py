@@ -200,7 +200,7 @@ LEAKING = """
 
 class Leaking(nn.Module):
     def forward(self, logits):
-        if self.training:
+        if self.training and torch.is_grad_enabled():
             raise KeyError("lost postgresql://kd:Wr0ng@h/kd, and with it host=h password=Wr0ng")
         return logits
 """
