@@ -289,7 +289,8 @@ def test_the_default_space_is_digits(tmp_path: Path) -> None:
 
 
 def test_the_method_is_searched_and_a_trial_has_its_own_method_s_parameters(tmp_path: Path) -> None:
-    output = search(tmp_path, "--space", "digits-methods", "--trials", "16", "--epochs", "2", "--pruner", "none")
+    short = ("--epochs", "2", "--pruner", "none", "--min", "none")  # two epochs reach no region of interest
+    output = search(tmp_path, "--space", "digits-methods", "--trials", "16", *short)
     trials = load(tmp_path, "digits-methods").trials
     methods = {trial.params["method"] for trial in trials}
     assert "soft_target" in methods and len(methods) >= 4  # the recipes, and draws among five
