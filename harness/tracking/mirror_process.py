@@ -31,7 +31,7 @@ from harness.addresses import lock_of, sqlite_path
 from harness.content import exclusive
 from harness.errors import one_line
 from harness.tracking.inbox import Inbox
-from harness.tracking.mlflow_database import prepare_database
+from harness.tracking.mlflow_database import check_answers, prepare_database
 from harness.tracking.mlflow_sink import MlflowSink
 
 _GATHER_S = 2.0  # events within it go out together: a short trial is one call, not twenty
@@ -117,6 +117,8 @@ def main() -> int:
         with exclusive(lock_of(config["address"], root), on_wait=wait):  # or two first starts would both make tables
             if (path := sqlite_path(config["address"])) is not None:
                 prepare_database(path, lambda text: _tell(word=text))
+            elif config["address"].startswith(("postgresql", "mysql", "mssql")):
+                check_answers(config["address"])
             sink = MlflowSink(config["address"], config["experiment"], root, on_refused=lambda text: _tell(word=text))
     except Exception as error:
         _tell(failed=_why(error))

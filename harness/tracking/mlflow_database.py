@@ -1,4 +1,4 @@
-"""MLflow's local database: made whole, made anew where it is half made and empty, never changed where it holds runs."""
+"""MLflow's database: a local one is made whole, or anew where it is half made and empty; what holds runs stays."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import mlflow
 from alembic.script import ScriptDirectory
 from mlflow import MlflowClient
+from sqlalchemy import create_engine
 
 from harness.errors import HarnessError
 from harness.storage.sqlite_file import make_if_missing, replace_if_empty
@@ -36,6 +37,19 @@ def prepare_database(path: Path, say: Callable[[str], None]) -> None:
     if not replace_if_empty(path, _make, is_usable=lambda: _is_usable(path)):
         raise HarnessError(_remedy(path, found))
     say(f"{path} was half made, and empty: it is made anew")
+
+
+def check_answers(address: str) -> None:
+    """Connect to a database once: MLflow asks one that refuses 15 times, for nearly two minutes, and in silence.
+
+    Raises:
+        SQLAlchemyError: If it refuses, or is not there.
+    """
+    engine = create_engine(address)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
 
 
 def _make(path: Path) -> None:
