@@ -108,16 +108,16 @@ TARGET_CHECKS = (
         needs=("teacher's logits", "student's logits"),
     ),
     Check("controls", a_control_is_fair, REMEDY, needs=("labels",)),
-)
-"""Before a teacher learns."""
-
-CHECKS = (
     Check(
         "metric",
         metric_measures,
         "let metric(classes) give a torchmetrics metric of logits (B, C) and labels (B,), and say which way is better",
-        needs=("data",),
+        needs=("student's logits",),
     ),
+)
+"""Before a teacher learns."""
+
+CHECKS = (
     Check(
         "teacher knows",
         teacher_knows_the_labels,

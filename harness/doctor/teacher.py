@@ -152,7 +152,7 @@ TRAINED_CHECKS = (
         "teacher learns",
         teacher_learns,
         "look for a logarithm or a root of 0 in it, scale its inputs, or lower teacher_learning_rate",
-        needs=("controls",),
+        needs=("controls", "metric"),
     ),
     Check(
         "teacher in eval",
