@@ -172,6 +172,11 @@ class TensorLoader:
         """Batches, and so optimizer steps, in an epoch."""
         return _batches(len(self.split), self.batch_size)
 
+    @property
+    def last_batch_size(self) -> int:
+        """Samples in the last batch of an epoch: fewer than in the others, or one more."""
+        return len(self.split) - (self.batches - 1) * self.batch_size
+
     def __len__(self) -> int:
         return -(-self.batches // self.batches_per_item)
 

@@ -17,7 +17,7 @@ from harness.preparation.methods import check_layers_of, classes_fault, targets_
 from harness.preparation.mixing import mixes_targets
 from harness.space import METHOD, Configuration, ends
 from harness.training.fit import seed_draws
-from lightning_modules.batch import Batch, select
+from lightning_modules.batch import Batch
 from lightning_modules.classifier import weighted_sum
 
 _INERT = 1e-5  # of a gradient's length: rounding moves it less, any parameter that reaches it more
@@ -155,11 +155,10 @@ def _corners(patient: Patient, method: str) -> Iterator[dict[str, Any]]:
 
 
 def last_batch_can_be_trained_on(patient: Patient) -> str:
-    """The last training batch, which may hold one sample alone, gives a finite loss too."""
+    """Check that the last training batch, which may be smaller than the others, gives a finite loss too."""
     samples, batch_size = len(patient.data.splits["train"]), patient.data.batch_size
-    size = samples % batch_size or batch_size
-    whole = patient.batches()[0]
-    batch = _first(whole, min(size, len(whole.ids)))
+    size = patient.data.train_dataloader().last_batch_size
+    batch = patient.batches(size)[0]
     for method, (name, architecture) in itertools.product(_methods(patient), patient.extremes().items()):
         with asking(f"{method}, student({name}), a batch of {size}", patient):
             loss = float(weighted_sum(patient.module(patient.configuration(method, **architecture)).terms(batch)))
@@ -167,18 +166,7 @@ def last_batch_can_be_trained_on(patient: Patient) -> str:
             raise Flaw(
                 f"{method}: the loss of student({name}) is {loss} on the last batch, of {_counted(size, 'sample')}"
             )
-    return f"{_counted(size, 'sample')}: what {samples:,} in batches of {batch_size} leave"
-
-
-def _first(batch: Batch, size: int) -> Batch:
-    part = slice(0, size)
-    return Batch(
-        ids=batch.ids[part],
-        inputs=select(batch.inputs, part),
-        labels=batch.labels[part],
-        teacher={name: values[part] for name, values in batch.teacher.items()},
-        mask=None if batch.mask is None else batch.mask[part],
-    )
+    return f"{_counted(size, 'sample')}: the last of {samples:,} in batches of {batch_size}"
 
 
 def _counted(number: int, noun: str) -> str:
@@ -213,7 +201,8 @@ CHECKS = (
     Check(
         "last batch",
         last_batch_can_be_trained_on,
-        "choose a batch_size that leaves no single sample over: BatchNorm can't be trained on one",
+        "let the network be trained on a batch of that size, or choose a batch_size that leaves another one: a single "
+        "sample that is left over joins the batch before it",
         needs=("gradients",),
     ),
 )

@@ -67,10 +67,16 @@ class Patient:
         """Inputs of some validation samples, on the device."""
         return select(self.sample.splits["val"].inputs, slice(0, size))
 
-    def batches(self) -> list[Batch]:
-        """Training batches of the sample, one more than ``STEPS``, as a trial gets them."""
+    def batches(self, batch_size: int | None = None) -> list[Batch]:
+        """Return training batches of the sample, one more than ``STEPS``, as a trial gets them.
+
+        Args:
+            batch_size: Samples in a batch; ``None`` takes the task's, as far as the sample has enough.
+        """
         self.sample.seed, self.sample.teacher_layers = 0, tuple(teacher_layers(self.space))
-        loader, found = self.sample.train_dataloader(), list[Batch]()
+        sample = copy.copy(self.sample)
+        sample.batch_size = batch_size or sample.batch_size
+        loader, found = sample.train_dataloader(), list[Batch]()
         while len(found) <= STEPS:
             found += [batch for item in loader for batch in item]
             loader.set_epoch(loader.epoch + 1)

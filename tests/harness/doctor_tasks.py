@@ -398,12 +398,19 @@ class Deviating(Net):
         "corners it is not finite: nan after ",
         "narrow the range whose end is named",
     ),
-    "a last batch of one sample": Broken(
+    "a last batch that is too small": Broken(
         "last batch",
-        [("points(200, 1)", "points(193, 1)")],
-        "",
-        "a batch of 1: ValueError: Expected more than 1 value per channel when training",
-        "leaves no single sample over",
+        [
+            ("points(200, 1)", "points(194, 1)"),
+            ("        return self.head(self.drop(", "        many(self, inputs)\n        return self.head(self.drop("),
+        ],
+        """
+def many(network, inputs):
+    if network.training and len(inputs) == 2:
+        raise ValueError("it must be 3 or more")
+""",
+        "a batch of 2: ValueError: it must be 3 or more",
+        "choose a batch_size that leaves another one",
     ),
     "a student that asks the teacher in train mode": Broken(
         "teacher unchanged",

@@ -36,6 +36,9 @@ from harness.space import load_space
 from harness.studies.start import Start
 from harness.tracking.spool import Spool
 from harness.training.fit import seed_draws
+from lightning_modules.batch import Batch
+from lightning_modules.classifier import ClassifierModule, StudentModule
+from lightning_modules.criteria import Term
 from lightning_modules.datasets import DEBIAN_FASHION_MNIST
 from lightning_modules.tensors import Split
 
@@ -195,6 +198,27 @@ def test_what_may_be_meant_so_is_a_warning_that_stops_no_other_check(
     findings = findings_of(settings_of(tmp_path, *edits))
     assert (names(findings, "warning"), names(findings, "FAILED")) == ([check], [])
     assert found in findings[check].found and names(findings, "skipped") == ["teacher knows"]
+
+
+def test_a_single_sample_that_is_left_over_is_tried_where_a_search_trains_on_it(tmp_path: Path) -> None:
+    findings = findings_of(settings_of(tmp_path, ("points(200, 1)", "points(193, 1)")))
+    assert findings["last batch"].state == "ok"
+    assert findings["last batch"].found == "33 samples: the last of 193 in batches of 32"
+
+
+def test_the_last_batch_brings_the_targets_of_its_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = "return inputs + 0.1 * torch.from_numpy(uniforms(self.seed, ids, view, draws=8)).float()"
+    soft = "return inputs + 0.01 * view, torch.full((len(ids), 3), 1 / 3)"
+    seen = list[bool]()
+
+    def terms(module: StudentModule, batch: Batch) -> dict[str, Term]:
+        if len(batch.ids) == 8:  # what 200 samples leave
+            seen.append(batch.targets is not None)
+        return ClassifierModule.terms(module, batch)
+
+    monkeypatch.setattr(StudentModule, "terms", terms)
+    assert findings_of(settings_of(tmp_path, (shown, soft)))["last batch"].state == "ok"
+    assert seen and all(seen)
 
 
 def test_macs_that_can_not_be_counted_are_within_no_budget(tmp_path: Path) -> None:

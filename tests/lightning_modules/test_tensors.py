@@ -64,6 +64,7 @@ def test_only_the_last_batch_is_small(batch_size: int, batches_per_item: int, it
     assert [[len(batch.labels) for batch in item] for item in loader] == items
     assert len(loader) == len(items)
     assert loader.batches == sum(len(item) for item in items)
+    assert loader.last_batch_size == items[-1][-1]
 
 
 @pytest.mark.parametrize("shuffle_seed", [None, 5])
