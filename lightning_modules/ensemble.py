@@ -37,13 +37,14 @@ def mean_of_logits(logits: Sequence[Tensor]) -> Tensor:
 
     .. math:: \frac{1}{K} \sum_k \Big( z_k - \frac{1}{C} \sum_c z_{k,c} \Big)
 
-    Its softmax is the members' geometric mean, normalised, at whatever T it is softened.
+    Its softmax is the members' geometric mean, normalised, at whatever T it is softened. A class that a member holds
+    impossible (-inf) is impossible, and does not count in that member's C.
 
     Args:
         logits: Unnormalised scores of each of K members, all of shape (..., C).
 
     Returns:
-        Shape (..., C), of mean 0 over C.
+        Shape (..., C), of mean 0 over C where all classes are possible.
 
     Raises:
         ValueError: If the shapes differ.
@@ -52,7 +53,9 @@ def mean_of_logits(logits: Sequence[Tensor]) -> Tensor:
         Hinton, Vinyals & Dean (2015), section 1 (geometric mean). arXiv:1503.02531.
     """
     stacked = _stacked(logits)
-    return (stacked - stacked.mean(dim=-1, keepdim=True)).mean(dim=0)
+    impossible = stacked == -math.inf
+    means = stacked.masked_fill(impossible, 0).sum(dim=-1, keepdim=True) / (~impossible).sum(dim=-1, keepdim=True)
+    return (stacked - means).mean(dim=0)
 
 
 def _stacked(logits: Sequence[Tensor]) -> Tensor:

@@ -56,7 +56,8 @@ class Transfer:
           would if, within the class, they erred independently, each as it is given to,
           both_wrong · Σ_k p(the teacher says k | it is wrong) · p(the student says k | it is wrong);
         - ``teacher_accuracy``, ``student_accuracy``, ``lost_share``, ``won_share``: shares of the samples;
-        - ``teacher_kl`` (nats), ``rank_correlation`` (over ``Answers.ranked`` classes): means over the samples.
+        - ``teacher_kl`` (nats), ``rank_correlation`` (over ``Answers.ranked`` classes): means over the samples that
+          have one.
         """
         labels, teacher, student = self._labels, self._teacher, self._student
         teacher_right, student_right = teacher == labels, student == labels
@@ -83,8 +84,8 @@ class Transfer:
         for what in ("lost", "won"):
             frame[f"{what}_share"] = frame[what] / samples
         for name in ("teacher_kl", "rank_correlation"):
-            sums = np.bincount(labels, getattr(self.answers, name).double().numpy(), minlength=len(frame))
-            frame[name] = sums / samples
+            values = pd.Series(getattr(self.answers, name).double().numpy())
+            frame[name] = values.groupby(labels).mean().reindex(frame.index)
         return frame
 
     @cached_property
@@ -132,7 +133,7 @@ class Transfer:
                 f"{total['same_mistake_by_chance']:,.1f}."
             )
         said.append(f"Its KL from the teacher is {float(self.answers.teacher_kl.mean()):.3f} nats a sample.")
-        correlation = float(self.answers.rank_correlation.mean())
+        correlation = float(self.answers.rank_correlation.nanmean())
         if not np.isnan(correlation):
             ranked = self.answers.ranked
             which = "" if ranked == self.answers.classes - 1 else f"{ranked} most likely "

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from harness.training.tensor_file import save_tensors
+from lightning_modules.losses._numeric import divergences
 
 ANSWERS = "answers.safetensors"
 RANKED = 100
@@ -30,8 +30,8 @@ class Answers:
         teacher_kl: KL(teacher ‖ student) at T = 1, nats, float32.
         rank_correlation: Spearman's ρ of their logits over the ``ranked`` classes that the teacher finds most likely
             of those that are not the true one, in [-1, 1], float32: whether they hold the same mistakes to be the
-            likely ones, however sure they are of it. 0 where one of them tells none apart; NaN where there are fewer
-            than two such classes.
+            likely ones, however sure they are of it. Classes that the teacher holds impossible (-inf) are left out. 0
+            where one of them tells none apart; NaN where there are fewer than two such classes.
         classes: Number of classes C.
     """
 
@@ -88,27 +88,33 @@ def read_answers(path: Path) -> Answers | None:
 
 
 def _compare(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    divergence = F.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), reduction="none", log_target=True).sum(-1)
+    divergence = divergences(student.log_softmax(-1), teacher.log_softmax(-1)).sum(-1)
     correlation = _rank_correlation(student, teacher, labels)
     return student.argmax(-1).int(), teacher.argmax(-1).int(), divergence, correlation
 
 
 def _rank_correlation(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     samples, classes = student.shape
-    if classes < 3:
-        return torch.full((samples,), torch.nan)
     likely = teacher.topk(min(RANKED + 1, classes), dim=-1).indices  # one more, for the true class may be among them
     is_wrong = likely != labels[:, None]
     is_wrong[:, -1] &= ~is_wrong[:, :-1].all(-1)
     chosen = likely[is_wrong].view(samples, -1)
-    ranks = (_ranks(logits.gather(1, chosen)) for logits in (student, teacher))
-    ours, theirs = (rank - rank.mean(-1, keepdim=True) for rank in ranks)
+    counts = teacher.gather(1, chosen) > -torch.inf
+    ours, theirs = (_centred_ranks(logits.gather(1, chosen), counts) for logits in (student, teacher))
     lengths = (ours.square().sum(-1) * theirs.square().sum(-1)).sqrt()
-    return torch.where(lengths > 0, (ours * theirs).sum(-1) / lengths, 0)
+    correlation = torch.where(lengths > 0, (ours * theirs).sum(-1) / lengths, 0)
+    return correlation.masked_fill(counts.sum(-1) < 2, torch.nan)
+
+
+def _centred_ranks(values: Tensor, counts: Tensor) -> Tensor:
+    """Return ranks of the values that count along the last dimension, less their mean; 0 for those that do not."""
+    ranks = _ranks(values.masked_fill(~counts, torch.inf))  # beyond the others, whose ranks are those among themselves
+    means = ranks.masked_fill(~counts, 0).sum(-1, keepdim=True) / counts.sum(-1, keepdim=True)
+    return (ranks - means).masked_fill(~counts, 0)
 
 
 def _ranks(values: Tensor) -> Tensor:
-    """Ranks along the last dimension, equal values sharing the mean of theirs."""
+    """Return ranks along the last dimension, equal values sharing the mean of theirs."""
     ordered = values.sort(-1).values
     values = values.contiguous()
     below, not_above = torch.searchsorted(ordered, values), torch.searchsorted(ordered, values, right=True)

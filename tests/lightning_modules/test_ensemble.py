@@ -53,6 +53,14 @@ def test_averages_are_finite_at_extremes_in_single_precision(mean: object) -> No
     assert callable(mean) and mean(extreme).dtype == torch.float32 and mean(extreme).isfinite().all()
 
 
+def test_a_class_that_a_teacher_holds_impossible_is_impossible_in_the_geometric_mean() -> None:
+    members = [torch.tensor([[1.0, 3.0, -torch.inf]]), torch.tensor([[0.0, 2.0, 4.0]])]
+    # Centred: (-1, 1, -inf) and (-2, 0, 2).
+    torch.testing.assert_close(mean_of_logits(members), torch.tensor([[-1.5, 0.5, -torch.inf]]))
+    half = torch.tensor([[0.5, 0.5, 0.0]])
+    torch.testing.assert_close(mean_of_probabilities([half.log(), half.log()]).exp(), half)
+
+
 @pytest.mark.parametrize("mean", [mean_of_logits, mean_of_probabilities])
 def test_teachers_of_other_numbers_of_classes_have_no_mean(mean: object) -> None:
     assert callable(mean)

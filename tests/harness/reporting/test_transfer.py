@@ -70,6 +70,14 @@ def test_what_is_lost_and_won_is_counted_by_class() -> None:
         assert table[name].tolist() == pytest.approx([*expected, math.nan], nan_ok=True), name
 
 
+def test_a_sample_without_a_ranking_leaves_those_of_the_others() -> None:
+    partial = WORKED.rank_correlation.clone()
+    partial[0] = math.nan
+    found = Transfer(Answers(**vars(WORKED) | {"rank_correlation": partial}), NAMES)
+    assert found.by_class["rank_correlation"][0] == pytest.approx(0.3)  # of 0.1 to 0.5
+    assert found.mistakes().endswith("Spearman's ρ = 0.50.")  # of 0.1 to 0.9
+
+
 def test_shared_mistakes_stand_beside_what_chance_would_give() -> None:
     table = Transfer(WORKED).by_class
     assert table["both_wrong"].tolist() == [2, 1, 0]

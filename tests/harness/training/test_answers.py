@@ -53,6 +53,21 @@ def test_two_classes_diverge_as_worked_by_hand() -> None:
     assert found.rank_correlation.isnan().all()  # one wrong class has no order
 
 
+def test_classes_that_the_teacher_holds_impossible_add_no_divergence_and_are_not_ranked() -> None:
+    student, teacher, labels = some_logits(300, 7)
+    possible = torch.rand(teacher.shape, generator=torch.Generator().manual_seed(1)) < 0.6
+    possible |= torch.nn.functional.one_hot(labels, 7).bool()
+    teacher = teacher.masked_fill(~possible, -torch.inf)
+    found = compare(student, teacher, labels)
+    p, q = (softmax(logits.double().numpy(), axis=1) for logits in (teacher, student))
+    np.testing.assert_allclose(found.teacher_kl, rel_entr(p, q).sum(axis=1), rtol=1e-4)
+    ranked = possible & ~torch.nn.functional.one_hot(labels, 7).bool()
+    rows = zip(student, teacher, ranked, strict=True)
+    expected = [spearmanr(s[row], t[row]).statistic if row.sum() > 1 else np.nan for s, t, row in rows]
+    np.testing.assert_allclose(found.rank_correlation, expected, atol=1e-6)
+    assert 0 < np.isnan(expected).sum() < 300
+
+
 @pytest.mark.parametrize("ties", [False, True])
 def test_rank_correlation_is_scipys_over_the_classes_that_are_not_the_true_one(ties: bool) -> None:
     student, teacher, labels = some_logits(5000, 6)  # more than are ranked at a time
