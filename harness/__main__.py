@@ -30,6 +30,7 @@ def confirm(settings: Settings) -> None:
             from harness.preparation.teacher_outputs import SEARCHED
             from harness.reporting.report import report
             from harness.reporting.result import collect
+            from harness.reporting.sentences import nothing_to_confirm
             from harness.storage.access import storage_in_reach
             from harness.studies.opening import reopen_study
             from harness.tracking.spool import Spool
@@ -43,9 +44,10 @@ def confirm(settings: Settings) -> None:
             study, space = reopen_study(settings)
         study.patience.word.say = terminal.say
         settings = study.settings
-        picks = collect(study).picked
+        found = collect(study)
+        picks = found.picked
         if not picks:
-            raise HarnessError(f"study {settings.study!r} has no complete trial yet: there is nothing to confirm.")
+            raise HarnessError(nothing_to_confirm(found))
         mirror.connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
         study.hold()
         catch_up(study, mirror)

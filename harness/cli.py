@@ -223,14 +223,15 @@ def _check_working_folder() -> None:
         raise HarnessError("the folder that you are in must exist, but was deleted; cd to one that does.") from None
 
 
-def next_steps(settings: Settings, study: Study, experiment_id: str, *, is_over: bool) -> str:
-    """The exact commands for looking at the runs and for going on.
+def next_steps(settings: Settings, study: Study, experiment_id: str, *, is_over: bool, has_picks: bool) -> str:
+    """Return the exact commands for looking at the runs and for going on.
 
     Args:
         settings: How the study was searched.
         study: The study.
         experiment_id: MLflow's number of its experiment.
         is_over: Whether the same command would do nothing more.
+        has_picks: Whether there is something to confirm.
     """
     address = redact(settings.tracking_uri)
     # A browser asks for name and password by itself.
@@ -255,7 +256,7 @@ def next_steps(settings: Settings, study: Study, experiment_id: str, *, is_over:
     if picture.exists():
         lines.append(f"  look at  {picture}")
     lines.append(f"  report   {command_for('report', settings)}")
-    if is_over:
+    if is_over and has_picks:
         lines.append(f"  confirm  {command_for('confirm', settings)}")
     again = redact(f"{python} {shlex.join(sys.argv)}").replace(" --accept-changes", "")  # what is accepted is noted
     if not is_over:

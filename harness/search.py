@@ -70,6 +70,10 @@ def search(settings: Settings) -> None:
         def controls_left() -> list[Retraining]:
             return controls(study, settings, space, picked(study)) if study.is_over else []
 
+        def steps(*, is_over: bool) -> str:
+            has_picks = is_over and bool(picked(study))
+            return next_steps(settings, study, mirror.experiment_id, is_over=is_over, has_picks=has_picks)
+
         try:
             with ParentRun(study, settings, mirror, controls_left) as parent:
                 catch_up(study, mirror)
@@ -111,11 +115,11 @@ def search(settings: Settings) -> None:
                 catch_up(study, mirror)
                 undone = len(controls_left())
                 terminal.tell(_stopped(settings, study, undone))
-                terminal.say(next_steps(settings, study, mirror.experiment_id, is_over=study.is_over and not undone))
+                terminal.say(steps(is_over=study.is_over and not undone))
             except STORAGE_ERRORS:
                 terminal.say("stopped while the storage is away; nothing is lost, and the same command goes on.")
             raise
-        terminal.say(next_steps(settings, study, mirror.experiment_id, is_over=study.is_over))
+        terminal.say(steps(is_over=study.is_over))
 
 
 @contextlib.contextmanager

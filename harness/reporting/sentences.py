@@ -76,6 +76,13 @@ def region_told(result: Result) -> str:
     )
 
 
+def nothing_to_confirm(result: Result) -> str:
+    """Say why a study without a pick has nothing to confirm, and what to do."""
+    if not len(result.complete):
+        return f"study {result.study!r} has no complete trial yet: there is nothing to confirm."
+    return f"study {result.study!r} has nothing to confirm, for no student is in its region. {region_told(result)}"
+
+
 def _control(result: Result) -> str:
     """What a gain is a gain over."""
     plain = "the plain control, which is the same student, seed and settings on labels alone"

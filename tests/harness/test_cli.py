@@ -8,15 +8,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from conftest import ROOT, environment
 
-from harness.cli import parse_search
+from harness.cli import next_steps, parse_search
 from harness.commands import parse_command
 from harness.flags import SPACES_DIR, space_names
 from harness.placement import Placement
 from harness.settings import DEFAULT_RUNS_DIR, DEFAULT_STORAGE, DEFAULT_TRACKING_URI, Settings
+from harness.studies.study import Study
 
 HEAVY = {
     "torch",
@@ -52,6 +55,18 @@ def only_line(error: str) -> str:
     """The error, which must be one line that begins as every error does."""
     assert error.startswith("error: ") and error.endswith("\n") and error.count("\n") == 1, error
     return error
+
+
+def test_what_is_next_is_to_confirm_only_where_something_is_picked() -> None:
+    study = cast(Study, SimpleNamespace(primary="accuracy", is_exhausted=False, finished=lambda: 3))
+    settings = parse_search([])[0]
+
+    def told(*, is_over: bool, has_picks: bool) -> str:
+        return next_steps(settings, study, "1", is_over=is_over, has_picks=has_picks)
+
+    assert "harness confirm --study digits" in told(is_over=True, has_picks=True)
+    assert "confirm" not in told(is_over=True, has_picks=False) and "--trials 6" in told(is_over=True, has_picks=False)
+    assert "confirm" not in told(is_over=False, has_picks=True)
 
 
 def test_without_arguments_the_digits_are_searched_with_the_documented_defaults() -> None:

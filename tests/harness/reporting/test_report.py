@@ -28,7 +28,7 @@ from harness.reporting.plots import _focus, curves_figure
 from harness.reporting.report import report, summary, write_report
 from harness.reporting.report_screen import show
 from harness.reporting.result import Result, collect
-from harness.reporting.sentences import caveats, confirmed_head, notes, transferred
+from harness.reporting.sentences import caveats, confirmed_head, notes, nothing_to_confirm, transferred
 from harness.reporting.sentences import tested as confirmed_lines
 from harness.screen.terminal import Terminal
 from harness.settings import Settings
@@ -185,6 +185,16 @@ def test_where_no_student_is_in_the_region_the_report_says_the_best_and_what_to_
     assert "--min none" in said and "--min none" in summary(result)
     frame = pd.read_csv(study.folder / "report" / "trials.csv")
     assert not frame["front"].any() and len(frame) == 5
+
+
+def test_why_there_is_nothing_to_confirm_is_said_as_it_is(settings: Settings) -> None:
+    study = a_study(settings, [])
+    assert nothing_to_confirm(collect(study)) == "study 's' has no complete trial yet: there is nothing to confirm."
+    study = a_study(settings, STUDENTS)
+    study.keep_region(Region("accuracy", 1, 0.99, "--min accuracy=0.99"))
+    said = nothing_to_confirm(collect(study))
+    assert said.startswith("study 's' has nothing to confirm, for no student is in its region. Region of interest: ")
+    assert "None of 5 students" in said and "--min none" in said
 
 
 def test_pictures_of_a_region_show_what_lies_beyond_it_only_when_asked(settings: Settings, tmp_path: Path) -> None:
