@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -69,17 +70,28 @@ def chance_level(metric: Metric, labels: Tensor, classes: int, *, sign: int) -> 
     alone = torch.zeros(classes, device=labels.device)
     alone[counts.argmax()] = 1.0
     frequent = (counts / counts.sum()).clamp_min(1e-6).log()
-    found = [score for row in (alone, frequent) if math.isfinite(score := _scored(metric, row, labels))]
+    scores = [
+        scored(metric, lambda part, row=row: row.repeat(len(part), 1), labels, classes) for row in (alone, frequent)
+    ]
+    found = [score for score in scores if math.isfinite(score)]
     return sign * max(sign * score for score in found) if found else math.nan
 
 
-def _scored(metric: Metric, row: Tensor, labels: Tensor) -> float:
-    """Score the same logits for all, or return NaN: a metric of ranks, say, may refuse such answers."""
-    size = max(1, _VALUES // len(row))
+def scored(metric: Metric, answer: Callable[[Tensor], Tensor], labels: Tensor, classes: int) -> float:
+    """Score answers that are made of the labels, or return NaN: a metric of ranks, say, may refuse constant ones.
+
+    Args:
+        metric: Updated with logits (B, C) and labels (B,); whatever it has seen before is forgotten.
+        answer: Gives the logits (B, C) of labels (B,).
+        labels: The labels, shape (N,).
+        classes: Number of classes C.
+    """
+    value = math.nan
     metric.reset()
     with warnings.catch_warnings(), contextlib.suppress(Exception):
         warnings.simplefilter("ignore")
-        for part in labels.split(size):
-            metric.update(row.repeat(len(part), 1), part)
-        return float(metric.compute())
-    return math.nan
+        for part in labels.split(max(1, _VALUES // classes)):
+            metric.update(answer(part), part)
+        value = float(metric.compute())
+    metric.reset()
+    return value

@@ -41,6 +41,7 @@ from harness.preparation.chance import chance_level, check_metric
 from harness.preparation.deployment import check_deployed
 from harness.preparation.ensemble import averaged, bind_teachers, labels, make_teachers, number_of_teachers
 from harness.preparation.keeping import Keeper, nobody_else
+from harness.preparation.limits import limits_of
 from harness.preparation.logits import label_classes
 from harness.preparation.methods import (
     check_classes,
@@ -243,7 +244,7 @@ def scores_of(task: Task, data: TensorDataModule, classes: int) -> Scores:
     return Scores(
         metric=task.metric_name,
         sign=sign,
-        bounds=(metric.plot_lower_bound, metric.plot_upper_bound),
+        bounds=limits_of(metric, labels, classes),
         chance=chance_level(metric, labels, classes, sign=sign),
         samples=len(labels),
     )

@@ -40,7 +40,6 @@ def forecast_of(settings: Settings, space: SearchSpace, study: Study, prepared: 
     architectures = _affordable(settings, space, prepared)
     costs = map(prepared.costs.metrics, architectures)
     axes = [name for name in study.objectives if name != study.primary]
-    metric = space.task.metric(prepared.classes)
     return Forecast(
         space,
         points=Points(space),
@@ -49,7 +48,7 @@ def forecast_of(settings: Settings, space: SearchSpace, study: Study, prepared: 
         epochs=settings.epochs or space.epochs,
         primary=study.primary,
         sign=study.primary_sign,
-        bounds=(metric.plot_lower_bound, metric.plot_upper_bound),
+        bounds=study.primary_bounds,
         floor=study.region.floor,
         seed=settings.seed,
     )

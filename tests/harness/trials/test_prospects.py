@@ -47,9 +47,11 @@ def test_a_forecast_knows_only_what_is_within_the_budgets(settings: Settings) ->
 def test_what_is_to_be_large_is_dear_where_it_is_small(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
     monkeypatch.setattr("harness.trials.prospects.Forecast", lambda space, **known: given.update(known))
-    forecast_of(settings, SPACE, opened(settings), prepared(SPACE, range(1, 33)))
+    study = opened(settings)
+    study.keep_primary_bounds(-1.0, 1.0)
+    forecast_of(settings, SPACE, study, prepared(SPACE, range(1, 33)))
     assert given["costs"] == pytest.approx(np.array([[1_000 * w, w / 1_000] for w in range(1, 33)]))
-    assert given["bounds"] == (0.0, 1.0) and given["sign"] == 1.0 and given["epochs"] == SPACE.epochs
+    assert given["bounds"] == (-1.0, 1.0) and given["sign"] == 1.0 and given["epochs"] == SPACE.epochs
 
 
 @pytest.mark.parametrize("objectives", [("accuracy",), ("accuracy", "parameters"), ("accuracy", "parameters", "macs")])

@@ -1,0 +1,64 @@
+"""The least and the most that a metric can be: its formula's, where torchmetrics knows only where to draw its axis."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric, classification, clustering, regression
+
+from harness.preparation.chance import scored
+
+Limits = tuple[float | None, float | None]
+"""The least and the most; ``None`` where there is none, or it is not known."""
+
+_CORRELATION: Limits = (-1.0, 1.0)
+_LOSS: Limits = (0.0, None)
+_LIMITS: dict[type[Metric], Limits] = {
+    classification.BinaryCohenKappa: _CORRELATION,
+    classification.MulticlassCohenKappa: _CORRELATION,
+    classification.BinaryMatthewsCorrCoef: _CORRELATION,
+    classification.MulticlassMatthewsCorrCoef: _CORRELATION,
+    classification.MultilabelMatthewsCorrCoef: _CORRELATION,
+    classification.BinaryHingeLoss: _LOSS,
+    classification.MulticlassHingeLoss: _LOSS,
+    classification.MultilabelCoverageError: _LOSS,
+    regression.CosineSimilarity: (None, None),  # a sum over the samples, unless another reduction is asked for
+    regression.ExplainedVariance: (None, 1.0),
+    regression.KendallRankCorrCoef: _CORRELATION,
+    clustering.AdjustedMutualInfoScore: (None, 1.0),
+    clustering.NormalizedMutualInfoScore: (0.0, 1.0),
+}
+"""Metrics whose ``plot_lower_bound`` and ``plot_upper_bound`` (torchmetrics 1.9) are not their limits."""
+_SAMPLES = 1_000  # that a metric is tried on, evenly chosen
+_ROUNDING = 1e-6
+
+
+def limits_of(metric: Metric, labels: Tensor, classes: int) -> Limits:
+    """Return the least and the most that a metric can be.
+
+    A limit is taken from the table above, or else from the metric's ``plot_lower_bound`` and ``plot_upper_bound``, and
+    given up where right or wrong answers score beyond it: a class of a user's own may inherit one that it breaks.
+
+    Args:
+        metric: A new metric, updated with logits (B, C) and labels (B,).
+        labels: The labels of a split, shape (N,).
+        classes: Number of classes C.
+    """
+    known = next((limits for kind, limits in _LIMITS.items() if isinstance(metric, kind)), None)
+    low, high = known or (metric.plot_lower_bound, metric.plot_upper_bound)
+    found = _extremes(metric, labels[:: max(1, len(labels) // _SAMPLES)], classes)
+    if low is not None and any(score < low - _ROUNDING for score in found):
+        low = None
+    if high is not None and any(score > high + _ROUNDING for score in found):
+        high = None
+    return low, high
+
+
+def _extremes(metric: Metric, labels: Tensor, classes: int) -> list[float]:
+    """Return the scores of right answers, of the next class but sure of it, and of the true class as the last."""
+
+    def right(part: Tensor) -> Tensor:
+        return 10 * torch.nn.functional.one_hot(part, classes).float()
+
+    answers = (right, lambda part: right((part + 1) % classes), lambda part: -right(part))
+    return [scored(metric, answer, labels, classes) for answer in answers]
