@@ -8,7 +8,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, IntDistribution
 
-from harness.cost import CostTable
+from harness.cost import MOST_ARCHITECTURES, CostTable, key_of
 from harness.errors import HarnessError
 from harness.space import SearchSpace
 
@@ -45,12 +45,14 @@ def within(space: SearchSpace, budgets: Mapping[str, float], costs: CostTable) -
     Args:
         space: The space.
         budgets: The most that a student may cost, by name of the cost.
-        costs: Of every architecture of the space; a space of too many to be measured is left as it is.
+        costs: Of every architecture of the space that memory suffices for; a space of too many to be measured is left
+            as it is.
 
     Raises:
         HarnessError: If no student is within every budget.
     """
-    architectures = space.architectures(limit=len(costs.students))
+    listed = space.architectures(limit=MOST_ARCHITECTURES) or []
+    architectures = [architecture for architecture in listed if key_of(architecture) in costs.students]
     if not budgets or not architectures:
         return space
     kept = [architecture for architecture in architectures if not over(costs.metrics(architecture), budgets)]

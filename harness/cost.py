@@ -32,6 +32,7 @@ COSTS = (
     "throughput_per_s",
 )
 
+MOST_ARCHITECTURES = 256  # a space of more is measured architecture by architecture, when a trial asks for it
 THREADS = 1  # what a student gets on the small device it is made for
 THROUGHPUT_BATCH = 64
 _HOW = 7  # counts up whenever costs are measured in another way: kept ones are then measured anew

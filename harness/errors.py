@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -155,6 +155,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     return isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error)))  # torch.OutOfMemoryError is one
+
+
+@contextlib.contextmanager
+def if_memory_suffices(otherwise: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Leave undone what memory does not suffice for.
+
+    Args:
+        otherwise: Called if it does not.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        otherwise()
 
 
 def did_you_mean(name: object, known: Iterable[str], *, otherwise: str = "") -> str:

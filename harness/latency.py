@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from harness.content import write_atomically
+from harness.errors import if_memory_suffices
 from lightning_modules.batch import Inputs, call
 
 ROUNDS = 30  # over all networks, where there is time; so often is each measured
@@ -173,7 +174,7 @@ def is_compiled(network: nn.Module, inputs: Inputs) -> bool:
 def fitting_batch(
     networks: Sequence[nn.Module], inputs: Callable[[int], Inputs], *, most: int, threads: int, limit_s: float
 ) -> int:
-    """Return the most samples in a call, up to ``most``, with which two rounds are measured in the time.
+    """Return the most samples in a call, up to ``most``, with which two rounds are measured in the time and in memory.
 
     A study of a few short trials of a large network has no time for calls of many samples.
     """
@@ -186,11 +187,23 @@ def fitting_batch(
         slowest = networks[int(np.argmax(alone))]
         batch = most
         while batch > 1:
-            larger_s = sum(alone) / max(alone) * _expected_call_s(slowest, inputs, batch)
+            larger_s = math.inf
+            with if_memory_suffices():
+                larger_s = sum(alone) / max(alone) * _expected_call_s(slowest, inputs, batch)
             if (1 + _CALLS_A_ROUND) * sum(alone) + 2 * larger_s <= limit_s / 2:
                 break
             batch //= 2
+        while batch > 1 and not all(_fits_in_memory(network, inputs(batch)) for network in networks):
+            batch //= 2
     return batch
+
+
+def _fits_in_memory(network: nn.Module, inputs: Inputs) -> bool:
+    fits = False
+    with if_memory_suffices():
+        call(network.eval(), inputs)
+        fits = True
+    return fits
 
 
 def expected_steps_s(

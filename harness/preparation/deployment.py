@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from harness.errors import Unfit
+from harness.errors import Unfit, if_memory_suffices
 from harness.preparation.logits import check_logits
 from harness.preparation.network_state import check_state
 from harness.preparation.students import Asking, build_student, glance, middle_architecture, named
@@ -16,6 +16,8 @@ from lightning_modules.tensors import TensorDataModule
 
 def check_deployed(space: SearchSpace, data: TensorDataModule, asking: Asking, *, classes: int) -> None:
     """See that what is deployed of students can be scored and kept: of the middle, of all lowest and all highest.
+
+    Those that memory does not suffice for are left to their trials.
 
     Args:
         space: Its task builds students, and says what is deployed of them.
@@ -32,7 +34,7 @@ def check_deployed(space: SearchSpace, data: TensorDataModule, asking: Asking, *
     outer = [{name: ends(values)[side] for name, values in space.student.items()} for side in (0, -1)]
     for architecture in (middle_architecture(space), *outer):
         name = f"deployed({named(architecture)})"
-        with asking(name):
+        with asking(name), if_memory_suffices():
             student = build_student(space, architecture, data).to(data.device)
             network = deployed_network(space.task, student)
             if network is student:
@@ -41,8 +43,8 @@ def check_deployed(space: SearchSpace, data: TensorDataModule, asking: Asking, *
             with torch.no_grad():
                 logits = call(network.to(data.device).eval(), split.inputs)
             found = check_logits(name, logits, split.labels)
-        if found != classes:
-            raise Unfit(
-                f"{name} must have the classes of the student, but has {found} logits, and the student {classes}",
-                "let deployed() return a network that stands in for the student",
-            )
+            if found != classes:
+                raise Unfit(
+                    f"{name} must have the classes of the student, but has {found} logits, and the student {classes}",
+                    "let deployed() return a network that stands in for the student",
+                )

@@ -19,6 +19,7 @@ from harness import budget
 from harness.cli import doctor_command
 from harness.content import TensorHasher, derived_seed, digest, exclusive
 from harness.cost import (
+    MOST_ARCHITECTURES,
     Conditions,
     Cost,
     CostTable,
@@ -33,7 +34,7 @@ from harness.cost import (
     trainable_parameters,
     uncounted_of,
 )
-from harness.errors import HarnessError, Unfit, one_line
+from harness.errors import HarnessError, Unfit, if_memory_suffices, is_out_of_memory, one_line
 from harness.latency import FEWEST_ROUNDS, ROUNDS, Rounds, expected_steps_s, fitting_batch, is_compiled, time_limit_s
 from harness.macs import macs_of
 from harness.preparation.cache_format import check_cache
@@ -77,7 +78,7 @@ from lightning_modules.views import show
 _HASHED_NUMBERS = 20_000_000  # of students' fresh weights, at most, by which a start is known: half a second
 _HASHED_AT_ONCE, _HASHED_BYTES = 4096, 2**26  # samples, and bytes of them: views need not fit in memory
 _GLANCED_AT = 16  # samples, by which it is seen whether a student gives logits
-MOST_ARCHITECTURES = 256  # a space of more is measured architecture by architecture, when a trial asks for it
+_NAMED = 3  # students that are named, of those that memory does not suffice for
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -191,6 +192,8 @@ def prepare(
     scores = [_attach(one, data, space, classes) for one in outputs]
     together = _attach(averaged(outputs, settings.average), data, space, classes)
     costs = _costs(settings, space, study, teachers, data, terminal)
+    if too_large := _too_large(space, costs):
+        doubts.append(too_large)
     files, its_costs = settings.teachers or [None] * len(teachers), costs.members or [costs.teacher]
     names = labels(len(teachers)) if len(teachers) > 1 else ["the teacher"]
 
@@ -319,8 +322,7 @@ def _found_or_measured(
     settings: Settings, space: SearchSpace, teachers: Sequence[Teacher], data: TensorDataModule, terminal: Terminal
 ) -> CostTable:
     conditions = conditions_of(data.device)
-    architectures = space.architectures(limit=MOST_ARCHITECTURES) or []
-    students = {key_of(architecture): _deployed(space, architecture, data, settings) for architecture in architectures}
+    students = _measurable(space, data, settings)
     members = dict(zip(labels(len(teachers)), teachers, strict=True))
     networks = {name: one.network for name, one in (members | students).items()}
     trainable = {name: one.trainable_parameters for name, one in (members | students).items()}
@@ -338,6 +340,35 @@ def _found_or_measured(
             save_cost_table(table, file)
             _cut(file).unlink(missing_ok=True)
     return table
+
+
+def _measurable(space: SearchSpace, data: TensorDataModule, settings: Settings) -> dict[str, _Deployed]:
+    """What is deployed of each architecture by its key, less those that memory does not suffice for beside the others.
+
+    Of a space of too many to be measured beforehand, none.
+    """
+    found, example = {}, example_inputs(data, 1)
+    for architecture in space.architectures(limit=MOST_ARCHITECTURES) or []:
+        with if_memory_suffices():
+            one = _deployed(space, architecture, data, settings)
+            with _asking(f"the task's {named(architecture)}", settings, but_memory=True):
+                with torch.compiler.set_stance("force_eager"), torch.no_grad():
+                    call(one.network.eval(), example)
+            found[key_of(architecture)] = one
+    return found
+
+
+def _too_large(space: SearchSpace, costs: CostTable) -> str:
+    """Say which architectures have no costs because memory did not suffice for them; empty if none."""
+    every = space.architectures(limit=MOST_ARCHITECTURES) or []
+    left_out = [named(one) for one in every if key_of(one) not in costs.students]
+    if not left_out:
+        return ""
+    more = f" and {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
+    return (
+        f"memory did not suffice to measure {len(left_out)} of {len(every)} architectures, whose trials may fail for "
+        f"it: {', '.join(left_out[:_NAMED])}{more}"
+    )
 
 
 def _cut(file: Path) -> Path:
@@ -445,22 +476,25 @@ def is_affordable(architecture: Mapping[str, Any], space: SearchSpace, study: St
     budgets = study.settings.budgets
     if not budgets:
         return True
-    known = prepared.costs.students.get(key_of(architecture))
-    if known is None:
-        try:
+
+    def say() -> None:
+        study.patience.word(f"students that memory does not suffice for are not tried ({named(architecture)})")
+
+    with if_memory_suffices(otherwise=say):
+        known = prepared.costs.students.get(key_of(architecture))
+        if known is None:
             one = _deployed(space, architecture, prepared.data, study.settings)
             example = example_inputs(prepared.data, 1)
             counted = count_costs(one.network.eval(), example, one.trainable_parameters)._asdict()
-        except (MemoryError, torch.OutOfMemoryError):
-            return False
-        if "macs" in budgets and counted["macs"] is None:
-            _say_uncounted(macs_of(one.network, example).uncounted, study, prepared.costs)
-            return False
-        if budget.over(counted, {name: most for name, most in budgets.items() if name in counted}):
-            return False
-        if budgets.keys() <= counted.keys():
-            return True
-    return not budget.over(costs_of(architecture, space, study, prepared), budgets)
+            if "macs" in budgets and counted["macs"] is None:
+                _say_uncounted(macs_of(one.network, example).uncounted, study, prepared.costs)
+                return False
+            if budget.over(counted, {name: most for name, most in budgets.items() if name in counted}):
+                return False
+            if budgets.keys() <= counted.keys():
+                return True
+        return not budget.over(costs_of(architecture, space, study, prepared), budgets)
+    return False
 
 
 def _say_uncounted(names: Sequence[str], study: Study, costs: CostTable) -> None:
@@ -526,7 +560,8 @@ def _student_starts(space: SearchSpace, data: TensorDataModule, settings: Settin
     starts = {}
     for architecture in architectures:
         seed_draws(derived_seed("start"), torch.device("cpu"))
-        starts[named(architecture)] = start_of(_student(space, architecture, data, settings))
+        with if_memory_suffices():
+            starts[named(architecture)] = start_of(_student(space, architecture, data, settings))
     return starts
 
 
@@ -540,13 +575,16 @@ def _student_misgivings(space: SearchSpace, data: TensorDataModule, settings: Se
 
 
 def _middle_student(space: SearchSpace, data: TensorDataModule, settings: Settings) -> nn.Module:
-    return _student(space, middle_architecture(space), data, settings)
+    """The student that stands for all where one is asked: memory must suffice for it."""
+    architecture = middle_architecture(space)
+    with _asking(f"the task's {named(architecture)}, in the middle of the space,", settings):
+        return _student(space, architecture, data, settings)
 
 
 def _student(
     space: SearchSpace, architecture: Mapping[str, Any], data: TensorDataModule, settings: Settings
 ) -> nn.Module:
-    with _asking(f"the task's {named(architecture)}", settings):
+    with _asking(f"the task's {named(architecture)}", settings, but_memory=True):
         return build_student(space, architecture, data).to(data.device)
 
 
@@ -562,18 +600,26 @@ def _deployed(
 ) -> _Deployed:
     student = _student(space, architecture, data, settings)
     trainable = trainable_parameters(student)
-    with _asking("the task's deployed(student)", settings):
+    with _asking("the task's deployed(student)", settings, but_memory=True):
         return _Deployed(deployed_network(space.task, student).to(data.device), trainable)
 
 
 @contextlib.contextmanager
-def _asking(what: str, settings: Settings) -> Iterator[None]:
-    """Say of any error in a task's own code whose it is and where, in one line."""
+def _asking(what: str, settings: Settings, *, but_memory: bool = False) -> Iterator[None]:
+    """Say of any error in a task's own code whose it is and where, in one line.
+
+    Args:
+        what: What was asked.
+        settings: Name the space file.
+        but_memory: Whether an error for want of memory is passed on as it is, to a caller that can do without.
+    """
     try:
         yield
     except HarnessError:
         raise
     except Exception as error:
+        if but_memory and is_out_of_memory(error):
+            raise
         line = line_of(error, settings.space_file)
         place = f" in {settings.space_file}{line}" if line else ""
         raise HarnessError(

@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from torch import Tensor, nn
 
 from harness.content import digest, tensors_digest
-from harness.errors import Unfit, is_out_of_memory, one_line
+from harness.errors import Unfit, if_memory_suffices, one_line
 from harness.preparation.logits import check_covers_labels, check_logits, check_true_classes
 from harness.preparation.network_state import check_state
 from harness.preparation.sharing import check_apart
@@ -136,14 +136,18 @@ class LayerCheck:
         self._found: dict[str, bool] = {}
 
     def __call__(self, architecture: Mapping[str, Any]) -> bool:
-        """Return whether the student of an architecture has all of them."""
+        """Return whether the student of an architecture has all of them.
+
+        One that memory does not suffice for is taken to have them: its trial fails by its own doing.
+        """
         if not self._layers:
             return True
         name = named(architecture)
         if name not in self._found:
-            network = build_student(self._space, architecture, self._data).to(self._data.device)
             seen = Students()
-            _note_layers(name, network, glance(self._data), self._layers, seen)
+            with if_memory_suffices():
+                network = build_student(self._space, architecture, self._data).to(self._data.device)
+                _note_layers(name, network, glance(self._data), self._layers, seen)
             self._found[name] = not seen.missing
         return self._found[name]
 
@@ -176,17 +180,15 @@ class _Look:
         name = named(architecture)
         if name not in self.characters and (is_needed or self.numbers < _MOST_NUMBERS):
             with self._asking(name):
-                try:
+                self.characters[name] = (
+                    f"out of memory: {name}"  # if so, its trials fail by their own doing
+                )
+                with if_memory_suffices():
                     network, self.characters[name] = _look_at(
                         name, architecture, self._space, self._data, self._split, self._layers, found, twice=twice
                     )
-                except (MemoryError, RuntimeError) as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    self.characters[name] = f"out of memory: {name}"  # its trials fail by their own doing
-                    return self.characters[name]
-            self._seen[name] = dict(architecture)
-            self.numbers += max(_LEAST_NUMBERS, sum(value.numel() for value in network.parameters()))
+                    self._seen[name] = dict(architecture)
+                    self.numbers += max(_LEAST_NUMBERS, sum(value.numel() for value in network.parameters()))
         return self.characters.get(name)
 
     def is_inert(self, parameter: str, line: Sequence[Mapping[str, Any]], found: Students) -> bool:

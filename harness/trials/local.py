@@ -20,9 +20,10 @@ from typing import Any
 
 import torch
 
+from harness.cost import MOST_ARCHITECTURES
 from harness.errors import OWN_THREADS, HarnessError, signals_wait
 from harness.latency import computing_with
-from harness.preparation.prepare import MOST_ARCHITECTURES, Prepared
+from harness.preparation.prepare import Prepared
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.storage.access import close_connections

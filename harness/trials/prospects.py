@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from harness import budget
-from harness.cost import key_of
+from harness.cost import MOST_ARCHITECTURES, key_of
 from harness.metrics import KNOWN_COSTS, MAXIMIZED
-from harness.preparation.prepare import MOST_ARCHITECTURES, Prepared
+from harness.preparation.prepare import Prepared
 from harness.sampling.candidates import Points
 from harness.sampling.forecast import Forecast
 from harness.settings import Settings
@@ -84,10 +84,9 @@ def _affordable(settings: Settings, space: SearchSpace, prepared: Prepared) -> l
 
 
 def _architectures(space: SearchSpace, prepared: Prepared) -> list[dict[str, Any]] | None:
-    """All of the space; ``None`` if they are too many for their costs to be known."""
-    listed = space.architectures(limit=MOST_ARCHITECTURES)
-    known = listed is not None and all(key_of(one) in prepared.costs.students for one in listed)
-    return listed if known else None
+    """All of the space that memory suffices for; ``None`` if they are too many for their costs to be known."""
+    listed = space.architectures(limit=MOST_ARCHITECTURES) or []
+    return [one for one in listed if key_of(one) in prepared.costs.students] or None
 
 
 def _small_is_good(name: str, cost: float) -> float:

@@ -111,6 +111,40 @@ def test_a_space_of_which_next_to_nothing_is_affordable_says_so() -> None:
         proposer.propose([])
 
 
+class Large(Digits):
+    """Of some widths, students can't be built or asked for want of memory."""
+
+    def student(self, *, width: int) -> ConvNet:
+        if width == 900:
+            raise MemoryError
+        if width == 950:
+            torch.empty(2**60)
+        return Forward(width, size=8) if width == 3 else ConvNet(width % 100, size=8)
+
+
+class Forward(ConvNet):
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return super().forward(inputs) + torch.empty(2**60)
+
+
+@pytest.mark.parametrize("name", ["parameters", "latency_p50_ms"])
+def test_students_that_memory_does_not_suffice_for_are_not_affordable_and_it_is_said(tmp_path: Path, name: str) -> None:
+    space = replace(SPACE, task=Large(), student={"width": IntDistribution(1, 1000)})
+    study = opened(replace(settings_in(tmp_path, trials=9), budgets={name: 1e9}), space)
+    said, costs = list[str](), table(space, {})
+    study.patience.word.say = said.append
+    study.keep_costs(costs.to_json())
+    prepared: Any = SimpleNamespace(costs=costs, data=space.task.data(None))
+    found = [is_affordable({"width": width}, space, study, prepared) for width in (900, 950, 3, 4)]
+    assert found == [False, False, False, True]
+    assert said == ["students that memory does not suffice for are not tried (student(width=900))"]  # once a minute
+
+
+def test_a_range_is_narrowed_where_some_students_could_not_be_measured() -> None:
+    costs = table(SPACE, {key_of({"width": width}): 100 * width for width in range(1, 33) if width != 3})
+    assert budget.within(SPACE, {"parameters": 750}, costs).student == {"width": IntDistribution(1, 7, log=True)}
+
+
 class Solving(ConvNet):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         return super().forward(inputs) + torch.linalg.solve(torch.eye(2), torch.ones(2)).sum()

@@ -103,6 +103,15 @@ def test_a_batch_fits_the_time() -> None:
     assert fitting_batch([fast, slow], inputs, most=64, threads=1, limit_s=0) == 1
 
 
+def test_a_batch_fits_in_memory() -> None:
+    class Large(nn.Linear):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return super().forward(inputs) + (torch.empty(2**60) if len(inputs) > 8 else 0)
+
+    for networks in ([Large(3, 2)], [Slow(), Large(3, 2)]):  # the slowest is not always the one that does not fit
+        assert fitting_batch(networks, inputs, most=64, threads=1, limit_s=math.inf) == 8
+
+
 def test_time_is_a_share_of_training_and_never_less_than_five_seconds() -> None:
     assert time_limit_s(10) == 5 and time_limit_s(1000) == 50
     steps = [expected_steps_s(Slow(), inputs, batch_size=2, threads=1, steps=steps) for steps in (1, 1000)]

@@ -149,6 +149,30 @@ def test_a_student_that_lacks_a_layer_is_told_from_those_that_have_it_wherever_i
     assert LayerCheck(space, some_data(), [])({"width": 77, "depth": 5})
 
 
+class Huge(nn.Module):
+    """Asks for more memory than there is."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs + torch.empty(2**60)
+
+
+def test_a_student_that_memory_does_not_suffice_for_is_left_to_its_trial() -> None:
+    def build(width: int) -> nn.Module:
+        if width == 900:
+            raise MemoryError
+        return nn.Sequential(*mlp(2), Huge()) if width == 1000 else mlp(width)
+
+    space = space_of(build, layers=True, width=IntDistribution(1, 1000))
+    has_layers = LayerCheck(space, some_data(), student_layers(space))
+    assert has_layers({"width": 900}) and has_layers({"width": 1000}) and has_layers({"width": 5})
+
+    class Deploying(Built):
+        def deployed(self, student: nn.Module) -> nn.Module:
+            return nn.Sequential(student)
+
+    check_deployed(replace(space, task=Deploying(build)), some_data(), lambda name: nullcontext(), classes=2)
+
+
 BACKBONE, NORM = nn.Linear(4, 4), nn.BatchNorm1d(4)
 WEIGHT = nn.Parameter(torch.randn(4, 4))
 

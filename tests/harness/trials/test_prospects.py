@@ -74,6 +74,14 @@ def test_where_costs_are_not_known_beforehand_there_is_no_forecast(settings: Set
     assert forecast_of(settings, SPACE, late, known) is None
 
 
+def test_students_that_could_not_be_measured_are_not_forecast(settings: Settings) -> None:
+    ready = prepared(SPACE, range(1, 11))  # and more that memory did not suffice for
+    forecast = forecast_of(settings, SPACE, opened(settings), ready)
+    assert forecast is not None
+    drawn = [forecast.propose([], lambda params, width=width: params["width"] == width) for width in (9, 10, 11, 12)]
+    assert [found is not None for found in drawn] == [True, True, False, False]
+
+
 @pytest.mark.parametrize(("rising", "depths"), [(True, (2, 2)), (False, (6, 6))])
 def test_small_students_are_of_few_parameters_wherever_they_stand(
     settings: Settings, rising: bool, depths: tuple[int, int]

@@ -1,0 +1,83 @@
+"""The cost table of a study: which students are in it, how long it was measured, and when it is measured further."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import EXAMPLE, Silent, opened
+from safetensors.torch import save_file
+
+from harness.preparation.prepare import Prepared, prepare
+from harness.screen.terminal import Terminal
+from harness.settings import Settings
+from harness.space import load_space
+from harness.studies.study import Study
+
+Prepare = Callable[..., tuple[Study, Prepared]]
+
+LARGE = """\
+        if width >= BUILT:
+            torch.empty(2**60)
+        return nn.Sequential(perceptron(width), Large()) if width >= ASKED else perceptron(width)
+
+
+class Large(nn.Module):
+    def forward(self, logits):
+        return logits + torch.empty(2**60)
+"""
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Prepare:
+    """Prepares a study of a variant of the README's example, whose teacher is given."""
+
+    def prepare_one(text: str = EXAMPLE, study: str = "s", **more: object) -> tuple[Study, Prepared]:
+        file, checkpoint = tmp_path / "cancer.py", tmp_path / "teacher.safetensors"
+        file.write_text(text)
+        space = load_space(file)
+        if not checkpoint.exists():
+            save_file(space.task.teacher().state_dict(), checkpoint)
+        settings = Settings(
+            space_name="cancer",
+            space_file=file,
+            study=study,
+            storage=f"{tmp_path}/optuna.journal",
+            runs_dir=tmp_path / "mlruns",
+            teachers=(checkpoint,),
+            **more,  # type: ignore[arg-type]
+        )
+        found = opened(settings, space)
+        found.hold()
+        ready = prepare(settings, space, found, Terminal(), Silent())
+        found.lease.release()
+        return found, ready
+
+    return prepare_one
+
+
+def large(most: int, *, asked: int, built: int) -> str:
+    """The example with students of width 1 to ``most``, of which those from some widths on can't be asked, or built."""
+    assert "IntDistribution(1, 16, log=True)" in EXAMPLE and EXAMPLE.count("        return perceptron(width)\n") == 1
+    text = EXAMPLE.replace("        return perceptron(width)\n", LARGE)
+    return f"ASKED, BUILT = {asked}, {built}\n" + text.replace("(1, 16, log=True)", f"(1, {most})")
+
+
+def test_students_that_memory_does_not_suffice_for_are_left_out_and_it_is_said(
+    prepared: Prepare, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study, ready = prepared(large(30, asked=26, built=29))
+    assert ready.costs.students.keys() == {f'{{"width": {width}}}' for width in range(1, 26)}
+    assert "student(width=28)" in study.starts() and "student(width=29)" not in study.starts()
+    said = (
+        "memory did not suffice to measure 5 of 30 architectures, whose trials may fail for it: student(width=26), "
+        "student(width=27), student(width=28) and 2 more"
+    )
+    assert f"warning   {said}; look: " in capsys.readouterr().out and said in study.misgivings
+
+
+def test_a_large_space_is_prepared_where_memory_does_not_suffice_for_its_ends(prepared: Prepare) -> None:
+    study, ready = prepared(large(1000, asked=900, built=1000))
+    assert ready.costs.students == {} and study.starts().keys() >= {"student(width=1)"}
+    assert "student(width=1000)" not in study.starts()
