@@ -70,9 +70,11 @@ def chance_level(metric: Metric, labels: Tensor, classes: int, *, sign: int) -> 
     alone = torch.zeros(classes, device=labels.device)
     alone[counts.argmax()] = 1.0
     frequent = (counts / counts.sum()).clamp_min(1e-6).log()
-    scores = [
-        scored(metric, lambda part, row=row: row.repeat(len(part), 1), labels, classes) for row in (alone, frequent)
-    ]
+
+    def constant(row: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda part: row.repeat(len(part), 1)
+
+    scores = [scored(metric, constant(row), labels, classes) for row in (alone, frequent)]
     found = [score for score in scores if math.isfinite(score)]
     return sign * max(sign * score for score in found) if found else math.nan
 
