@@ -180,9 +180,7 @@ class _Look:
         name = named(architecture)
         if name not in self.characters and (is_needed or self.numbers < _MOST_NUMBERS):
             with self._asking(name):
-                self.characters[name] = (
-                    f"out of memory: {name}"  # if so, its trials fail by their own doing
-                )
+                self.characters[name] = f"out of memory: {name}"  # if so, its trials fail by their own doing
                 with if_memory_suffices():
                     network, self.characters[name] = _look_at(
                         name, architecture, self._space, self._data, self._split, self._layers, found, twice=twice
