@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from harness.cli import parse_search
+from harness.concurrency import usable_cores
 from harness.content import derived_seed
 from harness.cost import key_of
 from harness.preparation.prepare import Prepared, prepare
@@ -30,7 +31,6 @@ from harness.space import Configuration, SearchSpace, load_space
 from harness.storage.access import open_storage
 from harness.studies.opening import open_study
 from harness.tracking.mirror import Mirror
-from harness.trials.local import usable_cores
 from harness.trials.trial import train_student
 from lightning_modules.batch import select
 from lightning_modules.tensors import Split

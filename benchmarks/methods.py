@@ -28,12 +28,12 @@ import torch
 from learning_curves import prepared_for, thin_out
 from optuna.samplers import RandomSampler
 
+from harness.concurrency import usable_cores
 from harness.content import derived_seed
 from harness.preparation.prepare import Prepared
 from harness.space import METHOD, Configuration, SearchSpace
 from harness.trials.confirm import interval
 from harness.trials.controls import LABELS_ALONE, control_of
-from harness.trials.local import usable_cores
 from harness.trials.trial import ordered_logits, train_student
 
 SPACE, WIDTH, EPOCHS, SEEDS = "fashion-mnist-methods", 8, 6, 3

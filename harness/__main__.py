@@ -25,6 +25,7 @@ def confirm(settings: Settings) -> None:
 
         terminal = Terminal()
         with terminal.loading("PyTorch, Optuna and MLflow"):
+            from harness.concurrency import workers_together
             from harness.errors import HarnessError
             from harness.preparation.prepare import prepare, score
             from harness.preparation.teacher_outputs import SEARCHED
@@ -37,7 +38,7 @@ def confirm(settings: Settings) -> None:
             from harness.trials.confirm import SPLIT, confirmations
             from harness.trials.controls import announcement, controls
             from harness.trials.displays import retraining_display
-            from harness.trials.local import number_of_workers, retrain_here
+            from harness.trials.local import retrain_here
             from harness.trials.worker import catch_up
 
             reach.enter_context(storage_in_reach(settings))
@@ -62,7 +63,7 @@ def confirm(settings: Settings) -> None:
                 study.keep_tested_teacher(score(logits, prepared.data, space, prepared.classes, split=SPLIT))
             assert settings.epochs is not None
             if tries := controls(study, settings, space, picks, of=picks):  # of a search that had fewer controls
-                told = announcement(tries, study, number_of_workers(settings, space, prepared))
+                told = announcement(tries, study, workers_together(settings, space, prepared.data.device))
                 terminal.tell(f"controls  {told}; --controls plain leaves out the tuned ones", indent=" " * 10)
                 titles = [retraining.title for retraining in tries]
                 with retraining_display(terminal, "controls", titles, settings.epochs) as display:

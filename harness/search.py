@@ -33,6 +33,7 @@ def search(settings: Settings) -> None:
     with Mirror(remedy=command_for("report", settings)) as mirror, contextlib.ExitStack() as reach:
         mirror.begin_to_connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
         with _saying_if_stopped(terminal), terminal.loading("PyTorch, Optuna and MLflow"):
+            from harness.concurrency import workers_together
             from harness.preparation.prepare import prepare
             from harness.region import check_name
             from harness.reporting.parent import ParentRun
@@ -46,7 +47,7 @@ def search(settings: Settings) -> None:
             from harness.training.fit import device_of
             from harness.trials.controls import announcement, controls
             from harness.trials.displays import retraining_display, search_display
-            from harness.trials.local import number_of_workers, retrain_here, search_here
+            from harness.trials.local import retrain_here, search_here
             from harness.trials.prospects import unforeseeable
             from harness.trials.pruning import unprunable
             from harness.trials.retraining import Retraining, let_wait
@@ -90,7 +91,7 @@ def search(settings: Settings) -> None:
                     with search_display(terminal, study, epochs) as display:
                         search_here(settings, space, study, prepared, mirror, display)
                     if left := controls_left():
-                        told = announcement(left, study, number_of_workers(settings, space, prepared))
+                        told = announcement(left, study, workers_together(settings, space, prepared.data.device))
                         terminal.tell(f"controls  {told}{_fewer(settings)}", indent=" " * 10)
                         names = [control.title for control in left]
                         with retraining_display(terminal, "controls", names, epochs) as bar:

@@ -79,6 +79,7 @@ class Settings:
         accept_changes: Whether a study goes on with code, start weights or a teacher that it was not begun with.
         accelerator: Lightning's name of the device that trains and is measured.
         workers: Trials that run at a time; ``None`` takes one for each core, or one on a GPU.
+        processes: Processes that a launcher started, all with the same settings, to work on the study.
     """
 
     space_name: str
@@ -109,6 +110,7 @@ class Settings:
     accept_changes: bool = False
     accelerator: str = "auto"
     workers: int | None = None
+    processes: int = 1
 
     @property
     def teacher(self) -> Path | None:

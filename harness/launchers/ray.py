@@ -45,7 +45,7 @@ def submit(settings: Settings, placement: Placement) -> Tasks:
     folder = settings.runs_dir.resolve() / "ray" / name
     folder.mkdir(parents=True)
     keeper = ray.remote(_Keeper).options(name=name, lifetime="detached", num_cpus=0, max_restarts=-1)
-    workers: Any = keeper.remote(errand(settings), placement, folder)
+    workers: Any = keeper.remote(errand(settings, placement.workers), placement, folder)
     ray.get(workers.__ray_ready__.remote())  # until it lives, it ends with whoever asked for it, detached or not
     return Tasks(name, workers, placement, folder)
 

@@ -85,10 +85,10 @@ def _with_time_left(settings: Settings, began: Path) -> Settings:
     return replace(settings, timeout_s=max(0.0, settings.timeout_s - (time.time() - began.stat().st_mtime)))
 
 
-def errand(settings: Settings) -> Errand:
-    """What is sent to a worker of one trial at a time."""
+def errand(settings: Settings, processes: int) -> Errand:
+    """What is sent to a worker of one trial at a time, of so many that are started together."""
     command = tuple(redact(word) for word in sys.argv)
-    return Errand(replace(settings, workers=1), Path.cwd(), command)
+    return Errand(replace(settings, workers=1, processes=processes), Path.cwd(), command)
 
 
 def errors_in(logs: Sequence[Path]) -> list[str]:

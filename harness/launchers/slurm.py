@@ -55,7 +55,7 @@ def submit(settings: Settings, placement: Placement) -> Array:
     shown, environment = hidden(settings)
     try:
         with environment_variables(**environment), redirect_stderr(StringIO()):  # submitit shows what sbatch says
-            jobs = executor.submit_array([_Worker(errand(shown))] * placement.workers)
+            jobs = executor.submit_array([_Worker(errand(shown, placement.workers))] * placement.workers)
     except (FailedJobError, FailedSubmissionError) as error:
         lines = [line.removeprefix("sbatch: error: ") for line in str(error).splitlines()]
         raise HarnessError(f"Slurm refuses the jobs: {'; '.join(filter(None, lines))}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from torchmetrics.classification import MulticlassCalibrationError
 
 from harness import budget
 from harness.cli import doctor_command
+from harness.concurrency import workers_together
 from harness.content import TensorHasher, derived_seed, digest, exclusive
 from harness.cost import (
     MOST_ARCHITECTURES,
@@ -439,7 +439,7 @@ def _limit_s(settings: Settings, space: SearchSpace, data: TensorDataModule, net
         threads=1,
         steps=settings.trials * epochs * data.steps_per_epoch,
     )
-    workers = settings.workers or (os.cpu_count() or 1 if data.device.type == "cpu" else 1)
+    workers = workers_together(settings, space, data.device)
     return time_limit_s(training_s / min(workers, settings.trials))
 
 

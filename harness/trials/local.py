@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from harness.cost import MOST_ARCHITECTURES
+from harness.concurrency import number_of_workers
 from harness.errors import OWN_THREADS, HarnessError, signals_wait
 from harness.latency import computing_with
 from harness.preparation.prepare import Prepared
@@ -39,19 +39,6 @@ _GRACE_S = 3.0  # for a worker that is told to stop, before it is killed
 # A fork that takes less of a processor meanwhile, never wakes and says nothing, waits for a lock.
 _HUNG_S, _MOVES_S = 60.0, 0.1
 _IDLE_DEATHS = 3  # of workers without a trial, one after the other, after which no more are started
-
-
-def usable_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def number_of_workers(settings: Settings, space: SearchSpace, prepared: Prepared) -> int:
-    """Return how many workers are asked for, or as many as this machine has cores; on a GPU it is one."""
-    on_cpu = prepared.data.device.type == "cpu"
-    # Costs that are measured during the search must be measured with nothing beside it.
-    beside = on_cpu and space.architectures(limit=MOST_ARCHITECTURES) is not None
-    return settings.workers or (usable_cores() if beside else 1)
 
 
 def search_here(
@@ -123,7 +110,7 @@ def _share(
     mirror: Mirror,
     display: Display,
 ) -> None:
-    asked = number_of_workers(settings, space, prepared)
+    asked = number_of_workers(settings, space, prepared.data.device)
     threads = max(1, torch.get_num_threads() // asked)
     count = min(asked, task.pieces)
     if count > 1:

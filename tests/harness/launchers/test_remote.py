@@ -10,10 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import settings_in
 
-from harness.launchers.remote import Errand
+from harness.concurrency import workers_together
+from harness.launchers.remote import Errand, errand
 from harness.settings import Settings
+from search_spaces.digits import SPACE
 
 
 @pytest.fixture
@@ -44,6 +47,11 @@ def test_the_time_of_a_worker_counts_from_its_first_start(
     begin(tmp_path, first, timeout_s=30)
     left = [settings.timeout_s for settings in searched]
     assert left == [pytest.approx(60, abs=5), pytest.approx(10, abs=5), pytest.approx(60, abs=5), 0]
+
+
+def test_a_worker_knows_how_many_were_started_with_it(tmp_path: Path) -> None:
+    settings = errand(settings_in(tmp_path, trials=30), 12).settings
+    assert workers_together(settings, SPACE, torch.device("cpu")) == 12
 
 
 def test_without_a_limit_nothing_is_kept(

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import EXAMPLE, Silent, opened
+from conftest import EXAMPLE, Silent, opened, settings_in
+from optuna.distributions import IntDistribution
 from safetensors.torch import save_file
+from torch import nn
 
-from harness.preparation.prepare import Prepared, prepare
+from harness.preparation.prepare import Prepared, _limit_s, prepare
 from harness.screen.terminal import Terminal
 from harness.settings import Settings
 from harness.space import load_space
 from harness.studies.study import Study
+from search_spaces.digits import SPACE
 
 Prepare = Callable[..., tuple[Study, Prepared]]
 
@@ -55,6 +59,26 @@ def prepared(tmp_path: Path) -> Prepare:
         return found, ready
 
     return prepare_one
+
+
+@pytest.mark.parametrize(
+    ("asked", "widths", "workers"),
+    [
+        ({"workers": 1, "processes": 12}, 32, 12),  # as a launcher starts them
+        ({"workers": 1, "processes": 99}, 32, 50),  # no more than there are trials
+        ({"workers": 3}, 32, 3),
+        ({}, 32, 7),  # cores that this process may use
+        ({}, 1000, 1),  # costs that are measured meanwhile are measured with nothing beside
+    ],
+)
+def test_measuring_may_take_a_share_of_the_time_that_the_real_number_of_workers_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, int], widths: int, workers: int
+) -> None:
+    monkeypatch.setattr("harness.concurrency.usable_cores", lambda: 7)
+    monkeypatch.setattr("harness.preparation.prepare.expected_steps_s", lambda *_, **__: 100_000.0)
+    space = replace(SPACE, student={"width": IntDistribution(1, widths)})
+    settings = replace(settings_in(tmp_path, trials=50), **asked)  # type: ignore[arg-type]
+    assert _limit_s(settings, space, space.task.data(None), nn.Flatten()) == pytest.approx(100_000 / 20 / workers)
 
 
 def large(most: int, *, asked: int, built: int) -> str:
