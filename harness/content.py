@@ -13,10 +13,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_ASKED_AGAIN_S = 0.05  # a lock that somebody else may hold for long
 
 
 def digest(*parts: Any) -> str:
@@ -123,21 +125,32 @@ def end_of_last_line(file: int) -> int:
 
 
 @contextlib.contextmanager
-def exclusive(path: Path, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+def exclusive(path: Path, *, on_wait: Callable[[], None] = lambda: None, briefly: bool = False) -> Iterator[None]:
     """Hold ``path`` as a lock; wait for whoever holds it. The kernel frees it however its process ends.
 
     Args:
         path: The lock's file.
         on_wait: Called if somebody holds it.
+        briefly: Whether it is held for a moment at most: then the kernel wakes whoever waits. Who waits long asks again
+            and again instead, by which it is told from a process that hangs.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(file):
             on_wait()
+            while not briefly and not _locked(file):
+                time.sleep(_ASKED_AGAIN_S)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _locked(file: IO[str]) -> bool:
+    """Lock a file if nobody holds it; whether it is locked now."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class Lease:

@@ -288,6 +288,19 @@ def test_the_default_space_is_digits(tmp_path: Path) -> None:
     assert (ROOT / "search_spaces" / "digits.py").exists()
 
 
+def test_a_finished_study_whose_code_was_changed_and_accepted_is_shown_as_it_was(example: Path) -> None:
+    command = ("--space", "cancer.py", "--trials", "3", "--epochs", "3", "--no-controls", "--min", "none")
+    before = search(example, *command)
+    with open(example / "cancer.py", "a") as file:
+        file.write("\nUNUSED = 1\n")
+    assert "--accept-changes goes on" in search(example, *command, expect=2)
+    after = search(example, *command, "--accept-changes")
+    assert "changed   before trial 3: cancer.py has `UNUSED = 1`" in after and "is finished: 3 trials" in after
+    front = "the Pareto front of "
+    assert after[after.index(front) :].split("\n\n")[:2] == before[before.index(front) :].split("\n\n")[:2]
+    assert front in search(example, *command)  # accepted once
+
+
 def test_the_method_is_searched_and_a_trial_has_its_own_method_s_parameters(tmp_path: Path) -> None:
     short = ("--epochs", "2", "--pruner", "none", "--min", "none")  # two epochs reach no region of interest
     output = search(tmp_path, "--space", "digits-methods", "--trials", "16", *short)

@@ -233,6 +233,7 @@ def prepare(
         terminal.tell(f"warning   {doubts[-1]}", indent=" " * 10)
         study.keep_misgivings(doubts)
     budget.within(space, settings.budgets, costs)  # says so now, if no student is
+    study.begin_work()
     return Prepared(data=data, classes=classes, dataset=dataset, teacher_digest=name, costs=costs)
 
 
@@ -301,14 +302,14 @@ def _costs(
     terminal: Terminal,
 ) -> CostTable:
     """The study's own cost table if it has one, else one from the cache, else a new one: one for all its workers."""
-    kept = study.costs
+    kept = None if study.costs_are_outdated else study.costs
     if kept is None:
 
         def wait() -> None:
             terminal.say("another worker measures the costs; waiting for it")
 
         with study.alone("costs", on_wait=wait):
-            kept = study.costs
+            kept = None if study.costs_are_outdated else study.costs
             if kept is None:
                 table = _found_or_measured(settings, space, teachers, data, terminal)
                 kept = table.to_json()
@@ -629,9 +630,8 @@ def _asking(what: str, settings: Settings, *, but_memory: bool = False) -> Itera
 
 
 def _say_if_no_control(study: Study, data: TensorDataModule, classes: int, terminal: Terminal) -> None:
-    """Find out once whether labels alone can be a fair control of a student, and say so where they can't."""
-    if study.no_control is None:
-        study.keep_no_control(why_no_control(data, classes))
+    """Find out whether labels alone can be a fair control of a student, and say so where they can't."""
+    study.keep_no_control(why_no_control(data, classes))
     if study.no_control:
         terminal.tell(f"controls  no control possible: {study.no_control}; {REMEDY}", indent=" " * 10)
 

@@ -132,7 +132,7 @@ class FolderClaims:
     def exclusive(
         self, what: str, *, on_wait: Callable[[], None] = lambda: None, briefly: bool = False
     ) -> Iterator[Check]:
-        with exclusive(self._folder / f"{what}.lock", on_wait=on_wait):
+        with exclusive(self._folder / f"{what}.lock", on_wait=on_wait, briefly=briefly):
             yield lambda: None
 
     def take(self, pieces: Sequence[str]) -> tuple[str, Hold] | None:

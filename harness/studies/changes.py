@@ -45,6 +45,7 @@ def bind_starts(study: Study, starts: Mapping[str, Start]) -> dict[str, Start]:
             refuse_unless_accepted(study, "start weights", [told], accept=study.settings.accept_changes)
             study.accept_changes([f"other start weights of {others[0]}{more}"])
         study.keep_starts(bound)
+        study.note_starts(bound)
     return bound
 
 
@@ -84,7 +85,7 @@ def check_code(study: Study, code: Code, *, accept: bool) -> None:
     refuse_unless_accepted(study, "code", differences, accept=accept)
     study.accept_changes(differences)
     study.keep_code(code.to_json())
-    study.keep_costs(None)
+    study.outdate_costs()
 
 
 def refuse_unless_accepted(study: Study, what: str, differences: Sequence[str], *, accept: bool) -> None:

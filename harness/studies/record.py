@@ -19,6 +19,7 @@ _CODE_ATTR = "kd.code"
 _COSTS_ATTR = "kd.costs"
 _EXHAUSTED_ATTR = "kd.exhausted"
 _MISGIVINGS_ATTR = "kd.misgivings"
+_OUTDATED_ATTR = "kd.costs_outdated"
 _REGION_ATTR = "kd.region"
 _RETRAINED = "kd.retrained."
 _SOURCES_ATTR = "kd.sources"
@@ -208,7 +209,8 @@ class Record:
 
     def keep_no_control(self, reason: str) -> None:
         """Store why there is no fair control."""
-        self._keep(_NO_CONTROL_ATTR, reason)
+        if reason != self.no_control:
+            self._keep(_NO_CONTROL_ATTR, reason)
 
     @property
     def region(self) -> Region:
@@ -235,9 +237,21 @@ class Record:
         """The cost table that the study stands on, as text."""
         return self.attrs.get(_COSTS_ATTR)
 
-    def keep_costs(self, table: str | None) -> None:
-        """Store the cost table with the study; ``None`` forgets the one that is there."""
+    def keep_costs(self, table: str) -> None:
+        """Store the cost table with the study."""
         self._keep(_COSTS_ATTR, table)
+        if self.costs_are_outdated:
+            self._keep(_OUTDATED_ATTR, False)
+
+    @property
+    def costs_are_outdated(self) -> bool:
+        """Whether the cost table is of networks that the study was begun with, and goes on with others."""
+        return bool(self.attrs.get(_OUTDATED_ATTR, False))
+
+    def outdate_costs(self) -> None:
+        """Let the next preparation measure the costs anew; until then the table is of the trials that there are."""
+        if self.costs is not None:
+            self._keep(_OUTDATED_ATTR, True)
 
     @property
     def ensemble(self) -> str:

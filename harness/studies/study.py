@@ -10,7 +10,7 @@ import socket
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -30,10 +30,12 @@ from harness.storage.lean_storage import lean
 from harness.storage.presence import Presence
 from harness.storage.whereabouts import is_first_start, see_that_it_is_here, was_moved_here
 from harness.studies.record import Record
+from harness.studies.start import Start
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
+_WORK = "work.lease"
 MARK = "study.json"
 """The file that says whose a study's folder is."""
 
@@ -51,6 +53,9 @@ class Study(Record):
         self.folder = settings.study_dir
         self.lease = Presence(settings)
         """Held by whoever works on the study."""
+        self._at_work = Lease(self.folder, shared=True, name=_WORK)  # by whoever is prepared
+        self._bound: dict[str, str] = {}
+        self._starts: dict[str, Start] = {}
 
     @cached_property
     def claims(self) -> Claims:
@@ -129,9 +134,31 @@ class Study(Record):
                         f"there now ({value}); {ways} to name a new one.{_HINTS.get(name, '')}"
                     )
                 self.accept_changes([f"other {name}, {value} where {stored[name]} stood"])
-            self.keep_costs(None)
+            self.outdate_costs()
         if stored | prepared != stored:
             self._keep("kd.prepared", stored | prepared)
+        self._bound |= prepared
+
+    def note_starts(self, starts: Mapping[str, Start]) -> None:
+        """Note, for ``begin_work``, from what this process was told that networks start."""
+        self._starts |= starts
+
+    def begin_work(self) -> None:
+        """Say that this process is prepared: what the study is tied to stays as it is while it is at work.
+
+        Raises:
+            HarnessError: If another start has tied the study to something else meanwhile.
+        """
+        with self.alone("bind"):
+            bound, starts = self.attrs.get("kd.prepared", {}), self.starts()
+            others = [name for name, value in self._bound.items() if bound.get(name) != value]
+            others += [f"start weights of {name}" for name, start in self._starts.items() if starts.get(name) != start]
+            if others:
+                raise HarnessError(
+                    f"study {self.settings.study!r} was tied to other {others[0]} by another start, while this one was "
+                    "prepared; start this one again."
+                )
+            self._at_work.acquire()
 
     def is_unused(self) -> bool:
         """Whether nothing stands on what is prepared: a first start failed, and nobody else is at work."""
@@ -140,23 +167,26 @@ class Study(Record):
     def accept_changes(self, changes: Sequence[str]) -> None:
         """Note what was changed and accepted.
 
+        Who has begun to prepare, and is no further, has seen them, or is told when it is prepared.
+
         Raises:
             HarnessError: If others work with what was there before.
         """
-        if not self._is_idle():
+        if not self._is_idle(_WORK if self.lease.is_held else "lease"):
             raise HarnessError(
                 f"study {self.settings.study!r} is being worked on as it was before; stop that first, and "
                 "--accept-changes goes on."
             )
         self.note_changes(changes)
 
-    def _is_idle(self) -> bool:
-        """Whether nobody else works on it, as far as it is known here."""
-        if self.lease.is_held:
-            free = self.lease.is_sole()
+    def _is_idle(self, name: str = "lease") -> bool:
+        """Whether nobody else works on it, as far as it is known here, by the lease of that name."""
+        own = self.lease if name == "lease" else self._at_work
+        if own.is_held:
+            free = own.is_sole()
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lease = Lease(self.folder)
+            lease = Lease(self.folder, name=name)
             free = lease.acquire()
             lease.release()
         mine = (socket.gethostname(), os.getpid())

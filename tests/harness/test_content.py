@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import is_free
+from conftest import PATIENCE_S, environment, is_free, wait_for
 
 from harness.content import Lease, derived_seed, digest, exclusive, tensors_digest, write_atomically
 
@@ -186,3 +187,27 @@ def test_a_lock_is_held_within_its_block_and_free_after_it(tmp_path: Path) -> No
         assert not is_free(lock)
         raise RuntimeError("in the block")
     assert is_free(lock)
+
+
+WAITS = """
+import sys
+from pathlib import Path
+from harness.content import exclusive
+with exclusive(Path(sys.argv[1]), on_wait=lambda: print("waits", flush=True)):
+    pass
+"""
+
+
+def test_who_waits_for_a_lock_that_may_be_held_for_long_wakes_to_ask_again(tmp_path: Path) -> None:
+    def wakes() -> int:
+        status = Path(f"/proc/{waiting.pid}/status").read_text()
+        return int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", status, re.MULTILINE)[1])  # type: ignore[index]
+
+    lock = tmp_path / "lock"
+    with exclusive(lock):
+        command = [sys.executable, "-c", WAITS, str(lock)]
+        waiting = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
+        assert waiting.stdout is not None and waiting.stdout.readline() == "waits\n"
+        first = wakes()
+        wait_for(lambda: wakes() > first + 9)  # by which it is told from a process that hangs
+    assert waiting.communicate(timeout=PATIENCE_S)[0] == "" and waiting.returncode == 0

@@ -148,7 +148,7 @@ def test_a_first_start_that_failed_binds_nobody(settings: Settings) -> None:
     mended = opened(settings)
     mended.hold()
     mended.bind(dataset="d2", students="s1")
-    assert mended.attrs["kd.prepared"] == {"dataset": "d2", "students": "s1"} and mended.costs is None
+    assert mended.attrs["kd.prepared"] == {"dataset": "d2", "students": "s1"} and mended.costs_are_outdated
     mended.lease.release()
     at_work = Lease(settings.study_dir, shared=True)
     assert at_work.acquire()
@@ -170,7 +170,7 @@ def test_of_two_first_starts_at_once_the_second_can_not_put_another_teacher_in(s
     assert first.attrs["kd.prepared"] == {"teacher": "t1"} and first.costs == "a table"
     first.lease.release()
     second.bind(teacher="t2")  # alone now
-    assert second.attrs["kd.prepared"] == {"teacher": "t2"} and second.costs is None
+    assert second.attrs["kd.prepared"] == {"teacher": "t2"} and second.costs_are_outdated
 
 
 def test_a_study_that_is_being_made_in_another_folder_is_not_made_anew(settings: Settings) -> None:
@@ -387,7 +387,10 @@ def test_a_study_goes_on_with_other_code_only_if_that_is_accepted_and_notes_it(s
     at_work.release()
     noted = ("before trial 1: slopes.py has `SLOPE = 0.2` where `SLOPE = 0.1` stood",)
     again = opened(accepting, other)
-    assert (again.id, again.changes, again.costs) == (study.id, noted, None)
+    assert (again.id, again.changes) == (study.id, noted)
+    assert again.costs == "a table" and again.costs_are_outdated  # it is of the trials that there are
+    again.keep_costs("another")
+    assert not opened(settings, other).costs_are_outdated
     assert opened(settings, other).changes == noted
 
 
@@ -395,6 +398,36 @@ def test_a_first_start_whose_space_was_mended_is_made_anew(settings: Settings) -
     first = opened(settings, with_code(settings, slopes="SLOPE = 0.1\n"))
     again = opened(settings, with_code(settings, slopes="SLOPE = 0.2\n"))
     assert again.id != first.id and again.changes == ()
+
+
+def test_starts_at_once_that_accept_the_same_changes_do_not_refuse_one_another(settings: Settings) -> None:
+    was, now, third = (Start("shape", (3.0, number), "s") for number in (1.0, 1.5, 2.0))
+    bind_starts(begun(settings), {"student": was})
+    accepting = replace(settings, accept_changes=True)
+    one, other, late = opened(accepting), opened(accepting), opened(accepting)
+    for study in (one, other, late):
+        study.hold()
+        study.bind(students="s1")
+    for study in (one, other):
+        bind_starts(study, {"student": now})
+        study.bind(teacher="t1")
+    one.begin_work()
+    other.begin_work()
+    with pytest.raises(HarnessError, match="is being worked on as it was before; stop that first"):
+        bind_starts(late, {"student": third})
+    assert one.changes == ("before trial 1: other start weights of student",)
+
+
+def test_a_start_that_was_overtaken_by_other_changes_while_it_was_prepared_is_told(settings: Settings) -> None:
+    begun(settings).bind(students="s1")
+    accepting = replace(settings, accept_changes=True)
+    one, other = opened(accepting), opened(accepting)
+    for study, students in ((one, "s2"), (other, "s3")):
+        study.hold()
+        study.bind(students=students)
+    other.begin_work()
+    with pytest.raises(HarnessError, match=r"^study 's' was tied to other students by another start, while this one"):
+        one.begin_work()
 
 
 @pytest.mark.parametrize("found", [None, 1, 99])
@@ -430,7 +463,7 @@ def test_a_study_goes_on_from_other_start_weights_only_if_that_is_accepted(setti
     accepting.hold()
     assert bind_starts(accepting, {"student(width=2)": now}) == {"student(width=2)": now}
     accepting.bind(teacher="t1")
-    also = Lease(settings.study_dir, shared=True)
+    also = Lease(settings.study_dir, shared=True, name="work.lease")
     assert also.acquire()
     for change in (lambda: accepting.bind(teacher="t2"), lambda: bind_starts(accepting, {"student(width=2)": was})):
         with pytest.raises(HarnessError, match="is being worked on as it was before; stop that first"):
