@@ -78,7 +78,7 @@ def search(settings: Settings) -> None:
         try:
             with ParentRun(study, settings, mirror, controls_left) as parent:
                 catch_up(study, mirror)
-                if not study.is_over or controls_left():
+                if not study.is_over or controls_left() or settings.bound not in (None, study.bound):
                     prepared = prepare(settings, space, study, terminal, mirror)
                     switch_off_autologging(terminal.say)
                     study.keep_sources()

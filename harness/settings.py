@@ -72,7 +72,8 @@ class Settings:
         seed: Decides every draw together with trial numbers and epochs, in [0, 2^31).
         fixed: Parameters that do not vary, as text, by name.
         budgets: The most that a student may cost to be trained, by name of the cost (``BUDGETED``).
-        bound: What students must reach to count; ``None`` takes what the teacher and chance suggest.
+        bound: What students must reach to count; ``None`` takes what the study was asked for before, or else what the
+            teacher and chance suggest.
         timeout_s: Seconds after which no further trial starts; ``None`` is no limit.
         controls: One of ``CONTROLS``: which are trained on labels alone, once the trials are over.
         seeds: Fresh seeds with which ``confirm`` trains each pick and its control.

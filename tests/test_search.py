@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -267,6 +268,22 @@ def test_the_report_can_be_had_at_any_time(finished: Path) -> None:
     assert missing.returncode == 2
     # A build of torch for GPUs may have said before that it finds none.
     assert missing.stderr.splitlines()[-1] == "error: sqlite:///optuna.db must hold study 'other', but holds cancer."
+
+
+def test_a_finished_study_takes_another_bound_and_its_run_tells_it(finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "copy"))
+    begun_with, before = load(folder, "cancer").user_attrs["kd.region"], numbers(folder, "cancer")
+    output = search(folder, *CANCER, "--no-controls", "--min", "accuracy=1")
+    assert "region    accuracy at least 1, --min accuracy=1; before: accuracy at least 0." in output
+    assert "None of 8 students trained to the end is in it" in output and "  confirm  " not in output
+    output = search(folder, *CANCER, "--no-controls")  # it stays
+    assert "None of 8 students" in output and "is finished: 8 trials" in output
+    output = search(folder, *CANCER, "--no-controls", "--min", "none")
+    assert "the Pareto front" in output and "  confirm  " in output
+    assert numbers(folder, "cancer") == before
+    assert load(folder, "cancer").user_attrs["kd.region"] == {"floor": None, "why": "--min none"} != begun_with
+    (run,) = MlflowClient(f"sqlite:///{folder}/mlflow.db").search_runs(["1"], "tags.kd.role = 'study'")
+    assert run.data.tags["kd.region"] == "all students count, --min none"
 
 
 def test_a_teacher_is_loaded_from_a_checkpoint_and_its_own_file_is_its_source(finished: Path, example: Path) -> None:

@@ -151,7 +151,8 @@ def prepare(
         _say_if_no_control(study, data, classes, terminal)
         unsteady = unrepeatable(data)
     scored = scores_of(space.task, data, classes)
-    check_reach(settings.bound, scored)
+    bound = settings.bound or study.bound
+    check_reach(bound, scored)
     _keep_class_names(study, check_class_names(space.task, label_classes(data), classes))
     study.keep_primary_bounds(*scored.bounds)
     keeper = Keeper(study.alone if study.is_shared else nobody_else, mirror, terminal.say)
@@ -225,9 +226,11 @@ def prepare(
     study.keep_misgivings(doubts)
     study.keep_teacher(_teacher_metrics(together, costs.teacher))
     budget.check_counted(costs.uncounted, settings.budgets, study.objectives)
-    region = region_of(settings.bound, scored, together[space.task.metric_name])
+    region = region_of(bound, scored, together[space.task.metric_name])
+    before = f"; before: {study.region.bound}" if bound != study.bound and study.trials() else ""
     study.keep_region(region)
-    terminal.tell(f"region    {region}", indent=" " * 10)
+    study.keep_bound(bound)
+    terminal.tell(f"region    {region}{before}", indent=" " * 10)
     if not region.holds(together[space.task.metric_name]):
         doubts = [*doubts, f"the teacher itself is not in the region ({region}), so few students may be"]
         terminal.tell(f"warning   {doubts[-1]}", indent=" " * 10)

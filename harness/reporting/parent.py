@@ -70,6 +70,7 @@ class ParentRun:
                 "kd.trials": str(settings.trials),
                 "kd.sampler": settings.sampler,
                 "kd.pruner": settings.pruner,
+                "kd.region": str(self._study.region),
                 "kd.storage": place_of(settings.storage),
                 "kd.dataset": prepared.dataset,
                 "kd.teacher": prepared.teacher_digest,

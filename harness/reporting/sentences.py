@@ -71,9 +71,14 @@ def region_told(result: Result) -> str:
     best = beyond.iloc[0]
     return (
         f"{told} None of {len(complete)} students trained to the end is in it; the best, trial {best['number']}, has "
-        f"{result.primary} {best[result.primary]:.4g}. More --trials or --epochs, or a space with larger students, may "
-        "reach it; a new --study may have a wider region, up to all students by --min none."
+        f"{result.primary} {best[result.primary]:.4g}. More --trials may reach it, or a new --study of more --epochs or "
+        f"larger students; the same command with {_bounding(result)} counts students that are there, and with --min "
+        "none all."
     )
+
+
+def _bounding(result: Result) -> str:
+    return f"a {'lower --min' if result.primary_is_maximized else 'higher --max'} {result.primary}=VALUE"
 
 
 def nothing_to_confirm(result: Result) -> str:

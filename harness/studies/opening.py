@@ -19,7 +19,7 @@ from harness.content import Lease, write_atomically
 from harness.errors import HarnessError, did_you_mean
 from harness.flags import space_argument, space_file, space_names
 from harness.metrics import MAXIMIZED, METRICS
-from harness.settings import Settings, bound_in
+from harness.settings import Settings
 from harness.sources import Code
 from harness.space import SearchSpace, load_space
 from harness.storage.access import open_storage
@@ -30,10 +30,9 @@ from harness.studies.changes import check_code, check_format, with_format
 from harness.studies.study import MARK, Study
 
 _MAKING_ATTR = "kd.making"
-_FLAGS = {name: f"--{name}" for name in ("space", "objectives", "epochs", "seed", "max")} | {
-    "fixed": "--fix",
-    "region": "the region",
-}
+_FLAGS = {name: f"--{name}" for name in ("space", "objectives", "epochs", "seed", "max")} | {"fixed": "--fix"}
+_ADJUSTABLE = ("region",)
+"""What of a study's identity may be another one when it is resumed (``Record.bound`` is the latest)."""
 
 
 def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> Study:
@@ -215,7 +214,6 @@ def reopen_study(settings: Settings) -> tuple[Study, SearchSpace]:
         objectives=tuple(identity["objectives"]),
         seed=identity["seed"],
         fixed=identity["fixed"],
-        bound=bound_in(identity["region"]),
     )
     space = load_space(settings.space_file)
     if space.declaration() != identity["parameters"]:
@@ -284,7 +282,7 @@ def _direction(objective: str, space: SearchSpace) -> str:
 def _compare(study: Study, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     check_format(study.settings.study, stored)
     for key, value in asked.items():
-        if stored.get(key) != value:
+        if key not in _ADJUSTABLE and stored.get(key) != value:
             was, now = _shown(stored.get(key)), _shown(value)
             if key == "space":  # a name that is derived from a file's finds no file
                 was = space_argument(was, Path(study.sources.get("space_file", was)))
@@ -296,8 +294,6 @@ def _compare(study: Study, stored: Mapping[str, Any], asked: Mapping[str, Any]) 
 
 
 def _shown(value: Any) -> str:
-    if value is None:
-        return "by default"
     if isinstance(value, dict):
         named = (f"{name}: {_range(v)}" if isinstance(v, dict) else f"{name}={v}" for name, v in value.items())
         return ", ".join(named) or "none"

@@ -10,10 +10,11 @@ import optuna
 
 from harness.errors import HarnessError
 from harness.region import Region
-from harness.settings import Settings
+from harness.settings import Bound, Settings, bound_in
 from harness.storage.access import patience_with
 from harness.studies.start import Start
 
+_BOUND_ATTR = "kd.bound"
 _CHANGES_ATTR = "kd.changes"
 _CODE_ATTR = "kd.code"
 _COSTS_ATTR = "kd.costs"
@@ -221,6 +222,17 @@ class Record:
         """Store which students count."""
         if region != self.region:
             self._keep(_REGION_ATTR, {"floor": region.floor, "why": region.why})
+
+    @property
+    def bound(self) -> Bound | None:
+        """What students must reach to count, as it was asked for last; ``None`` takes the default."""
+        attrs = self.attrs
+        return bound_in(attrs.get(_BOUND_ATTR, attrs["kd.identity"]["region"]))
+
+    def keep_bound(self, bound: Bound | None) -> None:
+        """Store what students must reach to count, once a study is resumed with another bound than it had."""
+        if bound != self.bound:
+            self._keep(_BOUND_ATTR, bound and str(bound))
 
     @property
     def misgivings(self) -> tuple[str, ...]:

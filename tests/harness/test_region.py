@@ -226,7 +226,7 @@ def test_chance_is_the_better_of_the_most_frequent_class_and_all_as_frequent_as_
     assert chance_level(metric, LABELS, 3, sign=sign) == pytest.approx(chance, nan_ok=True, abs=1e-5)
 
 
-def test_a_study_keeps_its_region_and_can_not_go_on_with_another(tmp_path: Path) -> None:
+def test_a_study_keeps_its_bound_until_another_is_asked_for(tmp_path: Path) -> None:
     settings = replace(settings_in(tmp_path, trials=3), bound=Bound("--min", "accuracy", 0.95))
     study = open_study(settings, SPACE, open_storage(settings))
     assert study.region == Region("accuracy", 1)  # nothing is known of the teacher yet
@@ -234,8 +234,12 @@ def test_a_study_keeps_its_region_and_can_not_go_on_with_another(tmp_path: Path)
     study.optuna.add_trial(_any_trial())
     again = open_study(settings, SPACE, open_storage(settings))
     assert again.region == Region("accuracy", 1, 0.95, "--min accuracy=0.95")
-    with pytest.raises(HarnessError, match=r"created with the region --min accuracy=0\.95 and cannot be resumed with"):
-        open_study(replace(settings, bound=None), SPACE, open_storage(settings))
+    assert open_study(replace(settings, bound=None), SPACE, open_storage(settings)).bound == settings.bound
+    other = Bound("--min", "accuracy", 0.9)
+    again = open_study(replace(settings, bound=other), SPACE, open_storage(settings))
+    assert again.bound == settings.bound  # until it was seen to be one that can be reached
+    again.keep_bound(other)
+    assert open_study(replace(settings, bound=None), SPACE, open_storage(settings)).bound == other
 
 
 def _any_trial() -> Any:
