@@ -71,9 +71,9 @@ def region_told(result: Result) -> str:
     best = beyond.iloc[0]
     return (
         f"{told} None of {len(complete)} students trained to the end is in it; the best, trial {best['number']}, has "
-        f"{result.primary} {best[result.primary]:.4g}. More --trials may reach it, or a new --study of more --epochs or "
-        f"larger students; the same command with {_bounding(result)} counts students that are there, and with --min "
-        "none all."
+        f"{result.primary} {best[result.primary]:.4g}. More --trials may reach it, or a new --study of more --epochs "
+        f"or larger students; the same command with {_bounding(result)} counts students that are there, and with "
+        "--min none all."
     )
 
 

@@ -21,6 +21,9 @@ class HardLabelCriterion(Criterion):
 class SmoothedLabelCriterion(Criterion):
     """Labels alone, smoothed: an arm without a teacher. What smoothing alone gains is no gain of the teacher's.
 
+    The loss is soft_loss, the cross-entropy with the smoothed labels. hard_loss, that with the labels themselves, has
+    no weight in it: it is logged, to be compared with that of other methods.
+
     Args:
         smoothing: Share of the target that is spread over all classes, in [0, 1).
 
@@ -38,4 +41,7 @@ class SmoothedLabelCriterion(Criterion):
 
     def forward(self, logits: Tensor, batch: Batch, features: Features | None = None) -> dict[str, Term]:
         """Terms of the loss for student logits of shape (B, C)."""
-        return {"hard_loss": Term(1.0, smoothed_label_loss(logits, batch.truth, smoothing=self.smoothing))}
+        return {
+            "hard_loss": Term(0.0, hard_label_loss(logits.detach(), batch.truth)),
+            "soft_loss": Term(1.0, smoothed_label_loss(logits, batch.truth, smoothing=self.smoothing)),
+        }
