@@ -128,9 +128,12 @@ class Result:
 
     @property
     def compared(self) -> pd.DataFrame:
-        """Trials on the front that have a gain, the smallest first; ``over``: what it is a gain over."""
+        """Trials on the front that have a gain, the smallest first; ``over``: what it is a gain over.
+
+        One that was trained on labels alone itself has none: it is its own control.
+        """
         front = self.front.assign(over=self.front["tuned_control"].fillna(self.front["control"]))
-        return front.dropna(subset=["gain"])
+        return front[front["gain_over"] != ""].dropna(subset=["gain"])
 
     def cell(self, row: Mapping[Any, Any] | pd.Series, name: str) -> str:
         """Return a trial's value in a table."""

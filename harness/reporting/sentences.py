@@ -21,7 +21,7 @@ def notes(result: Result) -> list[str]:
             f"The teacher is the mean of the {result.ensemble}; its costs are theirs, one run after the other."
         )
     taught = [not is_own_control({"alpha": row.get("alpha")}) for _, row in result.front.iterrows()]
-    gains = result.front.loc[taught, "gain"].dropna()
+    gains = result.compared["gain"]
     if result.no_control:
         lines.append(f"No control possible: {result.no_control}; no gain is claimed. To have one, {REMEDY}.")
     if len(gains):

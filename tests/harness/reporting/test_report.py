@@ -652,9 +652,14 @@ def test_a_control_that_failed_is_told(settings: Settings) -> None:
 def test_a_student_on_labels_alone_is_in_no_count_of_gains(settings: Settings) -> None:
     study = a_study(settings, STUDENTS)
     study.keep_retrained("controls/1", {"metrics": metrics(0.93, 0.4, 400)})
-    study.keep_retrained("controls/2", {"metrics": metrics(0.91, 0.2, 100)})
+    claim = claimed(study, SPACE.fixed({"alpha": "1"}))
+    assert claim is not None
+    claim.complete(metrics(0.96, 0.9, 900))
+    claim.hold.release()
     result = collect(study)
-    result.trials.loc[result.trials["number"] == 2, "alpha"] = 1.0
+    own = result.front.set_index("number").loc[5]
+    assert (own["control"], own["gain"], own["gain_over"]) == (0.96, 0.0, "")  # as the table shows it
+    assert result.compared["number"].tolist() == [1]  # what is drawn, and logged
     assert any("1 of 1 are above 0" in note for note in notes(result))
 
 
