@@ -127,7 +127,7 @@ def measure_costs(
         least: Rounds that are measured however long they take.
     """
     rounds = rounds or Rounds()
-    rounds.throughput_batch = conditions.throughput_batch
+    rounds.choose_batch(conditions.throughput_batch)
     measure_rounds(
         networks,
         inputs,

@@ -59,12 +59,40 @@ class Rounds:
 
     def done(self, names: Sequence[str]) -> int:
         """Return how many rounds all of these networks have had."""
-        return min(min(len(self.calls.get(name, ())), len(self.batches.get(name, ()))) for name in names)
+        return min(self.single(names), *(len(self.batches.get(name, ())) for name in names))
+
+    def single(self, names: Sequence[str]) -> int:
+        """Return in how many rounds single calls of all these networks were measured, with whatever larger batch."""
+        return min(len(self.calls.get(name, ())) for name in names)
+
+    def choose_batch(self, size: int) -> None:
+        """Measure a larger batch of ``size`` from now on; single calls are kept, batches of another size dropped."""
+        if size != self.throughput_batch:
+            self.throughput_batch, self.batches = size, {}
+
+    def could_go_on(self, names: Sequence[str], limit_s: float) -> bool:
+        """Whether there is time for another round over all of these networks."""
+        return self.done(names) < ROUNDS and self.spent_s + self._round_s(names) <= limit_s
+
+    def could_take_more(self, names: Sequence[str], limit_s: float, *, most: int) -> bool:
+        """Whether there is time for two rounds with twice the larger batch, up to ``most``, in half of what is left."""
+        size = 2 * (self.throughput_batch or most)
+        return size <= most and self._round_s(names, larger=2) <= (limit_s - self.spent_s) / 2
+
+    def _round_s(self, names: Sequence[str], *, larger: float = 1) -> float:
+        """Return about how long a round takes, if its larger batch were so many times as large; infinity before any."""
+        if not self.done(names):
+            return math.inf
+        return sum(
+            (1 + _CALLS_A_ROUND) * float(np.mean(np.concatenate(self.calls[name])))
+            + 2 * larger * float(np.mean(self.batches[name]))
+            for name in names
+        )
 
     def add(self, name: str, calls: list[float], batch: float, *, number: int) -> None:
         """Add a network's round ``number``, over what a cut left of it."""
-        self.calls[name] = [*self.calls.get(name, [])[:number], calls]
-        self.batches[name] = [*self.batches.get(name, [])[:number], batch]
+        self.calls.setdefault(name, [])[number : number + 1] = [calls]
+        self.batches.setdefault(name, [])[number : number + 1] = [batch]
 
     def keep(self, *, at_once: bool = False) -> None:
         """Write what was measured, unless that was done a moment ago."""
@@ -75,7 +103,7 @@ class Rounds:
         self._kept_at = time.monotonic()
 
     def __str__(self) -> str:
-        rounds = self.done(list(self.calls))
+        rounds = self.single(list(self.calls))
         if rounds < 2:
             return "p50 of 1 round"
         medians = [np.median(calls, axis=1) for calls in self.calls.values()]
@@ -116,9 +144,10 @@ def measure_rounds(
     single, many = inputs(latency_batch), inputs(rounds.throughput_batch or latency_batch)
     compiled = [name for name, network in networks.items() if is_compiled(network, single)]
     groups = [[name for name in networks if name not in compiled], *([name] for name in compiled)]
-    ends_s = 0.0
+    ends_s = rounds.spent_s
+    left_s = max(0.0, limit_s - rounds.spent_s)
     for group in filter(None, groups):
-        ends_s += limit_s * len(group) / len(networks)
+        ends_s += left_s * len(group) / len(networks)
         if group[0] in compiled:
             torch.compiler.reset()
         with computing_with(threads), torch.no_grad():  # inference mode spoils tables that code keeps
@@ -136,7 +165,7 @@ def _measure_group(
     on_round: Callable[[], None],
     least: int,
 ) -> None:
-    names, before_s = list(networks), rounds.spent_s
+    names, before_s, single_before = list(networks), rounds.spent_s, rounds.single(list(networks))
     for _ in range(rounds.done(names)):
         on_round()
     started = time.perf_counter()
@@ -145,7 +174,9 @@ def _measure_group(
         for name in random.Random(number).sample(names, len(names)):  # nosec B311 # an order is no secret
             network = networks[name].eval()
             batch = call_times_s(network, many, 1)[0]
-            rounds.add(name, call_times_s(network, single, _CALLS_A_ROUND), batch, number=number)
+            is_kept = number < single_before  # beside another larger batch
+            calls = rounds.calls[name][number] if is_kept else call_times_s(network, single, _CALLS_A_ROUND)
+            rounds.add(name, calls, batch, number=number)
             rounds.spent_s = before_s + time.perf_counter() - started
             rounds.keep()
         on_round()

@@ -333,17 +333,37 @@ def _found_or_measured(
     example = example_inputs(data, 1)
     file = cost_cache_file(settings.cache_dir, networks, example, conditions, trainable, space.code.key)
     with exclusive(file.with_suffix(".lock")):
-        table = None
-        if file.exists():
-            try:
-                table = CostTable.from_json(file.read_text(encoding="utf-8"))
-            except ValueError as error:
-                terminal.say(f"the kept cost table {file} is damaged ({error}); measuring again")
-        if table is None:
-            table = _measured(settings, space, networks, trainable, list(members), data, terminal, Rounds(_cut(file)))
-            save_cost_table(table, file)
-            _cut(file).unlink(missing_ok=True)
+        rounds, names, most = Rounds(file.with_suffix(".rounds")), list(networks), conditions.throughput_batch
+        table = _kept_table(file, rounds, terminal)
+        if table is not None and rounds.done(names) >= ROUNDS and rounds.throughput_batch == most:
+            return table
+        with _asking("the student in the middle of the space", settings):
+            limit_s = _limit_s(settings, space, data, _middle_student(space, data, settings))
+        has_time = rounds.could_go_on(names, limit_s) or rounds.could_take_more(names, limit_s, most=most)
+        if table is not None and not has_time:
+            return table
+        if table is not None:
+            terminal.say(f"the kept cost table is {table.conditions.precision}; there is time to measure on")
+        table = _measured(settings, space, networks, trainable, list(members), data, terminal, rounds, limit_s)
+        save_cost_table(table, file)
     return table
+
+
+def _kept_table(file: Path, rounds: Rounds, terminal: Terminal) -> CostTable | None:
+    """Return the table in a file, if there is one, it is whole, and made of these rounds."""
+    if not file.exists():
+        return None
+    try:
+        table = CostTable.from_json(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        terminal.say(f"the kept cost table {file} is damaged ({error}); measuring again")
+        return None
+    if not rounds.calls:
+        terminal.say(f"the kept cost table {file} lacks the rounds that it was made of; measuring again")
+        return None
+    # Rounds of a measuring that was cut when it went on are of no table yet.
+    is_of_them = table.conditions.throughput_batch == rounds.throughput_batch
+    return table if is_of_them and str(rounds) in table.conditions.precision else None
 
 
 def _measurable(space: SearchSpace, data: TensorDataModule, settings: Settings) -> dict[str, _Deployed]:
@@ -375,11 +395,6 @@ def _too_large(space: SearchSpace, costs: CostTable) -> str:
     )
 
 
-def _cut(file: Path) -> Path:
-    """Where rounds are kept of a measuring that was cut, beside its table."""
-    return file.with_suffix(".rounds.json")
-
-
 def _measured(
     settings: Settings,
     space: SearchSpace,
@@ -389,21 +404,24 @@ def _measured(
     data: TensorDataModule,
     terminal: Terminal,
     rounds: Rounds,
+    limit_s: float,
 ) -> CostTable:
-    """A new table of teachers and students, measured in a share of the time that the study is expected to take."""
+    """A new table of teachers and students, measured from the rounds on that there are."""
     conditions, example = conditions_of(data.device), example_inputs(data, 1)
     inputs = partial(example_inputs, data)
     bar = terminal.bar("costs", ROUNDS, "rounds")
     try:
         with _asking("a network of the task", settings):
-            limit_s = _limit_s(settings, space, data, _middle_student(space, data, settings))
-            batch = rounds.throughput_batch or fitting_batch(
-                list(networks.values()),
-                inputs,
-                most=conditions.throughput_batch,
-                threads=conditions.threads,
-                limit_s=limit_s,
-            )
+            batch, most = rounds.throughput_batch, conditions.throughput_batch
+            if batch is None or rounds.could_take_more(list(networks), limit_s, most=most):
+                fitting = fitting_batch(
+                    list(networks.values()),
+                    inputs,
+                    most=most,
+                    threads=conditions.threads,
+                    limit_s=limit_s - rounds.spent_s,
+                )
+                batch = max(batch or 1, fitting)
             conditions = replace(conditions, throughput_batch=batch)
             costs = measure_costs(
                 networks,
@@ -422,8 +440,9 @@ def _measured(
     uncounted = uncounted_of(networks, costs, example)
     if not costs:  # more architectures than are measured beforehand: the middle one speaks for their layers
         precision = f"teacher: {rounds}; students: p50 of at least {FEWEST_ROUNDS} rounds"
-        middle = _deployed(space, middle_architecture(space), data, settings).network.eval()
-        uncounted = macs_of(middle, example).uncounted
+        with _asking("the student in the middle of the space", settings):
+            middle = _deployed(space, middle_architecture(space), data, settings).network.eval()
+            uncounted = macs_of(middle, example).uncounted
     return CostTable(
         replace(conditions, runtime=runtime, precision=precision),
         total_cost(each),

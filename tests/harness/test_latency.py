@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.cost import Conditions, measure_costs
-from harness.latency import ROUNDS, Rounds, expected_steps_s, fitting_batch, is_compiled, time_limit_s
+from harness.latency import ROUNDS, Rounds, expected_steps_s, fitting_batch, is_compiled, measure_rounds, time_limit_s
 
 CONDITIONS = Conditions("a processor", throughput_batch=4)
 
@@ -76,6 +77,34 @@ def test_measuring_that_was_cut_goes_on_where_it_was(tmp_path: Path, monkeypatch
     measure_costs(networks, inputs, conditions=CONDITIONS, rounds=again, on_round=lambda: ticks.append(1))
     assert again.done(["a", "b"]) == len(ticks) == ROUNDS and again.spent_s > spent_s
     assert all(calls[:7] == kept[name] for name, calls in again.calls.items())
+
+
+def test_measuring_that_ended_for_want_of_time_goes_on_where_there_is_more_and_with_larger_batches() -> None:
+    networks, names, rounds = {"a": nn.Linear(3, 2), "b": Slow()}, ["a", "b"], Rounds()
+    small = replace(CONDITIONS, throughput_batch=2)
+    assert not rounds.could_take_more(names, math.inf, most=4)  # nothing is known of their time yet
+    measure_costs(networks, inputs, conditions=small, rounds=rounds, limit_s=0.0)
+    calls, spent_s = {name: list(of) for name, of in rounds.calls.items()}, rounds.spent_s
+    assert not rounds.could_go_on(names, spent_s) and rounds.could_go_on(names, 9 * spent_s)
+    assert not rounds.could_take_more(names, 2 * spent_s, most=4) and rounds.could_take_more(names, math.inf, most=4)
+    assert not rounds.could_take_more(names, math.inf, most=3)
+    measure_costs(networks, inputs, conditions=CONDITIONS, rounds=rounds, limit_s=20 * spent_s)
+    assert rounds.throughput_batch == 4 and 2 <= rounds.done(names) and rounds.spent_s > spent_s
+    assert all(of[:1] == calls[name] for name, of in rounds.calls.items())  # single calls are the same in any batch
+
+
+def test_each_compiled_network_has_its_share_of_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends_s: list[float] = []
+    monkeypatch.setattr(
+        "harness.latency._measure_group", lambda group, single, many, rounds, end, *_: ends_s.append(end)
+    )
+    monkeypatch.setattr("harness.latency.is_compiled", lambda network, inputs: True)
+    rounds = Rounds()
+    rounds.spent_s = 6.0
+    measure_rounds(
+        {"a": Slow(), "b": Slow()}, inputs, rounds, latency_batch=1, threads=1, limit_s=10.0, on_round=lambda: None
+    )
+    assert ends_s == [8.0, 10.0]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"calls": 1}', '{"calls": {}, "batches": {}}'])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,8 @@ from optuna.distributions import IntDistribution
 from safetensors.torch import save_file
 from torch import nn
 
+from harness.cost import CostTable
+from harness.latency import Rounds
 from harness.preparation.prepare import Prepared, _limit_s, prepare
 from harness.screen.terminal import Terminal
 from harness.settings import Settings
@@ -99,6 +102,32 @@ def test_students_that_memory_does_not_suffice_for_are_left_out_and_it_is_said(
         "student(width=27), student(width=28) and 2 more"
     )
     assert f"warning   {said}; look: " in capsys.readouterr().out and said in study.misgivings
+
+
+def test_a_cost_table_of_a_tiny_study_is_measured_on_by_a_larger_one(
+    prepared: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def table(study: str, limit_s: float) -> CostTable:
+        monkeypatch.setattr("harness.preparation.prepare._limit_s", lambda *_: limit_s)
+        return prepared(study=study)[1].costs
+
+    def rounds() -> Rounds:
+        (file,) = tmp_path.glob("mlruns/cache/costs/*.rounds")
+        return Rounds(file)
+
+    tiny, one = table("tiny", 0), rounds()
+    assert tiny.conditions.throughput_batch == 1 and tiny.conditions.precision == "p50 of 1 round"
+    again = table("again", 0)  # there is no time for more
+    assert again.to_json() == tiny.to_json() and rounds().calls == one.calls
+    assert "there is time to measure on" not in capsys.readouterr().out
+    large, all_rounds = table("large", math.inf), rounds()
+    assert large.conditions.throughput_batch == 64 and large.conditions.precision.startswith("p50 of 30 rounds")
+    assert "the kept cost table is p50 of 1 round; there is time to measure on" in capsys.readouterr().out
+    assert all(calls[:1] == one.calls[name] for name, calls in all_rounds.calls.items())
+    monkeypatch.setattr("harness.preparation.prepare.measure_costs", None)  # nothing is measured any more
+    for name in ("tiny", "again"):
+        assert table(name, math.inf).to_json() == tiny.to_json()  # a study keeps its own
+    assert table("late", 0).to_json() == table("later", math.inf).to_json() == large.to_json()
 
 
 def test_a_large_space_is_prepared_where_memory_does_not_suffice_for_its_ends(prepared: Prepare) -> None:
