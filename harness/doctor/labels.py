@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import time
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from harness.doctor.answers import logits_of
 from harness.doctor.check import Check, Doubt, Flaw, Groundless
 from harness.doctor.patient import Patient
 from harness.preparation.chance import check_metric
@@ -15,7 +18,10 @@ from harness.preparation.misgivings import no_better_than_chance
 from harness.preparation.mixing import REMEDY, mixes_targets, why_no_control
 from harness.preparation.prepare import check_class_names, scores_of
 from harness.preparation.teacher_checks import check_pair
+from harness.preparation.teacher_outputs import run_teacher
 from harness.region import check_name, check_reach, region_of
+
+_AFFORDABLE_S = 5.0  # that the teacher may take for the whole validation split, before a sample of it must do
 
 
 def labels_are_within_the_logits(patient: Patient) -> str:
@@ -81,17 +87,35 @@ def region_can_be_reached(patient: Patient) -> str:
     """The bound on the primary metric has a meaning, and the teacher itself is within it."""
     bound, task = patient.settings.bound, patient.space.task
     check_name(bound, task)
-    scores = scores_of(task, patient.sample, patient.classes)
+    scores = scores_of(task, patient.data, patient.classes)
     check_reach(bound, scores)
     if not patient.teacher_is_trained:
         return f"{bound or 'by default'}; what it comes to is known once there is a trained teacher"
-    teacher = _measured(
-        patient, patient.sample.teacher_outputs["val"]["logits"].float(), patient.sample.splits["val"].labels
-    )
+    logits, labels = _validated(patient)
+    teacher = _measured(patient, logits, labels)
     region = region_of(bound, scores, teacher)
+    asked = f"; the teacher on {len(labels)} of {scores.samples:,} samples" if len(labels) < scores.samples else ""
     if not region.holds(teacher):
-        raise Doubt(f"the teacher itself is not in it, with {task.metric_name} {teacher:.4g}: {region}")
-    return str(region)
+        raise Doubt(f"the teacher itself is not in it, with {task.metric_name} {teacher:.4g}: {region}{asked}")
+    return f"{region}{asked}"
+
+
+def _validated(patient: Patient) -> tuple[Tensor, Tensor]:
+    """Return the teacher's logits and the labels of the validation split, as a search has them.
+
+    Where the whole split would take too long, they are those of the doctor's sample of it.
+    """
+    few, whole = patient.sample.splits["val"], patient.data.splits["val"]
+    started = time.perf_counter()
+    logits = logits_of(patient.teacher, few.inputs)
+    expected_s = (time.perf_counter() - started) * len(whole) / len(few)
+    if len(whole) == len(few) or expected_s > _AFFORDABLE_S:
+        return logits.float(), few.labels
+    data = copy.copy(patient.data)
+    data.splits = {"val": whole}
+    data.move_to(patient.device)
+    logits = run_teacher(patient.teacher, data, splits=("val",))["val"]["logits"]
+    return logits.to(patient.device), data.splits["val"].labels
 
 
 def _measured(patient: Patient, logits: Tensor, labels: Tensor) -> float:

@@ -104,6 +104,22 @@ def test_a_given_teacher_is_examined_too(tmp_path: Path) -> None:
     assert findings["teacher knows"].found.startswith(("accuracy 0.9", "accuracy 1."))
 
 
+def test_the_region_is_that_of_a_search_which_knows_the_whole_validation_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = saved_teacher(tmp_path, settings_of(tmp_path, ("points(60, 2)", "points(300, 2)")))
+    task = load_space(settings.space_file).task
+    teacher, val = task.teacher().eval(), task.data(None).splits["val"]
+    assert settings.teacher is not None
+    teacher.load_state_dict(load_file(settings.teacher))
+    error = 1 - float((teacher(val.inputs).argmax(1) == val.labels).float().mean())
+    floor = 1 - (max(error, 2 / 3 / 600) * 2 / 3) ** 0.5  # a constant answer is wrong on two of three
+    found = findings_of(settings)["region"].found
+    assert found.startswith(f"accuracy at least {floor:.4g}, by default") and "samples" not in found
+    monkeypatch.setattr("harness.doctor.labels._AFFORDABLE_S", 0.0)
+    assert findings_of(settings)["region"].found.endswith("; the teacher on 128 of 300 samples")
+
+
 @pytest.mark.parametrize("flaw", BROKEN)
 def test_a_flaw_is_found_by_its_check_alone(flaw: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
