@@ -34,7 +34,7 @@ from harness.cost import (
     trainable_parameters,
     uncounted_of,
 )
-from harness.errors import HarnessError, Unfit, if_memory_suffices, is_out_of_memory, one_line
+from harness.errors import HarnessError, TrialFailed, Unfit, if_memory_suffices, is_out_of_memory, one_line
 from harness.latency import FEWEST_ROUNDS, ROUNDS, Rounds, expected_steps_s, fitting_batch, is_compiled, time_limit_s
 from harness.macs import macs_of
 from harness.preparation.cache_format import check_cache
@@ -78,6 +78,7 @@ from lightning_modules.views import show
 _HASHED_NUMBERS = 20_000_000  # of students' fresh weights, at most, by which a start is known: half a second
 _HASHED_AT_ONCE, _HASHED_BYTES = 4096, 2**26  # samples, and bytes of them: views need not fit in memory
 _GLANCED_AT = 16  # samples, by which it is seen whether a student gives logits
+_OVER, _TOO_LARGE, _UNCOUNTED = "over --max", "that memory does not suffice for", "whose macs can't be counted"
 _NAMED = 3  # students that are named, of those that memory does not suffice for
 
 
@@ -467,7 +468,11 @@ def _limit_s(settings: Settings, space: SearchSpace, data: TensorDataModule, net
 
 
 def costs_of(architecture: Mapping[str, Any], space: SearchSpace, study: Study, prepared: Prepared) -> dict[str, float]:
-    """Costs of one architecture by metric name; measured now if the space was too large to measure before."""
+    """Costs of one architecture by metric name; measured now if the space was too large to measure before.
+
+    Raises:
+        TrialFailed: If the study needs its MACs, and they can't be counted.
+    """
     key, table = key_of(architecture), prepared.costs
     if key not in table.students:
         # Another worker may have measured it, and the study keeps one table.
@@ -484,21 +489,21 @@ def costs_of(architecture: Mapping[str, Any], space: SearchSpace, study: Study, 
                     limit_s=_limit_s(study.settings, space, prepared.data, one.network) / study.settings.trials,
                     least=FEWEST_ROUNDS,
                 )
-                if table.students[key].macs is None:
-                    unknown = macs_of(one.network, example_inputs(prepared.data, 1)).uncounted
-                    budget.check_counted(unknown, study.settings.budgets, study.objectives)
                 study.keep_costs(table.to_json())
+    if _needs_macs(study) and table.students[key].macs is None:
+        raise TrialFailed("macs are asked for, and can't be counted of this student: something has no formula")
     return table.metrics(architecture)
 
 
-def is_affordable(architecture: Mapping[str, Any], space: SearchSpace, study: Study, prepared: Prepared) -> bool:
-    """Whether an architecture is within the study's budgets. What can be counted is counted before a clock is asked.
+def refusal(architecture: Mapping[str, Any], space: SearchSpace, study: Study, prepared: Prepared) -> str | None:
+    """Say of students of an architecture why none is trained, as in ``3 over --max``; ``None`` if it may be.
 
-    One that can't be built for want of memory is not, nor one whose MACs are asked for and can't be counted.
+    What can be counted is counted before a clock is asked. Where costs are asked for, as budgets or as an objective of
+    MACs, memory must suffice for the student, and its MACs must be known if they are asked for.
     """
     budgets = study.settings.budgets
-    if not budgets:
-        return True
+    if not budgets and not _needs_macs(study):
+        return None
 
     def say() -> None:
         study.patience.word(f"students that memory does not suffice for are not tried ({named(architecture)})")
@@ -509,15 +514,22 @@ def is_affordable(architecture: Mapping[str, Any], space: SearchSpace, study: St
             one = _deployed(space, architecture, prepared.data, study.settings)
             example = example_inputs(prepared.data, 1)
             counted = count_costs(one.network.eval(), example, one.trainable_parameters)._asdict()
-            if "macs" in budgets and counted["macs"] is None:
+            if _needs_macs(study) and counted["macs"] is None:
                 _say_uncounted(macs_of(one.network, example).uncounted, study, prepared.costs)
-                return False
+                return _UNCOUNTED
             if budget.over(counted, {name: most for name, most in budgets.items() if name in counted}):
-                return False
+                return _OVER
             if budgets.keys() <= counted.keys():
-                return True
-        return not budget.over(costs_of(architecture, space, study, prepared), budgets)
-    return False
+                return None
+        elif _needs_macs(study) and known.macs is None:
+            return _UNCOUNTED
+        return _OVER if budget.over(costs_of(architecture, space, study, prepared), budgets) else None
+    return _TOO_LARGE
+
+
+def _needs_macs(study: Study) -> bool:
+    """Whether a student whose MACs can't be counted is of no use to a study."""
+    return "macs" in study.settings.budgets or "macs" in study.objectives
 
 
 def _say_uncounted(names: Sequence[str], study: Study, costs: CostTable) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -59,7 +60,7 @@ class Proposer:
         sampler: Name of the sampler.
         seed: The study's seed.
         directions: Of the study's objectives.
-        affordable: Whether an architecture may be tried: it is within the budgets, and has every layer that is needed.
+        refusal: Says of students of an architecture why none is tried, as in ``over --max``; ``None`` if it may be.
         recipes: Names of recipes that the person asks for.
         default_recipes: Whether those that are tried unasked follow.
         small: Architectures that the first and the last of those are tried with; none where no cost is an objective.
@@ -73,7 +74,7 @@ class Proposer:
         sampler: str,
         seed: int,
         directions: tuple[str, ...],
-        affordable: Callable[[Mapping[str, Any]], bool] = lambda architecture: True,
+        refusal: Callable[[Mapping[str, Any]], str | None] = lambda architecture: None,
         recipes: Sequence[str] = (),
         default_recipes: bool = True,
         small: Sequence[Mapping[str, Any]] = (),
@@ -89,7 +90,7 @@ class Proposer:
         self._empty_view()
         self._known: set[int] = set()  # numbers of the trials that are among those tried
         self._tried: set[Hashable] = set()
-        self._affordable = affordable
+        self._refusal = refusal
         self._asked = recipes
         self._first_trials = first_trials(space, recipes, defaults=default_recipes)
         self._generations = 0
@@ -103,7 +104,7 @@ class Proposer:
             trials: All of the study.
 
         Raises:
-            HarnessError: If next to nothing that can be drawn is new and within the budgets.
+            HarnessError: If next to nothing that can be drawn is new and may be tried.
         """
         self._note(trials)
         used = {trial.user_attrs.get("recipe") for trial in trials}
@@ -113,7 +114,7 @@ class Proposer:
         if self._forecast is None:
             proposal = self._sampled(trials)
         else:
-            found = self._forecast.propose(trials, lambda params: self._is_new(params) and self._is_affordable(params))
+            found = self._forecast.propose(trials, lambda params: self._is_new(params) and self._may_be_tried(params))
             proposal = None if found is None else self._proposal(found)
         return proposal or self._drawn_evenly(derived_seed(self._seed, "even draw", len(trials)))
 
@@ -123,7 +124,7 @@ class Proposer:
         drawn: set[Hashable] = set()
         for attempt in range(_DRAWS):
             proposal = self._drawn(derived_seed(self._seed, "draw", len(trials), attempt))
-            if self._is_new(proposal.params) and self._is_affordable(proposal.params):
+            if self._is_new(proposal.params) and self._may_be_tried(proposal.params):
                 return proposal
             key = _key(proposal.params, proposal.distributions)
             if key in drawn:
@@ -195,17 +196,18 @@ class Proposer:
 
     @cached_property
     def _recipes(self) -> dict[str, dict[str, Any]]:
-        """The recipes, each with an architecture that is within the budgets: the nearest to the middle of the space.
+        """The recipes, each with an architecture that may be tried: the nearest to the middle of the space.
 
         But the first and the last of the study's own have small ones, the cheapest and one towards it. Most of what a
         front of costs dominates lies there, costs being compared by their logarithms, and three sizes say more of the
         others than two.
         """
-        middle = self._nearest_to_middle()
+        refused: Counter[str] = Counter()
+        middle = self._nearest_to_middle(refused)
         if middle is None and self._asked:
             raise HarnessError(
-                f"--recipe {self._asked[0]} needs a student within --max, but the one in the middle of the space is "
-                "over it, and its architectures are too many to look through; hold one with --fix."
+                f"--recipe {self._asked[0]} needs a student that may be trained near the middle of the space, but of "
+                f"those looked at none may: {_counted(refused)}; hold one with --fix."
             )
         if middle is None:
             return {}
@@ -215,10 +217,12 @@ class Proposer:
             found[name] |= architecture
         return found
 
-    def _nearest_to_middle(self) -> dict[str, Any] | None:
+    def _nearest_to_middle(self, refused: Counter[str]) -> dict[str, Any] | None:
+        """The architecture nearest to the middle that may be tried; why others may not is counted in ``refused``."""
         middle = self._architecture(self.space.middle())
-        if self._affordable(middle):
+        if (why := self._refusal(middle)) is None:
             return middle
+        refused[why] += 1
         lists = {name: listed(dist, MOST_CONFIGURATIONS) for name, dist in self.space.student.items()}
         architectures = self.space.architectures(limit=MOST_CONFIGURATIONS)
         if architectures is None:
@@ -228,33 +232,43 @@ class Proposer:
             places = ((lists[name] or [], architecture[name], middle[name]) for name in architecture)
             return sum(((values.index(a) - values.index(b)) / len(values)) ** 2 for values, a, b in places)
 
-        return next((a for a in sorted(architectures, key=distance)[:_PROBES] if self._affordable(a)), None)
+        for architecture in sorted(architectures, key=distance)[:_PROBES]:
+            if architecture == middle:
+                continue
+            if (why := self._refusal(architecture)) is None:
+                return architecture
+            refused[why] += 1
+        return None
 
     def _drawn_evenly(self, seed: int) -> Proposal | None:
         """A configuration from what is left, by chance alone."""
-        rng = np.random.default_rng(seed)
+        rng, refused = np.random.default_rng(seed), Counter[str]()
         architectures = self.space.architectures(limit=MOST_CONFIGURATIONS)
         rest = self._rest_of_configurations()
         if architectures is not None and rest is not None and len(architectures) * len(rest) < MOST_CONFIGURATIONS:
             for place in rng.permutation(len(architectures)):
                 architecture = architectures[place]
                 left = [params for other in rest if self._is_new(params := architecture | other)]
-                if left and self._affordable(architecture):
+                if not left:
+                    continue
+                if (why := self._refusal(architecture)) is None:
                     return self._proposal(left[int(rng.integers(len(left)))])
+                refused[why] += 1
+            if refused and not self._tried:
+                raise HarnessError(_none_to_be_tried(refused))
             return None
         view = optuna.create_study(sampler=RandomSampler(seed))
-        new = 0
         for _ in range(_EVEN_DRAWS):
             params = self.space.suggest(view.ask()).params()
             if self._is_new(params):
-                new += 1
-                if self._is_affordable(params):
+                if (why := self._refusal(self._architecture(params))) is None:
                     return self._proposal(params)
-                if new >= _PROBES:
+                refused[why] += 1
+                if refused.total() >= _PROBES:
                     break
-        if not new:
+        if not refused:
             raise HarnessError(f"the space is all but exhausted: {_EVEN_DRAWS:,} draws found nothing new in it.")
-        raise HarnessError(f"--max must leave students to be trained, but {new:,} draws found none within it.")
+        raise HarnessError(_none_to_be_tried(refused))
 
     def _rest_of_configurations(self) -> list[dict[str, Any]] | None:
         """All that may stand beside an architecture; ``None`` if it is uncountable, or too much."""
@@ -273,11 +287,24 @@ class Proposer:
     def _is_new(self, params: Mapping[str, Any]) -> bool:
         return _key(params, self.space.distributions) not in self._tried
 
-    def _is_affordable(self, params: Mapping[str, Any]) -> bool:
-        return self._affordable(self._architecture(params))
+    def _may_be_tried(self, params: Mapping[str, Any]) -> bool:
+        return self._refusal(self._architecture(params)) is None
 
     def _architecture(self, params: Mapping[str, Any]) -> dict[str, Any]:
         return {name: params[name] for name in self.space.student}
+
+
+def _none_to_be_tried(refused: Counter[str]) -> str:
+    remedy = "change --max or its ranges" if any("--max" in why for why in refused) else "change its ranges or methods"
+    return (
+        f"the space must have students that may be trained, but of {refused.total():,} that were drawn none may be: "
+        f"{_counted(refused)}; {remedy}."
+    )
+
+
+def _counted(refused: Counter[str]) -> str:
+    """How many students were refused for which reason, the most frequent first, as in ``3 over --max``."""
+    return ", ".join(f"{count:,} {why}" for why, count in refused.most_common())
 
 
 def make_sampler(name: str, seed: int) -> BaseSampler:

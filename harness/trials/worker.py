@@ -15,7 +15,7 @@ from harness.addresses import redact
 from harness.content import write_atomically
 from harness.errors import HarnessError, Interrupted, PieceTaken, TrialFailed, TrialPruned, one_line, room_on_disk
 from harness.preparation.methods import student_layers
-from harness.preparation.prepare import Prepared, costs_of, is_affordable
+from harness.preparation.prepare import Prepared, costs_of, refusal
 from harness.preparation.students import LayerCheck
 from harness.sampling.proposal import Proposer
 from harness.settings import Settings
@@ -104,8 +104,10 @@ def work(
         sampler=settings.sampler,
         seed=settings.seed,
         directions=study.directions,
-        affordable=lambda architecture: (
-            has_layers(architecture) and is_affordable(architecture, space, study, prepared)
+        refusal=lambda architecture: (
+            refusal(architecture, space, study, prepared)
+            if has_layers(architecture)
+            else "that lack a layer of the space's methods"
         ),
         recipes=settings.recipes,
         default_recipes=settings.default_recipes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +17,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from harness import budget
 from harness.cost import Conditions, Cost, CostTable, key_of
-from harness.errors import HarnessError
-from harness.preparation.prepare import costs_of, is_affordable
+from harness.errors import HarnessError, TrialFailed
+from harness.preparation.prepare import costs_of, refusal
 from harness.sampling.first_trials import first_trials
 from harness.sampling.proposal import Proposer
 from harness.space import SearchSpace
@@ -81,7 +82,7 @@ def test_what_ranges_cannot_say_is_never_drawn(sampler: str) -> None:
         sampler=sampler,
         seed=0,
         directions=("maximize", "minimize"),
-        affordable=lambda architecture: not budget.over(costs.metrics(architecture), budgets),
+        refusal=lambda architecture: "over --max" if budget.over(costs.metrics(architecture), budgets) else None,
     )
     assert proposer.space.student == space.student
     study = optuna.create_study(directions=["maximize", "minimize"])
@@ -103,12 +104,22 @@ def test_what_ranges_cannot_say_is_never_drawn(sampler: str) -> None:
     assert {trial.params["width"] * trial.params["depth"] for trial in tried} == {6}
 
 
-def test_a_space_of_which_next_to_nothing_is_affordable_says_so() -> None:
-    proposer = Proposer(
-        SPACE, sampler="random", seed=0, directions=("maximize",), affordable=lambda architecture: False
-    )
-    with pytest.raises(HarnessError, match="--max must leave students to be trained, but 1,000 draws found none"):
-        proposer.propose([])
+@pytest.mark.parametrize(
+    "space",
+    [
+        SPACE,
+        replace(SPACE, distillation={"label_smoothing": {"smoothing": CategoricalDistribution([0.1])}}, training={}),
+    ],
+)
+def test_a_space_of_which_nothing_may_be_trained_says_why(space: SearchSpace) -> None:
+    def proposer(refusal: Callable[[Mapping[str, Any]], str]) -> Proposer:
+        return Proposer(space, sampler="random", seed=0, directions=("maximize",), refusal=refusal)
+
+    with pytest.raises(HarnessError, match=r"none may be: [\d,]+ over --max; change --max or its ranges\.$"):
+        proposer(lambda architecture: "over --max").propose([])
+    words = r"may be: [\d,]+ that lack a layer, [\d,]+ too large; change its ranges or methods\.$"
+    with pytest.raises(HarnessError, match=words):
+        proposer(lambda architecture: "too large" if architecture["width"] < 4 else "that lack a layer").propose([])
 
 
 class Large(Digits):
@@ -135,8 +146,8 @@ def test_students_that_memory_does_not_suffice_for_are_not_affordable_and_it_is_
     study.patience.word.say = said.append
     study.keep_costs(costs.to_json())
     prepared: Any = SimpleNamespace(costs=costs, data=space.task.data(None))
-    found = [is_affordable({"width": width}, space, study, prepared) for width in (900, 950, 3, 4)]
-    assert found == [False, False, False, True]
+    found = [refusal({"width": width}, space, study, prepared) for width in (900, 950, 3, 4)]
+    assert found == ["that memory does not suffice for"] * 3 + [None]
     assert said == ["students that memory does not suffice for are not tried (student(width=900))"]  # once a minute
 
 
@@ -150,6 +161,9 @@ class Solving(ConvNet):
         return super().forward(inputs) + torch.linalg.solve(torch.eye(2), torch.ones(2)).sum()
 
 
+ASKED = ("accuracy", "macs")
+
+
 class Mixed(Digits):
     """Odd students solve equations, whose products can't be counted."""
 
@@ -157,14 +171,22 @@ class Mixed(Digits):
         return (Solving if width % 2 else ConvNet)(width, size=8)
 
 
-def test_in_a_large_space_students_that_can_not_be_counted_are_passed_over_and_it_is_said_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "asked", [{"budgets": {"macs": 1e9}}, {"objectives": ASKED}, {"objectives": ASKED, "budgets": {"parameters": 1e9}}]
+)
+def test_in_a_large_space_students_that_can_not_be_counted_are_passed_over_and_it_is_said_once(
+    tmp_path: Path, asked: dict[str, Any]
+) -> None:
     space = replace(SPACE, task=Mixed(), student={"width": IntDistribution(1, 1000)})
-    settings = replace(settings_in(tmp_path, trials=9), budgets={"macs": 1e9})
+    settings = replace(settings_in(tmp_path, trials=9), **asked)
     study, said, costs = opened(settings, space), list[str](), table(space, {})
     study.patience.word.say = said.append
     prepared: Any = SimpleNamespace(costs=costs, data=space.task.data(None))
-    found = [is_affordable({"width": width}, space, study, prepared) for width in (1, 2, 3, 4)]
-    assert found == [False, True, False, True]
+    found = [refusal({"width": width}, space, study, prepared) for width in (1, 2, 3, 4)]
+    assert found == ["whose macs can't be counted", None, "whose macs can't be counted", None]
     assert said == ["students whose macs can't be counted are not tried: no formula for aten._linalg_solve_ex"]
     study.keep_costs(costs.to_json())
     assert costs_of({"width": 2}, space, study, prepared)["macs"] > 0
+    with pytest.raises(TrialFailed, match="macs are asked for, and can't be counted"):  # one that was enqueued
+        costs_of({"width": 1}, space, study, prepared)
+    assert refusal({"width": 1}, space, study, prepared) == "whose macs can't be counted"  # measured, and not counted
