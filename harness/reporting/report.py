@@ -35,10 +35,12 @@ from harness.trials.confirm import confirmed_table
 
 _NOTE = "mlflow.note.content"
 """The tag whose text MLflow shows on a run's page."""
+_SOMETIMES = ("front.html", "front.png", "curves.png", "confirm.csv", "transfer.csv", "transfer.png")
+"""Files that a report has where there is something to be told: a front may be gone under another region."""
 
 
 def write_report(result: Result, folder: Path) -> None:
-    """Write tables, plots and the summary; each file is there whole or not at all.
+    """Write tables, plots and the summary, each whole or not at all; delete what an earlier report had and this lacks.
 
     Args:
         result: What to report.
@@ -46,8 +48,12 @@ def write_report(result: Result, folder: Path) -> None:
             ``transfer.csv``, ``transfer.png``, ``confirm.csv``, each where there is something to be told.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name, write in _files(result).items():
+    files = _files(result)
+    for name, write in files.items():
         write_atomically(folder / name, write)
+    for name in _SOMETIMES:
+        if name not in files:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _files(result: Result) -> dict[str, Callable[[Path], Any]]:

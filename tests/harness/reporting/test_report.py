@@ -187,6 +187,17 @@ def test_where_no_student_is_in_the_region_the_report_says_the_best_and_what_to_
     assert not frame["front"].any() and len(frame) == 5
 
 
+def test_a_front_that_is_gone_under_another_region_is_in_no_file_any_more(settings: Settings, tmp_path: Path) -> None:
+    study = a_study_with_answers(settings)
+    write_report(collect(study), tmp_path)
+    assert {"front.html", "curves.png", "transfer.png"} <= {path.name for path in tmp_path.iterdir()}
+    (tmp_path / "mine.txt").touch()
+    study.keep_region(Region("accuracy", 1, 0.99, "--min accuracy=0.99"))
+    write_report(collect(study), tmp_path)
+    left = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert left - {"optuna.journal", "optuna.journal.lock"} == {"mine.txt", "trials.csv", "trials.parquet", "summary.md"}
+
+
 def test_why_there_is_nothing_to_confirm_is_said_as_it_is(settings: Settings) -> None:
     study = a_study(settings, [])
     assert nothing_to_confirm(collect(study)) == "study 's' has no complete trial yet: there is nothing to confirm."
