@@ -313,8 +313,12 @@ def cost_cache_file(
 
 def shape_of(network: nn.Module) -> list[Any]:
     """What a network is whatever its weights: its modules, and the names, shapes and types of its state."""
-    state = network.state_dict()
-    return [repr(network), [[key, *_shape(value)] for key, value in state.items()]]
+    return [repr(network), [[key, *shape] for key, shape in state_shapes(network).items()]]
+
+
+def state_shapes(network: nn.Module) -> dict[str, list[Any]]:
+    """Return the shapes and types of a network's state by name."""
+    return {key: _shape(value) for key, value in network.state_dict().items()}
 
 
 def _shape(value: Any) -> list[Any]:

@@ -63,7 +63,9 @@ class Task(ABC):
         student, for the costs and wherever a saved student is loaded. A student's checkpoints hold the student.
 
         Args:
-            student: From ``student``, trained or fresh; it may be taken apart, for nothing else is done with it.
+            student: From ``student``, trained or fresh; it may be taken apart, for nothing else is done with it. Of
+                either, the network must have a state of the same names, shapes and types: the costs are those of the
+                fresh one, and what was trained is loaded into one.
         """
         return student
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ from harness.cost import (
     measure_costs,
     save_cost_table,
     shape_of,
+    state_shapes,
     total_cost,
     trainable_parameters,
     uncounted_of,
@@ -92,6 +93,8 @@ class Prepared:
         dataset: Fingerprint of the data.
         teacher_digest: Content hash of the teacher's weights; of several, the kind of their average and each one's.
         costs: Costs of the teacher and of every architecture that the space can reach.
+        states: Shapes and types of the state of what is deployed of a fresh student, by architecture, as far as they
+            were asked for.
     """
 
     data: TensorDataModule
@@ -99,6 +102,7 @@ class Prepared:
     dataset: str
     teacher_digest: str
     costs: CostTable
+    states: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
 
 
 def prepare(
@@ -493,6 +497,28 @@ def costs_of(architecture: Mapping[str, Any], space: SearchSpace, study: Study, 
     if _needs_macs(study) and table.students[key].macs is None:
         raise TrialFailed("macs are asked for, and can't be counted of this student: something has no formula")
     return table.metrics(architecture)
+
+
+def check_as_costed(
+    network: nn.Module, architecture: Mapping[str, Any], space: SearchSpace, study: Study, prepared: Prepared
+) -> None:
+    """See that what is deployed of a trained student is what was costed, and fits where it will be loaded.
+
+    Raises:
+        TrialFailed: If its state has other names, shapes or types than that of what is deployed of a fresh student.
+    """
+    key = key_of(architecture)
+    if key not in prepared.states:
+        prepared.states[key] = state_shapes(_deployed(space, architecture, prepared.data, study.settings).network)
+    trained, fresh = state_shapes(network), prepared.states[key]
+    for name in fresh | trained:
+        if trained.get(name) != fresh.get(name):
+            was, now = (" ".join(map(str, of[name])) if name in of else "missing" for of in (fresh, trained))
+            raise TrialFailed(
+                f"deployed({named(architecture)}) must have the state of a fresh one, which was costed and into which "
+                f"it is loaded, but its {name!r} is {now} after training and {was} before; keep names, shapes and types, "
+                "as by zeros in place of what is removed"
+            )
 
 
 def refusal(architecture: Mapping[str, Any], space: SearchSpace, study: Study, prepared: Prepared) -> str | None:

@@ -14,7 +14,7 @@ from harness.content import derived_seed, tensors_digest
 from harness.cost import key_of
 from harness.errors import NO_ROOM, TrialFailed, is_out_of_memory, one_line
 from harness.preparation.misgivings import number_wanted
-from harness.preparation.prepare import Prepared, costs_of, score
+from harness.preparation.prepare import Prepared, check_as_costed, costs_of, score
 from harness.preparation.students import build_student
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
@@ -105,7 +105,8 @@ def run_student(
         another split than ``val`` begin with its name, as in ``test/agreement``.
 
     Raises:
-        TrialFailed: If the loss is not finite, or memory or the disk does not suffice.
+        TrialFailed: If the loss is not finite, memory or the disk does not suffice, or what is deployed has other
+            shapes than before training.
         TrialPruned: If ``on_epoch`` stops it.
         PieceTaken: If it is another worker's by now.
     """
@@ -132,6 +133,7 @@ def run_student(
             on_epoch=log_epoch,
         )
         network = deployed_network(space.task, student.to(data.device)).to(data.device)
+        check_as_costed(network, configuration.student, space, study, prepared)
         logits = ordered_logits(network, data, split)
         scores = score(logits, data, space, prepared.classes, split=split)
         for name, value in scores.items():

@@ -215,6 +215,54 @@ def test_a_loss_that_is_no_number_fails_a_trial_before_it_can_be_judged(session:
     claim.fail("nan")
 
 
+def test_training_that_changes_the_shapes_of_what_is_deployed_fails_the_trial(session: Session) -> None:
+    settings, space, study = replace(session.settings, trials=99), session.space, session.study
+    study.settings = settings
+    claim = claimed(study, space)
+    assert claim is not None
+    width = claim.configuration.student["width"]
+    spool = Spool(claim.folder)
+    begin_spool(spool, claim, study)
+
+    def without_what_was_not_learnt(student: nn.Module) -> nn.Module:
+        if not getattr(student, "trained", False):
+            return student
+        last = student[-1]  # type: ignore[index]
+        last.weight = nn.Parameter(last.weight[:, :1])
+        return student
+
+    build = space.task.student
+
+    def student(**given: int) -> nn.Module:
+        network = build(**given)
+        network.register_forward_pre_hook(mark)
+        return network
+
+    def mark(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if torch.is_grad_enabled():
+            module.trained = True  # type: ignore[assignment]
+
+    space.task.student = student  # type: ignore[method-assign]
+    space.task.deployed = without_what_was_not_learnt  # type: ignore[method-assign]
+    words = rf"deployed\(student\(width={width}\)\) must .* '3.weight' is \[2, 1\] .* and \[2, {width}\] .* before"
+    try:
+        with pytest.raises(TrialFailed, match=words):
+            run_trial(
+                claim,
+                spool,
+                settings=settings,
+                space=space,
+                study=study,
+                prepared=session.prepared,
+                on_epoch=lambda *_: None,
+            )
+    finally:
+        space.task.student = build  # type: ignore[method-assign]
+        del space.task.deployed
+    assert not (claim.folder / "student.safetensors").exists()
+    claim.fail("other shapes")
+
+
 @dataclass(frozen=True)
 class Jittered(Views):
     """Measurements with a little noise: a kind of view of one's own."""
