@@ -160,6 +160,9 @@ def prepare(
     check_reach(bound, scored)
     _keep_class_names(study, check_class_names(space.task, label_classes(data), classes))
     study.keep_primary_bounds(*scored.bounds)
+    student_misgivings = _student_misgivings(
+        space, data, settings
+    )  # before a teacher: memory must suffice for this one
     keeper = Keeper(study.alone if study.is_shared else nobody_else, mirror, terminal.say)
     doubts = [f"the task {one}" for one in of_task(space.task, Task)]
     doubts += [f"nothing of a student changes with its {name}" for name in students.inert]
@@ -222,7 +225,7 @@ def prepare(
         mirror.notify(teacher.spool.folder)  # a kept teacher may be new to this tracking store
     if len(teachers) > 1:
         terminal.say(f"ensemble  {_described(space, together, costs.teacher)}, mean of the {name}")
-    for misgiving in _student_misgivings(space, data, settings):
+    for misgiving in student_misgivings:
         doubts.append(f"a student {misgiving}")
         warn(doubts[-1], files[0])
     if costs.uncounted:
@@ -342,7 +345,7 @@ def _found_or_measured(
         table = _kept_table(file, rounds, terminal)
         if table is not None and rounds.done(names) >= ROUNDS and rounds.throughput_batch == most:
             return table
-        with _asking("the student in the middle of the space", settings):
+        with _asking_the_middle(space, settings):
             limit_s = _limit_s(settings, space, data, _middle_student(space, data, settings))
         has_time = rounds.could_go_on(names, limit_s) or rounds.could_take_more(names, limit_s, most=most)
         if table is not None and not has_time:
@@ -445,7 +448,7 @@ def _measured(
     uncounted = uncounted_of(networks, costs, example)
     if not costs:  # more architectures than are measured beforehand: the middle one speaks for their layers
         precision = f"teacher: {rounds}; students: p50 of at least {FEWEST_ROUNDS} rounds"
-        with _asking("the student in the middle of the space", settings):
+        with _asking_the_middle(space, settings):
             middle = _deployed(space, middle_architecture(space), data, settings).network.eval()
             uncounted = macs_of(middle, example).uncounted
     return CostTable(
@@ -516,8 +519,8 @@ def check_as_costed(
             was, now = (" ".join(map(str, of[name])) if name in of else "missing" for of in (fresh, trained))
             raise TrialFailed(
                 f"deployed({named(architecture)}) must have the state of a fresh one, which was costed and into which "
-                f"it is loaded, but its {name!r} is {now} after training and {was} before; keep names, shapes and types, "
-                "as by zeros in place of what is removed"
+                f"it is loaded, but its {name!r} is {now} after training and {was} before; keep names, shapes and "
+                "types, as by zeros in place of what is removed"
             )
 
 
@@ -631,15 +634,18 @@ def _student_misgivings(space: SearchSpace, data: TensorDataModule, settings: Se
     network = _middle_student(space, data, settings)
     doubts = of_training(network)
     network.eval()
-    with _asking("the task's student", settings), torch.no_grad():
+    with _asking_the_middle(space, settings), torch.no_grad():
         return [*doubts, *misgivings(call(network, example_inputs(data, _GLANCED_AT)).float())]
 
 
 def _middle_student(space: SearchSpace, data: TensorDataModule, settings: Settings) -> nn.Module:
     """The student that stands for all where one is asked: memory must suffice for it."""
-    architecture = middle_architecture(space)
-    with _asking(f"the task's {named(architecture)}, in the middle of the space,", settings):
-        return _student(space, architecture, data, settings)
+    with _asking_the_middle(space, settings):
+        return _student(space, middle_architecture(space), data, settings)
+
+
+def _asking_the_middle(space: SearchSpace, settings: Settings) -> AbstractContextManager[None]:
+    return _asking(f"the task's {named(middle_architecture(space))}, in the middle of the space,", settings)
 
 
 def _student(

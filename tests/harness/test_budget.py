@@ -149,6 +149,8 @@ def test_students_that_memory_does_not_suffice_for_are_not_affordable_and_it_is_
     found = [refusal({"width": width}, space, study, prepared) for width in (900, 950, 3, 4)]
     assert found == ["that memory does not suffice for"] * 3 + [None]
     assert said == ["students that memory does not suffice for are not tried (student(width=900))"]  # once a minute
+    with pytest.raises(MemoryError):  # in a trial, which fails by its own doing
+        costs_of({"width": 900}, space, study, prepared)
 
 
 def test_a_range_is_narrowed_where_some_students_could_not_be_measured() -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from harness.cost import CostTable
+from harness.errors import HarnessError
 from harness.latency import Rounds
 from harness.preparation.prepare import Prepared, _limit_s, prepare
 from harness.screen.terminal import Terminal
@@ -102,6 +103,13 @@ def test_students_that_memory_does_not_suffice_for_are_left_out_and_it_is_said(
         "student(width=27), student(width=28) and 2 more"
     )
     assert f"warning   {said}; look: " in capsys.readouterr().out and said in study.misgivings
+
+
+@pytest.mark.parametrize("built", [10, 99])
+def test_memory_must_suffice_for_the_student_in_the_middle(prepared: Prepare, built: int) -> None:
+    words = r"^the task's student\(width=15\), in the middle of the space, fails.* memory"
+    with pytest.raises(HarnessError, match=words):
+        prepared(large(30, asked=10, built=built))
 
 
 def test_a_cost_table_of_a_tiny_study_is_measured_on_by_a_larger_one(
