@@ -37,7 +37,7 @@ _SAME = 1e-9  # distance of two points, within which they are one
 _FAR = 3  # of the distance between quartiles
 _NOTHING = 1e-12  # a gain that is none
 _HARDLY = 0.2  # probability of the region, below which a model can tell that a student is not in it
-_ALIKE = 0.3  # of the most that an architecture may add: those that may add more are as good as one another
+_ALIKE = 0.15  # of the most that an architecture may add: those that may add more are as good as one another
 _WORTH_WHILE = 0.2  # of what a new student may add for an epoch: a trial that may add less is stopped
 
 
