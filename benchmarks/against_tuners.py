@@ -92,8 +92,8 @@ class Race:
 RACES = {
     race.space: race
     for race in (
-        # The grid of benchmarks/learning_curves.py has 1.131.
-        Race("digits", widths=(2, 32), epochs=20, floor=0.888, whole=(0.98, 1.075, 1.1), region=(0.1, 0.12, 0.13)),
+        # The grid of benchmarks/learning_curves.py has 1.131, and 0.221 in the region.
+        Race("digits", widths=(2, 32), epochs=20, floor=0.888, whole=(0.98, 1.075, 1.1), region=(0.16, 0.19, 0.205)),
         # A study of 50 trials ended at 0.590.
         Race(
             "fashion-mnist",
