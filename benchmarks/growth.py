@@ -32,7 +32,8 @@ from safetensors.torch import load_file, save_file
 
 from harness.cli import parse_search
 from harness.content import tensors_digest
-from harness.preparation.prepare import Prepared, prepare
+from harness.preparation.prepare import prepare
+from harness.preparation.prepared import Prepared
 from harness.reporting.parent import ParentRun
 from harness.sampling.proposal import Proposer
 from harness.screen.terminal import Terminal

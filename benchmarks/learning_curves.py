@@ -25,7 +25,8 @@ from harness.cli import parse_search
 from harness.concurrency import usable_cores
 from harness.content import derived_seed
 from harness.cost import key_of
-from harness.preparation.prepare import Prepared, prepare
+from harness.preparation.prepare import prepare
+from harness.preparation.prepared import Prepared
 from harness.screen.terminal import Terminal
 from harness.space import Configuration, SearchSpace, load_space
 from harness.storage.access import open_storage

@@ -30,7 +30,7 @@ from optuna.samplers import RandomSampler
 
 from harness.concurrency import usable_cores
 from harness.content import derived_seed
-from harness.preparation.prepare import Prepared
+from harness.preparation.prepared import Prepared
 from harness.space import METHOD, Configuration, SearchSpace
 from harness.trials.confirm import interval
 from harness.trials.controls import LABELS_ALONE, control_of

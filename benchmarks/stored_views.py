@@ -23,7 +23,8 @@ from learning_curves import prepared_for
 from safetensors.torch import load_file
 from torch import nn
 
-from harness.preparation.prepare import Prepared, score
+from harness.preparation.prepared import Prepared
+from harness.preparation.scoring import score
 from harness.space import Configuration, SearchSpace
 from harness.trials.trial import ordered_logits, train_student
 from lightning_modules.batch import Batch, call

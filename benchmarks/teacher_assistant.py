@@ -19,7 +19,7 @@ import torch
 from learning_curves import prepared_for
 from torch import Tensor, nn
 
-from harness.preparation.prepare import Prepared
+from harness.preparation.prepared import Prepared
 from harness.space import Configuration, SearchSpace
 from harness.trials.trial import train_student
 from lightning_modules.batch import call

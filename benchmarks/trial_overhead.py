@@ -24,7 +24,8 @@ import torch
 import torch.nn.functional as F
 
 from harness.cli import parse_search
-from harness.preparation.prepare import Prepared, prepare
+from harness.preparation.prepare import prepare
+from harness.preparation.prepared import Prepared
 from harness.reporting.parent import ParentRun
 from harness.sampling import forecast
 from harness.screen.terminal import Terminal

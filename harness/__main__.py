@@ -27,7 +27,8 @@ def confirm(settings: Settings) -> None:
         with terminal.loading("PyTorch, Optuna and MLflow"):
             from harness.concurrency import workers_together
             from harness.errors import HarnessError
-            from harness.preparation.prepare import prepare, score
+            from harness.preparation.prepare import prepare
+            from harness.preparation.scoring import score
             from harness.preparation.teacher_outputs import SEARCHED
             from harness.reporting.report import report
             from harness.reporting.result import collect

@@ -16,7 +16,8 @@ from harness.doctor.patient import Patient
 from harness.preparation.chance import check_metric
 from harness.preparation.misgivings import no_better_than_chance
 from harness.preparation.mixing import REMEDY, mixes_targets, why_no_control
-from harness.preparation.prepare import check_class_names, scores_of
+from harness.preparation.prepare import check_class_names
+from harness.preparation.scoring import scores_of
 from harness.preparation.teacher_checks import check_pair
 from harness.preparation.teacher_outputs import run_teacher
 from harness.region import check_name, check_reach, region_of

@@ -18,10 +18,10 @@ from harness.doctor.check import Check, Doubt, Flaw, asking
 from harness.doctor.patient import Patient, text_of
 from harness.errors import HarnessError
 from harness.macs import macs_of
+from harness.preparation.costs import example_inputs
 from harness.preparation.deployment import check_deployed
 from harness.preparation.methods import student_layers
 from harness.preparation.misgivings import ALIKE, of_task, of_training
-from harness.preparation.prepare import example_inputs
 from harness.preparation.students import check_students
 from harness.space import ends
 from harness.task import Task

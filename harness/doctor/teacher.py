@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from harness.doctor.answers import ASKED, TOLERANCE, check_answers, check_steady, distance, logits_of
 from harness.doctor.check import Check, Doubt, Flaw
 from harness.doctor.patient import SAMPLES, STEPS, Patient, losses_of
+from harness.preparation.fingerprint import fingerprint
 from harness.preparation.methods import teacher_layers
 from harness.preparation.network_digest import answers_of, network_digest, samples_of
-from harness.preparation.prepare import fingerprint
 from harness.preparation.teacher import find_teacher
 from harness.preparation.teacher_checks import check_outputs
 from harness.preparation.teacher_outputs import find_teacher_outputs, run_teacher

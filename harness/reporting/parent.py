@@ -15,7 +15,7 @@ from pathlib import Path
 
 from harness.addresses import place_of
 from harness.content import Lease
-from harness.preparation.prepare import Prepared
+from harness.preparation.prepared import Prepared
 from harness.settings import Settings
 from harness.storage.access import STORAGE_ERRORS
 from harness.studies.study import Study

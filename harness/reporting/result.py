@@ -16,7 +16,7 @@ from harness.errors import HarnessError
 from harness.metrics import MAXIMIZED, METRICS
 from harness.names import COLUMNS, column_names
 from harness.pareto import knee, pareto_front
-from harness.preparation.prepare import used_conditions
+from harness.preparation.costs import used_conditions
 from harness.region import Region
 from harness.reporting.transfer import Transfer
 from harness.screen.shown import cell

@@ -23,7 +23,7 @@ import torch
 from harness.concurrency import number_of_workers
 from harness.errors import OWN_THREADS, HarnessError, signals_wait
 from harness.latency import computing_with
-from harness.preparation.prepare import Prepared
+from harness.preparation.prepared import Prepared
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.storage.access import close_connections

@@ -19,7 +19,7 @@ import torch
 
 from harness.addresses import redact
 from harness.errors import HarnessError, Interrupted, interrupt, lose_no_signal, one_line
-from harness.preparation.prepare import Prepared
+from harness.preparation.prepared import Prepared
 from harness.settings import Settings
 from harness.space import SearchSpace, load_space
 from harness.storage.access import storage_in_reach

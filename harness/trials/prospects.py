@@ -10,7 +10,7 @@ import numpy as np
 from harness import budget
 from harness.cost import MOST_ARCHITECTURES, key_of
 from harness.metrics import KNOWN_COSTS, MAXIMIZED
-from harness.preparation.prepare import Prepared
+from harness.preparation.prepared import Prepared
 from harness.sampling.candidates import Points
 from harness.sampling.forecast import Forecast
 from harness.settings import Settings

@@ -16,7 +16,7 @@ from typing import Any
 from harness.addresses import redact
 from harness.content import write_atomically
 from harness.errors import HarnessError, Interrupted, PieceTaken, TrialFailed, one_line, room_on_disk
-from harness.preparation.prepare import Prepared
+from harness.preparation.prepared import Prepared
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
 from harness.storage.access import STORAGE_ERRORS, asking_storage

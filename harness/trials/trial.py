@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from harness.content import derived_seed, tensors_digest
 from harness.cost import key_of
 from harness.errors import NO_ROOM, TrialFailed, is_out_of_memory, one_line
+from harness.preparation.costs import check_as_costed, costs_of
 from harness.preparation.misgivings import number_wanted
-from harness.preparation.prepare import Prepared, check_as_costed, costs_of, score
+from harness.preparation.prepared import Prepared
+from harness.preparation.scoring import score
 from harness.preparation.students import build_student
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace

@@ -14,8 +14,9 @@ from harness import budget
 from harness.addresses import redact
 from harness.content import write_atomically
 from harness.errors import HarnessError, Interrupted, PieceTaken, TrialFailed, TrialPruned, one_line, room_on_disk
+from harness.preparation.costs import costs_of, refusal
 from harness.preparation.methods import student_layers
-from harness.preparation.prepare import Prepared, costs_of, refusal
+from harness.preparation.prepared import Prepared
 from harness.preparation.students import LayerCheck
 from harness.sampling.proposal import Proposer
 from harness.settings import Settings

@@ -18,7 +18,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from harness import budget
 from harness.cost import Conditions, Cost, CostTable, key_of
 from harness.errors import HarnessError, TrialFailed
-from harness.preparation.prepare import costs_of, refusal
+from harness.preparation.costs import costs_of, refusal
 from harness.sampling.first_trials import first_trials
 from harness.sampling.proposal import Proposer
 from harness.space import SearchSpace

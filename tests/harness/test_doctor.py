@@ -25,9 +25,9 @@ from harness.doctor.check import Doubt, Finding
 from harness.doctor.data import classes_are_everywhere
 from harness.doctor.patient import Patient
 from harness.flags import SPACES_DIR
+from harness.preparation.fingerprint import fingerprint
 from harness.preparation.keeping import Keeper, nobody_else
 from harness.preparation.network_digest import answers_of, network_digest, samples_of
-from harness.preparation.prepare import fingerprint
 from harness.preparation.teacher import Teacher
 from harness.preparation.teacher_outputs import make_teacher_outputs
 from harness.screen.terminal import Terminal

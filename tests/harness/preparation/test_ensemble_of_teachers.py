@@ -20,7 +20,8 @@ from harness.cost import COSTS, CostTable
 from harness.errors import HarnessError
 from harness.preparation.ensemble import averaged, bind_teachers, ensemble_name, make_teachers
 from harness.preparation.keeping import Keeper, nobody_else
-from harness.preparation.prepare import Prepared, prepare
+from harness.preparation.prepare import prepare
+from harness.preparation.prepared import Prepared
 from harness.preparation.teacher import Teacher
 from harness.screen.terminal import Terminal
 from harness.settings import Settings

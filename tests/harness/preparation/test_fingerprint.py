@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.preparation.prepare import fingerprint
+from harness.preparation.fingerprint import fingerprint
 from lightning_modules.batch import Inputs
 from lightning_modules.tensors import Split, TensorDataModule
 from lightning_modules.views import Views

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.cost import CostTable
-from harness.preparation.prepare import Prepared
+from harness.preparation.prepared import Prepared
 from harness.space import Configuration, SearchSpace
 from harness.training.checkpoint import Checkpoints, epochs_kept
 from harness.trials.trial import train_student

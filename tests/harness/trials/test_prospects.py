@@ -13,7 +13,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from harness.budget import within
 from harness.cost import Conditions, Cost, CostTable, key_of
-from harness.preparation.prepare import Prepared
+from harness.preparation.prepared import Prepared
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.trials.prospects import forecast_of, small_students, unforeseeable

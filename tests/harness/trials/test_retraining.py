@@ -13,7 +13,7 @@ from conftest import Silent, opened, settings_in
 from servers import Postgres
 
 from harness.errors import TrialFailed
-from harness.preparation.prepare import Prepared
+from harness.preparation.prepared import Prepared
 from harness.screen.terminal import Terminal
 from harness.storage.access import close_connections
 from harness.tracking.spool import SPOOL, Spool, last_state

@@ -16,8 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from harness.errors import Interrupted, TrialFailed
+from harness.preparation.fingerprint import fingerprint
 from harness.preparation.network_digest import answers_of, network_digest, samples_of
-from harness.preparation.prepare import Prepared, fingerprint, prepare
+from harness.preparation.prepare import prepare
+from harness.preparation.prepared import Prepared
 from harness.reporting.parent import ParentRun
 from harness.screen.terminal import Terminal
 from harness.settings import Settings
