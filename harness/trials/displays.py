@@ -171,7 +171,8 @@ class SearchDisplay:
         elsewhere = running - len(self._running)
         if elsewhere > 0 and not self._waits:
             self._waits = True
-            self._terminal.say(f"{elsewhere} of the last trials are run elsewhere; what is lost there is taken up here")
+            run = "is run" if elsewhere == 1 else "are run"
+            self._terminal.say(f"{elsewhere} of the last trials {run} elsewhere; what is lost there is taken up here")
 
     def word(self, text: str) -> None:
         """Something that lasts, and concerns no trial."""
