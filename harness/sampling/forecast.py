@@ -343,7 +343,9 @@ class _Candidates:
 def _spread(gains: Array, architectures: Places, tried: Sequence[int]) -> Array:
     """Put an architecture first: of those that promise about the most, the one that was tried least.
 
-    Models know a gain to a factor at best, and one that is off in a place is off there again and again.
+    Models know a gain to a factor at best, and one that is off in a place is off there again and again. And the more
+    often an architecture was tried, the rarer is a training that beats all before it: what it promises is divided by
+    the root of that.
 
     Args:
         gains: What each candidate may be expected to add, shape (N,).
@@ -357,8 +359,9 @@ def _spread(gains: Array, architectures: Places, tried: Sequence[int]) -> Array:
         return gains
     most = np.zeros(int(architectures.max()) + 1)
     np.maximum.at(most, architectures, gains)
-    alike = np.flatnonzero(most >= _ALIKE * gains.max())
     counts = np.bincount(tried, minlength=len(most))
+    most /= np.sqrt(1 + counts[: len(most)])
+    alike = np.flatnonzero(most >= _ALIKE * most.max())
     first = min(alike, key=lambda place: (counts[place], -most[place]))
     preferred: Array = np.where(architectures == first, gains + gains.max(), gains)
     return preferred
