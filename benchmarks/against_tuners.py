@@ -94,14 +94,14 @@ RACES = {
     for race in (
         # The grid of benchmarks/learning_curves.py has 1.131, and 0.221 in the region.
         Race("digits", widths=(2, 32), epochs=20, floor=0.888, whole=(0.98, 1.075, 1.1), region=(0.16, 0.19, 0.205)),
-        # A study of 50 trials ended at 0.590.
+        # A study of 50 trials ended at 0.590, another at 0.229 in the region when it was at 0.583.
         Race(
             "fashion-mnist",
             widths=(2, 24),
             epochs=6,
             floor=0.743,
             whole=(0.56, 0.575, 0.583),
-            region=(0.1, 0.12, 0.13),
+            region=(0.2, 0.22, 0.228),
         ),
     )
 }

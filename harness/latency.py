@@ -75,7 +75,7 @@ class Rounds:
         return self.done(names) < ROUNDS and self.spent_s + self._round_s(names) <= limit_s
 
     def could_take_more(self, names: Sequence[str], limit_s: float, *, most: int) -> bool:
-        """Whether there is time for two rounds with twice the larger batch, up to ``most``, in half of what is left."""
+        """Whether a round with twice the larger batch, up to ``most``, takes at most half of the time that is left."""
         size = 2 * (self.throughput_batch or most)
         return size <= most and self._round_s(names, larger=2) <= (limit_s - self.spent_s) / 2
 

@@ -77,6 +77,8 @@ def _found_or_measured(
     settings: Settings, space: SearchSpace, teachers: Sequence[Teacher], data: TensorDataModule, terminal: Terminal
 ) -> CostTable:
     conditions = conditions_of(data.device)
+    with asking_the_middle(space, settings):  # before all others take their memory
+        limit_s = limit_s_of(settings, space, data, middle_student(space, data, settings))
     students = _measurable(space, data, settings)
     members = dict(zip(labels(len(teachers)), teachers, strict=True))
     networks = {name: one.network for name, one in (members | students).items()}
@@ -88,8 +90,6 @@ def _found_or_measured(
         table = _kept_table(file, rounds, terminal)
         if table is not None and rounds.done(names) >= ROUNDS and rounds.throughput_batch == most:
             return table
-        with asking_the_middle(space, settings):
-            limit_s = limit_s_of(settings, space, data, middle_student(space, data, settings))
         has_time = rounds.could_go_on(names, limit_s) or rounds.could_take_more(names, limit_s, most=most)
         if table is not None and not has_time:
             return table

@@ -109,16 +109,15 @@ def prepare(
     check_student_layers(space, students)
     with asking("the task's views", settings):
         check_targets(space, mixes_targets(data, classes))
-        _say_if_no_control(study, data, classes, terminal)
+        no_control = why_no_control(data, classes)
         unsteady = unrepeatable(data)
+    if no_control:
+        terminal.tell(f"controls  no control possible: {no_control}; {REMEDY}", indent=" " * 10)
     scored = scores_of(space.task, data, classes)
     bound = settings.bound or study.bound
     check_reach(bound, scored)
-    _keep_class_names(study, check_class_names(space.task, label_classes(data), classes))
-    study.keep_primary_bounds(*scored.bounds)
-    student_misgivings = _student_misgivings(
-        space, data, settings
-    )  # before a teacher: memory must suffice for this one
+    called = check_class_names(space.task, label_classes(data), classes)
+    student_misgivings = _student_misgivings(space, data, settings)  # before a teacher: memory must suffice for it
     keeper = Keeper(study.alone if study.is_shared else nobody_else, mirror, terminal.say)
     doubts = [f"the task {one}" for one in of_task(space.task, Task)]
     doubts += [f"nothing of a student changes with its {name}" for name in students.inert]
@@ -144,6 +143,11 @@ def prepare(
             bind_start=lambda name, start: bind_starts(study, {name: start})[name],
         )
     name = bind_teachers(study, [teacher.start for teacher in teachers], settings.average)
+    study.begin_work()  # from here on it is written what was found, which no other start may overtake
+    study.keep_no_control(no_control)
+    study.keep_primary_bounds(*scored.bounds)
+    if called != study.class_names:
+        study.keep_class_names(called)
     layers = teacher_layers(space)
     with asking("the teacher", settings):
         outputs = [
@@ -200,7 +204,6 @@ def prepare(
         terminal.tell(f"warning   {doubts[-1]}", indent=" " * 10)
         study.keep_misgivings(doubts)
     budget.within(space, settings.budgets, costs)  # says so now, if no student is
-    study.begin_work()
     return Prepared(data=data, classes=classes, dataset=dataset, teacher_digest=name, costs=costs)
 
 
@@ -249,13 +252,6 @@ def _student_misgivings(space: SearchSpace, data: TensorDataModule, settings: Se
         return [*doubts, *misgivings(call(network, example_inputs(data, _GLANCED_AT)).float())]
 
 
-def _say_if_no_control(study: Study, data: TensorDataModule, classes: int, terminal: Terminal) -> None:
-    """Find out whether labels alone can be a fair control of a student, and say so where they can't."""
-    study.keep_no_control(why_no_control(data, classes))
-    if study.no_control:
-        terminal.tell(f"controls  no control possible: {study.no_control}; {REMEDY}", indent=" " * 10)
-
-
 def check_class_names(task: Task, labelled: int, classes: int) -> tuple[str, ...]:
     """Return the names of the classes; of a network of more logits than labels, those beyond have none.
 
@@ -269,11 +265,6 @@ def check_class_names(task: Task, labelled: int, classes: int) -> tuple[str, ...
             "give each a name, in their order, or leave class_names out",
         )
     return names
-
-
-def _keep_class_names(study: Study, names: tuple[str, ...]) -> None:
-    if names != study.class_names:
-        study.keep_class_names(names)
 
 
 def _finish_teacher(teacher: Teacher, scores: Mapping[str, float], cost: Cost) -> None:

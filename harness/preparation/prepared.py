@@ -20,7 +20,8 @@ class Prepared:
         classes: Number of classes C.
         dataset: Fingerprint of the data.
         teacher_digest: Content hash of the teacher's weights; of several, the kind of their average and each one's.
-        costs: Costs of the teacher and of every architecture that the space can reach.
+        costs: Costs of the teacher and of every architecture that the space can reach, as far as memory sufficed to
+            measure them.
         states: Shapes and types of the state of what is deployed of a fresh student, by architecture, as far as they
             were asked for.
     """

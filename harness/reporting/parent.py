@@ -54,7 +54,7 @@ class ParentRun:
     def __exit__(self, *raised: object) -> None:
         if raised[0] is not None:
             self._study.patience.hurry()  # who was told to stop must end; who waited for the storage has waited enough
-        self._study.lease.release()
+        self._study.leave()
         last = Lease(self._study.folder)
         if self.spool.begun and last.acquire():  # else another process goes on with the study
             self.spool.set_state("COMPLETE" if self._is_over() else "WAITING")

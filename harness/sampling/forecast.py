@@ -341,7 +341,7 @@ class _Candidates:
 
 
 def _spread(gains: Array, architectures: Places, tried: Sequence[int]) -> Array:
-    """Put an architecture first: of those that promise about the most, the one that was tried least.
+    """Put an architecture first: of those that promise ``_ALIKE`` of the most, the one that was tried least.
 
     Models know a gain to a factor at best, and one that is off in a place is off there again and again. And the more
     often an architecture was tried, the rarer is a training that beats all before it: what it promises is divided by

@@ -84,8 +84,8 @@ def check_code(study: Study, code: Code, *, accept: bool) -> None:
         return
     refuse_unless_accepted(study, "code", differences, accept=accept)
     study.accept_changes(differences)
+    study.outdate_costs()  # before: whoever is cut between the two finds the code changed, and does both
     study.keep_code(code.to_json())
-    study.outdate_costs()
 
 
 def refuse_unless_accepted(study: Study, what: str, differences: Sequence[str], *, accept: bool) -> None:

@@ -96,6 +96,7 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
             loaded.set_user_attr("kd.identity", identity)
         assert loaded is not None
         study = Study(loaded, settings)
+        study.note_code()
         _own_folder(study)
         if not study.sources:  # else when all is prepared: what is refused is not what others go on with
             study.keep_sources()
@@ -222,7 +223,9 @@ def reopen_study(settings: Settings) -> tuple[Study, SearchSpace]:
             f"declares {_shown(space.declaration())}; it had {_shown(identity['parameters'])}."
         )
     check_code(study, space.code, accept=settings.accept_changes)
-    return Study(study.optuna, settings), space.fixed(settings.fixed)
+    reopened = Study(study.optuna, settings)
+    reopened.note_code()
+    return reopened, space.fixed(settings.fixed)
 
 
 def _own_folder(study: Study) -> None:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -56,6 +57,7 @@ class Study(Record):
         self._at_work = Lease(self.folder, shared=True, name=_WORK)  # by whoever is prepared
         self._bound: dict[str, str] = {}
         self._starts: dict[str, Start] = {}
+        self._code: dict[str, Any] | None = None
 
     @cached_property
     def claims(self) -> Claims:
@@ -143,8 +145,12 @@ class Study(Record):
         """Note, for ``begin_work``, from what this process was told that networks start."""
         self._starts |= starts
 
+    def note_code(self) -> None:
+        """Note, for ``begin_work``, the code that the study stands on, which is this process's."""
+        self._code = self.code
+
     def begin_work(self) -> None:
-        """Say that this process is prepared: what the study is tied to stays as it is while it is at work.
+        """Say that this process works with what the study is tied to, which stays as it is meanwhile.
 
         Raises:
             HarnessError: If another start has tied the study to something else meanwhile.
@@ -152,6 +158,7 @@ class Study(Record):
         with self.alone("bind"):
             bound, starts = self.attrs.get("kd.prepared", {}), self.starts()
             others = [name for name, value in self._bound.items() if bound.get(name) != value]
+            others += ["code"] if self._code not in (None, self.code) else []
             others += [f"start weights of {name}" for name, start in self._starts.items() if starts.get(name) != start]
             if others:
                 raise HarnessError(
@@ -160,6 +167,11 @@ class Study(Record):
                 )
             self._at_work.acquire()
 
+    def leave(self) -> None:
+        """Work on the study no more: give its leases back."""
+        self._at_work.release()
+        self.lease.release()
+
     def is_unused(self) -> bool:
         """Whether nothing stands on what is prepared: a first start failed, and nobody else is at work."""
         return is_first_start(self.optuna, self.settings) and self._is_idle()
@@ -167,7 +179,7 @@ class Study(Record):
     def accept_changes(self, changes: Sequence[str]) -> None:
         """Note what was changed and accepted.
 
-        Who has begun to prepare, and is no further, has seen them, or is told when it is prepared.
+        Who prepares, and has not begun to work, has seen them, or is told when it begins (``begin_work``).
 
         Raises:
             HarnessError: If others work with what was there before.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -11,10 +12,12 @@ import mlflow
 from alembic.script import ScriptDirectory
 from mlflow import MlflowClient
 from sqlalchemy import create_engine
+from sqlalchemy.exc import OperationalError
 
 from harness.errors import HarnessError
 from harness.storage.sqlite_file import make_if_missing, replace_if_empty
 
+_DOES_NOT_ANSWER = "refused|timed? ?out|timeout|starting up|no such file|closed the connection|can't connect"
 _MIGRATIONS = Path(mlflow.__file__).parent / "store" / "db_migrations"  # what `mlflow db upgrade` runs
 
 
@@ -42,12 +45,17 @@ def prepare_database(path: Path, say: Callable[[str], None]) -> None:
 def check_answers(address: str) -> None:
     """Connect to a database once: MLflow asks one that refuses 15 times, for nearly two minutes, and in silence.
 
+    One that does not answer may be about to start, and is left to MLflow.
+
     Raises:
-        SQLAlchemyError: If it refuses, or is not there.
+        SQLAlchemyError: If it answers, and refuses, as for a wrong password.
     """
     engine = create_engine(address)
     try:
         engine.connect().close()
+    except OperationalError as error:
+        if not re.search(_DOES_NOT_ANSWER, str(error), re.IGNORECASE):
+            raise
     finally:
         engine.dispose()
 

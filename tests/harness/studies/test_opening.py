@@ -430,6 +430,23 @@ def test_a_start_that_was_overtaken_by_other_changes_while_it_was_prepared_is_to
         one.begin_work()
 
 
+def test_a_start_whose_code_was_changed_and_accepted_by_another_while_it_was_prepared_is_told(
+    settings: Settings,
+) -> None:
+    early = opened(settings, with_code(settings, slopes="SLOPE = 0.1\n"))
+    early.optuna.ask(SPACE.distributions)
+    late = opened(replace(settings, accept_changes=True), with_code(settings, slopes="SLOPE = 0.2\n"))
+    early.hold()
+    late.hold()
+    late.begin_work()
+    with pytest.raises(HarnessError, match=r"^study 's' was tied to other code by another start"):
+        early.begin_work()
+    late.leave()
+    bound = opened(settings, with_code(settings, slopes="SLOPE = 0.2\n"))
+    bound.hold()
+    bound.begin_work()  # nobody is at work any more
+
+
 @pytest.mark.parametrize("found", [None, 1, 99])
 def test_a_study_of_another_version_of_the_program_is_refused_in_one_line(settings: Settings, found: Any) -> None:
     study = begun(settings)
