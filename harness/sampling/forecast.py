@@ -38,6 +38,7 @@ _FAR = 3  # of the distance between quartiles
 _NOTHING = 1e-12  # a gain that is none
 _HARDLY = 0.2  # probability of the region, below which a model can tell that a student is not in it
 _ALIKE = 0.15  # of the most that an architecture may add: those that may add more are as good as one another
+_OFTEN = 3  # trials of one architecture, from which on others that promise about as much go first
 _WORTH_WHILE = 0.2  # of what a new student may add for an epoch: a trial that may add less is stopped
 
 
@@ -341,11 +342,11 @@ class _Candidates:
 
 
 def _spread(gains: Array, architectures: Places, tried: Sequence[int]) -> Array:
-    """Put an architecture first: of those that promise ``_ALIKE`` of the most, the one that was tried least.
+    """Put an architecture first: what promises most, and once that was tried often, the least tried of those alike.
 
     Models know a gain to a factor at best, and one that is off in a place is off there again and again. And the more
     often an architecture was tried, the rarer is a training that beats all before it: what it promises is divided by
-    the root of that.
+    the root of that. Those that promise ``_ALIKE`` of the most are alike.
 
     Args:
         gains: What each candidate may be expected to add, shape (N,).
@@ -362,7 +363,9 @@ def _spread(gains: Array, architectures: Places, tried: Sequence[int]) -> Array:
     counts = np.bincount(tried, minlength=len(most))
     most /= np.sqrt(1 + counts[: len(most)])
     alike = np.flatnonzero(most >= _ALIKE * most.max())
-    first = min(alike, key=lambda place: (counts[place], -most[place]))
+    first = int(np.argmax(most))
+    if counts[first] >= _OFTEN:
+        first = min(alike, key=lambda place: (counts[place], -most[place]))
     preferred: Array = np.where(architectures == first, gains + gains.max(), gains)
     return preferred
 

@@ -346,15 +346,19 @@ def test_a_floor_of_a_metric_that_is_to_be_small_is_searched_as_its_mirror_image
     assert found == forecast(sign=-1.0, floor=0.1).propose(mirrored, lambda params: True)
 
 
-def test_of_architectures_that_promise_about_as_much_the_least_tried_goes_first() -> None:
+def test_what_promises_most_goes_first_and_once_it_was_tried_often_the_least_tried_of_those_alike() -> None:
     gains, architectures = np.array([1.0, 0.9, 0.6, 0.05]), np.array([0, 1, 2, 3])
-    assert np.argmax(_spread(gains, architectures, [0, 0, 1, 2, 2])) == 1  # 3 was tried least, but promises too little
-    assert np.argmax(_spread(gains, architectures, [1, 2])) == 0
-    assert np.argmax(_spread(gains, architectures, [])) == 0
-    assert np.argsort(-_spread(gains, architectures, [0, 1])).tolist() == [2, 0, 1, 3]  # then by what they promise
+
+    def order(*counts: int) -> list[int]:
+        tried = [place for place, count in enumerate(counts) for _ in range(count)]
+        return np.argsort(-_spread(gains, architectures, tried)).tolist()  # type: ignore[no-any-return]
+
+    assert order(0, 0, 0, 0) == [0, 1, 2, 3]
+    assert order(2, 5, 1, 0) == [0, 1, 2, 3]  # the first promises most still, and was not tried often
+    assert order(3, 5, 1, 0) == [2, 0, 1, 3]  # 3 was tried least, but promises too little
 
 
 def test_what_an_architecture_promises_counts_less_the_more_often_it_was_tried() -> None:
     gains, architectures = np.array([1.0, 0.06]), np.array([0, 1])
-    assert np.argmax(_spread(gains, architectures, [0])) == 0
+    assert np.argmax(_spread(gains, architectures, [0] * 3)) == 0
     assert np.argmax(_spread(gains, architectures, [0] * 8)) == 1
