@@ -365,7 +365,7 @@ def _spread(gains: Array, architectures: Places, tried: Sequence[int]) -> Array:
     alike = np.flatnonzero(most >= _ALIKE * most.max())
     first = int(np.argmax(most))
     if counts[first] >= _OFTEN:
-        first = min(alike, key=lambda place: (counts[place], -most[place]))
+        first = min(map(int, alike), key=lambda place: (counts[place], -most[place]))
     preferred: Array = np.where(architectures == first, gains + gains.max(), gains)
     return preferred
 
