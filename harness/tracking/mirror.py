@@ -145,7 +145,8 @@ class Mirror:
         """The process's reply, which is soon if the store is away: it gives up by itself, or ends."""
         with self._writing:
             self._replied.clear()
-            if not self._send(**request):
+            # What is told to a dying process may still be taken: the kernel closes its pipes one after the other.
+            if not self._send(**request) or self._process.poll() is not None:
                 return dict(_ENDED)
         self._replied.wait()
         return self._reply
@@ -194,6 +195,9 @@ class Mirror:
             began_s = time.monotonic()
             self._hear()
             code = self._process.wait()
+            with self._writing:  # whoever asked while it died is answered; whoever asks from now on is told at once
+                self._reply = dict(_ENDED)
+                self._replied.set()
             deaths = 1 if time.monotonic() - began_s > _LIVES_S else deaths + 1
             if self._closing.is_set() or self._failure is not None:
                 break
@@ -232,8 +236,6 @@ class Mirror:
             except ValueError:
                 continue  # a library's greeting
             self._take_in(message)
-        self._reply = dict(_ENDED)
-        self._replied.set()
 
     def _take_in(self, message: dict[str, Any]) -> None:
         if "ready" in message:  # "failed" is followed by the end of the stream

@@ -780,5 +780,18 @@ def test_what_is_asked_of_a_mirror_is_answered_even_if_its_process_ends(address:
         assert mirror.settle(folder) == problem
 
 
+def test_what_is_asked_of_a_dying_mirror_is_answered_though_its_pipe_takes_the_question(
+    address: str, tmp_path: Path
+) -> None:
+    with Mirror() as mirror:
+        mirror.connect(address, "kd-test", tmp_path / "mlruns", say=print)
+        folder = append(tmp_path / "one", begin("s"))
+        assert mirror.settle(folder) is None
+        with open(f"/proc/{mirror._process.pid}/fd/0", "rb", buffering=0):  # as the kernel may, longer than the process
+            mirror._process.kill()
+            for _ in range(3):
+                assert mirror.settle(folder) == "the process that logs to it has ended"
+
+
 def is_settled(folder: Path) -> bool:
     return bool(json.loads((folder / STATE_FILE).read_text())["offset"] == (folder / SPOOL).stat().st_size)
