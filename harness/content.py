@@ -163,6 +163,7 @@ class Lease:
     """
 
     def __init__(self, folder: Path, *, shared: bool = False, name: str = "lease") -> None:
+        self.name = name
         self._path = folder / name
         self._mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         self._descriptor: int | None = None

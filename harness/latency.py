@@ -230,11 +230,10 @@ def fitting_batch(
 
 
 def _fits_in_memory(network: nn.Module, inputs: Inputs) -> bool:
-    fits = False
     with if_memory_suffices():
         call(network.eval(), inputs)
-        fits = True
-    return fits
+        return True
+    return False
 
 
 def expected_steps_s(

@@ -79,6 +79,14 @@ class Split:
         return Split(moved, self.labels.to(device))
 
 
+def not_finite(values: Tensor) -> list[int]:
+    """Return the positions of samples with NaN or infinity in them, samples being the first dimension."""
+    if not values.is_floating_point():
+        return []
+    finite: Tensor = torch.isfinite(values).flatten(1).all(1) if values.ndim > 1 else torch.isfinite(values)
+    return (~finite).nonzero().flatten().tolist()
+
+
 def _plain(name: str, value: Any) -> Tensor:
     """Return ``value`` without a graph and outside of any inference mode, for it is trained on.
 

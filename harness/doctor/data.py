@@ -10,7 +10,7 @@ from harness.doctor.check import Check, Doubt, Flaw
 from harness.doctor.patient import Patient, some_samples
 from harness.space import load_space
 from lightning_modules.batch import Inputs, select
-from lightning_modules.tensors import TensorDataModule
+from lightning_modules.tensors import TensorDataModule, not_finite
 from lightning_modules.views import show
 
 _SHOWN = 10  # classes that are named; there may be thousands
@@ -29,7 +29,7 @@ def data_can_be_had(patient: Patient) -> str:
         raise Flaw(f"data() must give a TensorDataModule, but gave {type(data).__name__}")
     for name, split in data.splits.items():
         for what, values in split.tensors().items():
-            broken = _not_finite(values)
+            broken = not_finite(values)
             if broken:
                 raise Flaw(
                     f"{what} of {name} hold NaN or infinity in {len(broken)} of {len(split):,} samples "
@@ -92,14 +92,6 @@ def _of(patient: Patient, inputs: Inputs, ids: Tensor, view: int) -> dict[str, T
     shown, targets = show(patient.data.views, select(inputs, ids), ids, view)
     named = shown if isinstance(shown, dict) else {"inputs": shown}
     return named if targets is None else {**named, "targets": targets}
-
-
-def _not_finite(values: Tensor) -> list[int]:
-    """Positions of samples with NaN or infinity in them."""
-    if not values.is_floating_point():
-        return []
-    finite: Tensor = torch.isfinite(values).flatten(1).all(1) if values.ndim > 1 else torch.isfinite(values)
-    return (~finite).nonzero().flatten().tolist()
 
 
 CHECKS = (

@@ -12,11 +12,7 @@ from torch import nn
 from harness import budget
 from harness.cli import doctor_command
 from harness.content import derived_seed, digest
-from harness.cost import (
-    MOST_ARCHITECTURES,
-    Cost,
-    shape_of,
-)
+from harness.cost import MOST_ARCHITECTURES, Cost, shape_of
 from harness.errors import Unfit, if_memory_suffices
 from harness.preparation.asking import asking, asking_the_middle, middle_student, student_of
 from harness.preparation.cache_format import check_cache

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.cost import (
-    CostTable,
-)
+from harness.cost import CostTable
 from lightning_modules.tensors import TensorDataModule
 
 

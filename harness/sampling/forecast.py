@@ -362,9 +362,9 @@ def _spread(gains: Array, architectures: Places, tried: Sequence[int]) -> Array:
     np.maximum.at(most, architectures, gains)
     counts = np.bincount(tried, minlength=len(most))
     most /= np.sqrt(1 + counts[: len(most)])
-    alike = np.flatnonzero(most >= _ALIKE * most.max())
     first = int(np.argmax(most))
     if counts[first] >= _OFTEN:
+        alike = np.flatnonzero(most >= _ALIKE * most.max())
         first = min(map(int, alike), key=lambda place: (counts[place], -most[place]))
     preferred: Array = np.where(architectures == first, gains + gains.max(), gains)
     return preferred

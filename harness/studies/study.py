@@ -36,7 +36,6 @@ from harness.studies.start import Start
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
-_WORK = "work.lease"
 MARK = "study.json"
 """The file that says whose a study's folder is."""
 
@@ -54,7 +53,7 @@ class Study(Record):
         self.folder = settings.study_dir
         self.lease = Presence(settings)
         """Held by whoever works on the study."""
-        self._at_work = Lease(self.folder, shared=True, name=_WORK)  # by whoever is prepared
+        self._at_work = Lease(self.folder, shared=True, name="work.lease")  # by whoever is prepared
         self._bound: dict[str, str] = {}
         self._starts: dict[str, Start] = {}
         self._code: dict[str, Any] | None = None
@@ -174,7 +173,7 @@ class Study(Record):
 
     def is_unused(self) -> bool:
         """Whether nothing stands on what is prepared: a first start failed, and nobody else is at work."""
-        return is_first_start(self.optuna, self.settings) and self._is_idle()
+        return is_first_start(self.optuna, self.settings) and self._is_idle(self.lease)
 
     def accept_changes(self, changes: Sequence[str]) -> None:
         """Note what was changed and accepted.
@@ -184,21 +183,20 @@ class Study(Record):
         Raises:
             HarnessError: If others work with what was there before.
         """
-        if not self._is_idle(_WORK if self.lease.is_held else "lease"):
+        if not self._is_idle(self._at_work if self.lease.is_held else self.lease):
             raise HarnessError(
                 f"study {self.settings.study!r} is being worked on as it was before; stop that first, and "
                 "--accept-changes goes on."
             )
         self.note_changes(changes)
 
-    def _is_idle(self, name: str = "lease") -> bool:
-        """Whether nobody else works on it, as far as it is known here, by the lease of that name."""
-        own = self.lease if name == "lease" else self._at_work
+    def _is_idle(self, own: Lease) -> bool:
+        """Return whether nobody else works on it, as far as it is known here, by who holds a lease beside its own."""
         if own.is_held:
             free = own.is_sole()
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lease = Lease(self.folder, name=name)
+            lease = Lease(self.folder, name=own.name)
             free = lease.acquire()
             lease.release()
         mine = (socket.gethostname(), os.getpid())

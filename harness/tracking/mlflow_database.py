@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -12,12 +11,11 @@ import mlflow
 from alembic.script import ScriptDirectory
 from mlflow import MlflowClient
 from sqlalchemy import create_engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from harness.errors import HarnessError
 from harness.storage.sqlite_file import make_if_missing, replace_if_empty
 
-_DOES_NOT_ANSWER = "refused|timed? ?out|timeout|starting up|no such file|closed the connection|can't connect"
 _MIGRATIONS = Path(mlflow.__file__).parent / "store" / "db_migrations"  # what `mlflow db upgrade` runs
 
 
@@ -53,8 +51,10 @@ def check_answers(address: str) -> None:
     engine = create_engine(address)
     try:
         engine.connect().close()
-    except OperationalError as error:
-        if not re.search(_DOES_NOT_ANSWER, str(error), re.IGNORECASE):
+    except DBAPIError as error:
+        from harness.storage.patience import server_is_away  # with Optuna, for which no good start waits
+
+        if not server_is_away(error):
             raise
     finally:
         engine.dispose()

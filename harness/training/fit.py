@@ -23,7 +23,7 @@ from harness.content import derived_seed
 from harness.errors import HarnessError, TrialFailed
 from harness.training.checkpoint import Checkpoints
 from lightning_modules.classifier import ClassifierModule
-from lightning_modules.tensors import TensorDataModule
+from lightning_modules.tensors import TensorDataModule, not_finite
 
 EpochListener = Callable[[int, dict[str, float]], None]
 """Called with the epoch, from 0, and its metrics, before a checkpoint of it is written."""
@@ -174,10 +174,9 @@ def _not_finite(data: TensorDataModule) -> Iterator[str]:
     """Say how many samples of each split hold NaN or infinity."""
     for name, part in data.splits.items():
         for key, values in part.inputs.items() if isinstance(part.inputs, dict) else [("", part.inputs)]:
-            count = 0 if values.is_sparse else int((~torch.isfinite(values.reshape(len(values), -1))).any(1).sum())
-            if count:
+            if broken := not_finite(values):
                 where = f" in {key!r}" if key else ""
-                yield f"{count:,} of {len(values):,} {name} samples hold NaN or infinity{where}"
+                yield f"{len(broken):,} of {len(values):,} {name} samples hold NaN or infinity{where}"
 
 
 def _parts(trainer: pl.Trainer) -> list[Any]:
