@@ -57,7 +57,6 @@ _IMAGENET, _CLASSES, _SHARE = 1_281_167, 1_000, 100
 def fill(study: Study, space: SearchSpace, prepared: Prepared, trials: int, store: str) -> None:
     """Give the study so many complete trials, and each the folder that a search leaves."""
     rng = np.random.default_rng(0)
-    storage, number = study.optuna._storage, study.optuna._study_id
     val = prepared.data.splits["val"]
     teacher_logits = prepared.data.teacher_outputs["val"]["logits"]
     answers = compare(teacher_logits + torch.randn(teacher_logits.shape), teacher_logits, val.labels)
@@ -81,7 +80,7 @@ def fill(study: Study, space: SearchSpace, prepared: Prepared, trials: int, stor
             values=[metrics[name] for name in study.objectives],
             user_attrs={"metrics": metrics},
         )
-        storage.create_new_trial(number, trial)
+        study.add_trial(trial)
         folder = study.trial_folder(n)
         if not template:
             spool = Spool(folder)

@@ -105,7 +105,7 @@ def scaled(storage: str, workers: int, trials: int, trial_s: float, sampler: str
     )
     opened = open_storage(settings)
     study = open_study(settings, SPACE, opened)
-    opened._backend.engine.dispose()  # type: ignore[attr-defined]
+    opened.close_connections()
     context = multiprocessing.get_context("fork")
     gate, found = context.Barrier(workers + 1), context.SimpleQueue()
     crew = [context.Process(target=worked, args=(settings, trial_s, gate, found)) for _ in range(workers)]

@@ -32,32 +32,20 @@ def is_showable(address: str) -> bool:
 def place_of(address: str) -> str:
     """An address as it may be written to a file and compared: absolute, without a password."""
     path = sqlite_path(address)
-    if "://" not in address:
+    if "://" not in address:  # a folder, to MLflow
         return str(Path(address).resolve())
     return redact(address) if path is None else f"{_SQLITE}{path.resolve()}"
 
 
 def sqlite_path(address: str) -> Path | None:
-    """The file of a SQLite address; ``None`` for any other."""
-    if not address.startswith(_SQLITE) or address == _SQLITE:
-        return None
-    return Path(address.removeprefix(_SQLITE).split("?", 1)[0])
+    """Return the file of a SQLite address; ``None`` for any other address, and for a database in memory."""
+    file = address.removeprefix(_SQLITE).split("?", 1)[0]
+    return None if not address.startswith(_SQLITE) or file in ("", ":memory:") else Path(file)
 
 
 def is_server(address: str) -> bool:
-    """Whether an address is that of a PostgreSQL server, whose studies workers of many machines share."""
-    return address.startswith("postgresql")
-
-
-def is_database_server(address: str) -> bool:
-    """Whether an address is that of any database's server, which may be away and come back."""
-    return "://" in address and sqlite_path(address) is None and not re.match("sqlite|rediss?:", address)
-
-
-def storage_file(address: str) -> Path | None:
-    """The file that a storage address means; ``None`` for a server."""
-    path = Path(address) if "://" not in address else sqlite_path(address)
-    return None if path is None else path.resolve()
+    """Return whether an address is that of a PostgreSQL server, whose studies workers of many machines share."""
+    return re.match(r"postgresql(\+\w+)?://", address) is not None
 
 
 def lock_of(address: str, runs_dir: Path) -> Path:

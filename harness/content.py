@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import stat
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -82,18 +81,6 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def user_cache() -> Path:
-    """Return the user's own cache folder, made; among temporary files, where no home can be written."""
-    with contextlib.suppress(OSError, RuntimeError):  # no HOME, and a user whom nobody knows; or it can't be written
-        home = Path.home() / ".cache" / "kd-harness"
-        home.mkdir(parents=True, exist_ok=True)
-        if os.access(home, os.W_OK):
-            return home
-    place = Path(tempfile.gettempdir()) / f"kd-harness-{os.getuid()}"
-    place.mkdir(mode=0o700, exist_ok=True)
-    return place
 
 
 def drop_unfinished(path: Path) -> None:

@@ -177,7 +177,7 @@ def add_storage(add: Add) -> None:
         type=address,
         default=variable("KD_STORAGE", DEFAULT_STORAGE),
         metavar="ADDRESS",
-        help="Optuna's storage: a database's URL, redis://.., or a journal file's path "
+        help="the study's database: sqlite:///FILE for one machine, postgresql+psycopg://.. for many "
         f"(default: $KD_STORAGE or {DEFAULT_STORAGE})",
     )
 

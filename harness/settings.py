@@ -55,7 +55,7 @@ class Settings:
         space_file: The Python file that declares it.
         study: Name of the study.
         trials: Finished trials after which the study is complete, over all its runs.
-        storage: Optuna's storage address, or the path of a journal file.
+        storage: Optuna's storage address: ``sqlite:///…`` or ``postgresql…://…``.
         to: Storage address that ``move`` takes the study to.
         tracking_uri: MLflow's tracking address.
         runs_dir: Folder of caches, checkpoints and run artifacts.

@@ -34,7 +34,7 @@ _TRAINS = (
 )
 """Of this package, what decides the numbers of a trial."""
 _INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))
-_KEPT_TEXT = 40_000  # characters of compressed sources that a study keeps: MySQL's TEXT holds 65,535
+_KEPT_TEXT = 40_000  # characters of compressed sources that a study keeps in its storage
 _WINDOW = 60  # characters that are shown of a line that differs
 
 _folders: list[str] = []  # on the path for the space file that was run last

@@ -15,7 +15,6 @@ from torchmetrics import Metric
 from lightning_modules.batch import Batch, call, evaluating
 from lightning_modules.criteria import Criterion, HardLabelCriterion, Term
 from lightning_modules.features import captured
-from lightning_modules.optimizer import AdamW
 
 _WARM_UP = 0.3  # share of the steps, OneCycleLR's default
 
@@ -64,7 +63,9 @@ class ClassifierModule(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW over network and criterion, and its schedule, stepped with each optimizer step."""
-        optimizer = AdamW(self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
+        )
         schedule = _schedule(optimizer, self.learning_rate, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -143,7 +144,7 @@ class TeacherModule(ClassifierModule):
         super().__init__(network, HardLabelCriterion(), **training)
 
 
-def _schedule(optimizer: AdamW, peak: float, total_steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+def _schedule(optimizer: torch.optim.Optimizer, peak: float, total_steps: int) -> torch.optim.lr_scheduler.LRScheduler:
     """Return the one-cycle schedule: warm-up to ``peak`` over 30 % of the steps, then annealing to nearly zero.
 
     Where the warm-up would not last one step (three steps or fewer), OneCycleLR never reaches its peak, and takes an

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
+import functools
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,15 +135,28 @@ def load(folder: Path, study: str) -> Any:
 
 
 def settings_in(folder: Path, *, trials: int) -> Settings:
-    """Those of a digits study ``s`` in a journal file."""
+    """Return the settings of a digits study ``s`` in a SQLite database that has Optuna's tables already."""
+    database = folder / "optuna.db"
+    if folder.is_dir() and not database.exists():
+        shutil.copy(_empty_study_database(), database)
     return Settings(
         space_name="digits",
         space_file=Path("digits.py"),
         study="s",
         trials=trials,
-        storage=f"{folder}/optuna.journal",
+        storage=f"sqlite:///{database}",
         runs_dir=folder / "mlruns",
     )
+
+
+@functools.cache
+def _empty_study_database() -> Path:
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    file = folder / "optuna.db"
+    made = Settings(space_name="", space_file=Path(), study="", storage=f"sqlite:///{file}", runs_dir=folder)
+    open_storage(made).close_connections()
+    return file
 
 
 class Silent(Mirror):
@@ -183,10 +198,6 @@ def numbers(folder: Path, study: str) -> list[Any]:
         )
         for trial in load(folder, study).trials
     ]
-
-
-def in_sqlite(settings: Settings) -> Settings:
-    return replace(settings, storage=f"sqlite:///{settings.runs_dir.parent}/optuna.db")
 
 
 def opened(settings: Settings, space: SearchSpace = SPACE) -> Study:

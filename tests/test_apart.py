@@ -19,8 +19,6 @@ from mlflow.entities import Run
 from servers import MlflowServer, Postgres
 from test_storm import EPOCHS, FLAGS, begin, reached
 
-from harness.storage.access import close_connections
-
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 
 TRIALS = 6
@@ -143,7 +141,7 @@ def test_who_waits_for_a_worker_on_another_machine_says_so(tmp_path: Path, postg
     thread.join()
     assert said == ["waiting", "done", "mine"]
     for study in made:
-        close_connections(study.optuna)
+        study.storage.close_connections()
 
 
 def test_a_trial_of_a_machine_that_is_lost_begins_again_in_its_run(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shutil
 import socket
+import sqlite3
 from pathlib import Path
 
 import mlflow
@@ -13,8 +16,6 @@ import torch
 from conftest import EXAMPLE, load, numbers, search
 from safetensors.torch import load as load_tensors
 from safetensors.torch import load_file
-
-from harness.storage.access import close_connections
 
 pytestmark = pytest.mark.slow
 
@@ -266,11 +267,10 @@ def test_methods_that_do_not_fit_are_refused_before_a_teacher_is_made(tmp_path: 
 
 
 def id_of_the_study(folder: Path) -> str:
-    """Read with no connection left, whose log would stay beside a database that is renamed."""
-    study = load(folder, "cancer")
-    found = study.user_attrs["kd.id"]
-    close_connections(study)
-    return str(found)
+    """Return the id, and leave no connection open, whose log would stay beside a database that is renamed."""
+    with contextlib.closing(sqlite3.connect(folder / "optuna.db")) as database:
+        (found,) = database.execute("select value_json from study_user_attributes where key = 'kd.id'").fetchone()
+    return str(json.loads(found))
 
 
 def test_a_folder_of_a_namesake_in_another_storage_is_put_aside(example: Path) -> None:

@@ -31,7 +31,6 @@ from harness.settings import Settings
 from harness.space import load_space
 from harness.storage.access import open_storage
 from harness.storage.database_claims import DatabaseClaims
-from harness.storage.database_locks import server_engine
 from harness.studies.move import move
 from search_spaces.digits import SPACE
 
@@ -102,7 +101,7 @@ def test_a_move_that_keeps_nobody_out_any_more_ends_and_the_study_stays(
     before, compare = known(settings), harness.studies.move._compare
 
     def cut_off(*arguments: object) -> None:
-        engine = server_engine(open_storage(settings))
+        engine = open_storage(settings).server
         assert engine is not None
         with engine.connect() as connection:
             lost = (
@@ -162,7 +161,7 @@ def test_a_study_that_was_moved_is_not_moved_to_where_it_was_by_another_name(
     tmp_path: Path, postgres: Postgres
 ) -> None:
     storage = postgres.new_database("another_name")
-    settings = replace(settings_in(tmp_path, trials=9), storage=storage, to=f"{tmp_path}/moved.journal")
+    settings = replace(settings_in(tmp_path, trials=9), storage=storage, to=f"sqlite:///{tmp_path}/moved.db")
     opened(settings)
     move(settings, Terminal())
     alias = f"{storage}{'&' if '?' in storage else '?'}options=-c%20lock_timeout%3D1000"
@@ -217,16 +216,16 @@ def test_a_move_that_is_killed_at_any_moment_leaves_the_study_whole_in_one_place
 
 def known(settings: Settings) -> list[Any]:
     """All that a storage says of a study, but for moves."""
-    study = optuna.load_study(study_name=settings.study, storage=open_storage(settings))
+    study = optuna.load_study(study_name=settings.study, storage=open_storage(settings).optuna)
     attrs = {name: value for name, value in study.user_attrs.items() if name not in ("kd.moved", "kd.moving")}
     return [attrs, *((trial.number, trial.state, trial.params, trial.user_attrs) for trial in study.trials)]
 
 
 def _is_here(settings: Settings) -> bool:
-    study = optuna.load_study(study_name="cancer", storage=open_storage(settings))
+    study = optuna.load_study(study_name="cancer", storage=open_storage(settings).optuna)
     return "kd.moved" not in study.user_attrs
 
 
 def _is_whole(settings: Settings) -> bool:
-    study = optuna.load_study(study_name="cancer", storage=open_storage(settings))
+    study = optuna.load_study(study_name="cancer", storage=open_storage(settings).optuna)
     return study.user_attrs.get("kd.moving") is None

@@ -68,10 +68,9 @@ def test_a_study_begun_on_sqlite_goes_on_on_postgresql_as_if_it_had_begun_there(
 
 
 def test_a_move_that_is_killed_leaves_the_study_and_is_done_again(example: Path) -> None:
-    command = ("--space", "cancer.py", "--epochs", "1", "--storage", "study.journal")
+    command = ("--space", "cancer.py", "--epochs", "1", "--storage", "sqlite:///study.db")
     search(example, *command, "--trials", "2")
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(f"{example}/study.journal"))
-    study = optuna.load_study(study_name="cancer", storage=storage)
+    study = optuna.load_study(study_name="cancer", storage=f"sqlite:///{example}/study.db")
     like = study.trials[0]
     for _ in range(400):
         study.add_trial(
@@ -82,7 +81,7 @@ def test_a_move_that_is_killed_leaves_the_study_and_is_done_again(example: Path)
                 user_attrs={"reason": "none"},
             )
         )
-    places = ("--storage", "study.journal", "--to", "sqlite:///moved.db")
+    places = ("--storage", "sqlite:///study.db", "--to", "sqlite:///moved.db")
 
     def copied() -> int:
         try:

@@ -114,10 +114,3 @@ def test_a_study_on_postgresql_is_killed_and_resumed(example: Path, postgres: Po
     process.wait()
     output = search(example, *command)
     assert "trial 2 was cut; it goes on after epoch" in output and "5/5 done" in output
-
-
-def test_a_study_in_a_journal_file_is_resumed(example: Path) -> None:
-    command = ("--space", "cancer.py", "--epochs", "1", "--storage", "study.journal")
-    search(example, *command, "--trials", "2")
-    assert "3/3 done" in search(example, *command, "--trials", "3")
-    assert (example / "study.journal").exists() and not (example / "optuna.db").exists()

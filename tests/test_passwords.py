@@ -132,8 +132,8 @@ def test_a_password_that_libpq_finds_by_itself_will_do(example: Path, host: str,
         ("postgresql+psycopg://kd:Wr0ng@127.0.0.1:port/kd", "invalid literal for int()"),
         ("postgresql+psycopg://k@d:Wr0ng@127.0.0.1:1/kd", "Connection refused"),
         ("postgresql+none://kd:Wr0ng@h/kd", "sqlalchemy.dialects:postgresql.none"),
-        ("postgresql:/kd:Wr0ng@h/kd", "can't be used"),
-        ("redis://:Wr0ng@127.0.0.1:1/0", "127.0.0.1:1"),
+        ("postgresql:/kd:Wr0ng@h/kd", "must be sqlite:///FILE (for one machine)"),
+        ("postgresql+psycopg://:Wr0ng@127.0.0.1:1/0", "127.0.0.1:1"),
     ],
 )
 def test_a_storage_that_fails_is_told_without_its_password(

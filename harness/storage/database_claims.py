@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
-from optuna.storages import BaseStorage
 from sqlalchemy.engine import Engine, Row
 from sqlalchemy.exc import SQLAlchemyError
 
 from harness.content import Lease
 from harness.errors import OWN_THREADS, PieceTaken, end_if_told
 from harness.storage.claims import BEAT_S, GRACE_S, Check, Claims, FolderClaims, Hold, Worker, lease_of
-from harness.storage.database_locks import locked, server_engine
+from harness.storage.database_locks import locked
 from harness.storage.patience import within
 
 _FORGOTTEN_S = 3600.0  # after which nobody is told of a worker any more
@@ -53,16 +52,15 @@ _WORKERS = sql.Table(
 _NOW_S: sql.ColumnElement[float] = sql.func.extract("epoch", sql.func.clock_timestamp()).cast(sql.Double)
 
 
-def claims_of(storage: BaseStorage, study: str, folder: Path, see_that_it_is_here: Callable[[], None]) -> Claims:
+def claims_of(engine: Engine | None, study: str, folder: Path, see_that_it_is_here: Callable[[], None]) -> Claims:
     """Who works on what in a study.
 
     Args:
-        storage: The study's.
+        engine: Of the server that the study is on; ``None`` if it is in a file.
         study: Its id.
         folder: Its folder.
         see_that_it_is_here: Raises an error if the study is here no more.
     """
-    engine = server_engine(storage)
     if engine is None:
         return FolderClaims(folder, see_that_it_is_here)
     return DatabaseClaims(engine, study, folder, see_that_it_is_here)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import sqlalchemy as sql
-from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -16,30 +15,22 @@ from harness.content import exclusive
 from harness.storage.claims import Check
 
 
-def server_engine(storage: BaseStorage) -> Engine | None:
-    """The engine of a storage that workers of many machines share; ``None`` for any other."""
-    backend = getattr(storage, "_backend", storage)
-    if isinstance(backend, RDBStorage) and backend.engine.dialect.name == "postgresql":
-        return backend.engine
-    return None
-
-
 @contextlib.contextmanager
-def alone(storages: Sequence[BaseStorage], what: str, file: Path) -> Iterator[Check]:
+def alone(engines: Sequence[Engine | None], what: str, file: Path) -> Iterator[Check]:
     """Keep everyone else out: who shares the file, and who shares a database.
 
     Args:
-        storages: What is shared.
+        engines: Of the databases that are shared; ``None`` for one that only this machine uses.
         what: Names what is done, across all machines.
         file: Stands for the same on this machine.
 
     Yields:
         What raises an error if they are kept out no more.
     """
-    engines = [engine for engine in map(server_engine, storages) if engine is not None]
+    shared = [engine for engine in engines if engine is not None]
     with contextlib.ExitStack() as held:
         # In one order, or two who need the same two would wait for one another.
-        checks = [held.enter_context(locked(engine, what)) for engine in sorted(engines, key=lambda one: str(one.url))]
+        checks = [held.enter_context(locked(engine, what)) for engine in sorted(shared, key=lambda one: str(one.url))]
         held.enter_context(exclusive(file))  # of those, too, who have a study of this name in another storage
 
         def check() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from optuna.exceptions import StorageInternalError
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError
 
 from harness.errors import OWN_THREADS, end_if_told, one_line
 from harness.word import Word
@@ -162,7 +162,10 @@ def reason(error: BaseException) -> str:
 
 
 def _of_the_driver(error: BaseException) -> BaseException:
-    """The first cause: Optuna wraps what the driver raises in an error of its own."""
-    while not isinstance(error, DBAPIError) and error.__cause__ is not None:
-        error = error.__cause__
+    """Return the first cause: Optuna wraps what the driver raises, and so does SQLAlchemy at the next statement."""
+    while not isinstance(error, DBAPIError):
+        cause = error.__context__ if isinstance(error, PendingRollbackError) else error.__cause__
+        if cause is None:
+            break
+        error = cause
     return error

@@ -7,8 +7,8 @@ import fcntl
 import os
 from pathlib import Path
 
-from harness.addresses import is_server, place_of, storage_file
-from harness.content import Lease, digest, user_cache
+from harness.addresses import sqlite_path
+from harness.content import Lease
 from harness.errors import HarnessError
 from harness.settings import Settings
 
@@ -17,8 +17,7 @@ class Presence(Lease):
     """Says that a process works on a study, and in which runs folder.
 
     Searches of several runs folders may reach one storage, but each sees in its own alone who is at what. So a second
-    lease keeps to one folder at a time: beside the storage, where that is a file; in the user's own cache, where it is
-    a server whose workers are of one machine. PostgreSQL knows itself who is at what.
+    lease beside the SQLite file keeps to one folder at a time. PostgreSQL knows itself who is at what.
 
     Args:
         settings: Name the study, its storage and the runs folder.
@@ -112,9 +111,5 @@ def _settled(descriptor: int, here: str) -> str | None:
 
 
 def _path_beside(settings: Settings) -> Path | None:
-    if is_server(settings.storage):
-        return None
-    file = storage_file(settings.storage)
-    if file is not None:
-        return file.with_name(f".{file.name}.{settings.study}.lock")
-    return user_cache() / f"{digest('presence', place_of(settings.storage), settings.study)}.lock"
+    file = sqlite_path(settings.storage)
+    return None if file is None else file.resolve().with_name(f".{file.name}.{settings.study}.lock")

@@ -16,7 +16,6 @@ from harness.errors import PieceTaken
 from harness.space import Configuration
 from harness.storage.access import asking_storage
 from harness.storage.claims import Hold
-from harness.storage.lean_storage import lean
 from harness.studies.study import Study
 
 
@@ -62,7 +61,7 @@ class Claim:
 
     def complete(self, metrics: Mapping[str, float]) -> None:
         """Record that it was trained to the end."""
-        values = [float(metrics[name]) for name in self.study.objectives]  # a journal would keep a count as one
+        values = [float(metrics[name]) for name in self.study.objectives]
         assert not any(map(math.isnan, values)), metrics
         self._end(TrialState.COMPLETE, {"metrics": dict(metrics)}, values)
 
@@ -101,33 +100,23 @@ class Claim:
         self.study.patience.ask(end)
 
     def _store_end(self, state: TrialState, attrs: Mapping[str, Any], values: Sequence[float] | None) -> None:
-        trial_id, database = self.trial._trial_id, lean(self._storage)
-        if database is not None:
-            database.end(trial_id, state, values=values, user_attrs=attrs, marks=self._marks_left())
-            return
         self._store_marks()
         for name, value in attrs.items():
-            self._storage.set_trial_user_attr(trial_id, name, value)
-        self._storage.set_trial_state_values(trial_id, state, values)
+            self._storage.set_trial_user_attr(self._trial_id, name, value)
+        self._storage.set_trial_state_values(self._trial_id, state, values)  # last: a cut before it leaves it running
 
     def _store_marks(self) -> None:
-        database = lean(self._storage)
-        if database is not None:
-            marks = self._marks_left()
-            database.mark(self.trial._trial_id, marks)
-            self.unmarked.difference_update(marks)
-            return
-        for epochs, value in self._marks_left().items():  # Optuna's own report() refuses where objectives are several
-            self._storage.set_trial_intermediate_value(self.trial._trial_id, epochs, value)
+        for epochs in sorted(self.unmarked):  # Optuna's own report() refuses where objectives are several
+            self._storage.set_trial_intermediate_value(self._trial_id, epochs, self.marks[epochs])
             self.unmarked.remove(epochs)
-
-    def _marks_left(self) -> dict[int, float]:
-        """Marks that are not stored yet."""
-        return {epochs: self.marks[epochs] for epochs in sorted(self.unmarked)}
 
     def _is_another_s(self) -> PieceTaken:
         return PieceTaken(f"{self.trial.number} was finished by another worker meanwhile")
 
     @property
     def _storage(self) -> BaseStorage:
-        return self.study.optuna._storage
+        return self.study.storage.optuna
+
+    @property
+    def _trial_id(self) -> int:
+        return self.study.trial_id(self.trial.number)

@@ -19,9 +19,12 @@ from harness.content import derived_seed
 from harness.errors import HarnessError
 from harness.sampling.proposal import Proposal, Proposer
 from harness.storage.claims import Hold
-from harness.storage.lean_storage import Outrun, lean
 from harness.studies.claim import Claim
 from harness.studies.study import Study
+
+
+class ConflictError(Exception):
+    """Another worker began or ended a trial since the study was read: it must be read again."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Claimant:
     def claim(self) -> Claim | None:
         """Take up a trial that was cut, or begin a new one; ``None`` when there is no more to begin."""
         while True:
-            with contextlib.suppress(Outrun):
+            with contextlib.suppress(ConflictError):
                 found = self._study.patience.ask(self._taken)
                 return None if found is None else self._claim(*found)
 
@@ -132,30 +135,36 @@ class Claimant:
             self._fail(trial, fault)
         # Configurations come from a proposer; this sampler only completes.
         study.optuna.sampler = RandomSampler(derived_seed(study.settings.seed, "enqueued", trial.number))
-        space.suggest(Trial(study.optuna, trial._trial_id))
-        return study.optuna._storage.get_trial(trial._trial_id)
+        trial_id = study.trial_id(trial.number)
+        space.suggest(Trial(study.optuna, trial_id))
+        return study.storage.optuna.get_trial(trial_id)
 
     def _fail(self, trial: FrozenTrial, reason: str) -> NoReturn:
         """Tell a trial that can't be trained, and look for another one."""
-        storage = self._study.optuna._storage
-        storage.set_trial_user_attr(trial._trial_id, "reason", reason)
-        storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-        raise Outrun(reason)
+        storage, trial_id = self._study.storage.optuna, self._study.trial_id(trial.number)
+        storage.set_trial_user_attr(trial_id, "reason", reason)
+        storage.set_trial_state_values(trial_id, TrialState.FAIL)
+        raise ConflictError(reason)
 
     def _enqueued(self, trials: list[FrozenTrial]) -> FrozenTrial:
         """The first trial that waits, begun. Optuna's ask() would begin another one if nobody waited any more."""
-        storage = self._study.optuna._storage
-        trial_id = next(trial._trial_id for trial in trials if trial.state == TrialState.WAITING)
+        storage = self._study.storage.optuna
+        trial_id = self._study.trial_id(next(trial.number for trial in trials if trial.state == TrialState.WAITING))
         try:
             begun = storage.set_trial_state_values(trial_id, state=TrialState.RUNNING)
         except UpdateFinishedTrialError:
             begun = False
         if not begun:
-            raise Outrun(f"trial {trial_id} does not wait any more")
+            raise ConflictError(f"trial {trial_id} does not wait any more")
         return storage.get_trial(trial_id)
 
     def _begun(self, proposal: Proposal, *, number: int) -> FrozenTrial:
-        """A new trial, stored whole: a cut leaves all of it, or nothing."""
+        """Begin a new trial.
+
+        Raises:
+            ConflictError: If others began one meanwhile, for this worker has lost its turn and not known it. The new
+                trial is left as one that was cut: it goes on if it is still asked for.
+        """
         whole = create_trial(
             state=TrialState.RUNNING,
             params=proposal.params,
@@ -163,11 +172,10 @@ class Claimant:
             user_attrs={} if proposal.recipe is None else {"recipe": proposal.recipe},
             system_attrs=proposal.notes,
         )
-        storage, study_id = self._study.optuna._storage, self._study.optuna._study_id
-        database = lean(storage)
-        if database is not None:
-            return database.begin(study_id, whole, number=number)
-        return storage.get_trial(storage.create_new_trial(study_id, whole))
+        begun = self._study.add_trial(whole)
+        if begun.number != number:
+            raise ConflictError(f"trial {begun.number} was to be trial {number}")
+        return begun
 
     def _claim(self, trial: FrozenTrial, hold: Hold, resumed: bool) -> Claim:
         return Claim(

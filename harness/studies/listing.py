@@ -61,9 +61,10 @@ def studies_in(settings: Settings) -> list[Listed]:
     see_that_it_exists(settings)
     storage = open_storage(settings)
     found = []
-    for summary in optuna.get_all_study_summaries(storage):
+    for summary in optuna.get_all_study_summaries(storage.optuna):
         if identity := summary.user_attrs.get("kd.identity"):
-            states = (trial.state for trial in storage.get_all_trials(summary._study_id, deepcopy=False))
+            study = optuna.load_study(study_name=summary.study_name, storage=storage.optuna)
+            states = (trial.state for trial in study.get_trials(deepcopy=False))
             finished = sum(state.is_finished() for state in states)
             found.append(Listed(summary.study_name, str(identity["space"]), finished))
     return sorted(found, key=lambda one: one.name)

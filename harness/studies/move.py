@@ -4,31 +4,26 @@ Nobody works on it meanwhile: who is at work is named, and who comes waits, on a
 At any moment one of the two can be gone on with, or the same command can finish:
 
 1. the copy is made, marked as being made: nobody opens it, and a cut leaves the source as it was;
-2. the copy is compared with the source, trial by trial;
-3. the source says where it went: nobody opens it any more;
-4. the copy loses its mark.
+2. the source says where it went: nobody opens it any more;
+3. the copy loses its mark.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import optuna
-from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial
 
 from harness.addresses import has_password, place_of, redact
 from harness.argv import VARIABLES
 from harness.errors import HarnessError
 from harness.settings import DEFAULT_STORAGE, Settings
-from harness.storage.access import open_storage, storage_in_reach
+from harness.storage.access import Storage, open_storage, storage_in_reach
 from harness.storage.claims import GRACE_S, Check, Worker
 from harness.storage.database_locks import alone
 from harness.storage.presence import Absence
@@ -74,13 +69,10 @@ def move(settings: Settings, terminal: Terminal) -> None:
             if not _is_half_told(source, target, there):
                 see_that_it_is_here(source.attrs, settings)
                 _make_room(source, target, there)
-                _copy(source.optuna, target, source.id, terminal)
-                _compare(
-                    source.optuna, optuna.load_study(study_name=settings.study, storage=open_storage(there)), there
-                )
+                _copy(source, target, terminal)
                 check()
                 source.optuna.set_user_attr(MOVED_ATTR, place_of(settings.to))
-            optuna.load_study(study_name=settings.study, storage=target).set_user_attr(MOVING_ATTR, None)
+            optuna.load_study(study_name=settings.study, storage=target.optuna).set_user_attr(MOVING_ATTR, None)
     terminal.say(
         f"study {settings.study!r} is in {redact(settings.to)} now, with {len(source.trials())} trials; go on with it "
         f"there: the same flags, {_how_to_reach(settings.to)}."
@@ -97,7 +89,7 @@ def _how_to_reach(address: str) -> str:
 
 
 @contextlib.contextmanager
-def _nobody_at_work(source: Study, target: BaseStorage, terminal: Terminal) -> Iterator[Check]:
+def _nobody_at_work(source: Study, target: Storage, terminal: Terminal) -> Iterator[Check]:
     """Keep everyone out of a study and of its copy; what it gives raises an error if they are kept out no more.
 
     Raises:
@@ -117,7 +109,8 @@ def _nobody_at_work(source: Study, target: BaseStorage, terminal: Terminal) -> I
             named = [str(worker) for worker in source.claims.workers() if not worker.is_silent]
             _refuse(name, named or ["a process of this machine"])
         file = source.folder.with_name(f".{name}.lock")
-        with alone([source.optuna._storage, target], f"open {name}", file) as opens, contextlib.ExitStack() as held:
+        servers = [source.storage.server, target.server]
+        with alone(servers, f"open {name}", file) as opens, contextlib.ExitStack() as held:
             claims = held.enter_context(source.claims.exclusive("claim"))
             _refuse(name, [str(worker) for worker in source.claims.living(on_wait=say)])
 
@@ -135,7 +128,7 @@ def _refuse(name: str, workers: Sequence[str]) -> None:
         raise HarnessError(f"study {name!r} is being worked on by {', '.join(workers)}; stop that, and move it then.")
 
 
-def _see_that_it_is_in_one(source: Study, target: BaseStorage, there: Settings) -> None:
+def _see_that_it_is_in_one(source: Study, target: Storage, there: Settings) -> None:
     """See that two addresses are not two names of one place.
 
     Raises:
@@ -151,13 +144,13 @@ def _see_that_it_is_in_one(source: Study, target: BaseStorage, there: Settings) 
         )
 
 
-def _stored(name: str, storage: BaseStorage) -> optuna.Study | None:
-    """A storage's study of that name, if it has one."""
-    known = name in optuna.get_all_study_names(storage)
-    return optuna.load_study(study_name=name, storage=storage) if known else None
+def _stored(name: str, storage: Storage) -> optuna.Study | None:
+    """Return a storage's study of that name, if it has one."""
+    known = name in optuna.get_all_study_names(storage.optuna)
+    return optuna.load_study(study_name=name, storage=storage.optuna) if known else None
 
 
-def _is_half_told(source: Study, target: BaseStorage, there: Settings) -> bool:
+def _is_half_told(source: Study, target: Storage, there: Settings) -> bool:
     """Whether an earlier move was cut between its last two steps: the copy is whole, and the source says so."""
     copy = _stored(there.study, target)
     return (
@@ -167,7 +160,7 @@ def _is_half_told(source: Study, target: BaseStorage, there: Settings) -> bool:
     )
 
 
-def _make_room(source: Study, target: BaseStorage, there: Settings) -> None:
+def _make_room(source: Study, target: Storage, there: Settings) -> None:
     """Remove what earlier moves of this study have left in the other storage: half a copy, or what it was before.
 
     Raises:
@@ -183,60 +176,24 @@ def _make_room(source: Study, target: BaseStorage, there: Settings) -> None:
         raise HarnessError(
             f"{redact(there.storage)} must hold no study {there.study!r} yet, but holds one; nothing was moved."
         )
-    optuna.delete_study(study_name=there.study, storage=target)
+    optuna.delete_study(study_name=there.study, storage=target.optuna)
 
 
-def _copy(study: optuna.Study, target: BaseStorage, study_id: str, terminal: Terminal) -> None:
-    """Make the copy, marked."""
-    made = target.create_new_study(study.directions, study.study_name)
-    target.set_study_user_attr(made, MOVING_ATTR, study_id)
-    for name, value in _attrs(study).items():
-        target.set_study_user_attr(made, name, value)
-    for name, value in study._storage.get_study_system_attrs(study._study_id).items():
-        target.set_study_system_attr(made, name, value)
-    trials = study.get_trials(deepcopy=False)
+def _copy(source: Study, target: Storage, terminal: Terminal) -> None:
+    """Copy a study, marked as being copied from the first moment on. ``optuna.copy_study`` would mark it too late."""
+    name = source.optuna.study_name
+    made = optuna.create_study(study_name=name, storage=target.optuna, directions=source.optuna.directions)
+    made.set_user_attr(MOVING_ATTR, source.id)
+    for attr, value in source.attrs.items():
+        if attr not in (MOVED_ATTR, MOVING_ATTR):
+            made.set_user_attr(attr, value)
+    trials = source.optuna.get_trials(deepcopy=False)
     bar = terminal.bar("move", len(trials), "trials") if trials else None
     try:
-        for trial in sorted(trials, key=lambda trial: trial.number):  # numbers are given in this order
-            target.create_new_trial(made, trial)
+        for trial in trials:  # in the order of their numbers, which are given anew
+            made.add_trial(trial)
             if bar is not None:
                 bar.advance()
     finally:
         if bar is not None:
             bar.close()
-
-
-def _compare(source: optuna.Study, copy: optuna.Study, there: Settings) -> None:
-    """See that the copy says what the source says.
-
-    Raises:
-        HarnessError: If it does not.
-    """
-    said = [json.dumps(_attrs(source), sort_keys=True), *map(_told, source.get_trials(deepcopy=False))]
-    told = [json.dumps(_attrs(copy), sort_keys=True), *map(_told, copy.get_trials(deepcopy=False))]
-    for one, other in zip_longest(said, told, fillvalue="nothing"):
-        if one != other:
-            raise HarnessError(
-                f"{redact(there.storage)} must keep a study as it is, but made {other} of {one}; it stays where it was."
-            )
-
-
-def _attrs(study: optuna.Study) -> dict[str, Any]:
-    """What a study says of itself, but for moves."""
-    return {name: value for name, value in study.user_attrs.items() if name not in (MOVED_ATTR, MOVING_ATTR)}
-
-
-def _told(trial: FrozenTrial) -> str:
-    """All that a storage knows of a trial, but for its place there."""
-    known: dict[str, Any] = {
-        "number": trial.number,
-        "state": trial.state.name,
-        "values": trial.values,
-        "params": trial.params,
-        "distributions": {name: str(distribution) for name, distribution in trial.distributions.items()},
-        "marks": {str(step): value for step, value in trial.intermediate_values.items()},
-        "user_attrs": trial.user_attrs,
-        "system_attrs": trial.system_attrs,
-        "times": [trial.datetime_start, trial.datetime_complete],
-    }
-    return json.dumps(known, sort_keys=True, default=str)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage
+from optuna.distributions import check_distribution_compatibility
 from optuna.trial import TrialState
 
-from harness.addresses import is_database_server, redact, storage_file
+from harness.addresses import is_server, redact, sqlite_path
 from harness.content import Lease, write_atomically
 from harness.errors import HarnessError, did_you_mean
 from harness.flags import space_argument, space_file, space_names
@@ -22,8 +22,8 @@ from harness.metrics import MAXIMIZED, METRICS
 from harness.settings import Settings
 from harness.sources import Code
 from harness.space import SearchSpace, load_space
-from harness.storage.access import open_storage
-from harness.storage.database_locks import alone, server_engine
+from harness.storage.access import Storage, open_storage
+from harness.storage.database_locks import alone
 from harness.storage.patience import Patience, server_is_away
 from harness.storage.whereabouts import HERE_ATTR, MOVING_ATTR, here, is_first_start, see_that_it_is_here
 from harness.studies.changes import check_code, check_format, with_format
@@ -35,7 +35,7 @@ _ADJUSTABLE = ("region",)
 """What of a study's identity may be another one when it is resumed (``Record.bound`` is the latest)."""
 
 
-def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> Study:
+def open_study(settings: Settings, space: SearchSpace, storage: Storage) -> Study:
     """Create the study, or resume it if it is the same one.
 
     Args:
@@ -62,9 +62,9 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
             "region": settings.bound and str(settings.bound),
         }
     )
-    with alone([storage], f"open {settings.study}", settings.study_dir.with_name(f".{settings.study}.lock")):
-        if settings.study in optuna.get_all_study_names(storage):
-            loaded = optuna.load_study(study_name=settings.study, storage=storage)
+    with alone([storage.server], f"open {settings.study}", settings.study_dir.with_name(f".{settings.study}.lock")):
+        if settings.study in optuna.get_all_study_names(storage.optuna):
+            loaded = optuna.load_study(study_name=settings.study, storage=storage.optuna)
             see_that_it_is_here(loaded.user_attrs, settings)
             stored = loaded.user_attrs.get("kd.identity")
             empty = not loaded.user_attrs and not loaded.get_trials(deepcopy=False)  # cut right after it was created
@@ -76,26 +76,27 @@ def open_study(settings: Settings, space: SearchSpace, storage: BaseStorage) -> 
         else:
             loaded, stored = None, None
         if loaded is not None and stored is not None and not _begins_anew(loaded, settings, identity, space.code):
-            _compare(Study(loaded, settings), stored, identity)
-            check_code(Study(loaded, settings), space.code, accept=settings.accept_changes)
+            _compare(Study(storage, loaded, settings), stored, identity)
+            check_code(Study(storage, loaded, settings), space.code, accept=settings.accept_changes)
+            _check_ranges(Study(storage, loaded, settings), space)
         else:
             # A study that was cut while it was being made has no identity yet, and one whose preparation failed has no
             # trial: it is made again, whole.
             if loaded is not None:
-                optuna.delete_study(study_name=settings.study, storage=storage)
+                optuna.delete_study(study_name=settings.study, storage=storage.optuna)
             elif (settings.study_dir / MARK).exists():
                 _hold_beside_namesake(settings).release()  # or it is refused before it is made
-            loaded = optuna.create_study(study_name=settings.study, storage=storage, directions=directions)  # type: ignore[arg-type]
+            loaded = optuna.create_study(study_name=settings.study, storage=storage.optuna, directions=directions)  # type: ignore[arg-type]
             loaded.set_user_attr(_MAKING_ATTR, True)
             loaded.set_user_attr(HERE_ATTR, here(settings))
             loaded.set_user_attr("kd.primary", space.task.metric_name)
             loaded.set_user_attr("kd.primary_direction", space.task.metric_direction)
             loaded.set_user_attr("kd.groups", space.fixed(settings.fixed).groups)
             loaded.set_user_attr("kd.id", uuid.uuid4().hex)
-            Study(loaded, settings).keep_code(space.code.to_json())
+            Study(storage, loaded, settings).keep_code(space.code.to_json())
             loaded.set_user_attr("kd.identity", identity)
         assert loaded is not None
-        study = Study(loaded, settings)
+        study = Study(storage, loaded, settings)
         study.note_code()
         _own_folder(study)
         if not study.sources:  # else when all is prepared: what is refused is not what others go on with
@@ -131,7 +132,7 @@ def find_study(settings: Settings, *, on_word: Callable[[str], None] | None = No
     Raises:
         HarnessError: If the storage can't be used or has no such study of this program, or it was moved.
     """
-    if on_word is not None and is_database_server(settings.storage):
+    if on_word is not None and is_server(settings.storage):
         return Patience(server_is_away, on_word).ask(lambda: find_study(settings))
     study = load_stored(settings)
     see_that_it_is_here(study.attrs, settings)
@@ -144,10 +145,10 @@ def see_that_it_exists(settings: Settings) -> None:
     Raises:
         HarnessError: If it is not.
     """
-    path = storage_file(settings.storage)
+    path = sqlite_path(settings.storage)
     if path is not None and not path.exists():
         raise HarnessError(
-            f"--storage must be a study's database or journal file, but there is no file {str(path)!r}; the search had "
+            f"--storage must be a study's database, but there is no file {str(path.resolve())!r}; the search had "
             "another, or was in another folder."
         )
 
@@ -164,16 +165,16 @@ def load_stored(settings: Settings) -> Study:
     name = settings.study
     see_that_it_exists(settings)
     storage = open_storage(settings)
-    names = optuna.get_all_study_names(storage)
+    names = optuna.get_all_study_names(storage.optuna)
     if name not in names:
         known, near = ", ".join(sorted(names)) or "none", did_you_mean(name, names, otherwise=".")
         raise HarnessError(f"{redact(settings.storage)} must hold study {name!r}, but holds {known}{near}")
-    loaded = optuna.load_study(study_name=name, storage=storage)
+    loaded = optuna.load_study(study_name=name, storage=storage.optuna)
     if loaded.user_attrs.keys().isdisjoint(("kd.identity", MOVING_ATTR)):
         raise HarnessError(f"study {name!r} was not made by this program.")
     if (identity := loaded.user_attrs.get("kd.identity")) is not None:
         check_format(name, identity)
-    return Study(loaded, settings)
+    return Study(storage, loaded, settings)
 
 
 def reopen_study(settings: Settings) -> tuple[Study, SearchSpace]:
@@ -223,7 +224,7 @@ def reopen_study(settings: Settings) -> tuple[Study, SearchSpace]:
             f"declares {_shown(space.declaration())}; it had {_shown(identity['parameters'])}."
         )
     check_code(study, space.code, accept=settings.accept_changes)
-    reopened = Study(study.optuna, settings)
+    reopened = Study(study.storage, study.optuna, settings)
     reopened.note_code()
     return reopened, space.fixed(settings.fixed)
 
@@ -236,8 +237,8 @@ def _own_folder(study: Study) -> None:
     if study.owns_folder():
         return
     mark, kept = study.folder / MARK, _aside(study.folder, study.id)
-    by_folder = server_engine(study.optuna._storage) is None  # else its workers may be anywhere, and their folders too
-    if by_folder and not kept.exists() and any(trial.state == TrialState.RUNNING for trial in study.trials()):
+    # Where it is shared, its workers may be anywhere, and their folders too.
+    if not study.is_shared and not kept.exists() and any(trial.state == TrialState.RUNNING for trial in study.trials()):
         # Its lease, if it is alive, and its checkpoint are in the folder that it was begun with.
         raise HarnessError(
             f"study {study.settings.study!r} has a trial that was begun with another --runs-dir or in another folder "
@@ -294,6 +295,17 @@ def _compare(study: Study, stored: Mapping[str, Any], asked: Mapping[str, Any]) 
                 f"study {study.settings.study!r} was created with {_FLAGS.get(key, key)} {was} and cannot be resumed "
                 f"with {now}; use --study to name a new one."
             )
+
+
+def _check_ranges(study: Study, space: SearchSpace) -> None:
+    """See that Optuna can store further trials beside those that the study holds."""
+    stored = {(name, known) for trial in study.trials() for name, known in trial.distributions.items()}
+    for name, known in stored:
+        if name in space.distributions:
+            try:
+                check_distribution_compatibility(known, space.distributions[name])
+            except ValueError as error:
+                raise study.mixed_ranges(error) from error
 
 
 def _shown(value: Any) -> str:

@@ -11,7 +11,7 @@ import optuna
 from harness.errors import HarnessError
 from harness.region import Region
 from harness.settings import Bound, Settings, bound_in
-from harness.storage.access import patience_with
+from harness.storage.access import Storage
 from harness.studies.start import Start
 
 _BOUND_ATTR = "kd.bound"
@@ -34,14 +34,16 @@ class Record:
     """The attributes of a study. What never changes is asked of the storage once.
 
     Args:
+        storage: Where the study is.
         optuna_study: The study.
         settings: How it is searched.
     """
 
-    def __init__(self, optuna_study: optuna.Study, settings: Settings) -> None:
+    def __init__(self, storage: Storage, optuna_study: optuna.Study, settings: Settings) -> None:
+        self.storage = storage
         self.optuna = optuna_study
         self.settings = settings
-        self.patience = patience_with(optuna_study._storage)
+        self.patience = storage.patience()
 
     @cached_property
     def id(self) -> str:

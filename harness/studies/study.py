@@ -20,14 +20,12 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.content import Lease
-from harness.errors import HarnessError
+from harness.errors import HarnessError, one_line
 from harness.pareto import pareto_front
 from harness.settings import Settings
-from harness.storage.access import STORAGE_ERRORS
+from harness.storage.access import STORAGE_ERRORS, Storage
 from harness.storage.claims import Claims, Hold
 from harness.storage.database_claims import claims_of
-from harness.storage.database_locks import server_engine
-from harness.storage.lean_storage import lean
 from harness.storage.presence import Presence
 from harness.storage.whereabouts import is_first_start, see_that_it_is_here, was_moved_here
 from harness.studies.record import Record
@@ -44,12 +42,13 @@ class Study(Record):
     """A study on its storage, opened for one space.
 
     Args:
+        storage: Where the study is.
         optuna_study: The study.
         settings: How it is searched.
     """
 
-    def __init__(self, optuna_study: optuna.Study, settings: Settings) -> None:
-        super().__init__(optuna_study, settings)
+    def __init__(self, storage: Storage, optuna_study: optuna.Study, settings: Settings) -> None:
+        super().__init__(storage, optuna_study, settings)
         self.folder = settings.study_dir
         self.lease = Presence(settings)
         """Held by whoever works on the study."""
@@ -61,7 +60,7 @@ class Study(Record):
     @cached_property
     def claims(self) -> Claims:
         """Who works on what."""
-        return claims_of(self.optuna._storage, self.id, self.folder, self._see_that_it_is_here)
+        return claims_of(self.storage.server, self.id, self.folder, self._see_that_it_is_here)
 
     def _see_that_it_is_here(self) -> None:
         see_that_it_is_here(self.attrs, self.settings)
@@ -69,7 +68,7 @@ class Study(Record):
     @cached_property
     def is_shared(self) -> bool:
         """Whether its workers may be on several machines, and its trials' folders too."""
-        return server_engine(self.optuna._storage) is not None
+        return self.storage.server is not None
 
     @property
     def may_be_elsewhere(self) -> bool:
@@ -218,11 +217,34 @@ class Study(Record):
         return [_as_failed(trial) if _is_foreign(trial) else trial for trial in stored]
 
     def tally(self) -> Counter[TrialState]:
-        """How many trials are in each state. Cheaper than ``trials``, where a database can count them."""
-        database, study_id = lean(self.optuna._storage), self.optuna._study_id
-        if database is None:
-            return Counter(trial.state for trial in self.trials())
-        return self.patience.ask(lambda: database.tally(study_id))
+        """Count the trials in each state."""
+        return Counter(trial.state for trial in self.trials())
+
+    def trial_id(self, number: int) -> int:
+        """Return the storage's id of a trial."""
+        return self.storage.optuna.get_trial_id_from_study_id_trial_number(self._study_id, number)
+
+    @cached_property
+    def _study_id(self) -> int:
+        return self.storage.optuna.get_study_id_from_name(self.optuna.study_name)
+
+    def add_trial(self, trial: FrozenTrial) -> FrozenTrial:
+        """Store a trial, whole: a cut leaves all of it, or nothing. Return it as it is stored, with its number.
+
+        Raises:
+            HarnessError: If the study has a trial with another kind of range, which Optuna does not mix.
+        """
+        try:
+            return self.storage.optuna.get_trial(self.storage.optuna.create_new_trial(self._study_id, trial))
+        except ValueError as error:
+            raise self.mixed_ranges(error) from error
+
+    def mixed_ranges(self, error: ValueError) -> HarnessError:
+        """Return what to tell where another program has put trials of other ranges into the study."""
+        return HarnessError(
+            f"study {self.settings.study!r} must hold trials of its own space only, but another program has put one "
+            f"there with another kind of range ({one_line(error)}); use --study to name a new one."
+        )
 
     def finished(self) -> int:
         """How many trials are over, well or badly."""

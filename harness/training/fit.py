@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,7 +14,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from lightning_fabric.utilities import registry
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.accelerators import AcceleratorRegistry
 from pytorch_lightning.callbacks import Checkpoint
@@ -31,13 +30,14 @@ EpochListener = Callable[[int, dict[str, float]], None]
 CHECKPOINTS_APART_S = 0.2
 """Between an epoch that is kept and the next, of those that are shorter. Each would be 3 % of a trial of 0.4 s."""
 
+# Lightning has PyTorch ask NVML for GPUs, at each optimizer step too. Where there is none, NVML is searched for anew
+# each time, a third of a small student's step; PyTorch's own check costs nothing then.
+if not torch.cuda.is_available():
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+
 # Said once a trial otherwise: which accelerators exist, and how Lightning might be used instead.
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
-
-# What the installed packages offer as callbacks, read once: each ``Trainer`` looks through all of them, for 3 ms.
-if hasattr(registry, "entry_points"):
-    registry.entry_points = functools.cache(registry.entry_points)
 
 
 def device_of(accelerator: str) -> torch.device:

@@ -26,10 +26,8 @@ from harness.latency import computing_with
 from harness.preparation.prepared import Prepared
 from harness.settings import Settings
 from harness.space import SearchSpace
-from harness.storage.access import close_connections
 from harness.studies.study import Study
 from harness.tracking.mirror import Mirror
-from harness.training.allocator import give_back_freed_memory
 from harness.trials.local_worker import log_of, run_worker
 from harness.trials.retraining import Retraining, retrain
 from harness.trials.worker import Display, Notified, catch_up, work
@@ -187,8 +185,6 @@ class _Crew:
 
     def work(self, count: int) -> None:
         """Work with ``count`` workers until nothing is left to do."""
-        if self.forks:
-            give_back_freed_memory()
         try:
             for number in range(count):
                 self._start(number)
@@ -204,7 +200,7 @@ class _Crew:
             self._stop()
 
     def _start(self, number: int) -> None:
-        close_connections(self.study.optuna)  # a database's connections must not cross a fork
+        self.study.storage.close_connections()  # a database's connections must not cross a fork
         if self.forks and (others := foreign_threads()):
             self._spawn_from_now_on(f"threads run here that a fork would not have ({', '.join(others[:3])})")
         context = multiprocessing.get_context("fork") if self.forks else multiprocessing.get_context("spawn")

@@ -27,7 +27,6 @@ from harness.studies.changes import check_code
 from harness.studies.opening import find_study
 from harness.studies.study import Study
 from harness.tracking.autologging import switch_off_autologging
-from harness.training.allocator import keep_freed_memory
 from harness.trials.worker import Display, Notified
 
 
@@ -115,7 +114,6 @@ def run_worker(
     faulthandler.enable(log)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    keep_freed_memory()
     voice = _Voice(connection)
     try:
         if inherited is None:

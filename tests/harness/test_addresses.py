@@ -49,7 +49,7 @@ def test_a_password_is_not_shown_and_the_rest_is(address: str, shown: str) -> No
         "http://host:5000/path",
         "postgresql://user@host/db",
         "redis://host:6379/0",
-        "journal.log",
+        "folder",
         "no address: someone@example.org",
         "",
     ],
@@ -100,10 +100,11 @@ def test_a_password_in_the_query_is_not_shown(query: str) -> None:
         ("sqlite:////tmp/a b.db", "/tmp/a b.db"),
         ("sqlite:///a/b.db?timeout=5", "a/b.db"),
         ("sqlite:///", None),
+        ("sqlite:///:memory:", None),
         ("sqlite://", None),
         ("postgresql://h/db", None),
         ("http://h", None),
-        ("journal.log", None),
+        ("a/folder", None),
     ],
 )
 def test_the_file_of_a_sqlite_address_is_found(address: str, path: str | None) -> None:
@@ -125,9 +126,9 @@ def test_a_place_holds_no_password() -> None:
     assert place_of("http://h:5000") == "http://h:5000"
 
 
-def test_the_place_of_a_journal_file_is_absolute_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_place_of_a_folder_is_absolute_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert place_of("study.journal") == str(tmp_path / "study.journal")
+    assert place_of("tracked") == str(tmp_path / "tracked")
 
 
 def test_runs_of_several_folders_open_one_sqlite_file_under_one_lock(tmp_path: Path) -> None:

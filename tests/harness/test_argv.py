@@ -15,13 +15,13 @@ SECRET = "postgresql+psycopg://me:s3cret@host/kd"
         (["search.py", "--storage", SECRET, "--seed", "1"], ["search.py", "--seed", "1"], {"KD_STORAGE": SECRET}),
         (["search.py", f"--storage={SECRET}?a=b"], ["search.py"], {"KD_STORAGE": f"{SECRET}?a=b"}),
         (
-            ["-m", "harness", "move", "--to", SECRET, "--tracking-uri", "http://u:p@h", "--storage", "a.journal"],
-            ["-m", "harness", "move", "--storage", "a.journal"],
+            ["-m", "harness", "move", "--to", SECRET, "--tracking-uri", "http://u:p@h", "--storage", "sqlite:///a.db"],
+            ["-m", "harness", "move", "--storage", "sqlite:///a.db"],
             {"KD_TO": SECRET, "MLFLOW_TRACKING_URI": "http://u:p@h"},
         ),
         # The last one counts, whichever of them is secret.
-        (["x", "--storage", SECRET, "--storage", "a.journal"], ["x"], {"KD_STORAGE": "a.journal"}),
-        (["x", "--storage", "a.journal", "--storage", SECRET], ["x"], {"KD_STORAGE": SECRET}),
+        (["x", "--storage", SECRET, "--storage", "sqlite:///a.db"], ["x"], {"KD_STORAGE": "sqlite:///a.db"}),
+        (["x", "--storage", "sqlite:///a.db", "--storage", SECRET], ["x"], {"KD_STORAGE": SECRET}),
         (["x", "--storage", "postgresql://me@host/kd"], ["x", "--storage", "postgresql://me@host/kd"], {}),
         (["x", "--storage"], ["x", "--storage"], {}),
         (["x"], ["x"], {}),

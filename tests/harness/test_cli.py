@@ -101,7 +101,7 @@ def test_every_flag_reaches_its_setting() -> None:
         "--recipe hinton --recipe none --recipe deit --recipe hinton --teacher u.ckpt --ensemble logits "
         "--space fashion-mnist --study a.study+1 --trials 7 --epochs 3 --objectives accuracy,macs --fix alpha=0.5 "
         "--fix act=a=b --sampler nsga2 --seed 2147483647 --timeout 1.5 --teacher t.ckpt --data-dir d --accelerator cpu "
-        "--storage redis://h --tracking-uri http://h:5000 --runs-dir out/runs".split()
+        "--storage postgresql://h --tracking-uri http://h:5000 --runs-dir out/runs".split()
     )
     assert asked == Settings(
         space_name="fashion-mnist",
@@ -120,7 +120,7 @@ def test_every_flag_reaches_its_setting() -> None:
         default_recipes=False,
         data_dir=Path("d"),
         accelerator="cpu",
-        storage="redis://h",
+        storage="postgresql://h",
         tracking_uri="http://h:5000",
         runs_dir=Path("out/runs"),
     )
@@ -178,14 +178,20 @@ def test_the_help_names_the_recipes(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_environment_moves_what_no_flag_moves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KD_STORAGE", "redis://env")
+    monkeypatch.setenv("KD_STORAGE", "postgresql://env")
     monkeypatch.setenv("KD_RUNS_DIR", "env-runs")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://env")
     for settings in (parse_search([])[0], parse_command(["report", "--study", "s"])[1]):
-        assert (settings.storage, settings.tracking_uri) == ("redis://env", "http://env")
+        assert (settings.storage, settings.tracking_uri) == ("postgresql://env", "http://env")
         assert settings.runs_dir == Path("env-runs")
-    moved, _ = parse_search(["--storage", "redis://flag", "--tracking-uri", "http://flag", "--runs-dir", "flag-runs"])
-    assert (moved.storage, moved.tracking_uri, moved.runs_dir) == ("redis://flag", "http://flag", Path("flag-runs"))
+    moved, _ = parse_search(
+        ["--storage", "postgresql://flag", "--tracking-uri", "http://flag", "--runs-dir", "flag-runs"]
+    )
+    assert (moved.storage, moved.tracking_uri, moved.runs_dir) == (
+        "postgresql://flag",
+        "http://flag",
+        Path("flag-runs"),
+    )
 
 
 @pytest.mark.parametrize("empty", ["", " "])

@@ -153,17 +153,6 @@ def test_a_training_of_many_steps_reaches_its_learning_rate_after_a_warm_up() ->
     assert max(rates) == pytest.approx(LEARNING_RATE, rel=0.05) and rates[-1] < 1e-3 * LEARNING_RATE
 
 
-def test_no_step_on_the_cpu_looks_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    module, looks = a_student(linear(), total_steps=1), []
-    optimizer = module.configure_optimizers()["optimizer"]  # type: ignore[call-overload, index]
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: looks.append("for a GPU"))
-    module.network(torch.ones(1, FEATURES)).sum().backward()
-    optimizer.step()
-    assert not looks
-    torch.optim.AdamW(linear().parameters(), fused=True).step()  # as it would have been
-    assert looks
-
-
 def test_the_logged_loss_is_the_weighted_sum_of_the_logged_terms() -> None:
     module = a_student(linear(), total_steps=3)
     fit(module, some_data())

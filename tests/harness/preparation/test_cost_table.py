@@ -53,7 +53,7 @@ def prepared(tmp_path: Path) -> Prepare:
             space_name="cancer",
             space_file=file,
             study=study,
-            storage=f"{tmp_path}/optuna.journal",
+            storage=f"sqlite:///{tmp_path}/optuna.db",
             runs_dir=tmp_path / "mlruns",
             teachers=(checkpoint,),
             **more,  # type: ignore[arg-type]

@@ -100,7 +100,7 @@ def place(tmp_path: Path) -> Place:
         space_name="cancer",
         space_file=tmp_path / "cancer.py",
         study="s",
-        storage=f"{tmp_path}/optuna.journal",
+        storage=f"sqlite:///{tmp_path}/optuna.db",
         runs_dir=tmp_path / "mlruns",
     )
     return Place(tmp_path, space, settings)

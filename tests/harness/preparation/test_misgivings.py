@@ -112,7 +112,7 @@ def test_a_search_says_it_of_either_at_its_start_and_beneath_its_result(
         space_name="cancer",
         space_file=file,
         study="s",
-        storage=f"{tmp_path}/optuna.journal",
+        storage=f"sqlite:///{tmp_path}/optuna.db",
         runs_dir=tmp_path / "mlruns",
         teachers=(checkpoint,),
     )

@@ -82,7 +82,7 @@ def test_a_storage_that_is_lost_leaves_the_run_waiting(tmp_path: Path, monkeypat
         raise STORAGE_ERRORS[0]("away")
 
     with ParentRun(study, study.settings, Silent()):
-        storage: BaseStorage = study.optuna._storage
+        storage: BaseStorage = study.storage.optuna
         monkeypatch.setattr(storage, "get_all_trials", lost)
     assert states(study) == ["WAITING"]
 
@@ -100,7 +100,7 @@ def test_a_storage_that_was_waited_for_in_vain_is_not_waited_for_again(
 
     study.patience = Patience(lambda error: True, str)
     with pytest.raises(HarnessError), ParentRun(study, study.settings, Silent()):
-        monkeypatch.setattr(study.optuna._storage, "get_all_trials", lost)
+        monkeypatch.setattr(study.storage.optuna, "get_all_trials", lost)
         raise HarnessError("the storage can't be used any more")  # what a worker says of it
     assert len(asked) == 1 and states(study) == ["WAITING"]
 

@@ -140,7 +140,7 @@ def test_a_server_that_goes_away_between_two_statements_of_one_read_is_asked_aga
     study = opened(replace(settings_in(tmp_path, trials=1), storage=postgres.new_database("between")))
     claim = claimed(study, SPACE)
     assert claim is not None
-    database, ended = study.optuna._storage._backend, []  # type: ignore[attr-defined]
+    database, ended = study.storage.database, []
 
     def end(connection: Any, cursor: Any, statement: str, *others: Any) -> None:
         if "FROM trial_params" in statement and not ended:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from conftest import environment, in_sqlite, settings_in
+from conftest import environment, settings_in
 from forked import Forked
 from optuna.storages import RDBStorage
 
@@ -147,15 +147,15 @@ def half_made(settings: Settings, *studies: str) -> Path:
 
 
 def test_optunas_database_is_made_anew_where_it_is_half_made_and_empty_and_it_is_said(tmp_path: Path) -> None:
-    settings = in_sqlite(settings_in(tmp_path, trials=1))
+    settings = settings_in(tmp_path, trials=1)
     path = half_made(settings)
     said: list[str] = []
-    assert optuna.get_all_study_names(open_storage(settings, say=said.append)) == []
+    assert optuna.get_all_study_names(open_storage(settings, say=said.append).optuna) == []
     assert len(said) == 1 and f"{path} was half made, and empty: it is made anew" in said[0]
 
 
 def test_optunas_database_of_an_older_version_that_holds_a_study_is_left_alone(tmp_path: Path) -> None:
-    settings = in_sqlite(settings_in(tmp_path, trials=1))
+    settings = settings_in(tmp_path, trials=1)
     path = half_made(settings, "mine")
     with pytest.raises(HarnessError, match="optuna storage upgrade"):
         open_storage(settings)
@@ -163,7 +163,7 @@ def test_optunas_database_of_an_older_version_that_holds_a_study_is_left_alone(t
 
 
 def test_first_starts_of_several_processes_make_one_database(tmp_path: Path) -> None:
-    settings = in_sqlite(settings_in(tmp_path, trials=1))
+    settings = settings_in(tmp_path, trials=1)
     script = tmp_path / "first.py"
     script.write_text(
         "from harness.storage.access import open_storage\n"
@@ -172,9 +172,9 @@ def test_first_starts_of_several_processes_make_one_database(tmp_path: Path) -> 
         "from pathlib import Path\n"
         f"settings = Settings(space_name='s', space_file=Path(), study='s', storage={settings.storage!r}, "
         f"runs_dir=Path({str(settings.runs_dir)!r}))\n"
-        "optuna.create_study(study_name=sys.argv[1], storage=open_storage(settings))\n"
+        "optuna.create_study(study_name=sys.argv[1], storage=open_storage(settings).optuna)\n"
     )
     outputs = [tmp_path / f"{number}.txt" for number in range(2)]
     started = [Forked(script, output.stem, output=output, env=environment()) for output in outputs]
     assert [process.wait(120) for process in started] == [0] * 2, [output.read_text() for output in outputs]
-    assert sorted(optuna.get_all_study_names(open_storage(settings))) == ["0", "1"]
+    assert sorted(optuna.get_all_study_names(open_storage(settings).optuna)) == ["0", "1"]

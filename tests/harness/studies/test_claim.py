@@ -8,21 +8,18 @@ from typing import Any
 
 import optuna
 import pytest
-from conftest import claimed, in_sqlite, metrics, opened, settings_in
+from conftest import claimed, metrics, opened, settings_in
 from optuna.exceptions import StorageInternalError
-from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.errors import PieceTaken
 from harness.settings import Settings
-from harness.storage.lean_storage import LeanStorage
 from search_spaces.digits import SPACE
 
 
-@pytest.fixture(params=["journal", "sqlite"])
-def settings(tmp_path: Path, request: pytest.FixtureRequest) -> Settings:
-    made = settings_in(tmp_path, trials=3)
-    return made if request.param == "journal" else in_sqlite(made)
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return settings_in(tmp_path, trials=3)
 
 
 def test_what_a_trial_reached_is_stored_in_the_order_of_the_objectives(settings: Settings) -> None:
@@ -32,7 +29,7 @@ def test_what_a_trial_reached_is_stored_in_the_order_of_the_objectives(settings:
     claim.complete(metrics(0.75, 1.0) | {"macs": 1234})
     claim.hold.release()
     (trial,) = [t for t in opened(study.settings).trials() if t.state.name == "COMPLETE"]
-    assert repr(trial.values) == "[1234.0, 0.75]"  # floats, in a journal too: as Optuna stores them
+    assert repr(trial.values) == "[1234.0, 0.75]"  # floats: as Optuna stores them
     assert trial.user_attrs["metrics"]["accuracy"] == 0.75
 
 
@@ -73,8 +70,7 @@ def test_a_mark_that_could_not_be_stored_is_stored_with_the_end(
         raise StorageInternalError("away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(LeanStorage, "mark", away)
-        patched.setattr(JournalStorage, "set_trial_intermediate_value", away)
+        patched.setattr(study.storage.optuna, "set_trial_intermediate_value", away)
         with pytest.raises(StorageInternalError):
             claim.mark(2, 0.25)
     claim.complete(metrics(0.75, 1.0))

@@ -14,11 +14,12 @@ from typing import Any
 
 import optuna
 import pytest
-from conftest import claimed, environment, in_sqlite, metrics, opened, settings_in
+from conftest import claimed, environment, metrics, opened, settings_in
 from optuna.distributions import IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from harness.content import Lease
+from harness.errors import HarnessError
 from harness.sampling.proposal import Proposal, Proposer
 from harness.settings import Settings
 from harness.storage.claims import Check, Hold
@@ -108,7 +109,6 @@ def workers() -> Iterator[list[Worker]]:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """Those of a study in a journal file, which is there at once; ``in_sqlite`` is what a person gets."""
     return settings_in(tmp_path, trials=3)
 
 
@@ -163,7 +163,7 @@ def test_a_trial_goes_on_elsewhere_only_when_its_process_is_gone(tmp_path: Path,
     worker.tell("make", tmp_path)
     worker.tell("claim", tmp_path)
     begun = [worker.answer() for _ in range(4)][-1]
-    study = opened(in_sqlite(settings))
+    study = opened(settings)
     second = claimed(study, SPACE)
     assert begun["number"] == 0 and second is not None and (second.trial.number, second.resumed) == (1, False)
     worker.end()
@@ -177,9 +177,8 @@ def test_a_trial_goes_on_elsewhere_only_when_its_process_is_gone(tmp_path: Path,
         claim.hold.release()
 
 
-@pytest.mark.parametrize("storage", ["sqlite:///{}/optuna.db", "{}/optuna.journal"])
-def test_exactly_the_trials_asked_for_are_claimed(settings: Settings, tmp_path: Path, storage: str) -> None:
-    settings = replace(settings, trials=6, storage=storage.format(tmp_path))
+def test_exactly_the_trials_asked_for_are_claimed(settings: Settings) -> None:
+    settings = replace(settings, trials=6)
     study, claims = opened(settings), []
     while (claim := claimed(study, SPACE)) is not None:
         claims.append(claim)
@@ -257,7 +256,8 @@ def test_a_search_that_is_cut_draws_what_one_that_is_not_would(settings: Setting
     folder = settings.runs_dir.parent
     whole, cut, other = (
         drawn(
-            replace(settings, storage=f"{folder}/{name}.journal", runs_dir=folder / name, seed=seed), cut=name == "cut"
+            replace(settings, storage=f"sqlite:///{folder}/{name}.db", runs_dir=folder / name, seed=seed),
+            cut=name == "cut",
         )
         for name, seed in (("whole", 3), ("cut", 3), ("other", 4))
     )
@@ -318,7 +318,7 @@ def choosing(claimant: Claimant, monkeypatch: pytest.MonkeyPatch, meanwhile: Cal
 def test_who_thinks_keeps_nobody_out_and_thinks_again_where_somebody_was_faster(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, trials: int
 ) -> None:
-    settings = in_sqlite(replace(settings, trials=trials))
+    settings = replace(settings, trials=trials)
     slow, fast = claimant_of(opened(settings)), claimant_of(opened(settings))
     faster: list[Claim | None] = []
     choosing(slow, monkeypatch, lambda: None if faster else faster.append(fast.claim()))
@@ -355,7 +355,7 @@ def test_what_is_enqueued_is_known_whole_to_whoever_thinks_meanwhile(
     study = opened(settings)
     study.optuna.enqueue_trial(second.trial.params)
     first, other = claimant_of(study), claimant_of(opened(settings))
-    storage, thoughts = study.optuna._storage, []
+    storage, thoughts = study.storage.optuna, []
     begin = storage.set_trial_state_values
 
     def begun(*arguments: Any, **more: Any) -> bool:
@@ -374,10 +374,10 @@ def test_what_is_enqueued_is_known_whole_to_whoever_thinks_meanwhile(
 def test_an_enqueued_trial_that_somebody_begins_meanwhile_is_no_reason_to_begin_another(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = in_sqlite(replace(settings, trials=1))
+    settings = replace(settings, trials=1)
     study = opened(settings)
     study.optuna.enqueue_trial({"width": 5})
-    storage, begin = study.optuna._storage, study.optuna._storage.set_trial_state_values
+    storage, begin = study.storage.optuna, study.storage.optuna.set_trial_state_values
 
     def too_late(*arguments: Any, **more: Any) -> bool:
         monkeypatch.undo()
@@ -450,10 +450,20 @@ def test_what_was_enqueued_and_is_none_of_the_space_fails_and_the_next_one_is_be
 
 def test_a_trial_that_others_have_added_as_complete_counts_as_failed_and_is_in_no_front(settings: Settings) -> None:
     study = opened(replace(settings, trials=9))
-    width = {"width": 2}, {"width": IntDistribution(1, 4)}
+    width = {"width": 2}, {"width": IntDistribution(1, 4, log=True)}
     study.optuna.add_trial(create_trial(values=[0.99, 0.01, 50.0], params=width[0], distributions=width[1]))
     assert [trial.state for trial in study.trials()] == [TrialState.FAIL]
     assert "without its metrics" in study.trials()[0].user_attrs["reason"]
     assert study.front() == [] and study.finished() == 1
     claim = claimed(study, SPACE)
     assert claim is not None and claim.trial.number == 1
+
+
+def test_a_trial_that_others_have_added_with_another_kind_of_range_is_said(settings: Settings) -> None:
+    study = opened(settings)
+    study.optuna.add_trial(
+        create_trial(values=[0.99, 0.01, 50.0], params={"width": 2}, distributions={"width": IntDistribution(1, 4)})
+    )
+    for action in (lambda: claimed(study, SPACE), lambda: opened(settings)):
+        with pytest.raises(HarnessError, match="must hold trials of its own space only, but another program"):
+            action()

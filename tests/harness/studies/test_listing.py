@@ -17,7 +17,7 @@ from harness.studies.listing import with_study
 def test_the_only_study_needs_no_name_and_of_several_a_list_is_shown(tmp_path: Path) -> None:
     settings, said = settings_in(tmp_path, trials=3), list[str]()
     opened(settings)
-    optuna.create_study(study_name="of another program", storage=open_storage(settings))
+    optuna.create_study(study_name="of another program", storage=open_storage(settings).optuna)
     assert with_study(replace(settings, study=""), said.append) == settings and said == []
     opened(replace(settings, study="wider"))
     assert with_study(replace(settings, study=""), said.append) is None
@@ -27,9 +27,9 @@ def test_the_only_study_needs_no_name_and_of_several_a_list_is_shown(tmp_path: P
 
 
 def test_where_there_is_no_study_that_is_said(tmp_path: Path) -> None:
-    settings = replace(settings_in(tmp_path, trials=3), study="")
+    settings = replace(settings_in(tmp_path, trials=3), study="", storage=f"sqlite:///{tmp_path}/new.db")
     with pytest.raises(HarnessError, match="there is no file"):
         with_study(settings, print)
-    optuna.create_study(study_name="of another program", storage=open_storage(settings))
+    optuna.create_study(study_name="of another program", storage=open_storage(settings).optuna)
     with pytest.raises(HarnessError, match="holds none of this program"):
         with_study(settings, print)

@@ -9,7 +9,7 @@ from typing import Any
 
 import optuna
 import pytest
-from conftest import claimed, in_sqlite, metrics, opened, settings_in
+from conftest import claimed, metrics, opened, settings_in
 from optuna.distributions import BaseDistribution, IntDistribution
 
 from harness.content import Lease
@@ -28,7 +28,6 @@ from search_spaces.digits import SPACE
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """Those of a study in a journal file, which is there at once; ``in_sqlite`` is what a person gets."""
     return settings_in(tmp_path, trials=3)
 
 
@@ -156,7 +155,7 @@ def test_a_first_start_that_failed_binds_nobody(settings: Settings) -> None:
     at_work.release()
     again = opened(replace(settings, epochs=5), with_student(depth=IntDistribution(1, 2)))
     assert again.id != first_id and "depth" in again.attrs["kd.identity"]["parameters"]
-    assert optuna.get_all_study_names(open_storage(settings)) == ["s"]
+    assert optuna.get_all_study_names(open_storage(settings).optuna) == ["s"]
 
 
 def test_of_two_first_starts_at_once_the_second_can_not_put_another_teacher_in(settings: Settings) -> None:
@@ -196,7 +195,7 @@ def test_an_unknown_objective_makes_no_study(settings: Settings) -> None:
     message = refused(replace(settings, objectives=("accuracy", "speed")))
     assert message.startswith("--objectives must name some of accuracy, parameters, ")
     assert message.endswith("but got 'speed'; did you mean speedup?")
-    assert optuna.get_all_study_names(open_storage(settings)) == []
+    assert optuna.get_all_study_names(open_storage(settings).optuna) == []
 
 
 def test_each_objective_is_searched_in_its_own_direction(settings: Settings) -> None:
@@ -207,21 +206,19 @@ def test_each_objective_is_searched_in_its_own_direction(settings: Settings) -> 
 
 
 def test_a_study_of_another_program_is_left_alone(settings: Settings) -> None:
-    theirs = optuna.create_study(study_name="s", storage=open_storage(settings))
+    theirs = optuna.create_study(study_name="s", storage=open_storage(settings).optuna)
     theirs.set_user_attr("who", "another program")
     assert refused(settings) == (
         f"study 's' in {settings.storage} was not made by this program; use --study to name a new one."
     )
     with pytest.raises(HarnessError, match="study 's' was not made by this program"):
         find_study(settings)
-    assert optuna.load_study(study_name="s", storage=open_storage(settings)).user_attrs == {"who": "another program"}
+    kept = optuna.load_study(study_name="s", storage=open_storage(settings).optuna)
+    assert kept.user_attrs == {"who": "another program"}
 
 
-@pytest.mark.parametrize("in_storage", [in_sqlite, lambda settings: settings])
-def test_a_study_that_is_read_must_exist_and_no_storage_is_made_for_it(
-    settings: Settings, tmp_path: Path, in_storage: Callable[[Settings], Settings]
-) -> None:
-    settings = in_storage(settings)
+def test_a_study_that_is_read_must_exist_and_no_storage_is_made_for_it(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "optuna.db").unlink()
     with pytest.raises(HarnessError, match=f"there is no file '{tmp_path}/optuna."):
         find_study(settings)
     assert not list(tmp_path.glob("optuna.*"))
@@ -256,13 +253,13 @@ def test_a_study_that_was_cut_while_it_was_made_is_made_again_whole(
         patched.setattr(optuna.Study, "set_user_attr", cut(optuna.Study.set_user_attr))
         with pytest.raises(Cut):
             opened(settings)
-    left = optuna.load_study(study_name="s", storage=open_storage(settings))
+    left = optuna.load_study(study_name="s", storage=open_storage(settings).optuna)
     assert "kd.making" in left.user_attrs and "kd.identity" not in left.user_attrs
     with pytest.raises(HarnessError):
         find_study(settings)
     # Nothing holds it to what it would have been.
     study = opened(replace(settings, seed=7, objectives=("accuracy", "macs")))
-    assert optuna.get_all_study_names(open_storage(settings)) == ["s"]
+    assert optuna.get_all_study_names(open_storage(settings).optuna) == ["s"]
     assert study.attrs["kd.identity"]["seed"] == 7 and study.directions == ("maximize", "minimize")
     assert study.owns_folder() and find_study(settings).id == study.id
 
@@ -291,7 +288,7 @@ def test_a_study_with_a_trial_begun_elsewhere_is_refused(settings: Settings, tmp
 
 
 def test_namesakes_in_two_storages_take_turns_in_the_folder(settings: Settings, tmp_path: Path) -> None:
-    other = replace(settings, storage=f"{tmp_path}/other.journal")
+    other = replace(settings, storage=f"sqlite:///{tmp_path}/other.db")
     first = opened(settings)
     (first.folder / "0").mkdir()
     (first.folder / "0" / "spool.jsonl").write_text("first's")
@@ -313,7 +310,7 @@ def test_a_namesake_s_trial_that_was_cut_goes_on_after_the_turns(settings: Setti
     claim = claimed(opened(settings), SPACE)
     assert claim is not None
     claim.hold.release()
-    opened(replace(settings, storage=f"{tmp_path}/other.journal"))
+    opened(replace(settings, storage=f"sqlite:///{tmp_path}/other.db"))
     taken = claimed(opened(settings), SPACE)
     assert taken is not None and taken.resumed and taken.configuration == claim.configuration
     taken.hold.release()
@@ -323,10 +320,10 @@ def test_a_folder_in_which_a_namesake_is_searched_is_not_taken_away(settings: Se
     first = opened(settings)
     lease = Lease(first.folder, shared=True)  # what a search holds
     assert lease.acquire()
-    other = replace(settings, storage=f"{tmp_path}/other.journal")
+    other = replace(settings, storage=f"sqlite:///{tmp_path}/other.db")
     message = refused(other)
     assert message.startswith("another study of the name 's', in another storage, is being searched in ")
-    assert optuna.get_all_study_names(open_storage(other)) == []
+    assert optuna.get_all_study_names(open_storage(other).optuna) == []
     assert message.endswith("use --study or --runs-dir to keep them apart.")
     assert first.owns_folder()
     lease.release()
@@ -337,13 +334,13 @@ def test_a_running_trial_is_not_taken_up_in_the_folder_of_a_namesake(settings: S
     claim = claimed(opened(settings), SPACE)
     assert claim is not None
     elsewhere = tmp_path / "elsewhere"
-    opened(replace(settings, storage=f"{tmp_path}/other.journal", runs_dir=elsewhere))
+    opened(replace(settings, storage=f"sqlite:///{tmp_path}/other.db", runs_dir=elsewhere))
     refused(replace(settings, runs_dir=elsewhere))
 
 
 def test_a_study_that_was_cut_right_after_it_was_created_is_made_whole(settings: Settings) -> None:
     directions = ["maximize", "minimize", "minimize"]
-    optuna.create_study(study_name=settings.study, storage=open_storage(settings), directions=directions)
+    optuna.create_study(study_name=settings.study, storage=open_storage(settings).optuna, directions=directions)
     study = opened(settings)
     assert study.owns_folder() and find_study(settings).id == study.id
 

@@ -12,7 +12,6 @@ from optuna.trial import TrialState, create_trial
 from servers import Postgres
 
 from harness.settings import Settings
-from harness.storage.access import close_connections
 from harness.studies.status import pace_per_h, status
 from harness.tracking.spool import Spool
 from harness.trials.worker import begin_spool
@@ -95,7 +94,7 @@ def test_a_study_on_a_server_tells_its_workers_from_any_folder(
         "trial     1: 0/20 epochs, cut; the same command begins it again",
     ]
     for one in (study, elsewhere):
-        close_connections(one.optuna)
+        one.storage.close_connections()
 
 
 @pytest.mark.service
@@ -112,7 +111,7 @@ def test_a_pace_that_several_machines_make_says_whose_clocks_tell_it(settings: S
         assert " left" in pace
         study.claims.close()
         assert any("; nobody is at work" in line for line in status(study)) == said  # the other's folder is taken
-        close_connections(study.optuna)
+        study.storage.close_connections()
 
 
 def test_the_pace_is_that_of_the_last_trials_and_falls_when_nobody_works() -> None:

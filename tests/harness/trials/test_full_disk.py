@@ -10,17 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 import torch
 from conftest import PATIENCE_S, epochs_logged, load, search, start, wait_for
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from safetensors.torch import load_file
 from test_trial import a_session, example_space
 
 from harness.errors import HarnessError
-from harness.storage.whole_journal import WholeJournal
 from harness.tracking.spool import SPOOL, Spool, read_events
 from harness.training.checkpoint import Checkpoints
 from harness.training.tensor_file import save_tensors
@@ -90,21 +86,6 @@ def test_tensors_without_room_leave_the_file_that_was_there(disk: Path) -> None:
     assert raised.value.errno == errno.ENOSPC and str(file) in str(raised.value)
     assert torch.equal(load_file(file)["weight"], torch.ones(10))
     assert sorted(path.name for path in disk.iterdir()) == ["filler", "student.safetensors"]
-
-
-def test_a_journal_without_room_stays_whole_and_goes_on(disk: Path) -> None:
-    file = disk / "optuna.journal"
-    study = optuna.create_study(study_name="s", storage=JournalStorage(WholeJournal(str(file))))
-    filler, stored = fill(disk), 0
-    with pytest.raises(OSError, match=r"No space left.*optuna\.journal"):
-        while True:
-            study.set_user_attr(f"{stored}", "text" * 100)
-            stored += 1
-    assert file.read_bytes().endswith(b"\n")
-    filler.unlink()
-    study.set_user_attr("after", 1)
-    found = optuna.load_study(study_name="s", storage=JournalStorage(JournalFileBackend(str(file)))).user_attrs
-    assert list(found) == [*map(str, range(stored)), "after"]
 
 
 @dataclass

@@ -206,7 +206,7 @@ def test_a_storage_that_is_away_is_no_fault_of_the_trial(
         raise error
 
     for name in ("set_trial_intermediate_value", "set_trial_state_values"):
-        monkeypatch.setattr(study.optuna._storage, name, away)
+        monkeypatch.setattr(study.storage.optuna, name, away)
     with pytest.raises(STORAGE_ERRORS):
         Pruner(study, epochs=20, costs_of=lambda params: {}).judge(claim, 1, {"val/accuracy": 0.5})
     claim.unmarked.clear()
@@ -218,7 +218,7 @@ def test_a_storage_that_is_away_is_no_fault_of_the_trial(
 def test_a_trial_that_was_cut_while_it_was_stopped_and_went_on_keeps_no_reason(tmp_path: Path) -> None:
     study = studied(tmp_path)
     claim = claim_of(study)
-    study.optuna._storage.set_trial_user_attr(claim.trial._trial_id, "reason", "hopeless")
+    study.storage.optuna.set_trial_user_attr(claim.trial._trial_id, "reason", "hopeless")
     claim.complete({"accuracy": 0.5, "parameters": 1.0})
     assert trials_frame(study)["reason"].tolist() == [""]
 

@@ -15,7 +15,6 @@ from servers import Postgres
 from harness.errors import TrialFailed
 from harness.preparation.prepared import Prepared
 from harness.screen.terminal import Terminal
-from harness.storage.access import close_connections
 from harness.tracking.spool import SPOOL, Spool, last_state
 from harness.trials.displays import RetrainingDisplay
 from harness.trials.retraining import Retraining, let_wait, retrain
@@ -36,11 +35,11 @@ def test_what_was_cut_waits_and_who_says_so_is_no_worker_afterwards(tmp_path: Pa
     assert ended_in == ["WAITING", "RUNNING", "RUNNING", "COMPLETE"]
     hold.release()
     other.claims.close()
-    engine = study.optuna._storage._backend.engine  # type: ignore[attr-defined]
+    engine = study.storage.database.engine
     with engine.connect() as connection:
         assert connection.execute(sql.text("select count(*) from kd_workers")).scalar_one() == 0
     for one in (study, other):
-        close_connections(one.optuna)
+        one.storage.close_connections()
 
 
 @pytest.mark.service
@@ -52,7 +51,7 @@ def test_who_lost_a_training_while_it_was_silent_does_not_overwrite_its_heir_s_r
     study, heir = opened(settings), opened(settings)
 
     def silent_for_long(*arguments: Any, **more: Any) -> dict[str, float]:
-        with study.optuna._storage._backend.engine.begin() as connection:  # type: ignore[attr-defined]
+        with study.storage.database.engine.begin() as connection:
             connection.execute(sql.text("delete from kd_workers"))  # as whoever takes over does, after a minute
         heir.keep_retrained("controls/0", {"metrics": {"accuracy": 0.9}})
         if fails:
@@ -74,4 +73,4 @@ def test_who_lost_a_training_while_it_was_silent_does_not_overwrite_its_heir_s_r
     )
     for one in (study, heir):
         one.claims.close()
-        close_connections(one.optuna)
+        one.storage.close_connections()
