@@ -106,7 +106,7 @@ def main() -> None:
     os.chdir(tempfile.mkdtemp())
     fixed = [f"--fix={name}={value}" for name, value in CONFIGURATION.items()]
     settings, _ = parse_search([f"--space={asked.space}", "--study=bench", "--accelerator=cpu", "--trials=1", *fixed])
-    whole = load_space(settings.space_file)
+    whole = load_space(settings.space_file, settings.epochs)
     space, epochs = whole.fixed(settings.fixed), asked.epochs or whole.epochs
     terminal, ratios, bare_s, trial_s, mirror_s = Terminal(), [], [], [], []
     with Mirror() as mirror:

@@ -62,16 +62,15 @@ def confirm(settings: Settings) -> None:
             if study.tested_teacher is None:
                 logits = prepared.data.teacher_outputs[SPLIT]["logits"]
                 study.keep_tested_teacher(score(logits, prepared.data, space, prepared.classes, split=SPLIT))
-            assert settings.epochs is not None
             if tries := controls(study, settings, space, picks, of=picks):  # of a search that had fewer controls
                 told = announcement(tries, study, workers_together(settings, space, prepared.data.device))
                 terminal.tell(f"controls  {told}; --controls plain leaves out the tuned ones", indent=" " * 10)
                 titles = [retraining.title for retraining in tries]
-                with retraining_display(terminal, "controls", titles, settings.epochs) as display:
+                with retraining_display(terminal, "controls", titles, space.epochs) as display:
                     retrain_here(tries, settings, space, study, prepared, mirror, display)
             left = confirmations(study, settings, space, picks, settings.seeds)
             titles = [retraining.title for retraining in left]
-            with retraining_display(terminal, "confirm", titles, settings.epochs) as display:
+            with retraining_display(terminal, "confirm", titles, space.epochs) as display:
                 retrain_here(left, settings, space, study, prepared, mirror, display)
         else:
             terminal.say(f"study {settings.study!r} is confirmed with {settings.seeds} seeds; --seeds takes more.")

@@ -66,9 +66,14 @@ def storable(name: str, distribution: BaseDistribution, *, plain: bool = False) 
 def holds(distribution: BaseDistribution, value: Any) -> bool:
     """Return whether a value is one of a distribution's."""
     try:
-        return bool(distribution._contains(distribution.to_internal_repr(value)))
+        number = distribution.to_internal_repr(value)
     except (TypeError, ValueError):
         return False
+    if isinstance(distribution, CategoricalDistribution):
+        return True  # it has an index among the choices
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    steps = 0.0 if distribution.step is None else (number - distribution.low) / distribution.step
+    return distribution.low <= number <= distribution.high and abs(steps - round(steps)) < 1e-8
 
 
 def chosen(distribution: BaseDistribution, value: Any) -> Any:

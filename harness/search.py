@@ -53,7 +53,7 @@ def search(settings: Settings) -> None:
             from harness.trials.retraining import Retraining, let_wait
             from harness.trials.worker import catch_up
 
-            whole_space = load_space(settings.space_file)
+            whole_space = load_space(settings.space_file, settings.epochs)
             space = whole_space.fixed(settings.fixed)
             first_trials(space, settings.recipes)  # says now, if one is out of reach
             check_name(settings.bound, space.task)  # and if it bounds something else
@@ -87,14 +87,13 @@ def search(settings: Settings) -> None:
                         terminal.say(f"sampler   tpe, for {why}")
                     if settings.pruner == "pareto" and (why := unprunable(study)):
                         terminal.say(f"pruner    none, for {why}")
-                    epochs = settings.epochs or space.epochs
-                    with search_display(terminal, study, epochs) as display:
+                    with search_display(terminal, study, space.epochs) as display:
                         search_here(settings, space, study, prepared, mirror, display)
                     if left := controls_left():
                         told = announcement(left, study, workers_together(settings, space, prepared.data.device))
                         terminal.tell(f"controls  {told}{_fewer(settings)}", indent=" " * 10)
                         names = [control.title for control in left]
-                        with retraining_display(terminal, "controls", names, epochs) as bar:
+                        with retraining_display(terminal, "controls", names, space.epochs) as bar:
                             retrain_here(left, settings, space, study, prepared, mirror, bar)
                     catch_up(study, mirror)  # a worker elsewhere may have been lost before its last word
                 elif study.is_exhausted:

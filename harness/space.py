@@ -294,8 +294,12 @@ class SearchSpace:
         return {name: json.loads(distribution_to_json(dist)) for name, dist in self.distributions.items()}
 
 
-def load_space(file: Path) -> SearchSpace:
-    """Run a space file and take its ``SPACE``. What stands in its folder can be imported, as from any script.
+def load_space(file: Path, epochs: int | None = None) -> SearchSpace:
+    """Run a space file and return its ``SPACE``. What stands in its folder can be imported, as from any script.
+
+    Args:
+        file: The space file.
+        epochs: Epochs of a trial instead of those that the file says.
 
     Raises:
         HarnessError: If there is no such file, it fails or ends the program, or it holds no ``SearchSpace`` of that
@@ -310,7 +314,7 @@ def load_space(file: Path) -> SearchSpace:
     space = module.SPACE
     if not isinstance(space, SearchSpace):
         raise HarnessError(f"space file {file} must set SPACE to a SearchSpace, but SPACE is {space!r}.")
-    return replace(space, code=code_of(file))
+    return replace(space, code=code_of(file), epochs=epochs or space.epochs)
 
 
 def _run(file: Path) -> ModuleType:
@@ -396,7 +400,7 @@ def member(distribution: BaseDistribution, value: float) -> Any:
     if isinstance(distribution, CategoricalDistribution):
         return next((choice for choice in distribution.choices if choice == value), None)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
-    if not distribution._contains(value):
+    if not holds(distribution, value):
         return None
     return int(value) if isinstance(distribution, IntDistribution) else float(value)
 
@@ -464,7 +468,7 @@ def _held(name: str, distribution: BaseDistribution, text: str) -> BaseDistribut
         value = kind(text)
     except ValueError:
         raise HarnessError(f"--fix {name} must be a number ({kind.__name__}), but got {text!r}.") from None
-    if not distribution._contains(value):
+    if not holds(distribution, value):
         step = f" in steps of {distribution.step}" if distribution.step not in (None, 1) else ""
         raise HarnessError(f"--fix {name} must lie in [{distribution.low}, {distribution.high}]{step}, but got {text}.")
     if isinstance(distribution, FloatDistribution):

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +203,7 @@ def numbers(folder: Path, study: str) -> list[Any]:
 
 def opened(settings: Settings, space: SearchSpace = SPACE) -> Study:
     """The study, as a new process finds it."""
-    return open_study(settings, space, open_storage(settings))
+    return open_study(settings, replace(space, epochs=settings.epochs or space.epochs), open_storage(settings))
 
 
 def metrics(accuracy: float, cost: float) -> dict[str, float]:

@@ -18,7 +18,7 @@ _SHOWN = 10  # classes that are named; there may be thousands
 
 def space_loads(patient: Patient) -> str:
     """The space file runs, and declares a space."""
-    patient.space = load_space(patient.settings.space_file)
+    patient.space = load_space(patient.settings.space_file, patient.settings.epochs)
     return f"{type(patient.space.task).__name__}: {', '.join(patient.space.distributions)}"
 
 

@@ -205,13 +205,12 @@ def _measured(
 
 def limit_s_of(settings: Settings, space: SearchSpace, data: TensorDataModule, network: nn.Module) -> float:
     """How long costs may be measured, by how long a study of students like this one would take."""
-    epochs = settings.epochs or space.epochs
     training_s = expected_steps_s(
         network,
         partial(example_inputs, data),
         batch_size=data.batch_size,
         threads=1,
-        steps=settings.trials * epochs * data.steps_per_epoch,
+        steps=settings.trials * space.epochs * data.steps_per_epoch,
     )
     workers = workers_together(settings, space, data.device)
     return time_limit_s(training_s / min(workers, settings.trials))

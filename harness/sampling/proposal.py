@@ -188,8 +188,8 @@ class Proposer:
 
     def _choose_parents(self, sampler: BaseGASampler) -> None:
         """One generation after the other: left to itself, it goes back to the first one by recursion."""
-        key = sampler._get_generation_key()
-        newest = max((trial.system_attrs.get(key, 0) for trial in self._view.get_trials(deepcopy=False)), default=0)
+        attrs = (attr for trial in self._view.get_trials(deepcopy=False) for attr in trial.system_attrs.items())
+        newest = max((number for name, number in attrs if name.endswith(":generation")), default=0)
         while self._generations < newest:
             self._generations += 1
             sampler.get_parent_population(self._view, self._generations)

@@ -55,7 +55,7 @@ def open_study(settings: Settings, space: SearchSpace, storage: Storage) -> Stud
             "space": settings.space_name,
             "parameters": space.declaration(),
             "objectives": list(objectives),
-            "epochs": settings.epochs or space.epochs,
+            "epochs": space.epochs,
             "seed": settings.seed,
             "fixed": dict(settings.fixed),
             "max": dict(settings.budgets),
@@ -217,7 +217,7 @@ def reopen_study(settings: Settings) -> tuple[Study, SearchSpace]:
         seed=identity["seed"],
         fixed=identity["fixed"],
     )
-    space = load_space(settings.space_file)
+    space = load_space(settings.space_file, settings.epochs)
     if space.declaration() != identity["parameters"]:
         raise HarnessError(
             f"{settings.space_file} must declare the space that study {settings.study!r} was created with, but "

@@ -117,7 +117,7 @@ def run_worker(
     voice = _Voice(connection)
     try:
         if inherited is None:
-            space = load_space(settings.space_file).fixed(settings.fixed)
+            space = load_space(settings.space_file, settings.epochs).fixed(settings.fixed)
             prepared: Prepared = connection.recv()  # now that the space's own classes are known here
         else:
             space, prepared = inherited

@@ -45,7 +45,7 @@ def forecast_of(settings: Settings, space: SearchSpace, study: Study, prepared: 
         points=Points(space),
         architectures=architectures,
         costs=np.array([[_small_is_good(name, its[name]) for name in axes] for its in costs], dtype=float),
-        epochs=settings.epochs or space.epochs,
+        epochs=space.epochs,
         primary=study.primary,
         sign=study.primary_sign,
         bounds=study.primary_bounds,

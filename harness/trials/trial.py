@@ -127,7 +127,7 @@ def run_student(
             configuration,
             space,
             prepared,
-            epochs=settings.epochs or space.epochs,
+            epochs=space.epochs,
             seed=seed,
             order_seed=order_seed,
             folder=folder,
@@ -143,7 +143,7 @@ def run_student(
                 raise TrialFailed(
                     number_wanted(name, value) if name == space.task.metric_name else f"{name} is {value}"
                 )
-        hold.confirm(settings.epochs or space.epochs)
+        hold.confirm(space.epochs)
         state = cpu_state(network)
         metadata = {"space": settings.space_name, "architecture": key_of(configuration.student)}
         metadata["digest"] = tensors_digest(state)

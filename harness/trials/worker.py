@@ -117,12 +117,11 @@ def work(
     )
     claimant = Claimant(study, proposer)
     prunes = settings.pruner == "pareto" and unprunable(study) is None
-    epochs = settings.epochs or space.epochs
 
     def costs(params: Mapping[str, Any]) -> dict[str, float]:
         return costs_of({name: params[name] for name in space.student}, space, study, prepared)
 
-    pruner = Pruner(study, epochs=epochs, costs_of=costs, forecast=forecast) if prunes else None
+    pruner = Pruner(study, epochs=space.epochs, costs_of=costs, forecast=forecast) if prunes else None
 
     while (claim := _next(claimant, study, display, ends_at)) is not None:
         number = claim.trial.number
