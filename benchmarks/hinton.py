@@ -95,7 +95,6 @@ def run(module: TeacherModule | StudentModule, data: TensorDataModule, epochs: i
             folder=Path(folder),
             accelerator="cpu",
             seed=derived_seed("epochs", seed),
-            on_epoch=lambda epoch, metrics: None,
         )
 
 

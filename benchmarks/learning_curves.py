@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from harness.space import Configuration, SearchSpace, load_space
 from harness.storage.access import open_storage
 from harness.studies.opening import open_study
 from harness.tracking.mirror import Mirror
-from harness.trials.trial import train_student
+from harness.trials.trial import StudentJob, train_student
 from lightning_modules.batch import select
 from lightning_modules.tensors import Split
 
@@ -54,26 +55,27 @@ EPOCHS = {"digits": 20, "fashion-mnist": 10}
 SEEDS = 3
 _FASHION_SAMPLES = 10_000
 
-_task: tuple[SearchSpace, Prepared, int]
+_task: tuple[SearchSpace, Prepared]
 
 
 def run(job: tuple[dict[str, Any], int]) -> dict[str, Any]:
     """Train one student to the end; its configuration, seed, seconds and validation accuracy after each epoch."""
-    (values, seed), (space, prepared, epochs) = job, _task
+    (values, seed), (space, prepared) = job, _task
     started = time.perf_counter()
     groups = (space.student, space.distillation, space.training)
     accuracy: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         train_student(
-            Configuration(*({name: values[name] for name in group} for group in groups)),
+            StudentJob(
+                configuration=Configuration(*({name: values[name] for name in group} for group in groups)),
+                seed=derived_seed(seed, json.dumps(values)),
+                order_seed=seed,
+            ),
             space,
             prepared,
-            epochs=epochs,
-            seed=derived_seed(seed, json.dumps(values)),
-            order_seed=seed,
             folder=Path(folder),
             accelerator="cpu",
-            on_epoch=lambda epoch, metrics: accuracy.append(metrics[f"val/{space.task.metric_name}"]),
+            listeners=[lambda epoch, metrics: accuracy.append(metrics[f"val/{space.task.metric_name}"])],
         )
     return {**values, "seed": seed, "seconds": time.perf_counter() - started, "accuracy": accuracy}
 
@@ -115,7 +117,7 @@ def main() -> None:
     space, prepared = prepared_for(asked.space, asked.runs_dir)
     if asked.space == "fashion-mnist":
         thin_out(prepared)
-    _task = (space, prepared, EPOCHS[asked.space])
+    _task = (replace(space, epochs=EPOCHS[asked.space]), prepared)
     grid = GRIDS[asked.space]
     file = asked.runs_dir / "curves" / f"{asked.space}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)

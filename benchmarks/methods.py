@@ -20,6 +20,7 @@ import json
 import multiprocessing
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from harness.preparation.prepared import Prepared
 from harness.space import METHOD, Configuration, SearchSpace
 from harness.trials.confirm import interval
 from harness.trials.controls import LABELS_ALONE, control_of
-from harness.trials.trial import ordered_logits, train_student
+from harness.trials.trial import StudentJob, ordered_logits, train_student
 
 SPACE, WIDTH, EPOCHS, SEEDS = "fashion-mnist-methods", 8, 6, 3
 LABELS = "labels alone"
@@ -59,15 +60,11 @@ def run(job: tuple[str, Configuration, int, str]) -> dict[str, Any]:
     method, configuration, seed, split = job
     with tempfile.TemporaryDirectory() as folder:
         student = train_student(
-            configuration,
-            _space,
+            StudentJob(configuration=configuration, seed=seed, order_seed=seed),
+            replace(_space, epochs=EPOCHS),
             _prepared,
-            epochs=EPOCHS,
-            seed=seed,
-            order_seed=seed,
             folder=Path(folder),
             accelerator="cpu",
-            on_epoch=lambda epoch, metrics: None,
         )
     labels = _prepared.data.splits[split].labels
     right = ordered_logits(student, _prepared.data, split).argmax(-1) == labels

@@ -26,7 +26,7 @@ from torch import nn
 from harness.preparation.prepared import Prepared
 from harness.preparation.scoring import score
 from harness.space import Configuration, SearchSpace
-from harness.trials.trial import ordered_logits, train_student
+from harness.trials.trial import StudentJob, ordered_logits, train_student
 from lightning_modules.batch import Batch, call
 from lightning_modules.tensors import TensorDataModule, TensorLoader
 
@@ -81,15 +81,11 @@ def trained(space: SearchSpace, prepared: Prepared, seed: int) -> tuple[float, f
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         student = train_student(
-            CONFIGURATION,
+            StudentJob(configuration=CONFIGURATION, seed=seed, order_seed=seed),
             space,
             prepared,
-            epochs=space.epochs,
-            seed=seed,
-            order_seed=seed,
             folder=Path(folder),
             accelerator="cpu",
-            on_epoch=lambda epoch, metrics: None,
         )
     seconds = time.perf_counter() - started
     logits = ordered_logits(student, prepared.data, "val")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from harness.preparation.prepared import Prepared
 from harness.space import Configuration, SearchSpace
-from harness.trials.trial import train_student
+from harness.trials.trial import StudentJob, train_student
 from lightning_modules.batch import call
 from lightning_modules.tensors import TensorDataModule
 
@@ -40,15 +40,16 @@ def trained(
     accuracy: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         student = train_student(
-            Configuration({"width": width}, dict(distillation), {"learning_rate": LEARNING_RATE}),
+            StudentJob(
+                configuration=Configuration({"width": width}, dict(distillation), {"learning_rate": LEARNING_RATE}),
+                seed=seed,
+                order_seed=seed,
+            ),
             space,
             prepared,
-            epochs=space.epochs,
-            seed=seed,
-            order_seed=seed,
             folder=Path(folder),
             accelerator="cpu",
-            on_epoch=lambda epoch, metrics: accuracy.append(metrics["val/accuracy"]),
+            listeners=[lambda epoch, metrics: accuracy.append(metrics["val/accuracy"])],
         )
     return student, accuracy[-1]
 

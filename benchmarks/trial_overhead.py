@@ -6,9 +6,8 @@
 A trial's time runs from the claim (Optuna's sampling included) to the moment it is told, logged and cleaned up: its
 epoch-wise checkpoints, validation, final scores and spool are in it. MLflow is written by the mirror's process
 meanwhile, on the same cores: a pair is a block of several trials, so that what is logged of one falls into the next.
-The bare loop trains with PyTorch's own AdamW, the same schedule, batches and validation, and keeps nothing. Nor is it
-slowed by what Lightning, once imported, has PyTorch do at each step of an optimizer: to look for GPUs by NVML. Beside
-it, what the mirror's process takes a trial.
+The bare loop trains with the same AdamW, schedule, batches and validation, and keeps nothing. Beside it, what the
+mirror's process takes a trial.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import os
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 
 import psutil
 import torch
@@ -29,20 +29,19 @@ from harness.preparation.prepared import Prepared
 from harness.reporting.parent import ParentRun
 from harness.sampling import forecast
 from harness.screen.terminal import Terminal
-from harness.settings import Settings
 from harness.space import SearchSpace, load_space
 from harness.storage.access import open_storage
 from harness.studies.opening import open_study
 from harness.tracking.mirror import Mirror
 from harness.trials import pruning
+from harness.trials.context import TrialContext
 from harness.trials.worker import work
 
 CONFIGURATION = {"width": "8", "temperature": "4.0", "learning_rate": "0.01"}
-_BY_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 ALPHA = 0.5  # of the bare loop; the trials draw theirs, for no study tries a configuration twice
 
 
-def bare_loop(space: SearchSpace, prepared: Prepared, epochs: int, seed: int) -> float:
+def bare_loop(space: SearchSpace, prepared: Prepared, seed: int) -> float:
     """Train a student with nothing but PyTorch; its last validation accuracy."""
     data = prepared.data
     train, val = data.splits["train"], data.splits["val"]
@@ -52,7 +51,7 @@ def bare_loop(space: SearchSpace, prepared: Prepared, epochs: int, seed: int) ->
     torch.manual_seed(seed)
     student = space.task.student(width=int(CONFIGURATION["width"]))
     optimizer = torch.optim.AdamW(student.parameters(), lr=peak, weight_decay=1e-4, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=epochs * data.steps_per_epoch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=space.epochs * data.steps_per_epoch)
 
     def loss_of(z: torch.Tensor, target: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         hard = F.cross_entropy(z, labels)
@@ -61,7 +60,7 @@ def bare_loop(space: SearchSpace, prepared: Prepared, epochs: int, seed: int) ->
         return hard, soft
 
     accuracy = 0.0
-    for epoch in range(epochs):
+    for epoch in range(space.epochs):
         student.train()
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(epoch))
         hard_sum, soft_sum = torch.zeros(()), torch.zeros(())
@@ -105,25 +104,24 @@ def main() -> None:
     pruning.stop = lambda *asked: None  # by which the last of a budget is judged
     os.chdir(tempfile.mkdtemp())
     fixed = [f"--fix={name}={value}" for name, value in CONFIGURATION.items()]
-    settings, _ = parse_search([f"--space={asked.space}", "--study=bench", "--accelerator=cpu", "--trials=1", *fixed])
+    given = [f"--space={asked.space}", "--study=bench", "--accelerator=cpu", "--trials=1", *fixed]
+    settings, _ = parse_search([*given, *([] if asked.epochs is None else [f"--epochs={asked.epochs}"])])
     whole = load_space(settings.space_file, settings.epochs)
-    space, epochs = whole.fixed(settings.fixed), asked.epochs or whole.epochs
+    space = whole.fixed(settings.fixed)
     terminal, ratios, bare_s, trial_s, mirror_s = Terminal(), [], [], [], []
     with Mirror() as mirror:
         mirror.connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
-        settings = _with(settings, trials=1, epochs=epochs)
         study = open_study(settings, whole, open_storage(settings))
         with ParentRun(study, settings, mirror) as parent:
             prepared = prepare(settings, space, study, terminal, mirror)
             parent.start(prepared)
             for pair in range(asked.pairs + 1):
-                os.environ[_BY_NVML] = "0"
                 started = time.perf_counter()
-                accuracies = [bare_loop(space, prepared, epochs, seed=1000 * pair + i) for i in range(asked.block)]
+                accuracies = [bare_loop(space, prepared, seed=1000 * pair + i) for i in range(asked.block)]
                 between, mirrored_s = time.perf_counter(), _mirror_cpu_s()
-                os.environ[_BY_NVML] = "1"
-                settings = study.settings = _with(settings, trials=asked.block * (pair + 1), epochs=epochs)
-                work(settings, space, study, prepared, mirror, _Silent())  # type: ignore[arg-type]
+                settings = study.settings = replace(settings, trials=asked.block * (pair + 1))
+                context = TrialContext(settings=settings, space=space, study=study, prepared=prepared, mirror=mirror)
+                work(context, _Silent())  # type: ignore[arg-type]
                 ended = time.perf_counter()
                 time.sleep(4)  # the mirror's last words must not fall into the next bare loops
                 if pair:  # the first pair warms up
@@ -143,7 +141,8 @@ def main() -> None:
     print(f"the mirror's last word took {time.perf_counter() - started:.1f} s")
     quartiles = statistics.quantiles(ratios, n=4)
     print(
-        f"{asked.space}, {epochs} epochs of {prepared.data.steps_per_epoch} steps, {torch.get_num_threads()} threads, "
+        f"{asked.space}, {space.epochs} epochs of {prepared.data.steps_per_epoch} steps, "
+        f"{torch.get_num_threads()} threads, "
         f"torch {torch.__version__}, {prepared.costs.conditions.device}: medians of {asked.pairs} pairs: "
         f"bare {statistics.median(bare_s):.3f} s, trial {statistics.median(trial_s):.3f} s, "
         f"ratio {statistics.median(ratios):.3f} (quartiles {quartiles[0]:.3f} to {quartiles[2]:.3f}); the mirror "
@@ -157,12 +156,6 @@ def _mirror_cpu_s() -> float:
     (mirror,) = psutil.Process().children()
     times = mirror.cpu_times()
     return float(times.user + times.system)
-
-
-def _with(settings: Settings, **changes: object) -> Settings:
-    import dataclasses
-
-    return dataclasses.replace(settings, **changes)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ def confirm(settings: Settings) -> None:
             from harness.studies.opening import reopen_study
             from harness.tracking.spool import Spool
             from harness.trials.confirm import SPLIT, confirmations
+            from harness.trials.context import TrialContext
             from harness.trials.controls import announcement, controls
             from harness.trials.displays import retraining_display
             from harness.trials.local import retrain_here
@@ -59,6 +60,7 @@ def confirm(settings: Settings) -> None:
         tries = controls(study, settings, space, picks, of=picks)
         if tries or confirmations(study, settings, space, picks, settings.seeds) or study.tested_teacher is None:
             prepared = prepare(settings, space, study, terminal, mirror, splits=(*SEARCHED, SPLIT))
+            context = TrialContext(settings=settings, space=space, study=study, prepared=prepared, mirror=mirror)
             if study.tested_teacher is None:
                 logits = prepared.data.teacher_outputs[SPLIT]["logits"]
                 study.keep_tested_teacher(score(logits, prepared.data, space, prepared.classes, split=SPLIT))
@@ -67,11 +69,11 @@ def confirm(settings: Settings) -> None:
                 terminal.tell(f"controls  {told}; --controls plain leaves out the tuned ones", indent=" " * 10)
                 titles = [retraining.title for retraining in tries]
                 with retraining_display(terminal, "controls", titles, space.epochs) as display:
-                    retrain_here(tries, settings, space, study, prepared, mirror, display)
+                    retrain_here(tries, context, display)
             left = confirmations(study, settings, space, picks, settings.seeds)
             titles = [retraining.title for retraining in left]
             with retraining_display(terminal, "confirm", titles, space.epochs) as display:
-                retrain_here(left, settings, space, study, prepared, mirror, display)
+                retrain_here(left, context, display)
         else:
             terminal.say(f"study {settings.study!r} is confirmed with {settings.seeds} seeds; --seeds takes more.")
         report(study, terminal, spool)

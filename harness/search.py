@@ -45,6 +45,7 @@ def search(settings: Settings) -> None:
             from harness.studies.opening import open_study
             from harness.tracking.autologging import switch_off_autologging
             from harness.training.fit import device_of
+            from harness.trials.context import TrialContext
             from harness.trials.controls import announcement, controls
             from harness.trials.displays import retraining_display, search_display
             from harness.trials.local import retrain_here, search_here
@@ -87,14 +88,17 @@ def search(settings: Settings) -> None:
                         terminal.say(f"sampler   tpe, for {why}")
                     if settings.pruner == "pareto" and (why := unprunable(study)):
                         terminal.say(f"pruner    none, for {why}")
+                    context = TrialContext(
+                        settings=settings, space=space, study=study, prepared=prepared, mirror=mirror
+                    )
                     with search_display(terminal, study, space.epochs) as display:
-                        search_here(settings, space, study, prepared, mirror, display)
+                        search_here(context, display)
                     if left := controls_left():
                         told = announcement(left, study, workers_together(settings, space, prepared.data.device))
                         terminal.tell(f"controls  {told}{_fewer(settings)}", indent=" " * 10)
                         names = [control.title for control in left]
                         with retraining_display(terminal, "controls", names, space.epochs) as bar:
-                            retrain_here(left, settings, space, study, prepared, mirror, bar)
+                            retrain_here(left, context, bar)
                     catch_up(study, mirror)  # a worker elsewhere may have been lost before its last word
                 elif study.is_exhausted:
                     terminal.say(f"study {settings.study!r} is finished: its space is exhausted.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -102,7 +102,12 @@ class Patient:
     def module(self, configuration: Configuration, *, steps: int = STEPS) -> StudentModule:
         """A student to be trained for some steps, with the same fresh weights at each call, on the device."""
         module = student_module(
-            configuration, self.space, self.sample, classes=self.classes, epochs=EPOCHS, total_steps=steps, seed=0
+            configuration,
+            replace(self.space, epochs=EPOCHS),
+            self.sample,
+            classes=self.classes,
+            total_steps=steps,
+            seed=0,
         )
         return module.to(self.device)
 

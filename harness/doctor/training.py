@@ -38,7 +38,6 @@ def teacher_is_unchanged(patient: Patient) -> str:
             folder=Path(folder),
             accelerator=patient.settings.accelerator,
             seed=0,
-            on_epoch=lambda epoch, metrics: None,
         )
         patient.checkpoint = Checkpoints(Path(folder)).newest or {}
     patient.trained = module.to(patient.device)

@@ -282,7 +282,7 @@ def _train(
         folder=folder,
         accelerator=settings.accelerator,
         seed=derived_seed(settings.seed, "teacher", "epochs"),
-        on_epoch=on_epoch,
+        listeners=[on_epoch],
         on_progress=listener.on_progress,
     )
 

@@ -7,7 +7,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def fit(
     folder: Path,
     accelerator: str,
     seed: int,
-    on_epoch: EpochListener,
+    listeners: Sequence[EpochListener] = (),
     on_progress: Callable[[float], None] | None = None,
 ) -> None:
     """Train ``module`` to the end of ``epochs``, from the checkpoint in ``folder`` if there is one.
@@ -79,7 +79,7 @@ def fit(
         folder: The training's own folder; its checkpoints are kept in it.
         accelerator: Lightning's name of the device.
         seed: Seed of the training.
-        on_epoch: Told of each epoch that ends.
+        listeners: Told, one after the other, of each epoch that ends.
         on_progress: Told, every few steps, how many epochs are done, a part of one included.
 
     Raises:
@@ -88,7 +88,7 @@ def fit(
     checkpoints = Checkpoints(folder)
     if checkpoints.newest is not None:
         module.load_state_dict(checkpoints.newest["module"])
-    course = _Course(checkpoints, seed, on_epoch, on_progress)
+    course = _Course(checkpoints, seed, listeners, on_progress)
     trainer = _trainer(accelerator, epochs=epochs - course.done, folder=folder, callbacks=[course])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The `srun` command is available")  # said wherever Slurm is installed
@@ -101,7 +101,7 @@ def fit(
 
 
 class _Course(Checkpoint):
-    """The course of a training over its epochs: seeds each, tells the listener of its end, then keeps a checkpoint.
+    """The course of a training over its epochs: seeds each, tells the listeners of its end, then keeps a checkpoint.
 
     In this order, a cut leaves epochs that are told but not kept; they are trained again to the same numbers, and
     whoever listens knows them already. The other order would leave a gap.
@@ -115,12 +115,12 @@ class _Course(Checkpoint):
         self,
         checkpoints: Checkpoints,
         seed: int,
-        on_epoch: EpochListener,
+        listeners: Sequence[EpochListener],
         on_progress: Callable[[float], None] | None,
     ) -> None:
         self.checkpoints = checkpoints
         self.seed = seed
-        self.on_epoch = on_epoch
+        self.listeners = listeners
         self.on_progress = on_progress
         kept = checkpoints.newest
         self.done = 0 if kept is None else kept["epoch"] + 1
@@ -149,7 +149,8 @@ class _Course(Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, ClassifierModule)
         epoch, metrics = self.done + trainer.current_epoch, pl_module.epoch_metrics
-        self.on_epoch(epoch, metrics)
+        for listener in self.listeners:
+            listener(epoch, metrics)
         check_losses(epoch, metrics, trainer.datamodule)  # type: ignore[attr-defined]
         is_last = trainer.current_epoch + 1 == trainer.max_epochs
         if is_last or time.monotonic() - self.saved_s >= CHECKPOINTS_APART_S:

@@ -34,6 +34,7 @@ from harness.trials.controls import (
     tuned,
 )
 from harness.trials.retraining import Retraining
+from harness.trials.trial import StudentJob
 
 SPLIT = "test"
 CONFIDENCE = 0.95
@@ -75,10 +76,7 @@ def confirmations(
                     Retraining(
                         name=name,
                         title=f"{_called(arm)} of trial {number}, fresh seed {place + 1}",
-                        configuration=configuration,
-                        seed=seed,
-                        order_seed=seed,
-                        split=SPLIT,
+                        job=StudentJob(configuration=configuration, seed=seed, order_seed=seed, split=SPLIT),
                         tags={
                             "kd.role": "confirm",
                             "kd.confirm_of": str(number),

@@ -33,7 +33,7 @@ from harness.settings import Settings
 from harness.space import METHOD, Configuration, SearchSpace
 from harness.studies.study import Study
 from harness.trials.retraining import Retraining
-from harness.trials.trial import seed_of
+from harness.trials.trial import StudentJob, seed_of
 
 LABELS_ALONE = {"alpha": 1.0, "temperature": 1.0}
 """Distillation in name only: all weight on the labels. The temperature has no say in it."""
@@ -128,9 +128,11 @@ def controls(
         Retraining(
             name=name_of(number),
             title=f"control of trial {number}",
-            configuration=control_of(trials[number].params, space),
-            seed=seed_of(settings, number),
-            order_seed=settings.seed,
+            job=StudentJob(
+                configuration=control_of(trials[number].params, space),
+                seed=seed_of(settings, number),
+                order_seed=settings.seed,
+            ),
             tags={"kd.role": "control", "kd.control": PLAIN, "kd.control_of": str(number)},
             names=names_of_control(space),
         )
@@ -166,9 +168,11 @@ def _tries(
                 Retraining(
                     name=f"{_TRIES_FOLDER}/{key}/{place}",
                     title=f"try {place + 1} of the tuned control of trial {of}",
-                    configuration=control_of(trials[numbers[0]].params, space, training),
-                    seed=seeds[place],
-                    order_seed=settings.seed,
+                    job=StudentJob(
+                        configuration=control_of(trials[numbers[0]].params, space, training),
+                        seed=seeds[place],
+                        order_seed=settings.seed,
+                    ),
                     tags={
                         "kd.role": "control",
                         "kd.control": TUNED,
@@ -281,7 +285,7 @@ def announcement(left: Sequence[Retraining], study: Study, workers: int) -> str:
             took_s = (trial.datetime_complete - trial.datetime_start).total_seconds()
             by_key.setdefault(_architecture(trial.params, study), []).append(took_s)
     usual_s = median([took_s for each in by_key.values() for took_s in each])
-    keys = [_architecture(one.configuration.params(), study) for one in left]
+    keys = [_architecture(one.job.configuration.params(), study) for one in left]
     total_s = sum(median(by_key.get(key, [usual_s])) for key in keys) / max(1, min(workers, len(left)))
     tries = sum(one.tags["kd.control"] == TUNED for one in left)
     plain = len(left) - tries

@@ -233,7 +233,7 @@ class RetrainingDisplay:
 
     def started(self, number: int, params: dict[str, Any], resumed_after: int | None) -> None:
         """One begins, or goes on after ``resumed_after`` epochs."""
-        if resumed_after is not None:
+        if resumed_after:
             self._terminal.say(
                 f"{self._names[number]} was cut; it goes on after epoch {resumed_after} of {self._epochs}"
             )

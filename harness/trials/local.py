@@ -23,14 +23,11 @@ import torch
 from harness.concurrency import number_of_workers
 from harness.errors import OWN_THREADS, HarnessError, signals_wait
 from harness.latency import computing_with
-from harness.preparation.prepared import Prepared
-from harness.settings import Settings
-from harness.space import SearchSpace
-from harness.studies.study import Study
 from harness.tracking.mirror import Mirror
+from harness.trials.context import Display, TrialContext
 from harness.trials.local_worker import log_of, run_worker
 from harness.trials.retraining import Retraining, retrain
-from harness.trials.worker import Display, Notified, catch_up, work
+from harness.trials.worker import catch_up, work
 from harness.word import Word
 
 _GRACE_S = 3.0  # for a worker that is told to stop, before it is killed
@@ -39,51 +36,31 @@ _HUNG_S, _MOVES_S = 60.0, 0.1
 _IDLE_DEATHS = 3  # of workers without a trial, one after the other, after which no more are started
 
 
-def search_here(
-    settings: Settings, space: SearchSpace, study: Study, prepared: Prepared, mirror: Mirror, display: Display
-) -> None:
+def search_here(context: TrialContext, display: Display) -> None:
     """Search with as many workers as are asked for, or as this machine has cores; one alone is this process itself.
 
     Args:
-        settings: The budget, and the number of workers.
-        space: What varies, with what the person holds fixed.
-        study: The study.
-        prepared: What every trial stands on.
-        mirror: Told of each trial's news.
+        context: The budget, the number of workers, and what every trial stands on.
         display: Shows each trial.
 
     Raises:
         HarnessError: If a worker ends by an error that is no trial's own doing, or workers die before they begin.
     """
-    task = _Task(work, settings.trials - study.finished())
-    _share(task, settings, space, study, prepared, mirror, display)
+    _share(_Task(work, context.settings.trials - context.study.finished()), context, display)
 
 
-def retrain_here(
-    retrainings: list[Retraining],
-    settings: Settings,
-    space: SearchSpace,
-    study: Study,
-    prepared: Prepared,
-    mirror: Mirror,
-    display: Display,
-) -> None:
+def retrain_here(retrainings: list[Retraining], context: TrialContext, display: Display) -> None:
     """Train students of the study anew, with as many workers as a search has.
 
     Args:
-        retrainings: What is to be trained; what is done already is left alone.
-        settings: The number of workers.
-        space: What varied, with what the person held fixed.
-        study: The study; keeps what comes out.
-        prepared: What every training stands on.
-        mirror: Told of each training's news.
-        display: Shows each training, known by its place in the list.
+        retrainings: What is to be trained; what is done already is left alone. The display knows each by its place.
+        context: The number of workers, and what every training stands on.
+        display: Shows each training.
 
     Raises:
         HarnessError: As ``search_here``.
     """
-    task = _Task(partial(retrain, retrainings), len(retrainings))
-    _share(task, settings, space, study, prepared, mirror, display)
+    _share(_Task(partial(retrain, retrainings), len(retrainings)), context, display)
 
 
 @dataclass(frozen=True)
@@ -95,27 +72,19 @@ class _Task:
         pieces: How many pieces there are, at most.
     """
 
-    work: Callable[[Settings, SearchSpace, Study, Prepared, Notified, Display], None]
+    work: Callable[[TrialContext, Display], None]
     pieces: int
 
 
-def _share(
-    task: _Task,
-    settings: Settings,
-    space: SearchSpace,
-    study: Study,
-    prepared: Prepared,
-    mirror: Mirror,
-    display: Display,
-) -> None:
-    asked = number_of_workers(settings, space, prepared.data.device)
+def _share(task: _Task, context: TrialContext, display: Display) -> None:
+    asked = number_of_workers(context.settings, context.space, context.prepared.data.device)
     threads = max(1, torch.get_num_threads() // asked)
     count = min(asked, task.pieces)
     if count > 1:
-        _Crew(task, threads, settings, space, study, prepared, mirror, display).work(count)
+        _Crew(task, threads, context, display).work(count)
     elif count == 1:
-        with computing_with(threads), contextlib.closing(study.claims):
-            task.work(settings, space, study, prepared, mirror, display)
+        with computing_with(threads), contextlib.closing(context.study.claims):
+            task.work(context, display)
 
 
 @dataclass
@@ -155,29 +124,15 @@ class _Crew:
     that dies is replaced, and its trial is resumed.
     """
 
-    def __init__(
-        self,
-        task: _Task,
-        threads: int,
-        settings: Settings,
-        space: SearchSpace,
-        study: Study,
-        prepared: Prepared,
-        mirror: Mirror,
-        display: Display,
-    ) -> None:
+    def __init__(self, task: _Task, threads: int, context: TrialContext, display: Display) -> None:
         self.task = task
         self.threads = threads
-        self.settings = settings
-        self.space = space
-        self.study = study
-        self.prepared = prepared
-        self.mirror = mirror
+        self.context = context
         self.display = display
         # A fork of a process whose OpenMP threads have run may use one thread only (torch's own loaders do it so), and
         # one whose gradients have started threads for other devices can't compute any.
         self.forks = threads == 1 and sys.platform == "linux" and not torch.accelerator.is_available()
-        self.ends_at = None if settings.timeout_s is None else time.monotonic() + settings.timeout_s
+        self.ends_at = None if context.settings.timeout_s is None else time.monotonic() + context.settings.timeout_s
         self.workers: dict[Connection, _Worker] = {}
         self.word = Word(display.word)
         self.deaths = 0
@@ -195,20 +150,21 @@ class _Crew:
                         self._replace(worker)
                 self._end_those_that_hang()
             if self.deaths:  # perhaps between telling the study and telling the log
-                catch_up(self.study, self.mirror)
+                assert isinstance(self.context.mirror, Mirror)
+                catch_up(self.context.study, self.context.mirror)
         finally:
             self._stop()
 
     def _start(self, number: int) -> None:
-        self.study.storage.close_connections()  # a database's connections must not cross a fork
+        self.context.study.storage.close_connections()  # a database's connections must not cross a fork
         if self.forks and (others := foreign_threads()):
             self._spawn_from_now_on(f"threads run here that a fork would not have ({', '.join(others[:3])})")
         context = multiprocessing.get_context("fork") if self.forks else multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        settings = self.settings
+        settings = self.context.settings
         if self.ends_at is not None:
             settings = replace(settings, timeout_s=self.ends_at - time.monotonic())
-        inherited = (self.space, self.prepared) if self.forks else None
+        inherited = (self.context.space, self.context.prepared) if self.forks else None
         process = context.Process(
             target=run_worker,
             args=(self.task.work, number, self.threads, settings, theirs, inherited),
@@ -222,7 +178,7 @@ class _Crew:
             theirs.close()
         if not self.forks:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a death is seen where it is listened to
-                ours.send(self.prepared)
+                ours.send(self.context.prepared)
 
     def _ended(self, *, timeout_s: float | None) -> Iterator[_Worker]:
         """Wait for what workers say, and hear it; those that have ended, after all that they said is heard."""
@@ -254,7 +210,7 @@ class _Crew:
         kind, *content = message
         match kind:
             case "notify":
-                self.mirror.notify(*content)
+                self.context.mirror.notify(*content)
             case "error":
                 raise HarnessError(content[0])
             case "started":
@@ -296,7 +252,7 @@ class _Crew:
             if self.idle_deaths >= _IDLE_DEATHS:
                 raise HarnessError(
                     f"workers die before they begin a trial, the last one with exit code {code} (see "
-                    f"{log_of(self.settings, worker.number)}); --workers 1 may show why."
+                    f"{log_of(self.context.settings, worker.number)}); --workers 1 may show why."
                 )
         self._start(worker.number)
 

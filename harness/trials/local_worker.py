@@ -25,9 +25,8 @@ from harness.space import SearchSpace, load_space
 from harness.storage.access import storage_in_reach
 from harness.studies.changes import check_code
 from harness.studies.opening import find_study
-from harness.studies.study import Study
 from harness.tracking.autologging import switch_off_autologging
-from harness.trials.worker import Display, Notified
+from harness.trials.context import Display, TrialContext
 
 
 class _Orphaned(BaseException):
@@ -83,7 +82,7 @@ class _Log(io.TextIOWrapper):
 
 
 def run_worker(
-    work: Callable[[Settings, SearchSpace, Study, Prepared, Notified, Display], None],
+    work: Callable[[TrialContext, Display], None],
     number: int,
     threads: int,
     settings: Settings,
@@ -127,7 +126,8 @@ def run_worker(
             if inherited is None:
                 check_code(study, space.code, accept=False)  # its file may have been changed since the search began
             with contextlib.closing(study.claims):
-                work(settings, space, study, prepared, voice, voice)
+                context = TrialContext(settings=settings, space=space, study=study, prepared=prepared, mirror=voice)
+                work(context, voice)
         voice.say("over")
     except HarnessError as error:
         voice.say("error", one_line(error))

@@ -25,6 +25,7 @@ from harness.sampling.forecast import Forecast
 from harness.storage.access import STORAGE_ERRORS, asking_storage
 from harness.studies.claim import Claim
 from harness.studies.study import Study
+from harness.tracking.spool import Spool, curves
 
 _REDUCTION = 3
 _NEAREST = 7  # complete trials whose gains are looked at; while there are fewer, nothing is pruned
@@ -125,6 +126,10 @@ class Pruner:
         self._axes = [name for name in study.objectives if name != study.primary]
         self._complete: dict[int, Standing] = {}
 
+    def judge_of(self, claim: Claim) -> _TrialJudge:
+        """Return the judge of one trial."""
+        return _TrialJudge(self, claim)
+
     def recall(self, claim: Claim, curve: Mapping[int, float], kept: int) -> None:
         """Note the rungs that a trial passed, before it was cut, while the storage was away: it passes them no more.
 
@@ -218,3 +223,18 @@ def unprunable(study: Study) -> str | None:
         return f"{study.primary} is no objective"
     late = [name for name in study.objectives if name != study.primary and name not in KNOWN_COSTS]
     return f"{late[0]} is not known before the end" if late else None
+
+
+class _TrialJudge:
+    """Judges the epochs of one trial."""
+
+    def __init__(self, pruner: Pruner, claim: Claim) -> None:
+        self._pruner = pruner
+        self._claim = claim
+
+    def recall(self, spool: Spool) -> None:
+        curve = curves(spool.folder).get(f"val/{self._claim.study.primary}", {})
+        self._pruner.recall(self._claim, curve, spool.kept)
+
+    def __call__(self, epoch: int, metrics: dict[str, float]) -> None:
+        self._pruner.judge(self._claim, epoch, metrics)

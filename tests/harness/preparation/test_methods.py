@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -14,7 +15,7 @@ from harness.cost import CostTable
 from harness.preparation.prepared import Prepared
 from harness.space import Configuration, SearchSpace
 from harness.training.checkpoint import Checkpoints, epochs_kept
-from harness.trials.trial import train_student
+from harness.trials.trial import StudentJob, train_student
 from lightning_modules.features import probed
 from lightning_modules.tensors import TensorDataModule
 from search_spaces.digits_methods import SPACE
@@ -66,15 +67,12 @@ def trained(method: str, prepared: Prepared, folder: Path, *, cut_after: int | N
             raise Cut
 
     student = train_student(
-        configuration_of(method),
-        SPACE,
+        StudentJob(configuration=configuration_of(method), seed=7, order_seed=0),
+        replace(SPACE, epochs=EPOCHS),
         prepared,
-        epochs=EPOCHS,
-        seed=7,
-        order_seed=0,
         folder=folder,
         accelerator="cpu",
-        on_epoch=on_epoch,
+        listeners=[on_epoch],
     )
     return student, logged
 

@@ -14,7 +14,8 @@ from servers import Postgres
 from harness.settings import Settings
 from harness.studies.status import pace_per_h, status
 from harness.tracking.spool import Spool
-from harness.trials.worker import begin_spool
+from harness.trials.runner import begin_spool
+from harness.trials.worker import training_of
 from search_spaces.digits import SPACE
 
 
@@ -31,7 +32,7 @@ def test_a_study_on_this_machine_tells_what_runs_and_what_was_cut(settings: Sett
     failed.fail("loss is nan")
     for claim, epochs in ((running, 3), (cut, 1)):
         spool = Spool(claim.folder)
-        begin_spool(spool, claim, study)
+        begin_spool(spool, training_of(claim, settings), study)
         for epoch in range(epochs):
             spool.metrics({"train/loss": 1.0}, step=epoch)
         spool.close()

@@ -50,15 +50,22 @@ def test_student_and_control_of_one_seed_differ_in_the_teacher_alone(settings: S
     study = a_study(settings, 0.9)
     first, second, third, fourth = confirmations(study, settings, SPACE, {0: "accurate"}, seeds=2)
     assert [one.name for one in (first, second)] == ["confirm/0/student-0", "confirm/0/control-0"]
-    assert first.seed == second.seed == first.order_seed == second.order_seed != third.seed == fourth.seed
-    assert first.configuration.params() == study.trials()[0].params
-    assert second.configuration.distillation == LABELS_ALONE
-    assert second.configuration.student == first.configuration.student
-    assert second.configuration.training == first.configuration.training
-    assert {one.split for one in (first, second)} == {"test"}
+    assert (
+        first.job.seed
+        == second.job.seed
+        == first.job.order_seed
+        == second.job.order_seed
+        != third.job.seed
+        == fourth.job.seed
+    )
+    assert first.job.configuration.params() == study.trials()[0].params
+    assert second.job.configuration.distillation == LABELS_ALONE
+    assert second.job.configuration.student == first.job.configuration.student
+    assert second.job.configuration.training == first.job.configuration.training
+    assert {one.job.split for one in (first, second)} == {"test"}
     assert first.tags["kd.role"] == "confirm" and first.facts == {"pick": "accurate"}
     # A seed of the search's own was chosen by.
-    assert first.seed not in {settings.seed, 0, 1}
+    assert first.job.seed not in {settings.seed, 0, 1}
 
 
 def test_a_configuration_of_any_method_is_told_by_its_parameters(settings: Settings) -> None:
@@ -209,7 +216,7 @@ def test_the_verdict_rests_on_the_tuned_control_and_both_are_shown(settings: Set
     arm = tune(study, 0.8)
     student, control, its_tuned = confirmations(study, settings, SPACE, {0: "accurate"}, seeds=1)
     assert its_tuned.name == f"confirm/0/{arm}-0" and its_tuned.tags["kd.arm"] == "tuned control"
-    assert its_tuned.seed == student.seed == control.seed
+    assert its_tuned.job.seed == student.job.seed == control.job.seed
     assert its_tuned.configuration.student == student.configuration.student
     assert its_tuned.configuration.training != control.configuration.training == student.configuration.training
     keep(study, 0, "student", 0.92, 0.93, 0.94)

@@ -19,8 +19,8 @@ from harness.space import SearchSpace
 from harness.studies.study import Study
 from harness.tracking.spool import SPOOL
 from harness.trials.controls import announcement, controls, known, tuned
-from harness.trials.retraining import Retraining, _begin
-from harness.trials.worker import spool_of
+from harness.trials.retraining import Retraining, training_of
+from harness.trials.runner import begin_spool, spool_of
 from search_spaces.digits import SPACE
 from search_spaces.digits_methods import SPACE as METHODS
 
@@ -63,10 +63,10 @@ def test_those_on_the_front_need_one_each_once(settings: Settings) -> None:
 def test_a_control_differs_from_its_student_in_the_teacher_alone(settings: Settings) -> None:
     study = a_study(settings, (0.9, 3.0), (0.8, 2.0))
     for control, trial in zip(controls(study, plain(study), SPACE, []), study.trials(), strict=True):
-        assert control.configuration.student == {"width": trial.params["width"]}
-        assert control.configuration.training == {"learning_rate": trial.params["learning_rate"]}
-        assert control.configuration.distillation["alpha"] == 1
-        assert (control.seed, control.order_seed) == (derived_seed(5, "trial", trial.number), 5)
+        assert control.job.configuration.student == {"width": trial.params["width"]}
+        assert control.job.configuration.training == {"learning_rate": trial.params["learning_rate"]}
+        assert control.job.configuration.distillation["alpha"] == 1
+        assert (control.job.seed, control.job.order_seed) == (derived_seed(5, "trial", trial.number), 5)
         assert control.tags == {"kd.role": "control", "kd.control": "plain", "kd.control_of": str(trial.number)}
 
 
@@ -114,13 +114,13 @@ def keep(study: Study, accuracies: Mapping[str, float]) -> None:
 def test_a_pick_s_tuned_control_has_five_tries_of_which_the_plain_one_is_the_first(settings: Settings) -> None:
     study = tried(settings, (4, 0.9), (4, 0.8), (8, 0.95))
     drawn = tries(study, 0)
-    assert len(drawn) == 4 and all(one.configuration.student == {"width": 4} for one in drawn)
-    rates = [one.configuration.training["learning_rate"] for one in drawn]
+    assert len(drawn) == 4 and all(one.job.configuration.student == {"width": 4} for one in drawn)
+    rates = [one.job.configuration.training["learning_rate"] for one in drawn]
     assert len({*rates, 0.01}) == 5 and all(1e-3 <= rate <= 3e-2 for rate in rates)
     # One in each quarter of the range, as the first four points of a Sobol sequence lie.
     assert sorted(int(4 * math.log(rate / 1e-3) / math.log(30)) for rate in rates) == [0, 1, 2, 3]
-    assert [one.seed for one in drawn[:2]] == [derived_seed(5, "trial", number) for number in (0, 1)]
-    assert {one.order_seed for one in drawn} == {5}
+    assert [one.job.seed for one in drawn[:2]] == [derived_seed(5, "trial", number) for number in (0, 1)]
+    assert {one.job.order_seed for one in drawn} == {5}
     assert [one.tags["kd.try"] for one in drawn] == ["1", "2", "3", "4"] and drawn[0].tags["kd.control_of"] == "0"
     assert [one.name for one in tries(study, 0, 2)][:4] == [one.name for one in drawn]
     assert len(tries(study, 0, 2)) == 8
@@ -151,7 +151,7 @@ def test_the_best_try_is_chosen_and_says_what_it_is(settings: Settings) -> None:
     (_, second, *_) = tries(study, 0)
     keep(study, {"1": 0.8, "controls/0": 0.7, "3": 0.6})
     found = tuned(study)[0]
-    assert found.chosen.name == second.name and found.chosen.training == second.configuration.training
+    assert found.chosen.name == second.name and found.chosen.training == second.job.configuration.training
     assert found.tries == 5 and not found.is_plain and 1 not in tuned(study)
     study.optuna.set_user_attr("kd.primary_direction", "minimize")
     assert (tuned(opened(settings))[0].chosen.metrics or {})["accuracy"] == 0.5
@@ -205,7 +205,7 @@ def test_the_run_of_a_control_has_the_names_of_a_trial_s_run(settings: Settings)
     (control,) = controls(study, replace(settings, controls="plain"), METHODS, [0])
     _, hold = study.take([control.name]) or pytest.fail()
     with spool_of(study.folder / control.name, hold, Silent()) as spool:
-        _begin(spool, control, hold, study)
+        begin_spool(spool, training_of(0, control, hold, study), study)
     hold.release()
     logged = [json.loads(line) for line in (spool.folder / SPOOL).read_text().splitlines()]
     (params,) = (line["params"] for line in logged if line.get("params"))

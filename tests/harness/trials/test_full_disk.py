@@ -129,9 +129,9 @@ def test_a_trial_that_finds_the_disk_full_fails_with_the_reason_and_no_other_wit
         session.study.settings = settings = replace(session.settings, trials=3)
         display = Filling(disk, at)
         with pytest.raises(HarnessError, match="the disk must have room"):
-            work(settings, session.space, session.study, session.prepared, session.mirror, display)
+            work(replace(session.context, settings=settings), display)
         assert [trial.state.name for trial in session.study.trials()] == ["COMPLETE", "FAIL"]
-        work(settings, session.space, session.study, session.prepared, session.mirror, display)
+        work(replace(session.context, settings=settings), display)
         trials = session.study.trials()
     assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "COMPLETE"]
     reason = trials[1].user_attrs["reason"]

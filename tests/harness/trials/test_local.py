@@ -17,6 +17,7 @@ from conftest import Silent, opened, settings_in
 
 from harness.errors import Interrupted
 from harness.trials import local
+from harness.trials.context import TrialContext
 from search_spaces.digits import SPACE
 
 
@@ -51,7 +52,8 @@ def test_a_signal_while_a_worker_starts_stops_the_others_in_good_order(
     study = opened(settings_in(tmp_path, trials=9))
     display: Any = SimpleNamespace(word=print)
     data: Any = SimpleNamespace(data=None)
-    crew = local._Crew(local._Task(print, 9), 1, study.settings, SPACE, study, data, Silent(), display)
+    context = TrialContext(settings=study.settings, space=SPACE, study=study, prepared=data, mirror=Silent())
+    crew = local._Crew(local._Task(print, 9), 1, context, display)
     monkeypatch.setattr(crew, "forks", True)
 
     def interrupt(number: int, frame: FrameType | None) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import sqlalchemy as sql
@@ -13,11 +14,12 @@ from conftest import Silent, opened, settings_in
 from servers import Postgres
 
 from harness.errors import TrialFailed
-from harness.preparation.prepared import Prepared
 from harness.screen.terminal import Terminal
 from harness.tracking.spool import SPOOL, Spool, last_state
+from harness.trials.context import TrialContext
 from harness.trials.displays import RetrainingDisplay
 from harness.trials.retraining import Retraining, let_wait, retrain
+from harness.trials.trial import StudentJob
 from search_spaces.digits import SPACE
 
 
@@ -58,14 +60,16 @@ def test_who_lost_a_training_while_it_was_silent_does_not_overwrite_its_heir_s_r
             raise TrialFailed("out of memory")
         return {"accuracy": 0.1}
 
-    monkeypatch.setattr("harness.trials.retraining.run_student", silent_for_long)
+    monkeypatch.setattr("harness.trials.runner.run_student", silent_for_long)
+    job = StudentJob(configuration=SPACE.configuration(SPACE.middle()), seed=0, order_seed=0)
     control = Retraining(
-        name="controls/0", title="control of trial 0", configuration=SPACE.configuration(SPACE.middle()), seed=0,
-        order_seed=0, tags={},
+        name="controls/0", title="control of trial 0", job=job, tags={},
     )  # fmt: skip
     terminal = Terminal()
     display = RetrainingDisplay(terminal, "controls", [control.title], SPACE.epochs)
-    retrain([control], settings, SPACE, study, cast(Prepared, None), Silent(), display)
+    prepared: Any = SimpleNamespace(data=None)
+    context = TrialContext(settings=settings, space=SPACE, study=study, prepared=prepared, mirror=Silent())
+    retrain([control], context, display)
     display.close()
     assert study.retrained() == {"controls/0": {"metrics": {"accuracy": 0.9}}}
     assert (

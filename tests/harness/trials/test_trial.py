@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from conftest import EXAMPLE, claimed
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from harness.errors import Interrupted, TrialFailed
+from harness.errors import Interrupted
 from harness.preparation.fingerprint import fingerprint
 from harness.preparation.network_digest import answers_of, network_digest, samples_of
 from harness.preparation.prepare import prepare
@@ -25,14 +26,16 @@ from harness.screen.terminal import Terminal
 from harness.settings import Settings
 from harness.space import SearchSpace, load_space
 from harness.storage.access import open_storage
+from harness.studies.claim import Claim
 from harness.studies.opening import open_study
 from harness.studies.study import Study
 from harness.tracking.mirror import Mirror
-from harness.tracking.spool import FINISHED_STATES, SPOOL, Spool, last_state
+from harness.tracking.spool import FINISHED_STATES, SPOOL, Spool, curves, last_state
 from harness.training.answers import read_answers
+from harness.trials.context import TrialContext
 from harness.trials.displays import search_display
-from harness.trials.trial import run_trial
-from harness.trials.worker import begin_spool, work
+from harness.trials.runner import Judge, run
+from harness.trials.worker import training_of, work
 from lightning_modules.batch import Inputs, select
 from lightning_modules.tensors import TensorDataModule
 from lightning_modules.views import Views, uniforms
@@ -50,10 +53,16 @@ class Session:
     terminal: Terminal
     seen: list[Tensor]
 
+    @property
+    def context(self) -> TrialContext:
+        return TrialContext(
+            settings=self.settings, space=self.space, study=self.study, prepared=self.prepared, mirror=self.mirror
+        )
+
     def work(self, trials: int) -> None:
         self.study.settings = settings = replace(self.settings, trials=trials)
         with search_display(self.terminal, self.study, 2) as display:
-            work(settings, self.space, self.study, self.prepared, self.mirror, display)
+            work(replace(self.context, settings=settings), display)
 
 
 @contextmanager
@@ -104,6 +113,16 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     folder = tmp_path_factory.mktemp("session")
     with a_session(folder, example_space(folder), trials=5, epochs=2) as made:
         yield made
+
+
+def failure_of(claim: Claim, session: Session, judge: Judge | None = None) -> str:
+    """Run a trial, and return the reason for which the study says that it failed."""
+    settings = replace(session.settings, trials=99)
+    with search_display(session.terminal, session.study, 2) as display:
+        run(training_of(claim, settings), replace(session.context, settings=settings), display, judge)
+    trial = session.study.trials()[claim.trial.number]
+    assert trial.state.name == "FAIL"
+    return str(trial.user_attrs["reason"])
 
 
 def rows(inputs: Tensor) -> set[bytes]:
@@ -201,20 +220,18 @@ def test_a_loss_that_is_no_number_fails_a_trial_before_it_can_be_judged(session:
     build = space.task.student
     space.task.student = lambda **given: nn.Sequential(build(**given), nn.Threshold(1e9, math.nan))  # type: ignore[method-assign]
 
-    def judge(epoch: int, metrics: dict[str, float]) -> None:
-        raise AssertionError("it is judged")
+    class Refusing:
+        def recall(self, spool: Spool) -> None:
+            raise AssertionError("it goes on")
 
-    spool = Spool(claim.folder)
-    begin_spool(spool, claim, study)
+        def __call__(self, epoch: int, metrics: dict[str, float]) -> None:
+            raise AssertionError("it is judged")
+
     try:
-        with pytest.raises(TrialFailed, match="loss is nan in epoch 0"):
-            run_trial(
-                claim, spool, settings=settings, space=space, study=study, prepared=session.prepared, on_epoch=judge
-            )
+        assert "loss is nan in epoch 0" in failure_of(claim, session, Refusing())
     finally:
         space.task.student = build  # type: ignore[method-assign]
-    assert spool.epochs == 1  # its curve shows where
-    claim.fail("nan")
+    assert len(curves(claim.folder)["val/accuracy"]) == 1  # its curve shows where
 
 
 def test_training_that_changes_the_shapes_of_what_is_deployed_fails_the_trial(session: Session) -> None:
@@ -223,8 +240,6 @@ def test_training_that_changes_the_shapes_of_what_is_deployed_fails_the_trial(se
     claim = claimed(study, space)
     assert claim is not None
     width = claim.configuration.student["width"]
-    spool = Spool(claim.folder)
-    begin_spool(spool, claim, study)
 
     def without_what_was_not_learnt(student: nn.Module) -> nn.Module:
         if not getattr(student, "trained", False):
@@ -248,21 +263,11 @@ def test_training_that_changes_the_shapes_of_what_is_deployed_fails_the_trial(se
     space.task.deployed = without_what_was_not_learnt  # type: ignore[method-assign]
     words = rf"deployed\(student\(width={width}\)\) must .* '3.weight' is \[2, 1\] .* and \[2, {width}\] .* before"
     try:
-        with pytest.raises(TrialFailed, match=words):
-            run_trial(
-                claim,
-                spool,
-                settings=settings,
-                space=space,
-                study=study,
-                prepared=session.prepared,
-                on_epoch=lambda *_: None,
-            )
+        assert re.search(words, failure_of(claim, session))
     finally:
         space.task.student = build  # type: ignore[method-assign]
         del space.task.deployed
     assert not (claim.folder / "student.safetensors").exists()
-    claim.fail("other shapes")
 
 
 @dataclass(frozen=True)
