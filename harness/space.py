@@ -12,7 +12,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from numbers import Real
 from pathlib import Path
 from types import ModuleType
@@ -35,7 +35,7 @@ from harness.names import check_metric_name, check_parameter_names
 from harness.sources import Code, code_of, is_own, make_importable, noting_imports
 from harness.task import Task, class_names
 from lightning_modules.classifier import ClassifierModule, check_training
-from lightning_modules.criteria import HINTON, METHODS, make_criterion
+from lightning_modules.criteria import HINTON, METHODS, Criterion
 
 # A tuple as a choice is warned of where it is declared; here it is stored as text.
 warnings.filterwarnings("ignore", "Choices for a categorical distribution should be", UserWarning)
@@ -62,6 +62,19 @@ class Configuration:
 
 
 @dataclass(frozen=True)
+class Method:
+    """A method of distillation of one's own, to be named in ``SearchSpace.distillation``.
+
+    Attributes:
+        criterion: Its class. The keywords of its ``__init__`` are what can be searched of it.
+        parameters: A distribution for each of the keywords.
+    """
+
+    criterion: type[Criterion]
+    parameters: Distributions = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class SearchSpace:
     """A task and what may vary about its students.
 
@@ -69,8 +82,8 @@ class SearchSpace:
         task: What is being compressed.
         student: Architecture; reaches ``task.student``.
         distillation: ``temperature`` and ``alpha`` (the weight of the **hard-label** loss). Or, by name of a method
-            (``lightning_modules.criteria.METHODS``), the parameters of each: ``method`` is searched then too, and a
-            method's parameters exist in its own trials only.
+            (``lightning_modules.criteria.METHODS``, or any other name with a ``Method`` of one's own), the parameters
+            of each: ``method`` is searched then too, and a method's parameters exist in its own trials only.
         training: ``learning_rate`` and ``weight_decay``, as far as they vary.
         epochs: Epochs of a trial, unless the command line says otherwise.
         code: What the space file and the modules that it imports say; ``load_space`` fills it in.
@@ -81,7 +94,7 @@ class SearchSpace:
 
     task: Task
     student: Distributions
-    distillation: Distributions | Mapping[str, Distributions]
+    distillation: Mapping[str, BaseDistribution | Distributions | Method]
     training: Distributions = field(default_factory=dict)
     epochs: int = 20
     code: Code = field(default_factory=Code, repr=False, compare=False)
@@ -92,11 +105,7 @@ class SearchSpace:
             kept = {name: storable(name, dist, plain=plain) for name, dist in getattr(self, group).items()}
             object.__setattr__(self, group, kept)
         for method, parameters in self.methods.items():
-            if method not in METHODS:
-                raise ValueError(
-                    f"distillation must name methods among {', '.join(METHODS)}, but got {method!r}"
-                    f"{did_you_mean(method, METHODS, otherwise='.')}"
-                )
+            self._check_method(method)
             taken = sorted(set(self.student) & set(LOSS_NAMES))
             if taken:
                 raise ValueError(
@@ -107,7 +116,7 @@ class SearchSpace:
             if len(set(names)) < len(names):
                 twice = sorted({name for name in names if names.count(name) > 1})
                 raise ValueError(f"a parameter must stand in one group only, but got {', '.join(twice)} in several.")
-            _check_names("distillation", parameters, _keywords(METHODS[method].__init__), all_needed=True)
+            _check_names("distillation", parameters, _keywords(self.criteria[method].__init__), all_needed=True)
             for name, distribution in parameters.items():
                 if self.distributions[name] != distribution:
                     raise ValueError(
@@ -119,6 +128,19 @@ class SearchSpace:
         )
         check_parameter_names(self.distributions)
         self._check_domains()
+
+    def _check_method(self, method: str) -> None:
+        """See that there is a criterion of the name: one of ``METHODS``, or the space's own."""
+        criterion = self.criteria.get(method)
+        if criterion is None:
+            raise ValueError(
+                f"distillation must name methods among {', '.join(METHODS)}, or give a Method(criterion, parameters), "
+                f"but got {method!r}{did_you_mean(method, METHODS, otherwise='.')}"
+            )
+        if not (isinstance(criterion, type) and issubclass(criterion, Criterion)):
+            raise ValueError(f"method {method!r} must have a class of Criterion, but got {criterion!r}.")
+        if criterion is not METHODS.get(method, criterion):
+            raise ValueError(f"method {method!r} must have another name than those of {', '.join(METHODS)}.")
 
     def _check_task(self) -> None:
         task = self.task
@@ -139,8 +161,8 @@ class SearchSpace:
     def _check_domains(self) -> None:
         """See that losses and optimizer take the ends of every range, and each choice; what lies between, they take."""
         for method, parameters in self.methods.items():
-            _check_kinds(parameters, METHODS[method].__init__)
-            _check_ends(f"method {method!r}", parameters, partial(make_criterion, method))
+            _check_kinds(parameters, self.criteria[method].__init__)
+            _check_ends(f"method {method!r}", parameters, self.criteria[method])
         _check_kinds(self.training, ClassifierModule.__init__)
         _check_ends("the optimizer", self.training, check_training)
 
@@ -148,7 +170,11 @@ class SearchSpace:
     def methods(self) -> dict[str, Distributions]:
         """The parameters of each method by its name."""
         given = {
-            name: value if isinstance(value, Mapping) else storable(name, value, plain=True)
+            name: value.parameters
+            if isinstance(value, Method)
+            else value
+            if isinstance(value, Mapping)
+            else storable(name, value, plain=True)
             for name, value in self.distillation.items()
         }
         nested = {name: value for name, value in given.items() if isinstance(value, Mapping)}
@@ -161,9 +187,25 @@ class SearchSpace:
         }
 
     @cached_property
+    def criteria(self) -> dict[str, type[Criterion]]:
+        """The criterion of each method by its name."""
+        own = {name: value.criterion for name, value in self.distillation.items() if isinstance(value, Method)}
+        known = {name: METHODS[name] for name in self.methods if name in METHODS}
+        return {**known, **own}
+
+    def criterion(self, configuration: Configuration) -> Criterion:
+        """Return a fresh criterion, to be set up before it is used, of a configuration's method and its parameters.
+
+        Labels alone, which any space's controls are trained on, are a case of ``soft_target``.
+        """
+        parameters = dict(configuration.distillation)
+        method = parameters.pop(METHOD, next(iter(self.methods)))
+        return ({**METHODS, **self.criteria})[method](**parameters)
+
+    @cached_property
     def _method(self) -> dict[str, BaseDistribution]:
         """The choice of the method, where there is one."""
-        searched = any(isinstance(value, Mapping) for value in self.distillation.values())
+        searched = any(isinstance(value, Mapping | Method) for value in self.distillation.values())
         return {METHOD: CategoricalDistribution(list(self.methods))} if searched else {}
 
     @cached_property
@@ -234,9 +276,21 @@ class SearchSpace:
         return replace(
             self,
             student=narrowed(self.student),
-            distillation=methods if self._method else methods[HINTON],
+            distillation=self._declared(methods) if self._method else methods[HINTON],
             training=narrowed(self.training),
         )
+
+    @property
+    def own_methods(self) -> list[str]:
+        """Names of the methods whose criterion the space brings."""
+        return [name for name, value in self.distillation.items() if isinstance(value, Method)]
+
+    def _declared(self, methods: Mapping[str, Distributions]) -> dict[str, Distributions | Method]:
+        """Return methods as they are declared: those of the space's own with their criterion."""
+        return {
+            name: Method(self.criteria[name], parameters) if name in self.own_methods else parameters
+            for name, parameters in methods.items()
+        }
 
     @property
     def groups(self) -> dict[str, list[str]]:
@@ -378,7 +432,10 @@ def line_of(error: BaseException, file: Path) -> str:
 
 
 def _keywords(function: Any) -> set[str]:
-    return {name for name in inspect.signature(function).parameters if name != "self"}
+    """Return the names that a function takes by keyword."""
+    parameters = inspect.signature(function).parameters.values()
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {each.name for each in parameters if each.name != "self" and each.kind not in variadic}
 
 
 def _check_names(group: str, given: Distributions, known: set[str], *, all_needed: bool = False) -> None:
@@ -423,7 +480,8 @@ def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
 def _check_kinds(group: Distributions, function: Any) -> None:
     """See that parameters are the numbers and names of layers that a function is annotated with."""
     for name, distribution in group.items():
-        kind, word = _KINDS[inspect.signature(function).parameters[name].annotation]
+        annotation = inspect.signature(function).parameters[name].annotation
+        kind, word = _KINDS.get(getattr(annotation, "__name__", annotation), (object, ""))
         for value in _ends(distribution):
             if not isinstance(value, kind):
                 raise ValueError(f"{name} must be {word}, but {value!r} is one of its values.")

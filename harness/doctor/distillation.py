@@ -30,7 +30,7 @@ def methods_fit(patient: Patient) -> str:
     patient.methods = []
     mixed = mixes_targets(patient.data, patient.classes)
     for method in space.methods:
-        fault = classes_fault(method, patient.classes) or (targets_fault(method) if mixed else None)
+        fault = classes_fault(method, space, patient.classes) or (targets_fault(method, space) if mixed else None)
         if fault is None:
             try:
                 check_layers_of(method, space, patient.kinds, patient.sample)

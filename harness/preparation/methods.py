@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+from optuna.distributions import CategoricalDistribution
+from torch import Tensor
 
 from harness.errors import HarnessError, one_line
-from harness.preparation.students import Students
+from harness.preparation.students import Students, build_student, middle_architecture
 from harness.space import METHOD, SearchSpace, listed
-from lightning_modules.criteria import METHODS, make_criterion
+from lightning_modules.batch import call
+from lightning_modules.criteria import Term
 from lightning_modules.criteria.feature import FeatureCriterion
+from lightning_modules.features import captured
 from lightning_modules.tensors import TensorDataModule
 
 _STUDENT, _TEACHER = "student_layer", "teacher_layer"
@@ -52,7 +59,7 @@ def check_classes(space: SearchSpace, classes: int) -> None:
     Raises:
         HarnessError: If one does not.
     """
-    faults = {method: fault for method in space.methods if (fault := classes_fault(method, classes))}
+    faults = {method: fault for method in space.methods if (fault := classes_fault(method, space, classes))}
     if faults:
         unfit = list(faults)
         raise HarnessError(
@@ -70,23 +77,24 @@ def check_targets(space: SearchSpace, are_mixed: bool) -> None:
     Raises:
         HarnessError: If one can't.
     """
-    unfit = [method for method in space.methods if are_mixed and targets_fault(method)]
+    unfit = [method for method in space.methods if are_mixed and targets_fault(method, space)]
     if unfit:
         raise HarnessError(
-            f"{targets_fault(unfit[0])}. {_remedy(space, unfit) or 'Name another method in the space, as soft_target'}."
+            f"{targets_fault(unfit[0], space)}. "
+            f"{_remedy(space, unfit) or 'Name another method in the space, as soft_target'}."
         )
 
 
-def targets_fault(method: str) -> str | None:
+def targets_fault(method: str, space: SearchSpace) -> str | None:
     """Return why a method can't take mixed or soft targets; ``None`` if it can."""
-    if not METHODS[method].needs_labels:
+    if not space.criteria[method].needs_labels:
         return None
     return f"method {method!r} can't be searched: it needs one class for each sample, but the views give mixed targets"
 
 
-def classes_fault(method: str, classes: int) -> str | None:
+def classes_fault(method: str, space: SearchSpace, classes: int) -> str | None:
     """Why a method says nothing of so many classes; ``None`` if it does."""
-    least = METHODS[method].least_classes
+    least = space.criteria[method].least_classes
     if classes >= least:
         return None
     return f"method {method!r} can't be searched: it needs {least} classes or more, but the task has {classes}"
@@ -145,8 +153,9 @@ def check_layers_of(method: str, space: SearchSpace, students: Students, data: T
     middle = space.middle(method)
     for pair in itertools.product(*layers.values()):
         parameters = {name: middle[name] for name in space.methods[method]} | dict(zip(layers, pair, strict=True))
-        criterion = make_criterion(method, **parameters)
-        assert isinstance(criterion, FeatureCriterion)
+        criterion = space.criteria[method](**parameters)
+        if not isinstance(criterion, FeatureCriterion):
+            return  # a method of the user's: whether it takes its layers, its own check says
         theirs = data.teacher_outputs["val"][pair[1]]
         for shape, name in students.shapes[pair[0]].items():
             try:
@@ -171,7 +180,73 @@ def _remedy(space: SearchSpace, unfit: list[str]) -> str | None:
 
 
 def _layered(space: SearchSpace) -> Iterator[tuple[str, dict[str, list[Any]]]]:
-    """Methods that compare layers, each with the names it may be given."""
+    """Yield the methods that compare layers, each with the names it may be given."""
     for method, parameters in space.methods.items():
         if _TEACHER in parameters:
             yield method, {name: listed(parameters[name], _MOST) or [] for name in (_STUDENT, _TEACHER)}
+        elif method in space.own_methods:
+            made = [space.criteria[method](**values) for values in _each_choice(space, method)]
+            layers = {
+                _STUDENT: list(dict.fromkeys(layer for one in made for layer in one.student_layers)),
+                _TEACHER: list(dict.fromkeys(layer for one in made for layer in one.teacher_layers)),
+            }
+            if any(layers.values()):
+                yield method, layers
+
+
+def _each_choice(space: SearchSpace, method: str) -> Iterator[dict[str, Any]]:
+    """Yield the middle of a method's ranges, and each choice of each of its parameters beside that."""
+    middle = {name: space.middle(method)[name] for name in space.methods[method]}
+    yield middle
+    for name, distribution in space.methods[method].items():
+        if isinstance(distribution, CategoricalDistribution):
+            yield from ({**middle, name: choice} for choice in distribution.choices)
+
+
+def check_own_methods(
+    space: SearchSpace, data: TensorDataModule, asking: Callable[[str], AbstractContextManager[None]]
+) -> None:
+    """Ask each method of the user's own once, with fresh students: whether it gives terms that can be trained for.
+
+    Args:
+        space: The space, with what the person holds fixed.
+        data: The data, with the teacher's outputs.
+        asking: Says of an error in a task's code whose it is.
+
+    Raises:
+        HarnessError: If a method fails, or gives something else.
+    """
+    batch = next(iter(data.ordered("val")))[0]
+    for method in space.own_methods:
+        for values in _each_choice(space, method):
+            with asking(f"method {method!r}"):
+                student = build_student(space, middle_architecture(space), data).to(data.device)
+                criterion = space.criteria[method](**values)
+                criterion.setup(student, data, epochs=space.epochs)
+                with captured(student, criterion.student_layers) as features:
+                    logits = call(student, batch.inputs)
+                fault = _terms_fault(criterion.to(data.device)(logits, batch, features))
+            if fault:
+                raise HarnessError(
+                    f"method {method!r} must give a dict of names to Term(weight, value), each value a finite scalar "
+                    f"tensor with a gradient, but {fault}."
+                )
+
+
+def _terms_fault(terms: object) -> str | None:
+    """Return why a criterion's answer can't be trained for; ``None`` if it can."""
+    if not isinstance(terms, dict) or not terms:
+        return f"gave {terms!r}" if not terms else f"gave {type(terms).__name__}"
+    for name, term in terms.items():
+        if not isinstance(term, Term):
+            return f"gave {type(term).__name__} as {name!r}"
+        if not isinstance(term.value, Tensor) or term.value.numel() != 1 or term.value.ndim:
+            shape = list(term.value.shape) if isinstance(term.value, Tensor) else type(term.value).__name__
+            return f"the value of {name!r} is {shape}"
+        if not term.value.isfinite() or not math.isfinite(term.weight):
+            return f"{name!r} is {float(term.value)} with weight {term.weight}"
+        if name == "loss" or not re.fullmatch(r"\w+", str(name)):
+            return f"a term is called {name!r}, which must be a word, and not the name of their sum"
+    if not any(term.value.requires_grad for term in terms.values()):
+        return "no term has a gradient"
+    return None

@@ -24,6 +24,7 @@ from harness.preparation.keeping import Keeper, nobody_else
 from harness.preparation.logits import label_classes
 from harness.preparation.methods import (
     check_classes,
+    check_own_methods,
     check_student_layers,
     check_targets,
     check_teachers,
@@ -154,6 +155,7 @@ def prepare(
         check_outputs(f"the {who}", one)
     scores = [_attach(one, data, space, classes) for one in outputs]
     together = _attach(averaged(outputs, settings.average), data, space, classes)
+    check_own_methods(space, data, asking_task)
     costs = cost_table(settings, space, study, teachers, data, terminal)
     if left_out := too_large(space, costs):
         doubts.append(left_out)

@@ -31,7 +31,6 @@ from harness.training.tensor_file import cpu_state, save_tensors
 from harness.trials.context import TrialContext
 from lightning_modules.batch import call
 from lightning_modules.classifier import StudentModule
-from lightning_modules.criteria import make_criterion
 from lightning_modules.tensors import TensorDataModule
 
 STUDENT = "student.safetensors"
@@ -173,7 +172,7 @@ def student_module(
     """
     seed_draws(seed, torch.device("cpu"))  # weights are drawn on the CPU, whatever the device
     student = build_student(space, configuration.student, data)
-    criterion = make_criterion(**configuration.distillation)
+    criterion = space.criterion(configuration)
     criterion.setup(student, data, epochs=space.epochs)  # after the student: its weights are alike for all methods
     return StudentModule(
         student,

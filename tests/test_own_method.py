@@ -1,0 +1,103 @@
+"""A method of distillation that a space file brings: searched, controlled and checked like the others."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import EXAMPLE, environment, load, search
+
+FLAT = 'distillation={"temperature": FloatDistribution(1, 10, log=True), "alpha": FloatDistribution(0, 1)},'
+OWN = '''
+from torch import nn
+from harness.space import Method
+from lightning_modules.criteria import Criterion, Term
+
+
+class Squared(Criterion):
+    """Squared difference of the logits, beside the true labels."""
+
+    def __init__(self, *, weight: float):
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, logits, batch, features=None):
+        hard = nn.functional.cross_entropy(logits, batch.labels)
+        return {"hard_loss": Term(1.0, hard), "squared": Term(self.weight, TERM)}
+
+
+'''
+TERM = '((logits - batch.teacher["logits"]) ** 2).mean()'
+BOTH = """distillation={
+        "squared": Method(Squared, {"weight": FloatDistribution(0.1, 10, log=True)}),
+        "soft_target": {"temperature": FloatDistribution(1, 10, log=True), "alpha": FloatDistribution(0, 1)},
+    },"""
+
+
+def written(folder: Path, *, distillation: str = BOTH, term: str = TERM) -> None:
+    assert EXAMPLE.count(FLAT) == 1
+    before, marker, after = EXAMPLE.partition("class ")
+    text = before + OWN.replace("TERM", term) + marker + after
+    (folder / "cancer.py").write_text(text.replace(FLAT, distillation))
+
+
+@pytest.mark.slow
+def test_a_method_of_one_s_own_is_searched_beside_others_and_has_controls(example: Path) -> None:
+    written(example)
+    flags = ("--space", "cancer.py", "--epochs", "3", "--pruner", "none", "--fix", "method=squared", "--trials")
+    output = search(example, *flags, "4")
+    assert "4/4 done" in output and "controls" in output
+    own = load(example, "cancer").trials
+    assert {trial.state.name for trial in own} == {"COMPLETE"}
+    assert all(trial.params.keys() >= {"weight"} and "temperature" not in trial.params for trial in own)
+    spool = (example / "mlruns" / "trials" / "cancer" / "0" / "spool.jsonl").read_text()
+    assert '"train/squared"' in spool and '"val/squared"' in spool
+    assert "5/5 done" in search(example, *flags, "5")
+
+
+@pytest.mark.slow
+def test_the_doctor_checks_a_method_of_one_s_own(example: Path) -> None:
+    written(example)
+    command = [sys.executable, "-m", "harness", "doctor", "--space", "cancer.py"]
+    found = subprocess.run(command, cwd=example, env=environment(), capture_output=True, text=True)
+    assert re.search(r"ok +methods +squared, soft_target$", found.stdout, re.MULTILINE), found.stdout
+    written(example, term='batch.teacher["logits"].mean() + 0 * logits.mean()')
+    found = subprocess.run(command, cwd=example, env=environment(), capture_output=True, text=True)
+    assert "the student's gradient does not change with weight of squared" in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("term", "said"),
+    [
+        ("3.0", "the value of 'squared' is float"),
+        ('(logits - batch.teacher["logits"]) ** 2', "the value of 'squared' is [360, 2]"),
+        ("(logits.detach() * 0 + float('nan')).mean()", "'squared' is nan with weight"),
+        ("undefined_name", "NameError: name 'undefined_name' is not defined"),
+    ],
+)
+@pytest.mark.slow
+def test_a_method_that_gives_no_loss_is_refused_before_a_trial_trains(example: Path, term: str, said: str) -> None:
+    written(example, term=term)
+    output = search(example, "--space", "cancer.py", "--trials", "2", "--epochs", "1", expect=2)
+    (error,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert "method 'squared'" in error and said.split("[")[0] in error
+    assert not load(example, "cancer").trials
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [
+        ('{"squared": Method(Squared, {})}', "'weight' is missing"),
+        ('{"squared": Method(Squared, {"wieght": FloatDistribution(0, 1)})}', "'wieght', which would reach nothing"),
+        ('{"squared": Method(nn.Linear, {})}', "must have a class of Criterion"),
+        ('{"hint": Method(Squared, {"weight": FloatDistribution(0, 1)})}', "must have another name than those of"),
+        ('{"squared": {"weight": FloatDistribution(0, 1)}}', "or give a Method(criterion, parameters)"),
+    ],
+)
+def test_a_declaration_that_reaches_nothing_is_refused(example: Path, declared: str, said: str) -> None:
+    written(example, distillation=f"distillation={declared},")
+    output = search(example, "--space", "cancer.py", "--trials", "2", expect=2)
+    assert said in output and "space file cancer.py" in output
