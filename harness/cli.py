@@ -223,7 +223,9 @@ def _check_working_folder() -> None:
         raise HarnessError("the folder that you are in must exist, but was deleted; cd to one that does.") from None
 
 
-def next_steps(settings: Settings, study: Study, experiment_id: str, *, is_over: bool, has_picks: bool) -> str:
+def next_steps(
+    settings: Settings, study: Study, experiment_id: str, *, is_over: bool, has_picks: bool, by_command: bool
+) -> str:
     """Return the exact commands for looking at the runs and for going on.
 
     Args:
@@ -232,6 +234,7 @@ def next_steps(settings: Settings, study: Study, experiment_id: str, *, is_over:
         experiment_id: MLflow's number of its experiment.
         is_over: Whether the same command would do nothing more.
         has_picks: Whether there is something to confirm.
+        by_command: Whether a command line began the search, which can be typed again.
     """
     address = redact(settings.tracking_uri)
     # A browser asks for name and password by itself.
@@ -255,6 +258,8 @@ def next_steps(settings: Settings, study: Study, experiment_id: str, *, is_over:
     picture = settings.study_dir / "report" / "front.html"
     if picture.exists():
         lines.append(f"  look at  {picture}")
+    if not by_command:
+        return "\n".join(lines)
     lines.append(f"  report   {command_for('report', settings)}")
     if is_over and has_picks:
         lines.append(f"  confirm  {command_for('confirm', settings)}")
@@ -277,7 +282,7 @@ def command_for(name: str, settings: Settings) -> str:
         ("--runs-dir", settings.runs_dir, DEFAULT_RUNS_DIR),
     ]
     if name == "confirm":
-        space = flags.space_argument(settings.space_name, settings.space_file)
+        space = _space_argument(settings)
         places.append(("--space", space, settings.space_name))  # an embedded one is found by itself
     return _harness_command(name, ("--study", settings.study, None), *places)
 
@@ -286,11 +291,16 @@ def doctor_command(settings: Settings, teacher: Path | None) -> str:
     """What to type to have a search's task checked, with one of its teachers."""
     return _harness_command(
         "doctor",
-        ("--space", flags.space_argument(settings.space_name, settings.space_file), None),
+        ("--space", _space_argument(settings), None),
         ("--data-dir", settings.data_dir, None),
         ("--runs-dir", settings.runs_dir, DEFAULT_RUNS_DIR),
         ("--teacher", teacher, None),
     )
+
+
+def _space_argument(settings: Settings) -> str:
+    """Return what to type for the settings' space; ``FILE`` where it is in none yet, for Python gave it."""
+    return "FILE" if settings.space_file == Path() else flags.space_argument(settings.space_name, settings.space_file)
 
 
 _Given = tuple[str, str | Path | None, str | Path | None]  # a flag, its value, and the one that needs no flag

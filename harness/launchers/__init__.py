@@ -18,9 +18,9 @@ def launch(settings: Settings, placement: Placement) -> None:
         Interrupted: After a signal; nothing is lost.
     """
     if placement.launcher == "local":
-        from harness.search import search
+        from harness.session import run_search
 
-        search(settings)
+        run_search(settings)
         return
     from harness.launchers.attend import attend
 

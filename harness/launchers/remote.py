@@ -45,7 +45,7 @@ class Errand:
             HarnessError: For whatever the person can mend. Neither it nor another error brings a password into the
                 scheduler's files.
         """
-        from harness.search import search
+        from harness.session import run_search
         from harness.storage.access import await_storage
 
         try:
@@ -59,7 +59,7 @@ class Errand:
             settings = _with_time_left(revealed(self.settings), log.with_suffix(".began"))
             if settings.study_dir.is_dir():  # it was begun: whoever is requeued amid an outage must not be lost
                 await_storage(settings, print)
-            search(settings)
+            run_search(settings)
         except Interrupted as interrupted:
             return interrupted.signal_number
         except HarnessError as error:

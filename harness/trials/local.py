@@ -78,6 +78,13 @@ class _Task:
 
 def _share(task: _Task, context: TrialContext, display: Display) -> None:
     asked = number_of_workers(context.settings, context.space, context.prepared.data.device)
+    if (
+        asked > 1
+        and context.settings.space_file == Path()
+        and (why := _why_never_fork(torch.get_num_threads() // asked) or _threads_told())
+    ):
+        display.word(f"one process trains: {why}, and only a fork has a space that is in no file")
+        asked = 1
     threads = max(1, torch.get_num_threads() // asked)
     count = min(asked, task.pieces)
     if count > 1:
@@ -129,9 +136,7 @@ class _Crew:
         self.threads = threads
         self.context = context
         self.display = display
-        # A fork of a process whose OpenMP threads have run may use one thread only (torch's own loaders do it so), and
-        # one whose gradients have started threads for other devices can't compute any.
-        self.forks = threads == 1 and sys.platform == "linux" and not torch.accelerator.is_available()
+        self.forks = not _why_never_fork(threads)
         self.ends_at = None if context.settings.timeout_s is None else time.monotonic() + context.settings.timeout_s
         self.workers: dict[Connection, _Worker] = {}
         self.word = Word(display.word)
@@ -157,8 +162,8 @@ class _Crew:
 
     def _start(self, number: int) -> None:
         self.context.study.storage.close_connections()  # a database's connections must not cross a fork
-        if self.forks and (others := foreign_threads()):
-            self._spawn_from_now_on(f"threads run here that a fork would not have ({', '.join(others[:3])})")
+        if self.forks and (why := _threads_told()):
+            self._spawn_from_now_on(why)
         context = multiprocessing.get_context("fork") if self.forks else multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         settings = self.context.settings
@@ -201,6 +206,8 @@ class _Crew:
                 worker.process.kill()
 
     def _spawn_from_now_on(self, why: str) -> None:
+        if self.context.settings.space_file == Path():
+            raise HarnessError(f"workers can't be forks, for {why}; save the space to a file, or take workers=1.")
         if self.forks:
             self.forks = False
             self.display.word(f"workers are spawned, not forked: {why}")
@@ -276,6 +283,23 @@ class _Crew:
         finally:
             for worker in self.workers.values():
                 worker.process.kill()
+
+
+def _why_never_fork(threads: int) -> str:
+    """Return why a worker of so many threads can't be a fork of this process; empty where it may be one."""
+    if sys.platform != "linux":
+        return f"a fork is not safe on {sys.platform}"
+    if torch.accelerator.is_available():
+        return "gradients may have started threads for other devices here"
+    if threads > 1:
+        return "a fork of a process whose OpenMP threads have run may use one thread only"  # as torch's own loaders do
+    return ""
+
+
+def _threads_told() -> str:
+    """Return which threads run that a fork would not have; empty where there are none."""
+    others = foreign_threads()
+    return f"threads run here that a fork would not have ({', '.join(others[:3])})" if others else ""
 
 
 def foreign_threads() -> list[str]:

@@ -13,7 +13,6 @@ from optuna.exceptions import StorageInternalError
 
 from harness import __main__ as commands
 from harness.errors import HarnessError
-from harness.search import search
 from harness.settings import Settings
 from harness.storage.access import open_storage
 
@@ -27,8 +26,8 @@ def lost(*_: object, **__: object) -> NoReturn:
 @pytest.mark.parametrize(
     ("command", "asks"),
     [
-        (search, "harness.studies.opening.open_study"),
-        (search, "harness.studies.study.Study.tally"),
+        (run_search, "harness.studies.opening.open_study"),
+        (run_search, "harness.studies.study.Study.tally"),
         (commands.confirm, "harness.studies.opening.reopen_study"),
         (commands.report, "harness.studies.opening.find_study"),
         (commands.status, "harness.studies.opening.find_study"),

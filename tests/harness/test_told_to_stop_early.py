@@ -10,7 +10,7 @@ from rich.console import Console
 
 from harness.errors import Interrupted
 from harness.screen.terminal import Terminal
-from harness.search import _saying_if_stopped
+from harness.session import _saying_if_stopped
 
 
 def test_a_search_that_is_stopped_while_it_loads_says_so() -> None:

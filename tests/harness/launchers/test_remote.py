@@ -23,7 +23,7 @@ from search_spaces.digits import SPACE
 def searched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Settings]]:
     """The settings of each search that would have begun."""
     found: list[Settings] = []
-    monkeypatch.setattr("harness.search.search", found.append)
+    monkeypatch.setattr("harness.session.run_search", found.append)
     handler = signal.getsignal(signal.SIGTERM)
     yield found
     signal.signal(signal.SIGTERM, handler)

@@ -12,14 +12,16 @@ from harness.settings import Settings
 
 if TYPE_CHECKING:
     from harness.screen.terminal import Terminal
+    from harness.space import SearchSpace
     from harness.studies.study import Study
 
 
-def search(settings: Settings) -> None:
+def run_search(settings: Settings, given: SearchSpace | None = None) -> None:
     """Open the study, prepare, search with the workers of this machine, train controls, report.
 
     Args:
-        settings: What the command line asks for.
+        settings: What is asked for.
+        given: The space, where Python gives it; else the settings' space file is run.
 
     Raises:
         HarnessError: For whatever the person can mend.
@@ -54,7 +56,7 @@ def search(settings: Settings) -> None:
             from harness.trials.retraining import Retraining, let_wait
             from harness.trials.worker import catch_up
 
-            whole_space = load_space(settings.space_file, settings.epochs)
+            whole_space = given or load_space(settings.space_file, settings.epochs)
             space = whole_space.fixed(settings.fixed)
             first_trials(space, settings.recipes)  # says now, if one is out of reach
             check_name(settings.bound, space.task)  # and if it bounds something else
@@ -74,7 +76,9 @@ def search(settings: Settings) -> None:
 
         def steps(*, is_over: bool) -> str:
             has_picks = is_over and bool(picked(study))
-            return next_steps(settings, study, mirror.experiment_id, is_over=is_over, has_picks=has_picks)
+            return next_steps(
+                settings, study, mirror.experiment_id, is_over=is_over, has_picks=has_picks, by_command=given is None
+            )
 
         try:
             with ParentRun(study, settings, mirror, controls_left) as parent:

@@ -1,0 +1,373 @@
+"""Search from Python: ``search(space, trials=50)`` and ``load_study(name)``, which give a ``Result``."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.cli import parse_search
+from harness.errors import HarnessError, Interrupted, interrupt, lose_no_signal
+from harness.flags import space_names, study_of
+from harness.launchers import launch
+from harness.session import run_search
+from harness.settings import DEFAULT_RUNS_DIR, DEFAULT_STORAGE, Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from harness.reporting import result as reporting
+    from harness.space import SearchSpace
+    from harness.studies.study import Study
+
+_MAINS = ("__main__", "__mp_main__")  # a script may have imported the space from the module that it is in
+_OWN_SPACES = "search_spaces."  # modules whose file names are names of spaces
+
+
+def search(
+    space: SearchSpace | str | os.PathLike[str] = "digits",
+    *,
+    trials: int = 50,
+    study: str | None = None,
+    epochs: int | None = None,
+    objectives: Sequence[str] = (),
+    fix: Mapping[str, object] | None = None,
+    max: Mapping[str, float] | None = None,
+    min: Mapping[str, float] | str | None = None,
+    min_share: float | None = None,
+    recipe: str | Sequence[str] = (),
+    sampler: str = "front",
+    pruner: str = "pareto",
+    controls: str = "tuned",
+    seed: int = 0,
+    timeout: float | None = None,
+    accept_changes: bool = False,
+    teacher: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    teachers: int | None = None,
+    ensemble: str | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    accelerator: str = "auto",
+    workers: int | None = None,
+    launcher: str = "local",
+    nodes: int | None = None,
+    cpus_per_worker: int | None = None,
+    gpus_per_worker: int | None = None,
+    partition: str | None = None,
+    time: str | int | None = None,
+    slurm: Mapping[str, str | bool] | None = None,
+    ray_address: str | None = None,
+    detach: bool = False,
+    storage: str | None = None,
+    tracking_uri: str | None = None,
+    runs_dir: str | os.PathLike[str] | None = None,
+) -> Result:
+    """Search the students of a teacher, and return what the study found. The same call again resumes the study.
+
+    Every keyword is a flag of ``kd-harness search``, whose ``--help`` says more. Ctrl-C stops in good order: nothing is
+    lost, and the same call goes on.
+
+    Args:
+        space: A ``SearchSpace``, the name of an embedded space, or a Python file that sets ``SPACE``.
+        trials: Trials of the whole study, those of earlier calls included.
+        study: Name of the study; by default the space's.
+        epochs: Epochs of a trial; by default the space's.
+        objectives: What spans the front; by default the primary metric, ``latency_p50_ms`` and ``parameters``.
+        fix: Parameters that are held at a value, by name.
+        max: The most that a student may cost, by name of the cost; or the most of a primary metric that is minimised.
+        min: The least of the primary metric that counts, as ``{"accuracy": 0.95}``; ``"none"`` lets all count.
+        min_share: The least share of the teacher's score that counts.
+        recipe: Published settings that are tried first.
+        sampler: What proposes students.
+        pruner: What stops students that have no chance of the front.
+        controls: ``"tuned"``, ``"plain"`` or ``"none"``: what a gain is a gain over.
+        seed: Decides every draw.
+        timeout: Seconds after which no further trial starts.
+        accept_changes: Whether to go on with changed code, start weights or another teacher.
+        teacher: Checkpoint of the teacher, or of several that teach as one; by default one is trained, once.
+        teachers: How many teachers to train that teach as one.
+        ensemble: What is averaged of several teachers.
+        data_dir: Where the task finds its data.
+        accelerator: Lightning's name of the device.
+        workers: Trials at a time; by default one for each core, or one on a GPU. A space that is in no file is searched
+            by forks of this process, or by this process alone where it can't fork; then that is said.
+        launcher: ``"local"``, ``"slurm"`` or ``"ray"``. Slurm and Ray need a space in a file.
+        nodes: Slurm: nodes' worth of workers.
+        cpus_per_worker: Slurm, Ray: cores of a worker.
+        gpus_per_worker: Slurm, Ray: GPUs of a worker.
+        partition: Slurm: the partition.
+        time: Slurm: a job's time limit, in minutes or as ``"HH:MM:SS"``.
+        slurm: Slurm: further options of sbatch, by name.
+        ray_address: Ray: the cluster.
+        detach: Slurm, Ray: submit the workers and return at once.
+        storage: The study's database; by default ``$KD_STORAGE`` or ``sqlite:///optuna.db``.
+        tracking_uri: MLflow's address; by default ``$MLFLOW_TRACKING_URI`` or ``sqlite:///mlflow.db``.
+        runs_dir: Folder of caches, checkpoints and reports; by default ``$KD_RUNS_DIR`` or ``mlruns``.
+
+    Raises:
+        ValueError: If a keyword has a value that can't be.
+        HarnessError: For whatever else the person can mend.
+        KeyboardInterrupt: After Ctrl-C.
+    """
+    given = dict(locals())
+    declared, file, name = _placed(given.pop("space"))
+    if name is not None and study is None:
+        given["study"] = study_of(name)
+    with _errors_in_python():
+        settings, placement = parse_search([f"--space={file or 'digits'}", *_flags(given)])
+    if name is not None:
+        settings = replace(settings, space_name=name)
+    if file is None:
+        if placement.launcher != "local":
+            raise ValueError(f"launcher={launcher!r} needs a space in a file, which its workers can load.")
+        settings = replace(settings, space_file=Path())
+    if declared is not None and epochs is not None:
+        declared = replace(declared, epochs=epochs)
+    with _interruptible():
+        if declared is None:
+            launch(settings, placement)
+        else:
+            run_search(settings, declared)
+    return _result(settings, declared)
+
+
+def load_study(
+    name: str,
+    *,
+    storage: str | None = None,
+    runs_dir: str | os.PathLike[str] | None = None,
+    space: SearchSpace | str | os.PathLike[str] | None = None,
+) -> Result:
+    """Return what a study found so far.
+
+    Args:
+        name: Name of the study.
+        storage: The study's database; by default ``$KD_STORAGE`` or ``sqlite:///optuna.db``.
+        runs_dir: Folder of caches, checkpoints and reports; by default ``$KD_RUNS_DIR`` or ``mlruns``.
+        space: The study's space, which ``Result.student`` needs where the space is not an embedded one: the storage
+            must not choose what code runs here.
+
+    Raises:
+        HarnessError: If there is no such study, or nothing of it is known yet.
+    """
+    declared, file, space_name = (None, Path(), "") if space is None else _placed(space)
+    settings = Settings(
+        space_name=space_name or "",
+        space_file=file or Path(),
+        study=name,
+        storage=storage or os.environ.get("KD_STORAGE", "").strip() or DEFAULT_STORAGE,
+        runs_dir=Path(runs_dir or os.environ.get("KD_RUNS_DIR", "").strip() or DEFAULT_RUNS_DIR),
+    )
+    return _result(settings, declared)
+
+
+class Result:
+    """What a study found.
+
+    Attributes:
+        study: Name of the study.
+        front: Trials on the Pareto front, the smallest first: a table as ``trials``.
+        trials: One row a trial: ``number``, ``state``, parameters, metrics, ``front``, ``pick``, ``gain``, …
+        picks: Number of the trial of each named choice: ``accurate``, ``balanced``, ``small``, as far as there are.
+        teacher: The teacher's metrics by name.
+    """
+
+    def __init__(self, study: Study, found: reporting.Result, space: SearchSpace | None) -> None:
+        self._study = study
+        self._found = found
+        self._space = space
+        self.study: str = found.study
+        self.teacher: dict[str, float] = found.teacher
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """One row a trial, with one type a column."""
+        return self._found.trials.convert_dtypes()
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """The trials on the Pareto front, the smallest first."""
+        return self._found.front.convert_dtypes()
+
+    @property
+    def picks(self) -> dict[str, int]:
+        """The number of the trial of each named choice."""
+        return {name: int(row["number"]) for name, row in self._found.picks.items()}
+
+    def student(self, number: int) -> nn.Module:
+        """Return the trained student of a trial, in eval mode, as it would be deployed, on the CPU.
+
+        Args:
+            number: The trial's.
+
+        Raises:
+            HarnessError: If there is no such student here, or its space is not known.
+        """
+        from safetensors.torch import load_file
+
+        from harness.preparation.students import build_student
+        from harness.task import deployed_network
+        from harness.training.tensor_file import load_state
+        from harness.trials.trial import STUDENT
+
+        trials = {trial.number: trial for trial in self._study.trials()}
+        trial = trials.get(number)
+        if trial is None or trial.state.name != "COMPLETE":
+            had = "there is none" if trial is None else f"it is {trial.state.name}"
+            raise HarnessError(f"trial {number} of {self.study!r} must have been trained to the end, but {had}.")
+        file = self._study.trial_folder(number) / STUDENT
+        if not self._study.owns_folder() or not file.is_file():
+            raise HarnessError(
+                f"the student of trial {number} must be in {file}, but is not: it was trained in another folder, or "
+                "its file was moved."
+            )
+        space = self._space or self._embedded_space()
+        architecture = {name: trial.params[name] for name in self._study.groups["student"]}
+        data = space.task.data(self._study.settings.data_dir)
+        network = deployed_network(space.task, build_student(space, architecture, data))
+        load_state(network, load_file(file))
+        return network.eval()
+
+    def report(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the report's tables, plots and summary into a folder, and return it."""
+        from harness.reporting.report import write_report
+
+        write_report(self._found, Path(folder))
+        return Path(folder)
+
+    def _embedded_space(self) -> SearchSpace:
+        from harness.flags import space_file
+        from harness.space import load_space
+
+        if self._study.space_name not in space_names():
+            raise HarnessError(
+                f"the space of study {self.study!r} must be given, for it is run as code: "
+                f"load_study({self.study!r}, space=...)."
+            )
+        return load_space(space_file(self._study.space_name))
+
+    def __repr__(self) -> str:
+        counts = f"{len(self._found.trials)} trials, {len(self._found.front)} on the front"
+        return f"<Result of study {self.study!r}: {counts}>"
+
+    def _repr_html_(self) -> str:
+        """Return the front as a table, with what should be known beside it."""
+        import html
+
+        from harness.reporting.sentences import notes
+        from harness.screen.shown import cell, heading
+
+        found = self._found
+        names = [*found.columns, *found.parameters]
+        head = "".join(f"<th>{html.escape(heading(name))}</th>" for name in ("trial", *names, "pick"))
+        rows = []
+        for _, row in found.front.iterrows():
+            cells = [str(row["number"]), *(found.cell(row, name) for name in names), row["pick"]]
+            rows.append("<tr>" + "".join(f"<td>{html.escape(str(text))}</td>" for text in cells) + "</tr>")
+        teacher = [cell(name, found.teacher.get(name, float("nan"))) for name in names]
+        rows.append("<tr><td>teacher</td>" + "".join(f"<td>{html.escape(t)}</td>" for t in teacher) + "<td></td></tr>")
+        told = "".join(f"<li>{html.escape(line)}</li>" for line in notes(found))
+        title = html.escape(f"{self.study}: the Pareto front of {', '.join(found.titles)}")
+        return (
+            f"<p><b>{title}</b></p><table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+            f"<ul>{told}</ul>"
+        )
+
+
+def _placed(space: SearchSpace | str | os.PathLike[str]) -> tuple[SearchSpace | None, Path | None, str | None]:
+    """Return a space that Python gives, the file that it is in, and its name; ``None`` for what there is not."""
+    from harness.flags import space_file
+    from harness.sources import Code, code_of, package_code
+    from harness.space import SearchSpace
+
+    if isinstance(space, str) and space in space_names():
+        return None, space_file(space), space
+    if isinstance(space, str | os.PathLike):
+        return None, Path(space), None
+    if not isinstance(space, SearchSpace):
+        raise TypeError(f"space must be a SearchSpace, a name or a file, but got {type(space).__name__}.")
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file and name not in _MAINS and getattr(module, "SPACE", None) is space:
+            known = name.removeprefix(_OWN_SPACES).replace("_", "-")
+            return replace(space, code=code_of(Path(file))), Path(file), known if known in space_names() else None
+    task = type(space.task)
+    try:
+        source = inspect.getsource(task)
+    except (OSError, TypeError):  # as of a class that was typed into an interpreter
+        source = ""
+    name = study_of(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", task.__name__).lower()) or "space"
+    return replace(space, code=Code({f"{task.__name__}.py": source}, package_code())), None, name
+
+
+def _flags(given: Mapping[str, Any]) -> list[str]:
+    """Return keywords as the command line's flags; those that are not given are left out."""
+    words = []
+    for name, value in given.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is None or value is False or value == ():
+            continue
+        if value is True:
+            words.append(flag)
+        elif isinstance(value, Mapping):
+            words += [f"{flag}={key}" if one is True else f"{flag}={key}={one}" for key, one in value.items()]
+        elif isinstance(value, str | os.PathLike) or not isinstance(value, Sequence):
+            words.append(f"{flag}={os.fspath(value) if isinstance(value, os.PathLike) else value}")
+        elif name == "objectives":
+            words.append(f"{flag}={','.join(value)}")
+        else:
+            words += [f"{flag}={os.fspath(one)}" for one in value]
+    return words
+
+
+@contextlib.contextmanager
+def _errors_in_python() -> Iterator[None]:
+    """Raise what the command line's parser refuses as a ``ValueError`` that names keywords instead of flags."""
+    written = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(written):
+            yield
+    except SystemExit:
+        told = re.sub(r"^error: (argument )?| \(see .* --help\)$", "", written.getvalue().strip())
+        raise ValueError(re.sub(r"--([a-z][a-z-]*)", lambda flag: flag[1].replace("-", "_"), told)) from None
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Stop in good order on Ctrl-C, and raise ``KeyboardInterrupt`` then."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    hook = sys.unraisablehook
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    lose_no_signal()
+    try:
+        yield
+    except Interrupted as interrupted:
+        if interrupted.signal_number == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        raise SystemExit(128 + interrupted.signal_number) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        sys.unraisablehook = hook
+
+
+def _result(settings: Settings, space: SearchSpace | None) -> Result:
+    from harness.reporting.result import collect
+    from harness.space import load_space
+    from harness.studies.opening import find_study
+
+    study = find_study(settings)
+    if space is None and settings.space_file != Path():
+        space = load_space(settings.space_file)
+    return Result(study, collect(study), space)

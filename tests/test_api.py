@@ -1,0 +1,134 @@
+"""Searching from Python: the same study as by the command line, from a script, with a space in a file or in none."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import EXAMPLE, ROOT, environment, search, wait_for
+
+import harness
+
+IN_MEMORY = EXAMPLE.replace("SPACE = ", "declared = ")
+"""The README's example in a script, which sets no SPACE: the space is in no file that could be loaded."""
+
+
+def started(folder: Path, script: str) -> subprocess.Popen[str]:
+    (folder / "script.py").write_text(script)
+    with open(folder / "output.txt", "w") as output:
+        return subprocess.Popen(
+            [sys.executable, "script.py"],
+            cwd=folder,
+            env=environment(),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+
+def run(folder: Path, script: str, *, expect: int = 0) -> str:
+    process = started(folder, script)
+    assert process.wait(300) == expect, (folder / "output.txt").read_text()
+    return (folder / "output.txt").read_text()
+
+
+def test_the_package_imports_nothing_heavy_by_itself() -> None:
+    heavy = "[name for name in ('torch', 'optuna', 'mlflow', 'pandas') if name in sys.modules]"
+    script = f"import sys, harness, harness.flags\nprint({heavy}, sorted(harness.__all__))"
+    found = subprocess.run(
+        [sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert found.stdout.startswith("[] ['Method', 'Result', 'SearchSpace', 'Task', 'load_study', 'search']")
+
+
+def test_every_flag_of_the_search_is_a_keyword() -> None:
+    command = [sys.executable, str(ROOT / "search.py"), "--help"]
+    told = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True).stdout
+    flags = set(re.findall(r"^  (--[a-z-]+)", told, re.MULTILINE)) - {"--help", "--no-controls"}
+    keywords = {f"--{name.replace('_', '-')}" for name in inspect.signature(harness.search).parameters}
+    assert keywords == flags
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"trials": 0}, "trials: must be a whole number of at least 1, but got '0'"),
+        ({"min": {"accuracy": "much"}}, "min: must be"),
+        ({"max": {"lattency": 3}}, "lattency"),
+        ({"space": "digit"}, "space must be one of"),
+        ({"teacher": "nowhere.pt"}, "teacher must be a checkpoint file"),
+    ],
+)
+def test_a_keyword_that_cannot_be_is_refused(
+    given: dict, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        harness.search(**given)
+    with pytest.raises(TypeError, match="space must be a SearchSpace"):
+        harness.search(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_a_script_and_the_command_line_work_on_one_study(example: Path) -> None:
+    script = """
+from harness import load_study, search
+from cancer import SPACE
+
+result = search(SPACE, trials=3, study="both", epochs=2, workers=1, controls="none", min="none", fix={"alpha": 0.5})
+assert list(result.trials["number"]) == [0, 1, 2] and set(result.trials["alpha"]) == {0.5}
+assert str(result.trials["width"].dtype) == "Int64" and len(result.front)
+number = result.picks["accurate"]
+student = result.student(number)
+assert not student.training
+val = SPACE.task.data(None).splits["val"]
+accuracy = float((student(val.inputs).argmax(-1) == val.labels).float().mean())
+assert abs(accuracy - result.trials.set_index("number")["accuracy"][number]) < 1e-6
+again = load_study("both", space="cancer.py")
+assert again.picks == result.picks and "<table>" in again._repr_html_()
+assert (again.report("told") / "front.html").is_file()
+print(again)
+"""
+    output = run(example, script)
+    assert "study     both: 3 trials of cancer" in output and "<Result of study 'both': 3 trials" in output
+    flags = ("--space", "cancer.py", "--study", "both", "--epochs", "2", "--fix", "alpha=0.5", "--min", "none")
+    assert "4/4 done" in search(example, *flags, "--trials", "4", "--no-controls")
+
+
+@pytest.mark.slow
+def test_a_space_in_no_file_is_searched_by_forks_and_resumed_after_ctrl_c(example: Path) -> None:
+    script = f"""
+from harness import search
+{IN_MEMORY}
+result = search(declared, trials=%d, epochs=%d, workers=2, controls="none", min="none", storage="sqlite:///m.db")
+print("searched", len(result.trials))
+"""
+    process = started(example, script % (400, 20))
+    wait_for(lambda: "3/400 done" in (example / "output.txt").read_text())
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) != 0
+    output = (example / "output.txt").read_text()
+    assert "KeyboardInterrupt" in output and "nothing is lost" in output and "one process trains" not in output
+    assert (
+        "searched 12" in run(example, script % (12, 20)) or "more than the 12" in (example / "output.txt").read_text()
+    )
+
+
+@pytest.mark.slow
+def test_where_no_fork_is_possible_one_process_searches_a_space_in_no_file_and_says_why(example: Path) -> None:
+    script = f"""
+import threading
+from harness import search
+{IN_MEMORY}
+threading.Thread(target=threading.Event().wait, name="someone's", daemon=True).start()
+result = search(declared, trials=3, epochs=1, workers=2, controls="none", min="none")
+print("searched", len(result.trials))
+"""
+    output = run(example, script)
+    assert "one process trains: threads run here that a fork would not have (someone's)" in output
+    assert "searched 3" in output
