@@ -13,6 +13,7 @@ from optuna.exceptions import StorageInternalError
 
 from harness import __main__ as commands
 from harness.errors import HarnessError
+from harness.session import run_search
 from harness.settings import Settings
 from harness.storage.access import open_storage
 
