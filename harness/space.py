@@ -199,7 +199,7 @@ class SearchSpace:
         Labels alone, which any space's controls are trained on, are a case of ``soft_target``.
         """
         parameters = dict(configuration.distillation)
-        method = parameters.pop(METHOD, next(iter(self.methods)))
+        method = parameters.pop(METHOD, HINTON)
         return ({**METHODS, **self.criteria})[method](**parameters)
 
     @cached_property

@@ -299,11 +299,12 @@ def _compare(study: Study, stored: Mapping[str, Any], asked: Mapping[str, Any]) 
 
 def _check_ranges(study: Study, space: SearchSpace) -> None:
     """See that Optuna can store further trials beside those that the study holds."""
+    distributions = space.fixed(study.settings.fixed).distributions
     stored = {(name, known) for trial in study.trials() for name, known in trial.distributions.items()}
     for name, known in stored:
-        if name in space.distributions:
+        if name in distributions:
             try:
-                check_distribution_compatibility(known, space.distributions[name])
+                check_distribution_compatibility(known, distributions[name])
             except ValueError as error:
                 raise study.mixed_ranges(error) from error
 

@@ -217,8 +217,10 @@ def test_the_verdict_rests_on_the_tuned_control_and_both_are_shown(settings: Set
     student, control, its_tuned = confirmations(study, settings, SPACE, {0: "accurate"}, seeds=1)
     assert its_tuned.name == f"confirm/0/{arm}-0" and its_tuned.tags["kd.arm"] == "tuned control"
     assert its_tuned.job.seed == student.job.seed == control.job.seed
-    assert its_tuned.configuration.student == student.configuration.student
-    assert its_tuned.configuration.training != control.configuration.training == student.configuration.training
+    assert its_tuned.job.configuration.student == student.job.configuration.student
+    assert (
+        its_tuned.job.configuration.training != control.job.configuration.training == student.job.configuration.training
+    )
     keep(study, 0, "student", 0.92, 0.93, 0.94)
     keep(study, 0, "control", 0.90, 0.91, 0.92)
     (found,) = confirmed(study)

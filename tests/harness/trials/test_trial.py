@@ -69,6 +69,7 @@ class Session:
 def a_session(folder: Path, space: SearchSpace, *, trials: int, epochs: int) -> Iterator[Session]:
     """Trials of a space in this process, whose given teacher keeps every input it was called with."""
     seen: list[Tensor] = []
+    space = replace(space, epochs=epochs)
     build = space.task.teacher
 
     def watched_teacher() -> nn.Module:
