@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 from conftest import EXAMPLE, ROOT, environment, search, wait_for
+from nbclient import NotebookClient
 
 import harness
 
@@ -132,3 +135,16 @@ print("searched", len(result.trials))
     output = run(example, script)
     assert "one process trains: threads run here that a fork would not have (someone's)" in output
     assert "searched 3" in output
+
+
+@pytest.mark.slow
+def test_the_notebook_of_the_examples_runs(tmp_path: Path) -> None:
+    notebook = nbformat.read(ROOT / "examples" / "digits.ipynb", as_version=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "environ", {**environment(), "IPYTHONDIR": str(tmp_path / "ipython")})
+        NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    shown = [output["data"] for output in outputs if output.output_type == "execute_result"]
+    assert "<table>" in shown[0]["text/html"] and "the Pareto front of accuracy" in shown[0]["text/html"]
+    assert 0.9 < float(shown[2]["text/plain"]) <= 1 and "'accurate'" in shown[-1]["text/plain"]
+    assert (tmp_path / "report" / "front.html").is_file()
