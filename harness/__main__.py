@@ -1,4 +1,4 @@
-"""``python -m harness``: check a task; look at a study while it runs and when it is over, test it, move it."""
+"""``kd-harness`` and ``python -m harness``: check a task, search it; look at a study, test it, move it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,21 @@ import sys
 
 from harness.cli import command_for, run
 from harness.commands import parse_command
+from harness.launchers import launch
 from harness.settings import Settings
+
+
+def kd_harness() -> None:
+    """Run the command ``kd-harness``."""
+    run(main)
 
 
 def main() -> None:
     """Parse, and do what is asked."""
-    command, settings = parse_command()
+    command, settings, placement = parse_command()
+    if command == "search":
+        launch(settings, placement)
+        return
     {"confirm": confirm, "doctor": doctor, "move": move, "report": report, "status": status}[command](settings)
 
 
@@ -157,4 +166,4 @@ def status(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    kd_harness()

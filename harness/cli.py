@@ -1,12 +1,12 @@
-"""The face of ``search.py``: what its command line takes, and how a command ends. Imports nothing heavy before that."""
+"""The face of a search: what its command line takes, and how a command ends. Imports nothing heavy before that."""
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import re
 import shlex
-import shutil
 import signal
 import sys
 import traceback
@@ -21,6 +21,7 @@ from harness.argv import VARIABLES, hide_passwords
 from harness.errors import HarnessError, Interrupted, interrupt, lose_no_signal, one_line, room_on_disk
 from harness.names import logged_name
 from harness.placement import Placement, add_placement, placement_of
+from harness.program import command_line_here, executable, program, program_here
 from harness.recipes import DEFAULT_RECIPES, RECIPES
 from harness.settings import (
     AVERAGES,
@@ -38,39 +39,54 @@ if TYPE_CHECKING:
 
 _NO_RECIPE = "none"
 
-_SEARCH_HELP = """\
+SEARCH_HELP = """\
 Search the students of a teacher: trains small students by knowledge
 distillation and finds the trade-off between accuracy, latency and size, with
 the temperature, the weight alpha and the width that reach it."""
 
-_SEARCH_EXAMPLES = """\
-examples:
-  python search.py --trials 50                              digits; again: it goes on
-  python search.py --space fashion-mnist --trials 30        Fashion-MNIST
-  python search.py --space my_space.py --teacher best.ckpt  your own task
-  python search.py --fix alpha=0.5 --study half             hold a parameter
-  python search.py --recipe hinton                          published settings
-  python search.py --max parameters=2000 --study tiny       none over a budget
-  python search.py --min accuracy=0.95 --study good         none below counts
-  python search.py --launcher slurm --nodes 2 --workers 4   on a cluster
-  python search.py --objectives accuracy,macs --study macs  another trade-off
-  mlflow ui                                                 compare the trials
-  python -m harness report --study digits                   the result again
-
+_LOSS = """
 loss = alpha * cross-entropy + (1 - alpha) * T^2 * KL
 alpha weighs the true labels (other projects mean the opposite).
 """
+
+
+def search_examples(search: str) -> str:
+    """Return the examples in the help of a search.
+
+    Args:
+        search: What starts it.
+    """
+    shown = flags.examples(
+        (f"{search} --trials 50", "digits; again: it goes on"),
+        (f"{search} --space fashion-mnist --trials 30", "Fashion-MNIST"),
+        (f"{search} --space my_space.py --teacher best.ckpt", "your own task"),
+        (f"{search} --fix alpha=0.5 --study half", "hold a parameter"),
+        (f"{search} --recipe hinton", "published settings"),
+        (f"{search} --max parameters=2000 --study tiny", "none over a budget"),
+        (f"{search} --min accuracy=0.95 --study good", "none below counts"),
+        (f"{search} --launcher slurm --nodes 2 --workers 4", "on a cluster"),
+        (f"{search} --objectives accuracy,macs --study macs", "another trade-off"),
+        ("mlflow ui", "compare the trials"),
+        (f"{program()} report --study digits", "the result again"),
+    )
+    return shown + _LOSS
 
 
 def parse_search(arguments: Sequence[str] | None = None) -> tuple[Settings, Placement]:
     """What ``search.py``'s command line asks for: what is searched, and where the workers run."""
     parser = flags.Parser(
         prog="search.py",
-        description=_SEARCH_HELP,
-        epilog=_SEARCH_EXAMPLES,
+        description=SEARCH_HELP,
+        epilog=search_examples("python search.py"),
         formatter_class=flags.Formatter,
         allow_abbrev=False,
     )
+    add_search(parser)
+    return search_of(parser, parser.parse_args(arguments))
+
+
+def add_search(parser: flags.Parser) -> None:
+    """Add the flags of a search."""
     add = parser.add_argument_group("what is searched").add_argument
     flags.add_space(add)
     add(
@@ -149,7 +165,10 @@ def parse_search(arguments: Sequence[str] | None = None) -> tuple[Settings, Plac
     )
     add_placement(parser)
     flags.add_places(parser, "name of the study (default: the space's; my_space.py makes my-space)")
-    asked = parser.parse_args(arguments)
+
+
+def search_of(parser: flags.Parser, asked: argparse.Namespace) -> tuple[Settings, Placement]:
+    """What is searched, and where the workers run."""
     name, file = flags.space_of(parser, asked.space)
     placement = placement_of(parser, asked)
     if asked.teacher and asked.teachers is not None:
@@ -248,8 +267,7 @@ def next_steps(
         "orderByAsc": "false",
     }
     page = f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs?{urlencode(query, quote_via=quote)}"
-    python, mlflow = _program("python"), _program("mlflow")
-    command = f"{mlflow} ui"
+    command = f"{executable('mlflow')} ui"
     if has_password(settings.tracking_uri):
         command = f'MLFLOW_BACKEND_STORE_URI="${VARIABLES["--tracking-uri"]}" {command}'
     elif address != DEFAULT_TRACKING_URI:
@@ -263,7 +281,7 @@ def next_steps(
     lines.append(f"  report   {command_for('report', settings)}")
     if is_over and has_picks:
         lines.append(f"  confirm  {command_for('confirm', settings)}")
-    again = redact(f"{python} {shlex.join(sys.argv)}").replace(" --accept-changes", "")  # what is accepted is noted
+    again = redact(command_line_here()).replace(" --accept-changes", "")  # what is accepted is noted
     if not is_over:
         lines.append(f"  go on    {again}")
     elif not study.is_exhausted:
@@ -275,7 +293,7 @@ def next_steps(
 
 
 def command_for(name: str, settings: Settings) -> str:
-    """What to type for a command of ``python -m harness`` about a study; an address with a password is left out."""
+    """What to type for a command about a study; an address with a password is left out."""
     places: list[_Given] = [
         ("--storage", settings.storage, DEFAULT_STORAGE),
         ("--tracking-uri", settings.tracking_uri, DEFAULT_TRACKING_URI),
@@ -312,18 +330,9 @@ def _harness_command(name: str, *given: _Given) -> str:
         for flag, value, default in given
         if value != default and not (flag in VARIABLES and has_password(str(value)))
     )
-    return f"{_program('python')} -m harness {name}{words}"
+    return f"{program_here()} {name}{words}"
 
 
 def _addresses(settings: Settings) -> dict[str, str]:
     """The addresses that may hold a password, by the variables that they can be in."""
     return {VARIABLES["--storage"]: settings.storage, VARIABLES["--tracking-uri"]: settings.tracking_uri}
-
-
-def _program(name: str) -> str:
-    """What to type for a program of this environment, which may not be the active one."""
-    here = Path(sys.executable).with_name(name)
-    found = shutil.which(name)
-    if not here.exists() or found == str(here):
-        return name
-    return shlex.quote(str(here.relative_to(Path.cwd())) if here.is_relative_to(Path.cwd()) else str(here))

@@ -1,4 +1,4 @@
-"""The face of ``python -m harness``: what its commands take."""
+"""The face of ``kd-harness`` and ``python -m harness``: what their commands take."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness import flags
+from harness.cli import SEARCH_HELP, add_search, search_examples, search_of
+from harness.placement import Placement
+from harness.program import program
 from harness.settings import CONTROLS, Settings
+
+_HELP = """\
+Search the students of a teacher: check a task before its search, look at the
+study, put what it found to the test, or move it. COMMAND --help says the rest."""
 
 _CONFIRM_HELP = """\
 Train the picks of a study and their controls anew, with fresh seeds, and score
@@ -42,33 +49,40 @@ Show a study's front and its picks, at any time, also while it is searched;
 write tables and plots, and log them to MLflow, with whatever it lacks of the
 study's runs."""
 
-_COMMAND_EXAMPLES = """\
-examples:
-  python -m harness doctor --space my_space.py              before a search
-  python -m harness doctor --space my_space.py --max parameters=2000
-  python -m harness status --study digits                   during it
-  python -m harness report --study digits                   after it
-  python -m harness confirm --study digits --seeds 5        is it a gain?
-  python -m harness move --study digits --to postgresql+psycopg://me@host/kd
-"""
+
+def _examples() -> str:
+    started = program()
+    return flags.examples(
+        (f"{started} doctor --space my_space.py", "before a search"),
+        (f"{started} doctor --space my_space.py --max parameters=2000", ""),
+        (f"{started} search --space my_space.py --trials 50", "again: it goes on"),
+        (f"{started} status --study digits", "during it"),
+        (f"{started} report --study digits", "after it"),
+        (f"{started} confirm --study digits --seeds 5", "is it a gain?"),
+        (f"{started} move --study digits --to postgresql+psycopg://me@host/kd", ""),
+    )
 
 
-def parse_command(arguments: Sequence[str] | None = None) -> tuple[str, Settings]:
-    """The command that ``python -m harness`` is asked for, and its settings."""
+def parse_command(arguments: Sequence[str] | None = None) -> tuple[str, Settings, Placement]:
+    """The command that is asked for, its settings, and of a search where its workers run."""
     parser = flags.Parser(
-        prog="python -m harness",
-        description="Check a task before its search, look at studies, put what they found to the test, or move them.",
-        epilog=_COMMAND_EXAMPLES,
+        prog=program(),
+        description=_HELP,
+        epilog=_examples(),
         formatter_class=flags.Formatter,
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_doctor(commands)
+    _add_search(commands)
     _add_status(commands)
     _add_report(commands)
     _add_confirm(commands)
     _add_move(commands)
     asked = parser.parse_args(arguments)
+    command = commands.choices[asked.command]
+    if asked.command == "search":
+        return asked.command, *search_of(command, asked)
     settings = {
         "doctor": _doctor_settings,
         "status": _study_settings,
@@ -76,7 +90,19 @@ def parse_command(arguments: Sequence[str] | None = None) -> tuple[str, Settings
         "confirm": _confirm_settings,
         "move": _move_settings,
     }[asked.command]
-    return asked.command, settings(commands.choices[asked.command], asked)
+    return asked.command, settings(command, asked), Placement()
+
+
+def _add_search(commands: argparse._SubParsersAction[flags.Parser]) -> None:
+    command = commands.add_parser(
+        "search",
+        help="train students of a teacher, and find which are worth having",
+        description=SEARCH_HELP,
+        epilog=search_examples(f"{program()} search"),
+        formatter_class=flags.Formatter,
+        allow_abbrev=False,
+    )
+    add_search(command)
 
 
 def _add_doctor(commands: argparse._SubParsersAction[flags.Parser]) -> None:

@@ -54,6 +54,12 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {redact(message)} (see {self.prog} --help)\n")
 
 
+def examples(*lines: tuple[str, str]) -> str:
+    """Return the examples of a help text: what to type, and beside it what that is for, where it needs saying."""
+    width = max(len(typed) for typed, purpose in lines if purpose)
+    return "\n".join(["examples:", *(f"  {typed:<{width}}  {purpose}".rstrip() for typed, purpose in lines), ""])
+
+
 def space_names() -> list[str]:
     """The embedded spaces, by the names of their files."""
     return sorted(path.stem.replace("_", "-") for path in SPACES_DIR.glob("[!_]*.py"))

@@ -173,5 +173,5 @@ def _find_fashion_mnist() -> Path:
 _HOW_TO_GET = (
     "put train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte "
     "(each plain or .gz) into a folder and pass it as --data-dir, or apt-get install dataset-fashion-mnist, or, "
-    "with a network, pip install -e '.[vision]'."
+    "with a network, pip install torchvision."
 )

@@ -31,7 +31,7 @@ def submit(settings: Settings, placement: Placement) -> Tasks:
     try:
         import ray
     except ImportError as error:
-        raise HarnessError("--launcher ray needs Ray: pip install -e '.[ray]'") from error
+        raise HarnessError("--launcher ray needs Ray: pip install ray") from error
     address = placement.ray_address or os.environ.get("RAY_ADDRESS") or "auto"
     try:
         if ":" in address and "://" not in address:  # Ray itself would try for minutes

@@ -32,7 +32,7 @@ def submit(settings: Settings, placement: Placement) -> Array:
         import submitit
         from submitit.core.utils import FailedJobError, FailedSubmissionError, environment_variables
     except ImportError as error:
-        raise HarnessError("--launcher slurm needs submitit: pip install -e '.[slurm]'") from error
+        raise HarnessError("--launcher slurm needs submitit: pip install submitit") from error
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise HarnessError("--launcher slurm must be started where Slurm is, but there is no sbatch and srun here.")
     folder = settings.runs_dir.resolve() / "slurm" / settings.study

@@ -139,10 +139,11 @@ def _versions() -> dict[str, str]:
 
 
 def _git_commit() -> str | None:
-    """The commit of this program's checkout; ``None`` where it is none."""
+    """The commit of this program's checkout; ``None`` where it is none, as in a virtual environment in a repository."""
     try:
         asked = subprocess.run(
-            ["git", "rev-parse", "HEAD"],  # nosec B607 # whose PATH has another git has another python too
+            # Whose PATH has another git has another python too.
+            ["git", "rev-parse", "--show-toplevel", "HEAD"],  # nosec B607
             cwd=Path(__file__).parent,
             capture_output=True,
             text=True,
@@ -151,4 +152,5 @@ def _git_commit() -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return asked.stdout.strip()
+    root, _, commit = asked.stdout.strip().rpartition("\n")
+    return commit if Path(root) == Path(__file__).resolve().parents[2] else None

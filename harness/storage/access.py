@@ -127,7 +127,7 @@ def open_storage(
         except ImportError as error:
             raise HarnessError(
                 f"{flag} {shown} needs a driver that is not installed ({one_line(error)}): "
-                "pip install -e '.[postgres]', address postgresql+psycopg://..."
+                "pip install 'psycopg[binary]', address postgresql+psycopg://..."
             ) from error
         except ArgumentError as error:
             raise HarnessError(f"{flag} must be a database's address, but got {shown!r}: {one_line(error)}") from error

@@ -34,7 +34,7 @@ def see_that_it_is_here(attrs: Mapping[str, Any], settings: Settings) -> None:
     if attrs.get(MOVING_ATTR) is not None:
         raise HarnessError(
             f"study {settings.study!r} in {redact(settings.storage)} must be whole, but its move to there is under way "
-            "or was cut; the same `python -m harness move` again ends it."
+            "or was cut; the same move again ends it."
         )
 
 

@@ -19,6 +19,7 @@ SECRET = "postgresql+psycopg://me:s3cret@host/kd"
             ["-m", "harness", "move", "--storage", "sqlite:///a.db"],
             {"KD_TO": SECRET, "MLFLOW_TRACKING_URI": "http://u:p@h"},
         ),
+        (["bin/kd-harness", "status", "--storage", SECRET], ["bin/kd-harness", "status"], {"KD_STORAGE": SECRET}),
         # The last one counts, whichever of them is secret.
         (["x", "--storage", SECRET, "--storage", "sqlite:///a.db"], ["x"], {"KD_STORAGE": "sqlite:///a.db"}),
         (["x", "--storage", "sqlite:///a.db", "--storage", SECRET], ["x"], {"KD_STORAGE": SECRET}),

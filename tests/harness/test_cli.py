@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -214,7 +215,7 @@ def test_an_empty_flag_is_refused(flag: str, capsys: pytest.CaptureFixture[str])
 
 def test_the_doctor_s_flags_reach_its_settings_and_no_folder_is_made() -> None:
     Path("t.ckpt").touch()
-    command, asked = parse_command(
+    command, asked, _ = parse_command(
         "doctor --space fashion-mnist --max parameters=2000 --max macs=5 --teacher t.ckpt --data-dir d "
         "--accelerator cpu --runs-dir out/runs".split()
     )
@@ -373,6 +374,27 @@ def test_a_mistake_in_another_command_is_one_line_too(arguments: str, capsys: py
     only_line(capsys.readouterr().err)
 
 
+def test_a_search_takes_the_same_as_a_command_as_by_search_py() -> None:
+    typed = "--space fashion-mnist --trials 7 --launcher slurm --nodes 2 --workers 3 --fix alpha=0.5".split()
+    assert parse_command(["search", *typed]) == ("search", *parse_search(typed))
+
+
+def test_the_help_of_the_console_script_lists_every_command_and_shows_its_own_name(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["/usr/bin/kd-harness"])
+    with pytest.raises(SystemExit):
+        parse_command(["--help"])
+    told = capsys.readouterr().out
+    assert told.startswith("usage: kd-harness [-h] COMMAND ...\n") and "python" not in told
+    for command in ("search", "doctor", "report", "confirm", "status", "move"):
+        assert re.search(rf"^    {command} +\w", told, re.MULTILINE), command
+        with pytest.raises(SystemExit):
+            parse_command([command, "--help"])
+        own = capsys.readouterr().out
+        assert own.startswith(f"usage: kd-harness {command} ") and "python " not in own
+
+
 def test_a_mistake_names_the_help_of_its_own_command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -411,6 +433,8 @@ def test_a_mistake_shows_no_password(capsys: pytest.CaptureFixture[str]) -> None
         ("search", ["--help"]),
         ("harness.__main__", ["report", "--help"]),
         ("harness.__main__", ["doctor", "--help"]),
+        ("harness.__main__", ["search", "--help"]),
+        ("harness.__main__", ["search", "--trials", "0"]),
     ],
 )
 def test_help_and_mistakes_import_nothing_heavy(script: str, arguments: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from conftest import Silent, claimed, settings_in
 from optuna.storages import BaseStorage
 
 from harness.errors import HarnessError
-from harness.reporting.parent import ParentRun, user_name
+from harness.reporting.parent import ParentRun, _git_commit, user_name
 from harness.storage.access import STORAGE_ERRORS, open_storage
 from harness.storage.patience import Patience
 from harness.studies.opening import open_study
@@ -110,3 +111,17 @@ def test_a_user_without_a_name_is_called_by_the_number(monkeypatch: pytest.Monke
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # as where no passwd has the user
     assert user_name() == str(os.getuid())
+
+
+def test_the_commit_of_a_repository_that_only_holds_the_installation_is_not_the_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git = ("git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b")
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    for root, found in ((tmp_path, commit), (tmp_path / ".venv/lib/python3/site-packages", None)):
+        file = root / "harness" / "reporting" / "parent.py"
+        file.parent.mkdir(parents=True)
+        monkeypatch.setattr("harness.reporting.parent.__file__", str(file))
+        assert _git_commit() == found

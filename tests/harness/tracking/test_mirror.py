@@ -122,6 +122,17 @@ def test_a_process_that_never_connects_is_an_error_of_one_line_that_says_how_to_
         mirror.connect("sqlite:///none.db", "kd-x", tmp_path, say=print)
 
 
+def test_a_folder_of_the_same_name_where_the_person_stands_is_not_imported(
+    tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "harness").mkdir()
+    (tmp_path / "harness" / "__init__.py").write_text("raise SystemExit('theirs')")
+    monkeypatch.chdir(tmp_path)
+    with Mirror() as mirror:
+        mirror.connect(store, "kd-x", tmp_path, say=print)
+        assert mirror.experiment_id
+
+
 def test_no_process_is_left_behind(tmp_path: Path, store: str) -> None:
     with Mirror() as mirror:
         mirror.connect(store, "kd-x", tmp_path / "mlruns", say=lambda text: None)
