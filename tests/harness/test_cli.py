@@ -63,7 +63,7 @@ def test_what_is_next_is_to_confirm_only_where_something_is_picked() -> None:
     settings = parse_search([])[0]
 
     def told(*, is_over: bool, has_picks: bool) -> str:
-        return next_steps(settings, study, "1", is_over=is_over, has_picks=has_picks)
+        return next_steps(settings, study, "1", is_over=is_over, has_picks=has_picks, by_command=True)
 
     assert "harness confirm --study digits" in told(is_over=True, has_picks=True)
     assert "confirm" not in told(is_over=True, has_picks=False) and "--trials 6" in told(is_over=True, has_picks=False)

@@ -179,12 +179,10 @@ def test_a_control_of_a_space_of_methods_is_named_in_the_place_of_the_method(set
     study = a_study(settings, 0.9)
     for one in confirmations(study, settings, SPACE, {0: "small"}, seeds=1):
         assert not one.names
-    held = METHODS.fixed({"method": "label_smoothing"})
-    claim = claimed(opened(replace(settings, study="methods"), METHODS), held)
+    settings = replace(settings, study="methods", fixed={"method": "label_smoothing"})
+    claim = claimed(opened(settings, METHODS), METHODS.fixed(settings.fixed))
     assert claim is not None
-    student, control = confirmations(
-        opened(replace(settings, study="methods"), METHODS), settings, METHODS, {0: "small"}, seeds=1
-    )
+    student, control = confirmations(opened(settings, METHODS), settings, METHODS, {0: "small"}, seeds=1)
     assert not student.names and control.names == {"method": "labels alone"}
 
 
