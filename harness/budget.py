@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,26 +10,33 @@ from optuna.distributions import BaseDistribution, IntDistribution
 
 from harness.cost import MOST_ARCHITECTURES, CostTable, key_of
 from harness.errors import HarnessError
+from harness.metrics import METRICS, budget_names, unknown_for_some
 from harness.space import SearchSpace
 
 
-def check_counted(uncounted: Sequence[str], budgets: Mapping[str, float], objectives: Sequence[str] = ()) -> None:
-    """See that MACs are asked for only where they can be counted.
+def check_counted(uncounted: Sequence[str], budgets: Iterable[str], objectives: Iterable[str] = ()) -> None:
+    """See that costs which may be unknown, such as MACs, are asked for only where they can be counted.
 
     Args:
         uncounted: What multiplies in students and can't be counted, by name.
-        budgets: The most that a student may cost, by name of the cost.
+        budgets: Names of the costs that have a budget.
         objectives: Names of the objectives.
 
     Raises:
         HarnessError: If they can't.
     """
-    asked = "--max" if "macs" in budgets else "--objectives" if "macs" in objectives else ""
-    if asked and uncounted:
-        raise HarnessError(
-            f"{asked} must ask for costs that are known, but macs can't be counted of students: no formula for "
-            f"{', '.join(uncounted)}; ask for parameters, size_mb or latency_p50_ms instead."
-        )
+    for flag, names in (("--max", unknown_for_some(budgets)), ("--objectives", unknown_for_some(objectives))):
+        if names and uncounted:
+            raise HarnessError(
+                f"{flag} must ask for costs that are known, but {', '.join(names)} can't be counted of students: no "
+                f"formula for {', '.join(uncounted)}; ask for {always_known()} instead."
+            )
+
+
+def always_known() -> str:
+    """Return the budgets that every student's costs can be compared with, as ``parameters, size_mb or ...``."""
+    *names, last = (name for name in budget_names() if not METRICS[name].may_be_unknown)
+    return f"{', '.join(names)} or {last}"
 
 
 def over(costs: Mapping[str, float], budgets: Mapping[str, float]) -> bool:

@@ -19,6 +19,7 @@ from harness import flags
 from harness.addresses import has_password, redact
 from harness.argv import VARIABLES, hide_passwords
 from harness.errors import HarnessError, Interrupted, interrupt, lose_no_signal, one_line, room_on_disk
+from harness.metrics import DEFAULT_OBJECTIVES, METRICS
 from harness.names import logged_name
 from harness.placement import Placement, add_placement, placement_of
 from harness.program import command_line_here, executable, program, program_here
@@ -101,8 +102,8 @@ def add_search(parser: flags.Parser) -> None:
         "--objectives",
         type=flags.names,
         metavar="A,B,..",
-        help="what spans the front (default: accuracy,latency_p50_ms,parameters; also trainable_parameters, "
-        "latency_p95_ms, throughput_per_s, macs, size_mb, agreement, teacher_kl, ece, compression, speedup)",
+        help=f"what spans the front (default: {','.join(('accuracy', *DEFAULT_OBJECTIVES))}; also "
+        f"{', '.join(name for name in METRICS if name not in DEFAULT_OBJECTIVES)})",
     )
     add(
         "--fix",

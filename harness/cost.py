@@ -19,18 +19,9 @@ from torch import Tensor, nn
 from harness.content import digest, write_atomically
 from harness.latency import Rounds, measure_rounds
 from harness.macs import macs_of
+from harness.metrics import Cost
 from harness.training.tensor_file import cpu_state
 from lightning_modules.batch import Inputs
-
-COSTS = (
-    "parameters",
-    "trainable_parameters",
-    "macs",
-    "size_mb",
-    "latency_p50_ms",
-    "latency_p95_ms",
-    "throughput_per_s",
-)
 
 MOST_ARCHITECTURES = 256  # a space of more is measured architecture by architecture, when a trial asks for it
 THREADS = 1  # what a student gets on the small device it is made for
@@ -66,34 +57,6 @@ class Conditions:
             f"throughput at batch {self.throughput_batch}, torch {self.torch} {self.runtime}"
             f"{self.precision and f', {self.precision}'}"
         )
-
-
-@dataclass(frozen=True)
-class Cost:
-    """The costs of one architecture.
-
-    Attributes:
-        parameters: Numbers in its parameters, trained or not; shared ones count once.
-        macs: Multiply-accumulates of one sample (FLOPs = 2 MACs); ``None`` where not all of them can be counted.
-        size_mb: Weights and buffers as a safetensors file, MB (10^6 bytes); shared ones count once.
-        latency_p50_ms: Median wall time of a call, ms.
-        latency_p95_ms: Its 95th percentile, ms.
-        throughput_per_s: Samples a second.
-        trainable_parameters: Those that training changes: of the student in training, where another one is deployed.
-    """
-
-    parameters: int
-    macs: int | None
-    size_mb: float
-    latency_p50_ms: float
-    latency_p95_ms: float
-    throughput_per_s: float
-    trainable_parameters: int
-
-    def metrics(self) -> dict[str, float]:
-        """Return the costs by metric name, without those that are not known."""
-        known = ((name, getattr(self, name)) for name in COSTS)
-        return {name: value for name, value in known if value is not None}
 
 
 def conditions_of(device: torch.device) -> Conditions:
@@ -237,12 +200,7 @@ class CostTable:
 
     def metrics(self, architecture: Mapping[str, Any]) -> dict[str, float]:
         """The architecture's costs, as far as they are known, and how it compares with the teacher, by metric name."""
-        cost = self[architecture]
-        return {
-            **cost.metrics(),
-            "compression": self.teacher.parameters / max(cost.parameters, 1),
-            "speedup": self.teacher.latency_p50_ms / cost.latency_p50_ms,
-        }
+        return self[architecture].metrics(self.teacher)
 
     def to_json(self) -> str:
         """The table as text."""

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 from harness.addresses import is_showable, redact
 from harness.errors import did_you_mean
-from harness.settings import BUDGETED, DEFAULT_RUNS_DIR, DEFAULT_STORAGE, DEFAULT_TRACKING_URI, Bound
+from harness.metrics import budget_names
+from harness.settings import DEFAULT_RUNS_DIR, DEFAULT_STORAGE, DEFAULT_TRACKING_URI, Bound
 
 _Value = TypeVar("_Value")
 Add = Callable[..., object]
@@ -116,7 +117,8 @@ def add_budgets(add: Add, what: str) -> None:
         default=[],
         type=maximum,
         metavar="COST=VALUE",
-        help=f"{what}; may be repeated ({', '.join(BUDGETED)}; or the primary metric, if it is minimised: see --min)",
+        help=f"{what}; may be repeated ({', '.join(budget_names())}; or the primary metric, if it is minimised: see "
+        "--min)",
     )
 
 
@@ -275,12 +277,12 @@ def each_once(parser: Parser, flag: str, what: str, pairs: Sequence[tuple[str, _
 
 def budgets_of(parser: Parser, asked: argparse.Namespace) -> dict[str, float]:
     """The most that each cost may be, by name."""
-    return each_once(parser, "--max", "cost", [(name, value) for name, value in asked.max if name in BUDGETED])
+    return each_once(parser, "--max", "cost", [(name, value) for name, value in asked.max if name in budget_names()])
 
 
 def bound_of(parser: Parser, asked: argparse.Namespace) -> Bound | None:
     """The bound on the primary metric; ``None`` if none is asked for."""
-    found = [*asked.min, *(Bound("--max", name, value) for name, value in asked.max if name not in BUDGETED)]
+    found = [*asked.min, *(Bound("--max", name, value) for name, value in asked.max if name not in budget_names())]
     if asked.min_share is not None:
         found.append(Bound("--min-share", value=asked.min_share))
     if len(found) > 1:
@@ -367,13 +369,13 @@ def names(text: str) -> tuple[str, ...]:
 def maximum(text: str) -> tuple[str, float]:
     """A name and the most that it may be: of a cost a positive number, of another metric any."""
     name, _, number = text.rpartition("=")
-    value = _positive(number) if name in BUDGETED else _finite(number)
+    value = _positive(number) if name in budget_names() else _finite(number)
     if not name:
         raise argparse.ArgumentTypeError(
-            f"must name one of {', '.join(BUDGETED)} or the primary metric, as in NAME=VALUE, but got {text!r}"
+            f"must name one of {', '.join(budget_names())} or the primary metric, as in NAME=VALUE, but got {text!r}"
         )
     if value is None:
-        kind = "a positive" if name in BUDGETED else "a finite"
+        kind = "a positive" if name in budget_names() else "a finite"
         raise argparse.ArgumentTypeError(f"must give {name} {kind} number, but got {text!r}")
     return name, value
 

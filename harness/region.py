@@ -10,7 +10,8 @@ import math
 from dataclasses import dataclass
 
 from harness.errors import HarnessError, did_you_mean
-from harness.settings import BUDGETED, Bound
+from harness.metrics import budget_names
+from harness.settings import Bound
 from harness.task import Task
 
 HALF_WAY = 0.5
@@ -94,9 +95,9 @@ def check_name(bound: Bound | None, task: Task) -> None:
     right = "--min" if sign > 0 else "--max"
     if bound.metric != metric:
         ours = f"{metric}, the primary metric" if bound.flag == right else ""
-        costs = f"a cost ({', '.join(BUDGETED)})" if bound.flag == "--max" else ""
+        costs = f"a cost ({', '.join(budget_names())})" if bound.flag == "--max" else ""
         known = " or ".join(filter(None, (ours, costs))) or f"a metric that is better the higher it is, unlike {metric}"
-        near = did_you_mean(bound.metric, BUDGETED if costs else (), otherwise=".")
+        near = did_you_mean(bound.metric, budget_names() if costs else (), otherwise=".")
         if did_you_mean(bound.metric, (metric,)):
             near = f"; did you mean {right} {metric}={bound.value:g}?"
         raise HarnessError(f"{bound.flag} must name {known}, but got {bound.metric!r}{near}")

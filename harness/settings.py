@@ -11,8 +11,6 @@ AVERAGES = ("probabilities", "logits")
 """What is averaged of several teachers; see ``harness.preparation.ensemble``."""
 CONTROLS = ("tuned", "plain", "none")
 """See ``harness.trials.controls``: ``tuned`` has the plain ones too."""
-BUDGETED = ("parameters", "trainable_parameters", "macs", "size_mb", "latency_p50_ms", "latency_p95_ms")
-"""Costs that a budget can be set for."""
 DEFAULT_STORAGE = "sqlite:///optuna.db"
 DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
 DEFAULT_RUNS_DIR = Path("mlruns")
@@ -71,7 +69,7 @@ class Settings:
         pruner: One of ``PRUNERS``; ``pareto`` is nothing where an objective is not known before the end.
         seed: Decides every draw together with trial numbers and epochs, in [0, 2^31).
         fixed: Parameters that do not vary, as text, by name.
-        budgets: The most that a student may cost to be trained, by name of the cost (``BUDGETED``).
+        budgets: The most that a student may cost to be trained, by name of the cost (``harness.metrics.budget_names``).
         bound: What students must reach to count; ``None`` takes what the study was asked for before, or else what the
             teacher and chance suggest.
         timeout_s: Seconds after which no further trial starts; ``None`` is no limit.

@@ -189,16 +189,20 @@ def claimed(study: Study, space: SearchSpace) -> Claim | None:
 
 def numbers(folder: Path, study: str) -> list[Any]:
     """What each trial tried and what it reached, less what is measured with a clock."""
-    timed = ("latency", "throughput", "speedup")
     return [
         (
             trial.number,
             trial.state.name,
             trial.params,
-            {k: v for k, v in trial.user_attrs.get("metrics", {}).items() if not k.startswith(timed)},
+            untimed(trial.user_attrs.get("metrics", {})),
         )
         for trial in load(folder, study).trials
     ]
+
+
+def untimed(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics that are the same in every run of a trial: those in which no clock has a say."""
+    return {name: value for name, value in metrics.items() if name not in METRICS or not METRICS[name].is_timed}
 
 
 def opened(settings: Settings, space: SearchSpace = SPACE) -> Study:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import load, numbers, search, start, wait_for
+from conftest import load, numbers, search, start, untimed, wait_for
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
@@ -22,9 +22,9 @@ CANCER = ("--space", "cancer.py", "--trials", "3", "--epochs", "60")
 
 def kept(folder: Path) -> dict[str, Any]:
     """What the study keeps of its controls, plain and tuned, less what is measured with a clock."""
-    prefix, timed = "kd.retrained.", ("latency", "throughput", "speedup")
+    prefix = "kd.retrained."
     return {
-        name.removeprefix(prefix): {k: v for k, v in result["metrics"].items() if not k.startswith(timed)}
+        name.removeprefix(prefix): untimed(result["metrics"])
         for name, result in load(folder, "cancer").user_attrs.items()
         if name.startswith(prefix)
     }

@@ -12,7 +12,7 @@ from typing import Any
 
 import optuna
 import pytest
-from conftest import EXAMPLE, PATIENCE_S, ROOT, environment, epochs_logged, search, wait_for
+from conftest import EXAMPLE, PATIENCE_S, ROOT, environment, epochs_logged, search, untimed, wait_for
 from forked import Forked
 from mlflow import MlflowClient
 from optuna.storages import RDBStorage
@@ -35,7 +35,6 @@ def begin(folder: Path, name: str, *arguments: str) -> Forked:
 
 def reached(storage: str) -> dict[int, Any]:
     """What each trial tried and what it reached, less what is measured with a clock."""
-    timed = ("latency", "throughput", "speedup")
     opened = RDBStorage(storage)
     trials = optuna.load_study(study_name="cancer", storage=opened).trials
     opened.engine.dispose()
@@ -43,7 +42,7 @@ def reached(storage: str) -> dict[int, Any]:
         trial.number: (
             trial.state.name,
             trial.params,
-            {k: v for k, v in trial.user_attrs.get("metrics", {}).items() if not k.startswith(timed)},
+            untimed(trial.user_attrs.get("metrics", {})),
         )
         for trial in trials
     }

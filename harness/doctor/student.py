@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from typing import Any
 
 import optuna
@@ -18,6 +19,7 @@ from harness.doctor.check import Check, Doubt, Flaw, asking
 from harness.doctor.patient import Patient, text_of
 from harness.errors import HarnessError
 from harness.macs import macs_of
+from harness.metrics import METRICS, unknown_for_some
 from harness.preparation.costs import example_inputs
 from harness.preparation.deployment import check_deployed
 from harness.preparation.methods import student_layers
@@ -173,7 +175,7 @@ def a_student_is_within_budget(patient: Patient) -> str:
     try:
         budget.check_counted(uncounted_of(patient), budgets)
     except HarnessError as error:
-        raise Flaw(str(error), "leave macs out of --max") from error
+        raise Flaw(str(error), f"leave {', '.join(unknown_for_some(budgets))} out of --max") from error
     costs = _costs(patient)
     kept = [name for name, cost in costs.items() if not budget.over(cost, budgets)]
     asked = ", ".join(f"{name}={most:g}" for name, most in budgets.items())
@@ -189,14 +191,14 @@ def _costs(patient: Patient) -> dict[str, dict[str, float]]:
     networks = {key_of(architecture): patient.deployed(architecture).eval() for architecture, _ in patient.students}
     names = {key_of(architecture): text_of(architecture) for architecture, _ in patient.students}
     counted = {key: count_costs(network, patient.inputs(1))._asdict() for key, network in networks.items()}
-    if any(name.startswith("latency") for name in patient.settings.budgets):
+    if any(METRICS[name].is_timed for name in patient.settings.budgets):
         measured = measure_costs(
             networks,
             lambda size: example_inputs(patient.sample, size),
             conditions=conditions_of(patient.device),
             limit_s=_CLOCKED_S,
         )
-        counted = {key: cost.metrics() for key, cost in measured.items()}
+        counted = {key: asdict(cost) for key, cost in measured.items()}
     return {names[key]: costs for key, costs in counted.items()}
 
 
@@ -244,7 +246,7 @@ DETAILED_CHECKS = (
     Check(
         "MACs",
         macs_can_be_counted,
-        "ask for parameters, size_mb or latency_p50_ms in place of macs, or build students of torch's own operations",
+        f"ask for {budget.always_known()} in place of macs, or build students of torch's own operations",
         needs=("student's logits",),
     ),
     Check(

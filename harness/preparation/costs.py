@@ -31,6 +31,7 @@ from harness.cost import (
 from harness.errors import TrialFailed, if_memory_suffices
 from harness.latency import FEWEST_ROUNDS, ROUNDS, Rounds, expected_steps_s, fitting_batch, is_compiled, time_limit_s
 from harness.macs import macs_of
+from harness.metrics import unknown_for_some
 from harness.preparation.asking import Deployed, asking, asking_the_middle, deployed_of, middle_student
 from harness.preparation.ensemble import labels
 from harness.preparation.prepared import Prepared
@@ -43,7 +44,7 @@ from harness.studies.study import Study
 from lightning_modules.batch import Inputs, call, select
 from lightning_modules.tensors import TensorDataModule
 
-_OVER, _TOO_LARGE, _UNCOUNTED = "over --max", "that memory does not suffice for", "whose macs can't be counted"
+_OVER, _TOO_LARGE = "over --max", "that memory does not suffice for"
 _NAMED = 3  # students that are named, of those that memory does not suffice for
 
 
@@ -220,8 +221,18 @@ def costs_of(architecture: Mapping[str, Any], space: SearchSpace, study: Study, 
     """Costs of one architecture by metric name; measured now if the space was too large to measure before.
 
     Raises:
-        TrialFailed: If the study needs its MACs, and they can't be counted.
+        TrialFailed: If the study needs one that can't be counted, as MACs.
     """
+    costs = _known_or_measured(architecture, space, study, prepared)
+    if unknown := [name for name in _must_be_known(study) if name not in costs]:
+        told = f"{' and '.join(unknown)} are asked for, and can't be counted of this student"
+        raise TrialFailed(f"{told}: something has no formula")
+    return costs
+
+
+def _known_or_measured(
+    architecture: Mapping[str, Any], space: SearchSpace, study: Study, prepared: Prepared
+) -> dict[str, float]:
     key, table = key_of(architecture), prepared.costs
     if key not in table.students:
         # Another worker may have measured it, and the study keeps one table.
@@ -239,8 +250,6 @@ def costs_of(architecture: Mapping[str, Any], space: SearchSpace, study: Study, 
                     least=FEWEST_ROUNDS,
                 )
                 study.keep_costs(table.to_json())
-    if _needs_macs(study) and table.students[key].macs is None:
-        raise TrialFailed("macs are asked for, and can't be counted of this student: something has no formula")
     return table.metrics(architecture)
 
 
@@ -269,46 +278,50 @@ def check_as_costed(
 def refusal(architecture: Mapping[str, Any], space: SearchSpace, study: Study, prepared: Prepared) -> str | None:
     """Say of students of an architecture why none is trained, as in ``3 over --max``; ``None`` if it may be.
 
-    What can be counted is counted before a clock is asked. Where costs are asked for, as budgets or as an objective of
-    MACs, memory must suffice for the student, and its MACs must be known if they are asked for.
+    What can be counted is counted before a clock is asked. Where costs are asked for, as budgets or as an objective
+    that may be unknown, memory must suffice for the student, and what is asked for must be known.
     """
-    budgets = study.settings.budgets
-    if not budgets and not _needs_macs(study):
+    budgets, needed = study.settings.budgets, _must_be_known(study)
+    if not budgets and not needed:
         return None
 
     def say() -> None:
         study.patience.word(f"students that memory does not suffice for are not tried ({named(architecture)})")
 
     with if_memory_suffices(otherwise=say):
-        known = prepared.costs.students.get(key_of(architecture))
-        if known is None:
+        if key_of(architecture) not in prepared.costs.students:
             one = deployed_of(space, architecture, prepared.data, study.settings)
             example = example_inputs(prepared.data, 1)
             counted = count_costs(one.network.eval(), example, one.trainable_parameters)._asdict()
-            if _needs_macs(study) and counted["macs"] is None:
-                _say_uncounted(macs_of(one.network, example).uncounted, study, prepared.costs)
-                return _UNCOUNTED
+            if unknown := [name for name in needed if name in counted and counted[name] is None]:
+                _say_uncounted(unknown, macs_of(one.network, example).uncounted, study, prepared.costs)
+                return _uncounted(unknown)
             if budget.over(counted, {name: most for name, most in budgets.items() if name in counted}):
                 return _OVER
-            if budgets.keys() <= counted.keys():
+            if {*budgets, *needed} <= counted.keys():
                 return None
-        elif _needs_macs(study) and known.macs is None:
-            return _UNCOUNTED
-        return _OVER if budget.over(costs_of(architecture, space, study, prepared), budgets) else None
+        costs = _known_or_measured(architecture, space, study, prepared)
+        if unknown := [name for name in needed if name not in costs]:
+            return _uncounted(unknown)
+        return _OVER if budget.over(costs, budgets) else None
     return _TOO_LARGE
 
 
-def _needs_macs(study: Study) -> bool:
-    """Whether a student whose MACs can't be counted is of no use to a study."""
-    return "macs" in study.settings.budgets or "macs" in study.objectives
+def _must_be_known(study: Study) -> list[str]:
+    """Return what a study asks for that may be unknown: a student without it is of no use."""
+    return unknown_for_some([*study.settings.budgets, *study.objectives])
 
 
-def _say_uncounted(names: Sequence[str], study: Study, costs: CostTable) -> None:
+def _uncounted(metrics: Sequence[str]) -> str:
+    return f"whose {' and '.join(metrics)} can't be counted"
+
+
+def _say_uncounted(metrics: Sequence[str], names: Sequence[str], study: Study, costs: CostTable) -> None:
     """Say, once for a name, that students are passed over for it."""
     new = [name for name in names if name not in costs.uncounted]
     costs.uncounted += tuple(new)
     if new:
-        study.patience.word(f"students whose macs can't be counted are not tried: no formula for {', '.join(new)}")
+        study.patience.word(f"students {_uncounted(metrics)} are not tried: no formula for {', '.join(new)}")
 
 
 def example_inputs(data: TensorDataModule, size: int) -> Inputs:

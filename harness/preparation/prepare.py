@@ -12,8 +12,9 @@ from torch import nn
 from harness import budget
 from harness.cli import doctor_command
 from harness.content import derived_seed, digest
-from harness.cost import MOST_ARCHITECTURES, Cost, shape_of
+from harness.cost import MOST_ARCHITECTURES, shape_of
 from harness.errors import Unfit, if_memory_suffices
+from harness.metrics import METRICS, Cost, unknown_for_some
 from harness.preparation.asking import asking, asking_the_middle, middle_student, student_of
 from harness.preparation.cache_format import check_cache
 from harness.preparation.costs import cost_table, example_inputs, too_large
@@ -185,7 +186,8 @@ def prepare(
         doubts.append(f"a student {misgiving}")
         warn(doubts[-1], files[0])
     if costs.uncounted:
-        doubts.append(f"macs are not known of students: no formula for {', '.join(costs.uncounted)}")
+        unknown = ", ".join(unknown_for_some(METRICS))
+        doubts.append(f"{unknown} are not known of students: no formula for {', '.join(costs.uncounted)}")
         terminal.tell(f"warning   {doubts[-1]}", indent=" " * 10)
     study.keep_misgivings(doubts)
     study.keep_teacher(_teacher_metrics(together, costs.teacher))
@@ -272,4 +274,4 @@ def _finish_teacher(teacher: Teacher, scores: Mapping[str, float], cost: Cost) -
 
 
 def _teacher_metrics(scores: Mapping[str, float], cost: Cost) -> dict[str, float]:
-    return {**scores, **cost.metrics(), "compression": 1.0, "speedup": 1.0}
+    return {**scores, **cost.metrics(teacher=cost)}

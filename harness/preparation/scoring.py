@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torchmetrics.classification import MulticlassCalibrationError
 
+from harness.metrics import METRICS, SplitLogits
 from harness.preparation.chance import chance_level, check_metric
 from harness.preparation.limits import limits_of
 from harness.region import Scores, sign_of
 from harness.space import SearchSpace
 from harness.task import Task
-from lightning_modules.losses import soft_target_loss
 from lightning_modules.tensors import TensorDataModule
 
 
@@ -34,7 +33,7 @@ def scores_of(task: Task, data: TensorDataModule, classes: int) -> Scores:
 def score(
     logits: Tensor, data: TensorDataModule, space: SearchSpace, classes: int, *, split: str = "val"
 ) -> dict[str, float]:
-    """Primary metric, agreement with the teacher, divergence from it, and calibration on a split.
+    """Score a network on a split by the primary metric and by every declared metric that has a score.
 
     Args:
         logits: Of every sample of the split in order, shape (N, C).
@@ -45,13 +44,6 @@ def score(
     """
     labels = data.splits[split].labels
     metric = space.task.metric(classes).to(logits.device)
-    # Expected calibration error over 15 bins: Guo et al. (2017), arXiv:1706.04599.
-    calibration = MulticlassCalibrationError(num_classes=classes, n_bins=15, validate_args=False).to(logits.device)
-    teacher_logits = data.teacher_outputs[split]["logits"]
-    agreement = (logits.argmax(-1) == teacher_logits.argmax(-1)).float().mean()
-    return {
-        space.task.metric_name: float(metric(logits, labels)),
-        "agreement": float(agreement),
-        "teacher_kl": float(soft_target_loss(logits, teacher_logits, temperature=1)),  # nats a sample
-        "ece": float(calibration(logits.softmax(-1), labels)),
-    }
+    answered = SplitLogits(logits, data.teacher_outputs[split]["logits"], labels, classes)
+    scores = {name: float(declared.score(answered)) for name, declared in METRICS.items() if declared.score}
+    return {space.task.metric_name: float(metric(logits, labels)), **scores}

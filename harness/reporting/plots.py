@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from plotly.subplots import make_subplots
 
+from harness.metrics import METRICS, shown_unasked
 from harness.reporting.pictures import text_of
 from harness.reporting.result import Result
 from harness.screen.shown import printable
@@ -23,17 +24,6 @@ _GREY, _DARK_GREY, _BLUE, _ORANGE, _GREEN, _RED = "#b8b8b8", "#6b6b6b", "#1f5fa8
 _CONTROL_LABEL = "its control: labels alone (of picks tuned)"
 _PICK_COLOURS = {"accurate": _BLUE, "balanced": _ORANGE, "small": _GREEN}
 _BEYOND = "beyond the region"
-_LABELS = {
-    "parameters": "parameters",
-    "trainable_parameters": "trainable parameters",
-    "latency_p50_ms": "latency p50, batch 1 (ms)",
-    "latency_p95_ms": "latency p95, batch 1 (ms)",
-    "size_mb": "size (MB)",
-    "macs": "MACs a sample",
-    "throughput_per_s": "throughput (samples/s)",
-}
-
-
 _CONFIG = {
     "showSendToCloud": False,  # a button that uploads the chart
     "displaylogo": False,  # a link to its maker
@@ -73,10 +63,10 @@ def front_picture(result: Result, path: Path) -> None:
             panel.axhline(result.region.floor, color=_DARK_GREY, lw=0.8, ls="--", zorder=0)
         if (complete[name] > 0).all():
             panel.set_xscale("log")
-            if name.startswith("latency"):  # they seldom span a decade: "0.07" reads better than "7 x 10^-2"
+            if METRICS[name].unit == "ms":  # durations seldom span a decade: "0.07" reads better than "7 x 10^-2"
                 panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
                 panel.xaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
-        panel.set_xlabel(_LABELS.get(name, text_of(name)))
+        panel.set_xlabel(text_of(METRICS[name].axis_label))
         panel.grid(alpha=0.25)
     panels[0].set_ylim(low, high)
     panels[0].set_title(left_out, fontsize=8, loc="left")
@@ -238,7 +228,7 @@ def front_page(result: Result, path: Path) -> None:
         )
         logarithmic = len(complete) and (complete[name] > 0).all()
         figure.update_xaxes(
-            title=_LABELS.get(name, _html(name)), type="log" if logarithmic else "linear", row=1, col=column
+            title=_html(METRICS[name].axis_label), type="log" if logarithmic else "linear", row=1, col=column
         )
     *limits, left_out = _focus(result)
     figure.update_yaxes(range=limits)
@@ -298,9 +288,8 @@ def _html(text: str) -> str:
 
 def _hover(result: Result, row: Any) -> str:
     shown = [f"<b>trial {row['number']}</b> {_html(row['recipe'])}"]
-    for name in dict.fromkeys(
-        [result.primary, *result.objectives, *result.parameters, "agreement", "speedup", "compression"]
-    ):
+    unasked = [metric.name for metric in shown_unasked()]
+    for name in dict.fromkeys([result.primary, *result.objectives, *result.parameters, *unasked]):
         value = row[name]
         if isinstance(value, float) and math.isnan(value):
             continue  # another method's parameter

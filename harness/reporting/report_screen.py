@@ -5,20 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from harness.metrics import shown_unasked
 from harness.reporting.result import Result
 from harness.reporting.sentences import caveats, confirmed_head, notes, transferred
 from harness.screen.shown import cell, heading, parameter_texts
 from harness.screen.table import Column, Row, table_lines
 from harness.screen.terminal import Terminal
 from harness.trials.confirm import Confirmation, Interval
-
-_DISPENSABLE = [
-    "agreement",
-    "tuned_control",
-    "control",
-    "compression",
-    "speedup",
-]  # the last goes first: it follows from the rest
 
 
 def show(result: Result, terminal: Terminal) -> None:
@@ -49,7 +42,7 @@ def _show_table(columns: list[Column], rows: list[Row], terminal: Terminal) -> l
 
 def _front(result: Result) -> tuple[list[Column], list[Row]]:
     shared, own = result.shared_parameters, result.own_parameters
-    ranks = {name: rank for rank, name in enumerate(_DISPENSABLE, 1) if name not in result.objectives}
+    ranks = {name: rank for rank, name in enumerate(_dispensable(), 1) if name not in result.objectives}
     columns = [
         Column("trial"),
         *(Column(heading(name), dispensable=ranks.get(name, 0)) for name in result.columns),
@@ -67,6 +60,13 @@ def _front(result: Result) -> tuple[list[Column], list[Row]]:
     teacher = [cell(name, result.teacher.get(name, math.nan)) for name in result.columns]
     rows.append(Row(["teacher", *teacher, *[""] * len(shared), ""], style="dim", stands_apart=True))
     return columns, rows
+
+
+def _dispensable() -> list[str]:
+    """Return the columns that a narrow terminal leaves out, the last one first: the costs, which follow from others."""
+    scores = [metric.name for metric in shown_unasked() if not metric.known_before_training]
+    costs = [metric.name for metric in shown_unasked() if metric.known_before_training]
+    return [*scores, "tuned_control", "control", *costs]
 
 
 def _confirmed(result: Result) -> tuple[list[Column], list[Row]]:

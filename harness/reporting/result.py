@@ -13,7 +13,7 @@ import pandas as pd
 from harness.cli import command_for
 from harness.cost import Conditions
 from harness.errors import HarnessError
-from harness.metrics import MAXIMIZED, METRICS
+from harness.metrics import METRICS, shown_unasked
 from harness.names import COLUMNS, column_names
 from harness.pareto import knee, pareto_front
 from harness.preparation.costs import used_conditions
@@ -30,15 +30,6 @@ from harness.trials.controls import failed as failed_controls
 from harness.trials.controls import known as known_controls
 
 _POINT = 0.01  # margin of the small pick: one point on a scale of 0 to 1, one percent of the teacher on any other
-_COST_AXES = (
-    "latency_p50_ms",
-    "latency_p95_ms",
-    "parameters",
-    "trainable_parameters",
-    "macs",
-    "size_mb",
-    "throughput_per_s",
-)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -124,7 +115,8 @@ class Result:
         """What a table shows: primary metric, control and gain, objectives, and how they compare with the teacher."""
         gained = ["control", *(["tuned_control"] if self.tuned_controls else []), "gain"] if self.controls else []
         gained = ["gain"] if self.no_control else gained
-        return list(dict.fromkeys([self.primary, *gained, *self.objectives, "agreement", "compression", "speedup"]))
+        unasked = [metric.name for metric in shown_unasked()]
+        return list(dict.fromkeys([self.primary, *gained, *self.objectives, *unasked]))
 
     @property
     def compared(self) -> pd.DataFrame:
@@ -309,11 +301,12 @@ def _pick(frame: pd.DataFrame, front: pd.Index, study: Study, teacher: dict[str,
     primary, sign = study.primary, -study.primary_sign
     rows = frame.loc[front].sort_values(["parameters", "latency_p50_ms", "number"])
     losses = sign * rows[primary].to_numpy(dtype=float)
-    axes = [name for name in study.objectives if name in _COST_AXES]
+    others = [METRICS[name] for name in study.objectives if name != primary]
+    axes = [metric for metric in others if metric.is_measured]  # what is derived from them would count them twice
     costs = np.array(
         [
-            np.log(np.maximum(rows[name].to_numpy(dtype=float), 1e-12)) * (-1 if name in MAXIMIZED else 1)
-            for name in axes
+            np.log(np.maximum(rows[metric.name].to_numpy(dtype=float), 1e-12)) * (-1 if metric.is_maximized else 1)
+            for metric in axes
         ]
     ).T
     picked = {"accurate": rows.index[int(np.argmin(losses))], "balanced": rows.index[knee(losses, costs)]}

@@ -7,15 +7,9 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
+from harness.metrics import METRICS
+
 _HEADINGS = {
-    "latency_p50_ms": "p50 ms",
-    "latency_p95_ms": "p95 ms",
-    "throughput_per_s": "samples/s",
-    "size_mb": "MB",
-    "trainable_parameters": "trainable",
-    "compression": "smaller",
-    "speedup": "faster",
-    "agreement": "agrees",
     "tuned_control": "tuned",
     "temperature": "T",
     "alpha": "α",
@@ -34,7 +28,7 @@ def printable(text: str, longest: int | None = None) -> str:
 
 def heading(name: str) -> str:
     """What a metric or parameter is called above its column."""
-    return _HEADINGS.get(name, printable(name))
+    return METRICS[name].heading if name in METRICS else _HEADINGS.get(name, printable(name))
 
 
 def cell(name: str, value: Any) -> str:
@@ -43,10 +37,8 @@ def cell(name: str, value: Any) -> str:
         return ""  # another method's parameter, or what was not trained
     if name == "gain":
         return f"{value:+.4f}"
-    if name in ("parameters", "trainable_parameters", "macs", "throughput_per_s"):
-        return f"{value:,.0f}"
-    if name in ("compression", "speedup"):
-        return f"{value:.1f}x"
+    if name in METRICS:
+        return METRICS[name].format.format(value)
     if isinstance(value, float):
         return f"{value:.4f}" if name not in _SHORT else f"{value:.3g}"
     return printable(str(value))

@@ -18,7 +18,7 @@ from harness.addresses import is_server, redact, sqlite_path
 from harness.content import Lease, write_atomically
 from harness.errors import HarnessError, did_you_mean
 from harness.flags import space_argument, space_file, space_names
-from harness.metrics import MAXIMIZED, METRICS
+from harness.metrics import DEFAULT_OBJECTIVES, METRICS
 from harness.settings import Settings
 from harness.sources import Code
 from harness.space import SearchSpace, load_space
@@ -48,7 +48,7 @@ def open_study(settings: Settings, space: SearchSpace, storage: Storage) -> Stud
             seed, stands on other code that is not accepted, was made by another version of this program, or was moved,
             or an objective is unknown.
     """
-    objectives = settings.objectives or (space.task.metric_name, "latency_p50_ms", "parameters")
+    objectives = settings.objectives or (space.task.metric_name, *DEFAULT_OBJECTIVES)
     directions = [_direction(name, space) for name in objectives]
     identity = with_format(
         {
@@ -280,7 +280,7 @@ def _direction(objective: str, space: SearchSpace) -> str:
         known = (space.task.metric_name, *METRICS)
         near = did_you_mean(objective, known, otherwise=".")
         raise HarnessError(f"--objectives must name some of {', '.join(known)}, but got {objective!r}{near}")
-    return "maximize" if objective in MAXIMIZED else "minimize"
+    return METRICS[objective].direction
 
 
 def _compare(study: Study, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from harness import budget
 from harness.cost import MOST_ARCHITECTURES, key_of
-from harness.metrics import KNOWN_COSTS, MAXIMIZED
+from harness.metrics import METRICS
 from harness.preparation.prepared import Prepared
 from harness.sampling.candidates import Points
 from harness.sampling.forecast import Forecast
@@ -66,7 +66,7 @@ def small_students(settings: Settings, space: SearchSpace, study: Study, prepare
     Returns:
         None where no cost is an objective, or none is within the budgets, or costs are not known beforehand.
     """
-    if not any(name in KNOWN_COSTS for name in study.objectives):
+    if not any(METRICS[name].known_before_training for name in study.objectives if name != study.primary):
         return []
     affordable = _affordable(settings, space, prepared)
     sizes = [log(max(1, prepared.costs[architecture].parameters)) for architecture in affordable]
@@ -90,4 +90,4 @@ def _architectures(space: SearchSpace, prepared: Prepared) -> list[dict[str, Any
 
 
 def _small_is_good(name: str, cost: float) -> float:
-    return 1 / cost if name in MAXIMIZED else cost
+    return 1 / cost if METRICS[name].is_maximized else cost

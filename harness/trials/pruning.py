@@ -20,7 +20,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.errors import TrialPruned
-from harness.metrics import KNOWN_COSTS, MAXIMIZED
+from harness.metrics import METRICS
 from harness.sampling.forecast import Forecast
 from harness.storage.access import STORAGE_ERRORS, asking_storage
 from harness.studies.claim import Claim
@@ -214,14 +214,15 @@ class Pruner:
 
     def _costs(self, params: Mapping[str, Any]) -> tuple[float, ...]:
         costs = self._costs_of(params)
-        return tuple(-costs[name] if name in MAXIMIZED else costs[name] for name in self._axes)
+        return tuple(-costs[name] if METRICS[name].is_maximized else costs[name] for name in self._axes)
 
 
 def unprunable(study: Study) -> str | None:
     """Why the study's trials can't be pruned on its front; ``None`` if they can."""
     if study.primary not in study.objectives:
         return f"{study.primary} is no objective"
-    late = [name for name in study.objectives if name != study.primary and name not in KNOWN_COSTS]
+    others = [METRICS[name] for name in study.objectives if name != study.primary]
+    late = [metric.name for metric in others if not metric.known_before_training]
     return f"{late[0]} is not known before the end" if late else None
 
 

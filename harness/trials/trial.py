@@ -73,8 +73,8 @@ def run_student(
         listeners: Told, one after the other, of each epoch that ends; any of them may stop the training.
 
     Returns:
-        The final metrics by name: the primary metric, ``agreement``, ``teacher_kl``, ``ece``, and the costs. Scores of
-        another split than ``val`` begin with its name, as in ``test/agreement``.
+        The final metrics by name: the primary metric, the scores and the costs of ``METRICS``. Scores of another split
+        than ``val`` begin with its name, as in ``test/agreement``.
 
     Raises:
         TrialFailed: If the loss is not finite, memory or the disk does not suffice, or what is deployed has other

@@ -16,8 +16,9 @@ from conftest import opened, settings_in
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from harness import budget
-from harness.cost import Conditions, Cost, CostTable, key_of
+from harness.cost import Conditions, CostTable, key_of
 from harness.errors import HarnessError, TrialFailed
+from harness.metrics import Cost
 from harness.preparation.costs import costs_of, refusal
 from harness.sampling.first_trials import first_trials
 from harness.sampling.proposal import Proposer

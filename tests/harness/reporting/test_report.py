@@ -19,9 +19,9 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from plotly.offline import get_plotlyjs
 from rich.console import Console
 
-from harness.cost import Conditions, Cost, CostTable
+from harness.cost import Conditions, CostTable
 from harness.errors import HarnessError
-from harness.metrics import METRICS
+from harness.metrics import METRICS, Cost
 from harness.names import COLUMNS
 from harness.region import Region
 from harness.reporting.plots import _focus, curves_figure

@@ -12,7 +12,8 @@ from conftest import opened, settings_in
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from harness.budget import within
-from harness.cost import Conditions, Cost, CostTable, key_of
+from harness.cost import Conditions, CostTable, key_of
+from harness.metrics import Cost
 from harness.preparation.prepared import Prepared
 from harness.settings import Settings
 from harness.space import SearchSpace

@@ -1,0 +1,217 @@
+"""Metrics are declared once: a declaration added to a copy of the program is all that a new metric needs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import README, ROOT, ended, environment, load, opened, settings_in
+from forked import Forked
+from mlflow import MlflowClient
+from safetensors.torch import load_file
+
+from harness.cost import Conditions, CostTable, Counts, key_of
+from harness.errors import HarnessError
+from harness.metrics import DEFAULT_OBJECTIVES, METRICS, Cost, Metric, SplitLogits, budget_names, unknown_for_some
+from harness.names import COLUMNS, logged_name
+from harness.reporting.report_screen import _dispensable
+from harness.screen.shown import cell, heading
+from harness.space import load_space
+from harness.training.tensor_file import load_state
+from harness.trials.pruning import unprunable
+from search_spaces.digits import SPACE
+
+BRIER = (
+    'Metric("brier", "minimize", label="Brier score", heading="Brier", '
+    "score=lambda on: on.student.softmax(-1).sub(on.student.new_zeros(on.student.shape)"
+    ".scatter(1, on.labels[:, None], 1)).square().sum(-1).mean())"
+)
+"""The one line: the Brier score, the mean squared distance of the probabilities from the true class."""
+
+TEACHER = Cost(
+    parameters=1000,
+    macs=5000,
+    size_mb=0.5,
+    latency_p50_ms=3.0,
+    latency_p95_ms=4.0,
+    throughput_per_s=10.0,
+    trainable_parameters=900,
+)
+STUDENT = replace(TEACHER, parameters=40, macs=200, latency_p50_ms=0.5)
+LOGITS = SplitLogits(
+    student=torch.tensor([[0.75, 0.25], [0.62, 0.38], [0.25, 0.75]]).log(),
+    teacher=torch.tensor([[0.6, 0.4], [0.75, 0.25], [0.75, 0.25]]).log(),
+    labels=torch.tensor([0, 0, 0]),
+    classes=2,
+)
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the program with one line more, in one file."""
+    folder = tmp_path_factory.mktemp("program")
+    shutil.copy(ROOT / "search.py", folder)
+    for layer in ("harness", "lightning_modules", "search_spaces"):
+        shutil.copytree(ROOT / layer, folder / layer, ignore=shutil.ignore_patterns("__pycache__"))
+    file = folder / "harness" / "metrics.py"
+    before, end, after = file.read_text().partition("    )\n}\n")
+    assert end
+    file.write_text(f"{before}        {BRIER},\n{end}{after}")
+    return folder
+
+
+def test_a_declared_metric_stands_in_the_help(program: Path) -> None:
+    shown = subprocess.run(
+        [sys.executable, "search.py", "--help"], cwd=program, env=_environment(program), capture_output=True, text=True
+    )
+    words = " ".join(shown.stdout.split())
+    also = re.search(r"what spans the front \(default: accuracy,latency_p50_ms,parameters; also (.*?)\)", words)
+    assert also is not None
+    assert also[1].split(", ") == [*(name for name in METRICS if name not in DEFAULT_OBJECTIVES), "brier"]
+
+
+@pytest.mark.slow
+def test_a_declared_metric_is_an_objective_and_stands_wherever_metrics_do(program: Path, example: Path) -> None:
+    arguments = ("--space", "cancer.py", "--trials", "2", "--epochs", "2", "--objectives", "accuracy,brier,parameters")
+    process = Forked(
+        program / "search.py",
+        *(*arguments, "--workers", "1", "--min", "none", "--no-controls"),
+        output=example / "output.txt",
+        env=_environment(program),
+    )
+    output = ended(process, example / "output.txt")
+    assert "the Pareto front of accuracy ↑, brier ↓, parameters ↓" in output
+    assert re.search(r"trial +accuracy +Brier +parameters", output)
+
+    study = load(example, "cancer")
+    task = load_space(example / "cancer.py").task
+    val = task.data(None).splits["val"]
+    stored = [trial.user_attrs["metrics"]["brier"] for trial in study.trials]
+    for trial, value in zip(study.trials, stored, strict=True):
+        student = task.student(width=trial.params["width"])
+        folder = example / "mlruns" / "trials" / "cancer" / str(trial.number)
+        load_state(student, load_file(folder / "student.safetensors"))
+        with torch.no_grad():
+            probabilities = student.eval()(val.inputs).softmax(-1).double().numpy()
+        truth = pd.get_dummies(val.labels.numpy()).to_numpy(dtype=float)
+        assert value == pytest.approx(((probabilities - truth) ** 2).sum(axis=1).mean(), rel=1e-4)
+        assert value == trial.values[1]
+    assert 0 < study.user_attrs["kd.teacher"]["brier"] < 2
+
+    report = example / "mlruns" / "trials" / "cancer" / "report"
+    assert pd.read_csv(report / "trials.csv")["brier"].tolist() == pytest.approx(stored)
+    assert '"text":"Brier score"' in (report / "front.html").read_text()  # an axis of the plot
+    client = MlflowClient(f"sqlite:///{example}/mlflow.db")
+    experiment = client.get_experiment_by_name("kd-cancer")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    logged = {run.data.tags["kd.trial"]: run.data.metrics for run in runs if run.data.tags["kd.role"] == "trial"}
+    assert [logged[str(number)]["brier"] for number in range(2)] == pytest.approx(stored)
+    assert all("brier" in run.data.metrics for run in runs if run.data.tags["kd.role"] == "teacher")
+
+
+def test_a_declared_metric_is_no_name_for_a_tasks_own_and_is_near_what_is_misspelt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METRICS, "brier", Metric("brier", "minimize", score=lambda on: on.student.mean()))
+    with pytest.raises(HarnessError, match=r"--objectives must name some of accuracy, .*, brier, but got 'brie'; did"):
+        opened(replace(settings_in(tmp_path, trials=1), objectives=("accuracy", "brie")))
+    study = opened(replace(settings_in(tmp_path, trials=1), objectives=("accuracy", "brier")))
+    assert study.directions == ("maximize", "minimize") and unprunable(study) == "brier is not known before the end"
+    monkeypatch.setattr(type(SPACE.task), "metric_name", "brier")
+    with pytest.raises(ValueError, match="metric_name must be a name of its own, but 'brier' has another meaning"):
+        replace(SPACE)
+
+
+def test_a_derived_cost_is_known_before_training_as_far_as_its_costs_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def flops(student: Cost, teacher: Cost) -> float | None:
+        return None if student.macs is None else 2 * student.macs
+
+    monkeypatch.setitem(METRICS, "flops", Metric("flops", "minimize", may_be_unknown=True, derive=flops))
+    uncounted = replace(STUDENT, macs=None)
+    students = {key_of({"width": 2}): STUDENT, key_of({"width": 3}): uncounted}
+    table = CostTable(Conditions("a processor"), TEACHER, students)
+    assert table.metrics({"width": 2})["flops"] == 400
+    assert table.metrics({"width": 3}).keys() == METRICS.keys() - {"macs", "flops", "agreement", "teacher_kl", "ece"}
+    assert METRICS["flops"].known_before_training and not METRICS["flops"].may_be_budget
+    assert unknown_for_some(["accuracy", "flops", "parameters", "macs", "flops"]) == ["flops", "macs"]
+
+
+def test_budgets_are_measured_costs_that_are_better_the_lower_they_are() -> None:
+    assert budget_names() == [
+        "parameters", "trainable_parameters", "macs", "size_mb", "latency_p50_ms", "latency_p95_ms",
+    ]  # fmt: skip
+
+
+def test_measured_costs_are_the_fields_of_a_cost_and_those_of_no_clock_are_counted() -> None:
+    measured = [metric for metric in METRICS.values() if metric.is_measured]
+    assert {metric.name for metric in measured} == {field.name for field in fields(Cost)}
+    assert {metric.name for metric in measured if not metric.is_timed} == set(Counts._fields)
+    assert {name for name, metric in METRICS.items() if metric.is_timed} == {
+        "latency_p50_ms", "latency_p95_ms", "throughput_per_s", "speedup",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("agreement", 2 / 3),
+        # 0.6 ln(0.6 / 0.75) + 0.4 ln(0.4 / 0.25) and so on: 0.05412, 0.03809 and 0.54931, averaged.
+        ("teacher_kl", 0.21384),
+        # Confidences 0.75 (right), 0.75 (wrong) and 0.62 (right): 2/3 · |1/2 - 0.75| + 1/3 · |1 - 0.62|.
+        ("ece", 0.29333),
+    ],
+)
+def test_scores_are_what_was_worked_by_hand(name: str, expected: float) -> None:
+    score = METRICS[name].score
+    assert score is not None
+    assert float(score(LOGITS)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_teacher_without_parameters_is_compared_as_one_that_has_one() -> None:
+    nothing, student = replace(TEACHER, parameters=0), replace(STUDENT, parameters=40)
+    assert nothing.metrics(nothing)["compression"] == 1 and student.metrics(nothing)["compression"] == 1 / 40
+
+
+def test_tables_and_plots_show_a_metric_as_it_is_declared() -> None:
+    assert [heading(name) for name in ("latency_p50_ms", "speedup", "ece")] == ["p50 ms", "faster", "ece"]
+    assert [cell(name, 1234.56) for name in ("parameters", "compression", "size_mb")] == [
+        "1,235", "1234.6x", "1234.5600",
+    ]  # fmt: skip
+    assert [METRICS[name].axis_label for name in ("latency_p50_ms", "macs", "throughput_per_s", "ece")] == [
+        "latency p50, batch 1 (ms)", "MACs a sample", "throughput (samples/s)", "ece",
+    ]  # fmt: skip
+    assert _dispensable() == ["agreement", "tuned_control", "control", "compression", "speedup"]
+
+
+def test_every_metric_has_a_name_that_flags_tables_and_mlflow_can_say() -> None:
+    assert not {*METRICS} & {*COLUMNS}
+    for name, metric in METRICS.items():
+        assert name == metric.name == logged_name(name) and re.fullmatch(r"[a-z][a-z0-9_]*", name)
+        assert metric.format.format(1.5) and metric.label and metric.heading
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        lambda: re.search(r"an objective that is not known before the end \((.*?)\)", README, re.DOTALL),
+        lambda: re.search(r"Beside its accuracy a trial has (.*?) all on the validation split", README, re.DOTALL),
+    ],
+)
+def test_the_readme_lists_all_scores_where_it_lists_them(listed: Callable[[], re.Match[str] | None]) -> None:
+    found = listed()
+    assert found is not None
+    scores = {name for name, metric in METRICS.items() if not metric.known_before_training}
+    assert set(re.findall(r"`(\w+)`", found[1])) == scores
+
+
+def _environment(program: Path) -> dict[str, str]:
+    return {**environment(), "PYTHONPATH": str(program), "COLUMNS": "160"}
