@@ -133,7 +133,7 @@ def search(
     if declared is not None and epochs is not None:
         declared = replace(declared, epochs=epochs)
     with _interruptible():
-        if declared is None:
+        if declared is None or placement.launcher != "local":
             launch(settings, placement)
         else:
             run_search(settings, declared)
