@@ -66,15 +66,14 @@ def search(
     time: str | int | None = None,
     slurm: Mapping[str, str | bool] | None = None,
     ray_address: str | None = None,
-    detach: bool = False,
     storage: str | None = None,
     tracking_uri: str | None = None,
     runs_dir: str | os.PathLike[str] | None = None,
 ) -> Result:
     """Search the students of a teacher, and return what the study found. The same call again resumes the study.
 
-    Every keyword is a flag of ``kd-harness search``, whose ``--help`` says more. Ctrl-C stops in good order: nothing is
-    lost, and the same call goes on.
+    The keywords are the flags of ``kd-harness search``, whose ``--help`` says more, without ``--detach``: the call
+    returns what was found. Ctrl-C stops in good order: nothing is lost, and the same call goes on.
 
     Args:
         space: A ``SearchSpace``, the name of an embedded space, or a Python file that sets ``SPACE``.
@@ -108,7 +107,6 @@ def search(
         time: Slurm: a job's time limit, in minutes or as ``"HH:MM:SS"``.
         slurm: Slurm: further options of sbatch, by name.
         ray_address: Ray: the cluster.
-        detach: Slurm, Ray: submit the workers and return at once.
         storage: The study's database; by default ``$KD_STORAGE`` or ``sqlite:///optuna.db``.
         tracking_uri: MLflow's address; by default ``$MLFLOW_TRACKING_URI`` or ``sqlite:///mlflow.db``.
         runs_dir: Folder of caches, checkpoints and reports; by default ``$KD_RUNS_DIR`` or ``mlruns``.
