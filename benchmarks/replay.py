@@ -39,6 +39,7 @@ from harness.trials.pruning import rungs_of
 WHOLE = 0.5  # accuracy from which all students count
 MOST_PARAMETERS = 4.78  # log10
 GOALS = (0.95, 0.98, 0.99)
+REGION_GOAL = 0.95  # in the median nobody reaches 99 % of the region's volume on digits within all the epochs given
 _PEER = "MO-TPE"  # what others are compared with
 _MOST_FULL_TRIALS = 100  # a search that has spent as many epochs, or has asked five times as often, never arrives
 _MOST_ASKED = 5 * _MOST_FULL_TRIALS
@@ -141,7 +142,7 @@ def table(found: dict[str, list[Course]], curves: Curves) -> list[str]:
         f"*Region*: students of an accuracy of {FLOORS[curves.space]} and more.",
         "",
         f"| method | {' | '.join(f'epochs to {goal:.0%}' for goal in GOALS)} | arrived | mean, to {GOALS[-1]:.0%} "
-        f"| region, to {GOALS[-1]:.0%} | MACs to {GOALS[-1]:.0%}, MO-TPE = 1 |",
+        f"| region, to {REGION_GOAL:.0%} | MACs to {GOALS[-1]:.0%}, MO-TPE = 1 |",
         "|---|" + "---:|" * (len(GOALS) + 4),
     ]
     for name, courses in found.items():
@@ -149,7 +150,8 @@ def table(found: dict[str, list[Course]], curves: Curves) -> list[str]:
         arrived = sum(course.arrival(GOALS[-1]) < math.inf for course in courses)
         cells += [f"{arrived} of {seeds}"]
         cells += [
-            _cell([course.arrival(GOALS[-1], of=of) for course in courses]) for of in ("mean_share", "region_share")
+            _cell([course.arrival(goal, of=of) for course in courses])
+            for of, goal in (("mean_share", GOALS[-1]), ("region_share", REGION_GOAL))
         ]
         lines.append(f"| {name} | {' | '.join(cells)} | {_macs(courses, found)} |")
     fewest = statistics.median(fewest_epochs(curves, seed) for seed in range(curves.seeds))
