@@ -138,12 +138,7 @@ def test_the_wheel_searches_and_reports_from_an_empty_folder(built: Path, tmp_pa
     site, folder = tmp_path / "site", tmp_path / "empty"
     folder.mkdir()
     pip(folder, "install", "--no-deps", "--no-index", "--target", str(site), str(wheel))
-    # Workers with two threads each are spawned: each imports the console script anew.
-    variables = {
-        "PYTHONPATH": str(site),
-        "PATH": f"{site / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "4",
-    }
+    variables = {"PYTHONPATH": str(site), "PATH": f"{site / 'bin'}{os.pathsep}{os.environ['PATH']}"}
     found = run(folder, sys.executable, "-c", f"import {', '.join(OURS)}; print(harness.__file__)", **variables)
     assert Path(found.strip()) == site / "harness" / "__init__.py"
     assert "\n    confirm " in run(folder, "kd-harness", "--help", **variables) and not list(folder.iterdir())

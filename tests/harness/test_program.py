@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from conftest import environment
 
 import harness.program
 from harness.cli import command_for
@@ -61,3 +64,21 @@ def test_a_console_script_that_was_typed_with_its_path_is_named_with_it(
     monkeypatch.setenv("PATH", str(folder / ".venv" / "bin"))
     monkeypatch.setattr("sys.argv", ["a b/kd-harness", "search"])
     assert shlex.split(command_line_here()) == ["a b/kd-harness", "search"]
+
+
+def test_a_worker_that_a_console_script_spawns_names_it_too_and_does_not_run_it_again(tmp_path: Path) -> None:
+    script = tmp_path / "kd-harness"
+    script.write_text(
+        "import multiprocessing, sys\n"
+        "from harness.__main__ import kd_harness\n"  # as an installation writes it, but for what is run
+        "if __name__ == '__main__':\n"
+        "    code = 'from harness.program import command_line_here; print(command_line_here())'\n"
+        "    process = multiprocessing.get_context('spawn').Process(target=exec, args=(code,))\n"
+        "    process.start()\n"
+        "    process.join()\n"
+        "    sys.exit(process.exitcode)\n"
+    )
+    command = [sys.executable, "kd-harness", "search", "--trials", "2"]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0 and ended.stderr == ""
+    assert ended.stdout == "kd-harness search --trials 2\n"
