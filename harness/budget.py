@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from optuna.distributions import BaseDistribution, IntDistribution
+from torch import nn
 
 from harness.cost import MOST_ARCHITECTURES, CostTable, key_of
 from harness.errors import HarnessError
@@ -29,6 +30,23 @@ def check_counted(uncounted: Sequence[str], budgets: Mapping[str, float], object
         raise HarnessError(
             f"{asked} must ask for costs that are known, but macs can't be counted of students: no formula for "
             f"{', '.join(uncounted)}; ask for parameters, size_mb or latency_p50_ms instead."
+        )
+
+
+def check_compared(teacher: nn.Module, objectives: Sequence[str]) -> None:
+    """See that students' sizes are compared only with a teacher that has parameters.
+
+    Args:
+        teacher: The teacher.
+        objectives: Names of the objectives.
+
+    Raises:
+        HarnessError: If it has none.
+    """
+    if "compression" in objectives and not any(True for _ in teacher.parameters()):
+        raise HarnessError(
+            "--objectives must ask for costs that are known, but there is no compression of a teacher that has no "
+            "parameters; ask for parameters or size_mb instead."
         )
 
 

@@ -238,11 +238,10 @@ class CostTable:
     def metrics(self, architecture: Mapping[str, Any]) -> dict[str, float]:
         """The architecture's costs, as far as they are known, and how it compares with the teacher, by metric name."""
         cost = self[architecture]
-        return {
-            **cost.metrics(),
-            "compression": self.teacher.parameters / max(cost.parameters, 1),
-            "speedup": self.teacher.latency_p50_ms / cost.latency_p50_ms,
-        }
+        compared = {"speedup": self.teacher.latency_p50_ms / cost.latency_p50_ms}
+        if self.teacher.parameters:  # what a teacher without any knows is in no tensor: nothing to compare
+            compared["compression"] = self.teacher.parameters / max(cost.parameters, 1)
+        return {**cost.metrics(), **compared}
 
     def to_json(self) -> str:
         """The table as text."""

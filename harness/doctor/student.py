@@ -23,6 +23,7 @@ from harness.preparation.deployment import check_deployed
 from harness.preparation.methods import student_layers
 from harness.preparation.misgivings import ALIKE, of_task, of_training
 from harness.preparation.students import check_students
+from harness.preparation.teacher import learns
 from harness.space import ends
 from harness.task import Task
 from harness.training.fit import seed_draws
@@ -45,7 +46,7 @@ def students_can_be_built(patient: Patient) -> str:
     smallest, largest = patient.students[0][1], patient.students[-1][1]
     teacher = sum(parameter.numel() for parameter in patient.teacher.parameters())
     shown = f"{len(built)} {'architectures' if every is not None else 'of the architectures'}"
-    if smallest >= teacher:
+    if 0 < teacher <= smallest:
         raise Doubt(
             f"the smallest has {smallest:,} parameters, and its teacher {teacher:,}",
             "let the ranges begin at students that are smaller than their teacher",
@@ -86,7 +87,7 @@ def nothing_is_ignored(patient: Patient) -> str:
     student = patient.student(patient.students[0][0])
     found = [f"the task {one}" for one in of_task(patient.space.task, Task)]
     found += [f"a student {one}" for one in of_training(student)]
-    if not patient.settings.teachers:
+    if not patient.settings.teachers and learns(patient.space.task.teacher()):
         found += [f"the teacher {one}" for one in of_training(patient.space.task.teacher())]
     if found:
         raise Doubt("; ".join(found))

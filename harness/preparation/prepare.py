@@ -12,7 +12,7 @@ from torch import nn
 from harness import budget
 from harness.cli import doctor_command
 from harness.content import derived_seed, digest
-from harness.cost import MOST_ARCHITECTURES, Cost, shape_of
+from harness.cost import MOST_ARCHITECTURES, Cost, Counts, shape_of
 from harness.errors import Unfit, if_memory_suffices
 from harness.preparation.asking import asking, asking_the_middle, middle_student, student_of
 from harness.preparation.cache_format import check_cache
@@ -37,7 +37,7 @@ from harness.preparation.network_digest import start_of
 from harness.preparation.prepared import Prepared
 from harness.preparation.scoring import score, scores_of
 from harness.preparation.students import check_students, middle_architecture, named
-from harness.preparation.teacher import Teacher
+from harness.preparation.teacher import Teacher, learns
 from harness.preparation.teacher_checks import check_outputs, check_teacher
 from harness.preparation.teacher_outputs import SEARCHED, Outputs, make_teacher_outputs
 from harness.region import check_reach, region_of
@@ -121,7 +121,8 @@ def prepare(
 
     def check(network: nn.Module) -> None:
         check_teacher(network, space, data, students)
-        if not settings.teachers:
+        budget.check_compared(network, study.objectives)
+        if not settings.teachers and learns(network):
             doubts.extend(f"the teacher {one}" for one in of_training(network) if f"the teacher {one}" not in doubts)
 
     with asking("the task's teacher", settings):
@@ -210,8 +211,9 @@ def _attach(outputs: Outputs, data: TensorDataModule, space: SearchSpace, classe
 
 
 def _described(space: SearchSpace, scores: Mapping[str, float], cost: Cost) -> str:
+    parameters = f"{cost.parameters:,}" if cost.parameters else "no"
     return (
-        f"{space.task.metric_name} {scores[space.task.metric_name]:.4f} (validation), {cost.parameters:,} parameters, "
+        f"{space.task.metric_name} {scores[space.task.metric_name]:.4f} (validation), {parameters} parameters, "
         f"{cost.latency_p50_ms:.3f} ms"
     )
 
@@ -272,4 +274,7 @@ def _finish_teacher(teacher: Teacher, scores: Mapping[str, float], cost: Cost) -
 
 
 def _teacher_metrics(scores: Mapping[str, float], cost: Cost) -> dict[str, float]:
-    return {**scores, **cost.metrics(), "compression": 1.0, "speedup": 1.0}
+    """Return a teacher's metrics; counts of tensors say nothing of one that has no parameters, and are left out."""
+    metrics = {**scores, **cost.metrics(), "compression": 1.0, "speedup": 1.0}
+    uncounted = () if cost.parameters else (*Counts._fields, "compression")
+    return {name: value for name, value in metrics.items() if name not in uncounted}

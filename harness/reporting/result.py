@@ -124,7 +124,8 @@ class Result:
         """What a table shows: primary metric, control and gain, objectives, and how they compare with the teacher."""
         gained = ["control", *(["tuned_control"] if self.tuned_controls else []), "gain"] if self.controls else []
         gained = ["gain"] if self.no_control else gained
-        return list(dict.fromkeys([self.primary, *gained, *self.objectives, "agreement", "compression", "speedup"]))
+        compared = [name for name in ("compression", "speedup") if name in self.teacher]
+        return list(dict.fromkeys([self.primary, *gained, *self.objectives, "agreement", *compared]))
 
     @property
     def compared(self) -> pd.DataFrame:

@@ -229,6 +229,12 @@ def test_costs_are_kept_apart_by_network_and_conditions(tmp_path: Path) -> None:
     assert len(others | {base}) == 11 and base.parent == tmp_path / "costs"
 
 
+def test_nothing_is_smaller_than_a_teacher_without_parameters() -> None:
+    teacher = replace(TEACHER, parameters=0)
+    metrics = CostTable(CONDITIONS, teacher, {key_of({"width": 2}): STUDENT}).metrics({"width": 2})
+    assert metrics == {**asdict(STUDENT), "speedup": 6.0}
+
+
 def test_a_network_without_parameters_has_a_finite_compression() -> None:
     nothing = replace(STUDENT, parameters=0)
     assert math.isfinite(CostTable(CONDITIONS, TEACHER, {key_of({}): nothing}).metrics({})["compression"])
