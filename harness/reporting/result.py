@@ -13,9 +13,9 @@ import pandas as pd
 from harness.cli import command_for
 from harness.cost import Conditions
 from harness.errors import HarnessError
-from harness.metrics import MAXIMIZED, METRICS
+from harness.metrics import MAXIMIZED, METRICS, TIMED
 from harness.names import COLUMNS, column_names
-from harness.pareto import knee, pareto_front
+from harness.pareto import front_by_spread, knee, pareto_front
 from harness.preparation.costs import used_conditions
 from harness.region import Region
 from harness.reporting.transfer import Transfer
@@ -118,6 +118,16 @@ class Result:
         """Those of them that are not in the region, the best first."""
         held = self.complete[self.primary].map(self.region.holds).astype(bool)
         return self.complete[~held].sort_values(self.primary, ascending=not self.primary_is_maximized)
+
+    @property
+    def on_front_by_spread(self) -> list[int]:
+        """Numbers of the trials on the front that are there only by latencies within the measurement's spread."""
+        spread, front = self.conditions.spread, self.front.sort_values("number")
+        if not spread or not len(front):
+            return []
+        spreads = [spread if name in TIMED else 0.0 for name in self.objectives]
+        values = front[list(self.objectives)].to_numpy(dtype=float)
+        return [int(number) for number in front["number"].iloc[front_by_spread(values, spreads, self.directions)]]
 
     @property
     def columns(self) -> list[str]:

@@ -160,6 +160,20 @@ def test_a_table_compares_with_the_teacher() -> None:
     assert set(COSTS) == set(asdict(STUDENT))
 
 
+def test_tables_are_added_with_the_wider_spread_of_the_two() -> None:
+    def of(width: int, spread: float | None) -> CostTable:
+        return CostTable(replace(CONDITIONS, spread=spread), TEACHER, {key_of({"width": width}): STUDENT})
+
+    table = of(1, None)
+    table.add(of(2, 0.03))
+    table.add(of(3, 0.01))
+    assert set(table.students) == {key_of({"width": width}) for width in (1, 2, 3)}
+    assert CostTable.from_json(table.to_json()).conditions == replace(CONDITIONS, spread=0.03)
+    table = of(1, None)
+    table.add(of(2, None))
+    assert table.conditions.spread is None
+
+
 def test_a_table_finds_an_architecture_by_its_values_in_any_order() -> None:
     table = CostTable(CONDITIONS, TEACHER, {key_of({"width": 2, "act": "relu"}): STUDENT})
     assert table[{"act": "relu", "width": 2}] == STUDENT
