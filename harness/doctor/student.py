@@ -13,7 +13,7 @@ from optuna.samplers import RandomSampler
 from harness import budget
 from harness.content import tensors_digest
 from harness.cost import conditions_of, count_costs, key_of, measure_costs
-from harness.doctor.answers import ASKED, TOLERANCE, check_answers, check_steady, distance
+from harness.doctor.answers import check_answers, check_steady
 from harness.doctor.check import Check, Doubt, Flaw, asking
 from harness.doctor.patient import Patient, text_of
 from harness.errors import HarnessError
@@ -22,6 +22,7 @@ from harness.preparation.costs import example_inputs
 from harness.preparation.deployment import check_deployed
 from harness.preparation.methods import student_layers
 from harness.preparation.misgivings import ALIKE, of_task, of_training
+from harness.preparation.steadiness import ASKED, TOLERANCE, distance
 from harness.preparation.students import check_students
 from harness.preparation.teacher import learns
 from harness.space import ends

@@ -8,12 +8,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from harness.doctor.answers import ASKED, TOLERANCE, check_answers, check_steady, distance, logits_of
+from harness.doctor.answers import check_answers, check_steady
 from harness.doctor.check import Check, Doubt, Flaw
 from harness.doctor.patient import SAMPLES, STEPS, Patient, losses_of
 from harness.preparation.fingerprint import fingerprint
 from harness.preparation.methods import teacher_layers
 from harness.preparation.network_digest import answers_of, network_digest, samples_of
+from harness.preparation.steadiness import ASKED, TOLERANCE, distance, logits_of
 from harness.preparation.teacher import AS_IT_IS, find_teacher, learns
 from harness.preparation.teacher_checks import check_outputs
 from harness.preparation.teacher_outputs import find_teacher_outputs, run_teacher

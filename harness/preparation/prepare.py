@@ -36,6 +36,7 @@ from harness.preparation.mixing import REMEDY, mixes_targets, unrepeatable, why_
 from harness.preparation.network_digest import start_of
 from harness.preparation.prepared import Prepared
 from harness.preparation.scoring import score, scores_of
+from harness.preparation.steadiness import ASKED, unsteadiness
 from harness.preparation.students import check_students, middle_architecture, named
 from harness.preparation.teacher import Teacher, learns
 from harness.preparation.teacher_checks import check_outputs, check_teacher
@@ -178,6 +179,11 @@ def prepare(
         for misgiving in misgivings(said["val"]["logits"].float(), scored, reached):
             doubts.append(f"{who} {misgiving}")
             warn(doubts[-1], file)
+        with asking("the teacher", settings):
+            fault = unsteadiness(teacher.network, example_inputs(data, ASKED))
+        if fault is not None:
+            doubts.append(f"{who} is not steady: {fault.found}")
+            warn(doubts[-1], file)
         _finish_teacher(teacher, its_scores, cost)
         mirror.notify(teacher.spool.folder)  # a kept teacher may be new to this tracking store
     if len(teachers) > 1:
@@ -247,7 +253,9 @@ def _student_misgivings(space: SearchSpace, data: TensorDataModule, settings: Se
     doubts = of_training(network)
     network.eval()
     with asking_the_middle(space, settings), torch.no_grad():
-        return [*doubts, *misgivings(call(network, example_inputs(data, _GLANCED_AT)).float())]
+        doubts += misgivings(call(network, example_inputs(data, _GLANCED_AT)).float())
+        fault = unsteadiness(deployed_network(space.task, network).to(data.device), example_inputs(data, ASKED))
+    return doubts if fault is None else [*doubts, f"is not steady: {fault.found}"]
 
 
 def check_class_names(task: Task, labelled: int, classes: int) -> tuple[str, ...]:
