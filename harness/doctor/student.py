@@ -16,14 +16,14 @@ from harness.cost import conditions_of, count_costs, key_of, measure_costs
 from harness.doctor.answers import check_answers, check_steady
 from harness.doctor.check import Check, Doubt, Flaw, asking
 from harness.doctor.patient import Patient, text_of
-from harness.errors import HarnessError
+from harness.errors import HarnessError, advising
 from harness.macs import macs_of
 from harness.preparation.costs import example_inputs
 from harness.preparation.deployment import check_deployed
 from harness.preparation.methods import student_layers
 from harness.preparation.misgivings import ALIKE, of_task, of_training
 from harness.preparation.steadiness import ASKED, TOLERANCE, distance
-from harness.preparation.students import check_students
+from harness.preparation.students import begin_at_one, check_students, layer_without_units
 from harness.preparation.teacher import learns
 from harness.space import ends
 from harness.task import Task
@@ -40,8 +40,10 @@ def students_can_be_built(patient: Patient) -> str:
     space, built = patient.space, []
     every = space.architectures(limit=_BUILT)
     for architecture in every if every is not None else _some_architectures(patient):
-        with asking(f"student({text_of(architecture)})", patient):
+        with asking(f"student({text_of(architecture)})", patient), advising(begin_at_one(architecture)):
             network = patient.deployed(architecture)
+            if hollow := layer_without_units(network, architecture):
+                raise hollow
         built.append((architecture, sum(parameter.numel() for parameter in network.parameters())))
     patient.students = sorted(built, key=lambda pair: pair[1])
     smallest, largest = patient.students[0][1], patient.students[-1][1]

@@ -117,6 +117,8 @@ def prepare(
     keeper = Keeper(study.alone if study.is_shared else nobody_else, mirror, terminal.say)
     doubts = [f"the task {one}" for one in of_task(space.task, Task)]
     doubts += [f"nothing of a student changes with its {name}" for name in students.inert]
+    if students.unitless is not None:
+        doubts.append(str(students.unitless).rstrip("."))
     if students.alike is not None:
         doubts.append(f"{students.alike} {ALIKE}")
 
