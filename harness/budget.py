@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from optuna.distributions import BaseDistribution, IntDistribution
+from torch import nn
 
 from harness.cost import MOST_ARCHITECTURES, CostTable, key_of
 from harness.errors import HarnessError
@@ -37,6 +38,23 @@ def always_known() -> str:
     """Return the budgets that every student's costs can be compared with, as ``parameters, size_mb or ...``."""
     *names, last = (name for name in budget_names() if not METRICS[name].may_be_unknown)
     return f"{', '.join(names)} or {last}"
+
+
+def check_compared(teacher: nn.Module, objectives: Sequence[str]) -> None:
+    """See that students' sizes are compared only with a teacher that has parameters.
+
+    Args:
+        teacher: The teacher.
+        objectives: Names of the objectives.
+
+    Raises:
+        HarnessError: If it has none.
+    """
+    if "compression" in objectives and not any(True for _ in teacher.parameters()):
+        raise HarnessError(
+            "--objectives must ask for costs that are known, but there is no compression of a teacher that has no "
+            "parameters; ask for parameters or size_mb instead."
+        )
 
 
 def over(costs: Mapping[str, float], budgets: Mapping[str, float]) -> bool:

@@ -6,7 +6,7 @@ import json
 import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -41,6 +41,8 @@ class Conditions:
         torch: Version of the runtime.
         runtime: What executes the networks.
         precision: Of how many rounds a latency is, and how far they are apart.
+        spread: How far apart latencies of one network may be, as a share of them: that of ``harness.latency.Rounds``,
+            the widest where students were measured one by one; ``None`` where that is not known.
     """
 
     device: str
@@ -50,6 +52,7 @@ class Conditions:
     torch: str = torch.__version__
     runtime: str = "eager"
     precision: str = ""
+    spread: float | None = None
 
     def __str__(self) -> str:
         return (
@@ -197,6 +200,12 @@ class CostTable:
 
     def __getitem__(self, architecture: Mapping[str, Any]) -> Cost:
         return self.students[key_of(architecture)]
+
+    def add(self, other: CostTable) -> None:
+        """Add the students of another table of the same conditions; the wider spread holds for both."""
+        spreads = [one.conditions.spread for one in (self, other) if one.conditions.spread is not None]
+        self.conditions = replace(self.conditions, spread=max(spreads, default=None))
+        self.students |= other.students
 
     def metrics(self, architecture: Mapping[str, Any]) -> dict[str, float]:
         """The architecture's costs, as far as they are known, and how it compares with the teacher, by metric name."""

@@ -172,6 +172,26 @@ def if_memory_suffices(otherwise: Callable[[], None] = lambda: None) -> Iterator
         otherwise()
 
 
+_ADVICE = "advice: "
+
+
+@contextlib.contextmanager
+def advising(advice: str) -> Iterator[None]:
+    """Note advice on an error that a wrong value raises, for whoever says the error; empty advice notes nothing."""
+    try:
+        yield
+    except (RuntimeError, ValueError, IndexError, ZeroDivisionError) as error:
+        if advice and not isinstance(error, HarnessError):
+            error.add_note(f"{_ADVICE}{advice}")
+        raise
+
+
+def advice_of(error: BaseException) -> str:
+    """Return the advice that was noted on an error; empty if none was."""
+    notes = [note for note in getattr(error, "__notes__", ()) if note.startswith(_ADVICE)]
+    return notes[0].removeprefix(_ADVICE) if notes else ""
+
+
 def did_you_mean(name: object, known: Iterable[str], *, otherwise: str = "") -> str:
     """Return ``"; did you mean alpha?"`` for a name that is like one of those known; else ``otherwise``."""
     asked, near = str(name).lower(), {each.lower(): each for each in known}

@@ -102,13 +102,23 @@ class Rounds:
         write_atomically(self._file, lambda path: path.write_text(json.dumps(kept), encoding="utf-8"))
         self._kept_at = time.monotonic()
 
-    def __str__(self) -> str:
-        rounds = self.single(list(self.calls))
-        if rounds < 2:
-            return "p50 of 1 round"
+    @property
+    def spread(self) -> float | None:
+        """How far the quartiles of the rounds' medians lie from their middle, at most over all networks.
+
+        A share of the middle, rounded up to whole percents; ``None`` where a single round tells nothing of it.
+        """
+        if not self.calls or self.single(list(self.calls)) < 2:
+            return None
         medians = [np.median(calls, axis=1) for calls in self.calls.values()]
-        spread = max(float(np.abs(np.percentile(of, (25, 75)) / np.median(of) - 1).max()) for of in medians)
-        return f"p50 of {rounds} rounds, quartiles within {math.ceil(100 * spread)} %"
+        widest = max(float(np.abs(np.percentile(of, (25, 75)) / np.median(of) - 1).max()) for of in medians)
+        return math.ceil(100 * widest) / 100
+
+    def __str__(self) -> str:
+        spread = self.spread
+        if spread is None:
+            return "p50 of 1 round"
+        return f"p50 of {self.single(list(self.calls))} rounds, quartiles within {round(100 * spread)} %"
 
 
 def measure_rounds(

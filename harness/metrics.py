@@ -147,8 +147,9 @@ def _calibration_error(logits: SplitLogits) -> Tensor:
     return multiclass_calibration_error(probabilities, logits.labels, logits.classes, n_bins=15, validate_args=False)
 
 
-def _compression(student: Cost, teacher: Cost) -> float:
-    return max(teacher.parameters, 1) / max(student.parameters, 1)
+def _compression(student: Cost, teacher: Cost) -> float | None:
+    """Return how many times smaller a student is; ``None`` beside a teacher that knows nothing by parameters."""
+    return teacher.parameters / max(student.parameters, 1) if teacher.parameters else None
 
 
 def _speedup(student: Cost, teacher: Cost) -> float:
@@ -204,6 +205,11 @@ def budget_names() -> list[str]:
 def shown_unasked() -> list[Metric]:
     """Return the metrics that tables and plots show where they are no objectives."""
     return [metric for metric in METRICS.values() if metric.in_every_table]
+
+
+def is_timed(name: str) -> bool:
+    """Return whether a clock has a say in a metric of that name."""
+    return name in METRICS and METRICS[name].is_timed
 
 
 def unknown_for_some(names: Iterable[str]) -> list[str]:

@@ -42,6 +42,36 @@ def pareto_front(values: ArrayLike, directions: Sequence[str] | None = None) -> 
     return np.sort(np.array(front, dtype=np.int64))
 
 
+def front_by_spread(
+    values: ArrayLike, spreads: Sequence[float], directions: Sequence[str] | None = None
+) -> NDArray[np.int64]:
+    """Positions of the points of a front that are on it only by differences within the spread of a measurement.
+
+    Values of an objective count as equal if they differ by no more than its spread, as a share of the smaller one. A
+    point is such a one if another is then at least as good in each objective and better in one.
+
+    Args:
+        values: The points of the front, shape (F, M); F may be 0.
+        spreads: How far apart equal values may be measured, for each objective; 0 for what is exact.
+        directions: ``"minimize"`` or ``"maximize"`` for each objective; all are minimised by default.
+
+    Returns:
+        Positions in ``values``, ascending, int64.
+
+    Raises:
+        ValueError: If the shape is wrong, a value is NaN or a direction is unknown.
+    """
+    costs = _as_costs(values, directions)
+    sizes = np.abs(costs)
+    found = []
+    for position, (point, size) in enumerate(zip(costs, sizes, strict=True)):
+        margins = np.minimum(sizes, size) * np.asarray(spreads)
+        is_beaten = (costs <= point + margins).all(axis=1) & (costs < point - margins).any(axis=1)
+        if is_beaten.any():
+            found.append(position)
+    return np.array(found, dtype=np.int64)
+
+
 def hypervolume(values: ArrayLike, reference_point: ArrayLike, directions: Sequence[str] | None = None) -> float:
     """Volume that the points dominate, up to a reference point.
 

@@ -78,7 +78,7 @@ def class_names(task: Task) -> tuple[str, ...]:
     """Return what a report calls the classes; empty where a task names none.
 
     Raises:
-        ValueError: If the task has no sequence of names.
+        ValueError: If the task has no sequence of names, or one names several classes.
     """
     given: Any = task.class_names
     names = given.tolist() if isinstance(given, np.ndarray) else () if given is None else given
@@ -90,7 +90,19 @@ def class_names(task: Task) -> tuple[str, ...]:
         raise ValueError(
             f"class_names must be a sequence of strings or integers, in the order of the classes, but got {given!r}."
         )
-    return tuple(map(str, names))
+    texts = tuple(map(str, names))
+    for name in texts:
+        if texts.count(name) > 1:
+            classes = [str(number) for number, text in enumerate(texts) if text == name]
+            shown = [*classes[:_SHOWN], *([f"{len(classes) - _SHOWN} more"] if len(classes) > _SHOWN else [])]
+            raise ValueError(
+                f"class_names must tell the classes apart, but {name!r} names classes {', '.join(shown[:-1])} and "
+                f"{shown[-1]}; give each a name of its own."
+            )
+    return texts
+
+
+_SHOWN = 3  # classes that are named
 
 
 def deployed_network(task: Task, student: nn.Module) -> nn.Module:

@@ -20,6 +20,7 @@ from lightning_modules.views import Views
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts its files."""
 
+_LEAST_OF_EACH = 5  # samples of a class: one for each of the parts of 20 %
 _SPLIT_SEED = 0  # splits are part of the dataset: no flag moves them
 
 
@@ -76,9 +77,27 @@ def stratified_splits(inputs: Inputs, labels: Tensor) -> Splits:
     Args:
         inputs: A tensor, or a dict of tensors, of first dimension N.
         labels: Class indices, shape (N,).
+
+    Raises:
+        TypeError: If the labels are no tensor.
+        ValueError: If there are too few samples of a class: 20 % of five are one, and of five no class is too few.
     """
-    rest, test = stratified(labels, share=0.2)
-    train, val = stratified(labels[rest], share=0.25)
+    if not isinstance(labels, Tensor):
+        raise TypeError(
+            f"labels of stratified_splits must be a tensor, but got {type(labels).__name__}: torch.from_numpy makes "
+            "one of an array, torch.tensor of a list."
+        )
+    try:
+        rest, test = stratified(labels, share=0.2)
+        train, val = stratified(labels[rest], share=0.25)
+    except ValueError as error:
+        if labels.ndim != 1 or labels.is_floating_point():
+            raise
+        classes, counts = labels.unique(return_counts=True)
+        raise ValueError(
+            f"stratified_splits must have at least {_LEAST_OF_EACH} samples of each class, but class "
+            f"{int(classes[counts.argmin()])} has {int(counts.min())}."
+        ) from error
 
     def part(ids: Tensor) -> Split:
         return Split(select(inputs, ids), labels[ids])

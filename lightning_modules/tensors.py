@@ -29,7 +29,8 @@ class Split:
     Raises:
         TypeError: If inputs or labels are no tensors.
         ValueError: If it is empty, or inputs and labels differ in length, or labels are no class indices, or inputs are
-            of double precision, which networks are not, or not stored densely, a value after the other.
+            of double precision, which networks are not, or bool outside of a dict, or not stored densely, a value after
+            the other.
     """
 
     inputs: Inputs
@@ -45,6 +46,8 @@ class Split:
         for name, value in self.tensors().items():
             if value.dtype == torch.float64 and value is not self.labels:
                 raise ValueError(f"{name} of a split must be float32, as networks are, but got float64: call .float().")
+            if value.dtype == torch.bool and name == "inputs":  # of a dict, a mask may be
+                raise ValueError(f"{name} of a split must be float32 or whole numbers, but are bool: call .float().")
             if not value.ndim:
                 raise ValueError(f"{name} of a split must have a first dimension, of the samples, but is one number.")
         lengths = {len(value) for value in self.tensors().values()}

@@ -98,9 +98,10 @@ def test_a_machine_that_was_lost_is_listened_for_and_then_forgotten(
 def test_a_move_that_keeps_nobody_out_any_more_ends_and_the_study_stays(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, compare = known(settings), harness.studies.move._compare
+    before, copy = known(settings), harness.studies.move._copy
 
     def cut_off(*arguments: object) -> None:
+        copy(*arguments)  # type: ignore[arg-type]
         engine = open_storage(settings).server
         assert engine is not None
         with engine.connect() as connection:
@@ -108,10 +109,9 @@ def test_a_move_that_keeps_nobody_out_any_more_ends_and_the_study_stays(
                 "select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and pid <> pg_backend_pid()"
             )
             connection.execute(sql.text(lost))
-        compare(*arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(harness.studies.move, "_compare", cut_off)
+        patch.setattr(harness.studies.move, "_copy", cut_off)
         with pytest.raises(HarnessError, match="can't be used any more"):
             move(settings, Terminal())
     assert known(settings) == before and opened(settings).finished() == 1

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
-import torch
 from torch import Tensor, nn
 
 from harness.doctor.check import Doubt, Flaw
 from harness.preparation.logits import check_logits
 from harness.preparation.misgivings import is_made_of_probabilities
-from lightning_modules.batch import Inputs, call, select
-
-ASKED = 16
-"""Samples that are asked about together, and then one by one."""
-TOLERANCE = 1e-3
-"""Of the largest logit: what batches of another size, or another order of a sum, may change."""
-
-
-def logits_of(network: nn.Module, inputs: Inputs) -> Tensor:
-    """What a network in eval mode answers, without a graph."""
-    with torch.no_grad():
-        return call(network.eval(), inputs)
+from harness.preparation.steadiness import logits_of, unsteadiness
+from lightning_modules.batch import Inputs
 
 
 def check_answers(who: str, network: nn.Module, inputs: Inputs, labels: Tensor) -> int:
@@ -66,40 +53,5 @@ def check_steady(network: nn.Module, inputs: Inputs) -> None:
     Raises:
         Flaw: If it does not.
     """
-    together, samples = logits_of(network, inputs), _samples(inputs)
-    apart = distance(logits_of(network, inputs), together)
-    if apart > TOLERANCE:
-        raise Flaw(
-            f"the same batch asked twice has logits {apart:.1%} of the largest apart, in eval mode",
-            "something is drawn in eval mode: write F.dropout(x, p, self.training), or use nn.Dropout",
-        )
-    alone = torch.cat([logits_of(network, select(inputs, slice(i, i + 1))) for i in range(samples)])
-    if alone.shape != together.shape:
-        raise Flaw(
-            f"{samples} samples asked one by one have logits of shape {tuple(alone.shape)}, not "
-            f"{tuple(together.shape)}",
-            "name the dimension that squeeze() drops: that of a batch of one goes too",
-        )
-    apart = distance(alone, together)
-    if apart > TOLERANCE:
-        raise Flaw(
-            f"a sample alone has logits {apart:.1%} of the largest apart from its own in a batch of {samples}",
-            "let no step mix samples in eval mode: a BatchNorm kept in train mode does, or a mean over dimension 0",
-        )
-
-
-def _samples(inputs: Inputs) -> int:
-    return len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
-
-
-def distance(one: Tensor, other: Tensor) -> float:
-    """The largest difference of two tensors of one shape, as a share of the largest value; infinite where one is.
-
-    What both hold impossible (-inf) is no difference.
-    """
-    impossible = (one == -math.inf) & (other == -math.inf)
-    one, other = one.masked_fill(impossible, 0), other.masked_fill(impossible, 0)
-    largest, apart = torch.maximum(one.abs().max(), other.abs().max()), (one - other).abs().max()
-    if not largest.isfinite():  # a NaN would pass as no difference
-        return math.inf
-    return float(apart / largest) if largest else 0.0
+    if fault := unsteadiness(network, inputs):
+        raise Flaw(fault.found, fault.remedy)

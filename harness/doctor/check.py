@@ -18,14 +18,14 @@ import torch
 
 from harness.content import derived_seed
 from harness.doctor.patient import Patient
-from harness.errors import HarnessError, Unfit, one_line
+from harness.errors import HarnessError, Unfit, advice_of, one_line
 from harness.screen.terminal import Terminal
 from harness.training.fit import seed_draws
 
 State = Literal["ok", "warning", "FAILED", "skipped"]
 STATES: tuple[State, ...] = get_args(State)
 
-_ENGINE = Path(__file__).resolve().parents[1]
+_ENGINE = tuple(Path(__file__).resolve().parents[2] / name for name in ("harness", "lightning_modules"))
 _INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib"))
 _STATE_WIDTH, _NAME_WIDTH = 8, 18
 _NOT_CHECKED = "not checked, for "
@@ -141,7 +141,7 @@ def _run(check: Check, patient: Patient) -> Finding:
         state: State = "warning" if isinstance(flaw, Doubt) else "FAILED"
         return Finding(check.name, state, str(flaw), flaw.remedy or check.remedy)
     except Exception as error:
-        return Finding(check.name, "FAILED", told(error, patient), check.remedy)
+        return Finding(check.name, "FAILED", told(error, patient, check.name), check.remedy)
 
 
 @contextlib.contextmanager
@@ -154,24 +154,31 @@ def asking(what: str, patient: Patient) -> Iterator[None]:
     except Flaw as flaw:
         raise type(flaw)(f"{what}: {flaw}", flaw.remedy) from flaw
     except Exception as error:
-        raise Flaw(f"{what}: {told(error, patient)}") from error
+        raise Flaw(f"{what}: {told(error, patient, what)}", advice_of(error) or None) from error
 
 
-def told(error: Exception, patient: Patient) -> str:
-    """An error in one line, with the place in the task's own code that it comes from."""
+def told(error: Exception, patient: Patient, what: str) -> str:
+    """Say an error in one line, with the place in the task's own code that it comes from.
+
+    Args:
+        error: The error.
+        patient: Names the space file, and has the task.
+        what: What was asked, as in ``student(width=8)``: of a network of others' layers alone, an error has no frame
+            in the task's code, and its place is where the task makes it.
+    """
     if isinstance(error, HarnessError):
         return one_line(error)
     frames = traceback.extract_tb(error.__traceback__)
     space_file = patient.settings.space_file.resolve()
     own = [frame for frame in frames if Path(frame.filename).resolve() == space_file]
     near = [frame for frame in frames if _is_the_task_s(Path(frame.filename))]
-    if not own and not near and (asked := _refusing(error, patient)) is not None:
+    if not own and not near and (asked := _refusing(error, patient) or _making(what, patient)) is not None:
         file, line, name = Path(asked.co_filename), asked.co_firstlineno, asked.co_qualname
         place = f"{name}, {_shown(file)}, line {line}"
     else:
         frame = (own or near or frames)[-1]
         place = f"{_shown(Path(frame.filename))}, line {frame.lineno}"
-    return f"{type(error).__name__}: {one_line(error)} ({place})"
+    return f"{type(error).__name__}: {one_line(error).removesuffix('.')} ({place})"
 
 
 def _refusing(error: Exception, patient: Patient) -> CodeType | None:
@@ -179,12 +186,23 @@ def _refusing(error: Exception, patient: Patient) -> CodeType | None:
     called = re.match(r"(?:[\w.<>]+\.)?(\w+)\(\) ", str(error))
     if not isinstance(error, TypeError) or called is None or not hasattr(patient, "space"):
         return None
-    code: object = getattr(getattr(type(patient.space.task), called[1], None), "__code__", None)
+    return _code_of(called[1], patient)
+
+
+def _making(what: str, patient: Patient) -> CodeType | None:
+    """The task's own method that makes what was asked; ``None`` where that is none of its networks."""
+    made = re.match(r"(?:the )?(deployed|student|teacher)", what)
+    return None if made is None or not hasattr(patient, "space") else _code_of(made[1], patient)
+
+
+def _code_of(method: str, patient: Patient) -> CodeType | None:
+    """The code of a method of the task, where that is the task's own."""
+    code: object = getattr(getattr(type(patient.space.task), method, None), "__code__", None)
     return code if isinstance(code, CodeType) and _is_the_task_s(Path(code.co_filename)) else None
 
 
 def _is_the_task_s(file: Path) -> bool:
-    return not any(file.resolve().is_relative_to(folder) for folder in (_ENGINE, *_INSTALLED))
+    return not any(file.resolve().is_relative_to(folder) for folder in (*_ENGINE, *_INSTALLED))
 
 
 def _shown(file: Path) -> Path:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from harness.content import tensors_digest
-from harness.doctor.check import Check, Doubt, Flaw
+from harness.doctor.check import Check, Doubt, Flaw, told
 from harness.doctor.patient import Patient, some_samples
 from harness.space import load_space
+from lightning_modules import tensors
 from lightning_modules.batch import Inputs, select
 from lightning_modules.tensors import TensorDataModule, not_finite
 from lightning_modules.views import show
 
+_OF_SPLITS = Path(tensors.__file__).resolve().parent
 _SHOWN = 10  # classes that are named; there may be thousands
 
 
@@ -24,7 +29,12 @@ def space_loads(patient: Patient) -> str:
 
 def data_can_be_had(patient: Patient) -> str:
     """The task gives splits of finite inputs and class indices."""
-    data = patient.space.task.data(patient.settings.data_dir)
+    try:
+        data = patient.space.task.data(patient.settings.data_dir)
+    except (TypeError, ValueError) as error:
+        if not comes_from_a_split(error):
+            raise
+        raise Flaw(told(error, patient, "data"), "mend the line that is named, as the message says") from error
     if not isinstance(data, TensorDataModule):
         raise Flaw(f"data() must give a TensorDataModule, but gave {type(data).__name__}")
     for name, split in data.splits.items():
@@ -41,6 +51,11 @@ def data_can_be_had(patient: Patient) -> str:
     patient.sample = some_samples(data, patient.device)
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
     return f"{sizes}; {patient.classes} classes; finite"
+
+
+def comes_from_a_split(error: Exception) -> bool:
+    """Return whether an error is of what makes and takes splits, which says itself what to do."""
+    return Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve().parent == _OF_SPLITS
 
 
 def data_stays_the_same(patient: Patient) -> str:

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.doctor.answers import logits_of
 from harness.doctor.check import Check, Doubt, Flaw, Groundless
 from harness.doctor.patient import Patient
 from harness.preparation.chance import check_metric
@@ -18,6 +17,7 @@ from harness.preparation.misgivings import no_better_than_chance
 from harness.preparation.mixing import REMEDY, mixes_targets, why_no_control
 from harness.preparation.prepare import check_class_names
 from harness.preparation.scoring import scores_of
+from harness.preparation.steadiness import logits_of
 from harness.preparation.teacher_checks import check_pair
 from harness.preparation.teacher_outputs import run_teacher
 from harness.region import check_name, check_reach, region_of

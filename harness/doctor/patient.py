@@ -40,7 +40,7 @@ class Patient:
         classes: Number of classes C, as the labels have it, and then as the logits have it.
         sample: Some samples of each split, on the device, joined to the teacher's outputs once there are any.
         teacher: The teacher, in eval mode.
-        teacher_is_trained: Whether it was trained before: only then what it says is of weight.
+        teacher_is_trained: Whether it was trained before, or is taken as it is: only then what it says is of weight.
         students: Architectures and their parameters, the smallest first.
         kinds: What students of every kind gave.
         methods: Those of the space that fit the task.

@@ -14,17 +14,19 @@ from optuna.samplers import RandomSampler
 from harness import budget
 from harness.content import tensors_digest
 from harness.cost import conditions_of, count_costs, key_of, measure_costs
-from harness.doctor.answers import ASKED, TOLERANCE, check_answers, check_steady, distance
+from harness.doctor.answers import check_answers, check_steady
 from harness.doctor.check import Check, Doubt, Flaw, asking
 from harness.doctor.patient import Patient, text_of
-from harness.errors import HarnessError
+from harness.errors import HarnessError, advising
 from harness.macs import macs_of
 from harness.metrics import METRICS, unknown_for_some
 from harness.preparation.costs import example_inputs
 from harness.preparation.deployment import check_deployed
 from harness.preparation.methods import student_layers
 from harness.preparation.misgivings import ALIKE, of_task, of_training
-from harness.preparation.students import check_students
+from harness.preparation.steadiness import ASKED, TOLERANCE, distance
+from harness.preparation.students import begin_at_one, check_students, layer_without_units
+from harness.preparation.teacher import learns
 from harness.space import ends
 from harness.task import Task
 from harness.training.fit import seed_draws
@@ -40,14 +42,16 @@ def students_can_be_built(patient: Patient) -> str:
     space, built = patient.space, []
     every = space.architectures(limit=_BUILT)
     for architecture in every if every is not None else _some_architectures(patient):
-        with asking(f"student({text_of(architecture)})", patient):
+        with asking(f"student({text_of(architecture)})", patient), advising(begin_at_one(architecture)):
             network = patient.deployed(architecture)
+            if hollow := layer_without_units(network, architecture):
+                raise hollow
         built.append((architecture, sum(parameter.numel() for parameter in network.parameters())))
     patient.students = sorted(built, key=lambda pair: pair[1])
     smallest, largest = patient.students[0][1], patient.students[-1][1]
     teacher = sum(parameter.numel() for parameter in patient.teacher.parameters())
     shown = f"{len(built)} {'architectures' if every is not None else 'of the architectures'}"
-    if smallest >= teacher:
+    if 0 < teacher <= smallest:
         raise Doubt(
             f"the smallest has {smallest:,} parameters, and its teacher {teacher:,}",
             "let the ranges begin at students that are smaller than their teacher",
@@ -88,7 +92,7 @@ def nothing_is_ignored(patient: Patient) -> str:
     student = patient.student(patient.students[0][0])
     found = [f"the task {one}" for one in of_task(patient.space.task, Task)]
     found += [f"a student {one}" for one in of_training(student)]
-    if not patient.settings.teachers:
+    if not patient.settings.teachers and learns(patient.space.task.teacher()):
         found += [f"the teacher {one}" for one in of_training(patient.space.task.teacher())]
     if found:
         raise Doubt("; ".join(found))

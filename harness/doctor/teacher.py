@@ -8,13 +8,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from harness.doctor.answers import ASKED, TOLERANCE, check_answers, check_steady, distance, logits_of
+from harness.doctor.answers import check_answers, check_steady
 from harness.doctor.check import Check, Doubt, Flaw
 from harness.doctor.patient import SAMPLES, STEPS, Patient, losses_of
 from harness.preparation.fingerprint import fingerprint
 from harness.preparation.methods import teacher_layers
 from harness.preparation.network_digest import answers_of, network_digest, samples_of
-from harness.preparation.teacher import find_teacher
+from harness.preparation.steadiness import ASKED, TOLERANCE, distance, logits_of
+from harness.preparation.teacher import AS_IT_IS, find_teacher, learns
 from harness.preparation.teacher_checks import check_outputs
 from harness.preparation.teacher_outputs import find_teacher_outputs, run_teacher
 from lightning_modules.batch import select
@@ -29,9 +30,11 @@ def teacher_can_be_had(patient: Patient) -> str:
     """The teacher can be built, and filled from ``--teacher`` or the cache where there is one."""
     patient.dataset = fingerprint(patient.data)
     network, file = find_teacher(patient.space, patient.data, patient.dataset, patient.settings)
-    patient.teacher, patient.teacher_is_trained = network.to(patient.device), file is not None
-    weights = "fresh weights, for none are kept" if file is None else f"weights of {file}"
-    return f"{sum(parameter.numel() for parameter in network.parameters()):,} parameters; {weights}"
+    is_fresh = file is None and learns(network)
+    patient.teacher, patient.teacher_is_trained = network.to(patient.device), not is_fresh
+    weights = "fresh weights, for none are kept" if is_fresh else AS_IT_IS if file is None else f"weights of {file}"
+    count = sum(parameter.numel() for parameter in network.parameters())
+    return f"{f'{count:,}' if count else 'no'} parameters; {weights}"
 
 
 def teacher_gives_logits(patient: Patient) -> str:
@@ -44,7 +47,7 @@ def teacher_learns(patient: Patient) -> str:
     """A teacher that is to be trained can be: its loss stays finite for some steps."""
     task = patient.space.task
     if patient.teacher_is_trained:
-        return "it has been trained before"
+        return "it has been trained before" if patient.settings.teachers or learns(patient.teacher) else AS_IT_IS
     module = TeacherModule(
         patient.teacher,
         metric=task.metric(patient.classes),

@@ -11,9 +11,9 @@ from safetensors.torch import load, save
 from torch import nn
 
 from harness.content import tensors_digest
-from harness.doctor.answers import ASKED, TOLERANCE, distance, logits_of
 from harness.doctor.check import Check, Flaw
 from harness.doctor.patient import Patient
+from harness.preparation.steadiness import ASKED, TOLERANCE, distance, logits_of
 from harness.preparation.students import build_student
 from harness.task import deployed_network
 from harness.tracking.autologging import switch_off_autologging

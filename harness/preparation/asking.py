@@ -13,7 +13,7 @@ from harness.cli import doctor_command
 from harness.cost import (
     trainable_parameters,
 )
-from harness.errors import HarnessError, is_out_of_memory, one_line
+from harness.errors import HarnessError, advice_of, is_out_of_memory, one_line
 from harness.preparation.students import build_student, middle_architecture, named
 from harness.settings import Settings
 from harness.space import SearchSpace, line_of
@@ -39,8 +39,10 @@ def asking(what: str, settings: Settings, *, but_memory: bool = False) -> Iterat
             raise
         line = line_of(error, settings.space_file)
         place = f" in {settings.space_file}{line}" if line else ""
+        said = one_line(error).removesuffix(".")
+        advice = f"; {advised}" if (advised := advice_of(error)) else ""
         raise HarnessError(
-            f"{what} fails{place}: {type(error).__name__}: {one_line(error)}; look: "
+            f"{what} fails{place}: {type(error).__name__}: {said}{advice}; look: "
             f"{doctor_command(settings, next(iter(settings.teachers), None))}"
         ) from error
 

@@ -188,15 +188,15 @@ def _measured(
     finally:
         bar.close()
     runtime = "compiled" if len(compiled) == len(networks) else "eager or compiled, as built" if compiled else "eager"
-    each, precision = [costs.pop(name) for name in members], str(rounds)
+    each, precision, spread = [costs.pop(name) for name in members], str(rounds), rounds.spread
     uncounted = uncounted_of(networks, costs, example)
     if not costs:  # more architectures than are measured beforehand: the middle one speaks for their layers
-        precision = f"teacher: {rounds}; students: p50 of at least {FEWEST_ROUNDS} rounds"
+        precision, spread = f"teacher: {rounds}; students: p50 of at least {FEWEST_ROUNDS} rounds", None
         with asking_the_middle(space, settings):
             middle = deployed_of(space, middle_architecture(space), data, settings).network.eval()
             uncounted = macs_of(middle, example).uncounted
     return CostTable(
-        replace(conditions, runtime=runtime, precision=precision),
+        replace(conditions, runtime=runtime, precision=precision, spread=spread),
         total_cost(each),
         costs,
         each if len(each) > 1 else (),
@@ -238,17 +238,19 @@ def _known_or_measured(
         # Another worker may have measured it, and the study keeps one table.
         with study.alone("costs"):
             assert study.costs is not None
-            table.students |= CostTable.from_json(study.costs).students
+            table.add(CostTable.from_json(study.costs))
             if key not in table.students:
-                one = deployed_of(space, architecture, prepared.data, study.settings)
-                table.students |= measure_costs(
+                one, rounds = deployed_of(space, architecture, prepared.data, study.settings), Rounds()
+                measured = measure_costs(
                     {key: one.network},
                     lambda size: example_inputs(prepared.data, size),
                     conditions=table.conditions,
                     trainable={key: one.trainable_parameters},
+                    rounds=rounds,
                     limit_s=limit_s_of(study.settings, space, prepared.data, one.network) / study.settings.trials,
                     least=FEWEST_ROUNDS,
                 )
+                table.add(CostTable(replace(table.conditions, spread=rounds.spread), table.teacher, measured))
                 study.keep_costs(table.to_json())
     return table.metrics(architecture)
 

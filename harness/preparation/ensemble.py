@@ -78,7 +78,8 @@ def make_teachers(
                 check=check,
             )
         if teacher.digest in made:
-            raise HarnessError(f"--teacher must name teachers that differ, but two of them are {teacher.digest}.")
+            flag = "--teacher must name" if settings.teachers else "--teachers must make"
+            raise HarnessError(f"{flag} teachers that differ, but two of them are {teacher.digest}.")
         made[teacher.digest] = teacher
     return [made[digest] for digest in sorted(made)]
 

@@ -62,8 +62,10 @@ def check_covers_labels(who: str, classes: int, data: TensorDataModule) -> None:
         Unfit: If it has not.
     """
     if classes < label_classes(data):
+        beyond = [name for name, part in data.splits.items() if int(part.labels.max()) >= classes]
+        where = f" of {' and '.join(beyond)}" if len(beyond) < len(data.splits) else ""
         raise Unfit(
-            f"labels go up to {label_classes(data) - 1}, but {who} has {classes} logits",
+            f"labels{where} go up to {label_classes(data) - 1}, but {who} has {classes} logits",
             "give teacher and student one logit for each class, and count classes from 0",
         )
 

@@ -12,7 +12,7 @@ from torch import nn
 from harness import budget
 from harness.cli import doctor_command
 from harness.content import derived_seed, digest
-from harness.cost import MOST_ARCHITECTURES, shape_of
+from harness.cost import MOST_ARCHITECTURES, Counts, shape_of
 from harness.errors import Unfit, if_memory_suffices
 from harness.metrics import METRICS, Cost, unknown_for_some
 from harness.preparation.asking import asking, asking_the_middle, middle_student, student_of
@@ -37,8 +37,9 @@ from harness.preparation.mixing import REMEDY, mixes_targets, unrepeatable, why_
 from harness.preparation.network_digest import start_of
 from harness.preparation.prepared import Prepared
 from harness.preparation.scoring import score, scores_of
+from harness.preparation.steadiness import ASKED, unsteadiness
 from harness.preparation.students import check_students, middle_architecture, named
-from harness.preparation.teacher import Teacher
+from harness.preparation.teacher import Teacher, learns
 from harness.preparation.teacher_checks import check_outputs, check_teacher
 from harness.preparation.teacher_outputs import SEARCHED, Outputs, make_teacher_outputs
 from harness.region import check_reach, region_of
@@ -117,12 +118,15 @@ def prepare(
     keeper = Keeper(study.alone if study.is_shared else nobody_else, mirror, terminal.say)
     doubts = [f"the task {one}" for one in of_task(space.task, Task)]
     doubts += [f"nothing of a student changes with its {name}" for name in students.inert]
+    if students.unitless is not None:
+        doubts.append(str(students.unitless).rstrip("."))
     if students.alike is not None:
         doubts.append(f"{students.alike} {ALIKE}")
 
     def check(network: nn.Module) -> None:
         check_teacher(network, space, data, students)
-        if not settings.teachers:
+        budget.check_compared(network, study.objectives)
+        if not settings.teachers and learns(network):
             doubts.extend(f"the teacher {one}" for one in of_training(network) if f"the teacher {one}" not in doubts)
 
     with asking("the task's teacher", settings):
@@ -178,6 +182,11 @@ def prepare(
         for misgiving in misgivings(said["val"]["logits"].float(), scored, reached):
             doubts.append(f"{who} {misgiving}")
             warn(doubts[-1], file)
+        with asking("the teacher", settings):
+            fault = unsteadiness(teacher.network, example_inputs(data, ASKED))
+        if fault is not None:
+            doubts.append(f"{who} is not steady: {fault.found}")
+            warn(doubts[-1], file)
         _finish_teacher(teacher, its_scores, cost)
         mirror.notify(teacher.spool.folder)  # a kept teacher may be new to this tracking store
     if len(teachers) > 1:
@@ -212,8 +221,9 @@ def _attach(outputs: Outputs, data: TensorDataModule, space: SearchSpace, classe
 
 
 def _described(space: SearchSpace, scores: Mapping[str, float], cost: Cost) -> str:
+    parameters = f"{cost.parameters:,}" if cost.parameters else "no"
     return (
-        f"{space.task.metric_name} {scores[space.task.metric_name]:.4f} (validation), {cost.parameters:,} parameters, "
+        f"{space.task.metric_name} {scores[space.task.metric_name]:.4f} (validation), {parameters} parameters, "
         f"{cost.latency_p50_ms:.3f} ms"
     )
 
@@ -247,7 +257,9 @@ def _student_misgivings(space: SearchSpace, data: TensorDataModule, settings: Se
     doubts = of_training(network)
     network.eval()
     with asking_the_middle(space, settings), torch.no_grad():
-        return [*doubts, *misgivings(call(network, example_inputs(data, _GLANCED_AT)).float())]
+        doubts += misgivings(call(network, example_inputs(data, _GLANCED_AT)).float())
+        fault = unsteadiness(deployed_network(space.task, network).to(data.device), example_inputs(data, ASKED))
+    return doubts if fault is None else [*doubts, f"is not steady: {fault.found}"]
 
 
 def check_class_names(task: Task, labelled: int, classes: int) -> tuple[str, ...]:
@@ -274,4 +286,7 @@ def _finish_teacher(teacher: Teacher, scores: Mapping[str, float], cost: Cost) -
 
 
 def _teacher_metrics(scores: Mapping[str, float], cost: Cost) -> dict[str, float]:
-    return {**scores, **cost.metrics(teacher=cost)}
+    """Return a teacher's metrics; counts of tensors say nothing of one that has no parameters, and are left out."""
+    metrics = {**scores, **cost.metrics(teacher=cost)}
+    uncounted = () if cost.parameters else Counts._fields
+    return {name: value for name, value in metrics.items() if name not in uncounted}

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from harness.content import digest, tensors_digest
-from harness.errors import Unfit, if_memory_suffices, one_line
+from harness.errors import Unfit, advising, if_memory_suffices, one_line
 from harness.preparation.logits import check_covers_labels, check_logits, check_true_classes
 from harness.preparation.network_state import check_state
 from harness.preparation.sharing import check_apart
@@ -46,6 +47,7 @@ class Students:
         missing: By layer, what is wrong with it in the first student that can't give it.
         inert: Names of architecture parameters with which nothing of a student changes.
         alike: The first student that begins with the same weights whatever the seed, if one does.
+        unitless: The first student that has a layer without units, if one has: what is wrong, and what to do.
         looked_at: How many architectures were.
     """
 
@@ -54,6 +56,7 @@ class Students:
     missing: dict[str, str] = field(default_factory=dict)
     inert: list[str] = field(default_factory=list)
     alike: str | None = None
+    unitless: Unfit | None = None
     looked_at: int = 0
 
 
@@ -88,6 +91,33 @@ def middle_architecture(space: SearchSpace) -> dict[str, Any]:
 def named(architecture: Mapping[str, Any]) -> str:
     """Return a student's name, as in ``student(width=8)``."""
     return f"student({', '.join(f'{name}={value!r}' for name, value in architecture.items())})"
+
+
+def layer_without_units(network: nn.Module, architecture: Mapping[str, Any]) -> Unfit | None:
+    """Find a layer of no units, whose weight is a matrix without an element; ``None`` if there is none.
+
+    A single empty vector is none: modules keep one to know the device they are on.
+
+    Args:
+        network: A student.
+        architecture: Its own: whole numbers below 1 in it are what to mend.
+    """
+    weights = [(key, list(value.shape)) for key, value in network.named_parameters() if not is_lazy(value)]
+    hollow = [f"its {key} is {shape}" for key, shape in weights if len(shape) > 1 and 0 in shape]
+    if not hollow:
+        return None
+    return Unfit(
+        f"{named(architecture)} has a layer without units: {hollow[0]}",
+        begin_at_one(architecture) or "give each layer a unit at least, or leave it out of such a student",
+    )
+
+
+def begin_at_one(architecture: Mapping[str, Any]) -> str:
+    """Return advice on the ranges that an architecture has whole numbers below 1 from; empty if there are none."""
+    low = [name for name, value in architecture.items() if type(value) is int and value < 1]
+    if not low:
+        return ""
+    return f"begin the range{'s' if len(low) > 1 else ''} of {' and '.join(low)} at 1"
 
 
 def check_students(
@@ -179,7 +209,7 @@ class _Look:
         """Return what tells an architecture from others, and note what it gives; ``None`` where there are too many."""
         name = named(architecture)
         if name not in self.characters and (is_needed or self.numbers < _MOST_NUMBERS):
-            with self._asking(name):
+            with self._asking(name), advising(begin_at_one(architecture)):
                 self.characters[name] = f"out of memory: {name}"  # if so, its trials fail by their own doing
                 with if_memory_suffices():
                     network, self.characters[name] = _look_at(
@@ -219,7 +249,9 @@ def _look_at(
     seed_draws(0, torch.device("cpu"))
     network = build_student(space, architecture, data)
     check_trainable(name, network)
-    if twice and _check_anew(name, network, architecture, space, data, split):
+    hollow = layer_without_units(network, architecture)
+    found.unitless = found.unitless or hollow
+    if twice and _check_anew(name, network, architecture, space, data, split) and hollow is None:
         found.alike = found.alike or name
     network.to(data.device)
     with torch.no_grad(), evaluating(network):

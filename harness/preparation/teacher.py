@@ -33,6 +33,8 @@ from lightning_modules.classifier import TeacherModule
 from lightning_modules.tensors import TensorDataModule
 
 _FILE = "teacher.safetensors"
+AS_IT_IS = "nothing of it is trained by gradients: taken as it is"
+"""What is said of a teacher without a parameter to be trained, as an estimator behind a module."""
 _RECIPE_VERSION = 2  # raise it when the training of a teacher changes: it is part of the content key
 
 BindStart = Callable[[str, Start], Start]
@@ -94,7 +96,7 @@ def make_teacher(
     bind_start: BindStart,
     check: Callable[[nn.Module], None] = lambda network: None,
 ) -> Teacher:
-    """Load the teacher from where the settings or the keeper have it, or train it.
+    """Load the teacher from where the settings or the keeper have it, or train it; take it as it is if nothing trains.
 
     Args:
         space: Its task gives the network and its recipe.
@@ -113,7 +115,8 @@ def make_teacher(
     """
     network, start, key = _begun(space, data, dataset, settings, bind_start, listener.on_note)
     check(network)
-    source = "trained" if settings.teacher is None else str(settings.teacher)
+    is_trained_here = settings.teacher is None and learns(network)
+    source = "trained" if is_trained_here else str(settings.teacher or "as it is")
     folder = settings.cache_dir / "teachers" / key
     run_key, file = f"teacher/{key}", folder / _FILE
 
@@ -143,7 +146,9 @@ def make_teacher(
             space, data, settings
         )  # as another start will find it: what it has learnt beside tensors is not kept
 
-    if settings.teacher is not None:
+    if not is_trained_here:
+        if settings.teacher is None:
+            listener.on_note(AS_IT_IS)
         spool = begun()
     else:
         what = "teacher"
@@ -162,9 +167,14 @@ def make_teacher(
         keeper.share([file], what, folder)
     trainable = trainable_parameters(network)
     network.to(data.device).eval().requires_grad_(False)
-    if settings.teacher is None:
+    if is_trained_here:
         start = _start_of(network, data)  # with the weights that it was trained to
     return Teacher(network, start, spool, run_key, trainable)
+
+
+def learns(network: nn.Module) -> bool:
+    """Return whether a teacher, as its task gives it, has a parameter that gradients train."""
+    return trainable_parameters(network) > 0
 
 
 def find_teacher(
@@ -179,7 +189,7 @@ def find_teacher(
         settings: Where the cache is, and whether there is a checkpoint.
 
     Returns:
-        The network, on the CPU, in the mode that the task leaves it in; ``None`` beside it means fresh weights.
+        The network, on the CPU, in the mode that the task leaves it in; ``None`` beside it means that of no file.
 
     Raises:
         HarnessError: If the checkpoint can't be used.
@@ -187,6 +197,8 @@ def find_teacher(
     network, _, key = _begun(space, data, dataset, settings)
     if settings.teacher is not None:
         return network, settings.teacher
+    if not learns(network):
+        return network, None
     file = settings.cache_dir / "teachers" / key / _FILE
     try:
         _load_kept(network, file, key)
@@ -209,7 +221,7 @@ def _begun(
     start = _start_of(network.to(data.device), data)
     check_same_state("the teacher", before, network)
     network.to("cpu")
-    if settings.teacher is not None:
+    if settings.teacher is not None or not learns(network):
         return network, start, start.digest
     # Fresh weights under a fixed seed stand for the architecture, and what is answered with them for its code.
     recipe = digest(

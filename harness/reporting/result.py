@@ -13,9 +13,9 @@ import pandas as pd
 from harness.cli import command_for
 from harness.cost import Conditions
 from harness.errors import HarnessError
-from harness.metrics import METRICS, shown_unasked
+from harness.metrics import METRICS, is_timed, shown_unasked
 from harness.names import COLUMNS, column_names
-from harness.pareto import knee, pareto_front
+from harness.pareto import front_by_spread, knee, pareto_front
 from harness.preparation.costs import used_conditions
 from harness.region import Region
 from harness.reporting.transfer import Transfer
@@ -111,11 +111,21 @@ class Result:
         return self.complete[~held].sort_values(self.primary, ascending=not self.primary_is_maximized)
 
     @property
+    def on_front_by_spread(self) -> list[int]:
+        """Numbers of the trials on the front that are there only by latencies within the measurement's spread."""
+        spread, front = self.conditions.spread, self.front.sort_values("number")
+        if not spread or not len(front):
+            return []
+        spreads = [spread if is_timed(name) else 0.0 for name in self.objectives]
+        values = front[list(self.objectives)].to_numpy(dtype=float)
+        return [int(number) for number in front["number"].iloc[front_by_spread(values, spreads, self.directions)]]
+
+    @property
     def columns(self) -> list[str]:
         """What a table shows: primary metric, control and gain, objectives, and how they compare with the teacher."""
         gained = ["control", *(["tuned_control"] if self.tuned_controls else []), "gain"] if self.controls else []
         gained = ["gain"] if self.no_control else gained
-        unasked = [metric.name for metric in shown_unasked()]
+        unasked = [metric.name for metric in shown_unasked() if metric.name in self.teacher]
         return list(dict.fromkeys([self.primary, *gained, *self.objectives, *unasked]))
 
     @property

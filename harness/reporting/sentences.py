@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.metrics import is_timed
 from harness.preparation.mixing import REMEDY
 from harness.reporting.result import Result, small_margin
 from harness.screen.shown import configuration_text
@@ -13,6 +14,7 @@ from harness.trials.controls import PLAIN, is_own_control
 def notes(result: Result) -> list[str]:
     """What the table does not say, a sentence a line."""
     lines = [f"Latencies hold for {result.conditions}; {result.primary} is the last epoch's, on the validation split."]
+    lines += _by_spread(result)
     lines.append(region_told(result))
     lines += [f"Warning: {misgiving}." for misgiving in result.misgivings]
     lines += [f"Warning: its trials are not all of one kind: {change}." for change in result.changes]
@@ -39,6 +41,20 @@ def notes(result: Result) -> list[str]:
         _, within = small_margin(result.primary_bounds, result.teacher[result.primary])
         lines.append(f"No student of the front is within {within} of the teacher's {result.primary}: no small pick.")
     return lines + ended_early(result)
+
+
+def _by_spread(result: Result) -> list[str]:
+    """Say which students are on the front by no more than what two measurements of one network differ by."""
+    numbers, spread = result.on_front_by_spread, result.conditions.spread
+    if spread is None or not numbers:
+        return []
+    timed = [name for name in result.objectives if is_timed(name)]
+    what = "Throughput" if timed == ["throughput_per_s"] else "Latency"
+    which = f"trial{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+    return [
+        f"{what} alone, by less than its measured spread of {round(100 * spread)} %, puts {len(numbers)} of "
+        f"{len(result.front)} students on the front: {which}."
+    ]
 
 
 def ended_early(result: Result) -> list[str]:

@@ -32,7 +32,7 @@ def make_if_missing(path: Path, make: Callable[[Path], None]) -> None:
         HarnessError: If what is there can't be a database that is worked on.
     """
     if not path.parent.is_dir():
-        return  # whoever opens it says so
+        raise HarnessError(f"its folder {path.parent} is not there; make it first: mkdir -p {path.parent}")
     if path.is_dir():
         raise HarnessError(f"{path} must be a database file, but is a folder; name another, or move it away")
     if not path.exists() or not path.stat().st_size:

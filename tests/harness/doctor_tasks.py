@@ -115,7 +115,29 @@ BROKEN: dict[str, Broken] = {
         [("labels = torch.arange(samples) % 3", "labels = (torch.arange(samples) % 3).float()")],
         "",
         "ValueError: labels must be class indices from 0 of shape (N,) and dtype int64",
-        "three Splits",
+        "mend the line that is named, as the message says",
+    ),
+    "a layer without units": Broken(
+        "students",
+        [("IntDistribution(2, 6)", "IntDistribution(0, 6)")],
+        "",
+        "student(width=0, depth=1) has a layer without units: its stem.weight is [0, 8]",
+        "begin the range of width at 1",
+    ),
+    "a width below 0": Broken(
+        "students",
+        [("IntDistribution(2, 6)", "IntDistribution(-2, 6)")],
+        "",
+        "student(width=-2, depth=1): RuntimeError: ",
+        "begin the range of width at 1",
+    ),
+    "other inputs than the students'": Broken(
+        "student's logits",
+        [(STUDENT, "return nn.Sequential(nn.Linear(9, width), nn.Linear(width * depth, 3))")],
+        "",
+        "student(width=4, depth=1): RuntimeError: mat1 and mat2 shapes cannot be multiplied (16x8 and 9x4) "
+        "(Points.student, points.py, line 49)",
+        "let students take what the teacher takes",
     ),
     "a value that is missing": Broken(
         "data",

@@ -158,6 +158,20 @@ def test_a_table_compares_with_the_teacher() -> None:
     assert metrics == {**asdict(STUDENT), "compression": 25.0, "speedup": 6.0}
 
 
+def test_tables_are_added_with_the_wider_spread_of_the_two() -> None:
+    def of(width: int, spread: float | None) -> CostTable:
+        return CostTable(replace(CONDITIONS, spread=spread), TEACHER, {key_of({"width": width}): STUDENT})
+
+    table = of(1, None)
+    table.add(of(2, 0.03))
+    table.add(of(3, 0.01))
+    assert set(table.students) == {key_of({"width": width}) for width in (1, 2, 3)}
+    assert CostTable.from_json(table.to_json()).conditions == replace(CONDITIONS, spread=0.03)
+    table = of(1, None)
+    table.add(of(2, None))
+    assert table.conditions.spread is None
+
+
 def test_a_table_finds_an_architecture_by_its_values_in_any_order() -> None:
     table = CostTable(CONDITIONS, TEACHER, {key_of({"width": 2, "act": "relu"}): STUDENT})
     assert table[{"act": "relu", "width": 2}] == STUDENT
@@ -225,6 +239,12 @@ def test_costs_are_kept_apart_by_network_and_conditions(tmp_path: Path) -> None:
         file(conditions=replace(CONDITIONS, torch="0")),
     }
     assert len(others | {base}) == 11 and base.parent == tmp_path / "costs"
+
+
+def test_nothing_is_smaller_than_a_teacher_without_parameters() -> None:
+    teacher = replace(TEACHER, parameters=0)
+    metrics = CostTable(CONDITIONS, teacher, {key_of({"width": 2}): STUDENT}).metrics({"width": 2})
+    assert metrics == {**asdict(STUDENT), "speedup": 6.0}
 
 
 def test_a_network_without_parameters_has_a_finite_compression() -> None:

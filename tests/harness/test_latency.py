@@ -123,6 +123,9 @@ def test_spread_is_that_of_rounds() -> None:
     for number, seconds in enumerate((1.0, 1.2, 0.8, 1.2, 0.7)):
         rounds.add("a", [seconds, seconds, 9.0], 1.0, number=number)
     assert str(rounds) == "p50 of 5 rounds, quartiles within 20 %"
+    assert rounds.spread == 0.2
+    rounds.calls = {"a": rounds.calls["a"][:1]}
+    assert rounds.spread is None and Rounds().spread is None  # of one round, and of none
 
 
 def test_a_batch_fits_the_time() -> None:

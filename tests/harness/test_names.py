@@ -7,7 +7,8 @@ import warnings
 from contextlib import nullcontext
 from dataclasses import replace
 from enum import Enum
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from harness.names import column_names, logged_name
 from harness.preparation.prepare import check_class_names
 from harness.sampling.candidates import Points
 from harness.space import SearchSpace
-from harness.task import class_names
+from harness.task import Task, class_names
 from search_spaces.digits import SPACE, Digits
 
 
@@ -274,3 +275,20 @@ def test_a_misspelt_name_is_told_what_it_may_be(name: str, told: str) -> None:
 def test_a_misspelt_parameter_is_told_what_it_may_be() -> None:
     with pytest.raises(HarnessError, match=r"but got 'alpa'; did you mean alpha\?"):
         SPACE.fixed({"alpa": "1"})
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("a", "b", "a"), "'a' names classes 0 and 2"),
+        ((1, "x", "1"), "'1' names classes 0 and 2"),
+        (["b", *["a"] * 6], "'a' names classes 1, 2, 3 and 3 more"),
+    ],
+)
+def test_a_name_of_several_classes_is_refused(names: Any, told: str) -> None:
+    task = SimpleNamespace(class_names=names)
+    with pytest.raises(ValueError) as refused:
+        class_names(cast(Task, task))
+    assert str(refused.value) == (f"class_names must tell the classes apart, but {told}; give each a name of its own.")
+    task.class_names = ("a", "b", 1)
+    assert class_names(cast(Task, task)) == ("a", "b", "1")

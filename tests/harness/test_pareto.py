@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from harness.pareto import hypervolume, knee, pareto_front
+from harness.pareto import front_by_spread, hypervolume, knee, pareto_front
 
 Array = NDArray[np.float64]
 
@@ -173,3 +173,23 @@ def test_the_knee_is_the_point_of_the_smallest_scaled_sum(losses: list[float], c
 def test_the_knee_does_not_depend_on_units() -> None:
     losses, costs = np.array([0.0, 0.1, 0.2, 1.0]), np.array([[10.0], [3.0], [2.5], [0.0]])
     assert knee(1e-3 * losses + 7, 1e6 * costs - 3) == 1
+
+
+def test_points_that_only_a_measurement_s_spread_keeps_on_a_front_are_found() -> None:
+    points = [
+        (0.95, 1.00, 500.0),
+        (0.94, 0.99, 500.0),  # one percent faster than the first, which is more accurate and no larger
+        (0.93, 0.97, 400.0),  # the smallest
+        (0.92, 0.96, 450.0),  # one percent faster than the one before
+        (0.90, 0.90, 600.0),  # six percent faster than any other
+    ]
+    directions = ("maximize", "minimize", "minimize")
+    assert pareto_front(points, directions).tolist() == [0, 1, 2, 3, 4]
+    assert front_by_spread(points, (0.0, 0.02, 0.0), directions).tolist() == [1, 3]
+    assert front_by_spread(points, (0.0, 0.005, 0.0), directions).tolist() == []
+    assert front_by_spread(points, (0.0, 0.07, 0.0), directions).tolist() == [1, 3, 4]
+    rates = [(accuracy, 1000 / latency, size) for accuracy, latency, size in points]
+    assert front_by_spread(rates, (0.0, 0.02, 0.0), ("maximize", "maximize", "minimize")).tolist() == [1, 3]
+    twice = [points[0], points[0]]  # equal points are no better than each other
+    assert front_by_spread(twice, (0.0, 0.02, 0.0), directions).tolist() == []
+    assert front_by_spread(np.empty((0, 3)), (0.0, 0.02, 0.0), directions).tolist() == []

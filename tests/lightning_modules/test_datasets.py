@@ -184,3 +184,16 @@ def test_images_and_labels_that_do_not_belong_together_are_refused(tmp_path: Pat
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(np.zeros(59, dtype=np.uint8)))
     with pytest.raises(ValueError, match=r"as many 28x28 images as labels, but hold shapes \(60, 28, 28\) and \(59,\)"):
         fashion_mnist(tmp_path, batch_size=16)
+
+
+def test_five_samples_of_each_class_can_be_split_and_fewer_are_told_by_their_class() -> None:
+    labels = torch.tensor([2] * 5 + [0] * 5 + [1] * 7)
+    splits = stratified_splits(torch.zeros(17, 3), labels)
+    assert all(set(split.labels.tolist()) == {0, 1, 2} for split in splits.values())  # type: ignore[attr-defined]
+    with pytest.raises(ValueError) as refused:
+        stratified_splits(torch.zeros(21, 3), torch.tensor([0] * 10 + [1] * 10 + [2]))
+    assert str(refused.value) == "stratified_splits must have at least 5 samples of each class, but class 2 has 1."
+    with pytest.raises(ValueError, match="but class 0 has 2"):
+        stratified_splits(torch.zeros(8, 3), torch.arange(8) % 4)
+    with pytest.raises(TypeError, match=r"must be a tensor, but got ndarray: torch\.from_numpy makes one"):
+        stratified_splits(torch.zeros(20, 3), np.arange(20) % 2)  # type: ignore[arg-type]

@@ -190,6 +190,12 @@ def test_batch_sizes_below_one_are_refused(batch_size: int, eval_batch_size: int
             ValueError,
             "inputs .* but got float64: call .float",
         ),
+        (
+            torch.tensor([[True], [False]]),
+            torch.tensor([0, 1]),
+            ValueError,
+            r"^inputs of a split must be float32 or whole numbers, but are bool: call \.float\(\)\.$",
+        ),
     ],
 )
 def test_what_numpy_gives_is_told_from_what_is_wanted(
@@ -293,3 +299,9 @@ def test_views_are_an_instance_not_a_class() -> None:
     split = a_split()
     with pytest.raises(TypeError, match="views must be an instance"):
         TensorDataModule(train=split, val=split, test=split, views=ShiftedViews)  # type: ignore[arg-type]
+
+
+def test_a_dict_of_inputs_may_hold_a_mask() -> None:
+    mask = torch.tensor([[True, False], [True, True]])
+    split = Split({"tokens": torch.ones(2, 2, dtype=torch.int64), "mask": mask}, torch.tensor([0, 1]))
+    assert torch.equal(split.tensors()["inputs.mask"], mask)

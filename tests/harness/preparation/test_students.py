@@ -16,7 +16,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from torch import Tensor, nn
 
 from harness.content import tensors_digest
-from harness.errors import HarnessError, Unfit
+from harness.errors import HarnessError, Unfit, advice_of
 from harness.preparation.deployment import check_deployed
 from harness.preparation.logits import numbers_fault
 from harness.preparation.methods import check_student_layers, student_layers
@@ -118,6 +118,38 @@ def test_students_that_begin_alike_whatever_the_seed_are_named() -> None:
 
     assert looked_at(space_of(seeded_apart)).alike == "student(width=2)"
     assert looked_at(space_of(mlp)).alike is None
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_a_layer_without_units_is_named_with_the_range_to_mend() -> None:
+    def plain(width: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(4, width), nn.Linear(width, 2))
+
+    found = looked_at(space_of(plain, width=IntDistribution(0, 3)))
+    assert str(found.unitless) == (
+        "student(width=0) has a layer without units: its 0.weight is [0, 4]; begin the range of width at 1."
+    )
+    assert found.alike is None  # it has next to nothing to draw, which is no sign of a seed
+    assert looked_at(space_of(plain)).unitless is None
+    found = looked_at(space_of(lambda size: plain(int(size == "some")), size=CategoricalDistribution(["some", "none"])))
+    assert found.unitless is not None and found.unitless.remedy.startswith("give each layer a unit at least")
+
+    def marked(width: int) -> nn.Module:  # an empty vector that tells a device is no layer
+        network = plain(width)
+        network.register_parameter("place", nn.Parameter(torch.empty(0)))
+        return network
+
+    assert looked_at(space_of(marked)).unitless is None
+
+
+def test_an_error_of_a_width_below_1_says_where_its_range_should_begin() -> None:
+    space = space_of(lambda width, depth: mlp(width), width=IntDistribution(-3, 8), depth=IntDistribution(0, 2))
+    with pytest.raises(RuntimeError, match="negative dimension -3") as raised:
+        looked_at(space)
+    assert advice_of(raised.value) == "begin the ranges of width and depth at 1"
+    with pytest.raises(NameError) as unknown:  # a name that is not there is no matter of a range
+        looked_at(space_of(lambda width: nowhere, width=IntDistribution(-3, 8)))  # type: ignore[name-defined] # noqa: F821
+    assert advice_of(unknown.value) == ""
 
 
 def test_a_layer_that_some_students_lack_is_named_with_the_architecture_before_a_teacher_is_made() -> None:
@@ -386,7 +418,10 @@ def test_a_sparse_buffer_is_taken_where_it_is_not_kept_and_told_from_another() -
 def test_fewer_logits_than_labels_are_refused_and_more_are_taken() -> None:
     data = some_data()
     data.splits["test"] = Split(torch.randn(3, 4), torch.tensor([0, 1, 2]))
-    with pytest.raises(Unfit, match=r"labels go up to 2, but student\(width=2\) has 2 logits"):
+    with pytest.raises(Unfit, match=r"labels of test go up to 2, but student\(width=2\) has 2 logits"):
+        looked_at(space_of(mlp), data)
+    data.splits["val"] = Split(torch.randn(2, 4), torch.tensor([0, 2]))
+    with pytest.raises(Unfit, match="labels of val and test go up to 2"):
         looked_at(space_of(mlp), data)
     assert looked_at(space_of(lambda width: mlp(width, 1000)), data).classes == 1000
 

@@ -144,6 +144,30 @@ def test_front_and_picks_of_a_study_worked_by_hand(settings: Settings) -> None:
     assert not any(line.startswith("No student") for line in notes(result))
 
 
+def test_students_that_a_clock_s_spread_alone_keeps_on_the_front_are_named(settings: Settings) -> None:
+    students: list[Outcome] = [
+        (0.95, 1.0, 500),
+        (0.94, 0.99, 500),
+        (0.93, 0.97, 400),
+        (0.92, 0.96, 450),
+        (0.9, 0.9, 600),
+    ]
+    study = a_study(settings, students)
+    result = collect(study)
+    assert result.on_front_by_spread == [] and "spread" not in summary(result)  # nothing is known of it
+    assert study.costs is not None
+    table = CostTable.from_json(study.costs)
+    table.conditions = replace(table.conditions, spread=0.02)
+    study.keep_costs(table.to_json())
+    result = collect(study)
+    assert numbers(result) == [0, 1, 2, 3, 4]  # as before
+    line = "Latency alone, by less than its measured spread of 2 %, puts 2 of 5 students on the front: trials 1, 3."
+    assert f"\n- {line}\n" in summary(result)
+    shown, text = terminal()
+    show(result, shown)
+    assert f"\n{line}\n" in text.getvalue()
+
+
 REGION = Region("accuracy", 1, 0.89, "--min accuracy=0.89")
 
 

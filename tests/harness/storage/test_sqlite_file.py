@@ -6,6 +6,7 @@ import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -178,3 +179,14 @@ def test_first_starts_of_several_processes_make_one_database(tmp_path: Path) -> 
     started = [Forked(script, output.stem, output=output, env=environment()) for output in outputs]
     assert [process.wait(120) for process in started] == [0] * 2, [output.read_text() for output in outputs]
     assert sorted(optuna.get_all_study_names(open_storage(settings).optuna)) == ["0", "1"]
+
+
+def test_a_folder_that_is_not_there_is_to_be_made_first(tmp_path: Path) -> None:
+    file = tmp_path / "nowhere" / "o.db"
+    with pytest.raises(HarnessError) as refused:
+        open_storage(replace(settings_in(tmp_path, trials=1), storage=f"sqlite:///{file}"))
+    assert str(refused.value) == (
+        f"--storage sqlite:///{file} can't be used: its folder {file.parent} is not there; make it first: "
+        f"mkdir -p {file.parent}"
+    )
+    assert not file.parent.exists()
