@@ -85,7 +85,7 @@ class Race:
 
     @property
     def goals(self) -> tuple[Goal, ...]:
-        """The goals over all students, then those in the region, each ascending."""
+        """Return the goals over all students, then those in the region, each ascending."""
         return (*map(Goal, self.whole), *(Goal(volume, self.floor) for volume in self.region))
 
 
@@ -126,7 +126,7 @@ CONTENDERS = {
 
 
 def command_of(contender: str, race: Race, teacher: Path, folder: Path, *, trials: int, seed: int) -> list[str]:
-    """The command line of a contender, to be run in ``folder``."""
+    """Return the command line of a contender, to be run in ``folder``."""
     common = ["--epochs", str(race.epochs), "--trials", str(trials), "--seed", str(seed)]
     if contender == "harness":
         least, most = race.widths
@@ -162,7 +162,7 @@ class Ends:
         self._study: optuna.Study | None = None
 
     def read(self) -> list[End]:
-        """All of them, in the order of their ends."""
+        """Return all of them, in the order of their ends."""
         return sorted(self._of_study() if self._is_harness else self._of_lines(), key=lambda end: end.time)
 
     def _of_lines(self) -> list[End]:
@@ -284,7 +284,7 @@ def make_teacher(race: Race, folder: Path) -> Path:
 
 
 def table(race: Race, runs: dict[str, list[Run]], *, seed: int, trials: int, limit_s: float) -> list[str]:
-    """Every run, and how many times as long each took as the harness of the same repeat, as Markdown."""
+    """Return every run, and how many times as long each took as the harness of the same repeat, as Markdown."""
     goals = [f"{unit} to {goal}" for unit in ("wall s", "CPU s") for goal in race.goals]
     lines = [
         f"# {race.space}: whole commands to a hypervolume",

@@ -110,7 +110,7 @@ def whole_command(*command: str) -> float:
 
 
 def a_study(settings: Settings, trials: int) -> tuple[SearchSpace, Study, Prepared]:
-    """A study of so many trials."""
+    """Return a study of so many trials."""
     space, terminal = load_space(settings.space_file, settings.epochs), Terminal()
     with Mirror() as mirror:
         mirror.connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)

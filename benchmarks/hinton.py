@@ -47,7 +47,7 @@ RESULTS = Path(__file__).parent / "results" / "hinton-fashion-mnist.md"
 
 
 def perceptron(units: int, *, dropout: float = 0.0) -> nn.Sequential:
-    """Two hidden layers of rectified units, from images (B, 1, 28, 28) to logits (B, 10)."""
+    """Return two hidden layers of rectified units, from images (B, 1, 28, 28) to logits (B, 10)."""
     drop: Callable[[float], nn.Module] = nn.Dropout if dropout else lambda share: nn.Identity()
     return nn.Sequential(
         nn.Flatten(),
@@ -63,7 +63,7 @@ def perceptron(units: int, *, dropout: float = 0.0) -> nn.Sequential:
 
 
 def trained_teacher(seed: int, folder: Path, epochs: int = TEACHER_EPOCHS) -> nn.Module:
-    """The teacher of a seed, trained once and kept; it sees 12 views of each image, in turn."""
+    """Return the teacher of a seed, trained once and kept; it sees 12 views of each image, in turn."""
     seed_draws(derived_seed("teacher", seed), torch.device("cpu"))
     name = f"teacher-{seed}" if epochs == TEACHER_EPOCHS else f"teacher-{seed}-of-{epochs}-epochs"
     network, file = perceptron(1200, dropout=0.5), folder / f"{name}.safetensors"
@@ -99,7 +99,7 @@ def run(module: TeacherModule | StudentModule, data: TensorDataModule, epochs: i
 
 
 def student(units: int, data: TensorDataModule, seed: int, *, temperature: float, alpha: float) -> nn.Module:
-    """A student, trained; of one seed all begin with the same weights and see the data in the same order."""
+    """Return a student, trained; of one seed all begin with the same weights and see the data in the same order."""
     seed_draws(derived_seed("student", seed), torch.device("cpu"))
     module = StudentModule(
         perceptron(units),
@@ -114,7 +114,7 @@ def student(units: int, data: TensorDataModule, seed: int, *, temperature: float
 
 
 def without(data: TensorDataModule, label: int) -> TensorDataModule:
-    """The data without one class among the training samples."""
+    """Return the data without one class among the training samples."""
     train, outputs = data.splits["train"], data.teacher_outputs
     kept = (train.labels != label).nonzero().squeeze(1)
     part = TensorDataModule(
@@ -148,7 +148,7 @@ def of_class(logits: Tensor, labels: Tensor, label: int) -> float:
 
 
 def experiments(seed: int, folder: Path) -> dict[str, Callable[[], dict[str, float]]]:
-    """Every run of a seed, by name: what it measures on the test split."""
+    """Return every run of a seed, by name: what it measures on the test split."""
     data = fashion_mnist(None, batch_size=BATCH)
     teacher = trained_teacher(seed, folder)
     data.attach({split: {"logits": ordered_logits(teacher, data, split)} for split in ("train", "val")})
@@ -198,7 +198,7 @@ def _mean_error(runs: Sequence[dict[str, float]]) -> float:
 
 
 def tables(done: dict[str, list[dict[str, float]]]) -> list[str]:
-    """What came out, as Markdown."""
+    """Return what came out, as Markdown."""
     lines = ["## Test errors, percent", "", "| network | here | in the paper, on MNIST |", "|---|---:|---:|"]
     for name, title, paper in (
         ("teacher", "teacher, 1,200 units, dropout, moved images", "0.67"),

@@ -81,7 +81,7 @@ def run(job: tuple[dict[str, Any], int]) -> dict[str, Any]:
 
 
 def prepared_for(name: str, runs_dir: Path) -> tuple[SearchSpace, Prepared]:
-    """An embedded space, and what its trials stand on, kept in ``runs_dir``."""
+    """Return an embedded space, and what its trials stand on, kept in ``runs_dir``."""
     folder = Path(tempfile.mkdtemp())
     settings, _ = parse_search(
         [

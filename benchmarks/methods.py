@@ -92,7 +92,7 @@ class Runs:
         return json.dumps({name: known[name] for name in ("method", "params", "seed", "split")}, sort_keys=True)
 
     def of(self, jobs: list[tuple[str, Configuration, int, str]]) -> list[float]:
-        """The accuracy of each; what is not known yet is trained, on every core."""
+        """Return the accuracy of each; what is not known yet is trained, on every core."""
         missing = [job for job in jobs if self._text(_key(*job)) not in self._accuracies]
         context = multiprocessing.get_context("fork")
         with context.Pool(usable_cores(), torch.set_num_threads, (1,)) as pool, open(self._file, "a", 1) as out:
@@ -107,7 +107,7 @@ class Runs:
 def table(
     best: Mapping[str, Configuration], tested: Mapping[str, list[float]], controls: Mapping[str, list[float]]
 ) -> list[str]:
-    """Each method's accuracy, its own control's, and the gain, paired by seed, in points, as Markdown.
+    """Return each method's accuracy, its own control's, and the gain, paired by seed, in points, as Markdown.
 
     Args:
         best: The configuration of each method.

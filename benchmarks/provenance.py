@@ -14,7 +14,7 @@ _HERE = Path(__file__).resolve().parent
 
 @functools.cache
 def provenance() -> str:
-    """The command, and the commit and the day when this was first asked for."""
+    """Return the command, and the commit and the day when this was first asked for."""
     commit = _git("rev-parse", "--short=10", "HEAD") or "unknown"
     if _git("status", "--porcelain", "--", "..", ":!results"):
         commit += " with changes"
@@ -24,7 +24,7 @@ def provenance() -> str:
 
 
 def _git(*arguments: str) -> str:
-    """What git says of this checkout; nothing if it is none."""
+    """Return what git says of this checkout; nothing if it is none."""
     command = ["git", *arguments]
     asked = subprocess.run(command, cwd=_HERE, capture_output=True, text=True)
     return asked.stdout.strip()

@@ -52,5 +52,5 @@ class Curves:
         self.macs = [costs[key_of({"width": width})]["macs"] for width in grid["width"]]
 
     def places(self) -> Iterator[Place]:
-        """Every configuration."""
+        """Yield every configuration."""
         return np.ndindex(*self.shape)

@@ -130,7 +130,7 @@ def _job(job: tuple[str, int]) -> tuple[str, Course]:
 
 
 def table(found: dict[str, list[Course]], curves: Curves) -> list[str]:
-    """The arrivals of every method as a Markdown table, and how early ranks tell the end."""
+    """Return the arrivals of every method as a Markdown table, and how early ranks tell the end."""
     most = _MOST_FULL_TRIALS * curves.epochs
     seeds = len(next(iter(found.values())))
     lines = [
@@ -173,7 +173,7 @@ def table(found: dict[str, list[Course]], curves: Curves) -> list[str]:
 
 
 def _macs(courses: list[Course], found: dict[str, list[Course]]) -> str:
-    """The median of the MACs that searches have spent when they arrive, as a multiple of MO-TPE's."""
+    """Return the median of the MACs that searches have spent when they arrive, as a multiple of MO-TPE's."""
     spent, unpruned = (
         statistics.median(course.arrival(GOALS[-1], 1) for course in each) if each else math.inf
         for each in (courses, found.get(_PEER, []))

@@ -29,10 +29,10 @@ class Method(Protocol):
     """A way to search. It sees the size of a student before it trains, and accuracies as they come."""
 
     def ask(self) -> Place:
-        """The next configuration."""
+        """Return the next configuration."""
 
     def stops(self, epoch: int, accuracy: float) -> bool:
-        """Whether the trial ends after so many epochs, which are not all."""
+        """Return whether the trial ends after so many epochs, which are not all."""
 
     def end(self, accuracy: float | None) -> None:
         """The trial is over: its accuracy after its last epoch, or ``None`` if it was stopped."""

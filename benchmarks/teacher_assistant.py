@@ -36,7 +36,7 @@ ARMS = ("labels", "teacher", "assistant")
 def trained(
     width: int, distillation: dict[str, float], space: SearchSpace, prepared: Prepared, seed: int
 ) -> tuple[nn.Module, float]:
-    """A student and its validation accuracy."""
+    """Return a student and its validation accuracy."""
     accuracy: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         student = train_student(
@@ -56,7 +56,7 @@ def trained(
 
 @torch.no_grad()
 def outputs_of(network: nn.Module, data: TensorDataModule) -> dict[str, dict[str, Tensor]]:
-    """What a network says of every sample, as a teacher's outputs are stored."""
+    """Return what a network says of every sample, as a teacher's outputs are stored."""
     network.eval()
     return {
         split: {"logits": torch.cat([call(network, batch.inputs) for item in data.ordered(split) for batch in item])}

@@ -112,7 +112,7 @@ def loaders(space: str) -> tuple[DataLoader, DataLoader]:
 
 @functools.cache
 def trained_teacher(space: str, file: Path) -> ConvNet:
-    """The teacher, from its checkpoint."""
+    """Return the teacher, from its checkpoint."""
     teacher = ConvNet(64, size=8, dropout=0.3) if space == "digits" else ConvNet(32, size=28, dropout=0.3)
     teacher.load_state_dict(load_file(file))
     return teacher
@@ -159,7 +159,7 @@ def be_quiet() -> None:
 
 
 def search_arguments() -> argparse.ArgumentParser:
-    """What every one of these scripts is told."""
+    """Return what every one of these scripts is told."""
     parser = argparse.ArgumentParser()
     parser.add_argument("space", choices=["digits", "fashion-mnist"])
     parser.add_argument("teacher", type=Path, help="its checkpoint")

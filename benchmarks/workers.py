@@ -27,20 +27,20 @@ _MB = 1e6
 
 
 def command(trials: int, workers: int, epochs: int) -> list[str]:
-    """A search of digits whose trials all cost the same."""
+    """Return a search of digits whose trials all cost the same."""
     flags = "--study bench --sampler random --pruner none --no-controls --fix width=8"
     flags += f" --trials {trials} --workers {workers}"
     return [sys.executable, str(ROOT / "search.py"), *flags.split(), "--epochs", str(epochs), "--accelerator", "cpu"]
 
 
 def started(folder: Path, trials: int, workers: int, epochs: int) -> subprocess.Popen[bytes]:
-    """The search, started in ``folder``."""
+    """Return the search, started in ``folder``."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command(trials, workers, epochs), cwd=folder, env=environment, stdout=subprocess.DEVNULL)
 
 
 def span_s(trials: int, workers: int) -> float:
-    """Seconds from the first trial's begin to the last one's end."""
+    """Return seconds from the first trial's begin to the last one's end."""
     folder = Path(tempfile.mkdtemp())
     assert started(folder, trials, workers, epochs=20).wait() == 0
     found = optuna.load_study(study_name="bench", storage=f"sqlite:///{folder}/optuna.db").trials

@@ -17,7 +17,7 @@ def redact(text: object) -> str:
 
 
 def has_password(address: str) -> bool:
-    """Whether an address holds a password, or what a person would not show either."""
+    """Return whether an address holds a password, or what a person would not show either."""
     return redact(address) != address
 
 
@@ -30,7 +30,7 @@ def is_showable(address: str) -> bool:
 
 
 def place_of(address: str) -> str:
-    """An address as it may be written to a file and compared: absolute, without a password."""
+    """Return an address as it may be written to a file and compared: absolute, without a password."""
     path = sqlite_path(address)
     if "://" not in address:  # a folder, to MLflow
         return str(Path(address).resolve())
@@ -49,7 +49,7 @@ def is_server(address: str) -> bool:
 
 
 def lock_of(address: str, runs_dir: Path) -> Path:
-    """The lock under which a place is opened: beside a SQLite file, for runs of several folders share it."""
+    """Return the lock under which a place is opened: beside a SQLite file, for runs of several folders share it."""
     path = sqlite_path(address)
     if path is None or not path.parent.is_dir():  # a lock makes no folder where an address is mistyped
         return runs_dir / ".opening.lock"

@@ -188,17 +188,17 @@ class Result:
 
     @property
     def trials(self) -> pd.DataFrame:
-        """One row a trial, with one type a column."""
+        """Return one row a trial, with one type a column."""
         return self._found.trials.convert_dtypes()
 
     @property
     def front(self) -> pd.DataFrame:
-        """The trials on the Pareto front, the smallest first."""
+        """Return the trials on the Pareto front, the smallest first."""
         return self._found.front.convert_dtypes()
 
     @property
     def picks(self) -> dict[str, int]:
-        """The number of the trial of each named choice."""
+        """Return the number of the trial of each named choice."""
         return {name: int(row["number"]) for name, row in self._found.picks.items()}
 
     def student(self, number: int) -> nn.Module:

@@ -25,7 +25,7 @@ def hide_passwords() -> None:
 
 
 def without_passwords(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """A command line without the flags whose address holds a password, and what their variables must be instead.
+    """Return a command line without the flags whose address holds a password, and what their variables must be instead.
 
     Args:
         arguments: The command line. Of a flag that is repeated the last one counts, as everywhere.

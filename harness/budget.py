@@ -16,7 +16,7 @@ from harness.space import SearchSpace
 
 
 def check_counted(uncounted: Sequence[str], budgets: Iterable[str], objectives: Iterable[str] = ()) -> None:
-    """See that costs which may be unknown, such as MACs, are asked for only where they can be counted.
+    """Check that costs which may be unknown, such as MACs, are asked for only where they can be counted.
 
     Args:
         uncounted: What multiplies in students and can't be counted, by name.
@@ -41,7 +41,7 @@ def always_known() -> str:
 
 
 def check_compared(teacher: nn.Module, objectives: Sequence[str]) -> None:
-    """See that students' sizes are compared only with a teacher that has parameters.
+    """Check that students' sizes are compared only with a teacher that has parameters.
 
     Args:
         teacher: The teacher.
@@ -58,12 +58,12 @@ def check_compared(teacher: nn.Module, objectives: Sequence[str]) -> None:
 
 
 def over(costs: Mapping[str, float], budgets: Mapping[str, float]) -> bool:
-    """Whether a student of such costs is over one of the budgets."""
+    """Return whether a student of such costs is over one of the budgets."""
     return any(costs[name] > budget for name, budget in budgets.items())
 
 
 def within(space: SearchSpace, budgets: Mapping[str, float], costs: CostTable) -> SearchSpace:
-    """The space with its ranges narrowed to the architectures that are within every budget.
+    """Return the space with its ranges narrowed to the architectures that are within every budget.
 
     What ranges of whole numbers can't say, as where a cheap one stands between dear ones, is left to whoever draws.
 

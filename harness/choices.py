@@ -111,7 +111,7 @@ def _stored(name: str, choice: Any, plain: bool) -> Any:
 
 
 def _of_python(choice: Any) -> Any:
-    """A choice with Python's numbers in place of NumPy's, also within tuples, lists and dicts."""
+    """Return a choice with Python's numbers in place of NumPy's, also within tuples, lists and dicts."""
     if isinstance(choice, np.generic):
         return choice.item()
     if type(choice) in (tuple, list):  # no named one

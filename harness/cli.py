@@ -74,7 +74,7 @@ def search_examples(search: str) -> str:
 
 
 def parse_search(arguments: Sequence[str] | None = None) -> tuple[Settings, Placement]:
-    """What ``search.py``'s command line asks for: what is searched, and where the workers run."""
+    """Return what ``search.py``'s command line asks for: what is searched, and where the workers run."""
     parser = flags.Parser(
         prog="search.py",
         description=SEARCH_HELP,
@@ -169,7 +169,7 @@ def add_search(parser: flags.Parser) -> None:
 
 
 def search_of(parser: flags.Parser, asked: argparse.Namespace) -> tuple[Settings, Placement]:
-    """What is searched, and where the workers run."""
+    """Return what is searched, and where the workers run."""
     name, file = flags.space_of(parser, asked.space)
     placement = placement_of(parser, asked)
     if asked.teacher and asked.teachers is not None:
@@ -294,7 +294,7 @@ def next_steps(
 
 
 def command_for(name: str, settings: Settings) -> str:
-    """What to type for a command about a study; an address with a password is left out."""
+    """Return what to type for a command about a study; an address with a password is left out."""
     places: list[_Given] = [
         ("--storage", settings.storage, DEFAULT_STORAGE),
         ("--tracking-uri", settings.tracking_uri, DEFAULT_TRACKING_URI),
@@ -307,7 +307,7 @@ def command_for(name: str, settings: Settings) -> str:
 
 
 def doctor_command(settings: Settings, teacher: Path | None) -> str:
-    """What to type to have a search's task checked, with one of its teachers."""
+    """Return what to type to have a search's task checked, with one of its teachers."""
     return _harness_command(
         "doctor",
         ("--space", _space_argument(settings), None),
@@ -335,5 +335,5 @@ def _harness_command(name: str, *given: _Given) -> str:
 
 
 def _addresses(settings: Settings) -> dict[str, str]:
-    """The addresses that may hold a password, by the variables that they can be in."""
+    """Return the addresses that may hold a password, by the variables that they can be in."""
     return {VARIABLES["--storage"]: settings.storage, VARIABLES["--tracking-uri"]: settings.tracking_uri}

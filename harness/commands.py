@@ -64,7 +64,7 @@ def _examples() -> str:
 
 
 def parse_command(arguments: Sequence[str] | None = None) -> tuple[str, Settings, Placement]:
-    """The command that is asked for, its settings, and of a search where its workers run."""
+    """Return the command that is asked for, its settings, and of a search where its workers run."""
     parser = flags.Parser(
         prog=program(),
         description=_HELP,

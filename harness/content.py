@@ -21,7 +21,7 @@ _ASKED_AGAIN_S = 0.05  # a lock that somebody else may hold for long
 
 
 def digest(*parts: Any) -> str:
-    """A key of 16 hexadecimal digits for JSON-like values: equal values, equal keys, on any machine."""
+    """Return a key of 16 hexadecimal digits for JSON-like values: equal values, equal keys, on any machine."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -46,12 +46,12 @@ class TensorHasher:
         self._hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
     def key(self) -> str:
-        """A key of 16 hexadecimal digits for what was added so far."""
+        """Return a key of 16 hexadecimal digits for what was added so far."""
         return self._hasher.hexdigest()[:16]
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """A key of 16 hexadecimal digits for named tensors, in whatever order."""
+    """Return a key of 16 hexadecimal digits for named tensors, in whatever order."""
     hasher = TensorHasher()
     for name in sorted(tensors):
         hasher.add(name, tensors[name])
@@ -59,7 +59,7 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def derived_seed(*parts: Any) -> int:
-    """A seed in [0, 2^31) that depends on all of ``parts`` and is unlike that of any neighbour."""
+    """Return a seed in [0, 2^31) that depends on all of ``parts`` and is unlike that of any neighbour."""
     return int(digest("seed", *parts)[:8], 16) >> 1
 
 
@@ -92,7 +92,7 @@ def drop_unfinished(path: Path) -> None:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """A place within a folder, by a name from outside.
+    """Return a place within a folder, by a name from outside.
 
     Raises:
         ValueError: If it leads out of the folder.
@@ -104,7 +104,7 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def end_of_last_line(file: int) -> int:
-    """The byte behind the last whole line of an open file, which a cut may have torn since."""
+    """Return the byte behind the last whole line of an open file, which a cut may have torn since."""
     size = os.fstat(file).st_size
     if size and os.pread(file, 1, size - 1) != b"\n":
         return os.pread(file, size, 0).rfind(b"\n") + 1
@@ -170,11 +170,11 @@ class Lease:
 
     @property
     def is_held(self) -> bool:
-        """Whether it is held by this very lease."""
+        """Return whether it is held by this very lease."""
         return self._descriptor is not None
 
     def is_sole(self) -> bool:
-        """Whether nobody else holds a lease of the folder. Asked of one that is held, and shared."""
+        """Return whether nobody else holds a lease of the folder. Asked of one that is held, and shared."""
         assert self._descriptor is not None and self._mode == fcntl.LOCK_SH
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

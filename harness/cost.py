@@ -63,7 +63,7 @@ class Conditions:
 
 
 def conditions_of(device: torch.device) -> Conditions:
-    """The conditions under which costs are measured on ``device``."""
+    """Return the conditions under which costs are measured on ``device``."""
     if device.type == "cuda":
         return Conditions(torch.cuda.get_device_name(device))
     return Conditions(_processor() if device.type == "cpu" else device.type)
@@ -157,7 +157,7 @@ def _first(inputs: Inputs) -> Tensor:
 
 
 def total_cost(costs: Sequence[Cost]) -> Cost:
-    """The costs of networks that run one after the other on the same inputs.
+    """Return the costs of networks that run one after the other on the same inputs.
 
     The 95th percentile is the sum of theirs, as if all were slow at once: the most that it can be.
     """
@@ -212,7 +212,7 @@ class CostTable:
         return self[architecture].metrics(self.teacher)
 
     def to_json(self) -> str:
-        """The table as text."""
+        """Return the table as text."""
         return json.dumps(
             {
                 "conditions": asdict(self.conditions),
@@ -225,7 +225,7 @@ class CostTable:
 
     @classmethod
     def from_json(cls, text: str) -> CostTable:
-        """The table that ``to_json`` wrote.
+        """Return the table that ``to_json`` wrote.
 
         Raises:
             ValueError: If the text is no such table.
@@ -241,7 +241,7 @@ class CostTable:
 
 
 def key_of(architecture: Mapping[str, Any]) -> str:
-    """The name of an architecture in a cost table, as in ``{"width": 8}``."""
+    """Return the name of an architecture in a cost table, as in ``{"width": 8}``."""
     return json.dumps(dict(architecture), sort_keys=True)
 
 
@@ -279,7 +279,7 @@ def cost_cache_file(
 
 
 def shape_of(network: nn.Module) -> list[Any]:
-    """What a network is whatever its weights: its modules, and the names, shapes and types of its state."""
+    """Return what a network is whatever its weights: its modules, and the names, shapes and types of its state."""
     return [repr(network), [[key, *shape] for key, shape in state_shapes(network).items()]]
 
 
@@ -289,7 +289,7 @@ def state_shapes(network: nn.Module) -> dict[str, list[Any]]:
 
 
 def _shape(value: Any) -> list[Any]:
-    """The shape and type of what a state holds: a tensor, or whatever ``get_extra_state`` gives."""
+    """Return the shape and type of what a state holds: a tensor, or whatever ``get_extra_state`` gives."""
     return [list(value.shape), str(value.dtype)] if isinstance(value, Tensor) else [type(value).__name__]
 
 

@@ -201,6 +201,6 @@ def did_you_mean(name: object, known: Iterable[str], *, otherwise: str = "") -> 
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type's name, without passwords."""
+    """Return the first line of an error's message, or its type's name, without passwords."""
     lines = redact(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -62,17 +62,17 @@ def examples(*lines: tuple[str, str]) -> str:
 
 
 def space_names() -> list[str]:
-    """The embedded spaces, by the names of their files."""
+    """Return the embedded spaces, by the names of their files."""
     return sorted(path.stem.replace("_", "-") for path in SPACES_DIR.glob("[!_]*.py"))
 
 
 def space_file(name: str) -> Path:
-    """The file of an embedded space."""
+    """Return the file of an embedded space."""
     return SPACES_DIR / f"{name.replace('-', '_')}.py"
 
 
 def space_argument(name: str, file: Path) -> str:
-    """What to type for a space: the name of an embedded one, or a file, from here where it is below."""
+    """Return what to type for a space: the name of an embedded one, or a file, from here where it is below."""
     if name in space_names():
         return name
     return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file)
@@ -227,7 +227,7 @@ def space_of(parser: argparse.ArgumentParser, asked: str) -> tuple[str, Path]:
 
 
 def checkpoint(parser: argparse.ArgumentParser, path: Path) -> Path:
-    """A teacher's checkpoint, if it is a file."""
+    """Return a teacher's checkpoint, if it is a file."""
     if not os.path.isfile(path):
         parser.error(f"--teacher must be a checkpoint file, but there is no file {str(path)!r}")
     return path
@@ -239,7 +239,7 @@ def study_of(space: str) -> str:
 
 
 def study_name(parser: argparse.ArgumentParser, name: str) -> str:
-    """A study's name, if it can be a folder's."""
+    """Return a study's name, if it can be a folder's."""
     # It becomes a folder's name: nothing in it may lead out of the runs.
     if not re.fullmatch(r"[A-Za-z0-9][\w.+-]{0,99}", name, re.ASCII):
         parser.error(
@@ -249,7 +249,7 @@ def study_name(parser: argparse.ArgumentParser, name: str) -> str:
 
 
 def writable(parser: argparse.ArgumentParser, folder: Path) -> Path:
-    """A folder, made if need be, if it can be written."""
+    """Return a folder, made if need be, if it can be written."""
     try:
         str(folder.absolute()).encode()
     except UnicodeEncodeError:
@@ -276,12 +276,12 @@ def each_once(parser: Parser, flag: str, what: str, pairs: Sequence[tuple[str, _
 
 
 def budgets_of(parser: Parser, asked: argparse.Namespace) -> dict[str, float]:
-    """The most that each cost may be, by name."""
+    """Return the most that each cost may be, by name."""
     return each_once(parser, "--max", "cost", [(name, value) for name, value in asked.max if name in budget_names()])
 
 
 def bound_of(parser: Parser, asked: argparse.Namespace) -> Bound | None:
-    """The bound on the primary metric; ``None`` if none is asked for."""
+    """Return the bound on the primary metric; ``None`` if none is asked for."""
     found = [*asked.min, *(Bound("--max", name, value) for name, value in asked.max if name not in budget_names())]
     if asked.min_share is not None:
         found.append(Bound("--min-share", value=asked.min_share))
@@ -291,7 +291,7 @@ def bound_of(parser: Parser, asked: argparse.Namespace) -> Bound | None:
 
 
 def address(text: str) -> str:
-    """An address that can be shown without its password. One that can't is not shown here either."""
+    """Return an address that can be shown without its password. One that can't is not shown here either."""
     if not text.strip():
         raise argparse.ArgumentTypeError(f"must be an address, but got {text!r}; leave the flag out for the default")
     if not is_showable(text):
@@ -303,7 +303,7 @@ def address(text: str) -> str:
 
 
 def folder(text: str) -> Path:
-    """A folder's path."""
+    """Return a folder's path."""
     if not text.strip():
         raise argparse.ArgumentTypeError(f"must be a folder, but got {text!r}; leave the flag out for the default")
     try:
@@ -315,28 +315,28 @@ def folder(text: str) -> Path:
 
 
 def at_least_one(text: str) -> int:
-    """A whole number of at least 1."""
+    """Return a whole number of at least 1."""
     if not re.fullmatch(r"[+-]?\d+", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, but got {text!r}")
     return int(text)
 
 
 def at_least_two(text: str) -> int:
-    """A whole number of at least 2."""
+    """Return a whole number of at least 2."""
     if not re.fullmatch(r"[+-]?\d+", text) or int(text) < 2:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 2, for an interval, but got {text!r}")
     return int(text)
 
 
 def seed(text: str) -> int:
-    """A seed in [0, 2^31)."""
+    """Return a seed in [0, 2^31)."""
     if not text.isdigit() or int(text) >= 2**31:
         raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2147483647, but got {text!r}")
     return int(text)
 
 
 def _finite(text: str) -> float | None:
-    """A finite number; ``None`` if the text is none."""
+    """Return a finite number; ``None`` if the text is none."""
     try:
         number = float(text)
     except ValueError:
@@ -345,13 +345,13 @@ def _finite(text: str) -> float | None:
 
 
 def _positive(text: str) -> float | None:
-    """A finite number above zero; ``None`` if the text is none."""
+    """Return a finite number above zero; ``None`` if the text is none."""
     number = _finite(text)
     return number if number is not None and number > 0 else None
 
 
 def seconds(text: str) -> float:
-    """A positive number of seconds."""
+    """Return a positive number of seconds."""
     seconds = _positive(text)
     if seconds is None:
         raise argparse.ArgumentTypeError(f"must be a positive number of seconds, but got {text!r}")
@@ -367,7 +367,7 @@ def names(text: str) -> tuple[str, ...]:
 
 
 def maximum(text: str) -> tuple[str, float]:
-    """A name and the most that it may be: of a cost a positive number, of another metric any."""
+    """Return a name and the most that it may be: of a cost a positive number, of another metric any."""
     name, _, number = text.rpartition("=")
     value = _positive(number) if name in budget_names() else _finite(number)
     if not name:
@@ -381,7 +381,7 @@ def maximum(text: str) -> tuple[str, float]:
 
 
 def minimum(text: str) -> Bound:
-    """The primary metric and the least of it that counts; ``none`` lifts the bound."""
+    """Return the primary metric and the least of it that counts; ``none`` lifts the bound."""
     if text == "none":
         return Bound("--min")
     name, _, number = text.rpartition("=")
@@ -392,7 +392,7 @@ def minimum(text: str) -> Bound:
 
 
 def share(text: str) -> float:
-    """A share of the teacher's score, above 0 and at most 1."""
+    """Return a share of the teacher's score, above 0 and at most 1."""
     value = _positive(text)
     if value is None or value > 1:
         raise argparse.ArgumentTypeError(f"must be a share above 0 and at most 1, as 0.98, but got {text!r}")
@@ -400,7 +400,7 @@ def share(text: str) -> float:
 
 
 def assignment(text: str) -> tuple[str, str]:
-    """A name and a value, as text."""
+    """Return a name and a value, as text."""
     name, sign, value = text.partition("=")
     if not (name and sign and value):
         raise argparse.ArgumentTypeError(f"must be NAME=VALUE, but got {text!r}")

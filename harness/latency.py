@@ -71,7 +71,7 @@ class Rounds:
             self.throughput_batch, self.batches = size, {}
 
     def could_go_on(self, names: Sequence[str], limit_s: float) -> bool:
-        """Whether there is time for another round over all of these networks."""
+        """Return whether there is time for another round over all of these networks."""
         return self.done(names) < ROUNDS and self.spent_s + self._round_s(names) <= limit_s
 
     def could_take_more(self, names: Sequence[str], limit_s: float, *, most: int) -> bool:
@@ -104,7 +104,7 @@ class Rounds:
 
     @property
     def spread(self) -> float | None:
-        """How far the quartiles of the rounds' medians lie from their middle, at most over all networks.
+        """Return how far the quartiles of the rounds' medians lie from their middle, at most over all networks.
 
         A share of the middle, rounded up to whole percents; ``None`` where a single round tells nothing of it.
         """
@@ -287,7 +287,7 @@ def computing_with(threads: int) -> Iterator[None]:
 
 
 def _clock_of(inputs: Inputs) -> Callable[[], float]:
-    """A clock that waits for the device of ``inputs``.
+    """Return a clock that waits for the device of ``inputs``.
 
     That of ``torch.utils.benchmark`` asks at each end whether there is an accelerator: 0.06 ms in a build for GPUs on a
     machine that has none, as much as a small student's call.

@@ -98,27 +98,27 @@ class Metric:
 
     @property
     def is_maximized(self) -> bool:
-        """Whether it is better the higher it is."""
+        """Return whether it is better the higher it is."""
         return self.direction == "maximize"
 
     @property
     def known_before_training(self) -> bool:
-        """Whether it is a cost: temperature and alpha have no say in it."""
+        """Return whether it is a cost: temperature and alpha have no say in it."""
         return self.score is None
 
     @property
     def is_measured(self) -> bool:
-        """Whether it is a field of ``Cost``, and not computed from other values."""
+        """Return whether it is a field of ``Cost``, and not computed from other values."""
         return self.score is None and self.derive is None
 
     @property
     def may_be_budget(self) -> bool:
-        """Whether ``--max`` takes it: a measured cost that is better the lower it is."""
+        """Return whether ``--max`` takes it: a measured cost that is better the lower it is."""
         return self.is_measured and not self.is_maximized
 
     @property
     def axis_label(self) -> str:
-        """Its label at the axis of a plot, with its unit."""
+        """Return its label at the axis of a plot, with its unit."""
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
     def of_costs(self, student: Cost, teacher: Cost) -> float | None:

@@ -21,7 +21,7 @@ _PREFIXES = ("train/", "val/", "test/", "params.")
 
 
 def check_parameter_names(names: Iterable[str]) -> None:
-    """See that parameters can be told from one another wherever they are named.
+    """Check that parameters can be told from one another wherever they are named.
 
     Raises:
         ValueError: If a flag or a log can't say one.
@@ -37,7 +37,7 @@ def check_parameter_names(names: Iterable[str]) -> None:
 
 
 def check_metric_name(name: str, others: Iterable[str]) -> None:
-    """See that a task's metric has a name of its own.
+    """Check that a task's metric has a name of its own.
 
     Args:
         name: Its name.

@@ -129,7 +129,7 @@ def _scaled(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _as_costs(values: ArrayLike, directions: Sequence[str] | None) -> NDArray[np.float64]:
-    """The points as an array (N, M) that is to be minimised."""
+    """Return the points as an array (N, M) that is to be minimised."""
     costs = np.array(values, dtype=float)
     if costs.size == 0:
         costs = costs.reshape(0, costs.shape[1] if costs.ndim == 2 else len(directions or ()))

@@ -106,7 +106,7 @@ def add_placement(parser: argparse.ArgumentParser) -> None:
 
 
 def placement_of(parser: flags.Parser, asked: argparse.Namespace) -> Placement:
-    """Where the workers are asked to run; a flag that its launcher does not take is an error."""
+    """Return where the workers are asked to run; a flag that its launcher does not take is an error."""
     for name, launchers in _TAKEN_BY.items():
         if getattr(asked, name) is not None and asked.launcher not in launchers:
             flag = f"--{name.replace('_', '-')}"

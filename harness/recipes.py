@@ -25,7 +25,7 @@ class Translation(NamedTuple):
 
 
 def translated(*, hard: float, soft: float, temperature: float, squared: bool = True) -> Translation:
-    r"""Two weights that need not sum to one, as temperature, alpha and what is left over.
+    r"""Return two weights that need not sum to one, as temperature, alpha and what is left over.
 
     .. math::
         w_h \, \mathrm{CE} + w_s \, T^2 \, \mathrm{KL}
@@ -53,7 +53,7 @@ def translated(*, hard: float, soft: float, temperature: float, squared: bool = 
 
 
 def _recipe(*, hard: float, soft: float, temperature: float) -> dict[str, float]:
-    """What a trial takes of a translation."""
+    """Return what a trial takes of a translation."""
     ours = translated(hard=hard, soft=soft, temperature=temperature)
     return {"temperature": ours.temperature, "alpha": ours.alpha}
 

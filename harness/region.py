@@ -45,7 +45,7 @@ class Region:
 
     @property
     def bound(self) -> str:
-        """The bound in words, as ``accuracy at least 0.95``."""
+        """Return the bound in words, as ``accuracy at least 0.95``."""
         if self.floor is None:
             return "all students count"
         return f"{self.metric} at {'least' if self.sign > 0 else 'most'} {self.floor:.4g}"
@@ -74,7 +74,7 @@ class Scores:
 
     @property
     def best(self) -> float | None:
-        """The best value that the metric can have; ``None`` if it is not known."""
+        """Return the best value that the metric can have; ``None`` if it is not known."""
         return self.bounds[1] if self.sign > 0 else self.bounds[0]
 
 
@@ -84,7 +84,7 @@ def sign_of(task: Task) -> int:
 
 
 def check_name(bound: Bound | None, task: Task) -> None:
-    """See that a bound names the primary metric of a task, and bounds it on its worse side.
+    """Check that a bound names the primary metric of a task, and bounds it on its worse side.
 
     Raises:
         HarnessError: If not; the message says which flag does.
@@ -110,7 +110,7 @@ def check_name(bound: Bound | None, task: Task) -> None:
 
 
 def check_reach(bound: Bound | None, scores: Scores) -> None:
-    """See that a bound can be reached, and that a share of the teacher's score has a meaning.
+    """Check that a bound can be reached, and that a share of the teacher's score has a meaning.
 
     Raises:
         HarnessError: If not.

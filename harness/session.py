@@ -140,7 +140,7 @@ def _saying_if_stopped(terminal: Terminal) -> Iterator[None]:
 
 
 def _header(settings: Settings, finished: int) -> str:
-    """What is searched, and how far it was before."""
+    """Return what is searched, and how far it was before."""
     held = [f"{name}={value}" for name, value in settings.fixed.items()]
     budgets = [f"{name} at most {value:g}" for name, value in settings.budgets.items()]
     asked = ", ".join([settings.space_name, settings.sampler, *held, *budgets])
@@ -151,7 +151,7 @@ def _header(settings: Settings, finished: int) -> str:
 
 
 def _stopped(settings: Settings, study: Study, controls: int) -> str:
-    """What stands after a signal, and what will go on."""
+    """Return what stands after a signal, and what will go on."""
     if controls:
         return (
             f"stopped with all {study.finished()} trials finished and {controls} controls left; the same "
@@ -162,12 +162,12 @@ def _stopped(settings: Settings, study: Study, controls: int) -> str:
 
 
 def _fewer(settings: Settings) -> str:
-    """Which flag asks for fewer controls, where one does."""
+    """Return which flag asks for fewer controls, where one does."""
     return "; --controls plain leaves out the tuned ones" if settings.controls == "tuned" else ""
 
 
 def _standing(settings: Settings, study: Study) -> str:
-    """How far the search is."""
+    """Return how far the search is."""
     running = study.running()
     begun = f" and {running} more begun, which go on from their last checkpoints" if running else ""
     return f"{study.finished()} of {settings.trials} trials finished{begun}"

@@ -113,18 +113,18 @@ class Settings:
 
     @property
     def teacher(self) -> Path | None:
-        """The checkpoint, where there is one teacher; ``None`` trains it."""
+        """Return the checkpoint, where there is one teacher; ``None`` trains it."""
         assert len(self.teachers) <= 1
         return self.teachers[0] if self.teachers else None
 
     @property
     def cache_dir(self) -> Path:
-        """Where teachers, their outputs and cost tables are kept by content key."""
+        """Return where teachers, their outputs and cost tables are kept by content key."""
         return self.runs_dir / "cache"
 
     @property
     def study_dir(self) -> Path:
-        """Where the study's trials keep spool and checkpoints."""
+        """Return where the study's trials keep spool and checkpoints."""
         return self.runs_dir / "trials" / self.study
 
     @property

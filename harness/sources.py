@@ -55,7 +55,7 @@ class Code:
 
     @property
     def key(self) -> str:
-        """A content key of all of it."""
+        """Return a content key of all of it."""
         return digest("code", {name: _digest(text) for name, text in self.files.items()}, dict(self.package))
 
     def to_json(self) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class Code:
         }
 
     def differences(self, stored: Mapping[str, Any]) -> list[str]:
-        """What differs from the code that ``to_json`` stored, a phrase for each file.
+        """Return what differs from the code that ``to_json`` stored, a phrase for each file.
 
         Args:
             stored: What ``to_json`` gave.
@@ -128,7 +128,7 @@ def noting_imports() -> Iterator[None]:
 
 
 def code_of(file: Path) -> Code:
-    """The code behind a space file that has just been run, as it is on the disk.
+    """Return the code behind a space file that has just been run, as it is on the disk.
 
     Modules are found by the import statements, wherever they stand, and by what was imported when the file was run.
 
@@ -144,7 +144,7 @@ def code_of(file: Path) -> Code:
 
 
 def _modules(file: Path) -> dict[str, Path]:
-    """The source of each of the user's own modules that a file imports, or one of these, by its name."""
+    """Return the source of each of the user's own modules that a file imports, or one of these, by its name."""
     importlib.invalidate_caches()
     roots = [path for path in sys.path if path and is_own(Path(path))]
     found = {name: path for name in _imported if (path := _own_file(name)) is not None}
@@ -158,7 +158,7 @@ def _modules(file: Path) -> dict[str, Path]:
 
 
 def _imports(module: str, file: Path) -> Iterator[str]:
-    """The whole names of what a module's import statements name: modules, or what is in one."""
+    """Yield the whole names of what a module's import statements name: modules, or what is in one."""
     package = module if file.stem == "__init__" else module.rpartition(".")[0]
     try:
         tree = ast.parse(file.read_bytes())
@@ -174,7 +174,7 @@ def _imports(module: str, file: Path) -> Iterator[str]:
 
 
 def _sources(name: str, folders: Sequence[str]) -> Iterator[tuple[str, Path]]:
-    """Each part of a dotted name that is a module in some folders, by its whole name; nothing is imported."""
+    """Yield each part of a dotted name that is a module in some folders, by its whole name; nothing is imported."""
     parts = name.split(".")
     if parts[0] in _PACKAGES:
         return
@@ -189,13 +189,13 @@ def _sources(name: str, folders: Sequence[str]) -> Iterator[tuple[str, Path]]:
 
 @cache
 def package_code() -> dict[str, str]:
-    """A content hash of each file of this package that trains, by its path."""
+    """Return a content hash of each file of this package that trains, by its path."""
     files = sorted(file for pattern in _TRAINS for file in _ROOT.glob(pattern))
     return {file.relative_to(_ROOT).as_posix(): _digest(_plain(file)) for file in files}
 
 
 def is_own(file: Path) -> bool:
-    """Whether a file, or a folder of modules, is the user's: not Python's, and not of an installed package."""
+    """Return whether a file, or a folder of modules, is the user's: not Python's, and not of an installed package."""
     place = file.resolve()
     if {"site-packages", "dist-packages"} & set(place.parts) or place.suffix == ".zip":
         return False
@@ -203,7 +203,7 @@ def is_own(file: Path) -> bool:
 
 
 def _own_file(module: str) -> Path | None:
-    """The source of a module of the user's own; ``None`` of any other module."""
+    """Return the source of a module of the user's own; ``None`` of any other module."""
     found = getattr(sys.modules.get(module), "__file__", None)
     if not isinstance(found, str) or module.partition(".")[0] in _PACKAGES or not is_own(Path(found)):
         return None
@@ -211,7 +211,7 @@ def _own_file(module: str) -> Path | None:
 
 
 def _is_own_folder(module: str) -> bool:
-    """Whether a module is a folder of the user's own modules, without ``__init__.py``."""
+    """Return whether a module is a folder of the user's own modules, without ``__init__.py``."""
     found = sys.modules.get(module)
     if getattr(found, "__file__", None) is not None:
         return False
@@ -219,7 +219,7 @@ def _is_own_folder(module: str) -> bool:
 
 
 def _plain(file: Path) -> str:
-    """A source as Python sees it; of what is no Python source, a hash."""
+    """Return a source as Python sees it; of what is no Python source, a hash."""
     content = file.read_bytes()
     try:
         tree = ast.parse(content)
@@ -233,12 +233,12 @@ def _plain(file: Path) -> str:
 
 
 def _is_text(statement: ast.AST) -> bool:
-    """Whether a statement is a docstring, or another constant that does nothing."""
+    """Return whether a statement is a docstring, or another constant that does nothing."""
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
 def _digest(text: str) -> str:
-    """A hash of what a source does; the same under any version of Python, which ``ast.dump`` would not give."""
+    """Return a hash of what a source does; the same under any version of Python, which ``ast.dump`` would not give."""
     try:
         return digest("code", _structure(ast.parse(text)))
     except (SyntaxError, ValueError):
@@ -246,7 +246,7 @@ def _digest(text: str) -> str:
 
 
 def _structure(node: Any) -> Any:
-    """A syntax tree as lists, without what is empty: versions differ in that."""
+    """Return a syntax tree as lists, without what is empty: versions differ in that."""
     if isinstance(node, list):
         return [_structure(one) for one in node]
     if not isinstance(node, ast.AST):
@@ -256,7 +256,7 @@ def _structure(node: Any) -> Any:
 
 
 def _difference(name: str, was: str | None, now: str) -> str:
-    """What differs between two sources, in a phrase: the first line, and how many more."""
+    """Return what differs between two sources, in a phrase: the first line, and how many more."""
     if was is None:
         return f"{name} differs"
     gone, come = [], []

@@ -57,7 +57,7 @@ class Configuration:
     training: dict[str, Any]
 
     def params(self) -> dict[str, Any]:
-        """Every value by name."""
+        """Return every value by name."""
         return {**self.student, **self.distillation, **self.training}
 
 
@@ -130,7 +130,7 @@ class SearchSpace:
         self._check_domains()
 
     def _check_method(self, method: str) -> None:
-        """See that there is a criterion of the name: one of ``METHODS``, or the space's own."""
+        """Check that there is a criterion of the name: one of ``METHODS``, or the space's own."""
         criterion = self.criteria.get(method)
         if criterion is None:
             raise ValueError(
@@ -168,7 +168,7 @@ class SearchSpace:
 
     @cached_property
     def methods(self) -> dict[str, Distributions]:
-        """The parameters of each method by its name."""
+        """Return the parameters of each method by its name."""
         given = {
             name: value.parameters
             if isinstance(value, Method)
@@ -188,7 +188,7 @@ class SearchSpace:
 
     @cached_property
     def criteria(self) -> dict[str, type[Criterion]]:
-        """The criterion of each method by its name."""
+        """Return the criterion of each method by its name."""
         own = {name: value.criterion for name, value in self.distillation.items() if isinstance(value, Method)}
         known = {name: METHODS[name] for name in self.methods if name in METHODS}
         return {**known, **own}
@@ -204,7 +204,7 @@ class SearchSpace:
 
     @cached_property
     def _method(self) -> dict[str, BaseDistribution]:
-        """The choice of the method, where there is one."""
+        """Return the choice of the method, where there is one."""
         searched = any(isinstance(value, Mapping | Method) for value in self.distillation.values())
         return {METHOD: CategoricalDistribution(list(self.methods))} if searched else {}
 
@@ -216,14 +216,14 @@ class SearchSpace:
 
     @cached_property
     def branches(self) -> dict[str, dict[str, BaseDistribution]]:
-        """The distributions of a trial of each method, by name."""
+        """Return the distributions of a trial of each method, by name."""
         return {
             method: {**self.student, **self._method, **parameters, **self.training}
             for method, parameters in self.methods.items()
         }
 
     def branch_of(self, params: Mapping[str, Any]) -> dict[str, BaseDistribution] | None:
-        """The distributions of a whole configuration; ``None`` if ``params`` are none."""
+        """Return the distributions of a whole configuration; ``None`` if ``params`` are none."""
         branch = self.branches.get(params.get(METHOD, next(iter(self.methods))), {})
         return branch if branch.keys() == params.keys() else None
 
@@ -238,7 +238,7 @@ class SearchSpace:
         return None
 
     def fixed(self, values: Mapping[str, str]) -> SearchSpace:
-        """The space with some parameters held at a value, given as text.
+        """Return the space with some parameters held at a value, given as text.
 
         Where alpha is held at 1 the teacher has no say, and so its temperature has none: it is held too, in the middle
         of its range, unless it is given.
@@ -282,7 +282,7 @@ class SearchSpace:
 
     @property
     def own_methods(self) -> list[str]:
-        """Names of the methods whose criterion the space brings."""
+        """Return names of the methods whose criterion the space brings."""
         return [name for name, value in self.distillation.items() if isinstance(value, Method)]
 
     def _declared(self, methods: Mapping[str, Distributions]) -> dict[str, Distributions | Method]:
@@ -294,7 +294,7 @@ class SearchSpace:
 
     @property
     def groups(self) -> dict[str, list[str]]:
-        """Names of the parameters of a student and of its training; ``tuned``: those of training that vary."""
+        """Return names of the parameters of a student and of its training; ``tuned``: those of training that vary."""
         return {
             "student": list(self.student),
             "training": list(self.training),
@@ -302,7 +302,7 @@ class SearchSpace:
         }
 
     def suggest(self, trial: Trial) -> Configuration:
-        """The trial's configuration: what it has already, and the sampler's word on the rest."""
+        """Return the trial's configuration: what it has already, and the sampler's word on the rest."""
 
         def suggested(group: Distributions) -> dict[str, Any]:
             return {name: _suggest(trial, name, distribution) for name, distribution in group.items()}
@@ -312,7 +312,7 @@ class SearchSpace:
         return Configuration(student, {**chosen, **parameters}, suggested(self.training))
 
     def configuration(self, params: Mapping[str, Any]) -> Configuration:
-        """The whole configuration that ``params`` name, in its groups."""
+        """Return the whole configuration that ``params`` name, in its groups."""
         branch = self.methods[params.get(METHOD, next(iter(self.methods)))]
         return Configuration(
             student={name: params[name] for name in self.student},
@@ -321,7 +321,7 @@ class SearchSpace:
         )
 
     def middle(self, method: str | None = None) -> dict[str, Any]:
-        """The middle of every range (of its logarithm where it is sampled so): a neutral place to begin.
+        """Return the middle of every range (of its logarithm where it is sampled so): a neutral place to begin.
 
         Args:
             method: The method; ``None`` takes the first one.
@@ -344,7 +344,7 @@ class SearchSpace:
         return [dict(zip(self.student, combination, strict=True)) for combination in itertools.product(*choices)]  # type: ignore[arg-type]
 
     def declaration(self) -> dict[str, Any]:
-        """The space as JSON-like values: what a study is compared by when it is resumed."""
+        """Return the space as JSON-like values: what a study is compared by when it is resumed."""
         return {name: json.loads(distribution_to_json(dist)) for name, dist in self.distributions.items()}
 
 
@@ -395,7 +395,7 @@ def _run(file: Path) -> ModuleType:
 
 
 def _told(error: BaseException, file: Path) -> str:
-    """What an error of a space file says, and where, if it comes from another file of the user's."""
+    """Return what an error of a space file says, and where, if it comes from another file of the user's."""
     if _is_syntax_of(error, file):
         return f"{type(error).__name__}: {error.msg}"  # else it says file and line again
     said = str(error).strip() and one_line(error)
@@ -409,7 +409,7 @@ def _told(error: BaseException, file: Path) -> str:
 
 
 def _is_users(file: Path) -> bool:
-    """Whether a file of a traceback is the user's, and not of this package nor of an installed one."""
+    """Return whether a file of a traceback is the user's, and not of this package nor of an installed one."""
     return is_own(file) and file.is_file() and not file.resolve().is_relative_to(Path(__file__).resolve().parent)
 
 
@@ -420,7 +420,7 @@ def _is_syntax_of(error: BaseException, file: Path) -> TypeGuard[SyntaxError]:
 
 
 def line_of(error: BaseException, file: Path) -> str:
-    """Where in a space file an error comes from, as ``", line 3"``; empty where it comes from elsewhere."""
+    """Return where in a space file an error comes from, as ``", line 3"``; empty where it comes from elsewhere."""
     if _is_syntax_of(error, file):
         return f", line {error.lineno}"
     lines = [
@@ -453,7 +453,7 @@ def _check_names(group: str, given: Distributions, known: set[str], *, all_neede
 
 
 def member(distribution: BaseDistribution, value: float) -> Any:
-    """The value of a distribution that equals ``value``, of its own type; ``None`` if there is none."""
+    """Return the value of a distribution that equals ``value``, of its own type; ``None`` if there is none."""
     if isinstance(distribution, CategoricalDistribution):
         return next((choice for choice in distribution.choices if choice == value), None)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
@@ -478,7 +478,7 @@ def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
 
 
 def _check_kinds(group: Distributions, function: Any) -> None:
-    """See that parameters are the numbers and names of layers that a function is annotated with."""
+    """Check that parameters are the numbers and names of layers that a function is annotated with."""
     for name, distribution in group.items():
         annotation = inspect.signature(function).parameters[name].annotation
         kind, word = _KINDS.get(getattr(annotation, "__name__", annotation), (object, ""))
@@ -488,7 +488,7 @@ def _check_kinds(group: Distributions, function: Any) -> None:
 
 
 def _check_ends(what: str, group: Distributions, make: Callable[..., object]) -> None:
-    """See that ``make`` takes each parameter's ends, or choices, beside the middle of the others."""
+    """Check that ``make`` takes each parameter's ends, or choices, beside the middle of the others."""
     middle = {name: _middle(distribution) for name, distribution in group.items()}
     for values in (middle, *({**middle, name: end} for name, dist in group.items() for end in _ends(dist))):
         try:
@@ -508,12 +508,12 @@ def _ends(distribution: BaseDistribution) -> tuple[Any, ...]:
 
 
 def _is_alone(group: Distributions) -> bool:
-    """Whether a method's alpha is held at 1."""
+    """Return whether a method's alpha is held at 1."""
     return "alpha" in group and listed(group["alpha"], 1) == [1]
 
 
 def _held(name: str, distribution: BaseDistribution, text: str) -> BaseDistribution:
-    """The distribution of the one value that ``text`` says."""
+    """Return the distribution of the one value that ``text`` says."""
     if isinstance(distribution, CategoricalDistribution):
         for choice in distribution.choices:
             if str(choice) == text:
@@ -535,7 +535,7 @@ def _held(name: str, distribution: BaseDistribution, text: str) -> BaseDistribut
 
 
 def ends(distribution: BaseDistribution) -> tuple[Any, ...]:
-    """Every choice, or the lowest and the highest value; one alone where nothing varies."""
+    """Return every choice, or the lowest and the highest value; one alone where nothing varies."""
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices
     assert isinstance(distribution, FloatDistribution | IntDistribution)
@@ -555,7 +555,7 @@ def _middle(distribution: BaseDistribution) -> Any:
 
 
 def listed(distribution: BaseDistribution, limit: int) -> list[Any] | None:
-    """Every value of a distribution, or ``None`` if they are uncountable or more than ``limit``."""
+    """Return every value of a distribution, or ``None`` if they are uncountable or more than ``limit``."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)

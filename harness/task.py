@@ -35,7 +35,7 @@ class Task(ABC):
 
     @abstractmethod
     def data(self, data_dir: Path | None) -> TensorDataModule:
-        """The data in fixed train, validation and test splits; the same ones at each call.
+        """Return the data in fixed train, validation and test splits; the same ones at each call.
 
         Args:
             data_dir: What the person passed as ``--data-dir``.
@@ -43,11 +43,11 @@ class Task(ABC):
 
     @abstractmethod
     def teacher(self) -> nn.Module:
-        """A teacher with fresh weights: from a batch's inputs to logits (B, C)."""
+        """Return a teacher with fresh weights: from a batch's inputs to logits (B, C)."""
 
     @abstractmethod
     def student(self, *args: Any, **architecture: Any) -> nn.Module:
-        """A student with fresh weights: from a batch's inputs to logits (B, C).
+        """Return a student with fresh weights: from a batch's inputs to logits (B, C).
 
         Args:
             args: None; it lets a task name its own keywords, as ``student(self, *, width: int)``, under mypy too.
@@ -55,7 +55,7 @@ class Task(ABC):
         """
 
     def deployed(self, student: nn.Module) -> nn.Module:
-        """The network that is used in the end, of a student: scored, costed and saved in the student's place.
+        """Return the network that is used in the end, of a student: scored, costed and saved in the student's place.
 
         By default the student itself. Return what stands in for it where training needs more than use does: averaged
         weights, a network with its adapters merged, the network within a wrapper. What training changes is the student,
@@ -70,7 +70,7 @@ class Task(ABC):
         return student
 
     def metric(self, classes: int) -> Metric:
-        """A new primary metric, updated with logits (B, C) and labels (B,)."""
+        """Return a new primary metric, updated with logits (B, C) and labels (B,)."""
         return MulticlassAccuracy(num_classes=classes, average="micro", validate_args=False)
 
 

@@ -37,12 +37,12 @@ class Batch:
 
     @property
     def truth(self) -> Tensor:
-        """What a hard-label loss is taken against: the targets where there are any, else the labels."""
+        """Return what a hard-label loss is taken against: the targets where there are any, else the labels."""
         return self.labels if self.targets is None else self.targets
 
 
 def select(inputs: Inputs, ids: Tensor | slice) -> Inputs:
-    """The rows ``ids`` of a tensor, or of every tensor of a dict."""
+    """Return the rows ``ids`` of a tensor, or of every tensor of a dict."""
     if isinstance(inputs, Mapping):
         return {name: value[ids] for name, value in inputs.items()}
     return inputs[ids]

@@ -70,7 +70,7 @@ class ClassifierModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def terms(self, batch: Batch) -> dict[str, Term]:
-        """The terms of the loss for a batch, with their graph."""
+        """Return the terms of the loss for a batch, with their graph."""
         return self._answer(batch)[1]
 
     def training_step(self, batches: list[Batch], batch_idx: int) -> None:
@@ -87,7 +87,7 @@ class ClassifierModule(pl.LightningModule):
             self._training.add(terms, len(batch.ids))
 
     def _answer(self, batch: Batch) -> tuple[Tensor, dict[str, Term]]:
-        """The network's logits for a batch, and what the criterion says of them."""
+        """Return the network's logits for a batch, and what the criterion says of them."""
         with captured(self.network, self.criterion.student_layers) as features:
             logits = call(self.network, batch.inputs)
         return logits, self.criterion(logits, batch, features)
@@ -122,7 +122,7 @@ class ClassifierModule(pl.LightningModule):
 
 
 def check_training(*, learning_rate: float = 1e-2, weight_decay: float = 1e-4) -> None:
-    """See that a training learns something.
+    """Check that a training learns something.
 
     Raises:
         ValueError: If ``learning_rate`` is not positive and finite, or ``weight_decay`` not at least 0 and finite.
@@ -156,7 +156,7 @@ def _schedule(optimizer: torch.optim.Optimizer, peak: float, total_steps: int) -
 
 
 def weighted_sum(terms: dict[str, Term]) -> Tensor:
-    """The loss: each term times its weight, summed, a scalar."""
+    """Return the loss: each term times its weight, summed, a scalar."""
     first, *others = terms.values()
     loss = first.weight * first.value
     for term in others:

@@ -122,7 +122,7 @@ def stratified(labels: Tensor, *, share: float) -> tuple[Tensor, Tensor]:
 
 
 def read_idx(path: Path) -> Tensor:
-    """An IDX file of unsigned bytes, plain or gzipped, as a uint8 tensor of the shape that it states.
+    """Return an IDX file of unsigned bytes, plain or gzipped, as a uint8 tensor of the shape that it states.
 
     Raises:
         ValueError: If it is no IDX file of bytes, or cut short.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def mean_of_probabilities(logits: Sequence[Tensor]) -> Tensor:
-    r"""The mean of the members' probabilities at T = 1, as log-probabilities.
+    r"""Return the mean of the members' probabilities at T = 1, as log-probabilities.
 
     .. math:: \log \frac{1}{K} \sum_k \sigma(z_k)
 
@@ -33,7 +33,7 @@ def mean_of_probabilities(logits: Sequence[Tensor]) -> Tensor:
 
 
 def mean_of_logits(logits: Sequence[Tensor]) -> Tensor:
-    r"""The mean of the members' centred logits.
+    r"""Return the mean of the members' centred logits.
 
     .. math:: \frac{1}{K} \sum_k \Big( z_k - \frac{1}{C} \sum_c z_{k,c} \Big)
 

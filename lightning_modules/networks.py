@@ -75,7 +75,7 @@ class ConvNet(nn.Sequential):
 
 
 def _channels_last(images: Tensor) -> Tensor:
-    """The same images laid out channels last, which every layer behind them then keeps to."""
+    """Return the same images laid out channels last, which every layer behind them then keeps to."""
     images = images.contiguous(memory_format=torch.channels_last)
     if images.shape[1] > 1:
         return images

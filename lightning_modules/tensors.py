@@ -72,11 +72,11 @@ class Split:
         return {**named, "labels": self.labels}
 
     def few(self, count: int) -> Split:
-        """The first ``count`` samples, or all if there are fewer."""
+        """Return the first ``count`` samples, or all if there are fewer."""
         return Split(select(self.inputs, slice(count)), self.labels[:count])
 
     def to(self, device: torch.device) -> Split:
-        """The same samples on ``device``."""
+        """Return the same samples on ``device``."""
         inputs = self.inputs
         moved = {k: v.to(device) for k, v in inputs.items()} if isinstance(inputs, dict) else inputs.to(device)
         return Split(moved, self.labels.to(device))
@@ -332,7 +332,7 @@ class TensorDataModule(pl.LightningDataModule):
         )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Nothing to move: batches are cut on the device (see ``move_to``)."""
+        """Return nothing to move: batches are cut on the device (see ``move_to``)."""
         return batch
 
     def ordered(self, split: str) -> TensorLoader:

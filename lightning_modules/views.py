@@ -116,7 +116,7 @@ class ShiftedViews(Views):
 
 
 def uniforms(seed: int, ids: Tensor, view: int, *, draws: int) -> NDArray[np.float64]:
-    """Numbers in [0, 1) that depend on (seed, sample, view) alone, shape (B, ``draws``), float64.
+    """Return numbers in [0, 1) that depend on (seed, sample, view) alone, shape (B, ``draws``), float64.
 
     A generator for each sample would take longer than the sample; a hash of its address does not. It is that of
     SplitMix64, applied to one number after the other (Steele, Lea & Flood 2014, doi:10.1145/2660193.2660195).

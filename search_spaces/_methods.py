@@ -15,7 +15,7 @@ def _weight(low: float, high: float) -> FloatDistribution:
 def all_methods(
     *, student_layers: Sequence[str], teacher_layers: Sequence[str]
 ) -> dict[str, Mapping[str, BaseDistribution]]:
-    """The parameters of each method by its name.
+    """Return the parameters of each method by its name.
 
     Args:
         student_layers: Names of the student's layers that a method may compare.

@@ -12,7 +12,7 @@ from lightning_modules.batch import Inputs
 
 
 def check_answers(who: str, network: nn.Module, inputs: Inputs, labels: Tensor) -> int:
-    """See that a network answers with raw logits.
+    """Check that a network answers with raw logits.
 
     Args:
         who: What it is called.
@@ -44,7 +44,7 @@ def check_answers(who: str, network: nn.Module, inputs: Inputs, labels: Tensor) 
 
 
 def check_steady(network: nn.Module, inputs: Inputs) -> None:
-    """See that a network in eval mode gives a sample the same logits twice, and alone as in a batch.
+    """Check that a network in eval mode gives a sample the same logits twice, and alone as in a batch.
 
     Args:
         network: Any mode.

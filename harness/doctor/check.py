@@ -116,7 +116,7 @@ def examine(checks: Sequence[Check], patient: Patient, terminal: Terminal) -> li
 
 
 def _skips(findings: Sequence[Finding]) -> list[tuple[str, int, str]]:
-    """Why a check was skipped, its place and its name."""
+    """Return why a check was skipped, its place and its name."""
     return [
         (finding.found.removeprefix(_NOT_CHECKED), place, finding.name)
         for place, finding in enumerate(findings)
@@ -182,7 +182,7 @@ def told(error: Exception, patient: Patient, what: str) -> str:
 
 
 def _refusing(error: Exception, patient: Patient) -> CodeType | None:
-    """The task's own method that refused its arguments: Python names it, and has no frame of it."""
+    """Return the task's own method that refused its arguments: Python names it, and has no frame of it."""
     called = re.match(r"(?:[\w.<>]+\.)?(\w+)\(\) ", str(error))
     if not isinstance(error, TypeError) or called is None or not hasattr(patient, "space"):
         return None
@@ -190,13 +190,13 @@ def _refusing(error: Exception, patient: Patient) -> CodeType | None:
 
 
 def _making(what: str, patient: Patient) -> CodeType | None:
-    """The task's own method that makes what was asked; ``None`` where that is none of its networks."""
+    """Return the task's own method that makes what was asked; ``None`` where that is none of its networks."""
     made = re.match(r"(?:the )?(deployed|student|teacher)", what)
     return None if made is None or not hasattr(patient, "space") else _code_of(made[1], patient)
 
 
 def _code_of(method: str, patient: Patient) -> CodeType | None:
-    """The code of a method of the task, where that is the task's own."""
+    """Return the code of a method of the task, where that is the task's own."""
     code: object = getattr(getattr(type(patient.space.task), method, None), "__code__", None)
     return code if isinstance(code, CodeType) and _is_the_task_s(Path(code.co_filename)) else None
 
@@ -206,7 +206,7 @@ def _is_the_task_s(file: Path) -> bool:
 
 
 def _shown(file: Path) -> Path:
-    """A file as a person may type it: from here, or from where packages are installed."""
+    """Return a file as a person may type it: from here, or from where packages are installed."""
     for folder in (Path.cwd(), *_INSTALLED[1:]):
         if file.resolve().is_relative_to(folder):
             return file.resolve().relative_to(folder)

@@ -22,13 +22,13 @@ _SHOWN = 10  # classes that are named; there may be thousands
 
 
 def space_loads(patient: Patient) -> str:
-    """The space file runs, and declares a space."""
+    """Check that the space file runs, and declares a space."""
     patient.space = load_space(patient.settings.space_file, patient.settings.epochs)
     return f"{type(patient.space.task).__name__}: {', '.join(patient.space.distributions)}"
 
 
 def data_can_be_had(patient: Patient) -> str:
-    """The task gives splits of finite inputs and class indices."""
+    """Check that the task gives splits of finite inputs and class indices."""
     try:
         data = patient.space.task.data(patient.settings.data_dir)
     except (TypeError, ValueError) as error:
@@ -68,7 +68,7 @@ def data_stays_the_same(patient: Patient) -> str:
 
 
 def classes_are_everywhere(patient: Patient) -> str:
-    """Each split has samples of each class."""
+    """Check that each split has samples of each class."""
     gaps = []
     for name, split in patient.data.splits.items():
         counts = torch.bincount(split.labels, minlength=patient.classes)

@@ -25,7 +25,7 @@ _SHOWN = 3
 
 
 def methods_fit(patient: Patient) -> str:
-    """Each method can take the task's classes, and each pair of layers that the space offers it."""
+    """Check that each method can take the task's classes, and each pair of layers that the space offers it."""
     space, faults = patient.space, list[str]()
     patient.methods = []
     mixed = mixes_targets(patient.data, patient.classes)
@@ -58,7 +58,7 @@ def _methods(patient: Patient) -> list[str]:
 
 
 def gradients_reach_every_parameter(patient: Patient) -> str:
-    """Each parameter of a student that is to be trained has a finite gradient, whatever the method."""
+    """Check that each parameter of a student that is to be trained has a finite gradient, whatever the method."""
     batch, reached, frozen = patient.batches()[0], 0, 0
     for method, (name, architecture) in itertools.product(_methods(patient), patient.extremes().items()):
         with asking(f"{method}, student({name})", patient):
@@ -84,7 +84,7 @@ def gradients_reach_every_parameter(patient: Patient) -> str:
 
 
 def searched_parameters_matter(patient: Patient) -> str:
-    """Each parameter of each method changes the gradient of the student between the ends of its range."""
+    """Check that each parameter of each method changes the gradient of the student between the ends of its range."""
     batch, inert, moving = patient.batches()[0], [], 0
     for method in _methods(patient):
         for name, distribution in patient.space.methods[method].items():
@@ -103,7 +103,7 @@ def searched_parameters_matter(patient: Patient) -> str:
 
 
 def _gradient(patient: Patient, configuration: Configuration, batch: Batch) -> Tensor:
-    """The gradient of the student's parameters, in a row."""
+    """Return the gradient of the student's parameters, in a row."""
     module = patient.module(configuration)
     seed_draws(0, patient.device)
     module.terms(batch)
@@ -119,7 +119,7 @@ def _apart(one: Tensor, other: Tensor) -> float:
 
 
 def losses_are_finite(patient: Patient) -> str:
-    """The loss is finite at the start and after some steps, at the corners of the ranges."""
+    """Check that the loss is finite at the start and after some steps, at the corners of the ranges."""
     batches, broken, count = patient.batches(), [], 0
     for method in _methods(patient):
         for values in _corners(patient, method):
@@ -136,7 +136,7 @@ def losses_are_finite(patient: Patient) -> str:
 
 
 def _corners(patient: Patient, method: str) -> Iterator[dict[str, Any]]:
-    """The lowest and the highest of all, and each with one moved to its other end; the student counts as one.
+    """Yield the lowest and the highest of all, and each with one moved to its other end; the student counts as one.
 
     All corners of n ranges are 2^n, these 2 + 2n: each end is met in company of both.
     """

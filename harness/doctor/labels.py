@@ -46,7 +46,7 @@ def a_control_is_fair(patient: Patient) -> str:
 
 
 def teacher_knows_the_labels(patient: Patient) -> str:
-    """A trained teacher's primary metric is better than that of a constant answer."""
+    """Check that a trained teacher's primary metric is better than that of a constant answer."""
     if not patient.teacher_is_trained:
         raise Groundless("no trained teacher is at hand: search, which trains it first, and ask again")
     labels = patient.sample.splits["val"].labels
@@ -66,7 +66,7 @@ def teacher_knows_the_labels(patient: Patient) -> str:
 
 
 def metric_measures(patient: Patient) -> str:
-    """The metric takes logits and labels, and goes the way that the task says."""
+    """Check that the metric takes logits and labels, and goes the way that the task says."""
     task, labels = patient.space.task, patient.sample.splits["val"].labels
     check_metric(task, labels, patient.classes)
     right = 10 * F.one_hot(labels, patient.classes).float()
@@ -85,7 +85,7 @@ def metric_measures(patient: Patient) -> str:
 
 
 def region_can_be_reached(patient: Patient) -> str:
-    """The bound on the primary metric has a meaning, and the teacher itself is within it."""
+    """Check that the bound on the primary metric has a meaning, and the teacher itself is within it."""
     bound, task = patient.settings.bound, patient.space.task
     check_name(bound, task)
     scores = scores_of(task, patient.data, patient.classes)

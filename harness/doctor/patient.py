@@ -83,24 +83,24 @@ class Patient:
         return found[: STEPS + 1]
 
     def student(self, architecture: Mapping[str, Any]) -> nn.Module:
-        """A student with the same fresh weights at each call, on the device."""
+        """Return a student with the same fresh weights at each call, on the device."""
         seed_draws(0, torch.device("cpu"))
         return build_student(self.space, architecture, self.sample).to(self.device)
 
     def deployed(self, architecture: Mapping[str, Any]) -> nn.Module:
-        """What is deployed of such a student, on the device."""
+        """Return what is deployed of such a student, on the device."""
         return deployed_network(self.space.task, self.student(architecture)).to(self.device)
 
     def extremes(self) -> dict[str, dict[str, Any]]:
-        """The smallest and the largest student, by what they are called."""
+        """Return the smallest and the largest student, by what they are called."""
         return {text_of(architecture): architecture for architecture, _ in (self.students[0], self.students[-1])}
 
     def configuration(self, method: str, **values: Any) -> Configuration:
-        """The middle of a method's ranges, with other values for some parameters."""
+        """Return the middle of a method's ranges, with other values for some parameters."""
         return self.space.configuration(self.space.middle(method) | values)
 
     def module(self, configuration: Configuration, *, steps: int = STEPS) -> StudentModule:
-        """A student to be trained for some steps, with the same fresh weights at each call, on the device."""
+        """Return a student to be trained for some steps, with the same fresh weights at each call, on the device."""
         module = student_module(
             configuration,
             replace(self.space, epochs=EPOCHS),
@@ -113,7 +113,7 @@ class Patient:
 
 
 def some_samples(data: TensorDataModule, device: torch.device) -> TensorDataModule:
-    """The same data module, with a few samples of each split, evenly chosen, on ``device``."""
+    """Return the same data module, with a few samples of each split, evenly chosen, on ``device``."""
     sample = copy.copy(data)
     sample.splits = {name: _evenly(split) for name, split in data.splits.items()}
     sample.batch_size = min(data.batch_size, BATCH)
@@ -134,7 +134,7 @@ def text_of(values: Mapping[str, Any]) -> str:
 
 
 def losses_of(module: ClassifierModule, batches: list[Batch]) -> Iterator[Tensor]:
-    """The loss on each batch, a scalar with its gradients in place, and a step of the optimizer after it."""
+    """Yield the loss on each batch, a scalar with its gradients in place, and a step of the optimizer after it."""
     configured: Any = module.configure_optimizers()
     optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
     for step, batch in enumerate(batches):

@@ -16,7 +16,7 @@ _SHOWN = 3
 
 
 def splits_are_disjoint(patient: Patient) -> str:
-    """No two splits share a sample, told by the content of its inputs."""
+    """Check that no two splits share a sample, told by the content of its inputs."""
     positions = {name: _by_content(split) for name, split in patient.data.splits.items()}
     shared = []
     for (one, first), (other, second) in itertools.combinations(positions.items(), 2):

@@ -38,7 +38,7 @@ _BUILT = 64  # architectures; of a larger space, as many are drawn
 
 
 def students_can_be_built(patient: Patient) -> str:
-    """Every architecture of the space can be built, or so many of them."""
+    """Check that every architecture of the space can be built, or so many of them."""
     space, built = patient.space, []
     every = space.architectures(limit=_BUILT)
     for architecture in every if every is not None else _some_architectures(patient):
@@ -60,7 +60,7 @@ def students_can_be_built(patient: Patient) -> str:
 
 
 def _some_architectures(patient: Patient) -> list[dict[str, Any]]:
-    """The lowest and the highest of all, and others drawn evenly."""
+    """Return the lowest and the highest of all, and others drawn evenly."""
     space = patient.space
     found = [{name: ends(dist)[side] for name, dist in space.student.items()} for side in (0, -1)]
     study = optuna.create_study(sampler=RandomSampler(0))
@@ -88,7 +88,7 @@ def students_give_logits(patient: Patient) -> str:
 
 
 def nothing_is_ignored(patient: Patient) -> str:
-    """What task, teacher and students say of their training is asked for."""
+    """Check that what task, teacher and students say of their training is asked for."""
     student = patient.student(patient.students[0][0])
     found = [f"the task {one}" for one in of_task(patient.space.task, Task)]
     found += [f"a student {one}" for one in of_training(student)]
@@ -100,7 +100,7 @@ def nothing_is_ignored(patient: Patient) -> str:
 
 
 def students_are_steady(patient: Patient) -> str:
-    """A student in eval mode gives a sample the same logits twice, and alone as in a batch."""
+    """Check that a student in eval mode gives a sample the same logits twice, and alone as in a batch."""
     for name, architecture in patient.extremes().items():
         with asking(f"student({name})", patient):
             check_steady(patient.deployed(architecture), patient.inputs(ASKED))
@@ -108,7 +108,7 @@ def students_are_steady(patient: Patient) -> str:
 
 
 def weights_are_seeded(patient: Patient) -> str:
-    """The same seed gives the same student, and the same answers in train mode."""
+    """Check that the same seed gives the same student, and the same answers in train mode."""
     for name, architecture in patient.extremes().items():
         digests, answers = set(), []
         for _ in range(2):
@@ -127,7 +127,7 @@ def weights_are_seeded(patient: Patient) -> str:
 
 
 def architecture_matters(patient: Patient) -> str:
-    """Each architecture parameter changes the student: its parameters, its MACs, or at least its answers."""
+    """Check that each architecture parameter changes the student: its parameters, its MACs, or at least its answers."""
     space, inert, told = patient.space, [], []
     middle = {name: value for name, value in space.middle().items() if name in space.student}
     for name, distribution in space.student.items():
@@ -166,13 +166,13 @@ def macs_can_be_counted(patient: Patient) -> str:
 
 
 def uncounted_of(patient: Patient) -> list[str]:
-    """What can't be counted of the smallest and the largest student."""
+    """Return what can't be counted of the smallest and the largest student."""
     networks = [patient.deployed(architecture).eval() for architecture in patient.extremes().values()]
     return sorted({name for network in networks for name in macs_of(network, patient.inputs(1)).uncounted})
 
 
 def a_student_is_within_budget(patient: Patient) -> str:
-    """Some student costs no more than ``--max`` allows."""
+    """Check that some student costs no more than ``--max`` allows."""
     budgets = patient.settings.budgets
     if not budgets:
         return "no --max is asked for"

@@ -27,7 +27,7 @@ _PARTS_SHOWN = 3
 
 
 def teacher_can_be_had(patient: Patient) -> str:
-    """The teacher can be built, and filled from ``--teacher`` or the cache where there is one."""
+    """Check that the teacher can be built, and filled from ``--teacher`` or the cache where there is one."""
     patient.dataset = fingerprint(patient.data)
     network, file = find_teacher(patient.space, patient.data, patient.dataset, patient.settings)
     is_fresh = file is None and learns(network)
@@ -38,13 +38,13 @@ def teacher_can_be_had(patient: Patient) -> str:
 
 
 def teacher_gives_logits(patient: Patient) -> str:
-    """The teacher answers a batch with raw logits of shape (B, C)."""
+    """Check that the teacher answers a batch with raw logits of shape (B, C)."""
     labels = patient.sample.splits["val"].labels[:ASKED]
     return f"raw and finite, shape (B, {check_answers('the teacher', patient.teacher, patient.inputs(ASKED), labels)})"
 
 
 def teacher_learns(patient: Patient) -> str:
-    """A teacher that is to be trained can be: its loss stays finite for some steps."""
+    """Check that a teacher that is to be trained can be: its loss stays finite for some steps."""
     task = patient.space.task
     if patient.teacher_is_trained:
         return "it has been trained before" if patient.settings.teachers or learns(patient.teacher) else AS_IT_IS
@@ -63,7 +63,7 @@ def teacher_learns(patient: Patient) -> str:
 
 
 def teacher_is_in_eval_mode(patient: Patient) -> str:
-    """No part of the teacher is in train mode while it is asked for what is stored."""
+    """Check that no part of the teacher is in train mode while it is asked for what is stored."""
     training: dict[str, None] = {}
 
     def note(name: str, part: nn.Module) -> torch.utils.hooks.RemovableHandle:
@@ -87,13 +87,13 @@ def teacher_is_in_eval_mode(patient: Patient) -> str:
 
 
 def teacher_is_steady(patient: Patient) -> str:
-    """The teacher gives a sample the same logits twice, and alone as in a batch."""
+    """Check that the teacher gives a sample the same logits twice, and alone as in a batch."""
     check_steady(patient.teacher, patient.inputs(ASKED))
     return "the same logits twice, and of a sample alone"
 
 
 def stored_is_live(patient: Patient) -> str:
-    """What is stored of the teacher is what it says of the very inputs that a student is shown, shuffled."""
+    """Check that what is stored of the teacher is what it says of the very inputs that a student is shown, shuffled."""
     sample, loader = patient.sample, patient.sample.train_dataloader()
     views = 1 if sample.views is None else sample.views.count
     for view in range(views):

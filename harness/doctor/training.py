@@ -25,7 +25,7 @@ _SHOWN = 3
 
 
 def teacher_is_unchanged(patient: Patient) -> str:
-    """A student's training leaves the teacher's weights and buffers as they were."""
+    """Check that a student's training leaves the teacher's weights and buffers as they were."""
     before = cpu_state(patient.teacher)
     method, steps = patient.methods[0], patient.sample.steps_per_epoch
     module = patient.module(patient.configuration(method), steps=steps)
@@ -70,7 +70,7 @@ def teacher_stands_apart(patient: Patient) -> str:
 
 
 def _tensors(network: nn.Module) -> set[int]:
-    """Where the tensors of a network lie in memory."""
+    """Return where the tensors of a network lie in memory."""
     return {value.data_ptr() for value in network.state_dict().values() if value.numel()}
 
 
@@ -79,13 +79,13 @@ def _parameters(network: nn.Module) -> int:
 
 
 def _is_like(part: nn.Module, network: nn.Module) -> bool:
-    """Whether a part has tensors of the same names and shapes as a network."""
+    """Return whether a part has tensors of the same names and shapes as a network."""
     one, other = part.state_dict(), network.state_dict()
     return bool(other) and {k: v.shape for k, v in one.items()} == {k: v.shape for k, v in other.items()}
 
 
 def student_can_be_kept(patient: Patient) -> str:
-    """What safetensors keep of a trained student, as it is deployed, makes a fresh one answer as it does."""
+    """Check that what safetensors keep of a trained student, as it is deployed, makes a fresh one answer as it does."""
     trained = deployed_network(patient.space.task, patient.trained.network).to(patient.device)
     inputs = patient.inputs(ASKED)
     said = logits_of(trained, inputs)

@@ -38,7 +38,7 @@ class Jobs(Protocol):
     cancel_command: str
 
     def over(self) -> bool:
-        """Whether none of them waits or runs any more."""
+        """Return whether none of them waits or runs any more."""
 
     def cancel(self) -> bool:
         """End them; each stops in good order. Whether that was heard."""
@@ -119,7 +119,7 @@ def _follow(jobs: Jobs, settings: Settings, terminal: Terminal) -> None:
 
 
 def _found(settings: Settings) -> Study | None:
-    """The study, once a worker has made it."""
+    """Return the study, once a worker has made it."""
     from harness.studies.opening import find_study
 
     try:

@@ -14,7 +14,7 @@ _STORAGE, _TRACKING = VARIABLES["--storage"], VARIABLES["--tracking-uri"]
 
 
 def hidden(settings: Settings) -> tuple[Settings, dict[str, str]]:
-    """The settings without passwords, and the environment that gives them back.
+    """Return the settings without passwords, and the environment that gives them back.
 
     What is pickled or written into a script can be read by whoever reads the shared disk; a job's environment, by its
     owner and the scheduler alone.
@@ -32,7 +32,7 @@ def hidden(settings: Settings) -> tuple[Settings, dict[str, str]]:
 
 
 def revealed(settings: Settings) -> Settings:
-    """The settings with the passwords that were hidden.
+    """Return the settings with the passwords that were hidden.
 
     Args:
         settings: As ``hidden`` gives them; others, whose addresses are whole, stay as they are.

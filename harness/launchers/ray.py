@@ -64,7 +64,7 @@ class Tasks:
         self._keeper = keeper
 
     def over(self) -> bool:
-        """Whether none of them waits or runs any more."""
+        """Return whether none of them waits or runs any more."""
         import ray
 
         try:

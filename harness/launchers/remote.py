@@ -72,7 +72,7 @@ class Errand:
 
 
 def _with_time_left(settings: Settings, began: Path) -> Settings:
-    """The settings of a worker that may have been started before: ``--timeout`` counts from its first start.
+    """Return the settings of a worker that may have been started before: ``--timeout`` counts from its first start.
 
     Args:
         settings: What was asked for.
@@ -86,12 +86,12 @@ def _with_time_left(settings: Settings, began: Path) -> Settings:
 
 
 def errand(settings: Settings, processes: int) -> Errand:
-    """What is sent to a worker of one trial at a time, of so many that are started together."""
+    """Return what is sent to a worker of one trial at a time, of so many that are started together."""
     command = tuple(redact(word) for word in sys.argv)
     return Errand(replace(settings, workers=1, processes=processes), Path.cwd(), command)
 
 
 def errors_in(logs: Sequence[Path]) -> list[str]:
-    """Why workers ended, as their logs say it; each reason once."""
+    """Return why workers ended, as their logs say it; each reason once."""
     lines = (line for log in logs for line in log.read_text(encoding="utf-8", errors="replace").splitlines())
     return list(dict.fromkeys(line.removeprefix("error: ") for line in lines if line.startswith("error: ")))

@@ -79,7 +79,7 @@ class Array:
         self.cancel_command = f"scancel {number}"
 
     def over(self) -> bool:
-        """Whether none of them waits or runs any more."""
+        """Return whether none of them waits or runs any more."""
         # Not sacct, which many clusters lack. A number that Slurm has forgotten is of jobs that are over.
         asked = subprocess.run([*self.queue_command.split(), "-h"], capture_output=True, text=True)
         return not asked.stdout.strip() if asked.returncode == 0 else "Invalid job id" in asked.stderr
@@ -107,13 +107,13 @@ class _Worker:
             sys.exit(128 + stopped_by)
 
     def checkpoint(self) -> Any:
-        """What submitit pickles to be called when it is requeued: the same; the study knows how far it is."""
+        """Return what submitit pickles to be called when it is requeued: the same; the study knows how far it is."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
 def _is_running() -> bool:
-    """Whether Slurm has not ended this job: then SIGTERM says that it is preempted, and has a moment left."""
+    """Return whether Slurm has not ended this job: then SIGTERM says that it is preempted, and has a moment left."""
     command = ["squeue", "-h", "-j", os.environ["SLURM_JOB_ID"], "-o", "%T"]
     return subprocess.run(command, capture_output=True, text=True).stdout.strip() == "RUNNING"

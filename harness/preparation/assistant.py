@@ -25,7 +25,7 @@ _ARCHITECTURE = "architecture"
 
 
 def is_student(file: Path) -> bool:
-    """Whether a file is what a trial keeps of its student; one that can't be read is none."""
+    """Return whether a file is what a trial keeps of its student; one that can't be read is none."""
     try:
         return _ARCHITECTURE in _metadata(file)
     except (SafetensorError, OSError):
@@ -33,7 +33,7 @@ def is_student(file: Path) -> bool:
 
 
 def load_assistant(file: Path, space: SearchSpace, data: TensorDataModule, space_name: str) -> nn.Module:
-    """The student in a file, as the task builds and deploys it.
+    """Return the student in a file, as the task builds and deploys it.
 
     Args:
         file: A trial's ``student.safetensors``.

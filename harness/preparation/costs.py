@@ -158,7 +158,7 @@ def _measured(
     rounds: Rounds,
     limit_s: float,
 ) -> CostTable:
-    """A new table of teachers and students, measured from the rounds on that there are."""
+    """Return a new table of teachers and students, measured from the rounds on that there are."""
     conditions, example = conditions_of(data.device), example_inputs(data, 1)
     inputs = partial(example_inputs, data)
     bar = terminal.bar("costs", ROUNDS, "rounds")
@@ -205,7 +205,7 @@ def _measured(
 
 
 def limit_s_of(settings: Settings, space: SearchSpace, data: TensorDataModule, network: nn.Module) -> float:
-    """How long costs may be measured, by how long a study of students like this one would take."""
+    """Return how long costs may be measured, by how long a study of students like this one would take."""
     training_s = expected_steps_s(
         network,
         partial(example_inputs, data),
@@ -258,7 +258,7 @@ def _known_or_measured(
 def check_as_costed(
     network: nn.Module, architecture: Mapping[str, Any], space: SearchSpace, study: Study, prepared: Prepared
 ) -> None:
-    """See that what is deployed of a trained student is what was costed, and fits where it will be loaded.
+    """Check that what is deployed of a trained student is what was costed, and fits where it will be loaded.
 
     Raises:
         TrialFailed: If its state has other names, shapes or types than that of what is deployed of a fresh student.
@@ -333,6 +333,6 @@ def example_inputs(data: TensorDataModule, size: int) -> Inputs:
 
 
 def used_conditions(study: Study) -> Conditions:
-    """What the study's latencies hold for."""
+    """Return what the study's latencies hold for."""
     assert study.costs is not None
     return CostTable.from_json(study.costs).conditions

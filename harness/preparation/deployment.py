@@ -15,7 +15,7 @@ from lightning_modules.tensors import TensorDataModule
 
 
 def check_deployed(space: SearchSpace, data: TensorDataModule, asking: Asking, *, classes: int) -> None:
-    """See that what is deployed of students can be scored and kept: of the middle, of all lowest and all highest.
+    """Check that what is deployed of students can be scored and kept: of the middle, of all lowest and all highest.
 
     Those that memory does not suffice for are left to their trials.
 

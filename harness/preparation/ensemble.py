@@ -85,12 +85,12 @@ def make_teachers(
 
 
 def labels(teachers: int) -> list[str]:
-    """What the teachers are called where they are listed."""
+    """Return what the teachers are called where they are listed."""
     return ["teacher"] if teachers == 1 else [f"teacher {number}" for number in range(1, teachers + 1)]
 
 
 def number_of_teachers(settings: Settings) -> int:
-    """How many teach as one."""
+    """Return how many teach as one."""
     return len(_settings_of_each(settings))
 
 
@@ -156,7 +156,7 @@ def bind_teachers(study: Study, starts: Sequence[Start], average: str) -> str:
 
 
 def ensemble_name(teachers: Sequence[str], average: str) -> str:
-    """What a study is bound to: the digest of its teacher, or the kind of average and the digests of all.
+    """Return what a study is bound to: the digest of its teacher, or the kind of average and the digests of all.
 
     Args:
         teachers: Their digests, in order.
@@ -167,7 +167,7 @@ def ensemble_name(teachers: Sequence[str], average: str) -> str:
 
 
 def averaged(outputs: Sequence[Outputs], average: str) -> Outputs:
-    """The outputs of an ensemble, logits alone (``methods.check_teachers``); those of one stay as they are.
+    """Return the outputs of an ensemble, logits alone (``methods.check_teachers``); those of one stay as they are.
 
     Args:
         outputs: Of each teacher.

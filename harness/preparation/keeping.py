@@ -114,7 +114,7 @@ class Keeper:
                 raise HarnessError(f"{unreadable[0]} must be as it was written, but is not; see to the disk it is on.")
 
     def share(self, files: Sequence[Path], what: str, run_folder: Path, *, anew: bool = False) -> None:
-        """See that the tracking server has files for machines that do not share this one's disk.
+        """Check that the tracking server has files for machines that do not share this one's disk.
 
         Args:
             files: The files.
@@ -150,7 +150,7 @@ def nobody_else(what: str, *, on_wait: Callable[[], None]) -> Iterator[None]:
 
 
 def _stamp(file: Path) -> _Stamp:
-    """Which of the files that stood there under one name it is; ``None`` if there is none."""
+    """Return which of the files that stood there under one name it is; ``None`` if there is none."""
     try:
         status = file.stat()
     except FileNotFoundError:

@@ -12,7 +12,7 @@ from lightning_modules.tensors import TensorDataModule
 
 
 def check_logits(who: str, logits: Any, labels: Tensor) -> int:
-    """See that a network answers a batch with raw logits.
+    """Check that a network answers a batch with raw logits.
 
     A logit of -inf says that a class is impossible, which the losses pass over; of the true class it is refused.
 
@@ -56,7 +56,7 @@ def label_classes(data: TensorDataModule) -> int:
 
 
 def check_covers_labels(who: str, classes: int, data: TensorDataModule) -> None:
-    """See that a network has a logit for each label; it may have more.
+    """Check that a network has a logit for each label; it may have more.
 
     Raises:
         Unfit: If it has not.
@@ -71,7 +71,7 @@ def check_covers_labels(who: str, classes: int, data: TensorDataModule) -> None:
 
 
 def check_true_classes(who: str, logits: Tensor, labels: Tensor) -> None:
-    """See that logits of shape (N, C) hold no true class impossible: its loss would be infinite.
+    """Check that logits of shape (N, C) hold no true class impossible: its loss would be infinite.
 
     Raises:
         Unfit: If they do.

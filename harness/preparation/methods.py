@@ -27,12 +27,12 @@ _MOST = 10_000
 
 
 def teacher_layers(space: SearchSpace) -> list[str]:
-    """Names of the teacher's layers that a trial of the space may need, each once."""
+    """Return names of the teacher's layers that a trial of the space may need, each once."""
     return list(dict.fromkeys(layer for _, layers in _layered(space) for layer in layers[_TEACHER]))
 
 
 def check_teachers(space: SearchSpace, teachers: int) -> None:
-    """See that what teaches can be averaged, before a teacher is made: layers of several share no axes.
+    """Check that what teaches can be averaged, before a teacher is made: layers of several share no axes.
 
     Args:
         space: The space, with what the person holds fixed.
@@ -50,7 +50,7 @@ def check_teachers(space: SearchSpace, teachers: int) -> None:
 
 
 def check_classes(space: SearchSpace, classes: int) -> None:
-    """See that each method says something of so many classes.
+    """Check that each method says something of so many classes.
 
     Args:
         space: The space, with what the person holds fixed.
@@ -68,7 +68,7 @@ def check_classes(space: SearchSpace, classes: int) -> None:
 
 
 def check_targets(space: SearchSpace, are_mixed: bool) -> None:
-    """See that each method can take targets in place of labels, where views give such.
+    """Check that each method can take targets in place of labels, where views give such.
 
     Args:
         space: The space, with what the person holds fixed.
@@ -93,7 +93,7 @@ def targets_fault(method: str, space: SearchSpace) -> str | None:
 
 
 def classes_fault(method: str, space: SearchSpace, classes: int) -> str | None:
-    """Why a method says nothing of so many classes; ``None`` if it does."""
+    """Return why a method says nothing of so many classes; ``None`` if it does."""
     least = space.criteria[method].least_classes
     if classes >= least:
         return None
@@ -101,12 +101,12 @@ def classes_fault(method: str, space: SearchSpace, classes: int) -> str | None:
 
 
 def student_layers(space: SearchSpace) -> list[str]:
-    """Names of the students' layers that a trial of the space may need, each once."""
+    """Return names of the students' layers that a trial of the space may need, each once."""
     return list(dict.fromkeys(layer for _, layers in _layered(space) for layer in layers[_STUDENT]))
 
 
 def check_student_layers(space: SearchSpace, students: Students) -> None:
-    """See that students of every kind have the layers that the methods compare, before a teacher is made.
+    """Check that students of every kind have the layers that the methods compare, before a teacher is made.
 
     Args:
         space: The space, with what the person holds fixed.
@@ -120,7 +120,7 @@ def check_student_layers(space: SearchSpace, students: Students) -> None:
 
 
 def check_layers(space: SearchSpace, students: Students, data: TensorDataModule) -> None:
-    """See that each method can take each pair of layers that the space offers it, with students of every kind.
+    """Check that each method can take each pair of layers that the space offers it, with students of every kind.
 
     Args:
         space: The space, with what the person holds fixed.
@@ -172,7 +172,7 @@ def _check_student_layers_of(method: str, layers: Sequence[str], students: Stude
 
 
 def _remedy(space: SearchSpace, unfit: list[str]) -> str | None:
-    """What to type to leave methods out; ``None`` if none would be left."""
+    """Return what to type to leave methods out; ``None`` if none would be left."""
     fit = [method for method in space.methods if method not in unfit]
     if not fit:
         return None

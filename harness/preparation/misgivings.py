@@ -12,7 +12,7 @@ from harness.region import Scores
 
 
 def is_made_of_probabilities(logits: Tensor) -> bool:
-    """Whether what should be logits, of shape (N, C), has been through a softmax already."""
+    """Return whether what should be logits, of shape (N, C), has been through a softmax already."""
     sums = logits.sum(1)
     return bool((logits >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
 
@@ -115,7 +115,7 @@ ALIKE = (
 
 
 def misgivings(logits: Tensor, scores: Scores | None = None, reached: float = math.nan) -> list[str]:
-    """What is doubtful of a teacher, or of a student that has learnt nothing yet, a phrase each.
+    """Return what is doubtful of a teacher, or of a student that has learnt nothing yet, a phrase each.
 
     Args:
         logits: Its answers to validation samples, of shape (N, C).

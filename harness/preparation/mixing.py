@@ -130,7 +130,7 @@ def _probed(data: TensorDataModule) -> Tensor:
 
 
 def _flat(inputs: Inputs) -> Tensor:
-    """Every value of each sample, shape (B, D), float32."""
+    """Return every value of each sample, shape (B, D), float32."""
     parts = list(inputs.values()) if isinstance(inputs, dict) else [inputs]
     return torch.cat([part.reshape(len(part), -1).float().cpu() for part in parts], dim=1)
 
@@ -184,7 +184,7 @@ def _candidates_of_sums(shown: Tensor, own: Tensor, rows: Tensor) -> list[tuple[
 
 
 def _is_sum(shown: Tensor, own: Tensor, other: Tensor) -> bool:
-    """Whether a view is a weighted sum of two samples, both weights above 0 and neither of them blank."""
+    """Return whether a view is a weighted sum of two samples, both weights above 0 and neither of them blank."""
     if other.unique().numel() < 3:
         return False
     parts, whole = torch.stack([own, other], 1).double(), shown[:, None].double()

@@ -46,7 +46,7 @@ def samples_of(data: TensorDataModule, device: torch.device | None = None) -> li
 
 
 def network_digest(network: nn.Module, answers: Tensor) -> str:
-    """A content hash of what a network is, 16 hexadecimal digits; the same on each start of one machine.
+    """Return a content hash of what a network is, 16 hexadecimal digits; the same on each start of one machine.
 
     Answers are rounded, so that last bits hardly ever tell networks apart.
 
@@ -64,7 +64,7 @@ def network_digest(network: nn.Module, answers: Tensor) -> str:
 
 
 def weights_digest(network: nn.Module) -> str:
-    """A content hash of all tensors of a network, the buffers that it does not save too."""
+    """Return a content hash of all tensors of a network, the buffers that it does not save too."""
     return tensors_digest(_tensors(network))
 
 
@@ -121,13 +121,13 @@ def start_of(network: nn.Module) -> Start:
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:
-    """All tensors of a network by name, the buffers that it does not save too."""
+    """Return all tensors of a network by name, the buffers that it does not save too."""
     named = {**dict(network.named_buffers()), **network.state_dict()}
     return {name: value for name, value in named.items() if isinstance(value, Tensor)}
 
 
 def _attributes(network: nn.Module) -> dict[str, str]:
-    """A hash of each attribute that a network's modules have beside tensors and submodules, by its name.
+    """Return a hash of each attribute that a network's modules have beside tensors and submodules, by its name.
 
     What can't be hashed is told by the name of its type: what it is for shows in the answers.
     """

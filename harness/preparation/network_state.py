@@ -14,7 +14,7 @@ _QUANTIZED = re.compile(r"torch\.(ao\.)?nn\.(intrinsic\.|sparse\.)?quantized\.")
 
 
 def check_state(name: str, network: nn.Module) -> None:
-    """See that a network has a state of dense tensors that can be kept.
+    """Check that a network has a state of dense tensors that can be kept.
 
     Args:
         name: What the network is called.
@@ -50,7 +50,7 @@ def check_state(name: str, network: nn.Module) -> None:
 
 
 def check_same_state(name: str, before: Iterable[str], network: nn.Module) -> None:
-    """See that a network's state has the names that it had before it was called: it is loaded into a new one.
+    """Check that a network's state has the names that it had before it was called: it is loaded into a new one.
 
     Args:
         name: What the network is called.

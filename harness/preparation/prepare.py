@@ -236,7 +236,7 @@ def _students_digest(space: SearchSpace, data: TensorDataModule, settings: Setti
 
 
 def _student_starts(space: SearchSpace, data: TensorDataModule, settings: Settings) -> dict[str, Start]:
-    """What students start from under one seed: all, where they are few and small, or the middle and the ends."""
+    """Return what students start from under one seed: all, where they are few and small, or the middle and the ends."""
     middle = middle_architecture(space)
     size = sum(value.numel() for value in middle_student(space, data, settings).state_dict().values())
     architectures = space.architectures(limit=MOST_ARCHITECTURES)
@@ -252,7 +252,7 @@ def _student_starts(space: SearchSpace, data: TensorDataModule, settings: Settin
 
 
 def _student_misgivings(space: SearchSpace, data: TensorDataModule, settings: Settings) -> list[str]:
-    """What is doubtful of the middle student before it has learnt anything."""
+    """Return what is doubtful of the middle student before it has learnt anything."""
     network = middle_student(space, data, settings)
     doubts = of_training(network)
     network.eval()

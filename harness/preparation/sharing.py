@@ -17,7 +17,7 @@ _REMEDY = (
 
 
 def check_apart(name: str, first: nn.Module, second: nn.Module, inputs: Inputs) -> None:
-    """See that two students of one architecture share nothing that a training changes.
+    """Check that two students of one architecture share nothing that a training changes.
 
     What is frozen may be shared, as a backbone that is loaded once: no training moves it.
 
@@ -46,7 +46,7 @@ def check_apart(name: str, first: nn.Module, second: nn.Module, inputs: Inputs) 
 
 
 def check_apart_from_teacher(name: str, student: nn.Module, teacher: nn.Module) -> None:
-    """See that a student shares nothing with the teacher that is trained in either.
+    """Check that a student shares nothing with the teacher that is trained in either.
 
     Raises:
         Unfit: If it does.
@@ -68,18 +68,18 @@ def _tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _place(value: Tensor) -> int:
-    """Where a tensor's memory begins: views of one tensor have the same."""
+    """Return where a tensor's memory begins: views of one tensor have the same."""
     return value.untyped_storage().data_ptr()
 
 
 def _shared(first: nn.Module, second: nn.Module) -> dict[str, Tensor]:
-    """The second's tensors whose memory is the first's too, by name."""
+    """Return the second's tensors whose memory is the first's too, by name."""
     places = {_place(value) for _, value in _tensors(first)}
     return {key: value for key, value in _tensors(second) if _place(value) in places}
 
 
 def _moved_by_training(network: nn.Module, shared: dict[str, Tensor], inputs: Inputs) -> list[str]:
-    """Names of the shared tensors that a call as in training changes, as it does a BatchNorm's statistics."""
+    """Return names of the shared tensors that a call as in training changes, as it does a BatchNorm's statistics."""
     before = {key: value.detach().clone() for key, value in shared.items()}
     with torch.no_grad():
         call(network, _on_cpu(inputs))

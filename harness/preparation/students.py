@@ -123,7 +123,7 @@ def begin_at_one(architecture: Mapping[str, Any]) -> str:
 def check_students(
     space: SearchSpace, data: TensorDataModule, asking: Asking, *, layers: Sequence[str] = ()
 ) -> Students:
-    """See that students of every kind can be trained, before a teacher is made and a trial is begun.
+    """Check that students of every kind can be trained, before a teacher is made and a trial is begun.
 
     The middle of the space is looked at, its corners, every value of each parameter, and all others of a space of few;
     of students of many weights, so many of these, in this order, as have few enough together; the first three always.
@@ -229,7 +229,7 @@ class _Look:
 
 
 def _are_alike(characters: Iterable[str | None]) -> bool:
-    """Whether architectures are the same; one that was not looked at is like no other."""
+    """Return whether architectures are the same; one that was not looked at is like no other."""
     found = set(characters)
     return len(found) == 1 and None not in found
 
@@ -295,7 +295,7 @@ def _check_anew(
 
 
 def check_trainable(name: str, network: nn.Module) -> None:
-    """See that a network has parameters to be trained, and a state of tensors that can be kept.
+    """Check that a network has parameters to be trained, and a state of tensors that can be kept.
 
     Raises:
         Unfit: If it has not.
@@ -322,7 +322,7 @@ def _note_layers(name: str, network: nn.Module, split: Split, layers: Sequence[s
 
 
 def _check_smallest_batch(name: str, network: nn.Module, data: TensorDataModule) -> None:
-    """See that a student can be trained on a batch of one, where there are such."""
+    """Check that a student can be trained on a batch of one, where there are such."""
     if min(data.batch_size, len(data.splits["train"])) > 1:
         return
     try:
@@ -345,7 +345,7 @@ def _character(network: nn.Module, inputs: Inputs, logits: Tensor) -> str:
 
 
 def glance(data: TensorDataModule) -> Split:
-    """Some validation samples, repeated where there are too few."""
+    """Return some validation samples, repeated where there are too few."""
     split = data.splits["val"]
     ids = torch.arange(GLANCED_AT, device=split.labels.device) % len(split)
     return Split(select(split.inputs, ids), split.labels[ids])
@@ -361,7 +361,7 @@ def _axes(space: SearchSpace) -> dict[str, list[dict[str, Any]]]:
 
 
 def _values(distribution: BaseDistribution, middle: Any) -> list[Any]:
-    """Every value of a distribution, or of many the ends and the middle."""
+    """Return every value of a distribution, or of many the ends and the middle."""
     values = listed(distribution, _MOST_VALUES)
     return values if values is not None else sorted({*_ends(distribution), middle})
 
@@ -374,7 +374,7 @@ def _ends(distribution: BaseDistribution) -> list[Any]:
 
 
 def _corners(space: SearchSpace) -> Iterator[dict[str, Any]]:
-    """The middle, all lowest, all highest, and the other corners as far as they are few."""
+    """Yield the middle, all lowest, all highest, and the other corners as far as they are few."""
     yield middle_architecture(space)
     ends = [_ends(distribution) for distribution in space.student.values()]
     for side in (0, -1):

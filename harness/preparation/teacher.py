@@ -180,7 +180,7 @@ def learns(network: nn.Module) -> bool:
 def find_teacher(
     space: SearchSpace, data: TensorDataModule, dataset: str, settings: Settings
 ) -> tuple[nn.Module, Path | None]:
-    """The teacher as far as it can be had without training, and the file that it is from. Nothing is written.
+    """Return the teacher as far as it can be had without training, and the file that it is from. Nothing is written.
 
     Args:
         space: Its task gives the network and its recipe.
@@ -233,7 +233,7 @@ def _begun(
 
 
 def _start_of(network: nn.Module, data: TensorDataModule) -> Start:
-    """What tells a teacher from another one. It is on the device of the data."""
+    """Return what tells a teacher from another one. It is on the device of the data."""
     try:
         answers = answers_of(network, samples_of(data))
     except Exception:  # what comes next asks it too, and says where it fails
@@ -244,7 +244,7 @@ def _start_of(network: nn.Module, data: TensorDataModule) -> Start:
 def _built(
     space: SearchSpace, data: TensorDataModule, settings: Settings, note: Callable[[str], None] = lambda text: None
 ) -> nn.Module:
-    """The network with fresh weights under the study's seed, or with those of its checkpoint."""
+    """Return the network with fresh weights under the study's seed, or with those of its checkpoint."""
     seed_draws(derived_seed(settings.seed, "teacher"), torch.device("cpu"))
     if settings.teacher is not None and is_student(settings.teacher):
         return load_assistant(settings.teacher, space, data, settings.space_name)

@@ -20,7 +20,7 @@ from lightning_modules.tensors import Split, TensorDataModule
 
 
 def check_teacher(network: nn.Module, space: SearchSpace, data: TensorDataModule, students: Students) -> None:
-    """See that a teacher goes with its students, before it is trained.
+    """Check that a teacher goes with its students, before it is trained.
 
     Args:
         network: The teacher, with fresh weights or given ones; moved to the data's device.
@@ -45,7 +45,7 @@ def check_teacher(network: nn.Module, space: SearchSpace, data: TensorDataModule
 
 
 def check_pair(network: nn.Module, space: SearchSpace, data: TensorDataModule, students: Students) -> None:
-    """See that teacher and students have the same classes, nothing in common that is trained, and steady states.
+    """Check that teacher and students have the same classes, nothing in common that is trained, and steady states.
 
     Args:
         network: The teacher; moved to the data's device.
@@ -77,7 +77,7 @@ def check_pair(network: nn.Module, space: SearchSpace, data: TensorDataModule, s
 
 
 def check_outputs(who: str, outputs: Outputs) -> None:
-    """See that what is stored of a teacher is numbers.
+    """Check that what is stored of a teacher is numbers.
 
     Args:
         who: What the teacher is called.
@@ -110,7 +110,7 @@ def _few(split: Split) -> Split:
 
 
 def _check_masks(name: str, student: Tensor, teacher: Tensor) -> None:
-    """See that a student holds no class impossible that the teacher does not: its loss would be infinite."""
+    """Check that a student holds no class impossible that the teacher does not: its loss would be infinite."""
     rows = ((student == -torch.inf) & (teacher > -torch.inf)).any(1)
     if count := int(rows.sum()):
         raise Unfit(

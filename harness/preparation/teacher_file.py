@@ -118,7 +118,7 @@ def _state_of(path: Path) -> dict[str, Tensor]:
 
 
 def _rivals(other: Any, state: Mapping[str, Tensor]) -> bool:
-    """Whether another state is of a network as this one is, but has other numbers: averaged weights, say."""
+    """Return whether another state is of a network as this one is, but has other numbers: averaged weights, say."""
     if not _is_state(other):
         return False
     bare = {str(name).removeprefix("module."): value for name, value in other.items()}
@@ -162,7 +162,7 @@ def _misfit(network: nn.Module, state: Mapping[str, Tensor]) -> str:
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:
-    """What is wrong with a file of weights that can't be loaded; what torch says of it fits none."""
+    """Return what is wrong with a file of weights that can't be loaded; what torch says of it fits none."""
     if isinstance(error, OSError):
         return f"can't be read: {one_line(error)}"
     with path.open("rb") as file:

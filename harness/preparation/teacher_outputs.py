@@ -94,7 +94,7 @@ def make_teacher_outputs(
 def run_teacher(
     network: nn.Module, data: TensorDataModule, *, layers: Sequence[str] = (), splits: Sequence[str] = SEARCHED
 ) -> Outputs:
-    """What is stored of a teacher: its outputs for every sample, computed now, on the CPU.
+    """Return what is stored of a teacher: its outputs for every sample, computed now, on the CPU.
 
     Args:
         network: The teacher, in eval mode.
@@ -112,7 +112,7 @@ def run_teacher(
 def find_teacher_outputs(
     teacher_digest: str, data: TensorDataModule, dataset: str, *, cache_dir: Path
 ) -> Outputs | None:
-    """The kept logits of a teacher, or ``None`` if there are none.
+    """Return the kept logits of a teacher, or ``None`` if there are none.
 
     Raises:
         SafetensorError, OSError, ValueError: If they are damaged.

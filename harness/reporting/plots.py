@@ -32,7 +32,7 @@ _CONFIG = {
 
 
 def _axes(result: Result) -> list[str]:
-    """The objectives that the primary metric is drawn against."""
+    """Return the objectives that the primary metric is drawn against."""
     return [name for name in result.objectives if name != result.primary] or ["parameters"]
 
 
@@ -246,7 +246,7 @@ def front_page(result: Result, path: Path) -> None:
 
 
 def _gain_traces(result: Result, name: str, *, shown: bool) -> list[Any]:
-    """Each student's control at its own cost, and the line between them: its length is the gain."""
+    """Return each student's control at its own cost, and the line between them: its length is the gain."""
     front = result.compared
     xs, ys, marks = [], [], []
     for _, row in front.iterrows():

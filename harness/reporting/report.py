@@ -57,7 +57,7 @@ def write_report(result: Result, folder: Path) -> None:
 
 
 def _files(result: Result) -> dict[str, Callable[[Path], Any]]:
-    """What writes each file of the report, by name."""
+    """Return what writes each file of the report, by name."""
     files: dict[str, Callable[[Path], Any]] = {
         "trials.csv": lambda path: result.trials.to_csv(path, index=False),
         "trials.parquet": lambda path: _typed(result.trials).to_parquet(path, index=False),
@@ -80,7 +80,7 @@ def _files(result: Result) -> dict[str, Callable[[Path], Any]]:
 
 
 def _pictured(result: Result) -> dict[str, Transfer]:
-    """The picks whose answers are at hand, by what stands above them."""
+    """Return the picks whose answers are at hand, by what stands above them."""
     parameters = result.front.set_index("number")["parameters"]
     return {
         f"{pick} (trial {number}, {parameters[number]:,.0f} parameters)": result.transfers[number]
@@ -90,13 +90,13 @@ def _pictured(result: Result) -> dict[str, Transfer]:
 
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
-    """The table with one type a column: choices of several types become text."""
+    """Return the table with one type a column: choices of several types become text."""
     mixed = [name for name in frame if pd.api.types.infer_dtype(frame[name], skipna=True).startswith("mixed")]
     return frame.astype(dict.fromkeys(mixed, str))
 
 
 def summary(result: Result) -> str:
-    """The report in Markdown, as MLflow shows it on the parent run."""
+    """Return the report in Markdown, as MLflow shows it on the parent run."""
     states = result.trials["state"].value_counts().to_dict()
     shown = (*result.columns, *result.shared_parameters)
     own = result.own_parameters
@@ -170,7 +170,7 @@ def report(study: Study, terminal: Terminal, spool: Spool | None = None, *, anew
 
 
 def _is_told(told: str, spool: Spool, files: Iterable[Path]) -> bool:
-    """Whether this report is what was written and logged last."""
+    """Return whether this report is what was written and logged last."""
     events = read_events(spool.folder / SPOOL)
     notes = [event["values"][_NOTE] for event in events if event["event"] == "tags" and _NOTE in event["values"]]
     return notes[-1:] == [told] and all(file.exists() for file in files)

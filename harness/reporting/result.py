@@ -106,7 +106,7 @@ class Result:
 
     @property
     def beyond(self) -> pd.DataFrame:
-        """Those of them that are not in the region, the best first."""
+        """Return those of them that are not in the region, the best first."""
         held = self.complete[self.primary].map(self.region.holds).astype(bool)
         return self.complete[~held].sort_values(self.primary, ascending=not self.primary_is_maximized)
 
@@ -143,7 +143,7 @@ class Result:
 
     @property
     def own_parameters(self) -> list[str]:
-        """Those of the searched parameters that a table names row by row: a column for each would leave no room.
+        """Return those of the searched parameters that a table names row by row: a column for each would leave no room.
 
         Where methods have parameters of their own, these, and whatever is a word beside them, as the method is.
         """
@@ -153,25 +153,25 @@ class Result:
 
     @property
     def shared_parameters(self) -> list[str]:
-        """The others, which every trial has."""
+        """Return the others, which every trial has."""
         own = self.own_parameters
         return [name for name in self.parameters if name not in own]
 
     @property
     def titles(self) -> list[str]:
-        """The objectives, each with the way that it is to go."""
+        """Return the objectives, each with the way that it is to go."""
         arrows = {"maximize": "↑", "minimize": "↓"}
         return [f"{name} {arrows[way]}" for name, way in zip(self.objectives, self.directions, strict=True)]
 
     @property
     def picks(self) -> dict[str, pd.Series]:
-        """The named choices, by name."""
+        """Return the named choices, by name."""
         picked = self.trials[self.trials["pick"] != ""]
         return {name: row for _, row in picked.iterrows() for name in row["pick"].split(", ")}
 
     @property
     def picked(self) -> dict[int, str]:
-        """What a trial is picked as, by its number, the smallest first: ``"accurate, small"``."""
+        """Return what a trial is picked as, by its number, the smallest first: ``"accurate, small"``."""
         front = self.front
         return {int(number): pick for number, pick in zip(front["number"], front["pick"], strict=True) if pick}
 
@@ -230,7 +230,7 @@ def _compare(
 
 
 def _as_searched(study: Study) -> Settings:
-    """The settings with the study's space, which not every command is given."""
+    """Return the settings with the study's space, which not every command is given."""
     given = study.settings.space_file
     file = Path(study.sources["space_file"]) if given == Path() else given
     return replace(study.settings, space_name=study.space_name, space_file=file)
@@ -257,7 +257,7 @@ def picked(study: Study) -> list[int]:
 
 
 def trials_frame(study: Study) -> pd.DataFrame:
-    """One row for each trial that has begun, in their order."""
+    """Return one row for each trial that has begun, in their order."""
     columns = parameter_columns(study)
     rows = [
         {
@@ -286,7 +286,7 @@ def parameter_columns(study: Study) -> dict[str, str]:
 
 
 def _transfers(folders: dict[int, str], study: Study) -> dict[int, Transfer]:
-    """What was answered, by trial number, in these places of the study's folder."""
+    """Return what was answered, by trial number, in these places of the study's folder."""
     if not study.owns_folder():
         return {}
     found = {number: read_answers(study.folder / folder / ANSWERS) for number, folder in folders.items()}

@@ -12,7 +12,7 @@ from harness.trials.controls import PLAIN, is_own_control
 
 
 def notes(result: Result) -> list[str]:
-    """What the table does not say, a sentence a line."""
+    """Return what the table does not say, a sentence a line."""
     lines = [f"Latencies hold for {result.conditions}; {result.primary} is the last epoch's, on the validation split."]
     lines += _by_spread(result)
     lines.append(region_told(result))
@@ -105,7 +105,7 @@ def nothing_to_confirm(result: Result) -> str:
 
 
 def _control(result: Result) -> str:
-    """What a gain is a gain over."""
+    """Return what a gain is a gain over."""
     plain = "the plain control, which is the same student, seed and settings on labels alone"
     if not result.tuned_controls:
         return plain
@@ -113,7 +113,7 @@ def _control(result: Result) -> str:
 
 
 def _tuned(result: Result) -> list[str]:
-    """Which tuned controls there are, and why others are none."""
+    """Return which tuned controls there are, and why others are none."""
     front = result.front
     over_plain = front.loc[(front["gain_over"] == PLAIN) & (front["pick"] != ""), "number"].tolist()
     lines = []
@@ -137,14 +137,14 @@ def _tuned_text(result: Result, number: int) -> str:
 
 
 def _several(result: Result) -> str:
-    """How to prove one, unless it was tried of all picks."""
+    """Return how to prove one, unless it was tried of all picks."""
     if set(result.picked) <= {confirmation.number for confirmation in result.confirmed}:
         return "what several show is told below."
     return f"several may: {result.confirm_command}"
 
 
 def transferred(result: Result, *, whole: bool = False) -> list[str]:
-    """What each pick keeps of the teacher's answers, a line each.
+    """Return what each pick keeps of the teacher's answers, a line each.
 
     Args:
         result: What was found.
@@ -168,7 +168,7 @@ def transferred(result: Result, *, whole: bool = False) -> list[str]:
 
 
 def confirmed_head(result: Result) -> str:
-    """What the rows of what was confirmed are; empty before anything was."""
+    """Return what the rows of what was confirmed are; empty before anything was."""
     if not result.confirmed or result.tested_teacher is None:
         return ""
     return (
@@ -178,7 +178,7 @@ def confirmed_head(result: Result) -> str:
 
 
 def tested(result: Result) -> list[str]:
-    """What was confirmed on the test split, a line each, and which of today's picks was not; none before."""
+    """Return what was confirmed on the test split, a line each, and which of today's picks was not; none before."""
     if not confirmed_head(result):
         return []
     known = {confirmation.number for confirmation in result.confirmed}
@@ -189,7 +189,7 @@ def tested(result: Result) -> list[str]:
 
 
 def caveats(result: Result) -> list[str]:
-    """How far what was confirmed can be trusted, a line each."""
+    """Return how far what was confirmed can be trusted, a line each."""
     lines, intervals = [], [one for one in result.confirmed if one.student is not None]
     few = [one for one in intervals if one.seeds < FEW_SEEDS]
     if few:

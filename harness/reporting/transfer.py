@@ -123,7 +123,7 @@ class Transfer:
         return f"keeps {kept:,} of the teacher's {right:,} right answers{share}{corrected}"
 
     def mistakes(self) -> str:
-        """What the mistakes of student and teacher have in common, in sentences."""
+        """Return what the mistakes of student and teacher have in common, in sentences."""
         total = self.by_class[["samples", "both_wrong", "same_mistake", "same_mistake_by_chance"]].sum()
         said = []
         if total["both_wrong"] and self.answers.classes > 2:
@@ -181,7 +181,7 @@ class Transfer:
 
 
 def transfer_table(transfers: Mapping[int, Transfer], names: Mapping[int, str]) -> pd.DataFrame:
-    """Every trial's table by class below one another, with ``trial``, ``pick`` and ``label`` before it.
+    """Return every trial's table by class below one another, with ``trial``, ``pick`` and ``label`` before it.
 
     Args:
         transfers: By trial number; at least one.

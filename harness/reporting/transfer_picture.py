@@ -67,7 +67,7 @@ def _class_text(transfer: Transfer, label: int) -> str:
 
 
 def _grid(columns: int, rows: Sequence[int]) -> tuple[Figure, list[tuple[Axes, Axes]]]:
-    """A figure with two panels in each column, the upper and the lower one with so many rows."""
+    """Return a figure with two panels in each column, the upper and the lower one with so many rows."""
     rows = [max(count, _FEWEST_ROWS) for count in rows]
     height = _ROW_INCHES * sum(rows) + _TOP_INCHES + _GAP_INCHES + _BOTTOM_INCHES
     width = _PANEL_INCHES * columns + _LEFT_INCHES + _RIGHT_INCHES
@@ -101,7 +101,7 @@ def _classes(transfers: Sequence[Transfer]) -> list[int]:
 
 
 def _confusions(transfers: Sequence[Transfer]) -> tuple[list[tuple[int, int]], int]:
-    """The confusions that are drawn: those whose number changes most in any of the transfers, the most first.
+    """Return the confusions that are drawn: those whose number changes most in any of the transfers, the most first.
 
     And how many others there are, whose number changes too little to tell anything.
     """

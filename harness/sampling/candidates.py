@@ -33,7 +33,7 @@ class Points:
         self._branches = space.branches
 
     def of(self, configuration: Mapping[str, Any]) -> Array:
-        """The point of a configuration, shape (D,)."""
+        """Return the point of a configuration, shape (D,)."""
         axes = []
         for name, distribution in self._space.distributions.items():
             has = name in configuration
@@ -97,17 +97,17 @@ class Pool:
         return len(self.points)
 
     def __getitem__(self, place: int) -> dict[str, Any]:
-        """One configuration, every parameter's value by name."""
+        """Return one configuration, every parameter's value by name."""
         return {name: dist.to_external_repr(float(self._columns[name][place])) for name, dist in self._branch.items()}
 
     def rows(self, names: Sequence[str]) -> list[tuple[float, ...]]:
-        """Some parameters of each, as Optuna keeps them."""
+        """Return some parameters of each, as Optuna keeps them."""
         columns = [self._columns[name].tolist() for name in names]
         return list(zip(*columns, strict=True)) if columns else [()] * len(self)
 
 
 def _shares(distribution: BaseDistribution, values: Array) -> Array:
-    """Where numbers lie between the ends of their range."""
+    """Return where numbers lie between the ends of their range."""
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     if distribution.single():
         return np.full(len(values), _NO_PLACE)
@@ -119,7 +119,7 @@ def _shares(distribution: BaseDistribution, values: Array) -> Array:
 
 
 def _share(distribution: BaseDistribution, value: Any) -> float:
-    """The share of a range that ``values_at`` gives a value for."""
+    """Return the share of a range that ``values_at`` gives a value for."""
     if isinstance(distribution, CategoricalDistribution):
         return (distribution.to_internal_repr(value) + 0.5) / len(distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
@@ -130,7 +130,7 @@ def _share(distribution: BaseDistribution, value: Any) -> float:
 
 
 def values_at(distribution: BaseDistribution, shares: Array) -> Array:
-    """The values at shares of a range, [0, 1], as Optuna keeps them: each step gets as much room, as there.
+    """Return the values at shares of a range, [0, 1], as Optuna keeps them: each step gets as much room, as there.
 
     At its ends they are what it ends with, to the last bit: what alpha = 1 asks for is another training than 1 - 1e-12.
     """
@@ -151,7 +151,7 @@ def values_at(distribution: BaseDistribution, shares: Array) -> Array:
 
 
 def _ends(distribution: FloatDistribution | IntDistribution) -> tuple[float, float]:
-    """What a range is drawn from, by the logarithm where it is sampled so: half a step more on either side."""
+    """Return what a range is drawn from, by the logarithm where it is sampled so: half a step more on either side."""
     half = 0.0 if distribution.step is None else distribution.step / 2
     low, high = distribution.low - half, distribution.high + half
     return (math.log(low), math.log(high)) if distribution.log else (float(low), float(high))

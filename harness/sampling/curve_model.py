@@ -42,7 +42,7 @@ class CurveModel:
         self._weights = cho_solve(self._factor, (values - self._mean) / self._deviation)
 
     def at(self, points: Array, runs: NDArray[np.int64], epochs: float) -> tuple[Array, Array]:
-        """What is to be expected of some runs after so many epochs.
+        """Return what is to be expected of some runs after so many epochs.
 
         Args:
             points: Their configurations, shape (M, D).

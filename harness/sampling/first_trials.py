@@ -40,7 +40,7 @@ def first_trials(space: SearchSpace, asked: Sequence[str] = (), *, defaults: boo
 
 
 def _out_of_reach(name: str, space: SearchSpace) -> str | None:
-    """Why the space does not hold a recipe; ``None`` if it does."""
+    """Return why the space does not hold a recipe; ``None`` if it does."""
     if HINTON not in space.methods:
         return f"it is of method {HINTON}, and the space has only {', '.join(space.methods)}"
     ranges = space.methods[HINTON]

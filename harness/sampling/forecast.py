@@ -111,7 +111,7 @@ class Forecast:
     def propose(
         self, trials: Sequence[FrozenTrial], is_new: Callable[[Mapping[str, Any]], bool]
     ) -> dict[str, Any] | None:
-        """The configuration that may be expected to add most to the front.
+        """Return the configuration that may be expected to add most to the front.
 
         Args:
             trials: All of the study.
@@ -136,7 +136,7 @@ class Forecast:
         return next(filter(is_new, map(candidates.configuration, order)), None)
 
     def outdone(self, number: int, rung: int, trials: Sequence[FrozenTrial]) -> float | None:
-        """Whether a trial is better given up for a new one.
+        """Return whether a trial is better given up for a new one.
 
         Args:
             number: The trial, which stands at a rung.
@@ -179,7 +179,7 @@ class Forecast:
         return [one for trial in trials if (one := self._seen(trial)) is not None]
 
     def _seen(self, trial: FrozenTrial) -> _Trial | None:
-        """A trial as the model sees it; ``None`` for one that it can't place."""
+        """Return a trial as the model sees it; ``None`` for one that it can't place."""
         if trial.number in self._over:
             return self._over[trial.number]
         if self._space.branch_of(trial.params) is None or trial.state == TrialState.WAITING:
@@ -197,14 +197,14 @@ class Forecast:
         return found
 
     def _leads(self, this: _Trial, rung: int, seen: Sequence[_Trial]) -> bool:
-        """Whether none that costs no more, and was trained to the end, stood better at the rung."""
+        """Return whether none that costs no more, and was trained to the end, stood better at the rung."""
         rivals = [trial for trial in seen if trial.end is not None and rung in trial.marks]
         costs, marks = self._costs[[trial.architecture for trial in rivals]], [trial.marks[rung] for trial in rivals]
         no_dearer = (costs <= self._costs[this.architecture]).all(axis=1)
         return bool(this.marks[rung] >= np.max(np.array(marks)[no_dearer], initial=-np.inf))
 
     def _known(self, seen: Sequence[_Trial], count: int, but: int | None = None) -> _Known | None:
-        """A model of the curves; of trials that run, ``but`` one, it believes that they will end as it expects.
+        """Return a model of the curves; of trials that run, ``but`` one, it believes that they will end as it expects.
 
         Of one that failed, that it would have been as bad as any.
         """
@@ -254,7 +254,7 @@ class Forecast:
         return max(worst, outside - _NOTHING)
 
     def _model(self, trials: Sequence[_Trial], believed: Mapping[int, float], floor: float) -> CurveModel:
-        """The model of some trials.
+        """Return the model of some trials.
 
         Args:
             trials: One that has neither marks nor an end, nor is believed to have one, says nothing.
@@ -299,14 +299,14 @@ class Forecast:
         return np.where(self._is_hardly_within(mean, deviation), 0.0, gains)
 
     def _is_hardly_within(self, mean: Array, deviation: Array) -> NDArray[np.bool_]:
-        """Whether an end that is so expected will hardly be within the region of interest, shape as given."""
+        """Return whether an end that is so expected will hardly be within the region of interest, shape as given."""
         if self._level is None:
             return np.zeros(mean.shape, dtype=bool)
         found: NDArray[np.bool_] = ndtr((mean - self._level) / deviation) < _HARDLY
         return found
 
     def _hopes(self, known: _Known, points: Array) -> Array:
-        """How good each of some new students may turn out, as shares of the best and the worst of these."""
+        """Return how good each of some new students may turn out, as shares of the best and the worst of these."""
         if not len(points):
             return np.empty(0)
         mean, deviation = known.model.at(points, -1 - np.arange(len(points)), self._epochs)
@@ -335,7 +335,7 @@ class _Candidates:
         self.points = np.vstack([pool.points for pool in pools])[self._places]
 
     def configuration(self, number: int) -> dict[str, Any]:
-        """One of them, every parameter's value by name."""
+        """Return one of them, every parameter's value by name."""
         place = int(self._places[number])
         pool = int(np.searchsorted(self._starts, place, side="right")) - 1
         return self._pools[pool][place - int(self._starts[pool])]

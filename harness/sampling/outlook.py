@@ -44,7 +44,7 @@ class Scale:
         return scaled
 
     def back(self, scaled: Array) -> Array:
-        """What ``of`` was given."""
+        """Return what ``of`` was given."""
         if self.ends is None:
             return scaled
         worst, best = self.ends
@@ -100,7 +100,7 @@ class Outlook:
             self._room = self._room * widths.reshape([-1 if axis == number else 1 for axis in range(len(steps))])
 
     def best(self, architectures: Places, ends: Array, *, floor: float) -> Array:
-        """The best quality that may be had for each level of costs.
+        """Return the best quality that may be had for each level of costs.
 
         Args:
             architectures: Of the students trained to the end, shape (N,).
@@ -114,12 +114,12 @@ class Outlook:
         return best
 
     def is_best(self, best: Array, architectures: Places, ends: Array) -> NDArray[np.bool_]:
-        """Which students trained to the end nothing that costs no more surpasses, shape (N,)."""
+        """Return which students trained to the end nothing that costs no more surpasses, shape (N,)."""
         found: NDArray[np.bool_] = ends >= best[tuple(axis[architectures] for axis in self._places)]
         return found
 
     def gains(self, best: Array, architectures: Places, mean: Array, deviation: Array) -> Array:
-        """The volume that each of some students may be expected to add.
+        """Return the volume that each of some students may be expected to add.
 
         Args:
             best: What may be had so far.
@@ -144,7 +144,7 @@ class Outlook:
 
 
 def _steps(axis: Array, most: int) -> Array:
-    """The levels of a cost: every one that there is, or so many."""
+    """Return the levels of a cost: every one that there is, or so many."""
     levels = np.unique(axis)
     if len(levels) > most:
         levels = np.unique(levels[np.linspace(0, len(levels) - 1, most).astype(int)])

@@ -96,7 +96,7 @@ class Proposer:
         self._generations = 0
 
     def propose(self, trials: list[FrozenTrial]) -> Proposal | None:
-        """The next configuration; ``None`` when all of a finite space have been tried.
+        """Return the next configuration; ``None`` when all of a finite space have been tried.
 
         Draws are seeded by (seed, number of trials): a search that was cut goes on as if it had not been.
 
@@ -119,7 +119,7 @@ class Proposer:
         return proposal or self._drawn_evenly(derived_seed(self._seed, "even draw", len(trials)))
 
     def _sampled(self, trials: list[FrozenTrial]) -> Proposal | None:
-        """The sampler's word; ``None`` if it has nothing new to say."""
+        """Return the sampler's word; ``None`` if it has nothing new to say."""
         self._look_at(trials)
         drawn: set[Hashable] = set()
         for attempt in range(_DRAWS):
@@ -196,7 +196,7 @@ class Proposer:
 
     @cached_property
     def _recipes(self) -> dict[str, dict[str, Any]]:
-        """The recipes, each with an architecture that may be tried: the nearest to the middle of the space.
+        """Return the recipes, each with an architecture that may be tried: the nearest to the middle of the space.
 
         But the first and the last of the study's own have small ones, the cheapest and one towards it. Most of what a
         front of costs dominates lies there, costs being compared by their logarithms, and three sizes say more of the
@@ -241,7 +241,7 @@ class Proposer:
         return None
 
     def _drawn_evenly(self, seed: int) -> Proposal | None:
-        """A configuration from what is left, by chance alone."""
+        """Return a configuration from what is left, by chance alone."""
         rng, refused = np.random.default_rng(seed), Counter[str]()
         architectures = self.space.architectures(limit=MOST_CONFIGURATIONS)
         rest = self._rest_of_configurations()
@@ -271,7 +271,7 @@ class Proposer:
         raise HarnessError(_none_to_be_tried(refused))
 
     def _rest_of_configurations(self) -> list[dict[str, Any]] | None:
-        """All that may stand beside an architecture; ``None`` if it is uncountable, or too much."""
+        """Return all that may stand beside an architecture; ``None`` if it is uncountable, or too much."""
         found: list[dict[str, Any]] = []
         for method in self.space.methods:
             rest = {name: dist for name, dist in self.space.branches[method].items() if name not in self.space.student}
@@ -303,7 +303,7 @@ def _none_to_be_tried(refused: Counter[str]) -> str:
 
 
 def _counted(refused: Counter[str]) -> str:
-    """How many students were refused for which reason, the most frequent first, as in ``3 over --max``."""
+    """Return how many students were refused for which reason, the most frequent first, as in ``3 over --max``."""
     return ", ".join(f"{count:,} {why}" for why, count in refused.most_common())
 
 

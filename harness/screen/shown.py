@@ -27,12 +27,12 @@ def printable(text: str, longest: int | None = None) -> str:
 
 
 def heading(name: str) -> str:
-    """What a metric or parameter is called above its column."""
+    """Return what a metric or parameter is called above its column."""
     return METRICS[name].heading if name in METRICS else _HEADINGS.get(name, printable(name))
 
 
 def cell(name: str, value: Any) -> str:
-    """A metric's or parameter's value in a table; empty where there is none."""
+    """Return a metric's or parameter's value in a table; empty where there is none."""
     if _is_missing(value):
         return ""  # another method's parameter, or what was not trained
     if name == "gain":
@@ -50,12 +50,12 @@ def configuration_text(params: dict[str, Any]) -> str:
 
 
 def parameter_texts(params: Iterable[tuple[str, Any]]) -> list[str]:
-    """Those parameters that have a value, each in few words."""
+    """Return those parameters that have a value, each in few words."""
     return [parameter_text(name, value) for name, value in params if not _is_missing(value)]
 
 
 def parameter_text(name: str, value: Any) -> str:
-    """A parameter in few words, as in ``T 4`` or ``hint_weight 1,250``."""
+    """Return a parameter in few words, as in ``T 4`` or ``hint_weight 1,250``."""
     if isinstance(value, float):
         value = f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{heading(name)} {printable(str(value))}"

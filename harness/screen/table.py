@@ -54,7 +54,7 @@ class Line(NamedTuple):
 
 
 def table_lines(columns: Sequence[Column], rows: Sequence[Row], width: int) -> tuple[list[Line], list[str]]:
-    """The lines of a table, and the titles of the columns that were left out.
+    """Return the lines of a table, and the titles of the columns that were left out.
 
     Columns stand two blanks apart. Where that is too wide, dispensable ones are left out, one after the other; else all
     stand one blank apart; else those that fold stand below each row.

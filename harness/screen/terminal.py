@@ -65,7 +65,7 @@ class Terminal:
                 gc.enable()
 
     def bar(self, label: str, total: int, unit: str) -> Bar:
-        """A bar of ``total`` steps, to be closed; in a file, a line where it begins and at each third."""
+        """Return a bar of ``total`` steps, to be closed; in a file, a line where it begins and at each third."""
         return Bar(self, label, total, unit)
 
 

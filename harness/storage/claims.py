@@ -32,20 +32,20 @@ class Hold(Protocol):
     taken_ms: int
 
     def confirm(self, epochs: int) -> None:
-        """See that it still is, after so many epochs.
+        """Check that it still is, after so many epochs.
 
         Raises:
             PieceTaken: If another worker has it now.
         """
 
     def is_lost(self) -> bool:
-        """Whether it is known to be another worker's."""
+        """Return whether it is known to be another worker's."""
 
     def is_sure(self) -> bool:
-        """Whether it can't be another worker's yet."""
+        """Return whether it can't be another worker's yet."""
 
     def prove(self) -> None:
-        """See that it still is, for certain.
+        """Check that it still is, for certain.
 
         Raises:
             PieceTaken: If another worker has it now.
@@ -76,14 +76,14 @@ class Claims(Protocol):
         """
 
     def living(self, *, on_wait: Callable[[Worker], None]) -> list[Worker]:
-        """Those that are at work, once it is known of each; the others are forgotten. In ``exclusive``.
+        """Return those that are at work, once it is known of each; the others are forgotten. In ``exclusive``.
 
         Args:
             on_wait: Told of one that is silent and is listened for.
         """
 
     def workers(self) -> list[Worker]:
-        """Those that are at work, as far as it is known."""
+        """Return those that are at work, as far as it is known."""
 
     def close(self) -> None:
         """Work no more."""
@@ -112,7 +112,7 @@ class Worker:
 
     @property
     def is_silent(self) -> bool:
-        """Whether it has not given a sign of life for so long that others may take over."""
+        """Return whether it has not given a sign of life for so long that others may take over."""
         return self.silent_s > GRACE_S
 
 
@@ -175,6 +175,6 @@ class _FolderHold:
 
 
 def lease_of(folder: Path) -> Lease:
-    """The lease of a folder, which is made if need be."""
+    """Return the lease of a folder, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
     return Lease(folder)

@@ -53,7 +53,7 @@ _NOW_S: sql.ColumnElement[float] = sql.func.extract("epoch", sql.func.clock_time
 
 
 def claims_of(engine: Engine | None, study: str, folder: Path, see_that_it_is_here: Callable[[], None]) -> Claims:
-    """Who works on what in a study.
+    """Return who works on what in a study.
 
     Args:
         engine: Of the server that the study is on; ``None`` if it is in a file.
@@ -173,12 +173,12 @@ class DatabaseClaims:
         return self._folder.resolve() / "workers" / worker
 
     def _is_of_this_host(self, row: Row[Any]) -> bool:
-        """Whether a worker's lease can be asked here. What the database says leads out of no folder."""
+        """Return whether a worker's lease can be asked here. What the database says leads out of no folder."""
         named = re.fullmatch("[0-9a-f]{32}", row.worker) is not None
         return named and row.host == self._host and row.folder == str(self._folder_of(row.worker))
 
     def _is_free(self, row: Row[Any]) -> bool:
-        """Whether what a worker has is free: it is this one's own, or the worker is dead."""
+        """Return whether what a worker has is free: it is this one's own, or the worker is dead."""
         if row.worker == self._worker:
             return True  # taken before, but the answer was lost
         if self._is_of_this_host(row):
@@ -238,7 +238,7 @@ class DatabaseClaims:
         self._looked_s = now_s
 
     def confirm(self, piece: str, epochs: int) -> None:
-        """See that this worker still has a piece, as far as it is known.
+        """Check that this worker still has a piece, as far as it is known.
 
         Raises:
             PieceTaken: If it has not.
@@ -270,11 +270,11 @@ class DatabaseClaims:
             raise PieceTaken(f"{piece} was taken over while this worker was silent")
 
     def is_lost(self) -> bool:
-        """Whether this worker is known to have lost what it had."""
+        """Return whether this worker is known to have lost what it had."""
         return self._lost
 
     def is_sure(self) -> bool:
-        """Whether nobody can have taken what this worker has: it was silent for a part of the grace only."""
+        """Return whether nobody can have taken what this worker has: it was silent for a part of the grace only."""
         return not self._lost and _elapsed_s() - self._confirmed_s < GRACE_S / 2
 
     def release(self, piece: str) -> None:
@@ -333,7 +333,7 @@ class DatabaseClaims:
 
 
 def _elapsed_s() -> float:
-    """Seconds on a clock that goes on while this machine sleeps, where it has one: the others did not sleep."""
+    """Return seconds on a clock that goes on while this machine sleeps, where it has one: the others did not sleep."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 

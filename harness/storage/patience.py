@@ -46,7 +46,7 @@ class Patience:
         self._ends_s = self._ends_s or time.monotonic() + _HURRIED_IN_ALL_S
 
     def _call(self, call: Callable[[], _Result]) -> _Result:
-        """What ``call`` gives; in a hurry, from a server that answers in time.
+        """Return what ``call`` gives; in a hurry, from a server that answers in time.
 
         Raises:
             StorageInternalError: If it does not.
@@ -60,14 +60,14 @@ class Patience:
         return found()
 
     def is_away(self, error: BaseException) -> bool:
-        """Whether an error says that the storage is away; said to the person, if so."""
+        """Return whether an error says that the storage is away; said to the person, if so."""
         away = self._away(error)
         if away:
             self.word(f"the study's storage is away ({reason(error)}); training goes on")
         return away
 
     def ask_once(self, call: Callable[[], _Result]) -> _Result:
-        """What ``call`` gives, at once or never."""
+        """Return what ``call`` gives, at once or never."""
         before, self._asking = self._asking, True
         try:
             return call() if before else self._call(call)
@@ -79,7 +79,7 @@ class Patience:
             self._asking = before
 
     def ask(self, call: Callable[[], _Result]) -> _Result:
-        """What ``call`` gives; asked as a whole again if the storage is away, within it or within what it calls.
+        """Return what ``call`` gives; asked as a whole again if the storage is away, within it or within what it calls.
 
         Raises:
             StorageInternalError, SQLAlchemyError: If the storage stays away for half an hour, or fails otherwise.
@@ -142,7 +142,7 @@ def within(timeout_s: float, call: Callable[[], _Result]) -> Callable[[], _Resul
 
 
 def server_is_away(error: BaseException) -> bool:
-    """Whether an error of a database server's driver says that it can't be reached, or ended the connection."""
+    """Return whether an error of a database server's driver says that it can't be reached, or ended the connection."""
     found = _of_the_driver(error)
     if not isinstance(found, DBAPIError):
         return False
@@ -151,12 +151,12 @@ def server_is_away(error: BaseException) -> bool:
 
 
 def never(error: BaseException) -> bool:
-    """Whether waiting helps where nothing is a server's."""
+    """Return whether waiting helps where nothing is a server's."""
     return False
 
 
 def reason(error: BaseException) -> str:
-    """What a driver says, in one line without passwords."""
+    """Return what a driver says, in one line without passwords."""
     found: Any = _of_the_driver(error)
     return one_line(getattr(found, "orig", None) or found)
 

@@ -105,7 +105,7 @@ def _flush(path: Path) -> None:
 
 
 def _holds_more(path: Path, new: Path) -> bool:
-    """Whether a table has more rows than in a new database, in which a few have one."""
+    """Return whether a table has more rows than in a new database, in which a few have one."""
     try:
         found = _rows(path)
     except sqlite3.Error:

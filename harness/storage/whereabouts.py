@@ -20,7 +20,7 @@ MOVED_ATTR, MOVING_ATTR = "kd.moved", "kd.moving"
 
 
 def see_that_it_is_here(attrs: Mapping[str, Any], settings: Settings) -> None:
-    """See that a study was not moved to another storage; see ``harness.studies.move``.
+    """Check that a study was not moved to another storage; see ``harness.studies.move``.
 
     Args:
         attrs: What it says of itself.
@@ -49,6 +49,6 @@ def here(settings: Settings) -> str:
 
 
 def is_first_start(study: optuna.Study, settings: Settings) -> bool:
-    """Whether a study has begun no trial yet, and was made in this very folder."""
+    """Return whether a study has begun no trial yet, and was made in this very folder."""
     begun = any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
     return not begun and study.user_attrs.get(HERE_ATTR) == here(settings)

@@ -50,12 +50,12 @@ def bind_starts(study: Study, starts: Mapping[str, Start]) -> dict[str, Start]:
 
 
 def with_format(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """A study's identity, and the format that it is stored in."""
+    """Return a study's identity, and the format that it is stored in."""
     return {**identity, _FORMAT: FORMAT}
 
 
 def check_format(name: str, identity: Mapping[str, Any]) -> None:
-    """See that this version of the program can read a study.
+    """Check that this version of the program can read a study.
 
     Raises:
         HarnessError: If another version made it.
@@ -69,7 +69,7 @@ def check_format(name: str, identity: Mapping[str, Any]) -> None:
 
 
 def check_code(study: Study, code: Code, *, accept: bool) -> None:
-    """See that a study goes on with the code that it was begun with, or note what is accepted.
+    """Check that a study goes on with the code that it was begun with, or note what is accepted.
 
     Args:
         study: The study.

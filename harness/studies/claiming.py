@@ -58,7 +58,7 @@ class Claimant:
                 return None if found is None else self._claim(*found)
 
     def _taken(self) -> tuple[FrozenTrial, Hold, bool] | None:
-        """A trial, the hold on it, and whether another process began it."""
+        """Return a trial, the hold on it, and whether another process began it."""
         study = self._study
         thought = None if self._crowded else self._think()
         self._crowded = False
@@ -97,7 +97,7 @@ class Claimant:
         return _Thought(trials, proposal)
 
     def _is_level(self, trials: list[FrozenTrial]) -> bool:
-        """Whether no trial was begun, or enqueued, since the study was read, and it was read whole."""
+        """Return whether no trial was begun, or enqueued, since the study was read, and it was read whole."""
         begun = (trial for trial in trials if trial.state == TrialState.RUNNING)
         if any(self._proposer.space.branch_of(trial.params) is None for trial in begun):
             return False  # enqueued, and being completed
@@ -105,7 +105,7 @@ class Claimant:
         return tally.total() == len(trials) and tally[TrialState.WAITING] == _waiting(trials)
 
     def _cut(self, trials: list[FrozenTrial]) -> tuple[FrozenTrial, Hold] | None:
-        """A running trial that no living worker has; as many of them go on as are still asked for."""
+        """Return a running trial that no living worker has; as many of them go on as are still asked for."""
         finished = sum(trial.state.is_finished() for trial in trials)
         begun = [str(trial.number) for trial in trials if trial.state == TrialState.RUNNING]
         running = begun[: max(0, self._study.settings.trials - finished)]

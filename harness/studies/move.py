@@ -80,7 +80,7 @@ def move(settings: Settings, terminal: Terminal) -> None:
 
 
 def _how_to_reach(address: str) -> str:
-    """What a person has to say for a command to take this storage."""
+    """Return what a person has to say for a command to take this storage."""
     if has_password(address):
         return f"with the address in ${VARIABLES['--storage']}"
     if address == DEFAULT_STORAGE:
@@ -129,7 +129,7 @@ def _refuse(name: str, workers: Sequence[str]) -> None:
 
 
 def _see_that_it_is_in_one(source: Study, target: Storage, there: Settings) -> None:
-    """See that two addresses are not two names of one place.
+    """Check that two addresses are not two names of one place.
 
     Raises:
         HarnessError: If they are.
@@ -151,7 +151,7 @@ def _stored(name: str, storage: Storage) -> optuna.Study | None:
 
 
 def _is_half_told(source: Study, target: Storage, there: Settings) -> bool:
-    """Whether an earlier move was cut between its last two steps: the copy is whole, and the source says so."""
+    """Return whether an earlier move was cut between its last two steps: the copy is whole, and the source says so."""
     copy = _stored(there.study, target)
     return (
         source.attrs.get(MOVED_ATTR) == place_of(there.storage)

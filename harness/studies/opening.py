@@ -105,7 +105,7 @@ def open_study(settings: Settings, space: SearchSpace, storage: Storage) -> Stud
 
 
 def _begins_anew(study: optuna.Study, settings: Settings, identity: Mapping[str, Any], code: Code) -> bool:
-    """Whether a study of another identity or code stands there for nothing, so that it is made anew."""
+    """Return whether a study of another identity or code stands there for nothing, so that it is made anew."""
     if study.user_attrs["kd.identity"] == identity and not code.differences(study.user_attrs["kd.code"]):
         return False
     return _is_abandoned(study, settings)
@@ -140,7 +140,7 @@ def find_study(settings: Settings, *, on_word: Callable[[str], None] | None = No
 
 
 def see_that_it_exists(settings: Settings) -> None:
-    """See that a storage that is a file is there: to open it would make an empty one.
+    """Check that a storage that is a file is there: to open it would make an empty one.
 
     Raises:
         HarnessError: If it is not.
@@ -154,7 +154,7 @@ def see_that_it_exists(settings: Settings) -> None:
 
 
 def load_stored(settings: Settings) -> Study:
-    """What a storage has of a study, whether it was moved or not.
+    """Return what a storage has of a study, whether it was moved or not.
 
     Args:
         settings: Name it, and its storage.
@@ -230,7 +230,7 @@ def reopen_study(settings: Settings) -> tuple[Study, SearchSpace]:
 
 
 def _own_folder(study: Study) -> None:
-    """See that the study's folder holds this study's trials, and not those of a namesake in another storage.
+    """Check that the study's folder holds this study's trials, and not those of a namesake in another storage.
 
     A namesake's folder is put aside under its id, and comes back when its study is opened again.
     """
@@ -255,7 +255,7 @@ def _own_folder(study: Study) -> None:
 
 
 def _hold_beside_namesake(settings: Settings) -> Lease:
-    """The lease of a folder that a namesake may be searched in.
+    """Return the lease of a folder that a namesake may be searched in.
 
     Raises:
         HarnessError: If it is.
@@ -298,7 +298,7 @@ def _compare(study: Study, stored: Mapping[str, Any], asked: Mapping[str, Any]) 
 
 
 def _check_ranges(study: Study, space: SearchSpace) -> None:
-    """See that Optuna can store further trials beside those that the study holds."""
+    """Check that Optuna can store further trials beside those that the study holds."""
     distributions = space.fixed(study.settings.fixed).distributions
     stored = {(name, known) for trial in study.trials() for name, known in trial.distributions.items()}
     for name, known in stored:

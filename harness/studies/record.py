@@ -48,7 +48,7 @@ class Record:
 
     @cached_property
     def id(self) -> str:
-        """A name that no other study has, whatever it is called.
+        """Return a name that no other study has, whatever it is called.
 
         Raises:
             HarnessError: If the storage holds what can't be one: a folder is named after it.
@@ -60,7 +60,7 @@ class Record:
 
     @property
     def attrs(self) -> dict[str, Any]:
-        """What the study says of itself."""
+        """Return what the study says of itself."""
         return self.patience.ask(lambda: self.optuna.user_attrs)
 
     def _keep(self, name: str, value: Any) -> None:
@@ -88,7 +88,7 @@ class Record:
 
     @cached_property
     def objectives(self) -> tuple[str, ...]:
-        """Names of the metrics that span the front, the primary metric among them or not."""
+        """Return names of the metrics that span the front, the primary metric among them or not."""
         return tuple(self.attrs["kd.identity"]["objectives"])
 
     @cached_property
@@ -98,17 +98,17 @@ class Record:
 
     @cached_property
     def groups(self) -> dict[str, list[str]]:
-        """Names of the parameters of a student (``student``) and of its training (``training``)."""
+        """Return names of the parameters of a student (``student``) and of its training (``training``)."""
         return dict(self.attrs["kd.groups"])
 
     @property
     def tuned_parameters(self) -> list[str]:
-        """Names of the parameters of training that vary: what a control can be tuned by."""
+        """Return names of the parameters of training that vary: what a control can be tuned by."""
         return self.groups["tuned"]
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether every configuration within the space and the budgets has been begun."""
+        """Return whether every configuration within the space and the budgets has been begun."""
         return bool(self.attrs.get(_EXHAUSTED_ATTR))
 
     def keep_exhausted(self) -> None:
@@ -116,7 +116,7 @@ class Record:
         self._keep(_EXHAUSTED_ATTR, True)
 
     def retrained(self) -> dict[str, dict[str, Any]]:
-        """What came of each student that was trained anew (``harness.trials.retraining``), by name.
+        """Return what came of each student that was trained anew (``harness.trials.retraining``), by name.
 
         Raises:
             HarnessError: If the storage holds a name that leads out of the study's folder.
@@ -133,7 +133,7 @@ class Record:
 
     @property
     def code(self) -> dict[str, Any]:
-        """The code that it stands on, as ``harness.sources.Code.to_json`` gave it."""
+        """Return the code that it stands on, as ``harness.sources.Code.to_json`` gave it."""
         return dict(self.attrs[_CODE_ATTR])
 
     def keep_code(self, code: Mapping[str, Any]) -> None:
@@ -141,7 +141,7 @@ class Record:
         self._keep(_CODE_ATTR, dict(code))
 
     def starts(self) -> dict[str, Start]:
-        """What networks start from, as far as the study is tied to it, by what they are called."""
+        """Return what networks start from, as far as the study is tied to it, by what they are called."""
         kept: dict[str, Any] = self.attrs.get(_STARTS_ATTR, {})
         return {name: Start(exact, tuple(numbers), digest) for name, (exact, numbers, digest) in kept.items()}
 
@@ -154,7 +154,7 @@ class Record:
 
     @property
     def changes(self) -> tuple[str, ...]:
-        """What was changed under the study and accepted (``--accept-changes``), a sentence each."""
+        """Return what was changed under the study and accepted (``--accept-changes``), a sentence each."""
         return tuple(self.attrs.get(_CHANGES_ATTR, ()))
 
     def note_changes(self, changes: Sequence[str]) -> None:
@@ -164,7 +164,7 @@ class Record:
 
     @property
     def sources(self) -> dict[str, Any]:
-        """Where the space, the data and the teachers were when the study was last searched."""
+        """Return where the space, the data and the teachers were when the study was last searched."""
         return dict(self.attrs.get(_SOURCES_ATTR, {}))
 
     def keep_sources(self) -> None:
@@ -183,12 +183,12 @@ class Record:
 
     @property
     def trials_asked(self) -> int | None:
-        """How many trials the study was last asked for."""
+        """Return how many trials the study was last asked for."""
         return self.sources.get("trials")
 
     @property
     def tested_teacher(self) -> dict[str, float] | None:
-        """The teacher's scores on the test split; ``None`` before anything was confirmed."""
+        """Return the teacher's scores on the test split; ``None`` before anything was confirmed."""
         return self.attrs.get(_TESTED_ATTR)
 
     def keep_tested_teacher(self, scores: Mapping[str, float]) -> None:
@@ -218,7 +218,7 @@ class Record:
 
     @property
     def region(self) -> Region:
-        """Which students count, as far as it is known: before the study is prepared, all do."""
+        """Return which students count, as far as it is known: before the study is prepared, all do."""
         return Region(self.primary, self.primary_sign, **self.attrs.get(_REGION_ATTR, {}))
 
     def keep_region(self, region: Region) -> None:
@@ -228,7 +228,7 @@ class Record:
 
     @property
     def bound(self) -> Bound | None:
-        """What students must reach to count, as it was asked for last; ``None`` takes the default."""
+        """Return what students must reach to count, as it was asked for last; ``None`` takes the default."""
         attrs = self.attrs
         return bound_in(attrs.get(_BOUND_ATTR, attrs["kd.identity"]["region"]))
 
@@ -249,7 +249,7 @@ class Record:
 
     @property
     def costs(self) -> str | None:
-        """The cost table that the study stands on, as text."""
+        """Return the cost table that the study stands on, as text."""
         return self.attrs.get(_COSTS_ATTR)
 
     def keep_costs(self, table: str) -> None:
@@ -260,7 +260,7 @@ class Record:
 
     @property
     def costs_are_outdated(self) -> bool:
-        """Whether the cost table is of networks that the study was begun with, and goes on with others."""
+        """Return whether the cost table is of networks that the study was begun with, and goes on with others."""
         return bool(self.attrs.get(_OUTDATED_ATTR, False))
 
     def outdate_costs(self) -> None:
@@ -270,7 +270,7 @@ class Record:
 
     @property
     def ensemble(self) -> str:
-        """Where several teach as one, what is averaged of which; else empty."""
+        """Return where several teach as one, what is averaged of which; else empty."""
         bound = self.attrs.get("kd.prepared", {}).get("teacher", "")
         return bound if ", " in bound else ""
 
@@ -280,7 +280,7 @@ class Record:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """What the classes are called; empty where they go by their numbers."""
+        """Return what the classes are called; empty where they go by their numbers."""
         return tuple(self.attrs.get("kd.class_names", ()))
 
     def keep_teacher(self, metrics: Mapping[str, float]) -> None:
@@ -289,7 +289,7 @@ class Record:
 
 
 def _file_name(name: str, what: str) -> str:
-    """A name that a storage gives, if a file or folder may be called so."""
+    """Return a name that a storage gives, if a file or folder may be called so."""
     if name in ("", ".", "..") or "/" in name or "\0" in name:
         raise HarnessError(f"{what} must be able to name a file, but the storage has {name!r}; somebody changed it.")
     return name

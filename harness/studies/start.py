@@ -22,7 +22,7 @@ class Start:
     digest: str
 
     def is_like(self, other: Start) -> bool:
-        """Whether two networks start from the same."""
+        """Return whether two networks start from the same."""
         if self.exact != other.exact or len(self.numbers) != len(other.numbers):
             return False
         largest = max((abs(value) for value in (*self.numbers, *other.numbers)), default=0.0)

@@ -19,7 +19,7 @@ _RECENT = 20  # finished trials that tell the pace
 
 
 def status(study: Study) -> Iterator[str]:
-    """How the study stands, line by line.
+    """Yield how the study stands, line by line.
 
     Args:
         study: The study; nothing of it is changed.
@@ -86,7 +86,7 @@ def pace_per_h(trials: Sequence[FrozenTrial]) -> float | None:
 
 
 def _is_worked_on(study: Study, workers: Sequence[Worker]) -> bool:
-    """Whether anybody is at work on it; yes, where that can't be told from here."""
+    """Return whether anybody is at work on it; yes, where that can't be told from here."""
     if study.is_shared:
         return any(not worker.is_silent for worker in workers)
     if not study.owns_folder():
@@ -108,7 +108,7 @@ def _described(worker: Worker, epochs: int) -> str:
 
 
 def _without_a_row(study: Study, trial: FrozenTrial, epochs: int) -> str:
-    """What a trial's folder tells of it, where it is within reach."""
+    """Return what a trial's folder tells of it, where it is within reach."""
     folder = study.trial_folder(trial.number)
     if not (study.owns_folder() and folder.is_dir()):
         return "nobody is at it"

@@ -59,7 +59,7 @@ class Study(Record):
 
     @cached_property
     def claims(self) -> Claims:
-        """Who works on what."""
+        """Return who works on what."""
         return claims_of(self.storage.server, self.id, self.folder, self._see_that_it_is_here)
 
     def _see_that_it_is_here(self) -> None:
@@ -67,7 +67,7 @@ class Study(Record):
 
     @cached_property
     def is_shared(self) -> bool:
-        """Whether its workers may be on several machines, and its trials' folders too."""
+        """Return whether its workers may be on several machines, and its trials' folders too."""
         return self.storage.server is not None
 
     @property
@@ -171,7 +171,7 @@ class Study(Record):
         self.lease.release()
 
     def is_unused(self) -> bool:
-        """Whether nothing stands on what is prepared: a first start failed, and nobody else is at work."""
+        """Return whether nothing stands on what is prepared: a first start failed, and nobody else is at work."""
         return is_first_start(self.optuna, self.settings) and self._is_idle(self.lease)
 
     def accept_changes(self, changes: Sequence[str]) -> None:
@@ -202,7 +202,7 @@ class Study(Record):
         return free and all(one.is_silent or (one.host, one.pid) == mine for one in self.claims.workers())
 
     def owns_folder(self) -> bool:
-        """Whether the study's folder is this study's, and not that of a namesake in another storage."""
+        """Return whether the study's folder is this study's, and not that of a namesake in another storage."""
         try:
             return bool(json.loads((self.folder / MARK).read_text(encoding="utf-8"))["id"] == self.id)
         except FileNotFoundError:
@@ -247,16 +247,16 @@ class Study(Record):
         )
 
     def finished(self) -> int:
-        """How many trials are over, well or badly."""
+        """Return how many trials are over, well or badly."""
         return _finished(self.tally())
 
     def running(self) -> int:
-        """How many trials are being run, or were cut in the middle."""
+        """Return how many trials are being run, or were cut in the middle."""
         return self.tally()[TrialState.RUNNING]
 
     @property
     def is_over(self) -> bool:
-        """Whether there is nothing left to do: no trial to begin, and none to go on with."""
+        """Return whether there is nothing left to do: no trial to begin, and none to go on with."""
         tally = self.tally()
         finished = _finished(tally)
         return finished >= self.settings.trials or (self.is_exhausted and finished == tally.total())
@@ -269,7 +269,7 @@ class Study(Record):
             return None
 
     def front(self) -> list[int]:
-        """Numbers of the complete trials within the region that no other one dominates, ascending."""
+        """Return numbers of the complete trials within the region that no other one dominates, ascending."""
         region = self.region
         complete = [
             trial
@@ -282,7 +282,7 @@ class Study(Record):
         return [complete[place].number for place in pareto_front(values, self.directions)]
 
     def trial_folder(self, number: int) -> Path:
-        """Where a trial keeps its spool and checkpoint."""
+        """Return where a trial keeps its spool and checkpoint."""
         return self.folder / str(number)
 
     def take(self, names: Sequence[str]) -> tuple[str, Hold] | None:
@@ -304,7 +304,7 @@ _NO_METRICS = "it was not trained here: somebody has put it into the study, with
 
 
 def _is_foreign(trial: FrozenTrial) -> bool:
-    """Whether a trial was added as complete with Optuna's own means: it has values, but nobody knows of what."""
+    """Return whether a trial was added as complete with Optuna's own means: it has values, but nobody knows of what."""
     return trial.state == TrialState.COMPLETE and "metrics" not in trial.user_attrs
 
 

@@ -45,7 +45,7 @@ class Inbox:
 
     @property
     def over(self) -> bool:
-        """Whether there will be no more to hear."""
+        """Return whether there will be no more to hear."""
         return self.closing or self.abandoned
 
     def listen(self, timeout_s: float | None) -> None:

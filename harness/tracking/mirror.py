@@ -105,7 +105,7 @@ class Mirror:
 
     @property
     def shares_files(self) -> bool:
-        """Whether the store is a server, which has artifacts for whoever reaches it."""
+        """Return whether the store is a server, which has artifacts for whoever reaches it."""
         return self._address.startswith(("http://", "https://"))
 
     def settle(self, folder: Path) -> str | None:
@@ -142,7 +142,7 @@ class Mirror:
         return bool(reply.get("found")), reply.get("problem")
 
     def _ask(self, **request: Any) -> dict[str, Any]:
-        """The process's reply, which is soon if the store is away: it gives up by itself, or ends."""
+        """Return the process's reply, which is soon if the store is away: it gives up by itself, or ends."""
         with self._writing:
             self._replied.clear()
             # What is told to a dying process may still be taken: the kernel closes its pipes one after the other.
@@ -285,7 +285,7 @@ def _close(process: subprocess.Popen[bytes]) -> None:
 
 
 def is_sent(folder: Path, store: str, state: str) -> bool:
-    """Whether all of a run's spool was sent to ``store`` and ends in ``state``, judged by the files alone."""
+    """Return whether all of a run's spool was sent to ``store`` and ends in ``state``, judged by the files alone."""
     try:
         mirrored = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         return bool(

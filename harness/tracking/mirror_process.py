@@ -94,7 +94,7 @@ def _send_all(inbox: Inbox, send: Callable[[Path], None]) -> Exception | None:
 
 
 def _why(error: BaseException) -> str:
-    """What the system said, where that was the cause: an HTTP client quotes all of its request around it."""
+    """Return what the system said, where that was the cause: an HTTP client quotes all of its request around it."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, (ConnectionError, TimeoutError, socket.gaierror)):

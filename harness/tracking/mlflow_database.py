@@ -69,7 +69,7 @@ def _is_usable(path: Path) -> bool:
 
 
 def _revision(path: Path) -> str | None:
-    """The migration that a database's tables were brought to; ``None`` where it says none."""
+    """Return the migration that a database's tables were brought to; ``None`` where it says none."""
     with closing(sqlite3.connect(path)) as connection:
         try:
             row = connection.execute("select version_num from alembic_version").fetchone()

@@ -183,7 +183,7 @@ class MlflowSink:
         return self._run(run_id) is None
 
     def _run(self, run_id: str) -> Run | None:
-        """A run, unless it was deleted."""
+        """Return a run, unless it was deleted."""
         try:
             run = self.client.get_run(run_id)
         except MlflowException as error:
@@ -260,7 +260,7 @@ class MlflowSink:
             lease.release()
 
     def run_id(self, folder: Path) -> str:
-        """The run of a folder; made, if its spool has begun but not been sent."""
+        """Return the run of a folder; made, if its spool has begun but not been sent."""
         if self._mirrored(folder).run_id is None:
             self.send(folder)
         run_id = self._mirrored(folder).run_id
@@ -297,7 +297,7 @@ class MlflowSink:
         )
 
     def _what_is_in(self, run: Run) -> dict[str, tuple[int, float]]:
-        """The last step of each metric of a run, and its value there."""
+        """Return the last step of each metric of a run, and its value there."""
         found = {}
         for name in run.data.metrics:
             points = self.client.get_metric_history(run.info.run_id, name)
@@ -406,13 +406,13 @@ def _text(value: str, longest: int) -> str:
 
 
 def _folder_tag(mirrored: _Mirrored, since_ms: int) -> str:
-    """What a run says of the folder that goes on with it, which gets a name if it has none."""
+    """Return what a run says of the folder that goes on with it, which gets a name if it has none."""
     mirrored.name = mirrored.name or uuid.uuid4().hex
     return f"{since_ms} {mirrored.name}"
 
 
 def _is_of(run: Run, mirrored: _Mirrored) -> bool:
-    """Whether no other machine's folder goes on with a run."""
+    """Return whether no other machine's folder goes on with a run."""
     tag = run.data.tags.get(_FOLDER_TAG)
     return tag is None or tag.rpartition(" ")[2] == mirrored.name
 

@@ -92,7 +92,7 @@ class Spool:
 
     @property
     def begun(self) -> bool:
-        """Whether it says what run it is of."""
+        """Return whether it says what run it is of."""
         return self._begun
 
     @property
@@ -205,12 +205,12 @@ class Spool:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """The whole events of a spool file; none if there is no file."""
+    """Return the whole events of a spool file; none if there is no file."""
     return read_events_until(path, 0)[0]
 
 
 def read_events_until(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:
-    """The whole events from byte ``start`` on, and the byte where the next one will begin."""
+    """Return the whole events from byte ``start`` on, and the byte where the next one will begin."""
     try:
         with open(path, "rb") as file:
             file.seek(start)
@@ -222,13 +222,13 @@ def read_events_until(path: Path, start: int) -> tuple[list[dict[str, Any]], int
 
 
 def last_state(path: Path) -> str | None:
-    """The state that a spool file ends in."""
+    """Return the state that a spool file ends in."""
     states = [event["state"] for event in read_events(path) if event["event"] == "state"]
     return states[-1] if states else None
 
 
 def curves(folder: Path) -> dict[str, dict[int, float]]:
-    """The metrics logged each epoch, by name and epoch."""
+    """Return the metrics logged each epoch, by name and epoch."""
     found: dict[str, dict[int, float]] = {}
     for event in read_events(folder / SPOOL):
         if event["event"] == "metrics" and event["step"] is not None:

@@ -49,7 +49,7 @@ class Answers:
 
 
 def compare(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Answers:
-    """What a student answers beside its teacher.
+    """Return what a student answers beside its teacher.
 
     Args:
         student_logits: Of every sample in order, shape (N, C).
@@ -78,7 +78,7 @@ def keep_answers(answers: Answers, path: Path) -> None:
 
 
 def read_answers(path: Path) -> Answers | None:
-    """The answers that were kept; ``None`` if there are none, or they can't be read."""
+    """Return the answers that were kept; ``None`` if there are none, or they can't be read."""
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}

@@ -98,7 +98,7 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The checkpoint that was saved, its tensors on the CPU.
+    """Return the checkpoint that was saved, its tensors on the CPU.
 
     Raises:
         ValueError: If it is not whole.

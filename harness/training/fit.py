@@ -41,7 +41,7 @@ logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
 
 
 def device_of(accelerator: str) -> torch.device:
-    """The device that Lightning's ``accelerator`` means on this machine.
+    """Return the device that Lightning's ``accelerator`` means on this machine.
 
     Raises:
         HarnessError: If this machine has none.
@@ -160,7 +160,7 @@ class _Course(Checkpoint):
 
 
 def check_losses(epoch: int, metrics: dict[str, float], data: TensorDataModule) -> None:
-    """See that an epoch's losses are finite.
+    """Check that an epoch's losses are finite.
 
     Raises:
         TrialFailed: If one is not; it names what is not finite in the data.
@@ -181,7 +181,7 @@ def _not_finite(data: TensorDataModule) -> Iterator[str]:
 
 
 def _parts(trainer: pl.Trainer) -> list[Any]:
-    """What has a state beside the module: the optimizers and their schedules."""
+    """Return what has a state beside the module: the optimizers and their schedules."""
     return [*trainer.optimizers, *(config.scheduler for config in trainer.lr_scheduler_configs)]
 
 

@@ -47,7 +47,7 @@ _STUDENT, _CONTROL, _TUNED = "student", "control", "tuned"
 def confirmations(
     study: Study, settings: Settings, space: SearchSpace, picks: Mapping[int, str], seeds: int
 ) -> list[Retraining]:
-    """What has to be trained yet, seed by seed.
+    """Return what has to be trained yet, seed by seed.
 
     Args:
         study: The study.
@@ -116,7 +116,7 @@ class Interval:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """The mean of at least two values with its 95 % interval by Student's t, which takes them for normal."""
+    """Return the mean of at least two values with its 95 % interval by Student's t, which takes them for normal."""
     mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / len(values) ** 0.5
     reach = float(students_t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
     return Interval(mean, mean - reach, mean + reach)
@@ -178,7 +178,7 @@ class Confirmation:
 
     @property
     def failures(self) -> list[str]:
-        """What failed, of each arm of which a seed did, in words."""
+        """Return what failed, of each arm of which a seed did, in words."""
         arms = {"": self.student_failures, "of its control, ": self.control_failures}
         arms["of its tuned control, "] = self.tuned_failures
         return [f"{whose}{found}" for whose, found in arms.items() if found.reasons]
@@ -200,7 +200,7 @@ class Confirmation:
         return "loss" if self.gain.high < 0 else "no gain"
 
     def sentence(self, primary: str, picked: Mapping[int, str]) -> str:
-        """What came out, in words.
+        """Return what came out, in words.
 
         Args:
             primary: Name of the metric.
@@ -233,7 +233,7 @@ def _shown(found: Interval) -> str:
 
 
 def confirmed(study: Study) -> list[Confirmation]:
-    """What has been confirmed so far, by trial: of two pairs at least, or with a seed that failed."""
+    """Return what has been confirmed so far, by trial: of two pairs at least, or with a seed that failed."""
     by_trial: dict[int, dict[str, dict[int, float]]] = {}
     best = tuned(study)
     reasons: dict[tuple[int, str], list[str]] = {}

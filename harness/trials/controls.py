@@ -209,7 +209,7 @@ def _is_try(trial: FrozenTrial) -> bool:
 
 
 def failed(study: Study) -> dict[int, str]:
-    """Why the plain controls failed that did, by number of the trial."""
+    """Return why the plain controls failed that did, by number of the trial."""
     results = {name.partition("/"): result for name, result in study.retrained().items() if "reason" in result}
     return {int(number): result["reason"] for (folder, _, number), result in results.items() if folder == _FOLDER}
 
@@ -227,7 +227,7 @@ def known(study: Study) -> dict[int, dict[str, float]]:
 
 
 def tuned(study: Study) -> dict[int, TunedControl]:
-    """The tuned control of each trial whose architecture has all the tries that it should have, by number."""
+    """Return the tuned control of each trial whose architecture has all the tries that it should have, by number."""
     if study.no_control or not study.tuned_parameters:
         return {}
     tries, trials = _known_tries(study), [trial for trial in study.trials() if trial.state.is_finished()]
@@ -246,7 +246,7 @@ def tuned(study: Study) -> dict[int, TunedControl]:
 
 
 def _known_tries(study: Study) -> dict[str, list[Try]]:
-    """Every training on labels alone that is over, by architecture: of those alike, the first is chosen."""
+    """Return every training on labels alone that is over, by architecture: of those alike, the first is chosen."""
     trials = {trial.number: trial for trial in study.trials()}
     found: dict[str, list[Try]] = {}
 

@@ -108,7 +108,7 @@ class _Worker:
     is_hung: bool = False
 
     def hangs(self) -> bool:
-        """Whether it has stood still for long, and has not come as far as an epoch yet.
+        """Return whether it has stood still for long, and has not come as far as an epoch yet.
 
         One that waits for a storage, or for others' trials, wakes to ask again.
         """
@@ -317,7 +317,7 @@ def foreign_threads() -> list[str]:
 
 
 def _processor_s(process: BaseProcess) -> float:
-    """How long a process of this Linux has computed; 0 for one that has ended."""
+    """Return how long a process of this Linux has computed; 0 for one that has ended."""
     try:
         fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -326,7 +326,7 @@ def _processor_s(process: BaseProcess) -> float:
 
 
 def _wakes(process: BaseProcess) -> int:
-    """How often a process of this Linux went on after it had waited; 0 for one that has ended."""
+    """Return how often a process of this Linux went on after it had waited; 0 for one that has ended."""
     try:
         lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
     except OSError:

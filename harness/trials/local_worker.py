@@ -147,5 +147,5 @@ def _end_with_parent() -> None:
 
 
 def log_of(settings: Settings, number: int) -> Path:
-    """The file that a worker writes its output and its tracebacks to."""
+    """Return the file that a worker writes its output and its tracebacks to."""
     return settings.study_dir / f"worker-{number}.log"

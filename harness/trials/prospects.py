@@ -20,14 +20,14 @@ from harness.trials.pruning import unprunable
 
 
 def unforeseeable(space: SearchSpace, study: Study, prepared: Prepared) -> str | None:
-    """Why nothing can be said of what a student may add to the front before it trains; ``None`` if it can."""
+    """Return why nothing can be said of what a student may add to the front before it trains; ``None`` if it can."""
     if _architectures(space, prepared) is None:
         return f"there are more than {MOST_ARCHITECTURES} architectures, and their costs are not known beforehand"
     return unprunable(study)
 
 
 def forecast_of(settings: Settings, space: SearchSpace, study: Study, prepared: Prepared) -> Forecast | None:
-    """The forecast of a study's students; ``None`` if they can't be foreseen, or another sampler is asked for.
+    """Return the forecast of a study's students; ``None`` if they can't be foreseen, or another sampler is asked for.
 
     Args:
         settings: Name the sampler and the budgets.
@@ -78,13 +78,13 @@ def small_students(settings: Settings, space: SearchSpace, study: Study, prepare
 
 
 def _affordable(settings: Settings, space: SearchSpace, prepared: Prepared) -> list[dict[str, Any]]:
-    """All architectures that are within the budgets; none if they are too many for their costs to be known."""
+    """Return all architectures that are within the budgets; none if they are too many for their costs to be known."""
     listed = _architectures(space, prepared) or []
     return [one for one in listed if not budget.over(prepared.costs.metrics(one), settings.budgets)]
 
 
 def _architectures(space: SearchSpace, prepared: Prepared) -> list[dict[str, Any]] | None:
-    """All of the space that memory suffices for; ``None`` if they are too many for their costs to be known."""
+    """Return all of the space that memory suffices for; ``None`` if they are too many for their costs to be known."""
     listed = space.architectures(limit=MOST_ARCHITECTURES) or []
     return [one for one in listed if key_of(one) in prepared.costs.students] or None
 

@@ -68,7 +68,7 @@ def stop(
     *,
     floor: float = -math.inf,
 ) -> tuple[float, float] | None:
-    """Whether a trial can't reach the front any more.
+    """Return whether a trial can't reach the front any more.
 
     Args:
         value: Its primary metric at the rung; the higher the better.
@@ -175,13 +175,13 @@ class Pruner:
             raise TrialPruned(f"{primary} {value:.4f} after {rung} of {self._epochs} epochs, {why}")
 
     def _look(self) -> list[FrozenTrial]:
-        """The trials; none, where only complete ones matter and all of them are known."""
+        """Return the trials; none, where only complete ones matter and all of them are known."""
         if self._forecast is None and self._study.tally()[TrialState.COMPLETE] <= len(self._complete):
             return []
         return self._study.trials()
 
     def _why_stop(self, trial: FrozenTrial, rung: int, value: float, trials: Sequence[FrozenTrial]) -> str | None:
-        """Why a trial is stopped at a rung; ``None`` if it goes on."""
+        """Return why a trial is stopped at a rung; ``None`` if it goes on."""
         if self._forecast is not None and len(trials) < self._study.settings.trials:  # else no new one comes
             times = self._forecast.outdone(trial.number, rung, trials)
             if times is None:
@@ -218,7 +218,7 @@ class Pruner:
 
 
 def unprunable(study: Study) -> str | None:
-    """Why the study's trials can't be pruned on its front; ``None`` if they can."""
+    """Return why the study's trials can't be pruned on its front; ``None`` if they can."""
     if study.primary not in study.objectives:
         return f"{study.primary} is no objective"
     others = [METRICS[name] for name in study.objectives if name != study.primary]

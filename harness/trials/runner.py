@@ -185,7 +185,7 @@ def begin_spool(spool: Spool, training: Training, study: Study) -> None:
 
 
 def _check_deaths(spool: Spool) -> None:
-    """See that a training is not what its workers die of.
+    """Check that a training is not what its workers die of.
 
     Raises:
         TrialFailed: If one after the other did, and none got further than those before.

@@ -186,7 +186,7 @@ def student_module(
 
 @torch.no_grad()
 def ordered_logits(student: nn.Module, data: TensorDataModule, split: str) -> Tensor:
-    """The student's logits for every sample of a split in order, shape (N, C)."""
+    """Return the student's logits for every sample of a split in order, shape (N, C)."""
     student.eval()
     return torch.cat([call(student, batch.inputs) for item in data.ordered(split) for batch in item])
 

@@ -97,7 +97,7 @@ def training_of(claim: Claim, settings: Settings) -> Training:
 
 
 def _next(claimant: Claimant, study: Study, display: Display, ends_at: float | None) -> Claim | None:
-    """The next trial; ``None`` if there is no more, or no more time.
+    """Return the next trial; ``None`` if there is no more, or no more time.
 
     Where others run the last ones, this worker waits: one of them may be lost, and is then taken up at once.
     """

@@ -61,7 +61,7 @@ METHODS: Mapping[str, type[Criterion]] = MappingProxyType(
 
 
 def make_criterion(method: str = HINTON, **parameters: Any) -> Criterion:
-    """The criterion of a method, to be set up before it is used (``Criterion.setup``).
+    """Return the criterion of a method, to be set up before it is used (``Criterion.setup``).
 
     Args:
         method: Its name in ``METHODS``.

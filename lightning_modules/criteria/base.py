@@ -102,12 +102,12 @@ class HardAndSoft(Criterion):
         }
 
     def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
-        """What the teacher says, as a loss."""
+        """Return what the teacher says, as a loss."""
         raise NotImplementedError
 
 
 def check_positive(**values: float) -> None:
-    """See that values are above 0.
+    """Check that values are above 0.
 
     Raises:
         ValueError: If one is not.

@@ -36,23 +36,23 @@ class FeatureCriterion(HardAndSoft):
         self.meet(ours, theirs, data)
 
     def meet(self, student_features: Tensor, teacher_features: Tensor, data: TensorDataModule) -> None:
-        """See that features of such shapes go together, and make what is learned between them; most losses take any.
+        """Check that features of such shapes go together, and make what is learned between them; most losses take any.
 
         Raises:
             ValueError: If they don't.
         """
 
     def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
-        """The loss between the two layers."""
+        """Return the loss between the two layers."""
         assert features is not None
         return self.feature_loss(features[self.student_layers[0]], batch.teacher[self.teacher_layers[0]])
 
     def feature_loss(self, student_features: Tensor, teacher_features: Tensor) -> Tensor:
-        """The loss between the two layers, before weighting."""
+        """Return the loss between the two layers, before weighting."""
         raise NotImplementedError
 
     def refuse(self, needed: str, student_features: Tensor, teacher_features: Tensor) -> ValueError:
-        """What to say of two layers that don't go together."""
+        """Return what to say of two layers that don't go together."""
         ours, theirs = (", ".join(map(str, side.shape[1:])) for side in (student_features, teacher_features))
         return ValueError(
             f"student_layer and teacher_layer must give {needed}, but {self.student_layers[0]!r} gives (B, {ours}) and "
@@ -126,7 +126,7 @@ class AttentionTransferCriterion(FeatureCriterion):
         super().__init__(student_layer=student_layer, teacher_layer=teacher_layer, soft_weight=attention_weight)
 
     def meet(self, student_features: Tensor, teacher_features: Tensor, data: TensorDataModule) -> None:
-        """See that both are maps of more than one position, of which a single one is always looked at alike."""
+        """Check that both are maps of more than one position, of which a single one is always looked at alike."""
         if not _are_maps(student_features, teacher_features) or _positions(student_features, teacher_features) < 2:
             needed = "maps (B, C, H, W) of two positions or more"
             raise self.refuse(needed, student_features, teacher_features)

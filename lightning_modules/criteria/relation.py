@@ -28,13 +28,13 @@ class _GeometryCriterion(FeatureCriterion):
         self.most = data.batch_size
 
     def feature_loss(self, student_features: Tensor, teacher_features: Tensor) -> Tensor:
-        """The mean of the parts' losses, over the samples."""
+        """Return the mean of the parts' losses, over the samples."""
         parts = zip(student_features.split(self.most), teacher_features.split(self.most), strict=True)
         losses = [len(ours) * self.geometry_loss(ours, theirs) for ours, theirs in parts]
         return torch.stack(losses).sum() / len(student_features)
 
     def geometry_loss(self, student_features: Tensor, teacher_features: Tensor) -> Tensor:
-        """The loss of a batch, before weighting."""
+        """Return the loss of a batch, before weighting."""
         raise NotImplementedError
 
 

@@ -67,7 +67,7 @@ class SelfDistillationCriterion(Criterion):
         self.epochs_done += 1
 
     def get_extra_state(self) -> Any:
-        """How far the trust has grown, as part of a checkpoint."""
+        """Return how far the trust has grown, as part of a checkpoint."""
         return self.epochs_done
 
     def set_extra_state(self, state: Any) -> None:

@@ -18,7 +18,7 @@ def contrastive_representation_loss(
     temperature: float,
     samples: int,
 ) -> Tensor:
-    r"""Whether the student's embedding tells the teacher's of the same sample from the teacher's of others.
+    r"""Return whether the student's embedding tells the teacher's of the same sample from the teacher's of others.
 
     .. math:: -\log h(s, t) - \sum_{k=1}^{K} \log\big(1 - h(s, t_k)\big),
         \quad h(s, t) = \frac{e^{s \cdot t / T}}{e^{s \cdot t / T} + K / N}

@@ -71,5 +71,5 @@ def attention_transfer_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tenso
 
 
 def _attention(maps: Tensor) -> Tensor:
-    """Where maps of shape (B, C, H, W) are active: shape (B, H W), each row of length 1."""
+    """Return where maps of shape (B, C, H, W) are active: shape (B, H W), each row of length 1."""
     return unit(at_least_fp32(maps).square().mean(dim=1).flatten(1))

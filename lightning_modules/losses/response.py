@@ -70,7 +70,7 @@ def distillation_loss(
     alpha: float,
     temperature: float,
 ) -> Tensor:
-    r"""The weighted sum of the hard-label loss and the soft-target loss.
+    r"""Return the weighted sum of the hard-label loss and the soft-target loss.
 
     .. math:: \alpha \, \mathrm{CE} + (1 - \alpha) \, T^2 \, \mathrm{KL}
 
@@ -174,7 +174,7 @@ def decoupled_loss(
     target_weight: float,
     non_target_weight: float,
 ) -> Tensor:
-    r"""The soft-target loss in two parts: the label against the rest, and the rest among themselves.
+    r"""Return the soft-target loss in two parts: the label against the rest, and the rest among themselves.
 
     .. math:: T^2 \big( \alpha \, \mathrm{KL}(b_t \,\|\, b_s) + \beta \, \mathrm{KL}(\hat{p}_t \,\|\, \hat{p}_s) \big)
 
@@ -224,7 +224,7 @@ def correlation_loss(
     inter_weight: float,
     intra_weight: float,
 ) -> Tensor:
-    r"""How far the student's soft targets are from a linear function of the teacher's.
+    r"""Return how far the student's soft targets are from a linear function of the teacher's.
 
     .. math:: T^2 \Big( \frac{\beta}{B} \sum_b \big(1 - \rho(p_{b \cdot}, q_{b \cdot})\big)
         + \frac{\gamma}{C} \sum_c \big(1 - \rho(p_{\cdot c}, q_{\cdot c})\big) \Big)
@@ -261,7 +261,7 @@ def correlation_loss(
 
 
 def standardized_soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
-    r"""The soft-target loss of logits in units of their own standard deviation.
+    r"""Return the soft-target loss of logits in units of their own standard deviation.
 
     .. math:: T^2 \, \mathrm{KL}\Big(\sigma\big(\tfrac{z_t - \bar{z}_t}{T \, \mathrm{sd}(z_t)}\big) \,\Big\|\,
         \sigma\big(\tfrac{z_s - \bar{z}_s}{T \, \mathrm{sd}(z_s)}\big)\Big)
