@@ -12,6 +12,7 @@ from harness.doctor.check import STATES, Finding, examine
 from harness.doctor.patient import Patient
 from harness.screen.terminal import Terminal
 from harness.settings import Settings
+from harness.training.allocator import keep_freed_memory
 from harness.training.fit import device_of
 
 CHECKS = (
@@ -39,6 +40,7 @@ def diagnose(settings: Settings, terminal: Terminal) -> list[Finding]:
     Raises:
         HarnessError: If the device can't be had.
     """
+    keep_freed_memory()
     patient = Patient(settings, device_of(settings.accelerator))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # beside other work, threads wait for one another at each of a thousand small steps

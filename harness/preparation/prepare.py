@@ -51,6 +51,7 @@ from harness.studies.start import Start
 from harness.studies.study import Study
 from harness.task import Task, class_names, deployed_network
 from harness.tracking.mirror import Mirror
+from harness.training.allocator import keep_freed_memory
 from harness.training.fit import device_of, seed_draws
 from lightning_modules.batch import call
 from lightning_modules.tensors import TensorDataModule
@@ -84,6 +85,7 @@ def prepare(
     """
     check_teachers(space, number_of_teachers(settings))
     check_cache(settings.cache_dir, lambda text: terminal.tell(text, indent=" " * 10))
+    keep_freed_memory()
     device = device_of(settings.accelerator)
     with asking("the task's data", settings):
         data = space.task.data(settings.data_dir)

@@ -24,6 +24,7 @@ from harness.concurrency import number_of_workers
 from harness.errors import OWN_THREADS, HarnessError, signals_wait
 from harness.latency import computing_with
 from harness.tracking.mirror import Mirror
+from harness.training.allocator import give_back_freed_memory
 from harness.trials.context import Display, TrialContext
 from harness.trials.local_worker import log_of, run_worker
 from harness.trials.retraining import Retraining, retrain
@@ -145,6 +146,8 @@ class _Crew:
 
     def work(self, count: int) -> None:
         """Work with ``count`` workers until nothing is left to do."""
+        if self.forks:
+            give_back_freed_memory()
         try:
             for number in range(count):
                 self._start(number)

@@ -26,6 +26,7 @@ from harness.storage.access import storage_in_reach
 from harness.studies.changes import check_code
 from harness.studies.opening import find_study
 from harness.tracking.autologging import switch_off_autologging
+from harness.training.allocator import keep_freed_memory
 from harness.trials.context import Display, TrialContext
 
 
@@ -113,6 +114,7 @@ def run_worker(
     faulthandler.enable(log)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
+    keep_freed_memory()
     voice = _Voice(connection)
     try:
         if inherited is None:
