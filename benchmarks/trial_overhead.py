@@ -101,7 +101,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     forecast._WORTH_WHILE = 0.0  # each trial is marked and judged, and none is stopped
-    pruning.stop = lambda *asked: None  # by which the last of a budget is judged
+    pruning.stop = lambda *asked, **more: None  # by which the last of a budget is judged
     os.chdir(tempfile.mkdtemp())
     fixed = [f"--fix={name}={value}" for name, value in CONFIGURATION.items()]
     given = [f"--space={asked.space}", "--study=bench", "--accelerator=cpu", "--trials=1", *fixed]
