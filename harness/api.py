@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.cli import parse_search
 from harness.errors import HarnessError, Interrupted, interrupt, lose_no_signal
-from harness.flags import space_names, study_of
+from harness.flags import space_file, space_names, study_of, variable
 from harness.launchers import launch
 from harness.session import run_search
 from harness.settings import DEFAULT_RUNS_DIR, DEFAULT_STORAGE, Settings
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from harness.studies.study import Study
 
 _MAINS = ("__main__", "__mp_main__")  # a script may have imported the space from the module that it is in
-_OWN_SPACES = "search_spaces."  # modules whose file names are names of spaces
 
 
 def search(
@@ -117,24 +116,22 @@ def search(
         KeyboardInterrupt: After Ctrl-C.
     """
     given = dict(locals())
-    declared, file, name = _placed(given.pop("space"))
-    if name is not None and study is None:
-        given["study"] = study_of(name)
+    declared, file = _placed(given.pop("space"))
+    name = "" if declared is None or file is not None else _name_of(declared)
+    if name and study is None:
+        given["study"] = name
     with _errors_in_python():
         settings, placement = parse_search([f"--space={file or 'digits'}", *_flags(given)])
-    if name is not None:
-        settings = replace(settings, space_name=name)
-    if file is None:
+    if name:
+        settings = replace(settings, space_name=name, space_file=Path())
         if placement.launcher != "local":
             raise ValueError(f"launcher={launcher!r} needs a space in a file, which its workers can load.")
-        settings = replace(settings, space_file=Path())
-    if declared is not None and epochs is not None:
-        declared = replace(declared, epochs=epochs)
     with _interruptible():
-        if declared is None or placement.launcher != "local":
-            launch(settings, placement)
-        else:
+        declared = _with_epochs(declared, settings)
+        if placement.launcher == "local":
             run_search(settings, declared)
+        else:
+            launch(settings, placement)
     return _result(settings, declared)
 
 
@@ -157,15 +154,15 @@ def load_study(
     Raises:
         HarnessError: If there is no such study, or nothing of it is known yet.
     """
-    declared, file, space_name = (None, Path(), "") if space is None else _placed(space)
+    declared, file = (None, None) if space is None else _placed(space)
     settings = Settings(
-        space_name=space_name or "",
+        space_name="",
         space_file=file or Path(),
         study=name,
-        storage=storage or os.environ.get("KD_STORAGE", "").strip() or DEFAULT_STORAGE,
-        runs_dir=Path(runs_dir or os.environ.get("KD_RUNS_DIR", "").strip() or DEFAULT_RUNS_DIR),
+        storage=storage or variable("KD_STORAGE", DEFAULT_STORAGE),
+        runs_dir=Path(runs_dir or variable("KD_RUNS_DIR", str(DEFAULT_RUNS_DIR))),
     )
-    return _result(settings, declared)
+    return _result(settings, declared if file is None else _with_epochs(declared, settings))
 
 
 class Result:
@@ -243,7 +240,6 @@ class Result:
         return Path(folder)
 
     def _embedded_space(self) -> SearchSpace:
-        from harness.flags import space_file
         from harness.space import load_space
 
         if self._study.space_name not in space_names():
@@ -281,30 +277,41 @@ class Result:
         )
 
 
-def _placed(space: SearchSpace | str | os.PathLike[str]) -> tuple[SearchSpace | None, Path | None, str | None]:
-    """Return a space that Python gives, the file that it is in, and its name; ``None`` for what there is not."""
-    from harness.flags import space_file
+def _placed(space: SearchSpace | str | os.PathLike[str]) -> tuple[SearchSpace | None, Path | None]:
+    """Return a space that Python gives, with its code, and the file that it is in; ``None`` for what there is not."""
     from harness.sources import Code, code_of, package_code
     from harness.space import SearchSpace
 
     if isinstance(space, str) and space in space_names():
-        return None, space_file(space), space
+        return None, space_file(space)
     if isinstance(space, str | os.PathLike):
-        return None, Path(space), None
+        return None, Path(space)
     if not isinstance(space, SearchSpace):
         raise TypeError(f"space must be a SearchSpace, a name or a file, but got {type(space).__name__}.")
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if file and name not in _MAINS and getattr(module, "SPACE", None) is space:
-            known = name.removeprefix(_OWN_SPACES).replace("_", "-")
-            return replace(space, code=code_of(Path(file))), Path(file), known if known in space_names() else None
+            return replace(space, code=code_of(Path(file))), Path(file)
     task = type(space.task)
     try:
         source = inspect.getsource(task)
     except (OSError, TypeError):  # as of a class that was typed into an interpreter
         source = ""
-    name = study_of(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", task.__name__).lower()) or "space"
-    return replace(space, code=Code({f"{task.__name__}.py": source}, package_code())), None, name
+    return replace(space, code=Code({f"{task.__name__}.py": source}, package_code())), None
+
+
+def _name_of(space: SearchSpace) -> str:
+    """Return the name of a space that is in no file: its task's, as in ``my-task`` of ``MyTask``."""
+    return study_of(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", type(space.task).__name__).lower()) or "space"
+
+
+def _with_epochs(declared: SearchSpace | None, settings: Settings) -> SearchSpace:
+    """Return the space that Python gives, or else its file's, with the epochs that are asked for."""
+    from harness.space import load_space
+
+    if declared is None:
+        return load_space(settings.space_file, settings.epochs)
+    return replace(declared, epochs=settings.epochs or declared.epochs)
 
 
 def _flags(given: Mapping[str, Any]) -> list[str]:
@@ -362,10 +369,7 @@ def _interruptible() -> Iterator[None]:
 
 def _result(settings: Settings, space: SearchSpace | None) -> Result:
     from harness.reporting.result import collect
-    from harness.space import load_space
     from harness.studies.opening import find_study
 
     study = find_study(settings)
-    if space is None and settings.space_file != Path():
-        space = load_space(settings.space_file)
     return Result(study, collect(study), space)

@@ -319,7 +319,7 @@ def doctor_command(settings: Settings, teacher: Path | None) -> str:
 
 def _space_argument(settings: Settings) -> str:
     """Return what to type for the settings' space; ``FILE`` where it is in none yet, for Python gave it."""
-    return "FILE" if settings.space_file == Path() else flags.space_argument(settings.space_name, settings.space_file)
+    return flags.space_argument(settings.space_name, settings.space_file) if settings.has_space_file else "FILE"
 
 
 _Given = tuple[str, str | Path | None, str | Path | None]  # a flag, its value, and the one that needs no flag

@@ -118,6 +118,11 @@ class Settings:
         return self.teachers[0] if self.teachers else None
 
     @property
+    def has_space_file(self) -> bool:
+        """Return whether the space is in a file: Python may give one that is in none, and not every command has one."""
+        return self.space_file != Path()
+
+    @property
     def cache_dir(self) -> Path:
         """Return where teachers, their outputs and cost tables are kept by content key."""
         return self.runs_dir / "cache"

@@ -35,7 +35,7 @@ from harness.names import check_metric_name, check_parameter_names
 from harness.sources import Code, code_of, is_own, make_importable, noting_imports
 from harness.task import Task, class_names
 from lightning_modules.classifier import ClassifierModule, check_training
-from lightning_modules.criteria import HINTON, METHODS, Criterion
+from lightning_modules.criteria import HINTON, METHODS, Criterion, make_criterion
 
 # A tuple as a choice is warned of where it is declared; here it is stored as text.
 warnings.filterwarnings("ignore", "Choices for a categorical distribution should be", UserWarning)
@@ -170,12 +170,8 @@ class SearchSpace:
     def methods(self) -> dict[str, Distributions]:
         """Return the parameters of each method by its name."""
         given = {
-            name: value.parameters
-            if isinstance(value, Method)
-            else value
-            if isinstance(value, Mapping)
-            else storable(name, value, plain=True)
-            for name, value in self.distillation.items()
+            name: value if isinstance(value, Mapping) else storable(name, value, plain=True)
+            for name, value in self._distributions_of_methods().items()
         }
         nested = {name: value for name, value in given.items() if isinstance(value, Mapping)}
         flat = {name: value for name, value in given.items() if not isinstance(value, Mapping)}
@@ -184,6 +180,12 @@ class SearchSpace:
         return {
             method: {name: storable(name, dist, plain=True) for name, dist in parameters.items()}
             for method, parameters in (nested or {HINTON: flat}).items()
+        }
+
+    def _distributions_of_methods(self) -> dict[str, Any]:
+        """Return what ``distillation`` declares, each ``Method`` by its parameters, as those of ``METHODS`` are."""
+        return {
+            name: value.parameters if isinstance(value, Method) else value for name, value in self.distillation.items()
         }
 
     @cached_property
@@ -200,12 +202,12 @@ class SearchSpace:
         """
         parameters = dict(configuration.distillation)
         method = parameters.pop(METHOD, HINTON)
-        return ({**METHODS, **self.criteria})[method](**parameters)
+        return self.criteria[method](**parameters) if method in self.criteria else make_criterion(method, **parameters)
 
     @cached_property
     def _method(self) -> dict[str, BaseDistribution]:
         """Return the choice of the method, where there is one."""
-        searched = any(isinstance(value, Mapping | Method) for value in self.distillation.values())
+        searched = any(isinstance(value, Mapping) for value in self._distributions_of_methods().values())
         return {METHOD: CategoricalDistribution(list(self.methods))} if searched else {}
 
     @cached_property
@@ -276,21 +278,16 @@ class SearchSpace:
         return replace(
             self,
             student=narrowed(self.student),
-            distillation=self._declared(methods) if self._method else methods[HINTON],
+            distillation={name: Method(self.criteria[name], group) for name, group in methods.items()}
+            if self._method
+            else methods[HINTON],
             training=narrowed(self.training),
         )
 
     @property
     def own_methods(self) -> list[str]:
         """Return names of the methods whose criterion the space brings."""
-        return [name for name, value in self.distillation.items() if isinstance(value, Method)]
-
-    def _declared(self, methods: Mapping[str, Distributions]) -> dict[str, Distributions | Method]:
-        """Return methods as they are declared: those of the space's own with their criterion."""
-        return {
-            name: Method(self.criteria[name], parameters) if name in self.own_methods else parameters
-            for name, parameters in methods.items()
-        }
+        return [name for name in self.methods if name not in METHODS]
 
     @property
     def groups(self) -> dict[str, list[str]]:

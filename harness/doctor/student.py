@@ -92,8 +92,8 @@ def nothing_is_ignored(patient: Patient) -> str:
     student = patient.student(patient.students[0][0])
     found = [f"the task {one}" for one in of_task(patient.space.task, Task)]
     found += [f"a student {one}" for one in of_training(student)]
-    if not patient.settings.teachers and learns(patient.space.task.teacher()):
-        found += [f"the teacher {one}" for one in of_training(patient.space.task.teacher())]
+    if not patient.settings.teachers and learns(teacher := patient.space.task.teacher()):
+        found += [f"the teacher {one}" for one in of_training(teacher)]
     if found:
         raise Doubt("; ".join(found))
     return "no method or name of the task, its teacher and its students"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from harness.errors import HarnessError, one_line
 from harness.preparation.students import Students, build_student, middle_architecture
-from harness.space import METHOD, SearchSpace, listed
+from harness.space import METHOD, SearchSpace
 from lightning_modules.batch import call
 from lightning_modules.criteria import Term
 from lightning_modules.criteria.feature import FeatureCriterion
@@ -23,7 +23,6 @@ from lightning_modules.features import captured
 from lightning_modules.tensors import TensorDataModule
 
 _STUDENT, _TEACHER = "student_layer", "teacher_layer"
-_MOST = 10_000
 
 
 def teacher_layers(space: SearchSpace) -> list[str]:
@@ -150,12 +149,13 @@ def check_layers_of(method: str, space: SearchSpace, students: Students, data: T
     if not layers:
         return
     _check_student_layers_of(method, layers[_STUDENT], students)
+    criterion_class = space.criteria[method]
+    if not issubclass(criterion_class, FeatureCriterion) or not layers.keys() <= space.methods[method].keys():
+        return  # a method of the user's, with layers of its own: whether it takes them, ``check_own_methods`` says
     middle = space.middle(method)
     for pair in itertools.product(*layers.values()):
         parameters = {name: middle[name] for name in space.methods[method]} | dict(zip(layers, pair, strict=True))
-        criterion = space.criteria[method](**parameters)
-        if not isinstance(criterion, FeatureCriterion):
-            return  # a method of the user's: whether it takes its layers, its own check says
+        criterion = criterion_class(**parameters)
         theirs = data.teacher_outputs["val"][pair[1]]
         for shape, name in students.shapes[pair[0]].items():
             try:
@@ -181,26 +181,23 @@ def _remedy(space: SearchSpace, unfit: list[str]) -> str | None:
 
 def _layered(space: SearchSpace) -> Iterator[tuple[str, dict[str, list[Any]]]]:
     """Yield the methods that compare layers, each with the names it may be given."""
-    for method, parameters in space.methods.items():
-        if _TEACHER in parameters:
-            yield method, {name: listed(parameters[name], _MOST) or [] for name in (_STUDENT, _TEACHER)}
-        elif method in space.own_methods:
-            made = [space.criteria[method](**values) for values in _each_choice(space, method)]
-            layers = {
-                _STUDENT: list(dict.fromkeys(layer for one in made for layer in one.student_layers)),
-                _TEACHER: list(dict.fromkeys(layer for one in made for layer in one.teacher_layers)),
-            }
-            if any(layers.values()):
-                yield method, layers
+    for method in space.methods:
+        made = [space.criteria[method](**values) for values in _each_choice(space, method)]
+        layers = {
+            _STUDENT: list(dict.fromkeys(layer for one in made for layer in one.student_layers)),
+            _TEACHER: list(dict.fromkeys(layer for one in made for layer in one.teacher_layers)),
+        }
+        if any(layers.values()):
+            yield method, layers
 
 
 def _each_choice(space: SearchSpace, method: str) -> Iterator[dict[str, Any]]:
-    """Yield the middle of a method's ranges, and each choice of each of its parameters beside that."""
+    """Yield the middle of a method's ranges, and each other choice of each of its parameters beside that."""
     middle = {name: space.middle(method)[name] for name in space.methods[method]}
     yield middle
     for name, distribution in space.methods[method].items():
         if isinstance(distribution, CategoricalDistribution):
-            yield from ({**middle, name: choice} for choice in distribution.choices)
+            yield from ({**middle, name: choice} for choice in distribution.choices if choice != middle[name])
 
 
 def check_own_methods(

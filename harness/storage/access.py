@@ -111,7 +111,8 @@ def open_storage(
         HarnessError: If the address is of another kind, or the storage can't be reached or used.
     """
     address, shown = settings.storage, redact(settings.storage)
-    if sqlite_path(address) is None and not is_server(address):
+    path = sqlite_path(address)
+    if path is None and not is_server(address):
         raise HarnessError(
             f"{flag} must be sqlite:///FILE (for one machine) or postgresql+psycopg://USER@HOST/DATABASE (for many), "
             f"but got {shown!r}."
@@ -120,7 +121,6 @@ def open_storage(
     # Or two first starts would both make the tables.
     with exclusive(lock_of(address, settings.runs_dir), on_wait=wait):
         try:
-            path = sqlite_path(address)
             database = _open_server(address) if path is None else _open_file(path, address, say)
             storage = Storage(optuna.storages.get_storage(database), database)
             optuna.get_all_study_names(storage.optuna)

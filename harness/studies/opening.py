@@ -76,9 +76,10 @@ def open_study(settings: Settings, space: SearchSpace, storage: Storage) -> Stud
         else:
             loaded, stored = None, None
         if loaded is not None and stored is not None and not _begins_anew(loaded, settings, identity, space.code):
-            _compare(Study(storage, loaded, settings), stored, identity)
-            check_code(Study(storage, loaded, settings), space.code, accept=settings.accept_changes)
-            _check_ranges(Study(storage, loaded, settings), space)
+            known = Study(storage, loaded, settings)
+            _compare(known, stored, identity)
+            check_code(known, space.code, accept=settings.accept_changes)
+            _check_ranges(known, space)
         else:
             # A study that was cut while it was being made has no identity yet, and one whose preparation failed has no
             # trial: it is made again, whole.
@@ -197,7 +198,7 @@ def reopen_study(settings: Settings) -> tuple[Study, SearchSpace]:
             f"{study.folder.resolve()}; go on there."
         )
     identity, sources = study.attrs["kd.identity"], study.sources
-    given = settings.space_file != Path()
+    given = settings.has_space_file
     if not given and study.space_name not in space_names():
         raise HarnessError(
             f"--space must give the file of study {settings.study!r}, for it is run as code; by the storage it was "

@@ -165,7 +165,7 @@ class Pruner:
         try:
             with asking_storage():
                 claim.mark(rung, value)
-                trials = self._study.patience.ask_once(self._look)
+                trials = self._study.patience.ask_once(self._study.trials)
         except STORAGE_ERRORS as error:
             if self._study.patience.is_away(error):
                 return  # it trains on, unjudged; where it stands is stored with its end, or at the next rung
@@ -173,12 +173,6 @@ class Pruner:
         why = self._why_stop(claim.trial, rung, self._sign * value, trials)
         if why is not None:
             raise TrialPruned(f"{primary} {value:.4f} after {rung} of {self._epochs} epochs, {why}")
-
-    def _look(self) -> list[FrozenTrial]:
-        """Return the trials; none, where only complete ones matter and all of them are known."""
-        if self._forecast is None and self._study.tally()[TrialState.COMPLETE] <= len(self._complete):
-            return []
-        return self._study.trials()
 
     def _why_stop(self, trial: FrozenTrial, rung: int, value: float, trials: Sequence[FrozenTrial]) -> str | None:
         """Return why a trial is stopped at a rung; ``None`` if it goes on."""
