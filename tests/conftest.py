@@ -25,11 +25,14 @@ import pytest
 import torch
 from forked import Forked
 from mlflow import MlflowClient
+from safetensors.torch import save_file
 
 from harness.metrics import METRICS
+from harness.preparation.prepare import prepare
 from harness.sampling.proposal import Proposer
+from harness.screen.terminal import Terminal
 from harness.settings import Settings
-from harness.space import SearchSpace
+from harness.space import SearchSpace, load_space
 from harness.storage.access import open_storage
 from harness.studies.claim import Claim
 from harness.studies.claiming import Claimant
@@ -208,6 +211,26 @@ def untimed(metrics: dict[str, float]) -> dict[str, float]:
 def opened(settings: Settings, space: SearchSpace = SPACE) -> Study:
     """The study, as a new process finds it."""
     return open_study(settings, replace(space, epochs=settings.epochs or space.epochs), open_storage(settings))
+
+
+def prepared_with_fresh_teacher(space_file: Path) -> Study:
+    """Prepare a study of a space, in its file's folder, that is given the task's own teacher with fresh weights."""
+    folder, space = space_file.parent, load_space(space_file)
+    checkpoint = folder / "teacher.safetensors"
+    save_file(space.task.teacher().state_dict(), checkpoint)
+    settings = Settings(
+        space_name=space_file.stem,
+        space_file=space_file,
+        study="s",
+        storage=f"sqlite:///{folder}/optuna.db",
+        runs_dir=folder / "mlruns",
+        teachers=(checkpoint,),
+    )
+    study = opened(settings, space)
+    study.hold()
+    prepare(settings, space, study, Terminal(), Silent())
+    study.lease.release()
+    return study
 
 
 def metrics(accuracy: float, cost: float) -> dict[str, float]:

@@ -101,3 +101,20 @@ def test_a_declaration_that_reaches_nothing_is_refused(example: Path, declared: 
     written(example, distillation=f"distillation={declared},")
     output = search(example, "--space", "cancer.py", "--trials", "2", expect=2)
     assert said in output and "space file cancer.py" in output
+
+
+LAYERS = """    student_layers, teacher_layers = ("{}",), ("{}",)
+
+    def __init__"""
+
+
+@pytest.mark.slow
+def test_a_method_of_one_s_own_is_given_the_layers_that_its_class_names(example: Path) -> None:
+    term = '(features["0"].mean() - batch.teacher["0"].mean()) ** 2'
+    flags = ("--space", "cancer.py", "--epochs", "1", "--fix", "method=squared", "--no-controls", "--trials", "1")
+    for student, said in (("0", "1/1 done"), ("nowhere", "method 'squared' can't be searched with")):
+        written(example, term=term)
+        named = LAYERS.format(student, "0") + "(self, *, weight"
+        file = example / "cancer.py"
+        file.write_text(file.read_text().replace("    def __init__(self, *, weight", named))
+        assert said in search(example, *flags, "--study", f"s{student}", expect=0 if said == "1/1 done" else 2)

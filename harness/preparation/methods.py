@@ -213,13 +213,14 @@ def check_own_methods(
     Raises:
         HarnessError: If a method fails, or gives something else.
     """
-    batch = next(iter(data.ordered("val")))[0]
     for method in space.own_methods:
         for values in _each_choice(space, method):
             with asking(f"method {method!r}"):
                 student = build_student(space, middle_architecture(space), data).to(data.device)
                 criterion = space.criteria[method](**values)
                 criterion.setup(student, data, epochs=space.epochs)
+                data.teacher_layers = criterion.teacher_layers
+                batch = next(iter(data.ordered("val")))[0]
                 with captured(student, criterion.student_layers) as features:
                     logits = call(student, batch.inputs)
                 fault = _terms_fault(criterion.to(data.device)(logits, batch, features))

@@ -17,6 +17,7 @@ from conftest import README, ROOT, ended, environment, load, opened, settings_in
 from forked import Forked
 from mlflow import MlflowClient
 from safetensors.torch import load_file
+from test_cost import TEACHER
 
 from harness.cost import Conditions, CostTable, Counts, key_of
 from harness.errors import HarnessError
@@ -36,15 +37,6 @@ BRIER = (
 )
 """The one line: the Brier score, the mean squared distance of the probabilities from the true class."""
 
-TEACHER = Cost(
-    parameters=1000,
-    macs=5000,
-    size_mb=0.5,
-    latency_p50_ms=3.0,
-    latency_p95_ms=4.0,
-    throughput_per_s=10.0,
-    trainable_parameters=900,
-)
 STUDENT = replace(TEACHER, parameters=40, macs=200, latency_p50_ms=0.5)
 LOGITS = SplitLogits(
     student=torch.tensor([[0.75, 0.25], [0.62, 0.38], [0.25, 0.75]]).log(),

@@ -11,21 +11,16 @@ from typing import cast
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import EXAMPLE, Silent, opened
-from safetensors.torch import save_file
+from conftest import EXAMPLE, prepared_with_fresh_teacher
 from torch import Tensor
 from torchmetrics.classification import BinaryAUROC, MulticlassAccuracy, MulticlassAUROC
 
 from harness.errors import Unfit
 from harness.preparation.chance import chance_level, check_metric
 from harness.preparation.misgivings import misgivings, of_task, of_training, unused_methods
-from harness.preparation.prepare import prepare
 from harness.region import Scores
 from harness.reporting.result import collect
 from harness.reporting.sentences import notes
-from harness.screen.terminal import Terminal
-from harness.settings import Settings
-from harness.space import load_space
 from harness.task import Task
 
 LABELS = torch.tensor([0, 0, 0, 1, 2])
@@ -106,20 +101,8 @@ def test_a_search_says_it_of_either_at_its_start_and_beneath_its_result(
     file = tmp_path / "cancer.py"
     assert EXAMPLE.count(f"return {network}\n") == 1
     file.write_text(EXAMPLE.replace(f"return {network}\n", f"return nn.Sequential({network}, nn.Softmax(1))\n"))
-    space, checkpoint = load_space(file), tmp_path / "teacher.safetensors"
-    save_file(space.task.teacher().state_dict(), checkpoint)
-    settings = Settings(
-        space_name="cancer",
-        space_file=file,
-        study="s",
-        storage=f"sqlite:///{tmp_path}/optuna.db",
-        runs_dir=tmp_path / "mlruns",
-        teachers=(checkpoint,),
-    )
-    study = opened(settings, space)
-    study.hold()
-    prepare(settings, space, study, Terminal(), Silent())
-    study.lease.release()
+    study = prepared_with_fresh_teacher(file)
+    settings, (checkpoint,) = study.settings, study.settings.teachers
     said = f"{who} gives probabilities where logits are wanted: T and the losses soften them twice"
     look = f"python -m harness doctor --space {file} --runs-dir {settings.runs_dir} --teacher {checkpoint}"
     output = capsys.readouterr().out

@@ -7,17 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import EXAMPLE, Silent, opened
-from safetensors.torch import save_file
+from conftest import EXAMPLE, prepared_with_fresh_teacher
 from torch import Tensor, nn
 
-from harness.preparation.prepare import prepare
 from harness.preparation.steadiness import unsteadiness
 from harness.reporting.result import collect
 from harness.reporting.sentences import notes
-from harness.screen.terminal import Terminal
-from harness.settings import Settings
-from harness.space import load_space
 
 CENTRED = """
 
@@ -60,23 +55,9 @@ def test_what_a_batch_or_chance_has_a_say_in_is_said_with_what_to_do() -> None:
 def test_a_search_warns_of_either_in_the_doctor_s_words(
     network: str, who: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file, checkpoint = tmp_path / "cancer.py", tmp_path / "teacher.safetensors"
+    file = tmp_path / "cancer.py"
     file.write_text(EXAMPLE.replace(f"return {network}\n", f"return nn.Sequential(Centred(), {network})\n") + CENTRED)
-    space = load_space(file)
-    save_file(space.task.teacher().state_dict(), checkpoint)
-    storage = f"sqlite:///{tmp_path}/optuna.db"
-    settings = Settings(
-        space_name="cancer",
-        space_file=file,
-        study="s",
-        storage=storage,
-        runs_dir=tmp_path / "mlruns",
-        teachers=(checkpoint,),
-    )
-    study = opened(settings, space)
-    study.hold()
-    prepare(settings, space, study, Terminal(), Silent())
-    study.lease.release()
+    study = prepared_with_fresh_teacher(file)
     said = (
         rf"{who} is not steady: a sample alone has logits \d+\.\d% of the largest apart from its own in a batch of 16"
     )
