@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
-from conftest import EXAMPLE, PATIENCE_S, epochs_logged, search, wait_for
+from conftest import EXAMPLE, PATIENCE_S, epochs_logged, search, settings_in, wait_for
+from optuna.trial import TrialState, create_trial
 from servers import MlflowServer, Postgres
+from sqlalchemy.exc import OperationalError
 from test_storm import EPOCHS, FLAGS, begin, check_curves, reached
+
+from harness.storage.access import open_storage
 
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 
@@ -75,6 +82,24 @@ def test_a_storage_that_is_killed_has_kept_what_it_was_told(
     assert own_postgres.log().count("was not properly shut down") == 3
     assert reached(storage) == undisturbed
     check_curves(example, 16)
+
+
+def test_a_trial_that_could_not_be_stored_is_not_stored_later(example: Path, own_postgres: Postgres) -> None:
+    """The lock under which its configuration was chosen is lost by then, and others have begun trials."""
+    settings = replace(settings_in(example, trials=1), storage=own_postgres.new_database("late"))
+    storage = open_storage(settings)
+    study = optuna.create_study(storage=storage.optuna)
+    study_id = storage.optuna.get_study_id_from_name(study.study_name)
+    own_postgres.stop()
+    back = threading.Timer(0.5, own_postgres.start)
+    back.start()
+    with pytest.raises(OperationalError):
+        storage.create_trial(study_id, create_trial(state=TrialState.RUNNING))
+    back.join()
+    time.sleep(2.5)  # longer than the pause after which Optuna tries again
+    assert study.get_trials() == []
+    assert storage.create_trial(study_id, create_trial(state=TrialState.RUNNING)).number == 0
+    storage.close_connections()
 
 
 def test_storage_and_tracking_server_may_be_away_at_once(

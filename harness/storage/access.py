@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -13,9 +14,10 @@ import optuna
 import sqlalchemy
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
+from optuna.trial import FrozenTrial
 from sqlalchemy import event
-from sqlalchemy.engine import Engine
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.engine import Engine, ExceptionContext
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from harness.addresses import is_server, lock_of, redact, sqlite_path
 from harness.content import exclusive
@@ -56,6 +58,25 @@ class Storage:
         """The engine of a PostgreSQL server, whose studies workers of many machines share; ``None`` for SQLite."""
         return None if self.database.engine.dialect.name == "sqlite" else self.database.engine
 
+    def create_trial(self, study_id: int, trial: FrozenTrial) -> FrozenTrial:
+        """Store a trial whole, and return it as it is stored, with its number.
+
+        RDBStorage's own ``create_new_trial`` tries a failed insert again, up to five times with pauses of up to two
+        seconds. The lock under which the trial was chosen may be lost meanwhile, and the trial would then be stored
+        beside others that it was not chosen against. Here the first failure is raised.
+
+        Raises:
+            SQLAlchemyError: If the storage can't be reached. The trial may be stored or not.
+        """
+        _failing.at_once = True
+        try:
+            trial_id = self.optuna.create_new_trial(study_id, trial)
+        except _FirstFailure as failure:
+            raise failure.error from None
+        finally:
+            _failing.at_once = False
+        return self.optuna.get_trial(trial_id)
+
     def patience(self) -> Patience:
         """Return how to meet failing calls: a server that is away is asked again."""
         return Patience(never if self.server is None else server_is_away)
@@ -64,6 +85,24 @@ class Storage:
         """Close idle connections; the storage opens new ones when it needs them."""
         self.database.remove_session()
         self.database.engine.dispose()
+
+
+_failing = threading.local()
+"""Whether this thread wants the first failure of a statement (``at_once``)."""
+
+
+class _FirstFailure(Exception):
+    """A failure of the driver, as an error that Optuna does not take for one of the database."""
+
+    def __init__(self, error: DBAPIError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _pass_by_retries(context: ExceptionContext) -> None:
+    found = context.sqlalchemy_exception
+    if getattr(_failing, "at_once", False) and isinstance(found, DBAPIError) and not context.is_pre_ping:
+        raise _FirstFailure(found)
 
 
 @contextlib.contextmanager
@@ -158,6 +197,7 @@ def _open_server(address: str) -> RDBStorage:
             lock(connection, "tables")
             database = RDBStorage(address, engine_kwargs=engine_kwargs)
             event.listen(database.engine, "connect", _set_server_keepalives)
+            event.listen(database.engine, "handle_error", _pass_by_retries)
             database.engine.dispose()
             make_tables(database.engine)
     finally:

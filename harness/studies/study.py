@@ -235,7 +235,7 @@ class Study(Record):
             HarnessError: If the study has a trial with another kind of range, which Optuna does not mix.
         """
         try:
-            return self.storage.optuna.get_trial(self.storage.optuna.create_new_trial(self._study_id, trial))
+            return self.storage.create_trial(self._study_id, trial)
         except ValueError as error:
             raise self.mixed_ranges(error) from error
 
