@@ -93,9 +93,10 @@ def test_machines_that_are_cut_off_lose_their_trials_and_yield_when_they_are_bac
         wait_for(lambda: "2 of the last trials are run elsewhere" in said(heir))
         networks[first].reset()
         networks[second].black_hole()
-        wait_for(lambda: len(trained(example, heir, 0)) >= 100)
         alone = len(trained(example, first, 0))
         wait_for(lambda: len(trained(example, first, 0)) > alone)  # it trains on
+        # The heir takes up either trial first, and trains it to its end before it takes up the other.
+        wait_for(lambda: len(trained(example, heir, 0)) >= 100)
         networks[first].mend()
         wait_for(lambda: max(len(trained(example, other, 1)) for other in (first, heir)) >= 100)
         networks[second].mend()

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from conftest import PATIENCE_S, README, ROOT, epochs_logged, epochs_of_checkpoint, wait_for
 from forked import Forked
-from mlflow import MlflowClient
 from servers import Postgres
 from slurm_cluster import INSTALL, Cluster, missing
 from test_storm import reached
@@ -69,12 +68,6 @@ def ended(process: Forked, folder: Path, *, code: int = 0) -> str:
 
 def logs(folder: Path) -> str:
     return "".join(path.read_text() for path in sorted(folder.glob("mlruns/slurm/cancer/*_log.out")))
-
-
-def run_states(folder: Path) -> list[str]:
-    """How MLflow's runs of trials stand."""
-    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    return [run.info.status for run in client.search_runs(["1"], "tags.kd.role = 'trial'")]
 
 
 def is_whole(folder: Path, trials: int, epochs: int, storage: str = "") -> bool:
@@ -134,8 +127,8 @@ def test_a_worker_that_its_time_limit_cuts_is_requeued_after_its_own_end(quiet: 
     quiet.run("scontrol", "update", f"jobid={number}", "timelimit=10")
     log = logs(example)
     assert "stopped with 0 of 1 trials finished and 1 more begun, which go on from their last checkpoints" in log
-    assert log.index("nothing is lost") < log.index("Calling checkpoint method") and "Traceback" not in log
-    assert "MLflow has ended" not in log and run_states(example) == ["SCHEDULED"]
+    assert log.index("nothing is lost") < log.index("Calling checkpoint method")
+    assert "Traceback" not in log, log[log.index("Traceback") :]
     cut = epochs_of_checkpoint(example, "cancer", 0)
     wait_for(lambda: f"trial 0 was cut; it goes on after epoch {cut} of 20000" in logs(example))
     quiet.run("scancel", number)

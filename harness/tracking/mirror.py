@@ -21,6 +21,7 @@ from harness.word import Word
 
 _MODULE = "harness.tracking.mirror_process"
 _GRACE_S, _GRACE_AFTER_ERROR_S = 10.0, 2.0
+_LAST_WORDS_S = 10.0  # for sending what is left when the search was stopped; a scheduler waits little longer
 _GAVE_UP = 1  # the exit code of a process whose store stayed away
 _MOST_DEATHS = 4  # in a row, each within ``_LIVES_S`` of its start; after them no more are started
 _LIVES_S, _FIRST_PAUSE_S = 60.0, 0.5  # a pause is twice as long as the one before
@@ -58,7 +59,10 @@ class Mirror:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self.close(grace_s=_GRACE_S if raised[0] is None else _GRACE_AFTER_ERROR_S)
+        if raised[0] is None:
+            self.close(grace_s=_GRACE_S)
+        else:
+            self.close(grace_s=_GRACE_AFTER_ERROR_S, within_s=_LAST_WORDS_S)
 
     def connect(self, address: str, experiment: str, artifact_root: Path, *, say: Callable[[str], None]) -> None:
         """Begin to connect to the tracking store, and wait until it has answered. Takes and raises what the two do."""
@@ -151,32 +155,43 @@ class Mirror:
         self._replied.wait()
         return self._reply
 
-    def close(self, *, grace_s: float) -> None:
-        """Wait until all is sent; a store that is away is waited for up to ``grace_s`` seconds."""
+    def close(self, *, grace_s: float, within_s: float | None = None) -> None:
+        """Wait until all is sent.
+
+        Args:
+            grace_s: How long a store that is away is waited for, in seconds.
+            within_s: How long a store that answers is waited for, in seconds; ``None`` waits until it has all.
+        """
+        ends_at = None if within_s is None else time.monotonic() + within_s
         if not self._connected:
             if self._address:
                 self._answered.wait(grace_s)  # a database that is being made is whole then
             self._closing.set()
             self._process.kill()
         self._closing.set()
-        code = self._end(grace_s)
+        code = self._end(grace_s, ends_at)
         self._listener.join()
-        if self._connected and code not in (0, _GAVE_UP):  # it was killed, or was not replaced yet
+        late = ends_at is not None and time.monotonic() > ends_at
+        if self._connected and code not in (0, _GAVE_UP) and not late:  # it was killed, or was not replaced yet
             self._replace()
             with ThreadPoolExecutor(1) as pool:
                 heard = pool.submit(self._hear)
-                code = self._end(grace_s)
+                code = self._end(grace_s, ends_at)
                 heard.result()
         _close(self._process)
         if self._connected and code != 0:
             self._word.say(f"not everything could be sent to MLflow; it is kept, and this sends it: {self._remedy}")
 
-    def _end(self, grace_s: float) -> int:
-        """Tell the process to end when all is sent; its exit code."""
+    def _end(self, grace_s: float, ends_at: float | None) -> int:
+        """Tell the process to end when all is sent; kill it at ``ends_at`` (monotonic). Return its exit code."""
         self._send(close=True, grace_s=grace_s)
         with contextlib.suppress(BrokenPipeError):
             _stdin(self._process).close()
-        return self._process.wait()
+        try:
+            return self._process.wait(None if ends_at is None else max(0.0, ends_at - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
 
     def _send(self, **message: Any) -> bool:
         """Tell the process something; whether it still takes it in."""

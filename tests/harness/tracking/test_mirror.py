@@ -139,3 +139,22 @@ def test_no_process_is_left_behind(tmp_path: Path, store: str) -> None:
         kill(mirror)
     with pytest.raises(ProcessLookupError):
         os.kill(mirror._process.pid, 0)
+
+
+def test_a_search_that_is_stopped_does_not_wait_until_a_long_backlog_is_sent(
+    tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.tracking.mirror._LAST_WORDS_S", 0.0)
+    epochs, said = 4_000, list[str]()
+    with pytest.raises(KeyboardInterrupt), Mirror(remedy="the remedy") as mirror:
+        mirror.connect(store, "kd-x", tmp_path / "mlruns", say=said.append)
+        spool = logged(tmp_path, "long", mirror)
+        for epoch in range(1, epochs):
+            spool.metrics({"loss": 0.5}, step=epoch)
+        raise KeyboardInterrupt
+    assert said == ["not everything could be sent to MLflow; it is kept, and this sends it: the remedy"]
+    with Mirror() as mirror:
+        mirror.connect(store, "kd-x", tmp_path / "mlruns", say=said.append)
+        mirror.notify(tmp_path / "long")
+    steps = [point.step for point in MlflowClient(store).get_metric_history(runs(store)["long"].info.run_id, "loss")]
+    assert sorted(steps) == list(range(epochs))
