@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.cli import parse_search, run
+from harness.cli.search import parse_search, run
 from harness.launchers import launch
 
 

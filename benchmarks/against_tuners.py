@@ -37,8 +37,8 @@ from optuna.trial import TrialState
 from process_tree import ProcessTree
 from provenance import provenance
 
-from harness.concurrency import usable_cores
-from harness.pareto import hypervolume
+from harness.core.pareto import hypervolume
+from harness.preparation.concurrency import usable_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).parent / "results"

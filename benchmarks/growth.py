@@ -30,8 +30,8 @@ import torch
 from optuna.trial import TrialState, create_trial
 from safetensors.torch import load_file, save_file
 
-from harness.cli import parse_search
-from harness.content import tensors_digest
+from harness.cli.search import parse_search
+from harness.core.content import tensors_digest
 from harness.preparation.prepare import prepare
 from harness.preparation.prepared import Prepared
 from harness.reporting.parent import ParentRun

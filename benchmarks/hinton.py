@@ -28,17 +28,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from harness.content import derived_seed
+from harness.core.content import derived_seed
 from harness.training.fit import fit, seed_draws
 from harness.training.tensor_file import save_tensors
 from harness.trials.confirm import interval
 from harness.trials.trial import ordered_logits
 from lightning_modules.batch import select
 from lightning_modules.classifier import StudentModule, TeacherModule
-from lightning_modules.criteria import DistillationCriterion
-from lightning_modules.datasets import fashion_mnist
-from lightning_modules.tensors import Split, TensorDataModule
-from lightning_modules.views import ShiftedViews
+from lightning_modules.data.embedded import fashion_mnist
+from lightning_modules.data.tensors import Split, TensorDataModule
+from lightning_modules.data.views import ShiftedViews
+from lightning_modules.methods import DistillationCriterion
 
 EPOCHS, TEACHER_EPOCHS, SEEDS, BATCH = 10, 12, 3, 128
 TEMPERATURES = (1.0, 2.0, 2.5, 4.0, 8.0, 20.0)

@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 
-from harness.cli import parse_search
-from harness.concurrency import usable_cores
-from harness.content import derived_seed
-from harness.cost import key_of
+from harness.cli.search import parse_search
+from harness.core.content import derived_seed
+from harness.cost.measure import key_of
+from harness.preparation.concurrency import usable_cores
 from harness.preparation.prepare import prepare
 from harness.preparation.prepared import Prepared
 from harness.screen.terminal import Terminal
@@ -35,7 +35,7 @@ from harness.studies.opening import open_study
 from harness.tracking.mirror import Mirror
 from harness.trials.trial import StudentJob, train_student
 from lightning_modules.batch import select
-from lightning_modules.tensors import Split
+from lightning_modules.data.tensors import Split
 
 GRIDS: dict[str, dict[str, list[Any]]] = {
     "digits": {

@@ -29,8 +29,8 @@ import torch
 from learning_curves import prepared_for, thin_out
 from optuna.samplers import RandomSampler
 
-from harness.concurrency import usable_cores
-from harness.content import derived_seed
+from harness.core.content import derived_seed
+from harness.preparation.concurrency import usable_cores
 from harness.preparation.prepared import Prepared
 from harness.space import METHOD, Configuration, SearchSpace
 from harness.trials.confirm import interval

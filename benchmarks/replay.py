@@ -32,8 +32,8 @@ from recorded_curves import FLOORS, Curves
 from scipy.stats import spearmanr
 from searchers import METHODS, Method
 
-from harness.concurrency import usable_cores
-from harness.pareto import hypervolume
+from harness.core.pareto import hypervolume
+from harness.preparation.concurrency import usable_cores
 from harness.trials.pruning import rungs_of
 
 WHOLE = 0.5  # accuracy from which all students count

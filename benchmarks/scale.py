@@ -29,7 +29,7 @@ from harness.metrics import METRICS
 from harness.sampling.proposal import Proposer
 from harness.settings import Settings
 from harness.storage.access import open_storage
-from harness.storage.claims import Check
+from harness.storage.leases import Check
 from harness.studies.claim import Claim
 from harness.studies.claiming import Claimant
 from harness.studies.opening import find_study, open_study

@@ -16,13 +16,13 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from recorded_curves import FLOORS, Curves, Place
 
-from harness.flags import space_file
+from harness.cli.flags import space_file
 from harness.sampling.candidates import Points, Pool
 from harness.sampling.forecast import Forecast
 from harness.sampling.proposal import make_sampler
 from harness.space import SearchSpace, load_space
 from harness.trials.pruning import Standing, rungs_of, stop
-from lightning_modules.criteria import HINTON
+from lightning_modules.methods import HINTON
 
 
 class Method(Protocol):

@@ -28,7 +28,7 @@ from harness.preparation.scoring import score
 from harness.space import Configuration, SearchSpace
 from harness.trials.trial import StudentJob, ordered_logits, train_student
 from lightning_modules.batch import Batch, call
-from lightning_modules.tensors import TensorDataModule, TensorLoader
+from lightning_modules.data.tensors import TensorDataModule, TensorLoader
 
 SPACE = "fashion-mnist-shifted"
 CONFIGURATION = Configuration({"width": 8}, {"temperature": 4.0, "alpha": 0.3}, {"learning_rate": 0.01})

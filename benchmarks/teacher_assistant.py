@@ -23,7 +23,7 @@ from harness.preparation.prepared import Prepared
 from harness.space import Configuration, SearchSpace
 from harness.trials.trial import StudentJob, train_student
 from lightning_modules.batch import call
-from lightning_modules.tensors import TensorDataModule
+from lightning_modules.data.tensors import TensorDataModule
 
 ASSISTANT = 8  # its width; teachers have 64 (digits) and 32 (Fashion-MNIST)
 STUDENTS = {"digits": (1, 2, 3), "fashion-mnist": (2, 4)}

@@ -23,7 +23,7 @@ import psutil
 import torch
 import torch.nn.functional as F
 
-from harness.cli import parse_search
+from harness.cli.search import parse_search
 from harness.preparation.prepare import prepare
 from harness.preparation.prepared import Prepared
 from harness.reporting.parent import ParentRun

@@ -26,7 +26,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_modules.datasets import digits, fashion_mnist
+from lightning_modules.data.embedded import digits, fashion_mnist
 from lightning_modules.networks import ConvNet
 
 TRACKING_URI = "sqlite:///usual_mlflow.db"

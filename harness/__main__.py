@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import sys
 
-from harness.cli import command_for, run
-from harness.commands import parse_command
+from harness.cli.commands import parse_command
+from harness.cli.search import command_for, run
 from harness.launchers import launch
 from harness.settings import Settings
 
@@ -34,16 +34,16 @@ def confirm(settings: Settings) -> None:
 
         terminal = Terminal()
         with terminal.loading("PyTorch, Optuna and MLflow"):
-            from harness.concurrency import workers_together
-            from harness.errors import HarnessError
+            from harness.core.errors import HarnessError
+            from harness.preparation.concurrency import workers_together
             from harness.preparation.prepare import prepare
             from harness.preparation.scoring import score
-            from harness.preparation.teacher_outputs import SEARCHED
+            from harness.reporting.notes import nothing_to_confirm
             from harness.reporting.report import report
             from harness.reporting.result import collect
-            from harness.reporting.sentences import nothing_to_confirm
             from harness.storage.access import storage_in_reach
             from harness.studies.opening import reopen_study
+            from harness.teachers.outputs import SEARCHED
             from harness.tracking.spool import Spool
             from harness.trials.confirm import SPLIT, confirmations
             from harness.trials.context import TrialContext
@@ -115,7 +115,7 @@ def report(settings: Settings) -> None:
 
         terminal = Terminal()
         with terminal.loading("PyTorch and Optuna"):
-            from harness.errors import HarnessError
+            from harness.core.errors import HarnessError
             from harness.reporting.report import report
             from harness.storage.access import storage_in_reach
             from harness.studies.listing import with_study

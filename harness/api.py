@@ -15,9 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli import parse_search
-from harness.errors import HarnessError, Interrupted, interrupt, lose_no_signal
-from harness.flags import space_file, space_names, study_of, variable
+from harness.cli.flags import space_file, space_names, study_of, variable
+from harness.cli.search import parse_search
+from harness.core.errors import HarnessError, Interrupted, interrupt, lose_no_signal
 from harness.launchers import launch
 from harness.session import run_search
 from harness.settings import DEFAULT_RUNS_DIR, DEFAULT_STORAGE, Settings
@@ -209,7 +209,7 @@ class Result:
         """
         from safetensors.torch import load_file
 
-        from harness.preparation.students import build_student
+        from harness.networks.students import build_student
         from harness.task import deployed_network
         from harness.training.tensor_file import load_state
         from harness.trials.trial import STUDENT
@@ -257,8 +257,8 @@ class Result:
         """Return the front as a table, with what should be known beside it."""
         import html
 
-        from harness.reporting.sentences import notes
-        from harness.screen.shown import cell, heading
+        from harness.reporting.notes import notes
+        from harness.screen.formatting import cell, heading
 
         found = self._found
         names = [*found.columns, *found.parameters]
@@ -279,7 +279,7 @@ class Result:
 
 def _placed(space: SearchSpace | str | os.PathLike[str]) -> tuple[SearchSpace | None, Path | None]:
     """Return a space that Python gives, with its code, and the file that it is in; ``None`` for what there is not."""
-    from harness.sources import Code, code_of, package_code
+    from harness.core.sources import Code, code_of, package_code
     from harness.space import SearchSpace
 
     if isinstance(space, str) and space in space_names():

@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from harness.cli import command_for, next_steps
-from harness.errors import Interrupted
+from harness.cli.search import command_for, next_steps
+from harness.core.errors import Interrupted
 from harness.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def run_search(settings: Settings, given: SearchSpace | None = None) -> None:
     with Mirror(remedy=command_for("report", settings)) as mirror, contextlib.ExitStack() as reach:
         mirror.begin_to_connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
         with _saying_if_stopped(terminal), terminal.loading("PyTorch, Optuna and MLflow"):
-            from harness.concurrency import workers_together
+            from harness.preparation.concurrency import workers_together
             from harness.preparation.prepare import prepare
             from harness.region import check_name
             from harness.reporting.parent import ParentRun

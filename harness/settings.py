@@ -8,7 +8,7 @@ from pathlib import Path
 SAMPLERS = ("front", "tpe", "nsga2", "gp", "random")
 PRUNERS = ("pareto", "none")
 AVERAGES = ("probabilities", "logits")
-"""What is averaged of several teachers; see ``harness.preparation.ensemble``."""
+"""What is averaged of several teachers; see ``harness.teachers.ensemble``."""
 CONTROLS = ("tuned", "plain", "none")
 """See ``harness.trials.controls``: ``tuned`` has the plain ones too."""
 DEFAULT_STORAGE = "sqlite:///optuna.db"

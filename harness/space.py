@@ -28,14 +28,14 @@ from optuna.distributions import (
 from optuna.trial import Trial
 from torch import nn
 
-from harness.choices import chosen, holds, storable
-from harness.errors import HarnessError, Interrupted, did_you_mean, one_line
+from harness.core.choices import chosen, holds, storable
+from harness.core.errors import HarnessError, Interrupted, did_you_mean, one_line
+from harness.core.names import check_metric_name, check_parameter_names
+from harness.core.sources import Code, code_of, is_own, make_importable, noting_imports
 from harness.metrics import METRICS
-from harness.names import check_metric_name, check_parameter_names
-from harness.sources import Code, code_of, is_own, make_importable, noting_imports
 from harness.task import Task, class_names
 from lightning_modules.classifier import ClassifierModule, check_training
-from lightning_modules.criteria import HINTON, METHODS, Criterion, make_criterion
+from lightning_modules.methods import HINTON, METHODS, Criterion, make_criterion
 
 # A tuple as a choice is warned of where it is declared; here it is stored as text.
 warnings.filterwarnings("ignore", "Choices for a categorical distribution should be", UserWarning)
@@ -82,7 +82,7 @@ class SearchSpace:
         task: What is being compressed.
         student: Architecture; reaches ``task.student``.
         distillation: ``temperature`` and ``alpha`` (the weight of the **hard-label** loss). Or, by name of a method
-            (``lightning_modules.criteria.METHODS``, or any other name with a ``Method`` of one's own), the parameters
+            (``lightning_modules.methods.METHODS``, or any other name with a ``Method`` of one's own), the parameters
             of each: ``method`` is searched then too, and a method's parameters exist in its own trials only.
         training: ``learning_rate`` and ``weight_decay``, as far as they vary.
         epochs: Epochs of a trial, unless the command line says otherwise.

@@ -13,7 +13,7 @@ from torch import nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_modules.tensors import TensorDataModule
+from lightning_modules.data.tensors import TensorDataModule
 
 
 class Task(ABC):

@@ -21,7 +21,7 @@ class Batch:
         ids: Which samples of the split these are, shape (B,), int64.
         inputs: What a network is called with: a tensor (B, …) or a dict of such tensors (passed as keywords).
         labels: Class indices, shape (B,), int64.
-        targets: Probabilities of the classes, shape (B, C), where a view gives them (see ``lightning_modules.views``);
+        targets: Probabilities of the classes, shape (B, C), where a view gives them (``lightning_modules.data.views``);
             ``None`` where the labels are the targets.
         teacher: The teacher's stored outputs for these samples by name; ``"logits"`` has shape (B, C), never softmaxed.
             Empty while the teacher itself is trained.

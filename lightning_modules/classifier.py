@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_modules.batch import Batch, call, evaluating
-from lightning_modules.criteria import Criterion, HardLabelCriterion, Term
 from lightning_modules.features import captured
+from lightning_modules.methods import Criterion, HardLabelCriterion, Term
 
 _WARM_UP = 0.3  # share of the steps, OneCycleLR's default
 

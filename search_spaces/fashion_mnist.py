@@ -6,9 +6,9 @@ from optuna.distributions import FloatDistribution, IntDistribution
 
 from harness.space import SearchSpace
 from harness.task import Task
-from lightning_modules.datasets import fashion_mnist
+from lightning_modules.data.embedded import fashion_mnist
+from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.networks import ConvNet
-from lightning_modules.tensors import TensorDataModule
 
 
 class FashionMNIST(Task):

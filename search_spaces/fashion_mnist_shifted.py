@@ -3,9 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from lightning_modules.datasets import fashion_mnist
-from lightning_modules.tensors import TensorDataModule
-from lightning_modules.views import ShiftedViews
+from lightning_modules.data.embedded import fashion_mnist
+from lightning_modules.data.tensors import TensorDataModule
+from lightning_modules.data.views import ShiftedViews
 from search_spaces import fashion_mnist as plain
 
 

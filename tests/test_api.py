@@ -42,7 +42,7 @@ def run(folder: Path, script: str, *, expect: int = 0) -> str:
 
 def test_the_package_imports_nothing_heavy_by_itself() -> None:
     heavy = "[name for name in ('torch', 'optuna', 'mlflow', 'pandas') if name in sys.modules]"
-    script = f"import sys, harness, harness.flags\nprint({heavy}, sorted(harness.__all__))"
+    script = f"import sys, harness, harness.cli.flags\nprint({heavy}, sorted(harness.__all__))"
     found = subprocess.run(
         [sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=True
     )

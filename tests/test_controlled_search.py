@@ -154,7 +154,7 @@ import os
 import torch
 import torch.nn.functional as F
 
-from lightning_modules.views import Views, uniforms
+from lightning_modules.data.views import Views, uniforms
 
 
 class Mixed(Views):

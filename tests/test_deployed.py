@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from harness.doctor import diagnose
-from harness.preparation.assistant import load_assistant
 from harness.screen.terminal import Terminal
 from harness.settings import Settings
 from harness.space import load_space
+from harness.teachers.assistant import load_assistant
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from harness.space import SearchSpace
 from harness.task import Task
-from lightning_modules.tensors import Split, TensorDataModule
+from lightning_modules.data.tensors import Split, TensorDataModule
 
 
 def points(samples, seed):

@@ -71,8 +71,8 @@ def test_the_engine_names_no_space_and_no_dataset() -> None:
 def test_help_is_there_at_once_because_nothing_heavy_is_imported() -> None:
     code = (
         "import sys; sys.argv = ['search.py', '--help']\n"
-        "import search, harness.cli\n"
-        "try: harness.cli.parse_search()\n"
+        "import search, harness.cli.search\n"
+        "try: harness.cli.search.parse_search()\n"
         "except SystemExit as end: assert end.code == 0\n"
         "heavy = {'torch', 'pytorch_lightning', 'mlflow', 'optuna', 'pandas', 'numpy', 'sqlalchemy', 'rich'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"

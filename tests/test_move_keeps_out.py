@@ -25,12 +25,12 @@ from test_moved_study import moved, moving
 from test_storm import begin
 
 import harness.studies.move
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
 from harness.screen.terminal import Terminal
 from harness.settings import Settings
 from harness.space import load_space
 from harness.storage.access import open_storage
-from harness.storage.database_claims import DatabaseClaims
+from harness.storage.database_leases import DatabaseClaims
 from harness.studies.move import move
 from search_spaces.digits import SPACE
 
@@ -81,8 +81,8 @@ def test_a_study_that_another_machine_works_on_stays_and_the_machine_is_named(se
 def test_a_machine_that_was_lost_is_listened_for_and_then_forgotten(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("harness.storage.database_claims.BEAT_S", 0.2)
-    monkeypatch.setattr("harness.storage.database_claims.GRACE_S", 1.0)
+    monkeypatch.setattr("harness.storage.database_leases.BEAT_S", 0.2)
+    monkeypatch.setattr("harness.storage.database_leases.GRACE_S", 1.0)
     other = opened(replace(settings, runs_dir=settings.runs_dir / "other"))
     claim, claims = claimed(other, SPACE), other.claims
     assert claim is not None and isinstance(claims, DatabaseClaims)

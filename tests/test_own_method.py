@@ -14,7 +14,7 @@ FLAT = 'distillation={"temperature": FloatDistribution(1, 10, log=True), "alpha"
 OWN = '''
 from torch import nn
 from harness.space import Method
-from lightning_modules.criteria import Criterion, Term
+from lightning_modules.methods import Criterion, Term
 
 
 class Squared(Criterion):

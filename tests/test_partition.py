@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.service]
 
 EPOCHS = 2500  # of a trial that lasts longer than a worker may be silent
 HURRIED = (
-    "import sys, runpy, harness.storage.claims as claims\nclaims.BEAT_S, claims.GRACE_S = 1.0, 8.0\n"
+    "import sys, runpy, harness.storage.leases as claims\nclaims.BEAT_S, claims.GRACE_S = 1.0, 8.0\n"
     "sys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
 )
 """A search whose silence is noticed sooner."""

@@ -16,7 +16,7 @@ from conftest import PATIENCE_S, ROOT, environment, epochs_logged, search, setti
 from forked import Forked
 from servers import Postgres
 
-from harness.errors import HarnessError, one_line
+from harness.core.errors import HarnessError, one_line
 from harness.settings import Settings
 from harness.storage.access import open_storage
 
@@ -220,7 +220,9 @@ def test_a_traceback_that_holds_an_address_is_kept_without_its_password(example:
 
 
 def test_a_bug_outside_of_a_trial_is_told_without_passwords(example: Path) -> None:
-    code = "from harness.cli import run\ndef main(): raise SystemError('postgresql://kd:Wr0ng@h/kd')\nrun(main)\n"
+    code = (
+        "from harness.cli.search import run\ndef main(): raise SystemError('postgresql://kd:Wr0ng@h/kd')\nrun(main)\n"
+    )
     (example / "bug.py").write_text(code)
     ended, output = with_variables(example, {}, example / "bug.py")
     assert ended == 1 and output.endswith("SystemError: postgresql://kd:***@h/kd\n") and "Traceback" in output

@@ -14,8 +14,8 @@ import pytest
 import torch
 from conftest import ROOT, environment, opened, search, settings_in
 
-from harness.content import inside, write_atomically
-from harness.errors import HarnessError
+from harness.core.content import inside, write_atomically
+from harness.core.errors import HarnessError
 from harness.tracking.mlflow_sink import MlflowSink
 from harness.tracking.spool import SPOOL, Spool
 

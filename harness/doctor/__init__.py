@@ -9,7 +9,7 @@ import torch
 
 from harness.doctor import data, distillation, labels, splits, student, teacher, training
 from harness.doctor.check import STATES, Finding, examine
-from harness.doctor.patient import Patient
+from harness.doctor.context import Patient
 from harness.screen.terminal import Terminal
 from harness.settings import Settings
 from harness.training.allocator import keep_freed_memory

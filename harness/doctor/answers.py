@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from harness.doctor.check import Doubt, Flaw
-from harness.preparation.logits import check_logits
-from harness.preparation.misgivings import is_made_of_probabilities
-from harness.preparation.steadiness import logits_of, unsteadiness
+from harness.networks.logits import check_logits
+from harness.networks.steadiness import logits_of, unsteadiness
+from harness.preparation.sanity_warnings import is_made_of_probabilities
 from lightning_modules.batch import Inputs
 
 

@@ -16,9 +16,9 @@ from typing import Literal, get_args
 
 import torch
 
-from harness.content import derived_seed
-from harness.doctor.patient import Patient
-from harness.errors import HarnessError, Unfit, advice_of, one_line
+from harness.core.content import derived_seed
+from harness.core.errors import HarnessError, Unfit, advice_of, one_line
+from harness.doctor.context import Patient
 from harness.screen.terminal import Terminal
 from harness.training.fit import seed_draws
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from harness.content import tensors_digest
+from harness.core.content import tensors_digest
 from harness.doctor.check import Check, Doubt, Flaw, told
-from harness.doctor.patient import Patient, some_samples
+from harness.doctor.context import Patient, some_samples
 from harness.space import load_space
-from lightning_modules import tensors
 from lightning_modules.batch import Inputs, select
-from lightning_modules.tensors import TensorDataModule, not_finite
-from lightning_modules.views import show
+from lightning_modules.data import tensors
+from lightning_modules.data.tensors import TensorDataModule, not_finite
+from lightning_modules.data.views import show
 
 _OF_SPLITS = Path(tensors.__file__).resolve().parent
 _SHOWN = 10  # classes that are named; there may be thousands
@@ -55,7 +55,8 @@ def data_can_be_had(patient: Patient) -> str:
 
 def comes_from_a_split(error: Exception) -> bool:
     """Return whether an error is of what makes and takes splits, which says itself what to do."""
-    return Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve().parent == _OF_SPLITS
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve().parent
+    return raised_in in (_OF_SPLITS, _OF_SPLITS.parent)
 
 
 def data_stays_the_same(patient: Patient) -> str:
@@ -132,7 +133,7 @@ CHECKS = (
     Check(
         "views",
         views_can_be_repeated,
-        "let Views.of depend on (seed, sample, view) alone; lightning_modules.views.uniforms draws so",
+        "let Views.of depend on (seed, sample, view) alone; lightning_modules.data.views.uniforms draws so",
         needs=("data",),
     ),
 )

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.core.errors import HarnessError
 from harness.doctor.check import Check, Flaw, Groundless, asking
-from harness.doctor.patient import Patient, losses_of, text_of
-from harness.errors import HarnessError
-from harness.preparation.methods import check_layers_of, classes_fault, targets_fault
+from harness.doctor.context import Patient, losses_of, text_of
+from harness.preparation.method_checks import check_layers_of, classes_fault, targets_fault
 from harness.preparation.mixing import mixes_targets
 from harness.space import METHOD, Configuration, ends
 from harness.training.fit import seed_draws

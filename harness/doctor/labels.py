@@ -11,16 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.doctor.check import Check, Doubt, Flaw, Groundless
-from harness.doctor.patient import Patient
+from harness.doctor.context import Patient
+from harness.networks.steadiness import logits_of
 from harness.preparation.chance import check_metric
-from harness.preparation.misgivings import no_better_than_chance
 from harness.preparation.mixing import REMEDY, mixes_targets, why_no_control
 from harness.preparation.prepare import check_class_names
+from harness.preparation.sanity_warnings import no_better_than_chance
 from harness.preparation.scoring import scores_of
-from harness.preparation.steadiness import logits_of
 from harness.preparation.teacher_checks import check_pair
-from harness.preparation.teacher_outputs import run_teacher
 from harness.region import check_name, check_reach, region_of
+from harness.teachers.outputs import run_teacher
 
 _AFFORDABLE_S = 5.0  # that the teacher may take for the whole validation split, before a sample of it must do
 

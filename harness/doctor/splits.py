@@ -9,8 +9,8 @@ from collections import defaultdict
 import torch
 
 from harness.doctor.check import Check, Flaw
-from harness.doctor.patient import Patient
-from lightning_modules.tensors import Split
+from harness.doctor.context import Patient
+from lightning_modules.data.tensors import Split
 
 _SHOWN = 3
 

@@ -11,24 +11,24 @@ import optuna
 import torch
 from optuna.samplers import RandomSampler
 
-from harness import budget
-from harness.content import tensors_digest
-from harness.cost import conditions_of, count_costs, key_of, measure_costs
+from harness.core.content import tensors_digest
+from harness.core.errors import HarnessError, advising
+from harness.cost import budgets as budget
+from harness.cost.macs import macs_of
+from harness.cost.measure import conditions_of, count_costs, key_of, measure_costs
 from harness.doctor.answers import check_answers, check_steady
 from harness.doctor.check import Check, Doubt, Flaw, asking
-from harness.doctor.patient import Patient, text_of
-from harness.errors import HarnessError, advising
-from harness.macs import macs_of
+from harness.doctor.context import Patient, text_of
 from harness.metrics import METRICS, unknown_for_some
-from harness.preparation.costs import example_inputs
-from harness.preparation.deployment import check_deployed
-from harness.preparation.methods import student_layers
-from harness.preparation.misgivings import ALIKE, of_task, of_training
-from harness.preparation.steadiness import ASKED, TOLERANCE, distance
-from harness.preparation.students import begin_at_one, check_students, layer_without_units
-from harness.preparation.teacher import learns
+from harness.networks.deployment import check_deployed
+from harness.networks.steadiness import ASKED, TOLERANCE, distance
+from harness.networks.students import begin_at_one, check_students, layer_without_units
+from harness.preparation.cost_table import example_inputs
+from harness.preparation.method_checks import student_layers
+from harness.preparation.sanity_warnings import ALIKE, of_task, of_training
 from harness.space import ends
 from harness.task import Task
+from harness.teachers.make import learns
 from harness.training.fit import seed_draws
 from harness.training.tensor_file import cpu_state
 from lightning_modules.batch import call

@@ -10,18 +10,18 @@ from torch import Tensor, nn
 
 from harness.doctor.answers import check_answers, check_steady
 from harness.doctor.check import Check, Doubt, Flaw
-from harness.doctor.patient import SAMPLES, STEPS, Patient, losses_of
+from harness.doctor.context import SAMPLES, STEPS, Patient, losses_of
+from harness.networks.digest import answers_of, network_digest, samples_of
+from harness.networks.steadiness import ASKED, TOLERANCE, distance, logits_of
 from harness.preparation.fingerprint import fingerprint
-from harness.preparation.methods import teacher_layers
-from harness.preparation.network_digest import answers_of, network_digest, samples_of
-from harness.preparation.steadiness import ASKED, TOLERANCE, distance, logits_of
-from harness.preparation.teacher import AS_IT_IS, find_teacher, learns
+from harness.preparation.method_checks import teacher_layers
 from harness.preparation.teacher_checks import check_outputs
-from harness.preparation.teacher_outputs import find_teacher_outputs, run_teacher
+from harness.teachers.make import AS_IT_IS, find_teacher, learns
+from harness.teachers.outputs import find_teacher_outputs, run_teacher
 from lightning_modules.batch import select
 from lightning_modules.classifier import TeacherModule
-from lightning_modules.tensors import Split
-from lightning_modules.views import show
+from lightning_modules.data.tensors import Split
+from lightning_modules.data.views import show
 
 _PARTS_SHOWN = 3
 

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
-from harness.content import tensors_digest
+from harness.core.content import tensors_digest
 from harness.doctor.check import Check, Flaw
-from harness.doctor.patient import Patient
-from harness.preparation.steadiness import ASKED, TOLERANCE, distance, logits_of
-from harness.preparation.students import build_student
+from harness.doctor.context import Patient
+from harness.networks.steadiness import ASKED, TOLERANCE, distance, logits_of
+from harness.networks.students import build_student
 from harness.task import deployed_network
 from harness.tracking.autologging import switch_off_autologging
 from harness.training.checkpoint import Checkpoints

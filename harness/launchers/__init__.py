@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.placement import Placement
+from harness.launchers.placement import Placement
 from harness.settings import Settings
 
 
@@ -22,7 +22,7 @@ def launch(settings: Settings, placement: Placement) -> None:
 
         run_search(settings)
         return
-    from harness.launchers.attend import attend
+    from harness.launchers.monitor import attend
 
     if placement.launcher == "slurm":
         from harness.launchers import slurm

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from harness.addresses import redact
-from harness.argv import VARIABLES
-from harness.errors import HarnessError
+from harness.core.addresses import redact
+from harness.core.argv import VARIABLES
+from harness.core.errors import HarnessError
 from harness.settings import Settings
 
 _STORAGE, _TRACKING = VARIABLES["--storage"], VARIABLES["--tracking-uri"]

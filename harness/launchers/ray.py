@@ -12,10 +12,10 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from harness.addresses import redact
-from harness.errors import HarnessError, one_line
+from harness.core.addresses import redact
+from harness.core.errors import HarnessError, one_line
+from harness.launchers.placement import Placement
 from harness.launchers.remote import Errand, errand
-from harness.placement import Placement
 from harness.settings import Settings
 
 _RETRIES = 100  # of a worker that is lost with its node, or dies; a trial that kills whoever takes it up ends it

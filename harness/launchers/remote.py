@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.addresses import redact
-from harness.errors import HarnessError, Interrupted, interrupt_once, lose_no_signal, one_line
+from harness.core.addresses import redact
+from harness.core.errors import HarnessError, Interrupted, interrupt_once, lose_no_signal, one_line
 from harness.launchers.passwords import revealed
 from harness.settings import Settings
 

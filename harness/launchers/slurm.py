@@ -12,10 +12,10 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
 from harness.launchers.passwords import hidden
+from harness.launchers.placement import Placement
 from harness.launchers.remote import Errand, errand
-from harness.placement import Placement
 from harness.settings import Settings
 
 _REQUEUES = 10**6  # as often as it takes: each time it is some epochs further

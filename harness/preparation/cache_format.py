@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.content import write_atomically
+from harness.core.content import write_atomically
 
 FORMAT = 2
 """To be raised when files of the cache, or what their content keys are made of, change."""

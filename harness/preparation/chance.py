@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from harness.errors import Unfit, one_line
+from harness.core.errors import Unfit, one_line
 from harness.task import Task
 
 _VALUES = 8_000_000  # logits that a metric is given at once

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from harness.content import TensorHasher
+from harness.core.content import TensorHasher
 from lightning_modules.batch import Inputs, select
-from lightning_modules.tensors import TensorDataModule
-from lightning_modules.views import show
+from lightning_modules.data.tensors import TensorDataModule
+from lightning_modules.data.views import show
 
 _HASHED_AT_ONCE, _HASHED_BYTES = 4096, 2**26  # samples, and bytes of them: views need not fit in memory
 

@@ -18,10 +18,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
 from lightning_modules.batch import Inputs, select
-from lightning_modules.tensors import TensorDataModule
-from lightning_modules.views import Views, show
+from lightning_modules.data.tensors import TensorDataModule
+from lightning_modules.data.views import Views, show
 
 PROBED = 32
 """Views that are looked at, of samples evenly chosen."""

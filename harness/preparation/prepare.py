@@ -9,21 +9,21 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from harness import budget
-from harness.cli import doctor_command
-from harness.content import derived_seed, digest
-from harness.cost import MOST_ARCHITECTURES, Counts, shape_of
-from harness.errors import Unfit, if_memory_suffices
+from harness.cli.search import doctor_command
+from harness.core.content import derived_seed, digest
+from harness.core.errors import Unfit, if_memory_suffices
+from harness.cost import budgets as budget
+from harness.cost.measure import MOST_ARCHITECTURES, Counts, shape_of
 from harness.metrics import METRICS, Cost, unknown_for_some
-from harness.preparation.asking import asking, asking_the_middle, middle_student, student_of
+from harness.networks.deployment import check_deployed
+from harness.networks.digest import start_of
+from harness.networks.logits import label_classes
+from harness.networks.steadiness import ASKED, unsteadiness
+from harness.networks.students import check_students, middle_architecture, named
 from harness.preparation.cache_format import check_cache
-from harness.preparation.costs import cost_table, example_inputs, too_large
-from harness.preparation.deployment import check_deployed
-from harness.preparation.ensemble import averaged, bind_teachers, labels, make_teachers, number_of_teachers
+from harness.preparation.cost_table import cost_table, example_inputs, too_large
 from harness.preparation.fingerprint import fingerprint
-from harness.preparation.keeping import Keeper, nobody_else
-from harness.preparation.logits import label_classes
-from harness.preparation.methods import (
+from harness.preparation.method_checks import (
     check_classes,
     check_own_methods,
     check_student_layers,
@@ -32,16 +32,12 @@ from harness.preparation.methods import (
     student_layers,
     teacher_layers,
 )
-from harness.preparation.misgivings import ALIKE, misgivings, of_task, of_training
 from harness.preparation.mixing import REMEDY, mixes_targets, unrepeatable, why_no_control
-from harness.preparation.network_digest import start_of
 from harness.preparation.prepared import Prepared
+from harness.preparation.sanity_warnings import ALIKE, misgivings, of_task, of_training
 from harness.preparation.scoring import score, scores_of
-from harness.preparation.steadiness import ASKED, unsteadiness
-from harness.preparation.students import check_students, middle_architecture, named
-from harness.preparation.teacher import Teacher, learns
 from harness.preparation.teacher_checks import check_outputs, check_teacher
-from harness.preparation.teacher_outputs import SEARCHED, Outputs, make_teacher_outputs
+from harness.preparation.user_code import asking, asking_the_middle, middle_student, student_of
 from harness.region import check_reach, region_of
 from harness.screen.terminal import Terminal
 from harness.settings import Settings
@@ -50,11 +46,15 @@ from harness.studies.changes import bind_starts
 from harness.studies.start import Start
 from harness.studies.study import Study
 from harness.task import Task, class_names, deployed_network
+from harness.teachers.cache import Keeper, nobody_else
+from harness.teachers.ensemble import averaged, bind_teachers, labels, make_teachers, number_of_teachers
+from harness.teachers.make import Teacher, learns
+from harness.teachers.outputs import SEARCHED, Outputs, make_teacher_outputs
 from harness.tracking.mirror import Mirror
 from harness.training.allocator import keep_freed_memory
 from harness.training.fit import device_of, seed_draws
 from lightning_modules.batch import call
-from lightning_modules.tensors import TensorDataModule
+from lightning_modules.data.tensors import TensorDataModule
 
 _HASHED_NUMBERS = 20_000_000  # of students' fresh weights, at most, by which a start is known: half a second
 _GLANCED_AT = 16  # samples, by which it is seen whether a student gives logits

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.cost import CostTable
-from lightning_modules.tensors import TensorDataModule
+from harness.cost.measure import CostTable
+from lightning_modules.data.tensors import TensorDataModule
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -6,11 +6,11 @@ from torch import Tensor
 
 from harness.metrics import METRICS, SplitLogits
 from harness.preparation.chance import chance_level, check_metric
-from harness.preparation.limits import limits_of
+from harness.preparation.metric_limits import limits_of
 from harness.region import Scores, sign_of
 from harness.space import SearchSpace
 from harness.task import Task
-from lightning_modules.tensors import TensorDataModule
+from lightning_modules.data.tensors import TensorDataModule
 
 
 def scores_of(task: Task, data: TensorDataModule, classes: int) -> Scores:

@@ -7,16 +7,16 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from harness.errors import HarnessError, Unfit, one_line
-from harness.preparation.logits import SOURCES_OF_NAN, check_covers_labels, check_logits, numbers_fault
-from harness.preparation.methods import check_layers, teacher_layers
-from harness.preparation.network_state import check_same_state
-from harness.preparation.sharing import check_apart_from_teacher
-from harness.preparation.students import Students, build_student, glance, middle_architecture, named
-from harness.preparation.teacher_outputs import Outputs, run_teacher
+from harness.core.errors import HarnessError, Unfit, one_line
+from harness.networks.logits import SOURCES_OF_NAN, check_covers_labels, check_logits, numbers_fault
+from harness.networks.sharing import check_apart_from_teacher
+from harness.networks.state import check_same_state
+from harness.networks.students import Students, build_student, glance, middle_architecture, named
+from harness.preparation.method_checks import check_layers, teacher_layers
 from harness.space import SearchSpace
+from harness.teachers.outputs import Outputs, run_teacher
 from lightning_modules.batch import call, evaluating, select
-from lightning_modules.tensors import Split, TensorDataModule
+from lightning_modules.data.tensors import Split, TensorDataModule
 
 
 def check_teacher(network: nn.Module, space: SearchSpace, data: TensorDataModule, students: Students) -> None:

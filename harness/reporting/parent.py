@@ -13,8 +13,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.addresses import place_of
-from harness.content import Lease
+from harness.core.addresses import place_of
+from harness.core.content import Lease
 from harness.preparation.prepared import Prepared
 from harness.settings import Settings
 from harness.storage.access import STORAGE_ERRORS

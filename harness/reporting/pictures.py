@@ -7,7 +7,7 @@ from functools import cache
 import matplotlib
 from matplotlib.font_manager import findfont, fontManager, get_font
 
-from harness.screen.shown import printable
+from harness.screen.formatting import printable
 
 # DejaVu Sans comes with Matplotlib, and has no Chinese, Japanese or Korean.
 _FONTS = (

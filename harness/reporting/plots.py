@@ -18,7 +18,7 @@ from plotly.subplots import make_subplots
 from harness.metrics import METRICS, shown_unasked
 from harness.reporting.pictures import text_of
 from harness.reporting.result import Result
-from harness.screen.shown import printable
+from harness.screen.formatting import printable
 
 _GREY, _DARK_GREY, _BLUE, _ORANGE, _GREEN, _RED = "#b8b8b8", "#6b6b6b", "#1f5fa8", "#e08214", "#2a8c4a", "#c0392b"
 _CONTROL_LABEL = "its control: labels alone (of picks tuned)"

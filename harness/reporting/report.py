@@ -12,11 +12,9 @@ from typing import Any
 import pandas as pd
 from optuna.trial import TrialState
 
-from harness.content import exclusive, write_atomically
+from harness.core.content import exclusive, write_atomically
 from harness.reporting import plots
-from harness.reporting.report_screen import show
-from harness.reporting.result import Result, collect
-from harness.reporting.sentences import (
+from harness.reporting.notes import (
     caveats,
     confirmed_head,
     ended_early,
@@ -25,9 +23,11 @@ from harness.reporting.sentences import (
     tested,
     transferred,
 )
+from harness.reporting.report_screen import show
+from harness.reporting.result import Result, collect
 from harness.reporting.transfer import Transfer, transfer_table
 from harness.reporting.transfer_picture import transfer_picture
-from harness.screen.shown import cell, parameter_texts, printable
+from harness.screen.formatting import cell, parameter_texts, printable
 from harness.screen.terminal import Terminal
 from harness.studies.study import Study
 from harness.tracking.spool import SPOOL, Spool, last_state, read_events

@@ -6,9 +6,9 @@ import math
 from typing import Any
 
 from harness.metrics import shown_unasked
+from harness.reporting.notes import caveats, confirmed_head, notes, transferred
 from harness.reporting.result import Result
-from harness.reporting.sentences import caveats, confirmed_head, notes, transferred
-from harness.screen.shown import cell, heading, parameter_texts
+from harness.screen.formatting import cell, heading, parameter_texts
 from harness.screen.table import Column, Row, table_lines
 from harness.screen.terminal import Terminal
 from harness.trials.confirm import Confirmation, Interval

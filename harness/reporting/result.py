@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.cli import command_for
-from harness.cost import Conditions
-from harness.errors import HarnessError
+from harness.cli.search import command_for
+from harness.core.errors import HarnessError
+from harness.core.names import COLUMNS, column_names
+from harness.core.pareto import front_by_spread, knee, pareto_front
+from harness.cost.measure import Conditions
 from harness.metrics import METRICS, is_timed, shown_unasked
-from harness.names import COLUMNS, column_names
-from harness.pareto import front_by_spread, knee, pareto_front
-from harness.preparation.costs import used_conditions
+from harness.preparation.cost_table import used_conditions
 from harness.region import Region
 from harness.reporting.transfer import Transfer
-from harness.screen.shown import cell
+from harness.screen.formatting import cell
 from harness.settings import Settings
 from harness.studies.study import Study
 from harness.tracking.spool import curves
@@ -51,7 +51,7 @@ class Result:
         primary_is_maximized: Whether more of it is better.
         primary_bounds: The least and the most that it can be; ``None`` for one that is not known.
         region: Which students count: those beyond it are on no front.
-        parameters: Columns of the searched parameters (``harness.names``).
+        parameters: Columns of the searched parameters (``harness.core.names``).
         conditions: What the latencies hold for.
         curves: Of the trials on the front: metric by name and epoch, by trial number.
         transfers: What the students of the front answer beside the teacher, by trial number, as far as their answers

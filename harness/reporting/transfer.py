@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from harness.screen.shown import printable
+from harness.screen.formatting import printable
 from harness.training.answers import Answers
 
 _LONGEST_NAME = 60  # characters of a class's name in a sentence; tables have all of it

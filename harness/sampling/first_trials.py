@@ -7,10 +7,10 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
 from harness.recipes import DEFAULT_RECIPES, RECIPES
 from harness.space import SearchSpace, member
-from lightning_modules.criteria import HINTON
+from lightning_modules.methods import HINTON
 
 
 def first_trials(space: SearchSpace, asked: Sequence[str] = (), *, defaults: bool = True) -> dict[str, dict[str, Any]]:

@@ -18,11 +18,11 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.spatial.distance import cdist
 from scipy.special import ndtr
 
-from harness.content import derived_seed
+from harness.core.content import derived_seed
 from harness.sampling.candidates import Points, Pool
-from harness.sampling.choice import evenly
 from harness.sampling.curve_model import CurveModel
-from harness.sampling.outlook import Outlook, Scale
+from harness.sampling.hypervolume_improvement import Outlook, Scale
+from harness.sampling.subsampling import evenly
 from harness.space import SearchSpace
 
 Array = NDArray[np.float64]

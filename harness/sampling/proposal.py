@@ -16,12 +16,12 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseGASampler, BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from harness.content import derived_seed
-from harness.errors import HarnessError
-from harness.pareto import pareto_front
-from harness.sampling.choice import evenly
+from harness.core.content import derived_seed
+from harness.core.errors import HarnessError
+from harness.core.pareto import pareto_front
 from harness.sampling.first_trials import first_trials
 from harness.sampling.forecast import Forecast
+from harness.sampling.subsampling import evenly
 from harness.space import METHOD, SearchSpace, listed
 
 _DRAWS = 10  # of the sampler, before the rest of a finite space is drawn from evenly

@@ -19,13 +19,13 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine, ExceptionContext
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
-from harness.addresses import is_server, lock_of, redact, sqlite_path
-from harness.content import exclusive
-from harness.errors import HarnessError, PieceTaken, one_line
+from harness.core.addresses import is_server, lock_of, redact, sqlite_path
+from harness.core.content import exclusive
+from harness.core.errors import HarnessError, PieceTaken, one_line
 from harness.settings import Settings
-from harness.storage.database_claims import make_tables
+from harness.storage.database_leases import make_tables
 from harness.storage.database_locks import lock
-from harness.storage.patience import Patience, never, server_is_away
+from harness.storage.retry import Patience, never, server_is_away
 from harness.storage.sqlite_file import make_if_missing, replace_if_empty
 
 STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError)

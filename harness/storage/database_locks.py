@@ -11,8 +11,8 @@ import sqlalchemy as sql
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from harness.content import exclusive
-from harness.storage.claims import Check
+from harness.core.content import exclusive
+from harness.storage.leases import Check
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
 
 _MAGIC = b"SQLite format 3\0"
 _SIDECARS = ("-journal", "-wal", "-shm")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.errors import HarnessError
-from harness.sources import Code
+from harness.core.errors import HarnessError
+from harness.core.sources import Code
 from harness.studies.start import Start
 from harness.studies.study import Study
 

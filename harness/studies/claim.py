@@ -12,10 +12,10 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.errors import PieceTaken
+from harness.core.errors import PieceTaken
 from harness.space import Configuration
 from harness.storage.access import asking_storage
-from harness.storage.claims import Hold
+from harness.storage.leases import Hold
 from harness.studies.study import Study
 
 

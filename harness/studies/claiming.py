@@ -15,10 +15,10 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from harness.content import derived_seed
-from harness.errors import HarnessError
+from harness.core.content import derived_seed
+from harness.core.errors import HarnessError
 from harness.sampling.proposal import Proposal, Proposer
-from harness.storage.claims import Hold
+from harness.storage.leases import Hold
 from harness.studies.claim import Claim
 from harness.studies.study import Study
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import optuna
 
-from harness.addresses import redact
-from harness.errors import HarnessError
+from harness.core.addresses import redact
+from harness.core.errors import HarnessError
 from harness.settings import Settings
 from harness.storage.access import open_storage
 from harness.studies.opening import see_that_it_exists

@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING
 
 import optuna
 
-from harness.addresses import has_password, place_of, redact
-from harness.argv import VARIABLES
-from harness.errors import HarnessError
+from harness.core.addresses import has_password, place_of, redact
+from harness.core.argv import VARIABLES
+from harness.core.errors import HarnessError
 from harness.settings import DEFAULT_STORAGE, Settings
 from harness.storage.access import Storage, open_storage, storage_in_reach
-from harness.storage.claims import GRACE_S, Check, Worker
 from harness.storage.database_locks import alone
-from harness.storage.presence import Absence
-from harness.storage.whereabouts import MOVED_ATTR, MOVING_ATTR, see_that_it_is_here
+from harness.storage.leases import GRACE_S, Check, Worker
+from harness.storage.location import MOVED_ATTR, MOVING_ATTR, see_that_it_is_here
+from harness.storage.study_lock import Absence
 from harness.studies.opening import load_stored
 from harness.studies.study import Study
 

@@ -14,18 +14,18 @@ import optuna
 from optuna.distributions import check_distribution_compatibility
 from optuna.trial import TrialState
 
-from harness.addresses import is_server, redact, sqlite_path
-from harness.content import Lease, write_atomically
-from harness.errors import HarnessError, did_you_mean
-from harness.flags import space_argument, space_file, space_names
+from harness.cli.flags import space_argument, space_file, space_names
+from harness.core.addresses import is_server, redact, sqlite_path
+from harness.core.content import Lease, write_atomically
+from harness.core.errors import HarnessError, did_you_mean
+from harness.core.sources import Code
 from harness.metrics import DEFAULT_OBJECTIVES, METRICS
 from harness.settings import Settings
-from harness.sources import Code
 from harness.space import SearchSpace, load_space
 from harness.storage.access import Storage, open_storage
 from harness.storage.database_locks import alone
-from harness.storage.patience import Patience, server_is_away
-from harness.storage.whereabouts import HERE_ATTR, MOVING_ATTR, here, is_first_start, see_that_it_is_here
+from harness.storage.location import HERE_ATTR, MOVING_ATTR, here, is_first_start, see_that_it_is_here
+from harness.storage.retry import Patience, server_is_away
 from harness.studies.changes import check_code, check_format, with_format
 from harness.studies.study import MARK, Study
 

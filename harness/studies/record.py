@@ -8,7 +8,7 @@ from typing import Any
 
 import optuna
 
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
 from harness.region import Region
 from harness.settings import Bound, Settings, bound_in
 from harness.storage.access import Storage
@@ -132,7 +132,7 @@ class Record:
 
     @property
     def code(self) -> dict[str, Any]:
-        """Return the code that it stands on, as ``harness.sources.Code.to_json`` gave it."""
+        """Return the code that it stands on, as ``harness.core.sources.Code.to_json`` gave it."""
         return dict(self.attrs[_CODE_ATTR])
 
     def keep_code(self, code: Mapping[str, Any]) -> None:
@@ -238,7 +238,7 @@ class Record:
 
     @property
     def misgivings(self) -> tuple[str, ...]:
-        """What is doubtful of those who teach and learn in it (``harness.preparation.misgivings``), a sentence each."""
+        """Return the sanity warnings about its teachers and students, a sentence each."""
         return tuple(self.attrs.get(_MISGIVINGS_ATTR, ()))
 
     def keep_misgivings(self, found: Sequence[str]) -> None:

@@ -8,9 +8,9 @@ from datetime import datetime
 
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.content import Lease
-from harness.storage.claims import Worker
-from harness.storage.presence import Absence
+from harness.core.content import Lease
+from harness.storage.leases import Worker
+from harness.storage.study_lock import Absence
 from harness.studies.study import Study
 from harness.tracking.spool import curves
 from harness.training.checkpoint import epochs_kept

@@ -19,15 +19,15 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.content import Lease
-from harness.errors import HarnessError, one_line
-from harness.pareto import pareto_front
+from harness.core.content import Lease
+from harness.core.errors import HarnessError, one_line
+from harness.core.pareto import pareto_front
 from harness.settings import Settings
 from harness.storage.access import STORAGE_ERRORS, Storage
-from harness.storage.claims import Claims, Hold
-from harness.storage.database_claims import claims_of
-from harness.storage.presence import Presence
-from harness.storage.whereabouts import is_first_start, see_that_it_is_here, was_moved_here
+from harness.storage.database_leases import claims_of
+from harness.storage.leases import Claims, Hold
+from harness.storage.location import is_first_start, see_that_it_is_here, was_moved_here
+from harness.storage.study_lock import Presence
 from harness.studies.record import Record
 from harness.studies.start import Start
 

@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
-from harness.addresses import redact
-from harness.errors import OWN_THREADS, HarnessError
+from harness.core.addresses import redact
+from harness.core.errors import OWN_THREADS, HarnessError
+from harness.core.notifier import Word
 from harness.tracking.spool import SPOOL, STATE_FILE
-from harness.word import Word
 
 _MODULE = "harness.tracking.mirror_process"
 _GRACE_S, _GRACE_AFTER_ERROR_S = 10.0, 2.0

@@ -27,9 +27,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.addresses import lock_of, sqlite_path
-from harness.content import exclusive
-from harness.errors import one_line
+from harness.core.addresses import lock_of, sqlite_path
+from harness.core.content import exclusive
+from harness.core.errors import one_line
 from harness.tracking.inbox import Inbox
 from harness.tracking.mlflow_database import check_answers, prepare_database
 from harness.tracking.mlflow_sink import MlflowSink

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from sqlalchemy import create_engine
 from sqlalchemy.exc import DBAPIError
 
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
 from harness.storage.sqlite_file import make_if_missing, replace_if_empty
 
 _MIGRATIONS = Path(mlflow.__file__).parent / "store" / "db_migrations"  # what `mlflow db upgrade` runs
@@ -52,7 +52,7 @@ def check_answers(address: str) -> None:
     try:
         engine.connect().close()
     except DBAPIError as error:
-        from harness.storage.patience import server_is_away  # with Optuna, for which no good start waits
+        from harness.storage.retry import server_is_away  # with Optuna, for which no good start waits
 
         if not server_is_away(error):
             raise

@@ -29,10 +29,10 @@ from mlflow.protos.databricks_pb2 import (
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from harness.addresses import place_of
-from harness.content import Lease, exclusive, inside, write_atomically
-from harness.errors import one_line
-from harness.names import logged_name
+from harness.core.addresses import place_of
+from harness.core.content import Lease, exclusive, inside, write_atomically
+from harness.core.errors import one_line
+from harness.core.names import logged_name
 from harness.tracking.spool import FINISHED_STATES, RUN_STATUS, SPOOL, STATE_FILE, TAKEN, UNSURE, read_events_until
 
 _METRICS_A_CALL, _OTHERS_A_CALL = 800, 100  # MLflow's log_batch takes 1,000 in all, 100 params and 100 tags of them

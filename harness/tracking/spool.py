@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.content import end_of_last_line
+from harness.core.content import end_of_last_line
 
 SPOOL = "spool.jsonl"
 STATE_FILE = "mirror.json"

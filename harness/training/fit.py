@@ -18,11 +18,11 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.accelerators import AcceleratorRegistry
 from pytorch_lightning.callbacks import Checkpoint
 
-from harness.content import derived_seed
-from harness.errors import HarnessError, TrialFailed
+from harness.core.content import derived_seed
+from harness.core.errors import HarnessError, TrialFailed
 from harness.training.checkpoint import Checkpoints
 from lightning_modules.classifier import ClassifierModule
-from lightning_modules.tensors import TensorDataModule, not_finite
+from lightning_modules.data.tensors import TensorDataModule, not_finite
 
 EpochListener = Callable[[int, dict[str, float]], None]
 """Called with the epoch, from 0, and its metrics, before a checkpoint of it is written."""

@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as students_t
 
-from harness.content import derived_seed, digest
-from harness.screen.shown import configuration_text
+from harness.core.content import derived_seed, digest
+from harness.screen.formatting import configuration_text
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.studies.study import Study

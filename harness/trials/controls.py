@@ -27,7 +27,7 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats.qmc import Sobol
 
-from harness.content import derived_seed, digest
+from harness.core.content import derived_seed, digest
 from harness.sampling.candidates import values_at
 from harness.settings import Settings
 from harness.space import METHOD, Configuration, SearchSpace

@@ -11,7 +11,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
-from harness.screen.shown import configuration_text
+from harness.screen.formatting import configuration_text
 from harness.screen.terminal import Terminal
 from harness.studies.study import Study
 

@@ -20,16 +20,16 @@ from typing import Any
 
 import torch
 
-from harness.concurrency import number_of_workers
-from harness.errors import OWN_THREADS, HarnessError, signals_wait
-from harness.latency import computing_with
+from harness.core.errors import OWN_THREADS, HarnessError, signals_wait
+from harness.core.notifier import Word
+from harness.cost.latency import computing_with
+from harness.preparation.concurrency import number_of_workers
 from harness.tracking.mirror import Mirror
 from harness.training.allocator import give_back_freed_memory
 from harness.trials.context import Display, TrialContext
 from harness.trials.local_worker import log_of, run_worker
 from harness.trials.retraining import Retraining, retrain
 from harness.trials.worker import catch_up, work
-from harness.word import Word
 
 _GRACE_S = 3.0  # for a worker that is told to stop, before it is killed
 # A fork that takes less of a processor meanwhile, never wakes and says nothing, waits for a lock.

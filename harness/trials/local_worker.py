@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from harness.addresses import redact
-from harness.errors import HarnessError, Interrupted, interrupt, lose_no_signal, one_line
+from harness.core.addresses import redact
+from harness.core.errors import HarnessError, Interrupted, interrupt, lose_no_signal, one_line
 from harness.preparation.prepared import Prepared
 from harness.settings import Settings
 from harness.space import SearchSpace, load_space

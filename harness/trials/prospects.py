@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from harness import budget
-from harness.cost import MOST_ARCHITECTURES, key_of
+from harness.cost import budgets as budget
+from harness.cost.measure import MOST_ARCHITECTURES, key_of
 from harness.metrics import METRICS
 from harness.preparation.prepared import Prepared
 from harness.sampling.candidates import Points

@@ -19,7 +19,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.errors import TrialPruned
+from harness.core.errors import TrialPruned
 from harness.metrics import METRICS
 from harness.sampling.forecast import Forecast
 from harness.storage.access import STORAGE_ERRORS, asking_storage

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.errors import room_on_disk
+from harness.core.errors import room_on_disk
 from harness.storage.access import asking_storage
-from harness.storage.claims import Hold
+from harness.storage.leases import Hold
 from harness.studies.study import Study
 from harness.tracking.spool import SPOOL, Spool, last_state
 from harness.trials.context import Display, Notified, TrialContext

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from harness.addresses import redact
-from harness.content import write_atomically
-from harness.errors import HarnessError, Interrupted, PieceTaken, TrialFailed, TrialPruned, one_line
-from harness.preparation.costs import costs_of
+from harness.core.addresses import redact
+from harness.core.content import write_atomically
+from harness.core.errors import HarnessError, Interrupted, PieceTaken, TrialFailed, TrialPruned, one_line
+from harness.preparation.cost_table import costs_of
 from harness.storage.access import STORAGE_ERRORS
-from harness.storage.claims import Hold
+from harness.storage.leases import Hold
 from harness.studies.study import Study
 from harness.tracking.spool import Spool
 from harness.training.checkpoint import drop_checkpoints, epochs_kept

@@ -11,17 +11,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from harness.content import derived_seed, tensors_digest
-from harness.cost import key_of
-from harness.errors import NO_ROOM, TrialFailed, is_out_of_memory, one_line
-from harness.preparation.costs import check_as_costed, costs_of
-from harness.preparation.misgivings import number_wanted
+from harness.core.content import derived_seed, tensors_digest
+from harness.core.errors import NO_ROOM, TrialFailed, is_out_of_memory, one_line
+from harness.cost.measure import key_of
+from harness.networks.students import build_student
+from harness.preparation.cost_table import check_as_costed, costs_of
 from harness.preparation.prepared import Prepared
+from harness.preparation.sanity_warnings import number_wanted
 from harness.preparation.scoring import score
-from harness.preparation.students import build_student
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
-from harness.storage.claims import Hold
+from harness.storage.leases import Hold
 from harness.task import deployed_network
 from harness.tracking.autologging import switch_off_autologging
 from harness.tracking.spool import Spool
@@ -31,7 +31,7 @@ from harness.training.tensor_file import cpu_state, save_tensors
 from harness.trials.context import TrialContext
 from lightning_modules.batch import call
 from lightning_modules.classifier import StudentModule
-from lightning_modules.tensors import TensorDataModule
+from lightning_modules.data.tensors import TensorDataModule
 
 STUDENT = "student.safetensors"
 

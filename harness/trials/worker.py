@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness import budget
-from harness.errors import room_on_disk
-from harness.preparation.costs import costs_of, refusal
-from harness.preparation.methods import student_layers
-from harness.preparation.students import LayerCheck
+from harness.core.errors import room_on_disk
+from harness.cost import budgets as budget
+from harness.networks.students import LayerCheck
+from harness.preparation.cost_table import costs_of, refusal
+from harness.preparation.method_checks import student_layers
 from harness.sampling.proposal import Proposer
 from harness.settings import Settings
 from harness.studies.claim import Claim

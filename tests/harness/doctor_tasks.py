@@ -14,8 +14,8 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassHingeLoss
 
 from harness.space import SearchSpace
 from harness.task import Task
-from lightning_modules.tensors import Split, TensorDataModule
-from lightning_modules.views import Views, uniforms
+from lightning_modules.data.tensors import Split, TensorDataModule
+from lightning_modules.data.views import Views, uniforms
 
 
 def points(samples, seed):

@@ -19,28 +19,28 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import harness.doctor
-from harness.content import tensors_digest
+from harness.cli.flags import SPACES_DIR
+from harness.core.content import tensors_digest
 from harness.doctor import CHECKS, diagnose
 from harness.doctor.check import Doubt, Finding
+from harness.doctor.context import Patient
 from harness.doctor.data import classes_are_everywhere
-from harness.doctor.patient import Patient
-from harness.flags import SPACES_DIR
+from harness.networks.digest import answers_of, network_digest, samples_of
 from harness.preparation.fingerprint import fingerprint
-from harness.preparation.keeping import Keeper, nobody_else
-from harness.preparation.network_digest import answers_of, network_digest, samples_of
-from harness.preparation.teacher import Teacher
-from harness.preparation.teacher_outputs import make_teacher_outputs
 from harness.screen.terminal import Terminal
 from harness.settings import Settings
 from harness.space import load_space
 from harness.studies.start import Start
+from harness.teachers.cache import Keeper, nobody_else
+from harness.teachers.make import Teacher
+from harness.teachers.outputs import make_teacher_outputs
 from harness.tracking.spool import Spool
 from harness.training.fit import seed_draws
 from lightning_modules.batch import Batch
 from lightning_modules.classifier import ClassifierModule, StudentModule
-from lightning_modules.criteria import Term
-from lightning_modules.datasets import DEBIAN_FASHION_MNIST
-from lightning_modules.tensors import Split
+from lightning_modules.data.embedded import DEBIAN_FASHION_MNIST
+from lightning_modules.data.tensors import Split
+from lightning_modules.methods import Term
 
 
 def settings_of(folder: Path, *edits: Edit, more: str = "") -> Settings:

@@ -19,12 +19,12 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file
 from test_cost import TEACHER
 
-from harness.cost import Conditions, CostTable, Counts, key_of
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
+from harness.core.names import COLUMNS, logged_name
+from harness.cost.measure import Conditions, CostTable, Counts, key_of
 from harness.metrics import DEFAULT_OBJECTIVES, METRICS, Cost, Metric, SplitLogits, budget_names, unknown_for_some
-from harness.names import COLUMNS, logged_name
 from harness.reporting.report_screen import _dispensable
-from harness.screen.shown import cell, heading
+from harness.screen.formatting import cell, heading
 from harness.space import load_space
 from harness.training.tensor_file import load_state
 from harness.trials.pruning import unprunable

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 
 from harness.recipes import DEFAULT_RECIPES, RECIPES, translated
-from lightning_modules.criteria import DistillationCriterion
 from lightning_modules.losses import distillation_loss
+from lightning_modules.methods import DistillationCriterion
 
 Array = NDArray[np.float64]
 

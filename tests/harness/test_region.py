@@ -14,9 +14,9 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score
 
-from harness.cli import parse_search
-from harness.commands import parse_command
-from harness.errors import HarnessError
+from harness.cli.commands import parse_command
+from harness.cli.search import parse_search
+from harness.core.errors import HarnessError
 from harness.preparation.chance import chance_level
 from harness.region import Region, Scores, check_name, check_reach, region_of
 from harness.settings import Bound, bound_in

@@ -12,9 +12,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import RandomSampler
 from optuna.trial import Trial
 
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
 from harness.space import SearchSpace
-from lightning_modules.criteria import make_criterion
+from lightning_modules.methods import make_criterion
 from search_spaces import digits_methods, fashion_mnist_methods
 from search_spaces.digits import SPACE, Digits
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from harness.errors import HarnessError
-from harness.flags import SPACES_DIR
+from harness.cli.flags import SPACES_DIR
+from harness.core.errors import HarnessError
 from harness.space import SearchSpace, load_space
 
 GOOD = """

@@ -8,7 +8,7 @@ import signal
 import pytest
 from rich.console import Console
 
-from harness.errors import Interrupted
+from harness.core.errors import Interrupted
 from harness.screen.terminal import Terminal
 from harness.session import _saying_if_stopped
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_modules.classifier import ClassifierModule, StudentModule, TeacherModule
-from lightning_modules.criteria import DistillationCriterion
+from lightning_modules.data.tensors import Split, TensorDataModule
+from lightning_modules.methods import DistillationCriterion
 from lightning_modules.networks import ConvNet
-from lightning_modules.tensors import Split, TensorDataModule
 
 # Lightning's, of a choice that is meant: batches are cut on their device, so the module moves none.
 pytestmark = pytest.mark.filterwarnings("ignore:You have overridden `transfer_batch_to_device`:UserWarning")

@@ -13,8 +13,8 @@ import pytest
 import torch
 from conftest import settings_in
 
-from harness.concurrency import workers_together
 from harness.launchers.remote import Errand, errand
+from harness.preparation.concurrency import workers_together
 from harness.settings import Settings
 from search_spaces.digits import SPACE
 

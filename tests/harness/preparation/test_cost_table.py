@@ -13,10 +13,10 @@ from optuna.distributions import IntDistribution
 from safetensors.torch import save_file
 from torch import nn
 
-from harness.cost import CostTable
-from harness.errors import HarnessError
-from harness.latency import Rounds
-from harness.preparation.costs import limit_s_of
+from harness.core.errors import HarnessError
+from harness.cost.latency import Rounds
+from harness.cost.measure import CostTable
+from harness.preparation.cost_table import limit_s_of
 from harness.preparation.prepare import prepare
 from harness.preparation.prepared import Prepared
 from harness.screen.terminal import Terminal
@@ -80,8 +80,8 @@ def prepared(tmp_path: Path) -> Prepare:
 def test_measuring_may_take_a_share_of_the_time_that_the_real_number_of_workers_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, int], widths: int, workers: int
 ) -> None:
-    monkeypatch.setattr("harness.concurrency.usable_cores", lambda: 7)
-    monkeypatch.setattr("harness.preparation.costs.expected_steps_s", lambda *_, **__: 100_000.0)
+    monkeypatch.setattr("harness.preparation.concurrency.usable_cores", lambda: 7)
+    monkeypatch.setattr("harness.preparation.cost_table.expected_steps_s", lambda *_, **__: 100_000.0)
     space = replace(SPACE, student={"width": IntDistribution(1, widths)})
     settings = replace(settings_in(tmp_path, trials=50), **asked)  # type: ignore[arg-type]
     assert limit_s_of(settings, space, space.task.data(None), nn.Flatten()) == pytest.approx(100_000 / 20 / workers)
@@ -118,7 +118,7 @@ def test_a_cost_table_of_a_tiny_study_is_measured_on_by_a_larger_one(
     prepared: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def table(study: str, limit_s: float) -> CostTable:
-        monkeypatch.setattr("harness.preparation.costs.limit_s_of", lambda *_: limit_s)
+        monkeypatch.setattr("harness.preparation.cost_table.limit_s_of", lambda *_: limit_s)
         return prepared(study=study)[1].costs
 
     def rounds() -> Rounds:
@@ -134,7 +134,7 @@ def test_a_cost_table_of_a_tiny_study_is_measured_on_by_a_larger_one(
     assert large.conditions.throughput_batch == 64 and large.conditions.precision.startswith("p50 of 30 rounds")
     assert "the kept cost table is p50 of 1 round; there is time to measure on" in capsys.readouterr().out
     assert all(calls[:1] == one.calls[name] for name, calls in all_rounds.calls.items())
-    monkeypatch.setattr("harness.preparation.costs.measure_costs", None)  # nothing is measured any more
+    monkeypatch.setattr("harness.preparation.cost_table.measure_costs", None)  # nothing is measured any more
     for name in ("tiny", "again"):
         assert table(name, math.inf).to_json() == tiny.to_json()  # a study keeps its own
     assert table("late", 0).to_json() == table("later", math.inf).to_json() == large.to_json()

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from harness.preparation.fingerprint import fingerprint
 from lightning_modules.batch import Inputs
-from lightning_modules.tensors import Split, TensorDataModule
-from lightning_modules.views import Views
+from lightning_modules.data.tensors import Split, TensorDataModule
+from lightning_modules.data.views import Views
 
 LABELS = torch.arange(6) % 2
 X = torch.arange(12.0).reshape(6, 2)

@@ -10,8 +10,9 @@ import pytest
 import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from harness.errors import HarnessError
-from harness.preparation.methods import (
+from harness.core.errors import HarnessError
+from harness.networks.students import check_students
+from harness.preparation.method_checks import (
     check_classes,
     check_layers,
     check_student_layers,
@@ -19,10 +20,9 @@ from harness.preparation.methods import (
     student_layers,
     teacher_layers,
 )
-from harness.preparation.students import check_students
 from harness.space import SearchSpace
+from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.features import probed
-from lightning_modules.tensors import TensorDataModule
 from search_spaces import digits, digits_methods, fashion_mnist_methods
 
 ALPHA, WEIGHT = FloatDistribution(0.0, 1.0), FloatDistribution(1.0, 10.0)

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.errors import HarnessError
-from harness.preparation.methods import check_targets
+from harness.core.errors import HarnessError
+from harness.preparation.method_checks import check_targets
 from harness.preparation.mixing import mixes_targets, unrepeatable, why_no_control
 from lightning_modules.batch import Inputs
-from lightning_modules.criteria import METHODS
-from lightning_modules.tensors import Split, TensorDataModule
-from lightning_modules.views import ShiftedViews, Views, uniforms
+from lightning_modules.data.tensors import Split, TensorDataModule
+from lightning_modules.data.views import ShiftedViews, Views, uniforms
+from lightning_modules.methods import METHODS
 from search_spaces.digits import SPACE
 from search_spaces.digits_methods import SPACE as SPACE_OF_METHODS
 

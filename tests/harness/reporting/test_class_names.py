@@ -12,7 +12,7 @@ from test_transfer import answers
 from harness.reporting.pictures import text_of
 from harness.reporting.transfer import Transfer, transfer_table
 from harness.reporting.transfer_picture import transfer_picture
-from harness.screen.shown import parameter_text, printable
+from harness.screen.formatting import parameter_text, printable
 from harness.screen.table import Column, Row, table_lines
 from harness.screen.terminal import Terminal
 

@@ -11,10 +11,10 @@ import pytest
 from conftest import Silent, claimed, settings_in
 from optuna.storages import BaseStorage
 
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
 from harness.reporting.parent import ParentRun, _git_commit, user_name
 from harness.storage.access import STORAGE_ERRORS, open_storage
-from harness.storage.patience import Patience
+from harness.storage.retry import Patience
 from harness.studies.opening import open_study
 from harness.studies.study import Study
 from harness.tracking.spool import SPOOL, read_events

@@ -19,17 +19,17 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from plotly.offline import get_plotlyjs
 from rich.console import Console
 
-from harness.cost import Conditions, CostTable
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
+from harness.core.names import COLUMNS
+from harness.cost.measure import Conditions, CostTable
 from harness.metrics import METRICS, Cost
-from harness.names import COLUMNS
 from harness.region import Region
+from harness.reporting.notes import caveats, confirmed_head, notes, nothing_to_confirm, transferred
+from harness.reporting.notes import tested as confirmed_lines
 from harness.reporting.plots import _focus, curves_figure
 from harness.reporting.report import report, summary, write_report
 from harness.reporting.report_screen import show
 from harness.reporting.result import Result, collect
-from harness.reporting.sentences import caveats, confirmed_head, notes, nothing_to_confirm, transferred
-from harness.reporting.sentences import tested as confirmed_lines
 from harness.screen.terminal import Terminal
 from harness.settings import Settings
 from harness.space import SearchSpace
@@ -847,4 +847,4 @@ def test_a_parameter_with_the_name_of_another_column_has_one_of_its_own(settings
     write_report(result, study.folder / "report")
     assert "params.state " in (study.folder / "report" / "front.html").read_text()
     known = {*COLUMNS, *METRICS, study.primary, *result.parameters}
-    assert set(result.trials) <= known, "harness.names.COLUMNS must name each column of the table"
+    assert set(result.trials) <= known, "harness.core.names.COLUMNS must name each column of the table"

@@ -10,7 +10,7 @@ import pytest
 from conftest import metrics, opened, settings_in
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
 from harness.recipes import RECIPES
 from harness.sampling.first_trials import first_trials
 from harness.sampling.proposal import Proposer

@@ -13,7 +13,7 @@ from conftest import settings_in
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from harness.pareto import hypervolume
+from harness.core.pareto import hypervolume
 from harness.sampling.candidates import Points
 from harness.sampling.forecast import Forecast, _spread
 from harness.sampling.proposal import Proposer

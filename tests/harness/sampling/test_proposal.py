@@ -13,7 +13,7 @@ from conftest import claimed, metrics, opened, settings_in
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, create_trial
 
-from harness.pareto import pareto_front
+from harness.core.pareto import pareto_front
 from harness.sampling.proposal import Proposer
 from harness.settings import SAMPLERS, Settings
 from search_spaces.digits import SPACE

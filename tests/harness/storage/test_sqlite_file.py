@@ -15,7 +15,7 @@ from conftest import environment, settings_in
 from forked import Forked
 from optuna.storages import RDBStorage
 
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
 from harness.settings import Settings
 from harness.storage.access import open_storage
 from harness.storage.sqlite_file import make_if_missing, replace_if_empty

@@ -12,7 +12,7 @@ from conftest import claimed, metrics, opened, settings_in
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.errors import PieceTaken
+from harness.core.errors import PieceTaken
 from harness.settings import Settings
 from search_spaces.digits import SPACE
 

@@ -18,11 +18,11 @@ from conftest import claimed, environment, metrics, opened, settings_in
 from optuna.distributions import IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from harness.content import Lease
-from harness.errors import HarnessError
+from harness.core.content import Lease
+from harness.core.errors import HarnessError
 from harness.sampling.proposal import Proposal, Proposer
 from harness.settings import Settings
-from harness.storage.claims import Check, Hold
+from harness.storage.leases import Check, Hold
 from harness.studies.claim import Claim
 from harness.studies.claiming import Claimant
 from harness.studies.study import Study

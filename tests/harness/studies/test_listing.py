@@ -9,7 +9,7 @@ import optuna
 import pytest
 from conftest import opened, settings_in
 
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
 from harness.storage.access import open_storage
 from harness.studies.listing import with_study
 

@@ -15,8 +15,8 @@ from conftest import claimed, opened, settings_in
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState, create_trial
 
-from harness.content import Lease
-from harness.errors import HarnessError
+from harness.core.content import Lease
+from harness.core.errors import HarnessError
 from harness.screen.terminal import Terminal
 from harness.settings import Settings
 from harness.storage.access import open_storage

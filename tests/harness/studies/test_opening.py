@@ -12,9 +12,9 @@ import pytest
 from conftest import claimed, metrics, opened, settings_in
 from optuna.distributions import BaseDistribution, IntDistribution
 
-from harness.content import Lease
-from harness.errors import HarnessError
-from harness.flags import SPACES_DIR
+from harness.cli.flags import SPACES_DIR
+from harness.core.content import Lease
+from harness.core.errors import HarnessError
 from harness.metrics import METRICS
 from harness.settings import Settings
 from harness.space import SearchSpace, load_space

@@ -12,7 +12,7 @@ from conftest import wait_for
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
 from harness.tracking.mirror import Mirror
 from harness.tracking.spool import Spool
 

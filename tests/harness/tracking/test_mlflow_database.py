@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
 from harness.tracking.mlflow_database import prepare_database
 
 

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
-from harness.content import Lease
+from harness.core.content import Lease
 from harness.tracking.mirror import Mirror, is_sent
 from harness.tracking.mlflow_sink import MlflowSink
 from harness.tracking.spool import SPOOL, STATE_FILE, Spool

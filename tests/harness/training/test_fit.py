@@ -8,9 +8,9 @@ import re
 import pytest
 import torch
 
-from harness.errors import TrialFailed
+from harness.core.errors import TrialFailed
 from harness.training.fit import check_losses
-from lightning_modules.tensors import Split, TensorDataModule
+from lightning_modules.data.tensors import Split, TensorDataModule
 
 
 def data_of(train: torch.Tensor, ids: torch.Tensor) -> TensorDataModule:

@@ -13,7 +13,7 @@ import pytest
 from conftest import Silent, claimed, metrics, opened, settings_in
 from optuna.trial import TrialState, create_trial
 
-from harness.content import derived_seed
+from harness.core.content import derived_seed
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.studies.study import Study

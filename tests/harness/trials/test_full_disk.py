@@ -16,7 +16,7 @@ from conftest import PATIENCE_S, epochs_logged, load, search, start, wait_for
 from safetensors.torch import load_file
 from test_trial import a_session, example_space
 
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
 from harness.tracking.spool import SPOOL, Spool, read_events
 from harness.training.checkpoint import Checkpoints
 from harness.training.tensor_file import save_tensors

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from conftest import Silent, opened, settings_in
 
-from harness.errors import Interrupted
+from harness.core.errors import Interrupted
 from harness.trials import local
 from harness.trials.context import TrialContext
 from search_spaces.digits import SPACE

@@ -11,8 +11,8 @@ import pytest
 from conftest import opened, settings_in
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from harness.budget import within
-from harness.cost import Conditions, CostTable, key_of
+from harness.cost.budgets import within
+from harness.cost.measure import Conditions, CostTable, key_of
 from harness.metrics import Cost
 from harness.preparation.prepared import Prepared
 from harness.settings import Settings

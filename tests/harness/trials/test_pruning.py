@@ -11,7 +11,7 @@ import pytest
 from conftest import claimed, settings_in
 from optuna.trial import TrialState
 
-from harness.errors import TrialPruned
+from harness.core.errors import TrialPruned
 from harness.region import Region
 from harness.reporting.result import trials_frame
 from harness.sampling.proposal import Proposer

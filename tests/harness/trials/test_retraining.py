@@ -13,7 +13,7 @@ import sqlalchemy as sql
 from conftest import Silent, opened, settings_in
 from servers import Postgres
 
-from harness.errors import TrialFailed
+from harness.core.errors import TrialFailed
 from harness.screen.terminal import Terminal
 from harness.tracking.spool import SPOOL, Spool, last_state
 from harness.trials.context import TrialContext

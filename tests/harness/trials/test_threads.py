@@ -11,7 +11,7 @@ import pytest
 from conftest import EXAMPLE, PATIENCE_S, environment, search
 from forked import Forked
 
-from harness.errors import OWN_THREADS
+from harness.core.errors import OWN_THREADS
 from harness.trials.local import foreign_threads
 
 HELD = """

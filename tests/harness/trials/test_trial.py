@@ -16,9 +16,9 @@ from conftest import EXAMPLE, claimed
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from harness.errors import Interrupted
+from harness.core.errors import Interrupted
+from harness.networks.digest import answers_of, network_digest, samples_of
 from harness.preparation.fingerprint import fingerprint
-from harness.preparation.network_digest import answers_of, network_digest, samples_of
 from harness.preparation.prepare import prepare
 from harness.preparation.prepared import Prepared
 from harness.reporting.parent import ParentRun
@@ -37,8 +37,8 @@ from harness.trials.displays import search_display
 from harness.trials.runner import Judge, run
 from harness.trials.worker import training_of, work
 from lightning_modules.batch import Inputs, select
-from lightning_modules.tensors import TensorDataModule
-from lightning_modules.views import Views, uniforms
+from lightning_modules.data.tensors import TensorDataModule
+from lightning_modules.data.views import Views, uniforms
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,1 @@
+"""The command line: every parser, and every command that is printed. No other part imports it."""

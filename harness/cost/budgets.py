@@ -1,0 +1,105 @@
+"""Budgets such as ``--max latency_p50_ms=2``: costs are known beforehand, so a student over one is never trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from optuna.distributions import BaseDistribution, IntDistribution
+from torch import nn
+
+from harness.core.errors import HarnessError
+from harness.cost.measure import MOST_ARCHITECTURES, CostTable, key_of
+from harness.metrics import METRICS, budget_names, unknown_for_some
+from harness.space import SearchSpace
+
+
+def check_counted(uncounted: Sequence[str], budgets: Iterable[str], objectives: Iterable[str] = ()) -> None:
+    """Check that costs which may be unknown, such as MACs, are asked for only where they can be counted.
+
+    Args:
+        uncounted: What multiplies in students and can't be counted, by name.
+        budgets: Names of the costs that have a budget.
+        objectives: Names of the objectives.
+
+    Raises:
+        HarnessError: If they can't.
+    """
+    for flag, names in (("--max", unknown_for_some(budgets)), ("--objectives", unknown_for_some(objectives))):
+        if names and uncounted:
+            raise HarnessError(
+                f"{flag} must ask for costs that are known, but {', '.join(names)} can't be counted of students: no "
+                f"formula for {', '.join(uncounted)}; ask for {always_known()} instead."
+            )
+
+
+def always_known() -> str:
+    """Return the budgets that every student's costs can be compared with, as ``parameters, size_mb or ...``."""
+    *names, last = (name for name in budget_names() if not METRICS[name].may_be_unknown)
+    return f"{', '.join(names)} or {last}"
+
+
+def check_compared(teacher: nn.Module, objectives: Sequence[str]) -> None:
+    """Check that students' sizes are compared only with a teacher that has parameters.
+
+    Args:
+        teacher: The teacher.
+        objectives: Names of the objectives.
+
+    Raises:
+        HarnessError: If it has none.
+    """
+    if "compression" in objectives and not any(True for _ in teacher.parameters()):
+        raise HarnessError(
+            "--objectives must ask for costs that are known, but there is no compression of a teacher that has no "
+            "parameters; ask for parameters or size_mb instead."
+        )
+
+
+def over(costs: Mapping[str, float], budgets: Mapping[str, float]) -> bool:
+    """Return whether a student of such costs is over one of the budgets."""
+    return any(costs[name] > budget for name, budget in budgets.items())
+
+
+def within(space: SearchSpace, budgets: Mapping[str, float], costs: CostTable) -> SearchSpace:
+    """Return the space with its ranges narrowed to the architectures that are within every budget.
+
+    What ranges of whole numbers can't say, as where a cheap one stands between dear ones, is left to whoever draws.
+
+    Args:
+        space: The space.
+        budgets: The most that a student may cost, by name of the cost.
+        costs: Of every architecture of the space that memory suffices for; a space of too many to be measured is left
+            as it is.
+
+    Raises:
+        HarnessError: If no student is within every budget.
+    """
+    listed = space.architectures(limit=MOST_ARCHITECTURES) or []
+    architectures = [architecture for architecture in listed if key_of(architecture) in costs.students]
+    if not budgets or not architectures:
+        return space
+    kept = [architecture for architecture in architectures if not over(costs.metrics(architecture), budgets)]
+    if not kept:
+        raise HarnessError(_none_within(architectures, budgets, costs))
+
+    def narrowed(name: str, distribution: BaseDistribution) -> BaseDistribution:
+        values = [architecture[name] for architecture in kept]
+        if isinstance(distribution, IntDistribution):
+            low, high = min(values), max(values)
+            return IntDistribution(low, high, log=distribution.log, step=distribution.step)
+        return distribution  # steps of decimals would not meet their old grid again
+
+    return replace(space, student={name: narrowed(name, dist) for name, dist in space.student.items()})
+
+
+def _none_within(architectures: list[dict[str, Any]], budgets: Mapping[str, float], costs: CostTable) -> str:
+    # The cheapest is the one that misses its budgets by the smallest factor.
+    cheapest = min(
+        architectures, key=lambda architecture: max(costs.metrics(architecture)[n] / b for n, b in budgets.items())
+    )
+    named = ", ".join(f"{name}={value}" for name, value in cheapest.items())
+    asked = ", ".join(f"{name}={budget:g}" for name, budget in budgets.items())
+    has = ", ".join(f"{name} {costs.metrics(cheapest)[name]:.4g}" for name in budgets)
+    return f"--max must leave a student to be trained, but none is within {asked}; the cheapest, {named}, has {has}."

@@ -1,0 +1,147 @@
+"""What is looked over, as far as the checks before have found it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.networks.students import Students, build_student
+from harness.preparation.method_checks import teacher_layers
+from harness.settings import Settings
+from harness.space import Configuration, SearchSpace
+from harness.task import deployed_network
+from harness.training.fit import seed_draws
+from harness.trials.trial import student_module
+from lightning_modules.batch import Batch, Inputs, select
+from lightning_modules.classifier import ClassifierModule, StudentModule, weighted_sum
+from lightning_modules.data.tensors import Split, TensorDataModule
+
+SAMPLES = 128  # of a split, evenly chosen: enough for batches and views, and asked about in a moment
+BATCH = 64
+STEPS = 3
+EPOCHS = 2  # that a training is said to have: what grows over epochs is there in the last
+
+
+@dataclass(eq=False)
+class Patient:
+    """A task and its space under examination.
+
+    Attributes:
+        settings: What was asked for.
+        device: Where networks are run.
+        space: The space.
+        data: Its data, whole, on the CPU.
+        dataset: Fingerprint of that data.
+        classes: Number of classes C, as the labels have it, and then as the logits have it.
+        sample: Some samples of each split, on the device, joined to the teacher's outputs once there are any.
+        teacher: The teacher, in eval mode.
+        teacher_is_trained: Whether it was trained before, or is taken as it is: only then what it says is of weight.
+        students: Architectures and their parameters, the smallest first.
+        kinds: What students of every kind gave.
+        methods: Those of the space that fit the task.
+        trained: A student after an epoch on the sample.
+        checkpoint: What was kept of it while it was trained.
+    """
+
+    settings: Settings
+    device: torch.device
+    space: SearchSpace = field(init=False)
+    data: TensorDataModule = field(init=False)
+    dataset: str = field(init=False)
+    classes: int = field(init=False)
+    sample: TensorDataModule = field(init=False)
+    teacher: nn.Module = field(init=False)
+    teacher_is_trained: bool = field(init=False)
+    students: list[tuple[dict[str, Any], int]] = field(init=False)
+    kinds: Students = field(init=False)
+    methods: list[str] = field(init=False)
+    trained: StudentModule = field(init=False)
+    checkpoint: dict[str, Any] = field(init=False)
+
+    def inputs(self, size: int) -> Inputs:
+        """Inputs of some validation samples, on the device."""
+        return select(self.sample.splits["val"].inputs, slice(0, size))
+
+    def batches(self, batch_size: int | None = None) -> list[Batch]:
+        """Return training batches of the sample, one more than ``STEPS``, as a trial gets them.
+
+        Args:
+            batch_size: Samples in a batch; ``None`` takes the task's, as far as the sample has enough.
+        """
+        self.sample.seed, self.sample.teacher_layers = 0, tuple(teacher_layers(self.space))
+        sample = copy.copy(self.sample)
+        sample.batch_size = batch_size or sample.batch_size
+        loader, found = sample.train_dataloader(), list[Batch]()
+        while len(found) <= STEPS:
+            found += [batch for item in loader for batch in item]
+            loader.set_epoch(loader.epoch + 1)
+        return found[: STEPS + 1]
+
+    def student(self, architecture: Mapping[str, Any]) -> nn.Module:
+        """Return a student with the same fresh weights at each call, on the device."""
+        seed_draws(0, torch.device("cpu"))
+        return build_student(self.space, architecture, self.sample).to(self.device)
+
+    def deployed(self, architecture: Mapping[str, Any]) -> nn.Module:
+        """Return what is deployed of such a student, on the device."""
+        return deployed_network(self.space.task, self.student(architecture)).to(self.device)
+
+    def extremes(self) -> dict[str, dict[str, Any]]:
+        """Return the smallest and the largest student, by what they are called."""
+        return {text_of(architecture): architecture for architecture, _ in (self.students[0], self.students[-1])}
+
+    def configuration(self, method: str, **values: Any) -> Configuration:
+        """Return the middle of a method's ranges, with other values for some parameters."""
+        return self.space.configuration(self.space.middle(method) | values)
+
+    def module(self, configuration: Configuration, *, steps: int = STEPS) -> StudentModule:
+        """Return a student to be trained for some steps, with the same fresh weights at each call, on the device."""
+        module = student_module(
+            configuration,
+            replace(self.space, epochs=EPOCHS),
+            self.sample,
+            classes=self.classes,
+            total_steps=steps,
+            seed=0,
+        )
+        return module.to(self.device)
+
+
+def some_samples(data: TensorDataModule, device: torch.device) -> TensorDataModule:
+    """Return the same data module, with a few samples of each split, evenly chosen, on ``device``."""
+    sample = copy.copy(data)
+    sample.splits = {name: _evenly(split) for name, split in data.splits.items()}
+    sample.batch_size = min(data.batch_size, BATCH)
+    sample.teacher_outputs = {}
+    sample.move_to(device)
+    return sample
+
+
+def _evenly(split: Split) -> Split:
+    ids = torch.linspace(0, len(split) - 1, min(SAMPLES, len(split))).long()
+    return Split(select(split.inputs, ids), split.labels[ids])
+
+
+def text_of(values: Mapping[str, Any]) -> str:
+    """Parameters as one would pass them, as in ``width=8, depth=2``."""
+    shown = {name: f"{value:.4g}" if isinstance(value, float) else repr(value) for name, value in values.items()}
+    return ", ".join(f"{name}={value}" for name, value in shown.items())
+
+
+def losses_of(module: ClassifierModule, batches: list[Batch]) -> Iterator[Tensor]:
+    """Yield the loss on each batch, a scalar with its gradients in place, and a step of the optimizer after it."""
+    configured: Any = module.configure_optimizers()
+    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    for step, batch in enumerate(batches):
+        optimizer.zero_grad()
+        loss = weighted_sum(module.terms(batch))
+        loss.backward()
+        yield loss
+        if step < module.total_steps:
+            optimizer.step()
+            schedule.step()

@@ -1,0 +1,1 @@
+"""Networks that a task builds: whether they can be trained, compared, kept and told from others."""

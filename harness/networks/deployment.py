@@ -1,0 +1,50 @@
+"""What is deployed of students, looked at before anything trains: a trial asks for it once its training is over."""
+
+from __future__ import annotations
+
+import torch
+
+from harness.core.errors import Unfit, if_memory_suffices
+from harness.networks.logits import check_logits
+from harness.networks.state import check_state
+from harness.networks.students import Asking, build_student, glance, middle_architecture, named
+from harness.space import SearchSpace, ends
+from harness.task import Task, deployed_network
+from lightning_modules.batch import call
+from lightning_modules.data.tensors import TensorDataModule
+
+
+def check_deployed(space: SearchSpace, data: TensorDataModule, asking: Asking, *, classes: int) -> None:
+    """Check that what is deployed of students can be scored and kept: of the middle, of all lowest and all highest.
+
+    Those that memory does not suffice for are left to their trials.
+
+    Args:
+        space: Its task builds students, and says what is deployed of them.
+        data: The data, on the device that students are run on.
+        asking: Says of an error in the task's own code what was asked.
+        classes: Number of the students' logits C.
+
+    Raises:
+        Unfit: If it has other logits, or can't be kept.
+    """
+    if type(space.task).deployed is Task.deployed:
+        return
+    split = glance(data)
+    outer = [{name: ends(values)[side] for name, values in space.student.items()} for side in (0, -1)]
+    for architecture in (middle_architecture(space), *outer):
+        name = f"deployed({named(architecture)})"
+        with asking(name), if_memory_suffices():
+            student = build_student(space, architecture, data).to(data.device)
+            network = deployed_network(space.task, student)
+            if network is student:
+                continue
+            check_state(name, network)
+            with torch.no_grad():
+                logits = call(network.to(data.device).eval(), split.inputs)
+            found = check_logits(name, logits, split.labels)
+            if found != classes:
+                raise Unfit(
+                    f"{name} must have the classes of the student, but has {found} logits, and the student {classes}",
+                    "let deployed() return a network that stands in for the student",
+                )

@@ -1,0 +1,154 @@
+"""What tells one network from another: its layers, its weights, whatever else it holds, and what it answers.
+
+What a teacher knows need not be in tensors: it may be an estimator behind a module, a table, a number in its code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from joblib.hashing import NumpyHasher  # what joblib.hash is made of; it has no way to say how tensors are hashed
+from torch import Tensor, nn
+
+from harness.core.content import derived_seed, digest, tensors_digest
+from harness.cost.measure import shape_of
+from harness.studies.start import Start
+from harness.training.fit import seed_draws
+from lightning_modules.batch import Inputs, call, select
+from lightning_modules.data.tensors import Split, TensorDataModule
+
+_ASKED = 32  # samples of each split that may be looked at
+_KEPT = 512  # numbers of a network's answers that are compared
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+
+_steady: WeakKeyDictionary[nn.Module, dict[str, str]] = WeakKeyDictionary()
+"""Of each network that was asked: a hash of each attribute that it had before, and that the first call left alone."""
+
+
+def samples_of(data: TensorDataModule, device: torch.device | None = None) -> list[Inputs]:
+    """Batches of the samples that networks are asked about: a few of the training and the validation split.
+
+    Args:
+        data: The data.
+        device: Where the samples are wanted; ``None`` takes where the data are.
+    """
+    batches = []
+    for name in ("train", "val"):
+        split = data.splits[name]
+        ids = torch.linspace(0, len(split) - 1, min(_ASKED, len(split))).long().to(split.labels.device)
+        batches.append(Split(select(split.inputs, ids), split.labels[ids]).to(device or data.device).inputs)
+    return batches
+
+
+def network_digest(network: nn.Module, answers: Tensor) -> str:
+    """Return a content hash of what a network is, 16 hexadecimal digits; the same on each start of one machine.
+
+    Answers are rounded, so that last bits hardly ever tell networks apart.
+
+    Args:
+        network: The network.
+        answers: What ``answers_of`` gave for it.
+    """
+    unit = answers.double().flatten()
+    size = float(unit.norm())
+    drawn = torch.from_numpy(np.random.default_rng(0).standard_normal((2, len(unit))))
+    shares = [round(float(share), 2) + 0.0 for share in drawn @ (unit / size)] if size else []
+    answered = [list(answers.shape), round(math.log(size), 2) if size else None, shares]
+    held = _steady[network] if network in _steady else _attributes(network)
+    return digest(repr(network), weights_digest(network), held, answered)
+
+
+def weights_digest(network: nn.Module) -> str:
+    """Return a content hash of all tensors of a network, the buffers that it does not save too."""
+    return tensors_digest(_tensors(network))
+
+
+@torch.no_grad()
+def answers_of(network: nn.Module, samples: Sequence[Inputs]) -> Tensor:
+    """Logits of some samples in eval mode, on the CPU, finite; the network's modes are left as they were."""
+    modes = {module: module.training for module in network.modules()}
+    before = None if network in _steady else _attributes(network)
+    seed_draws(derived_seed("answers"), torch.device("cpu"))
+    network.eval()
+    try:
+        logits = torch.cat([call(network, inputs).detach().float().cpu() for inputs in samples])
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    if before is not None:
+        after = _attributes(network)
+        _steady[network] = {name: value for name, value in before.items() if after.get(name) == value}
+    return logits.nan_to_num(0.0, 1e4, -1e4)
+
+
+def some_of(answers: Tensor) -> tuple[float, ...]:
+    """So much of a network's answers as a study keeps, evenly chosen."""
+    flat = answers.flatten()
+    chosen = flat[torch.linspace(0, len(flat) - 1, min(_KEPT, len(flat))).long()]
+    return tuple(float(f"{value:.6g}") for value in chosen.tolist())
+
+
+def start_of(network: nn.Module) -> Start:
+    """What a fresh network starts from: its shape, what of its tensors is exact, and sizes and shares of the others.
+
+    Each tensor counts by its own size, so that a large one hides no small one: its logarithm, and the tensor's share of
+    a drawn direction at unit size.
+    """
+    exact: list[Any] = []
+    sizes = shares = 0.0
+    for place, (name, tensor) in enumerate(sorted(_tensors(network).items())):
+        whole = tensor.detach().cpu()
+        if not (whole.is_floating_point() or whole.is_complex()):
+            exact.append(tensors_digest({name: whole}))
+            continue
+        values = (torch.view_as_real(whole.resolve_conj()) if whole.is_complex() else whole).flatten().double().numpy()
+        finite = np.isfinite(values)
+        kept = np.where(finite, values, 0.0)
+        size = float(np.linalg.norm(kept))
+        odd = [] if finite.all() else [str(value) for value in values[~finite]]
+        exact.append([digest(np.packbits(finite).tobytes().hex(), odd) if odd else "", size > 0])
+        if size > 0:
+            drawn = np.random.default_rng(place).standard_normal(1 + len(kept))
+            sizes += float(drawn[0]) * math.log(size)
+            shares += float(kept @ drawn[1:]) / size
+    begun = digest(shape_of(network), exact)
+    return Start(begun, (sizes, shares), begun)
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Return all tensors of a network by name, the buffers that it does not save too."""
+    named = {**dict(network.named_buffers()), **network.state_dict()}
+    return {name: value for name, value in named.items() if isinstance(value, Tensor)}
+
+
+def _attributes(network: nn.Module) -> dict[str, str]:
+    """Return a hash of each attribute that a network's modules have beside tensors and submodules, by its name.
+
+    What can't be hashed is told by the name of its type: what it is for shows in the answers.
+    """
+    found = {}
+    for name, module in network.named_modules():
+        for attribute, value in vars(module).items():
+            if attribute not in _OF_EVERY_MODULE:
+                try:
+                    found[f"{name}.{attribute}"] = str(_Hasher(hash_name="sha1").hash(value))
+                except Exception:  # whatever an object's own pickling raises
+                    found[f"{name}.{attribute}"] = type(value).__qualname__
+    return found
+
+
+class _Hasher(NumpyHasher):  # type: ignore[misc]
+    """Hashes tensors and sets by their content: pickled, they tell where they lie in memory, and in which order."""
+
+    def save(self, obj: Any) -> None:
+        if isinstance(obj, Tensor):
+            obj = ("tensor", tensors_digest({"": obj}))
+        elif isinstance(obj, set | frozenset):
+            members = sorted(str(_Hasher(hash_name="sha1").hash(member)) for member in obj)
+            obj = (type(obj).__qualname__, members)
+        super().save(obj)

@@ -1,0 +1,69 @@
+"""Whether a network in eval mode answers a sample alike each time: what is stored of it must be what it would say."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from harness.core.errors import Unfit
+from lightning_modules.batch import Inputs, call, select
+
+ASKED = 16
+"""Samples that are asked about together, and then one by one."""
+TOLERANCE = 1e-3
+"""Of the largest logit: what batches of another size, or another order of a sum, may change."""
+
+
+def logits_of(network: nn.Module, inputs: Inputs) -> Tensor:
+    """Return what a network in eval mode answers, without a graph."""
+    with torch.no_grad():
+        return call(network.eval(), inputs)
+
+
+def unsteadiness(network: nn.Module, inputs: Inputs) -> Unfit | None:
+    """Say where a network in eval mode gives a sample other logits when asked twice, or alone; ``None`` if nowhere.
+
+    Args:
+        network: Any mode.
+        inputs: Of a batch.
+    """
+    together, samples = logits_of(network, inputs), _samples(inputs)
+    apart = distance(logits_of(network, inputs), together)
+    if apart > TOLERANCE:
+        return Unfit(
+            f"the same batch asked twice has logits {apart:.1%} of the largest apart, in eval mode",
+            "something is drawn in eval mode: write F.dropout(x, p, self.training), or use nn.Dropout",
+        )
+    alone = torch.cat([logits_of(network, select(inputs, slice(i, i + 1))) for i in range(samples)])
+    if alone.shape != together.shape:
+        return Unfit(
+            f"{samples} samples asked one by one have logits of shape {tuple(alone.shape)}, not "
+            f"{tuple(together.shape)}",
+            "name the dimension that squeeze() drops: that of a batch of one goes too",
+        )
+    apart = distance(alone, together)
+    if apart > TOLERANCE:
+        return Unfit(
+            f"a sample alone has logits {apart:.1%} of the largest apart from its own in a batch of {samples}",
+            "let no step mix samples in eval mode: a BatchNorm kept in train mode does, or a mean over dimension 0",
+        )
+    return None
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    """The largest difference of two tensors of one shape, as a share of the largest value; infinite where one is.
+
+    What both hold impossible (-inf) is no difference.
+    """
+    impossible = (one == -math.inf) & (other == -math.inf)
+    one, other = one.masked_fill(impossible, 0), other.masked_fill(impossible, 0)
+    largest, apart = torch.maximum(one.abs().max(), other.abs().max()), (one - other).abs().max()
+    if not largest.isfinite():  # a NaN would pass as no difference
+        return math.inf
+    return float(apart / largest) if largest else 0.0
+
+
+def _samples(inputs: Inputs) -> int:
+    return len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)

@@ -1,0 +1,83 @@
+"""A task's own code, asked: what it builds, and whose an error is that comes up there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from harness.cli.search import doctor_command
+from harness.core.errors import HarnessError, advice_of, is_out_of_memory, one_line
+from harness.cost.measure import (
+    trainable_parameters,
+)
+from harness.networks.students import build_student, middle_architecture, named
+from harness.settings import Settings
+from harness.space import SearchSpace, line_of
+from harness.task import deployed_network
+from lightning_modules.data.tensors import TensorDataModule
+
+
+@contextlib.contextmanager
+def asking(what: str, settings: Settings, *, but_memory: bool = False) -> Iterator[None]:
+    """Say of any error in a task's own code whose it is and where, in one line.
+
+    Args:
+        what: What was asked.
+        settings: Name the space file.
+        but_memory: Whether an error for want of memory is passed on as it is, to a caller that can do without.
+    """
+    try:
+        yield
+    except HarnessError:
+        raise
+    except Exception as error:
+        if but_memory and is_out_of_memory(error):
+            raise
+        line = line_of(error, settings.space_file)
+        place = f" in {settings.space_file}{line}" if line else ""
+        said = one_line(error).removesuffix(".")
+        advice = f"; {advised}" if (advised := advice_of(error)) else ""
+        raise HarnessError(
+            f"{what} fails{place}: {type(error).__name__}: {said}{advice}; look: "
+            f"{doctor_command(settings, next(iter(settings.teachers), None))}"
+        ) from error
+
+
+def student_of(
+    space: SearchSpace, architecture: Mapping[str, Any], data: TensorDataModule, settings: Settings
+) -> nn.Module:
+    """Build a student with fresh weights, on the device of the data; want of memory is raised as it is."""
+    with asking(f"the task's {named(architecture)}", settings, but_memory=True):
+        return build_student(space, architecture, data).to(data.device)
+
+
+class Deployed(NamedTuple):
+    """What is deployed of a student, and how many parameters its training changes."""
+
+    network: nn.Module
+    trainable_parameters: int
+
+
+def deployed_of(
+    space: SearchSpace, architecture: Mapping[str, Any], data: TensorDataModule, settings: Settings
+) -> Deployed:
+    """Build what is deployed of a student with fresh weights, as ``student_of`` builds the student."""
+    student = student_of(space, architecture, data, settings)
+    trainable = trainable_parameters(student)
+    with asking("the task's deployed(student)", settings, but_memory=True):
+        return Deployed(deployed_network(space.task, student).to(data.device), trainable)
+
+
+def middle_student(space: SearchSpace, data: TensorDataModule, settings: Settings) -> nn.Module:
+    """Build the student that stands for all where one is asked: memory must suffice for it."""
+    with asking_the_middle(space, settings):
+        return student_of(space, middle_architecture(space), data, settings)
+
+
+def asking_the_middle(space: SearchSpace, settings: Settings) -> AbstractContextManager[None]:
+    """Say of any error in a task's own code that it came up in the student in the middle of the space."""
+    return asking(f"the task's {named(middle_architecture(space))}, in the middle of the space,", settings)

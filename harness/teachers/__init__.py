@@ -1,0 +1,1 @@
+"""Teachers: trained or loaded, single or as an ensemble, and what they answer on each sample, stored once."""

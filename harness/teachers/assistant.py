@@ -1,0 +1,75 @@
+"""A student of an earlier study as the teacher of another: the middle of a chain from large teacher to small student.
+
+Where teacher and student are far apart, an assistant of a size between them may teach better than the teacher does
+(Mirzadeh et al. 2020, arXiv:1902.03393).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import nn
+
+from harness.core.content import tensors_digest
+from harness.core.errors import HarnessError, one_line
+from harness.networks.students import build_student, named
+from harness.space import SearchSpace
+from harness.task import deployed_network
+from harness.training.tensor_file import load_state
+from lightning_modules.data.tensors import TensorDataModule
+
+_ARCHITECTURE = "architecture"
+
+
+def is_student(file: Path) -> bool:
+    """Return whether a file is what a trial keeps of its student; one that can't be read is none."""
+    try:
+        return _ARCHITECTURE in _metadata(file)
+    except (SafetensorError, OSError):
+        return False
+
+
+def load_assistant(file: Path, space: SearchSpace, data: TensorDataModule, space_name: str) -> nn.Module:
+    """Return the student in a file, as the task builds and deploys it.
+
+    Args:
+        file: A trial's ``student.safetensors``.
+        space: Its task builds the architecture.
+        data: Tells lazy layers their sizes.
+        space_name: Name of the space that it must come from: another one means other things by the same names.
+
+    Raises:
+        HarnessError: If it is of another space, damaged, or no student that the task builds.
+    """
+    metadata = _metadata(file)
+    if metadata.get("space") != space_name:
+        raise HarnessError(
+            f"--teacher {file} must be a student of the space {space_name!r} to teach there, but is one of "
+            f"{metadata.get('space')!r}; a study of {space_name!r} can train one."
+        )
+    state = load_file(file)
+    if metadata.get("digest") != tensors_digest(state):
+        raise HarnessError(f"--teacher {file} must be as its trial left it, but its content does not match its hash.")
+    architecture = json.loads(metadata[_ARCHITECTURE])
+    if set(architecture) != set(space.student):
+        raise HarnessError(
+            f"--teacher {file} must be a student of the space's parameters ({', '.join(sorted(space.student))}), but "
+            f"is {named(architecture)}; train it again with this space."
+        )
+    try:
+        student = deployed_network(space.task, build_student(space, architecture, data))
+        load_state(student, state)
+    except Exception as error:
+        raise HarnessError(
+            f"--teacher {file} must be a student that the task builds, but its {named(architecture)} fails: "
+            f"{type(error).__name__}: {one_line(error)}"
+        ) from error
+    return student
+
+
+def _metadata(file: Path) -> dict[str, str]:
+    with safe_open(file, framework="pt") as reader:
+        return reader.metadata() or {}

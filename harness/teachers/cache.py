@@ -1,0 +1,158 @@
+"""What is prepared once for all: found on disk or on the tracking server, or made by one worker, whom others await."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from safetensors import SafetensorError
+
+from harness.core.content import drop_unfinished, exclusive
+from harness.core.errors import HarnessError
+from harness.tracking.mirror import Mirror
+
+_DAMAGE = (SafetensorError, OSError, ValueError, RuntimeError)
+_Stamp = tuple[int, int] | None
+
+
+class Alone(Protocol):
+    """Keeps all other workers out meanwhile, wherever they are."""
+
+    def __call__(self, what: str, *, on_wait: Callable[[], None]) -> AbstractContextManager[None]:
+        """Of what is done, and told if one must be waited for."""
+
+
+class Keeper:
+    """Finds what is kept, or has it made: by one worker, for all that share the disk, the study or the tracking server.
+
+    No lock is held while a file is read that is there already, for many workers may start at once.
+
+    Args:
+        alone: Keeps out the workers on other machines; those on this one are kept out by a locked file.
+        mirror: Asks the tracking server, if there is one.
+        say: Called with a line of text.
+    """
+
+    def __init__(self, alone: Alone, mirror: Mirror, say: Callable[[str], None]) -> None:
+        self.say = say
+        self._alone = alone
+        self._mirror = mirror
+        self._asks = mirror.shares_files
+
+    def find_or_make(
+        self,
+        files: Sequence[Path],
+        *,
+        lock: Path,
+        name: str,
+        what: str,
+        doing: str,
+        run_key: str,
+        run_folder: Path,
+        load: Callable[[Path], None],
+        make: Callable[[list[Path]], None],
+    ) -> None:
+        """Load files from the disk, or else from the tracking server; make those that are not there, or damaged.
+
+        What is made is on the server before other workers go on, unless it is away.
+
+        Args:
+            files: The files.
+            lock: Held, on this machine's disk, while they are made.
+            name: Theirs, on any machine.
+            what: What they are, to a person.
+            doing: What another worker does that makes them.
+            run_key: Of the run that has them as artifacts.
+            run_folder: Folder of that run's spool, which ``make`` begins.
+            load: Reads one; raises ``SafetensorError``, ``OSError``, ``ValueError`` or ``RuntimeError`` if it is not
+                what it should be.
+            make: Writes those that it is given.
+
+        Raises:
+            HarnessError: If one can't be read that was just made.
+        """
+        damaged: dict[Path, _Stamp] = {}
+
+        def is_loaded(file: Path, where: str) -> bool:
+            stamp = _stamp(file)
+            if stamp is None:
+                return False
+            try:
+                load(file)
+            except _DAMAGE as error:
+                self.say(f"the {where} {what} {file} can't be used: damaged ({error}); made again")
+                damaged[file] = stamp
+                return False
+            return True
+
+        def wait() -> None:
+            self.say(f"another worker {doing}; waiting for it")
+
+        made: list[Path] = []
+        left = [file for file in files if not is_loaded(file, "kept")]
+        while left:
+            with exclusive(lock, on_wait=wait), self._alone(name, on_wait=wait):
+                # Whoever was waited for may have made them; they are read when nobody waits for it any more.
+                missing = [file for file in left if _stamp(file) == damaged.get(file)]
+                fetched = [
+                    file
+                    for file in missing
+                    if self._fetch(file, what, run_key, run_folder) and is_loaded(file, "tracking server's")
+                ]
+                left = [file for file in left if file not in fetched]
+                made = [file for file in missing if file not in fetched]
+                if made:
+                    for file in made:
+                        drop_unfinished(file)  # as large as what is made
+                    make(made)
+                    self.share(made, what, run_folder, anew=True)
+            left = [file for file in left if not is_loaded(file, "kept")]
+            if unreadable := [file for file in left if file in made]:
+                raise HarnessError(f"{unreadable[0]} must be as it was written, but is not; see to the disk it is on.")
+
+    def share(self, files: Sequence[Path], what: str, run_folder: Path, *, anew: bool = False) -> None:
+        """Check that the tracking server has files for machines that do not share this one's disk.
+
+        Args:
+            files: The files.
+            what: What they are, to a person.
+            run_folder: Folder of the spool, begun, of the run that has them as artifacts.
+            anew: Whether those that were sent before are to be sent again.
+        """
+        for file in files if self._asks else ():
+            problem = self._mirror.publish(file, run_folder, anew=anew)
+            if problem is not None:
+                self._give_up(f"other machines can't find the {what} there before the next start here", problem)
+                return
+
+    def _fetch(self, file: Path, what: str, run_key: str, run_folder: Path) -> bool:
+        if not self._asks:
+            return False
+        found, problem = self._mirror.fetch(run_key, file, run_folder)
+        if problem is not None:
+            self._give_up(f"whether it has the {what} is not known", problem)
+        elif found:
+            self.say(f"{what:<9} found on the tracking server")
+        return found
+
+    def _give_up(self, consequence: str, problem: str) -> None:
+        self._asks = False  # it has been waited for once
+        self.say(f"the tracking server does not answer ({problem}); {consequence}")
+
+
+@contextlib.contextmanager
+def nobody_else(what: str, *, on_wait: Callable[[], None]) -> Iterator[None]:
+    """As ``Alone``, where there are no workers on other machines."""
+    yield
+
+
+def _stamp(file: Path) -> _Stamp:
+    """Return which of the files that stood there under one name it is; ``None`` if there is none."""
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns

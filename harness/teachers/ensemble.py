@@ -1,0 +1,179 @@
+"""Several teachers that teach as one: each is made, or given, by itself, and what they say is averaged."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from harness.core.content import derived_seed
+from harness.core.errors import HarnessError
+from harness.screen.terminal import Bar, Terminal
+from harness.settings import Settings
+from harness.space import SearchSpace
+from harness.studies.changes import known_starts
+from harness.studies.start import Start
+from harness.studies.study import Study
+from harness.task import Task
+from harness.teachers.cache import Keeper
+from harness.teachers.make import BindStart, Teacher, TeacherListener, make_teacher
+from harness.teachers.outputs import Outputs
+from harness.tracking.mirror import Mirror
+from lightning_modules.data.tensors import TensorDataModule
+from lightning_modules.ensemble import mean_of_logits, mean_of_probabilities
+
+_MEANS = {"probabilities": mean_of_probabilities, "logits": mean_of_logits}
+_LOGITS = "logits"
+
+
+def make_teachers(
+    space: SearchSpace,
+    data: TensorDataModule,
+    dataset: str,
+    *,
+    classes: int,
+    settings: Settings,
+    keeper: Keeper,
+    terminal: Terminal,
+    mirror: Mirror,
+    bind_start: BindStart,
+    check: Callable[[nn.Module], None] = lambda network: None,
+) -> list[Teacher]:
+    """Load or train each teacher by itself, one after the other.
+
+    Args:
+        space: Its task gives their network and its recipe.
+        data: Their training data.
+        dataset: Fingerprint of that data.
+        classes: Number of classes C.
+        settings: Which teachers, and where the cache is.
+        keeper: Finds those that are kept.
+        terminal: Shows their training.
+        mirror: Told of their runs' news.
+        bind_start: Called with what each that is trained starts from, before it is.
+        check: Raises if a network can't teach, before it is trained.
+
+    Returns:
+        In the order of their digests: the same teachers are the same ensemble however they were named.
+
+    Raises:
+        HarnessError: If a checkpoint can't be used, or two are the same.
+    """
+    made: dict[str, Teacher] = {}
+    each = _settings_of_each(settings)
+    for label, own in zip(labels(len(each)), each, strict=True):
+        with _shown(label, space.task, terminal, mirror) as listener:
+            teacher = make_teacher(
+                space,
+                data,
+                dataset,
+                classes=classes,
+                settings=own,
+                keeper=keeper,
+                listener=listener,
+                bind_start=bind_start,
+                check=check,
+            )
+        if teacher.digest in made:
+            flag = "--teacher must name" if settings.teachers else "--teachers must make"
+            raise HarnessError(f"{flag} teachers that differ, but two of them are {teacher.digest}.")
+        made[teacher.digest] = teacher
+    return [made[digest] for digest in sorted(made)]
+
+
+def labels(teachers: int) -> list[str]:
+    """Return what the teachers are called where they are listed."""
+    return ["teacher"] if teachers == 1 else [f"teacher {number}" for number in range(1, teachers + 1)]
+
+
+def number_of_teachers(settings: Settings) -> int:
+    """Return how many teach as one."""
+    return len(_settings_of_each(settings))
+
+
+def _settings_of_each(settings: Settings) -> list[Settings]:
+    """For each teacher the settings that it has by itself: a checkpoint, or a seed to be trained with.
+
+    The first of those that are trained is the one that is trained alone.
+    """
+    if settings.teachers:
+        return [replace(settings, teachers=(file,)) for file in settings.teachers]
+    seeds = [settings.seed, *(derived_seed(settings.seed, "teacher", n) for n in range(1, settings.trained_teachers))]
+    return [replace(settings, seed=seed) for seed in seeds]
+
+
+@contextlib.contextmanager
+def _shown(label: str, task: Task, terminal: Terminal, mirror: Mirror) -> Iterator[TeacherListener]:
+    """Show a teacher's training, if it is trained."""
+    started = time.perf_counter()
+    bar: list[Bar] = []
+
+    def on_start(epochs: int, done: int) -> None:
+        if done:
+            terminal.say(f"{label:<9} its training was cut; it goes on after epoch {done} of {epochs}")
+        bar.append(terminal.bar(label, epochs, "epochs"))
+        bar[0].advance(done)
+
+    def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
+        name = f"val/{task.metric_name}"
+        bar[0].advance(note=f"epoch {epoch + 1}, {name} {metrics[name]:.4f}")
+
+    try:
+        yield TeacherListener(
+            on_start=on_start,
+            on_epoch=on_epoch,
+            on_progress=lambda done: bar[0].within(done),
+            on_append=mirror.notify,
+            on_note=lambda text: terminal.tell(f"{label:<9} {text}", indent=" " * 10),
+        )
+    finally:
+        for shown in bar:
+            shown.close()
+    if bar:
+        terminal.say(f"{label:<9} trained in {time.perf_counter() - started:.1f} s")
+
+
+def bind_teachers(study: Study, starts: Sequence[Start], average: str) -> str:
+    """Tie a study to its teachers, or see that it is tied to the same; what they are called together.
+
+    Args:
+        study: The study, whose lease is held.
+        starts: What each teacher is, in order; another processor may find other last bits.
+        average: One of ``harness.settings.AVERAGES``.
+
+    Raises:
+        HarnessError: If the study stands on others.
+    """
+    with study.alone("bind"):
+        bound = known_starts(study, dict(zip(labels(len(starts)), starts, strict=True)))
+        name = ensemble_name([start.digest for start in bound.values()], average)
+        study.bind_alone(teacher=name)
+        study.keep_starts(bound)
+    return name
+
+
+def ensemble_name(teachers: Sequence[str], average: str) -> str:
+    """Return what a study is bound to: the digest of its teacher, or the kind of average and the digests of all.
+
+    Args:
+        teachers: Their digests, in order.
+        average: One of ``harness.settings.AVERAGES``.
+    """
+    digests = ", ".join(teachers)
+    return digests if len(teachers) == 1 else f"{average} of {digests}"
+
+
+def averaged(outputs: Sequence[Outputs], average: str) -> Outputs:
+    """Return the outputs of an ensemble, logits alone (``methods.check_teachers``); those of one stay as they are.
+
+    Args:
+        outputs: Of each teacher.
+        average: One of ``harness.settings.AVERAGES``.
+    """
+    if len(outputs) == 1:
+        return outputs[0]
+    mean = _MEANS[average]
+    return {split: {_LOGITS: mean([one[split][_LOGITS] for one in outputs])} for split in outputs[0]}

@@ -1,0 +1,175 @@
+"""The teacher's outputs: computed once for each teacher and dataset, kept under content keys, checked when loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from harness.core.content import digest, tensors_digest
+from harness.teachers.cache import Keeper
+from harness.teachers.make import Teacher
+from harness.training.tensor_file import save_tensors
+from lightning_modules.batch import call
+from lightning_modules.data.tensors import TensorDataModule
+from lightning_modules.features import captured, probed
+
+SEARCHED = ("train", "val")
+"""The splits that a search may look at; the test split is nobody's before it is over."""
+
+Outputs = dict[str, dict[str, Tensor]]
+"""By split and name; ``["train"]["logits"]`` has shape (N, C), or (N, V, C) where the samples have views."""
+
+_LOGITS = "logits"
+
+
+def make_teacher_outputs(
+    teacher: Teacher,
+    data: TensorDataModule,
+    dataset: str,
+    *,
+    splits: Sequence[str] = SEARCHED,
+    layers: Sequence[str] = (),
+    cache_dir: Path,
+    keeper: Keeper,
+) -> Outputs:
+    """Load the teacher's outputs from where they are kept, or run the teacher once over the data and keep them.
+
+    They are raw logits, for a softmax could not be undone, and the temperature is searched; and what some layers give.
+    Each has a file of its own, so that another layer that is asked for later adds one. A file is mapped into memory,
+    not read: workers of one machine share it, and what is never asked for takes no memory.
+
+    Args:
+        teacher: The teacher.
+        data: Its samples, in a fixed order.
+        dataset: Fingerprint of the data.
+        splits: Names of the splits.
+        layers: Names of the layers whose outputs are wanted beside the logits.
+        cache_dir: Root of the caches.
+        keeper: Finds those that are kept, and keeps those that are computed; told when features are stored.
+
+    Raises:
+        ValueError: If there is no layer of a name, or what it gives can't be stored.
+    """
+    keys = {name: _key(teacher.digest, dataset, name, splits) for name in (_LOGITS, *layers)}
+    files = {name: _file(cache_dir, key) for name, key in keys.items()}
+    names = {file: name for name, file in files.items()}
+    kept: dict[str, dict[str, Tensor]] = {}
+
+    def load(file: Path) -> None:
+        name = names[file]
+        kept[name] = _load(file, keys[name], data, splits)
+
+    def compute(missing: list[Path]) -> None:
+        made = _forward(teacher.network, data, [names[file] for file in missing], splits)
+        for file in missing:
+            name = names[file]
+            by_split = made.pop(name)
+            metadata = {"key": keys[name], "name": name, "teacher": teacher.digest, "dataset": dataset}
+            _save(by_split, file, metadata)
+            if name != _LOGITS:
+                size_mb = sum(values.nbytes for values in by_split.values()) / 1e6
+                keeper.say(f"teacher   what its layer {name} gives is stored, {size_mb:,.0f} MB")
+
+    what, run_folder = "teacher outputs", teacher.spool.folder
+    keeper.find_or_make(
+        list(names),
+        lock=files[_LOGITS].with_suffix(".lock"),
+        name=f"outputs {keys[_LOGITS]}",
+        what=what,
+        doing="computes the teacher's outputs",
+        run_key=teacher.run_key,
+        run_folder=run_folder,
+        load=load,
+        make=compute,
+    )
+    keeper.share(list(names), what, run_folder)
+    return {split: {name: kept[name][split] for name in files} for split in splits}
+
+
+def run_teacher(
+    network: nn.Module, data: TensorDataModule, *, layers: Sequence[str] = (), splits: Sequence[str] = SEARCHED
+) -> Outputs:
+    """Return what is stored of a teacher: its outputs for every sample, computed now, on the CPU.
+
+    Args:
+        network: The teacher, in eval mode.
+        data: Its samples, in a fixed order.
+        layers: Names of the layers whose outputs are wanted beside the logits.
+        splits: Names of the splits.
+
+    Raises:
+        ValueError: If there is no layer of a name, or what it gives can't be stored.
+    """
+    made = _forward(network, data, (_LOGITS, *layers), splits)
+    return {split: {name: by_split[split] for name, by_split in made.items()} for split in splits}
+
+
+def find_teacher_outputs(
+    teacher_digest: str, data: TensorDataModule, dataset: str, *, cache_dir: Path
+) -> Outputs | None:
+    """Return the kept logits of a teacher, or ``None`` if there are none.
+
+    Raises:
+        SafetensorError, OSError, ValueError: If they are damaged.
+    """
+    key = _key(teacher_digest, dataset, _LOGITS, SEARCHED)
+    file = _file(cache_dir, key)
+    if not file.exists():
+        return None
+    return {split: {_LOGITS: values} for split, values in _load(file, key, data, SEARCHED).items()}
+
+
+def _file(cache_dir: Path, key: str) -> Path:
+    return cache_dir / "teacher_outputs" / f"{key}.safetensors"
+
+
+def _key(teacher_digest: str, dataset: str, name: str, splits: Sequence[str]) -> str:
+    return digest("teacher outputs", 2, teacher_digest, dataset, name, *splits)
+
+
+def _save(by_split: dict[str, Tensor], file: Path, metadata: dict[str, str]) -> None:
+    metadata["digest"] = tensors_digest(by_split)
+    save_tensors(by_split, file, metadata)
+
+
+def _load(file: Path, key: str, data: TensorDataModule, splits: Sequence[str]) -> dict[str, Tensor]:
+    with safe_open(file, framework="pt") as reader:
+        metadata = reader.metadata() or {}
+    by_split = load_file(file)
+    if metadata.get("key") != key or metadata.get("digest") != tensors_digest(by_split):
+        raise ValueError("their content does not match their hash")
+    for split in splits:
+        if split not in by_split or len(by_split[split]) != len(data.splits[split]):
+            raise ValueError(f"they must have a row for each {split} sample")
+    return by_split
+
+
+@torch.no_grad()
+def _forward(
+    network: nn.Module, data: TensorDataModule, names: Sequence[str], splits: Sequence[str]
+) -> dict[str, dict[str, Tensor]]:
+    """Outputs by name and split; each is made once, for features are large."""
+    assert not network.training
+    layers = [name for name in names if name != _LOGITS]
+    if layers:
+        probed(network, data.splits["val"].few(2).inputs, layers)  # refuses what can't be stored
+    outputs: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+    for split in splits:
+        loader = data.ordered(split)
+        views = () if loader.views is None else (loader.views.count,)
+        for view in range(*views or (1,)):
+            loader.set_epoch(view)
+            for batch in (batch for item in loader for batch in item):
+                with captured(network, layers) as found:
+                    found[_LOGITS] = call(network, batch.inputs)
+                rows = batch.ids.cpu()
+                for name in names:
+                    if split not in outputs[name]:
+                        outputs[name][split] = torch.empty(len(loader.split), *views, *found[name].shape[1:])
+                    outputs[name][split][(rows, view) if views else rows] = found[name].float().cpu()
+    return outputs

@@ -1,0 +1,7 @@
+"""Data for training: splits, data modules that serve them in batches, and views of samples."""
+
+from lightning_modules.data.splits import stratified_splits
+from lightning_modules.data.tensors import Split, TensorDataModule
+from lightning_modules.data.views import Views
+
+__all__ = ["Split", "TensorDataModule", "Views", "stratified_splits"]

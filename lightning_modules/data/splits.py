@@ -1,0 +1,74 @@
+"""Cut one set of samples into training, validation and test splits, stratified by class and always alike."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import numpy as np
+import torch
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+
+from lightning_modules.batch import Inputs, select
+from lightning_modules.data.tensors import Split
+
+_LEAST_OF_EACH = 5  # samples of a class: one for each of the parts of 20 %
+_SPLIT_SEED = 0  # splits are part of the dataset: no flag moves them
+
+
+class Splits(TypedDict):
+    """The three parts of a dataset."""
+
+    train: Split
+    val: Split
+    test: Split
+
+
+def stratified_splits(inputs: Inputs, labels: Tensor) -> Splits:
+    """The splits ``train``, ``val`` and ``test`` of 60, 20 and 20 %: the same mix of classes, the same samples always.
+
+    Args:
+        inputs: A tensor, or a dict of tensors, of first dimension N.
+        labels: Class indices, shape (N,).
+
+    Raises:
+        TypeError: If the labels are no tensor.
+        ValueError: If there are too few samples of a class: 20 % of five are one, and of five no class is too few.
+    """
+    if not isinstance(labels, Tensor):
+        raise TypeError(
+            f"labels of stratified_splits must be a tensor, but got {type(labels).__name__}: torch.from_numpy makes "
+            "one of an array, torch.tensor of a list."
+        )
+    try:
+        rest, test = stratified(labels, share=0.2)
+        train, val = stratified(labels[rest], share=0.25)
+    except ValueError as error:
+        if labels.ndim != 1 or labels.is_floating_point():
+            raise
+        classes, counts = labels.unique(return_counts=True)
+        raise ValueError(
+            f"stratified_splits must have at least {_LEAST_OF_EACH} samples of each class, but class "
+            f"{int(classes[counts.argmin()])} has {int(counts.min())}."
+        ) from error
+
+    def part(ids: Tensor) -> Split:
+        return Split(select(inputs, ids), labels[ids])
+
+    return Splits(train=part(rest[train]), val=part(rest[val]), test=part(test))
+
+
+def stratified(labels: Tensor, *, share: float) -> tuple[Tensor, Tensor]:
+    """Positions of two disjoint parts with the same mix of classes, always the same ones.
+
+    Args:
+        labels: Class indices, shape (N,).
+        share: Part of the samples that goes to the second part, in (0, 1).
+
+    Returns:
+        Positions of the first and of the second part, sorted, int64.
+    """
+    first, second = train_test_split(
+        np.arange(len(labels)), test_size=share, stratify=labels.numpy(), random_state=_SPLIT_SEED
+    )
+    return torch.from_numpy(np.sort(first)), torch.from_numpy(np.sort(second))

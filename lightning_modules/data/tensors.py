@@ -1,0 +1,349 @@
+"""Datasets that fit in memory: batches are cut from whole tensors, no sample is ever fetched alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from lightning_modules.batch import Batch, Inputs, select
+from lightning_modules.data.views import Views, show
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A part of a dataset whose samples are known by their position, which never changes.
+
+    Attributes:
+        inputs: What a network is called with, first dimension N: a tensor, or a dict of tensors. Any mapping is taken
+            for a dict; a tensor that carries a graph is detached, and one of an inference mode is copied out of it.
+        labels: Class indices, shape (N,), int64.
+
+    Raises:
+        TypeError: If inputs or labels are no tensors.
+        ValueError: If it is empty, or inputs and labels differ in length, or labels are no class indices, or inputs are
+            of double precision, which networks are not, or bool outside of a dict, or not stored densely, a value after
+            the other.
+    """
+
+    inputs: Inputs
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        inputs = self.inputs
+        plain = {name: _plain(name, value) for name, value in inputs.items()} if isinstance(inputs, Mapping) else None
+        object.__setattr__(self, "inputs", _plain("inputs", inputs) if plain is None else plain)
+        object.__setattr__(self, "labels", _plain("labels", self.labels))
+        if plain == {}:
+            raise ValueError("inputs of a split must hold a tensor, but got an empty dict.")
+        for name, value in self.tensors().items():
+            if value.dtype == torch.float64 and value is not self.labels:
+                raise ValueError(f"{name} of a split must be float32, as networks are, but got float64: call .float().")
+            if value.dtype == torch.bool and name == "inputs":  # of a dict, a mask may be
+                raise ValueError(f"{name} of a split must be float32 or whole numbers, but are bool: call .float().")
+            if not value.ndim:
+                raise ValueError(f"{name} of a split must have a first dimension, of the samples, but is one number.")
+        lengths = {len(value) for value in self.tensors().values()}
+        if lengths != {len(self.labels)} or not len(self.labels):
+            raise ValueError(
+                "inputs and labels of a split must have the same length, at least 1, but got "
+                f"{ {name: tuple(value.shape) for name, value in self.tensors().items()} }."
+            )
+        if self.labels.dtype != torch.int64 or self.labels.ndim != 1 or self.labels.min() < 0:
+            raise ValueError(
+                "labels must be class indices from 0 of shape (N,) and dtype int64, but got "
+                f"{_labels_fault(self.labels)}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by name, the labels included; of a dict, ``x`` is ``inputs.x``: it may be called "labels"."""
+        inputs = self.inputs
+        named = {f"inputs.{k}": v for k, v in inputs.items()} if isinstance(inputs, dict) else {"inputs": inputs}
+        return {**named, "labels": self.labels}
+
+    def few(self, count: int) -> Split:
+        """Return the first ``count`` samples, or all if there are fewer."""
+        return Split(select(self.inputs, slice(count)), self.labels[:count])
+
+    def to(self, device: torch.device) -> Split:
+        """Return the same samples on ``device``."""
+        inputs = self.inputs
+        moved = {k: v.to(device) for k, v in inputs.items()} if isinstance(inputs, dict) else inputs.to(device)
+        return Split(moved, self.labels.to(device))
+
+
+def not_finite(values: Tensor) -> list[int]:
+    """Return the positions of samples with NaN or infinity in them, samples being the first dimension."""
+    if not values.is_floating_point():
+        return []
+    finite: Tensor = torch.isfinite(values).flatten(1).all(1) if values.ndim > 1 else torch.isfinite(values)
+    return (~finite).nonzero().flatten().tolist()
+
+
+def _plain(name: str, value: Any) -> Tensor:
+    """Return ``value`` without a graph and outside of any inference mode, for it is trained on.
+
+    Raises:
+        TypeError: If it is no tensor.
+        ValueError: If it has no dense memory.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{name} of a split must be a tensor, but got {type(value).__name__}: {_how_to_convert(value)}."
+        )
+    if value.layout != torch.strided or value.is_quantized or value.is_meta or value.is_nested:
+        kind, how = "sparse", ".to_dense()"
+        if value.is_quantized:
+            kind, how = "quantized", ".dequantize()"
+        elif value.is_nested:
+            kind, how = "nested", "torch.nested.to_padded_tensor(.., 0)"
+        elif value.is_meta:
+            kind, how = "on the meta device, which holds no values", "torch.empty_like(.., device='cpu'), and fill it"
+        raise ValueError(f"{name} of a split must be a dense tensor, but got one that is {kind}: call {how}.")
+    with torch.inference_mode(False):
+        return value.clone() if value.is_inference() else value.detach()
+
+
+def _how_to_convert(value: Any) -> str:
+    """Say what makes tensors of a value that is none."""
+    if isinstance(value, tuple | list) and any(isinstance(one, Tensor) for one in value):
+        fields = "x._asdict()" if hasattr(value, "_asdict") else "dict(name=..)"
+        return f"a network is called with one tensor, or with keywords from a dict of tensors; {fields} makes a dict"
+    if dataclasses.is_dataclass(value):
+        return "a network is called with one tensor, or with keywords from a dict of tensors; vars(x) makes a dict"
+    return "torch.from_numpy makes one of an array, torch.tensor of a list"
+
+
+def _labels_fault(labels: Tensor) -> str:
+    """Say why labels are no class indices, and what makes some of them."""
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        how = ": .argmax(1) makes some of one score or mark a class; soft ones are given by views, with the inputs"
+    elif labels.ndim > 1:
+        how = ": .flatten() drops the dimensions of 1" if labels.numel() == len(labels) else ""
+    elif labels.dtype != torch.int64:
+        whole = labels.is_complex() or bool((labels != labels.long()).any())
+        how = ", and they are not whole numbers" if whole else ": .long() makes some of whole numbers"
+    else:
+        how = f", the smallest {int(labels.min())}: leave out what has no label, and count classes from 0"
+    return f"shape {tuple(labels.shape)} and {labels.dtype}{how}"
+
+
+class TensorLoader:
+    """Iterates over a split in groups of batches, in an order that only (seed, epoch) decides.
+
+    Lightning spends a third of a millisecond around each ``training_step``, as much as a small network's whole step.
+    So an item is a *list* of batches, and the module takes one optimizer step for each (what Keras calls
+    ``steps_per_execution``).
+
+    Args:
+        split: The samples.
+        batch_size: Samples in a batch; the last one may be smaller, but a single sample that is left over joins the
+            batch before it: BatchNorm can't be trained on one.
+        teacher: The teacher's stored outputs for every sample of the split, first dimension N, the second V where there
+            are views.
+        shuffle_seed: Decides the order together with the epoch; ``None`` keeps the order of the split.
+        batches_per_item: Batches in one item.
+        views: What is shown of the samples, one view in an epoch; ``None`` shows them as they are.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        batch_size: int,
+        teacher: dict[str, Tensor] | None = None,
+        shuffle_seed: int | None = None,
+        batches_per_item: int = 32,
+        views: Views | None = None,
+    ) -> None:
+        self.split = split
+        self.batch_size = batch_size
+        self.teacher = teacher or {}
+        self.shuffle_seed = shuffle_seed
+        self.batches_per_item = batches_per_item
+        self.views = views
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose order and view of the next pass. To be called before each, also after a resume."""
+        self.epoch = epoch
+
+    @property
+    def batches(self) -> int:
+        """Batches, and so optimizer steps, in an epoch."""
+        return _batches(len(self.split), self.batch_size)
+
+    @property
+    def last_batch_size(self) -> int:
+        """Samples in the last batch of an epoch: fewer than in the others, or one more."""
+        return len(self.split) - (self.batches - 1) * self.batch_size
+
+    def __len__(self) -> int:
+        return -(-self.batches // self.batches_per_item)
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        # An item is gathered at once, and its batches are views of it: a quarter of the time of gathering each.
+        order, starts = self._order(), [self.batch_size * batch for batch in range(self.batches)]
+        for first in range(0, len(starts), self.batches_per_item):
+            edges = [*starts[first : first + self.batches_per_item + 1], len(order)][: self.batches_per_item + 1]
+            ids = order[edges[0] : edges[-1]]
+            inputs, labels, targets = select(self.split.inputs, ids), self.split.labels[ids], None
+            if self.views is None:
+                teacher = {name: values[ids] for name, values in self.teacher.items()}
+            else:
+                view = self.epoch % self.views.count
+                inputs, targets = show(self.views, inputs, ids, view)
+                teacher = {name: values[ids, view] for name, values in self.teacher.items()}
+            parts = (slice(one - edges[0], other - edges[0]) for one, other in itertools.pairwise(edges))
+            yield [
+                Batch(
+                    ids=ids[part],
+                    inputs=select(inputs, part),
+                    labels=labels[part],
+                    targets=None if targets is None else targets[part],
+                    teacher={name: values[part] for name, values in teacher.items()},
+                )
+                for part in parts
+            ]
+
+    def _order(self) -> Tensor:
+        size, device = len(self.split), self.split.labels.device
+        if self.shuffle_seed is None:
+            return torch.arange(size, device=device)
+        # Drawn on the CPU, so that an order does not depend on the device. Both numbers go into the seed whole:
+        # neighbouring (seed, epoch) pairs must not share an order.
+        generator = torch.Generator().manual_seed((self.shuffle_seed << 24) + self.epoch)
+        return torch.randperm(size, generator=generator).to(device)
+
+
+def _batches(samples: int, batch_size: int) -> int:
+    """Return the number of batches of so many samples: a single one that is left over makes none."""
+    whole, left = divmod(samples, batch_size)
+    return whole + (left > 1 or (left == 1 and not whole))
+
+
+class TensorDataModule(pl.LightningDataModule):
+    """Fixed train, validation and test splits held in memory.
+
+    Args:
+        train: Samples that are trained on.
+        val: Samples that choose between students.
+        test: Samples that the search never sees.
+        batch_size: Samples in a training batch.
+        eval_batch_size: Samples in a batch that is only evaluated.
+        views: What teacher and students are shown of the training samples; ``None`` shows them as they are.
+
+    Raises:
+        TypeError: If a split is none, or views are none.
+        ValueError: If a batch size is no whole number from 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        train: Split,
+        val: Split,
+        test: Split,
+        batch_size: int = 64,
+        eval_batch_size: int = 512,
+        views: Views | None = None,
+    ) -> None:
+        super().__init__()
+        for size in (batch_size, eval_batch_size):
+            if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
+                raise ValueError(
+                    f"batch sizes must be whole numbers, at least 1, but got {batch_size=} and {eval_batch_size=}."
+                )
+        if views is not None and not isinstance(views, Views):
+            raise TypeError(f"views must be an instance of lightning_modules.data.views.Views, but got {views!r}.")
+        self.splits = {"train": train, "val": val, "test": test}
+        for name, part in self.splits.items():
+            if not isinstance(part, Split):
+                raise TypeError(
+                    f"{name} must be a Split(inputs, labels) of lightning_modules.data, but got {type(part).__name__}."
+                )
+        self.batch_size = int(batch_size)  # NumPy's whole numbers can't be written to JSON
+        self.eval_batch_size = int(eval_batch_size)
+        self.views = views
+        self.seed = 0
+        self.device = torch.device("cpu")
+        self.teacher_outputs: dict[str, dict[str, Tensor]] = {}
+        self.teacher_layers: tuple[str, ...] = ()  # of the teacher's, those that batches bring beside its logits
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch."""
+        return _batches(len(self.splits["train"]), self.batch_size)
+
+    def attach(self, teacher_outputs: dict[str, dict[str, Tensor]]) -> None:
+        """Join the teacher's stored outputs to the samples, by split and name, each of first dimension N.
+
+        Where the training samples have views, those of ``train`` are (N, V, …).
+
+        Raises:
+            ValueError: If they are not as many as the samples, or as their views.
+        """
+        for split, outputs in teacher_outputs.items():
+            for name, values in outputs.items():
+                if (
+                    split == "train"
+                    and self.views is not None
+                    and (values.ndim < 3 or values.shape[1] != self.views.count)
+                ):
+                    raise ValueError(
+                        f"the teacher's {name} must hold {self.views.count} views of each sample of {split}, shape "
+                        f"(N, {self.views.count}, ...), but got {tuple(values.shape)}."
+                    )
+                if len(values) != len(self.splits[split]):
+                    raise ValueError(
+                        f"the teacher's {name} must hold one row for each of the {len(self.splits[split])} samples "
+                        f"of {split}, but got {len(values)}."
+                    )
+        self.teacher_outputs = {
+            split: {name: values.to(self.device) for name, values in outputs.items()}
+            for split, outputs in teacher_outputs.items()
+        }
+
+    def move_to(self, device: torch.device) -> None:
+        """Keep the splits on ``device`` from now on: one copy, instead of one a batch."""
+        self.device = device
+        self.splits = {name: split.to(device) for name, split in self.splits.items()}
+        self.attach(self.teacher_outputs)
+
+    def train_dataloader(self) -> TensorLoader:
+        """Training batches, shuffled by (``seed``, epoch)."""
+        return TensorLoader(
+            self.splits["train"],
+            batch_size=self.batch_size,
+            teacher=self._brought("train"),
+            shuffle_seed=self.seed,
+            views=self.views,
+        )
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Return nothing to move: batches are cut on the device (see ``move_to``)."""
+        return batch
+
+    def ordered(self, split: str) -> TensorLoader:
+        """Batches of ``split`` in the order of its samples; of those of ``train``, the view that ``set_epoch`` says."""
+        return TensorLoader(
+            self.splits[split],
+            batch_size=self.eval_batch_size,
+            teacher=self._brought(split),
+            views=self.views if split == "train" else None,
+        )
+
+    def _brought(self, split: str) -> dict[str, Tensor]:
+        """What batches bring of the teacher's outputs: gathering what nobody asks for would take most of a step."""
+        outputs = self.teacher_outputs.get(split, {})
+        return {name: values for name, values in outputs.items() if name == "logits" or name in self.teacher_layers}

@@ -1,0 +1,70 @@
+"""Criteria: what a network is trained for. Each is a method of distillation, or stands beside one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from lightning_modules.methods.base import Criterion, Term
+from lightning_modules.methods.contrastive import ContrastiveCriterion
+from lightning_modules.methods.feature import AttentionTransferCriterion, HintCriterion
+from lightning_modules.methods.labels import HardLabelCriterion, SmoothedLabelCriterion
+from lightning_modules.methods.relation import ProbabilisticCriterion, RelationCriterion, SimilarityCriterion
+from lightning_modules.methods.response import (
+    CorrelationCriterion,
+    DecoupledCriterion,
+    DistillationCriterion,
+    StandardizedCriterion,
+)
+from lightning_modules.methods.self_distillation import SelfDistillationCriterion
+
+__all__ = [
+    "HINTON",
+    "METHODS",
+    "AttentionTransferCriterion",
+    "ContrastiveCriterion",
+    "CorrelationCriterion",
+    "Criterion",
+    "DecoupledCriterion",
+    "DistillationCriterion",
+    "HardLabelCriterion",
+    "HintCriterion",
+    "ProbabilisticCriterion",
+    "RelationCriterion",
+    "SelfDistillationCriterion",
+    "SimilarityCriterion",
+    "SmoothedLabelCriterion",
+    "StandardizedCriterion",
+    "Term",
+    "make_criterion",
+]
+
+HINTON = "soft_target"
+METHODS: Mapping[str, type[Criterion]] = MappingProxyType(
+    {
+        HINTON: DistillationCriterion,
+        "standardized": StandardizedCriterion,
+        "decoupled": DecoupledCriterion,
+        "correlation": CorrelationCriterion,
+        "hint": HintCriterion,
+        "attention_transfer": AttentionTransferCriterion,
+        "relation": RelationCriterion,
+        "similarity_preserving": SimilarityCriterion,
+        "probabilistic_transfer": ProbabilisticCriterion,
+        "contrastive": ContrastiveCriterion,
+        "self_distillation": SelfDistillationCriterion,
+        "label_smoothing": SmoothedLabelCriterion,
+    }
+)
+"""What a student may be trained for, by name; a criterion's keywords are what can be searched of it."""
+
+
+def make_criterion(method: str = HINTON, **parameters: Any) -> Criterion:
+    """Return the criterion of a method, to be set up before it is used (``Criterion.setup``).
+
+    Args:
+        method: Its name in ``METHODS``.
+        parameters: Its keywords.
+    """
+    return METHODS[method](**parameters)

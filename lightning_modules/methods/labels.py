@@ -1,0 +1,47 @@
+"""Criteria that ask no teacher, and remember nothing."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lightning_modules.batch import Batch
+from lightning_modules.features import Features
+from lightning_modules.losses import hard_label_loss, smoothed_label_loss
+from lightning_modules.methods.base import Criterion, Term
+
+
+class HardLabelCriterion(Criterion):
+    """The true labels alone: how a teacher is trained."""
+
+    def forward(self, logits: Tensor, batch: Batch, features: Features | None = None) -> dict[str, Term]:
+        """Terms of the loss for logits of shape (B, C)."""
+        return {"hard_loss": Term(1.0, hard_label_loss(logits, batch.truth))}
+
+
+class SmoothedLabelCriterion(Criterion):
+    """Labels alone, smoothed: an arm without a teacher. What smoothing alone gains is no gain of the teacher's.
+
+    The loss is soft_loss, the cross-entropy with the smoothed labels. hard_loss, that with the labels themselves, has
+    no weight in it: it is logged, to be compared with that of other methods.
+
+    Args:
+        smoothing: Share of the target that is spread over all classes, in [0, 1).
+
+    Raises:
+        ValueError: If it is out of its range.
+
+    Reference: Szegedy et al. (2016), section 7. arXiv:1512.00567.
+    """
+
+    def __init__(self, *, smoothing: float) -> None:
+        super().__init__()
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"smoothing must lie in [0, 1), but got {smoothing=}.")
+        self.smoothing = smoothing
+
+    def forward(self, logits: Tensor, batch: Batch, features: Features | None = None) -> dict[str, Term]:
+        """Terms of the loss for student logits of shape (B, C)."""
+        return {
+            "hard_loss": Term(0.0, hard_label_loss(logits.detach(), batch.truth)),
+            "soft_loss": Term(1.0, smoothed_label_loss(logits, batch.truth, smoothing=self.smoothing)),
+        }

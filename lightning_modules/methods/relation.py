@@ -1,0 +1,126 @@
+"""Criteria of how the samples of a batch lie to one another in a layer of each side, beside the true labels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lightning_modules.data.tensors import TensorDataModule
+from lightning_modules.losses import (
+    angle_relation_loss,
+    distance_relation_loss,
+    probabilistic_transfer_loss,
+    similarity_preserving_loss,
+)
+from lightning_modules.methods.base import check_positive
+from lightning_modules.methods.feature import FeatureCriterion
+
+
+class _GeometryCriterion(FeatureCriterion):
+    """hard_loss, and a loss of how the samples of a batch lie to one another.
+
+    What it is depends on how many these are, and its cost on their square or cube. So the larger batches of a
+    validation are taken in parts of the size of a training batch.
+    """
+
+    def meet(self, student_features: Tensor, teacher_features: Tensor, data: TensorDataModule) -> None:
+        """Note the size of a training batch."""
+        self.most = data.batch_size
+
+    def feature_loss(self, student_features: Tensor, teacher_features: Tensor) -> Tensor:
+        """Return the mean of the parts' losses, over the samples."""
+        parts = zip(student_features.split(self.most), teacher_features.split(self.most), strict=True)
+        losses = [len(ours) * self.geometry_loss(ours, theirs) for ours, theirs in parts]
+        return torch.stack(losses).sum() / len(student_features)
+
+    def geometry_loss(self, student_features: Tensor, teacher_features: Tensor) -> Tensor:
+        """Return the loss of a batch, before weighting."""
+        raise NotImplementedError
+
+
+class RelationCriterion(_GeometryCriterion):
+    """hard_loss + ``distance_weight`` · distances of samples + ``angle_weight`` · angles of three of them.
+
+    Both weights are within soft_loss. Maps are averaged over their positions, for the paper relates embeddings, and
+    angles of whole maps would take much memory (``angle_relation_loss``).
+
+    Args:
+        student_layer: Name of the student's layer.
+        teacher_layer: Name of the teacher's layer.
+        distance_weight: Above 0; 25 in RepDistiller, as in the authors' own code.
+        angle_weight: Above 0; 50 in both.
+
+    Raises:
+        ValueError: If a weight is not positive.
+
+    Reference: Park et al. (2019), RKD. arXiv:1904.05068.
+    """
+
+    def __init__(self, *, student_layer: str, teacher_layer: str, distance_weight: float, angle_weight: float) -> None:
+        super().__init__(
+            student_layer=student_layer,
+            teacher_layer=teacher_layer,
+            distance_weight=distance_weight,
+            angle_weight=angle_weight,
+        )
+
+    def geometry_loss(self, student_features: Tensor, teacher_features: Tensor) -> Tensor:
+        """Unitless."""
+        sides = embedded(student_features), embedded(teacher_features)
+        distances = self.soft["distance_weight"] * distance_relation_loss(*sides)
+        return distances + self.soft["angle_weight"] * angle_relation_loss(*sides)
+
+
+class SimilarityCriterion(_GeometryCriterion):
+    """hard_loss + ``similarity_weight`` · the squared difference of how alike each sample finds all others.
+
+    Maps are compared position by position, as in the paper.
+
+    Args:
+        student_layer: Name of the student's layer.
+        teacher_layer: Name of the teacher's layer.
+        similarity_weight: Above 0; 3,000 in the paper on CIFAR-10, and in RepDistiller.
+
+    Raises:
+        ValueError: If the weight is not positive.
+
+    Reference: Tung & Mori (2019). arXiv:1907.09682.
+    """
+
+    def __init__(self, *, student_layer: str, teacher_layer: str, similarity_weight: float) -> None:
+        check_positive(similarity_weight=similarity_weight)
+        super().__init__(student_layer=student_layer, teacher_layer=teacher_layer, soft_weight=similarity_weight)
+
+    def geometry_loss(self, student_features: Tensor, teacher_features: Tensor) -> Tensor:
+        """Unitless."""
+        return similarity_preserving_loss(student_features, teacher_features)
+
+
+class ProbabilisticCriterion(_GeometryCriterion):
+    """hard_loss + ``probabilistic_weight`` · the divergence of whom a sample would choose as its neighbour.
+
+    Maps are averaged over their positions: the paper compares embeddings.
+
+    Args:
+        student_layer: Name of the student's layer.
+        teacher_layer: Name of the teacher's layer.
+        probabilistic_weight: Above 0; 30,000 in RepDistiller, for a mean over the B² pairs.
+
+    Raises:
+        ValueError: If the weight is not positive.
+
+    Reference: Passalis & Tefas (2018), PKT. arXiv:1803.10837.
+    """
+
+    def __init__(self, *, student_layer: str, teacher_layer: str, probabilistic_weight: float) -> None:
+        check_positive(probabilistic_weight=probabilistic_weight)
+        super().__init__(student_layer=student_layer, teacher_layer=teacher_layer, soft_weight=probabilistic_weight)
+
+    def geometry_loss(self, student_features: Tensor, teacher_features: Tensor) -> Tensor:
+        """In nats."""
+        return probabilistic_transfer_loss(embedded(student_features), embedded(teacher_features))
+
+
+def embedded(features: Tensor) -> Tensor:
+    """Features as rows (B, D): maps (B, C, H, W) averaged over their positions, others flattened."""
+    return features.mean(dim=(2, 3)) if features.ndim == 4 else features.flatten(1)

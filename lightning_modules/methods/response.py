@@ -1,0 +1,96 @@
+"""Criteria of what a teacher answers: its logits, beside the true labels."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lightning_modules.batch import Batch
+from lightning_modules.features import Features
+from lightning_modules.losses import (
+    correlation_loss,
+    decoupled_loss,
+    soft_target_loss,
+    standardized_soft_target_loss,
+)
+from lightning_modules.methods.base import HardAndSoft
+
+
+class DistillationCriterion(HardAndSoft):
+    """Hinton's distillation: ``alpha`` · hard_loss + (1 - ``alpha``) · soft_loss.
+
+    Args:
+        temperature: Softening T > 0 of both sides' logits, unitless.
+        alpha: Weight of the **hard-label** loss in [0, 1]; the soft targets get 1 - alpha.
+
+    Raises:
+        ValueError: If a value is out of its range.
+    """
+
+    def __init__(self, *, temperature: float, alpha: float) -> None:
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha must lie in [0, 1], but got {alpha=}.")
+        super().__init__(hard_weight=alpha, soft_weight=1 - alpha, temperature=temperature)
+
+    def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
+        """In nats."""
+        return soft_target_loss(logits, batch.teacher["logits"], **self.soft)
+
+
+class StandardizedCriterion(DistillationCriterion):
+    """Hinton's distillation of standardized logits: ``alpha`` · hard_loss + (1 - ``alpha``) · soft_loss.
+
+    Takes and raises what ``DistillationCriterion`` does. Reference: Sun et al. (2024), arXiv:2403.01427.
+    """
+
+    least_classes = 3  # two standardized logits have no gradient
+
+    def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
+        """In nats."""
+        return standardized_soft_target_loss(logits, batch.teacher["logits"], **self.soft)
+
+
+class DecoupledCriterion(HardAndSoft):
+    """Decoupled distillation beside the true labels: hard_loss + soft_loss.
+
+    Args:
+        temperature: Softening T > 0, unitless.
+        target_weight: Weight of the label's share, above 0; 1 in the paper.
+        non_target_weight: Weight of the other classes among themselves, above 0; 1 to 10 in the paper.
+
+    Raises:
+        ValueError: If a value is not positive.
+
+    Reference: Zhao et al. (2022), arXiv:2203.08679.
+    """
+
+    least_classes = 3  # one class beside the label has nothing to be compared with
+    needs_labels = True  # the label's share is told from that of the others
+
+    def __init__(self, *, temperature: float, target_weight: float, non_target_weight: float) -> None:
+        super().__init__(temperature=temperature, target_weight=target_weight, non_target_weight=non_target_weight)
+
+    def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
+        """In nats."""
+        return decoupled_loss(logits, batch.teacher["logits"], batch.labels, **self.soft)
+
+
+class CorrelationCriterion(HardAndSoft):
+    """Distillation by correlation, of samples' classes and of classes' samples, beside the true labels.
+
+    Args:
+        temperature: Softening T > 0, unitless; 1 to 4 in the paper.
+        inter_weight: Weight of the correlation within a sample, above 0; 1 or 2 in the paper.
+        intra_weight: Weight of the correlation within a class, above 0; likewise.
+
+    Raises:
+        ValueError: If a value is not positive.
+
+    Reference: Huang et al. (2022), arXiv:2205.10536.
+    """
+
+    def __init__(self, *, temperature: float, inter_weight: float, intra_weight: float) -> None:
+        super().__init__(temperature=temperature, inter_weight=inter_weight, intra_weight=intra_weight)
+
+    def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
+        """Unitless."""
+        return correlation_loss(logits, batch.teacher["logits"], **self.soft)

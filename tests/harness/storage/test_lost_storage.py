@@ -1,0 +1,47 @@
+"""A storage that is lost in the middle of a command ends it with one line, wherever that was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from conftest import settings_in
+from optuna.exceptions import StorageInternalError
+
+from harness import __main__ as commands
+from harness.core.errors import HarnessError
+from harness.session import run_search
+from harness.settings import Settings
+from harness.storage.access import open_storage
+
+SPACE_FILE = Path(__file__).parents[3] / "search_spaces" / "digits.py"
+
+
+def lost(*_: object, **__: object) -> NoReturn:
+    raise StorageInternalError("the server closed the connection")
+
+
+@pytest.mark.parametrize(
+    ("command", "asks"),
+    [
+        (run_search, "harness.studies.opening.open_study"),
+        (run_search, "harness.studies.study.Study.tally"),
+        (commands.confirm, "harness.studies.opening.reopen_study"),
+        (commands.report, "harness.studies.opening.find_study"),
+        (commands.status, "harness.studies.opening.find_study"),
+    ],
+    ids=["opening", "header", "confirm", "report", "status"],
+)
+def test_it_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[[Settings], None], asks: str
+) -> None:
+    settings = settings_in(tmp_path, trials=1)
+    settings = replace(settings, space_file=SPACE_FILE, tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    open_storage(settings)
+    monkeypatch.setattr(asks, lost)
+    with pytest.raises(HarnessError) as raised:
+        command(settings)
+    assert "can't be used any more: the server closed the connection; the same command goes on" in str(raised.value)

@@ -1,0 +1,169 @@
+"""What holds for every method: each parameter moves the student's gradient, and what is learned comes after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.batch import Batch
+from lightning_modules.classifier import weighted_sum
+from lightning_modules.data.tensors import Split, TensorDataModule
+from lightning_modules.features import captured
+from lightning_modules.methods import METHODS, Criterion, make_criterion
+from lightning_modules.networks import ConvNet
+
+LAYERS = {"student_layer": "block1", "teacher_layer": "block1"}
+PARAMETERS: dict[str, dict[str, Any]] = {
+    "soft_target": {"temperature": 3.0, "alpha": 0.3},
+    "standardized": {"temperature": 3.0, "alpha": 0.3},
+    "decoupled": {"temperature": 3.0, "target_weight": 1.5, "non_target_weight": 4.0},
+    "correlation": {"temperature": 3.0, "inter_weight": 2.0, "intra_weight": 0.5},
+    "hint": {"hint_weight": 3.0, **LAYERS},
+    "attention_transfer": {"attention_weight": 50.0, **LAYERS},
+    "relation": {"distance_weight": 25.0, "angle_weight": 50.0, **LAYERS},
+    "similarity_preserving": {"similarity_weight": 500.0, **LAYERS},
+    "probabilistic_transfer": {"probabilistic_weight": 3000.0, **LAYERS},
+    "contrastive": {"contrastive_weight": 0.5, "contrastive_temperature": 0.2, **LAYERS},
+    "self_distillation": {"trust": 0.8},
+    "label_smoothing": {"smoothing": 0.1},
+}
+EACH = [(method, name) for method, given in PARAMETERS.items() for name in given]
+BATCH, CLASSES = 6, 4
+
+
+def some_data() -> TensorDataModule:
+    """12 training samples of 8x8 pixels, and what a teacher's two blocks and logits gave for each."""
+    draw = torch.Generator().manual_seed(3)
+
+    def split(size: int) -> Split:
+        return Split(torch.rand(size, 1, 8, 8, generator=draw), torch.arange(size) % CLASSES)
+
+    def outputs(size: int) -> dict[str, Tensor]:
+        return {
+            "logits": 4 * torch.randn(size, CLASSES, generator=draw),
+            "block1": torch.rand(size, 5, 4, 4, generator=draw),
+            "block2": torch.rand(size, 10, 2, 2, generator=draw),
+        }
+
+    data = TensorDataModule(train=split(12), val=split(8), test=split(4), batch_size=BATCH)
+    data.attach({"train": outputs(12), "val": outputs(8)})
+    return data
+
+
+def a_student(seed: int = 0) -> ConvNet:
+    torch.manual_seed(seed)
+    return ConvNet(3, size=8, classes=CLASSES)
+
+
+def set_up(method: str, student: nn.Module, data: TensorDataModule, **changed: Any) -> Criterion:
+    criterion = make_criterion(method, **{**PARAMETERS[method], **changed})
+    criterion.setup(student, data, epochs=2)
+    data.teacher_layers = criterion.teacher_layers
+    return criterion
+
+
+def batches(data: TensorDataModule) -> Iterator[Batch]:
+    return (batch for item in data.train_dataloader() for batch in item)
+
+
+def loss_of(criterion: Criterion, student: nn.Module, batch: Batch) -> Tensor:
+    with captured(student, criterion.student_layers) as features:
+        logits = student(batch.inputs)
+    return weighted_sum(criterion(logits, batch, features))
+
+
+def gradient(method: str, **changed: Any) -> Tensor:
+    """Of the student's first weights in the second epoch, what is random drawn alike."""
+    data, student = some_data(), a_student()
+    criterion = set_up(method, student, data, **changed)
+    for batch in batches(data):
+        loss_of(criterion, student, batch)
+    criterion.end_epoch()
+    torch.manual_seed(1)
+    loss_of(criterion, student, next(batches(data))).backward()
+    found = student.block1[0].weight.grad
+    assert found is not None
+    return found
+
+
+def test_every_method_is_tested_here() -> None:
+    assert set(PARAMETERS) == set(METHODS)
+
+
+@pytest.mark.parametrize(("method", "name"), EACH)
+def test_every_parameter_of_a_method_moves_the_gradient(method: str, name: str) -> None:
+    value = PARAMETERS[method][name]
+    other = "block2" if isinstance(value, str) else 0.5 * value
+    assert float((gradient(method) - gradient(method, **{name: other})).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize(("method", "name"), [(m, n) for m, n in EACH if not n.endswith("_layer")])
+def test_a_method_s_parameter_out_of_its_range_is_refused(method: str, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name} must .* but got {name}=-1"):
+        make_criterion(method, **{**PARAMETERS[method], name: -1.0})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_student_begins_with_the_same_weights_and_modes_whatever_the_method(method: str) -> None:
+    data, student = some_data(), a_student()
+    student.block2.eval()
+    modes = [module.training for module in student.modules()]
+    set_up(method, student, data)
+    assert [module.training for module in student.modules()] == modes
+    fresh = a_student().state_dict()
+    assert student.state_dict().keys() == fresh.keys()
+    assert all(torch.equal(value, fresh[name]) for name, value in student.state_dict().items())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_criterion_learns_is_drawn_from_the_seed_and_gets_a_gradient(method: str) -> None:
+    data, student = some_data(), a_student()
+    learned = [set_up(method, a_student(seed), data).state_dict() for seed in (0, 0, 1)]
+    criterion = set_up(method, student, data)
+    assert bool(list(criterion.parameters())) == (method in ("hint", "contrastive"))
+    for name, _ in criterion.named_parameters():
+        assert torch.equal(learned[0][name], learned[1][name]) and not torch.equal(learned[0][name], learned[2][name])
+    loss_of(criterion, student, next(batches(data))).backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in criterion.parameters())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_loss_draws_nothing_from_what_a_student_s_dropout_draws_from(method: str) -> None:
+    data, student = some_data(), a_student().eval()  # without dropout, what is drawn is the criterion's
+    criterion = set_up(method, student, data)
+    criterion.begin_epoch(0)
+    before = torch.get_rng_state()
+    for batch in data.ordered("val"):
+        loss_of(criterion, student, batch[0])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_terms_are_named_alike_and_hard_loss_is_that_of_the_labels(method: str) -> None:
+    data, student = some_data(), a_student().eval()
+    criterion, batch = set_up(method, student, data), next(batches(data))
+    with captured(student, criterion.student_layers) as features:
+        logits = student(batch.inputs)
+    terms = criterion(logits, batch, features)
+    assert set(terms) == {"hard_loss", "soft_loss"}
+    torch.testing.assert_close(terms["hard_loss"].value.detach(), nn.functional.cross_entropy(logits, batch.labels))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_batches_bring_only_what_the_method_compares(method: str) -> None:
+    data, student = some_data(), a_student()
+    layers = {"block1"} if "teacher_layer" in PARAMETERS[method] else set()
+    set_up(method, student, data)
+    for loader in (data.train_dataloader(), data.ordered("val")):
+        assert all(set(batch.teacher) == {"logits"} | layers for item in loader for batch in item)
+
+
+@pytest.mark.parametrize("method", [m for m, given in PARAMETERS.items() if "student_layer" in given])
+def test_a_layer_that_a_student_does_not_have_is_answered_with_those_that_it_has(method: str) -> None:
+    known = "block1, block1.0, block1.1, block1.2, block1.3, block2, .*, flatten, dropout, classifier"
+    with pytest.raises(ValueError, match=f"^a layer must be one of {known}, but got 'block3'.$"):
+        set_up(method, a_student(), some_data(), student_layer="block3")
