@@ -40,7 +40,7 @@ from harness.screen.terminal import Terminal
 from harness.settings import Settings
 from harness.space import SearchSpace, load_space
 from harness.storage.access import open_storage
-from harness.studies.claiming import Claimant
+from harness.studies.claiming import TrialClaimer
 from harness.studies.opening import open_study
 from harness.studies.study import Study
 from harness.tracking.mirror import Mirror
@@ -136,7 +136,7 @@ def grown(trials: int) -> None:
     study.settings = replace(settings, trials=trials + _PROPOSALS)
     forecast = forecast_of(settings, space, study, prepared)
     proposer = Proposer(space, sampler=settings.sampler, seed=0, directions=study.directions, forecast=forecast)
-    claimant = Claimant(study, proposer)
+    claimant = TrialClaimer(study, proposer)
     proposals_s, begun = [], []
     for _ in range(_PROPOSALS):
         started = time.perf_counter()

@@ -31,7 +31,7 @@ from harness.settings import Settings
 from harness.storage.access import open_storage
 from harness.storage.leases import Check
 from harness.studies.claim import Claim
-from harness.studies.claiming import Claimant
+from harness.studies.claiming import TrialClaimer
 from harness.studies.opening import find_study, open_study
 from search_spaces.digits import SPACE
 
@@ -44,7 +44,7 @@ def worked(settings: Settings, trial_s: float, gate: Any, found: SimpleQueue[dic
     study = find_study(settings)
     proposer = Proposer(SPACE, sampler=settings.sampler, seed=settings.seed, directions=study.directions)
     spent: dict[str, float] = defaultdict(float)
-    exclusive, propose = study.claims.exclusive, proposer.propose
+    exclusive, propose = study.leases.exclusive, proposer.propose
 
     @contextlib.contextmanager
     def timed_exclusive(
@@ -61,12 +61,12 @@ def worked(settings: Settings, trial_s: float, gate: Any, found: SimpleQueue[dic
         spent["proposing"] += time.perf_counter() - began_s
         return proposal
 
-    study.claims.exclusive = timed_exclusive  # type: ignore[method-assign]
+    study.leases.exclusive = timed_exclusive  # type: ignore[method-assign]
     proposer.propose = timed_propose  # type: ignore[method-assign, assignment]
-    claimant = Claimant(study, proposer)
+    claimant = TrialClaimer(study, proposer)
     gate.wait()
     began_s = time.perf_counter()
-    with contextlib.closing(study.claims):
+    with contextlib.closing(study.leases):
         while (claim := _timed(spent, "claiming", claimant.claim)) is not None:
             time.sleep(trial_s)
             for rung in _RUNGS:

@@ -175,7 +175,7 @@ class Front:
         if epoch not in self.rungs or not self.left.places or not self.begun:
             return False
         self.trials[-1].intermediate_values[epoch] = accuracy
-        return self.forecast.outdone(self.trials[-1].number, epoch, self.trials) is not None
+        return self.forecast.should_prune(self.trials[-1].number, epoch, self.trials) is not None
 
     def end(self, accuracy: float | None) -> None:
         if not self.begun:

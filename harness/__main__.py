@@ -54,7 +54,7 @@ def confirm(settings: Settings) -> None:
 
             reach.enter_context(storage_in_reach(settings))
             study, space = reopen_study(settings)
-        study.patience.word.say = terminal.say
+        study.retry.word.say = terminal.say
         settings = study.settings
         found = collect(study)
         picks = found.picked
@@ -129,7 +129,7 @@ def report(settings: Settings) -> None:
                 return
             settings = named
             study = find_study(settings)
-        study.patience.word.say = terminal.say
+        study.retry.word.say = terminal.say
         try:
             mirror.connect(settings.tracking_uri, f"kd-{study.space_name}", settings.runs_dir, say=terminal.say)
         except HarnessError as error:

@@ -69,7 +69,7 @@ def run_search(settings: Settings, given: SearchSpace | None = None) -> None:
         for change in study.changes:
             terminal.tell(f"changed   {change}", indent=" " * 10)
         switch_off_autologging(terminal.say)
-        study.patience.word.say = terminal.say
+        study.retry.word.say = terminal.say
 
         def controls_left() -> list[Retraining]:
             return controls(study, settings, space, picked(study)) if study.is_over else []
@@ -118,7 +118,7 @@ def run_search(settings: Settings, given: SearchSpace | None = None) -> None:
                     terminal.say(f"the space is exhausted: {study.finished()} trials are all that it has.")
                 report(study, terminal, parent.spool, anew=False)
         except Interrupted:
-            study.patience.hurry()
+            study.retry.set_deadline()
             try:
                 catch_up(study, mirror)
                 undone = len(controls_left())

@@ -35,7 +35,7 @@ from harness.settings import Settings
 from harness.space import SearchSpace, load_space
 from harness.storage.access import open_storage
 from harness.studies.claim import Claim
-from harness.studies.claiming import Claimant
+from harness.studies.claiming import TrialClaimer
 from harness.studies.opening import open_study
 from harness.studies.study import Study
 from harness.tracking.mirror import Mirror
@@ -187,7 +187,7 @@ def claimed(study: Study, space: SearchSpace) -> Claim | None:
     """A claim as a new process makes it, which has proposed nothing yet."""
     settings = study.settings
     proposer = Proposer(space, sampler=settings.sampler, seed=settings.seed, directions=study.directions)
-    return Claimant(study, proposer).claim()
+    return TrialClaimer(study, proposer).claim()
 
 
 def numbers(folder: Path, study: str) -> list[Any]:

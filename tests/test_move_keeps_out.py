@@ -30,7 +30,7 @@ from harness.screen.terminal import Terminal
 from harness.settings import Settings
 from harness.space import load_space
 from harness.storage.access import open_storage
-from harness.storage.database_leases import DatabaseClaims
+from harness.storage.database_leases import DatabaseLeases
 from harness.studies.move import move
 from search_spaces.digits import SPACE
 
@@ -66,7 +66,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path, postgres: Postgres)
 
 def test_a_study_that_another_machine_works_on_stays_and_the_machine_is_named(settings: Settings) -> None:
     other = opened(replace(settings, runs_dir=settings.runs_dir / "other"))
-    with contextlib.closing(other.claims):
+    with contextlib.closing(other.leases):
         claim = claimed(other, SPACE)
         assert claim is not None
         for _ in ("at a trial", "between two"):
@@ -84,8 +84,8 @@ def test_a_machine_that_was_lost_is_listened_for_and_then_forgotten(
     monkeypatch.setattr("harness.storage.database_leases.BEAT_S", 0.2)
     monkeypatch.setattr("harness.storage.database_leases.GRACE_S", 1.0)
     other = opened(replace(settings, runs_dir=settings.runs_dir / "other"))
-    claim, claims = claimed(other, SPACE), other.claims
-    assert claim is not None and isinstance(claims, DatabaseClaims)
+    claim, claims = claimed(other, SPACE), other.leases
+    assert claim is not None and isinstance(claims, DatabaseLeases)
     claims._over.set()  # its heart stops
     wait_for(lambda: claims.workers()[0].silent_s > 0.4)
     began_s = time.monotonic()

@@ -140,7 +140,7 @@ def _locked(file: IO[str]) -> bool:
     return True
 
 
-class Lease:
+class FolderLock:
     """Says that a living process works in a folder. Freed by the kernel when the process ends, ``kill -9`` included.
 
     Args:

@@ -121,7 +121,7 @@ class TrialPruned(Exception):
     """A trial that is stopped for want of a chance to reach the front; its message is the reason that is recorded."""
 
 
-class PieceTaken(Exception):
+class LeaseLost(Exception):
     """What a worker had is another one's now, which took it for dead; it must write nothing more of it."""
 
 

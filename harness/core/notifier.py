@@ -8,7 +8,7 @@ from collections.abc import Callable
 _EVERY_S = 60.0
 
 
-class Word:
+class RateLimitedNotifier:
     """Says what lasts at once, and then once a minute, whatever reason stands behind it in brackets.
 
     Args:

@@ -9,7 +9,7 @@ import torch
 
 from harness.doctor import data, distillation, labels, splits, student, teacher, training
 from harness.doctor.check import STATES, Finding, examine
-from harness.doctor.context import Patient
+from harness.doctor.context import CheckContext
 from harness.screen.terminal import Terminal
 from harness.settings import Settings
 from harness.training.allocator import keep_freed_memory
@@ -41,13 +41,13 @@ def diagnose(settings: Settings, terminal: Terminal) -> list[Finding]:
         HarnessError: If the device can't be had.
     """
     keep_freed_memory()
-    patient = Patient(settings, device_of(settings.accelerator))
+    context = CheckContext(settings, device_of(settings.accelerator))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # beside other work, threads wait for one another at each of a thousand small steps
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a search says them where they matter; here they would tear the list apart
-            findings = examine(CHECKS, patient, terminal)
+            findings = examine(CHECKS, context, terminal)
     finally:
         torch.set_num_threads(threads)
     counts = Counter(finding.state for finding in findings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from harness.doctor.check import Doubt, Flaw
+from harness.doctor.check import CheckFailed, CheckWarning
 from harness.networks.logits import check_logits
 from harness.networks.steadiness import logits_of, unsteadiness
 from harness.preparation.sanity_warnings import is_made_of_probabilities
@@ -25,18 +25,18 @@ def check_answers(who: str, network: nn.Module, inputs: Inputs, labels: Tensor) 
 
     Raises:
         Unfit: If its answers are no logits of shape (B, C) with C at least 2.
-        Flaw: If they are made of probabilities.
-        Doubt: If no logit is negative.
+        CheckFailed: If they are made of probabilities.
+        CheckWarning: If no logit is negative.
     """
     logits = logits_of(network, inputs)
     classes = check_logits(who, logits, labels)
     if is_made_of_probabilities(logits):
-        raise Flaw(
+        raise CheckFailed(
             "logits are probabilities: none is negative, and those of a sample sum to 1",
             "drop the softmax at the end: the losses have it, and the temperature goes before it",
         )
     if bool((logits >= 0).all()):
-        raise Doubt(
+        raise CheckWarning(
             f"no logit of {len(labels)} samples is negative",
             "end in a linear layer, without a ReLU or sigmoid behind it",
         )
@@ -51,7 +51,7 @@ def check_steady(network: nn.Module, inputs: Inputs) -> None:
         inputs: Of a batch.
 
     Raises:
-        Flaw: If it does not.
+        CheckFailed: If it does not.
     """
     if fault := unsteadiness(network, inputs):
-        raise Flaw(fault.found, fault.remedy)
+        raise CheckFailed(fault.found, fault.remedy)

@@ -18,7 +18,7 @@ import torch
 
 from harness.core.content import derived_seed
 from harness.core.errors import HarnessError, Unfit, advice_of, one_line
-from harness.doctor.context import Patient
+from harness.doctor.context import CheckContext
 from harness.screen.terminal import Terminal
 from harness.training.fit import seed_draws
 
@@ -31,7 +31,7 @@ _STATE_WIDTH, _NAME_WIDTH = 8, 18
 _NOT_CHECKED = "not checked, for "
 
 
-class Flaw(Exception):
+class CheckFailed(Exception):
     """What makes a check fail.
 
     Args:
@@ -44,11 +44,11 @@ class Flaw(Exception):
         self.remedy = remedy
 
 
-class Doubt(Flaw):
+class CheckWarning(CheckFailed):
     """What may be meant so, and is only warned of."""
 
 
-class Groundless(Exception):
+class CheckSkipped(Exception):
     """Says why there is nothing to check."""
 
 
@@ -58,13 +58,13 @@ class Check:
 
     Attributes:
         name: What is looked at, in at most 17 characters.
-        run: Looks at it, and says what is well; raises ``Flaw``, ``Doubt`` or ``Groundless`` otherwise.
+        run: Looks at it, and says what is well; raises ``CheckFailed``, ``CheckWarning`` or ``CheckSkipped`` otherwise.
         remedy: What to do where it fails.
         needs: Names of the checks that it stands on: it is not run where one of them failed.
     """
 
     name: str
-    run: Callable[[Patient], str]
+    run: Callable[[CheckContext], str]
     remedy: str
     needs: tuple[str, ...] = ()
 
@@ -86,19 +86,19 @@ class Finding:
     remedy: str = ""
 
 
-def examine(checks: Sequence[Check], patient: Patient, terminal: Terminal) -> list[Finding]:
+def examine(checks: Sequence[Check], context: CheckContext, terminal: Terminal) -> list[Finding]:
     """Run the checks one after the other, and say what each found; at the end, which were skipped and why.
 
     Args:
         checks: Each behind those that it needs.
-        patient: What is looked over; checks leave in it what later ones stand on.
+        context: What is looked over; checks leave in it what later ones stand on.
         terminal: Where it is said.
     """
     findings: list[Finding] = []
     reasons: dict[str, str] = {}  # by name: why what stands on that check is not checked
     for check in checks:
         causes = [reasons[name] for name in check.needs if name in reasons]
-        finding = _skipped(check, causes[0]) if causes else _run(check, patient)
+        finding = _skipped(check, causes[0]) if causes else _run(check, context)
         if finding.state == "FAILED":
             reasons[check.name] = f"'{check.name}' failed"
         elif finding.state == "skipped":
@@ -128,51 +128,51 @@ def _skipped(check: Check, reason: str) -> Finding:
     return Finding(check.name, "skipped", f"{_NOT_CHECKED}{reason}")
 
 
-def _run(check: Check, patient: Patient) -> Finding:
+def _run(check: Check, context: CheckContext) -> Finding:
     # A check finds the same alone as behind others; and what is drawn by chance is not drawn again in the next one.
     seed_draws(derived_seed("doctor", check.name), torch.device("cpu"))
     try:
-        return Finding(check.name, "ok", check.run(patient))
-    except Groundless as reason:
+        return Finding(check.name, "ok", check.run(context))
+    except CheckSkipped as reason:
         return _skipped(check, str(reason))
     except Unfit as error:
         return Finding(check.name, "FAILED", error.found, error.remedy)
-    except Flaw as flaw:
-        state: State = "warning" if isinstance(flaw, Doubt) else "FAILED"
+    except CheckFailed as flaw:
+        state: State = "warning" if isinstance(flaw, CheckWarning) else "FAILED"
         return Finding(check.name, state, str(flaw), flaw.remedy or check.remedy)
     except Exception as error:
-        return Finding(check.name, "FAILED", told(error, patient, check.name), check.remedy)
+        return Finding(check.name, "FAILED", told(error, context, check.name), check.remedy)
 
 
 @contextlib.contextmanager
-def asking(what: str, patient: Patient) -> Iterator[None]:
+def asking(what: str, context: CheckContext) -> Iterator[None]:
     """Say of a flaw, or of an error in a task's own code, what was asked when it came up."""
     try:
         yield
     except Unfit:
         raise  # it names whose it is
-    except Flaw as flaw:
+    except CheckFailed as flaw:
         raise type(flaw)(f"{what}: {flaw}", flaw.remedy) from flaw
     except Exception as error:
-        raise Flaw(f"{what}: {told(error, patient, what)}", advice_of(error) or None) from error
+        raise CheckFailed(f"{what}: {told(error, context, what)}", advice_of(error) or None) from error
 
 
-def told(error: Exception, patient: Patient, what: str) -> str:
+def told(error: Exception, context: CheckContext, what: str) -> str:
     """Say an error in one line, with the place in the task's own code that it comes from.
 
     Args:
         error: The error.
-        patient: Names the space file, and has the task.
+        context: Names the space file, and has the task.
         what: What was asked, as in ``student(width=8)``: of a network of others' layers alone, an error has no frame
             in the task's code, and its place is where the task makes it.
     """
     if isinstance(error, HarnessError):
         return one_line(error)
     frames = traceback.extract_tb(error.__traceback__)
-    space_file = patient.settings.space_file.resolve()
+    space_file = context.settings.space_file.resolve()
     own = [frame for frame in frames if Path(frame.filename).resolve() == space_file]
     near = [frame for frame in frames if _is_the_task_s(Path(frame.filename))]
-    if not own and not near and (asked := _refusing(error, patient) or _making(what, patient)) is not None:
+    if not own and not near and (asked := _refusing(error, context) or _making(what, context)) is not None:
         file, line, name = Path(asked.co_filename), asked.co_firstlineno, asked.co_qualname
         place = f"{name}, {_shown(file)}, line {line}"
     else:
@@ -181,23 +181,23 @@ def told(error: Exception, patient: Patient, what: str) -> str:
     return f"{type(error).__name__}: {one_line(error).removesuffix('.')} ({place})"
 
 
-def _refusing(error: Exception, patient: Patient) -> CodeType | None:
+def _refusing(error: Exception, context: CheckContext) -> CodeType | None:
     """Return the task's own method that refused its arguments: Python names it, and has no frame of it."""
     called = re.match(r"(?:[\w.<>]+\.)?(\w+)\(\) ", str(error))
-    if not isinstance(error, TypeError) or called is None or not hasattr(patient, "space"):
+    if not isinstance(error, TypeError) or called is None or not hasattr(context, "space"):
         return None
-    return _code_of(called[1], patient)
+    return _code_of(called[1], context)
 
 
-def _making(what: str, patient: Patient) -> CodeType | None:
+def _making(what: str, context: CheckContext) -> CodeType | None:
     """Return the task's own method that makes what was asked; ``None`` where that is none of its networks."""
     made = re.match(r"(?:the )?(deployed|student|teacher)", what)
-    return None if made is None or not hasattr(patient, "space") else _code_of(made[1], patient)
+    return None if made is None or not hasattr(context, "space") else _code_of(made[1], context)
 
 
-def _code_of(method: str, patient: Patient) -> CodeType | None:
+def _code_of(method: str, context: CheckContext) -> CodeType | None:
     """Return the code of a method of the task, where that is the task's own."""
-    code: object = getattr(getattr(type(patient.space.task), method, None), "__code__", None)
+    code: object = getattr(getattr(type(context.space.task), method, None), "__code__", None)
     return code if isinstance(code, CodeType) and _is_the_task_s(Path(code.co_filename)) else None
 
 

@@ -28,7 +28,7 @@ EPOCHS = 2  # that a training is said to have: what grows over epochs is there i
 
 
 @dataclass(eq=False)
-class Patient:
+class CheckContext:
     """A task and its space under examination.
 
     Attributes:

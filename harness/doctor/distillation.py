@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from harness.core.errors import HarnessError
-from harness.doctor.check import Check, Flaw, Groundless, asking
-from harness.doctor.context import Patient, losses_of, text_of
+from harness.doctor.check import Check, CheckFailed, CheckSkipped, asking
+from harness.doctor.context import CheckContext, losses_of, text_of
 from harness.preparation.method_checks import check_layers_of, classes_fault, targets_fault
 from harness.preparation.mixing import mixes_targets
 from harness.space import METHOD, Configuration, ends
@@ -24,45 +24,45 @@ _INERT = 1e-5  # of a gradient's length: rounding moves it less, any parameter t
 _SHOWN = 3
 
 
-def methods_fit(patient: Patient) -> str:
+def methods_fit(context: CheckContext) -> str:
     """Check that each method can take the task's classes, and each pair of layers that the space offers it."""
-    space, faults = patient.space, list[str]()
-    patient.methods = []
-    mixed = mixes_targets(patient.data, patient.classes)
+    space, faults = context.space, list[str]()
+    context.methods = []
+    mixed = mixes_targets(context.data, context.classes)
     for method in space.methods:
-        fault = classes_fault(method, space, patient.classes) or (targets_fault(method, space) if mixed else None)
+        fault = classes_fault(method, space, context.classes) or (targets_fault(method, space) if mixed else None)
         if fault is None:
             try:
-                check_layers_of(method, space, patient.kinds, patient.sample)
+                check_layers_of(method, space, context.kinds, context.sample)
             except HarnessError as error:
                 fault = str(error).rstrip(".")
         if fault is None:
-            patient.methods.append(method)
+            context.methods.append(method)
         else:
             faults.append(fault)
     if faults:
         more = f"; nor can {len(faults) - 1} more" if len(faults) > 1 else ""
-        if not patient.methods:
-            raise Flaw(f"{faults[0]}{more}")
-        raise Flaw(
-            f"{faults[0]}{more}; the others are checked on: {', '.join(patient.methods)}",
-            f"leave it out of the space, name layers that fit, or hold another: --fix {METHOD}={patient.methods[0]}",
+        if not context.methods:
+            raise CheckFailed(f"{faults[0]}{more}")
+        raise CheckFailed(
+            f"{faults[0]}{more}; the others are checked on: {', '.join(context.methods)}",
+            f"leave it out of the space, name layers that fit, or hold another: --fix {METHOD}={context.methods[0]}",
         )
-    return ", ".join(patient.methods)
+    return ", ".join(context.methods)
 
 
-def _methods(patient: Patient) -> list[str]:
-    if not patient.methods:
-        raise Groundless("no method fits the task")
-    return patient.methods
+def _methods(context: CheckContext) -> list[str]:
+    if not context.methods:
+        raise CheckSkipped("no method fits the task")
+    return context.methods
 
 
-def gradients_reach_every_parameter(patient: Patient) -> str:
+def gradients_reach_every_parameter(context: CheckContext) -> str:
     """Check that each parameter of a student that is to be trained has a finite gradient, whatever the method."""
-    batch, reached, frozen = patient.batches()[0], 0, 0
-    for method, (name, architecture) in itertools.product(_methods(patient), patient.extremes().items()):
-        with asking(f"{method}, student({name})", patient):
-            module = patient.module(patient.configuration(method, **architecture))
+    batch, reached, frozen = context.batches()[0], 0, 0
+    for method, (name, architecture) in itertools.product(_methods(context), context.extremes().items()):
+        with asking(f"{method}, student({name})", context):
+            module = context.module(context.configuration(method, **architecture))
             weighted_sum(module.terms(batch)).backward()
         parameters = dict(module.named_parameters())
         frozen = sum(not parameter.requires_grad for parameter in parameters.values())
@@ -70,42 +70,42 @@ def gradients_reach_every_parameter(patient: Patient) -> str:
         detached = [key for key, value in parameters.items() if value.requires_grad and value.grad is None]
         if detached:
             shown = ", ".join(key.removeprefix("network.") for key in detached[:_SHOWN])
-            raise Flaw(
+            raise CheckFailed(
                 f"{method}: {len(detached)} of {len(parameters)} parameters of student({name}) have none: {shown}"
                 f"{', ..' if len(detached) > _SHOWN else ''}"
             )
         for key, value in parameters.items():
             if value.grad is not None and not value.grad.isfinite().all():
-                raise Flaw(
+                raise CheckFailed(
                     f"{method}: that of {key.removeprefix('network.')} of student({name}) is not finite at the start",
                     "look for a root, a norm or a logarithm of 0: its value may be finite where its gradient is not",
                 )
     return f"reach all {reached} tensors of a student{f'; {frozen} are frozen' if frozen else ''}"
 
 
-def searched_parameters_matter(patient: Patient) -> str:
+def searched_parameters_matter(context: CheckContext) -> str:
     """Check that each parameter of each method changes the gradient of the student between the ends of its range."""
-    batch, inert, moving = patient.batches()[0], [], 0
-    for method in _methods(patient):
-        for name, distribution in patient.space.methods[method].items():
+    batch, inert, moving = context.batches()[0], [], 0
+    for method in _methods(context):
+        for name, distribution in context.space.methods[method].items():
             values = ends(distribution)
             if len(values) < 2:
                 continue
-            with asking(f"{method}, {name}", patient):
-                first, *others = (_gradient(patient, patient.configuration(method, **{name: v}), batch) for v in values)
+            with asking(f"{method}, {name}", context):
+                first, *others = (_gradient(context, context.configuration(method, **{name: v}), batch) for v in values)
             if max(_apart(first, other) for other in others) > _INERT:
                 moving += 1
             else:
-                inert.append(f"{name} of {method}" if len(patient.space.methods) > 1 else name)
+                inert.append(f"{name} of {method}" if len(context.space.methods) > 1 else name)
     if inert:
-        raise Flaw(f"the student's gradient does not change with {', '.join(inert)}")
+        raise CheckFailed(f"the student's gradient does not change with {', '.join(inert)}")
     return f"each of {moving} parameters changes the student's gradient"
 
 
-def _gradient(patient: Patient, configuration: Configuration, batch: Batch) -> Tensor:
+def _gradient(context: CheckContext, configuration: Configuration, batch: Batch) -> Tensor:
     """Return the gradient of the student's parameters, in a row."""
-    module = patient.module(configuration)
-    seed_draws(0, patient.device)
+    module = context.module(configuration)
+    seed_draws(0, context.device)
     module.terms(batch)
     module.criterion.end_epoch()  # what a method remembers of an epoch is there in the next
     weighted_sum(module.terms(batch)).backward()
@@ -118,30 +118,30 @@ def _apart(one: Tensor, other: Tensor) -> float:
     return float((one - other).norm()) / length if length else 0.0
 
 
-def losses_are_finite(patient: Patient) -> str:
+def losses_are_finite(context: CheckContext) -> str:
     """Check that the loss is finite at the start and after some steps, at the corners of the ranges."""
-    batches, broken, count = patient.batches(), [], 0
-    for method in _methods(patient):
-        for values in _corners(patient, method):
-            with asking(f"{method}, {text_of(values)}", patient):
-                module = patient.module(patient.configuration(method, **values))
+    batches, broken, count = context.batches(), [], 0
+    for method in _methods(context):
+        for values in _corners(context, method):
+            with asking(f"{method}, {text_of(values)}", context):
+                module = context.module(context.configuration(method, **values))
                 losses = [float(loss) for loss in losses_of(module, batches)]
             count += 1
             step = next((step for step, loss in enumerate(losses) if not math.isfinite(loss)), None)
             if step is not None:
                 broken.append(f"{losses[step]} after {_counted(step, 'step')} of {method}, {text_of(values)}")
     if broken:
-        raise Flaw(f"at {len(broken)} of {count} corners it is not finite: {broken[0]}")
+        raise CheckFailed(f"at {len(broken)} of {count} corners it is not finite: {broken[0]}")
     return f"finite for {len(batches)} steps at {count} corners of the ranges"
 
 
-def _corners(patient: Patient, method: str) -> Iterator[dict[str, Any]]:
+def _corners(context: CheckContext, method: str) -> Iterator[dict[str, Any]]:
     """Yield the lowest and the highest of all, and each with one moved to its other end; the student counts as one.
 
     All corners of n ranges are 2^n, these 2 + 2n: each end is met in company of both.
     """
-    space = patient.space
-    sides = [tuple(patient.extremes().values())]
+    space = context.space
+    sides = [tuple(context.extremes().values())]
     for name, distribution in {**space.methods[method], **space.training}.items():
         sides.append(tuple({name: end} for end in ends(distribution)))
     met = set()
@@ -154,16 +154,16 @@ def _corners(patient: Patient, method: str) -> Iterator[dict[str, Any]]:
             yield values
 
 
-def last_batch_can_be_trained_on(patient: Patient) -> str:
+def last_batch_can_be_trained_on(context: CheckContext) -> str:
     """Check that the last training batch, which may be smaller than the others, gives a finite loss too."""
-    samples, batch_size = len(patient.data.splits["train"]), patient.data.batch_size
-    size = patient.data.train_dataloader().last_batch_size
-    batch = patient.batches(size)[0]
-    for method, (name, architecture) in itertools.product(_methods(patient), patient.extremes().items()):
-        with asking(f"{method}, student({name}), a batch of {size}", patient):
-            loss = float(weighted_sum(patient.module(patient.configuration(method, **architecture)).terms(batch)))
+    samples, batch_size = len(context.data.splits["train"]), context.data.batch_size
+    size = context.data.train_dataloader().last_batch_size
+    batch = context.batches(size)[0]
+    for method, (name, architecture) in itertools.product(_methods(context), context.extremes().items()):
+        with asking(f"{method}, student({name}), a batch of {size}", context):
+            loss = float(weighted_sum(context.module(context.configuration(method, **architecture)).terms(batch)))
         if not math.isfinite(loss):
-            raise Flaw(
+            raise CheckFailed(
                 f"{method}: the loss of student({name}) is {loss} on the last batch, of {_counted(size, 'sample')}"
             )
     return f"{_counted(size, 'sample')}: the last of {samples:,} in batches of {batch_size}"

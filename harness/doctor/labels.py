@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.doctor.check import Check, Doubt, Flaw, Groundless
-from harness.doctor.context import Patient
+from harness.doctor.check import Check, CheckFailed, CheckSkipped, CheckWarning
+from harness.doctor.context import CheckContext
 from harness.networks.steadiness import logits_of
 from harness.preparation.chance import check_metric
 from harness.preparation.mixing import REMEDY, mixes_targets, why_no_control
@@ -25,34 +25,34 @@ from harness.teachers.outputs import run_teacher
 _AFFORDABLE_S = 5.0  # that the teacher may take for the whole validation split, before a sample of it must do
 
 
-def labels_are_within_the_logits(patient: Patient) -> str:
+def labels_are_within_the_logits(context: CheckContext) -> str:
     """Teacher and students have a logit for each label, and the same ones; what they share is not trained."""
-    check_pair(patient.teacher, patient.space, patient.sample, patient.kinds)
-    labelled, patient.classes = patient.classes, patient.kinds.classes
-    check_class_names(patient.space.task, labelled, patient.classes)
-    if labelled < patient.classes:
-        return f"0 to {labelled - 1} of {patient.classes} logits in teacher and student"
+    check_pair(context.teacher, context.space, context.sample, context.kinds)
+    labelled, context.classes = context.classes, context.kinds.classes
+    check_class_names(context.space.task, labelled, context.classes)
+    if labelled < context.classes:
+        return f"0 to {labelled - 1} of {context.classes} logits in teacher and student"
     return f"0 to {labelled - 1}, a logit for each in teacher and student"
 
 
-def a_control_is_fair(patient: Patient) -> str:
+def a_control_is_fair(context: CheckContext) -> str:
     """What a student gains over labels alone is the teacher's: samples are not mixed, or their targets are too."""
-    mixed = mixes_targets(patient.data, patient.classes)
-    if why := why_no_control(patient.data, patient.classes):
-        raise Doubt(f"no control possible: {why}", REMEDY)
+    mixed = mixes_targets(context.data, context.classes)
+    if why := why_no_control(context.data, context.classes):
+        raise CheckWarning(f"no control possible: {why}", REMEDY)
     return (
         "labels alone, on the same mixed or soft targets" if mixed else "labels alone; samples are not seen to be mixed"
     )
 
 
-def teacher_knows_the_labels(patient: Patient) -> str:
+def teacher_knows_the_labels(context: CheckContext) -> str:
     """Check that a trained teacher's primary metric is better than that of a constant answer."""
-    if not patient.teacher_is_trained:
-        raise Groundless("no trained teacher is at hand: search, which trains it first, and ask again")
-    labels = patient.sample.splits["val"].labels
-    logits = patient.sample.teacher_outputs["val"]["logits"]
-    scores = scores_of(patient.space.task, patient.sample, patient.classes)
-    reached = _measured(patient, logits, labels)
+    if not context.teacher_is_trained:
+        raise CheckSkipped("no trained teacher is at hand: search, which trains it first, and ask again")
+    labels = context.sample.splits["val"].labels
+    logits = context.sample.teacher_outputs["val"]["logits"]
+    scores = scores_of(context.space.task, context.sample, context.classes)
+    reached = _measured(context, logits, labels)
     found = f"{scores.metric} {reached:.4f} on {len(labels)} validation samples"
     if no_better_than_chance(scores, reached):
         said = logits.argmax(1)
@@ -61,66 +61,66 @@ def teacher_knows_the_labels(patient: Patient) -> str:
         renamed, frequent = int(torch.stack(named).sum()), int(torch.bincount(labels).max())
         is_hint = renamed > max(2 * frequent, int((said == labels).sum()))
         hint = f"; right on {renamed / len(labels):.0%} if its classes had other numbers" if is_hint else ""
-        raise Flaw(f"{found}, no better than a constant answer, which has {scores.chance:.4f}{hint}")
+        raise CheckFailed(f"{found}, no better than a constant answer, which has {scores.chance:.4f}{hint}")
     return f"{found}; a constant answer has {scores.chance:.4f}"
 
 
-def metric_measures(patient: Patient) -> str:
+def metric_measures(context: CheckContext) -> str:
     """Check that the metric takes logits and labels, and goes the way that the task says."""
-    task, labels = patient.space.task, patient.sample.splits["val"].labels
-    check_metric(task, labels, patient.classes)
-    right = 10 * F.one_hot(labels, patient.classes).float()
-    perfect, wrong = _measured(patient, right, labels), _measured(patient, right.roll(1, dims=1), labels)
+    task, labels = context.space.task, context.sample.splits["val"].labels
+    check_metric(task, labels, context.classes)
+    right = 10 * F.one_hot(labels, context.classes).float()
+    perfect, wrong = _measured(context, right, labels), _measured(context, right.roll(1, dims=1), labels)
     if not (math.isfinite(perfect) and math.isfinite(wrong)):
-        raise Flaw(
+        raise CheckFailed(
             f"{task.metric_name} must be finite, but is {perfect:g} for perfect logits, {wrong:g} for wrong ones"
         )
     way = "maximize" if perfect > wrong else "minimize"
     if perfect == wrong or way != task.metric_direction:
-        raise Flaw(
+        raise CheckFailed(
             f"{task.metric_name} is {perfect:g} for perfect logits and {wrong:g} for wrong ones, which does not fit "
             f"metric_direction {task.metric_direction!r}"
         )
     return f"{task.metric_name}: {perfect:g} for perfect logits, {wrong:g} for wrong ones; to {way}"
 
 
-def region_can_be_reached(patient: Patient) -> str:
+def region_can_be_reached(context: CheckContext) -> str:
     """Check that the bound on the primary metric has a meaning, and the teacher itself is within it."""
-    bound, task = patient.settings.bound, patient.space.task
+    bound, task = context.settings.bound, context.space.task
     check_name(bound, task)
-    scores = scores_of(task, patient.data, patient.classes)
+    scores = scores_of(task, context.data, context.classes)
     check_reach(bound, scores)
-    if not patient.teacher_is_trained:
+    if not context.teacher_is_trained:
         return f"{bound or 'by default'}; what it comes to is known once there is a trained teacher"
-    logits, labels = _validated(patient)
-    teacher = _measured(patient, logits, labels)
+    logits, labels = _validated(context)
+    teacher = _measured(context, logits, labels)
     region = region_of(bound, scores, teacher)
     asked = f"; the teacher on {len(labels)} of {scores.samples:,} samples" if len(labels) < scores.samples else ""
     if not region.holds(teacher):
-        raise Doubt(f"the teacher itself is not in it, with {task.metric_name} {teacher:.4g}: {region}{asked}")
+        raise CheckWarning(f"the teacher itself is not in it, with {task.metric_name} {teacher:.4g}: {region}{asked}")
     return f"{region}{asked}"
 
 
-def _validated(patient: Patient) -> tuple[Tensor, Tensor]:
+def _validated(context: CheckContext) -> tuple[Tensor, Tensor]:
     """Return the teacher's logits and the labels of the validation split, as a search has them.
 
     Where the whole split would take too long, they are those of the doctor's sample of it.
     """
-    few, whole = patient.sample.splits["val"], patient.data.splits["val"]
+    few, whole = context.sample.splits["val"], context.data.splits["val"]
     started = time.perf_counter()
-    logits = logits_of(patient.teacher, few.inputs)
+    logits = logits_of(context.teacher, few.inputs)
     expected_s = (time.perf_counter() - started) * len(whole) / len(few)
     if len(whole) == len(few) or expected_s > _AFFORDABLE_S:
         return logits.float(), few.labels
-    data = copy.copy(patient.data)
+    data = copy.copy(context.data)
     data.splits = {"val": whole}
-    data.move_to(patient.device)
-    logits = run_teacher(patient.teacher, data, splits=("val",))["val"]["logits"]
-    return logits.to(patient.device), data.splits["val"].labels
+    data.move_to(context.device)
+    logits = run_teacher(context.teacher, data, splits=("val",))["val"]["logits"]
+    return logits.to(context.device), data.splits["val"].labels
 
 
-def _measured(patient: Patient, logits: Tensor, labels: Tensor) -> float:
-    metric = patient.space.task.metric(patient.classes).to(patient.device)
+def _measured(context: CheckContext, logits: Tensor, labels: Tensor) -> float:
+    metric = context.space.task.metric(context.classes).to(context.device)
     metric.update(logits, labels)
     return float(metric.compute())
 

@@ -8,16 +8,16 @@ from collections import defaultdict
 
 import torch
 
-from harness.doctor.check import Check, Flaw
-from harness.doctor.context import Patient
+from harness.doctor.check import Check, CheckFailed
+from harness.doctor.context import CheckContext
 from lightning_modules.data.tensors import Split
 
 _SHOWN = 3
 
 
-def splits_are_disjoint(patient: Patient) -> str:
+def splits_are_disjoint(context: CheckContext) -> str:
     """Check that no two splits share a sample, told by the content of its inputs."""
-    positions = {name: _by_content(split) for name, split in patient.data.splits.items()}
+    positions = {name: _by_content(split) for name, split in context.data.splits.items()}
     shared = []
     for (one, first), (other, second) in itertools.combinations(positions.items(), 2):
         both = [content for content in first if content in second]
@@ -26,7 +26,7 @@ def splits_are_disjoint(patient: Patient) -> str:
             more = [".."] if len(both) > _SHOWN else []
             shared.append(f"{one} and {other} share {len(both):,} samples ({', '.join([*places, *more])})")
     if shared:
-        raise Flaw("; ".join(shared))
+        raise CheckFailed("; ".join(shared))
     return "no sample is in two splits"
 
 

@@ -17,8 +17,8 @@ from harness.cost import budgets as budget
 from harness.cost.macs import macs_of
 from harness.cost.measure import conditions_of, count_costs, key_of, measure_costs
 from harness.doctor.answers import check_answers, check_steady
-from harness.doctor.check import Check, Doubt, Flaw, asking
-from harness.doctor.context import Patient, text_of
+from harness.doctor.check import Check, CheckFailed, CheckWarning, asking
+from harness.doctor.context import CheckContext, text_of
 from harness.metrics import METRICS, unknown_for_some
 from harness.networks.deployment import check_deployed
 from harness.networks.steadiness import ASKED, TOLERANCE, distance
@@ -37,31 +37,31 @@ _CLOCKED_S = 5.0  # that a clock is asked for
 _BUILT = 64  # architectures; of a larger space, as many are drawn
 
 
-def students_can_be_built(patient: Patient) -> str:
+def students_can_be_built(context: CheckContext) -> str:
     """Check that every architecture of the space can be built, or so many of them."""
-    space, built = patient.space, []
+    space, built = context.space, []
     every = space.architectures(limit=_BUILT)
-    for architecture in every if every is not None else _some_architectures(patient):
-        with asking(f"student({text_of(architecture)})", patient), advising(begin_at_one(architecture)):
-            network = patient.deployed(architecture)
+    for architecture in every if every is not None else _some_architectures(context):
+        with asking(f"student({text_of(architecture)})", context), advising(begin_at_one(architecture)):
+            network = context.deployed(architecture)
             if hollow := layer_without_units(network, architecture):
                 raise hollow
         built.append((architecture, sum(parameter.numel() for parameter in network.parameters())))
-    patient.students = sorted(built, key=lambda pair: pair[1])
-    smallest, largest = patient.students[0][1], patient.students[-1][1]
-    teacher = sum(parameter.numel() for parameter in patient.teacher.parameters())
+    context.students = sorted(built, key=lambda pair: pair[1])
+    smallest, largest = context.students[0][1], context.students[-1][1]
+    teacher = sum(parameter.numel() for parameter in context.teacher.parameters())
     shown = f"{len(built)} {'architectures' if every is not None else 'of the architectures'}"
     if 0 < teacher <= smallest:
-        raise Doubt(
+        raise CheckWarning(
             f"the smallest has {smallest:,} parameters, and its teacher {teacher:,}",
             "let the ranges begin at students that are smaller than their teacher",
         )
     return f"{shown}, {smallest:,} to {largest:,} parameters"
 
 
-def _some_architectures(patient: Patient) -> list[dict[str, Any]]:
+def _some_architectures(context: CheckContext) -> list[dict[str, Any]]:
     """Return the lowest and the highest of all, and others drawn evenly."""
-    space = patient.space
+    space = context.space
     found = [{name: ends(dist)[side] for name, dist in space.student.items()} for side in (0, -1)]
     study = optuna.create_study(sampler=RandomSampler(0))
     while len(found) < _BUILT:
@@ -69,72 +69,72 @@ def _some_architectures(patient: Patient) -> list[dict[str, Any]]:
     return found
 
 
-def students_give_logits(patient: Patient) -> str:
+def students_give_logits(context: CheckContext) -> str:
     """Students of every kind can be trained apart from one another, and answer with raw logits of as many classes."""
-    sample = patient.sample
+    sample = context.sample
 
     def of_own(what: str) -> AbstractContextManager[None]:
-        return asking(what, patient)
+        return asking(what, context)
 
-    patient.kinds = check_students(patient.space, sample, of_own, layers=student_layers(patient.space))
-    check_deployed(patient.space, sample, of_own, classes=patient.kinds.classes)
+    context.kinds = check_students(context.space, sample, of_own, layers=student_layers(context.space))
+    check_deployed(context.space, sample, of_own, classes=context.kinds.classes)
     labels = sample.splits["val"].labels[:ASKED]
-    for name, architecture in patient.extremes().items():
-        with asking(f"student({name})", patient):
-            check_answers(f"student({name})", patient.student(architecture), patient.inputs(ASKED), labels)
-            deployed = patient.deployed(architecture)
-            classes = check_answers(f"deployed(student({name}))", deployed, patient.inputs(ASKED), labels)
+    for name, architecture in context.extremes().items():
+        with asking(f"student({name})", context):
+            check_answers(f"student({name})", context.student(architecture), context.inputs(ASKED), labels)
+            deployed = context.deployed(architecture)
+            classes = check_answers(f"deployed(student({name}))", deployed, context.inputs(ASKED), labels)
     return f"raw and finite, shape (B, {classes}); the teacher's inputs"
 
 
-def nothing_is_ignored(patient: Patient) -> str:
+def nothing_is_ignored(context: CheckContext) -> str:
     """Check that what task, teacher and students say of their training is asked for."""
-    student = patient.student(patient.students[0][0])
-    found = [f"the task {one}" for one in of_task(patient.space.task, Task)]
+    student = context.student(context.students[0][0])
+    found = [f"the task {one}" for one in of_task(context.space.task, Task)]
     found += [f"a student {one}" for one in of_training(student)]
-    if not patient.settings.teachers and learns(teacher := patient.space.task.teacher()):
+    if not context.settings.teachers and learns(teacher := context.space.task.teacher()):
         found += [f"the teacher {one}" for one in of_training(teacher)]
     if found:
-        raise Doubt("; ".join(found))
+        raise CheckWarning("; ".join(found))
     return "no method or name of the task, its teacher and its students"
 
 
-def students_are_steady(patient: Patient) -> str:
+def students_are_steady(context: CheckContext) -> str:
     """Check that a student in eval mode gives a sample the same logits twice, and alone as in a batch."""
-    for name, architecture in patient.extremes().items():
-        with asking(f"student({name})", patient):
-            check_steady(patient.deployed(architecture), patient.inputs(ASKED))
+    for name, architecture in context.extremes().items():
+        with asking(f"student({name})", context):
+            check_steady(context.deployed(architecture), context.inputs(ASKED))
     return "the same logits twice, and of a sample alone"
 
 
-def weights_are_seeded(patient: Patient) -> str:
+def weights_are_seeded(context: CheckContext) -> str:
     """Check that the same seed gives the same student, and the same answers in train mode."""
-    for name, architecture in patient.extremes().items():
+    for name, architecture in context.extremes().items():
         digests, answers = set(), []
         for _ in range(2):
-            network = patient.student(architecture).train()
+            network = context.student(architecture).train()
             digests.add(tensors_digest(cpu_state(network)))
-            seed_draws(0, patient.device)
+            seed_draws(0, context.device)
             with torch.no_grad():
-                answers.append(call(network, patient.inputs(ASKED)))
+                answers.append(call(network, context.inputs(ASKED)))
         if len(digests) > 1:
-            raise Flaw(f"student({name}) has other weights when it is built again under the same seed")
+            raise CheckFailed(f"student({name}) has other weights when it is built again under the same seed")
         if distance(*answers) > TOLERANCE:
-            raise Flaw(f"student({name}) answers otherwise in train mode under the same seed")
-    if patient.kinds.alike is not None:
-        raise Doubt(f"{patient.kinds.alike} {ALIKE}")
+            raise CheckFailed(f"student({name}) answers otherwise in train mode under the same seed")
+    if context.kinds.alike is not None:
+        raise CheckWarning(f"{context.kinds.alike} {ALIKE}")
     return "gives the same weights, and draws in training"
 
 
-def architecture_matters(patient: Patient) -> str:
+def architecture_matters(context: CheckContext) -> str:
     """Check that each architecture parameter changes the student: its parameters, its MACs, or at least its answers."""
-    space, inert, told = patient.space, [], []
+    space, inert, told = context.space, [], []
     middle = {name: value for name, value in space.middle().items() if name in space.student}
     for name, distribution in space.student.items():
         values = ends(distribution)
         if len(values) < 2:
             continue
-        counts, answers = zip(*(_shape(patient, middle | {name: value}) for value in values), strict=True)
+        counts, answers = zip(*(_shape(context, middle | {name: value}) for value in values), strict=True)
         if len(set(counts)) > 1:
             fewest, most = min(count[0] for count in counts), max(count[0] for count in counts)
             told.append(f"{name} ({fewest:,} to {most:,} parameters)")
@@ -143,63 +143,63 @@ def architecture_matters(patient: Patient) -> str:
         else:
             inert.append(f"{name} = {' or '.join(map(str, values))}")
     if inert:
-        raise Flaw(f"nothing changes with {', '.join(inert)}: neither parameters, nor MACs, nor answers")
+        raise CheckFailed(f"nothing changes with {', '.join(inert)}: neither parameters, nor MACs, nor answers")
     return ", ".join(told) if told else "no parameter of the student varies"
 
 
-def _shape(patient: Patient, architecture: Mapping[str, Any]) -> tuple[tuple[int, int | None], str]:
+def _shape(context: CheckContext, architecture: Mapping[str, Any]) -> tuple[tuple[int, int | None], str]:
     """Parameters and MACs, and a digest of what fresh weights answer in train mode."""
-    with asking(f"student({text_of(architecture)})", patient):
-        counts = count_costs(patient.deployed(architecture).eval(), patient.inputs(1))
-        network = patient.student(architecture).train()
-        seed_draws(0, patient.device)
+    with asking(f"student({text_of(architecture)})", context):
+        counts = count_costs(context.deployed(architecture).eval(), context.inputs(1))
+        network = context.student(architecture).train()
+        seed_draws(0, context.device)
         with torch.no_grad():
-            answers = call(network, patient.inputs(ASKED))
+            answers = call(network, context.inputs(ASKED))
     return (counts.parameters, counts.macs), tensors_digest({"answers": answers})
 
 
-def macs_can_be_counted(patient: Patient) -> str:
+def macs_can_be_counted(context: CheckContext) -> str:
     """MACs can be counted of the smallest and the largest student: nothing in them multiplies unseen."""
-    if found := uncounted_of(patient):
-        raise Doubt(f"can't be counted of students, and are left out: no formula for {', '.join(found)}")
+    if found := uncounted_of(context):
+        raise CheckWarning(f"can't be counted of students, and are left out: no formula for {', '.join(found)}")
     return "of students, all counted"
 
 
-def uncounted_of(patient: Patient) -> list[str]:
+def uncounted_of(context: CheckContext) -> list[str]:
     """Return what can't be counted of the smallest and the largest student."""
-    networks = [patient.deployed(architecture).eval() for architecture in patient.extremes().values()]
-    return sorted({name for network in networks for name in macs_of(network, patient.inputs(1)).uncounted})
+    networks = [context.deployed(architecture).eval() for architecture in context.extremes().values()]
+    return sorted({name for network in networks for name in macs_of(network, context.inputs(1)).uncounted})
 
 
-def a_student_is_within_budget(patient: Patient) -> str:
+def a_student_is_within_budget(context: CheckContext) -> str:
     """Check that some student costs no more than ``--max`` allows."""
-    budgets = patient.settings.budgets
+    budgets = context.settings.budgets
     if not budgets:
         return "no --max is asked for"
     try:
-        budget.check_counted(uncounted_of(patient), budgets)
+        budget.check_counted(uncounted_of(context), budgets)
     except HarnessError as error:
-        raise Flaw(str(error), f"leave {', '.join(unknown_for_some(budgets))} out of --max") from error
-    costs = _costs(patient)
+        raise CheckFailed(str(error), f"leave {', '.join(unknown_for_some(budgets))} out of --max") from error
+    costs = _costs(context)
     kept = [name for name, cost in costs.items() if not budget.over(cost, budgets)]
     asked = ", ".join(f"{name}={most:g}" for name, most in budgets.items())
     if not kept:
         cheapest = min(costs, key=lambda name: max(costs[name][cost] / most for cost, most in budgets.items()))
         has = ", ".join(f"{cost} {costs[cheapest][cost]:.4g}" for cost in budgets)
-        raise Flaw(f"none of {len(costs)} architectures is within {asked}; the cheapest, {cheapest}, has {has}")
+        raise CheckFailed(f"none of {len(costs)} architectures is within {asked}; the cheapest, {cheapest}, has {has}")
     return f"{len(kept)} of {len(costs)} architectures are within {asked}"
 
 
-def _costs(patient: Patient) -> dict[str, dict[str, float]]:
+def _costs(context: CheckContext) -> dict[str, dict[str, float]]:
     """Costs by architecture; a clock is only asked where a budget needs it."""
-    networks = {key_of(architecture): patient.deployed(architecture).eval() for architecture, _ in patient.students}
-    names = {key_of(architecture): text_of(architecture) for architecture, _ in patient.students}
-    counted = {key: count_costs(network, patient.inputs(1))._asdict() for key, network in networks.items()}
-    if any(METRICS[name].is_timed for name in patient.settings.budgets):
+    networks = {key_of(architecture): context.deployed(architecture).eval() for architecture, _ in context.students}
+    names = {key_of(architecture): text_of(architecture) for architecture, _ in context.students}
+    counted = {key: count_costs(network, context.inputs(1))._asdict() for key, network in networks.items()}
+    if any(METRICS[name].is_timed for name in context.settings.budgets):
         measured = measure_costs(
             networks,
-            lambda size: example_inputs(patient.sample, size),
-            conditions=conditions_of(patient.device),
+            lambda size: example_inputs(context.sample, size),
+            conditions=conditions_of(context.device),
             limit_s=_CLOCKED_S,
         )
         counted = {key: asdict(cost) for key, cost in measured.items()}

@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from harness.doctor.answers import check_answers, check_steady
-from harness.doctor.check import Check, Doubt, Flaw
-from harness.doctor.context import SAMPLES, STEPS, Patient, losses_of
+from harness.doctor.check import Check, CheckFailed, CheckWarning
+from harness.doctor.context import SAMPLES, STEPS, CheckContext, losses_of
 from harness.networks.digest import answers_of, network_digest, samples_of
 from harness.networks.steadiness import ASKED, TOLERANCE, distance, logits_of
 from harness.preparation.fingerprint import fingerprint
@@ -26,43 +26,45 @@ from lightning_modules.data.views import show
 _PARTS_SHOWN = 3
 
 
-def teacher_can_be_had(patient: Patient) -> str:
+def teacher_can_be_had(context: CheckContext) -> str:
     """Check that the teacher can be built, and filled from ``--teacher`` or the cache where there is one."""
-    patient.dataset = fingerprint(patient.data)
-    network, file = find_teacher(patient.space, patient.data, patient.dataset, patient.settings)
+    context.dataset = fingerprint(context.data)
+    network, file = find_teacher(context.space, context.data, context.dataset, context.settings)
     is_fresh = file is None and learns(network)
-    patient.teacher, patient.teacher_is_trained = network.to(patient.device), not is_fresh
+    context.teacher, context.teacher_is_trained = network.to(context.device), not is_fresh
     weights = "fresh weights, for none are kept" if is_fresh else AS_IT_IS if file is None else f"weights of {file}"
     count = sum(parameter.numel() for parameter in network.parameters())
     return f"{f'{count:,}' if count else 'no'} parameters; {weights}"
 
 
-def teacher_gives_logits(patient: Patient) -> str:
+def teacher_gives_logits(context: CheckContext) -> str:
     """Check that the teacher answers a batch with raw logits of shape (B, C)."""
-    labels = patient.sample.splits["val"].labels[:ASKED]
-    return f"raw and finite, shape (B, {check_answers('the teacher', patient.teacher, patient.inputs(ASKED), labels)})"
+    labels = context.sample.splits["val"].labels[:ASKED]
+    return f"raw and finite, shape (B, {check_answers('the teacher', context.teacher, context.inputs(ASKED), labels)})"
 
 
-def teacher_learns(patient: Patient) -> str:
+def teacher_learns(context: CheckContext) -> str:
     """Check that a teacher that is to be trained can be: its loss stays finite for some steps."""
-    task = patient.space.task
-    if patient.teacher_is_trained:
-        return "it has been trained before" if patient.settings.teachers or learns(patient.teacher) else AS_IT_IS
+    task = context.space.task
+    if context.teacher_is_trained:
+        return "it has been trained before" if context.settings.teachers or learns(context.teacher) else AS_IT_IS
     module = TeacherModule(
-        patient.teacher,
-        metric=task.metric(patient.classes),
+        context.teacher,
+        metric=task.metric(context.classes),
         metric_name=task.metric_name,
         total_steps=STEPS,
         learning_rate=task.teacher_learning_rate,
     )
-    module.to(patient.device).train()
-    losses = [float(loss) for loss in losses_of(module, patient.batches())]
+    module.to(context.device).train()
+    losses = [float(loss) for loss in losses_of(module, context.batches())]
     if not all(map(math.isfinite, losses)):
-        raise Flaw(f"its loss goes {' '.join(f'{loss:.3g}' for loss in losses)} at the learning rate of its recipe")
+        raise CheckFailed(
+            f"its loss goes {' '.join(f'{loss:.3g}' for loss in losses)} at the learning rate of its recipe"
+        )
     return f"a finite loss for {len(losses)} steps; a search trains it, once"
 
 
-def teacher_is_in_eval_mode(patient: Patient) -> str:
+def teacher_is_in_eval_mode(context: CheckContext) -> str:
     """Check that no part of the teacher is in train mode while it is asked for what is stored."""
     training: dict[str, None] = {}
 
@@ -71,49 +73,49 @@ def teacher_is_in_eval_mode(patient: Patient) -> str:
             lambda module, inputs: training.update({name: None}) if module.training else None
         )
 
-    patient.teacher.eval().requires_grad_(False)
-    hooks = [note(name or "the whole", part) for name, part in patient.teacher.named_modules()]
+    context.teacher.eval().requires_grad_(False)
+    hooks = [note(name or "the whole", part) for name, part in context.teacher.named_modules()]
     try:
-        outputs = run_teacher(patient.teacher, patient.sample, layers=teacher_layers(patient.space))
+        outputs = run_teacher(context.teacher, context.sample, layers=teacher_layers(context.space))
         check_outputs("the teacher", outputs)
-        patient.sample.attach(outputs)
+        context.sample.attach(outputs)
     finally:
         for hook in hooks:
             hook.remove()
     if training:
         shown = ", ".join(list(training)[:_PARTS_SHOWN])
-        raise Flaw(f"{len(training)} of its parts in train mode while it is asked: {shown}")
+        raise CheckFailed(f"{len(training)} of its parts in train mode while it is asked: {shown}")
     return "all its parts, while asked for what is stored"
 
 
-def teacher_is_steady(patient: Patient) -> str:
+def teacher_is_steady(context: CheckContext) -> str:
     """Check that the teacher gives a sample the same logits twice, and alone as in a batch."""
-    check_steady(patient.teacher, patient.inputs(ASKED))
+    check_steady(context.teacher, context.inputs(ASKED))
     return "the same logits twice, and of a sample alone"
 
 
-def stored_is_live(patient: Patient) -> str:
+def stored_is_live(context: CheckContext) -> str:
     """Check that what is stored of the teacher is what it says of the very inputs that a student is shown, shuffled."""
-    sample, loader = patient.sample, patient.sample.train_dataloader()
+    sample, loader = context.sample, context.sample.train_dataloader()
     views = 1 if sample.views is None else sample.views.count
     for view in range(views):
         loader.set_epoch(view)
         for batch in (batch for item in loader for batch in item):
-            _compare(batch.teacher["logits"], logits_of(patient.teacher, batch.inputs), "shuffled training samples")
+            _compare(batch.teacher["logits"], logits_of(context.teacher, batch.inputs), "shuffled training samples")
     shown = f"live ones, of {len(sample.splits['train'])} shuffled samples" + (
         f", {views} views of each" if sample.views else ""
     )
-    return shown + _compare_kept(patient)
+    return shown + _compare_kept(context)
 
 
-def _compare_kept(patient: Patient) -> str:
+def _compare_kept(context: CheckContext) -> str:
     """Compare what the cache holds, at some samples; what is to be said of it."""
-    data = patient.data
-    digest = network_digest(patient.teacher, answers_of(patient.teacher, samples_of(data, patient.device)))
+    data = context.data
+    digest = network_digest(context.teacher, answers_of(context.teacher, samples_of(data, context.device)))
     try:
-        kept = find_teacher_outputs(digest, data, patient.dataset, cache_dir=patient.settings.cache_dir)
+        kept = find_teacher_outputs(digest, data, context.dataset, cache_dir=context.settings.cache_dir)
     except (SafetensorError, OSError, ValueError) as error:
-        raise Doubt(f"those kept are damaged ({error})", "nothing: a search computes them again") from error
+        raise CheckWarning(f"those kept are damaged ({error})", "nothing: a search computes them again") from error
     if kept is None:
         return ""
     for name, outputs in kept.items():
@@ -122,8 +124,8 @@ def _compare_kept(patient: Patient) -> str:
         inputs, stored = select(split.inputs, ids), outputs["logits"][ids]
         if name == "train" and data.views is not None:
             (inputs, _), stored = show(data.views, inputs, ids, 0), stored[:, 0]
-        shown = Split(inputs, split.labels[ids]).to(patient.device)
-        _compare(stored, logits_of(patient.teacher, shown.inputs), f"samples of {name} in the cache")
+        shown = Split(inputs, split.labels[ids]).to(context.device)
+        _compare(stored, logits_of(context.teacher, shown.inputs), f"samples of {name} in the cache")
     return ", and those kept in the cache"
 
 
@@ -131,7 +133,7 @@ def _compare(stored: Tensor, live: Tensor, what: str) -> None:
     apart = [distance(*rows) for rows in zip(stored, live.to(stored), strict=True)]
     wrong = sum(share > TOLERANCE for share in apart)
     if wrong:
-        raise Flaw(f"{wrong} of {len(apart)} {what} have other logits stored than live, {max(apart):.0%} apart")
+        raise CheckFailed(f"{wrong} of {len(apart)} {what} have other logits stored than live, {max(apart):.0%} apart")
 
 
 CHECKS = (

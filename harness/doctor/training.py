@@ -11,8 +11,8 @@ from safetensors.torch import load, save
 from torch import nn
 
 from harness.core.content import tensors_digest
-from harness.doctor.check import Check, Flaw
-from harness.doctor.context import Patient
+from harness.doctor.check import Check, CheckFailed
+from harness.doctor.context import CheckContext
 from harness.networks.steadiness import ASKED, TOLERANCE, distance, logits_of
 from harness.networks.students import build_student
 from harness.task import deployed_network
@@ -24,35 +24,35 @@ from harness.training.tensor_file import cpu_state, load_state
 _SHOWN = 3
 
 
-def teacher_is_unchanged(patient: Patient) -> str:
+def teacher_is_unchanged(context: CheckContext) -> str:
     """Check that a student's training leaves the teacher's weights and buffers as they were."""
-    before = cpu_state(patient.teacher)
-    method, steps = patient.methods[0], patient.sample.steps_per_epoch
-    module = patient.module(patient.configuration(method), steps=steps)
+    before = cpu_state(context.teacher)
+    method, steps = context.methods[0], context.sample.steps_per_epoch
+    module = context.module(context.configuration(method), steps=steps)
     with tempfile.TemporaryDirectory() as folder:
         switch_off_autologging()
         fit(
             module,
-            patient.sample,
+            context.sample,
             epochs=1,
             folder=Path(folder),
-            accelerator=patient.settings.accelerator,
+            accelerator=context.settings.accelerator,
             seed=0,
         )
-        patient.checkpoint = Checkpoints(Path(folder)).newest or {}
-    patient.trained = module.to(patient.device)
-    after = cpu_state(patient.teacher)
+        context.checkpoint = Checkpoints(Path(folder)).newest or {}
+    context.trained = module.to(context.device)
+    after = cpu_state(context.teacher)
     changed = [name for name in before if tensors_digest({name: before[name]}) != tensors_digest({name: after[name]})]
     if changed:
         shown = ", ".join(changed[:_SHOWN])
-        raise Flaw(f"{len(changed)} of its {len(before)} tensors changed in a student's training: {shown}")
+        raise CheckFailed(f"{len(changed)} of its {len(before)} tensors changed in a student's training: {shown}")
     return f"{len(before)} tensors, the same after {steps} steps of a student"
 
 
-def teacher_stands_apart(patient: Patient) -> str:
+def teacher_stands_apart(context: CheckContext) -> str:
     """No tensor of the teacher is in a student's optimizer or checkpoint, and no copy of the teacher in a student."""
-    module = patient.trained
-    teacher = _tensors(patient.teacher)
+    module = context.trained
+    teacher = _tensors(context.teacher)
     configured: Any = module.configure_optimizers()
     optimized = [parameter for group in configured["optimizer"].param_groups for parameter in group["params"]]
     places = {"optimizer": optimized, "state_dict": list(module.state_dict(keep_vars=True).values())}
@@ -61,12 +61,12 @@ def teacher_stands_apart(patient: Patient) -> str:
         for place, values in places.items()
         if any(value.data_ptr() in teacher for value in values)
     ]
-    copies = [name for name, part in module.network.named_modules() if name and _is_like(part, patient.teacher)]
-    if copies and _parameters(module.network) > _parameters(patient.teacher):
+    copies = [name for name, part in module.network.named_modules() if name and _is_like(part, context.teacher)]
+    if copies and _parameters(module.network) > _parameters(context.teacher):
         found.append(f"a whole teacher in the student, at {copies[0]!r}, and in the checkpoint")
     if found:
-        raise Flaw("; ".join(found))
-    return f"not in optimizer, state_dict, checkpoint ({len(patient.checkpoint['module'])} tensors)"
+        raise CheckFailed("; ".join(found))
+    return f"not in optimizer, state_dict, checkpoint ({len(context.checkpoint['module'])} tensors)"
 
 
 def _tensors(network: nn.Module) -> set[int]:
@@ -84,20 +84,20 @@ def _is_like(part: nn.Module, network: nn.Module) -> bool:
     return bool(other) and {k: v.shape for k, v in one.items()} == {k: v.shape for k, v in other.items()}
 
 
-def student_can_be_kept(patient: Patient) -> str:
+def student_can_be_kept(context: CheckContext) -> str:
     """Check that what safetensors keep of a trained student, as it is deployed, makes a fresh one answer as it does."""
-    trained = deployed_network(patient.space.task, patient.trained.network).to(patient.device)
-    inputs = patient.inputs(ASKED)
+    trained = deployed_network(context.space.task, context.trained.network).to(context.device)
+    inputs = context.inputs(ASKED)
     said = logits_of(trained, inputs)
-    architecture = {name: value for name, value in patient.space.middle().items() if name in patient.space.student}
+    architecture = {name: value for name, value in context.space.middle().items() if name in context.space.student}
     state = load(save(cpu_state(trained)))
     seed_draws(1, torch.device("cpu"))  # a value that is drawn, and not kept, is another one then
-    space = patient.space
-    fresh = deployed_network(space.task, build_student(space, architecture, patient.sample)).to(patient.device)
+    space = context.space
+    fresh = deployed_network(space.task, build_student(space, architecture, context.sample)).to(context.device)
     load_state(fresh, state)
     apart = distance(logits_of(fresh, inputs), said)
     if apart > TOLERANCE:
-        raise Flaw(f"loaded into a fresh student, its state gives logits {apart:.1%} of the largest apart")
+        raise CheckFailed(f"loaded into a fresh student, its state gives logits {apart:.1%} of the largest apart")
     size_mb = sum(value.numel() * value.element_size() for value in state.values()) / 1e6
     return f"{len(state)} tensors, {size_mb:.3g} MB, make a fresh one answer alike"
 

@@ -15,7 +15,7 @@ from typing import Any
 from harness.core.addresses import redact
 from harness.core.errors import HarnessError, one_line
 from harness.launchers.placement import Placement
-from harness.launchers.remote import Errand, errand
+from harness.launchers.remote import JobSpec, job_spec
 from harness.settings import Settings
 
 _RETRIES = 100  # of a worker that is lost with its node, or dies; a trial that kills whoever takes it up ends it
@@ -45,7 +45,7 @@ def submit(settings: Settings, placement: Placement) -> Tasks:
     folder = settings.runs_dir.resolve() / "ray" / name
     folder.mkdir(parents=True)
     keeper = ray.remote(_Keeper).options(name=name, lifetime="detached", num_cpus=0, max_restarts=-1)
-    workers: Any = keeper.remote(errand(settings, placement.workers), placement, folder)
+    workers: Any = keeper.remote(job_spec(settings, placement.workers), placement, folder)
     ray.get(workers.__ray_ready__.remote())  # until it lives, it ends with whoever asked for it, detached or not
     return Tasks(name, workers, placement, folder)
 
@@ -90,11 +90,11 @@ class Tasks:
 class _Keeper:
     """An actor that owns the workers, so that who asked for them may go. Where its node is lost, it begins anew."""
 
-    def __init__(self, errand: Errand, placement: Placement, folder: Path) -> None:
+    def __init__(self, job_spec: JobSpec, placement: Placement, folder: Path) -> None:
         import ray
 
         worker = ray.remote(_work).options(num_cpus=placement.cpus, num_gpus=placement.gpus, max_retries=_RETRIES)
-        self.tasks = [worker.remote(errand, folder / f"worker-{n}.log") for n in range(placement.workers)]
+        self.tasks = [worker.remote(job_spec, folder / f"worker-{n}.log") for n in range(placement.workers)]
         threading.Thread(target=self._end, daemon=True).start()
 
     def over(self) -> bool:
@@ -115,13 +115,13 @@ class _Keeper:
         ray.kill(ray.get_runtime_context().current_actor)
 
 
-def _work(errand: Errand, log: Path) -> None:
+def _work(job_spec: JobSpec, log: Path) -> None:
     """A task. Ray starts one again whose process has died, and no other."""
     with (
         open(log, "a", buffering=1, encoding="utf-8", errors="replace") as file,
         contextlib.redirect_stdout(file),
         contextlib.redirect_stderr(file),
     ):
-        stopped_by = errand.run([signal.SIGINT, signal.SIGTERM], log)
+        stopped_by = job_spec.run([signal.SIGINT, signal.SIGTERM], log)
     if stopped_by == signal.SIGTERM:  # its node is taken away; a task that is cancelled has SIGINT
         os._exit(1)

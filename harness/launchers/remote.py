@@ -18,7 +18,7 @@ from harness.settings import Settings
 
 
 @dataclass(frozen=True)
-class Errand:
+class JobSpec:
     """What is sent to a worker.
 
     Attributes:
@@ -85,10 +85,10 @@ def _with_time_left(settings: Settings, began: Path) -> Settings:
     return replace(settings, timeout_s=max(0.0, settings.timeout_s - (time.time() - began.stat().st_mtime)))
 
 
-def errand(settings: Settings, processes: int) -> Errand:
+def job_spec(settings: Settings, processes: int) -> JobSpec:
     """Return what is sent to a worker of one trial at a time, of so many that are started together."""
     command = tuple(redact(word) for word in sys.argv)
-    return Errand(replace(settings, workers=1, processes=processes), Path.cwd(), command)
+    return JobSpec(replace(settings, workers=1, processes=processes), Path.cwd(), command)
 
 
 def errors_in(logs: Sequence[Path]) -> list[str]:

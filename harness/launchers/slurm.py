@@ -15,7 +15,7 @@ from typing import Any
 from harness.core.errors import HarnessError
 from harness.launchers.passwords import hidden
 from harness.launchers.placement import Placement
-from harness.launchers.remote import Errand, errand
+from harness.launchers.remote import JobSpec, job_spec
 from harness.settings import Settings
 
 _REQUEUES = 10**6  # as often as it takes: each time it is some epochs further
@@ -55,7 +55,7 @@ def submit(settings: Settings, placement: Placement) -> Array:
     shown, environment = hidden(settings)
     try:
         with environment_variables(**environment), redirect_stderr(StringIO()):  # submitit shows what sbatch says
-            jobs = executor.submit_array([_Worker(errand(shown, placement.workers))] * placement.workers)
+            jobs = executor.submit_array([_Worker(job_spec(shown, placement.workers))] * placement.workers)
     except (FailedJobError, FailedSubmissionError) as error:
         lines = [line.removeprefix("sbatch: error: ") for line in str(error).splitlines()]
         raise HarnessError(f"Slurm refuses the jobs: {'; '.join(filter(None, lines))}") from error
@@ -92,15 +92,15 @@ class Array:
 class _Worker:
     """A job. submitit pickles it, and calls it again each time that it was requeued."""
 
-    def __init__(self, errand: Errand) -> None:
-        self.errand = errand
+    def __init__(self, job_spec: JobSpec) -> None:
+        self.job_spec = job_spec
 
     def __call__(self) -> None:
         import submitit
 
         warning = signal.Signals[f"SIG{submitit.JobEnvironment.USR_SIG}"]
         requeue: Any = signal.getsignal(warning)  # submitit's handler, which ends the process: after our own end
-        stopped_by = self.errand.run([warning, signal.SIGTERM], submitit.JobEnvironment().paths.stdout)
+        stopped_by = self.job_spec.run([warning, signal.SIGTERM], submitit.JobEnvironment().paths.stdout)
         if stopped_by == warning or (stopped_by is not None and _is_running()):
             requeue(stopped_by, None)
         elif stopped_by is not None:  # cancelled, or requeued already

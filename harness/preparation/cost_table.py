@@ -296,7 +296,7 @@ def refusal(architecture: Mapping[str, Any], space: SearchSpace, study: Study, p
         return None
 
     def say() -> None:
-        study.patience.word(f"students that memory does not suffice for are not tried ({named(architecture)})")
+        study.retry.word(f"students that memory does not suffice for are not tried ({named(architecture)})")
 
     with if_memory_suffices(otherwise=say):
         if key_of(architecture) not in prepared.costs.students:
@@ -331,7 +331,7 @@ def _say_uncounted(metrics: Sequence[str], names: Sequence[str], study: Study, c
     new = [name for name in names if name not in costs.uncounted]
     costs.uncounted += tuple(new)
     if new:
-        study.patience.word(f"students {_uncounted(metrics)} are not tried: no formula for {', '.join(new)}")
+        study.retry.word(f"students {_uncounted(metrics)} are not tried: no formula for {', '.join(new)}")
 
 
 def example_inputs(data: TensorDataModule, size: int) -> Inputs:

@@ -46,7 +46,7 @@ from harness.studies.changes import bind_starts
 from harness.studies.start import Start
 from harness.studies.study import Study
 from harness.task import Task, class_names, deployed_network
-from harness.teachers.cache import Keeper, nobody_else
+from harness.teachers.cache import ArtifactCache, nobody_else
 from harness.teachers.ensemble import averaged, bind_teachers, labels, make_teachers, number_of_teachers
 from harness.teachers.make import Teacher, learns
 from harness.teachers.outputs import SEARCHED, Outputs, make_teacher_outputs
@@ -117,7 +117,7 @@ def prepare(
     check_reach(bound, scored)
     called = check_class_names(space.task, label_classes(data), classes)
     student_misgivings = _student_misgivings(space, data, settings)  # before a teacher: memory must suffice for it
-    keeper = Keeper(study.alone if study.is_shared else nobody_else, mirror, terminal.say)
+    keeper = ArtifactCache(study.alone if study.is_shared else nobody_else, mirror, terminal.say)
     doubts = [f"the task {one}" for one in of_task(space.task, Task)]
     doubts += [f"nothing of a student changes with its {name}" for name in students.inert]
     if students.unitless is not None:

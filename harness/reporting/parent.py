@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.core.addresses import place_of
-from harness.core.content import Lease
+from harness.core.content import FolderLock
 from harness.preparation.prepared import Prepared
 from harness.settings import Settings
 from harness.storage.access import STORAGE_ERRORS
@@ -53,9 +53,9 @@ class ParentRun:
 
     def __exit__(self, *raised: object) -> None:
         if raised[0] is not None:
-            self._study.patience.hurry()  # who was told to stop must end; who waited for the storage has waited enough
+            self._study.retry.set_deadline()  # who was told to stop must end; who waited for the storage has waited enough
         self._study.leave()
-        last = Lease(self._study.folder)
+        last = FolderLock(self._study.folder)
         if self.spool.begun and last.acquire():  # else another process goes on with the study
             self.spool.set_state("COMPLETE" if self._is_over() else "WAITING")
         last.release()

@@ -21,7 +21,7 @@ from scipy.special import ndtr
 from harness.core.content import derived_seed
 from harness.sampling.candidates import Points, Pool
 from harness.sampling.curve_model import CurveModel
-from harness.sampling.hypervolume_improvement import Outlook, Scale
+from harness.sampling.hypervolume_improvement import ExpectedImprovement, Scale
 from harness.sampling.subsampling import evenly
 from harness.space import SearchSpace
 
@@ -104,7 +104,7 @@ class Forecast:
         # The logarithm of nothing, as of the MACs of a student without products, is that of the least there is.
         least = np.min(costs, axis=0, where=costs > 0, initial=np.inf)
         self._costs = np.log(np.maximum(costs, np.where(np.isfinite(least), least, 1.0)))
-        self._outlook = Outlook(self._costs, self._scale)
+        self._outlook = ExpectedImprovement(self._costs, self._scale)
         self._over: dict[int, _Trial | None] = {}  # by number, those that change no more
         self._at: dict[int, Array] = {}  # points of trials
 
@@ -135,7 +135,7 @@ class Forecast:
             order = np.argsort(-np.round(gains / max(gains.max(initial=0.0), _NOTHING), 9), kind="stable")
         return next(filter(is_new, map(candidates.configuration, order)), None)
 
-    def outdone(self, number: int, rung: int, trials: Sequence[FrozenTrial]) -> float | None:
+    def should_prune(self, number: int, rung: int, trials: Sequence[FrozenTrial]) -> float | None:
         """Return whether a trial is better given up for a new one.
 
         Args:

@@ -74,7 +74,7 @@ class Scale:
         return np.maximum((best - worst) * (beyond(level) - beyond(-float(np.log(_FLOOR)))), 0)
 
 
-class Outlook:
+class ExpectedImprovement:
     """The front so far over the costs of all architectures.
 
     Args:

@@ -21,11 +21,11 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from harness.core.addresses import is_server, lock_of, redact, sqlite_path
 from harness.core.content import exclusive
-from harness.core.errors import HarnessError, PieceTaken, one_line
+from harness.core.errors import HarnessError, LeaseLost, one_line
 from harness.settings import Settings
 from harness.storage.database_leases import make_tables
 from harness.storage.database_locks import lock
-from harness.storage.retry import Patience, never, server_is_away
+from harness.storage.retry import RetryPolicy, never, server_is_away
 from harness.storage.sqlite_file import make_if_missing, replace_if_empty
 
 STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError)
@@ -77,9 +77,9 @@ class Storage:
             _failing.at_once = False
         return self.optuna.get_trial(trial_id)
 
-    def patience(self) -> Patience:
+    def retry(self) -> RetryPolicy:
         """Return how to meet failing calls: a server that is away is asked again."""
-        return Patience(never if self.server is None else server_is_away)
+        return RetryPolicy(never if self.server is None else server_is_away)
 
     def close_connections(self) -> None:
         """Close idle connections; the storage opens new ones when it needs them."""
@@ -130,7 +130,7 @@ def asking_storage() -> Iterator[None]:
     """
     try:
         yield
-    except (PieceTaken, UpdateFinishedTrialError, *STORAGE_ERRORS):
+    except (LeaseLost, UpdateFinishedTrialError, *STORAGE_ERRORS):
         raise
     except Exception as error:  # Optuna raises a KeyError where the study's rows are gone
         raise StorageInternalError(one_line(error)) from error
@@ -186,7 +186,7 @@ def await_storage(settings: Settings, say: Callable[[str], None]) -> None:
         HarnessError: If the server stays away, or can't be used for another reason.
     """
     if is_server(settings.storage):
-        Patience(server_is_away, say).ask(lambda: open_storage(settings))
+        RetryPolicy(server_is_away, say).call(lambda: open_storage(settings))
 
 
 def _open_server(address: str) -> RDBStorage:

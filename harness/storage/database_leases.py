@@ -23,10 +23,10 @@ import sqlalchemy as sql
 from sqlalchemy.engine import Engine, Row
 from sqlalchemy.exc import SQLAlchemyError
 
-from harness.core.content import Lease
-from harness.core.errors import OWN_THREADS, PieceTaken, end_if_told
+from harness.core.content import FolderLock
+from harness.core.errors import OWN_THREADS, LeaseLost, end_if_told
 from harness.storage.database_locks import locked
-from harness.storage.leases import BEAT_S, GRACE_S, Check, Claims, FolderClaims, Hold, Worker, lease_of
+from harness.storage.leases import BEAT_S, GRACE_S, Check, FolderLeases, Lease, Leases, Worker, lease_of
 from harness.storage.retry import within
 
 _FORGOTTEN_S = 3600.0  # after which nobody is told of a worker any more
@@ -52,7 +52,7 @@ _WORKERS = sql.Table(
 _NOW_S: sql.ColumnElement[float] = sql.func.extract("epoch", sql.func.clock_timestamp()).cast(sql.Double)
 
 
-def claims_of(engine: Engine | None, study: str, folder: Path, see_that_it_is_here: Callable[[], None]) -> Claims:
+def leases_of(engine: Engine | None, study: str, folder: Path, see_that_it_is_here: Callable[[], None]) -> Leases:
     """Return who works on what in a study.
 
     Args:
@@ -62,12 +62,12 @@ def claims_of(engine: Engine | None, study: str, folder: Path, see_that_it_is_he
         see_that_it_is_here: Raises an error if the study is here no more.
     """
     if engine is None:
-        return FolderClaims(folder, see_that_it_is_here)
-    return DatabaseClaims(engine, study, folder, see_that_it_is_here)
+        return FolderLeases(folder, see_that_it_is_here)
+    return DatabaseLeases(engine, study, folder, see_that_it_is_here)
 
 
-class DatabaseClaims:
-    """Claims as rows of the study's database; the worker that this process is has one as soon as it looks for work.
+class DatabaseLeases:
+    """Leases as rows of the study's database; the worker that this process is has one as soon as it looks for work.
 
     Args:
         engine: Of the database.
@@ -86,7 +86,7 @@ class DatabaseClaims:
         self._see_that_it_is_here = see_that_it_is_here
         self._host = socket.gethostname()
         self._worker: str | None = None
-        self._alive: Lease | None = None
+        self._alive: FolderLock | None = None
         self._epochs: int | None = None
         self._lost = False  # the row is gone: another worker has what this one had
         self._mute = False  # the server did not answer when it was last told something
@@ -103,7 +103,7 @@ class DatabaseClaims:
     ) -> contextlib.AbstractContextManager[Check]:
         return locked(self._engine, f"{self._study} {what}", on_wait=on_wait, stalled_s=_STALLED_S if briefly else 0)
 
-    def take(self, pieces: Sequence[str]) -> tuple[str, Hold] | None:
+    def take(self, pieces: Sequence[str]) -> tuple[str, Lease] | None:
         with self._row:
             self._enter()
             if not pieces:
@@ -133,7 +133,7 @@ class DatabaseClaims:
             self._confirmed_s = _elapsed_s()
         if holder is not None and holder.worker != self._worker and self._is_of_this_host(holder):
             shutil.rmtree(self._folder_of(holder.worker), ignore_errors=True)
-        return piece, _DatabaseHold(self, piece, lease_of(self._folder / piece), round(at_s * 1000))
+        return piece, _DatabaseLease(self, piece, lease_of(self._folder / piece), round(at_s * 1000))
 
     def _enter(self) -> None:
         """Get a row, unless there is one that is this worker's still."""
@@ -182,7 +182,7 @@ class DatabaseClaims:
         if row.worker == self._worker:
             return True  # taken before, but the answer was lost
         if self._is_of_this_host(row):
-            lease = Lease(self._folder_of(row.worker))
+            lease = FolderLock(self._folder_of(row.worker))
             with contextlib.suppress(FileNotFoundError):  # it leaves just now
                 free = lease.acquire()
                 lease.release()
@@ -241,7 +241,7 @@ class DatabaseClaims:
         """Check that this worker still has a piece, as far as it is known.
 
         Raises:
-            PieceTaken: If it has not.
+            LeaseLost: If it has not.
         """
         self._epochs = epochs
         now_s = _elapsed_s()
@@ -250,13 +250,13 @@ class DatabaseClaims:
         stalled = now_s - self._confirmed_s > GRACE_S / 2 and now_s - self._failed_s > GRACE_S / 2
         if self._lost or stalled:
             with contextlib.suppress(SQLAlchemyError):
-                self.prove(piece)
+                self.verify(piece)
 
-    def prove(self, piece: str) -> None:
+    def verify(self, piece: str) -> None:
         """As ``confirm``, but certain.
 
         Raises:
-            PieceTaken: If this worker has it no more.
+            LeaseLost: If this worker has it no more.
             SQLAlchemyError: If the server does not answer.
         """
         has = None
@@ -267,13 +267,13 @@ class DatabaseClaims:
                 end_if_told()
                 raise
         if has != piece:  # or no more: a word that gave it back may have been late
-            raise PieceTaken(f"{piece} was taken over while this worker was silent")
+            raise LeaseLost(f"{piece} was taken over while this worker was silent")
 
     def is_lost(self) -> bool:
         """Return whether this worker is known to have lost what it had."""
         return self._lost
 
-    def is_sure(self) -> bool:
+    def is_valid(self) -> bool:
         """Return whether nobody can have taken what this worker has: it was silent for a part of the grace only."""
         return not self._lost and _elapsed_s() - self._confirmed_s < GRACE_S / 2
 
@@ -341,13 +341,13 @@ def _worker(row: Row[Any]) -> Worker:
     return Worker(host=row.host, pid=row.pid, piece=row.piece, epochs=row.epochs, silent_s=row.silent_s)
 
 
-class _DatabaseHold:
+class _DatabaseLease:
     """A piece, and beside its row a lease of its folder, for whoever asks on this machine alone.
 
     The lease may be another's: a process that was stalled, and lost the piece, holds it until it comes back.
     """
 
-    def __init__(self, claims: DatabaseClaims, piece: str, lease: Lease, taken_ms: int) -> None:
+    def __init__(self, claims: DatabaseLeases, piece: str, lease: FolderLock, taken_ms: int) -> None:
         self.taken_ms = taken_ms
         self._claims = claims
         self._piece = piece
@@ -357,14 +357,14 @@ class _DatabaseHold:
     def confirm(self, epochs: int) -> None:
         self._claims.confirm(self._piece, epochs)
 
-    def prove(self) -> None:
-        self._claims.prove(self._piece)
+    def verify(self) -> None:
+        self._claims.verify(self._piece)
 
     def is_lost(self) -> bool:
         return self._claims.is_lost()
 
-    def is_sure(self) -> bool:
-        return self._claims.is_sure()
+    def is_valid(self) -> bool:
+        return self._claims.is_valid()
 
     def release(self) -> None:
         self._claims.release(self._piece)

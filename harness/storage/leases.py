@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from harness.core.content import Lease, exclusive
+from harness.core.content import FolderLock, exclusive
 
 BEAT_S = 10.0
 GRACE_S = 40.0
@@ -22,7 +22,7 @@ GRACE_S = 40.0
 Check = Callable[[], None]
 
 
-class Hold(Protocol):
+class Lease(Protocol):
     """A piece that is this worker's alone.
 
     Attributes:
@@ -35,20 +35,20 @@ class Hold(Protocol):
         """Check that it still is, after so many epochs.
 
         Raises:
-            PieceTaken: If another worker has it now.
+            LeaseLost: If another worker has it now.
         """
 
     def is_lost(self) -> bool:
         """Return whether it is known to be another worker's."""
 
-    def is_sure(self) -> bool:
+    def is_valid(self) -> bool:
         """Return whether it can't be another worker's yet."""
 
-    def prove(self) -> None:
+    def verify(self) -> None:
         """Check that it still is, for certain.
 
         Raises:
-            PieceTaken: If another worker has it now.
+            LeaseLost: If another worker has it now.
             SQLAlchemyError: If nobody can tell.
         """
 
@@ -56,7 +56,7 @@ class Hold(Protocol):
         """Give it back."""
 
 
-class Claims(Protocol):
+class Leases(Protocol):
     """What the workers of one study work on."""
 
     def exclusive(
@@ -68,7 +68,7 @@ class Claims(Protocol):
         ``briefly``, for this worker was stalled.
         """
 
-    def take(self, pieces: Sequence[str]) -> tuple[str, Hold] | None:
+    def take(self, pieces: Sequence[str]) -> tuple[str, Lease] | None:
         """Take the first of some pieces, known by their folders' names, that no living worker has. In ``exclusive``.
 
         Raises:
@@ -116,8 +116,8 @@ class Worker:
         return self.silent_s > GRACE_S
 
 
-class FolderClaims:
-    """Claims as leases of folders.
+class FolderLeases:
+    """Leases as leases of folders.
 
     Args:
         folder: The study's folder; a piece is a folder in it.
@@ -135,12 +135,12 @@ class FolderClaims:
         with exclusive(self._folder / f"{what}.lock", on_wait=on_wait, briefly=briefly):
             yield lambda: None
 
-    def take(self, pieces: Sequence[str]) -> tuple[str, Hold] | None:
+    def take(self, pieces: Sequence[str]) -> tuple[str, Lease] | None:
         self._see_that_it_is_here()
         for piece in pieces:
             lease = lease_of(self._folder / piece)
             if lease.acquire():
-                return piece, _FolderHold(lease)
+                return piece, _FolderLease(lease)
         return None
 
     def living(self, *, on_wait: Callable[[Worker], None]) -> list[Worker]:
@@ -153,28 +153,28 @@ class FolderClaims:
         pass
 
 
-class _FolderHold:
-    def __init__(self, lease: Lease) -> None:
+class _FolderLease:
+    def __init__(self, lease: FolderLock) -> None:
         self.taken_ms = time.time_ns() // 1_000_000
         self._lease = lease
 
     def confirm(self, epochs: int) -> None:
         pass  # nobody takes over from a process that holds a lease
 
-    def prove(self) -> None:
+    def verify(self) -> None:
         pass
 
     def is_lost(self) -> bool:
         return False
 
-    def is_sure(self) -> bool:
+    def is_valid(self) -> bool:
         return True
 
     def release(self) -> None:
         self._lease.release()
 
 
-def lease_of(folder: Path) -> Lease:
+def lease_of(folder: Path) -> FolderLock:
     """Return the lease of a folder, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
-    return Lease(folder)
+    return FolderLock(folder)

@@ -12,7 +12,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError
 
 from harness.core.errors import OWN_THREADS, end_if_told, one_line
-from harness.core.notifier import Word
+from harness.core.notifier import RateLimitedNotifier
 
 _Result = TypeVar("_Result")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
@@ -25,7 +25,7 @@ _HURRIED_S, _HURRIED_IN_ALL_S = 3.0, 8.0  # for an answer, and for all, once the
 _PATIENCE_S = 1800.0  # a server that is being upgraded is back by then
 
 
-class Patience:
+class RetryPolicy:
     """Asks a storage again while it is away.
 
     Only a server's absence passes: what ails a file on this machine's disk does not mend itself.
@@ -37,16 +37,16 @@ class Patience:
 
     def __init__(self, away: Callable[[BaseException], bool], say: Callable[[str], None] = lambda text: None) -> None:
         self._away = away
-        self.word = Word(say)
+        self.word = RateLimitedNotifier(say)
         self._asking = False
         self._ends_s: float | None = None
 
-    def hurry(self) -> None:
+    def set_deadline(self) -> None:
         """Wait no more from now on: the process was told to stop."""
         self._ends_s = self._ends_s or time.monotonic() + _HURRIED_IN_ALL_S
 
     def _call(self, call: Callable[[], _Result]) -> _Result:
-        """Return what ``call`` gives; in a hurry, from a server that answers in time.
+        """Return what ``call`` gives; in a set_deadline, from a server that answers in time.
 
         Raises:
             StorageInternalError: If it does not.
@@ -66,7 +66,7 @@ class Patience:
             self.word(f"the study's storage is away ({reason(error)}); training goes on")
         return away
 
-    def ask_once(self, call: Callable[[], _Result]) -> _Result:
+    def try_once(self, call: Callable[[], _Result]) -> _Result:
         """Return what ``call`` gives, at once or never."""
         before, self._asking = self._asking, True
         try:
@@ -78,7 +78,7 @@ class Patience:
         finally:
             self._asking = before
 
-    def ask(self, call: Callable[[], _Result]) -> _Result:
+    def call(self, call: Callable[[], _Result]) -> _Result:
         """Return what ``call`` gives; asked as a whole again if the storage is away, within it or within what it calls.
 
         Raises:

@@ -8,12 +8,12 @@ import os
 from pathlib import Path
 
 from harness.core.addresses import sqlite_path
-from harness.core.content import Lease
+from harness.core.content import FolderLock
 from harness.core.errors import HarnessError
 from harness.settings import Settings
 
 
-class Presence(Lease):
+class SharedStudyLock(FolderLock):
     """Says that a process works on a study, and in which runs folder.
 
     Searches of several runs folders may reach one storage, but each sees in its own alone who is at what. So a second
@@ -66,7 +66,7 @@ class Presence(Lease):
             self._beside = None
 
 
-class Absence:
+class ExclusiveStudyLock:
     """Keeps all of this machine out of a study while it is held, if nobody is at work on it.
 
     Args:
@@ -75,9 +75,9 @@ class Absence:
 
     def __init__(self, settings: Settings) -> None:
         path = _path_beside(settings)
-        self._leases = [Lease(settings.study_dir)]
+        self._leases = [FolderLock(settings.study_dir)]
         if path is not None:
-            self._leases.append(Lease(path.parent, name=path.name))
+            self._leases.append(FolderLock(path.parent, name=path.name))
 
     def acquire(self) -> bool:
         """Keep all out; whether nobody is at work."""

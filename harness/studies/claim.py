@@ -12,10 +12,10 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.core.errors import PieceTaken
+from harness.core.errors import LeaseLost
 from harness.space import Configuration
 from harness.storage.access import asking_storage
-from harness.storage.leases import Hold
+from harness.storage.leases import Lease
 from harness.studies.study import Study
 
 
@@ -39,7 +39,7 @@ class Claim:
     trial: FrozenTrial
     configuration: Configuration
     folder: Path
-    hold: Hold
+    hold: Lease
     resumed: bool
     recipe: str | None
     marks: dict[int, float] = field(default_factory=dict)
@@ -50,12 +50,12 @@ class Claim:
 
         Raises:
             StorageInternalError, SQLAlchemyError: If the storage is away; it is recorded later.
-            PieceTaken: If it is another worker's by now.
+            LeaseLost: If it is another worker's by now.
         """
         self.marks[epochs] = value
         self.unmarked.add(epochs)
         try:
-            self.study.patience.ask_once(self._store_marks)
+            self.study.retry.try_once(self._store_marks)
         except UpdateFinishedTrialError as error:
             raise self._is_another_s() from error
 
@@ -80,14 +80,14 @@ class Claim:
         """Record that the trial is over. Optuna's tell() would read it whole before and after.
 
         Raises:
-            PieceTaken: If it is another worker's by now.
+            LeaseLost: If it is another worker's by now.
             StorageInternalError, SQLAlchemyError: If the storage is lost.
         """
         attempts = 0
 
         def end() -> None:
             nonlocal attempts
-            self.hold.prove()
+            self.hold.verify()
             attempts += 1
             try:
                 with asking_storage():
@@ -97,7 +97,7 @@ class Claim:
                     return  # the answer to an earlier attempt was lost, and not the attempt
                 raise self._is_another_s() from error
 
-        self.study.patience.ask(end)
+        self.study.retry.call(end)
 
     def _store_end(self, state: TrialState, attrs: Mapping[str, Any], values: Sequence[float] | None) -> None:
         self._store_marks()
@@ -110,8 +110,8 @@ class Claim:
             self._storage.set_trial_intermediate_value(self._trial_id, epochs, self.marks[epochs])
             self.unmarked.remove(epochs)
 
-    def _is_another_s(self) -> PieceTaken:
-        return PieceTaken(f"{self.trial.number} was finished by another worker meanwhile")
+    def _is_another_s(self) -> LeaseLost:
+        return LeaseLost(f"{self.trial.number} was finished by another worker meanwhile")
 
     @property
     def _storage(self) -> BaseStorage:

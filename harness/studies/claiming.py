@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from harness.core.content import derived_seed
 from harness.core.errors import HarnessError
 from harness.sampling.proposal import Proposal, Proposer
-from harness.storage.leases import Hold
+from harness.storage.leases import Lease
 from harness.studies.claim import Claim
 from harness.studies.study import Study
 
@@ -28,14 +28,14 @@ class ConflictError(Exception):
 
 
 @dataclass(frozen=True)
-class _Thought:
+class _Prefetched:
     """The study as it was read, and what was chosen then, if anything was."""
 
     trials: list[FrozenTrial]
     proposal: Proposal | None
 
 
-class Claimant:
+class TrialClaimer:
     """Takes up one trial after the other.
 
     Workers exclude one another, so that together they finish exactly the trials that were asked for.
@@ -48,23 +48,23 @@ class Claimant:
     def __init__(self, study: Study, proposer: Proposer) -> None:
         self._study = study
         self._proposer = proposer
-        self._crowded = False
+        self._contended = False
 
     def claim(self) -> Claim | None:
         """Take up a trial that was cut, or begin a new one; ``None`` when there is no more to begin."""
         while True:
             with contextlib.suppress(ConflictError):
-                found = self._study.patience.ask(self._taken)
+                found = self._study.retry.call(self._taken)
                 return None if found is None else self._claim(*found)
 
-    def _taken(self) -> tuple[FrozenTrial, Hold, bool] | None:
+    def _taken(self) -> tuple[FrozenTrial, Lease, bool] | None:
         """Return a trial, the hold on it, and whether another process began it."""
         study = self._study
-        thought = None if self._crowded else self._think()
-        self._crowded = False
-        with study.claims.exclusive("claim", on_wait=self._wait, briefly=True) as check:
-            if thought is None or not self._is_level(thought.trials):
-                thought = _Thought(study.trials(), None)
+        thought = None if self._contended else self._prefetch()
+        self._contended = False
+        with study.leases.exclusive("claim", on_wait=self._wait, briefly=True) as check:
+            if thought is None or not self._is_current(thought.trials):
+                thought = _Prefetched(study.trials(), None)
             cut = self._cut(thought.trials)
             if cut is not None:
                 return (*cut, True)
@@ -82,21 +82,21 @@ class Claimant:
                     return None
                 check()  # or another worker may begin the last one too
                 trial = self._begun(proposal, number=len(thought.trials))
-            taken = study.claims.take([str(trial.number)])
+            taken = study.leases.take([str(trial.number)])
             return None if taken is None else (trial, taken[1], False)
 
     def _wait(self) -> None:
-        self._crowded = True
+        self._contended = True
 
-    def _think(self) -> _Thought:
+    def _prefetch(self) -> _Prefetched:
         trials, proposal = self._study.trials(), None
         waiting = _waiting(trials)
         if not waiting and len(trials) < self._study.settings.trials:
             with contextlib.suppress(HarnessError):  # raised again when it is its turn, if nothing was cut
                 proposal = self._proposer.propose(trials)
-        return _Thought(trials, proposal)
+        return _Prefetched(trials, proposal)
 
-    def _is_level(self, trials: list[FrozenTrial]) -> bool:
+    def _is_current(self, trials: list[FrozenTrial]) -> bool:
         """Return whether no trial was begun, or enqueued, since the study was read, and it was read whole."""
         begun = (trial for trial in trials if trial.state == TrialState.RUNNING)
         if any(self._proposer.space.branch_of(trial.params) is None for trial in begun):
@@ -104,12 +104,12 @@ class Claimant:
         tally = self._study.tally()
         return tally.total() == len(trials) and tally[TrialState.WAITING] == _waiting(trials)
 
-    def _cut(self, trials: list[FrozenTrial]) -> tuple[FrozenTrial, Hold] | None:
+    def _cut(self, trials: list[FrozenTrial]) -> tuple[FrozenTrial, Lease] | None:
         """Return a running trial that no living worker has; as many of them go on as are still asked for."""
         finished = sum(trial.state.is_finished() for trial in trials)
         begun = [str(trial.number) for trial in trials if trial.state == TrialState.RUNNING]
         running = begun[: max(0, self._study.settings.trials - finished)]
-        while (found := self._study.claims.take(running)) is not None:
+        while (found := self._study.leases.take(running)) is not None:
             piece, hold = found
             with contextlib.ExitStack() as given_back:
                 given_back.callback(hold.release)
@@ -177,7 +177,7 @@ class Claimant:
             raise ConflictError(f"trial {begun.number} was to be trial {number}")
         return begun
 
-    def _claim(self, trial: FrozenTrial, hold: Hold, resumed: bool) -> Claim:
+    def _claim(self, trial: FrozenTrial, hold: Lease, resumed: bool) -> Claim:
         return Claim(
             study=self._study,
             trial=trial,

@@ -27,7 +27,7 @@ from harness.storage.access import Storage, open_storage, storage_in_reach
 from harness.storage.database_locks import alone
 from harness.storage.leases import GRACE_S, Check, Worker
 from harness.storage.location import MOVED_ATTR, MOVING_ATTR, see_that_it_is_here
-from harness.storage.study_lock import Absence
+from harness.storage.study_lock import ExclusiveStudyLock
 from harness.studies.opening import load_stored
 from harness.studies.study import Study
 
@@ -100,19 +100,19 @@ def _nobody_at_work(source: Study, target: Storage, terminal: Terminal) -> Itera
     def say(worker: Worker) -> None:
         terminal.say(f"waiting   up to {GRACE_S:.0f} s for a sign of life of {worker}")
 
-    absence = Absence(source.settings)
+    absence = ExclusiveStudyLock(source.settings)
     try:
         ends_at = time.monotonic() + _MOMENT_S
         while not (absent := absence.acquire()) and time.monotonic() < ends_at:
             time.sleep(0.1)
         if not absent:
-            named = [str(worker) for worker in source.claims.workers() if not worker.is_silent]
+            named = [str(worker) for worker in source.leases.workers() if not worker.is_silent]
             _refuse(name, named or ["a process of this machine"])
         file = source.folder.with_name(f".{name}.lock")
         servers = [source.storage.server, target.server]
         with alone(servers, f"open {name}", file) as opens, contextlib.ExitStack() as held:
-            claims = held.enter_context(source.claims.exclusive("claim"))
-            _refuse(name, [str(worker) for worker in source.claims.living(on_wait=say)])
+            claims = held.enter_context(source.leases.exclusive("claim"))
+            _refuse(name, [str(worker) for worker in source.leases.living(on_wait=say)])
 
             def check() -> None:
                 opens()

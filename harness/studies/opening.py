@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from harness.cli.flags import space_argument, space_file, space_names
 from harness.core.addresses import is_server, redact, sqlite_path
-from harness.core.content import Lease, write_atomically
+from harness.core.content import FolderLock, write_atomically
 from harness.core.errors import HarnessError, did_you_mean
 from harness.core.sources import Code
 from harness.metrics import DEFAULT_OBJECTIVES, METRICS
@@ -25,7 +25,7 @@ from harness.space import SearchSpace, load_space
 from harness.storage.access import Storage, open_storage
 from harness.storage.database_locks import alone
 from harness.storage.location import HERE_ATTR, MOVING_ATTR, here, is_first_start, see_that_it_is_here
-from harness.storage.retry import Patience, server_is_away
+from harness.storage.retry import RetryPolicy, server_is_away
 from harness.studies.changes import check_code, check_format, with_format
 from harness.studies.study import MARK, Study
 
@@ -117,7 +117,7 @@ def _is_abandoned(study: optuna.Study, settings: Settings) -> bool:
     if study.get_trials(deepcopy=False) or not is_first_start(study, settings):
         return False
     settings.study_dir.mkdir(parents=True, exist_ok=True)
-    lease = Lease(settings.study_dir)
+    lease = FolderLock(settings.study_dir)
     free = lease.acquire()
     lease.release()
     return free
@@ -134,7 +134,7 @@ def find_study(settings: Settings, *, on_word: Callable[[str], None] | None = No
         HarnessError: If the storage can't be used or has no such study of this program, or it was moved.
     """
     if on_word is not None and is_server(settings.storage):
-        return Patience(server_is_away, on_word).ask(lambda: find_study(settings))
+        return RetryPolicy(server_is_away, on_word).call(lambda: find_study(settings))
     study = load_stored(settings)
     see_that_it_is_here(study.attrs, settings)
     return study
@@ -255,13 +255,13 @@ def _own_folder(study: Study) -> None:
     write_atomically(mark, lambda path: path.write_text(json.dumps({"id": study.id}), encoding="utf-8"))
 
 
-def _hold_beside_namesake(settings: Settings) -> Lease:
+def _hold_beside_namesake(settings: Settings) -> FolderLock:
     """Return the lease of a folder that a namesake may be searched in.
 
     Raises:
         HarnessError: If it is.
     """
-    lease = Lease(settings.study_dir)
+    lease = FolderLock(settings.study_dir)
     if not lease.acquire():
         raise HarnessError(
             f"another study of the name {settings.study!r}, in another storage, is being searched in "

@@ -43,7 +43,7 @@ class Record:
         self.storage = storage
         self.optuna = optuna_study
         self.settings = settings
-        self.patience = storage.patience()
+        self.retry = storage.retry()
 
     @cached_property
     def id(self) -> str:
@@ -60,10 +60,10 @@ class Record:
     @property
     def attrs(self) -> dict[str, Any]:
         """Return what the study says of itself."""
-        return self.patience.ask(lambda: self.optuna.user_attrs)
+        return self.retry.call(lambda: self.optuna.user_attrs)
 
     def _keep(self, name: str, value: Any) -> None:
-        self.patience.ask(lambda: self.optuna.set_user_attr(name, value))
+        self.retry.call(lambda: self.optuna.set_user_attr(name, value))
 
     @cached_property
     def space_name(self) -> str:
@@ -158,7 +158,7 @@ class Record:
 
     def note_changes(self, changes: Sequence[str]) -> None:
         """Note what was changed, and that the trials from now on are of the new state."""
-        begun = self.patience.ask(lambda: len(self.optuna.get_trials(deepcopy=False)))
+        begun = self.retry.call(lambda: len(self.optuna.get_trials(deepcopy=False)))
         self._keep(_CHANGES_ATTR, [*self.changes, *(f"before trial {begun}: {change}" for change in changes)])
 
     @property

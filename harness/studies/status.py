@@ -8,9 +8,9 @@ from datetime import datetime
 
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.core.content import Lease
+from harness.core.content import FolderLock
 from harness.storage.leases import Worker
-from harness.storage.study_lock import Absence
+from harness.storage.study_lock import ExclusiveStudyLock
 from harness.studies.study import Study
 from harness.tracking.spool import curves
 from harness.training.checkpoint import epochs_kept
@@ -30,7 +30,7 @@ def status(study: Study) -> Iterator[str]:
     found = [f"{states[state]} {word}" for state, word in _WORDS.items() if states[state]]
     of = "" if asked is None else f" of {asked}"
     yield f"study     {study.settings.study}: {finished}{of} trials finished{_listed(found)}, {_begun(states, asked)}"
-    workers, retrained = study.claims.workers(), study.retrained()
+    workers, retrained = study.leases.workers(), study.retrained()
     if retrained:
         failed = sum("reason" in result for result in retrained.values())
         students = "1 student" if len(retrained) == 1 else f"{len(retrained)} students"
@@ -91,7 +91,7 @@ def _is_worked_on(study: Study, workers: Sequence[Worker]) -> bool:
         return any(not worker.is_silent for worker in workers)
     if not study.owns_folder():
         return True
-    absence = Absence(study.settings)
+    absence = ExclusiveStudyLock(study.settings)
     nobody = absence.acquire()
     absence.release()
     return not nobody
@@ -112,7 +112,7 @@ def _without_a_row(study: Study, trial: FrozenTrial, epochs: int) -> str:
     folder = study.trial_folder(trial.number)
     if not (study.owns_folder() and folder.is_dir()):
         return "nobody is at it"
-    lease = Lease(folder)
+    lease = FolderLock(folder)
     free = lease.acquire()
     lease.release()
     done = len(curves(folder).get("train/loss", {}))

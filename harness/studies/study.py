@@ -19,15 +19,15 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.core.content import Lease
+from harness.core.content import FolderLock
 from harness.core.errors import HarnessError, one_line
 from harness.core.pareto import pareto_front
 from harness.settings import Settings
 from harness.storage.access import STORAGE_ERRORS, Storage
-from harness.storage.database_leases import claims_of
-from harness.storage.leases import Claims, Hold
+from harness.storage.database_leases import leases_of
+from harness.storage.leases import Lease, Leases
 from harness.storage.location import is_first_start, see_that_it_is_here, was_moved_here
-from harness.storage.study_lock import Presence
+from harness.storage.study_lock import SharedStudyLock
 from harness.studies.record import Record
 from harness.studies.start import Start
 
@@ -50,17 +50,17 @@ class Study(Record):
     def __init__(self, storage: Storage, optuna_study: optuna.Study, settings: Settings) -> None:
         super().__init__(storage, optuna_study, settings)
         self.folder = settings.study_dir
-        self.lease = Presence(settings)
+        self.lease = SharedStudyLock(settings)
         """Held by whoever works on the study."""
-        self._at_work = Lease(self.folder, shared=True, name="work.lease")  # by whoever is prepared
+        self._at_work = FolderLock(self.folder, shared=True, name="work.lease")  # by whoever is prepared
         self._bound: dict[str, str] = {}
         self._starts: dict[str, Start] = {}
         self._code: dict[str, Any] | None = None
 
     @cached_property
-    def claims(self) -> Claims:
+    def leases(self) -> Leases:
         """Return who works on what."""
-        return claims_of(self.storage.server, self.id, self.folder, self._see_that_it_is_here)
+        return leases_of(self.storage.server, self.id, self.folder, self._see_that_it_is_here)
 
     def _see_that_it_is_here(self) -> None:
         see_that_it_is_here(self.attrs, self.settings)
@@ -84,7 +84,7 @@ class Study(Record):
             on_wait: Called if one must be waited for.
         """
         with contextlib.ExitStack() as held:
-            self.patience.ask(lambda: held.enter_context(self.claims.exclusive(what, on_wait=on_wait)))
+            self.retry.call(lambda: held.enter_context(self.leases.exclusive(what, on_wait=on_wait)))
             yield
 
     def hold(self) -> None:
@@ -189,17 +189,17 @@ class Study(Record):
             )
         self.note_changes(changes)
 
-    def _is_idle(self, own: Lease) -> bool:
+    def _is_idle(self, own: FolderLock) -> bool:
         """Return whether nobody else works on it, as far as it is known here, by who holds a lease beside its own."""
         if own.is_held:
             free = own.is_sole()
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lease = Lease(self.folder, name=own.name)
+            lease = FolderLock(self.folder, name=own.name)
             free = lease.acquire()
             lease.release()
         mine = (socket.gethostname(), os.getpid())
-        return free and all(one.is_silent or (one.host, one.pid) == mine for one in self.claims.workers())
+        return free and all(one.is_silent or (one.host, one.pid) == mine for one in self.leases.workers())
 
     def owns_folder(self) -> bool:
         """Return whether the study's folder is this study's, and not that of a namesake in another storage."""
@@ -213,7 +213,7 @@ class Study(Record):
 
         Not to be changed.
         """
-        stored = self.patience.ask(lambda: self.optuna.get_trials(deepcopy=False))
+        stored = self.retry.call(lambda: self.optuna.get_trials(deepcopy=False))
         return [_as_failed(trial) if _is_foreign(trial) else trial for trial in stored]
 
     def tally(self) -> Counter[TrialState]:
@@ -264,7 +264,7 @@ class Study(Record):
     def finished_at_once(self) -> int | None:
         """As ``finished``, for whoever can't wait for a storage that is away; ``None`` if it is."""
         try:
-            return self.patience.ask_once(self.finished)
+            return self.retry.try_once(self.finished)
         except STORAGE_ERRORS:
             return None
 
@@ -285,14 +285,14 @@ class Study(Record):
         """Return where a trial keeps its spool and checkpoint."""
         return self.folder / str(number)
 
-    def take(self, names: Sequence[str]) -> tuple[str, Hold] | None:
+    def take(self, names: Sequence[str]) -> tuple[str, Lease] | None:
         """The first of some trainings that no living worker is at, for this worker alone; ``None`` if there is none."""
 
-        def take() -> tuple[str, Hold] | None:
-            with self.claims.exclusive("claim", briefly=True):
-                return self.claims.take(names)
+        def take() -> tuple[str, Lease] | None:
+            with self.leases.exclusive("claim", briefly=True):
+                return self.leases.take(names)
 
-        return self.patience.ask(take)
+        return self.retry.call(take)
 
 
 _ACCEPTED = ("students", "teacher")

@@ -18,14 +18,14 @@ _DAMAGE = (SafetensorError, OSError, ValueError, RuntimeError)
 _Stamp = tuple[int, int] | None
 
 
-class Alone(Protocol):
+class DistributedLock(Protocol):
     """Keeps all other workers out meanwhile, wherever they are."""
 
     def __call__(self, what: str, *, on_wait: Callable[[], None]) -> AbstractContextManager[None]:
         """Of what is done, and told if one must be waited for."""
 
 
-class Keeper:
+class ArtifactCache:
     """Finds what is kept, or has it made: by one worker, for all that share the disk, the study or the tracking server.
 
     No lock is held while a file is read that is there already, for many workers may start at once.
@@ -36,13 +36,13 @@ class Keeper:
         say: Called with a line of text.
     """
 
-    def __init__(self, alone: Alone, mirror: Mirror, say: Callable[[str], None]) -> None:
+    def __init__(self, alone: DistributedLock, mirror: Mirror, say: Callable[[str], None]) -> None:
         self.say = say
         self._alone = alone
         self._mirror = mirror
         self._asks = mirror.shares_files
 
-    def find_or_make(
+    def get_or_create(
         self,
         files: Sequence[Path],
         *,
@@ -145,7 +145,7 @@ class Keeper:
 
 @contextlib.contextmanager
 def nobody_else(what: str, *, on_wait: Callable[[], None]) -> Iterator[None]:
-    """As ``Alone``, where there are no workers on other machines."""
+    """As ``DistributedLock``, where there are no workers on other machines."""
     yield
 
 

@@ -18,7 +18,7 @@ from harness.studies.changes import known_starts
 from harness.studies.start import Start
 from harness.studies.study import Study
 from harness.task import Task
-from harness.teachers.cache import Keeper
+from harness.teachers.cache import ArtifactCache
 from harness.teachers.make import BindStart, Teacher, TeacherListener, make_teacher
 from harness.teachers.outputs import Outputs
 from harness.tracking.mirror import Mirror
@@ -36,7 +36,7 @@ def make_teachers(
     *,
     classes: int,
     settings: Settings,
-    keeper: Keeper,
+    keeper: ArtifactCache,
     terminal: Terminal,
     mirror: Mirror,
     bind_start: BindStart,

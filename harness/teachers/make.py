@@ -21,7 +21,7 @@ from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.studies.start import Start
 from harness.teachers.assistant import is_student, load_assistant
-from harness.teachers.cache import Keeper
+from harness.teachers.cache import ArtifactCache
 from harness.teachers.files import load_checkpoint
 from harness.tracking.autologging import switch_off_autologging
 from harness.tracking.spool import Spool
@@ -91,7 +91,7 @@ def make_teacher(
     *,
     classes: int,
     settings: Settings,
-    keeper: Keeper,
+    keeper: ArtifactCache,
     listener: TeacherListener,
     bind_start: BindStart,
     check: Callable[[nn.Module], None] = lambda network: None,
@@ -152,7 +152,7 @@ def make_teacher(
         spool = begun()
     else:
         what = "teacher"
-        keeper.find_or_make(
+        keeper.get_or_create(
             [file],
             lock=folder / "lock",
             name=f"teacher {key}",

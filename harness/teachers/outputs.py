@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from harness.core.content import digest, tensors_digest
-from harness.teachers.cache import Keeper
+from harness.teachers.cache import ArtifactCache
 from harness.teachers.make import Teacher
 from harness.training.tensor_file import save_tensors
 from lightning_modules.batch import call
@@ -35,7 +35,7 @@ def make_teacher_outputs(
     splits: Sequence[str] = SEARCHED,
     layers: Sequence[str] = (),
     cache_dir: Path,
-    keeper: Keeper,
+    keeper: ArtifactCache,
 ) -> Outputs:
     """Load the teacher's outputs from where they are kept, or run the teacher once over the data and keep them.
 
@@ -76,7 +76,7 @@ def make_teacher_outputs(
                 keeper.say(f"teacher   what its layer {name} gives is stored, {size_mb:,.0f} MB")
 
     what, run_folder = "teacher outputs", teacher.spool.folder
-    keeper.find_or_make(
+    keeper.get_or_create(
         list(names),
         lock=files[_LOGITS].with_suffix(".lock"),
         name=f"outputs {keys[_LOGITS]}",

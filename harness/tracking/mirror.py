@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from harness.core.addresses import redact
 from harness.core.errors import OWN_THREADS, HarnessError
-from harness.core.notifier import Word
+from harness.core.notifier import RateLimitedNotifier
 from harness.tracking.spool import SPOOL, STATE_FILE
 
 _MODULE = "harness.tracking.mirror_process"
@@ -42,7 +42,7 @@ class Mirror:
     def __init__(self, *, remedy: str = "the same command") -> None:
         self.experiment_id = self.store = ""
         self._remedy = remedy
-        self._word = Word(lambda text: None)
+        self._word = RateLimitedNotifier(lambda text: None)
         self._answered, self._replied = threading.Event(), threading.Event()
         self._reply: dict[str, Any] = {}
         self._connected = False

@@ -30,7 +30,7 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from harness.core.addresses import place_of
-from harness.core.content import Lease, exclusive, inside, write_atomically
+from harness.core.content import FolderLock, exclusive, inside, write_atomically
 from harness.core.errors import one_line
 from harness.core.names import logged_name
 from harness.tracking.spool import FINISHED_STATES, RUN_STATUS, SPOOL, STATE_FILE, TAKEN, UNSURE, read_events_until
@@ -249,7 +249,7 @@ class MlflowSink:
         """Mark a run as waiting whose process ended in the middle of it, unless another machine goes on with it."""
         with exclusive(folder / "mirror.lock"):
             mirrored = self._mirrored(folder)
-            lease = Lease(folder)
+            lease = FolderLock(folder)
             if mirrored.run_id is None or mirrored.state != "RUNNING" or not lease.acquire():
                 return
             run = self._run(mirrored.run_id)

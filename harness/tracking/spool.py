@@ -47,7 +47,7 @@ class Spool:
         folder: The run's own folder.
         on_append: Told the folder after each event; of an epoch's only now and then where epochs are short, for whoever
             is told of the next one reads both.
-        is_sure: Whether the run can't be another machine's yet; asked before each event.
+        is_valid: Whether the run can't be another machine's yet; asked before each event.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class Spool:
         folder: Path,
         on_append: Callable[[Path], None] = lambda folder: None,
         *,
-        is_sure: Callable[[], bool] = lambda: True,
+        is_valid: Callable[[], bool] = lambda: True,
     ) -> None:
         self.folder = folder
         self._on_append = on_append
-        self._is_sure = is_sure
+        self._is_sure = is_valid
         self._told_s, self._is_told = -math.inf, True
         self._begun = False
         self._steps: set[int] = set()
@@ -134,7 +134,7 @@ class Spool:
 
     def beside(self, folder: Path) -> Spool:
         """Return the log of another run, whose events are told as those of this one are."""
-        return Spool(folder, self._on_append, is_sure=self._is_sure)
+        return Spool(folder, self._on_append, is_valid=self._is_sure)
 
     def metrics(self, values: Mapping[str, float], *, step: int | None = None) -> None:
         """Log metrics of an epoch (``step``, counted from 0), or of the whole run."""

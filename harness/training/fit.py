@@ -88,7 +88,7 @@ def fit(
     checkpoints = Checkpoints(folder)
     if checkpoints.newest is not None:
         module.load_state_dict(checkpoints.newest["module"])
-    course = _Course(checkpoints, seed, listeners, on_progress)
+    course = _ResumeCallback(checkpoints, seed, listeners, on_progress)
     trainer = _trainer(accelerator, epochs=epochs - course.done, folder=folder, callbacks=[course])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The `srun` command is available")  # said wherever Slurm is installed
@@ -100,7 +100,7 @@ def fit(
             data.trainer = None  # or whoever takes the data on takes this training, and all that listens to it, along
 
 
-class _Course(Checkpoint):
+class _ResumeCallback(Checkpoint):
     """The course of a training over its epochs: seeds each, tells the listeners of its end, then keeps a checkpoint.
 
     In this order, a cut leaves epochs that are told but not kept; they are trained again to the same numbers, and

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from harness.core.errors import OWN_THREADS, HarnessError, signals_wait
-from harness.core.notifier import Word
+from harness.core.notifier import RateLimitedNotifier
 from harness.cost.latency import computing_with
 from harness.preparation.concurrency import number_of_workers
 from harness.tracking.mirror import Mirror
@@ -89,9 +89,9 @@ def _share(task: _Task, context: TrialContext, display: Display) -> None:
     threads = max(1, torch.get_num_threads() // asked)
     count = min(asked, task.pieces)
     if count > 1:
-        _Crew(task, threads, context, display).work(count)
+        _WorkerPool(task, threads, context, display).work(count)
     elif count == 1:
-        with computing_with(threads), contextlib.closing(context.study.claims):
+        with computing_with(threads), contextlib.closing(context.study.leases):
             task.work(context, display)
 
 
@@ -125,7 +125,7 @@ class _Worker:
         return self.is_hung
 
 
-class _Crew:
+class _WorkerPool:
     """Workers beside one another, each a process with its share of the cores' threads.
 
     What is imported and prepared is paid once: a worker on the CPU is a fork of this process and shares its memory. One
@@ -140,7 +140,7 @@ class _Crew:
         self.forks = not _why_never_fork(threads)
         self.ends_at = None if context.settings.timeout_s is None else time.monotonic() + context.settings.timeout_s
         self.workers: dict[Connection, _Worker] = {}
-        self.word = Word(display.word)
+        self.word = RateLimitedNotifier(display.word)
         self.deaths = 0
         self.idle_deaths = 0
 

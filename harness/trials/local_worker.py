@@ -34,7 +34,7 @@ class _Orphaned(BaseException):
     """The first process is gone. No ``Exception``: it is no fault of the trial's, which the next search resumes."""
 
 
-class _Voice:
+class _WorkerProxy:
     """What stands for the mirror and the display in a worker: it tells them, in the first process."""
 
     def __init__(self, connection: Connection) -> None:
@@ -115,7 +115,7 @@ def run_worker(
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     keep_freed_memory()
-    voice = _Voice(connection)
+    voice = _WorkerProxy(connection)
     try:
         if inherited is None:
             space = load_space(settings.space_file, settings.epochs).fixed(settings.fixed)
@@ -127,7 +127,7 @@ def run_worker(
             study = find_study(settings, on_word=voice.word)
             if inherited is None:
                 check_code(study, space.code, accept=False)  # its file may have been changed since the search began
-            with contextlib.closing(study.claims):
+            with contextlib.closing(study.leases):
                 context = TrialContext(settings=settings, space=space, study=study, prepared=prepared, mirror=voice)
                 work(context, voice)
         voice.say("over")

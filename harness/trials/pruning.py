@@ -165,9 +165,9 @@ class Pruner:
         try:
             with asking_storage():
                 claim.mark(rung, value)
-                trials = self._study.patience.ask_once(self._study.trials)
+                trials = self._study.retry.try_once(self._study.trials)
         except STORAGE_ERRORS as error:
-            if self._study.patience.is_away(error):
+            if self._study.retry.is_away(error):
                 return  # it trains on, unjudged; where it stands is stored with its end, or at the next rung
             raise
         why = self._why_stop(claim.trial, rung, self._sign * value, trials)
@@ -177,7 +177,7 @@ class Pruner:
     def _why_stop(self, trial: FrozenTrial, rung: int, value: float, trials: Sequence[FrozenTrial]) -> str | None:
         """Return why a trial is stopped at a rung; ``None`` if it goes on."""
         if self._forecast is not None and len(trials) < self._study.settings.trials:  # else no new one comes
-            times = self._forecast.outdone(trial.number, rung, trials)
+            times = self._forecast.should_prune(trial.number, rung, trials)
             if times is None:
                 return None
             if math.isinf(times):

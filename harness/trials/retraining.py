@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.core.errors import room_on_disk
 from harness.storage.access import asking_storage
-from harness.storage.leases import Hold
+from harness.storage.leases import Lease
 from harness.studies.study import Study
 from harness.tracking.spool import SPOOL, Spool, last_state
 from harness.trials.context import Display, Notified, TrialContext
@@ -56,7 +56,7 @@ def retrain(retrainings: Sequence[Retraining], context: TrialContext, display: D
         HarnessError: If a training fails by an error that is not its own doing, or there is no room even for its log.
     """
     study = context.study
-    study.patience.word.say = display.word
+    study.retry.word.say = display.word
     places = {retraining.name: place for place, retraining in enumerate(retrainings)}
     pause_s = 0.05
     while left := [name for name in places if name not in study.retrained()]:
@@ -72,7 +72,7 @@ def retrain(retrainings: Sequence[Retraining], context: TrialContext, display: D
             run(training_of(places[name], retrainings[places[name]], hold, study), context, display)
 
 
-def training_of(place: int, retraining: Retraining, hold: Hold, study: Study) -> Training:
+def training_of(place: int, retraining: Retraining, hold: Lease, study: Study) -> Training:
     """Return the training of a student that is trained anew.
 
     Args:
@@ -101,7 +101,7 @@ class _KeptResult:
     """Keeps how a training ended with the study, unless the training is another worker's by now: its result stands."""
 
     retraining: Retraining
-    hold: Hold
+    hold: Lease
     study: Study
 
     def complete(self, metrics: Mapping[str, float]) -> None:
@@ -115,11 +115,11 @@ class _KeptResult:
 
     def _keep(self, **outcome: Any) -> None:
         def keep() -> None:
-            self.hold.prove()
+            self.hold.verify()
             with asking_storage():
                 self.study.keep_retrained(self.retraining.name, {**self.retraining.facts, **outcome})
 
-        self.study.patience.ask(keep)
+        self.study.retry.call(keep)
 
 
 def let_wait(study: Study, mirror: Notified) -> None:
@@ -136,14 +136,14 @@ def let_wait(study: Study, mirror: Notified) -> None:
     known = study.retrained()
     groups = [folder for folder in study.folder.iterdir() if folder.is_dir() and not folder.name.isdigit()]
     files = {str(file.parent.relative_to(study.folder)): file for group in groups for file in group.rglob(SPOOL)}
-    with contextlib.closing(study.claims):
+    with contextlib.closing(study.leases):
         for name in sorted(files.keys() - known.keys()):
             found = study.take([name]) if last_state(files[name]) == "RUNNING" else None
             if found is None:
                 continue
             _, hold = found
             if name not in study.retrained():  # read with the piece in hand
-                spool = Spool(study.folder / name, mirror.notify, is_sure=hold.is_sure)
+                spool = Spool(study.folder / name, mirror.notify, is_valid=hold.is_valid)
                 if spool.state == "RUNNING":
                     spool.set_state("WAITING")
                 spool.close()

@@ -11,10 +11,10 @@ from typing import Protocol
 
 from harness.core.addresses import redact
 from harness.core.content import write_atomically
-from harness.core.errors import HarnessError, Interrupted, PieceTaken, TrialFailed, TrialPruned, one_line
+from harness.core.errors import HarnessError, Interrupted, LeaseLost, TrialFailed, TrialPruned, one_line
 from harness.preparation.cost_table import costs_of
 from harness.storage.access import STORAGE_ERRORS
-from harness.storage.leases import Hold
+from harness.storage.leases import Lease
 from harness.studies.study import Study
 from harness.tracking.spool import Spool
 from harness.training.checkpoint import drop_checkpoints, epochs_kept
@@ -27,7 +27,7 @@ _DEATHS = 3  # of workers, no epoch being logged or kept between them, after whi
 
 
 class Outcome(Protocol):
-    """Where the study keeps how a training ended. Each method raises ``PieceTaken`` if another worker has it by now."""
+    """Where the study keeps how a training ended. Each method raises ``LeaseLost`` if another worker has it by now."""
 
     def complete(self, metrics: Mapping[str, float]) -> None:
         """Record that the student was trained to the end."""
@@ -77,7 +77,7 @@ class Training:
     folder: Path
     key: str
     job: StudentJob
-    hold: Hold
+    hold: Lease
     outcome: Outcome
     resumed: bool
     tags: Mapping[str, str]
@@ -105,7 +105,7 @@ def run(training: Training, context: TrialContext, display: Display, judge: Judg
             kept = spool.kept if training.resumed else None
             display.started(training.number, training.job.configuration.params(), kept)
             _run(training, spool, context, display, judge)
-    except PieceTaken as taken:
+    except LeaseLost as taken:
         display.cut(training.number, one_line(taken))
     finally:
         training.hold.release()
@@ -138,7 +138,7 @@ def _run(training: Training, spool: Spool, context: TrialContext, display: Displ
         display.failed(number, reason)
         if isinstance(failure.__cause__, OSError):  # a full disk: every training after it would fail too
             raise failure.__cause__ from None
-    except (Interrupted, PieceTaken, *STORAGE_ERRORS):
+    except (Interrupted, LeaseLost, *STORAGE_ERRORS):
         raise
     except Exception as error:
         reason, report = f"{type(error).__name__}: {one_line(error)}", training.folder / FAILURE
@@ -157,9 +157,9 @@ def _run(training: Training, spool: Spool, context: TrialContext, display: Displ
 
 
 @contextlib.contextmanager
-def spool_of(folder: Path, hold: Hold, mirror: Notified) -> Iterator[Spool]:
+def spool_of(folder: Path, hold: Lease, mirror: Notified) -> Iterator[Spool]:
     """Open the log of a training in hand. Where a signal or a lost storage cuts the training, the log says it waits."""
-    with contextlib.closing(Spool(folder, mirror.notify, is_sure=hold.is_sure)) as spool:
+    with contextlib.closing(Spool(folder, mirror.notify, is_valid=hold.is_valid)) as spool:
         try:
             yield spool
         except (Interrupted, *STORAGE_ERRORS):

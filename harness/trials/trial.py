@@ -21,7 +21,7 @@ from harness.preparation.sanity_warnings import number_wanted
 from harness.preparation.scoring import score
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
-from harness.storage.leases import Hold
+from harness.storage.leases import Lease
 from harness.task import deployed_network
 from harness.tracking.autologging import switch_off_autologging
 from harness.tracking.spool import Spool
@@ -59,7 +59,7 @@ def seed_of(settings: Settings, number: int) -> int:
 
 
 def run_student(
-    job: StudentJob, spool: Spool, hold: Hold, context: TrialContext, listeners: Sequence[EpochListener]
+    job: StudentJob, spool: Spool, hold: Lease, context: TrialContext, listeners: Sequence[EpochListener]
 ) -> dict[str, float]:
     """Train a student to the end, score what is deployed of it, and keep that in the folder of its log.
 
@@ -80,7 +80,7 @@ def run_student(
         TrialFailed: If the loss is not finite, memory or the disk does not suffice, or what is deployed has other
             shapes than before training.
         TrialPruned: If a listener stops it.
-        PieceTaken: If it is another worker's by now.
+        LeaseLost: If it is another worker's by now.
     """
     space, study, prepared = context.space, context.study, context.prepared
     data, folder, architecture = prepared.data, spool.folder, job.configuration.student

@@ -15,7 +15,7 @@ from harness.preparation.method_checks import student_layers
 from harness.sampling.proposal import Proposer
 from harness.settings import Settings
 from harness.studies.claim import Claim
-from harness.studies.claiming import Claimant
+from harness.studies.claiming import TrialClaimer
 from harness.studies.study import Study
 from harness.tracking.mirror import Mirror, is_sent
 from harness.tracking.spool import FINISHED_STATES, SPOOL, Spool
@@ -41,7 +41,7 @@ def work(context: TrialContext, display: Display) -> None:
         HarnessError: If a trial fails by an error that is no trial's own doing, or there is no room even for its log.
     """
     settings, space, study, prepared = context.settings, context.space, context.study, context.prepared
-    study.patience.word.say = display.word
+    study.retry.word.say = display.word
     ends_at = None if settings.timeout_s is None else time.monotonic() + settings.timeout_s
     narrowed = budget.within(space, settings.budgets, prepared.costs)
     forecast = forecast_of(settings, narrowed, study, prepared)
@@ -61,7 +61,7 @@ def work(context: TrialContext, display: Display) -> None:
         forecast=forecast,
         small=small_students(settings, narrowed, study, prepared),
     )
-    claimant = Claimant(study, proposer)
+    claimant = TrialClaimer(study, proposer)
     pruner = None
     if settings.pruner == "pareto" and unprunable(study) is None:
 
@@ -96,7 +96,7 @@ def training_of(claim: Claim, settings: Settings) -> Training:
     )
 
 
-def _next(claimant: Claimant, study: Study, display: Display, ends_at: float | None) -> Claim | None:
+def _next(claimant: TrialClaimer, study: Study, display: Display, ends_at: float | None) -> Claim | None:
     """Return the next trial; ``None`` if there is no more, or no more time.
 
     Where others run the last ones, this worker waits: one of them may be lost, and is then taken up at once.

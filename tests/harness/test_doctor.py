@@ -22,8 +22,8 @@ import harness.doctor
 from harness.cli.flags import SPACES_DIR
 from harness.core.content import tensors_digest
 from harness.doctor import CHECKS, diagnose
-from harness.doctor.check import Doubt, Finding
-from harness.doctor.context import Patient
+from harness.doctor.check import CheckWarning, Finding
+from harness.doctor.context import CheckContext
 from harness.doctor.data import classes_are_everywhere
 from harness.networks.digest import answers_of, network_digest, samples_of
 from harness.preparation.fingerprint import fingerprint
@@ -31,7 +31,7 @@ from harness.screen.terminal import Terminal
 from harness.settings import Settings
 from harness.space import load_space
 from harness.studies.start import Start
-from harness.teachers.cache import Keeper, nobody_else
+from harness.teachers.cache import ArtifactCache, nobody_else
 from harness.teachers.make import Teacher
 from harness.teachers.outputs import make_teacher_outputs
 from harness.tracking.spool import Spool
@@ -366,7 +366,7 @@ def keep_outputs(folder: Path, settings: Settings) -> Path:
     network.load_state_dict(load_file(settings.teacher))
     start = Start("", (), network_digest(network, answers_of(network, samples_of(data))))
     teacher = Teacher(network, start, Spool(folder / "spool", lambda folder: None), "its run", 0)
-    keeper = Keeper(nobody_else, Silent(), print)
+    keeper = ArtifactCache(nobody_else, Silent(), print)
     make_teacher_outputs(teacher, data, fingerprint(data), cache_dir=settings.cache_dir, keeper=keeper)
     (file,) = settings.cache_dir.rglob("*.safetensors")
     return file
@@ -483,7 +483,7 @@ def test_all_embedded_spaces_are_looked_over() -> None:
 
 def test_of_thousands_of_classes_without_samples_ten_are_named() -> None:
     splits = {"val": Split(torch.zeros(3, 2), torch.tensor([0, 1, 29_999]))}
-    patient = SimpleNamespace(data=SimpleNamespace(splits=splits), classes=30_000)
-    with pytest.raises(Doubt) as raised:
-        classes_are_everywhere(cast(Patient, patient))
+    context = SimpleNamespace(data=SimpleNamespace(splits=splits), classes=30_000)
+    with pytest.raises(CheckWarning) as raised:
+        classes_are_everywhere(cast(CheckContext, context))
     assert str(raised.value) == "val has no sample of class 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 29,987 more"

@@ -12,19 +12,19 @@ import pytest
 import torch
 from conftest import PATIENCE_S, environment, is_free, wait_for
 
-from harness.core.content import Lease, derived_seed, digest, exclusive, tensors_digest, write_atomically
+from harness.core.content import FolderLock, derived_seed, digest, exclusive, tensors_digest, write_atomically
 
 HOLDER = """
 import sys
 from pathlib import Path
-from harness.core.content import Lease
+from harness.core.content import FolderLock
 leases = []
 for line in sys.stdin:
     word, folder = line.split()
     if word == "release":
         leases.pop().release()
     else:
-        leases.append(Lease(Path(folder), shared=word == "shared"))
+        leases.append(FolderLock(Path(folder), shared=word == "shared"))
         print(leases[-1].acquire(), flush=True)
         continue
     print("released", flush=True)
@@ -153,9 +153,9 @@ def test_a_writer_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path:
 
 def test_an_exclusive_lease_keeps_every_other_process_out(tmp_path: Path, neighbour: Neighbour) -> None:
     assert neighbour("exclusive", tmp_path) == "True"
-    assert not Lease(tmp_path).acquire() and not Lease(tmp_path, shared=True).acquire()
+    assert not FolderLock(tmp_path).acquire() and not FolderLock(tmp_path, shared=True).acquire()
     assert neighbour("release", tmp_path) == "released"
-    mine = Lease(tmp_path)
+    mine = FolderLock(tmp_path)
     assert mine.acquire()
     assert neighbour("shared", tmp_path) == "False" and neighbour("exclusive", tmp_path) == "False"
     mine.release()
@@ -165,15 +165,15 @@ def test_an_exclusive_lease_keeps_every_other_process_out(tmp_path: Path, neighb
 def test_shared_leases_stand_beside_one_another_and_keep_an_exclusive_one_out(
     tmp_path: Path, neighbour: Neighbour
 ) -> None:
-    mine = Lease(tmp_path, shared=True)
+    mine = FolderLock(tmp_path, shared=True)
     assert neighbour("shared", tmp_path) == "True" and mine.acquire()
-    assert neighbour("exclusive", tmp_path) == "False" and not Lease(tmp_path).acquire()
+    assert neighbour("exclusive", tmp_path) == "False" and not FolderLock(tmp_path).acquire()
     mine.release()
-    assert not Lease(tmp_path).acquire()  # the neighbour's is still held
+    assert not FolderLock(tmp_path).acquire()  # the neighbour's is still held
 
 
 def test_a_lease_is_free_when_its_process_is_killed(tmp_path: Path) -> None:
-    victim, lease = Neighbour(), Lease(tmp_path)
+    victim, lease = Neighbour(), FolderLock(tmp_path)
     assert victim("exclusive", tmp_path) == "True" and not lease.acquire()
     victim.end()
     assert lease.acquire()

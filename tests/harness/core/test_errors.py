@@ -22,10 +22,10 @@ def main():
 _RUNNERS = {
     "a command": ("from harness.cli.search import run\nrun(main)\n", 143),
     "a scheduler's worker": (
-        "import harness.session\nfrom harness.launchers.remote import Errand\nfrom harness.settings import Settings\n"
+        "import harness.session\nfrom harness.launchers.remote import JobSpec\nfrom harness.settings import Settings\n"
         "harness.session.run_search = lambda settings: main()\n"
         "settings = Settings(space_name='a', space_file=Path('a.py'), study='a', runs_dir=Path('none'))\n"
-        "raise SystemExit(Errand(settings, Path.cwd(), ('a',)).run([signal.SIGTERM], Path('log')))\n",
+        "raise SystemExit(JobSpec(settings, Path.cwd(), ('a',)).run([signal.SIGTERM], Path('log')))\n",
         15,
     ),
 }

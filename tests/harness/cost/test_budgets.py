@@ -144,7 +144,7 @@ def test_students_that_memory_does_not_suffice_for_are_not_affordable_and_it_is_
     space = replace(SPACE, task=Large(), student={"width": IntDistribution(1, 1000)})
     study = opened(replace(settings_in(tmp_path, trials=9), budgets={name: 1e9}), space)
     said, costs = list[str](), table(space, {})
-    study.patience.word.say = said.append
+    study.retry.word.say = said.append
     study.keep_costs(costs.to_json())
     prepared: Any = SimpleNamespace(costs=costs, data=space.task.data(None))
     found = [refusal({"width": width}, space, study, prepared) for width in (900, 950, 3, 4)]
@@ -183,7 +183,7 @@ def test_in_a_large_space_students_that_can_not_be_counted_are_passed_over_and_i
     space = replace(SPACE, task=Mixed(), student={"width": IntDistribution(1, 1000)})
     settings = replace(settings_in(tmp_path, trials=9), **asked)
     study, said, costs = opened(settings, space), list[str](), table(space, {})
-    study.patience.word.say = said.append
+    study.retry.word.say = said.append
     prepared: Any = SimpleNamespace(costs=costs, data=space.task.data(None))
     found = [refusal({"width": width}, space, study, prepared) for width in (1, 2, 3, 4)]
     assert found == ["whose macs can't be counted", None, "whose macs can't be counted", None]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import settings_in
 
-from harness.launchers.remote import Errand, errand
+from harness.launchers.remote import JobSpec, job_spec
 from harness.preparation.concurrency import workers_together
 from harness.settings import Settings
 from search_spaces.digits import SPACE
@@ -31,7 +31,7 @@ def searched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Settings]]:
 
 def begin(folder: Path, log: Path, *, timeout_s: float | None) -> None:
     settings = replace(settings_in(folder, trials=3), timeout_s=timeout_s)
-    assert Errand(settings, folder, ("search.py",)).run([signal.SIGTERM], log) is None
+    assert JobSpec(settings, folder, ("search.py",)).run([signal.SIGTERM], log) is None
 
 
 def test_the_time_of_a_worker_counts_from_its_first_start(
@@ -50,7 +50,7 @@ def test_the_time_of_a_worker_counts_from_its_first_start(
 
 
 def test_a_worker_knows_how_many_were_started_with_it(tmp_path: Path) -> None:
-    settings = errand(settings_in(tmp_path, trials=30), 12).settings
+    settings = job_spec(settings_in(tmp_path, trials=30), 12).settings
     assert workers_together(settings, SPACE, torch.device("cpu")) == 12
 
 

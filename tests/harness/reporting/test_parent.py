@@ -14,7 +14,7 @@ from optuna.storages import BaseStorage
 from harness.core.errors import HarnessError
 from harness.reporting.parent import ParentRun, _git_commit, user_name
 from harness.storage.access import STORAGE_ERRORS, open_storage
-from harness.storage.retry import Patience
+from harness.storage.retry import RetryPolicy
 from harness.studies.opening import open_study
 from harness.studies.study import Study
 from harness.tracking.spool import SPOOL, read_events
@@ -99,7 +99,7 @@ def test_a_storage_that_was_waited_for_in_vain_is_not_waited_for_again(
         asked.append(1)
         raise STORAGE_ERRORS[0]("away")
 
-    study.patience = Patience(lambda error: True, str)
+    study.retry = RetryPolicy(lambda error: True, str)
     with pytest.raises(HarnessError), ParentRun(study, study.settings, Silent()):
         monkeypatch.setattr(study.storage.optuna, "get_all_trials", lost)
         raise HarnessError("the storage can't be used any more")  # what a worker says of it

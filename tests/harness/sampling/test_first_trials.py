@@ -16,7 +16,7 @@ from harness.sampling.first_trials import first_trials
 from harness.sampling.proposal import Proposer
 from harness.space import SearchSpace
 from harness.studies.claim import Claim
-from harness.studies.claiming import Claimant
+from harness.studies.claiming import TrialClaimer
 from harness.studies.study import Study
 from search_spaces.digits import SPACE, Digits
 from search_spaces.digits_methods import SPACE as METHODS
@@ -111,7 +111,7 @@ def proposed(study: Study, *recipes: str, defaults: bool = True) -> Claim:
     proposer = Proposer(
         SPACE, sampler="random", seed=0, directions=study.directions, recipes=recipes, default_recipes=defaults
     )
-    claim = Claimant(study, proposer).claim()
+    claim = TrialClaimer(study, proposer).claim()
     assert claim is not None
     claim.complete(metrics(0.5, 1.0))
     claim.hold.release()

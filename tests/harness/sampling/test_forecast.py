@@ -156,12 +156,12 @@ def test_none_is_stopped_for_a_new_one_that_there_is_not() -> None:
     last = trial(len(trials) - 1, at(32, 1.0, 0.001), TrialState.RUNNING, marks=(1, 2))
     last.params = trials[-1].params
     last.intermediate_values = {1: 0.1, 2: 0.1}
-    assert forecast(held).outdone(last.number, 2, [*trials[:-1], last]) is None
+    assert forecast(held).should_prune(last.number, 2, [*trials[:-1], last]) is None
     left = [one for one in trials[:-1] if one.params["width"] not in (2, 3)]
     for number, one in enumerate(left):
         one.number = number
     last.number = len(left)
-    assert forecast(held).outdone(last.number, 2, [*left, last]) is not None
+    assert forecast(held).should_prune(last.number, 2, [*left, last]) is not None
 
 
 def test_who_is_cheaper_by_a_little_is_judged_as_who_is_cheaper() -> None:
@@ -174,9 +174,9 @@ def test_who_is_cheaper_by_a_little_is_judged_as_who_is_cheaper() -> None:
     for width in (60, 61, 62):  # none that costs no more was tried
         hopeless = trial(25, at(32, 1.0, 0.001), TrialState.RUNNING, marks=(1, 2))
         hopeless.params = {**hopeless.params, "width": width}
-        assert searching.outdone(25, 2, [*trials, hopeless]) is None
+        assert searching.should_prune(25, 2, [*trials, hopeless]) is None
     hopeless.params = {**hopeless.params, "width": 64}
-    assert searching.outdone(25, 2, [*trials, hopeless]) is not None
+    assert searching.should_prune(25, 2, [*trials, hopeless]) is not None
 
 
 def test_a_metric_that_is_to_be_small_is_searched_as_its_mirror_image() -> None:
@@ -192,21 +192,21 @@ def test_a_metric_that_is_to_be_small_is_searched_as_its_mirror_image() -> None:
 def test_a_hopeless_trial_is_given_up_and_one_that_leads_or_promises_is_not() -> None:
     trials = by_chance(25)
     hopeless = trial(25, at(30, 1.0, 0.001), TrialState.RUNNING, marks=(1, 2))
-    times = forecast().outdone(25, 2, [*trials, hopeless])
+    times = forecast().should_prune(25, 2, [*trials, hopeless])
     assert times is not None and times > 10
     promising = trial(25, at(30, 0.3, 0.01), TrialState.RUNNING, marks=(1, 2))
-    assert forecast().outdone(25, 2, [*trials, promising]) is None
+    assert forecast().should_prune(25, 2, [*trials, promising]) is None
     # Nothing as cheap was tried: it goes on, however bad it is.
     dear = [one for one in trials if one.params["width"] > 4]
     dear = [trial(number, one.params) for number, one in enumerate(dear)]
     cheap = trial(len(dear), at(2, 1.0, 0.001), TrialState.RUNNING, marks=(1, 2))
-    assert forecast().outdone(len(dear), 2, [*dear, cheap]) is None
+    assert forecast().should_prune(len(dear), 2, [*dear, cheap]) is None
 
 
 def test_before_a_few_are_known_nothing_is_given_up_and_chance_proposes() -> None:
     trials = by_chance(3)
     hopeless = trial(3, at(30, 1.0, 0.001), TrialState.RUNNING, marks=(1,))
-    assert forecast().outdone(3, 1, [*trials, hopeless]) is None
+    assert forecast().should_prune(3, 1, [*trials, hopeless]) is None
     assert forecast().propose([], lambda params: True) != forecast(seed=1).propose([], lambda params: True)
 
 
@@ -236,7 +236,7 @@ def test_a_process_that_lives_on_and_a_new_one_say_the_same() -> None:
     running = trial(30, at(30, 1.0, 0.001), TrialState.RUNNING, marks=(1,))
     living.propose([*trials, running], lambda params: True)
     running.intermediate_values[2] = 0.1
-    assert living.outdone(30, 2, [*trials, running]) == forecast().outdone(30, 2, [*trials, running])
+    assert living.should_prune(30, 2, [*trials, running]) == forecast().should_prune(30, 2, [*trials, running])
 
 
 def test_what_is_not_new_is_not_proposed_and_an_enqueued_trial_is_no_trouble() -> None:
@@ -311,8 +311,8 @@ def test_a_leading_trial_that_will_hardly_reach_the_floor_is_given_up() -> None:
     trials = [trial(number, one.params) for number, one in enumerate(by_chance(30)) if one.params["width"] > 2]
     trials = [trial(number, one.params) for number, one in enumerate(trials)]
     cheapest = trial(len(trials), at(2, 0.9, 0.002), TrialState.RUNNING, marks=(1, 2, 7))
-    assert forecast().outdone(len(trials), 7, [*trials, cheapest]) is None  # nothing as cheap was tried
-    assert forecast(floor=0.95).outdone(len(trials), 7, [*trials, cheapest]) == np.inf
+    assert forecast().should_prune(len(trials), 7, [*trials, cheapest]) is None  # nothing as cheap was tried
+    assert forecast(floor=0.95).should_prune(len(trials), 7, [*trials, cheapest]) == np.inf
 
 
 def test_a_student_well_within_the_region_that_can_add_nothing_is_not_told_that_it_is_outside() -> None:
@@ -323,12 +323,12 @@ def test_a_student_well_within_the_region_that_can_add_nothing_is_not_told_that_
         trials[0].intermediate_values = trials[0].intermediate_values if best_is_marked else {}
         return [*trials, trial(21, at(32, 1.0, alike), TrialState.RUNNING, marks=(7,))]
 
-    times = forecast().outdone(21, 7, last(0.001))
+    times = forecast().should_prune(21, 7, last(0.001))
     assert times is not None and times > 1e6
-    assert forecast(floor=0.3).outdone(21, 7, last(0.001)) == times
+    assert forecast(floor=0.3).should_prune(21, 7, last(0.001)) == times
     leading = last(0.0014, best_is_marked=False)
-    assert forecast().outdone(21, 7, leading) is forecast(floor=0.3).outdone(21, 7, leading) is None
-    assert forecast(floor=0.6).outdone(21, 7, leading) == np.inf
+    assert forecast().should_prune(21, 7, leading) is forecast(floor=0.3).should_prune(21, 7, leading) is None
+    assert forecast(floor=0.6).should_prune(21, 7, leading) == np.inf
 
 
 def test_a_floor_that_none_reaches_is_approached() -> None:

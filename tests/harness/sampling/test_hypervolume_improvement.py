@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harness.core.pareto import hypervolume
-from harness.sampling.hypervolume_improvement import Outlook, Scale
+from harness.sampling.hypervolume_improvement import ExpectedImprovement, Scale
 
 AT = np.array
 
@@ -33,7 +33,7 @@ def test_the_expected_gain_is_the_mean_gain_of_hypervolume(axes: int, ends: tupl
     steps = [AT([0.0, 1.0, 2.0, 3.0])] * axes
     costs = np.stack(np.meshgrid(*steps, indexing="ij"), -1).reshape(-1, axes) if axes else np.zeros((1, 0))
     scale = Scale(ends)
-    outlook = Outlook(costs, scale)
+    outlook = ExpectedImprovement(costs, scale)
     trained = rng.integers(len(costs), size=5)
     ends_seen = rng.uniform(0.4, 0.8, 5)
     floor = 0.3
@@ -72,7 +72,7 @@ def test_an_expected_improvement_is_the_integral_over_all_qualities(
 
 
 def test_the_cheapest_has_more_to_gain_than_the_dearest_of_the_same_promise() -> None:
-    outlook = Outlook(AT([[1.0], [2.0], [3.0]]), Scale(None))
+    outlook = ExpectedImprovement(AT([[1.0], [2.0], [3.0]]), Scale(None))
     best = outlook.best(AT([2]), AT([0.5]), floor=0.0)
     gains = outlook.gains(best, AT([0, 1, 2]), np.full(3, 0.6), np.full(3, 0.05))
     assert gains[0] > gains[1] > gains[2] > 0
@@ -83,7 +83,7 @@ def test_the_cheapest_has_more_to_gain_than_the_dearest_of_the_same_promise() ->
 def test_many_costs_are_told_apart_by_a_few_levels_each() -> None:
     rng = np.random.default_rng(0)
     costs = rng.random((256, 4))
-    outlook = Outlook(costs, Scale((0.0, 1.0)))
+    outlook = ExpectedImprovement(costs, Scale((0.0, 1.0)))
     best = outlook.best(np.arange(20), rng.random(20), floor=0.0)
     assert best.size <= 5**4
     gains = outlook.gains(best, np.arange(256), np.full(256, 2.0), np.full(256, 0.5))

@@ -15,10 +15,10 @@ from conftest import environment, wait_for
 from servers import Postgres
 from sqlalchemy.engine import Engine
 
-from harness.core.errors import PieceTaken
+from harness.core.errors import LeaseLost
 from harness.storage import database_leases as database_claims
-from harness.storage.database_leases import DatabaseClaims, make_tables
-from harness.storage.leases import Claims, FolderClaims
+from harness.storage.database_leases import DatabaseLeases, make_tables
+from harness.storage.leases import FolderLeases, Leases
 from harness.storage.retry import server_is_away
 
 pytestmark = pytest.mark.service
@@ -33,18 +33,18 @@ def engine(postgres: Postgres, request: pytest.FixtureRequest) -> Iterator[Engin
 
 
 @pytest.fixture
-def workers(engine: Engine, tmp_path: Path) -> Iterator[tuple[DatabaseClaims, DatabaseClaims]]:
-    made = DatabaseClaims(engine, "a", tmp_path), DatabaseClaims(engine, "a", tmp_path)
+def workers(engine: Engine, tmp_path: Path) -> Iterator[tuple[DatabaseLeases, DatabaseLeases]]:
+    made = DatabaseLeases(engine, "a", tmp_path), DatabaseLeases(engine, "a", tmp_path)
     yield made
     for one in made:
         one.close()
 
 
-def on_another_host(claims: DatabaseClaims, name: str = "elsewhere") -> None:
+def on_another_host(claims: DatabaseLeases, name: str = "elsewhere") -> None:
     claims._host = name
 
 
-def test_a_piece_is_one_workers_until_it_gives_it_back(workers: tuple[DatabaseClaims, DatabaseClaims]) -> None:
+def test_a_piece_is_one_workers_until_it_gives_it_back(workers: tuple[DatabaseLeases, DatabaseLeases]) -> None:
     first, second = workers
     found = first.take(["0", "1"])
     assert found is not None and found[0] == "0"
@@ -57,7 +57,7 @@ def test_a_piece_is_one_workers_until_it_gives_it_back(workers: tuple[DatabaseCl
 
 
 def test_studies_do_not_see_one_another(engine: Engine, tmp_path: Path) -> None:
-    one, other = DatabaseClaims(engine, "a", tmp_path / "a"), DatabaseClaims(engine, "b", tmp_path / "b")
+    one, other = DatabaseLeases(engine, "a", tmp_path / "a"), DatabaseLeases(engine, "b", tmp_path / "b")
     assert one.take(["0"]) is not None and other.take(["0"]) is not None
     assert len(one.workers()) == len(other.workers()) == 1
     one.close()
@@ -65,12 +65,12 @@ def test_studies_do_not_see_one_another(engine: Engine, tmp_path: Path) -> None:
 
 
 def test_a_worker_of_this_machine_that_is_killed_loses_its_piece_at_once(
-    workers: tuple[DatabaseClaims, DatabaseClaims], engine: Engine, tmp_path: Path
+    workers: tuple[DatabaseLeases, DatabaseLeases], engine: Engine, tmp_path: Path
 ) -> None:
     code = (
         "import os, sys, sqlalchemy\nfrom pathlib import Path\n"
-        "from harness.storage.database_leases import DatabaseClaims\n"
-        "claims = DatabaseClaims(sqlalchemy.create_engine(sys.argv[1]), 'a', Path(sys.argv[2]))\n"
+        "from harness.storage.database_leases import DatabaseLeases\n"
+        "claims = DatabaseLeases(sqlalchemy.create_engine(sys.argv[1]), 'a', Path(sys.argv[2]))\n"
         "assert claims.take(['0']) is not None\nprint('taken', flush=True)\nsys.stdin.read()\n"
     )
     address = engine.url.render_as_string(hide_password=False)
@@ -89,7 +89,7 @@ def test_a_worker_of_this_machine_that_is_killed_loses_its_piece_at_once(
 
 
 def test_a_silent_worker_of_another_machine_loses_its_piece_and_is_told_so(
-    workers: tuple[DatabaseClaims, DatabaseClaims], monkeypatch: pytest.MonkeyPatch
+    workers: tuple[DatabaseLeases, DatabaseLeases], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database_claims, "BEAT_S", 0.2)
     monkeypatch.setattr(database_claims, "GRACE_S", 0.6)
@@ -101,9 +101,9 @@ def test_a_silent_worker_of_another_machine_loses_its_piece_and_is_told_so(
     assert other.take(["0"]) is None  # the only piece that is left; other's heart begins, and listens
     taken = _eventually(other, "0")
     assert taken
-    with pytest.raises(PieceTaken, match="0 was taken over while this worker was silent"):
-        found[1].prove()
-    with pytest.raises(PieceTaken):
+    with pytest.raises(LeaseLost, match="0 was taken over while this worker was silent"):
+        found[1].verify()
+    with pytest.raises(LeaseLost):
         found[1].confirm(3)
     found[1].release()  # which changes nothing of the other's
     assert [worker.piece for worker in other.workers()] == ["0"]
@@ -111,7 +111,7 @@ def test_a_silent_worker_of_another_machine_loses_its_piece_and_is_told_so(
 
 
 def test_a_worker_that_beats_keeps_its_piece(
-    workers: tuple[DatabaseClaims, DatabaseClaims], monkeypatch: pytest.MonkeyPatch
+    workers: tuple[DatabaseLeases, DatabaseLeases], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database_claims, "BEAT_S", 0.1)
     monkeypatch.setattr(database_claims, "GRACE_S", 0.4)
@@ -123,7 +123,7 @@ def test_a_worker_that_beats_keeps_its_piece(
 
 
 def test_silence_counts_only_while_it_is_listened_for(
-    workers: tuple[DatabaseClaims, DatabaseClaims], monkeypatch: pytest.MonkeyPatch
+    workers: tuple[DatabaseLeases, DatabaseLeases], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database_claims, "BEAT_S", 0.2)
     monkeypatch.setattr(database_claims, "GRACE_S", 0.6)
@@ -143,7 +143,7 @@ def test_who_could_not_enter_asks_again_whether_the_study_is_here(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    claims = DatabaseClaims(engine, "a", tmp_path, lambda: asked.append(1))
+    claims = DatabaseLeases(engine, "a", tmp_path, lambda: asked.append(1))
     begin = engine.begin
 
     def away() -> NoReturn:
@@ -158,13 +158,13 @@ def test_who_could_not_enter_asks_again_whether_the_study_is_here(
     claims.close()
 
 
-def test_a_worker_that_has_a_piece_already_may_take_it_again(workers: tuple[DatabaseClaims, DatabaseClaims]) -> None:
+def test_a_worker_that_has_a_piece_already_may_take_it_again(workers: tuple[DatabaseLeases, DatabaseLeases]) -> None:
     assert workers[0].take(["0"]) is not None
     assert workers[0].take(["0"]) is not None  # as where the answer to the first was lost with its connection
 
 
 def test_a_row_that_somebody_forged_leads_to_no_other_folder(
-    workers: tuple[DatabaseClaims, DatabaseClaims], engine: Engine, tmp_path: Path
+    workers: tuple[DatabaseLeases, DatabaseLeases], engine: Engine, tmp_path: Path
 ) -> None:
     folder = tmp_path / "somebody's"
     folder.mkdir()
@@ -184,7 +184,7 @@ def test_a_row_that_somebody_forged_leads_to_no_other_folder(
     assert (folder / "file").exists() and len(list(folder.iterdir())) == 1
 
 
-def _eventually(claims: Claims, piece: str) -> bool:
+def _eventually(claims: Leases, piece: str) -> bool:
     for _ in range(100):
         if claims.take([piece]) is not None:
             return True
@@ -194,8 +194,8 @@ def _eventually(claims: Claims, piece: str) -> bool:
 
 @pytest.mark.parametrize("kind", ["database", "folder"])
 def test_whoever_is_kept_out_is_told_and_waits(kind: str, engine: Engine, tmp_path: Path) -> None:
-    def opened() -> Claims:
-        return DatabaseClaims(engine, "a", tmp_path) if kind == "database" else FolderClaims(tmp_path)
+    def opened() -> Leases:
+        return DatabaseLeases(engine, "a", tmp_path) if kind == "database" else FolderLeases(tmp_path)
 
     events: list[str] = []
     inside, leave = threading.Event(), threading.Event()
@@ -220,7 +220,7 @@ def test_whoever_is_kept_out_is_told_and_waits(kind: str, engine: Engine, tmp_pa
 
 
 def test_a_lock_whose_connection_was_lost_says_so(engine: Engine, tmp_path: Path) -> None:
-    one = DatabaseClaims(engine, "a", tmp_path)
+    one = DatabaseLeases(engine, "a", tmp_path)
     with one.exclusive("claim") as check:
         check()
         with engine.connect() as other:
@@ -234,7 +234,7 @@ def test_who_is_stalled_in_the_middle_of_a_claim_holds_up_nobody_for_long(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database_claims, "_STALLED_S", 0.5)
-    stalled, other = (DatabaseClaims(engine, "a", tmp_path) for _ in range(2))
+    stalled, other = (DatabaseLeases(engine, "a", tmp_path) for _ in range(2))
     with stalled.exclusive("claim", briefly=True) as check:
         with other.exclusive("claim", briefly=True):  # it waits until the server ends the first one
             pass
@@ -246,13 +246,13 @@ def test_who_is_stalled_in_the_middle_of_a_claim_holds_up_nobody_for_long(
         check()
 
 
-def test_how_a_worker_is_seen(workers: tuple[DatabaseClaims, DatabaseClaims]) -> None:
+def test_how_a_worker_is_seen(workers: tuple[DatabaseLeases, DatabaseLeases]) -> None:
     first, second = workers
     assert first.workers() == []
     found = first.take(["controls/3"])
     assert found is not None
     found[1].confirm(7)
-    found[1].prove()
+    found[1].verify()
     (seen,) = second.workers()
     assert (seen.piece, seen.epochs, seen.is_silent) == ("controls/3", 7, False) and 0 <= seen.silent_s < 5
     first.close()
@@ -260,7 +260,7 @@ def test_how_a_worker_is_seen(workers: tuple[DatabaseClaims, DatabaseClaims]) ->
 
 
 def test_a_worker_whose_heart_was_asked_to_end_amid_a_slow_answer_beats_again(
-    workers: tuple[DatabaseClaims, DatabaseClaims], monkeypatch: pytest.MonkeyPatch
+    workers: tuple[DatabaseLeases, DatabaseLeases], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database_claims, "BEAT_S", 0.1)
     monkeypatch.setattr(database_claims, "_LAST_WORD_S", 0.1)
@@ -282,7 +282,7 @@ def test_a_worker_whose_heart_was_asked_to_end_amid_a_slow_answer_beats_again(
     wait_for(lambda: worker._confirmed_s > taken_s)
 
 
-def test_a_hold_is_as_old_as_the_server_says(workers: tuple[DatabaseClaims, DatabaseClaims], engine: Engine) -> None:
+def test_a_hold_is_as_old_as_the_server_says(workers: tuple[DatabaseLeases, DatabaseLeases], engine: Engine) -> None:
     holds = [worker.take([str(number)]) for number, worker in enumerate(workers)]
     with engine.connect() as connection:
         now_s = connection.execute(sql.text("select extract(epoch from clock_timestamp())")).scalar_one()
@@ -291,14 +291,14 @@ def test_a_hold_is_as_old_as_the_server_says(workers: tuple[DatabaseClaims, Data
 
 
 def test_a_worker_that_is_known_without_its_piece_has_lost_it(
-    workers: tuple[DatabaseClaims, DatabaseClaims],
+    workers: tuple[DatabaseLeases, DatabaseLeases],
 ) -> None:
     first, second = workers
     found = first.take(["0"])
     assert found is not None
     first.release("0")  # a word that was late, from when it had the piece before
     assert second.take(["0"]) is not None
-    with pytest.raises(PieceTaken):
-        found[1].prove()
+    with pytest.raises(LeaseLost):
+        found[1].verify()
     found[1].release()
     assert first.take(["1"]) is not None and sorted(worker.piece or "" for worker in first.workers()) == ["0", "1"]

@@ -15,9 +15,9 @@ from servers import Postgres
 from sqlalchemy.exc import OperationalError
 
 from harness.core import notifier as word
-from harness.core.notifier import Word
+from harness.core.notifier import RateLimitedNotifier
 from harness.storage import retry as patience
-from harness.storage.retry import Patience, never, server_is_away
+from harness.storage.retry import RetryPolicy, never, server_is_away
 from search_spaces.digits import SPACE
 
 
@@ -51,7 +51,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_storage_that_is_away_is_asked_again_and_two_words_are_said() -> None:
     said: list[str] = []
     storage = Storage(away=5)
-    assert Patience(server_is_away, said.append).ask(storage) == "an answer"
+    assert RetryPolicy(server_is_away, said.append).ask(storage) == "an answer"
     assert storage.calls == 6
     assert said == [
         "the study's storage is away (connection refused); it is asked again until it is back",
@@ -62,14 +62,14 @@ def test_a_storage_that_is_away_is_asked_again_and_two_words_are_said() -> None:
 def test_patience_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "_PATIENCE_S", 0.02)
     with pytest.raises(StorageInternalError):
-        Patience(server_is_away).ask(Storage(away=10**9))
+        RetryPolicy(server_is_away).ask(Storage(away=10**9))
 
 
 @pytest.mark.parametrize("text", ["password authentication failed for user x", 'database "kd" does not exist'])
 def test_what_does_not_mend_itself_is_raised_at_once(text: str) -> None:
     storage = Storage(away=1, error=gone(text))
     with pytest.raises(StorageInternalError):
-        Patience(server_is_away).ask(storage)
+        RetryPolicy(server_is_away).ask(storage)
     assert storage.calls == 1
 
 
@@ -77,34 +77,34 @@ def test_other_errors_and_other_storages_are_not_waited_for() -> None:
     for away, error in ((server_is_away, ValueError("no")), (never, gone())):
         storage = Storage(away=1, error=error)
         with pytest.raises(type(error)):
-            Patience(away).ask(storage)
+            RetryPolicy(away).ask(storage)
         assert storage.calls == 1
 
 
 def test_what_is_asked_within_a_whole_begins_the_whole_again() -> None:
-    patient, first, second = Patience(server_is_away), Storage(away=0), Storage(away=1)
+    context, first, second = RetryPolicy(server_is_away), Storage(away=0), Storage(away=1)
 
     def whole() -> str:
-        return patient.ask(first) + patient.ask(second)
+        return context.ask(first) + context.ask(second)
 
-    assert patient.ask(whole) == "an answeran answer"
+    assert context.ask(whole) == "an answeran answer"
     assert (first.calls, second.calls) == (2, 2)
 
 
 def test_what_is_asked_once_is_not_asked_again() -> None:
     said: list[str] = []
-    patient, storage = Patience(server_is_away, said.append), Storage(away=1)
+    context, storage = RetryPolicy(server_is_away, said.append), Storage(away=1)
     with pytest.raises(StorageInternalError) as raised:
-        patient.ask_once(lambda: patient.ask(storage))
+        context.try_once(lambda: context.ask(storage))
     assert storage.calls == 1
-    assert patient.is_away(raised.value) and not patient.is_away(ValueError())
+    assert context.is_away(raised.value) and not context.is_away(ValueError())
     assert said == ["the study's storage is away (connection refused); training goes on"]
 
 
 def test_a_word_is_said_once_a_minute_whatever_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s, said = 0.0, []
     monkeypatch.setattr(word.time, "monotonic", lambda: now_s)
-    say = Word(said.append)
+    say = RateLimitedNotifier(said.append)
     for now_s in (0.0, 30.0, 59.0, 60.0):
         say(f"it is away (reason {now_s:.0f})")
     say("something else")
@@ -121,15 +121,15 @@ def test_a_word_is_said_once_a_minute_whatever_the_reason(monkeypatch: pytest.Mo
 
 def test_who_was_told_to_stop_waits_for_each_answer_but_for_no_second_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "_HURRIED_S", 1.0)
-    patient = Patience(server_is_away)
-    patient.hurry()
+    context = RetryPolicy(server_is_away)
+    context.set_deadline()
     for _ in range(4):
-        patient.ask(lambda: time.sleep(0.3))  # together longer than one answer may take
+        context.ask(lambda: time.sleep(0.3))  # together longer than one answer may take
     with pytest.raises(StorageInternalError, match="does not answer in time"):
-        patient.ask(lambda: time.sleep(10))
+        context.ask(lambda: time.sleep(10))
     began_s = time.monotonic()
     with pytest.raises(StorageInternalError, match="does not answer in time"):
-        patient.ask(lambda: time.sleep(10))
+        context.ask(lambda: time.sleep(10))
     assert time.monotonic() - began_s < 0.9
 
 
@@ -149,20 +149,20 @@ def test_a_server_that_goes_away_between_two_statements_of_one_read_is_asked_aga
 
     sql.event.listen(database.engine, "before_cursor_execute", end)
     said: list[str] = []
-    study.patience.word.say = said.append
+    study.retry.word.say = said.append
     (trial,) = study.trials()
     assert ended and trial.params == claim.trial.params
     assert said[0].startswith("the study's storage is away (") and said[1] == "the study's storage answers again"
     sql.event.remove(database.engine, "before_cursor_execute", end)
     claim.hold.release()
-    study.claims.close()
+    study.leases.close()
     database.engine.dispose()
 
 
 def test_who_was_told_to_stop_has_an_end_whatever_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "_HURRIED_IN_ALL_S", 0.5)
-    patient = Patience(server_is_away)
-    patient.hurry()
+    context = RetryPolicy(server_is_away)
+    context.set_deadline()
     with pytest.raises(StorageInternalError, match="does not answer in time"):
         while True:
-            patient.ask(lambda: time.sleep(0.1))
+            context.ask(lambda: time.sleep(0.1))

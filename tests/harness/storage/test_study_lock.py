@@ -11,7 +11,7 @@ from conftest import settings_in
 
 from harness.core.errors import HarnessError
 from harness.settings import Settings
-from harness.storage.study_lock import Presence
+from harness.storage.study_lock import SharedStudyLock
 
 
 def in_folder(folder: Path, storage: str, study: str = "s") -> Settings:
@@ -22,14 +22,14 @@ def in_folder(folder: Path, storage: str, study: str = "s") -> Settings:
 
 def test_postgresql_knows_itself_who_is_at_what(tmp_path: Path) -> None:
     storage = "postgresql+psycopg://host/kd"
-    assert Presence(in_folder(tmp_path / "1", storage)).acquire()
-    assert Presence(in_folder(tmp_path / "2", storage)).acquire()
+    assert SharedStudyLock(in_folder(tmp_path / "1", storage)).acquire()
+    assert SharedStudyLock(in_folder(tmp_path / "2", storage)).acquire()
 
 
 def test_a_folder_whose_name_is_no_utf_8_is_as_good_as_any(tmp_path: Path) -> None:
     latin = tmp_path / os.fsdecode(b"caf\xe9")
     settings = in_folder(latin, f"sqlite:///{tmp_path}/optuna.db")
-    first, second = Presence(settings), Presence(settings)
+    first, second = SharedStudyLock(settings), SharedStudyLock(settings)
     assert first.acquire() and second.acquire()
     with pytest.raises(HarnessError, match="is being worked on in"):
-        Presence(in_folder(tmp_path / "2", settings.storage)).acquire()
+        SharedStudyLock(in_folder(tmp_path / "2", settings.storage)).acquire()

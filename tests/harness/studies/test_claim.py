@@ -12,7 +12,7 @@ from conftest import claimed, metrics, opened, settings_in
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.core.errors import PieceTaken
+from harness.core.errors import LeaseLost
 from harness.settings import Settings
 from search_spaces.digits import SPACE
 
@@ -85,7 +85,7 @@ def test_a_trial_ends_once(settings: Settings) -> None:
     assert claim is not None
     claim.complete(metrics(0.5, 1.0))
     for once_more in (lambda: claim.fail("nan"), lambda: claim.mark(3, 0.5)):
-        with pytest.raises(PieceTaken, match="0 was finished by another worker meanwhile"):
+        with pytest.raises(LeaseLost, match="0 was finished by another worker meanwhile"):
             once_more()
     (trial,) = opened(settings).trials()
     assert trial.state == TrialState.COMPLETE and "reason" not in trial.user_attrs

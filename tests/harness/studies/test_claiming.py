@@ -1,4 +1,4 @@
-"""Claims on real storages: exactly the trials that were asked for, each one worker's, going on where they were."""
+"""Leases on real storages: exactly the trials that were asked for, each one worker's, going on where they were."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from conftest import claimed, environment, metrics, opened, settings_in
 from optuna.distributions import IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from harness.core.content import Lease
+from harness.core.content import FolderLock
 from harness.core.errors import HarnessError
 from harness.sampling.proposal import Proposal, Proposer
 from harness.settings import Settings
-from harness.storage.leases import Check, Hold
+from harness.storage.leases import Check, Lease
 from harness.studies.claim import Claim
-from harness.studies.claiming import Claimant
+from harness.studies.claiming import TrialClaimer
 from harness.studies.study import Study
 from search_spaces.digits import SPACE
 
@@ -32,7 +32,7 @@ RECIPES = ["repdistiller", "distilbert", "keras"]
 
 WORKER = """
 import json, sys
-from harness.studies.claiming import Claimant
+from harness.studies.claiming import TrialClaimer
 from harness.sampling.proposal import Proposer
 from harness.settings import SAMPLERS, Settings
 from harness.storage.access import open_storage
@@ -53,7 +53,7 @@ for line in sys.stdin:
         answer(storage=True)
     elif word == "make":
         study = open_study(settings, SPACE, storage)
-        claimant = Claimant(study, Proposer(SPACE, sampler="tpe", seed=0, directions=study.directions))
+        claimant = TrialClaimer(study, Proposer(SPACE, sampler="tpe", seed=0, directions=study.directions))
         answer(id=study.id)
     elif word == "claim":
         claim = claimant.claim()
@@ -227,7 +227,7 @@ def test_a_trial_that_was_cut_goes_on_with_its_number_and_parameters(settings: S
     taken = claimed(other, SPACE)
     assert taken is not None and (taken.trial.number, taken.resumed) == (5, True)
     assert taken.configuration == begun.configuration and taken.folder == begun.folder
-    assert not Lease(taken.folder).acquire()
+    assert not FolderLock(taken.folder).acquire()
     taken.complete(metrics(0.5, 1.0))
     taken.hold.release()
     assert claimed(opened(settings), SPACE) is None
@@ -271,15 +271,15 @@ def test_a_trial_that_ends_while_it_is_looked_at_is_not_taken_up_again(settings:
     first, second = opened(settings), opened(settings)
     mine = claimed(first, SPACE)
     assert mine is not None
-    take = second.claims.take
+    take = second.leases.take
 
-    def after_it_has_ended(pieces: Sequence[str]) -> tuple[str, Hold] | None:
+    def after_it_has_ended(pieces: Sequence[str]) -> tuple[str, Lease] | None:
         if "0" in pieces:
             mine.complete(metrics(0.5, 1.0))
             mine.hold.release()
         return take(pieces)
 
-    second.claims.take = after_it_has_ended  # type: ignore[method-assign]
+    second.leases.take = after_it_has_ended  # type: ignore[method-assign]
     claim = claimed(second, SPACE)
     assert claim is not None and claim.trial.number == 1 and not claim.resumed
 
@@ -298,12 +298,12 @@ def test_a_trial_that_someone_enqueued_comes_next_and_its_rest_is_drawn(settings
         one.hold.release()
 
 
-def claimant_of(study: Study) -> Claimant:
+def claimant_of(study: Study) -> TrialClaimer:
     proposer = Proposer(SPACE, sampler="random", seed=0, directions=study.directions, default_recipes=False)
-    return Claimant(study, proposer)
+    return TrialClaimer(study, proposer)
 
 
-def choosing(claimant: Claimant, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], None]) -> None:
+def choosing(claimant: TrialClaimer, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], None]) -> None:
     """Let something happen whenever a worker is about to choose a configuration."""
     propose = claimant._proposer.propose
 
@@ -360,13 +360,13 @@ def test_what_is_enqueued_is_known_whole_to_whoever_thinks_meanwhile(
 
     def begun(*arguments: Any, **more: Any) -> bool:
         found = begin(*arguments, **more)
-        thoughts.append(other._think())  # of the enqueued one, it sees only that it runs
+        thoughts.append(other._prefetch())  # of the enqueued one, it sees only that it runs
         return found
 
     monkeypatch.setattr(storage, "set_trial_state_values", begun)
     enqueued = first.claim()
     assert enqueued is not None and enqueued.trial.params == second.trial.params
-    monkeypatch.setattr(other, "_think", thoughts.pop)
+    monkeypatch.setattr(other, "_prefetch", thoughts.pop)
     claim = other.claim()
     assert claim is not None and claim.trial.number == 1 and claim.configuration != enqueued.configuration
 
@@ -392,7 +392,7 @@ def test_an_enqueued_trial_that_somebody_begins_meanwhile_is_no_reason_to_begin_
 
 def test_who_had_to_wait_thinks_in_turn(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     study = opened(replace(settings, trials=9))
-    claimant, exclusive, events = claimant_of(study), study.claims.exclusive, []
+    claimant, exclusive, events = claimant_of(study), study.leases.exclusive, []
     crowds = iter([False, True, False, False])
 
     @contextlib.contextmanager
@@ -403,7 +403,7 @@ def test_who_had_to_wait_thinks_in_turn(settings: Settings, monkeypatch: pytest.
         with exclusive(what, briefly=briefly) as check:
             yield check
 
-    monkeypatch.setattr(study.claims, "exclusive", noted)
+    monkeypatch.setattr(study.leases, "exclusive", noted)
     choosing(claimant, monkeypatch, lambda: events.append("think"))
     claims = [claimant.claim() for _ in range(4)]
     assert [claim and claim.trial.number for claim in claims] == [0, 1, 2, 3]

@@ -15,7 +15,7 @@ from conftest import claimed, opened, settings_in
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState, create_trial
 
-from harness.core.content import Lease
+from harness.core.content import FolderLock
 from harness.core.errors import HarnessError
 from harness.screen.terminal import Terminal
 from harness.settings import Settings
@@ -241,7 +241,7 @@ def test_a_cut_at_any_step_leaves_one_place_to_go_on_or_the_same_command_to_repe
         _cut_after(step, settings, patch)
         with pytest.raises(Cut):
             move(settings, Terminal())
-    free = Lease(settings.study_dir)
+    free = FolderLock(settings.study_dir)
     assert free.acquire()
     free.release()
     if step in ("told", "unmarked"):

@@ -13,7 +13,7 @@ from conftest import claimed, metrics, opened, settings_in
 from optuna.distributions import BaseDistribution, IntDistribution
 
 from harness.cli.flags import SPACES_DIR
-from harness.core.content import Lease
+from harness.core.content import FolderLock
 from harness.core.errors import HarnessError
 from harness.metrics import METRICS
 from harness.settings import Settings
@@ -149,7 +149,7 @@ def test_a_first_start_that_failed_binds_nobody(settings: Settings) -> None:
     mended.bind(dataset="d2", students="s1")
     assert mended.attrs["kd.prepared"] == {"dataset": "d2", "students": "s1"} and mended.costs_are_outdated
     mended.lease.release()
-    at_work = Lease(settings.study_dir, shared=True)
+    at_work = FolderLock(settings.study_dir, shared=True)
     assert at_work.acquire()
     assert "--epochs 20 and cannot be resumed with 5;" in refused(replace(settings, epochs=5))
     at_work.release()
@@ -318,7 +318,7 @@ def test_a_namesake_s_trial_that_was_cut_goes_on_after_the_turns(settings: Setti
 
 def test_a_folder_in_which_a_namesake_is_searched_is_not_taken_away(settings: Settings, tmp_path: Path) -> None:
     first = opened(settings)
-    lease = Lease(first.folder, shared=True)  # what a search holds
+    lease = FolderLock(first.folder, shared=True)  # what a search holds
     assert lease.acquire()
     other = replace(settings, storage=f"sqlite:///{tmp_path}/other.db")
     message = refused(other)
@@ -377,7 +377,7 @@ def test_a_study_goes_on_with_other_code_only_if_that_is_accepted_and_notes_it(s
     with pytest.raises(HarnessError, match=r"begun with other code: slopes\.py has"):
         reopen_study(replace(settings, space_file=settings.runs_dir.parent / "own_space.py"))
     study.keep_costs("a table")
-    at_work = Lease(settings.study_dir, shared=True)
+    at_work = FolderLock(settings.study_dir, shared=True)
     assert at_work.acquire()
     accepting = replace(settings, accept_changes=True)
     assert refused(accepting, other).startswith("study 's' is being worked on as it was before; stop that")
@@ -477,7 +477,7 @@ def test_a_study_goes_on_from_other_start_weights_only_if_that_is_accepted(setti
     accepting.hold()
     assert bind_starts(accepting, {"student(width=2)": now}) == {"student(width=2)": now}
     accepting.bind(teacher="t1")
-    also = Lease(settings.study_dir, shared=True, name="work.lease")
+    also = FolderLock(settings.study_dir, shared=True, name="work.lease")
     assert also.acquire()
     for change in (lambda: accepting.bind(teacher="t2"), lambda: bind_starts(accepting, {"student(width=2)": was})):
         with pytest.raises(HarnessError, match="is being worked on as it was before; stop that first"):

@@ -79,7 +79,7 @@ def test_a_study_on_a_server_tells_its_workers_from_any_folder(
     claim = claimed(study, SPACE)
     assert claim is not None
     claim.hold.confirm(4)
-    claim.hold.prove()
+    claim.hold.verify()
     elsewhere = opened(replace(settings, runs_dir=tmp_path / "elsewhere"))
     first, *rest = status(elsewhere)
     assert first == "study     s: 0 of 6 trials finished, 1 begun, 5 to begin"
@@ -88,8 +88,8 @@ def test_a_study_on_a_server_tells_its_workers_from_any_folder(
     cut = claimed(elsewhere, SPACE)
     assert cut is not None
     cut.hold.release()
-    elsewhere.claims.close()
-    study.claims.close()
+    elsewhere.leases.close()
+    study.leases.close()
     assert list(status(elsewhere))[1:] == [
         "trial     0: nobody is at it",
         "trial     1: 0/20 epochs, cut; the same command begins it again",
@@ -110,7 +110,7 @@ def test_a_pace_that_several_machines_make_says_whose_clocks_tell_it(settings: S
         (pace,) = (line for line in status(study) if line.startswith("pace"))
         assert ("by the machines' own clocks" in pace) == said
         assert " left" in pace
-        study.claims.close()
+        study.leases.close()
         assert any("; nobody is at work" in line for line in status(study)) == said  # the other's folder is taken
         study.storage.close_connections()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import Silent
 
-from harness.teachers.cache import Keeper, nobody_else
+from harness.teachers.cache import ArtifactCache, nobody_else
 
 
 class Server(Silent):
@@ -57,10 +57,10 @@ class Machine:
         for file in files:
             file.write_text(self.makes)
 
-    def find_or_make(self, alone: Callable = nobody_else) -> None:
-        keeper = Keeper(alone, self.server, self.said.append)
+    def get_or_create(self, alone: Callable = nobody_else) -> None:
+        keeper = ArtifactCache(alone, self.server, self.said.append)
         folder = self.file.parent
-        keeper.find_or_make(
+        keeper.get_or_create(
             [self.file],
             lock=folder / "lock",
             name="a thing",
@@ -77,8 +77,8 @@ class Machine:
 def test_what_one_machine_has_made_another_finds_on_the_server(tmp_path: Path) -> None:
     server = Server()
     first, second = Machine(tmp_path / "1", server), Machine(tmp_path / "2", server)
-    first.find_or_make()
-    second.find_or_make()
+    first.get_or_create()
+    second.get_or_create()
     assert (first.made, first.said) == (1, [])
     assert (second.made, second.said) == (0, ["thing     found on the tracking server"])
     assert second.file.read_text() == "right"
@@ -92,14 +92,14 @@ def test_what_is_on_disk_is_loaded_without_a_lock_and_shared(tmp_path: Path) -> 
 
     machine = Machine(tmp_path / "1", Server())
     machine.file.write_text("right")
-    machine.find_or_make(never)
+    machine.get_or_create(never)
     assert (machine.made, machine.server.files) == (0, {"what": "right"})
 
 
 def test_a_file_of_the_server_that_is_damaged_is_said_and_made_and_sent_anew(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "1", Server())
     machine.server.files["what"] = "wrong"
-    machine.find_or_make()
+    machine.get_or_create()
     assert machine.made == 1 and machine.server.files == {"what": "right"}
     (word,) = [line for line in machine.said if "damaged" in line]
     assert "the tracking server's thing" in word and "it says wrong" in word
@@ -107,7 +107,7 @@ def test_a_file_of_the_server_that_is_damaged_is_said_and_made_and_sent_anew(tmp
 
 def test_a_server_that_is_away_is_waited_for_once_and_said(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "1", Server(problem="no route to it"))
-    machine.find_or_make()
+    machine.get_or_create()
     assert (machine.made, machine.server.asked) == (1, ["fetch"])
     (word,) = machine.said
     assert "the tracking server does not answer (no route to it)" in word
@@ -128,11 +128,11 @@ def test_of_two_processes_of_one_machine_one_makes_and_the_other_waits_with_a_wo
         waits.set()
 
     first.make = make  # type: ignore[method-assign]
-    thread = threading.Thread(target=first.find_or_make)
+    thread = threading.Thread(target=first.get_or_create)
     thread.start()
     assert begun.wait(10)
-    keeper = Keeper(nobody_else, Silent(), say)
-    keeper.find_or_make(
+    keeper = ArtifactCache(nobody_else, Silent(), say)
+    keeper.get_or_create(
         [second.file], lock=first.file.parent / "lock", name="a thing", what="thing", doing="makes the thing",
         run_key="a run", run_folder=tmp_path, load=second.load, make=second.make,
     )  # fmt: skip
@@ -144,7 +144,7 @@ def test_of_two_processes_of_one_machine_one_makes_and_the_other_waits_with_a_wo
 def test_what_can_not_be_read_though_it_was_just_made_ends_the_search(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "1", Server(), makes="wrong")
     with pytest.raises(ValueError, match="must be as it was written"):
-        machine.find_or_make()
+        machine.get_or_create()
     assert machine.made == 1
 
 
@@ -157,5 +157,5 @@ def test_what_processes_that_were_killed_left_unfinished_is_gone_when_it_is_made
         os.utime(file, (0, 0))
     others = (*others, machine.file.with_name(f".{machine.file.name}.4712"))
     others[-1].write_text("half")  # and perhaps written to still
-    machine.find_or_make()
+    machine.get_or_create()
     assert not left.exists() and all(file.exists() for file in others)

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
-from harness.core.content import Lease
+from harness.core.content import FolderLock
 from harness.tracking.mirror import Mirror, is_sent
 from harness.tracking.mlflow_sink import MlflowSink
 from harness.tracking.spool import SPOOL, STATE_FILE, Spool
@@ -400,7 +400,7 @@ def test_a_run_whose_lease_is_held_is_no_run_that_was_cut(sink: MlflowSink, tmp_
     folder = append(tmp_path / "0", begin("k"), state("RUNNING"))
     sink.send(folder)
     for shared in (False, True):
-        lease = Lease(folder, shared=shared)
+        lease = FolderLock(folder, shared=shared)
         assert lease.acquire()
         sink.cut(folder)
         (run,) = runs(sink)
@@ -408,7 +408,7 @@ def test_a_run_whose_lease_is_held_is_no_run_that_was_cut(sink: MlflowSink, tmp_
         lease.release()
     sink.cut(folder)
     assert runs(sink)[0].info.status == "SCHEDULED"
-    assert Lease(folder).acquire()  # and it keeps none
+    assert FolderLock(folder).acquire()  # and it keeps none
 
 
 @pytest.mark.parametrize("said", ["COMPLETE", "FAIL", "PRUNED"])
@@ -515,7 +515,7 @@ def test_machines_that_begin_an_experiment_at_once_have_one(
 def test_the_mirror_marks_what_it_sent_and_nobody_holds_as_waiting(tmp_path: Path, address: str) -> None:
     held, free, over = (append(tmp_path / name, begin(name), state("RUNNING")) for name in ("held", "free", "over"))
     append(over, state("COMPLETE", 1))
-    lease = Lease(held)
+    lease = FolderLock(held)
     assert lease.acquire()
     mirrored(tmp_path, address, held, free, over)
     lease.release()

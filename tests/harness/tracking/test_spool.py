@@ -179,7 +179,7 @@ def test_metrics_of_the_whole_run_are_said_again_only_where_they_changed(tmp_pat
 
 def test_each_event_says_whether_the_run_may_be_another_machine_s_by_then(tmp_path: Path) -> None:
     heard = [True]
-    spool = Spool(tmp_path, is_sure=lambda: heard[-1])
+    spool = Spool(tmp_path, is_valid=lambda: heard[-1])
     spool.metrics({"train/loss": 1.0}, step=0)
     heard.append(False)  # in the middle of an epoch
     spool.set_state("WAITING")

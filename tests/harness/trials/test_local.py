@@ -53,7 +53,7 @@ def test_a_signal_while_a_worker_starts_stops_the_others_in_good_order(
     display: Any = SimpleNamespace(word=print)
     data: Any = SimpleNamespace(data=None)
     trials = TrialContext(settings=study.settings, space=SPACE, study=study, prepared=data, mirror=Silent())
-    crew = local._Crew(local._Task(print, 9), 1, trials, display)
+    crew = local._WorkerPool(local._Task(print, 9), 1, trials, display)
     monkeypatch.setattr(crew, "forks", True)
 
     def interrupt(number: int, frame: FrameType | None) -> None:

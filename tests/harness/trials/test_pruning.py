@@ -18,7 +18,7 @@ from harness.sampling.proposal import Proposer
 from harness.settings import SAMPLERS
 from harness.storage.access import STORAGE_ERRORS, open_storage
 from harness.studies.claim import Claim
-from harness.studies.claiming import Claimant
+from harness.studies.claiming import TrialClaimer
 from harness.studies.opening import open_study
 from harness.studies.study import Study
 from harness.trials.pruning import Pruner, Standing, rungs_of, stop, unprunable
@@ -228,7 +228,7 @@ def test_a_trial_that_was_cut_while_it_was_stopped_and_went_on_keeps_no_reason(t
 def test_every_sampler_goes_on_beside_pruned_trials(tmp_path: Path, sampler: str, objectives: tuple[str, ...]) -> None:
     study = studied(tmp_path, objectives)
     study.settings = replace(study.settings, sampler=sampler)
-    claimant = Claimant(study, Proposer(SPACE, sampler=sampler, seed=0, directions=study.directions))
+    claimant = TrialClaimer(study, Proposer(SPACE, sampler=sampler, seed=0, directions=study.directions))
     for number in range(24):
         # New processes see trials that are over; the same one sees them running first.
         claim = claimant.claim() if number % 4 else claim_of(study)

@@ -36,7 +36,7 @@ def test_what_was_cut_waits_and_who_says_so_is_no_worker_afterwards(tmp_path: Pa
     ended_in = [last_state(study.folder / f"controls/{number}" / SPOOL) for number in range(4)]
     assert ended_in == ["WAITING", "RUNNING", "RUNNING", "COMPLETE"]
     hold.release()
-    other.claims.close()
+    other.leases.close()
     engine = study.storage.database.engine
     with engine.connect() as connection:
         assert connection.execute(sql.text("select count(*) from kd_workers")).scalar_one() == 0
@@ -76,5 +76,5 @@ def test_who_lost_a_training_while_it_was_silent_does_not_overwrite_its_heir_s_r
         "control of trial 0 is cut: controls/0 was taken over while this worker was silent" in capsys.readouterr().out
     )
     for one in (study, heir):
-        one.claims.close()
+        one.leases.close()
         one.storage.close_connections()

@@ -67,7 +67,7 @@ def test_workers_beside_a_thread_that_holds_a_lock_are_spawned(example: Path) ->
 @pytest.mark.slow
 def test_a_fork_that_stands_still_is_ended_and_a_spawned_worker_goes_on(example: Path) -> None:
     holding(example, named=f"{OWN_THREADS}unseen")  # as one of a library in C, which Python does not know
-    script = example / "patient.py"
+    script = example / "context.py"
     script.write_text(
         "import runpy, sys\nimport harness.trials.local\nharness.trials.local._HUNG_S = 3\n"
         "sys.path.insert(0, sys.argv[1])\n"
