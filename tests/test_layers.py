@@ -57,8 +57,18 @@ def test_no_parts_of_the_engine_need_one_another() -> None:
         named = [name.split(".") for name in imports(path)] + [["harness", name] for name in parts_imported(path)]
         needs.setdefault(part, set()).update(name[1] for name in named if name[0] == "harness" and name[1:])
         needs[part].discard(part)
-    assert needs["session"] >= {"trials", "reporting"} and "flags" in needs["cli"]
+    assert needs["session"] >= {"trials", "reporting"} and "settings" in needs["cli"]
     graphlib.TopologicalSorter(needs).prepare()  # raises CycleError, which names them
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "harness").glob("**/*.py")), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_only_the_faces_import_the_command_line(path: Path) -> None:
+    place = path.relative_to(ROOT / "harness")
+    if place.parts[0] not in ("cli", "__main__.py"):
+        assert not any(name.startswith("harness.cli") for name in imports(path))
+        assert "cli" not in parts_imported(path)
 
 
 def test_the_engine_names_no_space_and_no_dataset() -> None:

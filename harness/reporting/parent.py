@@ -53,7 +53,7 @@ class ParentRun:
 
     def __exit__(self, *raised: object) -> None:
         if raised[0] is not None:
-            self._study.retry.set_deadline()  # who was told to stop must end; who waited for the storage has waited enough
+            self._study.retry.set_deadline()  # a stopped search must end, even while its storage is away
         self._study.leave()
         last = FolderLock(self._study.folder)
         if self.spool.begun and last.acquire():  # else another process goes on with the study
