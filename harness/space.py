@@ -265,7 +265,10 @@ class SearchSpace:
             elsewhere = sorted(set(values) - set(self.branches[values[METHOD]]))
             if elsewhere:
                 raise HarnessError(f"--fix {elsewhere[0]} reaches nothing where method is {values[METHOD]!r}.")
-        alone = [name for name, group in methods.items() if "alpha" in values and _is_alone(group)]
+        shipped = {
+            name: group for name, group in methods.items() if name in METHODS
+        }  # of others, alpha may be anything
+        alone = [name for name, group in shipped.items() if "alpha" in values and _is_alone(group)]
         if alone and len(methods) > 1:
             raise HarnessError(
                 "--fix alpha=1 is labels alone, whatever the temperature, beside methods that have no alpha or are the "

@@ -165,10 +165,11 @@ def weighted_sum(terms: dict[str, Term]) -> Tensor:
 
 
 class _TermMeans:
-    """Means of loss terms over samples. Values are only gathered, on the device: one sum an epoch, not one a step."""
+    """Average loss terms over samples. Values are only gathered, on the device: one sum an epoch, not one a step."""
 
     def __init__(self) -> None:
-        self._weights: dict[str, float] = {}
+        self._names: list[str] = []
+        self._weights: list[list[float]] = []  # of each batch: a method may change them from step to step
         self._values: list[Tensor] = []
         self._sizes: list[int] = []
 
@@ -177,12 +178,19 @@ class _TermMeans:
         return sum(self._sizes)
 
     def add(self, terms: dict[str, Term], samples: int) -> None:
-        self._weights = {name: term.weight for name, term in terms.items()}
+        if self._sizes and self._names != list(terms):
+            raise ValueError(
+                f"a method must give the same terms for each batch, but gave {', '.join(self._names)}, and then "
+                f"{', '.join(terms)}."
+            )
+        self._names = list(terms)
+        self._weights.append([term.weight for term in terms.values()])
         self._values += [term.value.detach() for term in terms.values()]
         self._sizes.append(samples)
 
     def compute(self) -> dict[str, float]:
-        values = torch.stack(self._values).cpu().double().view(len(self._sizes), len(self._weights))
-        means = (torch.tensor(self._sizes, dtype=torch.float64) @ values / self.samples).tolist()
-        named = dict(zip(self._weights, means, strict=True))
-        return {"loss": sum(self._weights[name] * mean for name, mean in named.items()), **named}
+        values = torch.stack(self._values).cpu().double().view(len(self._sizes), len(self._names))
+        shares = torch.tensor(self._sizes, dtype=torch.float64) / self.samples
+        weights = torch.tensor(self._weights, dtype=torch.float64)
+        loss = float((shares @ (weights * values)).sum())
+        return {"loss": loss, **dict(zip(self._names, (shares @ values).tolist(), strict=True))}

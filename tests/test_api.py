@@ -40,6 +40,22 @@ def run(folder: Path, script: str, *, expect: int = 0) -> str:
     return (folder / "output.txt").read_text()
 
 
+@pytest.mark.slow
+def test_spawned_workers_do_not_run_a_script_again_that_has_no_main_guard(example: Path) -> None:
+    script = (
+        "import harness\nprint('begun')\n"
+        "result = harness.search('cancer.py', trials=4, epochs=2, workers=2, controls='none', study='spawned')\n"
+        "print(len(result.trials), 'trials')\n"
+    )
+    (example / "script.py").write_text(script)
+    several = {**environment(), "OMP_NUM_THREADS": "4"}  # two each: a fork of such a process may use one thread only
+    found = subprocess.run(
+        [sys.executable, "script.py"], cwd=example, env=several, capture_output=True, text=True, timeout=300
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert found.stdout.count("begun") == 1 and "4 trials" in found.stdout
+
+
 def test_the_package_imports_nothing_heavy_by_itself() -> None:
     heavy = "[name for name in ('torch', 'optuna', 'mlflow', 'pandas') if name in sys.modules]"
     script = f"import sys, harness, harness.cli.flags\nprint({heavy}, sorted(harness.__all__))"

@@ -17,6 +17,7 @@ from servers import MlflowServer, Postgres
 from sqlalchemy.exc import OperationalError
 from test_storm import EPOCHS, FLAGS, begin, check_curves, reached
 
+from harness.core.errors import LeaseLost
 from harness.storage.access import open_storage
 
 pytestmark = [pytest.mark.slow, pytest.mark.service]
@@ -99,6 +100,25 @@ def test_a_trial_that_could_not_be_stored_is_not_stored_later(example: Path, own
     time.sleep(2.5)  # longer than the pause after which Optuna tries again
     assert study.get_trials() == []
     assert storage.create_trial(study_id, create_trial(state=TrialState.RUNNING)).number == 0
+    storage.close_connections()
+
+
+def test_a_trial_is_rolled_back_where_its_worker_has_lost_its_turn_while_it_was_inserted(
+    example: Path, own_postgres: Postgres
+) -> None:
+    settings = replace(settings_in(example, trials=1), storage=own_postgres.new_database("fenced"))
+    storage = open_storage(settings)
+    study = optuna.create_study(storage=storage.optuna)
+    study_id = storage.optuna.get_study_id_from_name(study.study_name)
+    asked: list[int] = []
+
+    def lost() -> None:
+        asked.append(len(study.get_trials()))
+        raise LeaseLost("the lock is another's")
+
+    with pytest.raises(LeaseLost, match="the lock is another's"):
+        storage.create_trial(study_id, create_trial(state=TrialState.RUNNING), before_commit=lost)
+    assert asked == [0] and study.get_trials() == []
     storage.close_connections()
 
 

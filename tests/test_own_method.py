@@ -5,10 +5,17 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import EXAMPLE, environment, load, search
+from optuna.distributions import CategoricalDistribution, IntDistribution
+
+from harness.preparation.method_checks import student_layers, teacher_layers
+from harness.space import Method
+from lightning_modules.methods import Criterion
+from search_spaces.digits import SPACE
 
 FLAT = 'distillation={"temperature": FloatDistribution(1, 10, log=True), "alpha": FloatDistribution(0, 1)},'
 OWN = '''
@@ -85,6 +92,45 @@ def test_a_method_that_gives_no_loss_is_refused_before_a_trial_trains(example: P
     (error,) = [line for line in output.splitlines() if line.startswith("error: ")]
     assert "method 'squared'" in error and said.split("[")[0] in error
     assert not load(example, "cancer").trials
+
+
+GROWS = """
+        if not hasattr(self, "layer"):
+            self.layer = nn.Linear(2, 2)
+"""
+COUNTS = """
+        self.steps = getattr(self, "steps", 0) + 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [
+        (GROWS, "'layer.bias' is made by its first call, and no optimizer trains it; make it in __init__() or setup()"),
+        (COUNTS, "its attribute 'steps' changes in training and is in no checkpoint; make it a buffer"),
+    ],
+)
+@pytest.mark.slow
+def test_a_method_that_a_checkpoint_does_not_hold_is_refused(example: Path, first: str, said: str) -> None:
+    written(example)
+    file, begins = example / "cancer.py", "    def forward(self, logits, batch, features=None):\n        hard"
+    assert file.read_text().count(begins) == 1
+    file.write_text(file.read_text().replace(begins, begins.removesuffix("        hard") + first + "        hard"))
+    output = search(example, "--space", "cancer.py", "--trials", "2", "--epochs", "1", expect=2)
+    (error,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert "method 'squared' can't be resumed: " in error and said in error
+
+
+def test_layers_that_several_parameters_name_together_are_all_known() -> None:
+    class Deep(Criterion):
+        def __init__(self, *, stage: str, depth: int) -> None:
+            super().__init__()
+            self.student_layers = self.teacher_layers = (f"{stage}.{depth}",)
+
+    parameters = {"stage": CategoricalDistribution(["a", "b"]), "depth": IntDistribution(0, 2)}
+    space = replace(SPACE, distillation={"deep": Method(Deep, parameters)})
+    named = {f"{stage}.{depth}" for stage in "ab" for depth in range(3)}
+    assert set(student_layers(space)) == set(teacher_layers(space)) == named
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,8 @@ def submit(settings: Settings, placement: Placement) -> Tasks:
     try:
         if ":" in address and "://" not in address:  # Ray itself would try for minutes
             socket.create_connection(tuple(address.rsplit(":", 1)), timeout=10).close()  # type: ignore[arg-type]
-        ray.init(address=address, namespace=_NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
+        if not ray.is_initialized():  # by an earlier search of this process, or by the user's own program
+            ray.init(address=address, namespace=_NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # each way to reach a cluster fails by errors of its own
         raise HarnessError(
             f"--ray-address must be a Ray cluster that runs, but {redact(address)} is none: {one_line(error)}"
@@ -44,7 +45,9 @@ def submit(settings: Settings, placement: Placement) -> Tasks:
     name = f"kd-{settings.study}-{uuid.uuid4().hex[:6]}"
     folder = settings.runs_dir.resolve() / "ray" / name
     folder.mkdir(parents=True)
-    keeper = ray.remote(_Keeper).options(name=name, lifetime="detached", num_cpus=0, max_restarts=-1)
+    keeper = ray.remote(_Keeper).options(
+        name=name, namespace=_NAMESPACE, lifetime="detached", num_cpus=0, max_restarts=-1
+    )
     workers: Any = keeper.remote(job_spec(settings, placement.workers), placement, folder)
     ray.get(workers.__ray_ready__.remote())  # until it lives, it ends with whoever asked for it, detached or not
     return Tasks(name, workers, placement, folder)

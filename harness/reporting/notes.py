@@ -22,7 +22,7 @@ def notes(result: Result) -> list[str]:
         lines.append(
             f"The teacher is the mean of the {result.ensemble}; its costs are theirs, one run after the other."
         )
-    taught = [not is_own_control({"alpha": row.get("alpha")}) for _, row in result.front.iterrows()]
+    taught = [not is_own_control(dict(row)) for _, row in result.front.iterrows()]
     gains = result.compared["gain"]
     if result.no_control:
         lines.append(f"No control possible: {result.no_control}; no gain is claimed. To have one, {REMEDY}.")

@@ -16,7 +16,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial
 from sqlalchemy import event
-from sqlalchemy.engine import Engine, ExceptionContext
+from sqlalchemy.engine import Connection, Engine, ExceptionContext
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from harness.core.addresses import is_server, lock_of, redact, sqlite_path
@@ -58,23 +58,30 @@ class Storage:
         """The engine of a PostgreSQL server, whose studies workers of many machines share; ``None`` for SQLite."""
         return None if self.database.engine.dialect.name == "sqlite" else self.database.engine
 
-    def create_trial(self, study_id: int, trial: FrozenTrial) -> FrozenTrial:
+    def create_trial(
+        self, study_id: int, trial: FrozenTrial, before_commit: Callable[[], None] = lambda: None
+    ) -> FrozenTrial:
         """Store a trial whole, and return it as it is stored, with its number.
 
         RDBStorage's own ``create_new_trial`` tries a failed insert again, up to five times with pauses of up to two
         seconds. The lock under which the trial was chosen may be lost meanwhile, and the trial would then be stored
         beside others that it was not chosen against. Here the first failure is raised.
 
+        Args:
+            study_id: Optuna's id of the study.
+            trial: The trial.
+            before_commit: On a server, called when the trial has been inserted; the trial is rolled back if it raises.
+
         Raises:
             SQLAlchemyError: If the storage can't be reached. The trial may be stored or not.
         """
-        _failing.at_once = True
+        _inserting.before_commit = before_commit
         try:
             trial_id = self.optuna.create_new_trial(study_id, trial)
         except _FirstFailure as failure:
             raise failure.error from None
         finally:
-            _failing.at_once = False
+            _inserting.before_commit = None
         return self.optuna.get_trial(trial_id)
 
     def retry(self) -> RetryPolicy:
@@ -87,22 +94,35 @@ class Storage:
         self.database.engine.dispose()
 
 
-_failing = threading.local()
-"""Whether this thread wants the first failure of a statement (``at_once``)."""
+_inserting = threading.local()
+"""What is called before this thread's insert of a trial is committed (``before_commit``); ``None`` without one."""
 
 
 class _FirstFailure(Exception):
     """A failure of the driver, as an error that Optuna does not take for one of the database."""
 
-    def __init__(self, error: DBAPIError) -> None:
+    def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
         self.error = error
 
 
 def _pass_by_retries(context: ExceptionContext) -> None:
     found = context.sqlalchemy_exception
-    if getattr(_failing, "at_once", False) and isinstance(found, DBAPIError) and not context.is_pre_ping:
+    is_inserting = getattr(_inserting, "before_commit", None) is not None
+    if is_inserting and isinstance(found, DBAPIError) and not context.is_pre_ping:
         raise _FirstFailure(found)
+
+
+def _check_before_commit(connection: Connection) -> None:
+    check = getattr(_inserting, "before_commit", None)
+    if check is None:
+        return
+    try:
+        check()
+    except _FirstFailure:  # of the check's own statement
+        raise
+    except Exception as error:
+        raise _FirstFailure(error) from error
 
 
 @contextlib.contextmanager
@@ -198,6 +218,7 @@ def _open_server(address: str) -> RDBStorage:
             database = RDBStorage(address, engine_kwargs=engine_kwargs)
             event.listen(database.engine, "connect", _set_server_keepalives)
             event.listen(database.engine, "handle_error", _pass_by_retries)
+            event.listen(database.engine, "commit", _check_before_commit)
             database.engine.dispose()
             make_tables(database.engine)
     finally:

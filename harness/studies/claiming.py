@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from harness.core.content import derived_seed
 from harness.core.errors import HarnessError
 from harness.sampling.proposal import Proposal, Proposer
-from harness.storage.leases import Lease
+from harness.storage.leases import Check, Lease
 from harness.studies.claim import Claim
 from harness.studies.study import Study
 
@@ -80,8 +80,8 @@ class TrialClaimer:
                 if proposal is None:
                     study.keep_exhausted()
                     return None
-                check()  # or another worker may begin the last one too
-                trial = self._begun(proposal, number=len(thought.trials))
+                # Without the check before the commit, another worker may begin the last one too.
+                trial = self._begun(proposal, check, number=len(thought.trials))
             taken = study.leases.take([str(trial.number)])
             return None if taken is None else (trial, taken[1], False)
 
@@ -158,7 +158,7 @@ class TrialClaimer:
             raise ConflictError(f"trial {trial_id} does not wait any more")
         return storage.get_trial(trial_id)
 
-    def _begun(self, proposal: Proposal, *, number: int) -> FrozenTrial:
+    def _begun(self, proposal: Proposal, check: Check, *, number: int) -> FrozenTrial:
         """Begin a new trial.
 
         Raises:
@@ -172,7 +172,7 @@ class TrialClaimer:
             user_attrs={} if proposal.recipe is None else {"recipe": proposal.recipe},
             system_attrs=proposal.notes,
         )
-        begun = self._study.add_trial(whole)
+        begun = self._study.add_trial(whole, before_commit=check)
         if begun.number != number:
             raise ConflictError(f"trial {begun.number} was to be trial {number}")
         return begun

@@ -187,11 +187,17 @@ def _copy(source: Study, target: Storage, terminal: Terminal) -> None:
     for attr, value in source.attrs.items():
         if attr not in (MOVED_ATTR, MOVING_ATTR):
             made.set_user_attr(attr, value)
+    study_id = target.optuna.get_study_id_from_name(name)
     trials = source.optuna.get_trials(deepcopy=False)
     bar = terminal.bar("move", len(trials), "trials") if trials else None
     try:
         for trial in trials:  # in the order of their numbers, which are given anew
-            made.add_trial(trial)
+            copy = target.create_trial(study_id, trial)
+            if copy.number != trial.number:
+                raise HarnessError(
+                    f"study {name!r} must have the same trials after a move, but trial {trial.number} was stored as "
+                    f"{copy.number}; nothing was moved, and the same command tries again."
+                )
             if bar is not None:
                 bar.advance()
     finally:

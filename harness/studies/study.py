@@ -228,14 +228,18 @@ class Study(Record):
     def _study_id(self) -> int:
         return self.storage.optuna.get_study_id_from_name(self.optuna.study_name)
 
-    def add_trial(self, trial: FrozenTrial) -> FrozenTrial:
+    def add_trial(self, trial: FrozenTrial, before_commit: Callable[[], None] = lambda: None) -> FrozenTrial:
         """Store a trial, whole: a cut leaves all of it, or nothing. Return it as it is stored, with its number.
+
+        Args:
+            trial: The trial.
+            before_commit: Raises an error where the trial must not be stored any more (``Storage.create_trial``).
 
         Raises:
             HarnessError: If the study has a trial with another kind of range, which Optuna does not mix.
         """
         try:
-            return self.storage.create_trial(self._study_id, trial)
+            return self.storage.create_trial(self._study_id, trial, before_commit)
         except ValueError as error:
             raise self.mixed_ranges(error) from error
 

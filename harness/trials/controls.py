@@ -34,6 +34,7 @@ from harness.space import METHOD, Configuration, SearchSpace
 from harness.studies.study import Study
 from harness.trials.retraining import Retraining
 from harness.trials.trial import StudentJob, seed_of
+from lightning_modules.methods import HINTON, METHODS
 
 LABELS_ALONE = {"alpha": 1.0, "temperature": 1.0}
 """Distillation in name only: all weight on the labels. The temperature has no say in it."""
@@ -51,8 +52,12 @@ def name_of(number: int) -> str:
 
 
 def is_own_control(params: Mapping[str, Any]) -> bool:
-    """Whether a trial was trained on labels alone itself: ``alpha`` is the loss's in every space (``LOSS_NAMES``)."""
-    return params.get("alpha") == 1.0
+    """Return whether a trial was trained on labels alone itself: its ``alpha`` is 1.
+
+    The parameter ``alpha`` weighs the labels in every method that ships; what it is in a space's own method only that
+    method knows.
+    """
+    return params.get("alpha") == 1.0 and params.get(METHOD, HINTON) in METHODS
 
 
 def control_of(

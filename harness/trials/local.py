@@ -16,6 +16,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -179,7 +180,8 @@ class _WorkerPool:
             name=f"worker-{number}",
             daemon=True,
         )
-        with warnings.catch_warnings(), signals_wait():  # or one that has been started would be known to nobody
+        # A signal waits, or a worker that has just been started would be known to nobody.
+        with warnings.catch_warnings(), signals_wait(), _without_main_module():
             warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads: they hold nothing of ours
             process.start()
             self.workers[ours] = _Worker(number, process, is_unproven=self.forks)
@@ -288,6 +290,21 @@ class _WorkerPool:
                 worker.process.kill()
 
 
+@contextlib.contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Hide the program's main module from what starts a process.
+
+    A spawned process runs the main module again: a script without ``if __name__ == "__main__"`` would begin its whole
+    search once more in each worker. A worker needs nothing of it: its space is in a file.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 def _why_never_fork(threads: int) -> str:
     """Return why a worker of so many threads can't be a fork of this process; empty where it may be one."""
     if sys.platform != "linux":
@@ -313,7 +330,7 @@ def foreign_threads() -> list[str]:
     return [
         thread.name
         for thread in threading.enumerate()
-        if thread is not threading.main_thread()
+        if thread is not threading.current_thread()
         and not thread.name.startswith(OWN_THREADS)
         and type(thread).__module__.partition(".")[0] not in ("rich", "tqdm")
     ]

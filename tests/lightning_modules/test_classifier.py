@@ -11,9 +11,11 @@ from scipy.special import log_softmax, rel_entr, softmax
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
+from lightning_modules.batch import Batch
 from lightning_modules.classifier import ClassifierModule, StudentModule, TeacherModule
 from lightning_modules.data.tensors import Split, TensorDataModule
-from lightning_modules.methods import DistillationCriterion
+from lightning_modules.features import Features
+from lightning_modules.methods import Criterion, DistillationCriterion, Term
 from lightning_modules.networks import ConvNet
 
 # Lightning's, of a choice that is meant: batches are cut on their device, so the module moves none.
@@ -222,3 +224,34 @@ def test_a_teacher_is_trained_without_teacher_outputs() -> None:
         "train/loss", "train/hard_loss", "val/loss", "val/hard_loss", "val/accuracy",
     }  # fmt: skip
     assert module.epoch_metrics["train/loss"] == module.epoch_metrics["train/hard_loss"]
+
+
+class Warming(Criterion):
+    """A term whose weight is another one at each step."""
+
+    def __init__(self, names: tuple[str, ...] = ("cost",)) -> None:
+        super().__init__()
+        self.names, self.steps = names, 0
+
+    def forward(self, logits: Tensor, batch: Batch, features: Features | None = None) -> dict[str, Term]:
+        self.steps += 1
+        name = self.names[min(self.steps, len(self.names)) - 1]
+        return {name: Term(float(self.steps), 0 * logits.sum() + 2.0)}
+
+
+def test_the_logged_loss_is_what_was_optimised_where_weights_change_within_an_epoch() -> None:
+    module = StudentModule(linear(), Warming(), **settings(3))  # type: ignore[arg-type]
+    module.on_train_epoch_start()
+    for batch in (batch for item in some_data().train_dataloader() for batch in item):
+        module._training.add(module.terms(batch), len(batch.ids))
+    logged = module._training.compute()
+    # Batches of 4, 4 and 2 samples with weights 1, 2 and 3 of a term that is 2.
+    assert logged == {"loss": pytest.approx((4 * 1 * 2 + 4 * 2 * 2 + 2 * 3 * 2) / 10), "cost": pytest.approx(2.0)}
+
+
+def test_terms_that_come_and_go_within_an_epoch_are_refused() -> None:
+    module = StudentModule(linear(), Warming(("cost", "other")), **settings(3))  # type: ignore[arg-type]
+    module.on_train_epoch_start()
+    with pytest.raises(ValueError, match="must give the same terms for each batch, but gave cost, and then other"):
+        for batch in (batch for item in some_data().train_dataloader() for batch in item):
+            module._training.add(module.terms(batch), len(batch.ids))

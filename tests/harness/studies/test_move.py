@@ -13,13 +13,13 @@ import optuna
 import pytest
 from conftest import claimed, opened, settings_in
 from optuna.exceptions import StorageInternalError
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from harness.core.content import FolderLock
 from harness.core.errors import HarnessError
 from harness.screen.terminal import Terminal
 from harness.settings import Settings
-from harness.storage.access import open_storage
+from harness.storage.access import Storage, open_storage
 from harness.studies.move import move
 from harness.studies.opening import find_study
 from search_spaces.digits import SPACE
@@ -285,3 +285,23 @@ def _cut_after(step: str, settings: Settings, patch: pytest.MonkeyPatch) -> None
         return result
 
     patch.setattr(kind, step, cut)
+
+
+def test_a_trial_that_gets_another_number_ends_the_move_and_leaves_the_source_whole(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the other storage has kept a trial whose answer was lost, and keeps it again."""
+    begin(settings)
+    before, create = known(settings), Storage.create_trial
+
+    def twice(storage: Storage, study_id: int, trial: FrozenTrial) -> FrozenTrial:
+        if trial.number == 1:
+            create(storage, study_id, trial)
+        return create(storage, study_id, trial)
+
+    monkeypatch.setattr(Storage, "create_trial", twice)
+    assert "trial 1 was stored as 2" in refused(move, settings, Terminal())
+    monkeypatch.undo()
+    assert known(settings) == before
+    move(settings, Terminal())
+    assert known(there(settings)) == before

@@ -18,7 +18,7 @@ from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.studies.study import Study
 from harness.tracking.spool import SPOOL
-from harness.trials.controls import announcement, controls, known, tuned
+from harness.trials.controls import announcement, controls, is_own_control, known, tuned
 from harness.trials.retraining import Retraining, training_of
 from harness.trials.runner import begin_spool, spool_of
 from search_spaces.digits import SPACE
@@ -210,3 +210,9 @@ def test_the_run_of_a_control_has_the_names_of_a_trial_s_run(settings: Settings)
     logged = [json.loads(line) for line in (spool.folder / SPOOL).read_text().splitlines()]
     (params,) = (line["params"] for line in logged if line.get("params"))
     assert params.keys() == claim.configuration.params().keys() and params["method"] == "labels alone"
+
+
+def test_alpha_of_1_is_labels_alone_in_methods_that_ship_and_in_no_other() -> None:
+    assert is_own_control({"alpha": 1.0}) and is_own_control({"method": "soft_target", "alpha": 1.0})
+    assert not is_own_control({"alpha": 0.5})
+    assert not is_own_control({"method": "mine", "alpha": 1.0})

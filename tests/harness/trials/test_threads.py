@@ -11,7 +11,7 @@ import pytest
 from conftest import EXAMPLE, PATIENCE_S, environment, search
 from forked import Forked
 
-from harness.core.errors import OWN_THREADS
+from harness.core.errors import OWN_THREADS, signals_wait
 from harness.trials.local import foreign_threads
 
 HELD = """
@@ -37,6 +37,20 @@ def holding(folder: Path, *, named: str = "pool") -> None:
     space = EXAMPLE.replace(body, body + f"        if not ({FIRST}):\n            with LOCK: pass\n")
     space = HELD.format(where=FIRST).replace('name="pool"', f'name="{named}"') + space + "\nhold_on()\n"
     (folder / "cancer.py").write_text(space)
+
+
+def test_a_search_in_another_thread_does_not_fork_beside_the_main_thread_and_lets_no_signal_wait() -> None:
+    found: list[object] = []
+
+    def ask() -> None:
+        found.extend(foreign_threads())
+        with signals_wait():
+            found.append("no error")
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    assert "MainThread" in found and thread.name not in found and found[-1] == "no error"
 
 
 def test_threads_that_are_not_the_projects_are_found() -> None:
@@ -67,7 +81,7 @@ def test_workers_beside_a_thread_that_holds_a_lock_are_spawned(example: Path) ->
 @pytest.mark.slow
 def test_a_fork_that_stands_still_is_ended_and_a_spawned_worker_goes_on(example: Path) -> None:
     holding(example, named=f"{OWN_THREADS}unseen")  # as one of a library in C, which Python does not know
-    script = example / "context.py"
+    script = example / "sooner.py"
     script.write_text(
         "import runpy, sys\nimport harness.trials.local\nharness.trials.local._HUNG_S = 3\n"
         "sys.path.insert(0, sys.argv[1])\n"
