@@ -12,7 +12,7 @@ import json
 import sys
 import sysconfig
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.machinery import PathFinder
@@ -127,27 +127,33 @@ def noting_imports() -> Iterator[None]:
         _imported.update(name for name in set(sys.modules) - before if _own_file(name) or _is_own_folder(name))
 
 
-def code_of(file: Path) -> Code:
-    """Return the code behind a space file that has just been run, as it is on the disk.
+def code_of(file: Path, *, was_run: bool = True) -> Code:
+    """Return the code behind a file of the user's, as it is on the disk.
 
     Modules are found by the import statements, wherever they stand, and by what was imported when the file was run.
 
     Args:
-        file: The space file.
+        file: The file.
+        was_run: Whether it is the space file that was run last.
     """
     files = {file.name: _plain(file)}
-    for name, path in _modules(file).items():
+    for name, path in _modules(file, _imported if was_run else ()).items():
         if path.resolve() != file.resolve() and path.is_file():
             end = f"/{path.name}" if path.stem == "__init__" else path.suffix
             files[f"{name.replace('.', '/')}{end}"] = _plain(path)  # wherever it lies: machines may differ in that
     return Code(files, package_code())
 
 
-def _modules(file: Path) -> dict[str, Path]:
-    """Return the source of each of the user's own modules that a file imports, or one of these, by its name."""
+def _modules(file: Path, imported: Iterable[str]) -> dict[str, Path]:
+    """Return the source of each of the user's own modules that a file imports, or one of these, by its name.
+
+    Args:
+        file: The file.
+        imported: Names of modules that it is known to have imported.
+    """
     importlib.invalidate_caches()
-    roots = [path for path in sys.path if path and is_own(Path(path))]
-    found = {name: path for name in _imported if (path := _own_file(name)) is not None}
+    roots = [path or "." for path in sys.path if is_own(Path(path))]
+    found = {name: path for name in imported if (path := _own_file(name)) is not None}
     waiting = [("", file), *found.items()]
     while waiting:
         for imported in _imports(*waiting.pop()):
@@ -219,8 +225,12 @@ def _is_own_folder(module: str) -> bool:
 
 
 def _plain(file: Path) -> str:
+    """Return a file's source as Python sees it; of what is no Python source, a hash."""
+    return plain(file.read_bytes())
+
+
+def plain(content: bytes) -> str:
     """Return a source as Python sees it; of what is no Python source, a hash."""
-    content = file.read_bytes()
     try:
         tree = ast.parse(content)
     except (SyntaxError, ValueError):  # never imported, or a compiled module
