@@ -6,7 +6,9 @@ import contextlib
 import sys
 
 from harness.cli.commands import parse_command
-from harness.cli.search import command_for, run
+from harness.cli.hints import next_steps
+from harness.cli.run import run
+from harness.hints import command_for
 from harness.launchers import launch
 from harness.settings import Settings
 
@@ -20,7 +22,7 @@ def main() -> None:
     """Parse, and do what is asked."""
     command, settings, placement = parse_command()
     if command == "search":
-        launch(settings, placement)
+        launch(settings, placement, next_steps)
         return
     {"confirm": confirm, "doctor": doctor, "move": move, "report": report, "status": status}[command](settings)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import io
 import os
 import re
 import signal
@@ -13,13 +12,17 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Never
 
-from harness.cli.flags import space_file, space_names, study_of, variable
-from harness.cli.search import parse_search
-from harness.core.errors import HarnessError, Interrupted, interrupt, lose_no_signal
+from harness.core.errors import HarnessError, Interrupted, did_you_mean, interrupt, lose_no_signal
+from harness.core.executables import executable
 from harness.launchers import launch
-from harness.session import run_search
+from harness.launchers.placement import placement_of
+from harness.options.commands import search_settings, space_of, study_of
+from harness.options.given import Given, variable
+from harness.options.spaces import space_file, space_names
+from harness.outcome import Outcome
+from harness.session import search_and_print
 from harness.settings import DEFAULT_RUNS_DIR, DEFAULT_STORAGE, Settings
 
 if TYPE_CHECKING:
@@ -68,10 +71,11 @@ def search(
     storage: str | None = None,
     tracking_uri: str | None = None,
     runs_dir: str | os.PathLike[str] | None = None,
+    **unknown: Never,
 ) -> Result:
     """Search the students of a teacher, and return what the study found. The same call again resumes the study.
 
-    The keywords are the flags of ``kd-harness search``, whose ``--help`` says more, without ``--detach``: the call
+    The keywords are the options of ``kd-harness search``, whose ``--help`` says more, but for ``--detach``: the call
     returns what was found. Ctrl-C stops in good order: nothing is lost, and the same call goes on.
 
     Args:
@@ -109,29 +113,33 @@ def search(
         storage: The study's database; by default ``$KD_STORAGE`` or ``sqlite:///optuna.db``.
         tracking_uri: MLflow's address; by default ``$MLFLOW_TRACKING_URI`` or ``sqlite:///mlflow.db``.
         runs_dir: Folder of caches, checkpoints and reports; by default ``$KD_RUNS_DIR`` or ``mlruns``.
+        unknown: None: any other keyword is a mistake.
 
     Raises:
-        ValueError: If a keyword has a value that can't be.
-        HarnessError: For whatever else the person can mend.
+        TypeError: If a keyword is unknown.
+        ValueError: If a keyword has an invalid value.
+        HarnessError: For any other mistake that a person can correct.
         KeyboardInterrupt: After Ctrl-C.
     """
-    given = dict(locals())
-    declared, file = _placed(given.pop("space"))
-    name = "" if declared is None or file is not None else _name_of(declared)
-    if name and study is None:
-        given["study"] = name
-    with _errors_in_python():
-        settings, placement = parse_search([f"--space={file or 'digits'}", *_flags(given)])
-    if name:
-        settings = replace(settings, space_name=name, space_file=Path())
+    keywords = dict(locals())
+    for name in keywords.pop("unknown"):
+        raise TypeError(f"search() has no keyword {name!r}{did_you_mean(name, keywords)}")
+    declared, file = _placed(keywords.pop("space"))
+    given = Given(keywords | {"space": file})
+    placement = placement_of(given)
+    if declared is not None and file is None:
         if placement.launcher != "local":
             raise ValueError(f"launcher={launcher!r} needs a space in a file, which its workers can load.")
+        settings = search_settings(given, _name_of(declared), Path())
+    else:
+        settings = search_settings(given, *space_of(given))
+    settings = replace(settings, program=_program())
     with _interruptible():
         declared = _with_epochs(declared, settings)
         if placement.launcher == "local":
-            run_search(settings, declared)
+            search_and_print(settings, _next_steps, declared)
         else:
-            launch(settings, placement)
+            launch(settings, placement, _next_steps)
     return _result(settings, declared)
 
 
@@ -161,6 +169,7 @@ def load_study(
         study=name,
         storage=storage or variable("KD_STORAGE", DEFAULT_STORAGE),
         runs_dir=Path(runs_dir or variable("KD_RUNS_DIR", str(DEFAULT_RUNS_DIR))),
+        program=_program(),
     )
     return _result(settings, declared if file is None else _with_epochs(declared, settings))
 
@@ -314,36 +323,14 @@ def _with_epochs(declared: SearchSpace | None, settings: Settings) -> SearchSpac
     return replace(declared, epochs=settings.epochs or declared.epochs)
 
 
-def _flags(given: Mapping[str, Any]) -> list[str]:
-    """Return keywords as the command line's flags; those that are not given are left out."""
-    words = []
-    for name, value in given.items():
-        flag = f"--{name.replace('_', '-')}"
-        if value is None or value is False or value == ():
-            continue
-        if value is True:
-            words.append(flag)
-        elif isinstance(value, Mapping):
-            words += [f"{flag}={key}" if one is True else f"{flag}={key}={one}" for key, one in value.items()]
-        elif isinstance(value, str | os.PathLike) or not isinstance(value, Sequence):
-            words.append(f"{flag}={os.fspath(value) if isinstance(value, os.PathLike) else value}")
-        elif name == "objectives":
-            words.append(f"{flag}={','.join(value)}")
-        else:
-            words += [f"{flag}={os.fspath(one)}" for one in value]
-    return words
+def _program() -> str:
+    """Return what starts the commands that messages recommend, such as the one that checks a task."""
+    return f"{executable('python')} -m harness"
 
 
-@contextlib.contextmanager
-def _errors_in_python() -> Iterator[None]:
-    """Raise what the command line's parser refuses as a ``ValueError`` that names keywords instead of flags."""
-    written = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(written):
-            yield
-    except SystemExit:
-        told = re.sub(r"^error: (argument )?| \(see .* --help\)$", "", written.getvalue().strip())
-        raise ValueError(re.sub(r"--([a-z][a-z-]*)", lambda flag: flag[1].replace("-", "_"), told)) from None
+def _next_steps(outcome: Outcome) -> str:
+    """Return where the runs of a search can be looked at; what to call next, its result shows."""
+    return "\n".join(["next:", *outcome.places_to_look()])
 
 
 @contextlib.contextmanager

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from harness.cli.search import command_for, next_steps
 from harness.core.errors import Interrupted
+from harness.hints import command_for
+from harness.outcome import Outcome, SearchInterrupted
 from harness.settings import Settings
 
 if TYPE_CHECKING:
@@ -16,7 +17,27 @@ if TYPE_CHECKING:
     from harness.studies.study import Study
 
 
-def run_search(settings: Settings, given: SearchSpace | None = None) -> None:
+def search_and_print(
+    settings: Settings, next_steps: Callable[[Outcome], str], given: SearchSpace | None = None
+) -> None:
+    """Search as ``run_search`` does, and print the next steps, after an interrupt too.
+
+    Args:
+        settings: What is asked for.
+        next_steps: Returns what is printed.
+        given: The space, where Python gives it.
+    """
+    from harness.screen.terminal import Terminal
+
+    try:
+        outcome = run_search(settings, given)
+    except SearchInterrupted as interrupted:
+        Terminal().say(next_steps(interrupted.outcome))
+        raise
+    Terminal().say(next_steps(outcome))
+
+
+def run_search(settings: Settings, given: SearchSpace | None = None) -> Outcome:
     """Open the study, prepare, search with the workers of this machine, train controls, report.
 
     Args:
@@ -74,10 +95,15 @@ def run_search(settings: Settings, given: SearchSpace | None = None) -> None:
         def controls_left() -> list[Retraining]:
             return controls(study, settings, space, picked(study)) if study.is_over else []
 
-        def steps(*, is_over: bool) -> str:
-            has_picks = is_over and bool(picked(study))
-            return next_steps(
-                settings, study, mirror.experiment_id, is_over=is_over, has_picks=has_picks, by_command=given is None
+        def outcome(*, is_over: bool) -> Outcome:
+            return Outcome(
+                settings=settings,
+                experiment_id=mirror.experiment_id,
+                primary=study.primary,
+                finished=study.finished(),
+                is_over=is_over,
+                is_exhausted=study.is_exhausted,
+                has_picks=is_over and bool(picked(study)),
             )
 
         try:
@@ -117,17 +143,18 @@ def run_search(settings: Settings, given: SearchSpace | None = None) -> None:
                 if study.is_over and study.finished() < settings.trials:
                     terminal.say(f"the space is exhausted: {study.finished()} trials are all that it has.")
                 report(study, terminal, parent.spool, anew=False)
-        except Interrupted:
+        except Interrupted as interrupted:
             study.retry.set_deadline()
             try:
                 catch_up(study, mirror)
                 undone = len(controls_left())
                 terminal.tell(_stopped(settings, study, undone))
-                terminal.say(steps(is_over=study.is_over and not undone))
+                stopped = outcome(is_over=study.is_over and not undone)
             except STORAGE_ERRORS:
                 terminal.say("stopped while the storage is away; nothing is lost, and the same command goes on.")
-            raise
-        terminal.say(steps(is_over=study.is_over))
+                raise interrupted from None
+            raise SearchInterrupted(interrupted.signal_number, stopped) from None
+        return outcome(is_over=study.is_over)
 
 
 @contextlib.contextmanager

@@ -79,6 +79,7 @@ class Settings:
         accelerator: Lightning's name of the device that trains and is measured.
         workers: Trials that run at a time; ``None`` takes one for each core, or one on a GPU.
         processes: Processes that a launcher started, all with the same settings, to work on the study.
+        program: What starts this program's commands, in the hints of messages.
     """
 
     space_name: str
@@ -110,6 +111,7 @@ class Settings:
     accelerator: str = "auto"
     workers: int | None = None
     processes: int = 1
+    program: str = field(default="python -m harness", compare=False)
 
     @property
     def teacher(self) -> Path | None:

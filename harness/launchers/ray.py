@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from harness.core.addresses import redact
 from harness.core.errors import HarnessError, one_line
 from harness.launchers.placement import Placement
 from harness.launchers.remote import JobSpec, job_spec
+from harness.outcome import Outcome
 from harness.settings import Settings
 
 _RETRIES = 100  # of a worker that is lost with its node, or dies; a trial that kills whoever takes it up ends it
 _NAMESPACE = "kd-harness"
 
 
-def submit(settings: Settings, placement: Placement) -> Tasks:
+def submit(settings: Settings, placement: Placement, next_steps: Callable[[Outcome], str]) -> Tasks:
     """Submit the workers.
 
     Raises:
@@ -45,7 +47,7 @@ def submit(settings: Settings, placement: Placement) -> Tasks:
     folder = settings.runs_dir.resolve() / "ray" / name
     folder.mkdir(parents=True)
     keeper = ray.remote(_Keeper).options(name=name, lifetime="detached", num_cpus=0, max_restarts=-1)
-    workers: Any = keeper.remote(job_spec(settings, placement.workers), placement, folder)
+    workers: Any = keeper.remote(job_spec(settings, placement.workers, next_steps), placement, folder)
     ray.get(workers.__ray_ready__.remote())  # until it lives, it ends with whoever asked for it, detached or not
     return Tasks(name, workers, placement, folder)
 

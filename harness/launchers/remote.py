@@ -7,13 +7,14 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.core.addresses import redact
 from harness.core.errors import HarnessError, Interrupted, interrupt_once, lose_no_signal, one_line
 from harness.launchers.passwords import revealed
+from harness.outcome import Outcome
 from harness.settings import Settings
 
 
@@ -24,12 +25,14 @@ class JobSpec:
     Attributes:
         settings: What it does.
         folder: The folder that the person stands in, which paths are relative to.
-        command: What the person typed, without passwords: a worker's log says how to go on.
+        command: The command line that the person typed, without passwords, which the next steps name.
+        next_steps: Returns what is printed at the end of the worker's log.
     """
 
     settings: Settings
     folder: Path
     command: tuple[str, ...]
+    next_steps: Callable[[Outcome], str]
 
     def run(self, stopping: Sequence[int], log: Path) -> int | None:
         """Search.
@@ -45,7 +48,7 @@ class JobSpec:
             HarnessError: For whatever the person can mend. Neither it nor another error brings a password into the
                 scheduler's files.
         """
-        from harness.session import run_search
+        from harness.session import search_and_print
         from harness.storage.access import await_storage
 
         try:
@@ -59,7 +62,7 @@ class JobSpec:
             settings = _with_time_left(revealed(self.settings), log.with_suffix(".began"))
             if settings.study_dir.is_dir():  # it was begun: whoever is requeued amid an outage must not be lost
                 await_storage(settings, print)
-            run_search(settings)
+            search_and_print(settings, self.next_steps)
         except Interrupted as interrupted:
             return interrupted.signal_number
         except HarnessError as error:
@@ -85,10 +88,16 @@ def _with_time_left(settings: Settings, began: Path) -> Settings:
     return replace(settings, timeout_s=max(0.0, settings.timeout_s - (time.time() - began.stat().st_mtime)))
 
 
-def job_spec(settings: Settings, processes: int) -> JobSpec:
-    """Return what is sent to a worker of one trial at a time, of so many that are started together."""
+def job_spec(settings: Settings, processes: int, next_steps: Callable[[Outcome], str]) -> JobSpec:
+    """Return what is sent to a worker, which trains one trial at a time.
+
+    Args:
+        settings: What the search does.
+        processes: How many workers are started together.
+        next_steps: Returns what is printed at the end of the worker's log.
+    """
     command = tuple(redact(word) for word in sys.argv)
-    return JobSpec(replace(settings, workers=1, processes=processes), Path.cwd(), command)
+    return JobSpec(replace(settings, workers=1, processes=processes), Path.cwd(), command, next_steps)
 
 
 def errors_in(logs: Sequence[Path]) -> list[str]:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -16,13 +17,14 @@ from harness.core.errors import HarnessError
 from harness.launchers.passwords import hidden
 from harness.launchers.placement import Placement
 from harness.launchers.remote import JobSpec, job_spec
+from harness.outcome import Outcome
 from harness.settings import Settings
 
 _REQUEUES = 10**6  # as often as it takes: each time it is some epochs further
 _WARNING_S = 90  # before the time limit, as Slurm reckons it; less of a limit that is short itself
 
 
-def submit(settings: Settings, placement: Placement) -> Array:
+def submit(settings: Settings, placement: Placement, next_steps: Callable[[Outcome], str]) -> Array:
     """Submit the workers.
 
     Raises:
@@ -55,7 +57,7 @@ def submit(settings: Settings, placement: Placement) -> Array:
     shown, environment = hidden(settings)
     try:
         with environment_variables(**environment), redirect_stderr(StringIO()):  # submitit shows what sbatch says
-            jobs = executor.submit_array([_Worker(job_spec(shown, placement.workers))] * placement.workers)
+            jobs = executor.submit_array([_Worker(job_spec(shown, placement.workers, next_steps))] * placement.workers)
     except (FailedJobError, FailedSubmissionError) as error:
         lines = [line.removeprefix("sbatch: error: ") for line in str(error).splitlines()]
         raise HarnessError(f"Slurm refuses the jobs: {'; '.join(filter(None, lines))}") from error

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from harness.cli.search import doctor_command
 from harness.core.errors import HarnessError, advice_of, is_out_of_memory, one_line
 from harness.cost.measure import (
     trainable_parameters,
 )
+from harness.hints import doctor_command
 from harness.networks.students import build_student, middle_architecture, named
 from harness.settings import Settings
 from harness.space import SearchSpace, line_of

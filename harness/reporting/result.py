@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.cli.search import command_for
 from harness.core.errors import HarnessError
 from harness.core.names import COLUMNS, column_names
 from harness.core.pareto import front_by_spread, knee, pareto_front
 from harness.cost.measure import Conditions
+from harness.hints import command_for
 from harness.metrics import METRICS, is_timed, shown_unasked
 from harness.preparation.cost_table import used_conditions
 from harness.region import Region

@@ -14,12 +14,12 @@ import optuna
 from optuna.distributions import check_distribution_compatibility
 from optuna.trial import TrialState
 
-from harness.cli.flags import space_argument, space_file, space_names
 from harness.core.addresses import is_server, redact, sqlite_path
 from harness.core.content import FolderLock, write_atomically
 from harness.core.errors import HarnessError, did_you_mean
 from harness.core.sources import Code
 from harness.metrics import DEFAULT_OBJECTIVES, METRICS
+from harness.options.spaces import space_argument, space_file, space_names
 from harness.settings import Settings
 from harness.space import SearchSpace, load_space
 from harness.storage.access import Storage, open_storage

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import harness.doctor
-from harness.cli.flags import SPACES_DIR
+from harness.options.spaces import SPACES_DIR
 from harness.core.content import tensors_digest
 from harness.doctor import CHECKS, diagnose
 from harness.doctor.check import CheckWarning, Finding

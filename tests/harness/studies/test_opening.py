@@ -12,7 +12,7 @@ import pytest
 from conftest import claimed, metrics, opened, settings_in
 from optuna.distributions import BaseDistribution, IntDistribution
 
-from harness.cli.flags import SPACES_DIR
+from harness.options.spaces import SPACES_DIR
 from harness.core.content import FolderLock
 from harness.core.errors import HarnessError
 from harness.metrics import METRICS
