@@ -1,4 +1,4 @@
-"""Search from Python: ``search(space, trials=50)`` and ``load_study(name)``, which give a ``Result``."""
+"""Search from Python: ``search(space, trials=50)`` and ``load_study(name)`` return a ``Result``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from harness.options.given import Given, variable
 from harness.options.spaces import space_file, space_names
 from harness.outcome import Outcome
 from harness.session import search_and_print
-from harness.settings import DEFAULT_RUNS_DIR, DEFAULT_STORAGE, Settings
+from harness.settings import DEFAULT_RUNS_DIR, DEFAULT_STORAGE, Settings, StudyPlaces
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,15 +125,14 @@ def search(
     for name in keywords.pop("unknown"):
         raise TypeError(f"search() has no keyword {name!r}{did_you_mean(name, keywords)}")
     declared, file = _placed(keywords.pop("space"))
-    given = Given(keywords | {"space": file})
+    given = Given(keywords | {"space": file}, program=_program())
     placement = placement_of(given)
     if declared is not None and file is None:
         if placement.launcher != "local":
             raise ValueError(f"launcher={launcher!r} needs a space in a file, which its workers can load.")
-        settings = search_settings(given, _name_of(declared), Path())
+        settings = search_settings(given, _name_of(declared), None)
     else:
         settings = search_settings(given, *space_of(given))
-    settings = replace(settings, program=_program())
     with _interruptible():
         declared = _with_epochs(declared, settings)
         if placement.launcher == "local":
@@ -163,15 +162,17 @@ def load_study(
         HarnessError: If there is no such study, or nothing of it is known yet.
     """
     declared, file = (None, None) if space is None else _placed(space)
-    settings = Settings(
-        space_name="",
-        space_file=file or Path(),
+    places = StudyPlaces(
         study=name,
         storage=storage or variable("KD_STORAGE", DEFAULT_STORAGE),
         runs_dir=Path(runs_dir or variable("KD_RUNS_DIR", str(DEFAULT_RUNS_DIR))),
         program=_program(),
     )
-    return _result(settings, declared if file is None else _with_epochs(declared, settings))
+    if declared is None and file is not None:
+        from harness.space import load_space
+
+        declared = load_space(file)
+    return _result(places, declared)
 
 
 class Result:
@@ -287,7 +288,7 @@ class Result:
 
 
 def _placed(space: SearchSpace | str | os.PathLike[str]) -> tuple[SearchSpace | None, Path | None]:
-    """Return a space that Python gives, with its code, and the file that it is in; ``None`` for what there is not."""
+    """Return the declared space with its code, and the file that it is in; ``None`` for either that is not given."""
     from harness.core.sources import Code, code_of, package_code
     from harness.space import SearchSpace
 
@@ -304,22 +305,22 @@ def _placed(space: SearchSpace | str | os.PathLike[str]) -> tuple[SearchSpace | 
     task = type(space.task)
     try:
         source = inspect.getsource(task)
-    except (OSError, TypeError):  # as of a class that was typed into an interpreter
+    except (OSError, TypeError):  # a class that was typed into an interpreter has no source
         source = ""
     return replace(space, code=Code({f"{task.__name__}.py": source}, package_code())), None
 
 
 def _name_of(space: SearchSpace) -> str:
-    """Return the name of a space that is in no file: its task's, as in ``my-task`` of ``MyTask``."""
+    """Return the name of a space that is in no file, which is its task's: ``my-task`` for ``MyTask``."""
     return study_of(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", type(space.task).__name__).lower()) or "space"
 
 
 def _with_epochs(declared: SearchSpace | None, settings: Settings) -> SearchSpace:
-    """Return the space that Python gives, or else its file's, with the epochs that are asked for."""
+    """Return the declared space, or else the file's, with the epochs of the settings."""
     from harness.space import load_space
 
     if declared is None:
-        return load_space(settings.space_file, settings.epochs)
+        return load_space(settings.file_of_space, settings.epochs)
     return replace(declared, epochs=settings.epochs or declared.epochs)
 
 
@@ -329,13 +330,13 @@ def _program() -> str:
 
 
 def _next_steps(outcome: Outcome) -> str:
-    """Return where the runs of a search can be looked at; what to call next, its result shows."""
+    """Return where the runs of a search can be looked at; its ``Result`` has the rest."""
     return "\n".join(["next:", *outcome.places_to_look()])
 
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Stop in good order on Ctrl-C, and raise ``KeyboardInterrupt`` then."""
+    """Turn Ctrl-C into a shutdown in good order, and then into ``KeyboardInterrupt``."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the main thread's
         return
@@ -354,9 +355,9 @@ def _interruptible() -> Iterator[None]:
         sys.unraisablehook = hook
 
 
-def _result(settings: Settings, space: SearchSpace | None) -> Result:
+def _result(places: StudyPlaces, space: SearchSpace | None) -> Result:
     from harness.reporting.result import collect
     from harness.studies.opening import find_study
 
-    study = find_study(settings)
+    study = find_study(places)
     return Result(study, collect(study), space)

@@ -8,26 +8,26 @@ from pathlib import Path
 from harness.core.addresses import has_password
 from harness.core.argv import VARIABLES
 from harness.options.spaces import space_argument
-from harness.settings import DEFAULT_RUNS_DIR, DEFAULT_STORAGE, DEFAULT_TRACKING_URI, Settings
+from harness.settings import DEFAULT_RUNS_DIR, DEFAULT_STORAGE, DEFAULT_TRACKING_URI, Settings, StudyPlaces
 
 _Given = tuple[str, str | Path | None, str | Path | None]  # a flag, its value, and the value that needs no flag
 
 
-def command_for(name: str, settings: Settings) -> str:
-    """Return a command about a study, without an address that has a password.
+def status_command(places: StudyPlaces) -> str:
+    """Return the command that shows how a study stands."""
+    return _command(places.program, "status", *_places(places))
 
-    Args:
-        name: The command.
-        settings: Name the study, its places, and the program.
-    """
-    places: list[_Given] = [
-        ("--storage", settings.storage, DEFAULT_STORAGE),
-        ("--tracking-uri", settings.tracking_uri, DEFAULT_TRACKING_URI),
-        ("--runs-dir", settings.runs_dir, DEFAULT_RUNS_DIR),
-    ]
-    if name == "confirm":  # which finds an embedded space by itself
-        places.append(("--space", _space_argument(settings), settings.space_name))
-    return _command(settings.program, name, ("--study", settings.study, None), *places)
+
+def report_command(places: StudyPlaces) -> str:
+    """Return the command that reports on a study, and sends to MLflow what was not sent."""
+    return _command(places.program, "report", *_places(places))
+
+
+def confirm_command(settings: Settings) -> str:
+    """Return the command that confirms the picks of a study."""
+    # An embedded space is found by its name.
+    space = ("--space", _space_argument(settings), settings.space_name)
+    return _command(settings.program, "confirm", *_places(settings), space)
 
 
 def doctor_command(settings: Settings, teacher: Path | None) -> str:
@@ -49,10 +49,20 @@ def doctor_command(settings: Settings, teacher: Path | None) -> str:
 
 def _space_argument(settings: Settings) -> str:
     """Return the value of ``--space``; ``FILE`` where Python gave the space, which is in no file yet."""
-    return space_argument(settings.space_name, settings.space_file) if settings.has_space_file else "FILE"
+    return "FILE" if settings.space_file is None else space_argument(settings.space_name, settings.space_file)
+
+
+def _places(places: StudyPlaces) -> list[_Given]:
+    return [
+        ("--study", places.study, None),
+        ("--storage", places.storage, DEFAULT_STORAGE),
+        ("--tracking-uri", places.tracking_uri, DEFAULT_TRACKING_URI),
+        ("--runs-dir", places.runs_dir, DEFAULT_RUNS_DIR),
+    ]
 
 
 def _command(program: str, name: str, *given: _Given) -> str:
+    """Return a command with the flags that differ from their defaults, but for an address that has a password."""
     words = "".join(
         f" {flag} {shlex.quote(str(value))}"
         for flag, value, default in given

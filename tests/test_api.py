@@ -65,7 +65,10 @@ def test_every_flag_of_the_search_is_a_keyword() -> None:
         ({"max": {"lattency": 3}}, "lattency"),
         ({"space": "digit"}, "space must be one of"),
         ({"teacher": "nowhere.pt"}, "teacher must be a checkpoint file"),
-        ({"sampler": "frnt"}, "sampler must be one of front, tpe, nsga2, gp, random, but got 'frnt'; did you mean front?"),
+        (
+            {"sampler": "frnt"},
+            "sampler must be one of front, tpe, nsga2, gp, random, but got 'frnt'; did you mean front?",
+        ),
         ({"teachers": 2, "teacher": __file__}, "teachers trains teachers and teacher gives them"),
         ({"nodes": 2}, "nodes is for launcher slurm, but got launcher local"),
         ({"launcher": "slurm", "slurm": {"time": 5}}, "slurm time has an option of its own, time"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from typing import Any
 
 from harness.cli.options import (
     ACCELERATOR,
@@ -22,18 +22,10 @@ from harness.cli.options import (
     teacher_option,
 )
 from harness.cli.parsing import Command, Group, examples, option, parse
-from harness.cli.program import program, program_here
+from harness.cli.program import program
 from harness.cli.search import search_command
-from harness.launchers.placement import Placement
-from harness.options.commands import (
-    CONFIRM_CONTROLS,
-    confirm_settings,
-    doctor_settings,
-    move_settings,
-    study_settings,
-)
-from harness.options.given import Given
-from harness.settings import Settings
+from harness.options.commands import confirm_settings, doctor_settings, move_settings, places_of
+from harness.settings import CONFIRM_CONTROLS, ConfirmSettings
 
 _ABOUT = """\
 Search the students of a teacher: check a task before its search, look at the
@@ -75,10 +67,10 @@ study's runs."""
 _STUDY = "name of the study (default: the only one; of several, list them)"
 
 
-def parse_command(arguments: Sequence[str] | None = None) -> tuple[str, Settings, Placement]:
-    """Return the command that is asked for, its settings, and of a search where its workers run."""
-    name, (settings, placement) = parse(_program(), program(), arguments)
-    return name, replace(settings, program=program_here()), placement
+def parse_command(arguments: Sequence[str] | None = None) -> tuple[str, tuple[Any, ...]]:
+    """Return the command that is asked for, and the arguments of the function that does its work."""
+    name, asked = parse(_program(), program(), arguments)
+    return name, asked
 
 
 def _program() -> Group:
@@ -110,7 +102,7 @@ def _doctor() -> Command:
             ],
             PLACES: [runs_dir_option("where a kept teacher is looked for")],
         },
-        read=_reading(doctor_settings),
+        read=lambda given: (doctor_settings(given),),
         about=_DOCTOR,
         short="check a task of your own before it is searched",
     )
@@ -120,7 +112,7 @@ def _status() -> Command:
     return Command(
         "status",
         groups={PLACES: places(_STUDY)},
-        read=_reading(study_settings),
+        read=places_of,
         about=_STATUS,
         short="show how a study stands: workers, running trials, pace, time left",
     )
@@ -130,7 +122,7 @@ def _report() -> Command:
     return Command(
         "report",
         groups={PLACES: places(_STUDY)},
-        read=_reading(study_settings),
+        read=places_of,
         about=_REPORT,
         short="show a study's front and picks, and write tables and plots",
     )
@@ -145,7 +137,7 @@ def _confirm() -> Command:
                     "--seeds",
                     "N",
                     "fresh seeds for each pick and its controls, those of before included; at least 2, which say "
-                    f"little (default: {Settings.seeds})",
+                    f"little (default: {ConfirmSettings.seeds})",
                 ),
                 controls_option("beside each pick, ", CONFIRM_CONTROLS),
                 option("--workers", "N", "students at a time (default: the cores)"),
@@ -159,7 +151,7 @@ def _confirm() -> Command:
             ],
             PLACES: places("name of the study"),
         },
-        read=_reading(confirm_settings),
+        read=lambda given: (confirm_settings(given),),
         about=_CONFIRM,
         short="train the picks and their controls with fresh seeds, and score them on the test split",
     )
@@ -180,12 +172,7 @@ def _move() -> Command:
                 runs_dir_option("where its trials are kept, which stay there"),
             ]
         },
-        read=_reading(move_settings),
+        read=move_settings,
         about=_MOVE,
         short="take a study to another storage, and go on with it there",
     )
-
-
-def _reading(settings_of: Callable[[Given], Settings]) -> Callable[[Given], tuple[Settings, Placement]]:
-    """Return what reads the options of a command that is no search."""
-    return lambda given: (settings_of(given), Placement())

@@ -7,16 +7,16 @@ import re
 from harness.cli.program import command_line_here
 from harness.core.addresses import has_password, redact
 from harness.core.argv import VARIABLES
-from harness.hints import command_for
+from harness.hints import confirm_command, report_command
 from harness.outcome import Outcome
 
 
 def next_steps(outcome: Outcome) -> str:
     """Return the exact commands for looking at the runs and for going on."""
     settings = outcome.settings
-    lines = ["next:", *outcome.places_to_look(), f"  report   {command_for('report', settings)}"]
+    lines = ["next:", *outcome.places_to_look(), f"  report   {report_command(settings)}"]
     if outcome.is_over and outcome.has_picks:
-        lines.append(f"  confirm  {command_for('confirm', settings)}")
+        lines.append(f"  confirm  {confirm_command(settings)}")
     again = redact(command_line_here()).replace(" --accept-changes", "")  # the study has noted what was accepted
     if not outcome.is_over:
         lines.append(f"  go on    {again}")

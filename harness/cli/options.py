@@ -80,7 +80,8 @@ def max_option(effect: str) -> click.Option:
     return option(
         "--max",
         "COST=VALUE",
-        f"{effect}; may be repeated ({', '.join(budget_names())}; or the primary metric, if it is minimised: see --min)",
+        f"{effect}; may be repeated ({', '.join(budget_names())}; or the primary metric, if it is minimised: see "
+        "--min)",
         repeated=True,
     )
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import click
 
+from harness.cli.program import program_here
 from harness.core.addresses import redact
 from harness.core.errors import did_you_mean
 from harness.options.given import Given, InvalidOption
 
+_COLUMN = 26
+"""Where the help of an option begins."""
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 
 
@@ -49,12 +53,12 @@ def examples(*lines: tuple[str, str]) -> str:
 
 
 class Command(click.Command):
-    """A command whose result is what it was asked for, as data.
+    """A command whose result is data: the arguments of the function that does its work.
 
     Args:
         name: Name of the command.
         groups: Its options by the heading that they have in its help.
-        read: Turns the options that were given into the result.
+        read: Returns the result, of the options that were given.
         about: What it does, for its help.
         short: The same in a line, for the list of all commands.
         examples: Written as it is at the end of its help.
@@ -65,7 +69,7 @@ class Command(click.Command):
         name: str,
         *,
         groups: Mapping[str, Sequence[click.Option]],
-        read: Callable[[Given], Any],
+        read: Callable[[Given], tuple[Any, ...]],
         about: str,
         short: str = "",
         examples: str = "",
@@ -73,20 +77,18 @@ class Command(click.Command):
         options: list[click.Parameter] = [one for group in groups.values() for one in group]
         # A word that is no option is reported after the values: it may be the value of an option that has none.
         settings = {**_CONTEXT, "allow_extra_args": True}
-        super().__init__(
-            name, context_settings=settings, params=options, help=about, short_help=short, epilog=examples
-        )
+        super().__init__(name, context_settings=settings, params=options, help=about, short_help=short, epilog=examples)
         self._groups = groups
         self._read = read
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            asked = self._read(Given(ctx.params, flag))
+            found = self._read(Given(ctx.params, spell=flag, program=program_here()))
         except InvalidOption as error:
             raise click.UsageError(str(error), ctx) from error
         if ctx.args:
             raise click.UsageError(f"{ctx.info_name} takes options only, but got {' '.join(ctx.args)}", ctx)
-        return asked
+        return found
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         help_option = self.get_help_option(ctx)
@@ -94,14 +96,14 @@ class Command(click.Command):
         for heading, options in {**self._groups, "Help": [help_option]}.items():
             records = [record for one in options if (record := one.get_help_record(ctx)) is not None]
             with formatter.section(heading):
-                formatter.write_dl(records)
+                _write_records(records, formatter)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         _write_examples(self.epilog, formatter)
 
 
 class Group(click.Group):
-    """A program of several commands, listed as they are given. Its result is the command's name, and its result.
+    """A program of several commands, listed as they are given. Its result is the command's name and the result of it.
 
     Args:
         commands: The commands.
@@ -115,8 +117,8 @@ class Group(click.Group):
         )
 
     def invoke(self, ctx: click.Context) -> Any:
-        asked = super().invoke(ctx)
-        return ctx.invoked_subcommand, asked
+        found = super().invoke(ctx)
+        return ctx.invoked_subcommand, found
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -126,11 +128,26 @@ class Group(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in self.commands:
             near = did_you_mean(args[0], self.commands)
-            raise click.UsageError(f"a command must be one of {', '.join(self.commands)}, but got {args[0]!r}{near}", ctx)
+            raise click.UsageError(
+                f"a command must be one of {', '.join(self.commands)}, but got {args[0]!r}{near}", ctx
+            )
         return super().resolve_command(ctx, args)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         _write_examples(self.epilog, formatter)
+
+
+def _write_records(records: Sequence[tuple[str, str]], formatter: click.HelpFormatter) -> None:
+    """Write options and their help in two columns; Click's own columns differ by group, and break names at hyphens."""
+    margin = " " * formatter.current_indent
+    for name, text in records:
+        lines = textwrap.wrap(text, formatter.width - _COLUMN, break_on_hyphens=False)
+        head = f"{margin}{name}"
+        if len(head) > _COLUMN - 2:
+            formatter.write(f"{head}\n")
+            head = ""
+        formatter.write(f"{head:<{_COLUMN}}{lines[0]}\n")
+        formatter.write("".join(f"{'':<{_COLUMN}}{line}\n" for line in lines[1:]))
 
 
 def _write_examples(examples: str | None, formatter: click.HelpFormatter) -> None:

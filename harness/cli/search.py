@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import click
 
@@ -22,7 +21,7 @@ from harness.cli.options import (
     teacher_option,
 )
 from harness.cli.parsing import Command, examples, option, parse, switch
-from harness.cli.program import program, program_here
+from harness.cli.program import program
 from harness.launchers.placement import DEFAULT_MINUTES, LAUNCHERS, Placement, placement_of
 from harness.metrics import DEFAULT_OBJECTIVES, METRICS
 from harness.options.commands import NO_RECIPE, search_settings, space_of
@@ -47,7 +46,7 @@ _WORKERS = "Where workers run"
 def parse_search(arguments: Sequence[str] | None = None) -> tuple[Settings, Placement]:
     """Return what ``search.py``'s command line asks for: what is searched, and where the workers run."""
     settings, placement = parse(search_command("python search.py"), "search.py", arguments)
-    return replace(settings, program=program_here()), placement
+    return settings, placement
 
 
 def search_command(typed: str) -> Command:

@@ -1,4 +1,4 @@
-"""Launchers start workers, and do nothing else; a worker does not know which of them started it."""
+"""Start workers here, on Slurm or on Ray; a worker does not know which launcher started it."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from harness.core.errors import HarnessError, Interrupted
-from harness.hints import command_for
+from harness.hints import status_command
 from harness.launchers.placement import Placement
 from harness.launchers.remote import errors_in
 from harness.screen.terminal import Bar, Terminal
@@ -60,7 +60,7 @@ def monitor(jobs: Jobs, settings: Settings, placement: Placement) -> None:
     terminal.say(f"{placement.launcher:<9} {jobs.title}")
     terminal.say(f"logs      {jobs.folder / jobs.logs}")
     if placement.detach:
-        terminal.say(f"status    {command_for('status', settings)}")
+        terminal.say(f"status    {status_command(settings)}")
         terminal.say(f"cancel    {jobs.cancel_command}")
         return
     try:

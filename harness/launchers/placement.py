@@ -1,4 +1,4 @@
-"""Where the workers of a search run, and the options that say so. Imports nothing heavy."""
+"""Choose where the workers of a search run, from its options. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Placement:
 
     Attributes:
         launcher: One of ``LAUNCHERS``.
-        workers: How many a scheduler is to start; on this machine it is the settings' own.
+        workers: Number of workers that a scheduler starts; on this machine ``Settings.workers`` counts.
         cpus: Processor cores of each.
         gpus: GPUs of each.
         detach: Whether the command returns once they are submitted.

@@ -1,4 +1,4 @@
-"""A worker that a scheduler has started: the same search as anywhere, and a good end when its place is wanted back."""
+"""Run a worker that a scheduler started: search, and shut down in good order when the scheduler preempts it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from harness.settings import Settings
 
 @dataclass(frozen=True)
 class JobSpec:
-    """What is sent to a worker.
+    """The work of a worker, as it is sent to it.
 
     Attributes:
         settings: What it does.
-        folder: The folder that the person stands in, which paths are relative to.
+        folder: Working folder of the submitting process, which paths are relative to.
         command: The command line that the person typed, without passwords, which the next steps name.
         next_steps: Returns what is printed at the end of the worker's log.
     """
@@ -35,18 +35,18 @@ class JobSpec:
     next_steps: Callable[[Outcome], str]
 
     def run(self, stopping: Sequence[int], log: Path) -> int | None:
-        """Search.
+        """Search, and print the next steps.
 
         Args:
-            stopping: Signals that end it in good order. A second one does not cut short what the first began.
-            log: The worker's log, the same whenever it is started again. Beside it a file says when it first was.
+            stopping: Signals that stop the search in good order. A second signal does not interrupt the shutdown.
+            log: The worker's log, the same after each restart. A file beside it has the time of the first start.
 
         Returns:
-            The signal that ended it, or ``None`` after a search that had nothing left to do.
+            The signal that stopped the search, or ``None`` after a search that had nothing left to do.
 
         Raises:
-            HarnessError: For whatever the person can mend. Neither it nor another error brings a password into the
-                scheduler's files.
+            HarnessError: For a mistake that a person can correct. No error writes a password into the scheduler's
+                files.
         """
         from harness.session import search_and_print
         from harness.storage.access import await_storage
@@ -60,7 +60,7 @@ class JobSpec:
             os.chdir(self.folder)
             sys.argv = list(self.command)
             settings = _with_time_left(revealed(self.settings), log.with_suffix(".began"))
-            if settings.study_dir.is_dir():  # it was begun: whoever is requeued amid an outage must not be lost
+            if settings.study_dir.is_dir():  # begun before: a worker that is requeued during an outage must wait
                 await_storage(settings, print)
             search_and_print(settings, self.next_steps)
         except Interrupted as interrupted:
@@ -75,11 +75,11 @@ class JobSpec:
 
 
 def _with_time_left(settings: Settings, began: Path) -> Settings:
-    """Return the settings of a worker that may have been started before: ``--timeout`` counts from its first start.
+    """Return the settings with the time that is left: ``--timeout`` counts from the worker's first start.
 
     Args:
-        settings: What was asked for.
-        began: A file that is as old as that start.
+        settings: The settings of the search.
+        began: A file whose modification time is that of the first start; created by it.
     """
     if settings.timeout_s is None:
         return settings
@@ -101,6 +101,6 @@ def job_spec(settings: Settings, processes: int, next_steps: Callable[[Outcome],
 
 
 def errors_in(logs: Sequence[Path]) -> list[str]:
-    """Return why workers ended, as their logs say it; each reason once."""
+    """Return the errors in the logs of workers, each once."""
     lines = (line for log in logs for line in log.read_text(encoding="utf-8", errors="replace").splitlines())
     return list(dict.fromkeys(line.removeprefix("error: ") for line in lines if line.startswith("error: ")))

@@ -11,6 +11,7 @@ from harness.options.given import Given, InvalidOption
 from harness.recipes import RECIPES
 from harness.settings import (
     AVERAGES,
+    CONFIRM_CONTROLS,
     CONTROLS,
     DEFAULT_RUNS_DIR,
     DEFAULT_STORAGE,
@@ -18,13 +19,14 @@ from harness.settings import (
     PRUNERS,
     SAMPLERS,
     Bound,
+    ConfirmSettings,
+    Places,
     Settings,
+    StudyPlaces,
 )
 
 DEFAULT_SPACE = "digits"
 NO_RECIPE = "none"
-CONFIRM_CONTROLS = CONTROLS[:2]
-"""The controls that ``confirm`` can compare with: a gain needs one."""
 
 
 def space_of(given: Given) -> tuple[str, Path]:
@@ -40,13 +42,13 @@ def study_of(space: str) -> str:
     return re.sub(r"[^A-Za-z0-9.+-]+", "-", space).lstrip(".+-")[:100]
 
 
-def search_settings(given: Given, space_name: str, space_file: Path) -> Settings:
+def search_settings(given: Given, space_name: str, space_file: Path | None) -> Settings:
     """Return the settings of a search.
 
     Args:
         given: Its options, without the space.
         space_name: Name of the space.
-        space_file: The Python file that declares it; ``Path()`` for a space that Python gives.
+        space_file: The Python file that declares it; ``None`` for a space that Python gives.
 
     Raises:
         InvalidOption: If an option is invalid.
@@ -98,6 +100,7 @@ def search_settings(given: Given, space_name: str, space_file: Path) -> Settings
         storage=_storage(given),
         tracking_uri=_tracking_uri(given),
         runs_dir=_runs_dir(given),
+        program=given.program,
     )
 
 
@@ -121,62 +124,60 @@ def doctor_settings(given: Given) -> Settings:
         budgets=_budgets(given),
         bound=_bound(given),
         accelerator=given.read("accelerator", str, "auto"),
+        program=given.program,
     )
 
 
-def study_settings(given: Given) -> Settings:
-    """Return the settings of a command that only reads a study.
+def places_of(given: Given) -> tuple[Places, str | None]:
+    """Return where things are kept, and the name of the study to look at; ``None`` where none is named.
 
     Raises:
         InvalidOption: If an option is invalid.
     """
-    return Settings(
-        space_name="",
-        space_file=Path(),
-        study=given.read("study", values.study_name, ""),
-        storage=_storage(given),
-        tracking_uri=_tracking_uri(given),
-        runs_dir=_runs_dir(given),
+    study = given.read("study", values.study_name, None)
+    places = Places(
+        storage=_storage(given), tracking_uri=_tracking_uri(given), runs_dir=_runs_dir(given), program=given.program
     )
+    return places, study
 
 
-def confirm_settings(given: Given) -> Settings:
+def confirm_settings(given: Given) -> ConfirmSettings:
     """Return the settings of a confirmation of a study's picks.
 
     Raises:
-        InvalidOption: If an option is invalid.
+        InvalidOption: If an option is invalid or missing.
     """
-    return Settings(
-        space_name="",
-        space_file=given.read("space", values.space, ("", Path()))[1],
-        study=given.read_required("study", values.study_name),
-        seeds=given.read("seeds", values.at_least_two, Settings.seeds),
+    study = given.read_required("study", values.study_name)
+    space = given.read("space", values.space, None)
+    return ConfirmSettings(
+        seeds=given.read("seeds", values.at_least_two, ConfirmSettings.seeds),
         controls=given.read("controls", values.one_of(CONFIRM_CONTROLS), CONFIRM_CONTROLS[0]),
+        space_file=None if space is None else space[1],
         data_dir=given.read("data_dir", values.folder, None),
         teachers=tuple(given.read_all("teacher", values.checkpoint)),
         accept_changes=given.has("accept_changes"),
         accelerator=given.read("accelerator", str, "auto"),
         workers=given.read("workers", values.at_least_one, None),
-        storage=_storage(given),
-        tracking_uri=_tracking_uri(given),
-        runs_dir=_runs_dir(given),
+        places=StudyPlaces(
+            study=study,
+            storage=_storage(given),
+            tracking_uri=_tracking_uri(given),
+            runs_dir=_runs_dir(given),
+            program=given.program,
+        ),
     )
 
 
-def move_settings(given: Given) -> Settings:
-    """Return the settings of a move of a study to another storage.
+def move_settings(given: Given) -> tuple[StudyPlaces, str]:
+    """Return the study that is moved and where it is kept, and the address of the storage that it moves to.
 
     Raises:
         InvalidOption: If an option is invalid or missing.
     """
-    return Settings(
-        space_name="",
-        space_file=Path(),
-        study=given.read_required("study", values.study_name),
-        to=given.read_required("to", values.address, "KD_TO"),
-        storage=_storage(given),
-        runs_dir=_runs_dir(given),
-    )
+    study = given.read_required("study", values.study_name)
+    to = given.read_required("to", values.address, "KD_TO")
+    places = StudyPlaces(study=study, storage=_storage(given), runs_dir=_runs_dir(given), program=given.program)
+    return places, to
 
 
 def _storage(given: Given) -> str:

@@ -28,11 +28,13 @@ class Given:
         values: Value by option name, as text or as a Python value. ``None``, ``False`` and an empty sequence stand for
             an option that was left out.
         spell: Return an option's name as the person wrote it: ``--min-share`` for ``min_share`` on a command line.
+        program: What starts this program's commands, for the hints of messages.
     """
 
-    def __init__(self, values: Mapping[str, object], spell: Callable[[str], str] = str) -> None:
+    def __init__(self, values: Mapping[str, object], *, spell: Callable[[str], str] = str, program: str) -> None:
         self._values = values
         self.spell = spell
+        self.program = program
 
     def has(self, name: str) -> bool:
         """Return whether an option was given."""

@@ -172,9 +172,7 @@ def study_name(value: object) -> str:
     """Return the name of a study, which becomes the name of a folder: nothing in it may lead out of the runs."""
     text = str(value)
     if not re.fullmatch(r"[A-Za-z0-9][\w.+-]{0,99}", text, re.ASCII):
-        raise ValueError(
-            f"must be letters, digits and . _ + -, at most 100, a letter or digit first, but got {text!r}"
-        )
+        raise ValueError(f"must be letters, digits and . _ + -, at most 100, a letter or digit first, but got {text!r}")
     return text
 
 

@@ -14,10 +14,10 @@ import pytest
 from conftest import ROOT, environment
 
 from harness.cli.commands import parse_command
-from harness.options.spaces import SPACES_DIR, space_names
 from harness.cli.hints import next_steps
 from harness.cli.search import parse_search
 from harness.launchers.placement import Placement
+from harness.options.spaces import SPACES_DIR, space_names
 from harness.outcome import Outcome
 from harness.settings import DEFAULT_RUNS_DIR, DEFAULT_STORAGE, DEFAULT_TRACKING_URI, Settings
 
@@ -190,7 +190,7 @@ def test_the_environment_moves_what_no_flag_moves(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("KD_STORAGE", "postgresql://env")
     monkeypatch.setenv("KD_RUNS_DIR", "env-runs")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://env")
-    for settings in (parse_search([])[0], parse_command(["report", "--study", "s"])[1]):
+    for settings in (parse_search([])[0], parse_command(["report", "--study", "s"])[1][0]):
         assert (settings.storage, settings.tracking_uri) == ("postgresql://env", "http://env")
         assert settings.runs_dir == Path("env-runs")
     moved, _ = parse_search(
@@ -207,7 +207,7 @@ def test_the_environment_moves_what_no_flag_moves(monkeypatch: pytest.MonkeyPatc
 def test_an_empty_variable_is_none(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("KD_STORAGE", "KD_RUNS_DIR", "MLFLOW_TRACKING_URI", "KD_TO"):
         monkeypatch.setenv(name, empty)
-    for settings in (parse_search([])[0], parse_command(["report", "--study", "s"])[1]):
+    for settings in (parse_search([])[0], parse_command(["report", "--study", "s"])[1][0]):
         assert (settings.storage, settings.tracking_uri) == (DEFAULT_STORAGE, DEFAULT_TRACKING_URI)
         assert settings.runs_dir == DEFAULT_RUNS_DIR
     with pytest.raises(SystemExit):
@@ -223,7 +223,7 @@ def test_an_empty_flag_is_refused(flag: str, capsys: pytest.CaptureFixture[str])
 
 def test_the_doctor_s_flags_reach_its_settings_and_no_folder_is_made() -> None:
     Path("t.ckpt").touch()
-    command, asked, _ = parse_command(
+    command, (asked,) = parse_command(
         "doctor --space fashion-mnist --max parameters=2000 --max macs=5 --teacher t.ckpt --data-dir d "
         "--accelerator cpu --runs-dir out/runs".split()
     )
@@ -262,7 +262,7 @@ def test_a_space_file_gives_its_name_to_the_study() -> None:
 def test_a_study_is_called_as_much_like_its_file_as_a_study_can_be(file: str, study: str) -> None:
     Path(file).touch()
     assert parse_search(["--space", file])[0].study == study
-    assert parse_command(["doctor", "--space", file])[1].study == study
+    assert parse_command(["doctor", "--space", file])[1][0].study == study
 
 
 def test_a_study_whose_file_gives_it_no_name_asks_for_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -385,7 +385,7 @@ def test_a_mistake_in_another_command_is_one_line_too(arguments: str, capsys: py
 
 def test_a_search_takes_the_same_as_a_command_as_by_search_py() -> None:
     typed = "--space fashion-mnist --trials 7 --launcher slurm --nodes 2 --workers 3 --fix alpha=0.5".split()
-    assert parse_command(["search", *typed]) == ("search", *parse_search(typed))
+    assert parse_command(["search", *typed]) == ("search", parse_search(typed))
 
 
 def test_the_help_of_the_console_script_lists_every_command_and_shows_its_own_name(
@@ -427,7 +427,7 @@ def test_where_a_study_moves_to_is_needed_unless_the_environment_has_it(
         parse_command(["move", "--study", "s"])
     assert "--to is required" in only_line(capsys.readouterr().err)
     monkeypatch.setenv("KD_TO", "sqlite:///there.db")
-    assert parse_command(["move", "--study", "s"])[1].to == "sqlite:///there.db"
+    assert parse_command(["move", "--study", "s"])[1][1] == "sqlite:///there.db"
 
 
 def test_a_mistake_shows_no_password(capsys: pytest.CaptureFixture[str]) -> None:
@@ -492,11 +492,23 @@ def test_a_command_ends_as_its_outcome_asks(body: str, code: int, error: str | N
     [
         (parse_search, ["--trails", "5"], "search.py has no option --trails; did you mean --trials? (see"),
         (parse_search, ["--spce=digits"], "search.py has no option --spce; did you mean --space? (see"),
-        (parse_command, ["status", "--study", "s", "--storge", "x"], "status has no option --storge; did you mean --sto"),
+        (
+            parse_command,
+            ["status", "--study", "s", "--storge", "x"],
+            "status has no option --storge; did you mean --sto",
+        ),
         (parse_search, ["digits", "--trails", "5"], "no option --trails; did you mean --trials?"),
-        (parse_command, ["report", "--study", "s", "--seeds", "5"], "no option --seeds; --seeds is of confirm (see pyth"),
+        (
+            parse_command,
+            ["report", "--study", "s", "--seeds", "5"],
+            "no option --seeds; --seeds is of confirm (see pyth",
+        ),
         (parse_search, ["--whatever"], "search.py has no option --whatever (see"),
-        (parse_search, ["--sampler", "frnt"], "--sampler must be one of front, tpe, nsga2, gp, random, but got 'frnt'; di"),
+        (
+            parse_search,
+            ["--sampler", "frnt"],
+            "--sampler must be one of front, tpe, nsga2, gp, random, but got 'frnt'; di",
+        ),
         (parse_command, ["reprt"], "but got 'reprt'; did you mean report?"),
     ],
 )
