@@ -111,7 +111,7 @@ def whole_command(*command: str) -> float:
 
 def a_study(settings: Settings, trials: int) -> tuple[SearchSpace, Study, Prepared]:
     """Return a study of so many trials."""
-    space, terminal = load_space(settings.space_file, settings.epochs), Terminal()
+    space, terminal = load_space(settings.file_of_space, settings.epochs), Terminal()
     with Mirror() as mirror:
         mirror.connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
         study = open_study(settings, space, open_storage(settings))

@@ -89,7 +89,7 @@ def prepared_for(name: str, runs_dir: Path) -> tuple[SearchSpace, Prepared]:
             *("--storage", f"sqlite:///{folder}/optuna.db", "--tracking-uri", f"sqlite:///{folder}/mlflow.db"),
         ]
     )
-    space = load_space(settings.space_file, settings.epochs)
+    space = load_space(settings.file_of_space, settings.epochs)
     with Mirror() as mirror:
         mirror.connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=print)
         study = open_study(settings, space, open_storage(settings))

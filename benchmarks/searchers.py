@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from recorded_curves import FLOORS, Curves, Place
 
-from harness.cli.flags import space_file
+from harness.options.spaces import space_file
 from harness.sampling.candidates import Points, Pool
 from harness.sampling.forecast import Forecast
 from harness.sampling.proposal import make_sampler

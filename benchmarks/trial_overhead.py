@@ -106,7 +106,7 @@ def main() -> None:
     fixed = [f"--fix={name}={value}" for name, value in CONFIGURATION.items()]
     given = [f"--space={asked.space}", "--study=bench", "--accelerator=cpu", "--trials=1", *fixed]
     settings, _ = parse_search([*given, *([] if asked.epochs is None else [f"--epochs={asked.epochs}"])])
-    whole = load_space(settings.space_file, settings.epochs)
+    whole = load_space(settings.file_of_space, settings.epochs)
     space = whole.fixed(settings.fixed)
     terminal, ratios, bare_s, trial_s, mirror_s = Terminal(), [], [], [], []
     with Mirror() as mirror:

@@ -1,35 +1,49 @@
-"""``kd-harness`` and ``python -m harness``: check a task, search it; look at a study, test it, move it."""
+"""Run the commands of ``kd-harness`` and ``python -m harness``: doctor, search, status, report, confirm, move."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Callable
 
 from harness.cli.commands import parse_command
-from harness.cli.search import command_for, run
+from harness.cli.hints import next_steps
+from harness.cli.run import run
+from harness.hints import report_command
 from harness.launchers import launch
-from harness.settings import Settings
+from harness.launchers.placement import Placement
+from harness.settings import ConfirmSettings, Places, Settings, StudyPlaces
 
 
 def kd_harness() -> None:
-    """Run the command ``kd-harness``."""
+    """Run the console script ``kd-harness``."""
     run(main)
 
 
 def main() -> None:
-    """Parse, and do what is asked."""
-    command, settings, placement = parse_command()
-    if command == "search":
-        launch(settings, placement)
-        return
-    {"confirm": confirm, "doctor": doctor, "move": move, "report": report, "status": status}[command](settings)
+    """Parse the command line, and run the command."""
+    name, asked = parse_command()
+    commands: dict[str, Callable[..., None]] = {
+        "search": search,
+        "confirm": confirm,
+        "doctor": doctor,
+        "move": move,
+        "report": report,
+        "status": status,
+    }
+    commands[name](*asked)
 
 
-def confirm(settings: Settings) -> None:
+def search(settings: Settings, placement: Placement) -> None:
+    """Search here, or where workers are asked for."""
+    launch(settings, placement, next_steps)
+
+
+def confirm(asked: ConfirmSettings) -> None:
     """Reopen the study, prepare, train its picks and controls with fresh seeds, report."""
     from harness.tracking.mirror import Mirror
 
-    with Mirror(remedy=command_for("report", settings)) as mirror, contextlib.ExitStack() as reach:
+    with Mirror(remedy=report_command(asked.places)) as mirror, contextlib.ExitStack() as reach:
         from harness.screen.terminal import Terminal
 
         terminal = Terminal()
@@ -52,8 +66,8 @@ def confirm(settings: Settings) -> None:
             from harness.trials.local import retrain_here
             from harness.trials.worker import catch_up
 
-            reach.enter_context(storage_in_reach(settings))
-            study, space = reopen_study(settings)
+            reach.enter_context(storage_in_reach(asked.places))
+            study, space = reopen_study(asked)
         study.retry.word.say = terminal.say
         settings = study.settings
         found = collect(study)
@@ -67,7 +81,7 @@ def confirm(settings: Settings) -> None:
             terminal.say("the search is not over: these are its picks so far.")
         spool = Spool(study.folder, mirror.notify)
         tries = controls(study, settings, space, picks, of=picks)
-        if tries or confirmations(study, settings, space, picks, settings.seeds) or study.tested_teacher is None:
+        if tries or confirmations(study, settings, space, picks, asked.seeds) or study.tested_teacher is None:
             prepared = prepare(settings, space, study, terminal, mirror, splits=(*SEARCHED, SPLIT))
             context = TrialContext(settings=settings, space=space, study=study, prepared=prepared, mirror=mirror)
             if study.tested_teacher is None:
@@ -79,12 +93,12 @@ def confirm(settings: Settings) -> None:
                 titles = [retraining.title for retraining in tries]
                 with retraining_display(terminal, "controls", titles, space.epochs) as display:
                     retrain_here(tries, context, display)
-            left = confirmations(study, settings, space, picks, settings.seeds)
+            left = confirmations(study, settings, space, picks, asked.seeds)
             titles = [retraining.title for retraining in left]
             with retraining_display(terminal, "confirm", titles, space.epochs) as display:
                 retrain_here(left, context, display)
         else:
-            terminal.say(f"study {settings.study!r} is confirmed with {settings.seeds} seeds; --seeds takes more.")
+            terminal.say(f"study {settings.study!r} is confirmed with {asked.seeds} seeds; --seeds takes more.")
         report(study, terminal, spool)
         spool.close()
 
@@ -98,19 +112,19 @@ def doctor(settings: Settings) -> None:
         sys.exit(1)
 
 
-def move(settings: Settings) -> None:
+def move(places: StudyPlaces, to: str) -> None:
     """Move a study to another storage."""
     from harness.screen.terminal import Terminal
     from harness.studies.move import move
 
-    move(settings, Terminal())
+    move(places, to, Terminal())
 
 
-def report(settings: Settings) -> None:
-    """Read the study, report."""
+def report(places: Places, name: str | None) -> None:
+    """Report on a study: the one of a name, or the only one; list the studies if there are several."""
     from harness.tracking.mirror import Mirror
 
-    with Mirror(remedy=command_for("report", settings)) as mirror, contextlib.ExitStack() as reach:
+    with Mirror() as mirror, contextlib.ExitStack() as reach:
         from harness.screen.terminal import Terminal
 
         terminal = Terminal()
@@ -118,20 +132,19 @@ def report(settings: Settings) -> None:
             from harness.core.errors import HarnessError
             from harness.reporting.report import report
             from harness.storage.access import storage_in_reach
-            from harness.studies.listing import with_study
+            from harness.studies.listing import choose_study
             from harness.studies.opening import find_study
             from harness.tracking.spool import Spool
             from harness.trials.worker import catch_up
 
-            reach.enter_context(storage_in_reach(settings))
-            named = with_study(settings, terminal.say)
-            if named is None:
+            reach.enter_context(storage_in_reach(places))
+            found = choose_study(places, name, terminal.say)
+            if found is None:
                 return
-            settings = named
-            study = find_study(settings)
+            study = find_study(found)
         study.retry.word.say = terminal.say
         try:
-            mirror.connect(settings.tracking_uri, f"kd-{study.space_name}", settings.runs_dir, say=terminal.say)
+            mirror.connect(places.tracking_uri, f"kd-{study.space_name}", places.runs_dir, say=terminal.say)
         except HarnessError as error:
             terminal.say(f"the report is not logged to MLflow: {error}")
             report(study, terminal)
@@ -144,23 +157,23 @@ def report(settings: Settings) -> None:
                 spool.close()
 
 
-def status(settings: Settings) -> None:
-    """Read the study, say how it stands."""
+def status(places: Places, name: str | None) -> None:
+    """Show how a study stands: the one of a name, or the only one; list the studies if there are several."""
     from harness.screen.terminal import Terminal
 
     terminal = Terminal()
     with contextlib.ExitStack() as reach:
         with terminal.loading("PyTorch and Optuna"):
             from harness.storage.access import storage_in_reach
-            from harness.studies.listing import with_study
+            from harness.studies.listing import choose_study
             from harness.studies.opening import find_study
             from harness.studies.status import status
 
-            reach.enter_context(storage_in_reach(settings))
-            named = with_study(settings, terminal.say)
-            if named is None:
+            reach.enter_context(storage_in_reach(places))
+            found = choose_study(places, name, terminal.say)
+            if found is None:
                 return
-            study = find_study(named)
+            study = find_study(found)
         for line in status(study):
             terminal.tell(line, indent=" " * 10)
 

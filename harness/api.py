@@ -1,10 +1,9 @@
-"""Search from Python: ``search(space, trials=50)`` and ``load_study(name)``, which give a ``Result``."""
+"""Search from Python: ``search(space, trials=50)`` and ``load_study(name)`` return a ``Result``."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
-import io
 import os
 import re
 import signal
@@ -13,14 +12,18 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Never
 
-from harness.cli.flags import space_file, space_names, study_of, variable
-from harness.cli.search import parse_search
-from harness.core.errors import HarnessError, Interrupted, interrupt, lose_no_signal
+from harness.core.errors import HarnessError, Interrupted, did_you_mean, interrupt, lose_no_signal
+from harness.core.executables import executable
 from harness.launchers import launch
-from harness.session import run_search
-from harness.settings import DEFAULT_RUNS_DIR, DEFAULT_STORAGE, Settings
+from harness.launchers.placement import placement_of
+from harness.options.commands import search_settings, space_of, study_of
+from harness.options.given import Given, variable
+from harness.options.spaces import space_file, space_names
+from harness.outcome import Outcome
+from harness.session import search_and_print
+from harness.settings import DEFAULT_RUNS_DIR, DEFAULT_STORAGE, Settings, StudyPlaces
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,10 +71,11 @@ def search(
     storage: str | None = None,
     tracking_uri: str | None = None,
     runs_dir: str | os.PathLike[str] | None = None,
+    **unknown: Never,
 ) -> Result:
     """Search the students of a teacher, and return what the study found. The same call again resumes the study.
 
-    The keywords are the flags of ``kd-harness search``, whose ``--help`` says more, without ``--detach``: the call
+    The keywords are the options of ``kd-harness search``, whose ``--help`` says more, but for ``--detach``: the call
     returns what was found. Ctrl-C stops in good order: nothing is lost, and the same call goes on.
 
     Args:
@@ -109,29 +113,32 @@ def search(
         storage: The study's database; by default ``$KD_STORAGE`` or ``sqlite:///optuna.db``.
         tracking_uri: MLflow's address; by default ``$MLFLOW_TRACKING_URI`` or ``sqlite:///mlflow.db``.
         runs_dir: Folder of caches, checkpoints and reports; by default ``$KD_RUNS_DIR`` or ``mlruns``.
+        unknown: None: any other keyword is a mistake.
 
     Raises:
-        ValueError: If a keyword has a value that can't be.
-        HarnessError: For whatever else the person can mend.
+        TypeError: If a keyword is unknown.
+        ValueError: If a keyword has an invalid value.
+        HarnessError: For any other mistake that a person can correct.
         KeyboardInterrupt: After Ctrl-C.
     """
-    given = dict(locals())
-    declared, file = _placed(given.pop("space"))
-    name = "" if declared is None or file is not None else _name_of(declared)
-    if name and study is None:
-        given["study"] = name
-    with _errors_in_python():
-        settings, placement = parse_search([f"--space={file or 'digits'}", *_flags(given)])
-    if name:
-        settings = replace(settings, space_name=name, space_file=Path())
+    keywords = dict(locals())
+    for name in keywords.pop("unknown"):
+        raise TypeError(f"search() has no keyword {name!r}{did_you_mean(name, keywords)}")
+    declared, file = _placed(keywords.pop("space"))
+    given = Given(keywords | {"space": file}, program=_program())
+    placement = placement_of(given)
+    if declared is not None and file is None:
         if placement.launcher != "local":
             raise ValueError(f"launcher={launcher!r} needs a space in a file, which its workers can load.")
+        settings = search_settings(given, _name_of(declared), None)
+    else:
+        settings = search_settings(given, *space_of(given))
     with _interruptible():
         declared = _with_epochs(declared, settings)
         if placement.launcher == "local":
-            run_search(settings, declared)
+            search_and_print(settings, _next_steps, declared)
         else:
-            launch(settings, placement)
+            launch(settings, placement, _next_steps)
     return _result(settings, declared)
 
 
@@ -155,14 +162,17 @@ def load_study(
         HarnessError: If there is no such study, or nothing of it is known yet.
     """
     declared, file = (None, None) if space is None else _placed(space)
-    settings = Settings(
-        space_name="",
-        space_file=file or Path(),
+    places = StudyPlaces(
         study=name,
         storage=storage or variable("KD_STORAGE", DEFAULT_STORAGE),
         runs_dir=Path(runs_dir or variable("KD_RUNS_DIR", str(DEFAULT_RUNS_DIR))),
+        program=_program(),
     )
-    return _result(settings, declared if file is None else _with_epochs(declared, settings))
+    if declared is None and file is not None:
+        from harness.space import load_space
+
+        declared = load_space(file)
+    return _result(places, declared)
 
 
 class Result:
@@ -278,7 +288,7 @@ class Result:
 
 
 def _placed(space: SearchSpace | str | os.PathLike[str]) -> tuple[SearchSpace | None, Path | None]:
-    """Return a space that Python gives, with its code, and the file that it is in; ``None`` for what there is not."""
+    """Return the declared space with its code, and the file that it is in; ``None`` for either that is not given."""
     from harness.core.sources import Code, code_of, package_code
     from harness.space import SearchSpace
 
@@ -295,60 +305,38 @@ def _placed(space: SearchSpace | str | os.PathLike[str]) -> tuple[SearchSpace | 
     task = type(space.task)
     try:
         source = inspect.getsource(task)
-    except (OSError, TypeError):  # as of a class that was typed into an interpreter
+    except (OSError, TypeError):  # a class that was typed into an interpreter has no source
         source = ""
     return replace(space, code=Code({f"{task.__name__}.py": source}, package_code())), None
 
 
 def _name_of(space: SearchSpace) -> str:
-    """Return the name of a space that is in no file: its task's, as in ``my-task`` of ``MyTask``."""
+    """Return the name of a space that is in no file, which is its task's: ``my-task`` for ``MyTask``."""
     return study_of(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", type(space.task).__name__).lower()) or "space"
 
 
 def _with_epochs(declared: SearchSpace | None, settings: Settings) -> SearchSpace:
-    """Return the space that Python gives, or else its file's, with the epochs that are asked for."""
+    """Return the declared space, or else the file's, with the epochs of the settings."""
     from harness.space import load_space
 
     if declared is None:
-        return load_space(settings.space_file, settings.epochs)
+        return load_space(settings.file_of_space, settings.epochs)
     return replace(declared, epochs=settings.epochs or declared.epochs)
 
 
-def _flags(given: Mapping[str, Any]) -> list[str]:
-    """Return keywords as the command line's flags; those that are not given are left out."""
-    words = []
-    for name, value in given.items():
-        flag = f"--{name.replace('_', '-')}"
-        if value is None or value is False or value == ():
-            continue
-        if value is True:
-            words.append(flag)
-        elif isinstance(value, Mapping):
-            words += [f"{flag}={key}" if one is True else f"{flag}={key}={one}" for key, one in value.items()]
-        elif isinstance(value, str | os.PathLike) or not isinstance(value, Sequence):
-            words.append(f"{flag}={os.fspath(value) if isinstance(value, os.PathLike) else value}")
-        elif name == "objectives":
-            words.append(f"{flag}={','.join(value)}")
-        else:
-            words += [f"{flag}={os.fspath(one)}" for one in value]
-    return words
+def _program() -> str:
+    """Return what starts the commands that messages recommend, such as the one that checks a task."""
+    return f"{executable('python')} -m harness"
 
 
-@contextlib.contextmanager
-def _errors_in_python() -> Iterator[None]:
-    """Raise what the command line's parser refuses as a ``ValueError`` that names keywords instead of flags."""
-    written = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(written):
-            yield
-    except SystemExit:
-        told = re.sub(r"^error: (argument )?| \(see .* --help\)$", "", written.getvalue().strip())
-        raise ValueError(re.sub(r"--([a-z][a-z-]*)", lambda flag: flag[1].replace("-", "_"), told)) from None
+def _next_steps(outcome: Outcome) -> str:
+    """Return where the runs of a search can be looked at; its ``Result`` has the rest."""
+    return "\n".join(["next:", *outcome.places_to_look()])
 
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Stop in good order on Ctrl-C, and raise ``KeyboardInterrupt`` then."""
+    """Turn Ctrl-C into a shutdown in good order, and then into ``KeyboardInterrupt``."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the main thread's
         return
@@ -367,9 +355,9 @@ def _interruptible() -> Iterator[None]:
         sys.unraisablehook = hook
 
 
-def _result(settings: Settings, space: SearchSpace | None) -> Result:
+def _result(places: StudyPlaces, space: SearchSpace | None) -> Result:
     from harness.reporting.result import collect
     from harness.studies.opening import find_study
 
-    study = find_study(settings)
+    study = find_study(places)
     return Result(study, collect(study), space)

@@ -1,13 +1,14 @@
-"""A search, whole: what one process does of it, wherever it runs and however many others work on the same study."""
+"""Run a search in this process. Other processes, here or elsewhere, may work on the same study."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from harness.cli.search import command_for, next_steps
 from harness.core.errors import Interrupted
+from harness.hints import report_command
+from harness.outcome import Outcome, SearchInterrupted
 from harness.settings import Settings
 
 if TYPE_CHECKING:
@@ -16,23 +17,47 @@ if TYPE_CHECKING:
     from harness.studies.study import Study
 
 
-def run_search(settings: Settings, given: SearchSpace | None = None) -> None:
+def search_and_print(
+    settings: Settings, next_steps: Callable[[Outcome], str], given: SearchSpace | None = None
+) -> None:
+    """Search as ``run_search`` does, and print the next steps, after an interrupt too.
+
+    Args:
+        settings: The settings of the search.
+        next_steps: Returns the text to print.
+        given: The space, where Python gives it.
+    """
+    from harness.screen.terminal import Terminal
+
+    try:
+        outcome = run_search(settings, given)
+    except SearchInterrupted as interrupted:
+        Terminal().say(next_steps(interrupted.outcome))
+        raise
+    Terminal().say(next_steps(outcome))
+
+
+def run_search(settings: Settings, given: SearchSpace | None = None) -> Outcome:
     """Open the study, prepare, search with the workers of this machine, train controls, report.
 
     Args:
-        settings: What is asked for.
+        settings: The settings of the search.
         given: The space, where Python gives it; else the settings' space file is run.
 
+    Returns:
+        How the search stands at its end.
+
     Raises:
-        HarnessError: For whatever the person can mend.
-        Interrupted: After a signal; nothing is lost.
+        HarnessError: For a mistake that a person can correct.
+        SearchInterrupted: After a signal; nothing is lost.
+        Interrupted: After a signal before the search has begun, or while the storage is away.
     """
     from harness.screen.terminal import Terminal
     from harness.tracking.mirror import Mirror
 
     terminal = Terminal()
     # The mirror's process imports MLflow and connects while this one imports torch.
-    with Mirror(remedy=command_for("report", settings)) as mirror, contextlib.ExitStack() as reach:
+    with Mirror(remedy=report_command(settings)) as mirror, contextlib.ExitStack() as reach:
         mirror.begin_to_connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
         with _saying_if_stopped(terminal), terminal.loading("PyTorch, Optuna and MLflow"):
             from harness.preparation.concurrency import workers_together
@@ -56,7 +81,7 @@ def run_search(settings: Settings, given: SearchSpace | None = None) -> None:
             from harness.trials.retraining import Retraining, let_wait
             from harness.trials.worker import catch_up
 
-            whole_space = given or load_space(settings.space_file, settings.epochs)
+            whole_space = given or load_space(settings.file_of_space, settings.epochs)
             space = whole_space.fixed(settings.fixed)
             first_trials(space, settings.recipes)  # says now, if one is out of reach
             check_name(settings.bound, space.task)  # and if it bounds something else
@@ -74,10 +99,15 @@ def run_search(settings: Settings, given: SearchSpace | None = None) -> None:
         def controls_left() -> list[Retraining]:
             return controls(study, settings, space, picked(study)) if study.is_over else []
 
-        def steps(*, is_over: bool) -> str:
-            has_picks = is_over and bool(picked(study))
-            return next_steps(
-                settings, study, mirror.experiment_id, is_over=is_over, has_picks=has_picks, by_command=given is None
+        def outcome(*, is_over: bool) -> Outcome:
+            return Outcome(
+                settings=settings,
+                experiment_id=mirror.experiment_id,
+                primary=study.primary,
+                finished=study.finished(),
+                is_over=is_over,
+                is_exhausted=study.is_exhausted,
+                has_picks=is_over and bool(picked(study)),
             )
 
         try:
@@ -117,17 +147,18 @@ def run_search(settings: Settings, given: SearchSpace | None = None) -> None:
                 if study.is_over and study.finished() < settings.trials:
                     terminal.say(f"the space is exhausted: {study.finished()} trials are all that it has.")
                 report(study, terminal, parent.spool, anew=False)
-        except Interrupted:
+        except Interrupted as interrupted:
             study.retry.set_deadline()
             try:
                 catch_up(study, mirror)
                 undone = len(controls_left())
                 terminal.tell(_stopped(settings, study, undone))
-                terminal.say(steps(is_over=study.is_over and not undone))
+                stopped = outcome(is_over=study.is_over and not undone)
             except STORAGE_ERRORS:
                 terminal.say("stopped while the storage is away; nothing is lost, and the same command goes on.")
-            raise
-        terminal.say(steps(is_over=study.is_over))
+                raise interrupted from None
+            raise SearchInterrupted(interrupted.signal_number, stopped) from None
+        return outcome(is_over=study.is_over)
 
 
 @contextlib.contextmanager
@@ -140,7 +171,7 @@ def _saying_if_stopped(terminal: Terminal) -> Iterator[None]:
 
 
 def _header(settings: Settings, finished: int) -> str:
-    """Return what is searched, and how far it was before."""
+    """Return the line that names the search, and how many trials earlier runs have finished."""
     held = [f"{name}={value}" for name, value in settings.fixed.items()]
     budgets = [f"{name} at most {value:g}" for name, value in settings.budgets.items()]
     asked = ", ".join([settings.space_name, settings.sampler, *held, *budgets])
@@ -151,7 +182,7 @@ def _header(settings: Settings, finished: int) -> str:
 
 
 def _stopped(settings: Settings, study: Study, controls: int) -> str:
-    """Return what stands after a signal, and what will go on."""
+    """Return the line that is printed after a signal: what is finished, and what the same command resumes."""
     if controls:
         return (
             f"stopped with all {study.finished()} trials finished and {controls} controls left; the same "
@@ -162,12 +193,12 @@ def _stopped(settings: Settings, study: Study, controls: int) -> str:
 
 
 def _fewer(settings: Settings) -> str:
-    """Return which flag asks for fewer controls, where one does."""
+    """Return the option that leaves out the tuned controls, where they are trained."""
     return "; --controls plain leaves out the tuned ones" if settings.controls == "tuned" else ""
 
 
 def _standing(settings: Settings, study: Study) -> str:
-    """Return how far the search is."""
+    """Return how many trials are finished and running."""
     running = study.running()
     begun = f" and {running} more begun, which go on from their last checkpoints" if running else ""
     return f"{study.finished()} of {settings.trials} trials finished{begun}"

@@ -1,4 +1,4 @@
-"""What stays fixed while a search runs."""
+"""The settings of each command, which stay fixed while it runs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 SAMPLERS = ("front", "tpe", "nsga2", "gp", "random")
 PRUNERS = ("pareto", "none")
 AVERAGES = ("probabilities", "logits")
-"""What is averaged of several teachers; see ``harness.teachers.ensemble``."""
+"""The quantities of several teachers that can be averaged; see ``harness.teachers.ensemble``."""
 CONTROLS = ("tuned", "plain", "none")
 """See ``harness.trials.controls``: ``tuned`` has the plain ones too."""
+CONFIRM_CONTROLS = CONTROLS[:2]
+"""The controls that a confirmation can compare with: a gain needs one."""
 DEFAULT_STORAGE = "sqlite:///optuna.db"
 DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
 DEFAULT_RUNS_DIR = Path("mlruns")
@@ -18,7 +20,7 @@ DEFAULT_RUNS_DIR = Path("mlruns")
 
 @dataclass(frozen=True)
 class Bound:
-    """What students must reach to count, as it was asked for (``harness.region``).
+    """The bound that students must reach to count, as a person gave it (``harness.region``).
 
     Attributes:
         flag: ``"--min"``, ``"--max"`` or ``"--min-share"``.
@@ -45,18 +47,51 @@ def bound_in(text: str | None) -> Bound | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The answers to the command line.
+class Places:
+    """Where things are kept.
+
+    Attributes:
+        storage: Optuna's storage address: ``sqlite:///…`` or ``postgresql…://…``.
+        tracking_uri: MLflow's tracking address.
+        runs_dir: Folder of caches, checkpoints and run artifacts.
+        program: What starts this program's commands, in the hints of messages.
+    """
+
+    storage: str = DEFAULT_STORAGE
+    tracking_uri: str = DEFAULT_TRACKING_URI
+    runs_dir: Path = DEFAULT_RUNS_DIR
+    program: str = field(default="python -m harness", compare=False)
+
+    @property
+    def cache_dir(self) -> Path:
+        """Folder of teachers, their outputs and cost tables, by content key."""
+        return self.runs_dir / "cache"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyPlaces(Places):
+    """A study, and where it is kept.
+
+    Attributes:
+        study: Name of the study.
+    """
+
+    study: str
+
+    @property
+    def study_dir(self) -> Path:
+        """Folder of the spools and checkpoints of the study's trials."""
+        return self.runs_dir / "trials" / self.study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(StudyPlaces):
+    """The settings of a search.
 
     Attributes:
         space_name: Name of the space; the experiment is ``kd-<space_name>``.
-        space_file: The Python file that declares it.
-        study: Name of the study.
+        space_file: The Python file that declares the space; ``None`` for a space that Python gives.
         trials: Finished trials after which the study is complete, over all its runs.
-        storage: Optuna's storage address: ``sqlite:///…`` or ``postgresql…://…``.
-        to: Storage address that ``move`` takes the study to.
-        tracking_uri: MLflow's tracking address.
-        runs_dir: Folder of caches, checkpoints and run artifacts.
         data_dir: Where the task finds its data; ``None`` leaves it to the task.
         teachers: Checkpoints of the teachers; none trains some.
         trained_teachers: How many are trained, where none is given, each with a seed of its own.
@@ -65,7 +100,7 @@ class Settings:
         objectives: Names of the metrics that span the front; ``None`` takes accuracy, latency and parameters.
         sampler: One of ``SAMPLERS``.
         recipes: Names of published settings (``harness.recipes``) that are tried first.
-        default_recipes: Whether those that are tried unasked follow.
+        default_recipes: Whether the recipes that are tried by default follow.
         pruner: One of ``PRUNERS``; ``pareto`` is nothing where an objective is not known before the end.
         seed: Decides every draw together with trial numbers and epochs, in [0, 2^31).
         fixed: Parameters that do not vary, as text, by name.
@@ -74,38 +109,31 @@ class Settings:
             teacher and chance suggest.
         timeout_s: Seconds after which no further trial starts; ``None`` is no limit.
         controls: One of ``CONTROLS``: which are trained on labels alone, once the trials are over.
-        seeds: Fresh seeds with which ``confirm`` trains each pick and its control.
-        accept_changes: Whether a study goes on with code, start weights or a teacher that it was not begun with.
+        accept_changes: Whether a study is resumed with code, start weights or a teacher that it was not begun with.
         accelerator: Lightning's name of the device that trains and is measured.
         workers: Trials that run at a time; ``None`` takes one for each core, or one on a GPU.
         processes: Processes that a launcher started, all with the same settings, to work on the study.
     """
 
     space_name: str
-    space_file: Path
-    study: str
+    space_file: Path | None = None
     trials: int = 50
-    storage: str = DEFAULT_STORAGE
-    to: str = ""
-    tracking_uri: str = DEFAULT_TRACKING_URI
-    runs_dir: Path = DEFAULT_RUNS_DIR
     data_dir: Path | None = None
     teachers: tuple[Path, ...] = ()
     trained_teachers: int = 1
     average: str = AVERAGES[0]
     epochs: int | None = None
     objectives: tuple[str, ...] | None = None
-    sampler: str = "front"
+    sampler: str = SAMPLERS[0]
     recipes: tuple[str, ...] = ()
     default_recipes: bool = True
-    pruner: str = "pareto"
+    pruner: str = PRUNERS[0]
     seed: int = 0
     fixed: dict[str, str] = field(default_factory=dict)
     budgets: dict[str, float] = field(default_factory=dict)
     bound: Bound | None = None
     timeout_s: float | None = None
     controls: str = CONTROLS[0]
-    seeds: int = 5
     accept_changes: bool = False
     accelerator: str = "auto"
     workers: int | None = None
@@ -118,21 +146,39 @@ class Settings:
         return self.teachers[0] if self.teachers else None
 
     @property
-    def has_space_file(self) -> bool:
-        """Return whether the space is in a file: Python may give one that is in none, and not every command has one."""
-        return self.space_file != Path()
-
-    @property
-    def cache_dir(self) -> Path:
-        """Return where teachers, their outputs and cost tables are kept by content key."""
-        return self.runs_dir / "cache"
-
-    @property
-    def study_dir(self) -> Path:
-        """Return where the study's trials keep spool and checkpoints."""
-        return self.runs_dir / "trials" / self.study
+    def file_of_space(self) -> Path:
+        """The file of a space that is in one."""
+        assert self.space_file is not None
+        return self.space_file
 
     @property
     def experiment(self) -> str:
         """MLflow's experiment."""
         return f"kd-{self.space_name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfirmSettings:
+    """The settings of a confirmation. The study knows the rest (``harness.studies.opening.reopen_study``).
+
+    Attributes:
+        places: The study, and where it is kept.
+        seeds: Fresh seeds with which each pick and its controls are trained.
+        controls: One of ``CONFIRM_CONTROLS``.
+        space_file: The Python file that declares the space; ``None`` for an embedded space.
+        data_dir: Where the data is now; ``None`` where it was searched.
+        teachers: Where the teachers' checkpoints are now; none where they were when it was searched.
+        accept_changes: As of ``Settings``.
+        accelerator: As of ``Settings``.
+        workers: Students that are trained at a time.
+    """
+
+    places: StudyPlaces
+    seeds: int = 5
+    controls: str = CONFIRM_CONTROLS[0]
+    space_file: Path | None = None
+    data_dir: Path | None = None
+    teachers: tuple[Path, ...] = ()
+    accept_changes: bool = False
+    accelerator: str = "auto"
+    workers: int | None = None

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from harness.metrics import METRICS
 from harness.preparation.prepare import prepare
 from harness.sampling.proposal import Proposer
 from harness.screen.terminal import Terminal
-from harness.settings import Settings
+from harness.settings import Places, Settings, StudyPlaces
 from harness.space import SearchSpace, load_space
 from harness.storage.access import open_storage
 from harness.studies.claim import Claim
@@ -153,13 +153,24 @@ def settings_in(folder: Path, *, trials: int) -> Settings:
     )
 
 
+def places_of(settings: Settings) -> StudyPlaces:
+    """What a command knows of a study that only reads it."""
+    return StudyPlaces(**{field.name: getattr(settings, field.name) for field in fields(StudyPlaces)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moving(Settings):
+    """The settings of a study that is to be moved, and where to."""
+
+    to: str
+
+
 @functools.cache
 def _empty_study_database() -> Path:
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder)
     file = folder / "optuna.db"
-    made = Settings(space_name="", space_file=Path(), study="", storage=f"sqlite:///{file}", runs_dir=folder)
-    open_storage(made).close_connections()
+    open_storage(Places(storage=f"sqlite:///{file}", runs_dir=folder)).close_connections()
     return file
 
 

@@ -16,7 +16,7 @@ import optuna
 import psycopg
 import pytest
 import sqlalchemy as sql
-from conftest import claimed, ended, opened, settings_in, wait_for
+from conftest import Moving, claimed, ended, opened, settings_in, wait_for
 from forked import Forked
 from optuna.trial import TrialState, create_trial
 from servers import Postgres
@@ -54,32 +54,32 @@ def nothing_left_open() -> Iterator[None]:
 
 
 @pytest.fixture(params=["to sqlite", "to postgres"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path, postgres: Postgres) -> Settings:
+def settings(request: pytest.FixtureRequest, tmp_path: Path, postgres: Postgres) -> Moving:
     """Those of a study in PostgreSQL, with a trial, that is to be moved."""
     source, target = (postgres.new_database(f"{name} {tmp_path.name}"[:60]) for name in ("from", "to"))
     to = target if request.param == "to postgres" else f"sqlite:///{tmp_path}/moved.db"
-    made = replace(settings_in(tmp_path, trials=9), storage=source, to=to)
+    made = Moving(**{**vars(settings_in(tmp_path, trials=9)), "storage": source}, to=to)
     study = opened(made)
     study.optuna.add_trial(create_trial(state=TrialState.FAIL, user_attrs={"reason": "none"}))
     return made
 
 
-def test_a_study_that_another_machine_works_on_stays_and_the_machine_is_named(settings: Settings) -> None:
+def test_a_study_that_another_machine_works_on_stays_and_the_machine_is_named(settings: Moving) -> None:
     other = opened(replace(settings, runs_dir=settings.runs_dir / "other"))
     with contextlib.closing(other.leases):
         claim = claimed(other, SPACE)
         assert claim is not None
         for _ in ("at a trial", "between two"):
             with pytest.raises(HarnessError, match=rf"is being worked on by process {os.getpid()} on \S+; stop that"):
-                move(settings, Terminal())
+                move(settings, settings.to, Terminal())
             claim.hold.release()
-    move(settings, Terminal())
+    move(settings, settings.to, Terminal())
     with pytest.raises(HarnessError, match="was moved to"):  # it had opened the study before
         claimed(other, SPACE)
 
 
 def test_a_machine_that_was_lost_is_listened_for_and_then_forgotten(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    settings: Moving, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("harness.storage.database_leases.BEAT_S", 0.2)
     monkeypatch.setattr("harness.storage.database_leases.GRACE_S", 1.0)
@@ -89,14 +89,14 @@ def test_a_machine_that_was_lost_is_listened_for_and_then_forgotten(
     claims._over.set()  # its heart stops
     wait_for(lambda: claims.workers()[0].silent_s > 0.4)
     began_s = time.monotonic()
-    move(settings, Terminal())
+    move(settings, settings.to, Terminal())
     assert time.monotonic() - began_s > 1.0
     assert re.search(rf"waiting   up to \d+ s for a sign of life of process {os.getpid()} on", capsys.readouterr().out)
     assert claims.workers() == [] and len(opened(replace(settings, storage=settings.to)).trials()) == 2
 
 
 def test_a_move_that_keeps_nobody_out_any_more_ends_and_the_study_stays(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: Moving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, copy = known(settings), harness.studies.move._copy
 
@@ -113,9 +113,9 @@ def test_a_move_that_keeps_nobody_out_any_more_ends_and_the_study_stays(
     with monkeypatch.context() as patch:
         patch.setattr(harness.studies.move, "_copy", cut_off)
         with pytest.raises(HarnessError, match="can't be used any more"):
-            move(settings, Terminal())
+            move(settings, settings.to, Terminal())
     assert known(settings) == before and opened(settings).finished() == 1
-    move(settings, Terminal())
+    move(settings, settings.to, Terminal())
     assert known(replace(settings, storage=settings.to)) == before
 
 
@@ -161,12 +161,12 @@ def test_a_study_that_was_moved_is_not_moved_to_where_it_was_by_another_name(
     tmp_path: Path, postgres: Postgres
 ) -> None:
     storage = postgres.new_database("another_name")
-    settings = replace(settings_in(tmp_path, trials=9), storage=storage, to=f"sqlite:///{tmp_path}/moved.db")
+    settings = replace(settings_in(tmp_path, trials=9), storage=storage)
     opened(settings)
-    move(settings, Terminal())
+    move(settings, f"sqlite:///{tmp_path}/moved.db", Terminal())
     alias = f"{storage}{'&' if '?' in storage else '?'}options=-c%20lock_timeout%3D1000"
     with pytest.raises(HarnessError, match="was moved to"):
-        move(replace(settings, to=alias), Terminal())
+        move(settings, alias, Terminal())
 
 
 def test_whoever_comes_to_either_place_during_a_move_waits_for_it(example: Path, postgres: Postgres) -> None:

@@ -111,7 +111,7 @@ def test_the_sdist_has_the_tests_and_what_the_readme_links_to(built: Path) -> No
         "CITATION.cff",
         "pyproject.toml",
         "tests/conftest.py",
-        "tests/harness/test_cli.py",
+        "tests/harness/cli/test_search_flags.py",
     }
     assert expected | {*links} <= names
     assert not [name for name in names if "__pycache__" in name or name.startswith(("mlruns", "."))]
@@ -141,7 +141,7 @@ def test_the_wheel_searches_and_reports_from_an_empty_folder(built: Path, tmp_pa
     variables = {"PYTHONPATH": str(site), "PATH": f"{site / 'bin'}{os.pathsep}{os.environ['PATH']}"}
     found = run(folder, sys.executable, "-c", f"import {', '.join(OURS)}; print(harness.__file__)", **variables)
     assert Path(found.strip()) == site / "harness" / "__init__.py"
-    assert "\n    confirm " in run(folder, "kd-harness", "--help", **variables) and not list(folder.iterdir())
+    assert "\n  confirm " in run(folder, "kd-harness", "--help", **variables) and not list(folder.iterdir())
     shutil.copy(empty_store, folder)
     flags = ("--trials", "2", "--epochs", "1", "--workers", "2", "--min", "none", "--no-controls")
     told = run(folder, "kd-harness", "search", *flags, **variables)

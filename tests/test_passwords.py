@@ -155,7 +155,7 @@ def test_a_storage_that_fails_is_told_without_its_password(
         ("--tracking-uri", "kd:Wr0ng@127.0.0.1:1", "it is not shown"),
         ("--tracking-uri", "http://kd:Wr0ng/x@127.0.0.1:1", "does not"),
         ("--tracking-uri", "postgresql+psycopg://kd:Wr0ng@/kd?host={host}", "password authentication failed for user"),
-        ("--trackng-uri", "http://kd:Wr0ng@127.0.0.1:1", "unrecognized arguments"),
+        ("--trackng-uri", "http://kd:Wr0ng@127.0.0.1:1", "has no option --trackng-uri; did you mean --tracking-uri?"),
     ],
 )
 def test_an_address_that_fails_is_told_without_its_password(
@@ -220,9 +220,7 @@ def test_a_traceback_that_holds_an_address_is_kept_without_its_password(example:
 
 
 def test_a_bug_outside_of_a_trial_is_told_without_passwords(example: Path) -> None:
-    code = (
-        "from harness.cli.search import run\ndef main(): raise SystemError('postgresql://kd:Wr0ng@h/kd')\nrun(main)\n"
-    )
+    code = "from harness.cli.run import run\ndef main(): raise SystemError('postgresql://kd:Wr0ng@h/kd')\nrun(main)\n"
     (example / "bug.py").write_text(code)
     ended, output = with_variables(example, {}, example / "bug.py")
     assert ended == 1 and output.endswith("SystemError: postgresql://kd:***@h/kd\n") and "Traceback" in output

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import sys
 from pathlib import Path
+
+from harness.core.executables import executable, typed
 
 CONSOLE_SCRIPT = "kd-harness"
 """The command that an installation gives; ``[project.scripts]`` in pyproject.toml names it."""
@@ -21,7 +22,7 @@ def program() -> str:
 
 def program_here() -> str:
     """Return ``program()``, with a path where the shell would find another file by that name, or none."""
-    return _typed(Path(sys.argv[0])) if _is_console_script() else f"{executable('python')} -m harness"
+    return typed(Path(sys.argv[0])) if _is_console_script() else f"{executable('python')} -m harness"
 
 
 def command_line_here() -> str:
@@ -32,18 +33,5 @@ def command_line_here() -> str:
     return f"{executable('python')} {shlex.join(sys.argv)}"
 
 
-def executable(name: str) -> str:
-    """Return what to type for an executable of this environment, which may not be the active one."""
-    here = Path(sys.executable).with_name(name)
-    return _typed(here) if here.exists() else name
-
-
 def _is_console_script() -> bool:
     return Path(sys.argv[0]).name == CONSOLE_SCRIPT
-
-
-def _typed(file: Path) -> str:
-    here = file.absolute()
-    if shutil.which(here.name) == str(here):
-        return here.name
-    return shlex.quote(str(here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else here))

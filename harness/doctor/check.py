@@ -169,7 +169,7 @@ def told(error: Exception, context: CheckContext, what: str) -> str:
     if isinstance(error, HarnessError):
         return one_line(error)
     frames = traceback.extract_tb(error.__traceback__)
-    space_file = context.settings.space_file.resolve()
+    space_file = context.settings.file_of_space.resolve()
     own = [frame for frame in frames if Path(frame.filename).resolve() == space_file]
     near = [frame for frame in frames if _is_the_task_s(Path(frame.filename))]
     if not own and not near and (asked := _refusing(error, context) or _making(what, context)) is not None:

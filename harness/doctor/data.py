@@ -23,7 +23,7 @@ _SHOWN = 10  # classes that are named; there may be thousands
 
 def space_loads(context: CheckContext) -> str:
     """Check that the space file runs, and declares a space."""
-    context.space = load_space(context.settings.space_file, context.settings.epochs)
+    context.space = load_space(context.settings.file_of_space, context.settings.epochs)
     return f"{type(context.space.task).__name__}: {', '.join(context.space.distributions)}"
 
 

@@ -1,34 +1,38 @@
-"""Launchers start workers, and do nothing else; a worker does not know which of them started it."""
+"""Start workers here, on Slurm or on Ray; a worker does not know which launcher started it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from harness.launchers.placement import Placement
+from harness.outcome import Outcome
 from harness.settings import Settings
 
 
-def launch(settings: Settings, placement: Placement) -> None:
-    """Search here, or let a scheduler start the workers and watch them.
+def launch(settings: Settings, placement: Placement, next_steps: Callable[[Outcome], str]) -> None:
+    """Search here, or let a scheduler start the workers and monitor them.
 
     Args:
         settings: What every worker does.
         placement: Where they run.
+        next_steps: Returns what is printed at the end of a search, where it runs. A scheduler's workers import it.
 
     Raises:
-        HarnessError: For whatever the person can mend.
+        HarnessError: For a mistake that a person can correct.
         Interrupted: After a signal; nothing is lost.
     """
     if placement.launcher == "local":
-        from harness.session import run_search
+        from harness.session import search_and_print
 
-        run_search(settings)
+        search_and_print(settings, next_steps)
         return
-    from harness.launchers.monitor import attend
+    from harness.launchers.monitor import monitor
 
     if placement.launcher == "slurm":
         from harness.launchers import slurm
 
-        attend(slurm.submit(settings, placement), settings, placement)
+        monitor(slurm.submit(settings, placement, next_steps), settings, placement)
     else:
         from harness.launchers import ray
 
-        attend(ray.submit(settings, placement), settings, placement)
+        monitor(ray.submit(settings, placement, next_steps), settings, placement)

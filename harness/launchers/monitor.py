@@ -1,4 +1,4 @@
-"""What the process does that let a scheduler start the workers: it shows how the study stands, until they are over."""
+"""Monitor the workers that a scheduler started: show the study's progress until they have ended, then its report."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from harness.cli.search import command_for
 from harness.core.errors import HarnessError, Interrupted
+from harness.hints import status_command
 from harness.launchers.placement import Placement
 from harness.launchers.remote import errors_in
 from harness.screen.terminal import Bar, Terminal
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from harness.studies.study import Study
 
 _EVERY_S = 2.0
-_PATIENCE_S = 60.0  # until a word about workers of which nothing is seen
+_NOTICE_AFTER_S = 60.0  # without a study: the workers may be queued
 
 
 class Jobs(Protocol):
-    """Workers that a scheduler was asked for.
+    """Workers that were submitted to a scheduler.
 
     Attributes:
-        title: What they are called.
-        folder: Where their logs are.
-        logs: Names of the logs there, as a pattern.
-        queue_command: What to type to see whether they wait for a place.
-        cancel_command: What to type to end them.
+        title: Name of the jobs, for messages.
+        folder: Folder of their logs.
+        logs: Pattern of the logs' names there.
+        queue_command: Command that shows whether they are queued.
+        cancel_command: Command that cancels them.
     """
 
     title: str
@@ -38,29 +38,29 @@ class Jobs(Protocol):
     cancel_command: str
 
     def over(self) -> bool:
-        """Return whether none of them waits or runs any more."""
+        """Return whether no worker is queued or running any more."""
 
     def cancel(self) -> bool:
-        """End them; each stops in good order. Whether that was heard."""
+        """Cancel the workers, which stop in good order; return whether the scheduler accepted it."""
 
 
-def attend(jobs: Jobs, settings: Settings, placement: Placement) -> None:
-    """Say what was submitted; unless it is to be left alone, show the study's progress and, at the end, its report.
+def monitor(jobs: Jobs, settings: Settings, placement: Placement) -> None:
+    """Print what was submitted; unless it is detached, show the study's progress and, at the end, its report.
 
     Args:
-        jobs: What was submitted.
+        jobs: The submitted workers.
         settings: What they do.
-        placement: Where.
+        placement: Where they run.
 
     Raises:
-        HarnessError: If they are over and the study is not.
-        Interrupted: After a signal; they are cancelled then, and nothing is lost.
+        HarnessError: If the workers have ended before the study is complete.
+        Interrupted: After a signal; the workers are cancelled then, and nothing is lost.
     """
     terminal = Terminal()
     terminal.say(f"{placement.launcher:<9} {jobs.title}")
     terminal.say(f"logs      {jobs.folder / jobs.logs}")
     if placement.detach:
-        terminal.say(f"status    {command_for('status', settings)}")
+        terminal.say(f"status    {status_command(settings)}")
         terminal.say(f"cancel    {jobs.cancel_command}")
         return
     try:
@@ -74,29 +74,30 @@ def attend(jobs: Jobs, settings: Settings, placement: Placement) -> None:
 
 
 def _follow(jobs: Jobs, settings: Settings, terminal: Terminal) -> None:
+    """Show the study's progress until its workers have ended, then its report."""
     from harness.reporting.report import report
     from harness.storage.access import STORAGE_ERRORS
 
     study: Study | None = None
     bar: Bar | None = None
     done, began_s = 0, time.monotonic()
-    word_at = began_s + _PATIENCE_S
+    notice_at = began_s + _NOTICE_AFTER_S
     try:
         while True:
-            over = jobs.over()  # asked first: what is read of the study afterwards is its end
+            over = jobs.over()  # asked first: the study that is read afterwards is final
             try:
                 study = study or _found(settings)
                 if study is not None:
                     bar = bar or terminal.bar("trials", settings.trials, "trials")
                     before, done = done, study.finished_at_once() or done
                     bar.advance(done - before)
-            except (KeyError, *STORAGE_ERRORS):  # the study is being made anew, or its storage is away for a moment
+            except (KeyError, *STORAGE_ERRORS):  # the study is being created anew, or its storage is away for a moment
                 study = None
             if over:
                 break
-            if bar is None and time.monotonic() > word_at:
+            if bar is None and time.monotonic() > notice_at:
                 terminal.say(f"waiting   no worker has begun the study yet; see {jobs.queue_command}")
-                word_at = float("inf")
+                notice_at = float("inf")
             time.sleep(_EVERY_S)
     finally:
         if bar is not None:
@@ -119,7 +120,7 @@ def _follow(jobs: Jobs, settings: Settings, terminal: Terminal) -> None:
 
 
 def _found(settings: Settings) -> Study | None:
-    """Return the study, once a worker has made it."""
+    """Return the study, once a worker has created it."""
     from harness.studies.opening import find_study
 
     try:

@@ -1,4 +1,4 @@
-"""Passwords in addresses, on their way to a worker: through its environment, past what lies on a shared disk."""
+"""Send the passwords in addresses to a worker through its environment, and keep them off the shared disk."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _STORAGE, _TRACKING = VARIABLES["--storage"], VARIABLES["--tracking-uri"]
 
 
 def hidden(settings: Settings) -> tuple[Settings, dict[str, str]]:
-    """Return the settings without passwords, and the environment that gives them back.
+    """Return the settings without passwords, and the environment variables that hold them.
 
-    What is pickled or written into a script can be read by whoever reads the shared disk; a job's environment, by its
-    owner and the scheduler alone.
+    Anyone who can read the shared disk can read a pickle or a job script; only its owner and the scheduler can read a
+    job's environment.
 
     Args:
-        settings: What a worker does.
+        settings: The settings of a worker.
     """
     shown = replace(settings, storage=redact(settings.storage), tracking_uri=redact(settings.tracking_uri))
     environment = {}
@@ -32,13 +32,13 @@ def hidden(settings: Settings) -> tuple[Settings, dict[str, str]]:
 
 
 def revealed(settings: Settings) -> Settings:
-    """Return the settings with the passwords that were hidden.
+    """Return the settings with the passwords that ``hidden`` took out.
 
     Args:
-        settings: As ``hidden`` gives them; others, whose addresses are whole, stay as they are.
+        settings: From ``hidden``; addresses that have no password stay as they are.
 
     Raises:
-        HarnessError: If the environment did not come along.
+        HarnessError: If the scheduler did not export the environment.
     """
     return replace(
         settings,

@@ -1,4 +1,4 @@
-"""Workers as tasks of a Ray cluster; one that is lost with its node is started again on another."""
+"""Run workers as tasks of a Ray cluster; a task that is lost with its node is started again on another."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,20 @@ from harness.core.addresses import redact
 from harness.core.errors import HarnessError, one_line
 from harness.launchers.placement import Placement
 from harness.launchers.remote import JobSpec, job_spec
+from harness.outcome import Outcome
 from harness.settings import Settings
 
-_RETRIES = 100  # of a worker that is lost with its node, or dies; a trial that kills whoever takes it up ends it
+_RETRIES = 100  # of a worker that dies or is lost with its node; not without limit, for a trial may kill each
 _NAMESPACE = "kd-harness"
 
 
-def submit(settings: Settings, placement: Placement) -> Tasks:
+def submit(settings: Settings, placement: Placement, next_steps: Callable[[Outcome], str]) -> Tasks:
     """Submit the workers.
+
+    Args:
+        settings: What each worker does.
+        placement: Where they run.
+        next_steps: Returns what is printed at the end of each worker's log.
 
     Raises:
         HarnessError: If Ray is missing, or its cluster can't be reached.
@@ -34,11 +41,11 @@ def submit(settings: Settings, placement: Placement) -> Tasks:
         raise HarnessError("--launcher ray needs Ray: pip install ray") from error
     address = placement.ray_address or os.environ.get("RAY_ADDRESS") or "auto"
     try:
-        if ":" in address and "://" not in address:  # Ray itself would try for minutes
+        if ":" in address and "://" not in address:  # Ray itself would retry for minutes
             socket.create_connection(tuple(address.rsplit(":", 1)), timeout=10).close()  # type: ignore[arg-type]
         if not ray.is_initialized():  # by an earlier search of this process, or by the user's own program
             ray.init(address=address, namespace=_NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as error:  # each way to reach a cluster fails by errors of its own
+    except Exception as error:  # each kind of address fails with errors of its own
         raise HarnessError(
             f"--ray-address must be a Ray cluster that runs, but {redact(address)} is none: {one_line(error)}"
         ) from error
@@ -48,13 +55,13 @@ def submit(settings: Settings, placement: Placement) -> Tasks:
     keeper = ray.remote(_Keeper).options(
         name=name, namespace=_NAMESPACE, lifetime="detached", num_cpus=0, max_restarts=-1
     )
-    workers: Any = keeper.remote(job_spec(settings, placement.workers), placement, folder)
-    ray.get(workers.__ray_ready__.remote())  # until it lives, it ends with whoever asked for it, detached or not
+    workers: Any = keeper.remote(job_spec(settings, placement.workers, next_steps), placement, folder)
+    ray.get(workers.__ray_ready__.remote())  # until it runs, even a detached actor ends with this process
     return Tasks(name, workers, placement, folder)
 
 
 class Tasks:
-    """The workers that were submitted together, known by the name of the actor that keeps them."""
+    """The tasks of workers, addressed through the named actor that owns them."""
 
     def __init__(self, name: str, keeper: Any, placement: Placement, folder: Path) -> None:
         self.title = f"{name}, tasks of {placement.workers} workers" if placement.workers > 1 else f"{name}, a task"
@@ -67,18 +74,18 @@ class Tasks:
         self._keeper = keeper
 
     def over(self) -> bool:
-        """Return whether none of them waits or runs any more."""
+        """Return whether no worker is queued or running any more."""
         import ray
 
         try:
             return bool(ray.get(self._keeper.over.remote(), timeout=10))
         except (ray.exceptions.ActorUnavailableError, ray.exceptions.GetTimeoutError):
-            return False  # the actor's node was lost, and it is started again
+            return False  # the actor's node was lost, and Ray restarts the actor
         except ray.exceptions.RayActorError:
-            return True  # it has ended itself
+            return True  # it ends itself after its last task
 
     def cancel(self) -> bool:
-        """Let Ray end them; each stops in good order. Whether they are known to be told, or over."""
+        """Cancel the tasks, which stop in good order; return whether the actor got the message, or has ended."""
         import ray
 
         try:
@@ -86,12 +93,12 @@ class Tasks:
         except ray.exceptions.ActorUnavailableError:
             return False
         except ray.exceptions.RayActorError:
-            pass  # it has ended itself
+            pass  # it ends itself after its last task
         return True
 
 
 class _Keeper:
-    """An actor that owns the workers, so that who asked for them may go. Where its node is lost, it begins anew."""
+    """An actor that owns the tasks, so that the submitting process may end. Ray restarts it if its node is lost."""
 
     def __init__(self, job_spec: JobSpec, placement: Placement, folder: Path) -> None:
         import ray
@@ -119,12 +126,12 @@ class _Keeper:
 
 
 def _work(job_spec: JobSpec, log: Path) -> None:
-    """A task. Ray starts one again whose process has died, and no other."""
+    """Run a worker as a task. Ray restarts it only if its process has died."""
     with (
         open(log, "a", buffering=1, encoding="utf-8", errors="replace") as file,
         contextlib.redirect_stdout(file),
         contextlib.redirect_stderr(file),
     ):
         stopped_by = job_spec.run([signal.SIGINT, signal.SIGTERM], log)
-    if stopped_by == signal.SIGTERM:  # its node is taken away; a task that is cancelled has SIGINT
+    if stopped_by == signal.SIGTERM:  # its node is taken away; to cancel a task, Ray sends SIGINT
         os._exit(1)

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from harness.cli.search import doctor_command
 from harness.core.content import derived_seed, digest
 from harness.core.errors import Unfit, if_memory_suffices
 from harness.cost import budgets as budget
 from harness.cost.measure import MOST_ARCHITECTURES, Counts, shape_of
+from harness.hints import doctor_command
 from harness.metrics import METRICS, Cost, unknown_for_some
 from harness.networks.deployment import check_deployed
 from harness.networks.digest import start_of

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from harness.cli.search import doctor_command
 from harness.core.errors import HarnessError, advice_of, is_out_of_memory, one_line
 from harness.cost.measure import (
     trainable_parameters,
 )
+from harness.hints import doctor_command
 from harness.networks.students import build_student, middle_architecture, named
 from harness.settings import Settings
 from harness.space import SearchSpace, line_of
@@ -37,7 +37,7 @@ def asking(what: str, settings: Settings, *, but_memory: bool = False) -> Iterat
     except Exception as error:
         if but_memory and is_out_of_memory(error):
             raise
-        line = line_of(error, settings.space_file)
+        line = "" if settings.space_file is None else line_of(error, settings.space_file)
         place = f" in {settings.space_file}{line}" if line else ""
         said = one_line(error).removesuffix(".")
         advice = f"; {advised}" if (advised := advice_of(error)) else ""

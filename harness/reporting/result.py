@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.cli.search import command_for
 from harness.core.errors import HarnessError
 from harness.core.names import COLUMNS, column_names
 from harness.core.pareto import front_by_spread, knee, pareto_front
 from harness.cost.measure import Conditions
+from harness.hints import confirm_command
 from harness.metrics import METRICS, is_timed, shown_unasked
 from harness.preparation.cost_table import used_conditions
 from harness.region import Region
@@ -211,7 +211,7 @@ def collect(study: Study) -> Result:
         failed_controls={number: why for number, why in failed_controls(study).items() if number in on_front},
         confirmed=confirmed(study),
         tested_teacher=study.tested_teacher,
-        confirm_command=command_for("confirm", _as_searched(study)),
+        confirm_command=confirm_command(_as_searched(study)),
     )
 
 
@@ -231,8 +231,8 @@ def _compare(
 
 def _as_searched(study: Study) -> Settings:
     """Return the settings with the study's space, which not every command is given."""
-    given = study.settings.space_file
-    file = Path(study.sources["space_file"]) if given == Path() else given
+    known = study.sources["space_file"]
+    file = study.settings.space_file or (Path(known) if known else None)
     return replace(study.settings, space_name=study.space_name, space_file=file)
 
 

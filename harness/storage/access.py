@@ -22,7 +22,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from harness.core.addresses import is_server, lock_of, redact, sqlite_path
 from harness.core.content import exclusive
 from harness.core.errors import HarnessError, LeaseLost, one_line
-from harness.settings import Settings
+from harness.settings import Places
 from harness.storage.database_leases import make_tables
 from harness.storage.database_locks import lock
 from harness.storage.retry import RetryPolicy, never, server_is_away
@@ -126,8 +126,12 @@ def _check_before_commit(connection: Connection) -> None:
 
 
 @contextlib.contextmanager
-def storage_in_reach(settings: Settings) -> Iterator[None]:
+def storage_in_reach(places: Places, to: str = "") -> Iterator[None]:
     """Run a block that works on an open storage; end it with one line if the storage is lost.
+
+    Args:
+        places: Name the storage.
+        to: Address of another storage that the block works on.
 
     Raises:
         HarnessError: If the storage is lost.
@@ -135,9 +139,9 @@ def storage_in_reach(settings: Settings) -> Iterator[None]:
     try:
         yield
     except STORAGE_ERRORS as error:
-        places = f"--storage {redact(settings.storage)}" + (f" or --to {redact(settings.to)}" if settings.to else "")
+        lost = f"--storage {redact(places.storage)}" + (f" or --to {redact(to)}" if to else "")
         raise HarnessError(
-            f"{places} can't be used any more: {one_line(error.__cause__ or error)}; the same command goes on."
+            f"{lost} can't be used any more: {one_line(error.__cause__ or error)}; the same command goes on."
         ) from error
 
 
@@ -157,7 +161,7 @@ def asking_storage() -> Iterator[None]:
 
 
 def open_storage(
-    settings: Settings, *, flag: str = "--storage", say: Callable[[str], None] = lambda text: None
+    settings: Places, *, flag: str = "--storage", say: Callable[[str], None] = lambda text: None
 ) -> Storage:
     """Open the storage that the settings name.
 
@@ -195,7 +199,7 @@ def open_storage(
     return storage
 
 
-def await_storage(settings: Settings, say: Callable[[str], None]) -> None:
+def await_storage(settings: Places, say: Callable[[str], None]) -> None:
     """Wait until the storage answers, if it is a server that is away.
 
     Args:

@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from harness.core.addresses import redact
 from harness.core.errors import HarnessError
-from harness.settings import Settings
+from harness.settings import StudyPlaces
 
 HERE_ATTR = "kd.first_start"
 """Where it was begun."""
@@ -19,7 +19,7 @@ MOVED_ATTR, MOVING_ATTR = "kd.moved", "kd.moving"
 """Where a study went that was moved; and of a copy that is not whole yet, the id of the study that it is of."""
 
 
-def see_that_it_is_here(attrs: Mapping[str, Any], settings: Settings) -> None:
+def see_that_it_is_here(attrs: Mapping[str, Any], settings: StudyPlaces) -> None:
     """Check that a study was not moved to another storage; see ``harness.studies.move``.
 
     Args:
@@ -43,12 +43,12 @@ def was_moved_here(attrs: Mapping[str, Any]) -> bool:
     return MOVING_ATTR in attrs
 
 
-def here(settings: Settings) -> str:
+def here(settings: StudyPlaces) -> str:
     """This machine's folder of the study: leases tell only there who is at work."""
     return f"{socket.gethostname()}:{settings.study_dir.resolve()}"
 
 
-def is_first_start(study: optuna.Study, settings: Settings) -> bool:
+def is_first_start(study: optuna.Study, settings: StudyPlaces) -> bool:
     """Return whether a study has begun no trial yet, and was made in this very folder."""
     begun = any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
     return not begun and study.user_attrs.get(HERE_ATTR) == here(settings)

@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.core.addresses import sqlite_path
 from harness.core.content import FolderLock
 from harness.core.errors import HarnessError
-from harness.settings import Settings
+from harness.settings import StudyPlaces
 
 
 class SharedStudyLock(FolderLock):
@@ -23,7 +23,7 @@ class SharedStudyLock(FolderLock):
         settings: Name the study, its storage and the runs folder.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: StudyPlaces) -> None:
         super().__init__(settings.study_dir, shared=True)
         self._settings = settings
         self._beside: int | None = None
@@ -73,7 +73,7 @@ class ExclusiveStudyLock:
         settings: Name the study, its storage and the runs folder.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: StudyPlaces) -> None:
         path = _path_beside(settings)
         self._leases = [FolderLock(settings.study_dir)]
         if path is not None:
@@ -110,6 +110,6 @@ def _settled(descriptor: int, here: str) -> str | None:
     return there
 
 
-def _path_beside(settings: Settings) -> Path | None:
+def _path_beside(settings: StudyPlaces) -> Path | None:
     file = sqlite_path(settings.storage)
     return None if file is None else file.resolve().with_name(f".{file.name}.{settings.study}.lock")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import optuna
 
 from harness.core.addresses import redact
 from harness.core.errors import HarnessError
-from harness.settings import Settings
+from harness.settings import Places, StudyPlaces
 from harness.storage.access import open_storage
 from harness.studies.opening import see_that_it_exists
 
@@ -29,37 +29,38 @@ class Listed:
     finished: int
 
 
-def with_study(settings: Settings, say: Callable[[str], None]) -> Settings | None:
-    """Return the settings with the only study of their storage, where they name none; list them if there are several.
+def choose_study(places: Places, study: str | None, say: Callable[[str], None]) -> StudyPlaces | None:
+    """Return the study of a name, or the only study of a storage; list the studies if there are several.
 
     Args:
-        settings: Name a storage, and a study or none.
+        places: Name the storage.
+        study: Name of the study; ``None`` where none is named.
         say: Called with each line of the list.
 
     Returns:
-        The settings; ``None`` where the studies were listed.
+        The study and its places; ``None`` where the studies were listed.
 
     Raises:
-        HarnessError: If there is no such storage, or no study in it.
+        HarnessError: If no study is named, and there is no such storage or no study in it.
     """
-    if settings.study:
-        return settings
-    found = studies_in(settings)
+    if study is not None:
+        return StudyPlaces(**vars(places), study=study)
+    found = studies_in(places)
     if not found:
-        raise HarnessError(f"{redact(settings.storage)} must hold a study, but holds none of this program.")
+        raise HarnessError(f"{redact(places.storage)} must hold a study, but holds none of this program.")
     if len(found) == 1:
-        return replace(settings, study=found[0].name)
+        return StudyPlaces(**vars(places), study=found[0].name)
     width = max(len(one.name) for one in found)
     for one in found:
         say(f"{one.name:<{width}}  {one.finished} trials of {one.space} finished")
-    say(f"{len(found)} studies in {redact(settings.storage)}; --study names one")
+    say(f"{len(found)} studies in {redact(places.storage)}; --study names one")
     return None
 
 
-def studies_in(settings: Settings) -> list[Listed]:
-    """Return the studies of the settings' storage, by name."""
-    see_that_it_exists(settings)
-    storage = open_storage(settings)
+def studies_in(places: Places) -> list[Listed]:
+    """Return the studies of a storage, by name."""
+    see_that_it_exists(places)
+    storage = open_storage(places)
     found = []
     for summary in optuna.get_all_study_summaries(storage.optuna):
         if identity := summary.user_attrs.get("kd.identity"):

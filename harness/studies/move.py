@@ -22,7 +22,7 @@ import optuna
 from harness.core.addresses import has_password, place_of, redact
 from harness.core.argv import VARIABLES
 from harness.core.errors import HarnessError
-from harness.settings import DEFAULT_STORAGE, Settings
+from harness.settings import DEFAULT_STORAGE, StudyPlaces
 from harness.storage.access import Storage, open_storage, storage_in_reach
 from harness.storage.database_locks import alone
 from harness.storage.leases import GRACE_S, Check, Worker
@@ -37,23 +37,24 @@ if TYPE_CHECKING:
 _MOMENT_S = 2.0  # for workers of a search that was killed to see it, and for its mirror to let its runs wait
 
 
-def move(settings: Settings, terminal: Terminal) -> None:
+def move(settings: StudyPlaces, to: str, terminal: Terminal) -> None:
     """Move a study with all that its storage knows of it: trials in any state, attributes, times.
 
     Trial numbers, the study's id and its runs folder stay, so a trial that was cut is resumed from its checkpoint and
     MLflow's runs go on.
 
     Args:
-        settings: Name the study, its storage, the runs folder, and where ``to``.
+        settings: Name the study, its storage and the runs folder.
+        to: Address of the storage that it moves to.
         terminal: Says how far it is.
 
     Raises:
         HarnessError: If there is no such study, its folder is elsewhere, someone works on it, a study of its name is
             in the other storage, or one of the two storages can't be used. The source is whole then.
     """
-    there = replace(settings, storage=settings.to)
-    if place_of(settings.storage) == place_of(settings.to):
-        raise HarnessError(f"--to must be another storage than --storage, but both are {redact(settings.to)}.")
+    there = replace(settings, storage=to)
+    if place_of(settings.storage) == place_of(to):
+        raise HarnessError(f"--to must be another storage than --storage, but both are {redact(to)}.")
     source = load_stored(settings)
     if not source.owns_folder():
         raise HarnessError(
@@ -61,7 +62,7 @@ def move(settings: Settings, terminal: Terminal) -> None:
             f"{source.folder.resolve()}; move it from there."
         )
     target = open_storage(there, flag="--to")
-    with storage_in_reach(settings):
+    with storage_in_reach(settings, to):
         if not _is_half_told(source, target, there):
             see_that_it_is_here(source.attrs, settings)
         _see_that_it_is_in_one(source, target, there)  # or a move would wait for itself
@@ -71,11 +72,11 @@ def move(settings: Settings, terminal: Terminal) -> None:
                 _make_room(source, target, there)
                 _copy(source, target, terminal)
                 check()
-                source.optuna.set_user_attr(MOVED_ATTR, place_of(settings.to))
+                source.optuna.set_user_attr(MOVED_ATTR, place_of(to))
             optuna.load_study(study_name=settings.study, storage=target.optuna).set_user_attr(MOVING_ATTR, None)
     terminal.say(
-        f"study {settings.study!r} is in {redact(settings.to)} now, with {len(source.trials())} trials; go on with it "
-        f"there: the same flags, {_how_to_reach(settings.to)}."
+        f"study {settings.study!r} is in {redact(to)} now, with {len(source.trials())} trials; go on with it "
+        f"there: the same flags, {_how_to_reach(to)}."
     )
 
 
@@ -128,7 +129,7 @@ def _refuse(name: str, workers: Sequence[str]) -> None:
         raise HarnessError(f"study {name!r} is being worked on by {', '.join(workers)}; stop that, and move it then.")
 
 
-def _see_that_it_is_in_one(source: Study, target: Storage, there: Settings) -> None:
+def _see_that_it_is_in_one(source: Study, target: Storage, there: StudyPlaces) -> None:
     """Check that two addresses are not two names of one place.
 
     Raises:
@@ -150,7 +151,7 @@ def _stored(name: str, storage: Storage) -> optuna.Study | None:
     return optuna.load_study(study_name=name, storage=storage.optuna) if known else None
 
 
-def _is_half_told(source: Study, target: Storage, there: Settings) -> bool:
+def _is_half_told(source: Study, target: Storage, there: StudyPlaces) -> bool:
     """Return whether an earlier move was cut between its last two steps: the copy is whole, and the source says so."""
     copy = _stored(there.study, target)
     return (
@@ -160,7 +161,7 @@ def _is_half_told(source: Study, target: Storage, there: Settings) -> bool:
     )
 
 
-def _make_room(source: Study, target: Storage, there: Settings) -> None:
+def _make_room(source: Study, target: Storage, there: StudyPlaces) -> None:
     """Remove what earlier moves of this study have left in the other storage: half a copy, or what it was before.
 
     Raises:

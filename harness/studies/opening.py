@@ -14,13 +14,13 @@ import optuna
 from optuna.distributions import check_distribution_compatibility
 from optuna.trial import TrialState
 
-from harness.cli.flags import space_argument, space_file, space_names
 from harness.core.addresses import is_server, redact, sqlite_path
 from harness.core.content import FolderLock, write_atomically
 from harness.core.errors import HarnessError, did_you_mean
 from harness.core.sources import Code
 from harness.metrics import DEFAULT_OBJECTIVES, METRICS
-from harness.settings import Settings
+from harness.options.spaces import space_argument, space_file, space_names
+from harness.settings import ConfirmSettings, Places, Settings, StudyPlaces
 from harness.space import SearchSpace, load_space
 from harness.storage.access import Storage, open_storage
 from harness.storage.database_locks import alone
@@ -123,7 +123,7 @@ def _is_abandoned(study: optuna.Study, settings: Settings) -> bool:
     return free
 
 
-def find_study(settings: Settings, *, on_word: Callable[[str], None] | None = None) -> Study:
+def find_study(settings: StudyPlaces, *, on_word: Callable[[str], None] | None = None) -> Study:
     """Open a study that exists.
 
     Args:
@@ -140,7 +140,7 @@ def find_study(settings: Settings, *, on_word: Callable[[str], None] | None = No
     return study
 
 
-def see_that_it_exists(settings: Settings) -> None:
+def see_that_it_exists(settings: Places) -> None:
     """Check that a storage that is a file is there: to open it would make an empty one.
 
     Raises:
@@ -154,7 +154,7 @@ def see_that_it_exists(settings: Settings) -> None:
         )
 
 
-def load_stored(settings: Settings) -> Study:
+def load_stored(settings: StudyPlaces) -> Study:
     """Return what a storage has of a study, whether it was moved or not.
 
     Args:
@@ -175,53 +175,58 @@ def load_stored(settings: Settings) -> Study:
         raise HarnessError(f"study {name!r} was not made by this program.")
     if (identity := loaded.user_attrs.get("kd.identity")) is not None:
         check_format(name, identity)
+    if not isinstance(settings, Settings):
+        settings = Settings(**vars(settings), space_name=(identity or {}).get("space", ""))
     return Study(storage, loaded, settings)
 
 
-def reopen_study(settings: Settings) -> tuple[Study, SearchSpace]:
+def reopen_study(asked: ConfirmSettings) -> tuple[Study, SearchSpace]:
     """Open a study that was searched, to work on what it has found; with its space, and what it held fixed.
 
     A space file is code. The storage says where it was, but whoever can write there must not choose what runs here.
 
     Args:
-        settings: Names it, and its storage; a space file, unless it is an embedded one; data and teachers where they
+        asked: Names it, and its storage; a space file, unless it is an embedded one; data and teachers where they
             are not where they were.
 
     Raises:
         HarnessError: If the storage has no such study, its folder is elsewhere, its space can't be had, or its code is
             another one by now.
     """
-    study = find_study(settings)
+    study = find_study(asked.places)
     if not study.owns_folder():
         raise HarnessError(
-            f"study {settings.study!r} was searched with another --runs-dir or in another folder than "
+            f"study {asked.places.study!r} was searched with another --runs-dir or in another folder than "
             f"{study.folder.resolve()}; go on there."
         )
     identity, sources = study.attrs["kd.identity"], study.sources
-    given = settings.has_space_file
-    if not given and study.space_name not in space_names():
+    if asked.space_file is None and study.space_name not in space_names():
         raise HarnessError(
-            f"--space must give the file of study {settings.study!r}, for it is run as code; by the storage it was "
+            f"--space must give the file of study {asked.places.study!r}, for it is run as code; by the storage it was "
             f"{sources['space_file']}: see that it is yours."
         )
+    file = asked.space_file or space_file(study.space_name)
     settings = replace(
-        settings,
-        space_name=identity["space"],
-        space_file=settings.space_file if given else space_file(study.space_name),
+        study.settings,
+        space_file=file,
         trials=len(study.trials()),
-        data_dir=settings.data_dir or (Path(sources["data_dir"]) if sources["data_dir"] else None),
-        teachers=settings.teachers or tuple(Path(file) for file in sources["teachers"]),
+        data_dir=asked.data_dir or (Path(sources["data_dir"]) if sources["data_dir"] else None),
+        teachers=asked.teachers or tuple(Path(file) for file in sources["teachers"]),
         trained_teachers=sources["trained_teachers"],
         average=sources["average"],
         epochs=identity["epochs"],
         objectives=tuple(identity["objectives"]),
         seed=identity["seed"],
         fixed=identity["fixed"],
+        controls=asked.controls,
+        accept_changes=asked.accept_changes,
+        accelerator=asked.accelerator,
+        workers=asked.workers,
     )
-    space = load_space(settings.space_file, settings.epochs)
+    space = load_space(file, settings.epochs)
     if space.declaration() != identity["parameters"]:
         raise HarnessError(
-            f"{settings.space_file} must declare the space that study {settings.study!r} was created with, but "
+            f"{file} must declare the space that study {settings.study!r} was created with, but "
             f"declares {_shown(space.declaration())}; it had {_shown(identity['parameters'])}."
         )
     check_code(study, space.code, accept=settings.accept_changes)
@@ -291,7 +296,7 @@ def _compare(study: Study, stored: Mapping[str, Any], asked: Mapping[str, Any]) 
             was, now = _shown(stored.get(key)), _shown(value)
             if key == "space":  # a name that is derived from a file's finds no file
                 was = space_argument(was, Path(study.sources.get("space_file", was)))
-                now = space_argument(now, study.settings.space_file)
+                now = space_argument(now, study.settings.space_file or Path(now))
             raise HarnessError(
                 f"study {study.settings.study!r} was created with {_FLAGS.get(key, key)} {was} and cannot be resumed "
                 f"with {now}; use --study to name a new one."

@@ -170,7 +170,7 @@ class Record:
         """Store where the settings have the space, the data and the teachers, for whoever works on the study later."""
         settings = self.settings
         sources = {
-            "space_file": str(settings.space_file.resolve()) if settings.has_space_file else "",
+            "space_file": "" if settings.space_file is None else str(settings.space_file.resolve()),
             "data_dir": None if settings.data_dir is None else str(settings.data_dir.resolve()),
             "teachers": [str(file.resolve()) for file in settings.teachers],
             "trained_teachers": settings.trained_teachers,

@@ -82,7 +82,7 @@ def _share(task: _Task, context: TrialContext, display: Display) -> None:
     asked = number_of_workers(context.settings, context.space, context.prepared.data.device)
     if (
         asked > 1
-        and not context.settings.has_space_file
+        and context.settings.space_file is None
         and (why := _why_never_fork(torch.get_num_threads() // asked) or _threads_told())
     ):
         display.word(f"one process trains: {why}, and only a fork has a space that is in no file")
@@ -211,7 +211,7 @@ class _WorkerPool:
                 worker.process.kill()
 
     def _spawn_from_now_on(self, why: str) -> None:
-        if not self.context.settings.has_space_file:
+        if self.context.settings.space_file is None:
             raise HarnessError(f"workers can't be forks, for {why}; save the space to a file, or take workers=1.")
         if self.forks:
             self.forks = False

@@ -118,7 +118,7 @@ def run_worker(
     voice = _WorkerProxy(connection)
     try:
         if inherited is None:
-            space = load_space(settings.space_file, settings.epochs).fixed(settings.fixed)
+            space = load_space(settings.file_of_space, settings.epochs).fixed(settings.fixed)
             prepared: Prepared = connection.recv()  # now that the space's own classes are known here
         else:
             space, prepared = inherited

@@ -19,13 +19,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import harness.doctor
-from harness.cli.flags import SPACES_DIR
 from harness.core.content import tensors_digest
 from harness.doctor import CHECKS, diagnose
 from harness.doctor.check import CheckWarning, Finding
 from harness.doctor.context import CheckContext
 from harness.doctor.data import classes_are_everywhere
 from harness.networks.digest import answers_of, network_digest, samples_of
+from harness.options.spaces import SPACES_DIR
 from harness.preparation.fingerprint import fingerprint
 from harness.screen.terminal import Terminal
 from harness.settings import Settings

@@ -65,7 +65,7 @@ def test_a_bound_is_asked_for_by_one_flag(arguments: tuple[str, ...], bound: Bou
 
 
 def test_the_doctor_takes_the_same_flags_and_a_budget_of_costs_stays_one() -> None:
-    _, settings, _ = parse_command(["doctor", "--max", "mae=3", "--max", "parameters=100"])
+    _, (settings,) = parse_command(["doctor", "--max", "mae=3", "--max", "parameters=100"])
     assert settings.bound == Bound("--max", "mae", 3.0) and settings.budgets == {"parameters": 100.0}
 
 

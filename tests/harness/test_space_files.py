@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from harness.cli.flags import SPACES_DIR
 from harness.core.errors import HarnessError
+from harness.options.spaces import SPACES_DIR
 from harness.space import SearchSpace, load_space
 
 GOOD = """

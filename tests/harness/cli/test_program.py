@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from conftest import environment
 
-import harness.cli.program
+import harness
+from harness.cli.commands import parse_command
 from harness.cli.program import command_line_here, program
-from harness.cli.search import command_for
-from harness.settings import Settings
+from harness.hints import report_command
+from harness.settings import StudyPlaces
 
-MODULE = str(Path(harness.cli.program.__file__).with_name("__main__.py"))
+MODULE = str(Path(harness.__file__).with_name("__main__.py"))
 
 
 @pytest.fixture
@@ -50,8 +51,8 @@ def test_the_next_command_has_the_form_of_the_one_that_was_typed(
     if started[0] == "kd-harness":
         started = [str(programs / "kd-harness"), *started[1:]]  # as the kernel gives it to what the shell has found
     monkeypatch.setattr("sys.argv", started)
-    settings = Settings(space_name="digits", space_file=Path(), study="s")
-    assert command_for("report", settings) == f"{place}{report} --study s"
+    _, (places, study) = parse_command(["report", "--study", "s"])
+    assert report_command(StudyPlaces(**vars(places), study=study)) == f"{place}{report} --study s"
     assert command_line_here() == place + again
     assert report == f"{program()} report"
 

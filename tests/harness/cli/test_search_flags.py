@@ -9,18 +9,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 from conftest import ROOT, environment
 
 from harness.cli.commands import parse_command
-from harness.cli.flags import SPACES_DIR, space_names
-from harness.cli.search import next_steps, parse_search
+from harness.cli.hints import next_steps
+from harness.cli.search import parse_search
 from harness.launchers.placement import Placement
+from harness.options.spaces import SPACES_DIR, space_names
+from harness.outcome import Outcome
 from harness.settings import DEFAULT_RUNS_DIR, DEFAULT_STORAGE, DEFAULT_TRACKING_URI, Settings
-from harness.studies.study import Study
 
 HEAVY = {
     "torch",
@@ -59,11 +58,20 @@ def only_line(error: str) -> str:
 
 
 def test_what_is_next_is_to_confirm_only_where_something_is_picked() -> None:
-    study = cast(Study, SimpleNamespace(primary="accuracy", is_exhausted=False, finished=lambda: 3))
     settings = parse_search([])[0]
 
     def told(*, is_over: bool, has_picks: bool) -> str:
-        return next_steps(settings, study, "1", is_over=is_over, has_picks=has_picks, by_command=True)
+        return next_steps(
+            Outcome(
+                settings=settings,
+                experiment_id="1",
+                primary="accuracy",
+                finished=3,
+                is_over=is_over,
+                is_exhausted=False,
+                has_picks=has_picks,
+            )
+        )
 
     assert "harness confirm --study digits" in told(is_over=True, has_picks=True)
     assert "confirm" not in told(is_over=True, has_picks=False) and "--trials 6" in told(is_over=True, has_picks=False)
@@ -167,8 +175,8 @@ def test_several_teachers_are_given_or_trained() -> None:
 def test_the_help_of_confirm_says_that_the_accelerator_is_not_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse_command(["confirm", "--help"])
-    before, as_then = capsys.readouterr().out.split("where it was searched (default: as then)")
-    assert "--accelerator NAME" in before.split("options:")[1] and "--accelerator" not in as_then
+    before, as_then = capsys.readouterr().out.split("Where it was searched (default: as then):")
+    assert "--accelerator NAME" in before.split("What is trained:")[1] and "--accelerator" not in as_then
     assert "--data-dir" in as_then
 
 
@@ -182,7 +190,7 @@ def test_the_environment_moves_what_no_flag_moves(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("KD_STORAGE", "postgresql://env")
     monkeypatch.setenv("KD_RUNS_DIR", "env-runs")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://env")
-    for settings in (parse_search([])[0], parse_command(["report", "--study", "s"])[1]):
+    for settings in (parse_search([])[0], parse_command(["report", "--study", "s"])[1][0]):
         assert (settings.storage, settings.tracking_uri) == ("postgresql://env", "http://env")
         assert settings.runs_dir == Path("env-runs")
     moved, _ = parse_search(
@@ -199,7 +207,7 @@ def test_the_environment_moves_what_no_flag_moves(monkeypatch: pytest.MonkeyPatc
 def test_an_empty_variable_is_none(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("KD_STORAGE", "KD_RUNS_DIR", "MLFLOW_TRACKING_URI", "KD_TO"):
         monkeypatch.setenv(name, empty)
-    for settings in (parse_search([])[0], parse_command(["report", "--study", "s"])[1]):
+    for settings in (parse_search([])[0], parse_command(["report", "--study", "s"])[1][0]):
         assert (settings.storage, settings.tracking_uri) == (DEFAULT_STORAGE, DEFAULT_TRACKING_URI)
         assert settings.runs_dir == DEFAULT_RUNS_DIR
     with pytest.raises(SystemExit):
@@ -215,7 +223,7 @@ def test_an_empty_flag_is_refused(flag: str, capsys: pytest.CaptureFixture[str])
 
 def test_the_doctor_s_flags_reach_its_settings_and_no_folder_is_made() -> None:
     Path("t.ckpt").touch()
-    command, asked, _ = parse_command(
+    command, (asked,) = parse_command(
         "doctor --space fashion-mnist --max parameters=2000 --max macs=5 --teacher t.ckpt --data-dir d "
         "--accelerator cpu --runs-dir out/runs".split()
     )
@@ -254,7 +262,7 @@ def test_a_space_file_gives_its_name_to_the_study() -> None:
 def test_a_study_is_called_as_much_like_its_file_as_a_study_can_be(file: str, study: str) -> None:
     Path(file).touch()
     assert parse_search(["--space", file])[0].study == study
-    assert parse_command(["doctor", "--space", file])[1].study == study
+    assert parse_command(["doctor", "--space", file])[1][0].study == study
 
 
 def test_a_study_whose_file_gives_it_no_name_asks_for_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -310,12 +318,13 @@ def test_a_study_whose_file_gives_it_no_name_asks_for_one(capsys: pytest.Capture
             (["--launcher", "slurm", "--slurm", text], "--slurm", repr(text))
             for text in ("=x", "qos=", "q s=1", "a=\n")
         ),
-        (["--launcher", "slurm", "--slurm", "time=5"], "--slurm", "has a flag of its own, --time"),
+        (["--launcher", "slurm", "--slurm", "time=5"], "--slurm", "has an option of its own, --time"),
         (["--launcher", "slurm", "--slurm", "output=x"], "--slurm", "set by the launcher itself"),
         (["--launcher", "slurm", "--slurm", "qos=a", "--slurm", "qos=b"], "--slurm", "once"),
-        (["--trial", "3"], "--trial", "unrecognized"),
-        (["--trials"], "--trials", "expected one argument"),
-        (["extra"], "extra", "unrecognized"),
+        (["--trial", "3"], "--trial", "has no option"),
+        (["--trials"], "--trials", "requires an argument"),
+        (["--trials", "--epochs", "3"], "--trials", "'--epochs'"),
+        (["extra"], "extra", "takes options only"),
     ],
 )
 def test_a_mistake_ends_with_code_2_and_one_line(
@@ -333,7 +342,7 @@ def test_a_space_file_without_its_ending_is_asked_for(asked: str, capsys: pytest
     Path("my_space.py").touch()
     with pytest.raises(SystemExit):
         parse_search(["--space", asked])
-    assert f"but got {asked!r}; did you mean --space my_space.py? (see" in only_line(capsys.readouterr().err)
+    assert f"but got {asked!r}; did you mean my_space.py? (see" in only_line(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("runs_dir", ["file", "file/runs", "file/a/b"])
@@ -376,7 +385,7 @@ def test_a_mistake_in_another_command_is_one_line_too(arguments: str, capsys: py
 
 def test_a_search_takes_the_same_as_a_command_as_by_search_py() -> None:
     typed = "--space fashion-mnist --trials 7 --launcher slurm --nodes 2 --workers 3 --fix alpha=0.5".split()
-    assert parse_command(["search", *typed]) == ("search", *parse_search(typed))
+    assert parse_command(["search", *typed]) == ("search", parse_search(typed))
 
 
 def test_the_help_of_the_console_script_lists_every_command_and_shows_its_own_name(
@@ -386,13 +395,13 @@ def test_the_help_of_the_console_script_lists_every_command_and_shows_its_own_na
     with pytest.raises(SystemExit):
         parse_command(["--help"])
     told = capsys.readouterr().out
-    assert told.startswith("usage: kd-harness [-h] COMMAND ...\n") and "python" not in told
+    assert told.startswith("Usage: kd-harness [OPTIONS] COMMAND ") and "python" not in told
     for command in ("search", "doctor", "report", "confirm", "status", "move"):
-        assert re.search(rf"^    {command} +\w", told, re.MULTILINE), command
+        assert re.search(rf"^  {command} +\w", told, re.MULTILINE), command
         with pytest.raises(SystemExit):
             parse_command([command, "--help"])
         own = capsys.readouterr().out
-        assert own.startswith(f"usage: kd-harness {command} ") and "python " not in own
+        assert own.startswith(f"Usage: kd-harness {command} ") and "python " not in own
 
 
 def test_a_mistake_names_the_help_of_its_own_command(
@@ -404,25 +413,29 @@ def test_a_mistake_names_the_help_of_its_own_command(
             parse_command(arguments.split())
         line = only_line(capsys.readouterr().err)
         assert line.endswith(f"(see python -m harness {arguments.split()[0]} --help)\n")
-    with pytest.raises(SystemExit):
-        parse_command(["move", "--study", "s"])
-    assert "required: --to" in capsys.readouterr().err
+    for arguments, missing in (("move --study s", "--to is required, or $KD_TO"), ("confirm", "--study is required")):
+        with pytest.raises(SystemExit):
+            parse_command(arguments.split())
+        assert f"error: {missing} (see" in capsys.readouterr().err
 
 
 def test_where_a_study_moves_to_is_needed_unless_the_environment_has_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for value, usage in (("", " --to ADDRESS "), ("sqlite:///there.db", " [--to ADDRESS] ")):
-        monkeypatch.setenv("KD_TO", value)
-        with pytest.raises(SystemExit):
-            parse_command(["move", "--help"])
-        assert usage in " ".join(capsys.readouterr().out.split())
-    assert parse_command(["move", "--study", "s"])[1].to == "sqlite:///there.db"
+    monkeypatch.setenv("KD_TO", "")
+    with pytest.raises(SystemExit):
+        parse_command(["move", "--study", "s"])
+    assert "--to is required" in only_line(capsys.readouterr().err)
+    monkeypatch.setenv("KD_TO", "sqlite:///there.db")
+    assert parse_command(["move", "--study", "s"])[1][1] == "sqlite:///there.db"
 
 
 def test_a_mistake_shows_no_password(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse_search(["--storag", "postgresql://me:s3cret@host/db"])
+    assert "s3cret" not in only_line(capsys.readouterr().err)
+    with pytest.raises(SystemExit):
+        parse_search(["postgresql://me:s3cret@host/db"])
     assert "me:***@host" in (line := only_line(capsys.readouterr().err)) and "s3cret" not in line
 
 
@@ -442,7 +455,7 @@ def test_help_and_mistakes_import_nothing_heavy(script: str, arguments: list[str
     ended = python(code, *arguments)
     assert ended.returncode == (0 if "--help" in arguments else 2)
     *told, imported = ended.stdout.splitlines()
-    assert "harness.cli.search" in imported.split() and not HEAVY & set(imported.split())
+    assert "harness.cli.parsing" in imported.split() and not HEAVY & set(imported.split())
     if "--help" in arguments:
         assert ended.stderr == "" and "--runs-dir" in "\n".join(told)
     else:
@@ -462,7 +475,7 @@ def test_help_and_mistakes_import_nothing_heavy(script: str, arguments: list[str
 def test_a_command_ends_as_its_outcome_asks(body: str, code: int, error: str | None) -> None:
     ended = python(
         "import os, signal, time\n"
-        "from harness.cli.search import run\n"
+        "from harness.cli.run import run\n"
         "from harness.core.errors import HarnessError\n"
         f"def main():\n    {body}\n"
         "run(main)\n"
@@ -477,12 +490,26 @@ def test_a_command_ends_as_its_outcome_asks(body: str, code: int, error: str | N
 @pytest.mark.parametrize(
     ("parse", "arguments", "words"),
     [
-        (parse_search, ["--trails", "5"], "unrecognized arguments: --trails 5; did you mean --trials?"),
-        (parse_search, ["--spce=digits"], "unrecognized arguments: --spce=digits; did you mean --space?"),
-        (parse_command, ["status", "--study", "s", "--storge", "x"], "--storge x; did you mean --storage?"),
-        (parse_search, ["digits", "--trails", "5"], "digits --trails 5; did you mean --trials?"),
-        (parse_command, ["report", "--study", "s", "--seeds", "5"], "--seeds 5; --seeds is of confirm (see python -m"),
-        (parse_search, ["--whatever"], "unrecognized arguments: --whatever (see"),
+        (parse_search, ["--trails", "5"], "search.py has no option --trails; did you mean --trials? (see"),
+        (parse_search, ["--spce=digits"], "search.py has no option --spce; did you mean --space? (see"),
+        (
+            parse_command,
+            ["status", "--study", "s", "--storge", "x"],
+            "status has no option --storge; did you mean --sto",
+        ),
+        (parse_search, ["digits", "--trails", "5"], "no option --trails; did you mean --trials?"),
+        (
+            parse_command,
+            ["report", "--study", "s", "--seeds", "5"],
+            "no option --seeds; --seeds is of confirm (see pyth",
+        ),
+        (parse_search, ["--whatever"], "search.py has no option --whatever (see"),
+        (
+            parse_search,
+            ["--sampler", "frnt"],
+            "--sampler must be one of front, tpe, nsga2, gp, random, but got 'frnt'; di",
+        ),
+        (parse_command, ["reprt"], "but got 'reprt'; did you mean report?"),
     ],
 )
 def test_a_flag_that_is_misspelt_is_told_what_it_may_be(
@@ -497,7 +524,7 @@ def test_a_flag_that_is_misspelt_is_told_what_it_may_be(
 def test_what_the_output_can_not_show_is_replaced(encoding: str) -> None:
     body = "from harness.screen.terminal import Terminal; Terminal().say('α ↑ 猫 \\udce9'); print('α')"
     ended = subprocess.run(
-        [sys.executable, "-c", f"from harness.cli.search import run\ndef main(): {body}\nrun(main)"],
+        [sys.executable, "-c", f"from harness.cli.run import run\ndef main(): {body}\nrun(main)"],
         env={**environment(), "PYTHONIOENCODING": encoding},
         capture_output=True,
     )
@@ -507,7 +534,7 @@ def test_what_the_output_can_not_show_is_replaced(encoding: str) -> None:
 def test_a_command_in_a_folder_that_was_deleted_says_so() -> None:
     ended = python(
         "import os, tempfile\n"
-        "from harness.cli.search import run\n"
+        "from harness.cli.run import run\n"
         "os.chdir(folder := tempfile.mkdtemp())\n"
         "os.rmdir(folder)\n"
         "run(print)\n"

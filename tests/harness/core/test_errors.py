@@ -20,12 +20,12 @@ def main():
     time.sleep(30)
 """
 _RUNNERS = {
-    "a command": ("from harness.cli.search import run\nrun(main)\n", 143),
+    "a command": ("from harness.cli.run import run\nrun(main)\n", 143),
     "a scheduler's worker": (
         "import harness.session\nfrom harness.launchers.remote import JobSpec\nfrom harness.settings import Settings\n"
-        "harness.session.run_search = lambda settings: main()\n"
+        "harness.session.search_and_print = lambda settings, next_steps: main()\n"
         "settings = Settings(space_name='a', space_file=Path('a.py'), study='a', runs_dir=Path('none'))\n"
-        "raise SystemExit(JobSpec(settings, Path.cwd(), ('a',)).run([signal.SIGTERM], Path('log')))\n",
+        "raise SystemExit(JobSpec(settings, Path.cwd(), ('a',), str).run([signal.SIGTERM], Path('log')))\n",
         15,
     ),
 }

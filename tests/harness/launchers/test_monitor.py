@@ -10,7 +10,7 @@ import pytest
 from conftest import claimed, metrics, opened, settings_in
 
 from harness.core.errors import HarnessError, Interrupted
-from harness.launchers import monitor as attend
+from harness.launchers.monitor import monitor
 from harness.launchers.placement import Placement
 from harness.settings import Settings
 from search_spaces.digits import SPACE
@@ -48,7 +48,7 @@ def test_workers_whose_time_is_up_are_no_failure(
 ) -> None:
     reported = []
     monkeypatch.setattr("harness.reporting.report.report", lambda study, terminal: reported.append(study.finished()))
-    attend.attend(Over(tmp_path), settings, Placement(launcher="slurm"))
+    monitor(Over(tmp_path), settings, Placement(launcher="slurm"))
     assert "the time is up with 1 of 3 trials finished; the same command goes on." in capsys.readouterr().out
     assert reported == [1]
 
@@ -60,7 +60,7 @@ def test_what_ended_workers_is_said_though_the_others_time_is_up(
     monkeypatch.setattr("harness.reporting.report.report", lambda study, terminal: reported.append(study.finished()))
     (tmp_path / "0.out").write_text("study     s\nerror: the disk is full\n")
     with pytest.raises(HarnessError, match=r"^job 7 has ended with 1 of 3 trials finished: the disk is full \(logs"):
-        attend.attend(Over(tmp_path), settings, Placement(launcher="slurm"))
+        monitor(Over(tmp_path), settings, Placement(launcher="slurm"))
     assert reported == [1]
 
 
@@ -69,7 +69,7 @@ def test_workers_that_leave_trials_undone_before_their_time_are_a_failure(
     settings: Settings, tmp_path: Path, timeout_s: float | None
 ) -> None:
     with pytest.raises(HarnessError, match=r"^job 7 has ended with 1 of 3 trials finished \(logs"):
-        attend.attend(Over(tmp_path), replace(settings, timeout_s=timeout_s), Placement(launcher="slurm"))
+        monitor(Over(tmp_path), replace(settings, timeout_s=timeout_s), Placement(launcher="slurm"))
 
 
 def test_logs_are_found_in_a_folder_whose_name_is_a_pattern(settings: Settings, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_logs_are_found_in_a_folder_whose_name_is_a_pattern(settings: Settings, 
     folder.mkdir()
     (folder / "0.out").write_text("error: the disk is full\n")
     with pytest.raises(HarnessError, match=r"1 of 3 trials finished: the disk is full \(logs: .*/\[kd\]/\*\.out\)"):
-        attend.attend(Over(folder), replace(settings, timeout_s=None), Placement(launcher="slurm"))
+        monitor(Over(folder), replace(settings, timeout_s=None), Placement(launcher="slurm"))
 
 
 @pytest.mark.parametrize(
@@ -98,5 +98,5 @@ def test_what_was_cancelled_is_told_from_what_may_still_run(
             return heard
 
     with pytest.raises(Interrupted):
-        attend.attend(Stopped(tmp_path), settings, Placement(launcher="slurm"))
+        monitor(Stopped(tmp_path), settings, Placement(launcher="slurm"))
     assert words in capsys.readouterr().out

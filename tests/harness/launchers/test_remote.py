@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import settings_in
 
+from harness.cli.hints import next_steps
 from harness.launchers.remote import JobSpec, job_spec
 from harness.preparation.concurrency import workers_together
 from harness.settings import Settings
@@ -23,7 +24,7 @@ from search_spaces.digits import SPACE
 def searched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Settings]]:
     """The settings of each search that would have begun."""
     found: list[Settings] = []
-    monkeypatch.setattr("harness.session.run_search", found.append)
+    monkeypatch.setattr("harness.session.search_and_print", lambda settings, next_steps: found.append(settings))
     handler = signal.getsignal(signal.SIGTERM)
     yield found
     signal.signal(signal.SIGTERM, handler)
@@ -31,7 +32,7 @@ def searched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Settings]]:
 
 def begin(folder: Path, log: Path, *, timeout_s: float | None) -> None:
     settings = replace(settings_in(folder, trials=3), timeout_s=timeout_s)
-    assert JobSpec(settings, folder, ("search.py",)).run([signal.SIGTERM], log) is None
+    assert JobSpec(settings, folder, ("search.py",), next_steps).run([signal.SIGTERM], log) is None
 
 
 def test_the_time_of_a_worker_counts_from_its_first_start(
@@ -50,7 +51,7 @@ def test_the_time_of_a_worker_counts_from_its_first_start(
 
 
 def test_a_worker_knows_how_many_were_started_with_it(tmp_path: Path) -> None:
-    settings = job_spec(settings_in(tmp_path, trials=30), 12).settings
+    settings = job_spec(settings_in(tmp_path, trials=30), 12, next_steps).settings
     assert workers_together(settings, SPACE, torch.device("cpu")) == 12
 
 

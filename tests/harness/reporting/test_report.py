@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import claimed, settings_in
+from conftest import claimed, places_of, settings_in
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from plotly.offline import get_plotlyjs
 from rich.console import Console
@@ -773,7 +773,7 @@ def test_the_way_to_confirm_that_is_said_has_the_space_file_and_the_places(
     monkeypatch.chdir(settings.runs_dir)
     places = f"--storage {settings.storage} --runs-dir {settings.runs_dir}"
     command = f"python -m harness confirm --study {settings.study} {places} --space my_space.py"
-    result = collect(find_study(replace(settings, space_name="", space_file=Path())))  # as the report has it
+    result = collect(find_study(places_of(settings)))  # as the report has it
     (note,) = (note for note in notes(result) if note.startswith("Gain: "))
     assert note.endswith(command)
     assert caveats(confirmed_over(study, 0.5, 0.51))[1].endswith(f"{command} --seeds 5")

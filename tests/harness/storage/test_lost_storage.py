@@ -14,7 +14,7 @@ from optuna.exceptions import StorageInternalError
 from harness import __main__ as commands
 from harness.core.errors import HarnessError
 from harness.session import run_search
-from harness.settings import Settings
+from harness.settings import ConfirmSettings, Places, Settings
 from harness.storage.access import open_storage
 
 SPACE_FILE = Path(__file__).parents[3] / "search_spaces" / "digits.py"
@@ -24,19 +24,24 @@ def lost(*_: object, **__: object) -> NoReturn:
     raise StorageInternalError("the server closed the connection")
 
 
+def named(settings: Settings) -> tuple[Places, str]:
+    places = Places(storage=settings.storage, tracking_uri=settings.tracking_uri, runs_dir=settings.runs_dir)
+    return places, settings.study
+
+
 @pytest.mark.parametrize(
     ("command", "asks"),
     [
         (run_search, "harness.studies.opening.open_study"),
         (run_search, "harness.studies.study.Study.tally"),
-        (commands.confirm, "harness.studies.opening.reopen_study"),
-        (commands.report, "harness.studies.opening.find_study"),
-        (commands.status, "harness.studies.opening.find_study"),
+        (lambda settings: commands.confirm(ConfirmSettings(places=settings)), "harness.studies.opening.reopen_study"),
+        (lambda settings: commands.report(*named(settings)), "harness.studies.opening.find_study"),
+        (lambda settings: commands.status(*named(settings)), "harness.studies.opening.find_study"),
     ],
     ids=["opening", "header", "confirm", "report", "status"],
 )
 def test_it_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[[Settings], None], asks: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[[Settings], object], asks: str
 ) -> None:
     settings = settings_in(tmp_path, trials=1)
     settings = replace(settings, space_file=SPACE_FILE, tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")

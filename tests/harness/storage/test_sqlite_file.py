@@ -171,7 +171,7 @@ def test_first_starts_of_several_processes_make_one_database(tmp_path: Path) -> 
         "from harness.settings import Settings\n"
         "import optuna, sys\n"
         "from pathlib import Path\n"
-        f"settings = Settings(space_name='s', space_file=Path(), study='s', storage={settings.storage!r}, "
+        f"settings = Settings(space_name='s', study='s', storage={settings.storage!r}, "
         f"runs_dir=Path({str(settings.runs_dir)!r}))\n"
         "optuna.create_study(study_name=sys.argv[1], storage=open_storage(settings).optuna)\n"
     )

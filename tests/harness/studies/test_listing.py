@@ -7,29 +7,31 @@ from pathlib import Path
 
 import optuna
 import pytest
-from conftest import opened, settings_in
+from conftest import opened, places_of, settings_in
 
 from harness.core.errors import HarnessError
+from harness.settings import Places
 from harness.storage.access import open_storage
-from harness.studies.listing import with_study
+from harness.studies.listing import choose_study
 
 
 def test_the_only_study_needs_no_name_and_of_several_a_list_is_shown(tmp_path: Path) -> None:
     settings, said = settings_in(tmp_path, trials=3), list[str]()
+    places = Places(storage=settings.storage, runs_dir=settings.runs_dir)
     opened(settings)
     optuna.create_study(study_name="of another program", storage=open_storage(settings).optuna)
-    assert with_study(replace(settings, study=""), said.append) == settings and said == []
+    assert choose_study(places, None, said.append) == places_of(settings) and said == []
     opened(replace(settings, study="wider"))
-    assert with_study(replace(settings, study=""), said.append) is None
+    assert choose_study(places, None, said.append) is None
     assert said[:2] == ["s      0 trials of digits finished", "wider  0 trials of digits finished"]
     assert said[2].startswith("2 studies in ") and said[2].endswith("; --study names one")
-    assert with_study(settings, said.append) == settings
+    assert choose_study(places, "s", said.append) == places_of(settings)
 
 
 def test_where_there_is_no_study_that_is_said(tmp_path: Path) -> None:
-    settings = replace(settings_in(tmp_path, trials=3), study="", storage=f"sqlite:///{tmp_path}/new.db")
+    places = Places(storage=f"sqlite:///{tmp_path}/new.db", runs_dir=tmp_path / "mlruns")
     with pytest.raises(HarnessError, match="there is no file"):
-        with_study(settings, print)
-    optuna.create_study(study_name="of another program", storage=open_storage(settings).optuna)
+        choose_study(places, None, print)
+    optuna.create_study(study_name="of another program", storage=open_storage(places).optuna)
     with pytest.raises(HarnessError, match="holds none of this program"):
-        with_study(settings, print)
+        choose_study(places, None, print)

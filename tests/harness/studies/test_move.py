@@ -11,7 +11,7 @@ from typing import Any
 
 import optuna
 import pytest
-from conftest import claimed, opened, settings_in
+from conftest import Moving, claimed, opened, settings_in
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -28,12 +28,12 @@ PARAMS = {"width": 8, "temperature": 4.0, "alpha": 0.1 + 0.2, "learning_rate": 1
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path) -> Moving:
     """Return the settings of a study that is to be moved to another file."""
-    return replace(settings_in(tmp_path, trials=9), to=f"sqlite:///{tmp_path}/there.db")
+    return Moving(**vars(settings_in(tmp_path, trials=9)), to=f"sqlite:///{tmp_path}/there.db")
 
 
-def there(settings: Settings) -> Settings:
+def there(settings: Moving) -> Moving:
     return replace(settings, storage=settings.to, to=settings.storage)
 
 
@@ -78,11 +78,11 @@ def refused(action: Callable[..., object], *arguments: Any) -> str:
     return str(raised.value)
 
 
-def test_all_that_is_known_arrives_and_the_study_is_gone_on_with_there(settings: Settings) -> None:
+def test_all_that_is_known_arrives_and_the_study_is_gone_on_with_there(settings: Moving) -> None:
     begin(settings)
     before = known(settings)
     assert [row[1].name for row in before[2]] == ["COMPLETE", "PRUNED", "FAIL", "WAITING", "RUNNING"]
-    move(settings, Terminal())
+    move(settings, settings.to, Terminal())
     assert known(there(settings)) == before
     study = opened(there(settings))
     cut = claimed(study, SPACE)
@@ -108,53 +108,57 @@ def test_it_is_said_how_to_reach_the_study_where_it_is_now(
     to: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    settings = replace(settings_in(tmp_path, trials=9), storage=f"sqlite:///{tmp_path}/source.db", to=to)
+    settings = replace(settings_in(tmp_path, trials=9), storage=f"sqlite:///{tmp_path}/source.db")
     begin(settings)
-    move(settings, Terminal())
+    move(settings, to, Terminal())
     assert capsys.readouterr().out.endswith(f"go on with it there: the same flags, {said}\n")
 
 
-def test_the_source_says_where_the_study_went(settings: Settings) -> None:
+def test_the_source_says_where_the_study_went(settings: Moving) -> None:
     begin(settings)
     late = opened(settings)
-    move(settings, Terminal())
+    move(settings, settings.to, Terminal())
     place = settings.to
     for action, arguments in (
         (opened, (settings,)),
         (find_study, (settings,)),
-        (move, (settings, Terminal())),
+        (move, (settings, settings.to, Terminal())),
         (late.hold, ()),
     ):
         assert refused(action, *arguments) == f"study 's' was moved to {place}; go on there, with --storage."
 
 
-def test_a_study_can_be_moved_back(settings: Settings) -> None:
+def test_a_study_can_be_moved_back(settings: Moving) -> None:
     begin(settings)
-    move(settings, Terminal())
+    move(settings, settings.to, Terminal())
     opened(there(settings)).optuna.enqueue_trial({"width": 4})
     now = known(there(settings))
-    move(there(settings), Terminal())
+    move(there(settings), settings.storage, Terminal())
     assert known(settings) == now and opened(settings).attrs["kd.id"] == now[0]["kd.id"]
     assert "was moved to" in refused(opened, there(settings))
-    move(settings, Terminal())
+    move(settings, settings.to, Terminal())
     assert known(there(settings)) == now
 
 
-def test_a_study_that_is_worked_on_stays(settings: Settings) -> None:
+def test_a_study_that_is_worked_on_stays(settings: Moving) -> None:
     begin(settings)
     study = opened(settings)
     study.hold()
-    assert "study 's' is being worked on by a process of this machine; stop" in refused(move, settings, Terminal())
+    assert "study 's' is being worked on by a process of this machine; stop" in refused(
+        move, settings, settings.to, Terminal()
+    )
     study.lease.release()
-    move(settings, Terminal())
+    move(settings, settings.to, Terminal())
 
 
-def test_a_study_that_is_worked_on_in_another_runs_folder_stays(settings: Settings, tmp_path: Path) -> None:
+def test_a_study_that_is_worked_on_in_another_runs_folder_stays(settings: Moving, tmp_path: Path) -> None:
     opened(settings)  # which has begun no trial, or no other folder could have it
     elsewhere = replace(settings, runs_dir=tmp_path / "elsewhere")
     study = opened(elsewhere)
     study.hold()
-    assert "study 's' is being worked on by a process of this machine; stop" in refused(move, settings, Terminal())
+    assert "study 's' is being worked on by a process of this machine; stop" in refused(
+        move, settings, settings.to, Terminal()
+    )
     words = refused(opened(settings).hold)
     assert f"is being worked on in {elsewhere.study_dir}, so it can't be in {settings.study_dir} at the" in words
     second = opened(elsewhere)
@@ -162,12 +166,12 @@ def test_a_study_that_is_worked_on_in_another_runs_folder_stays(settings: Settin
     study.lease.release()
     assert "is being worked on" in refused(opened(settings).hold)
     second.lease.release()
-    move(settings, Terminal())
+    move(settings, settings.to, Terminal())
     assert "was moved to" in refused(study.hold)
 
 
 def test_who_comes_at_the_moment_when_another_runs_folder_is_left_is_not_refused(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Moving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = opened(settings)
     other = opened(replace(settings, runs_dir=tmp_path / "elsewhere"))
@@ -186,41 +190,45 @@ def test_who_comes_at_the_moment_when_another_runs_folder_is_left_is_not_refused
     assert "is being worked on in" in refused(other.hold)
 
 
-def test_whoever_had_opened_a_study_before_it_was_moved_begins_nothing_of_it(settings: Settings) -> None:
+def test_whoever_had_opened_a_study_before_it_was_moved_begins_nothing_of_it(settings: Moving) -> None:
     begin(settings)
     late = opened(settings)
-    move(settings, Terminal())
+    move(settings, settings.to, Terminal())
     assert refused(claimed, late, SPACE) == f"study 's' was moved to {settings.to}; go on there, with --storage."
     assert "was moved to" in refused(late.take, ["controls/2"])
 
 
-def test_another_study_of_its_name_is_left_alone(settings: Settings) -> None:
+def test_another_study_of_its_name_is_left_alone(settings: Moving) -> None:
     begin(settings)
     optuna.create_study(study_name="s", storage=open_storage(there(settings)).optuna).set_user_attr("mine", 1)
-    assert "must hold no study 's' yet, but holds one; nothing was moved" in refused(move, settings, Terminal())
+    assert "must hold no study 's' yet, but holds one; nothing was moved" in refused(
+        move, settings, settings.to, Terminal()
+    )
     assert optuna.load_study(study_name="s", storage=open_storage(there(settings)).optuna).user_attrs == {"mine": 1}
     assert opened(settings).finished() == 3
 
 
-def test_what_cannot_be_moved_is_said(settings: Settings, tmp_path: Path) -> None:
+def test_what_cannot_be_moved_is_said(settings: Moving, tmp_path: Path) -> None:
     begin(settings)
-    assert "must be another storage than --storage" in refused(move, replace(settings, to=settings.storage), Terminal())
+    assert "must be another storage than --storage" in refused(move, settings, settings.storage, Terminal())
     elsewhere = replace(settings, runs_dir=tmp_path / "other")
-    assert "was searched with another --runs-dir" in refused(move, elsewhere, Terminal())
-    assert "must hold study 'none', but holds s" in refused(move, replace(settings, study="none"), Terminal())
-    words = refused(move, replace(settings, to="sqlite:////nowhere/at/all.db"), Terminal())
+    assert "was searched with another --runs-dir" in refused(move, elsewhere, settings.to, Terminal())
+    assert "must hold study 'none', but holds s" in refused(
+        move, replace(settings, study="none"), settings.to, Terminal()
+    )
+    words = refused(move, settings, "sqlite:////nowhere/at/all.db", Terminal())
     assert words.startswith("--to sqlite:////nowhere/at/all.db can't be used: ")
     assert opened(settings).finished() == 3
 
 
-def test_a_move_that_loses_a_storage_names_both(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_move_that_loses_a_storage_names_both(settings: Moving, monkeypatch: pytest.MonkeyPatch) -> None:
     begin(settings)
 
     def lost(*arguments: Any, **more: Any) -> int:
         raise StorageInternalError("no answer")
 
     monkeypatch.setattr(type(open_storage(there(settings)).optuna), "create_new_trial", lost)
-    words = refused(move, settings, Terminal())
+    words = refused(move, settings, settings.to, Terminal())
     assert words.startswith(f"--storage {settings.storage} or --to {settings.to} can't be used any more: no answer")
 
 
@@ -233,14 +241,14 @@ STEPS = ("create_new_study", "set_study_user_attr", "create_new_trial", "told", 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_cut_at_any_step_leaves_one_place_to_go_on_or_the_same_command_to_repeat(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, step: str
+    settings: Moving, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     begin(settings)
     before = known(settings)
     with monkeypatch.context() as patch:
         _cut_after(step, settings, patch)
         with pytest.raises(Cut):
-            move(settings, Terminal())
+            move(settings, settings.to, Terminal())
     free = FolderLock(settings.study_dir)
     assert free.acquire()
     free.release()
@@ -255,7 +263,7 @@ def test_a_cut_at_any_step_leaves_one_place_to_go_on_or_the_same_command_to_repe
         assert "its move to there is under way or was cut" in refused(opened, there(settings))
     elif step != "create_new_study":
         assert "its move to there is under way or was cut" in refused(find_study, there(settings))
-    move(settings, Terminal())
+    move(settings, settings.to, Terminal())
     assert known(there(settings)) == before and opened(there(settings)).finished() == 3
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import optuna
 import pytest
-from conftest import claimed, metrics, opened, settings_in
+from conftest import claimed, metrics, opened, places_of, settings_in
 from optuna.distributions import BaseDistribution, IntDistribution
 
-from harness.cli.flags import SPACES_DIR
 from harness.core.content import FolderLock
 from harness.core.errors import HarnessError
 from harness.metrics import METRICS
-from harness.settings import Settings
+from harness.options.spaces import SPACES_DIR
+from harness.settings import ConfirmSettings, Settings
 from harness.space import SearchSpace, load_space
 from harness.storage.access import open_storage
 from harness.studies.changes import bind_starts
@@ -350,7 +350,7 @@ def test_an_embedded_space_is_this_programs_own_whatever_the_storage_says(settin
     theirs = tmp_path / "digits.py"
     theirs.write_text("open('theirs.txt', 'w').close()\nraise RuntimeError\n")
     study.optuna.set_user_attr("kd.sources", {**study.sources, "space_file": str(theirs)})
-    again, space = reopen_study(replace(settings, space_file=Path()))
+    again, space = reopen_study(ConfirmSettings(places=places_of(settings)))
     assert space.declaration() == SPACE.declaration() and again.settings.space_file == SPACES_DIR / "digits.py"
 
 
@@ -375,7 +375,7 @@ def test_a_study_goes_on_with_other_code_only_if_that_is_accepted_and_notes_it(s
         "goes on all the same, and notes it; --study NAME begins a new one."
     )
     with pytest.raises(HarnessError, match=r"begun with other code: slopes\.py has"):
-        reopen_study(replace(settings, space_file=settings.runs_dir.parent / "own_space.py"))
+        reopen_study(ConfirmSettings(places=places_of(settings), space_file=settings.runs_dir.parent / "own_space.py"))
     study.keep_costs("a table")
     at_work = FolderLock(settings.study_dir, shared=True)
     assert at_work.acquire()
