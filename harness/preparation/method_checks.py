@@ -18,7 +18,7 @@ from harness.networks.students import Students, build_student, middle_architectu
 from harness.space import METHOD, SearchSpace
 from lightning_modules.batch import call
 from lightning_modules.data.tensors import TensorDataModule
-from lightning_modules.features import captured
+from lightning_modules.features import capture_features
 from lightning_modules.methods import Term
 from lightning_modules.methods.feature import FeatureCriterion
 
@@ -221,7 +221,7 @@ def check_own_methods(
                 criterion.setup(student, data, epochs=space.epochs)
                 data.teacher_layers = criterion.teacher_layers
                 batch = next(iter(data.ordered("val")))[0]
-                with captured(student, criterion.student_layers) as features:
+                with capture_features(student, criterion.student_layers) as features:
                     logits = call(student, batch.inputs)
                 fault = _terms_fault(criterion.to(data.device)(logits, batch, features))
             if fault:
