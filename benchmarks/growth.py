@@ -45,8 +45,8 @@ from harness.studies.opening import open_study
 from harness.studies.study import Study
 from harness.tracking.mirror import Mirror
 from harness.tracking.spool import SPOOL, STATE_FILE, Spool
-from harness.training.answers import ANSWERS, compare, keep_answers
-from harness.trials.prospects import forecast_of
+from harness.training.predictions import PREDICTIONS, compare_predictions, save_predictions
+from harness.trials.forecasting import make_forecast
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDY = "grown"
@@ -59,7 +59,7 @@ def fill(study: Study, space: SearchSpace, prepared: Prepared, trials: int, stor
     rng = np.random.default_rng(0)
     val = prepared.data.splits["val"]
     teacher_logits = prepared.data.teacher_outputs["val"]["logits"]
-    answers = compare(teacher_logits + torch.randn(teacher_logits.shape), teacher_logits, val.labels)
+    answers = compare_predictions(teacher_logits + torch.randn(teacher_logits.shape), teacher_logits, val.labels)
     widths = [architecture["width"] for architecture in space.architectures(limit=1000) or []]
     template = ""
     for n in range(trials):
@@ -92,7 +92,7 @@ def fill(study: Study, space: SearchSpace, prepared: Prepared, trials: int, stor
             spool.close()
             template = (folder / SPOOL).read_text()
         folder.mkdir(exist_ok=True)
-        keep_answers(answers, folder / ANSWERS)
+        save_predictions(answers, folder / PREDICTIONS)
         (folder / SPOOL).write_text(template)
         sent = {"store": store, "run_id": "0", "offset": len(template.encode()), "state": "COMPLETE"}
         (folder / STATE_FILE).write_text(json.dumps(sent))
@@ -134,8 +134,8 @@ def grown(trials: int) -> None:
     opened_s = time.perf_counter() - started
     assert len(found) == trials
     study.settings = replace(settings, trials=trials + _PROPOSALS)
-    forecast = forecast_of(settings, space, study, prepared)
-    proposer = Proposer(space, sampler=settings.sampler, seed=0, directions=study.directions, forecast=forecast)
+    forecast = make_forecast(settings, space, study, prepared)
+    proposer = Proposer(space, sampler=forecast or settings.sampler, seed=0, directions=study.directions)
     claimant = TrialClaimer(study, proposer)
     proposals_s, begun = [], []
     for _ in range(_PROPOSALS):
@@ -149,7 +149,9 @@ def grown(trials: int) -> None:
         claim.hold.release()
     finished_s = whole_command(str(ROOT / "search.py"), *flags, "--no-controls")
     report_s = whole_command("-m", "harness", "report", "--study", STUDY)
-    empty_s = whole_command("-c", "import harness.trials.local, harness.reporting.report, harness.reporting.parent")
+    empty_s = whole_command(
+        "-c", "import harness.trials.worker_pool, harness.reporting.report, harness.reporting.parent"
+    )
     print(
         f"{trials:,} trials: storage opened and read in {opened_s:.2f} s; the first proposal {proposals_s[0]:.3f} s, "
         f"the next {statistics.median(proposals_s[1:]):.3f} s; search.py on the finished study {finished_s:.1f} s and "

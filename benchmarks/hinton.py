@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from harness.core.content import derived_seed
-from harness.training.fit import fit, seed_draws
+from harness.training.fit import FitConfig, fit, seed_draws
 from harness.training.tensor_file import save_tensors
 from harness.trials.confirm import interval
 from harness.trials.trial import ordered_logits
@@ -88,14 +88,8 @@ def run(module: TeacherModule | StudentModule, data: TensorDataModule, epochs: i
     """Train to the end."""
     data.seed = seed
     with tempfile.TemporaryDirectory() as folder:
-        fit(
-            module,
-            data,
-            epochs=epochs,
-            folder=Path(folder),
-            accelerator="cpu",
-            seed=derived_seed("epochs", seed),
-        )
+        seed = derived_seed("epochs", seed)
+        fit(module, data, FitConfig(epochs=epochs, folder=Path(folder), accelerator="cpu", seed=seed))
 
 
 def student(units: int, data: TensorDataModule, seed: int, *, temperature: float, alpha: float) -> nn.Module:

@@ -33,7 +33,7 @@ from harness.space import Configuration, SearchSpace, load_space
 from harness.storage.access import open_storage
 from harness.studies.opening import open_study
 from harness.tracking.mirror import Mirror
-from harness.trials.trial import StudentJob, train_student
+from harness.trials.trial import TrainingSpec, train_student
 from lightning_modules.batch import select
 from lightning_modules.data.tensors import Split
 
@@ -66,7 +66,7 @@ def run(job: tuple[dict[str, Any], int]) -> dict[str, Any]:
     accuracy: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         train_student(
-            StudentJob(
+            TrainingSpec(
                 configuration=Configuration(*({name: values[name] for name in group} for group in groups)),
                 seed=derived_seed(seed, json.dumps(values)),
                 order_seed=seed,

@@ -34,8 +34,8 @@ from harness.preparation.concurrency import usable_cores
 from harness.preparation.prepared import Prepared
 from harness.space import METHOD, Configuration, SearchSpace
 from harness.trials.confirm import interval
-from harness.trials.controls import LABELS_ALONE, control_of
-from harness.trials.trial import StudentJob, ordered_logits, train_student
+from harness.trials.controls import LABELS_ALONE, control_configuration
+from harness.trials.trial import TrainingSpec, ordered_logits, train_student
 
 SPACE, WIDTH, EPOCHS, SEEDS = "fashion-mnist-methods", 8, 6, 3
 LABELS = "labels alone"
@@ -60,7 +60,7 @@ def run(job: tuple[str, Configuration, int, str]) -> dict[str, Any]:
     method, configuration, seed, split = job
     with tempfile.TemporaryDirectory() as folder:
         student = train_student(
-            StudentJob(configuration=configuration, seed=seed, order_seed=seed),
+            TrainingSpec(configuration=configuration, seed=seed, order_seed=seed),
             replace(_space, epochs=EPOCHS),
             _prepared,
             folder=Path(folder),
@@ -164,7 +164,7 @@ def main() -> None:
         judged = [(next(accuracies), place) for place in range(asked.configurations)]
         best[method] = drawn[method][max(judged)[1]]
     arms = [(method, best[method]) for method in methods]
-    arms += [(LABELS, control_of(best[method].params(), _space)) for method in _space.methods]
+    arms += [(LABELS, control_configuration(best[method].params(), _space)) for method in _space.methods]
     jobs = [(name, one, derived_seed("tested by", k), "test") for name, one in arms for k in range(SEEDS)]
     accuracies = iter(runs.of(jobs))
     found = [[next(accuracies) for _ in range(SEEDS)] for _ in arms]

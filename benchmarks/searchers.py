@@ -17,11 +17,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from recorded_curves import FLOORS, Curves, Place
 
 from harness.options.spaces import space_file
-from harness.sampling.candidates import Points, Pool
-from harness.sampling.forecast import Forecast
+from harness.sampling.candidates import CandidateSet, SpaceEncoder
+from harness.sampling.forecast import Forecast, PrimaryMetric
 from harness.sampling.proposal import make_sampler
 from harness.space import SearchSpace, load_space
-from harness.trials.pruning import Standing, rungs_of, stop
+from harness.trials.pruning import CompleteTrial, rungs_of, shortfall
 from lightning_modules.methods import HINTON
 
 
@@ -72,7 +72,7 @@ class OnTheFront(Whole):
     def __init__(self, curves: Curves, sampler: BaseSampler) -> None:
         super().__init__(curves, sampler)
         self.rungs = rungs_of(curves.epochs)
-        self.complete: list[Standing] = []
+        self.complete: list[CompleteTrial] = []
 
     @property
     def costs(self) -> tuple[float, ...]:
@@ -80,11 +80,11 @@ class OnTheFront(Whole):
 
     def stops(self, epoch: int, accuracy: float) -> bool:
         super().stops(epoch, accuracy)
-        return epoch in self.rungs and stop(accuracy, epoch, self.costs, self.complete) is not None
+        return epoch in self.rungs and shortfall(accuracy, epoch, self.costs, self.complete) is not None
 
     def end(self, accuracy: float | None) -> None:
         if accuracy is not None:
-            self.complete.append(Standing(costs=self.costs, marks=self.marks, end=accuracy))
+            self.complete.append(CompleteTrial(costs=self.costs, values=self.marks, final=accuracy))
         super().end(accuracy)
 
 
@@ -145,14 +145,10 @@ class Front:
         self.left = _Left(self.space, self.grid)
         self.forecast = Forecast(
             self.space,
-            points=self.left,
+            encoder=self.left,
             architectures=[{"width": width} for width in self.grid["width"]],
             costs=10 ** np.array(curves.size)[:, None],
-            epochs=curves.epochs,
-            primary="accuracy",
-            sign=1.0,
-            bounds=(0.0, 1.0),
-            floor=FLOORS[curves.space],
+            metric=PrimaryMetric("accuracy", 1.0, (0.0, 1.0), FLOORS[curves.space]),
             seed=seed,
         )
         self.rungs = rungs_of(curves.epochs)
@@ -187,7 +183,7 @@ class Front:
             self.trials[-1].user_attrs["metrics"] = {"accuracy": accuracy}
 
 
-class _Left(Points):
+class _Left(SpaceEncoder):
     """What is left of the grid, where other points are drawn."""
 
     def __init__(self, space: SearchSpace, grid: dict[str, list[Any]]) -> None:
@@ -195,18 +191,18 @@ class _Left(Points):
         self.places = set(np.ndindex(*map(len, grid.values())))
         self._grid = grid
 
-    def drawn(self, rng: np.random.Generator, count: int) -> list[Pool]:
+    def sample(self, rng: np.random.Generator, count: int) -> list[CandidateSet]:
         rows = np.array(sorted(self.places))
         columns = {
             name: np.array(values, dtype=float)[row]
             for (name, values), row in zip(self._grid.items(), rows.T, strict=True)
         }
         points = np.hstack([self._axes(name, columns[name], len(rows)) for name in self._space.distributions])
-        return [Pool(self._space.distributions, columns, points)]
+        return [CandidateSet(self._space.distributions, columns, points)]
 
-    def near(self, rng: np.random.Generator, configuration: Mapping[str, Any], count: int) -> Pool:
-        return Pool(
-            self._space.distributions, {name: np.empty(0) for name in self._grid}, self.drawn(rng, 0)[0].points[:0]
+    def neighbours(self, rng: np.random.Generator, configuration: Mapping[str, Any], count: int) -> CandidateSet:
+        return CandidateSet(
+            self._space.distributions, {name: np.empty(0) for name in self._grid}, self.sample(rng, 0)[0].points[:0]
         )
 
 

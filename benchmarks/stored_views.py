@@ -26,7 +26,7 @@ from torch import nn
 from harness.preparation.prepared import Prepared
 from harness.preparation.scoring import score
 from harness.space import Configuration, SearchSpace
-from harness.trials.trial import StudentJob, ordered_logits, train_student
+from harness.trials.trial import TrainingSpec, ordered_logits, train_student
 from lightning_modules.batch import Batch, call
 from lightning_modules.data.tensors import TensorDataModule, TensorLoader
 
@@ -81,7 +81,7 @@ def trained(space: SearchSpace, prepared: Prepared, seed: int) -> tuple[float, f
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         student = train_student(
-            StudentJob(configuration=CONFIGURATION, seed=seed, order_seed=seed),
+            TrainingSpec(configuration=CONFIGURATION, seed=seed, order_seed=seed),
             space,
             prepared,
             folder=Path(folder),

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from harness.preparation.prepared import Prepared
 from harness.space import Configuration, SearchSpace
-from harness.trials.trial import StudentJob, train_student
+from harness.trials.trial import TrainingSpec, train_student
 from lightning_modules.batch import call
 from lightning_modules.data.tensors import TensorDataModule
 
@@ -40,7 +40,7 @@ def trained(
     accuracy: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         student = train_student(
-            StudentJob(
+            TrainingSpec(
                 configuration=Configuration({"width": width}, dict(distillation), {"learning_rate": LEARNING_RATE}),
                 seed=seed,
                 order_seed=seed,

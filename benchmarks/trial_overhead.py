@@ -35,7 +35,7 @@ from harness.studies.opening import open_study
 from harness.tracking.mirror import Mirror
 from harness.trials import pruning
 from harness.trials.context import TrialContext
-from harness.trials.worker import work
+from harness.trials.worker import run_trials
 
 CONFIGURATION = {"width": "8", "temperature": "4.0", "learning_rate": "0.01"}
 ALPHA = 0.5  # of the bare loop; the trials draw theirs, for no study tries a configuration twice
@@ -101,7 +101,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     forecast._WORTH_WHILE = 0.0  # each trial is marked and judged, and none is stopped
-    pruning.stop = lambda *asked, **more: None  # by which the last of a budget is judged
+    pruning.shortfall = lambda *asked, **more: None  # by which the last of a budget is judged
     os.chdir(tempfile.mkdtemp())
     fixed = [f"--fix={name}={value}" for name, value in CONFIGURATION.items()]
     given = [f"--space={asked.space}", "--study=bench", "--accelerator=cpu", "--trials=1", *fixed]
@@ -121,7 +121,7 @@ def main() -> None:
                 between, mirrored_s = time.perf_counter(), _mirror_cpu_s()
                 settings = study.settings = replace(settings, trials=asked.block * (pair + 1))
                 context = TrialContext(settings=settings, space=space, study=study, prepared=prepared, mirror=mirror)
-                work(context, _Silent())  # type: ignore[arg-type]
+                run_trials(context, _Silent())  # type: ignore[arg-type]
                 ended = time.perf_counter()
                 time.sleep(4)  # the mirror's last words must not fall into the next bare loops
                 if pair:  # the first pair warms up

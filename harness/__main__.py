@@ -59,12 +59,12 @@ def confirm(asked: ConfirmSettings) -> None:
             from harness.studies.opening import reopen_study
             from harness.teachers.outputs import SEARCHED
             from harness.tracking.spool import Spool
-            from harness.trials.confirm import SPLIT, confirmations
+            from harness.trials.confirm import SPLIT, untrained_confirmations
             from harness.trials.context import TrialContext
-            from harness.trials.controls import announcement, controls
-            from harness.trials.displays import retraining_display
-            from harness.trials.local import retrain_here
-            from harness.trials.worker import catch_up
+            from harness.trials.controls import describe_controls, untrained_controls
+            from harness.trials.progress import RetrainingDisplay
+            from harness.trials.worker import sync_spools
+            from harness.trials.worker_pool import retrain_locally
 
             reach.enter_context(storage_in_reach(asked.places))
             study, space = reopen_study(asked)
@@ -76,27 +76,29 @@ def confirm(asked: ConfirmSettings) -> None:
             raise HarnessError(nothing_to_confirm(found))
         mirror.connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
         study.hold()
-        catch_up(study, mirror)
+        sync_spools(study, mirror)
         if study.finished() < len(study.trials()):
             terminal.say("the search is not over: these are its picks so far.")
         spool = Spool(study.folder, mirror.notify)
-        tries = controls(study, settings, space, picks, of=picks)
-        if tries or confirmations(study, settings, space, picks, asked.seeds) or study.tested_teacher is None:
+        tries = untrained_controls(study, settings, space, picks, of=picks)
+        if tries or untrained_confirmations(study, settings, space, picks, asked.seeds) or study.tested_teacher is None:
             prepared = prepare(settings, space, study, terminal, mirror, splits=(*SEARCHED, SPLIT))
             context = TrialContext(settings=settings, space=space, study=study, prepared=prepared, mirror=mirror)
             if study.tested_teacher is None:
                 logits = prepared.data.teacher_outputs[SPLIT]["logits"]
                 study.keep_tested_teacher(score(logits, prepared.data, space, prepared.classes, split=SPLIT))
-            if tries := controls(study, settings, space, picks, of=picks):  # of a search that had fewer controls
-                told = announcement(tries, study, workers_together(settings, space, prepared.data.device))
+            if tries := untrained_controls(
+                study, settings, space, picks, of=picks
+            ):  # of a search that had fewer controls
+                told = describe_controls(tries, study, workers_together(settings, space, prepared.data.device))
                 terminal.tell(f"controls  {told}; --controls plain leaves out the tuned ones", indent=" " * 10)
                 titles = [retraining.title for retraining in tries]
-                with retraining_display(terminal, "controls", titles, space.epochs) as display:
-                    retrain_here(tries, context, display)
-            left = confirmations(study, settings, space, picks, asked.seeds)
+                with RetrainingDisplay(terminal, "controls", titles, space.epochs) as display:
+                    retrain_locally(tries, context, display)
+            left = untrained_confirmations(study, settings, space, picks, asked.seeds)
             titles = [retraining.title for retraining in left]
-            with retraining_display(terminal, "confirm", titles, space.epochs) as display:
-                retrain_here(left, context, display)
+            with RetrainingDisplay(terminal, "confirm", titles, space.epochs) as display:
+                retrain_locally(left, context, display)
         else:
             terminal.say(f"study {settings.study!r} is confirmed with {asked.seeds} seeds; --seeds takes more.")
         report(study, terminal, spool)
@@ -135,7 +137,7 @@ def report(places: Places, name: str | None) -> None:
             from harness.studies.listing import choose_study
             from harness.studies.opening import find_study
             from harness.tracking.spool import Spool
-            from harness.trials.worker import catch_up
+            from harness.trials.worker import sync_spools
 
             reach.enter_context(storage_in_reach(places))
             found = choose_study(places, name, terminal.say)
@@ -151,7 +153,7 @@ def report(places: Places, name: str | None) -> None:
         else:
             spool = Spool(study.folder, mirror.notify) if study.owns_folder() else None
             if spool is not None:
-                catch_up(study, mirror)
+                sync_spools(study, mirror)
             report(study, terminal, spool if spool is not None and spool.begun else None)
             if spool is not None:
                 spool.close()

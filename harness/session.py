@@ -73,13 +73,13 @@ def run_search(settings: Settings, given: SearchSpace | None = None) -> Outcome:
             from harness.tracking.autologging import switch_off_autologging
             from harness.training.fit import device_of
             from harness.trials.context import TrialContext
-            from harness.trials.controls import announcement, controls
-            from harness.trials.displays import retraining_display, search_display
-            from harness.trials.local import retrain_here, search_here
-            from harness.trials.prospects import unforeseeable
-            from harness.trials.pruning import unprunable
-            from harness.trials.retraining import Retraining, let_wait
-            from harness.trials.worker import catch_up
+            from harness.trials.controls import describe_controls, untrained_controls
+            from harness.trials.forecasting import why_no_forecast
+            from harness.trials.progress import RetrainingDisplay, SearchDisplay
+            from harness.trials.pruning import why_no_pruning
+            from harness.trials.retraining import Retraining, mark_waiting_runs
+            from harness.trials.worker import sync_spools
+            from harness.trials.worker_pool import retrain_locally, search_locally
 
             whole_space = given or load_space(settings.file_of_space, settings.epochs)
             space = whole_space.fixed(settings.fixed)
@@ -97,7 +97,7 @@ def run_search(settings: Settings, given: SearchSpace | None = None) -> Outcome:
         study.retry.word.say = terminal.say
 
         def controls_left() -> list[Retraining]:
-            return controls(study, settings, space, picked(study)) if study.is_over else []
+            return untrained_controls(study, settings, space, picked(study)) if study.is_over else []
 
         def outcome(*, is_over: bool) -> Outcome:
             return Outcome(
@@ -112,28 +112,28 @@ def run_search(settings: Settings, given: SearchSpace | None = None) -> Outcome:
 
         try:
             with ParentRun(study, settings, mirror, controls_left) as parent:
-                catch_up(study, mirror)
+                sync_spools(study, mirror)
                 if not study.is_over or controls_left() or settings.bound not in (None, study.bound):
                     prepared = prepare(settings, space, study, terminal, mirror)
                     switch_off_autologging(terminal.say)
                     study.keep_sources()
                     parent.start(prepared)
-                    if settings.sampler == "front" and (why := unforeseeable(space, study, prepared)):
+                    if settings.sampler == "front" and (why := why_no_forecast(space, study, prepared)):
                         terminal.say(f"sampler   tpe, for {why}")
-                    if settings.pruner == "pareto" and (why := unprunable(study)):
+                    if settings.pruner == "pareto" and (why := why_no_pruning(study)):
                         terminal.say(f"pruner    none, for {why}")
                     context = TrialContext(
                         settings=settings, space=space, study=study, prepared=prepared, mirror=mirror
                     )
-                    with search_display(terminal, study, space.epochs) as display:
-                        search_here(context, display)
+                    with SearchDisplay(terminal, study, space.epochs) as display:
+                        search_locally(context, display)
                     if left := controls_left():
-                        told = announcement(left, study, workers_together(settings, space, prepared.data.device))
+                        told = describe_controls(left, study, workers_together(settings, space, prepared.data.device))
                         terminal.tell(f"controls  {told}{_fewer(settings)}", indent=" " * 10)
                         names = [control.title for control in left]
-                        with retraining_display(terminal, "controls", names, space.epochs) as bar:
-                            retrain_here(left, context, bar)
-                    catch_up(study, mirror)  # a worker elsewhere may have been lost before its last word
+                        with RetrainingDisplay(terminal, "controls", names, space.epochs) as bar:
+                            retrain_locally(left, context, bar)
+                    sync_spools(study, mirror)  # a worker elsewhere may have been lost before its last word
                 elif study.is_exhausted:
                     terminal.say(f"study {settings.study!r} is finished: its space is exhausted.")
                 else:
@@ -143,14 +143,14 @@ def run_search(settings: Settings, given: SearchSpace | None = None) -> Outcome:
                     )
                 if settings.timeout_s is not None and not study.is_over:
                     terminal.say(f"the time is up with {_standing(settings, study)}; the same command goes on.")
-                let_wait(study, mirror)
+                mark_waiting_runs(study, mirror)
                 if study.is_over and study.finished() < settings.trials:
                     terminal.say(f"the space is exhausted: {study.finished()} trials are all that it has.")
                 report(study, terminal, parent.spool, anew=False)
         except Interrupted as interrupted:
             study.retry.set_deadline()
             try:
-                catch_up(study, mirror)
+                sync_spools(study, mirror)
                 undone = len(controls_left())
                 terminal.tell(_stopped(settings, study, undone))
                 stopped = outcome(is_over=study.is_over and not undone)

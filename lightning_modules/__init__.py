@@ -1,1 +1,1 @@
-"""Pure training code: LightningModules, losses, networks and data. Knows no Optuna and no MLflow."""
+"""Pure training code: LightningModules, methods, losses, networks and data; imports neither Optuna nor MLflow."""

@@ -1,4 +1,4 @@
-"""What a training step receives, for every modality."""
+"""Define the batch of a training step, for every modality."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ Inputs = Tensor | dict[str, Tensor]
 
 @dataclass(slots=True)
 class Batch:
-    """Some samples with their labels and with what the teacher said of them.
+    """A batch of samples with their labels and the teacher's outputs.
 
     Attributes:
-        ids: Which samples of the split these are, shape (B,), int64.
-        inputs: What a network is called with: a tensor (B, …) or a dict of such tensors (passed as keywords).
+        ids: Positions of the samples in their split, shape (B,), int64.
+        inputs: Inputs of a network: a tensor (B, …) or a dict of such tensors (passed as keywords).
         labels: Class indices, shape (B,), int64.
-        targets: Probabilities of the classes, shape (B, C), where a view gives them (``lightning_modules.data.views``);
-            ``None`` where the labels are the targets.
+        targets: Class probabilities, shape (B, C), if a view returns them (``lightning_modules.data.views``); ``None``
+            if the labels are the targets.
         teacher: The teacher's stored outputs for these samples by name; ``"logits"`` has shape (B, C), never softmaxed.
             Empty while the teacher itself is trained.
-        mask: True where a position is valid, for inputs that are padded; ``None`` when nothing is.
+        mask: True at valid positions of padded inputs; ``None`` if nothing is padded.
     """
 
     ids: Tensor
@@ -37,7 +37,7 @@ class Batch:
 
     @property
     def truth(self) -> Tensor:
-        """Return what a hard-label loss is taken against: the targets where there are any, else the labels."""
+        """Return the targets of the hard-label loss: ``targets`` if there are any, else ``labels``."""
         return self.labels if self.targets is None else self.targets
 
 
@@ -49,14 +49,14 @@ def select(inputs: Inputs, ids: Tensor | slice) -> Inputs:
 
 
 def call(network: nn.Module, inputs: Inputs) -> Tensor:
-    """Run a network on the inputs of a batch: keywords for a dict, one argument otherwise."""
+    """Call a network with the inputs of a batch: a dict as keywords, a tensor as one argument."""
     logits: Tensor = network(**inputs) if isinstance(inputs, Mapping) else network(inputs)
     return logits
 
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Keep a network in eval mode, then give each part its own mode back: one may be in eval mode on purpose."""
+    """Put a network in eval mode, then restore the mode of each submodule: some may be in eval mode on purpose."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
@@ -67,11 +67,11 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 def initialize_lazy_layers(network: nn.Module, inputs: Inputs) -> nn.Module:
-    """Give lazy layers (``nn.LazyLinear``) their sizes and weights by a call, and return the network.
+    """Initialize lazy layers (``nn.LazyLinear``) by a call of the network, and return it.
 
     Args:
-        network: Any network, on the device of the inputs; one without lazy layers is not called.
-        inputs: Of a batch.
+        network: A network on the device of the inputs; it is not called if it has no lazy layer.
+        inputs: Inputs of a batch.
     """
     if any(map(is_lazy, (*network.parameters(), *network.buffers()))):
         with torch.no_grad(), evaluating(network):

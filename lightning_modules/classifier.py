@@ -1,4 +1,4 @@
-"""The LightningModules of teacher and student: a network, a criterion, an optimizer."""
+"""LightningModules of teacher and student: a network, a method (``criterion``), an optimizer."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_modules.batch import Batch, call, evaluating
-from lightning_modules.features import captured
+from lightning_modules.features import capture_features
 from lightning_modules.methods import Criterion, HardLabelCriterion, Term
 
 _WARM_UP = 0.3  # share of the steps, OneCycleLR's default
 
 
 class ClassifierModule(pl.LightningModule):
-    """Trains ``network`` for ``criterion`` with AdamW under a one-cycle schedule.
+    """Trains a network with a method, AdamW and a one-cycle schedule.
 
     At the end of each epoch, ``epoch_metrics`` holds ``train/loss`` and ``train/<term>`` (means over the samples),
-    ``val/loss``, ``val/<term>``, ``val/<metric>`` and, where the teacher's outputs are at hand, ``val/agreement``.
+    ``val/loss``, ``val/<term>``, ``val/<metric>`` and, if the batches hold the teacher's logits, ``val/agreement``.
     They do not go through ``self.log``, which takes longer than a small epoch's validation.
 
     Args:
-        network: From the inputs of a batch to logits (B, C).
-        criterion: From (logits, batch, features) to named terms, set up; its own parameters, if any, are trained too.
+        network: Maps the inputs of a batch to logits (B, C).
+        criterion: The method, set up: maps (logits, batch, features) to named terms. Its parameters are trained too.
         metric: The primary metric, updated with logits (B, C) and labels (B,).
         metric_name: Its name in the log.
         total_steps: Optimizer steps of the whole training, for the schedule.
@@ -49,7 +49,7 @@ class ClassifierModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         check_training(learning_rate=learning_rate, weight_decay=weight_decay)
-        # An item of the loader holds many batches (see TensorLoader), with an optimizer step for each.
+        # An item of the loader is a list of batches (see TensorLoader), with an optimizer step for each.
         self.automatic_optimization = False
         self.network = network
         self.criterion = criterion
@@ -62,7 +62,7 @@ class ClassifierModule(pl.LightningModule):
         self._training = _TermMeans()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW over network and criterion, and its schedule, stepped with each optimizer step."""
+        """Return AdamW over network and method, and its schedule, stepped with each optimizer step."""
         optimizer = torch.optim.AdamW(
             self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
         )
@@ -71,11 +71,11 @@ class ClassifierModule(pl.LightningModule):
 
     def terms(self, batch: Batch) -> dict[str, Term]:
         """Return the terms of the loss for a batch, with their graph."""
-        return self._answer(batch)[1]
+        return self._evaluate(batch)[1]
 
     def training_step(self, batches: list[Batch], batch_idx: int) -> None:
-        """One optimizer step for each batch of an item."""
-        # A worker trains on one device in one precision, so the bare optimizer does, at half of Lightning's cost.
+        """Take an optimizer step for each batch of an item."""
+        # On one device in one precision, the bare optimizer is enough, at half of the cost of Lightning's.
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         schedule: Any = self.lr_schedulers()
         for batch in batches:
@@ -86,31 +86,31 @@ class ClassifierModule(pl.LightningModule):
             schedule.step()
             self._training.add(terms, len(batch.ids))
 
-    def _answer(self, batch: Batch) -> tuple[Tensor, dict[str, Term]]:
-        """Return the network's logits for a batch, and what the criterion says of them."""
-        with captured(self.network, self.criterion.student_layers) as features:
+    def _evaluate(self, batch: Batch) -> tuple[Tensor, dict[str, Term]]:
+        """Return the network's logits for a batch, and the terms of the loss."""
+        with capture_features(self.network, self.criterion.student_layers) as features:
             logits = call(self.network, batch.inputs)
         return logits, self.criterion(logits, batch, features)
 
     def on_train_epoch_start(self) -> None:
-        """Forget the epoch before."""
+        """Reset the means of the training terms."""
         self._training = _TermMeans()
 
     def on_train_epoch_end(self) -> None:
-        """Validate, and gather the epoch's metrics."""
+        """Validate, and collect the epoch's metrics."""
         self.criterion.end_epoch()
         with evaluating(self):
             validated = self._validate(self.trainer.datamodule.ordered("val"))  # type: ignore[attr-defined]
         self.epoch_metrics = {f"train/{name}": value for name, value in self._training.compute().items()}
         self.epoch_metrics |= {f"val/{name}": value for name, value in validated.items()}
 
-    @torch.no_grad()  # no inference mode: a table that a network keeps between calls could not be trained with
+    @torch.no_grad()  # not inference mode: tensors that a network caches between calls could not be trained with
     def _validate(self, items: Iterable[list[Batch]]) -> dict[str, float]:
-        """Means of the terms, metric and agreement over a split. Lightning's own loop takes as long again."""
+        """Return means of the terms, metric and agreement over a split. Lightning's own loop takes twice as long."""
         means, agreeing = _TermMeans(), []
         self.metric.reset()
         for batch in (batch for item in items for batch in item):
-            logits, terms = self._answer(batch)
+            logits, terms = self._evaluate(batch)
             means.add(terms, len(batch.ids))
             self.metric.update(logits, batch.labels)
             if "logits" in batch.teacher:
@@ -122,7 +122,7 @@ class ClassifierModule(pl.LightningModule):
 
 
 def check_training(*, learning_rate: float = 1e-2, weight_decay: float = 1e-4) -> None:
-    """Check that a training learns something.
+    """Check hyperparameters of a training.
 
     Raises:
         ValueError: If ``learning_rate`` is not positive and finite, or ``weight_decay`` not at least 0 and finite.
@@ -134,11 +134,11 @@ def check_training(*, learning_rate: float = 1e-2, weight_decay: float = 1e-4) -
 
 
 class StudentModule(ClassifierModule):
-    """A student in training. The teacher is no part of it: a batch brings what the teacher said."""
+    """Trains a student. The teacher is not part of the module: batches hold its outputs."""
 
 
 class TeacherModule(ClassifierModule):
-    """A teacher in training, on the true labels alone. Takes what ``ClassifierModule`` takes, less the criterion."""
+    """Trains a teacher on the true labels alone. Takes the arguments of ``ClassifierModule`` but ``criterion``."""
 
     def __init__(self, network: nn.Module, **training: Any) -> None:
         super().__init__(network, HardLabelCriterion(), **training)
@@ -147,8 +147,8 @@ class TeacherModule(ClassifierModule):
 def _schedule(optimizer: torch.optim.Optimizer, peak: float, total_steps: int) -> torch.optim.lr_scheduler.LRScheduler:
     """Return the one-cycle schedule: warm-up to ``peak`` over 30 % of the steps, then annealing to nearly zero.
 
-    Where the warm-up would not last one step (three steps or fewer), OneCycleLR never reaches its peak, and takes an
-    only step at 4e-6 of it. Such a training begins at the peak and decays along a cosine.
+    With three steps or fewer, the warm-up is shorter than one step: OneCycleLR would never reach its peak, and take a
+    single step at 4e-6 of it. Such a training starts at the peak and decays along a cosine.
     """
     if _WARM_UP * total_steps < 1:
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total_steps)
@@ -156,7 +156,7 @@ def _schedule(optimizer: torch.optim.Optimizer, peak: float, total_steps: int) -
 
 
 def weighted_sum(terms: dict[str, Term]) -> Tensor:
-    """Return the loss: each term times its weight, summed, a scalar."""
+    """Return the loss, the weighted sum of the terms, a scalar."""
     first, *others = terms.values()
     loss = first.weight * first.value
     for term in others:
@@ -165,7 +165,7 @@ def weighted_sum(terms: dict[str, Term]) -> Tensor:
 
 
 class _TermMeans:
-    """Average loss terms over samples. Values are only gathered, on the device: one sum an epoch, not one a step."""
+    """Means of loss terms over samples. Values stay on the device and are summed once an epoch, not at each step."""
 
     def __init__(self) -> None:
         self._names: list[str] = []

@@ -1,4 +1,4 @@
-"""Several teachers answer as one: averages of their logits, which are logits again."""
+"""Average the logits of several teachers to the logits of one."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def mean_of_probabilities(logits: Sequence[Tensor]) -> Tensor:
 
     .. math:: \log \frac{1}{K} \sum_k \sigma(z_k)
 
-    They are logits, whose softmax is the mean, and can be softened by any T. What is softened then is the mean, which
-    is not the mean of softened members.
+    They are logits whose softmax is the mean, and can be softened with any T. That softens the mean, which differs from
+    the mean of the softened members.
 
     Args:
         logits: Unnormalised scores of each of K members, all of shape (..., C).
@@ -37,14 +37,14 @@ def mean_of_logits(logits: Sequence[Tensor]) -> Tensor:
 
     .. math:: \frac{1}{K} \sum_k \Big( z_k - \frac{1}{C} \sum_c z_{k,c} \Big)
 
-    Its softmax is the members' geometric mean, normalised, at whatever T it is softened. A class that a member holds
-    impossible (-inf) is impossible, and does not count in that member's C.
+    Its softmax is the members' normalised geometric mean at any T. A class with a logit of -inf in a member has one in
+    the mean, and is left out of that member's C.
 
     Args:
         logits: Unnormalised scores of each of K members, all of shape (..., C).
 
     Returns:
-        Shape (..., C), of mean 0 over C where all classes are possible.
+        Shape (..., C), with mean 0 over C if all logits are finite.
 
     Raises:
         ValueError: If the shapes differ.

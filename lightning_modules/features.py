@@ -1,4 +1,4 @@
-"""What a network computes on the way to its logits: outputs of its layers, by name."""
+"""Capture intermediate features of a network: the outputs of layers by name."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Features = dict[str, Tensor]
 
 
 @contextmanager
-def captured(network: nn.Module, layers: Sequence[str]) -> Iterator[Features]:
-    """Outputs of some layers, there as soon as the network has been called; no hook outlives the context.
+def capture_features(network: nn.Module, layers: Sequence[str]) -> Iterator[Features]:
+    """Capture outputs of layers in a dict that is filled by calls of the network; remove the hooks at the end.
 
     Args:
-        network: Any network.
+        network: The network.
         layers: Names of layers.
 
     Raises:
-        ValueError: If there is no layer of a name.
+        ValueError: If the network has no layer of that name.
     """
     features: Features = {}
-    handles = [_layer(network, name).register_forward_hook(_keeping(features, name)) for name in layers]
+    handles = [_layer(network, name).register_forward_hook(_capture_hook(features, name)) for name in layers]
     try:
         yield features
     finally:
@@ -36,17 +36,17 @@ def captured(network: nn.Module, layers: Sequence[str]) -> Iterator[Features]:
 
 
 @torch.no_grad()
-def probed(network: nn.Module, inputs: Inputs, layers: Sequence[str]) -> tuple[Tensor, Features]:
-    """Logits and features of some inputs in eval mode; the network is left in the modes that it was in.
+def probe_features(network: nn.Module, inputs: Inputs, layers: Sequence[str]) -> tuple[Tensor, Features]:
+    """Return logits and features of some inputs in eval mode; the network's modes are restored.
 
     Args:
-        network: Any network.
-        inputs: A few samples, on its device.
+        network: The network.
+        inputs: Inputs of a few samples, on its device.
         layers: Names of layers.
 
     Raises:
-        ValueError: If there is no layer of a name, or what it gives is no tensor of a row for each sample, or another
-            layer overwrites it.
+        ValueError: If the network has no layer of that name, or the layer's output is not a tensor with a row for each
+            sample, or another layer overwrites it in place.
     """
     versions: dict[str, int] = {}
 
@@ -58,7 +58,7 @@ def probed(network: nn.Module, inputs: Inputs, layers: Sequence[str]) -> tuple[T
 
     handles = [_layer(network, name).register_forward_hook(note(name)) for name in layers]
     try:
-        with evaluating(network), captured(network, layers) as features:
+        with evaluating(network), capture_features(network, layers) as features:
             logits = call(network, inputs)
     finally:
         for handle in handles:
@@ -68,7 +68,7 @@ def probed(network: nn.Module, inputs: Inputs, layers: Sequence[str]) -> tuple[T
     return logits, features
 
 
-def _keeping(features: Features, name: str) -> Any:
+def _capture_hook(features: Features, name: str) -> Any:
     def hook(module: nn.Module, given: Any, output: Any) -> None:
         features[name] = output
 
@@ -77,7 +77,7 @@ def _keeping(features: Features, name: str) -> Any:
 
 def _layer(network: nn.Module, name: str) -> nn.Module:
     try:
-        if name:  # or it would be the network itself
+        if name:  # the empty name is the network itself
             return network.get_submodule(name)
     except AttributeError:
         pass
@@ -94,5 +94,5 @@ def _check(name: str, output: Any, samples: int, version: int | None) -> None:
         )
     if output._version != version:
         raise ValueError(
-            f"layer {name!r} must keep its output, but a layer behind it overwrites that in place; name that one."
+            f"layer {name!r} must keep its output, but a later layer overwrites it in place; name that layer."
         )

@@ -1,4 +1,4 @@
-"""Networks that the embedded tasks use."""
+"""Define the networks of the embedded tasks."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class ConvNet(nn.Sequential):
     2x2 max pooling and ReLU (the same numbers as after ReLU, for a quarter of the work), then one linear layer on the
     ``size`` / 4 squared positions. Parameters grow with the square of ``width``.
 
-    A ``strided`` one halves the image by the step of its convolutions, 5x5 and 3x3, in place of pooling (Springenberg
-    et al. 2015, arXiv:1412.6806): a third of the multiplications at a width of 16, for a point of accuracy or less.
+    With ``strided``, strided convolutions, 5x5 and 3x3, halve the image in place of pooling (Springenberg et al. 2015,
+    arXiv:1412.6806): a third of the multiplications at a width of 16, for a point of accuracy or less.
 
-    On a CPU, batches go through it channels last from a width of 8, or of 16 where it is strided: up to twice as fast,
-    and the same numbers but for rounding. Narrower networks and single images are faster as they are.
+    On a CPU, batches are converted to channels last from a width of 8, or of 16 if strided: up to twice as fast, with
+    equal numbers but for rounding. Narrower networks and single images are faster without it.
 
     Args:
         width: Channels of the first block, at least 1.
@@ -67,7 +67,7 @@ class ConvNet(nn.Sequential):
         self._goes_channels_last = width >= (16 if strided else 8)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Logits (B, C) of images (B, channels, size, size)."""
+        """Return logits (B, C) of images (B, channels, size, size)."""
         if len(input) > 1 and input.device.type == "cpu" and self._goes_channels_last:
             input = _channels_last(input)
         logits: Tensor = super().forward(input)
@@ -75,11 +75,11 @@ class ConvNet(nn.Sequential):
 
 
 def _channels_last(images: Tensor) -> Tensor:
-    """Return the same images laid out channels last, which every layer behind them then keeps to."""
+    """Return the images in channels-last memory format, which the layers preserve."""
     images = images.contiguous(memory_format=torch.channels_last)
     if images.shape[1] > 1:
         return images
-    # One channel lies in memory the same way either way: only its strides tell a convolution which one is meant.
+    # With one channel, both formats have the same memory: only the strides tell a convolution which one it is.
     _, _, height, width = images.shape
     return images.as_strided(images.shape, (height * width, 1, width, 1))
 

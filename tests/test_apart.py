@@ -167,7 +167,7 @@ def test_a_trial_of_a_machine_that_is_lost_begins_again_in_its_run(
             process.kill()
             process.wait()
     said = (example / "other.txt").read_text()
-    assert "it begins again, for no checkpoint of it is here" in said
+    assert "it starts again, for no checkpoint of it is here" in said
     assert "teacher   found on the tracking server" in said and "trained in" not in said
     assert reached(storage) == undisturbed
     check_runs(server, trials, epochs)

@@ -52,7 +52,7 @@ def test_a_study_begun_on_sqlite_goes_on_on_postgresql_as_if_it_had_begun_there(
     output = search(example, *FLAGS, expect=2)
     assert f"study 'cancer' was moved to {storage}" in output
     output = search(example, *FLAGS, "--storage", storage)
-    assert "trial 2 was cut; it goes on after epoch" in output and "6/6 done" in output
+    assert "trial 2 was interrupted; it resumes after epoch" in output and "6/6 done" in output
     assert "was moved to" in moved(example, "--to", storage, expect=2)
     assert "was moved to" in moved(example, "--to", "sqlite:///third.db", expect=2)
     back = moved(example, "--storage", storage, "--to", "sqlite:///optuna.db")

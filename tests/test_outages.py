@@ -113,4 +113,4 @@ def test_a_study_on_postgresql_is_killed_and_resumed(example: Path, postgres: Po
     process.kill()
     process.wait()
     output = search(example, *command)
-    assert "trial 2 was cut; it goes on after epoch" in output and "5/5 done" in output
+    assert "trial 2 was interrupted; it resumes after epoch" in output and "5/5 done" in output

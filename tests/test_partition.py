@@ -107,7 +107,7 @@ def test_machines_that_are_cut_off_lose_their_trials_and_yield_when_they_are_bac
             search.wait()
         print(*map(said, searches), sep="\n")
     for number, name in enumerate((first, second)):
-        assert f"trial {number} is cut: {number} was taken over while this worker was silent" in said(name)
+        assert f"trial {number} is interrupted: {number} was taken over while this worker was silent" in said(name)
         told = [trained(example, other, number) for other in searches if other != name]
         (inherited,) = filter(None, told)
         assert list(inherited) == list(range(EPOCHS))  # it began again, for they share no folder

@@ -74,7 +74,7 @@ def test_a_worker_that_is_lost_with_its_node_goes_on_on_another(cluster: Any, ex
         events = read_events(example / "mlruns" / "trials" / "cancer" / str(number) / "spool.jsonl")
         steps = [event["step"] for event in events if event["event"] == "metrics" and event["step"] is not None]
         assert steps == list(range(LONG))
-    assert "trial 0 was cut; it goes on after epoch" in logs(example)
+    assert "trial 0 was interrupted; it resumes after epoch" in logs(example)
     assert re.search(r"^ray       kd-cancer-\w+, a task$", output, re.MULTILINE) and "2/2 trials" in output
     assert f"logs      {example}/mlruns/ray/kd-cancer-" in output and "the Pareto front of accuracy ↑" in output
 

@@ -193,7 +193,7 @@ def test_a_signal_stops_at_once_and_the_trial_goes_on_in_its_run(
     assert (before.info.status, before.data.tags["kd.state"]) == ("SCHEDULED", "WAITING")
     epochs = epochs_of_checkpoint(example, "cancer", 0)
     output = search(example, *long)
-    assert f"trial 0 was cut; it goes on after epoch {epochs}" in output
+    assert f"trial 0 was interrupted; it resumes after epoch {epochs}" in output
     (after,) = client.search_runs(["1"], "tags.kd.role = 'trial'")
     assert (after.info.run_id, after.info.status) == (before.info.run_id, "FINISHED")
 

@@ -112,7 +112,7 @@ def test_a_worker_that_is_requeued_and_one_that_loses_its_node_go_on(
     wait_for(lambda: second not in quiet.jobs("running"))
     quiet.resume()
     ended(process, example)
-    assert is_whole(example, 2, LONG, storage) and "was cut; it goes on after epoch" in logs(example)
+    assert is_whole(example, 2, LONG, storage) and "was interrupted; it resumes after epoch" in logs(example)
 
 
 def test_a_worker_that_its_time_limit_cuts_is_requeued_after_its_own_end(quiet: Cluster, example: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_worker_that_its_time_limit_cuts_is_requeued_after_its_own_end(quiet: 
     assert log.index("nothing is lost") < log.index("Calling checkpoint method")
     assert "Traceback" not in log, log[log.index("Traceback") :]
     cut = epochs_of_checkpoint(example, "cancer", 0)
-    wait_for(lambda: f"trial 0 was cut; it goes on after epoch {cut} of 20000" in logs(example))
+    wait_for(lambda: f"trial 0 was interrupted; it resumes after epoch {cut} of 20000" in logs(example))
     quiet.run("scancel", number)
 
 
@@ -138,7 +138,7 @@ def test_a_worker_whose_place_is_wanted_goes_on_and_ctrl_c_cancels_it(quiet: Clu
     process = start(quiet, example, "--trials", "1", "--epochs", "20000")
     wait_for(lambda: epochs_logged(example, "cancer", 0) > 3)
     quiet.run("sbatch", "--partition=urgent", "--nodes=2", "--output=/dev/null", "--wrap=sleep 1")
-    wait_for(lambda: "trial 0 was cut; it goes on after epoch" in logs(example))
+    wait_for(lambda: "trial 0 was interrupted; it resumes after epoch" in logs(example))
     process.send_signal(signal.SIGINT)
     output = ended(process, example, code=130)
     assert re.search(r"cancelled job \d+; nothing is lost, and the same command goes on", output)
@@ -156,7 +156,7 @@ def test_a_worker_that_is_requeued_does_not_count_its_time_anew(quiet: Cluster, 
         "the time is up with 0 of 1 trials finished and 1 more begun, which go on from their last checkpoints"
         in logs(example)
     )
-    assert "goes on after epoch" not in logs(example)
+    assert "it resumes after epoch" not in logs(example)
     assert epochs_logged(example, "cancer", 0) < 20000
 
 
@@ -171,7 +171,7 @@ def test_the_readme_s_own_script_is_requeued_when_it_is_told_to_stop(quiet: Clus
     ).strip()
     wait_for(lambda: epochs_logged(example, "cancer", 0) > 3)
     quiet.run("scancel", "--signal=TERM", number)
-    wait_for(lambda: "trial 0 was cut; it goes on after epoch" in (example / "log").read_text())
+    wait_for(lambda: "trial 0 was interrupted; it resumes after epoch" in (example / "log").read_text())
     quiet.run("scancel", number)
     wait_for(lambda: not quiet.jobs())  # cancelled, it does not come back
 

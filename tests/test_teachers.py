@@ -55,7 +55,7 @@ def test_a_student_of_one_study_teaches_the_next(finished: Path, example: Path) 
 
 def test_a_recipe_that_is_out_of_reach_makes_no_study(example: Path) -> None:
     error = refused(example, *CANCER, "--recipe", "hinton", "--fix", "temperature=5")
-    assert error == ("error: --recipe hinton can't be tried: its temperature is 2, and the space has it held at 5.")
+    assert error == ("error: --recipe hinton can't be tried: its temperature is 2, and the space has it fixed at 5.")
     assert not (example / "optuna.db").exists()
 
 

@@ -1,4 +1,4 @@
-"""A task of one's own, looked over: what would spoil a search, or its result, is said before it begins."""
+"""Check a user's task before a search, and report what would make the search or its results fail."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections import Counter
 import torch
 
 from harness.doctor import data, distillation, labels, splits, student, teacher, training
-from harness.doctor.check import STATES, Finding, examine
+from harness.doctor.check import STATES, Finding, run_checks
 from harness.doctor.context import CheckContext
 from harness.screen.terminal import Terminal
 from harness.settings import Settings
-from harness.training.allocator import keep_freed_memory
+from harness.training.allocator import raise_malloc_thresholds
 from harness.training.fit import device_of
 
 CHECKS = (
@@ -27,30 +27,30 @@ CHECKS = (
     *distillation.CHECKS,
     *training.CHECKS,
 )
-"""In the order in which they stand on one another."""
+"""All checks, each after those that it needs."""
 
 
 def diagnose(settings: Settings, terminal: Terminal) -> list[Finding]:
-    """Go through all checks, and say what each found. Nothing is written, and no teacher is trained to the end.
+    """Run all checks and print the findings. Nothing is written, and no teacher is trained to the end.
 
     Args:
-        settings: The space, its data and teacher, the budgets, and where a teacher may be kept.
-        terminal: Where each finding is said, as soon as it is there.
+        settings: The space, its data and teacher, the budgets, and the cache that may hold a teacher.
+        terminal: Where each finding is printed at once.
 
     Raises:
-        HarnessError: If the device can't be had.
+        HarnessError: If this machine lacks the requested device.
     """
-    keep_freed_memory()
+    raise_malloc_thresholds()
     context = CheckContext(settings, device_of(settings.accelerator))
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # beside other work, threads wait for one another at each of a thousand small steps
+    torch.set_num_threads(1)  # on a busy machine, threads wait for one another in each of a thousand small steps
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a search says them where they matter; here they would tear the list apart
-            findings = examine(CHECKS, context, terminal)
+            warnings.simplefilter("ignore")  # a search shows them; here they would interrupt the list of findings
+            findings = run_checks(CHECKS, context, terminal)
     finally:
         torch.set_num_threads(threads)
     counts = Counter(finding.state for finding in findings)
-    told = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
-    terminal.say(f"{len(findings)} checks: {told}")
+    summary = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    terminal.say(f"{len(findings)} checks: {summary}")
     return findings

@@ -1,4 +1,4 @@
-"""What is looked over, as far as the checks before have found it."""
+"""Hold the task under examination, with what earlier checks found of it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from lightning_modules.batch import Batch, Inputs, select
 from lightning_modules.classifier import ClassifierModule, StudentModule, weighted_sum
 from lightning_modules.data.tensors import Split, TensorDataModule
 
-SAMPLES = 128  # of a split, evenly chosen: enough for batches and views, and asked about in a moment
+SAMPLES = 128  # of a split, evenly spaced: enough for batches and views, and fast to evaluate
 BATCH = 64
 STEPS = 3
-EPOCHS = 2  # that a training is said to have: what grows over epochs is there in the last
+EPOCHS = 2  # length of a training: terms that grow over epochs are present in the last one
 
 
 @dataclass(eq=False)
@@ -32,20 +32,20 @@ class CheckContext:
     """A task and its space under examination.
 
     Attributes:
-        settings: What was asked for.
-        device: Where networks are run.
+        settings: The settings of the command.
+        device: Device of the networks.
         space: The space.
-        data: Its data, whole, on the CPU.
-        dataset: Fingerprint of that data.
-        classes: Number of classes C, as the labels have it, and then as the logits have it.
+        data: Its whole data, on the CPU.
+        dataset: Fingerprint of the data.
+        classes: Number of classes C, by the labels first, and by the logits once they are known.
         sample: Some samples of each split, on the device, joined to the teacher's outputs once there are any.
         teacher: The teacher, in eval mode.
-        teacher_is_trained: Whether it was trained before, or is taken as it is: only then what it says is of weight.
-        students: Architectures and their parameters, the smallest first.
-        kinds: What students of every kind gave.
-        methods: Those of the space that fit the task.
+        teacher_is_trained: Whether it is trained, or used as it is: only then do its predictions mean anything.
+        students: Architectures with their number of parameters, in ascending order.
+        kinds: Results of students of every kind.
+        methods: The space's methods that fit the task.
         trained: A student after an epoch on the sample.
-        checkpoint: What was kept of it while it was trained.
+        checkpoint: The checkpoint of that training.
     """
 
     settings: Settings
@@ -64,14 +64,14 @@ class CheckContext:
     checkpoint: dict[str, Any] = field(init=False)
 
     def inputs(self, size: int) -> Inputs:
-        """Inputs of some validation samples, on the device."""
+        """Return the inputs of the first ``size`` validation samples, on the device."""
         return select(self.sample.splits["val"].inputs, slice(0, size))
 
     def batches(self, batch_size: int | None = None) -> list[Batch]:
-        """Return training batches of the sample, one more than ``STEPS``, as a trial gets them.
+        """Return ``STEPS`` + 1 training batches of the sample, as a trial gets them.
 
         Args:
-            batch_size: Samples in a batch; ``None`` takes the task's, as far as the sample has enough.
+            batch_size: Samples in a batch; ``None`` takes the task's batch size, at most ``BATCH``.
         """
         self.sample.seed, self.sample.teacher_layers = 0, tuple(teacher_layers(self.space))
         sample = copy.copy(self.sample)
@@ -83,24 +83,24 @@ class CheckContext:
         return found[: STEPS + 1]
 
     def student(self, architecture: Mapping[str, Any]) -> nn.Module:
-        """Return a student with the same fresh weights at each call, on the device."""
+        """Build a student with the same fresh weights at each call, on the device."""
         seed_draws(0, torch.device("cpu"))
         return build_student(self.space, architecture, self.sample).to(self.device)
 
     def deployed(self, architecture: Mapping[str, Any]) -> nn.Module:
-        """Return what is deployed of such a student, on the device."""
+        """Build the deployed network of such a student, on the device."""
         return deployed_network(self.space.task, self.student(architecture)).to(self.device)
 
     def extremes(self) -> dict[str, dict[str, Any]]:
-        """Return the smallest and the largest student, by what they are called."""
-        return {text_of(architecture): architecture for architecture, _ in (self.students[0], self.students[-1])}
+        """Return the architectures of the smallest and the largest student by their text."""
+        return {format_values(architecture): architecture for architecture, _ in (self.students[0], self.students[-1])}
 
     def configuration(self, method: str, **values: Any) -> Configuration:
-        """Return the middle of a method's ranges, with other values for some parameters."""
+        """Return the middle of a method's ranges, with ``values`` for some parameters."""
         return self.space.configuration(self.space.middle(method) | values)
 
     def module(self, configuration: Configuration, *, steps: int = STEPS) -> StudentModule:
-        """Return a student to be trained for some steps, with the same fresh weights at each call, on the device."""
+        """Build a student's module for some steps, with the same fresh weights at each call, on the device."""
         module = student_module(
             configuration,
             replace(self.space, epochs=EPOCHS),
@@ -112,29 +112,29 @@ class CheckContext:
         return module.to(self.device)
 
 
-def some_samples(data: TensorDataModule, device: torch.device) -> TensorDataModule:
-    """Return the same data module, with a few samples of each split, evenly chosen, on ``device``."""
+def subsample(data: TensorDataModule, device: torch.device) -> TensorDataModule:
+    """Return a copy of a data module with evenly spaced samples of each split, on ``device``."""
     sample = copy.copy(data)
-    sample.splits = {name: _evenly(split) for name, split in data.splits.items()}
+    sample.splits = {name: _subsample_split(split) for name, split in data.splits.items()}
     sample.batch_size = min(data.batch_size, BATCH)
     sample.teacher_outputs = {}
     sample.move_to(device)
     return sample
 
 
-def _evenly(split: Split) -> Split:
+def _subsample_split(split: Split) -> Split:
     ids = torch.linspace(0, len(split) - 1, min(SAMPLES, len(split))).long()
     return Split(select(split.inputs, ids), split.labels[ids])
 
 
-def text_of(values: Mapping[str, Any]) -> str:
-    """Parameters as one would pass them, as in ``width=8, depth=2``."""
-    shown = {name: f"{value:.4g}" if isinstance(value, float) else repr(value) for name, value in values.items()}
-    return ", ".join(f"{name}={value}" for name, value in shown.items())
+def format_values(values: Mapping[str, Any]) -> str:
+    """Format parameters as keyword arguments, such as ``width=8, depth=2``."""
+    texts = {name: f"{value:.4g}" if isinstance(value, float) else repr(value) for name, value in values.items()}
+    return ", ".join(f"{name}={text}" for name, text in texts.items())
 
 
-def losses_of(module: ClassifierModule, batches: list[Batch]) -> Iterator[Tensor]:
-    """Yield the loss on each batch, a scalar with its gradients in place, and a step of the optimizer after it."""
+def train_steps(module: ClassifierModule, batches: list[Batch]) -> Iterator[Tensor]:
+    """Yield the loss on each batch, a scalar with its gradients computed, then take an optimizer step."""
     configured: Any = module.configure_optimizers()
     optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
     for step, batch in enumerate(batches):

@@ -1,4 +1,4 @@
-"""Checks of what students are trained for: gradients, losses, and what is searched of them."""
+"""Check the distillation methods: their layers, gradients, losses and searched parameters."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from harness.core.errors import HarnessError
-from harness.doctor.check import Check, CheckFailed, CheckSkipped, asking
-from harness.doctor.context import CheckContext, losses_of, text_of
+from harness.doctor.check import Check, CheckFailed, CheckSkipped, attributing_errors
+from harness.doctor.context import CheckContext, format_values, train_steps
 from harness.preparation.method_checks import check_layers_of, classes_fault, targets_fault
 from harness.preparation.mixing import mixes_targets
 from harness.space import METHOD, Configuration, ends
@@ -20,12 +20,12 @@ from harness.training.fit import seed_draws
 from lightning_modules.batch import Batch
 from lightning_modules.classifier import weighted_sum
 
-_INERT = 1e-5  # of a gradient's length: rounding moves it less, any parameter that reaches it more
+_INERT = 1e-5  # relative change of a gradient: rounding changes it less, an effective parameter more
 _SHOWN = 3
 
 
-def methods_fit(context: CheckContext) -> str:
-    """Check that each method can take the task's classes, and each pair of layers that the space offers it."""
+def check_methods_fit(context: CheckContext) -> str:
+    """Check that each method supports the task's classes, and each pair of layers that the space offers it."""
     space, faults = context.space, list[str]()
     context.methods = []
     mixed = mixes_targets(context.data, context.classes)
@@ -57,11 +57,11 @@ def _methods(context: CheckContext) -> list[str]:
     return context.methods
 
 
-def gradients_reach_every_parameter(context: CheckContext) -> str:
-    """Check that each parameter of a student that is to be trained has a finite gradient, whatever the method."""
+def check_gradients(context: CheckContext) -> str:
+    """Check that each trainable parameter of a student has a finite gradient with every method."""
     batch, reached, frozen = context.batches()[0], 0, 0
     for method, (name, architecture) in itertools.product(_methods(context), context.extremes().items()):
-        with asking(f"{method}, student({name})", context):
+        with attributing_errors(f"{method}, student({name})", context):
             module = context.module(context.configuration(method, **architecture))
             weighted_sum(module.terms(batch)).backward()
         parameters = dict(module.named_parameters())
@@ -83,7 +83,7 @@ def gradients_reach_every_parameter(context: CheckContext) -> str:
     return f"reach all {reached} tensors of a student{f'; {frozen} are frozen' if frozen else ''}"
 
 
-def searched_parameters_matter(context: CheckContext) -> str:
+def check_distillation_parameters(context: CheckContext) -> str:
     """Check that each parameter of each method changes the gradient of the student between the ends of its range."""
     batch, inert, moving = context.batches()[0], [], 0
     for method in _methods(context):
@@ -91,9 +91,9 @@ def searched_parameters_matter(context: CheckContext) -> str:
             values = ends(distribution)
             if len(values) < 2:
                 continue
-            with asking(f"{method}, {name}", context):
+            with attributing_errors(f"{method}, {name}", context):
                 first, *others = (_gradient(context, context.configuration(method, **{name: v}), batch) for v in values)
-            if max(_apart(first, other) for other in others) > _INERT:
+            if max(_relative_distance(first, other) for other in others) > _INERT:
                 moving += 1
             else:
                 inert.append(f"{name} of {method}" if len(context.space.methods) > 1 else name)
@@ -103,64 +103,65 @@ def searched_parameters_matter(context: CheckContext) -> str:
 
 
 def _gradient(context: CheckContext, configuration: Configuration, batch: Batch) -> Tensor:
-    """Return the gradient of the student's parameters, in a row."""
+    """Return the gradient of the student's parameters as one vector, float64."""
     module = context.module(configuration)
     seed_draws(0, context.device)
     module.terms(batch)
-    module.criterion.end_epoch()  # what a method remembers of an epoch is there in the next
+    module.criterion.end_epoch()  # a method may use its state of one epoch in the next
     weighted_sum(module.terms(batch)).backward()
     rows = [p.grad.flatten() for p in module.network.parameters() if p.grad is not None]
     return torch.cat(rows).double()
 
 
-def _apart(one: Tensor, other: Tensor) -> float:
+def _relative_distance(one: Tensor, other: Tensor) -> float:
     length = max(float(one.norm()), float(other.norm()))
     return float((one - other).norm()) / length if length else 0.0
 
 
-def losses_are_finite(context: CheckContext) -> str:
-    """Check that the loss is finite at the start and after some steps, at the corners of the ranges."""
+def check_losses_finite(context: CheckContext) -> str:
+    """Check that the loss is finite in the first steps at the corners of the ranges."""
     batches, broken, count = context.batches(), [], 0
     for method in _methods(context):
         for values in _corners(context, method):
-            with asking(f"{method}, {text_of(values)}", context):
+            with attributing_errors(f"{method}, {format_values(values)}", context):
                 module = context.module(context.configuration(method, **values))
-                losses = [float(loss) for loss in losses_of(module, batches)]
+                losses = [float(loss) for loss in train_steps(module, batches)]
             count += 1
             step = next((step for step, loss in enumerate(losses) if not math.isfinite(loss)), None)
             if step is not None:
-                broken.append(f"{losses[step]} after {_counted(step, 'step')} of {method}, {text_of(values)}")
+                broken.append(f"{losses[step]} after {_counted(step, 'step')} of {method}, {format_values(values)}")
     if broken:
         raise CheckFailed(f"at {len(broken)} of {count} corners it is not finite: {broken[0]}")
     return f"finite for {len(batches)} steps at {count} corners of the ranges"
 
 
 def _corners(context: CheckContext, method: str) -> Iterator[dict[str, Any]]:
-    """Yield the lowest and the highest of all, and each with one moved to its other end; the student counts as one.
+    """Yield the lowest and the highest corner of the ranges, and each with one parameter moved to its other end.
 
-    All corners of n ranges are 2^n, these 2 + 2n: each end is met in company of both.
+    n ranges have 2^n corners; these are 2 + 2n, where each end occurs beside both low and high ends of the others. The
+    student's architecture counts as one range.
     """
     space = context.space
     sides = [tuple(context.extremes().values())]
     for name, distribution in {**space.methods[method], **space.training}.items():
         sides.append(tuple({name: end} for end in ends(distribution)))
-    met = set()
+    seen = set()
     for base, moved in itertools.product((0, -1), range(-1, len(sides))):
         other = -1 - base
         chosen = [options[other if place == moved else base] for place, options in enumerate(sides)]
         values = {name: value for part in chosen for name, value in part.items()}
-        if (corner := text_of(values)) not in met:
-            met.add(corner)
+        if (corner := format_values(values)) not in seen:
+            seen.add(corner)
             yield values
 
 
-def last_batch_can_be_trained_on(context: CheckContext) -> str:
-    """Check that the last training batch, which may be smaller than the others, gives a finite loss too."""
+def check_last_batch(context: CheckContext) -> str:
+    """Check that the loss of the last training batch, which may be smaller than the others, is finite."""
     samples, batch_size = len(context.data.splits["train"]), context.data.batch_size
     size = context.data.train_dataloader().last_batch_size
     batch = context.batches(size)[0]
     for method, (name, architecture) in itertools.product(_methods(context), context.extremes().items()):
-        with asking(f"{method}, student({name}), a batch of {size}", context):
+        with attributing_errors(f"{method}, student({name}), a batch of {size}", context):
             loss = float(weighted_sum(context.module(context.configuration(method, **architecture)).terms(batch)))
         if not math.isfinite(loss):
             raise CheckFailed(
@@ -176,31 +177,31 @@ def _counted(number: int, noun: str) -> str:
 CHECKS = (
     Check(
         "methods",
-        methods_fit,
+        check_methods_fit,
         "name layers that the method can compare, or another method in the space, as soft_target",
         needs=("labels", "teacher in eval"),
     ),
     Check(
         "gradients",
-        gradients_reach_every_parameter,
+        check_gradients,
         "look for detach(), .data, no_grad() or numpy in forward, and for layers that are never called",
         needs=("labels", "teacher in eval"),
     ),
     Check(
         "distillation",
-        searched_parameters_matter,
+        check_distillation_parameters,
         "take it out of the space, or fix it to one value: an inert parameter costs trials and means nothing",
         needs=("gradients",),
     ),
     Check(
         "losses",
-        losses_are_finite,
+        check_losses_finite,
         "narrow the range whose end is named, or scale the inputs",
         needs=("gradients",),
     ),
     Check(
         "last batch",
-        last_batch_can_be_trained_on,
+        check_last_batch,
         "let the network be trained on a batch of that size, or choose a batch_size that leaves another one: a single "
         "sample that is left over joins the batch before it",
         needs=("gradients",),

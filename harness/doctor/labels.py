@@ -1,4 +1,4 @@
-"""Checks of the labels: beside the width of the logits, what a teacher knows, and the metric."""
+"""Check the labels against the logits, the teacher's accuracy and the metric."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from harness.preparation.teacher_checks import check_pair
 from harness.region import check_name, check_reach, region_of
 from harness.teachers.outputs import run_teacher
 
-_AFFORDABLE_S = 5.0  # that the teacher may take for the whole validation split, before a sample of it must do
+_MAX_TEACHER_S = 5.0  # for the teacher on the whole validation split; else a sample of it is used
 
 
-def labels_are_within_the_logits(context: CheckContext) -> str:
-    """Teacher and students have a logit for each label, and the same ones; what they share is not trained."""
+def check_labels_within_logits(context: CheckContext) -> str:
+    """Check that teacher and students have the same number of logits, and one for each label."""
     check_pair(context.teacher, context.space, context.sample, context.kinds)
     labelled, context.classes = context.classes, context.kinds.classes
     check_class_names(context.space.task, labelled, context.classes)
@@ -35,8 +35,8 @@ def labels_are_within_the_logits(context: CheckContext) -> str:
     return f"0 to {labelled - 1}, a logit for each in teacher and student"
 
 
-def a_control_is_fair(context: CheckContext) -> str:
-    """What a student gains over labels alone is the teacher's: samples are not mixed, or their targets are too."""
+def check_controls_are_fair(context: CheckContext) -> str:
+    """Check that controls on labels alone are fair: samples are not mixed, or their targets are mixed too."""
     mixed = mixes_targets(context.data, context.classes)
     if why := why_no_control(context.data, context.classes):
         raise CheckWarning(f"no control possible: {why}", REMEDY)
@@ -45,28 +45,28 @@ def a_control_is_fair(context: CheckContext) -> str:
     )
 
 
-def teacher_knows_the_labels(context: CheckContext) -> str:
-    """Check that a trained teacher's primary metric is better than that of a constant answer."""
+def check_teacher_beats_chance(context: CheckContext) -> str:
+    """Check that a trained teacher's primary metric is better than that of a constant prediction."""
     if not context.teacher_is_trained:
-        raise CheckSkipped("no trained teacher is at hand: search, which trains it first, and ask again")
+        raise CheckSkipped("there is no trained teacher yet: start a search, which trains it first, and repeat")
     labels = context.sample.splits["val"].labels
     logits = context.sample.teacher_outputs["val"]["logits"]
     scores = scores_of(context.space.task, context.sample, context.classes)
     reached = _measured(context, logits, labels)
     found = f"{scores.metric} {reached:.4f} on {len(labels)} validation samples"
     if no_better_than_chance(scores, reached):
-        said = logits.argmax(1)
-        # If each class of the teacher's meant the label that it is given for most often.
-        named = [torch.bincount(labels[said == one]).max() for one in said.unique()]
-        renamed, frequent = int(torch.stack(named).sum()), int(torch.bincount(labels).max())
-        is_hint = renamed > max(2 * frequent, int((said == labels).sum()))
+        predicted = logits.argmax(1)
+        # Correct predictions if each predicted class meant the label that it coincides with most often.
+        matches = [torch.bincount(labels[predicted == each]).max() for each in predicted.unique()]
+        renamed, frequent = int(torch.stack(matches).sum()), int(torch.bincount(labels).max())
+        is_hint = renamed > max(2 * frequent, int((predicted == labels).sum()))
         hint = f"; right on {renamed / len(labels):.0%} if its classes had other numbers" if is_hint else ""
         raise CheckFailed(f"{found}, no better than a constant answer, which has {scores.chance:.4f}{hint}")
     return f"{found}; a constant answer has {scores.chance:.4f}"
 
 
-def metric_measures(context: CheckContext) -> str:
-    """Check that the metric takes logits and labels, and goes the way that the task says."""
+def check_metric_direction(context: CheckContext) -> str:
+    """Check that the metric takes logits and labels, and improves in the direction that the task declares."""
     task, labels = context.space.task, context.sample.splits["val"].labels
     check_metric(task, labels, context.classes)
     right = 10 * F.one_hot(labels, context.classes).float()
@@ -75,17 +75,17 @@ def metric_measures(context: CheckContext) -> str:
         raise CheckFailed(
             f"{task.metric_name} must be finite, but is {perfect:g} for perfect logits, {wrong:g} for wrong ones"
         )
-    way = "maximize" if perfect > wrong else "minimize"
-    if perfect == wrong or way != task.metric_direction:
+    direction = "maximize" if perfect > wrong else "minimize"
+    if perfect == wrong or direction != task.metric_direction:
         raise CheckFailed(
             f"{task.metric_name} is {perfect:g} for perfect logits and {wrong:g} for wrong ones, which does not fit "
             f"metric_direction {task.metric_direction!r}"
         )
-    return f"{task.metric_name}: {perfect:g} for perfect logits, {wrong:g} for wrong ones; to {way}"
+    return f"{task.metric_name}: {perfect:g} for perfect logits, {wrong:g} for wrong ones; to {direction}"
 
 
-def region_can_be_reached(context: CheckContext) -> str:
-    """Check that the bound on the primary metric has a meaning, and the teacher itself is within it."""
+def check_region_reachable(context: CheckContext) -> str:
+    """Check that the bound on the primary metric is valid, and that the teacher itself is within it."""
     bound, task = context.settings.bound, context.space.task
     check_name(bound, task)
     scores = scores_of(task, context.data, context.classes)
@@ -102,15 +102,12 @@ def region_can_be_reached(context: CheckContext) -> str:
 
 
 def _validated(context: CheckContext) -> tuple[Tensor, Tensor]:
-    """Return the teacher's logits and the labels of the validation split, as a search has them.
-
-    Where the whole split would take too long, they are those of the doctor's sample of it.
-    """
+    """Return the teacher's logits and the labels of the validation split, or of its sample if that is too slow."""
     few, whole = context.sample.splits["val"], context.data.splits["val"]
     started = time.perf_counter()
     logits = logits_of(context.teacher, few.inputs)
     expected_s = (time.perf_counter() - started) * len(whole) / len(few)
-    if len(whole) == len(few) or expected_s > _AFFORDABLE_S:
+    if len(whole) == len(few) or expected_s > _MAX_TEACHER_S:
         return logits.float(), few.labels
     data = copy.copy(context.data)
     data.splits = {"val": whole}
@@ -128,30 +125,30 @@ def _measured(context: CheckContext, logits: Tensor, labels: Tensor) -> float:
 TARGET_CHECKS = (
     Check(
         "labels",
-        labels_are_within_the_logits,
+        check_labels_within_logits,
         "give teacher and student one logit for each class, and count classes from 0",
         needs=("teacher's logits", "student's logits"),
     ),
-    Check("controls", a_control_is_fair, REMEDY, needs=("labels",)),
+    Check("controls", check_controls_are_fair, REMEDY, needs=("labels",)),
     Check(
         "metric",
-        metric_measures,
+        check_metric_direction,
         "let metric(classes) give a torchmetrics metric of logits (B, C) and labels (B,), and say which way is better",
         needs=("student's logits",),
     ),
 )
-"""Before a teacher learns."""
+"""Checks before a teacher is trained."""
 
 CHECKS = (
     Check(
         "teacher knows",
-        teacher_knows_the_labels,
+        check_teacher_beats_chance,
         "bring the classes into the order that it was trained with, and scale inputs as it knows them",
         needs=("stored outputs", "metric"),
     ),
     Check(
         "region",
-        region_can_be_reached,
+        check_region_reachable,
         "name the primary metric by --min where it is maximised, by --max where it is minimised, and ask for less",
         needs=("stored outputs", "metric"),
     ),

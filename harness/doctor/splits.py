@@ -1,4 +1,4 @@
-"""The check that no sample is in two splits: what was trained on must not choose, nor confirm."""
+"""Check for leakage: no sample may be in two splits."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from lightning_modules.data.tensors import Split
 _SHOWN = 3
 
 
-def splits_are_disjoint(context: CheckContext) -> str:
-    """Check that no two splits share a sample, told by the content of its inputs."""
+def check_splits_are_disjoint(context: CheckContext) -> str:
+    """Check that no two splits share a sample, compared by the content of its inputs."""
     positions = {name: _by_content(split) for name, split in context.data.splits.items()}
     shared = []
     for (one, first), (other, second) in itertools.combinations(positions.items(), 2):
@@ -31,7 +31,7 @@ def splits_are_disjoint(context: CheckContext) -> str:
 
 
 def _by_content(split: Split) -> dict[bytes, list[int]]:
-    """Positions by a hash of the inputs; the labels have no say, for a leak with another label is one too."""
+    """Return positions by a hash of the inputs; labels are ignored, for a sample with another label leaks too."""
     columns = [
         values.reshape(len(split), -1).contiguous().view(torch.uint8).numpy()
         for values in split.tensors().values()
@@ -49,7 +49,7 @@ def _by_content(split: Split) -> dict[bytes, list[int]]:
 CHECKS = (
     Check(
         "splits",
-        splits_are_disjoint,
+        check_splits_are_disjoint,
         "drop copies before you split, and split by what samples come from (a patient, a page), not by sample",
         needs=("data",),
     ),

@@ -1,4 +1,4 @@
-"""Checks of the students: that they can be built, answer steadily, differ, fit a budget, and can be kept."""
+"""Check the students: they can be built, are deterministic, differ, and fit a budget."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from harness.core.errors import HarnessError, advising
 from harness.cost import budgets as budget
 from harness.cost.macs import macs_of
 from harness.cost.measure import conditions_of, count_costs, key_of, measure_costs
-from harness.doctor.answers import check_answers, check_steady
-from harness.doctor.check import Check, CheckFailed, CheckWarning, asking
-from harness.doctor.context import CheckContext, text_of
+from harness.doctor.check import Check, CheckFailed, CheckWarning, attributing_errors
+from harness.doctor.context import CheckContext, format_values
+from harness.doctor.network_checks import check_deterministic, check_raw_logits
 from harness.metrics import METRICS, unknown_for_some
 from harness.networks.deployment import check_deployed
 from harness.networks.steadiness import ASKED, TOLERANCE, distance
@@ -33,16 +33,19 @@ from harness.training.fit import seed_draws
 from harness.training.tensor_file import cpu_state
 from lightning_modules.batch import call
 
-_CLOCKED_S = 5.0  # that a clock is asked for
-_BUILT = 64  # architectures; of a larger space, as many are drawn
+_MEASURE_S = 5.0  # for latencies
+_MAX_BUILT = 64  # architectures; a larger space is sampled
 
 
-def students_can_be_built(context: CheckContext) -> str:
-    """Check that every architecture of the space can be built, or so many of them."""
+def check_students_build(context: CheckContext) -> str:
+    """Check that every architecture of the space can be built, or a sample of them."""
     space, built = context.space, []
-    every = space.architectures(limit=_BUILT)
-    for architecture in every if every is not None else _some_architectures(context):
-        with asking(f"student({text_of(architecture)})", context), advising(begin_at_one(architecture)):
+    every = space.architectures(limit=_MAX_BUILT)
+    for architecture in every if every is not None else _sample_architectures(context):
+        with (
+            attributing_errors(f"student({format_values(architecture)})", context),
+            advising(begin_at_one(architecture)),
+        ):
             network = context.deployed(architecture)
             if hollow := layer_without_units(network, architecture):
                 raise hollow
@@ -59,36 +62,36 @@ def students_can_be_built(context: CheckContext) -> str:
     return f"{shown}, {smallest:,} to {largest:,} parameters"
 
 
-def _some_architectures(context: CheckContext) -> list[dict[str, Any]]:
-    """Return the lowest and the highest of all, and others drawn evenly."""
+def _sample_architectures(context: CheckContext) -> list[dict[str, Any]]:
+    """Return the architectures at the low and the high ends of all ranges, and a uniform sample."""
     space = context.space
     found = [{name: ends(dist)[side] for name, dist in space.student.items()} for side in (0, -1)]
     study = optuna.create_study(sampler=RandomSampler(0))
-    while len(found) < _BUILT:
+    while len(found) < _MAX_BUILT:
         found.append(space.suggest(study.ask()).student)
     return found
 
 
-def students_give_logits(context: CheckContext) -> str:
-    """Students of every kind can be trained apart from one another, and answer with raw logits of as many classes."""
+def check_student_logits(context: CheckContext) -> str:
+    """Check that students of every kind share no state, and return raw logits of the same number of classes."""
     sample = context.sample
 
     def of_own(what: str) -> AbstractContextManager[None]:
-        return asking(what, context)
+        return attributing_errors(what, context)
 
     context.kinds = check_students(context.space, sample, of_own, layers=student_layers(context.space))
     check_deployed(context.space, sample, of_own, classes=context.kinds.classes)
     labels = sample.splits["val"].labels[:ASKED]
     for name, architecture in context.extremes().items():
-        with asking(f"student({name})", context):
-            check_answers(f"student({name})", context.student(architecture), context.inputs(ASKED), labels)
+        with attributing_errors(f"student({name})", context):
+            check_raw_logits(f"student({name})", context.student(architecture), context.inputs(ASKED), labels)
             deployed = context.deployed(architecture)
-            classes = check_answers(f"deployed(student({name}))", deployed, context.inputs(ASKED), labels)
+            classes = check_raw_logits(f"deployed(student({name}))", deployed, context.inputs(ASKED), labels)
     return f"raw and finite, shape (B, {classes}); the teacher's inputs"
 
 
-def nothing_is_ignored(context: CheckContext) -> str:
-    """Check that what task, teacher and students say of their training is asked for."""
+def check_nothing_ignored(context: CheckContext) -> str:
+    """Check that task, teacher and students define no method or attribute that a training ignores."""
     student = context.student(context.students[0][0])
     found = [f"the task {one}" for one in of_task(context.space.task, Task)]
     found += [f"a student {one}" for one in of_training(student)]
@@ -99,16 +102,16 @@ def nothing_is_ignored(context: CheckContext) -> str:
     return "no method or name of the task, its teacher and its students"
 
 
-def students_are_steady(context: CheckContext) -> str:
-    """Check that a student in eval mode gives a sample the same logits twice, and alone as in a batch."""
+def check_students_are_deterministic(context: CheckContext) -> str:
+    """Check that in eval mode a sample has the same student logits in two calls, and alone as in a batch."""
     for name, architecture in context.extremes().items():
-        with asking(f"student({name})", context):
-            check_steady(context.deployed(architecture), context.inputs(ASKED))
+        with attributing_errors(f"student({name})", context):
+            check_deterministic(context.deployed(architecture), context.inputs(ASKED))
     return "the same logits twice, and of a sample alone"
 
 
-def weights_are_seeded(context: CheckContext) -> str:
-    """Check that the same seed gives the same student, and the same answers in train mode."""
+def check_student_seed(context: CheckContext) -> str:
+    """Check that the same seed gives the same student, and the same logits in train mode."""
     for name, architecture in context.extremes().items():
         digests, answers = set(), []
         for _ in range(2):
@@ -120,21 +123,21 @@ def weights_are_seeded(context: CheckContext) -> str:
         if len(digests) > 1:
             raise CheckFailed(f"student({name}) has other weights when it is built again under the same seed")
         if distance(*answers) > TOLERANCE:
-            raise CheckFailed(f"student({name}) answers otherwise in train mode under the same seed")
+            raise CheckFailed(f"student({name}) has other logits in train mode under the same seed")
     if context.kinds.alike is not None:
         raise CheckWarning(f"{context.kinds.alike} {ALIKE}")
     return "gives the same weights, and draws in training"
 
 
-def architecture_matters(context: CheckContext) -> str:
-    """Check that each architecture parameter changes the student: its parameters, its MACs, or at least its answers."""
+def check_architecture_parameters(context: CheckContext) -> str:
+    """Check that each architecture parameter changes the student: its parameters, its MACs, or at least its logits."""
     space, inert, told = context.space, [], []
     middle = {name: value for name, value in space.middle().items() if name in space.student}
     for name, distribution in space.student.items():
         values = ends(distribution)
         if len(values) < 2:
             continue
-        counts, answers = zip(*(_shape(context, middle | {name: value}) for value in values), strict=True)
+        counts, answers = zip(*(_profile(context, middle | {name: value}) for value in values), strict=True)
         if len(set(counts)) > 1:
             fewest, most = min(count[0] for count in counts), max(count[0] for count in counts)
             told.append(f"{name} ({fewest:,} to {most:,} parameters)")
@@ -143,13 +146,13 @@ def architecture_matters(context: CheckContext) -> str:
         else:
             inert.append(f"{name} = {' or '.join(map(str, values))}")
     if inert:
-        raise CheckFailed(f"nothing changes with {', '.join(inert)}: neither parameters, nor MACs, nor answers")
+        raise CheckFailed(f"nothing changes with {', '.join(inert)}: neither parameters, nor MACs, nor logits")
     return ", ".join(told) if told else "no parameter of the student varies"
 
 
-def _shape(context: CheckContext, architecture: Mapping[str, Any]) -> tuple[tuple[int, int | None], str]:
-    """Parameters and MACs, and a digest of what fresh weights answer in train mode."""
-    with asking(f"student({text_of(architecture)})", context):
+def _profile(context: CheckContext, architecture: Mapping[str, Any]) -> tuple[tuple[int, int | None], str]:
+    """Return parameters and MACs of a fresh student, and a digest of its logits in train mode."""
+    with attributing_errors(f"student({format_values(architecture)})", context):
         counts = count_costs(context.deployed(architecture).eval(), context.inputs(1))
         network = context.student(architecture).train()
         seed_draws(0, context.device)
@@ -158,49 +161,51 @@ def _shape(context: CheckContext, architecture: Mapping[str, Any]) -> tuple[tupl
     return (counts.parameters, counts.macs), tensors_digest({"answers": answers})
 
 
-def macs_can_be_counted(context: CheckContext) -> str:
-    """MACs can be counted of the smallest and the largest student: nothing in them multiplies unseen."""
-    if found := uncounted_of(context):
+def check_macs_counted(context: CheckContext) -> str:
+    """Check that all operations of the smallest and the largest student have a formula for MACs."""
+    if found := uncounted_operations(context):
         raise CheckWarning(f"can't be counted of students, and are left out: no formula for {', '.join(found)}")
     return "of students, all counted"
 
 
-def uncounted_of(context: CheckContext) -> list[str]:
-    """Return what can't be counted of the smallest and the largest student."""
+def uncounted_operations(context: CheckContext) -> list[str]:
+    """Return the operations without a formula in the smallest and the largest student."""
     networks = [context.deployed(architecture).eval() for architecture in context.extremes().values()]
     return sorted({name for network in networks for name in macs_of(network, context.inputs(1)).uncounted})
 
 
-def a_student_is_within_budget(context: CheckContext) -> str:
+def check_budget(context: CheckContext) -> str:
     """Check that some student costs no more than ``--max`` allows."""
     budgets = context.settings.budgets
     if not budgets:
-        return "no --max is asked for"
+        return "no --max is given"
     try:
-        budget.check_counted(uncounted_of(context), budgets)
+        budget.check_counted(uncounted_operations(context), budgets)
     except HarnessError as error:
         raise CheckFailed(str(error), f"leave {', '.join(unknown_for_some(budgets))} out of --max") from error
     costs = _costs(context)
-    kept = [name for name, cost in costs.items() if not budget.over(cost, budgets)]
-    asked = ", ".join(f"{name}={most:g}" for name, most in budgets.items())
-    if not kept:
+    within = [name for name, cost in costs.items() if not budget.over(cost, budgets)]
+    requested = ", ".join(f"{name}={most:g}" for name, most in budgets.items())
+    if not within:
         cheapest = min(costs, key=lambda name: max(costs[name][cost] / most for cost, most in budgets.items()))
         has = ", ".join(f"{cost} {costs[cheapest][cost]:.4g}" for cost in budgets)
-        raise CheckFailed(f"none of {len(costs)} architectures is within {asked}; the cheapest, {cheapest}, has {has}")
-    return f"{len(kept)} of {len(costs)} architectures are within {asked}"
+        raise CheckFailed(
+            f"none of {len(costs)} architectures is within {requested}; the cheapest, {cheapest}, has {has}"
+        )
+    return f"{len(within)} of {len(costs)} architectures are within {requested}"
 
 
 def _costs(context: CheckContext) -> dict[str, dict[str, float]]:
-    """Costs by architecture; a clock is only asked where a budget needs it."""
+    """Return costs by architecture; latencies are measured only if a budget needs them."""
     networks = {key_of(architecture): context.deployed(architecture).eval() for architecture, _ in context.students}
-    names = {key_of(architecture): text_of(architecture) for architecture, _ in context.students}
+    names = {key_of(architecture): format_values(architecture) for architecture, _ in context.students}
     counted = {key: count_costs(network, context.inputs(1))._asdict() for key, network in networks.items()}
     if any(METRICS[name].is_timed for name in context.settings.budgets):
         measured = measure_costs(
             networks,
             lambda size: example_inputs(context.sample, size),
             conditions=conditions_of(context.device),
-            limit_s=_CLOCKED_S,
+            limit_s=_MEASURE_S,
         )
         counted = {key: asdict(cost) for key, cost in measured.items()}
     return {names[key]: costs for key, costs in counted.items()}
@@ -209,53 +214,53 @@ def _costs(context: CheckContext) -> dict[str, dict[str, float]]:
 CHECKS = (
     Check(
         "students",
-        students_can_be_built,
+        check_students_build,
         "let student() take every value of the space's student group by name",
         needs=("teacher",),
     ),
     Check(
         "student's logits",
-        students_give_logits,
+        check_student_logits,
         "let students take what the teacher takes: the inputs that data() gives",
         needs=("students",),
     ),
 )
-"""Before anything is trained."""
+"""Checks before anything is trained."""
 
 DETAILED_CHECKS = (
     Check(
         "ignored",
-        nothing_is_ignored,
+        check_nothing_ignored,
         "rename what is misspelt; what a training step does belongs into forward, or into a method of the space",
         needs=("student's logits",),
     ),
     Check(
         "student steady",
-        students_are_steady,
+        check_students_are_deterministic,
         "let the student take a batch of any size in eval mode, one sample too",
         needs=("student's logits",),
     ),
     Check(
         "student's seed",
-        weights_are_seeded,
+        check_student_seed,
         "draw with torch alone, whose generator a trial seeds: not with numpy, random, or a generator of your own",
         needs=("student's logits",),
     ),
     Check(
         "architecture",
-        architecture_matters,
+        check_architecture_parameters,
         "pass it on to a layer in student(), or take it out of the space",
         needs=("student's logits",),
     ),
     Check(
         "MACs",
-        macs_can_be_counted,
+        check_macs_counted,
         f"ask for {budget.always_known()} in place of macs, or build students of torch's own operations",
         needs=("student's logits",),
     ),
     Check(
         "budget",
-        a_student_is_within_budget,
+        check_budget,
         "raise --max, or let the space reach smaller students",
         needs=("student's logits",),
     ),

@@ -1,4 +1,4 @@
-"""Checks of the teacher: that it can be had, answers the same each time, and is what is stored of it."""
+"""Check the teacher: it loads, is deterministic, and its stored outputs are its own."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from harness.doctor.answers import check_answers, check_steady
 from harness.doctor.check import Check, CheckFailed, CheckWarning
-from harness.doctor.context import SAMPLES, STEPS, CheckContext, losses_of
+from harness.doctor.context import SAMPLES, STEPS, CheckContext, train_steps
+from harness.doctor.network_checks import check_deterministic, check_raw_logits
 from harness.networks.digest import answers_of, network_digest, samples_of
 from harness.networks.steadiness import ASKED, TOLERANCE, distance, logits_of
 from harness.preparation.fingerprint import fingerprint
@@ -26,28 +26,30 @@ from lightning_modules.data.views import show
 _PARTS_SHOWN = 3
 
 
-def teacher_can_be_had(context: CheckContext) -> str:
-    """Check that the teacher can be built, and filled from ``--teacher`` or the cache where there is one."""
+def check_teacher_loads(context: CheckContext) -> str:
+    """Check that the teacher can be built, and loaded from ``--teacher`` or the cache if they have one."""
     context.dataset = fingerprint(context.data)
     network, file = find_teacher(context.space, context.data, context.dataset, context.settings)
     is_fresh = file is None and learns(network)
     context.teacher, context.teacher_is_trained = network.to(context.device), not is_fresh
-    weights = "fresh weights, for none are kept" if is_fresh else AS_IT_IS if file is None else f"weights of {file}"
+    weights = "fresh weights, for none are stored" if is_fresh else AS_IT_IS if file is None else f"weights of {file}"
     count = sum(parameter.numel() for parameter in network.parameters())
     return f"{f'{count:,}' if count else 'no'} parameters; {weights}"
 
 
-def teacher_gives_logits(context: CheckContext) -> str:
-    """Check that the teacher answers a batch with raw logits of shape (B, C)."""
+def check_teacher_logits(context: CheckContext) -> str:
+    """Check that the teacher returns raw logits of shape (B, C) for a batch."""
     labels = context.sample.splits["val"].labels[:ASKED]
-    return f"raw and finite, shape (B, {check_answers('the teacher', context.teacher, context.inputs(ASKED), labels)})"
+    return (
+        f"raw and finite, shape (B, {check_raw_logits('the teacher', context.teacher, context.inputs(ASKED), labels)})"
+    )
 
 
-def teacher_learns(context: CheckContext) -> str:
-    """Check that a teacher that is to be trained can be: its loss stays finite for some steps."""
+def check_teacher_learns(context: CheckContext) -> str:
+    """Check that a teacher without weights can be trained: its loss stays finite for some steps."""
     task = context.space.task
     if context.teacher_is_trained:
-        return "it has been trained before" if context.settings.teachers or learns(context.teacher) else AS_IT_IS
+        return "it is trained already" if context.settings.teachers or learns(context.teacher) else AS_IT_IS
     module = TeacherModule(
         context.teacher,
         metric=task.metric(context.classes),
@@ -56,7 +58,7 @@ def teacher_learns(context: CheckContext) -> str:
         learning_rate=task.teacher_learning_rate,
     )
     module.to(context.device).train()
-    losses = [float(loss) for loss in losses_of(module, context.batches())]
+    losses = [float(loss) for loss in train_steps(module, context.batches())]
     if not all(map(math.isfinite, losses)):
         raise CheckFailed(
             f"its loss goes {' '.join(f'{loss:.3g}' for loss in losses)} at the learning rate of its recipe"
@@ -64,8 +66,8 @@ def teacher_learns(context: CheckContext) -> str:
     return f"a finite loss for {len(losses)} steps; a search trains it, once"
 
 
-def teacher_is_in_eval_mode(context: CheckContext) -> str:
-    """Check that no part of the teacher is in train mode while it is asked for what is stored."""
+def check_teacher_in_eval_mode(context: CheckContext) -> str:
+    """Check that no submodule of the teacher is in train mode while its outputs are computed."""
     training: dict[str, None] = {}
 
     def note(name: str, part: nn.Module) -> torch.utils.hooks.RemovableHandle:
@@ -84,18 +86,18 @@ def teacher_is_in_eval_mode(context: CheckContext) -> str:
             hook.remove()
     if training:
         shown = ", ".join(list(training)[:_PARTS_SHOWN])
-        raise CheckFailed(f"{len(training)} of its parts in train mode while it is asked: {shown}")
-    return "all its parts, while asked for what is stored"
+        raise CheckFailed(f"{len(training)} of its parts in train mode while its outputs are computed: {shown}")
+    return "all its parts, while its outputs are computed"
 
 
-def teacher_is_steady(context: CheckContext) -> str:
-    """Check that the teacher gives a sample the same logits twice, and alone as in a batch."""
-    check_steady(context.teacher, context.inputs(ASKED))
+def check_teacher_is_deterministic(context: CheckContext) -> str:
+    """Check that a sample has the same teacher logits in two calls, and alone as in a batch."""
+    check_deterministic(context.teacher, context.inputs(ASKED))
     return "the same logits twice, and of a sample alone"
 
 
-def stored_is_live(context: CheckContext) -> str:
-    """Check that what is stored of the teacher is what it says of the very inputs that a student is shown, shuffled."""
+def check_stored_outputs(context: CheckContext) -> str:
+    """Check that stored outputs equal the live teacher's on the very inputs that a student sees, shuffled."""
     sample, loader = context.sample, context.sample.train_dataloader()
     views = 1 if sample.views is None else sample.views.count
     for view in range(views):
@@ -105,20 +107,20 @@ def stored_is_live(context: CheckContext) -> str:
     shown = f"live ones, of {len(sample.splits['train'])} shuffled samples" + (
         f", {views} views of each" if sample.views else ""
     )
-    return shown + _compare_kept(context)
+    return shown + _compare_cached(context)
 
 
-def _compare_kept(context: CheckContext) -> str:
-    """Compare what the cache holds, at some samples; what is to be said of it."""
+def _compare_cached(context: CheckContext) -> str:
+    """Compare cached outputs of some samples with the live teacher's, and return what to add to the finding."""
     data = context.data
     digest = network_digest(context.teacher, answers_of(context.teacher, samples_of(data, context.device)))
     try:
-        kept = find_teacher_outputs(digest, data, context.dataset, cache_dir=context.settings.cache_dir)
+        cached = find_teacher_outputs(digest, data, context.dataset, cache_dir=context.settings.cache_dir)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckWarning(f"those kept are damaged ({error})", "nothing: a search computes them again") from error
-    if kept is None:
+    if cached is None:
         return ""
-    for name, outputs in kept.items():
+    for name, outputs in cached.items():
         split = data.splits[name]
         ids = torch.linspace(0, len(split) - 1, min(SAMPLES, len(split))).long()
         inputs, stored = select(split.inputs, ids), outputs["logits"][ids]
@@ -139,43 +141,43 @@ def _compare(stored: Tensor, live: Tensor, what: str) -> None:
 CHECKS = (
     Check(
         "teacher",
-        teacher_can_be_had,
+        check_teacher_loads,
         "let teacher() return a network without asking for anything, and pass --teacher a checkpoint that fits it",
         needs=("views",),
     ),
     Check(
         "teacher's logits",
-        teacher_gives_logits,
+        check_teacher_logits,
         "let the teacher take a batch of the inputs that data() gives: one tensor, or keywords for a dict",
         needs=("teacher",),
     ),
 )
-"""Before there are students."""
+"""Checks before there are students."""
 
 TRAINED_CHECKS = (
     Check(
         "teacher learns",
-        teacher_learns,
+        check_teacher_learns,
         "look for a logarithm or a root of 0 in it, scale its inputs, or lower teacher_learning_rate",
         needs=("controls", "metric"),
     ),
     Check(
         "teacher in eval",
-        teacher_is_in_eval_mode,
+        check_teacher_in_eval_mode,
         "let train(False) reach every part, and call train() nowhere in a forward",
         needs=("teacher learns",),
     ),
     Check(
         "teacher steady",
-        teacher_is_steady,
+        check_teacher_is_deterministic,
         "let the teacher take a batch of any size, one sample too",
         needs=("teacher in eval",),
     ),
     Check(
         "stored outputs",
-        stored_is_live,
+        check_stored_outputs,
         "join by id, and draw augmentation as Views, not in a loader: what is stored must be of what is shown",
         needs=("teacher steady",),
     ),
 )
-"""Behind ``labels``, without which nothing can be trained."""
+"""Checks after ``labels``, which every training needs."""

@@ -1,4 +1,4 @@
-"""Checks of what a training leaves: a teacher as it was, and a student that stands for itself and can be kept."""
+"""Check the results of a training: the teacher is unchanged, and the student is independent and can be saved."""
 
 from __future__ import annotations
 
@@ -18,27 +18,21 @@ from harness.networks.students import build_student
 from harness.task import deployed_network
 from harness.tracking.autologging import switch_off_autologging
 from harness.training.checkpoint import Checkpoints
-from harness.training.fit import fit, seed_draws
+from harness.training.fit import FitConfig, fit, seed_draws
 from harness.training.tensor_file import cpu_state, load_state
 
 _SHOWN = 3
 
 
-def teacher_is_unchanged(context: CheckContext) -> str:
-    """Check that a student's training leaves the teacher's weights and buffers as they were."""
+def check_teacher_unchanged(context: CheckContext) -> str:
+    """Check that a student's training changes none of the teacher's weights and buffers."""
     before = cpu_state(context.teacher)
     method, steps = context.methods[0], context.sample.steps_per_epoch
     module = context.module(context.configuration(method), steps=steps)
     with tempfile.TemporaryDirectory() as folder:
         switch_off_autologging()
-        fit(
-            module,
-            context.sample,
-            epochs=1,
-            folder=Path(folder),
-            accelerator=context.settings.accelerator,
-            seed=0,
-        )
+        config = FitConfig(epochs=1, folder=Path(folder), accelerator=context.settings.accelerator, seed=0)
+        fit(module, context.sample, config)
         context.checkpoint = Checkpoints(Path(folder)).newest or {}
     context.trained = module.to(context.device)
     after = cpu_state(context.teacher)
@@ -49,8 +43,8 @@ def teacher_is_unchanged(context: CheckContext) -> str:
     return f"{len(before)} tensors, the same after {steps} steps of a student"
 
 
-def teacher_stands_apart(context: CheckContext) -> str:
-    """No tensor of the teacher is in a student's optimizer or checkpoint, and no copy of the teacher in a student."""
+def check_teacher_separate(context: CheckContext) -> str:
+    """Check that no tensor of the teacher is in a student's optimizer or checkpoint, and no copy of it in a student."""
     module = context.trained
     teacher = _tensors(context.teacher)
     configured: Any = module.configure_optimizers()
@@ -70,7 +64,7 @@ def teacher_stands_apart(context: CheckContext) -> str:
 
 
 def _tensors(network: nn.Module) -> set[int]:
-    """Return where the tensors of a network lie in memory."""
+    """Return the memory addresses of a network's tensors."""
     return {value.data_ptr() for value in network.state_dict().values() if value.numel()}
 
 
@@ -79,45 +73,45 @@ def _parameters(network: nn.Module) -> int:
 
 
 def _is_like(part: nn.Module, network: nn.Module) -> bool:
-    """Return whether a part has tensors of the same names and shapes as a network."""
+    """Return whether a submodule has tensors of the same names and shapes as a network."""
     one, other = part.state_dict(), network.state_dict()
     return bool(other) and {k: v.shape for k, v in one.items()} == {k: v.shape for k, v in other.items()}
 
 
-def student_can_be_kept(context: CheckContext) -> str:
-    """Check that what safetensors keep of a trained student, as it is deployed, makes a fresh one answer as it does."""
+def check_student_saves(context: CheckContext) -> str:
+    """Check that a fresh student with the saved weights of a trained one has the same logits, as deployed."""
     trained = deployed_network(context.space.task, context.trained.network).to(context.device)
     inputs = context.inputs(ASKED)
-    said = logits_of(trained, inputs)
+    expected = logits_of(trained, inputs)
     architecture = {name: value for name, value in context.space.middle().items() if name in context.space.student}
     state = load(save(cpu_state(trained)))
-    seed_draws(1, torch.device("cpu"))  # a value that is drawn, and not kept, is another one then
+    seed_draws(1, torch.device("cpu"))  # a value that is drawn and not saved differs then
     space = context.space
     fresh = deployed_network(space.task, build_student(space, architecture, context.sample)).to(context.device)
     load_state(fresh, state)
-    apart = distance(logits_of(fresh, inputs), said)
+    apart = distance(logits_of(fresh, inputs), expected)
     if apart > TOLERANCE:
         raise CheckFailed(f"loaded into a fresh student, its state gives logits {apart:.1%} of the largest apart")
     size_mb = sum(value.numel() * value.element_size() for value in state.values()) / 1e6
-    return f"{len(state)} tensors, {size_mb:.3g} MB, make a fresh one answer alike"
+    return f"{len(state)} tensors, {size_mb:.3g} MB, give a fresh student the same logits"
 
 
 CHECKS = (
     Check(
         "teacher unchanged",
-        teacher_is_unchanged,
+        check_teacher_unchanged,
         "share no module between teacher() and student(), and call no teacher in a student's forward",
         needs=("losses",),
     ),
     Check(
         "teacher apart",
-        teacher_stands_apart,
-        "keep the teacher out of the student: a batch brings what it said, as batch.teacher",
+        check_teacher_separate,
+        "keep the teacher out of the student: a batch holds its outputs as batch.teacher",
         needs=("teacher unchanged",),
     ),
     Check(
         "student kept",
-        student_can_be_kept,
+        check_student_saves,
         "register what a student needs as parameters or buffers (register_buffer), not as plain attributes",
         needs=("teacher unchanged",),
     ),

@@ -23,7 +23,7 @@ from harness.training.fit import seed_draws
 from harness.training.tensor_file import cpu_state
 from lightning_modules.batch import Inputs, call, evaluating, initialize_lazy_layers, select
 from lightning_modules.data.tensors import Split, TensorDataModule
-from lightning_modules.features import probed
+from lightning_modules.features import probe_features
 
 GLANCED_AT = 16
 """Samples that a student is asked about."""
@@ -314,7 +314,7 @@ def _note_layers(name: str, network: nn.Module, split: Split, layers: Sequence[s
     """Note the shapes of what the layers give for a sample, or that there are none."""
     for layer in layers:
         try:
-            _, features = probed(network, split.inputs, [layer])
+            _, features = probe_features(network, split.inputs, [layer])
         except ValueError as error:
             found.missing.setdefault(layer, f"{name}: {one_line(error).rstrip('.')}")
         else:

@@ -20,7 +20,7 @@ from harness.networks.students import Students, build_student, middle_architectu
 from harness.space import METHOD, SearchSpace, listed
 from lightning_modules.batch import Batch, call, select
 from lightning_modules.data.tensors import TensorDataModule
-from lightning_modules.features import captured
+from lightning_modules.features import capture_features
 from lightning_modules.methods import Criterion, Term
 from lightning_modules.methods.feature import FeatureCriterion
 
@@ -257,7 +257,7 @@ def _own_method_fault(space: SearchSpace, method: str, values: Mapping[str, Any]
     state = set(criterion.state_dict())
 
     def terms(batch: Batch) -> Any:
-        with captured(student, criterion.student_layers) as features:
+        with capture_features(student, criterion.student_layers) as features:
             logits = call(student, batch.inputs)
         return criterion(logits, batch, features)
 

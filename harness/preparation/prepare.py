@@ -51,7 +51,7 @@ from harness.teachers.ensemble import averaged, bind_teachers, labels, make_teac
 from harness.teachers.make import Teacher, learns
 from harness.teachers.outputs import SEARCHED, Outputs, make_teacher_outputs
 from harness.tracking.mirror import Mirror
-from harness.training.allocator import keep_freed_memory
+from harness.training.allocator import raise_malloc_thresholds
 from harness.training.fit import device_of, seed_draws
 from lightning_modules.batch import call
 from lightning_modules.data.tensors import TensorDataModule
@@ -85,7 +85,7 @@ def prepare(
     """
     check_teachers(space, number_of_teachers(settings))
     check_cache(settings.cache_dir, lambda text: terminal.tell(text, indent=" " * 10))
-    keep_freed_memory()
+    raise_malloc_thresholds()
     device = device_of(settings.accelerator)
     with asking("the task's data", settings):
         data = space.task.data(settings.data_dir)

@@ -6,7 +6,7 @@ from harness.metrics import is_timed
 from harness.preparation.mixing import REMEDY
 from harness.reporting.result import Result, small_margin
 from harness.screen.formatting import configuration_text
-from harness.training.answers import ANSWERS
+from harness.training.predictions import PREDICTIONS
 from harness.trials.confirm import FEW_SEEDS, Interval
 from harness.trials.controls import PLAIN, is_own_control
 
@@ -162,7 +162,7 @@ def transferred(result: Result, *, whole: bool = False) -> list[str]:
     if missing:
         lines.append(
             f"What {missing} of the {len(result.front)} trials on the front keep of the teacher's answers is not told: "
-            f"their {ANSWERS} is not in this --runs-dir, or can't be read."
+            f"their {PREDICTIONS} is not in this --runs-dir, or can't be read."
         )
     return lines
 

@@ -23,11 +23,18 @@ from harness.screen.formatting import cell
 from harness.settings import Settings
 from harness.studies.study import Study
 from harness.tracking.spool import curves
-from harness.training.answers import ANSWERS, read_answers
+from harness.training.predictions import PREDICTIONS, load_predictions
 from harness.trials.confirm import Confirmation, confirmed
-from harness.trials.controls import PLAIN, TUNED, TunedControl, is_own_control, name_of, tuned
-from harness.trials.controls import failed as failed_controls
-from harness.trials.controls import known as known_controls
+from harness.trials.controls import (
+    PLAIN,
+    TUNED,
+    TunedControl,
+    failed_plain_controls,
+    is_own_control,
+    plain_control_metrics,
+    plain_control_name,
+    tuned_controls,
+)
 
 _POINT = 0.01  # margin of the small pick: one point on a scale of 0 to 1, one percent of the teacher on any other
 
@@ -183,8 +190,8 @@ def collect(study: Study) -> Result:
     teacher = study.attrs["kd.teacher"]
     frame = judged_frame(study)
     on_front = [int(number) for number in frame.loc[frame["front"], "number"]]
-    controls = {number: metrics for number, metrics in known_controls(study).items() if number in on_front}
-    best = {number: found for number, found in tuned(study).items() if number in on_front}
+    controls = {number: metrics for number, metrics in plain_control_metrics(study).items() if number in on_front}
+    best = {number: found for number, found in tuned_controls(study).items() if number in on_front}
     _compare(frame, controls, best, study)
     return Result(
         study=study.settings.study,
@@ -203,12 +210,12 @@ def collect(study: Study) -> Result:
         conditions=used_conditions(study),
         curves={number: curves(study.trial_folder(number)) for number in on_front},
         transfers=_transfers({number: str(number) for number in on_front}, study),
-        control_transfers=_transfers({number: name_of(number) for number in controls}, study),
+        control_transfers=_transfers({number: plain_control_name(number) for number in controls}, study),
         controls=controls,
         tuned_controls=best,
         tuned_parameters=study.tuned_parameters,
         no_control=study.no_control or "",
-        failed_controls={number: why for number, why in failed_controls(study).items() if number in on_front},
+        failed_controls={number: why for number, why in failed_plain_controls(study).items() if number in on_front},
         confirmed=confirmed(study),
         tested_teacher=study.tested_teacher,
         confirm_command=confirm_command(_as_searched(study)),
@@ -289,7 +296,7 @@ def _transfers(folders: dict[int, str], study: Study) -> dict[int, Transfer]:
     """Return what was answered, by trial number, in these places of the study's folder."""
     if not study.owns_folder():
         return {}
-    found = {number: read_answers(study.folder / folder / ANSWERS) for number, folder in folders.items()}
+    found = {number: load_predictions(study.folder / folder / PREDICTIONS) for number, folder in folders.items()}
     names = study.class_names
     return {number: Transfer(answers, names) for number, answers in found.items() if answers is not None}
 

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from harness.screen.formatting import printable
-from harness.training.answers import Answers
+from harness.training.predictions import Predictions
 
 _LONGEST_NAME = 60  # characters of a class's name in a sentence; tables have all of it
 _NAMED = 3  # classes that a sentence names; of more that lose alike it says only how much
@@ -27,7 +27,7 @@ class Transfer:
         class_names: Names of the first classes, or of all; those beyond go by their numbers.
     """
 
-    answers: Answers
+    answers: Predictions
     class_names: Sequence[str] = ()
 
     def name(self, label: int) -> str:
@@ -56,7 +56,7 @@ class Transfer:
           would if, within the class, they erred independently, each as it is given to,
           both_wrong · Σ_k p(the teacher says k | it is wrong) · p(the student says k | it is wrong);
         - ``teacher_accuracy``, ``student_accuracy``, ``lost_share``, ``won_share``: shares of the samples;
-        - ``teacher_kl`` (nats), ``rank_correlation`` (over ``Answers.ranked`` classes): means over the samples that
+        - ``teacher_kl`` (nats), ``rank_correlation`` (over ``Predictions.ranked`` classes): means over the samples that
           have one.
         """
         labels, teacher, student = self._labels, self._teacher, self._student

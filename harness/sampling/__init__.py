@@ -1,1 +1,1 @@
-"""What is tried next: recipes first, then what a model of all learning curves expects of students."""
+"""Choose the next trial: recipes first, then Optuna's sampler or the forecast of the sampler ``front``."""

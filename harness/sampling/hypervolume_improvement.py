@@ -1,10 +1,9 @@
-"""What a student may still add to the front: its costs are known before it trains, so only its quality is uncertain.
+"""Compute the expected hypervolume improvement of students whose costs are known before training.
 
-The volume that a front dominates is a sum over its costs: for each level of cost, the best quality that may be had for
-it. A student of known costs adds to it wherever it is better than what may be had so far for as much. How good it will
-be is a normal distribution (``curve_model``), so the volume that it may be expected to add is a sum of expected
-improvements, each in closed form (after the expected hypervolume improvement of Emmerich 2005, with all objectives but
-one certain).
+The volume that a front dominates is an integral over its costs: at each level of costs, the best quality attained by a
+student that costs no more (the attainment surface). A student of known costs adds volume at every level where it
+surpasses that surface. Its quality is a normal distribution (``curve_model``), so the expected hypervolume improvement
+is a sum of expected improvements, each in closed form (after Emmerich 2005, with all objectives but one certain).
 """
 
 from __future__ import annotations
@@ -16,135 +15,137 @@ from numpy.typing import NDArray
 from scipy.special import log_ndtr, ndtr
 
 Array = NDArray[np.float64]
-Places = NDArray[np.int64]
+Indices = NDArray[np.int64]
 
-_FLOOR = 0.004  # of the range, beside what is missing to its end: no logarithm is without bound
-_MOST_STEPS = {1: 256, 2: 32, 3: 10}  # of each cost, by how many costs there are; fewer where they are more
-_FEWEST_STEPS = 5
+_OFFSET = 0.004  # share of the range, added to the distance from the better end: it bounds the logarithm
+_MAX_LEVELS = {1: 256, 2: 32, 3: 10}  # of each cost, by the number of costs
+_MAX_LEVELS_BEYOND = 5  # of each, if there are more costs than that
 
 
 @dataclass(frozen=True)
-class Scale:
-    """Quality as a model is to see it: the higher the better, and runs near the top told apart as those at the bottom.
+class QualityScale:
+    """Monotone transform of the primary metric to the scale of the curve model, where higher is better.
 
-    Where the metric has two ends, it is minus the logarithm of what is missing to the better one.
+    If the metric has two ends, the scale is minus the logarithm of the distance from the better end: it separates
+    values near the top as well as those at the bottom.
 
     Attributes:
-        ends: The worse and the better end of the metric; ``None`` where it has not both.
+        ends: Worse and better end of the metric; ``None`` if it lacks one.
     """
 
     ends: tuple[float, float] | None
 
-    def of(self, values: Array) -> Array:
-        """Values of the metric, the higher the better (a minimised one with its sign turned), on the scale."""
+    def transform(self, values: Array) -> Array:
+        """Return values of the metric (a minimized one with its sign reversed) on the scale."""
         if self.ends is None:
             return values
         worst, best = self.ends
-        scaled: Array = -np.log(np.clip((best - values) / (best - worst), 0, None) + _FLOOR)
+        scaled: Array = -np.log(np.clip((best - values) / (best - worst), 0, None) + _OFFSET)
         return scaled
 
-    def back(self, scaled: Array) -> Array:
-        """Return what ``of`` was given."""
+    def inverse(self, scaled: Array) -> Array:
+        """Return the values of the metric from values on the scale."""
         if self.ends is None:
             return scaled
         worst, best = self.ends
-        values: Array = best - (best - worst) * (np.exp(-scaled) - _FLOOR)
+        values: Array = best - (best - worst) * (np.exp(-scaled) - _OFFSET)
         return values
 
-    def improvement(self, level: Array, mean: Array, deviation: Array) -> Array:
-        """By how much of the metric a quality may be expected to be better than a level, and none where it is worse.
+    def expected_improvement(self, level: Array, mean: Array, deviation: Array) -> Array:
+        """Return the expected improvement over a level, in units of the metric.
 
         Args:
-            level: On the scale; as the others, of shapes that broadcast.
-            mean: Of the quality, which is normal on the scale.
+            level: Level on the scale; all arguments broadcast.
+            mean: Mean of the quality, which is normal on the scale.
             deviation: Its standard deviation, above 0.
         """
         if self.ends is None:
             z = (mean - level) / deviation
-            found: Array = deviation * np.exp(-(z**2) / 2) / (2 * np.pi) ** 0.5 + (mean - level) * ndtr(z)
-            return np.maximum(found, 0)
+            improvement: Array = deviation * np.exp(-(z**2) / 2) / (2 * np.pi) ** 0.5 + (mean - level) * ndtr(z)
+            return np.maximum(improvement, 0)
 
-        def beyond(at: Array | float) -> Array:
-            z = (mean - at) / deviation
-            # The mean of exp(-quality), where that is better, by its logarithm: a wide one alone is beyond any number.
-            beneath: Array = np.exp(-at) * ndtr(z) - np.exp(deviation**2 / 2 - mean + log_ndtr(z - deviation))
-            return beneath
+        def above(bound: Array | float) -> Array:
+            z = (mean - bound) / deviation
+            # The partial mean of exp(-quality) above the bound, by its logarithm: exp(deviation²) alone may overflow.
+            partial: Array = np.exp(-bound) * ndtr(z) - np.exp(deviation**2 / 2 - mean + log_ndtr(z - deviation))
+            return partial
 
         worst, best = self.ends
-        return np.maximum((best - worst) * (beyond(level) - beyond(-float(np.log(_FLOOR)))), 0)
+        return np.maximum((best - worst) * (above(level) - above(-float(np.log(_OFFSET)))), 0)
 
 
-class ExpectedImprovement:
-    """The front so far over the costs of all architectures.
+class ExpectedHypervolumeImprovement:
+    """Acquisition function: expected hypervolume improvement over a grid of the architectures' costs.
 
     Args:
-        costs: Of each architecture, the lower the better, on the scales that the volume is measured on, shape (A, K);
-            K may be 0.
-        scale: Of quality.
+        costs: Costs of each architecture, to be minimized, on the scales of the volume, shape (A, K); K may be 0.
+        scale: Scale of the quality.
     """
 
-    def __init__(self, costs: Array, scale: Scale) -> None:
+    def __init__(self, costs: Array, scale: QualityScale) -> None:
         self._scale = scale
         axes = costs if costs.shape[1] else np.zeros((len(costs), 1))
-        most = _MOST_STEPS.get(axes.shape[1], _FEWEST_STEPS)
-        steps = [_steps(axis, most) for axis in axes.T]
-        self._shape = tuple(len(step) for step in steps)
-        self._places = tuple(
-            np.maximum(np.searchsorted(step, axis + 1e-12, side="right") - 1, 0)
-            for step, axis in zip(steps, axes.T, strict=True)
+        most = _MAX_LEVELS.get(axes.shape[1], _MAX_LEVELS_BEYOND)
+        levels = [_levels(axis, most) for axis in axes.T]
+        self._shape = tuple(len(level) for level in levels)
+        self._cells = tuple(
+            np.maximum(np.searchsorted(level, axis + 1e-12, side="right") - 1, 0)
+            for level, axis in zip(levels, axes.T, strict=True)
         )
-        self._room = np.ones(self._shape)
-        for number, step in enumerate(steps):
-            # Beyond the dearest one lies as much as between two: or it would have nothing to gain.
-            widths = np.append(np.diff(step), (step[-1] - step[0]) / (len(step) - 1) if len(step) > 1 else 1.0)
-            self._room = self._room * widths.reshape([-1 if axis == number else 1 for axis in range(len(steps))])
+        self._volumes = np.ones(self._shape)
+        for number, level in enumerate(levels):
+            # The last cell is as wide as the mean of the others: otherwise the dearest student could add nothing.
+            last = (level[-1] - level[0]) / (len(level) - 1) if len(level) > 1 else 1.0
+            widths = np.append(np.diff(level), last)
+            self._volumes = self._volumes * widths.reshape([-1 if axis == number else 1 for axis in range(len(levels))])
 
-    def best(self, architectures: Places, ends: Array, *, floor: float) -> Array:
-        """Return the best quality that may be had for each level of costs.
+    def attainment_surface(self, architectures: Indices, qualities: Array, *, floor: float) -> Array:
+        """Return the best quality attained at each level of costs.
 
         Args:
-            architectures: Of the students trained to the end, shape (N,).
-            ends: The quality of each, on the scale, shape (N,).
-            floor: Quality where nothing may be had.
+            architectures: Architectures of the complete trials, shape (N,).
+            qualities: Final quality of each on the scale, shape (N,).
+            floor: Quality where nothing is attained.
         """
-        best = np.full(self._shape, floor)
-        np.maximum.at(best, tuple(axis[architectures] for axis in self._places), ends)
-        for axis in range(best.ndim):
-            best = np.maximum.accumulate(best, axis=axis)
-        return best
+        surface = np.full(self._shape, floor)
+        np.maximum.at(surface, tuple(axis[architectures] for axis in self._cells), qualities)
+        for axis in range(surface.ndim):
+            surface = np.maximum.accumulate(surface, axis=axis)
+        return surface
 
-    def is_best(self, best: Array, architectures: Places, ends: Array) -> NDArray[np.bool_]:
-        """Return which students trained to the end nothing that costs no more surpasses, shape (N,)."""
-        found: NDArray[np.bool_] = ends >= best[tuple(axis[architectures] for axis in self._places)]
+    def is_nondominated(self, surface: Array, architectures: Indices, qualities: Array) -> NDArray[np.bool_]:
+        """Return which complete trials are not surpassed by one that costs no more, shape (N,)."""
+        found: NDArray[np.bool_] = qualities >= surface[tuple(axis[architectures] for axis in self._cells)]
         return found
 
-    def gains(self, best: Array, architectures: Places, mean: Array, deviation: Array) -> Array:
-        """Return the volume that each of some students may be expected to add.
+    def evaluate(self, surface: Array, architectures: Indices, mean: Array, deviation: Array) -> Array:
+        """Return the expected hypervolume improvement of each of M students, shape (M,).
 
         Args:
-            best: What may be had so far.
-            architectures: Of the students, shape (M,).
-            mean: Of the quality that each may have, on the scale, shape (M,).
-            deviation: Standard deviation of it, shape (M,).
+            surface: The attainment surface.
+            architectures: Architectures of the students, shape (M,).
+            mean: Mean of each one's quality on the scale, shape (M,).
+            deviation: Its standard deviation, shape (M,).
         """
-        levels, which = np.unique(best.ravel(), return_inverse=True)
-        improvements = self._scale.improvement(levels, mean[:, None], deviation[:, None])
-        gains: Array = (improvements * self._rooms(which, len(levels))[architectures]).sum(axis=1)
-        return gains
+        levels, level_of_cell = np.unique(surface.ravel(), return_inverse=True)
+        improvements = self._scale.expected_improvement(levels, mean[:, None], deviation[:, None])
+        volumes = self._volumes_at_levels(level_of_cell, len(levels))
+        total: Array = (improvements * volumes[architectures]).sum(axis=1)
+        return total
 
-    def _rooms(self, which: Places, count: int) -> Array:
-        """For each architecture, how much room of its costs or more lies at each of some levels, shape (A, levels)."""
-        at = np.zeros((which.size, count))
-        at[np.arange(which.size), which] = self._room.ravel()
-        rooms = at.reshape(*self._shape, count)
+    def _volumes_at_levels(self, level_of_cell: Indices, count: int) -> Array:
+        """Return the volume of cells at each level that cost an architecture's costs or more, shape (A, levels)."""
+        split = np.zeros((level_of_cell.size, count))
+        split[np.arange(level_of_cell.size), level_of_cell] = self._volumes.ravel()
+        volumes = split.reshape(*self._shape, count)
         for axis in range(len(self._shape)):
-            rooms = np.flip(np.cumsum(np.flip(rooms, axis), axis=axis), axis)
-        found: Array = rooms[self._places]
+            volumes = np.flip(np.cumsum(np.flip(volumes, axis), axis=axis), axis)
+        found: Array = volumes[self._cells]
         return found
 
 
-def _steps(axis: Array, most: int) -> Array:
-    """Return the levels of a cost: every one that there is, or so many."""
+def _levels(axis: Array, most: int) -> Array:
+    """Return the distinct values of a cost, or ``most`` of them."""
     levels = np.unique(axis)
     if len(levels) > most:
         levels = np.unique(levels[np.linspace(0, len(levels) - 1, most).astype(int)])

@@ -1,4 +1,4 @@
-"""A few that stand for many."""
+"""Choose an evenly spaced subset."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ import numpy as np
 _Item = TypeVar("_Item")
 
 
-def evenly(items: Sequence[_Item], most: int) -> list[_Item]:
-    """At most ``most`` of some items, in their order and evenly chosen: from two on, the first and the last too."""
+def evenly_spaced(items: Sequence[_Item], most: int) -> list[_Item]:
+    """Return at most ``most`` items, evenly spaced and in order; for two or more, the first and the last included."""
     return [items[place] for place in np.linspace(0, len(items) - 1, min(most, len(items))).astype(int)]

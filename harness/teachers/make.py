@@ -26,7 +26,7 @@ from harness.teachers.files import load_checkpoint
 from harness.tracking.autologging import switch_off_autologging
 from harness.tracking.spool import Spool
 from harness.training.checkpoint import drop_checkpoints, epochs_kept
-from harness.training.fit import EpochListener, fit, seed_draws
+from harness.training.fit import EpochListener, FitConfig, fit, loss_check, seed_draws
 from harness.training.tensor_file import cpu_state, load_state, save_tensors
 from lightning_modules.batch import initialize_lazy_layers
 from lightning_modules.classifier import TeacherModule
@@ -287,16 +287,13 @@ def _train(
 
     data.seed = settings.seed
     switch_off_autologging()
-    fit(
-        module,
-        data,
+    config = FitConfig(
         epochs=space.task.teacher_epochs,
         folder=folder,
         accelerator=settings.accelerator,
         seed=derived_seed(settings.seed, "teacher", "epochs"),
-        listeners=[on_epoch],
-        on_progress=listener.on_progress,
     )
+    fit(module, data, config, listeners=[on_epoch, loss_check(data)], on_progress=listener.on_progress)
 
 
 def _save(network: nn.Module, file: Path, key: str) -> None:

@@ -16,7 +16,7 @@ from harness.teachers.make import Teacher
 from harness.training.tensor_file import save_tensors
 from lightning_modules.batch import call
 from lightning_modules.data.tensors import TensorDataModule
-from lightning_modules.features import captured, probed
+from lightning_modules.features import capture_features, probe_features
 
 SEARCHED = ("train", "val")
 """The splits that a search may look at; the test split is nobody's before it is over."""
@@ -157,7 +157,7 @@ def _forward(
     assert not network.training
     layers = [name for name in names if name != _LOGITS]
     if layers:
-        probed(network, data.splits["val"].few(2).inputs, layers)  # refuses what can't be stored
+        probe_features(network, data.splits["val"].few(2).inputs, layers)  # refuses what can't be stored
     outputs: dict[str, dict[str, Tensor]] = {name: {} for name in names}
     for split in splits:
         loader = data.ordered(split)
@@ -165,7 +165,7 @@ def _forward(
         for view in range(*views or (1,)):
             loader.set_epoch(view)
             for batch in (batch for item in loader for batch in item):
-                with captured(network, layers) as found:
+                with capture_features(network, layers) as found:
                     found[_LOGITS] = call(network, batch.inputs)
                 rows = batch.ids.cpu()
                 for name in names:

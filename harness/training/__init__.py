@@ -1,1 +1,1 @@
-"""How one student is trained: resumable after each epoch, and what is kept of it."""
+"""Train one network, resumable after each epoch, and store its checkpoints, weights and predictions."""

@@ -1,4 +1,4 @@
-"""Checkpoints cheap enough to write a few times a second, and never lost to a cut in the middle."""
+"""Write checkpoints that are cheap enough for a few a second, and safe against an interruption while writing."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _UNREADABLE = (SafetensorError, ValueError, KeyError, OSError)
 
 
 class Checkpoints:
-    """The checkpoints of a training: two files take turns, so that one is always whole.
+    """Checkpoints of a training in two files that are written alternately, so that one is always intact.
 
-    One that is torn, or damaged, is said, and passed over.
+    A torn or damaged checkpoint is skipped with a warning.
 
     Args:
-        folder: The training's own folder.
+        folder: Folder of the training.
 
     Attributes:
-        newest: The checkpoint of the latest epoch, ``"epoch"`` in it, that was there to begin with, or ``None``.
+        newest: The checkpoint with the highest ``"epoch"`` that the folder held at first, or ``None``.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,24 +42,24 @@ class Checkpoints:
                 try:
                     checkpoint = load_checkpoint(path)
                 except _UNREADABLE as error:
-                    warnings.warn(f"{path} can't be read and is passed over: {error}", stacklevel=2)
+                    warnings.warn(f"{path} can't be read and is skipped: {error}", stacklevel=2)
                     continue
                 if self.newest is None or checkpoint["epoch"] > self.newest["epoch"]:
                     self.newest, self._next = checkpoint, 1 - turn
 
     def save(self, checkpoint: dict[str, Any]) -> None:
-        """Write a checkpoint over the older one.
+        """Write a checkpoint over the older of the two.
 
         Raises:
-            TypeError: If it holds what ``save_checkpoint`` can't write.
-            OSError: If there is no room; the newer one is left.
+            TypeError: If it holds a type that ``save_checkpoint`` can't write.
+            OSError: If the disk is full; the newer checkpoint stays intact.
         """
         save_checkpoint(checkpoint, self._folder / _NAMES[self._next])
         self._next = 1 - self._next
 
 
 def epochs_kept(folder: Path) -> int:
-    """After how many epochs a training that was cut goes on, by what its checkpoints say: they are not read whole."""
+    """Return the number of epochs after which a training resumes, from its checkpoints' headers alone."""
     found = [0]
     for name in _NAMES:
         with (
@@ -72,21 +72,21 @@ def epochs_kept(folder: Path) -> int:
 
 
 def drop_checkpoints(folder: Path) -> None:
-    """Remove what a training that is over needs no more."""
+    """Delete the checkpoints of a training that is over."""
     for name in _NAMES:
         (folder / name).unlink(missing_ok=True)
 
 
 def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
-    """Write ``checkpoint``, made of tensors, dicts, lists, tuples, text and numbers, over the one that stands there.
+    """Write a checkpoint of tensors, dicts, lists, tuples, strings and numbers over an existing file.
 
-    All tensors are packed in one, and what is no tensor stands beside it as JSON: nothing is ever unpickled, and a
-    small student's checkpoint takes a tenth of the time that ``torch.save`` and a rename take. A file that a cut left
-    half written is known by its checksum; ``Checkpoints`` has the one before.
+    All tensors are packed into one, and the rest is stored as JSON in the file's metadata: nothing is ever unpickled,
+    and a small student's checkpoint takes a tenth of the time of ``torch.save`` and a rename. A checksum reveals a file
+    that was written in part; ``Checkpoints`` then has the previous one.
 
     Raises:
-        TypeError: If it holds anything else; nothing is written then.
-        OSError: If there is no room.
+        TypeError: If it holds any other type; nothing is written then.
+        OSError: If the disk is full.
     """
     tensors: list[Tensor] = []
     structure = json.dumps(_without_tensors(checkpoint, tensors))
@@ -98,23 +98,23 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Return the checkpoint that was saved, its tensors on the CPU.
+    """Return the checkpoint in a file, with its tensors on the CPU.
 
     Raises:
-        ValueError: If it is not whole.
+        ValueError: If the file was written in part.
     """
     with safe_open(path, framework="pt") as file:
         texts, packed = _texts(file), file.get_tensor("packed")
     if texts.pop("checksum") != _checksum(packed, texts):
-        raise ValueError("its checksum is not that of its content.")
+        raise ValueError("its checksum does not match its content.")
     tensors, start = [], 0
     for name, shape, stride in json.loads(texts["layout"]):
         dtype = getattr(torch, name)
         end = start + dtype.itemsize * torch.Size(shape).numel()
-        # A copy: a view would start where its type may not be aligned.
+        # A copy: a view may start at an address that is not aligned for its type.
         tensor = packed[start:end].clone().view(dtype).reshape(shape)
         if list(tensor.stride()) != stride and 0 not in stride:
-            # A fused optimizer pairs weights and moments as they lie in memory.
+            # A fused optimizer pairs weights and moments by their place in memory.
             tensor = torch.empty_strided(shape, stride, dtype=dtype).copy_(tensor)
         tensors.append(tensor)
         start = end
@@ -125,7 +125,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def _texts(file: Any) -> dict[str, str]:
     texts: dict[str, str] | None = file.metadata()
     if texts is None:
-        raise ValueError("it holds tensors alone.")
+        raise ValueError("it holds no metadata.")
     return texts
 
 
@@ -133,7 +133,7 @@ def _checksum(packed: Tensor, texts: dict[str, str]) -> str:
     checksum = zlib.crc32(packed.numpy().data)
     for text in (texts["structure"], texts["layout"]):
         checksum = zlib.crc32(text.encode(), checksum)
-    return f"{checksum:08x}"  # of one width: a checkpoint of the same tensors takes the same room
+    return f"{checksum:08x}"  # fixed width: checkpoints of equal shapes have equal sizes
 
 
 def _write_over(path: Path, content: bytes) -> None:
@@ -147,13 +147,13 @@ def _write_over(path: Path, content: bytes) -> None:
             written += now
         os.ftruncate(descriptor, len(content))
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error  # a descriptor's has no name
+        raise OSError(error.errno, error.strerror, str(path)) from error  # the error of a descriptor names no file
     finally:
         os.close(descriptor)
 
 
 def _without_tensors(value: Any, tensors: list[Tensor]) -> Any:
-    """``value`` in JSON's types, its tensors moved to the list. JSON knows no tuples, and no keys but text."""
+    """Return ``value`` in JSON's types, which lack tuples and keys other than text; append its tensors to the list."""
     if isinstance(value, Tensor):
         tensors.append(value)
         return {"tensor": len(tensors) - 1}

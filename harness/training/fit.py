@@ -1,4 +1,4 @@
-"""Training with Lightning: the same for teacher and student, resumable, the same bits either way."""
+"""Train teachers and students with Lightning: resumable, and bit-identical to an uninterrupted training."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,17 @@ from lightning_modules.classifier import ClassifierModule
 from lightning_modules.data.tensors import TensorDataModule, not_finite
 
 EpochListener = Callable[[int, dict[str, float]], None]
-"""Called with the epoch, from 0, and its metrics, before a checkpoint of it is written."""
+"""Called with the index of an epoch, from 0, and its metrics, before the epoch's checkpoint is written."""
 
 CHECKPOINTS_APART_S = 0.2
-"""Between an epoch that is kept and the next, of those that are shorter. Each would be 3 % of a trial of 0.4 s."""
+"""Minimum time between two checkpoints: each takes 3 % of a trial of 0.4 s."""
 
-# Lightning has PyTorch ask NVML for GPUs, at each optimizer step too. Where there is none, NVML is searched for anew
-# each time, a third of a small student's step; PyTorch's own check costs nothing then.
+# Lightning makes PyTorch query NVML for GPUs at each optimizer step. Without a GPU, each query searches for the NVML
+# library again, a third of a small student's step; PyTorch's own check is free then.
 if not torch.cuda.is_available():
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
 
-# Said once a trial otherwise: which accelerators exist, and how Lightning might be used instead.
+# Otherwise Lightning prints in each trial which accelerators exist, and tips on how to use it.
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
 
@@ -44,7 +45,7 @@ def device_of(accelerator: str) -> torch.device:
     """Return the device that Lightning's ``accelerator`` means on this machine.
 
     Raises:
-        HarnessError: If this machine has none.
+        HarnessError: If this machine has no such device.
     """
     try:
         return _trainer(accelerator, epochs=0, folder=Path()).strategy.root_device
@@ -56,59 +57,74 @@ def device_of(accelerator: str) -> torch.device:
         ) from error
 
 
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """Configuration of a training.
+
+    Attributes:
+        epochs: Length of the whole training.
+        folder: Folder of the training's checkpoints.
+        accelerator: Lightning's name of the device.
+        seed: Seed of the training.
+    """
+
+    epochs: int
+    folder: Path
+    accelerator: str
+    seed: int
+
+
 def fit(
     module: ClassifierModule,
     data: TensorDataModule,
+    config: FitConfig,
     *,
-    epochs: int,
-    folder: Path,
-    accelerator: str,
-    seed: int,
-    listeners: Sequence[EpochListener] = (),
+    listeners: Sequence[EpochListener] | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> None:
-    """Train ``module`` to the end of ``epochs``, from the checkpoint in ``folder`` if there is one.
+    """Train ``module`` to its last epoch, from the newest checkpoint in the training's folder if there is one.
 
-    What is random in an epoch is seeded by (``seed``, epoch), so that no generator's state has to be kept, and a
-    resumed training gives the same bits as one that was never cut.
+    The draws of an epoch are seeded by (seed, epoch). So no generator's state is stored, and a resumed training gives
+    the same bits as an uninterrupted one.
 
     Args:
-        module: What to train; its weights are overwritten by those of a checkpoint.
+        module: The module to train; a checkpoint overwrites its weights.
         data: Its training and validation data.
-        epochs: Length of the whole training.
-        folder: The training's own folder; its checkpoints are kept in it.
-        accelerator: Lightning's name of the device.
-        seed: Seed of the training.
-        listeners: Told, one after the other, of each epoch that ends.
-        on_progress: Told, every few steps, how many epochs are done, a part of one included.
+        config: Length, folder, device and seed.
+        listeners: Called in order at the end of each epoch; ``None`` calls ``loss_check(data)`` alone.
+        on_progress: Called every few steps with the number of epochs done, a fraction.
 
     Raises:
-        TrialFailed: If a loss is not finite.
+        TrialFailed, TrialPruned: If a listener raises them.
     """
-    checkpoints = Checkpoints(folder)
+    checkpoints = Checkpoints(config.folder)
     if checkpoints.newest is not None:
         module.load_state_dict(checkpoints.newest["module"])
-    course = _ResumeCallback(checkpoints, seed, listeners, on_progress)
-    trainer = _trainer(accelerator, epochs=epochs - course.done, folder=folder, callbacks=[course])
+    callback = _ResumeCallback(
+        checkpoints, config.seed, [loss_check(data)] if listeners is None else listeners, on_progress
+    )
+    trainer = _trainer(
+        config.accelerator, epochs=config.epochs - callback.done, folder=config.folder, callbacks=[callback]
+    )
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The `srun` command is available")  # said wherever Slurm is installed
+        warnings.filterwarnings("ignore", "The `srun` command is available")  # printed wherever Slurm is installed
         for category in (UserWarning, FutureWarning):
             warnings.filterwarnings("ignore", module="pytorch_lightning", category=category)
         try:
             trainer.fit(module, datamodule=data)
         finally:
-            data.trainer = None  # or whoever takes the data on takes this training, and all that listens to it, along
+            data.trainer = None  # else the data, which outlives the training, would keep it and its listeners alive
 
 
 class _ResumeCallback(Checkpoint):
-    """The course of a training over its epochs: seeds each, tells the listeners of its end, then keeps a checkpoint.
+    """Resume a training: seed each epoch, call the listeners at its end, then write a checkpoint.
 
-    In this order, a cut leaves epochs that are told but not kept; they are trained again to the same numbers, and
-    whoever listens knows them already. The other order would leave a gap.
+    In this order, an interruption leaves epochs that listeners know but no checkpoint holds; they are trained again to
+    the same numbers, which listeners ignore. The other order would leave a gap.
 
-    It is one of Lightning's ``Checkpoint`` callbacks for their place: after the module's own end of the epoch. But the
-    checkpoint is its own, and Lightning counts the epochs that are left: one of all of Lightning's counters takes four
-    times as long, a tenth of a small student's epoch.
+    It derives from Lightning's ``Checkpoint`` for its place in the order of callbacks: after the module's own
+    ``on_train_epoch_end``. But the checkpoint is this project's, and Lightning counts the remaining epochs only: a
+    checkpoint of all of Lightning's loop state takes four times as long, a tenth of a small student's epoch.
     """
 
     def __init__(
@@ -124,10 +140,15 @@ class _ResumeCallback(Checkpoint):
         self.on_progress = on_progress
         kept = checkpoints.newest
         self.done = 0 if kept is None else kept["epoch"] + 1
-        self.saved_s = -math.inf if kept is None else time.monotonic()  # the first epoch of all is kept
+        self.saved_s = (
+            -math.inf if kept is None else time.monotonic()
+        )  # the first epoch of a training gets a checkpoint
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        kept, self.checkpoints.newest = self.checkpoints.newest, None  # as large as all that is trained
+        kept, self.checkpoints.newest = (
+            self.checkpoints.newest,
+            None,
+        )  # frees it: it is large
         if kept is not None:
             for part, state in zip(_parts(trainer), kept["parts"], strict=True):
                 part.load_state_dict(state)
@@ -151,7 +172,6 @@ class _ResumeCallback(Checkpoint):
         epoch, metrics = self.done + trainer.current_epoch, pl_module.epoch_metrics
         for listener in self.listeners:
             listener(epoch, metrics)
-        check_losses(epoch, metrics, trainer.datamodule)  # type: ignore[attr-defined]
         is_last = trainer.current_epoch + 1 == trainer.max_epochs
         if is_last or time.monotonic() - self.saved_s >= CHECKPOINTS_APART_S:
             parts = [part.state_dict() for part in _parts(trainer)]
@@ -159,20 +179,25 @@ class _ResumeCallback(Checkpoint):
             self.saved_s = time.monotonic()
 
 
+def loss_check(data: TensorDataModule) -> EpochListener:
+    """Return a listener that calls ``check_losses`` with the training's data."""
+    return lambda epoch, metrics: check_losses(epoch, metrics, data)
+
+
 def check_losses(epoch: int, metrics: dict[str, float], data: TensorDataModule) -> None:
     """Check that an epoch's losses are finite.
 
     Raises:
-        TrialFailed: If one is not; it names what is not finite in the data.
+        TrialFailed: If a loss is not; the message counts samples that are not finite either.
     """
     for name in ("train/loss", "val/loss"):
         if not math.isfinite(metrics[name]):
-            faults = "".join(f"; {fault}" for fault in _not_finite(data))
+            faults = "".join(f"; {fault}" for fault in _data_faults(data))
             raise TrialFailed(f"{name} is {metrics[name]} in epoch {epoch}{faults}")
 
 
-def _not_finite(data: TensorDataModule) -> Iterator[str]:
-    """Say how many samples of each split hold NaN or infinity."""
+def _data_faults(data: TensorDataModule) -> Iterator[str]:
+    """Describe how many samples of each split hold NaN or infinity."""
     for name, part in data.splits.items():
         for key, values in part.inputs.items() if isinstance(part.inputs, dict) else [("", part.inputs)]:
             if broken := not_finite(values):
@@ -181,12 +206,12 @@ def _not_finite(data: TensorDataModule) -> Iterator[str]:
 
 
 def _parts(trainer: pl.Trainer) -> list[Any]:
-    """Return what has a state beside the module: the optimizers and their schedules."""
+    """Return what has state beside the module: the optimizers and their schedules."""
     return [*trainer.optimizers, *(config.scheduler for config in trainer.lr_scheduler_configs)]
 
 
 def seed_draws(seed: int, device: torch.device) -> None:
-    """Seed what is drawn on the CPU and on ``device``. ``torch.manual_seed`` takes 0.5 ms to seed every kind."""
+    """Seed the generators of the CPU and of ``device``; ``torch.manual_seed`` takes 0.5 ms to seed every backend."""
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)
@@ -201,10 +226,10 @@ def _trainer(accelerator: str, *, epochs: int, folder: Path, callbacks: Any = No
             devices=1,
             callbacks=callbacks,
             default_root_dir=folder,
-            # Under Slurm, Lightning would requeue the job and load any hpc_ckpt_* by itself: a worker is not a job.
+            # Under Slurm, Lightning would requeue the job and load any hpc_ckpt_* file: a worker is not a job.
             plugins=[LightningEnvironment()],
             logger=False,
-            enable_checkpointing=callbacks is not None,  # by the one among them
+            enable_checkpointing=callbacks is not None,  # _ResumeCallback is one
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,

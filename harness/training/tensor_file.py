@@ -1,4 +1,4 @@
-"""Tensors in a file of safetensors, that is there whole or not at all."""
+"""Write tensors to a safetensors file atomically, with tied tensors stored once."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from harness.core.content import write_atomically
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """Write named tensors, each with memory of its own.
+    """Write named tensors that share no memory.
 
     Args:
-        tensors: On the CPU, contiguous.
-        path: The file; one that is there is replaced once the new one is whole.
-        metadata: What is said of them.
+        tensors: Contiguous tensors on the CPU.
+        path: The file; an existing one is replaced atomically.
+        metadata: Metadata of the file.
 
     Raises:
-        OSError: If they can't be written, for want of room say; safetensors has an error of its own for that.
+        OSError: If writing fails, such as on a full disk; safetensors raises an error of its own, which is converted.
     """
 
     def write(temporary: Path) -> None:
@@ -41,9 +41,9 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[st
 
 
 def cpu_state(network: nn.Module) -> dict[str, Tensor]:
-    """Return the network's ``state_dict`` as tensors that safetensors takes: on the CPU, each with memory of its own.
+    """Return a network's ``state_dict`` as safetensors requires it: on the CPU, and without shared memory.
 
-    Of tensors that are one and the same, as tied weights are, it has the first alone; see ``load_state``.
+    Of tied tensors it holds the first only; ``load_state`` ties them again.
 
     Raises:
         TypeError: If the state holds anything but tensors.
@@ -60,16 +60,16 @@ def cpu_state(network: nn.Module) -> dict[str, Tensor]:
 
 
 def load_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load what ``cpu_state`` gave of a network that is built alike; what is tied in it is tied still.
+    """Load the ``cpu_state`` of a network of the same structure; tied tensors stay tied.
 
     Raises:
-        RuntimeError: If it does not fit.
+        RuntimeError: If names or shapes do not match.
     """
     network.load_state_dict(with_tied(network, state))
 
 
 def with_tied(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state with each missing tensor that the network has under another name there."""
+    """Return a state completed by tied tensors: those that the network shares with a name in the state."""
     given = dict(state)
     first = first_names(network.state_dict())
     known = {first[name]: value for name, value in state.items() if name in first}
@@ -77,12 +77,12 @@ def with_tied(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tens
 
 
 def first_names(state: Mapping[str, Any]) -> dict[str, str]:
-    """Return for each name the first name of the same tensor: the same memory, read in the same way."""
+    """Return for each name the first name of the same tensor: same memory, type, shape and strides."""
     seen: dict[Any, str] = {}
     return {name: seen.setdefault(_memory(name, value), name) for name, value in state.items()}
 
 
 def _memory(name: str, value: Any) -> Any:
     if not isinstance(value, Tensor) or value.layout is not torch.strided or value.data_ptr() == 0:
-        return name  # nothing that can be shared, or seen to be
+        return name  # shares no memory, or none that can be compared
     return value.device, value.data_ptr(), value.dtype, value.shape, value.stride()

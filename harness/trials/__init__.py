@@ -1,1 +1,1 @@
-"""Trials, the students trained anew beside them, and which trials are stopped early."""
+"""Train students: claim trials, run, prune and score them, and retrain some as controls or confirmations."""

@@ -1,11 +1,10 @@
-"""Whether the picks are worth what they seem: trained anew with fresh seeds, beside their controls, on the test split.
+"""Confirm picks: retrain them and their controls with fresh seeds, and compare them on the test split.
 
-The search has chosen by the validation split, with one seed each, so what it has found flatters itself. Here each pick
-and its controls are trained with seeds that no trial had, and scored on samples that nobody has looked at. Student and
-controls of one seed have the same initial weights, the same order of the data and the same draws: the gain is paired.
-It is the gain over the tuned control (``harness.trials.controls``), whose settings were chosen by the validation split
-too, or over the plain one as long as there is no other.
-A seed that fails is part of what came out: as long as a pair lacks one that failed, no gain is claimed.
+The search chooses on the validation split with one seed each, so its results are optimistically biased. Here each pick
+and its controls are trained with seeds that no trial had, and scored on samples that the search never saw. Student and
+controls of one seed share initial weights, order of the data and draws, so the comparison is paired. The gain is over
+the tuned control (``harness.trials.controls``), whose settings were chosen on the validation split too, or over the
+plain one if there is no tuned one. A failed seed is part of the result: no gain is claimed then.
 """
 
 from __future__ import annotations
@@ -28,81 +27,81 @@ from harness.trials.controls import (
     PLAIN,
     TUNED,
     TunedControl,
-    control_of,
+    control_configuration,
+    control_params,
     is_own_control,
-    names_of_control,
-    tuned,
+    tuned_controls,
 )
 from harness.trials.retraining import Retraining
-from harness.trials.trial import StudentJob
+from harness.trials.trial import TrainingSpec
 
 SPLIT = "test"
 CONFIDENCE = 0.95
 FEW_SEEDS = 3
-"""Of fewer an interval is so wide that it says little."""
+"""With fewer seeds, an interval is so wide that it says little."""
 _FOLDER = "confirm"
 _STUDENT, _CONTROL, _TUNED = "student", "control", "tuned"
 
 
-def confirmations(
+def untrained_confirmations(
     study: Study, settings: Settings, space: SearchSpace, picks: Mapping[int, str], seeds: int
 ) -> list[Retraining]:
-    """Return what has to be trained yet, seed by seed.
+    """Return the confirmations without a result, seed by seed.
 
     Args:
         study: The study.
-        settings: Its seed, and which controls are wanted.
-        space: What varied.
-        picks: What each trial is picked as, by its number.
-        seeds: Fresh seeds for each.
+        settings: Its seed, and the kind of controls.
+        space: The search space.
+        picks: Name of each pick by the trial's number.
+        seeds: Number of fresh seeds for each.
     """
     params, known = {trial.number: trial.params for trial in study.trials()}, study.retrained()
-    best = tuned(study) if settings.controls == TUNED else {}
+    best = tuned_controls(study) if settings.controls == TUNED else {}
     found = []
-    for place in range(seeds):
-        seed = derived_seed(settings.seed, _FOLDER, place)
+    for index in range(seeds):
+        seed = derived_seed(settings.seed, _FOLDER, index)
         for number, pick in picks.items():
             configurations = {_STUDENT: space.configuration(params[number])}
             if not is_own_control(params[number]) and not study.no_control:
-                configurations[_CONTROL] = control_of(params[number], space)
+                configurations[_CONTROL] = control_configuration(params[number], space)
                 if number in best and not best[number].is_plain:  # else it would be the same training
                     training = best[number].chosen.training
-                    configurations[_tuned_arm(training)] = control_of(params[number], space, training)
+                    configurations[_tuned_arm(training)] = control_configuration(params[number], space, training)
             for arm, configuration in configurations.items():
-                name = f"{_FOLDER}/{number}/{arm}-{place}"
+                name = f"{_FOLDER}/{number}/{arm}-{index}"
                 if name in known:
                     continue
                 found.append(
                     Retraining(
                         name=name,
-                        title=f"{_called(arm)} of trial {number}, fresh seed {place + 1}",
-                        job=StudentJob(configuration=configuration, seed=seed, order_seed=seed, split=SPLIT),
+                        title=f"{_arm_title(arm)} of trial {number}, fresh seed {index + 1}",
+                        spec=TrainingSpec(configuration=configuration, seed=seed, order_seed=seed, split=SPLIT),
                         tags={
                             "kd.role": "confirm",
                             "kd.confirm_of": str(number),
                             "kd.pick": pick,
-                            "kd.arm": _called(arm),
-                            "kd.seed_index": str(place),
+                            "kd.arm": _arm_title(arm),
+                            "kd.seed_index": str(index),
                         },
                         facts={"pick": pick},
-                        names={} if arm == _STUDENT else names_of_control(space),
+                        extra_params={} if arm == _STUDENT else control_params(space),
                     )
                 )
     return found
 
 
 def _tuned_arm(training: Mapping[str, Any]) -> str:
-    """Return the arm of a tuned control: other settings, chosen after more trials, are another arm."""
+    """Return the arm of a tuned control: settings that are chosen after more trials are another arm."""
     return f"{_TUNED}.{digest('training', dict(training))}"
 
 
-def _called(arm: str) -> str:
+def _arm_title(arm: str) -> str:
     return "tuned control" if arm.startswith(_TUNED) else arm
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over seeds and where it may lie.
+    """A mean over seeds with its confidence interval.
 
     Attributes:
         mean: The mean.
@@ -116,49 +115,49 @@ class Interval:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Return the mean of at least two values with its 95 % interval by Student's t, which takes them for normal."""
+    """Return the mean of at least two values with its 95 % interval by Student's t, which assumes normality."""
     mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / len(values) ** 0.5
-    reach = float(students_t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
-    return Interval(mean, mean - reach, mean + reach)
+    margin = float(students_t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
+    return Interval(mean, mean - margin, mean + margin)
 
 
 @dataclass(frozen=True)
 class Failures:
-    """Seeds of one arm that failed by their own doing.
+    """Failed seeds of one arm.
 
     Attributes:
-        seeds: How many have been trained, well or badly.
-        reasons: Why each of those failed that did.
+        seeds: Number of seeds with a result, failed ones included.
+        reasons: Reason of each failure.
     """
 
     seeds: int = 0
     reasons: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        told = [reason if count == 1 else f"{reason}, {count} times" for reason, count in Counter(self.reasons).items()]
-        return f"{len(self.reasons)} of {self.seeds} seeds failed ({'; '.join(told)})"
+        texts = [reason if n == 1 else f"{reason}, {n} times" for reason, n in Counter(self.reasons).items()]
+        return f"{len(self.reasons)} of {self.seeds} seeds failed ({'; '.join(texts)})"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmation:
-    """What a pick and its controls reach on the test split, over fresh seeds.
+    """Results of a pick and its controls on the test split over fresh seeds.
 
     Attributes:
-        number: The trial.
-        pick: What it was picked as when it was confirmed.
-        alone: Whether the student is trained on labels alone itself, and has no control.
-        seeds: How many of them are paired.
-        student: The primary metric of the student; ``None`` where failures have left fewer than two pairs.
-        control: That of the plain control; ``None`` then too, and where there is none.
-        tuned: That of the tuned control; ``None`` then too, and where it was not trained.
-        tuned_training: Settings of the tuned control's training.
-        gain: How much better the student is than the control that ``gain_over`` names, pair by pair, above 0 where it
-            is, whatever the metric's direction.
-        gain_over: ``"tuned"``, ``"plain"``, or empty where there is no control.
+        number: The trial's number.
+        pick: Name of the pick when it was confirmed.
+        alone: Whether the student itself is trained on labels alone, and so has no control.
+        seeds: Number of complete pairs.
+        student: Primary metric of the student; ``None`` if failures leave fewer than two pairs.
+        control: Primary metric of the plain control; ``None`` then too, or if there is none.
+        tuned: Primary metric of the tuned control; ``None`` then too, or if it was not trained.
+        tuned_training: Training settings of the tuned control.
+        gain: Paired difference between the student and the control that ``gain_over`` names; positive if the student
+            is better, whatever the metric's direction.
+        gain_over: ``"tuned"``, ``"plain"``, or empty if there is no control.
         no_control: Whether no control is fair, for samples are mixed without their targets.
-        student_failures: Seeds of the student that failed.
-        control_failures: Those of the plain control.
-        tuned_failures: Those of the tuned control.
+        student_failures: Failed seeds of the student.
+        control_failures: Failed seeds of the plain control.
+        tuned_failures: Failed seeds of the tuned control.
     """
 
     number: int
@@ -178,16 +177,16 @@ class Confirmation:
 
     @property
     def failures(self) -> list[str]:
-        """Return what failed, of each arm of which a seed did, in words."""
+        """Return a description of the failures of each arm with a failed seed."""
         arms = {"": self.student_failures, "of its control, ": self.control_failures}
         arms["of its tuned control, "] = self.tuned_failures
         return [f"{whose}{found}" for whose, found in arms.items() if found.reasons]
 
     @property
     def verdict(self) -> str:
-        """``gain``, ``no gain`` where the interval holds zero, or ``loss``; ``unproven`` where seeds failed.
+        """Return ``gain``, ``loss``, ``no gain`` if the interval contains zero, or ``unproven`` if seeds failed.
 
-        Those that are left are not a fair choice of all: a student that fails on the hard seeds would gain by it.
+        The remaining seeds are a biased sample: a student that fails on hard seeds would profit from it.
         """
         if self.alone:
             return "labels alone"
@@ -200,11 +199,11 @@ class Confirmation:
         return "loss" if self.gain.high < 0 else "no gain"
 
     def sentence(self, primary: str, picked: Mapping[int, str]) -> str:
-        """Return what came out, in words.
+        """Describe the result in one sentence.
 
         Args:
-            primary: Name of the metric.
-            picked: What each trial is picked as today, by its number.
+            primary: Name of the primary metric.
+            picked: Name of each current pick by the trial's number.
         """
         who = f"{picked.get(self.number, f'formerly {self.pick}')} (trial {self.number})"
         if self.student is None:
@@ -233,9 +232,9 @@ def _shown(found: Interval) -> str:
 
 
 def confirmed(study: Study) -> list[Confirmation]:
-    """Return what has been confirmed so far, by trial: of two pairs at least, or with a seed that failed."""
+    """Return the confirmation of each trial with at least two complete pairs, or with a failed seed."""
     by_trial: dict[int, dict[str, dict[int, float]]] = {}
-    best = tuned(study)
+    best = tuned_controls(study)
     reasons: dict[tuple[int, str], list[str]] = {}
     picks: dict[int, str] = {}
     for name, result in sorted(study.retrained().items()):
@@ -294,7 +293,7 @@ def confirmed(study: Study) -> list[Confirmation]:
 
 
 def _arm_of(best: TunedControl | None, arms: Mapping[str, Any]) -> str | None:
-    """Return the arm that is the tuned control as it is chosen today; ``None`` if it was not trained."""
+    """Return the arm of the currently chosen tuned control; ``None`` if it was not trained."""
     if best is None:
         return None
     arm = _CONTROL if best.is_plain else _tuned_arm(best.chosen.training)
@@ -302,14 +301,15 @@ def _arm_of(best: TunedControl | None, arms: Mapping[str, Any]) -> str | None:
 
 
 def confirmed_table(confirmations: Sequence[Confirmation], picked: Mapping[int, str]) -> pd.DataFrame:
-    """One row for each: ``trial``, ``pick``, ``seeds``, means with ``_low`` and ``_high``, ``gain_over``, ``verdict``.
+    """Return a table of confirmations.
 
-    ``pick`` is what a trial was picked as when it was confirmed, ``picked`` what it is today, empty if nothing;
-    ``student_failed``, ``control_failed`` and ``tuned_failed`` count seeds.
+    Columns: ``trial``, ``pick`` (when it was confirmed), ``picked`` (currently, empty if it is no pick), ``seeds``,
+    failed seeds (``student_failed``, ``control_failed``, ``tuned_failed``), means with ``_low`` and ``_high``,
+    ``gain_over``, ``verdict``.
 
     Args:
-        confirmations: What has been confirmed.
-        picked: What each trial is picked as today, by its number.
+        confirmations: The confirmations.
+        picked: Name of each current pick by the trial's number.
     """
     rows = []
     for one in confirmations:

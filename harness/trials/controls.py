@@ -1,17 +1,17 @@
-"""Controls: what students reach on labels alone. A gain of distillation is a gain over a control.
+"""Train controls, students on labels alone: the gain of distillation is the gain over a control.
 
 - The **plain** control of a trial on the front is the same student with the same initial weights, order of the data,
-  hyperparameters, schedule and epochs; only the teacher is left out of its loss.
+  hyperparameters, schedule and epochs; only the teacher's term is left out of the loss.
 - The **tuned** control of a pick is the best of several trainings on labels alone at its architecture, each with
-  settings of its own: the search has chosen the learning rate for distillation, and labels alone may want another. It
-  has as many tries as the architecture had trials, at least ``LEAST_TRIES``, and is chosen on the validation split by
-  the primary metric, as the pick was: the best of n on one split is optimistically biased, on both sides alike.
+  training settings of its own: the search chose the learning rate for distillation, and labels alone may need another.
+  It has as many tries as the architecture had trials, at least ``MIN_TRIES``, and is chosen by the primary metric on
+  the validation split like the pick: the best of n on one split is optimistically biased, on both sides alike.
 
-Tries that are there count: trials on labels alone (alpha = 1), and the plain controls of that architecture. The others
-take their settings from a scrambled Sobol sequence over the ranges of the space's ``training`` group, seeded by (study
-seed, architecture), so that more tries go on where the earlier ones ended; and their initial weights from the
-architecture's trials, one after the other. So picks of one architecture share one tuned control, and both sides have
-chosen among the same initial weights.
+Existing trainings count as tries: trials on labels alone (alpha = 1), and the plain controls of that architecture. The
+other tries take their settings from a scrambled Sobol sequence over the ranges of the space's ``training`` group,
+seeded by (study seed, architecture), so that further tries continue the sequence; and their initial weights from the
+architecture's trials in order. So picks of one architecture share one tuned control, and both sides are chosen among
+the same initial weights.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.stats.qmc import Sobol
 
 from harness.core.content import derived_seed, digest
-from harness.sampling.candidates import values_at
+from harness.sampling.candidates import from_unit_interval
 from harness.settings import Settings
 from harness.space import METHOD, Configuration, SearchSpace
 from harness.studies.study import Study
 from harness.trials.retraining import Retraining
-from harness.trials.trial import StudentJob, seed_of
+from harness.trials.trial import TrainingSpec, seed_of
 from lightning_modules.methods import HINTON, METHODS
 
 LABELS_ALONE = {"alpha": 1.0, "temperature": 1.0}
-"""Distillation in name only: all weight on the labels. The temperature has no say in it."""
+"""Distillation parameters with all weight on the labels; the temperature then has no effect."""
 
-LEAST_TRIES = 5
-"""Of a tuned control, where its architecture had fewer trials."""
+MIN_TRIES = 5
+"""Minimum number of tries of a tuned control."""
 
 PLAIN, TUNED = "plain", "tuned"
 _FOLDER, _TRIES_FOLDER = "controls", "tuned"
 
 
-def name_of(number: int) -> str:
+def plain_control_name(number: int) -> str:
     """Return the name of a trial's plain control."""
     return f"{_FOLDER}/{number}"
 
@@ -60,15 +60,15 @@ def is_own_control(params: Mapping[str, Any]) -> bool:
     return params.get("alpha") == 1.0 and params.get(METHOD, HINTON) in METHODS
 
 
-def control_of(
+def control_configuration(
     params: Mapping[str, Any], space: SearchSpace, training: Mapping[str, Any] | None = None
 ) -> Configuration:
     """Return a configuration with labels alone in place of its distillation.
 
     Args:
-        params: The configuration.
+        params: Parameters of the configuration.
         space: Its space.
-        training: Settings of the training; ``None`` takes those of the configuration.
+        training: Training settings; ``None`` takes those of the configuration.
     """
     training = {name: params[name] for name in space.training} if training is None else training
     return Configuration(
@@ -78,19 +78,19 @@ def control_of(
     )
 
 
-def names_of_control(space: SearchSpace) -> dict[str, str]:
-    """What the run of a control has beside its configuration, for it to have the names that the runs of trials have."""
+def control_params(space: SearchSpace) -> dict[str, str]:
+    """Return the parameters that a control's run needs to have the same names as the runs of trials."""
     return {METHOD: "labels alone"} if METHOD in space.distributions else {}
 
 
 @dataclass(frozen=True)
-class Try:
+class TuningTry:
     """A training on labels alone at some architecture.
 
     Attributes:
-        name: Of the trial ("trial 3"), of the plain control or of the try.
-        training: Settings of the training, by name.
-        metrics: What came of it; ``None`` if it failed.
+        name: Name of the trial ("trial 3"), the plain control or the try.
+        training: Training settings by name.
+        metrics: Final metrics; ``None`` if it failed.
     """
 
     name: str
@@ -100,30 +100,30 @@ class Try:
 
 @dataclass(frozen=True)
 class TunedControl:
-    """The best of the tries at the architecture of a trial.
+    """The best try at the architecture of a trial.
 
     Attributes:
         chosen: The best try.
-        tries: How many it was chosen from, those that failed included.
-        is_plain: Whether it is trained with the very settings of the trial, as its plain control is.
+        tries: Number of tries that it was chosen from, failed ones included.
+        is_plain: Whether it has the trial's own training settings, as the plain control has.
     """
 
-    chosen: Try
+    chosen: TuningTry
     tries: int
     is_plain: bool
 
 
-def controls(
+def untrained_controls(
     study: Study, settings: Settings, space: SearchSpace, picks: Iterable[int], *, of: Iterable[int] | None = None
 ) -> list[Retraining]:
-    """Return the controls that have not been trained yet: the plain ones first, then the tries of the tuned ones.
+    """Return the controls without a result: first the plain ones, then the tries of the tuned ones.
 
     Args:
         study: The study, whose trials are over.
-        settings: Their seed, and which controls are wanted.
-        space: What varied.
+        settings: The seed, and the kind of controls.
+        space: The search space.
         picks: Numbers of the trials that get a tuned control.
-        of: Numbers of those that get a plain one; ``None`` takes all on the front.
+        of: Numbers of the trials that get a plain one; ``None`` takes all on the front.
     """
     if study.no_control or settings.controls == "none":
         return []
@@ -131,81 +131,81 @@ def controls(
     plain = [n for n in (study.front() if of is None else of) if not is_own_control(trials[n].params)]
     found = [
         Retraining(
-            name=name_of(number),
+            name=plain_control_name(number),
             title=f"control of trial {number}",
-            job=StudentJob(
-                configuration=control_of(trials[number].params, space),
+            spec=TrainingSpec(
+                configuration=control_configuration(trials[number].params, space),
                 seed=seed_of(settings, number),
                 order_seed=settings.seed,
             ),
             tags={"kd.role": "control", "kd.control": PLAIN, "kd.control_of": str(number)},
-            names=names_of_control(space),
+            extra_params=control_params(space),
         )
         for number in plain
-        if name_of(number) not in known
+        if plain_control_name(number) not in known
     ]
     if settings.controls == TUNED and study.tuned_parameters:
-        taught = [number for number in picks if not is_own_control(trials[number].params)]
-        found += [one for one in _tries(study, settings, space, taught, plain) if one.name not in known]
+        distilled = [number for number in picks if not is_own_control(trials[number].params)]
+        found += [each for each in _tries(study, settings, space, distilled, plain) if each.name not in known]
     return found
 
 
 def _tries(
     study: Study, settings: Settings, space: SearchSpace, picks: Sequence[int], plain: Sequence[int]
 ) -> list[Retraining]:
-    """Return every try that is drawn for the tuned controls of some picks."""
+    """Return the tries that are drawn for the tuned controls of some picks."""
     trials = {trial.number: trial for trial in study.trials()}
-    there = {name_of(number) for number in plain} | study.retrained().keys()
+    plain_controls = {plain_control_name(number) for number in plain} | study.retrained().keys()
     by_architecture: dict[str, list[int]] = {}
     for number in picks:
         by_architecture.setdefault(_architecture(trials[number].params, study), []).append(number)
     found = []
     for key, numbers in by_architecture.items():
-        over = [trial for trial in trials.values() if trial.state.is_finished()]
-        alike = [trial.number for trial in over if _architecture(trial.params, study) == key]
-        counted = sum(name_of(n) in there or _is_try(trials[n]) for n in alike)
-        drawn = max(LEAST_TRIES, len(alike)) - counted
+        finished = [trial for trial in trials.values() if trial.state.is_finished()]
+        alike = [trial.number for trial in finished if _architecture(trial.params, study) == key]
+        existing = sum(plain_control_name(n) in plain_controls or _is_try(trials[n]) for n in alike)
+        count = max(MIN_TRIES, len(alike)) - existing
         seeds = [seed_of(settings, n) for n in alike]
-        seeds += [derived_seed(settings.seed, "tuned", key, place) for place in range(len(seeds), drawn)]
+        seeds += [derived_seed(settings.seed, "tuned", key, index) for index in range(len(seeds), count)]
         of = ", ".join(map(str, numbers))
-        for place, training in enumerate(_drawn(drawn, settings, space, key)):
+        for index, training in enumerate(_draw_settings(count, settings, space, key)):
             found.append(
                 Retraining(
-                    name=f"{_TRIES_FOLDER}/{key}/{place}",
-                    title=f"try {place + 1} of the tuned control of trial {of}",
-                    job=StudentJob(
-                        configuration=control_of(trials[numbers[0]].params, space, training),
-                        seed=seeds[place],
+                    name=f"{_TRIES_FOLDER}/{key}/{index}",
+                    title=f"try {index + 1} of the tuned control of trial {of}",
+                    spec=TrainingSpec(
+                        configuration=control_configuration(trials[numbers[0]].params, space, training),
+                        seed=seeds[index],
                         order_seed=settings.seed,
                     ),
                     tags={
                         "kd.role": "control",
                         "kd.control": TUNED,
                         "kd.control_of": of,
-                        "kd.try": str(place + 1),
+                        "kd.try": str(index + 1),
                     },
                     facts={"training": training},
-                    names=names_of_control(space),
+                    extra_params=control_params(space),
                 )
             )
     return found
 
 
-def _drawn(count: int, settings: Settings, space: SearchSpace, key: str) -> list[dict[str, Any]]:
-    """Return the first settings of an architecture's sequence; of more, these are the first again."""
+def _draw_settings(count: int, settings: Settings, space: SearchSpace, key: str) -> list[dict[str, Any]]:
+    """Return the first ``count`` training settings of an architecture's Sobol sequence."""
     if count <= 0:
         return []
     sequence = Sobol(len(space.training), rng=np.random.default_rng(derived_seed(settings.seed, "tuned", key)))
-    shares = sequence.random_base2(math.ceil(math.log2(count)))[:count]
-    columns = {
-        name: [distribution.to_external_repr(float(value)) for value in values_at(distribution, shares[:, axis])]
-        for axis, (name, distribution) in enumerate(space.training.items())
-    }
-    return [{name: values[place] for name, values in columns.items()} for place in range(count)]
+    points = sequence.random_base2(math.ceil(math.log2(count)))[:count]
+    columns = {}
+    for (name, distribution), column in zip(space.training.items(), points.T, strict=True):
+        values = from_unit_interval(distribution, column)
+        columns[name] = [distribution.to_external_repr(float(value)) for value in values]
+    return [{name: values[index] for name, values in columns.items()} for index in range(count)]
 
 
 def _architecture(params: Mapping[str, Any], study: Study) -> str:
-    """Return a name for what a trial's student is, whatever it was trained for."""
+    """Return a key for the architecture of a trial's student."""
     return digest("architecture", {name: params.get(name) for name in study.groups["student"]})
 
 
@@ -213,14 +213,14 @@ def _is_try(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.COMPLETE and is_own_control(trial.params)
 
 
-def failed(study: Study) -> dict[int, str]:
-    """Return why the plain controls failed that did, by number of the trial."""
+def failed_plain_controls(study: Study) -> dict[int, str]:
+    """Return why plain controls failed, by the trial's number."""
     results = {name.partition("/"): result for name, result in study.retrained().items() if "reason" in result}
     return {int(number): result["reason"] for (folder, _, number), result in results.items() if folder == _FOLDER}
 
 
-def known(study: Study) -> dict[int, dict[str, float]]:
-    """The metrics of each plain control that was trained, and of trials that are their own, by the trial's number."""
+def plain_control_metrics(study: Study) -> dict[int, dict[str, float]]:
+    """Return the metrics of each trained plain control, and of trials on labels alone, by the trial's number."""
     if study.no_control:
         return {}
     found = {trial.number: trial.user_attrs["metrics"] for trial in study.trials() if _is_try(trial)}
@@ -231,8 +231,8 @@ def known(study: Study) -> dict[int, dict[str, float]]:
     return found
 
 
-def tuned(study: Study) -> dict[int, TunedControl]:
-    """Return the tuned control of each trial whose architecture has all the tries that it should have, by number."""
+def tuned_controls(study: Study) -> dict[int, TunedControl]:
+    """Return the tuned control of each trial whose architecture has all its tries, by the trial's number."""
     if study.no_control or not study.tuned_parameters:
         return {}
     tries, trials = _known_tries(study), [trial for trial in study.trials() if trial.state.is_finished()]
@@ -240,23 +240,23 @@ def tuned(study: Study) -> dict[int, TunedControl]:
     found = {}
     for trial in trials:
         key = _architecture(trial.params, study)
-        good = [one for one in tries.get(key, ()) if one.metrics is not None]
+        trained = [each for each in tries.get(key, ()) if each.metrics is not None]
         if trial.state != TrialState.COMPLETE or is_own_control(trial.params):
             continue
-        if good and len(tries[key]) >= max(LEAST_TRIES, wanted[key]):
-            best = max(good, key=lambda one: study.primary_sign * (one.metrics or {})[study.primary])
+        if trained and len(tries[key]) >= max(MIN_TRIES, wanted[key]):
+            best = max(trained, key=lambda each: study.primary_sign * (each.metrics or {})[study.primary])
             is_plain = dict(best.training) == _training(trial.params, study)
             found[trial.number] = TunedControl(best, len(tries[key]), is_plain)
     return found
 
 
-def _known_tries(study: Study) -> dict[str, list[Try]]:
-    """Return every training on labels alone that is over, by architecture: of those alike, the first is chosen."""
+def _known_tries(study: Study) -> dict[str, list[TuningTry]]:
+    """Return every finished training on labels alone by architecture, in an order that decides between equal ones."""
     trials = {trial.number: trial for trial in study.trials()}
-    found: dict[str, list[Try]] = {}
+    found: dict[str, list[TuningTry]] = {}
 
     def add(key: str, name: str, training: Mapping[str, Any], metrics: Mapping[str, float] | None) -> None:
-        found.setdefault(key, []).append(Try(name, training, metrics))
+        found.setdefault(key, []).append(TuningTry(name, training, metrics))
 
     for number, trial in trials.items():
         if _is_try(trial):
@@ -276,13 +276,13 @@ def _training(params: Mapping[str, Any], study: Study) -> dict[str, Any]:
     return {name: params[name] for name in study.groups["training"]}
 
 
-def announcement(left: Sequence[Retraining], study: Study, workers: int) -> str:
-    """Say how many controls are to be trained, and how long that may take, by the times of the trials.
+def describe_controls(left: Sequence[Retraining], study: Study, workers: int) -> str:
+    """Describe how many controls are to be trained, and estimate the time from the trials' times.
 
     Args:
         left: The controls.
         study: The study.
-        workers: How many are trained at a time.
+        workers: Number of controls that are trained at a time.
     """
     by_key: dict[str, list[float]] = {}
     for trial in study.trials():
@@ -290,9 +290,9 @@ def announcement(left: Sequence[Retraining], study: Study, workers: int) -> str:
             took_s = (trial.datetime_complete - trial.datetime_start).total_seconds()
             by_key.setdefault(_architecture(trial.params, study), []).append(took_s)
     usual_s = median([took_s for each in by_key.values() for took_s in each])
-    keys = [_architecture(one.job.configuration.params(), study) for one in left]
+    keys = [_architecture(control.spec.configuration.params(), study) for control in left]
     total_s = sum(median(by_key.get(key, [usual_s])) for key in keys) / max(1, min(workers, len(left)))
-    tries = sum(one.tags["kd.control"] == TUNED for one in left)
+    tries = sum(control.tags["kd.control"] == TUNED for control in left)
     plain = len(left) - tries
     parts = [f"{plain} plain, of the students on the front"] if plain else []
     parts += [f"{tries} tries of training settings for the tuned ones of the picks"] if tries else []

@@ -1,13 +1,12 @@
-"""Pruning on a Pareto front: what a student costs is known before it trains, so it is judged beside what costs no more.
+"""Prune trials on a Pareto front: costs are known before training, so a trial is compared with those that cost no more.
 
-Optuna refuses to prune where there are several objectives, and a rule that looks at accuracy alone stops every small
-student. The rungs are those of asynchronous successive halving (Li et al. 2020, arXiv:1810.05934): few, and closer to
-one another at the beginning. A trial that leads at a rung those which cost no more goes on, unless it has no chance of
-the region of interest. The others are judged by the forecast of the sampler ``front`` where it is at work and a new
-student may follow. Else one thing is asked: could it still reach the front? It could if one of the complete trials that
-stood nearest to it at the rung went on to gain so much that with as much this one would pass the best complete trial
-that costs no more, and be within the region. Pruned trials stay among the bad ones for TPE, and Optuna's other samplers
-do not heed them.
+Optuna does not prune multi-objective studies, and a rule on accuracy alone prunes every small student. The rungs are
+those of asynchronous successive halving (ASHA; Li et al. 2020, arXiv:1810.05934): few, and denser at the beginning. A
+trial that is best at a rung among those that cost no more continues, unless it can't reach the region of interest.
+The others are judged by the forecast of the sampler ``front`` while it is used and another trial may follow. Otherwise
+a trial continues if it can still reach the front: if one of the complete trials that were nearest to it at the rung
+gained so much afterwards that, with the same gain, it would surpass the best complete trial that costs no more, and be
+within the region. TPE counts pruned trials among the bad ones; Optuna's other samplers ignore them.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ from harness.studies.study import Study
 from harness.tracking.spool import Spool, curves
 
 _REDUCTION = 3
-_NEAREST = 7  # complete trials whose gains are looked at; while there are fewer, nothing is pruned
+_NEAREST = 7  # complete trials whose gains are used; with fewer, nothing is pruned
 
 
 def rungs_of(epochs: int) -> tuple[int, ...]:
-    """Epochs after which a trial is judged: a third of all, a ninth, and so on, the first one last.
+    """Return the rungs in epochs: ..., a ninth and a third of a trial, in ascending order.
 
     Args:
-        epochs: Of a whole trial.
+        epochs: Epochs of a complete trial.
     """
     rungs, left = [], epochs
     while (left := round(left / _REDUCTION)) >= 1 and left < epochs:
@@ -46,52 +45,53 @@ def rungs_of(epochs: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
-    """A complete trial, as pruning sees it.
+class CompleteTrial:
+    """A complete trial as pruning sees it.
 
     Attributes:
-        costs: The lower the better, in the order of the objectives.
-        marks: The primary metric by epochs done, at the rungs that it was marked at; the higher the better.
-        end: The primary metric at its end; the higher the better.
+        costs: Its costs, to be minimized, in the order of the objectives.
+        values: Its intermediate values at rungs, to be maximized, by epochs done.
+        final: Its primary metric after the last epoch, to be maximized.
     """
 
     costs: tuple[float, ...]
-    marks: Mapping[int, float]
-    end: float
+    values: Mapping[int, float]
+    final: float
 
 
-def stop(
+def shortfall(
     value: float,
     rung: int,
     costs: tuple[float, ...],
-    complete: Sequence[Standing],
+    complete: Sequence[CompleteTrial],
     *,
     floor: float = -math.inf,
 ) -> tuple[float, float] | None:
-    """Return whether a trial can't reach the front any more.
+    """Return how a trial falls short of the front: what it can reach, and what it would need.
 
     Args:
-        value: Its primary metric at the rung; the higher the better.
+        value: Its intermediate value at the rung, to be maximized.
         rung: Epochs done.
-        costs: Its costs; the lower the better.
+        costs: Its costs, to be minimized.
         complete: The complete trials.
-        floor: The least that counts, where more is better.
+        floor: Lower bound of the region of interest.
 
     Returns:
-        ``None`` if it goes on. Else what it may reach, its value and the most that the complete trials nearest to it at
-        the rung gained since, and what it would have to: the best end of those that cost no more, or the floor.
+        ``None`` if the trial can reach the front. Otherwise its reachable value, which is its value plus the largest
+        gain since the rung of the complete trials nearest to it there, and the value it needs: the best final value
+        among those that cost no more, or the floor.
     """
-    marked = [standing for standing in complete if rung in standing.marks]
-    rivals = [standing for standing in complete if _costs_no_more(standing.costs, costs)]
-    if len(marked) < _NEAREST:
+    seen = [trial for trial in complete if rung in trial.values]
+    rivals = [trial for trial in complete if _costs_no_more(trial.costs, costs)]
+    if len(seen) < _NEAREST:
         return None
-    nearest = sorted(marked, key=lambda standing: abs(standing.marks[rung] - value))[:_NEAREST]
-    reach = value + max(0.0, max(standing.end - standing.marks[rung] for standing in nearest))
+    nearest = sorted(seen, key=lambda trial: abs(trial.values[rung] - value))[:_NEAREST]
+    reach = value + max(0.0, max(trial.final - trial.values[rung] for trial in nearest))
     if reach < floor:
         return reach, floor
-    if value >= max((standing.marks[rung] for standing in rivals if rung in standing.marks), default=value):
-        return None  # it leads: it is on the front of the rung
-    best = max(standing.end for standing in rivals)
+    if value >= max((trial.values[rung] for trial in rivals if rung in trial.values), default=value):
+        return None  # it is on the front of the rung
+    best = max(trial.final for trial in rivals)
     return (reach, best) if reach < best else None
 
 
@@ -100,13 +100,13 @@ def _costs_no_more(these: tuple[float, ...], those: tuple[float, ...]) -> bool:
 
 
 class Pruner:
-    """Marks trials at the rungs in the study's storage, and judges each beside all that it finds there.
+    """Stores trials' intermediate values at rungs, and prunes trials by what all workers stored.
 
     Args:
-        study: The study, on a storage that other processes and machines may share.
-        epochs: Of a whole trial.
-        costs_of: Costs by name of the student of a configuration.
-        forecast: Judges, where there is one.
+        study: The study, in a storage that other processes and machines may share.
+        epochs: Epochs of a complete trial.
+        costs_of: Returns the costs of a configuration's student by name.
+        forecast: The forecast of the sampler ``front``, if there is one; it decides in place of the rule.
     """
 
     def __init__(
@@ -124,19 +124,19 @@ class Pruner:
         self._costs_of = costs_of
         self._sign, self._region = study.primary_sign, study.region
         self._axes = [name for name in study.objectives if name != study.primary]
-        self._complete: dict[int, Standing] = {}
+        self._complete: dict[int, CompleteTrial] = {}
 
-    def judge_of(self, claim: Claim) -> _TrialJudge:
-        """Return the judge of one trial."""
-        return _TrialJudge(self, claim)
+    def listener_for(self, claim: Claim) -> _TrialListener:
+        """Return the pruning listener of one trial."""
+        return _TrialListener(self, claim)
 
-    def recall(self, claim: Claim, curve: Mapping[int, float], kept: int) -> None:
-        """Note the rungs that a trial passed, before it was cut, while the storage was away: it passes them no more.
+    def restore(self, claim: Claim, curve: Mapping[int, float], kept: int) -> None:
+        """Restore the values at rungs that a resumed trial passed while the storage was away: it won't pass them again.
 
         Args:
-            claim: The trial, which goes on.
+            claim: The resumed trial.
             curve: Its primary metric after each epoch, counted from 0.
-            kept: Epochs that it need not train again.
+            kept: Epochs that its checkpoint holds.
         """
         for epoch, value in curve.items():
             rung = epoch + 1
@@ -144,66 +144,66 @@ class Pruner:
                 claim.marks[rung] = value
                 claim.unmarked.add(rung)
 
-    def judge(self, claim: Claim, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Mark a trial if it stands at a rung, and stop it if it has no chance of the front any more.
+    def check(self, claim: Claim, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Store a trial's intermediate value at a rung, and prune it if it can no longer reach the front.
 
         Args:
             claim: The trial.
             epoch: The epoch that ended, counted from 0.
-            metrics: Of that epoch, by name.
+            metrics: Metrics of that epoch by name.
 
         Raises:
-            TrialPruned: If it is to be stopped.
+            TrialPruned: If it is to be pruned.
         """
         rung = epoch + 1
         if rung not in self._rungs or any(later > rung for later in claim.trial.intermediate_values):
-            return  # or it went on from here before it was cut
+            return  # no rung, or it passed this rung before it was interrupted
         primary = self._study.primary
         value = metrics[f"val/{primary}"]
         if not math.isfinite(value):
-            return  # nothing can be told from it
+            return  # says nothing
         try:
             with asking_storage():
                 claim.mark(rung, value)
                 trials = self._study.retry.try_once(self._study.trials)
         except STORAGE_ERRORS as error:
             if self._study.retry.is_away(error):
-                return  # it trains on, unjudged; where it stands is stored with its end, or at the next rung
+                return  # it continues; the value is stored with its result, or at the next rung
             raise
-        why = self._why_stop(claim.trial, rung, self._sign * value, trials)
+        why = self._why_prune(claim.trial, rung, self._sign * value, trials)
         if why is not None:
             raise TrialPruned(f"{primary} {value:.4f} after {rung} of {self._epochs} epochs, {why}")
 
-    def _why_stop(self, trial: FrozenTrial, rung: int, value: float, trials: Sequence[FrozenTrial]) -> str | None:
-        """Return why a trial is stopped at a rung; ``None`` if it goes on."""
-        if self._forecast is not None and len(trials) < self._study.settings.trials:  # else no new one comes
-            times = self._forecast.should_prune(trial.number, rung, trials)
-            if times is None:
+    def _why_prune(self, trial: FrozenTrial, rung: int, value: float, trials: Sequence[FrozenTrial]) -> str | None:
+        """Return why a trial is pruned at a rung; ``None`` if it continues."""
+        if self._forecast is not None and len(trials) < self._study.settings.trials:  # else no new trial follows
+            ratio = self._forecast.should_prune(trial.number, rung, trials)
+            if ratio is None:
                 return None
-            if math.isinf(times):
-                return f"and will hardly reach the region of interest, {self._region.bound}"
-            much = f"{times:.0f}" if times < 100 else "over 100"
-            return f"and a new student may be expected to add {much} times as much to the front an epoch"
+            if math.isinf(ratio):
+                return f"and is unlikely to reach the region of interest, {self._region.bound}"
+            times = f"{ratio:.0f}x" if ratio < 100 else "over 100x"
+            return f"and a new trial is expected to improve the front {times} as much per epoch"
         floor = -math.inf if self._region.floor is None else self._sign * self._region.floor
-        stopped = stop(value, rung, self._costs(trial.params), self._standings(trials), floor=floor)
-        if stopped is None:
+        found = shortfall(value, rung, self._costs(trial.params), self._complete_trials(trials), floor=floor)
+        if found is None:
             return None
-        reach, best = (self._sign * bound for bound in stopped)
-        if stopped[1] == floor:
-            return f"{reach:.4f} in reach; the region of interest is {self._region.bound}"
-        return f"{reach:.4f} in reach; one that costs no more has {best:.4f}"
+        reach, needed = (self._sign * bound for bound in found)
+        if found[1] == floor:
+            return f"can reach {reach:.4f}; the region of interest is {self._region.bound}"
+        return f"can reach {reach:.4f}; a student that costs no more has {needed:.4f}"
 
-    def _standings(self, trials: Sequence[FrozenTrial]) -> list[Standing]:
+    def _complete_trials(self, trials: Sequence[FrozenTrial]) -> list[CompleteTrial]:
         for trial in trials:
             if trial.number not in self._complete and trial.state == TrialState.COMPLETE:
-                self._complete[trial.number] = self._standing(trial)
+                self._complete[trial.number] = self._complete_trial(trial)
         return list(self._complete.values())
 
-    def _standing(self, trial: FrozenTrial) -> Standing:
-        return Standing(
+    def _complete_trial(self, trial: FrozenTrial) -> CompleteTrial:
+        return CompleteTrial(
             costs=self._costs(trial.params),
-            marks={rung: self._sign * value for rung, value in trial.intermediate_values.items()},
-            end=self._sign * trial.user_attrs["metrics"][self._study.primary],
+            values={rung: self._sign * value for rung, value in trial.intermediate_values.items()},
+            final=self._sign * trial.user_attrs["metrics"][self._study.primary],
         )
 
     def _costs(self, params: Mapping[str, Any]) -> tuple[float, ...]:
@@ -211,25 +211,25 @@ class Pruner:
         return tuple(-costs[name] if METRICS[name].is_maximized else costs[name] for name in self._axes)
 
 
-def unprunable(study: Study) -> str | None:
-    """Return why the study's trials can't be pruned on its front; ``None`` if they can."""
+def why_no_pruning(study: Study) -> str | None:
+    """Return why the study's trials can't be pruned; ``None`` if they can."""
     if study.primary not in study.objectives:
-        return f"{study.primary} is no objective"
+        return f"{study.primary} is not an objective"
     others = [METRICS[name] for name in study.objectives if name != study.primary]
     late = [metric.name for metric in others if not metric.known_before_training]
     return f"{late[0]} is not known before the end" if late else None
 
 
-class _TrialJudge:
-    """Judges the epochs of one trial."""
+class _TrialListener:
+    """Pruning listener of one trial."""
 
     def __init__(self, pruner: Pruner, claim: Claim) -> None:
         self._pruner = pruner
         self._claim = claim
 
-    def recall(self, spool: Spool) -> None:
+    def restore(self, spool: Spool) -> None:
         curve = curves(spool.folder).get(f"val/{self._claim.study.primary}", {})
-        self._pruner.recall(self._claim, curve, spool.kept)
+        self._pruner.restore(self._claim, curve, spool.kept)
 
     def __call__(self, epoch: int, metrics: dict[str, float]) -> None:
-        self._pruner.judge(self._claim, epoch, metrics)
+        self._pruner.check(self._claim, epoch, metrics)

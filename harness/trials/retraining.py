@@ -1,7 +1,7 @@
-"""Students of a study trained anew, outside of the search: in another way, or with another seed.
+"""Retrain students of a study outside of the search: with another loss or another seed.
 
-What is tried is chosen by the search; what is trained here is chosen from what the search has found, to see what it is
-worth. It is trained to the end, as a trial is, resumable, and its result is kept with the study.
+The search chooses its trials; retrainings are chosen among its results, to measure what they are worth: controls and
+confirmations. A retraining runs to the last epoch, is resumable like a trial, and its result is stored with the study.
 """
 
 from __future__ import annotations
@@ -17,119 +17,120 @@ from harness.storage.access import asking_storage
 from harness.storage.leases import Lease
 from harness.studies.study import Study
 from harness.tracking.spool import SPOOL, Spool, last_state
-from harness.trials.context import Display, Notified, TrialContext
-from harness.trials.runner import Training, run
-from harness.trials.trial import StudentJob
+from harness.trials.context import Display, MirrorClient, TrialContext
+from harness.trials.runner import TrainingRun, run_training
+from harness.trials.trial import TrainingSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retraining:
-    """A student to be trained anew.
+    """A student to be retrained.
 
     Attributes:
-        name: Names it within its study: the place of its folder there, and of its result.
-        title: Names it to a person, in full.
-        job: What is trained.
-        tags: Of its run.
-        facts: What is kept with its result.
-        names: Parameters of its run beside those of its configuration.
+        name: Path of its folder within the study's, and key of its result.
+        title: Full name in messages.
+        spec: What is trained.
+        tags: Tags of its run.
+        facts: Stored with its result.
+        extra_params: Parameters of its run beside those of its configuration.
     """
 
     name: str
     title: str
-    job: StudentJob
+    spec: TrainingSpec
     tags: Mapping[str, str]
     facts: Mapping[str, Any] = field(default_factory=dict)
-    names: Mapping[str, str] = field(default_factory=dict)
+    extra_params: Mapping[str, str] = field(default_factory=dict)
 
 
 @room_on_disk()
 def retrain(retrainings: Sequence[Retraining], context: TrialContext, display: Display) -> None:
-    """Train what nobody has trained yet and nobody is training. What workers do; see ``harness.trials.local``.
+    """Run the retrainings that have no result and that no worker runs. Each worker of a pool calls this.
 
     Args:
-        retrainings: What is to be trained. The display knows each by its place in it.
-        context: What every training stands on.
+        retrainings: The retrainings. The display identifies each by its index.
+        context: What every training needs.
         display: Shows each training.
 
     Raises:
-        HarnessError: If a training fails by an error that is not its own doing, or there is no room even for its log.
+        HarnessError: If a training fails by an error that is not its own fault, or the disk has no room for its log.
     """
     study = context.study
-    study.retry.word.say = display.word
-    places = {retraining.name: place for place, retraining in enumerate(retrainings)}
+    study.retry.word.say = display.message
+    indices = {retraining.name: index for index, retraining in enumerate(retrainings)}
     pause_s = 0.05
-    while left := [name for name in places if name not in study.retrained()]:
+    while left := [name for name in indices if name not in study.retrained()]:
         found = study.take(left)
-        if found is None:  # others train what is left; one of them may be lost
+        if found is None:  # other workers run the remaining ones, and may lose one
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 2.0)
             continue
-        name, hold = found
-        if name in study.retrained():  # read with the piece in hand
-            hold.release()
+        name, lease = found
+        if name in study.retrained():  # read again under the lease
+            lease.release()
         else:
-            run(training_of(places[name], retrainings[places[name]], hold, study), context, display)
+            run_training(retraining_run(indices[name], retrainings[indices[name]], lease, study), context, display)
 
 
-def training_of(place: int, retraining: Retraining, hold: Lease, study: Study) -> Training:
-    """Return the training of a student that is trained anew.
+def retraining_run(index: int, retraining: Retraining, lease: Lease, study: Study) -> TrainingRun:
+    """Return the training run of a retraining.
 
     Args:
-        place: Its place in the list that the display knows.
-        retraining: What is trained.
-        hold: This worker's.
-        study: Keeps the result.
+        index: Its index in the list of retrainings.
+        retraining: The retraining.
+        lease: This worker's lease of it.
+        study: Stores the result.
     """
-    return Training(
-        number=place,
+    return TrainingRun(
+        number=index,
         title=retraining.title,
         run_name=retraining.title,
         folder=study.folder / retraining.name,
         key=retraining.name,
-        job=retraining.job,
-        hold=hold,
-        outcome=_KeptResult(retraining, hold, study),
-        resumed=True,  # perhaps; its log knows
+        spec=retraining.spec,
+        lease=lease,
+        results=_RetrainingResult(retraining, lease, study),
+        resumed=True,  # perhaps; its spool knows
         tags=retraining.tags,
-        names=retraining.names,
+        extra_params=retraining.extra_params,
     )
 
 
 @dataclass(frozen=True)
-class _KeptResult:
-    """Keeps how a training ended with the study, unless the training is another worker's by now: its result stands."""
+class _RetrainingResult:
+    """Result sink that stores the result of a retraining with the study, unless its lease is lost."""
 
     retraining: Retraining
-    hold: Lease
+    lease: Lease
     study: Study
 
     def complete(self, metrics: Mapping[str, float]) -> None:
-        self._keep(metrics=dict(metrics))
+        self._store(metrics=dict(metrics))
 
     def prune(self, costs: Mapping[str, float], reason: str) -> None:
         raise AssertionError("only trials are pruned")
 
     def fail(self, reason: str) -> None:
-        self._keep(reason=reason)
+        self._store(reason=reason)
 
-    def _keep(self, **outcome: Any) -> None:
-        def keep() -> None:
-            self.hold.verify()
+    def _store(self, **result: Any) -> None:
+        def store() -> None:
+            self.lease.verify()
             with asking_storage():
-                self.study.keep_retrained(self.retraining.name, {**self.retraining.facts, **outcome})
+                self.study.keep_retrained(self.retraining.name, {**self.retraining.facts, **result})
 
-        self.study.retry.call(keep)
+        self.study.retry.call(store)
 
 
-def let_wait(study: Study, mirror: Notified) -> None:
-    """Let the run of each training that was cut, and that nobody is at, say that it waits.
+def mark_waiting_runs(study: Study, mirror: MirrorClient) -> None:
+    """Mark the run of each interrupted retraining that no worker runs as WAITING.
 
-    A process that is killed can't; and what is not wanted any more (no controls, another pick) has no other to say it.
+    A killed process can't mark its run; and a retraining that is no longer wanted (no controls, another pick) has no
+    later worker that would.
 
     Args:
         study: The study.
-        mirror: Told of the news.
+        mirror: Notified of the changes.
     """
     if not study.owns_folder():
         return
@@ -141,10 +142,10 @@ def let_wait(study: Study, mirror: Notified) -> None:
             found = study.take([name]) if last_state(files[name]) == "RUNNING" else None
             if found is None:
                 continue
-            _, hold = found
-            if name not in study.retrained():  # read with the piece in hand
-                spool = Spool(study.folder / name, mirror.notify, is_valid=hold.is_valid)
+            _, lease = found
+            if name not in study.retrained():  # read again under the lease
+                spool = Spool(study.folder / name, mirror.notify, is_valid=lease.is_valid)
                 if spool.state == "RUNNING":
                     spool.set_state("WAITING")
                 spool.close()
-            hold.release()
+            lease.release()

@@ -1,4 +1,4 @@
-"""Run one training to its end, whatever that is, and tell the study, the log and the person: trials and all others."""
+"""Run one training to its end, and report the result to the study, the spool and the display."""
 
 from __future__ import annotations
 
@@ -18,57 +18,57 @@ from harness.storage.leases import Lease
 from harness.studies.study import Study
 from harness.tracking.spool import Spool
 from harness.training.checkpoint import drop_checkpoints, epochs_kept
-from harness.training.fit import EpochListener, check_losses
-from harness.trials.context import Display, Notified, TrialContext
-from harness.trials.trial import StudentJob, run_student
+from harness.training.fit import EpochListener, loss_check
+from harness.trials.context import Display, MirrorClient, TrialContext
+from harness.trials.trial import TrainingSpec, run_student
 
 FAILURE = "failure.txt"
-_DEATHS = 3  # of workers, no epoch being logged or kept between them, after which a training is given up
+_MAX_DEATHS = 3  # deaths of workers without progress between them, after which a training fails
 
 
-class Outcome(Protocol):
-    """Where the study keeps how a training ended. Each method raises ``LeaseLost`` if another worker has it by now."""
+class ResultSink(Protocol):
+    """Store of a training's result. Each method raises ``LeaseLost`` if another worker has taken the training over."""
 
     def complete(self, metrics: Mapping[str, float]) -> None:
-        """Record that the student was trained to the end."""
+        """Store the metrics of a student that was trained to the end."""
 
     def prune(self, costs: Mapping[str, float], reason: str) -> None:
-        """Record that the training was stopped early."""
+        """Store the costs of a student whose training was pruned."""
 
     def fail(self, reason: str) -> None:
-        """Record that the training failed by its own doing."""
+        """Store why a training failed by its own fault."""
 
 
-class Judge(Protocol):
-    """Who may stop a training after an epoch."""
+class PruningListener(Protocol):
+    """Epoch listener that may prune a training."""
 
-    def recall(self, spool: Spool) -> None:
-        """Take note of what a training that goes on has reached before."""
+    def restore(self, spool: Spool) -> None:
+        """Restore the intermediate values of a resumed training from its spool."""
 
     def __call__(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Judge an epoch that ended.
+        """Decide after an epoch whether the training continues.
 
         Raises:
-            TrialPruned: If the training is to stop.
+            TrialPruned: If it does not.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
-    """A training in this worker's hand.
+class TrainingRun:
+    """A training that this worker holds the lease of.
 
     Attributes:
-        number: The display knows the training by it.
-        title: Names it in messages, as in ``trial 3``.
-        run_name: Name of its run.
-        folder: Its own folder, with spool and checkpoints.
-        key: Names its run within the study.
-        job: What is trained.
-        hold: This worker's until the training is over.
-        outcome: Where its end is kept.
+        number: Identifies the training to the display.
+        title: Name in messages, such as ``trial 3``.
+        run_name: Name of its MLflow run.
+        folder: Folder of its spool and checkpoints.
+        key: Identifies its run within the study.
+        spec: What is trained.
+        lease: This worker's lease of the training.
+        results: Where its result is stored.
         resumed: Whether another process may have begun it.
-        tags: Of its run.
-        names: Parameters of its run beside those of its configuration.
+        tags: Tags of its run.
+        extra_params: Parameters of its run beside those of its configuration.
     """
 
     number: int
@@ -76,100 +76,110 @@ class Training:
     run_name: str
     folder: Path
     key: str
-    job: StudentJob
-    hold: Lease
-    outcome: Outcome
+    spec: TrainingSpec
+    lease: Lease
+    results: ResultSink
     resumed: bool
     tags: Mapping[str, str]
-    names: Mapping[str, str] = field(default_factory=dict)
+    extra_params: Mapping[str, str] = field(default_factory=dict)
 
 
-def run(training: Training, context: TrialContext, display: Display, judge: Judge | None = None) -> None:
-    """Run a training to its end and give it back; one that another worker has taken over is shown as cut.
+def run_training(
+    training: TrainingRun, context: TrialContext, display: Display, pruner: PruningListener | None = None
+) -> None:
+    """Run a training to its end and release its lease; if another worker has taken it over, show it as interrupted.
 
     Args:
         training: The training.
-        context: What it stands on.
-        display: Shows it.
-        judge: May stop it.
+        context: What every training needs.
+        display: Shows the training.
+        pruner: May prune the training.
 
     Raises:
-        HarnessError: If it fails by an error that is not its own doing.
-        OSError: If the disk is full: every training after it would fail too.
+        HarnessError: If it fails by an error that is not its own fault.
+        OSError: If the disk is full: every later training would fail too.
     """
     try:
-        with spool_of(training.folder, training.hold, context.mirror) as spool:
+        with open_spool(training.folder, training.lease, context.mirror) as spool:
             begin_spool(spool, training, context.study)
-            if judge is not None and training.resumed:
-                judge.recall(spool)
+            if pruner is not None and training.resumed:
+                pruner.restore(spool)
             kept = spool.kept if training.resumed else None
-            display.started(training.number, training.job.configuration.params(), kept)
-            _run(training, spool, context, display, judge)
-    except LeaseLost as taken:
-        display.cut(training.number, one_line(taken))
+            display.started(training.number, training.spec.configuration.params(), kept)
+            _run(training, spool, context, display, pruner)
+    except LeaseLost as lost:
+        display.interrupted(training.number, one_line(lost))
     finally:
-        training.hold.release()
+        training.lease.release()
 
 
-def _run(training: Training, spool: Spool, context: TrialContext, display: Display, judge: Judge | None) -> None:
-    number, outcome = training.number, training.outcome
-    listeners: list[EpochListener] = [
-        lambda epoch, metrics: training.hold.confirm(epoch + 1),
-        lambda epoch, metrics: spool.metrics(metrics, step=epoch),
-        # Before it is judged: what has no loss may have an accuracy.
-        lambda epoch, metrics: check_losses(epoch, metrics, context.prepared.data),
-        lambda epoch, metrics: display.epoch(number, epoch),
-        *([] if judge is None else [judge]),
-    ]
+def _run(
+    training: TrainingRun, spool: Spool, context: TrialContext, display: Display, pruner: PruningListener | None
+) -> None:
+    """Train, and report the result to the study first, the spool second and the display third."""
+    number, results = training.number, training.results
     try:
         _check_deaths(spool)
-        metrics = run_student(training.job, spool, training.hold, context, listeners)
+        listeners = _epoch_listeners(training, spool, context, display, pruner)
+        metrics = run_student(training.spec, spool, training.lease, context, listeners)
     except TrialPruned as pruned:
         reason = one_line(pruned)
-        outcome.prune(
-            costs_of(training.job.configuration.student, context.space, context.study, context.prepared), reason
-        )
-        _end(spool, "PRUNED", reason)
+        architecture = training.spec.configuration.student
+        results.prune(costs_of(architecture, context.space, context.study, context.prepared), reason)
+        _close_run(spool, "PRUNED", reason)
         display.pruned(number, reason)
     except TrialFailed as failure:
         reason = one_line(failure)
-        outcome.fail(reason)
-        _end(spool, "FAIL", reason)
+        results.fail(reason)
+        _close_run(spool, "FAIL", reason)
         display.failed(number, reason)
-        if isinstance(failure.__cause__, OSError):  # a full disk: every training after it would fail too
+        if isinstance(failure.__cause__, OSError):  # a full disk: every later training would fail too
             raise failure.__cause__ from None
     except (Interrupted, LeaseLost, *STORAGE_ERRORS):
         raise
     except Exception as error:
         reason, report = f"{type(error).__name__}: {one_line(error)}", training.folder / FAILURE
-        told = redact(traceback.format_exc()).encode("utf-8", errors="replace")
-        write_atomically(report, lambda path: path.write_bytes(told))
-        outcome.fail(reason)
-        _end(spool, "FAIL", reason)
+        text = redact(traceback.format_exc()).encode("utf-8", errors="replace")
+        write_atomically(report, lambda path: path.write_bytes(text))
+        results.fail(reason)
+        _close_run(spool, "FAIL", reason)
         raise HarnessError(
             f"{training.title} failed: {reason} (traceback: {report}); the same command goes on with the rest."
         ) from error
     else:
-        outcome.complete(metrics)
+        results.complete(metrics)
         spool.set_state("COMPLETE")
         drop_checkpoints(training.folder)
         display.finished(number, metrics)
 
 
+def _epoch_listeners(
+    training: TrainingRun, spool: Spool, context: TrialContext, display: Display, pruner: PruningListener | None
+) -> list[EpochListener]:
+    """Return what is called after each epoch, in this order: lease, log, loss check, display, pruner."""
+    return [
+        lambda epoch, metrics: training.lease.confirm(epoch + 1),
+        lambda epoch, metrics: spool.metrics(metrics, step=epoch),
+        loss_check(context.prepared.data),  # before the pruner: a student whose loss is NaN may have an accuracy
+        lambda epoch, metrics: display.epoch(training.number, epoch),
+        *([] if pruner is None else [pruner]),
+    ]
+
+
 @contextlib.contextmanager
-def spool_of(folder: Path, hold: Lease, mirror: Notified) -> Iterator[Spool]:
-    """Open the log of a training in hand. Where a signal or a lost storage cuts the training, the log says it waits."""
-    with contextlib.closing(Spool(folder, mirror.notify, is_valid=hold.is_valid)) as spool:
+def open_spool(folder: Path, lease: Lease, mirror: MirrorClient) -> Iterator[Spool]:
+    """Open the spool of a training whose lease is held; mark the run as WAITING if a signal or an outage interrupts."""
+    with contextlib.closing(Spool(folder, mirror.notify, is_valid=lease.is_valid)) as spool:
         try:
             yield spool
         except (Interrupted, *STORAGE_ERRORS):
-            if spool.begun and not hold.is_lost():
-                spool.set_state("WAITING")  # no fault of the training's: it is resumed
+            if spool.begun and not lease.is_lost():
+                spool.set_state("WAITING")  # not the training's fault: it is resumed
             raise
 
 
-def begin_spool(spool: Spool, training: Training, study: Study) -> None:
-    """Say in a training's log that it runs."""
+def begin_spool(spool: Spool, training: TrainingRun, study: Study) -> None:
+    """Log the start of a run: its tags, parameters and the state RUNNING."""
     spool.begin(
         training.run_name,
         tags={
@@ -177,24 +187,25 @@ def begin_spool(spool: Spool, training: Training, study: Study) -> None:
             "kd.run_key": f"{study.id}/{training.key}",
             **training.tags,
         },
-        params={**training.job.configuration.params(), **training.names},
+        params={**training.spec.configuration.params(), **training.extra_params},
         parent=study.folder,
-        taken_ms=training.hold.taken_ms if training.resumed and study.may_be_elsewhere else None,
+        taken_ms=training.lease.taken_ms if training.resumed and study.may_be_elsewhere else None,
     )
     spool.set_state("RUNNING", kept=epochs_kept(spool.folder))
 
 
 def _check_deaths(spool: Spool) -> None:
-    """Check that a training is not what its workers die of.
+    """Check that a training does not kill its workers.
 
     Raises:
-        TrialFailed: If one after the other did, and none got further than those before.
+        TrialFailed: If several workers in a row died of it, and none got further than the one before.
     """
-    if spool.deaths >= _DEATHS:
+    if spool.deaths >= _MAX_DEATHS:
         raise TrialFailed(f"its worker died {spool.deaths} times after {spool.epochs} epochs")
 
 
-def _end(spool: Spool, state: str, reason: str) -> None:
-    drop_checkpoints(spool.folder)  # first: where the disk is full, it makes room for the last words
+def _close_run(spool: Spool, state: str, reason: str) -> None:
+    """Log the end of a run that did not complete."""
+    drop_checkpoints(spool.folder)  # first: on a full disk, it makes room for the last events
     spool.tags({"kd.reason": reason})
     spool.set_state(state)

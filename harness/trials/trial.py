@@ -1,4 +1,4 @@
-"""One trial: build the student, fit it, score it, keep it."""
+"""Run one trial: build the student, train it, score it, save it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from harness.storage.leases import Lease
 from harness.task import deployed_network
 from harness.tracking.autologging import switch_off_autologging
 from harness.tracking.spool import Spool
-from harness.training.answers import ANSWERS, compare, keep_answers
-from harness.training.fit import EpochListener, fit, seed_draws
+from harness.training.fit import EpochListener, FitConfig, fit, seed_draws
+from harness.training.predictions import PREDICTIONS, compare_predictions, save_predictions
 from harness.training.tensor_file import cpu_state, save_tensors
 from harness.trials.context import TrialContext
 from lightning_modules.batch import call
@@ -37,14 +37,14 @@ STUDENT = "student.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudentJob:
-    """A student to be trained.
+class TrainingSpec:
+    """What a training trains, and how it is scored.
 
     Attributes:
-        configuration: What it is, and how it is trained.
-        seed: Seed of its weights and of what is drawn in an epoch.
-        order_seed: Seed of the order of the data, the same for all that are compared.
-        split: The split that it is scored on at its end; the metrics of any but ``val`` begin with its name.
+        configuration: Architecture, distillation and training parameters.
+        seed: Seed of the initial weights and of the draws in each epoch.
+        order_seed: Seed of the order of the data, equal for all students that are compared.
+        split: The split of the final score; names of metrics of a split other than ``val`` have its prefix.
     """
 
     configuration: Configuration
@@ -54,100 +54,101 @@ class StudentJob:
 
 
 def seed_of(settings: Settings, number: int) -> int:
-    """Return the seed of a trial's weights and of what is drawn in its epochs."""
+    """Return the seed of a trial's initial weights and of the draws in its epochs."""
     return derived_seed(settings.seed, "trial", number)
 
 
 def run_student(
-    job: StudentJob, spool: Spool, hold: Lease, context: TrialContext, listeners: Sequence[EpochListener]
+    spec: TrainingSpec, spool: Spool, lease: Lease, context: TrialContext, listeners: Sequence[EpochListener]
 ) -> dict[str, float]:
-    """Train a student to the end, score what is deployed of it, and keep that in the folder of its log.
+    """Train a student to the end, score its deployed network, and save that network in the spool's folder.
 
-    Whatever ran before it, and however often it was cut, the numbers are the same.
+    The numbers are the same whatever ran before, and however often the training was interrupted.
 
     Args:
-        job: The student.
-        spool: Its log, begun.
-        hold: Says that it is this worker's; asked before anything is written.
-        context: What it stands on.
-        listeners: Told, one after the other, of each epoch that ends; any of them may stop the training.
+        spec: What to train.
+        spool: The spool of its run, begun.
+        lease: This worker's lease of it; confirmed before anything is written.
+        context: What every training needs.
+        listeners: Called in order at the end of each epoch, the loss check among them; each may end the training.
 
     Returns:
         The final metrics by name: the primary metric, the scores and the costs of ``METRICS``. Scores of another split
-        than ``val`` begin with its name, as in ``test/agreement``.
+        than ``val`` have its name as prefix, as in ``test/agreement``.
 
     Raises:
-        TrialFailed: If the loss is not finite, memory or the disk does not suffice, or what is deployed has other
-            shapes than before training.
-        TrialPruned: If a listener stops it.
-        LeaseLost: If it is another worker's by now.
+        TrialFailed: If the loss is not finite, memory or disk space runs out, or the deployed network has other shapes
+            than before training.
+        TrialPruned: If a listener prunes it.
+        LeaseLost: If another worker has taken it over.
     """
     space, study, prepared = context.space, context.study, context.prepared
-    data, folder, architecture = prepared.data, spool.folder, job.configuration.student
-    with _own_doing():
+    data, folder, architecture = prepared.data, spool.folder, spec.configuration.student
+    with _resource_errors_as_failures():
         costs = costs_of(architecture, space, study, prepared)
         spool.metrics(costs)
         student = train_student(
-            job, space, prepared, folder=folder, accelerator=context.settings.accelerator, listeners=listeners
+            spec, space, prepared, folder=folder, accelerator=context.settings.accelerator, listeners=listeners
         )
         network = deployed_network(space.task, student.to(data.device)).to(data.device)
         check_as_costed(network, architecture, space, study, prepared)
-        logits = ordered_logits(network, data, job.split)
-        scores = score(logits, data, space, prepared.classes, split=job.split)
+        logits = ordered_logits(network, data, spec.split)
+        scores = score(logits, data, space, prepared.classes, split=spec.split)
         for name, value in scores.items():
             if not math.isfinite(value):
                 raise TrialFailed(
                     number_wanted(name, value) if name == space.task.metric_name else f"{name} is {value}"
                 )
-        hold.confirm(space.epochs)
+        lease.confirm(space.epochs)
         state = cpu_state(network)
         metadata = {"space": context.settings.space_name, "architecture": key_of(architecture)}
         metadata["digest"] = tensors_digest(state)
         save_tensors(state, folder / STUDENT, metadata)
-        scored = data.splits[job.split]
-        keep_answers(compare(logits, data.teacher_outputs[job.split]["logits"], scored.labels), folder / ANSWERS)
-    if job.split != "val":
-        scores = {f"{job.split}/{name}": value for name, value in scores.items()}
+        teacher_logits, labels = data.teacher_outputs[spec.split]["logits"], data.splits[spec.split].labels
+        save_predictions(compare_predictions(logits, teacher_logits, labels), folder / PREDICTIONS)
+    if spec.split != "val":
+        scores = {f"{spec.split}/{name}": value for name, value in scores.items()}
     spool.metrics(scores)
     spool.artifact(folder / STUDENT)
-    spool.artifact(folder / ANSWERS)
+    spool.artifact(folder / PREDICTIONS)
     return scores | costs
 
 
 def train_student(
-    job: StudentJob,
+    spec: TrainingSpec,
     space: SearchSpace,
     prepared: Prepared,
     *,
     folder: Path,
     accelerator: str,
-    listeners: Sequence[EpochListener] = (),
+    listeners: Sequence[EpochListener] | None = None,
 ) -> nn.Module:
-    """Build a student and train it to the end, from the checkpoint in ``folder`` if there is one.
+    """Build a student and train it to the end, from the newest checkpoint in ``folder`` if there is one.
 
     Args:
-        job: The student.
+        spec: What to train.
         space: Its task builds the student; its epochs are the length of the training.
         prepared: Data with teacher outputs.
-        folder: The student's own folder.
+        folder: Folder of the training.
         accelerator: Lightning's name of the device.
-        listeners: Told of each epoch that ends.
+        listeners: As in ``harness.training.fit.fit``.
 
     Raises:
-        TrialFailed: If a loss is not finite.
+        TrialFailed, TrialPruned: If a listener raises them.
     """
     data = prepared.data
     module = student_module(
-        job.configuration,
+        spec.configuration,
         space,
         data,
         classes=prepared.classes,
         total_steps=space.epochs * data.steps_per_epoch,
-        seed=job.seed,
+        seed=spec.seed,
     )
-    data.seed, data.teacher_layers = job.order_seed, module.criterion.teacher_layers
+    data.seed, data.teacher_layers = spec.order_seed, module.criterion.teacher_layers
     switch_off_autologging()
-    fit(module, data, epochs=space.epochs, folder=folder, accelerator=accelerator, seed=job.seed, listeners=listeners)
+    config = FitConfig(epochs=space.epochs, folder=folder, accelerator=accelerator, seed=spec.seed)
+    fit(module, data, config, listeners=listeners)
     return module.network
 
 
@@ -160,20 +161,20 @@ def student_module(
     total_steps: int,
     seed: int,
 ) -> StudentModule:
-    """Build a student with fresh weights, ready to be trained.
+    """Build the module of a student with fresh weights.
 
     Args:
-        configuration: What it is, and how it is trained.
+        configuration: Architecture, distillation and training parameters.
         space: Its task builds the student; its epochs are the length of the whole training.
         data: The data, with the teacher's outputs.
         classes: Number of classes C.
         total_steps: Optimizer steps of the whole training.
-        seed: Seed of its weights.
+        seed: Seed of the initial weights.
     """
     seed_draws(seed, torch.device("cpu"))  # weights are drawn on the CPU, whatever the device
     student = build_student(space, configuration.student, data)
     criterion = space.criterion(configuration)
-    criterion.setup(student, data, epochs=space.epochs)  # after the student: its weights are alike for all methods
+    criterion.setup(student, data, epochs=space.epochs)  # last: the weights must not depend on it
     return StudentModule(
         student,
         criterion,
@@ -192,8 +193,8 @@ def ordered_logits(student: nn.Module, data: TensorDataModule, split: str) -> Te
 
 
 @contextmanager
-def _own_doing() -> Iterator[None]:
-    """Turn what a trial does to itself into ``TrialFailed``; any other error is a bug and passes."""
+def _resource_errors_as_failures() -> Iterator[None]:
+    """Convert running out of memory or disk space to ``TrialFailed``; any other error is a bug and passes."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

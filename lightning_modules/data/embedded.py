@@ -1,4 +1,4 @@
-"""Where the embedded tasks' data comes from: scikit-learn's digits, and Fashion-MNIST's IDX files."""
+"""Load the data of the embedded tasks: scikit-learn's digits, and Fashion-MNIST from its IDX files."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from lightning_modules.data.tensors import Split, TensorDataModule
 from lightning_modules.data.views import Views
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package dataset-fashion-mnist puts its files."""
+"""Folder of Debian's package dataset-fashion-mnist."""
 
 
 def digits(*, batch_size: int) -> TensorDataModule:
-    """1,797 handwritten digits of 8x8 pixels in [0, 1], 10 classes; 60 / 20 / 20 % by class. Ships with scikit-learn.
+    """Return 1,797 handwritten digits of 8x8 pixels in [0, 1], 10 classes; 60 / 20 / 20 %, stratified, in scikit-learn.
 
     Reference: Alpaydin & Kaynak (1998), Optical Recognition of Handwritten Digits, UCI. doi:10.24432/C50P49.
     """
@@ -31,16 +31,16 @@ def digits(*, batch_size: int) -> TensorDataModule:
 
 
 def fashion_mnist(data_dir: Path | None, *, batch_size: int, views: Views | None = None) -> TensorDataModule:
-    """Fashion-MNIST: 50,000 / 10,000 / 10,000 images of 28x28 pixels in [0, 1], 10 classes, balanced.
+    """Return Fashion-MNIST: 50,000 / 10,000 / 10,000 images of 28x28 pixels in [0, 1], 10 classes, balanced.
 
     Args:
         data_dir: Folder of the four IDX files, each plain or ``.gz``. ``None`` takes Debian's folder, or else
             downloads through torchvision into ``~/.cache/kd-harness``.
         batch_size: Samples in a training batch.
-        views: What is shown of the training images; ``None`` shows them as they are.
+        views: Augmentation of the training images; ``None`` for none.
 
     Raises:
-        FileNotFoundError: If there is no data and no way to get it; says what to put where.
+        FileNotFoundError: If there is no data and no way to get it; the message says what to put where.
         ValueError: If a file is damaged.
 
     Reference: Xiao, Rasul & Vollgraf (2017). arXiv:1708.07747.
@@ -62,7 +62,7 @@ def read_idx(path: Path) -> Tensor:
     """Return an IDX file of unsigned bytes, plain or gzipped, as a uint8 tensor of the shape that it states.
 
     Raises:
-        ValueError: If it is no IDX file of bytes, or cut short.
+        ValueError: If it is not an IDX file of bytes, or truncated.
     """
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -105,7 +105,7 @@ def _find_fashion_mnist() -> Path:
         return DEBIAN_FASHION_MNIST
     try:
         cache = Path.home() / ".cache" / "kd-harness"
-    except RuntimeError as error:  # no HOME, and a user whom nobody knows
+    except RuntimeError as error:  # no HOME, and a user without an entry in the password database
         raise FileNotFoundError(
             f"Fashion-MNIST is not here, and there is no home to keep it in; {_HOW_TO_GET}"
         ) from error

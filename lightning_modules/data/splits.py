@@ -1,4 +1,4 @@
-"""Cut one set of samples into training, validation and test splits, stratified by class and always alike."""
+"""Split samples into training, validation and test splits, stratified by class, always the same."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_modules.batch import Inputs, select
 from lightning_modules.data.tensors import Split
 
-_LEAST_OF_EACH = 5  # samples of a class: one for each of the parts of 20 %
+_MIN_SAMPLES = 5  # of a class: one for each part of 20 %
 _SPLIT_SEED = 0  # splits are part of the dataset: no flag moves them
 
 
@@ -25,15 +25,15 @@ class Splits(TypedDict):
 
 
 def stratified_splits(inputs: Inputs, labels: Tensor) -> Splits:
-    """The splits ``train``, ``val`` and ``test`` of 60, 20 and 20 %: the same mix of classes, the same samples always.
+    """Return stratified splits ``train``, ``val`` and ``test`` of 60, 20 and 20 %, always with the same samples.
 
     Args:
         inputs: A tensor, or a dict of tensors, of first dimension N.
         labels: Class indices, shape (N,).
 
     Raises:
-        TypeError: If the labels are no tensor.
-        ValueError: If there are too few samples of a class: 20 % of five are one, and of five no class is too few.
+        TypeError: If the labels are not a tensor.
+        ValueError: If a class has fewer than 5 samples, of which 20 % are one.
     """
     if not isinstance(labels, Tensor):
         raise TypeError(
@@ -48,7 +48,7 @@ def stratified_splits(inputs: Inputs, labels: Tensor) -> Splits:
             raise
         classes, counts = labels.unique(return_counts=True)
         raise ValueError(
-            f"stratified_splits must have at least {_LEAST_OF_EACH} samples of each class, but class "
+            f"stratified_splits must have at least {_MIN_SAMPLES} samples of each class, but class "
             f"{int(classes[counts.argmin()])} has {int(counts.min())}."
         ) from error
 
@@ -59,11 +59,11 @@ def stratified_splits(inputs: Inputs, labels: Tensor) -> Splits:
 
 
 def stratified(labels: Tensor, *, share: float) -> tuple[Tensor, Tensor]:
-    """Positions of two disjoint parts with the same mix of classes, always the same ones.
+    """Return positions of two disjoint parts with the same class proportions, always the same ones.
 
     Args:
         labels: Class indices, shape (N,).
-        share: Part of the samples that goes to the second part, in (0, 1).
+        share: Fraction of the samples in the second part, in (0, 1).
 
     Returns:
         Positions of the first and of the second part, sorted, int64.

@@ -1,4 +1,4 @@
-"""Datasets that fit in memory: batches are cut from whole tensors, no sample is ever fetched alone."""
+"""Serve datasets that fit in memory: batches are sliced from whole tensors, without fetching single samples."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ from lightning_modules.data.views import Views, show
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """A part of a dataset whose samples are known by their position, which never changes.
+    """A part of a dataset whose samples are identified by their fixed position.
 
     Attributes:
-        inputs: What a network is called with, first dimension N: a tensor, or a dict of tensors. Any mapping is taken
-            for a dict; a tensor that carries a graph is detached, and one of an inference mode is copied out of it.
+        inputs: Inputs of a network, first dimension N: a tensor, or a dict of tensors. Any mapping is converted to a
+            dict; a tensor with a graph is detached, and an inference tensor is copied to a normal one.
         labels: Class indices, shape (N,), int64.
 
     Raises:
-        TypeError: If inputs or labels are no tensors.
-        ValueError: If it is empty, or inputs and labels differ in length, or labels are no class indices, or inputs are
-            of double precision, which networks are not, or bool outside of a dict, or not stored densely, a value after
-            the other.
+        TypeError: If inputs or labels are not tensors.
+        ValueError: If it is empty, inputs and labels differ in length, labels are not class indices, or inputs are
+            float64 (networks are float32), bool outside of a dict, or not dense.
     """
 
     inputs: Inputs
@@ -46,7 +45,7 @@ class Split:
         for name, value in self.tensors().items():
             if value.dtype == torch.float64 and value is not self.labels:
                 raise ValueError(f"{name} of a split must be float32, as networks are, but got float64: call .float().")
-            if value.dtype == torch.bool and name == "inputs":  # of a dict, a mask may be
+            if value.dtype == torch.bool and name == "inputs":  # in a dict, it may be a mask
                 raise ValueError(f"{name} of a split must be float32 or whole numbers, but are bool: call .float().")
             if not value.ndim:
                 raise ValueError(f"{name} of a split must have a first dimension, of the samples, but is one number.")
@@ -66,7 +65,7 @@ class Split:
         return len(self.labels)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor by name, the labels included; of a dict, ``x`` is ``inputs.x``: it may be called "labels"."""
+        """Return every tensor by name, labels included; ``x`` of a dict is ``inputs.x``, for ``x`` may be "labels"."""
         inputs = self.inputs
         named = {f"inputs.{k}": v for k, v in inputs.items()} if isinstance(inputs, dict) else {"inputs": inputs}
         return {**named, "labels": self.labels}
@@ -83,7 +82,7 @@ class Split:
 
 
 def not_finite(values: Tensor) -> list[int]:
-    """Return the positions of samples with NaN or infinity in them, samples being the first dimension."""
+    """Return the positions along the first dimension of samples that contain NaN or infinity."""
     if not values.is_floating_point():
         return []
     finite: Tensor = torch.isfinite(values).flatten(1).all(1) if values.ndim > 1 else torch.isfinite(values)
@@ -91,11 +90,11 @@ def not_finite(values: Tensor) -> list[int]:
 
 
 def _plain(name: str, value: Any) -> Tensor:
-    """Return ``value`` without a graph and outside of any inference mode, for it is trained on.
+    """Return ``value`` detached and as a normal tensor, for it is trained on.
 
     Raises:
-        TypeError: If it is no tensor.
-        ValueError: If it has no dense memory.
+        TypeError: If it is not a tensor.
+        ValueError: If it is not dense.
     """
     if not isinstance(value, Tensor):
         raise TypeError(
@@ -115,7 +114,7 @@ def _plain(name: str, value: Any) -> Tensor:
 
 
 def _how_to_convert(value: Any) -> str:
-    """Say what makes tensors of a value that is none."""
+    """Describe how to convert a value to tensors."""
     if isinstance(value, tuple | list) and any(isinstance(one, Tensor) for one in value):
         fields = "x._asdict()" if hasattr(value, "_asdict") else "dict(name=..)"
         return f"a network is called with one tensor, or with keywords from a dict of tensors; {fields} makes a dict"
@@ -125,7 +124,7 @@ def _how_to_convert(value: Any) -> str:
 
 
 def _labels_fault(labels: Tensor) -> str:
-    """Say why labels are no class indices, and what makes some of them."""
+    """Describe why labels are not class indices, and how to convert them."""
     if labels.ndim == 2 and labels.shape[1] > 1:
         how = ": .argmax(1) makes some of one score or mark a class; soft ones are given by views, with the inputs"
     elif labels.ndim > 1:
@@ -139,7 +138,7 @@ def _labels_fault(labels: Tensor) -> str:
 
 
 class TensorLoader:
-    """Iterates over a split in groups of batches, in an order that only (seed, epoch) decides.
+    """Iterates over a split in groups of batches, in an order that depends on (seed, epoch) alone.
 
     Lightning spends a third of a millisecond around each ``training_step``, as much as a small network's whole step.
     So an item is a *list* of batches, and the module takes one optimizer step for each (what Keras calls
@@ -147,13 +146,12 @@ class TensorLoader:
 
     Args:
         split: The samples.
-        batch_size: Samples in a batch; the last one may be smaller, but a single sample that is left over joins the
-            batch before it: BatchNorm can't be trained on one.
-        teacher: The teacher's stored outputs for every sample of the split, first dimension N, the second V where there
-            are views.
-        shuffle_seed: Decides the order together with the epoch; ``None`` keeps the order of the split.
+        batch_size: Samples in a batch; the last batch may be smaller, but a single remaining sample joins the batch
+            before it: BatchNorm can't be trained on one sample.
+        teacher: The teacher's stored outputs for every sample, first dimension N, second V if there are views.
+        shuffle_seed: Seed of the order, with the epoch; ``None`` keeps the order of the split.
         batches_per_item: Batches in one item.
-        views: What is shown of the samples, one view in an epoch; ``None`` shows them as they are.
+        views: Views of the samples, one in each epoch; ``None`` for no augmentation.
     """
 
     def __init__(
@@ -175,24 +173,24 @@ class TensorLoader:
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose order and view of the next pass. To be called before each, also after a resume."""
+        """Set the epoch, which decides order and view; call it before each pass, also after a resume."""
         self.epoch = epoch
 
     @property
     def batches(self) -> int:
-        """Batches, and so optimizer steps, in an epoch."""
+        """Return the number of batches, and so of optimizer steps, in an epoch."""
         return _batches(len(self.split), self.batch_size)
 
     @property
     def last_batch_size(self) -> int:
-        """Samples in the last batch of an epoch: fewer than in the others, or one more."""
+        """Return the number of samples in the last batch: fewer than in the others, or one more."""
         return len(self.split) - (self.batches - 1) * self.batch_size
 
     def __len__(self) -> int:
         return -(-self.batches // self.batches_per_item)
 
     def __iter__(self) -> Iterator[list[Batch]]:
-        # An item is gathered at once, and its batches are views of it: a quarter of the time of gathering each.
+        # An item is gathered at once and its batches are slices of it: a quarter of the time of gathering each batch.
         order, starts = self._order(), [self.batch_size * batch for batch in range(self.batches)]
         for first in range(0, len(starts), self.batches_per_item):
             edges = [*starts[first : first + self.batches_per_item + 1], len(order)][: self.batches_per_item + 1]
@@ -220,32 +218,32 @@ class TensorLoader:
         size, device = len(self.split), self.split.labels.device
         if self.shuffle_seed is None:
             return torch.arange(size, device=device)
-        # Drawn on the CPU, so that an order does not depend on the device. Both numbers go into the seed whole:
+        # Drawn on the CPU, so that the order does not depend on the device. The seed holds both numbers in full:
         # neighbouring (seed, epoch) pairs must not share an order.
         generator = torch.Generator().manual_seed((self.shuffle_seed << 24) + self.epoch)
         return torch.randperm(size, generator=generator).to(device)
 
 
 def _batches(samples: int, batch_size: int) -> int:
-    """Return the number of batches of so many samples: a single one that is left over makes none."""
+    """Return the number of batches; a single remaining sample does not make a batch of its own."""
     whole, left = divmod(samples, batch_size)
     return whole + (left > 1 or (left == 1 and not whole))
 
 
 class TensorDataModule(pl.LightningDataModule):
-    """Fixed train, validation and test splits held in memory.
+    """Data module of fixed train, validation and test splits in memory.
 
     Args:
-        train: Samples that are trained on.
-        val: Samples that choose between students.
+        train: Samples to train on.
+        val: Samples to choose students by.
         test: Samples that the search never sees.
         batch_size: Samples in a training batch.
-        eval_batch_size: Samples in a batch that is only evaluated.
-        views: What teacher and students are shown of the training samples; ``None`` shows them as they are.
+        eval_batch_size: Samples in an evaluation batch.
+        views: Views of the training samples for teacher and students; ``None`` for no augmentation.
 
     Raises:
-        TypeError: If a split is none, or views are none.
-        ValueError: If a batch size is no whole number from 1.
+        TypeError: If a split is not a ``Split``, or ``views`` is not an instance of ``Views``.
+        ValueError: If a batch size is not a whole number of at least 1.
     """
 
     def __init__(
@@ -272,26 +270,26 @@ class TensorDataModule(pl.LightningDataModule):
                 raise TypeError(
                     f"{name} must be a Split(inputs, labels) of lightning_modules.data, but got {type(part).__name__}."
                 )
-        self.batch_size = int(batch_size)  # NumPy's whole numbers can't be written to JSON
+        self.batch_size = int(batch_size)  # NumPy's integers can't be written to JSON
         self.eval_batch_size = int(eval_batch_size)
         self.views = views
         self.seed = 0
         self.device = torch.device("cpu")
         self.teacher_outputs: dict[str, dict[str, Tensor]] = {}
-        self.teacher_layers: tuple[str, ...] = ()  # of the teacher's, those that batches bring beside its logits
+        self.teacher_layers: tuple[str, ...] = ()  # the teacher's layers whose outputs batches hold beside its logits
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in an epoch."""
+        """Return the number of optimizer steps in an epoch."""
         return _batches(len(self.splits["train"]), self.batch_size)
 
     def attach(self, teacher_outputs: dict[str, dict[str, Tensor]]) -> None:
-        """Join the teacher's stored outputs to the samples, by split and name, each of first dimension N.
+        """Attach the teacher's stored outputs to the samples, by split and name, each of first dimension N.
 
-        Where the training samples have views, those of ``train`` are (N, V, …).
+        If the training samples have views, the outputs of ``train`` have shape (N, V, …).
 
         Raises:
-            ValueError: If they are not as many as the samples, or as their views.
+            ValueError: If their number differs from that of the samples or the views.
         """
         for split, outputs in teacher_outputs.items():
             for name, values in outputs.items():
@@ -315,35 +313,35 @@ class TensorDataModule(pl.LightningDataModule):
         }
 
     def move_to(self, device: torch.device) -> None:
-        """Keep the splits on ``device`` from now on: one copy, instead of one a batch."""
+        """Move splits and outputs to ``device`` once, instead of batch by batch."""
         self.device = device
         self.splits = {name: split.to(device) for name, split in self.splits.items()}
         self.attach(self.teacher_outputs)
 
     def train_dataloader(self) -> TensorLoader:
-        """Training batches, shuffled by (``seed``, epoch)."""
+        """Return training batches, shuffled by (``seed``, epoch)."""
         return TensorLoader(
             self.splits["train"],
             batch_size=self.batch_size,
-            teacher=self._brought("train"),
+            teacher=self._batch_outputs("train"),
             shuffle_seed=self.seed,
             views=self.views,
         )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Return nothing to move: batches are cut on the device (see ``move_to``)."""
+        """Return the batch unchanged: it is sliced on the device already (see ``move_to``)."""
         return batch
 
     def ordered(self, split: str) -> TensorLoader:
-        """Batches of ``split`` in the order of its samples; of those of ``train``, the view that ``set_epoch`` says."""
+        """Return batches of ``split`` in the order of its samples; for ``train``, ``set_epoch`` selects the view."""
         return TensorLoader(
             self.splits[split],
             batch_size=self.eval_batch_size,
-            teacher=self._brought(split),
+            teacher=self._batch_outputs(split),
             views=self.views if split == "train" else None,
         )
 
-    def _brought(self, split: str) -> dict[str, Tensor]:
-        """What batches bring of the teacher's outputs: gathering what nobody asks for would take most of a step."""
+    def _batch_outputs(self, split: str) -> dict[str, Tensor]:
+        """Return the teacher's outputs that batches hold: gathering unused ones would take most of a step."""
         outputs = self.teacher_outputs.get(split, {})
         return {name: values for name, values in outputs.items() if name == "logits" or name in self.teacher_layers}

@@ -1,9 +1,8 @@
-"""Random augmentation that can be repeated, so that a teacher's outputs on it can be stored.
+"""Augment samples repeatably, so that a teacher's outputs on augmented samples can be stored.
 
-Augmentation at random would ask the teacher anew at every step, or train the student beside outputs of another image:
-both sides must see the same view (Beyer et al. 2022, arXiv:2106.05237). So a sample has a number of *views*, each drawn
-once for all from (seed, sample, view): the teacher is asked about each of them once, and a student's epochs go through
-them in turn.
+Free random augmentation would need the teacher at every step, or pair the student with outputs of another image: both
+must see the same view (Beyer et al. 2022, arXiv:2106.05237). So a sample has a fixed number of *views*, each a function
+of (seed, sample, view): the teacher is evaluated once on each of them, and a student's epochs cycle through them.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ class Views(ABC):
     """Views of samples.
 
     Attributes:
-        count: Views V of each sample, at least 1.
-        seed: Decides every draw together with sample and view, in [0, 2^31).
-        mixes: Whether a view may show parts of several samples (MixUp, CutMix). A class says so of its views where they
-            mix what can't be recognised as mixed; ``of`` must give targets then, or no gain is claimed.
+        count: Number V of views of each sample, at least 1.
+        seed: Seed of the draws, with sample and view, in [0, 2^31).
+        mixes: Whether a view may mix several samples (MixUp, CutMix). A subclass must declare mixing that can't be
+            detected; ``of`` must return targets then, or no gain is claimed.
 
     Raises:
         ValueError: If ``count`` is below 1, or ``seed`` outside its range.
@@ -46,30 +45,30 @@ class Views(ABC):
 
     @abstractmethod
     def of(self, inputs: Inputs, ids: Tensor, view: int) -> Inputs | tuple[Inputs, Tensor]:
-        """Return one view of some samples, the same however they are gathered.
+        """Return one view of some samples, which must not depend on the batch that they are in.
 
-        A view that mixes samples returns the targets that belong to it too, and so may one that has soft labels: the
-        hard-label loss of teacher, student and control is taken against them instead of the labels. The samples that it
-        mixes in must be its own, and drawn by (seed, sample, view): those of a batch are others each time.
+        A view that mixes samples, or has soft labels, returns targets too: they replace the labels in the hard-label
+        loss of teacher, student and control. The samples that it mixes in must be stored with it, and drawn by (seed,
+        sample, view): a batch holds other samples each time.
 
         Args:
-            inputs: The samples as they are, first dimension B.
-            ids: Which samples these are, shape (B,), int64.
-            view: Which view, in [0, ``count``).
+            inputs: The original samples, first dimension B.
+            ids: Positions of the samples in their split, shape (B,), int64.
+            view: Index of the view, in [0, ``count``).
 
         Returns:
-            The inputs, or the inputs and the probabilities of the classes, shape (B, C), floats, each row summing to 1.
+            The inputs, or the inputs and the class probabilities, shape (B, C), floats, each row summing to 1.
         """
 
 
 def show(views: Views, inputs: Inputs, ids: Tensor, view: int) -> tuple[Inputs, Tensor | None]:
-    """Return one view of some samples, and its targets of shape (B, C), float32, where it has any.
+    """Return one view of some samples, and its targets of shape (B, C), float32, if it has any.
 
     Args:
         views: The views.
-        inputs: The samples as they are, first dimension B.
-        ids: Which samples these are, shape (B,), int64.
-        view: Which view.
+        inputs: The original samples, first dimension B.
+        ids: Positions of the samples in their split, shape (B,), int64.
+        view: Index of the view.
     """
     shown = views.of(inputs, ids, view)
     if not isinstance(shown, tuple):
@@ -80,10 +79,10 @@ def show(views: Views, inputs: Inputs, ids: Tensor, view: int) -> tuple[Inputs, 
 
 @dataclass(frozen=True)
 class ShiftedViews(Views):
-    """Images moved by up to ``most`` pixels each way, empty where nothing was: padding by ``most`` and a random crop.
+    """Views of images shifted by up to ``most`` pixels in each direction: zero padding by ``most`` and a random crop.
 
     Attributes:
-        most: Pixels, at least 0, and less than an image has each way.
+        most: Pixels, at least 0, and less than height and width of an image.
 
     Raises:
         ValueError: If ``most`` is out of its range.
@@ -97,7 +96,7 @@ class ShiftedViews(Views):
             raise ValueError(f"images must be moved by at least 0 pixels, but got {self.most=}.")
 
     def of(self, inputs: Inputs, ids: Tensor, view: int) -> Inputs:
-        """Images (B, C, H, W), moved."""
+        """Return images (B, C, H, W), shifted."""
         assert isinstance(inputs, Tensor)
         steps = 2 * self.most + 1
         drawn = np.floor(uniforms(self.seed, ids, view, draws=2) * steps).astype(np.int64)
@@ -106,7 +105,7 @@ class ShiftedViews(Views):
         height, width = inputs.shape[-2:]
         if self.most >= min(height, width):
             raise ValueError(f"images of {height}x{width} pixels can't be moved by up to {self.most}.")
-        for move in range(steps * steps):  # image by image would take a hundred times as long
+        for move in range(steps * steps):  # a loop over images would take a hundred times as long
             rows = (moves == move).nonzero().squeeze(1)
             down, right = move // steps - self.most, move % steps - self.most
             to_y, from_y = slice(max(down, 0), height + min(down, 0)), slice(max(-down, 0), height - max(down, 0))
@@ -116,10 +115,11 @@ class ShiftedViews(Views):
 
 
 def uniforms(seed: int, ids: Tensor, view: int, *, draws: int) -> NDArray[np.float64]:
-    """Return numbers in [0, 1) that depend on (seed, sample, view) alone, shape (B, ``draws``), float64.
+    """Return uniform numbers in [0, 1) that depend on (seed, sample, view) alone, shape (B, ``draws``), float64.
 
-    A generator for each sample would take longer than the sample; a hash of its address does not. It is that of
-    SplitMix64, applied to one number after the other (Steele, Lea & Flood 2014, doi:10.1145/2660193.2660195).
+    They are a hash of (seed, sample, view), for a generator per sample would take longer than the sample itself. The
+    hash applies the mixer of SplitMix64 to one number after the other (Steele, Lea & Flood 2014,
+    doi:10.1145/2660193.2660195).
     """
     state = _mixed(np.full(len(ids), seed, dtype=np.uint64))
     state = _mixed(state ^ ids.cpu().numpy().astype(np.uint64))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lightning_modules.batch import Batch
 from lightning_modules.data.tensors import TensorDataModule
-from lightning_modules.features import Features, probed
+from lightning_modules.features import Features, probe_features
 from lightning_modules.losses import attention_transfer_loss, hint_loss
 from lightning_modules.methods.base import HardAndSoft, check_positive
 
@@ -30,7 +30,7 @@ class FeatureCriterion(HardAndSoft):
         """See what the two layers give, and make what is learned between them."""
         device = next(student.parameters()).device
         few = data.splits["val"].few(2).to(device)
-        _, features = probed(student, few.inputs, self.student_layers)
+        _, features = probe_features(student, few.inputs, self.student_layers)
         (ours,) = features.values()
         theirs = data.teacher_outputs["val"][self.teacher_layers[0]][: len(ours)].to(device)
         self.meet(ours, theirs, data)

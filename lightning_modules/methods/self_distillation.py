@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_modules.batch import Batch
 from lightning_modules.data.tensors import TensorDataModule
-from lightning_modules.features import Features, probed
+from lightning_modules.features import Features, probe_features
 from lightning_modules.losses import hard_label_loss, self_distillation_loss
 from lightning_modules.methods.base import Criterion, Term
 
@@ -46,7 +46,7 @@ class SelfDistillationCriterion(Criterion):
     def setup(self, student: nn.Module, data: TensorDataModule, *, epochs: int) -> None:
         """Make room for an answer to each training sample."""
         few = data.splits["val"].few(2).to(next(student.parameters()).device)
-        logits, _ = probed(student, few.inputs, ())
+        logits, _ = probe_features(student, few.inputs, ())
         self.register_buffer("earlier", torch.zeros(len(data.splits["train"]), logits.shape[1]))
         self.epochs = epochs
 

@@ -23,7 +23,7 @@ from harness.core.content import tensors_digest
 from harness.doctor import CHECKS, diagnose
 from harness.doctor.check import CheckWarning, Finding
 from harness.doctor.context import CheckContext
-from harness.doctor.data import classes_are_everywhere
+from harness.doctor.data import check_classes_in_splits
 from harness.networks.digest import answers_of, network_digest, samples_of
 from harness.options.spaces import SPACES_DIR
 from harness.preparation.fingerprint import fingerprint
@@ -116,7 +116,7 @@ def test_the_region_is_that_of_a_search_which_knows_the_whole_validation_split(
     floor = 1 - (max(error, 2 / 3 / 600) * 2 / 3) ** 0.5  # a constant answer is wrong on two of three
     found = findings_of(settings)["region"].found
     assert found.startswith(f"accuracy at least {floor:.4g}, by default") and "samples" not in found
-    monkeypatch.setattr("harness.doctor.labels._AFFORDABLE_S", 0.0)
+    monkeypatch.setattr("harness.doctor.labels._MAX_TEACHER_S", 0.0)
     assert findings_of(settings)["region"].found.endswith("; the teacher on 128 of 300 samples")
 
 
@@ -138,7 +138,7 @@ def test_small_steps_are_taken_on_one_thread(tmp_path: Path, monkeypatch: pytest
         used.append(torch.get_num_threads())
         return []
 
-    monkeypatch.setattr(harness.doctor, "examine", examined)
+    monkeypatch.setattr(harness.doctor, "run_checks", examined)
     diagnose(settings_of(tmp_path), Terminal(Console(file=io.StringIO())))
     assert used == [1] and torch.get_num_threads() == 2
 
@@ -485,5 +485,5 @@ def test_of_thousands_of_classes_without_samples_ten_are_named() -> None:
     splits = {"val": Split(torch.zeros(3, 2), torch.tensor([0, 1, 29_999]))}
     context = SimpleNamespace(data=SimpleNamespace(splits=splits), classes=30_000)
     with pytest.raises(CheckWarning) as raised:
-        classes_are_everywhere(cast(CheckContext, context))
+        check_classes_in_splits(cast(CheckContext, context))
     assert str(raised.value) == "val has no sample of class 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 29,987 more"

@@ -27,7 +27,7 @@ from harness.reporting.report_screen import _dispensable
 from harness.screen.formatting import cell, heading
 from harness.space import load_space
 from harness.training.tensor_file import load_state
-from harness.trials.pruning import unprunable
+from harness.trials.pruning import why_no_pruning
 from search_spaces.digits import SPACE
 
 BRIER = (
@@ -117,7 +117,7 @@ def test_a_declared_metric_is_no_name_for_a_tasks_own_and_is_near_what_is_misspe
     with pytest.raises(HarnessError, match=r"--objectives must name some of accuracy, .*, brier, but got 'brie'; did"):
         opened(replace(settings_in(tmp_path, trials=1), objectives=("accuracy", "brie")))
     study = opened(replace(settings_in(tmp_path, trials=1), objectives=("accuracy", "brier")))
-    assert study.directions == ("maximize", "minimize") and unprunable(study) == "brier is not known before the end"
+    assert study.directions == ("maximize", "minimize") and why_no_pruning(study) == "brier is not known before the end"
     monkeypatch.setattr(type(SPACE.task), "metric_name", "brier")
     with pytest.raises(ValueError, match="metric_name must be a name of its own, but 'brier' has another meaning"):
         replace(SPACE)

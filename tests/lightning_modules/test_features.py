@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.features import captured, probed
+from lightning_modules.features import capture_features, probe_features
 from lightning_modules.networks import ConvNet
 
 
@@ -30,7 +30,7 @@ def hooks(network: nn.Module) -> int:
 
 def test_features_are_what_the_layers_give() -> None:
     network, images = ConvNet(3, size=8).eval(), torch.rand(4, 1, 8, 8)
-    with captured(network, ["block2", "block1"]) as features:
+    with capture_features(network, ["block2", "block1"]) as features:
         logits = network(images)
         assert hooks(network) == 2
     assert hooks(network) == 0 and set(features) == {"block1", "block2"}
@@ -40,7 +40,7 @@ def test_features_are_what_the_layers_give() -> None:
 
 def test_a_call_that_fails_leaves_no_hook() -> None:
     network = ConvNet(3, size=8)
-    with pytest.raises(RuntimeError), captured(network, ["block1"]):
+    with pytest.raises(RuntimeError), capture_features(network, ["block1"]):
         network(torch.zeros(1, 2, 8, 8))
     assert hooks(network) == 0
 
@@ -49,7 +49,7 @@ def test_a_call_that_fails_leaves_no_hook() -> None:
 def test_a_layer_that_is_not_there_is_answered_with_those_that_are(name: str) -> None:
     network = nn.Sequential(nn.ReLU(), nn.Flatten())
     with pytest.raises(ValueError, match=f"^a layer must be one of 0, 1, but got '{name}'.$"):
-        probed(network, torch.rand(4, 3), [name])
+        probe_features(network, torch.rand(4, 3), [name])
 
 
 def test_probing_changes_nothing_in_a_network() -> None:
@@ -57,7 +57,7 @@ def test_probing_changes_nothing_in_a_network() -> None:
     network[0].eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     inputs, state = torch.rand(4, 3), torch.get_rng_state()
-    logits, features = probed(network, inputs, ["1"])
+    logits, features = probe_features(network, inputs, ["1"])
     assert logits.shape == (4, 2) and features["1"].shape == (4, 3) and not features["1"].requires_grad
     assert [module.training for module in network] == [False, True, True] and network.training
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
@@ -69,10 +69,10 @@ def test_probing_changes_nothing_in_a_network() -> None:
     [
         (nn.Sequential(Odd(), First()), "0", "gave tuple"),
         (nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (4, 3))), "0", r"gave shape \(12,\)"),
-        (nn.Sequential(nn.Linear(3, 3), nn.ReLU(inplace=True)), "0", "overwrites that in place; name that one"),
+        (nn.Sequential(nn.Linear(3, 3), nn.ReLU(inplace=True)), "0", "overwrites it in place; name that layer"),
     ],
 )
 def test_a_layer_whose_output_can_not_be_compared_is_refused(network: nn.Module, layer: str, found: str) -> None:
     with pytest.raises(ValueError, match=f"^layer '{layer}' must .*{found}"):
-        probed(network, torch.rand(4, 3), [layer])
+        probe_features(network, torch.rand(4, 3), [layer])
     assert hooks(network) == 0

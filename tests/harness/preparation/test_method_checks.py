@@ -15,9 +15,9 @@ from harness.cost.measure import CostTable
 from harness.preparation.prepared import Prepared
 from harness.space import Configuration, SearchSpace
 from harness.training.checkpoint import Checkpoints, epochs_kept
-from harness.trials.trial import StudentJob, train_student
+from harness.trials.trial import TrainingSpec, train_student
 from lightning_modules.data.tensors import TensorDataModule
-from lightning_modules.features import probed
+from lightning_modules.features import probe_features
 from search_spaces.digits_methods import SPACE
 
 # Lightning's, of a choice that is meant: batches are cut on their device, so the module moves none.
@@ -43,7 +43,7 @@ def prepared() -> Prepared:
     for split in ("train", "val"):
         inputs = data.splits[split].inputs
         assert isinstance(inputs, Tensor)
-        logits, features = probed(teacher, inputs, ["block1", "block2"])
+        logits, features = probe_features(teacher, inputs, ["block1", "block2"])
         outputs[split] = {"logits": logits, **features}
     data.attach(outputs)
     no_costs = cast(CostTable, None)  # a training asks for none
@@ -67,7 +67,7 @@ def trained(method: str, prepared: Prepared, folder: Path, *, cut_after: int | N
             raise Cut
 
     student = train_student(
-        StudentJob(configuration=configuration_of(method), seed=7, order_seed=0),
+        TrainingSpec(configuration=configuration_of(method), seed=7, order_seed=0),
         replace(SPACE, epochs=EPOCHS),
         prepared,
         folder=folder,

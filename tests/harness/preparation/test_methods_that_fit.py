@@ -22,7 +22,7 @@ from harness.preparation.method_checks import (
 )
 from harness.space import SearchSpace
 from lightning_modules.data.tensors import TensorDataModule
-from lightning_modules.features import probed
+from lightning_modules.features import probe_features
 from search_spaces import digits, digits_methods, fashion_mnist_methods
 
 ALPHA, WEIGHT = FloatDistribution(0.0, 1.0), FloatDistribution(1.0, 10.0)
@@ -49,7 +49,7 @@ def data() -> TensorDataModule:
     for split in ("train", "val"):
         inputs = made.splits[split].inputs
         assert isinstance(inputs, torch.Tensor)
-        logits, features = probed(teacher, inputs, ["block1", "block2", "flatten"])
+        logits, features = probe_features(teacher, inputs, ["block1", "block2", "flatten"])
         outputs[split] = {"logits": logits, **features}
     made.attach(outputs)
     return made

@@ -37,8 +37,8 @@ from harness.storage.access import open_storage
 from harness.studies.opening import find_study, open_study
 from harness.studies.study import Study
 from harness.tracking.spool import SPOOL, Spool, read_events
-from harness.training.answers import ANSWERS, compare, keep_answers
-from harness.trials.controls import controls
+from harness.training.predictions import PREDICTIONS, compare_predictions, save_predictions
+from harness.trials.controls import untrained_controls
 from search_spaces import digits_methods
 from search_spaces.digits import SPACE, Digits
 
@@ -543,7 +543,7 @@ def test_on_a_narrow_terminal_the_comparisons_give_way_and_no_heading_is_cut(
 def answered(study: Study, place: str, student: list[int]) -> None:
     """Let a student have kept these answers beside a teacher that has three of four right."""
     logits = [torch.nn.functional.one_hot(torch.tensor(classes), 3).float() for classes in (student, [0, 1, 2, 2])]
-    keep_answers(compare(*logits, torch.tensor([0, 1, 2, 0])), study.folder / place / ANSWERS)
+    save_predictions(compare_predictions(*logits, torch.tensor([0, 1, 2, 0])), study.folder / place / PREDICTIONS)
 
 
 def a_study_with_answers(settings: Settings) -> Study:
@@ -592,7 +592,7 @@ def test_each_pick_says_what_it_keeps_of_the_teachers_answers(settings: Settings
 def test_answers_that_are_not_at_hand_are_said_in_one_line(settings: Settings, left: str) -> None:
     study = a_study_with_answers(settings)
     for number in range(1 if left == "some" else 4):
-        file = study.trial_folder(number) / ANSWERS
+        file = study.trial_folder(number) / PREDICTIONS
         if left == "damaged":
             file.write_bytes(b"damaged")
         else:
@@ -639,7 +639,7 @@ def test_a_gain_stands_beside_its_control(settings: Settings) -> None:
 
 def test_the_gain_of_a_pick_is_over_its_tuned_control_and_says_so(settings: Settings) -> None:
     study = a_study(settings, STUDENTS)
-    for one in controls(study, study.settings, SPACE, [2]):  # the plain ones are those of trials 0 to 3
+    for one in untrained_controls(study, study.settings, SPACE, [2]):  # the plain ones are those of trials 0 to 3
         accuracy = 0.89 if one.tags.get("kd.try") == "2" else 0.88
         study.keep_retrained(one.name, {**one.facts, "metrics": metrics(accuracy, 0.2, 100)})
     result, (screen, printed) = collect(study), terminal()

@@ -11,15 +11,15 @@ import torch
 from sklearn.metrics import confusion_matrix
 
 from harness.reporting.transfer import Transfer, transfer_table
-from harness.training.answers import Answers
+from harness.training.predictions import Predictions
 
 NAMES = ("cat", "dog", "owl")
 
 
-def answers(labels: list[int], teacher: list[int], student: list[int], classes: int = 3) -> Answers:
+def answers(labels: list[int], teacher: list[int], student: list[int], classes: int = 3) -> Predictions:
     """These answers, with a divergence that is the sample's position, and ρ a tenth of it."""
     positions = torch.arange(len(labels), dtype=torch.float32)
-    return Answers(
+    return Predictions(
         labels=torch.tensor(labels, dtype=torch.int32),
         teacher=torch.tensor(teacher, dtype=torch.int32),
         student=torch.tensor(student, dtype=torch.int32),
@@ -29,7 +29,7 @@ def answers(labels: list[int], teacher: list[int], student: list[int], classes: 
     )
 
 
-def drawn(samples: int, classes: int, seed: int = 0) -> Answers:
+def drawn(samples: int, classes: int, seed: int = 0) -> Predictions:
     """A teacher that is right of three in four, and a student that often follows it."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(classes, size=samples)
@@ -73,7 +73,7 @@ def test_what_is_lost_and_won_is_counted_by_class() -> None:
 def test_a_sample_without_a_ranking_leaves_those_of_the_others() -> None:
     partial = WORKED.rank_correlation.clone()
     partial[0] = math.nan
-    found = Transfer(Answers(**vars(WORKED) | {"rank_correlation": partial}), NAMES)
+    found = Transfer(Predictions(**vars(WORKED) | {"rank_correlation": partial}), NAMES)
     assert found.by_class["rank_correlation"][0] == pytest.approx(0.3)  # of 0.1 to 0.5
     assert found.mistakes().endswith("Spearman's ρ = 0.50.")  # of 0.1 to 0.9
 
@@ -174,7 +174,7 @@ def test_mistakes_are_told_beside_chance() -> None:
 
 def test_of_two_classes_no_shared_mistake_is_told_for_there_is_no_other() -> None:
     found = answers([0, 0, 1], [1, 0, 1], [1, 0, 0], classes=2)
-    found = Answers(**vars(found) | {"rank_correlation": torch.full((3,), math.nan)})
+    found = Predictions(**vars(found) | {"rank_correlation": torch.full((3,), math.nan)})
     assert Transfer(found).mistakes() == "Its KL from the teacher is 1.000 nats a sample."
 
 

@@ -28,7 +28,7 @@ def test_its_word_is_that_of_the_process() -> None:
     points[4] = points[3]
     epochs, values = np.array([1.0, 2, 20, 1, 7, 20, 2]), rng.random(7)
     asked, asked_runs = np.vstack([points[3], rng.random((2, 3))]), np.array([1, -1, -2])
-    mean, deviation = CurveModel(points, runs, epochs, values).at(asked, asked_runs, 20.0)
+    mean, deviation = CurveModel(points, runs, epochs, values).predict(asked, asked_runs, 20.0)
 
     seen = list(zip(points, runs.tolist(), epochs.tolist(), strict=True))
     k = np.array([[covariance(a, b) for b in seen] for a in seen]) + np.eye(7) * 0.05**2
@@ -49,13 +49,13 @@ def test_a_run_is_known_better_the_farther_it_has_come_and_its_neighbours_too() 
     found = []
     for reached in (1.0, 7.0, 20.0):
         model = CurveModel(points, np.arange(6), np.array([reached, 20, 20, 20, 20, 20]), values)
-        found.append([float(model.at(x, np.array([run]), 20.0)[1][0]) for x, run in ((points[:1], 0), (near, -1))])
-        assert float(model.at(far, np.array([-1]), 20.0)[1][0]) > max(found[-1])
+        found.append([float(model.predict(x, np.array([run]), 20.0)[1][0]) for x, run in ((points[:1], 0), (near, -1))])
+        assert float(model.predict(far, np.array([-1]), 20.0)[1][0]) > max(found[-1])
     own, beside = zip(*found, strict=True)
     assert all(a > b for a, b in itertools.pairwise(own)) and all(a > b for a, b in itertools.pairwise(beside))
 
 
 def test_values_that_are_all_the_same_are_no_trouble() -> None:
     model = CurveModel(np.zeros((3, 2)), np.arange(3), np.ones(3), np.full(3, 0.5))
-    mean, deviation = model.at(np.ones((1, 2)), np.array([-1]), 20.0)
+    mean, deviation = model.predict(np.ones((1, 2)), np.array([-1]), 20.0)
     assert mean[0] == pytest.approx(0.5) and 0 < deviation[0] < 0.01

@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from harness.core.errors import HarnessError
 from harness.recipes import RECIPES
-from harness.sampling.first_trials import first_trials
+from harness.sampling.first_trials import InitialTrials, first_trials
 from harness.sampling.proposal import Proposer
 from harness.space import SearchSpace
 from harness.studies.claim import Claim
@@ -101,7 +101,7 @@ def test_a_recipe_that_is_asked_for_and_out_of_reach_is_refused_with_the_reason(
     choices = a_space(CategoricalDistribution([2, 5]), ends)
     assert "its temperature is 3, and the space has one of 2, 5." in refused(choices, "deit")
     held = SPACE.fixed({"alpha": "0.5"})
-    assert "its alpha is 0.3333, and the space has it held at 0.5." in refused(held, "hinton")
+    assert "its alpha is 0.3333, and the space has it fixed at 0.5." in refused(held, "hinton")
     one = METHODS.fixed({"method": "decoupled"})
     assert "it is of method soft_target, and the space has only decoupled." in refused(one, "hinton")
 
@@ -109,7 +109,11 @@ def test_a_recipe_that_is_asked_for_and_out_of_reach_is_refused_with_the_reason(
 def proposed(study: Study, *recipes: str, defaults: bool = True) -> Claim:
     """A claim as a new start with ``--recipe`` makes it, told at once."""
     proposer = Proposer(
-        SPACE, sampler="random", seed=0, directions=study.directions, recipes=recipes, default_recipes=defaults
+        SPACE,
+        sampler="random",
+        seed=0,
+        directions=study.directions,
+        initial=InitialTrials(recipes=recipes, default_recipes=defaults),
     )
     claim = TrialClaimer(study, proposer).claim()
     assert claim is not None
@@ -146,7 +150,8 @@ SMALL = ({"width": 2}, {"width": 4})
 def test_the_first_and_the_last_that_nobody_asked_for_have_small_students(
     asked: tuple[str, ...], small: tuple[dict[str, int], ...], widths: dict[str, int]
 ) -> None:
-    proposer = Proposer(SPACE, sampler="random", seed=0, directions=("maximize",), recipes=asked, small=small)
+    initial = InitialTrials(recipes=asked, small=small)
+    proposer = Proposer(SPACE, sampler="random", seed=0, directions=("maximize",), initial=initial)
     study, found = optuna.create_study(), {}
     for _ in widths:
         proposal = proposer.propose(study.get_trials(deepcopy=False))
@@ -167,10 +172,11 @@ def test_a_recipe_that_finds_no_student_within_the_budget_says_so() -> None:
     def proposal(*recipes: str) -> object:
         proposer = Proposer(
             endless, sampler="random", seed=0, directions=("maximize",),
-            refusal=lambda architecture: None if architecture["width"] < 8 else "over --max", recipes=recipes,
+            refusal=lambda architecture: None if architecture["width"] < 8 else "over --max",
+            initial=InitialTrials(recipes=recipes),
         )  # fmt: skip
         return proposer.propose([])
 
     assert proposal() is not None  # those that nobody asked for are left out
-    with pytest.raises(HarnessError, match=r"--recipe hinton needs a student .* looked at none may: 1 over --max"):
+    with pytest.raises(HarnessError, match=r"--recipe hinton needs a student .* checked none may: 1 over --max"):
         proposal("hinton")

@@ -14,8 +14,9 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from harness.core.pareto import hypervolume
-from harness.sampling.candidates import Points
-from harness.sampling.forecast import Forecast, _spread
+from harness.sampling.candidates import SpaceEncoder
+from harness.sampling.first_trials import InitialTrials
+from harness.sampling.forecast import Forecast, PrimaryMetric, _prefer_one_architecture
 from harness.sampling.proposal import Proposer
 from harness.space import SearchSpace
 from search_spaces.digits import SPACE
@@ -41,15 +42,11 @@ def forecast(
 ) -> Forecast:
     """That of a space whose students cost their width, or ``costs``."""
     return Forecast(
-        space,
-        points=Points(space),
+        replace(space, epochs=EPOCHS),
+        encoder=SpaceEncoder(space),
         architectures=[{"width": width} if space.student else {} for width in widths],
         costs=np.array([[float(width)] for width in widths] if costs is None else costs),
-        epochs=EPOCHS,
-        primary="accuracy",
-        sign=sign,
-        bounds=bounds,
-        floor=floor,
+        metric=PrimaryMetric("accuracy", sign, bounds, floor),
         seed=seed,
     )
 
@@ -142,10 +139,10 @@ def test_a_small_student_far_below_all_large_ones_is_no_run_that_went_astray() -
         one.intermediate_values = {1: end - 1.5, 2: end - 0.5}
         trials.append(one)
     searching = forecast(bounds=(None, None))
-    known = searching._known(searching._placed(trials), len(trials))
-    assert known is not None
-    assert known.best[0] == -1.0 and known.best[-1] == -0.5  # the cheapest, the dearest
-    assert [params["width"] for params in known.foremost] == [30, 2]
+    fit = searching._fit(searching._observe(trials), len(trials))
+    assert fit is not None
+    assert fit.surface[0] == -1.0 and fit.surface[-1] == -0.5  # the cheapest, the dearest
+    assert [params["width"] for params in fit.best] == [30, 2]
 
 
 def test_none_is_stopped_for_a_new_one_that_there_is_not() -> None:
@@ -256,19 +253,16 @@ def test_of_very_many_trials_it_looks_at_a_few_and_all_of_the_front() -> None:
 
 def test_the_proposer_asks_it_and_recipes_come_first(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, trials=3)
-    proposer = Proposer(
-        HELD, sampler="front", seed=settings.seed, directions=("maximize", "minimize"), forecast=forecast()
-    )
+    proposer = Proposer(HELD, sampler=forecast(), seed=settings.seed, directions=("maximize", "minimize"))
     first = proposer.propose([])
     assert first is not None and first.recipe is not None
     trials = by_chance(10)
     alone = Proposer(
         HELD,
-        sampler="front",
+        sampler=forecast(),
         seed=settings.seed,
         directions=("maximize", "minimize"),
-        default_recipes=False,
-        forecast=forecast(),
+        initial=InitialTrials(default_recipes=False),
     )
     found = alone.propose(trials)
     assert found is not None and found.params == forecast().propose(trials, lambda params: True)
@@ -351,7 +345,7 @@ def test_what_promises_most_goes_first_and_once_it_was_tried_often_the_least_tri
 
     def order(*counts: int) -> list[int]:
         tried = [place for place, count in enumerate(counts) for _ in range(count)]
-        return np.argsort(-_spread(gains, architectures, tried)).tolist()  # type: ignore[no-any-return]
+        return np.argsort(-_prefer_one_architecture(gains, architectures, tried)).tolist()  # type: ignore[no-any-return]
 
     assert order(0, 0, 0, 0) == [0, 1, 2, 3]
     assert order(2, 5, 1, 0) == [0, 1, 2, 3]  # the first promises most still, and was not tried often
@@ -360,5 +354,5 @@ def test_what_promises_most_goes_first_and_once_it_was_tried_often_the_least_tri
 
 def test_what_an_architecture_promises_counts_less_the_more_often_it_was_tried() -> None:
     gains, architectures = np.array([1.0, 0.06]), np.array([0, 1])
-    assert np.argmax(_spread(gains, architectures, [0] * 3)) == 0
-    assert np.argmax(_spread(gains, architectures, [0] * 8)) == 1
+    assert np.argmax(_prefer_one_architecture(gains, architectures, [0] * 3)) == 0
+    assert np.argmax(_prefer_one_architecture(gains, architectures, [0] * 8)) == 1

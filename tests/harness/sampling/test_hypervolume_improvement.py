@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harness.core.pareto import hypervolume
-from harness.sampling.hypervolume_improvement import ExpectedImprovement, Scale
+from harness.sampling.hypervolume_improvement import ExpectedHypervolumeImprovement, QualityScale
 
 AT = np.array
 
@@ -14,14 +14,14 @@ AT = np.array
 @pytest.mark.parametrize("ends", [None, (0.0, 1.0), (-3.0, 0.0)])
 def test_a_scale_goes_back_to_where_it_came_from(ends: tuple[float, float] | None) -> None:
     values = np.linspace(*(ends or (-5, 5)), 11)
-    scale = Scale(ends)
-    scaled = scale.of(values)
+    scale = QualityScale(ends)
+    scaled = scale.transform(values)
     assert (np.diff(scaled) > 0).all()
-    assert scale.back(scaled) == pytest.approx(values)
+    assert scale.inverse(scaled) == pytest.approx(values)
 
 
 def test_near_the_top_a_scale_tells_as_much_apart_as_below() -> None:
-    low, lower, high, higher = Scale((0.0, 1.0)).of(AT([0.8, 0.9, 0.95, 0.99]))
+    low, lower, high, higher = QualityScale((0.0, 1.0)).transform(AT([0.8, 0.9, 0.95, 0.99]))
     assert higher - high > lower - low
 
 
@@ -32,23 +32,25 @@ def test_the_expected_gain_is_the_mean_gain_of_hypervolume(axes: int, ends: tupl
     # A grid of costs, each a step from the next: the point of reference lies a step beyond the dearest.
     steps = [AT([0.0, 1.0, 2.0, 3.0])] * axes
     costs = np.stack(np.meshgrid(*steps, indexing="ij"), -1).reshape(-1, axes) if axes else np.zeros((1, 0))
-    scale = Scale(ends)
-    outlook = ExpectedImprovement(costs, scale)
+    scale = QualityScale(ends)
+    acquisition = ExpectedHypervolumeImprovement(costs, scale)
     trained = rng.integers(len(costs), size=5)
     ends_seen = rng.uniform(0.4, 0.8, 5)
     floor = 0.3
-    best = outlook.best(trained, scale.of(ends_seen), floor=float(scale.of(AT([floor]))[0]))
+    best = acquisition.attainment_surface(
+        trained, scale.transform(ends_seen), floor=float(scale.transform(AT([floor]))[0])
+    )
 
     asked = rng.integers(len(costs), size=4)
-    mean, deviation = scale.of(rng.uniform(0.5, 0.85, 4)), rng.uniform(0.02, 0.1, 4)
-    gains = outlook.gains(best, asked, mean, deviation)
+    mean, deviation = scale.transform(rng.uniform(0.5, 0.85, 4)), rng.uniform(0.02, 0.1, 4)
+    gains = acquisition.evaluate(best, asked, mean, deviation)
 
     reference = [floor, *[4.0] * axes]
     directions = ["maximize", *["minimize"] * axes]
     front = [[value, *costs[place]] for value, place in zip(ends_seen, trained, strict=True)]
     before = hypervolume(front, reference, directions)
     for number, place in enumerate(asked):
-        drawn = scale.back(mean[number] + deviation[number] * np.random.default_rng(7).standard_normal(2_000))
+        drawn = scale.inverse(mean[number] + deviation[number] * np.random.default_rng(7).standard_normal(2_000))
         more = [hypervolume([*front, [value, *costs[place]]], reference, directions) - before for value in drawn]
         error = np.std(more) / len(more) ** 0.5
         assert gains[number] == pytest.approx(np.mean(more), abs=4 * error + 1e-4)  # what 2,000 draws never see
@@ -59,32 +61,32 @@ def test_the_expected_gain_is_the_mean_gain_of_hypervolume(axes: int, ends: tupl
 def test_an_expected_improvement_is_the_integral_over_all_qualities(
     ends: tuple[float, float] | None, deviation: float
 ) -> None:
-    scale = Scale(ends)
+    scale = QualityScale(ends)
     # No quality is better than the better end.
-    top = np.inf if ends is None else float(scale.of(AT([ends[1]]))[0])
+    top = np.inf if ends is None else float(scale.transform(AT([ends[1]]))[0])
     for mean, level in ((1.0, 1.0), (1.0, 1.0 + deviation), (2.0, 0.5), (0.5, 2.0), (5.0, 1.0)):
         qualities = mean + deviation * np.linspace(-10, 10, 400_001)
         density = np.exp(-(((qualities - mean) / deviation) ** 2) / 2) / (deviation * (2 * np.pi) ** 0.5)
-        better = scale.back(np.minimum(np.maximum(qualities, level), max(top, level))) - scale.back(AT([level]))
+        better = scale.inverse(np.minimum(np.maximum(qualities, level), max(top, level))) - scale.inverse(AT([level]))
         expected = float(np.trapezoid(density * better, qualities))
-        found = scale.improvement(AT([level]), AT([mean]), AT([deviation]))[0]
+        found = scale.expected_improvement(AT([level]), AT([mean]), AT([deviation]))[0]
         assert found == pytest.approx(expected, rel=1e-5, abs=1e-12)
 
 
 def test_the_cheapest_has_more_to_gain_than_the_dearest_of_the_same_promise() -> None:
-    outlook = ExpectedImprovement(AT([[1.0], [2.0], [3.0]]), Scale(None))
-    best = outlook.best(AT([2]), AT([0.5]), floor=0.0)
-    gains = outlook.gains(best, AT([0, 1, 2]), np.full(3, 0.6), np.full(3, 0.05))
+    acquisition = ExpectedHypervolumeImprovement(AT([[1.0], [2.0], [3.0]]), QualityScale(None))
+    best = acquisition.attainment_surface(AT([2]), AT([0.5]), floor=0.0)
+    gains = acquisition.evaluate(best, AT([0, 1, 2]), np.full(3, 0.6), np.full(3, 0.05))
     assert gains[0] > gains[1] > gains[2] > 0
     # Of all that costs no more than the dearest, the best is the dearest's own.
-    assert outlook.is_best(best, AT([2, 2]), AT([0.5, 0.4])).tolist() == [True, False]
+    assert acquisition.is_nondominated(best, AT([2, 2]), AT([0.5, 0.4])).tolist() == [True, False]
 
 
 def test_many_costs_are_told_apart_by_a_few_levels_each() -> None:
     rng = np.random.default_rng(0)
     costs = rng.random((256, 4))
-    outlook = ExpectedImprovement(costs, Scale((0.0, 1.0)))
-    best = outlook.best(np.arange(20), rng.random(20), floor=0.0)
+    acquisition = ExpectedHypervolumeImprovement(costs, QualityScale((0.0, 1.0)))
+    best = acquisition.attainment_surface(np.arange(20), rng.random(20), floor=0.0)
     assert best.size <= 5**4
-    gains = outlook.gains(best, np.arange(256), np.full(256, 2.0), np.full(256, 0.5))
+    gains = acquisition.evaluate(best, np.arange(256), np.full(256, 2.0), np.full(256, 0.5))
     assert gains.shape == (256,) and (gains > 0).all()

@@ -14,6 +14,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FrozenTrial, create_trial
 
 from harness.core.pareto import pareto_front
+from harness.sampling.first_trials import InitialTrials
 from harness.sampling.proposal import Proposer
 from harness.settings import SAMPLERS, Settings
 from search_spaces.digits import SPACE
@@ -65,12 +66,13 @@ def test_a_model_looks_at_the_best_and_the_newest_of_many_trials_whoever_asks(se
         return trial
 
     trials = [tried(number) for number in range(1700)]
-    living = Proposer(SPACE, sampler="tpe", seed=0, directions=directions, default_recipes=False)
+    no_recipes = InitialTrials(default_recipes=False)
+    living = Proposer(SPACE, sampler="tpe", seed=0, directions=directions, initial=no_recipes)
     for count in (10, 500, 900, 1300, 1700):
-        fresh = Proposer(SPACE, sampler="tpe", seed=0, directions=directions, default_recipes=False)
+        fresh = Proposer(SPACE, sampler="tpe", seed=0, directions=directions, initial=no_recipes)
         assert living.propose(trials[:count]) == fresh.propose(trials[:count])
     # All but one to two blocks of 400 are told by one block.
-    seen = set(living._viewed)
+    seen = set(living._copied)
     assert len(seen) == 400 + 500 and set(range(1200, 1700)) <= seen
     front = pareto_front([trial.values for trial in trials[:1200]], directions)
     assert set(front.tolist()) <= seen

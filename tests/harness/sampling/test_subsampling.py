@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.sampling.subsampling import evenly
+from harness.sampling.subsampling import evenly_spaced
 
 
 @pytest.mark.parametrize(
@@ -12,5 +12,5 @@ from harness.sampling.subsampling import evenly
     [(0, []), (1, [0]), (2, [0, 9]), (4, [0, 3, 6, 9]), (10, list(range(10))), (99, list(range(10)))],
 )
 def test_the_chosen_lie_evenly_among_all(most: int, expected: list[int]) -> None:
-    assert evenly(range(10), most) == expected
-    assert evenly([], most) == []
+    assert evenly_spaced(range(10), most) == expected
+    assert evenly_spaced([], most) == []

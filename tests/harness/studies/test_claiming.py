@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from harness.core.content import FolderLock
 from harness.core.errors import HarnessError
+from harness.sampling.first_trials import InitialTrials
 from harness.sampling.proposal import Proposal, Proposer
 from harness.settings import Settings
 from harness.storage.leases import Check, Lease
@@ -299,7 +300,8 @@ def test_a_trial_that_someone_enqueued_comes_next_and_its_rest_is_drawn(settings
 
 
 def claimant_of(study: Study) -> TrialClaimer:
-    proposer = Proposer(SPACE, sampler="random", seed=0, directions=study.directions, default_recipes=False)
+    initial = InitialTrials(default_recipes=False)
+    proposer = Proposer(SPACE, sampler="random", seed=0, directions=study.directions, initial=initial)
     return TrialClaimer(study, proposer)
 
 

@@ -15,7 +15,7 @@ from harness.settings import Settings
 from harness.studies.status import pace_per_h, status
 from harness.tracking.spool import Spool
 from harness.trials.runner import begin_spool
-from harness.trials.worker import training_of
+from harness.trials.worker import trial_run
 from search_spaces.digits import SPACE
 
 
@@ -32,7 +32,7 @@ def test_a_study_on_this_machine_tells_what_runs_and_what_was_cut(settings: Sett
     failed.fail("loss is nan")
     for claim, epochs in ((running, 3), (cut, 1)):
         spool = Spool(claim.folder)
-        begin_spool(spool, training_of(claim, settings), study)
+        begin_spool(spool, trial_run(claim, settings), study)
         for epoch in range(epochs):
             spool.metrics({"train/loss": 1.0}, step=epoch)
         spool.close()

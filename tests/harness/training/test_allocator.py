@@ -18,9 +18,9 @@ pytestmark = [
 
 _FAULTS = """
 import resource, sys, torch
-from harness.training.allocator import keep_freed_memory
+from harness.training.allocator import raise_malloc_thresholds
 if sys.argv[1] == "kept":
-    keep_freed_memory()
+    raise_malloc_thresholds()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):  # what is kept is cut into small blocks too, until there are enough of those

@@ -90,7 +90,7 @@ def test_a_torn_checkpoint_is_said_and_falls_back_to_the_one_before(tmp_path: Pa
             "empty": b"",
         }[how]
     )
-    with pytest.warns(UserWarning, match="passed over"):
+    with pytest.warns(UserWarning, match="is skipped"):
         checkpoints = Checkpoints(tmp_path)
     assert checkpoints.newest is not None
     assert checkpoints.newest["epoch"] == 6

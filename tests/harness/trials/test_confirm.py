@@ -12,8 +12,8 @@ from scipy.stats import ttest_1samp
 
 from harness.settings import Settings
 from harness.studies.study import Study
-from harness.trials.confirm import confirmations, confirmed, confirmed_table, interval
-from harness.trials.controls import LABELS_ALONE, controls
+from harness.trials.confirm import confirmed, confirmed_table, interval, untrained_confirmations
+from harness.trials.controls import LABELS_ALONE, untrained_controls
 from search_spaces.digits import SPACE
 from search_spaces.digits_methods import SPACE as METHODS
 
@@ -48,24 +48,24 @@ def test_the_interval_is_that_of_a_t_test() -> None:
 
 def test_student_and_control_of_one_seed_differ_in_the_teacher_alone(settings: Settings) -> None:
     study = a_study(settings, 0.9)
-    first, second, third, fourth = confirmations(study, settings, SPACE, {0: "accurate"}, seeds=2)
+    first, second, third, fourth = untrained_confirmations(study, settings, SPACE, {0: "accurate"}, seeds=2)
     assert [one.name for one in (first, second)] == ["confirm/0/student-0", "confirm/0/control-0"]
     assert (
-        first.job.seed
-        == second.job.seed
-        == first.job.order_seed
-        == second.job.order_seed
-        != third.job.seed
-        == fourth.job.seed
+        first.spec.seed
+        == second.spec.seed
+        == first.spec.order_seed
+        == second.spec.order_seed
+        != third.spec.seed
+        == fourth.spec.seed
     )
-    assert first.job.configuration.params() == study.trials()[0].params
-    assert second.job.configuration.distillation == LABELS_ALONE
-    assert second.job.configuration.student == first.job.configuration.student
-    assert second.job.configuration.training == first.job.configuration.training
-    assert {one.job.split for one in (first, second)} == {"test"}
+    assert first.spec.configuration.params() == study.trials()[0].params
+    assert second.spec.configuration.distillation == LABELS_ALONE
+    assert second.spec.configuration.student == first.spec.configuration.student
+    assert second.spec.configuration.training == first.spec.configuration.training
+    assert {one.spec.split for one in (first, second)} == {"test"}
     assert first.tags["kd.role"] == "confirm" and first.facts == {"pick": "accurate"}
     # A seed of the search's own was chosen by.
-    assert first.job.seed not in {settings.seed, 0, 1}
+    assert first.spec.seed not in {settings.seed, 0, 1}
 
 
 def test_a_configuration_of_any_method_is_told_by_its_parameters(settings: Settings) -> None:
@@ -79,7 +79,7 @@ def test_what_is_known_is_not_trained_again_and_more_seeds_add_to_it(settings: S
     study = a_study(settings, 0.9)
     keep(study, 0, "student", 0.9, 0.91)
     keep(study, 0, "control", 0.89)
-    left = [one.name for one in confirmations(study, settings, SPACE, {0: "small"}, seeds=3)]
+    left = [one.name for one in untrained_confirmations(study, settings, SPACE, {0: "small"}, seeds=3)]
     assert left == ["confirm/0/control-1", "confirm/0/student-2", "confirm/0/control-2"]
 
 
@@ -177,19 +177,19 @@ def test_what_is_picked_no_longer_says_so(settings: Settings) -> None:
 
 def test_a_control_of_a_space_of_methods_is_named_in_the_place_of_the_method(settings: Settings) -> None:
     study = a_study(settings, 0.9)
-    for one in confirmations(study, settings, SPACE, {0: "small"}, seeds=1):
+    for one in untrained_confirmations(study, settings, SPACE, {0: "small"}, seeds=1):
         assert not one.names
     settings = replace(settings, study="methods", fixed={"method": "label_smoothing"})
     claim = claimed(opened(settings, METHODS), METHODS.fixed(settings.fixed))
     assert claim is not None
-    student, control = confirmations(opened(settings, METHODS), settings, METHODS, {0: "small"}, seeds=1)
+    student, control = untrained_confirmations(opened(settings, METHODS), settings, METHODS, {0: "small"}, seeds=1)
     assert not student.names and control.names == {"method": "labels alone"}
 
 
 def test_a_pick_on_labels_alone_has_nothing_to_gain_over(settings: Settings) -> None:
     settings = replace(settings, fixed={"alpha": "1"})
     study = a_study(settings, 0.9)
-    left = confirmations(study, settings, SPACE, {0: "accurate"}, seeds=2)
+    left = untrained_confirmations(study, settings, SPACE, {0: "accurate"}, seeds=2)
     assert [one.name for one in left] == ["confirm/0/student-0", "confirm/0/student-1"]
     keep(study, 0, "student", 0.9, 0.92)
     (found,) = confirmed(study)
@@ -202,22 +202,24 @@ def test_a_pick_on_labels_alone_has_nothing_to_gain_over(settings: Settings) -> 
 def tune(study: Study, best: float) -> str:
     """Keep five controls of trial 0, the plain one with 0.5 and a try with ``best``; the last arm to be confirmed."""
     study.keep_retrained("controls/0", {"metrics": {"accuracy": 0.5}})
-    tries = controls(study, study.settings, SPACE, [0])
+    tries = untrained_controls(study, study.settings, SPACE, [0])
     for one in tries:
         study.keep_retrained(one.name, {**one.facts, "metrics": {"accuracy": best if one is tries[2] else 0.4}})
-    *_, last = confirmations(study, study.settings, SPACE, {0: "accurate"}, seeds=1)
+    *_, last = untrained_confirmations(study, study.settings, SPACE, {0: "accurate"}, seeds=1)
     return last.name.split("/")[2].rpartition("-")[0]
 
 
 def test_the_verdict_rests_on_the_tuned_control_and_both_are_shown(settings: Settings) -> None:
     study = a_study(settings, 0.9)
     arm = tune(study, 0.8)
-    student, control, its_tuned = confirmations(study, settings, SPACE, {0: "accurate"}, seeds=1)
+    student, control, its_tuned = untrained_confirmations(study, settings, SPACE, {0: "accurate"}, seeds=1)
     assert its_tuned.name == f"confirm/0/{arm}-0" and its_tuned.tags["kd.arm"] == "tuned control"
-    assert its_tuned.job.seed == student.job.seed == control.job.seed
-    assert its_tuned.job.configuration.student == student.job.configuration.student
+    assert its_tuned.spec.seed == student.spec.seed == control.spec.seed
+    assert its_tuned.spec.configuration.student == student.spec.configuration.student
     assert (
-        its_tuned.job.configuration.training != control.job.configuration.training == student.job.configuration.training
+        its_tuned.spec.configuration.training
+        != control.spec.configuration.training
+        == student.spec.configuration.training
     )
     keep(study, 0, "student", 0.92, 0.93, 0.94)
     keep(study, 0, "control", 0.90, 0.91, 0.92)
@@ -246,7 +248,7 @@ def test_other_tuned_settings_that_are_chosen_later_are_confirmed_anew(settings:
     )
     study.keep_retrained(name, {**result, "metrics": {"accuracy": 0.99}})
     assert confirmed(study)[0].gain_over == "plain"
-    (left,) = confirmations(study, settings, SPACE, {0: "accurate"}, seeds=1)
+    (left,) = untrained_confirmations(study, settings, SPACE, {0: "accurate"}, seeds=1)
     assert left.tags["kd.arm"] == "tuned control" and arm not in left.name
 
 
@@ -262,7 +264,7 @@ def test_a_tuned_control_with_the_trial_s_own_settings_is_trained_once(settings:
 def test_no_gain_is_claimed_where_no_control_is_possible(settings: Settings) -> None:
     study = a_study(settings, 0.9)
     study.keep_no_control("the views mix samples")
-    left = confirmations(study, settings, SPACE, {0: "accurate"}, seeds=2)
+    left = untrained_confirmations(study, settings, SPACE, {0: "accurate"}, seeds=2)
     assert [one.name for one in left] == ["confirm/0/student-0", "confirm/0/student-1"]
     keep(study, 0, "student", 0.92, 0.93)
     keep(study, 0, "control", 0.10, 0.11)

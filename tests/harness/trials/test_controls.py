@@ -18,9 +18,15 @@ from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.studies.study import Study
 from harness.tracking.spool import SPOOL
-from harness.trials.controls import announcement, controls, is_own_control, known, tuned
-from harness.trials.retraining import Retraining, training_of
-from harness.trials.runner import begin_spool, spool_of
+from harness.trials.controls import (
+    describe_controls,
+    is_own_control,
+    plain_control_metrics,
+    tuned_controls,
+    untrained_controls,
+)
+from harness.trials.retraining import Retraining, retraining_run
+from harness.trials.runner import begin_spool, open_spool
 from search_spaces.digits import SPACE
 from search_spaces.digits_methods import SPACE as METHODS
 
@@ -43,7 +49,10 @@ def a_study(settings: Settings, *outcomes: tuple[float, float]) -> Study:
 
 def due(study: Study, **settings: Any) -> list[int]:
     """Numbers of the trials whose plain controls are left."""
-    return [int(one.name.removeprefix("controls/")) for one in controls(study, plain(study, **settings), SPACE, [0])]
+    return [
+        int(one.name.removeprefix("controls/"))
+        for one in untrained_controls(study, plain(study, **settings), SPACE, [0])
+    ]
 
 
 def plain(study: Study, **settings: Any) -> Settings:
@@ -52,21 +61,21 @@ def plain(study: Study, **settings: Any) -> Settings:
 
 def test_those_on_the_front_need_one_each_once(settings: Settings) -> None:
     study = a_study(settings, (0.9, 3.0), (0.8, 2.0), (0.7, 2.5))  # the last one is dominated
-    assert due(study) == [0, 1] and known(study) == {}
+    assert due(study) == [0, 1] and plain_control_metrics(study) == {}
     study.keep_retrained("controls/1", {"metrics": {"accuracy": 0.75}})
-    assert due(study) == [0] and known(study) == {1: {"accuracy": 0.75}}
+    assert due(study) == [0] and plain_control_metrics(study) == {1: {"accuracy": 0.75}}
     study.keep_retrained("controls/0", {"reason": "loss is nan"})  # it would fail again
-    assert due(study) == [] and known(study) == {1: {"accuracy": 0.75}}
+    assert due(study) == [] and plain_control_metrics(study) == {1: {"accuracy": 0.75}}
     assert [trial.state.name for trial in study.trials()] == ["COMPLETE"] * 3  # a control is no trial
 
 
 def test_a_control_differs_from_its_student_in_the_teacher_alone(settings: Settings) -> None:
     study = a_study(settings, (0.9, 3.0), (0.8, 2.0))
-    for control, trial in zip(controls(study, plain(study), SPACE, []), study.trials(), strict=True):
-        assert control.job.configuration.student == {"width": trial.params["width"]}
-        assert control.job.configuration.training == {"learning_rate": trial.params["learning_rate"]}
-        assert control.job.configuration.distillation["alpha"] == 1
-        assert (control.job.seed, control.job.order_seed) == (derived_seed(5, "trial", trial.number), 5)
+    for control, trial in zip(untrained_controls(study, plain(study), SPACE, []), study.trials(), strict=True):
+        assert control.spec.configuration.student == {"width": trial.params["width"]}
+        assert control.spec.configuration.training == {"learning_rate": trial.params["learning_rate"]}
+        assert control.spec.configuration.distillation["alpha"] == 1
+        assert (control.spec.seed, control.spec.order_seed) == (derived_seed(5, "trial", trial.number), 5)
         assert control.tags == {"kd.role": "control", "kd.control": "plain", "kd.control_of": str(trial.number)}
 
 
@@ -74,7 +83,11 @@ def test_where_no_control_is_fair_there_is_none(settings: Settings) -> None:
     study = tried(settings, (4, 0.9))
     study.keep_retrained("controls/0", {"metrics": {"accuracy": 0.75}})
     study.keep_no_control("the views mix samples")
-    assert controls(study, settings, SPACE, [0]) == [] and known(study) == {} and tuned(study) == {}
+    assert (
+        untrained_controls(study, settings, SPACE, [0]) == []
+        and plain_control_metrics(study) == {}
+        and tuned_controls(study) == {}
+    )
 
 
 def tried(settings: Settings, *trials: tuple[int, float], alpha: float = 0.5, space: SearchSpace = SPACE) -> Study:
@@ -101,12 +114,12 @@ def try_once(study: Study, width: int, accuracy: float, alpha: float = 0.5, stat
 
 
 def tries(study: Study, *picks: int) -> list[Retraining]:
-    return [one for one in controls(study, study.settings, SPACE, picks) if one.tags["kd.control"] == "tuned"]
+    return [one for one in untrained_controls(study, study.settings, SPACE, picks) if one.tags["kd.control"] == "tuned"]
 
 
 def keep(study: Study, accuracies: Mapping[str, float]) -> None:
     """What came of the controls: of one that is not named, 0.5."""
-    for one in controls(study, study.settings, SPACE, [0]):
+    for one in untrained_controls(study, study.settings, SPACE, [0]):
         accuracy = accuracies.get(one.name.rpartition("/")[2] if one.tags["kd.control"] == "tuned" else one.name, 0.5)
         study.keep_retrained(one.name, {**one.facts, "metrics": {"accuracy": accuracy}})
 
@@ -114,13 +127,13 @@ def keep(study: Study, accuracies: Mapping[str, float]) -> None:
 def test_a_pick_s_tuned_control_has_five_tries_of_which_the_plain_one_is_the_first(settings: Settings) -> None:
     study = tried(settings, (4, 0.9), (4, 0.8), (8, 0.95))
     drawn = tries(study, 0)
-    assert len(drawn) == 4 and all(one.job.configuration.student == {"width": 4} for one in drawn)
-    rates = [one.job.configuration.training["learning_rate"] for one in drawn]
+    assert len(drawn) == 4 and all(one.spec.configuration.student == {"width": 4} for one in drawn)
+    rates = [one.spec.configuration.training["learning_rate"] for one in drawn]
     assert len({*rates, 0.01}) == 5 and all(1e-3 <= rate <= 3e-2 for rate in rates)
     # One in each quarter of the range, as the first four points of a Sobol sequence lie.
     assert sorted(int(4 * math.log(rate / 1e-3) / math.log(30)) for rate in rates) == [0, 1, 2, 3]
-    assert [one.job.seed for one in drawn[:2]] == [derived_seed(5, "trial", number) for number in (0, 1)]
-    assert {one.job.order_seed for one in drawn} == {5}
+    assert [one.spec.seed for one in drawn[:2]] == [derived_seed(5, "trial", number) for number in (0, 1)]
+    assert {one.spec.order_seed for one in drawn} == {5}
     assert [one.tags["kd.try"] for one in drawn] == ["1", "2", "3", "4"] and drawn[0].tags["kd.control_of"] == "0"
     assert [one.name for one in tries(study, 0, 2)][:4] == [one.name for one in drawn]
     assert len(tries(study, 0, 2)) == 8
@@ -139,48 +152,48 @@ def test_there_are_as_many_tries_as_the_architecture_had_trials_and_those_made_a
     assert tries(study, 0) == []
     for state in ("COMPLETE", "PRUNED", "FAIL"):
         try_once(study, 4, 0.1, state=state)
-    assert tuned(study) == {}  # five of seven
+    assert tuned_controls(study) == {}  # five of seven
     new = tries(study, 0)
     assert [one.name.rpartition("/")[2] for one in new] == ["4", "5"]
     keep(study, {})
-    assert tries(study, 0) == [] and tuned(study)[0].tries == 7
+    assert tries(study, 0) == [] and tuned_controls(study)[0].tries == 7
 
 
 def test_the_best_try_is_chosen_and_says_what_it_is(settings: Settings) -> None:
     study = tried(settings, (4, 0.9), (8, 0.95))
     (_, second, *_) = tries(study, 0)
     keep(study, {"1": 0.8, "controls/0": 0.7, "3": 0.6})
-    found = tuned(study)[0]
-    assert found.chosen.name == second.name and found.chosen.training == second.job.configuration.training
-    assert found.tries == 5 and not found.is_plain and 1 not in tuned(study)
+    found = tuned_controls(study)[0]
+    assert found.chosen.name == second.name and found.chosen.training == second.spec.configuration.training
+    assert found.tries == 5 and not found.is_plain and 1 not in tuned_controls(study)
     study.optuna.set_user_attr("kd.primary_direction", "minimize")
-    assert (tuned(opened(settings))[0].chosen.metrics or {})["accuracy"] == 0.5
+    assert (tuned_controls(opened(settings))[0].chosen.metrics or {})["accuracy"] == 0.5
 
 
 def test_a_plain_control_that_is_the_best_is_the_tuned_one_too(settings: Settings) -> None:
     study = tried(settings, (4, 0.9))
     keep(study, {"controls/0": 0.9})
-    assert tuned(study)[0].is_plain and tuned(study)[0].chosen.name == "controls/0"
+    assert tuned_controls(study)[0].is_plain and tuned_controls(study)[0].chosen.name == "controls/0"
 
 
 def test_tries_that_failed_count_and_are_not_chosen(settings: Settings) -> None:
     study = tried(settings, (4, 0.9))
-    for one in controls(study, settings, SPACE, [0]):
+    for one in untrained_controls(study, settings, SPACE, [0]):
         study.keep_retrained(one.name, {**one.facts, "reason": "loss is nan"})
-    assert tuned(study) == {} and tries(study, 0) == []
+    assert tuned_controls(study) == {} and tries(study, 0) == []
 
 
 def test_where_no_training_setting_varies_there_is_nothing_to_tune(settings: Settings) -> None:
     settings = replace(settings, fixed={"learning_rate": "0.01"})
     study = tried(settings, (4, 0.9))
-    assert [one.name for one in controls(study, settings, SPACE.fixed(settings.fixed), [0])] == ["controls/0"]
+    assert [one.name for one in untrained_controls(study, settings, SPACE.fixed(settings.fixed), [0])] == ["controls/0"]
     assert study.tuned_parameters == []
 
 
 def test_the_cost_of_controls_is_told_before_they_are_trained(settings: Settings) -> None:
     study = a_study(settings, (0.9, 3.0))
-    left = controls(study, settings, SPACE, [0])
-    assert announcement(left, study, 2).startswith(
+    left = untrained_controls(study, settings, SPACE, [0])
+    assert describe_controls(left, study, 2).startswith(
         "5 trainings on labels alone: 1 plain, of the students on the front and 4 tries of training settings for the "
         "tuned ones of the picks; about 0:0"
     )
@@ -192,7 +205,7 @@ def test_a_trial_on_labels_alone_is_its_own_control(settings: Settings) -> None:
     assert claim is not None
     claim.complete(metrics(0.9, 1.0))
     claim.hold.release()
-    assert due(study) == [] and known(study) == {0: metrics(0.9, 1.0)}
+    assert due(study) == [] and plain_control_metrics(study) == {0: metrics(0.9, 1.0)}
 
 
 def test_the_run_of_a_control_has_the_names_of_a_trial_s_run(settings: Settings) -> None:
@@ -202,10 +215,10 @@ def test_the_run_of_a_control_has_the_names_of_a_trial_s_run(settings: Settings)
     assert claim is not None
     claim.complete(metrics(0.9, 1.0))
     claim.hold.release()
-    (control,) = controls(study, replace(settings, controls="plain"), METHODS, [0])
+    (control,) = untrained_controls(study, replace(settings, controls="plain"), METHODS, [0])
     _, hold = study.take([control.name]) or pytest.fail()
-    with spool_of(study.folder / control.name, hold, Silent()) as spool:
-        begin_spool(spool, training_of(0, control, hold, study), study)
+    with open_spool(study.folder / control.name, hold, Silent()) as spool:
+        begin_spool(spool, retraining_run(0, control, hold, study), study)
     hold.release()
     logged = [json.loads(line) for line in (spool.folder / SPOOL).read_text().splitlines()]
     (params,) = (line["params"] for line in logged if line.get("params"))

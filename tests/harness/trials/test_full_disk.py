@@ -20,7 +20,7 @@ from harness.core.errors import HarnessError
 from harness.tracking.spool import SPOOL, Spool, read_events
 from harness.training.checkpoint import Checkpoints
 from harness.training.tensor_file import save_tensors
-from harness.trials.worker import work
+from harness.trials.worker import run_trials
 
 FULL = "[Errno 28] No space left on device"
 
@@ -53,7 +53,7 @@ def test_a_checkpoint_without_room_leaves_the_one_before(disk: Path) -> None:
     filler = fill(disk)
     with pytest.raises(OSError, match="No space left"):
         checkpoints.save({"epoch": 7, "weight": torch.ones(5000)})
-    with pytest.warns(UserWarning, match="passed over"):
+    with pytest.warns(UserWarning, match="is skipped"):
         checkpoints = Checkpoints(disk)
     assert checkpoints.newest is not None and checkpoints.newest["epoch"] == 6
     filler.unlink()
@@ -116,7 +116,7 @@ class Filling:
 
     def waiting(self, running: int) -> None: ...
 
-    def word(self, text: str) -> None: ...
+    def message(self, text: str) -> None: ...
 
 
 @pytest.mark.slow
@@ -129,9 +129,9 @@ def test_a_trial_that_finds_the_disk_full_fails_with_the_reason_and_no_other_wit
         session.study.settings = settings = replace(session.settings, trials=3)
         display = Filling(disk, at)
         with pytest.raises(HarnessError, match="the disk must have room"):
-            work(replace(session.context, settings=settings), display)
+            run_trials(replace(session.context, settings=settings), display)
         assert [trial.state.name for trial in session.study.trials()] == ["COMPLETE", "FAIL"]
-        work(replace(session.context, settings=settings), display)
+        run_trials(replace(session.context, settings=settings), display)
         trials = session.study.trials()
     assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "COMPLETE"]
     reason = trials[1].user_attrs["reason"]

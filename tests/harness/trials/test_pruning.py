@@ -21,7 +21,7 @@ from harness.studies.claim import Claim
 from harness.studies.claiming import TrialClaimer
 from harness.studies.opening import open_study
 from harness.studies.study import Study
-from harness.trials.pruning import Pruner, Standing, rungs_of, stop, unprunable
+from harness.trials.pruning import CompleteTrial, Pruner, rungs_of, shortfall, why_no_pruning
 from search_spaces.digits import SPACE
 
 OBJECTIVES = ("accuracy", "parameters")
@@ -35,8 +35,8 @@ def test_rungs_are_a_third_and_a_ninth_and_so_on(epochs: int, rungs: tuple[int, 
     assert rungs_of(epochs) == rungs
 
 
-def standing(cost: float, at_two: float, end: float) -> Standing:
-    return Standing(costs=(cost,), marks={2: at_two}, end=end)
+def standing(cost: float, at_two: float, end: float) -> CompleteTrial:
+    return CompleteTrial(costs=(cost,), values={2: at_two}, final=end)
 
 
 # A family in which the dear ones are better from the beginning, and each gains 0.2 after the rung.
@@ -44,46 +44,46 @@ FAMILY = [standing(cost, 0.3 + cost / 20, 0.5 + cost / 20) for cost in range(1, 
 
 
 def test_a_student_is_not_stopped_for_being_small() -> None:
-    assert stop(0.2, 2, (0.5,), FAMILY) is None  # nothing costs no more
-    assert stop(0.35, 2, (1.0,), FAMILY) is None  # as good as the one that costs as much
+    assert shortfall(0.2, 2, (0.5,), FAMILY) is None  # nothing costs no more
+    assert shortfall(0.35, 2, (1.0,), FAMILY) is None  # as good as the one that costs as much
 
 
 @pytest.mark.parametrize("cost", range(1, 9))
 def test_a_hopeless_student_is_stopped_whatever_it_costs(cost: float) -> None:
-    reach, best = stop(0.1, 2, (cost,), FAMILY) or (None, None)
+    reach, best = shortfall(0.1, 2, (cost,), FAMILY) or (None, None)
     assert reach == pytest.approx(0.3) and best == pytest.approx(0.5 + cost / 20)
 
 
 def test_what_the_nearest_gained_decides() -> None:
     # 0.55 + 0.2 falls short of 0.9, which the best that costs no more has; where one like it gained 0.4, it does not.
-    assert stop(0.55, 2, (8.0,), FAMILY) == pytest.approx((0.75, 0.9))
-    assert stop(0.55, 2, (8.0,), [*FAMILY, standing(9, 0.55, 0.95)]) is None
+    assert shortfall(0.55, 2, (8.0,), FAMILY) == pytest.approx((0.75, 0.9))
+    assert shortfall(0.55, 2, (8.0,), [*FAMILY, standing(9, 0.55, 0.95)]) is None
     # One that gained so much from far below says nothing of it.
-    assert stop(0.55, 2, (8.0,), [*FAMILY, standing(9, 0.0, 0.5)]) == pytest.approx((0.75, 0.9))
+    assert shortfall(0.55, 2, (8.0,), [*FAMILY, standing(9, 0.0, 0.5)]) == pytest.approx((0.75, 0.9))
 
 
 def test_who_leads_at_the_rung_goes_on_though_none_has_gained_enough() -> None:
     others = [standing(9, 0.09, 0.2) for _ in range(7)]
-    assert stop(0.09, 2, (1.0,), [*others, standing(1, 0.05, 0.99)]) is None
-    assert stop(0.09, 2, (1.0,), [*others, standing(1, 0.1, 0.99)]) == pytest.approx((0.2, 0.99))
+    assert shortfall(0.09, 2, (1.0,), [*others, standing(1, 0.05, 0.99)]) is None
+    assert shortfall(0.09, 2, (1.0,), [*others, standing(1, 0.1, 0.99)]) == pytest.approx((0.2, 0.99))
 
 
 def test_who_leads_is_stopped_too_where_the_floor_is_out_of_reach() -> None:
     # Nothing costs as little; the seven nearest gained 0.2 each since the rung.
-    assert stop(0.2, 2, (0.5,), FAMILY, floor=0.4) is None
-    assert stop(0.2, 2, (0.5,), FAMILY, floor=0.45) == pytest.approx((0.4, 0.45))
-    assert stop(0.2, 2, (0.5,), FAMILY[:6], floor=0.45) is None  # too few were seen to the end
+    assert shortfall(0.2, 2, (0.5,), FAMILY, floor=0.4) is None
+    assert shortfall(0.2, 2, (0.5,), FAMILY, floor=0.45) == pytest.approx((0.4, 0.45))
+    assert shortfall(0.2, 2, (0.5,), FAMILY[:6], floor=0.45) is None  # too few were seen to the end
 
 
 def test_nothing_is_stopped_before_enough_were_seen_to_the_end() -> None:
-    assert stop(0.0, 2, (8.0,), FAMILY[:6]) is None and stop(0.0, 2, (8.0,), FAMILY[:7]) is not None
-    unmarked = [Standing(costs=(1.0,), marks={}, end=0.9) for _ in range(20)]
-    assert stop(0.0, 2, (8.0,), unmarked) is None
+    assert shortfall(0.0, 2, (8.0,), FAMILY[:6]) is None and shortfall(0.0, 2, (8.0,), FAMILY[:7]) is not None
+    unmarked = [CompleteTrial(costs=(1.0,), values={}, final=0.9) for _ in range(20)]
+    assert shortfall(0.0, 2, (8.0,), unmarked) is None
 
 
 def test_one_that_costs_more_in_one_thing_is_no_rival() -> None:
-    rivals = [Standing(costs=(1.0, 5.0), marks={2: 0.5}, end=0.9) for _ in range(8)]
-    assert stop(0.1, 2, (8.0, 4.0), rivals) is None and stop(0.1, 2, (8.0, 5.0), rivals) is not None
+    rivals = [CompleteTrial(costs=(1.0, 5.0), values={2: 0.5}, final=0.9) for _ in range(8)]
+    assert shortfall(0.1, 2, (8.0, 4.0), rivals) is None and shortfall(0.1, 2, (8.0, 5.0), rivals) is not None
 
 
 def studied(folder: Path, objectives: tuple[str, ...] | None = OBJECTIVES) -> Study:
@@ -102,7 +102,7 @@ def pruner_of(study: Study) -> Pruner:
 
 
 def complete(study: Study, claim: Claim, *, at_two: float, end: float) -> None:
-    pruner_of(study).judge(claim, 1, {"val/accuracy": at_two})
+    pruner_of(study).check(claim, 1, {"val/accuracy": at_two})
     claim.complete({"accuracy": end, "parameters": claim.trial.params["width"]})
     claim.hold.release()
 
@@ -110,16 +110,16 @@ def complete(study: Study, claim: Claim, *, at_two: float, end: float) -> None:
 def test_processes_judge_by_what_others_marked_in_the_storage(tmp_path: Path) -> None:
     here, there = studied(tmp_path), studied(tmp_path)
     for _ in range(7):
-        complete(here, claim_of(here), at_two=0.5, end=0.6)
+        complete(here, claim_of(here), at_two=0.5, final=0.6)
     claim = claim_of(there)
     assert claim.recipe is None
     costs = {"parameters": 1e9}
     pruner = Pruner(there, epochs=20, costs_of=lambda params: costs)
-    pruner.judge(claim, 2, {"val/accuracy": 0.0})  # no rung
-    pruner.judge(claim, 1, {"val/accuracy": 0.5})  # level with the others
-    said = r"accuracy 0.1000 after 2 of 20 epochs.*0.2000 in reach; one that costs no more has 0.6000"
+    pruner.check(claim, 2, {"val/accuracy": 0.0})  # no rung
+    pruner.check(claim, 1, {"val/accuracy": 0.5})  # level with the others
+    said = r"accuracy 0.1000 after 2 of 20 epochs.*can reach 0.2000; a student that costs no more has 0.6000"
     with pytest.raises(TrialPruned, match=said) as pruned:
-        pruner.judge(claim, 1, {"val/accuracy": 0.1})
+        pruner.check(claim, 1, {"val/accuracy": 0.1})
     claim.prune(costs, str(pruned.value))
     trial = here.trials()[claim.trial.number]
     assert trial.state == TrialState.PRUNED and trial.intermediate_values == {2: 0.1}
@@ -131,12 +131,12 @@ def test_a_metric_that_is_to_fall_is_judged_the_other_way_round(tmp_path: Path) 
     study = studied(tmp_path)
     study.optuna.set_user_attr("kd.primary_direction", "minimize")
     for _ in range(8):
-        complete(study, claim_of(study), at_two=0.5, end=0.4)
+        complete(study, claim_of(study), at_two=0.5, final=0.4)
     claim = claim_of(study)
     pruner = Pruner(study, epochs=20, costs_of=lambda params: {"parameters": 1.0})
-    pruner.judge(claim, 1, {"val/accuracy": 0.45})
-    with pytest.raises(TrialPruned, match=r"0.8000 in reach; one that costs no more has 0.4000"):
-        pruner.judge(claim, 1, {"val/accuracy": 0.9})
+    pruner.check(claim, 1, {"val/accuracy": 0.45})
+    with pytest.raises(TrialPruned, match=r"can reach 0.8000; a student that costs no more has 0.4000"):
+        pruner.check(claim, 1, {"val/accuracy": 0.9})
 
 
 @pytest.mark.parametrize(("direction", "floor", "value"), [("maximize", 0.8, 0.5), ("minimize", 0.2, 0.5)])
@@ -146,44 +146,44 @@ def test_the_study_s_region_stops_one_that_can_not_reach_it(
     study = studied(tmp_path)
     study.optuna.set_user_attr("kd.primary_direction", direction)
     for _ in range(8):
-        complete(study, claim_of(study), at_two=0.5, end=0.6 if direction == "maximize" else 0.4)
+        complete(study, claim_of(study), at_two=0.5, final=0.6 if direction == "maximize" else 0.4)
     claim = claim_of(study)
-    pruner_of(study).judge(claim, 1, {"val/accuracy": value})
+    pruner_of(study).check(claim, 1, {"val/accuracy": value})
     study = studied(tmp_path)
     sign = study.primary_sign
     study.keep_region(Region("accuracy", sign, floor))
     word = "least 0.8" if sign > 0 else "most 0.2"
-    with pytest.raises(TrialPruned, match=f"in reach; the region of interest is accuracy at {word}"):
-        pruner_of(study).judge(claim, 1, {"val/accuracy": value})
+    with pytest.raises(TrialPruned, match=f"; the region of interest is accuracy at {word}"):
+        pruner_of(study).check(claim, 1, {"val/accuracy": value})
 
 
 def test_a_trial_that_was_cut_is_not_judged_again_where_it_went_on(tmp_path: Path) -> None:
     study = studied(tmp_path)
     for _ in range(8):
-        complete(study, claim_of(study), at_two=0.5, end=0.6)
+        complete(study, claim_of(study), at_two=0.5, final=0.6)
     claim = claim_of(study)
     pruner = Pruner(study, epochs=20, costs_of=lambda params: {"parameters": 1.0})
     with pytest.raises(TrialPruned):
-        pruner.judge(claim, 1, {"val/accuracy": 0.1})
+        pruner.check(claim, 1, {"val/accuracy": 0.1})
     trial = copy.deepcopy(claim.trial)
     trial.intermediate_values = {2: 0.1, 7: 0.5}
-    pruner.judge(replace(claim, trial=trial), 1, {"val/accuracy": 0.1})
+    pruner.check(replace(claim, trial=trial), 1, {"val/accuracy": 0.1})
     trial.intermediate_values = {2: 0.1}  # cut before the verdict, or after it
     with pytest.raises(TrialPruned):
-        pruner.judge(replace(claim, trial=trial), 1, {"val/accuracy": 0.1})
+        pruner.check(replace(claim, trial=trial), 1, {"val/accuracy": 0.1})
 
 
 def test_rungs_that_were_passed_while_the_storage_was_away_are_stored_though_the_worker_is_lost(tmp_path: Path) -> None:
     study = studied(tmp_path)
     claim = claim_of(study)
-    pruner_of(study).judge(claim, 0, {"val/accuracy": 0.2})
+    pruner_of(study).check(claim, 0, {"val/accuracy": 0.2})
     claim.hold.release()  # it is killed after the eighth epoch; two rungs were never stored
     heir = claim_of(study)
     assert heir.resumed and heir.trial.intermediate_values == {1: 0.2}
     curve = {0: 0.9, 1: 0.3, 2: 0.35, 6: 0.5, 7: 0.55}
-    pruner_of(study).recall(heir, curve, kept=1)
+    pruner_of(study).restore(heir, curve, kept=1)
     assert heir.marks == {}  # the others will be passed again
-    pruner_of(study).recall(heir, curve, kept=8)
+    pruner_of(study).restore(heir, curve, kept=8)
     heir.complete({"accuracy": 0.6, "parameters": 1.0})
     assert study.trials()[heir.trial.number].intermediate_values == {1: 0.2, 2: 0.3, 7: 0.5}
 
@@ -191,7 +191,7 @@ def test_rungs_that_were_passed_while_the_storage_was_away_are_stored_though_the
 def test_what_is_no_number_is_not_marked(tmp_path: Path) -> None:
     study = studied(tmp_path)
     claim = claim_of(study)
-    Pruner(study, epochs=20, costs_of=lambda params: {}).judge(claim, 1, {"val/accuracy": math.nan})
+    Pruner(study, epochs=20, costs_of=lambda params: {}).check(claim, 1, {"val/accuracy": math.nan})
     assert study.trials()[claim.trial.number].intermediate_values == {}
 
 
@@ -208,7 +208,7 @@ def test_a_storage_that_is_away_is_no_fault_of_the_trial(
     for name in ("set_trial_intermediate_value", "set_trial_state_values"):
         monkeypatch.setattr(study.storage.optuna, name, away)
     with pytest.raises(STORAGE_ERRORS):
-        Pruner(study, epochs=20, costs_of=lambda params: {}).judge(claim, 1, {"val/accuracy": 0.5})
+        Pruner(study, epochs=20, costs_of=lambda params: {}).check(claim, 1, {"val/accuracy": 0.5})
     claim.unmarked.clear()
     with pytest.raises(STORAGE_ERRORS):
         claim.complete({"accuracy": 0.5, "parameters": 1.0})
@@ -250,10 +250,10 @@ def test_every_sampler_goes_on_beside_pruned_trials(tmp_path: Path, sampler: str
         (("accuracy",), None),
         (("accuracy", "ece"), "ece is not known before the end"),
         (("accuracy", "teacher_kl"), "teacher_kl is not known before the end"),
-        (("agreement", "macs"), "accuracy is no objective"),
+        (("agreement", "macs"), "accuracy is not an objective"),
     ],
 )
 def test_what_is_not_known_beforehand_can_not_be_pruned(
     tmp_path: Path, objectives: tuple[str, ...] | None, why: str | None
 ) -> None:
-    assert unprunable(studied(tmp_path, objectives)) == why
+    assert why_no_pruning(studied(tmp_path, objectives)) == why

@@ -17,9 +17,9 @@ from harness.core.errors import TrialFailed
 from harness.screen.terminal import Terminal
 from harness.tracking.spool import SPOOL, Spool, last_state
 from harness.trials.context import TrialContext
-from harness.trials.displays import RetrainingDisplay
-from harness.trials.retraining import Retraining, let_wait, retrain
-from harness.trials.trial import StudentJob
+from harness.trials.progress import RetrainingDisplay
+from harness.trials.retraining import Retraining, mark_waiting_runs, retrain
+from harness.trials.trial import TrainingSpec
 from search_spaces.digits import SPACE
 
 
@@ -32,7 +32,7 @@ def test_what_was_cut_waits_and_who_says_so_is_no_worker_afterwards(tmp_path: Pa
             spool.set_state(state)
     study.keep_retrained("controls/1", {"metrics": {}})  # told to the study, and not yet to the log
     _, hold = other.take(["controls/2"]) or pytest.fail()
-    let_wait(study, Silent())
+    mark_waiting_runs(study, Silent())
     ended_in = [last_state(study.folder / f"controls/{number}" / SPOOL) for number in range(4)]
     assert ended_in == ["WAITING", "RUNNING", "RUNNING", "COMPLETE"]
     hold.release()
@@ -61,9 +61,9 @@ def test_who_lost_a_training_while_it_was_silent_does_not_overwrite_its_heir_s_r
         return {"accuracy": 0.1}
 
     monkeypatch.setattr("harness.trials.runner.run_student", silent_for_long)
-    job = StudentJob(configuration=SPACE.configuration(SPACE.middle()), seed=0, order_seed=0)
+    spec = TrainingSpec(configuration=SPACE.configuration(SPACE.middle()), seed=0, order_seed=0)
     control = Retraining(
-        name="controls/0", title="control of trial 0", job=job, tags={},
+        name="controls/0", title="control of trial 0", spec=spec, tags={},
     )  # fmt: skip
     terminal = Terminal()
     display = RetrainingDisplay(terminal, "controls", [control.title], SPACE.epochs)
@@ -73,7 +73,8 @@ def test_who_lost_a_training_while_it_was_silent_does_not_overwrite_its_heir_s_r
     display.close()
     assert study.retrained() == {"controls/0": {"metrics": {"accuracy": 0.9}}}
     assert (
-        "control of trial 0 is cut: controls/0 was taken over while this worker was silent" in capsys.readouterr().out
+        "control of trial 0 is interrupted: controls/0 was taken over while this worker was silent"
+        in capsys.readouterr().out
     )
     for one in (study, heir):
         one.leases.close()

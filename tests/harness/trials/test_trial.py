@@ -31,11 +31,11 @@ from harness.studies.opening import open_study
 from harness.studies.study import Study
 from harness.tracking.mirror import Mirror
 from harness.tracking.spool import FINISHED_STATES, SPOOL, Spool, curves, last_state
-from harness.training.answers import read_answers
+from harness.training.predictions import load_predictions
 from harness.trials.context import TrialContext
-from harness.trials.displays import search_display
-from harness.trials.runner import Judge, run
-from harness.trials.worker import training_of, work
+from harness.trials.progress import SearchDisplay
+from harness.trials.runner import PruningListener, run_training
+from harness.trials.worker import run_trials, trial_run
 from lightning_modules.batch import Inputs, select
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.data.views import Views, uniforms
@@ -61,8 +61,8 @@ class Session:
 
     def work(self, trials: int) -> None:
         self.study.settings = settings = replace(self.settings, trials=trials)
-        with search_display(self.terminal, self.study, 2) as display:
-            work(replace(self.context, settings=settings), display)
+        with SearchDisplay(self.terminal, self.study, 2) as display:
+            run_trials(replace(self.context, settings=settings), display)
 
 
 @contextmanager
@@ -116,11 +116,11 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
         yield made
 
 
-def failure_of(claim: Claim, session: Session, judge: Judge | None = None) -> str:
+def failure_of(claim: Claim, session: Session, pruner: PruningListener | None = None) -> str:
     """Run a trial, and return the reason for which the study says that it failed."""
     settings = replace(session.settings, trials=99)
-    with search_display(session.terminal, session.study, 2) as display:
-        run(training_of(claim, settings), replace(session.context, settings=settings), display, judge)
+    with SearchDisplay(session.terminal, session.study, 2) as display:
+        run_training(trial_run(claim, settings), replace(session.context, settings=settings), display, pruner)
     trial = session.study.trials()[claim.trial.number]
     assert trial.state.name == "FAIL"
     return str(trial.user_attrs["reason"])
@@ -193,7 +193,7 @@ def test_what_a_trial_keeps_of_the_answers_is_what_teacher_and_kept_student_answ
         student.load_state_dict(load_file(folder / "student.safetensors"))
         with torch.no_grad():
             logits = student.eval()(val.inputs)
-        found = read_answers(folder / "answers.safetensors")
+        found = load_predictions(folder / "answers.safetensors")
         assert found is not None and found.classes == 2
         assert found.labels.tolist() == val.labels.tolist()
         assert found.student.tolist() == logits.argmax(-1).tolist()
@@ -222,7 +222,7 @@ def test_a_loss_that_is_no_number_fails_a_trial_before_it_can_be_judged(session:
     space.task.student = lambda **given: nn.Sequential(build(**given), nn.Threshold(1e9, math.nan))  # type: ignore[method-assign]
 
     class Refusing:
-        def recall(self, spool: Spool) -> None:
+        def restore(self, spool: Spool) -> None:
             raise AssertionError("it goes on")
 
         def __call__(self, epoch: int, metrics: dict[str, float]) -> None:
@@ -339,7 +339,7 @@ def test_a_signal_between_claim_and_training_leaves_a_trial_that_says_it_waits(
 
     begun = len(session.study.trials())
     with monkeypatch.context() as patch:
-        patch.setattr("harness.trials.displays.SearchDisplay.started", stop)
+        patch.setattr("harness.trials.progress.SearchDisplay.started", stop)
         with pytest.raises(Interrupted):
             session.work(begun + 1)
     assert last_state(session.study.trial_folder(begun) / SPOOL) == "WAITING"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_modules.batch import Batch
 from lightning_modules.classifier import weighted_sum
 from lightning_modules.data.tensors import Split, TensorDataModule
-from lightning_modules.features import captured
+from lightning_modules.features import capture_features
 from lightning_modules.methods import METHODS, Criterion, make_criterion
 from lightning_modules.networks import ConvNet
 
@@ -71,7 +71,7 @@ def batches(data: TensorDataModule) -> Iterator[Batch]:
 
 
 def loss_of(criterion: Criterion, student: nn.Module, batch: Batch) -> Tensor:
-    with captured(student, criterion.student_layers) as features:
+    with capture_features(student, criterion.student_layers) as features:
         logits = student(batch.inputs)
     return weighted_sum(criterion(logits, batch, features))
 
@@ -146,7 +146,7 @@ def test_a_loss_draws_nothing_from_what_a_student_s_dropout_draws_from(method: s
 def test_terms_are_named_alike_and_hard_loss_is_that_of_the_labels(method: str) -> None:
     data, student = some_data(), a_student().eval()
     criterion, batch = set_up(method, student, data), next(batches(data))
-    with captured(student, criterion.student_layers) as features:
+    with capture_features(student, criterion.student_layers) as features:
         logits = student(batch.inputs)
     terms = criterion(logits, batch, features)
     assert set(terms) == {"hard_loss", "soft_loss"}

@@ -12,7 +12,7 @@ from scipy.special import rel_entr, softmax
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from harness.training.answers import Answers, compare, keep_answers, read_answers
+from harness.training.predictions import Predictions, compare_predictions, load_predictions, save_predictions
 from lightning_modules.losses import soft_target_loss
 
 
@@ -23,7 +23,7 @@ def some_logits(samples: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
     return student, teacher, torch.randint(0, classes, (samples,), generator=draw)
 
 
-def equal(one: Answers, other: Answers) -> bool:
+def equal(one: Predictions, other: Predictions) -> bool:
     return one.classes == other.classes and all(
         torch.equal(value, getattr(other, name)) for name, value in vars(one).items() if isinstance(value, Tensor)
     )
@@ -32,14 +32,14 @@ def equal(one: Answers, other: Answers) -> bool:
 def test_answers_are_the_classes_of_the_highest_logits() -> None:
     student = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
     teacher = torch.tensor([[0.0, 5.0, 0.0], [0.0, 0.0, 0.1]])
-    found = compare(student, teacher, torch.tensor([1, 2]))
+    found = compare_predictions(student, teacher, torch.tensor([1, 2]))
     assert (found.labels.tolist(), found.teacher.tolist(), found.student.tolist()) == ([1, 2], [1, 2], [0, 2])
     assert found.classes == 3
 
 
 def test_divergence_is_scipys_of_each_sample_and_its_mean_the_loss_at_temperature_one() -> None:
     student, teacher, labels = some_logits(50, 7)
-    found = compare(student, teacher, labels).teacher_kl
+    found = compare_predictions(student, teacher, labels).teacher_kl
     p, q = (softmax(logits.double().numpy(), axis=1) for logits in (teacher, student))
     np.testing.assert_allclose(found, rel_entr(p, q).sum(axis=1), rtol=1e-4)
     assert float(found.mean()) == pytest.approx(float(soft_target_loss(student, teacher, temperature=1)), rel=1e-5)
@@ -48,7 +48,7 @@ def test_divergence_is_scipys_of_each_sample_and_its_mean_the_loss_at_temperatur
 def test_two_classes_diverge_as_worked_by_hand() -> None:
     # Teacher (3/4, 1/4), student (1/2, 1/2): 3/4 log(3/2) + 1/4 log(1/2).
     teacher, student = torch.tensor([[0.75, 0.25]]).log(), torch.zeros(1, 2)
-    found = compare(student, teacher, torch.tensor([0]))
+    found = compare_predictions(student, teacher, torch.tensor([0]))
     assert found.teacher_kl.tolist() == pytest.approx([0.75 * np.log(1.5) + 0.25 * np.log(0.5)])
     assert found.rank_correlation.isnan().all()  # one wrong class has no order
 
@@ -58,7 +58,7 @@ def test_classes_that_the_teacher_holds_impossible_add_no_divergence_and_are_not
     possible = torch.rand(teacher.shape, generator=torch.Generator().manual_seed(1)) < 0.6
     possible |= torch.nn.functional.one_hot(labels, 7).bool()
     teacher = teacher.masked_fill(~possible, -torch.inf)
-    found = compare(student, teacher, labels)
+    found = compare_predictions(student, teacher, labels)
     p, q = (softmax(logits.double().numpy(), axis=1) for logits in (teacher, student))
     np.testing.assert_allclose(found.teacher_kl, rel_entr(p, q).sum(axis=1), rtol=1e-4)
     ranked = possible & ~torch.nn.functional.one_hot(labels, 7).bool()
@@ -77,7 +77,7 @@ def test_rank_correlation_is_scipys_over_the_classes_that_are_not_the_true_one(t
         spearmanr(np.delete(s, label), np.delete(t, label)).statistic if np.ptp(np.delete(s, label)) > 0 else 0
         for s, t, label in zip(student[-900:].numpy(), teacher[-900:].numpy(), labels[-900:].tolist(), strict=True)
     ]
-    found = compare(student, teacher, labels).rank_correlation[-900:]
+    found = compare_predictions(student, teacher, labels).rank_correlation[-900:]
     np.testing.assert_allclose(found, np.nan_to_num(expected), atol=1e-6)
 
 
@@ -88,7 +88,7 @@ def test_of_many_classes_the_100_wrong_ones_that_the_teacher_finds_most_likely_a
     place = {"among the likely": 50, "the most likely": 0, "far from it": 400, "just behind": 100}[true_class]
     label = order[[place]]
     wrong = order[order != label][:100]
-    found = compare(student, teacher, label)
+    found = compare_predictions(student, teacher, label)
     expected = spearmanr(student[0, wrong], teacher[0, wrong]).statistic
     assert float(found.rank_correlation) == pytest.approx(expected, abs=1e-6)
     assert found.ranked == 100
@@ -97,7 +97,7 @@ def test_of_many_classes_the_100_wrong_ones_that_the_teacher_finds_most_likely_a
 @pytest.mark.parametrize("classes", [101, 102])
 def test_up_to_101_classes_all_wrong_ones_are_ranked(classes: int) -> None:
     student, teacher, labels = some_logits(40, classes)
-    found = compare(student, teacher, labels)
+    found = compare_predictions(student, teacher, labels)
     rows = zip(student.numpy(), teacher.numpy(), labels.tolist(), strict=True)
     expected = [spearmanr(np.delete(s, label), np.delete(t, label)).statistic for s, t, label in rows]
     assert np.allclose(found.rank_correlation, expected, atol=1e-6) == (classes == 101)
@@ -106,8 +106,8 @@ def test_up_to_101_classes_all_wrong_ones_are_ranked(classes: int) -> None:
 
 def test_what_is_compared_takes_memory_for_a_part_of_the_samples_only(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = some_logits(50, 7)
-    whole = compare(*logits)
-    monkeypatch.setattr("harness.training.answers._CHUNK", 3 * 7 + 1)  # three samples at a time
+    whole = compare_predictions(*logits)
+    monkeypatch.setattr("harness.training.predictions._CHUNK", 3 * 7 + 1)  # three samples at a time
     softened: list[int] = []
     log_softmax = Tensor.log_softmax
 
@@ -116,7 +116,7 @@ def test_what_is_compared_takes_memory_for_a_part_of_the_samples_only(monkeypatc
         return log_softmax(part, dim)
 
     monkeypatch.setattr(Tensor, "log_softmax", noting)
-    assert equal(compare(*logits), whole) and max(softened) == 3
+    assert equal(compare_predictions(*logits), whole) and max(softened) == 3
 
 
 def test_the_order_of_wrong_classes_is_judged_whatever_the_temperature_and_the_true_class() -> None:
@@ -128,22 +128,22 @@ def test_the_order_of_wrong_classes_is_judged_whatever_the_temperature_and_the_t
         ([9.0, 2.0, 3.0, 1.0], 0.5),  # 1 - 6 · (1 + 1 + 0) / (3 · 8)
         ([9.0, 4.0, 4.0, 4.0], 0.0),  # tells none apart
     ):
-        found = compare(torch.tensor([student]), teacher, label).rank_correlation
+        found = compare_predictions(torch.tensor([student]), teacher, label).rank_correlation
         assert found.tolist() == pytest.approx([expected])
 
 
 def test_answers_read_back_equal(tmp_path: Path) -> None:
-    answers = compare(*some_logits(20, 4))
-    keep_answers(answers, tmp_path / "answers")
-    found = read_answers(tmp_path / "answers")
+    answers = compare_predictions(*some_logits(20, 4))
+    save_predictions(answers, tmp_path / "answers")
+    found = load_predictions(tmp_path / "answers")
     assert found is not None and equal(found, answers)
 
 
 def test_equal_answers_are_equal_bytes_each_time_they_are_written(tmp_path: Path) -> None:
-    answers = compare(*some_logits(20, 4))
+    answers = compare_predictions(*some_logits(20, 4))
     written = set()
     for _ in range(20):  # entries of metadata, were they several, would change places
-        keep_answers(answers, tmp_path / "answers")
+        save_predictions(answers, tmp_path / "answers")
         written.add((tmp_path / "answers").read_bytes())
     assert len(written) == 1
 
@@ -152,13 +152,13 @@ def test_equal_answers_are_equal_bytes_each_time_they_are_written(tmp_path: Path
 def test_answers_that_are_missing_or_damaged_are_none(tmp_path: Path, content: bytes | str | None) -> None:
     file = tmp_path / "answers"
     if content == "cut":
-        keep_answers(compare(*some_logits(20, 4)), file)
+        save_predictions(compare_predictions(*some_logits(20, 4)), file)
         content = file.read_bytes()[:-9]
     if isinstance(content, bytes):
         file.write_bytes(content)
-    assert read_answers(file) is None
+    assert load_predictions(file) is None
 
 
 def test_a_file_of_other_tensors_is_no_answers(tmp_path: Path) -> None:
     save_file({"0.weight": torch.zeros(2)}, tmp_path / "student")
-    assert read_answers(tmp_path / "student") is None
+    assert load_predictions(tmp_path / "student") is None

@@ -9,7 +9,7 @@ from test_every_method import PARAMETERS, a_student, batches, set_up, some_data
 from torch import Tensor, nn
 
 from lightning_modules.data.tensors import Split, TensorDataModule
-from lightning_modules.features import captured
+from lightning_modules.features import capture_features
 from lightning_modules.losses import attention_transfer_loss
 from lightning_modules.methods import Criterion, HintCriterion, make_criterion
 
@@ -18,7 +18,7 @@ def soft_loss(method: str, **changed: str) -> tuple[Criterion, Tensor, Tensor, T
     """A criterion, both sides' features of a batch, and what it makes of them."""
     data, student = some_data(), a_student()
     criterion, batch = set_up(method, student, data, **changed), next(batches(data))
-    with captured(student, criterion.student_layers) as features:
+    with capture_features(student, criterion.student_layers) as features:
         logits = student(batch.inputs)
     (ours,), (theirs,) = features.values(), (batch.teacher[name] for name in criterion.teacher_layers)
     return criterion, ours, theirs, criterion(logits, batch, features)["soft_loss"].value

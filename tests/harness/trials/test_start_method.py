@@ -1,18 +1,23 @@
-"""Workers of a search whose space starts threads: a fork would wait for ever for a lock that one of them holds."""
+"""The start method of workers: a fork would wait forever for a lock that a thread of the space holds."""
 
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import EXAMPLE, PATIENCE_S, environment, search
 from forked import Forked
 
 from harness.core.errors import OWN_THREADS, signals_wait
-from harness.trials.local import foreign_threads
+from harness.trials import start_method
+from harness.trials.start_method import ForkWatchdog, foreign_threads
 
 HELD = """
 import threading, time
@@ -67,6 +72,28 @@ def test_threads_that_are_not_the_projects_are_found() -> None:
             thread.join()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forks on Linux alone")
+def test_a_fork_that_polls_is_not_deadlocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start_method, "DEADLOCK_S", 1.0)
+    polling = "import time\nwhile True:\n    time.sleep(0.2)"
+    commands = {"polls": [sys.executable, "-c", polling], "waits": ["sleep", "60"]}
+    processes: dict[str, Any] = {name: subprocess.Popen(command) for name, command in commands.items()}
+    watchdogs = {name: ForkWatchdog(process) for name, process in processes.items()}
+    try:
+        for _ in range(20):
+            time.sleep(0.1)
+            found = {name: watchdog.is_deadlocked() for name, watchdog in watchdogs.items()}
+        assert found == {"polls": False, "waits": True}
+        stopped = ForkWatchdog(processes["waits"])
+        stopped.is_deadlocked()
+        stopped._checked_s -= 1000  # this process was stopped itself, and did not check
+        assert not stopped.is_deadlocked()
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.wait()
+
+
 FLAGS = ("--space", "cancer.py", "--trials", "2", "--epochs", "2", "--no-controls", "--workers", "2")
 
 
@@ -75,7 +102,7 @@ def test_workers_beside_a_thread_that_holds_a_lock_are_spawned(example: Path) ->
     holding(example)
     output = search(example, *FLAGS)
     assert "workers are spawned, not forked: threads run here that a fork would not have (pool)" in output
-    assert "2/2 done" in output and "was cut" not in output
+    assert "2/2 done" in output and "was interrupted" not in output
 
 
 @pytest.mark.slow
@@ -83,7 +110,7 @@ def test_a_fork_that_stands_still_is_ended_and_a_spawned_worker_goes_on(example:
     holding(example, named=f"{OWN_THREADS}unseen")  # as one of a library in C, which Python does not know
     script = example / "sooner.py"
     script.write_text(
-        "import runpy, sys\nimport harness.trials.local\nharness.trials.local._HUNG_S = 3\n"
+        "import runpy, sys\nimport harness.trials.start_method\nharness.trials.start_method.DEADLOCK_S = 3\n"
         "sys.path.insert(0, sys.argv[1])\n"
         "runpy.run_path(sys.argv.pop(1) + '/search.py', run_name='__main__')\n"
     )
@@ -94,7 +121,7 @@ def test_a_fork_that_stands_still_is_ended_and_a_spawned_worker_goes_on(example:
     finally:
         process.kill()
     assert code == 0 and "2/2 done" in output, output
-    assert "a fork, has stood still for 3 s" in output
+    assert "a fork, was deadlocked for 3 s" in output
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What holds for the answers of teacher and student alike."""
+"""Check the logits of a network, teacher or student."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from harness.preparation.sanity_warnings import is_made_of_probabilities
 from lightning_modules.batch import Inputs
 
 
-def check_answers(who: str, network: nn.Module, inputs: Inputs, labels: Tensor) -> int:
-    """Check that a network answers with raw logits.
+def check_raw_logits(who: str, network: nn.Module, inputs: Inputs, labels: Tensor) -> int:
+    """Check that a network returns raw logits.
 
     Args:
-        who: What it is called.
-        network: Any mode.
-        inputs: Of a batch.
-        labels: Its true classes.
+        who: Name of the network in messages.
+        network: The network, in any mode.
+        inputs: Inputs of a batch.
+        labels: True classes of the batch, shape (B,).
 
     Returns:
-        The number of its classes C.
+        The number of classes C.
 
     Raises:
-        Unfit: If its answers are no logits of shape (B, C) with C at least 2.
-        CheckFailed: If they are made of probabilities.
+        Unfit: If it does not return logits of shape (B, C) with C at least 2.
+        CheckFailed: If it returns probabilities, or their logarithms.
         CheckWarning: If no logit is negative.
     """
     logits = logits_of(network, inputs)
@@ -43,15 +43,15 @@ def check_answers(who: str, network: nn.Module, inputs: Inputs, labels: Tensor) 
     return classes
 
 
-def check_steady(network: nn.Module, inputs: Inputs) -> None:
-    """Check that a network in eval mode gives a sample the same logits twice, and alone as in a batch.
+def check_deterministic(network: nn.Module, inputs: Inputs) -> None:
+    """Check that in eval mode a sample has the same logits in two calls, and alone as in a batch.
 
     Args:
-        network: Any mode.
-        inputs: Of a batch.
+        network: The network, in any mode.
+        inputs: Inputs of a batch.
 
     Raises:
-        CheckFailed: If it does not.
+        CheckFailed: If it has not.
     """
     if fault := unsteadiness(network, inputs):
         raise CheckFailed(fault.found, fault.remedy)

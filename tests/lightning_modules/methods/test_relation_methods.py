@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.data.views import ShiftedViews
-from lightning_modules.features import captured
+from lightning_modules.features import capture_features
 from lightning_modules.losses import (
     angle_relation_loss,
     contrastive_representation_loss,
@@ -64,7 +64,7 @@ def test_the_contrastive_loss_is_of_the_embeddings_and_of_these_negatives() -> N
     data, student = some_data(), a_student()
     criterion, batch = set_up("contrastive", student, data), next(batches(data))
     assert isinstance(criterion, ContrastiveCriterion)
-    with captured(student, ["block1"]) as features:
+    with capture_features(student, ["block1"]) as features:
         logits = student(batch.inputs)
     criterion.begin_epoch(5)
     found = criterion(logits, batch, features)["soft_loss"]
@@ -132,6 +132,6 @@ def test_any_two_layers_can_be_compared(method: str) -> None:
             data, student = some_data(), a_student()
             layers = {"student_layer": ours, "teacher_layer": theirs}
             criterion, batch = set_up(method, student, data, **layers), next(batches(data))
-            with captured(student, criterion.student_layers) as features:
+            with capture_features(student, criterion.student_layers) as features:
                 value = criterion(student(batch.inputs), batch, features)["soft_loss"].value
             assert isinstance(value, Tensor) and float(value.detach()) > 0 and PARAMETERS[method]

@@ -1,4 +1,4 @@
-"""A worker's own process: what it runs, and how it is heard of in the first one (``harness.trials.local``)."""
+"""Run a worker in a process of its own, and report to the pool in the parent (``harness.trials.worker_pool``)."""
 
 from __future__ import annotations
 
@@ -26,48 +26,48 @@ from harness.storage.access import storage_in_reach
 from harness.studies.changes import check_code
 from harness.studies.opening import find_study
 from harness.tracking.autologging import switch_off_autologging
-from harness.training.allocator import keep_freed_memory
+from harness.training.allocator import raise_malloc_thresholds
 from harness.trials.context import Display, TrialContext
 
 
 class _Orphaned(BaseException):
-    """The first process is gone. No ``Exception``: it is no fault of the trial's, which the next search resumes."""
+    """Raised when the parent process is gone. No ``Exception``: the trial did not fail, the next search resumes it."""
 
 
 class _WorkerProxy:
-    """What stands for the mirror and the display in a worker: it tells them, in the first process."""
+    """Proxy of the parent's mirror and display: it forwards each call through the worker's pipe."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def notify(self, folder: Path) -> None:
-        self.say("notify", folder)
+        self.send("notify", folder)
 
     def started(self, number: int, params: dict[str, Any], resumed_after: int | None) -> None:
-        self.say("started", number, params, resumed_after)
+        self.send("started", number, params, resumed_after)
 
     def epoch(self, number: int, epoch: int) -> None:
-        self.say("epoch", number, epoch)
+        self.send("epoch", number, epoch)
 
     def finished(self, number: int, metrics: dict[str, float]) -> None:
-        self.say("finished", number, metrics)
+        self.send("finished", number, metrics)
 
     def pruned(self, number: int, reason: str) -> None:
-        self.say("pruned", number, reason)
+        self.send("pruned", number, reason)
 
     def failed(self, number: int, reason: str) -> None:
-        self.say("failed", number, reason)
+        self.send("failed", number, reason)
 
-    def cut(self, number: int, reason: str) -> None:
-        self.say("cut", number, reason)
+    def interrupted(self, number: int, reason: str) -> None:
+        self.send("interrupted", number, reason)
 
     def waiting(self, running: int) -> None:
-        self.say("waiting", running)
+        self.send("waiting", running)
 
-    def word(self, text: str) -> None:
-        self.say("word", text)
+    def message(self, text: str) -> None:
+        self.send("message", text)
 
-    def say(self, *message: Any) -> None:
+    def send(self, *message: Any) -> None:
         try:
             self._connection.send(message)
         except (BrokenPipeError, ConnectionResetError) as error:
@@ -75,7 +75,7 @@ class _WorkerProxy:
 
 
 class _Log(io.TextIOWrapper):
-    """A worker's log, tracebacks included: what a library says of an address may hold its password."""
+    """Log of a worker's output. It redacts passwords: a library's traceback may show an address that holds one."""
 
     def write(self, text: str) -> int:
         super().write(redact(text))
@@ -90,64 +90,65 @@ def run_worker(
     connection: Connection,
     inherited: tuple[SearchSpace, Prepared] | None,
 ) -> None:
-    """A worker's process, from its start to its end.
+    """Run a worker's process from start to exit.
 
     Args:
-        work: What it does.
-        number: Its own, of those of this machine.
-        threads: That it may compute with.
+        work: The work itself.
+        number: Index of the worker in its pool.
+        threads: Threads that the worker computes with.
         settings: How the study is searched.
-        connection: To the first process, which hears of all that is done.
-        inherited: The space, and what every trial stands on, where this process is a fork; ``None`` where the space is
-            loaded and the rest is sent.
+        connection: Pipe to the parent, which is told of every event.
+        inherited: The space and the prepared data, if this process is a fork; ``None`` if the space is loaded from its
+            file and the prepared data is received through the pipe.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at the terminal reaches the first process, which says stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which terminates its workers
     signal.signal(signal.SIGTERM, interrupt)
     lose_no_signal()
-    # A fork's standard output may be a display's that another thread of the first process held locked.
+    # A fork inherits standard output, which a display thread of the parent may have held locked.
     log = _Log(
-        open(log_of(settings, number), "ab", buffering=0), encoding="utf-8", errors="replace", write_through=True
+        open(worker_log(settings, number), "ab", buffering=0), encoding="utf-8", errors="replace", write_through=True
     )
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     sys.stdout = sys.stderr = log
     faulthandler.enable(log)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    keep_freed_memory()
-    voice = _WorkerProxy(connection)
+    raise_malloc_thresholds()
+    proxy = _WorkerProxy(connection)
     try:
         if inherited is None:
             space = load_space(settings.file_of_space, settings.epochs).fixed(settings.fixed)
-            prepared: Prepared = connection.recv()  # now that the space's own classes are known here
+            prepared: Prepared = connection.recv()  # after the space, whose classes unpickling needs
         else:
             space, prepared = inherited
         switch_off_autologging()
         with storage_in_reach(settings):
-            study = find_study(settings, on_word=voice.word)
+            study = find_study(settings, on_word=proxy.message)
             if inherited is None:
                 check_code(study, space.code, accept=False)  # its file may have been changed since the search began
             with contextlib.closing(study.leases):
-                context = TrialContext(settings=settings, space=space, study=study, prepared=prepared, mirror=voice)
-                work(context, voice)
-        voice.say("over")
+                context = TrialContext(settings=settings, space=space, study=study, prepared=prepared, mirror=proxy)
+                work(context, proxy)
+        proxy.send("over")
     except HarnessError as error:
-        voice.say("error", one_line(error))
+        proxy.send("error", one_line(error))
     except Interrupted as interrupted:
-        sys.exit(128 + interrupted.signal_number)  # told by the first process, or by someone else, and then replaced
+        sys.exit(128 + interrupted.signal_number)  # if the parent did not send the signal, it replaces this worker
     except _Orphaned:
         pass
     finally:
         connection.close()
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
+    """Exit at once when the parent has ended, however it ended."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     os._exit(1)
 
 
-def log_of(settings: Settings, number: int) -> Path:
-    """Return the file that a worker writes its output and its tracebacks to."""
+def worker_log(settings: Settings, number: int) -> Path:
+    """Return the path of a worker's log, which holds its output and tracebacks."""
     return settings.study_dir / f"worker-{number}.log"

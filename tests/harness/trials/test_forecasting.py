@@ -17,7 +17,7 @@ from harness.metrics import Cost
 from harness.preparation.prepared import Prepared
 from harness.settings import Settings
 from harness.space import SearchSpace
-from harness.trials.prospects import forecast_of, small_students, unforeseeable
+from harness.trials.forecasting import make_forecast, small_architectures, why_no_forecast
 from search_spaces.digits import SPACE
 
 
@@ -39,26 +39,26 @@ def test_a_forecast_knows_only_what_is_within_the_budgets(settings: Settings) ->
     settings = replace(settings, budgets={"parameters": 1_000.0})
     study, ready = opened(settings), prepared(SPACE, range(1, 33))
     narrowed = within(SPACE, settings.budgets, ready.costs)
-    forecast = forecast_of(settings, narrowed, study, ready)
-    assert forecast is not None and unforeseeable(SPACE, study, ready) is None
+    forecast = make_forecast(settings, narrowed, study, ready)
+    assert forecast is not None and why_no_forecast(SPACE, study, ready) is None
     drawn = [forecast.propose([], lambda params, width=width: params["width"] == width) for width in range(1, 33)]
     assert [found is not None for found in drawn] == [width <= 10 for width in range(1, 33)]
 
 
 def test_what_is_to_be_large_is_dear_where_it_is_small(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
-    monkeypatch.setattr("harness.trials.prospects.Forecast", lambda space, **known: given.update(known))
+    monkeypatch.setattr("harness.trials.forecasting.Forecast", lambda space, **known: given.update(known))
     study = opened(settings)
     study.keep_primary_bounds(-1.0, 1.0)
-    forecast_of(settings, SPACE, study, prepared(SPACE, range(1, 33)))
+    make_forecast(settings, SPACE, study, prepared(SPACE, range(1, 33)))
     assert given["costs"] == pytest.approx(np.array([[1_000 * w, w / 1_000] for w in range(1, 33)]))
-    assert given["bounds"] == (-1.0, 1.0) and given["sign"] == 1.0 and given["epochs"] == SPACE.epochs
+    assert given["metric"].bounds == (-1.0, 1.0) and given["metric"].sign == 1.0
 
 
 @pytest.mark.parametrize("objectives", [("accuracy",), ("accuracy", "parameters"), ("accuracy", "parameters", "macs")])
 def test_counts_and_none_are_costs_too(settings: Settings, objectives: tuple[str, ...]) -> None:
     settings = replace(settings, objectives=objectives)
-    forecast = forecast_of(settings, SPACE, opened(settings), prepared(SPACE, range(1, 33)))
+    forecast = make_forecast(settings, SPACE, opened(settings), prepared(SPACE, range(1, 33)))
     assert forecast is not None and forecast.propose([], lambda params: True) is not None
 
 
@@ -66,18 +66,18 @@ def test_where_costs_are_not_known_beforehand_there_is_no_forecast(settings: Set
     study = opened(settings)
     large = replace(SPACE, student={"width": IntDistribution(1, 400)})
     ready = prepared(large, range(1, 20))
-    assert "more than 256 architectures" in str(unforeseeable(large, study, ready))
-    assert forecast_of(settings, large, study, ready) is None
+    assert "more than 256 architectures" in str(why_no_forecast(large, study, ready))
+    assert make_forecast(settings, large, study, ready) is None
     known = prepared(SPACE, range(1, 33))
-    assert forecast_of(replace(settings, sampler="tpe"), SPACE, study, known) is None
+    assert make_forecast(replace(settings, sampler="tpe"), SPACE, study, known) is None
     late = opened(replace(settings, study="late", objectives=("accuracy", "ece")))
-    assert unforeseeable(SPACE, late, known) == "ece is not known before the end"
-    assert forecast_of(settings, SPACE, late, known) is None
+    assert why_no_forecast(SPACE, late, known) == "ece is not known before the end"
+    assert make_forecast(settings, SPACE, late, known) is None
 
 
 def test_students_that_could_not_be_measured_are_not_forecast(settings: Settings) -> None:
     ready = prepared(SPACE, range(1, 11))  # and more that memory did not suffice for
-    forecast = forecast_of(settings, SPACE, opened(settings), ready)
+    forecast = make_forecast(settings, SPACE, opened(settings), ready)
     assert forecast is not None
     drawn = [forecast.propose([], lambda params, width=width: params["width"] == width) for width in (9, 10, 11, 12)]
     assert [found is not None for found in drawn] == [True, True, False, False]
@@ -101,10 +101,10 @@ def test_small_students_are_of_few_parameters_wherever_they_stand(
     within_1e8, within_1 = (replace(settings, budgets={"parameters": most}) for most in (1e8, 1.0))
     # 100 to 10,240,000 parameters: a quarter of the way is 1,789, and 1,600 the nearest.
     small = [{"stride": stride, "depth": depth} for stride, depth in zip((6, 4), depths, strict=True)]
-    assert small_students(within_1e8, space, study, ready) == small
-    assert small_students(within_1, space, study, ready) == []
+    assert small_architectures(within_1e8, space, study, ready) == small
+    assert small_architectures(within_1, space, study, ready) == []
     endless = replace(space, student={"stride": FloatDistribution(1, 6)})
-    assert small_students(settings, endless, study, ready) == []
-    assert small_students(settings, SPACE, study, ready) == []  # of another space than was measured
+    assert small_architectures(settings, endless, study, ready) == []
+    assert small_architectures(settings, SPACE, study, ready) == []  # of another space than was measured
     alone = opened(replace(settings, study="alone", objectives=("accuracy", "agreement")))
-    assert small_students(within_1e8, space, alone, ready) == []
+    assert small_architectures(within_1e8, space, alone, ready) == []
