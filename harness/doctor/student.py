@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from typing import Any
 
 import optuna
@@ -14,8 +13,10 @@ from optuna.samplers import RandomSampler
 from harness.core.content import tensors_digest
 from harness.core.errors import HarnessError, advising
 from harness.cost import budgets as budget
+from harness.cost import conditions_of, measure_costs
+from harness.cost.counting import count_costs
 from harness.cost.macs import macs_of
-from harness.cost.measure import conditions_of, count_costs, key_of, measure_costs
+from harness.cost.table import key_of
 from harness.doctor.answers import check_answers, check_steady
 from harness.doctor.check import Check, CheckFailed, CheckWarning, asking
 from harness.doctor.context import CheckContext, text_of
@@ -194,16 +195,15 @@ def _costs(context: CheckContext) -> dict[str, dict[str, float]]:
     """Costs by architecture; a clock is only asked where a budget needs it."""
     networks = {key_of(architecture): context.deployed(architecture).eval() for architecture, _ in context.students}
     names = {key_of(architecture): text_of(architecture) for architecture, _ in context.students}
-    counted = {key: count_costs(network, context.inputs(1))._asdict() for key, network in networks.items()}
+    costs = {key: count_costs(network, context.inputs(1)).known() for key, network in networks.items()}
     if any(METRICS[name].is_timed for name in context.settings.budgets):
-        measured = measure_costs(
+        costs = measure_costs(
             networks,
             lambda size: example_inputs(context.sample, size),
             conditions=conditions_of(context.device),
             limit_s=_CLOCKED_S,
         )
-        counted = {key: asdict(cost) for key, cost in measured.items()}
-    return {names[key]: costs for key, costs in counted.items()}
+    return {names[key]: of_one for key, of_one in costs.items()}
 
 
 CHECKS = (

@@ -16,7 +16,7 @@ from joblib.hashing import NumpyHasher  # what joblib.hash is made of; it has no
 from torch import Tensor, nn
 
 from harness.core.content import derived_seed, digest, tensors_digest
-from harness.cost.measure import shape_of
+from harness.networks.shape import shape_of
 from harness.studies.start import Start
 from harness.training.fit import seed_draws
 from lightning_modules.batch import Inputs, call, select

@@ -12,12 +12,15 @@ from torch import nn
 from harness.cli.search import doctor_command
 from harness.core.content import derived_seed, digest
 from harness.core.errors import Unfit, if_memory_suffices
+from harness.core.metric import Costs
 from harness.cost import budgets as budget
-from harness.cost.measure import MOST_ARCHITECTURES, Counts, shape_of
-from harness.metrics import METRICS, Cost, unknown_for_some
+from harness.cost.counting import Counts
+from harness.cost.table import MOST_ARCHITECTURES
+from harness.metrics import METRICS, cost_metrics, timed_text, unknown_for_some
 from harness.networks.deployment import check_deployed
 from harness.networks.digest import start_of
 from harness.networks.logits import label_classes
+from harness.networks.shape import shape_of
 from harness.networks.steadiness import ASKED, unsteadiness
 from harness.networks.students import check_students, middle_architecture, named
 from harness.preparation.cache_format import check_cache
@@ -222,11 +225,11 @@ def _attach(outputs: Outputs, data: TensorDataModule, space: SearchSpace, classe
     return score(data.teacher_outputs["val"]["logits"], data, space, classes)
 
 
-def _described(space: SearchSpace, scores: Mapping[str, float], cost: Cost) -> str:
-    parameters = f"{cost.parameters:,}" if cost.parameters else "no"
+def _described(space: SearchSpace, scores: Mapping[str, float], cost: Costs) -> str:
+    parameters = f"{cost['parameters']:,.0f}" if cost["parameters"] else "no"
     return (
         f"{space.task.metric_name} {scores[space.task.metric_name]:.4f} (validation), {parameters} parameters, "
-        f"{cost.latency_p50_ms:.3f} ms"
+        f"{timed_text(cost)}"
     )
 
 
@@ -279,7 +282,7 @@ def check_class_names(task: Task, labelled: int, classes: int) -> tuple[str, ...
     return names
 
 
-def _finish_teacher(teacher: Teacher, scores: Mapping[str, float], cost: Cost) -> None:
+def _finish_teacher(teacher: Teacher, scores: Mapping[str, float], cost: Costs) -> None:
     if teacher.spool.state != "COMPLETE":
         teacher.spool.tags({"kd.teacher": teacher.digest})
         teacher.spool.metrics(_teacher_metrics(scores, cost))
@@ -287,8 +290,8 @@ def _finish_teacher(teacher: Teacher, scores: Mapping[str, float], cost: Cost) -
     teacher.spool.close()
 
 
-def _teacher_metrics(scores: Mapping[str, float], cost: Cost) -> dict[str, float]:
+def _teacher_metrics(scores: Mapping[str, float], cost: Costs) -> dict[str, float]:
     """Return a teacher's metrics; counts of tensors say nothing of one that has no parameters, and are left out."""
-    metrics = {**scores, **cost.metrics(teacher=cost)}
-    uncounted = () if cost.parameters else Counts._fields
+    metrics = {**scores, **cost_metrics(cost, cost)}
+    uncounted = () if cost["parameters"] else Counts._fields
     return {name: value for name, value in metrics.items() if name not in uncounted}

@@ -11,9 +11,7 @@ from torch import nn
 
 from harness.cli.search import doctor_command
 from harness.core.errors import HarnessError, advice_of, is_out_of_memory, one_line
-from harness.cost.measure import (
-    trainable_parameters,
-)
+from harness.cost.counting import trainable_parameters
 from harness.networks.students import build_student, middle_architecture, named
 from harness.settings import Settings
 from harness.space import SearchSpace, line_of

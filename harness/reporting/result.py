@@ -14,7 +14,7 @@ from harness.cli.search import command_for
 from harness.core.errors import HarnessError
 from harness.core.names import COLUMNS, column_names
 from harness.core.pareto import front_by_spread, knee, pareto_front
-from harness.cost.measure import Conditions
+from harness.cost.base import BackendConditions
 from harness.metrics import METRICS, is_timed, shown_unasked
 from harness.preparation.cost_table import used_conditions
 from harness.region import Region
@@ -81,7 +81,7 @@ class Result:
     primary_bounds: tuple[float | None, float | None]
     region: Region
     parameters: tuple[str, ...]
-    conditions: Conditions
+    conditions: BackendConditions
     curves: dict[int, dict[str, dict[int, float]]]
     transfers: dict[int, Transfer]
     control_transfers: dict[int, Transfer]

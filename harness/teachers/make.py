@@ -14,8 +14,9 @@ from torch import nn
 
 from harness.core.content import derived_seed, digest, tensors_digest
 from harness.core.errors import Unfit
-from harness.cost.measure import shape_of, trainable_parameters
+from harness.cost.counting import trainable_parameters
 from harness.networks.digest import answers_of, network_digest, samples_of, some_of, weights_digest
+from harness.networks.shape import shape_of
 from harness.networks.state import check_same_state
 from harness.settings import Settings
 from harness.space import SearchSpace

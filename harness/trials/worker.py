@@ -10,8 +10,8 @@ from typing import Any
 from harness.core.errors import room_on_disk
 from harness.cost import budgets as budget
 from harness.networks.students import LayerCheck
-from harness.preparation.cost_table import costs_of, refusal
 from harness.preparation.method_checks import student_layers
+from harness.preparation.student_costs import costs_of, refusal
 from harness.sampling.proposal import Proposer
 from harness.settings import Settings
 from harness.studies.claim import Claim
