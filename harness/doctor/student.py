@@ -21,12 +21,12 @@ from harness.doctor.answers import check_answers, check_steady
 from harness.doctor.check import Check, CheckFailed, CheckWarning, asking
 from harness.doctor.context import CheckContext, text_of
 from harness.metrics import METRICS, unknown_for_some
+from harness.networks.consistency import ASKED, TOLERANCE, distance
 from harness.networks.deployment import check_deployed
-from harness.networks.steadiness import ASKED, TOLERANCE, distance
-from harness.networks.students import begin_at_one, check_students, layer_without_units
+from harness.networks.students import check_students, find_empty_layer, range_advice
 from harness.preparation.cost_table import example_inputs
 from harness.preparation.method_checks import student_layers
-from harness.preparation.sanity_warnings import ALIKE, of_task, of_training
+from harness.preparation.sanity_warnings import SAME_WEIGHTS, task_warnings, training_warnings
 from harness.space import ends
 from harness.task import Task
 from harness.teachers.make import learns
@@ -43,9 +43,9 @@ def students_can_be_built(context: CheckContext) -> str:
     space, built = context.space, []
     every = space.architectures(limit=_BUILT)
     for architecture in every if every is not None else _some_architectures(context):
-        with asking(f"student({text_of(architecture)})", context), advising(begin_at_one(architecture)):
+        with asking(f"student({text_of(architecture)})", context), advising(range_advice(architecture)):
             network = context.deployed(architecture)
-            if hollow := layer_without_units(network, architecture):
+            if hollow := find_empty_layer(network, architecture):
                 raise hollow
         built.append((architecture, sum(parameter.numel() for parameter in network.parameters())))
     context.students = sorted(built, key=lambda pair: pair[1])
@@ -91,10 +91,10 @@ def students_give_logits(context: CheckContext) -> str:
 def nothing_is_ignored(context: CheckContext) -> str:
     """Check that what task, teacher and students say of their training is asked for."""
     student = context.student(context.students[0][0])
-    found = [f"the task {one}" for one in of_task(context.space.task, Task)]
-    found += [f"a student {one}" for one in of_training(student)]
+    found = [f"the task {one}" for one in task_warnings(context.space.task, Task)]
+    found += [f"a student {one}" for one in training_warnings(student)]
     if not context.settings.teachers and learns(teacher := context.space.task.teacher()):
-        found += [f"the teacher {one}" for one in of_training(teacher)]
+        found += [f"the teacher {one}" for one in training_warnings(teacher)]
     if found:
         raise CheckWarning("; ".join(found))
     return "no method or name of the task, its teacher and its students"
@@ -122,8 +122,8 @@ def weights_are_seeded(context: CheckContext) -> str:
             raise CheckFailed(f"student({name}) has other weights when it is built again under the same seed")
         if distance(*answers) > TOLERANCE:
             raise CheckFailed(f"student({name}) answers otherwise in train mode under the same seed")
-    if context.kinds.alike is not None:
-        raise CheckWarning(f"{context.kinds.alike} {ALIKE}")
+    if context.kinds.unseeded is not None:
+        raise CheckWarning(f"{context.kinds.unseeded} {SAME_WEIGHTS}")
     return "gives the same weights, and draws in training"
 
 

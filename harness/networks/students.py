@@ -25,7 +25,7 @@ from lightning_modules.batch import Inputs, call, evaluating, initialize_lazy_la
 from lightning_modules.data.tensors import Split, TensorDataModule
 from lightning_modules.features import probed
 
-GLANCED_AT = 16
+PROBED_SAMPLES = 16
 """Samples that a student is asked about."""
 _MOST_VALUES, _MOST_CORNERS, _MOST_ARCHITECTURES = 32, 32, 64
 _MOST_NUMBERS = 50_000_000  # of their weights together: of large students, fewer architectures are looked at
@@ -33,7 +33,7 @@ _LEAST_NUMBERS = 250_000  # that are counted for each: so many are drawn in the 
 
 _NEEDED = 3  # the first corners: the middle, all lowest, all highest
 
-Asking = Callable[[str], AbstractContextManager[None]]
+UserCodeContext = Callable[[str], AbstractContextManager[None]]
 """Says of an error in a task's own code what was asked when it came up."""
 
 
@@ -45,18 +45,18 @@ class Students:
         classes: Number of their logits C.
         shapes: By layer, what it gives for a sample, and the first student that gives so.
         missing: By layer, what is wrong with it in the first student that can't give it.
-        inert: Names of architecture parameters with which nothing of a student changes.
-        alike: The first student that begins with the same weights whatever the seed, if one does.
-        unitless: The first student that has a layer without units, if one has: what is wrong, and what to do.
+        without_effect: Names of architecture parameters with which nothing of a student changes.
+        unseeded: The first student that begins with the same weights whatever the seed, if one does.
+        empty_layer: The first student that has a layer without units, if one has: what is wrong, and what to do.
         looked_at: How many architectures were.
     """
 
     classes: int = 0
     shapes: dict[str, dict[tuple[int, ...], str]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
-    inert: list[str] = field(default_factory=list)
-    alike: str | None = None
-    unitless: Unfit | None = None
+    without_effect: list[str] = field(default_factory=list)
+    unseeded: str | None = None
+    empty_layer: Unfit | None = None
     looked_at: int = 0
 
 
@@ -93,7 +93,7 @@ def named(architecture: Mapping[str, Any]) -> str:
     return f"student({', '.join(f'{name}={value!r}' for name, value in architecture.items())})"
 
 
-def layer_without_units(network: nn.Module, architecture: Mapping[str, Any]) -> Unfit | None:
+def find_empty_layer(network: nn.Module, architecture: Mapping[str, Any]) -> Unfit | None:
     """Find a layer of no units, whose weight is a matrix without an element; ``None`` if there is none.
 
     A single empty vector is none: modules keep one to know the device they are on.
@@ -107,12 +107,12 @@ def layer_without_units(network: nn.Module, architecture: Mapping[str, Any]) -> 
     if not hollow:
         return None
     return Unfit(
-        f"{named(architecture)} has a layer without units: {hollow[0]}",
-        begin_at_one(architecture) or "give each layer a unit at least, or leave it out of such a student",
+        f"{named(architecture)} has an empty layer: {hollow[0]}",
+        range_advice(architecture) or "give each layer a unit at least, or leave it out of such a student",
     )
 
 
-def begin_at_one(architecture: Mapping[str, Any]) -> str:
+def range_advice(architecture: Mapping[str, Any]) -> str:
     """Return advice on the ranges that an architecture has whole numbers below 1 from; empty if there are none."""
     low = [name for name, value in architecture.items() if type(value) is int and value < 1]
     if not low:
@@ -121,7 +121,7 @@ def begin_at_one(architecture: Mapping[str, Any]) -> str:
 
 
 def check_students(
-    space: SearchSpace, data: TensorDataModule, asking: Asking, *, layers: Sequence[str] = ()
+    space: SearchSpace, data: TensorDataModule, user_code: UserCodeContext, *, layers: Sequence[str] = ()
 ) -> Students:
     """Check that students of every kind can be trained, before a teacher is made and a trial is begun.
 
@@ -131,7 +131,7 @@ def check_students(
     Args:
         space: Its task builds them.
         data: The data, on the device that students are run on.
-        asking: Says of an error in the task's own code what was asked.
+        user_code: Says of an error in the task's own code what was asked.
         layers: Names of the layers that its methods compare.
 
     Returns:
@@ -141,14 +141,16 @@ def check_students(
         Unfit: If a student is none, can't be trained or kept, shares what is trained with another one, answers with
             anything but logits, or has other classes than the others.
     """
-    found, look = Students(), _Look(space, data, asking, layers)
+    found, look = Students(), _Look(space, data, user_code, layers)
     corners, axes = list(_corners(space)), _axes(space)
     every = space.architectures(limit=_MOST_ARCHITECTURES) or []
     for place, architecture in enumerate([*corners, *itertools.chain(*axes.values()), *every]):
         look(architecture, found, twice=place < len(corners), is_needed=place < _NEEDED)
     found.looked_at = len(look.characters)
     look.numbers = 0  # as many again may show what a parameter changes beside others than the middle
-    found.inert = [name for name, line in axes.items() if len(line) > 1 and look.is_inert(name, line, found)]
+    found.without_effect = [
+        name for name, line in axes.items() if len(line) > 1 and look.has_no_effect(name, line, found)
+    ]
     return found
 
 
@@ -177,7 +179,7 @@ class LayerCheck:
             seen = Students()
             with if_memory_suffices():
                 network = build_student(self._space, architecture, self._data).to(self._data.device)
-                _note_layers(name, network, glance(self._data), self._layers, seen)
+                _note_layers(name, network, probe_samples(self._data), self._layers, seen)
             self._found[name] = not seen.missing
         return self._found[name]
 
@@ -188,7 +190,7 @@ class _Look:
     Args:
         space: Its task builds them.
         data: The data, on the device that students are run on.
-        asking: Says of an error in the task's own code what was asked.
+        user_code: Says of an error in the task's own code what was asked.
         layers: Names of the layers that its methods compare.
 
     Attributes:
@@ -196,9 +198,11 @@ class _Look:
         numbers: How many weights those had together that were looked at.
     """
 
-    def __init__(self, space: SearchSpace, data: TensorDataModule, asking: Asking, layers: Sequence[str]) -> None:
-        self._space, self._data, self._asking, self._layers = space, data, asking, layers
-        self._split = glance(data)
+    def __init__(
+        self, space: SearchSpace, data: TensorDataModule, user_code: UserCodeContext, layers: Sequence[str]
+    ) -> None:
+        self._space, self._data, self._user_code, self._layers = space, data, user_code, layers
+        self._split = probe_samples(data)
         self._seen: dict[str, dict[str, Any]] = {}
         self.characters: dict[str, str] = {}
         self.numbers = 0
@@ -209,7 +213,7 @@ class _Look:
         """Return what tells an architecture from others, and note what it gives; ``None`` where there are too many."""
         name = named(architecture)
         if name not in self.characters and (is_needed or self.numbers < _MOST_NUMBERS):
-            with self._asking(name), advising(begin_at_one(architecture)):
+            with self._user_code(name), advising(range_advice(architecture)):
                 self.characters[name] = f"out of memory: {name}"  # if so, its trials fail by their own doing
                 with if_memory_suffices():
                     network, self.characters[name] = _look_at(
@@ -219,7 +223,7 @@ class _Look:
                     self.numbers += max(_LEAST_NUMBERS, sum(value.numel() for value in network.parameters()))
         return self.characters.get(name)
 
-    def is_inert(self, parameter: str, line: Sequence[Mapping[str, Any]], found: Students) -> bool:
+    def has_no_effect(self, parameter: str, line: Sequence[Mapping[str, Any]], found: Students) -> bool:
         """Whether nothing changes with a parameter, beside the middle of the others and beside whatever was seen."""
         ends = [line[place][parameter] for place in (0, -1)]
         if not _are_alike(self.characters.get(named(one)) for one in line):
@@ -249,10 +253,10 @@ def _look_at(
     seed_draws(0, torch.device("cpu"))
     network = build_student(space, architecture, data)
     check_trainable(name, network)
-    hollow = layer_without_units(network, architecture)
-    found.unitless = found.unitless or hollow
+    hollow = find_empty_layer(network, architecture)
+    found.empty_layer = found.empty_layer or hollow
     if twice and _check_anew(name, network, architecture, space, data, split) and hollow is None:
-        found.alike = found.alike or name
+        found.unseeded = found.unseeded or name
     network.to(data.device)
     with torch.no_grad(), evaluating(network):
         logits = call(network, split.inputs)
@@ -344,10 +348,10 @@ def _character(network: nn.Module, inputs: Inputs, logits: Tensor) -> str:
     return digest(*before, tensors_digest({"eval": logits, "train": answers}))
 
 
-def glance(data: TensorDataModule) -> Split:
+def probe_samples(data: TensorDataModule) -> Split:
     """Return some validation samples, repeated where there are too few."""
     split = data.splits["val"]
-    ids = torch.arange(GLANCED_AT, device=split.labels.device) % len(split)
+    ids = torch.arange(PROBED_SAMPLES, device=split.labels.device) % len(split)
     return Split(select(split.inputs, ids), split.labels[ids])
 
 

@@ -20,7 +20,7 @@ from harness.cost.rounds import FEWEST_ROUNDS, ROUNDS, Rounds
 from harness.cost.table import MOST_ARCHITECTURES, CostTable, key_of, total_costs
 from harness.networks.students import middle_architecture, named
 from harness.preparation.concurrency import workers_together
-from harness.preparation.user_code import Deployed, asking, asking_the_middle, deployed_of, middle_student
+from harness.preparation.user_code import Deployed, deployed_of, middle_student, middle_student_code, user_code
 from harness.screen.terminal import Terminal
 from harness.settings import Settings
 from harness.space import SearchSpace
@@ -70,7 +70,7 @@ def _found_or_measured(
     settings: Settings, space: SearchSpace, teachers: Sequence[Teacher], data: TensorDataModule, terminal: Terminal
 ) -> CostTable:
     """Return a table of the teachers and of all students, from the cache as far as it is there."""
-    with asking_the_middle(space, settings):  # before all others take their memory
+    with middle_student_code(space, settings):  # before all others take their memory
         limit_s = limit_s_of(settings, space, data, middle_student(space, data, settings))
     students = _measurable(space, data, settings)
     members = dict(zip(labels(len(teachers)), teachers, strict=True))
@@ -85,7 +85,7 @@ def _found_or_measured(
         for name, one in conditions.items():
             precision = f"teacher: {one.precision}; students: p50 of at least {FEWEST_ROUNDS} rounds"
             conditions[name] = replace(one, precision=precision, spread=None)
-        with asking_the_middle(space, settings):
+        with middle_student_code(space, settings):
             middle = deployed_of(space, middle_architecture(space), data, settings).network.eval()
             uncounted = uncounted_of([middle], example_inputs(data, 1))
     costs = {name: dict(of_one) for name, of_one in counted.costs.items()}
@@ -145,7 +145,7 @@ class _Measuring:
         file, example = self._counts_file, example_inputs(self.data, 1)
         kept = self._kept(file)
         if kept is None:
-            with asking("a network of the task", self.settings):
+            with user_code("a network of the task", self.settings):
                 counts = {
                     name: count_costs(network.eval(), example, self.trainable[name])
                     for name, network in self.networks.items()
@@ -176,7 +176,7 @@ class _Measuring:
         inputs = partial(example_inputs, self.data)
         bar = self.terminal.bar("costs", ROUNDS, "rounds")
         try:
-            with asking("a network of the task", self.settings):
+            with user_code("a network of the task", self.settings):
                 conditions = backend.fit_conditions(
                     backend.conditions(self.data.device), self.networks, inputs, rounds=rounds, limit_s=limit_s
                 )
@@ -224,7 +224,7 @@ def _measurable(space: SearchSpace, data: TensorDataModule, settings: Settings) 
     for architecture in space.architectures(limit=MOST_ARCHITECTURES) or []:
         with if_memory_suffices():
             one = deployed_of(space, architecture, data, settings)
-            with asking(f"the task's {named(architecture)}", settings, but_memory=True):
+            with user_code(f"the task's {named(architecture)}", settings, but_memory=True):
                 with torch.compiler.set_stance("force_eager"), torch.no_grad():
                     call(one.network.eval(), example)
             found[key_of(architecture)] = one

@@ -201,21 +201,21 @@ def _each_choice(space: SearchSpace, method: str) -> Iterator[dict[str, Any]]:
 
 
 def check_own_methods(
-    space: SearchSpace, data: TensorDataModule, asking: Callable[[str], AbstractContextManager[None]]
+    space: SearchSpace, data: TensorDataModule, user_code: Callable[[str], AbstractContextManager[None]]
 ) -> None:
     """Ask each method of the user's own once, with fresh students: whether it gives terms that can be trained for.
 
     Args:
         space: The space, with what the person holds fixed.
         data: The data, with the teacher's outputs.
-        asking: Says of an error in a task's code whose it is.
+        user_code: Says of an error in a task's code whose it is.
 
     Raises:
         HarnessError: If a method fails, or gives something else.
     """
     for method in space.own_methods:
         for values in _each_choice(space, method):
-            with asking(f"method {method!r}"):
+            with user_code(f"method {method!r}"):
                 student = build_student(space, middle_architecture(space), data).to(data.device)
                 criterion = space.criteria[method](**values)
                 criterion.setup(student, data, epochs=space.epochs)

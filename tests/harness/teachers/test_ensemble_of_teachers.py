@@ -25,7 +25,7 @@ from harness.settings import Settings
 from harness.space import SearchSpace, load_space
 from harness.studies.start import Start
 from harness.studies.study import Study
-from harness.teachers.cache import ArtifactCache, nobody_else
+from harness.teachers.cache import ArtifactCache, null_lock
 from harness.teachers.ensemble import averaged, bind_teachers, ensemble_name, make_teachers
 from harness.teachers.make import Teacher
 from harness.tracking.spool import SPOOL, read_events
@@ -69,7 +69,7 @@ class Place:
         data = self.space.task.data(None)
         return make_teachers(
             self.space, data, "its fingerprint", classes=2, settings=replace(self.settings, **settings),  # type: ignore[arg-type]
-            keeper=ArtifactCache(nobody_else, Silent(), print), terminal=Terminal(), mirror=Silent(),
+            artifacts=ArtifactCache(null_lock, Silent(), print), terminal=Terminal(), mirror=Silent(),
             bind_start=lambda name, start: start,
         )  # fmt: skip
 
