@@ -23,11 +23,11 @@ from harness.doctor.context import CheckContext, text_of
 from harness.metrics import METRICS, unknown_for_some
 from harness.networks.consistency import ASKED, TOLERANCE, distance
 from harness.networks.deployment import check_deployed
-from harness.networks.students import check_students, find_empty_layer, range_advice
+from harness.networks.student_checks import check_students, find_empty_layer, range_advice
 from harness.preparation.cost_table import example_inputs
 from harness.preparation.method_checks import student_layers
 from harness.preparation.sanity_warnings import SAME_WEIGHTS, task_warnings, training_warnings
-from harness.space import ends
+from harness.space_ranges import ends
 from harness.task import Task
 from harness.teachers.make import learns
 from harness.training.fit import seed_draws

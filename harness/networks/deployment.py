@@ -8,7 +8,8 @@ from harness.core.errors import Unfit, if_memory_suffices
 from harness.networks.logits import check_logits
 from harness.networks.state import check_state
 from harness.networks.students import UserCodeContext, build_student, middle_architecture, named, probe_samples
-from harness.space import SearchSpace, ends
+from harness.space import SearchSpace
+from harness.space_ranges import ends
 from harness.task import Task, deployed_network
 from lightning_modules.batch import call
 from lightning_modules.data.tensors import TensorDataModule

@@ -14,7 +14,8 @@ from optuna.distributions import CategoricalDistribution
 from torch import Tensor
 
 from harness.core.errors import HarnessError, one_line
-from harness.networks.students import Students, build_student, middle_architecture
+from harness.networks.student_checks import Students
+from harness.networks.students import build_student, middle_architecture
 from harness.space import METHOD, SearchSpace
 from lightning_modules.batch import call
 from lightning_modules.data.tensors import TensorDataModule

@@ -19,7 +19,7 @@ from harness.cost.table import CostTable
 from harness.metrics import METRICS, cost_metrics, timed_text, unknown_for_some
 from harness.networks.consistency import ASKED, find_inconsistency
 from harness.networks.deployment import check_deployed
-from harness.networks.students import Students, check_students
+from harness.networks.student_checks import Students, check_students
 from harness.preparation.cost_table import example_inputs
 from harness.preparation.fingerprint import fingerprint
 from harness.preparation.method_checks import (

@@ -12,7 +12,8 @@ from harness.networks.shape import shape_of
 from harness.networks.students import middle_architecture, named
 from harness.preparation.user_code import middle_student, student_of, user_code
 from harness.settings import Settings
-from harness.space import SearchSpace, ends
+from harness.space import SearchSpace
+from harness.space_ranges import ends
 from harness.studies.start import Start
 from harness.task import deployed_network
 from harness.training.fit import seed_draws

@@ -11,7 +11,8 @@ from harness.core.errors import HarnessError, Unfit, one_line
 from harness.networks.logits import SOURCES_OF_NAN, check_covers_labels, check_logits, numbers_fault
 from harness.networks.sharing import check_apart_from_teacher
 from harness.networks.state import check_same_state
-from harness.networks.students import Students, build_student, middle_architecture, named, probe_samples
+from harness.networks.student_checks import Students
+from harness.networks.students import build_student, middle_architecture, named, probe_samples
 from harness.preparation.method_checks import check_layers, teacher_layers
 from harness.space import SearchSpace
 from harness.teachers.outputs import Outputs, run_teacher

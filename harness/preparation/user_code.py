@@ -14,7 +14,8 @@ from harness.core.errors import HarnessError, advice_of, is_out_of_memory, one_l
 from harness.cost.counting import trainable_parameters
 from harness.networks.students import build_student, middle_architecture, named
 from harness.settings import Settings
-from harness.space import SearchSpace, line_of
+from harness.space import SearchSpace
+from harness.space_files import line_of
 from harness.task import deployed_network
 from lightning_modules.data.tensors import TensorDataModule
 

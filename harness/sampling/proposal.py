@@ -22,7 +22,8 @@ from harness.core.pareto import pareto_front
 from harness.sampling.first_trials import first_trials
 from harness.sampling.forecast import Forecast
 from harness.sampling.subsampling import evenly
-from harness.space import METHOD, SearchSpace, listed
+from harness.space import METHOD, SearchSpace
+from harness.space_ranges import listed
 
 _DRAWS = 10  # of the sampler, before the rest of a finite space is drawn from evenly
 _EVEN_DRAWS = 10_000

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.core.errors import room_on_disk
 from harness.cost import budgets as budget
-from harness.networks.students import LayerCheck
+from harness.networks.student_checks import LayerCheck
 from harness.preparation.method_checks import student_layers
 from harness.preparation.student_costs import costs_of, refusal
 from harness.sampling.proposal import Proposer

@@ -58,7 +58,8 @@ def test_a_search_warns_of_either_in_the_doctor_s_words(
     file = tmp_path / "cancer.py"
     file.write_text(EXAMPLE.replace(f"return {network}\n", f"return nn.Sequential(Centred(), {network})\n") + CENTRED)
     study = prepared_with_fresh_teacher(file)
-    said = rf"{who} answers inconsistently: a sample alone has logits \d+\.\d% of the largest apart from its own in a batch of 16"
+    apart = r"a sample alone has logits \d+\.\d% of the largest apart from its own in a batch of 16"
+    said = f"{who} answers inconsistently: {apart}"
     output = capsys.readouterr().out
     (found,) = re.findall(rf"^warning   ({said}); look: \S+ -m harness doctor --space ", output, re.MULTILINE)
     assert output.count("answers inconsistently") == 1 and f"Warning: {found}." in notes(collect(study))

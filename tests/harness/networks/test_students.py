@@ -19,7 +19,8 @@ from harness.core.content import tensors_digest
 from harness.core.errors import HarnessError, Unfit, advice_of
 from harness.networks.deployment import check_deployed
 from harness.networks.logits import numbers_fault
-from harness.networks.students import LayerCheck, Students, build_student, check_students
+from harness.networks.student_checks import LayerCheck, Students, check_students
+from harness.networks.students import build_student
 from harness.preparation.method_checks import check_student_layers, student_layers
 from harness.preparation.teacher_checks import check_outputs, check_pair, check_teacher
 from harness.settings import Settings
@@ -83,7 +84,7 @@ def test_every_architecture_is_looked_at_and_what_changes_nothing_is_named() -> 
 
     ranges = {"width": IntDistribution(1, 3), "depth": IntDistribution(0, 2), "unused": IntDistribution(5, 9)}
     students = looked_at(space_of(build, **ranges))
-    assert students.classes == 2 and students.looked_at == 3 * 3 * 5
+    assert students.classes == 2 and students.checked == 3 * 3 * 5
     assert students.without_effect == ["unused"]
 
 
@@ -510,7 +511,7 @@ def test_a_parameter_that_only_some_kinds_use_is_not_called_without_effect() -> 
 
 
 def test_of_large_students_the_same_few_are_looked_at_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.networks.students._MOST_NUMBERS", 1_000_000)
+    monkeypatch.setattr("harness.networks.student_checks._MOST_NUMBERS", 1_000_000)
 
     def build(width: int, depth: int) -> nn.Module:
         seen.append((width, depth))
@@ -523,4 +524,4 @@ def test_of_large_students_the_same_few_are_looked_at_each_time(monkeypatch: pyt
     half = len(seen) // 2
     assert seen[:half] == seen[half:] and students.without_effect == []
     # With 7 · 40,000 · width + 2 weights each: two of width 1 and one of width 2 have 1,120,006.
-    assert students.looked_at == 3 and seen[:half] == [pair for pair in [(1, 15), (1, 1), (2, 30)] for _ in range(2)]
+    assert students.checked == 3 and seen[:half] == [pair for pair in [(1, 15), (1, 1), (2, 30)] for _ in range(2)]
