@@ -24,7 +24,7 @@ import torch
 
 from harness.cli.search import parse_search
 from harness.core.content import derived_seed
-from harness.cost.measure import key_of
+from harness.cost.table import key_of
 from harness.preparation.concurrency import usable_cores
 from harness.preparation.prepare import prepare
 from harness.preparation.prepared import Prepared
@@ -123,7 +123,7 @@ def main() -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     costs = {width: prepared.costs[{"width": width}] for width in grid["width"]}
     (file.with_suffix(".costs.json")).write_text(
-        json.dumps({key_of({"width": w}): {"parameters": c.parameters, "macs": c.macs} for w, c in costs.items()})
+        json.dumps({key_of({"width": w}): {"parameters": c["parameters"], "macs": c["macs"]} for w, c in costs.items()})
     )
     done = set()
     if file.exists():

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from learning_curves import EPOCHS, GRIDS, SEEDS
 
-from harness.cost.measure import key_of
+from harness.cost.table import key_of
 
 FLOORS = {"digits": 0.888, "fashion-mnist": 0.743}
 """The least accuracy in the region of interest, as a search has it by default."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class Translation(NamedTuple):
+class ConvertedLoss(NamedTuple):
     """Another project's loss, as ours: it is ``factor`` · (``alpha`` · CE + (1 - ``alpha``) · T² · KL).
 
     Attributes:
@@ -24,7 +24,7 @@ class Translation(NamedTuple):
     factor: float
 
 
-def translated(*, hard: float, soft: float, temperature: float, squared: bool = True) -> Translation:
+def convert_weights(*, hard: float, soft: float, temperature: float, squared: bool = True) -> ConvertedLoss:
     r"""Return two weights that need not sum to one, as temperature, alpha and what is left over.
 
     .. math::
@@ -49,12 +49,12 @@ def translated(*, hard: float, soft: float, temperature: float, squared: bool = 
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, but got {temperature=}.")
     soft = soft if squared else soft / temperature**2
-    return Translation(temperature, alpha=hard / (hard + soft), factor=hard + soft)
+    return ConvertedLoss(temperature, alpha=hard / (hard + soft), factor=hard + soft)
 
 
 def _recipe(*, hard: float, soft: float, temperature: float) -> dict[str, float]:
     """Return what a trial takes of a translation."""
-    ours = translated(hard=hard, soft=soft, temperature=temperature)
+    ours = convert_weights(hard=hard, soft=soft, temperature=temperature)
     return {"temperature": ours.temperature, "alpha": ours.alpha}
 
 

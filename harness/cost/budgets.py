@@ -10,7 +10,7 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from torch import nn
 
 from harness.core.errors import HarnessError
-from harness.cost.measure import MOST_ARCHITECTURES, CostTable, key_of
+from harness.cost.table import MOST_ARCHITECTURES, CostTable, key_of
 from harness.metrics import METRICS, budget_names, unknown_for_some
 from harness.space import SearchSpace
 

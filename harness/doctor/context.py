@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.networks.students import Students, build_student
+from harness.networks.student_checks import Students
+from harness.networks.students import build_student
 from harness.preparation.method_checks import teacher_layers
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace

@@ -15,7 +15,8 @@ from harness.doctor.check import Check, CheckFailed, CheckSkipped, attributing_e
 from harness.doctor.context import CheckContext, format_values, train_steps
 from harness.preparation.method_checks import check_layers_of, classes_fault, targets_fault
 from harness.preparation.mixing import mixes_targets
-from harness.space import METHOD, Configuration, ends
+from harness.space import METHOD, Configuration
+from harness.space_ranges import ends
 from harness.training.fit import seed_draws
 from lightning_modules.batch import Batch
 from lightning_modules.classifier import weighted_sum

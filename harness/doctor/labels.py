@@ -12,12 +12,12 @@ from torch import Tensor
 
 from harness.doctor.check import Check, CheckFailed, CheckSkipped, CheckWarning
 from harness.doctor.context import CheckContext
-from harness.networks.steadiness import logits_of
+from harness.networks.consistency import logits_of
 from harness.preparation.chance import check_metric
-from harness.preparation.mixing import REMEDY, mixes_targets, why_no_control
-from harness.preparation.prepare import check_class_names
+from harness.preparation.mixing import REMEDY, mixes_targets, no_control_reason
 from harness.preparation.sanity_warnings import no_better_than_chance
 from harness.preparation.scoring import scores_of
+from harness.preparation.steps import check_class_names
 from harness.preparation.teacher_checks import check_pair
 from harness.region import check_name, check_reach, region_of
 from harness.teachers.outputs import run_teacher
@@ -38,7 +38,7 @@ def check_labels_within_logits(context: CheckContext) -> str:
 def check_controls_are_fair(context: CheckContext) -> str:
     """Check that controls on labels alone are fair: samples are not mixed, or their targets are mixed too."""
     mixed = mixes_targets(context.data, context.classes)
-    if why := why_no_control(context.data, context.classes):
+    if why := no_control_reason(context.data, context.classes):
         raise CheckWarning(f"no control possible: {why}", REMEDY)
     return (
         "labels alone, on the same mixed or soft targets" if mixed else "labels alone; samples are not seen to be mixed"

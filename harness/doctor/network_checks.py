@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from harness.doctor.check import CheckFailed, CheckWarning
+from harness.networks.consistency import find_inconsistency, logits_of
 from harness.networks.logits import check_logits
-from harness.networks.steadiness import logits_of, unsteadiness
 from harness.preparation.sanity_warnings import is_made_of_probabilities
 from lightning_modules.batch import Inputs
 
@@ -53,5 +53,5 @@ def check_deterministic(network: nn.Module, inputs: Inputs) -> None:
     Raises:
         CheckFailed: If it has not.
     """
-    if fault := unsteadiness(network, inputs):
+    if fault := find_inconsistency(network, inputs):
         raise CheckFailed(fault.found, fault.remedy)

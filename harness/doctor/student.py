@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from typing import Any
 
 import optuna
@@ -14,19 +13,21 @@ from optuna.samplers import RandomSampler
 from harness.core.content import tensors_digest
 from harness.core.errors import HarnessError, advising
 from harness.cost import budgets as budget
+from harness.cost import conditions_of, measure_costs
+from harness.cost.counting import count_costs
 from harness.cost.macs import macs_of
-from harness.cost.measure import conditions_of, count_costs, key_of, measure_costs
+from harness.cost.table import key_of
 from harness.doctor.check import Check, CheckFailed, CheckWarning, attributing_errors
 from harness.doctor.context import CheckContext, format_values
 from harness.doctor.network_checks import check_deterministic, check_raw_logits
 from harness.metrics import METRICS, unknown_for_some
+from harness.networks.consistency import ASKED, TOLERANCE, distance
 from harness.networks.deployment import check_deployed
-from harness.networks.steadiness import ASKED, TOLERANCE, distance
-from harness.networks.students import begin_at_one, check_students, layer_without_units
+from harness.networks.student_checks import check_students, find_empty_layer, range_advice
 from harness.preparation.cost_table import example_inputs
 from harness.preparation.method_checks import student_layers
-from harness.preparation.sanity_warnings import ALIKE, of_task, of_training
-from harness.space import ends
+from harness.preparation.sanity_warnings import SAME_WEIGHTS, task_warnings, training_warnings
+from harness.space_ranges import ends
 from harness.task import Task
 from harness.teachers.make import learns
 from harness.training.fit import seed_draws
@@ -44,10 +45,10 @@ def check_students_build(context: CheckContext) -> str:
     for architecture in every if every is not None else _sample_architectures(context):
         with (
             attributing_errors(f"student({format_values(architecture)})", context),
-            advising(begin_at_one(architecture)),
+            advising(range_advice(architecture)),
         ):
             network = context.deployed(architecture)
-            if hollow := layer_without_units(network, architecture):
+            if hollow := find_empty_layer(network, architecture):
                 raise hollow
         built.append((architecture, sum(parameter.numel() for parameter in network.parameters())))
     context.students = sorted(built, key=lambda pair: pair[1])
@@ -93,10 +94,10 @@ def check_student_logits(context: CheckContext) -> str:
 def check_nothing_ignored(context: CheckContext) -> str:
     """Check that task, teacher and students define no method or attribute that a training ignores."""
     student = context.student(context.students[0][0])
-    found = [f"the task {one}" for one in of_task(context.space.task, Task)]
-    found += [f"a student {one}" for one in of_training(student)]
+    found = [f"the task {one}" for one in task_warnings(context.space.task, Task)]
+    found += [f"a student {one}" for one in training_warnings(student)]
     if not context.settings.teachers and learns(teacher := context.space.task.teacher()):
-        found += [f"the teacher {one}" for one in of_training(teacher)]
+        found += [f"the teacher {one}" for one in training_warnings(teacher)]
     if found:
         raise CheckWarning("; ".join(found))
     return "no method or name of the task, its teacher and its students"
@@ -124,8 +125,8 @@ def check_student_seed(context: CheckContext) -> str:
             raise CheckFailed(f"student({name}) has other weights when it is built again under the same seed")
         if distance(*answers) > TOLERANCE:
             raise CheckFailed(f"student({name}) has other logits in train mode under the same seed")
-    if context.kinds.alike is not None:
-        raise CheckWarning(f"{context.kinds.alike} {ALIKE}")
+    if context.kinds.unseeded is not None:
+        raise CheckWarning(f"{context.kinds.unseeded} {SAME_WEIGHTS}")
     return "gives the same weights, and draws in training"
 
 
@@ -199,16 +200,15 @@ def _costs(context: CheckContext) -> dict[str, dict[str, float]]:
     """Return costs by architecture; latencies are measured only if a budget needs them."""
     networks = {key_of(architecture): context.deployed(architecture).eval() for architecture, _ in context.students}
     names = {key_of(architecture): format_values(architecture) for architecture, _ in context.students}
-    counted = {key: count_costs(network, context.inputs(1))._asdict() for key, network in networks.items()}
+    costs = {key: count_costs(network, context.inputs(1)).known() for key, network in networks.items()}
     if any(METRICS[name].is_timed for name in context.settings.budgets):
-        measured = measure_costs(
+        costs = measure_costs(
             networks,
             lambda size: example_inputs(context.sample, size),
             conditions=conditions_of(context.device),
             limit_s=_MEASURE_S,
         )
-        counted = {key: asdict(cost) for key, cost in measured.items()}
-    return {names[key]: costs for key, costs in counted.items()}
+    return {names[key]: of_one for key, of_one in costs.items()}
 
 
 CHECKS = (

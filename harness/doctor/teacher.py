@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from harness.doctor.check import Check, CheckFailed, CheckWarning
 from harness.doctor.context import SAMPLES, STEPS, CheckContext, train_steps
 from harness.doctor.network_checks import check_deterministic, check_raw_logits
+from harness.networks.consistency import ASKED, TOLERANCE, distance, logits_of
 from harness.networks.digest import answers_of, network_digest, samples_of
-from harness.networks.steadiness import ASKED, TOLERANCE, distance, logits_of
 from harness.preparation.fingerprint import fingerprint
 from harness.preparation.method_checks import teacher_layers
 from harness.preparation.teacher_checks import check_outputs

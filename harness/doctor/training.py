@@ -13,7 +13,7 @@ from torch import nn
 from harness.core.content import tensors_digest
 from harness.doctor.check import Check, CheckFailed
 from harness.doctor.context import CheckContext
-from harness.networks.steadiness import ASKED, TOLERANCE, distance, logits_of
+from harness.networks.consistency import ASKED, TOLERANCE, distance, logits_of
 from harness.networks.students import build_student
 from harness.task import deployed_network
 from harness.tracking.autologging import switch_off_autologging

@@ -7,14 +7,15 @@ import torch
 from harness.core.errors import Unfit, if_memory_suffices
 from harness.networks.logits import check_logits
 from harness.networks.state import check_state
-from harness.networks.students import Asking, build_student, glance, middle_architecture, named
-from harness.space import SearchSpace, ends
+from harness.networks.students import UserCodeContext, build_student, middle_architecture, named, probe_samples
+from harness.space import SearchSpace
+from harness.space_ranges import ends
 from harness.task import Task, deployed_network
 from lightning_modules.batch import call
 from lightning_modules.data.tensors import TensorDataModule
 
 
-def check_deployed(space: SearchSpace, data: TensorDataModule, asking: Asking, *, classes: int) -> None:
+def check_deployed(space: SearchSpace, data: TensorDataModule, user_code: UserCodeContext, *, classes: int) -> None:
     """Check that what is deployed of students can be scored and kept: of the middle, of all lowest and all highest.
 
     Those that memory does not suffice for are left to their trials.
@@ -22,7 +23,7 @@ def check_deployed(space: SearchSpace, data: TensorDataModule, asking: Asking, *
     Args:
         space: Its task builds students, and says what is deployed of them.
         data: The data, on the device that students are run on.
-        asking: Says of an error in the task's own code what was asked.
+        user_code: Says of an error in the task's own code what was asked.
         classes: Number of the students' logits C.
 
     Raises:
@@ -30,11 +31,11 @@ def check_deployed(space: SearchSpace, data: TensorDataModule, asking: Asking, *
     """
     if type(space.task).deployed is Task.deployed:
         return
-    split = glance(data)
+    split = probe_samples(data)
     outer = [{name: ends(values)[side] for name, values in space.student.items()} for side in (0, -1)]
     for architecture in (middle_architecture(space), *outer):
         name = f"deployed({named(architecture)})"
-        with asking(name), if_memory_suffices():
+        with user_code(name), if_memory_suffices():
             student = build_student(space, architecture, data).to(data.device)
             network = deployed_network(space.task, student)
             if network is student:

@@ -16,7 +16,7 @@ from joblib.hashing import NumpyHasher  # what joblib.hash is made of; it has no
 from torch import Tensor, nn
 
 from harness.core.content import derived_seed, digest, tensors_digest
-from harness.cost.measure import shape_of
+from harness.networks.shape import shape_of
 from harness.studies.start import Start
 from harness.training.fit import seed_draws
 from lightning_modules.batch import Inputs, call, select
@@ -86,7 +86,7 @@ def answers_of(network: nn.Module, samples: Sequence[Inputs]) -> Tensor:
     return logits.nan_to_num(0.0, 1e4, -1e4)
 
 
-def some_of(answers: Tensor) -> tuple[float, ...]:
+def sampled_answers(answers: Tensor) -> tuple[float, ...]:
     """So much of a network's answers as a study keeps, evenly chosen."""
     flat = answers.flatten()
     chosen = flat[torch.linspace(0, len(flat) - 1, min(_KEPT, len(flat))).long()]

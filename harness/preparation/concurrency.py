@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from harness.cost.measure import MOST_ARCHITECTURES
+from harness.cost.table import MOST_ARCHITECTURES
 from harness.settings import Settings
 from harness.space import SearchSpace
 

@@ -1,48 +1,26 @@
-"""The cost table of a study: found, measured, measured on; and what is refused for its costs."""
+"""The cost table of a study: found in the study or in the cache, or measured by one worker for all."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from harness.core.content import exclusive
-from harness.core.errors import TrialFailed, if_memory_suffices
-from harness.cost import budgets as budget
-from harness.cost.latency import (
-    FEWEST_ROUNDS,
-    ROUNDS,
-    Rounds,
-    expected_steps_s,
-    fitting_batch,
-    is_compiled,
-    time_limit_s,
-)
-from harness.cost.macs import macs_of
-from harness.cost.measure import (
-    MOST_ARCHITECTURES,
-    Conditions,
-    CostTable,
-    conditions_of,
-    cost_cache_file,
-    count_costs,
-    key_of,
-    measure_costs,
-    save_cost_table,
-    state_shapes,
-    total_cost,
-    uncounted_of,
-)
-from harness.metrics import unknown_for_some
+from harness.core.errors import if_memory_suffices
+from harness.cost.base import BackendConditions, CostBackend, backends
+from harness.cost.counting import VERSION, count_costs, uncounted_of
+from harness.cost.kept import KeptCosts, kept_costs_file, kept_costs_key
+from harness.cost.latency import expected_steps_s, time_limit_s
+from harness.cost.rounds import FEWEST_ROUNDS, ROUNDS, Rounds
+from harness.cost.table import MOST_ARCHITECTURES, CostTable, key_of, total_costs
 from harness.networks.students import middle_architecture, named
 from harness.preparation.concurrency import workers_together
-from harness.preparation.prepared import Prepared
-from harness.preparation.user_code import Deployed, asking, asking_the_middle, deployed_of, middle_student
+from harness.preparation.user_code import Deployed, deployed_of, middle_student, middle_student_code, user_code
 from harness.screen.terminal import Terminal
 from harness.settings import Settings
 from harness.space import SearchSpace
@@ -52,7 +30,6 @@ from harness.teachers.make import Teacher
 from lightning_modules.batch import Inputs, call, select
 from lightning_modules.data.tensors import TensorDataModule
 
-_OVER, _TOO_LARGE = "over --max", "that memory does not suffice for"
 _NAMED = 3  # students that are named, of those that memory does not suffice for
 
 
@@ -64,70 +41,182 @@ def cost_table(
     data: TensorDataModule,
     terminal: Terminal,
 ) -> CostTable:
-    """The study's own cost table if it has one, else one from the cache, else a new one: one for all its workers."""
-    kept = None if study.costs_are_outdated else study.costs
-    if kept is None:
+    """Return the study's cost table. Where it has none, one worker makes it for all."""
+    table = _table_of(study)
+    if table is None:
 
         def wait() -> None:
             terminal.say("another worker measures the costs; waiting for it")
 
         with study.alone("costs", on_wait=wait):
-            kept = None if study.costs_are_outdated else study.costs
-            if kept is None:
+            table = _table_of(study)
+            if table is None:
                 table = _found_or_measured(settings, space, teachers, data, terminal)
-                kept = table.to_json()
-                study.keep_costs(kept)
+                study.keep_costs(table.to_json())
                 measured = "1 architecture" if len(table.students) == 1 else f"{len(table.students)} architectures"
                 terminal.say(f"costs     {measured} and the teacher on {table.conditions}")
-    return CostTable.from_json(kept)
+    return table
+
+
+def _table_of(study: Study) -> CostTable | None:
+    """Return the study's own table; ``None`` if it has none, of other networks, or without a backend that is listed."""
+    if study.costs is None or study.costs_are_outdated:
+        return None
+    table = CostTable.from_json(study.costs)
+    return table if table.is_of_all_backends else None
 
 
 def _found_or_measured(
     settings: Settings, space: SearchSpace, teachers: Sequence[Teacher], data: TensorDataModule, terminal: Terminal
 ) -> CostTable:
-    conditions = conditions_of(data.device)
-    with asking_the_middle(space, settings):  # before all others take their memory
+    """Return a table of the teachers and of all students, from the cache as far as it is there."""
+    with middle_student_code(space, settings):  # before all others take their memory
         limit_s = limit_s_of(settings, space, data, middle_student(space, data, settings))
     students = _measurable(space, data, settings)
     members = dict(zip(labels(len(teachers)), teachers, strict=True))
-    networks = {name: one.network for name, one in (members | students).items()}
-    trainable = {name: one.trainable_parameters for name, one in (members | students).items()}
-    example = example_inputs(data, 1)
-    file = cost_cache_file(settings.cache_dir, networks, example, conditions, trainable, space.code.key)
-    with exclusive(file.with_suffix(".lock")):
-        rounds, names, most = Rounds(file.with_suffix(".rounds")), list(networks), conditions.throughput_batch
-        table = _kept_table(file, rounds, terminal)
-        if table is not None and rounds.done(names) >= ROUNDS and rounds.throughput_batch == most:
-            return table
-        has_time = rounds.could_go_on(names, limit_s) or rounds.could_take_more(names, limit_s, most=most)
-        if table is not None and not has_time:
-            return table
-        if table is not None:
-            terminal.say(f"the kept cost table is {table.conditions.precision}; there is time to measure on")
-        table = _measured(settings, space, networks, trainable, list(members), data, terminal, rounds, limit_s)
-        save_cost_table(table, file)
-    return table
+    measuring = _Measuring.of(settings, space, data, terminal, {**members, **students})
+    found = backends()
+    with exclusive(measuring.lock):
+        counted = measuring.counted(students)
+        measured = {one.name: measuring.measured(one, limit_s / len(found)) for one in found}
+    conditions = BackendConditions({name: one.conditions for name, one in measured.items() if one.conditions})
+    uncounted = counted.uncounted
+    if not students:  # more architectures than are measured beforehand: the middle one stands for their layers
+        for name, one in conditions.items():
+            precision = f"teacher: {one.precision}; students: p50 of at least {FEWEST_ROUNDS} rounds"
+            conditions[name] = replace(one, precision=precision, spread=None)
+        with middle_student_code(space, settings):
+            middle = deployed_of(space, middle_architecture(space), data, settings).network.eval()
+            uncounted = uncounted_of([middle], example_inputs(data, 1))
+    costs = {name: dict(of_one) for name, of_one in counted.costs.items()}
+    for by_backend in measured.values():
+        for name, of_one in by_backend.costs.items():
+            costs[name] |= of_one
+    each = [costs.pop(name) for name in members]
+    return CostTable(conditions, total_costs(each), costs, each if len(each) > 1 else (), uncounted)
 
 
-def _kept_table(file: Path, rounds: Rounds, terminal: Terminal) -> CostTable | None:
-    """Return the table in a file, if there is one, it is whole, and made of these rounds."""
-    if not file.exists():
-        return None
-    try:
-        table = CostTable.from_json(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        terminal.say(f"the kept cost table {file} is damaged ({error}); measuring again")
-        return None
-    if not rounds.calls:
-        terminal.say(f"the kept cost table {file} lacks the rounds that it was made of; measuring again")
-        return None
-    # Rounds of a measuring that was cut when it went on are of no table yet.
-    is_of_them = table.conditions.throughput_batch == rounds.throughput_batch
-    return table if is_of_them and str(rounds) in table.conditions.precision else None
+@dataclass(frozen=True)
+class _Measuring:
+    """Counts and measures networks beside one another, and keeps what comes of it in the cache.
+
+    Attributes:
+        settings: Name the cache.
+        data: Gives the samples that networks are called with.
+        terminal: Shows the progress.
+        networks: The networks, by name.
+        trainable: How many parameters the training of each changes.
+        key: Tells the networks from others.
+    """
+
+    settings: Settings
+    data: TensorDataModule
+    terminal: Terminal
+    networks: Mapping[str, nn.Module]
+    trainable: Mapping[str, int]
+    key: str
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        space: SearchSpace,
+        data: TensorDataModule,
+        terminal: Terminal,
+        each: Mapping[str, Teacher | Deployed],
+    ) -> _Measuring:
+        """Return the measuring of teachers and students."""
+        networks = {name: one.network for name, one in each.items()}
+        trainable = {name: one.trainable_parameters for name, one in each.items()}
+        key = kept_costs_key(networks, example_inputs(data, 1), trainable, space.code.key)
+        return cls(settings, data, terminal, networks, trainable, key)
+
+    @property
+    def lock(self) -> Path:
+        """Return the file that is locked meanwhile: other processes' measuring would disturb it."""
+        return self._counts_file.with_suffix(".lock")
+
+    @property
+    def _counts_file(self) -> Path:
+        return kept_costs_file(self.settings.cache_dir, self.key, "counting", VERSION)
+
+    def counted(self, students: Iterable[str]) -> KeptCosts:
+        """Return the counted costs, and what could not be counted of the students, which are given by name."""
+        file, example = self._counts_file, example_inputs(self.data, 1)
+        kept = self._kept(file)
+        if kept is None:
+            with user_code("a network of the task", self.settings):
+                counts = {
+                    name: count_costs(network.eval(), example, self.trainable[name])
+                    for name, network in self.networks.items()
+                }
+                unknown = [self.networks[name] for name in students if counts[name].macs is None]
+                uncounted = uncounted_of(unknown, example)
+            kept = KeptCosts({name: one.known() for name, one in counts.items()}, uncounted=uncounted)
+            kept.save(file)
+        return kept
+
+    def measured(self, backend: CostBackend, limit_s: float) -> KeptCosts:
+        """Return what a backend measures; kept costs are measured further where there is time for more rounds."""
+        conditions, names = backend.conditions(self.data.device), list(self.networks)
+        file = kept_costs_file(self.settings.cache_dir, self.key, backend.name, backend.version, conditions)
+        rounds, most = Rounds(file.with_suffix(".rounds")), conditions.throughput_batch
+        kept = self._kept_with(rounds, file)
+        if kept is not None and kept.conditions is not None:
+            if rounds.done(names) >= ROUNDS and rounds.throughput_batch == most:
+                return kept
+            if not (rounds.could_go_on(names, limit_s) or rounds.could_take_more(names, limit_s, most=most)):
+                return kept
+            self.terminal.say(f"the kept cost table is {kept.conditions.precision}; there is time to measure on")
+        kept = self._measured_further(backend, rounds, limit_s)
+        kept.save(file)
+        return kept
+
+    def _measured_further(self, backend: CostBackend, rounds: Rounds, limit_s: float) -> KeptCosts:
+        inputs = partial(example_inputs, self.data)
+        bar = self.terminal.bar("costs", ROUNDS, "rounds")
+        try:
+            with user_code("a network of the task", self.settings):
+                conditions = backend.fit_conditions(
+                    backend.conditions(self.data.device), self.networks, inputs, rounds=rounds, limit_s=limit_s
+                )
+                costs = backend.measure(
+                    self.networks,
+                    inputs,
+                    conditions=conditions,
+                    rounds=rounds,
+                    limit_s=limit_s,
+                    on_round=bar.advance,
+                    least=1,
+                )
+        finally:
+            bar.close()
+        return KeptCosts(costs, replace(conditions, precision=str(rounds), spread=rounds.spread))
+
+    def _kept_with(self, rounds: Rounds, file: Path) -> KeptCosts | None:
+        """Return the costs in a file, if it is whole, and made of these rounds."""
+        kept = self._kept(file)
+        if kept is None or kept.conditions is None:
+            return None
+        if not rounds.calls:
+            self.terminal.say(f"the kept cost table {file} lacks the rounds that it was made of; measuring again")
+            return None
+        # Rounds that were added before an interruption are not in the costs yet.
+        is_of_them = kept.conditions.throughput_batch == rounds.throughput_batch
+        return kept if is_of_them and str(rounds) in kept.conditions.precision else None
+
+    def _kept(self, file: Path) -> KeptCosts | None:
+        if not file.exists():
+            return None
+        try:
+            return KeptCosts.load(file)
+        except ValueError as error:
+            self.terminal.say(f"the kept cost table {file} is damaged ({error}); measuring again")
+            return None
 
 
 def _measurable(space: SearchSpace, data: TensorDataModule, settings: Settings) -> dict[str, Deployed]:
-    """What is deployed of each architecture by its key, less those that memory does not suffice for beside the others.
+    """Build what is deployed of each architecture, by its key, without those that memory does not suffice for.
 
     Of a space of too many to be measured beforehand, none.
     """
@@ -135,7 +224,7 @@ def _measurable(space: SearchSpace, data: TensorDataModule, settings: Settings) 
     for architecture in space.architectures(limit=MOST_ARCHITECTURES) or []:
         with if_memory_suffices():
             one = deployed_of(space, architecture, data, settings)
-            with asking(f"the task's {named(architecture)}", settings, but_memory=True):
+            with user_code(f"the task's {named(architecture)}", settings, but_memory=True):
                 with torch.compiler.set_stance("force_eager"), torch.no_grad():
                     call(one.network.eval(), example)
             found[key_of(architecture)] = one
@@ -143,7 +232,7 @@ def _measurable(space: SearchSpace, data: TensorDataModule, settings: Settings) 
 
 
 def too_large(space: SearchSpace, costs: CostTable) -> str:
-    """Say which architectures have no costs because memory did not suffice for them; empty if none."""
+    """Return a warning that names architectures without costs, for which memory did not suffice; empty if none."""
     every = space.architectures(limit=MOST_ARCHITECTURES) or []
     left_out = [named(one) for one in every if key_of(one) not in costs.students]
     if not left_out:
@@ -155,65 +244,8 @@ def too_large(space: SearchSpace, costs: CostTable) -> str:
     )
 
 
-def _measured(
-    settings: Settings,
-    space: SearchSpace,
-    networks: Mapping[str, nn.Module],
-    trainable: Mapping[str, int],
-    members: Sequence[str],
-    data: TensorDataModule,
-    terminal: Terminal,
-    rounds: Rounds,
-    limit_s: float,
-) -> CostTable:
-    """Return a new table of teachers and students, measured from the rounds on that there are."""
-    conditions, example = conditions_of(data.device), example_inputs(data, 1)
-    inputs = partial(example_inputs, data)
-    bar = terminal.bar("costs", ROUNDS, "rounds")
-    try:
-        with asking("a network of the task", settings):
-            batch, most = rounds.throughput_batch, conditions.throughput_batch
-            if batch is None or rounds.could_take_more(list(networks), limit_s, most=most):
-                fitting = fitting_batch(
-                    list(networks.values()),
-                    inputs,
-                    most=most,
-                    threads=conditions.threads,
-                    limit_s=limit_s - rounds.spent_s,
-                )
-                batch = max(batch or 1, fitting)
-            conditions = replace(conditions, throughput_batch=batch)
-            costs = measure_costs(
-                networks,
-                inputs,
-                conditions=conditions,
-                trainable=trainable,
-                rounds=rounds,
-                limit_s=limit_s,
-                on_round=bar.advance,
-            )
-            compiled = [name for name, network in networks.items() if is_compiled(network, example)]
-    finally:
-        bar.close()
-    runtime = "compiled" if len(compiled) == len(networks) else "eager or compiled, as built" if compiled else "eager"
-    each, precision, spread = [costs.pop(name) for name in members], str(rounds), rounds.spread
-    uncounted = uncounted_of(networks, costs, example)
-    if not costs:  # more architectures than are measured beforehand: the middle one speaks for their layers
-        precision, spread = f"teacher: {rounds}; students: p50 of at least {FEWEST_ROUNDS} rounds", None
-        with asking_the_middle(space, settings):
-            middle = deployed_of(space, middle_architecture(space), data, settings).network.eval()
-            uncounted = macs_of(middle, example).uncounted
-    return CostTable(
-        replace(conditions, runtime=runtime, precision=precision, spread=spread),
-        total_cost(each),
-        costs,
-        each if len(each) > 1 else (),
-        uncounted,
-    )
-
-
 def limit_s_of(settings: Settings, space: SearchSpace, data: TensorDataModule, network: nn.Module) -> float:
-    """Return how long costs may be measured, by how long a study of students like this one would take."""
+    """Return how many seconds costs may be measured, by how long a study of students like this one would train."""
     training_s = expected_steps_s(
         network,
         partial(example_inputs, data),
@@ -225,122 +257,13 @@ def limit_s_of(settings: Settings, space: SearchSpace, data: TensorDataModule, n
     return time_limit_s(training_s / min(workers, settings.trials))
 
 
-def costs_of(architecture: Mapping[str, Any], space: SearchSpace, study: Study, prepared: Prepared) -> dict[str, float]:
-    """Costs of one architecture by metric name; measured now if the space was too large to measure before.
-
-    Raises:
-        TrialFailed: If the study needs one that can't be counted, as MACs.
-    """
-    costs = _known_or_measured(architecture, space, study, prepared)
-    if unknown := [name for name in _must_be_known(study) if name not in costs]:
-        told = f"{' and '.join(unknown)} are asked for, and can't be counted of this student"
-        raise TrialFailed(f"{told}: something has no formula")
-    return costs
-
-
-def _known_or_measured(
-    architecture: Mapping[str, Any], space: SearchSpace, study: Study, prepared: Prepared
-) -> dict[str, float]:
-    key, table = key_of(architecture), prepared.costs
-    if key not in table.students:
-        # Another worker may have measured it, and the study keeps one table.
-        with study.alone("costs"):
-            assert study.costs is not None
-            table.add(CostTable.from_json(study.costs))
-            if key not in table.students:
-                one, rounds = deployed_of(space, architecture, prepared.data, study.settings), Rounds()
-                measured = measure_costs(
-                    {key: one.network},
-                    lambda size: example_inputs(prepared.data, size),
-                    conditions=table.conditions,
-                    trainable={key: one.trainable_parameters},
-                    rounds=rounds,
-                    limit_s=limit_s_of(study.settings, space, prepared.data, one.network) / study.settings.trials,
-                    least=FEWEST_ROUNDS,
-                )
-                table.add(CostTable(replace(table.conditions, spread=rounds.spread), table.teacher, measured))
-                study.keep_costs(table.to_json())
-    return table.metrics(architecture)
-
-
-def check_as_costed(
-    network: nn.Module, architecture: Mapping[str, Any], space: SearchSpace, study: Study, prepared: Prepared
-) -> None:
-    """Check that what is deployed of a trained student is what was costed, and fits where it will be loaded.
-
-    Raises:
-        TrialFailed: If its state has other names, shapes or types than that of what is deployed of a fresh student.
-    """
-    key = key_of(architecture)
-    if key not in prepared.states:
-        prepared.states[key] = state_shapes(deployed_of(space, architecture, prepared.data, study.settings).network)
-    trained, fresh = state_shapes(network), prepared.states[key]
-    for name in fresh | trained:
-        if trained.get(name) != fresh.get(name):
-            was, now = (" ".join(map(str, of[name])) if name in of else "missing" for of in (fresh, trained))
-            raise TrialFailed(
-                f"deployed({named(architecture)}) must have the state of a fresh one, which was costed and into which "
-                f"it is loaded, but its {name!r} is {now} after training and {was} before; keep names, shapes and "
-                "types, as by zeros in place of what is removed"
-            )
-
-
-def refusal(architecture: Mapping[str, Any], space: SearchSpace, study: Study, prepared: Prepared) -> str | None:
-    """Say of students of an architecture why none is trained, as in ``3 over --max``; ``None`` if it may be.
-
-    What can be counted is counted before a clock is asked. Where costs are asked for, as budgets or as an objective
-    that may be unknown, memory must suffice for the student, and what is asked for must be known.
-    """
-    budgets, needed = study.settings.budgets, _must_be_known(study)
-    if not budgets and not needed:
-        return None
-
-    def say() -> None:
-        study.retry.word(f"students that memory does not suffice for are not tried ({named(architecture)})")
-
-    with if_memory_suffices(otherwise=say):
-        if key_of(architecture) not in prepared.costs.students:
-            one = deployed_of(space, architecture, prepared.data, study.settings)
-            example = example_inputs(prepared.data, 1)
-            counted = count_costs(one.network.eval(), example, one.trainable_parameters)._asdict()
-            if unknown := [name for name in needed if name in counted and counted[name] is None]:
-                _say_uncounted(unknown, macs_of(one.network, example).uncounted, study, prepared.costs)
-                return _uncounted(unknown)
-            if budget.over(counted, {name: most for name, most in budgets.items() if name in counted}):
-                return _OVER
-            if {*budgets, *needed} <= counted.keys():
-                return None
-        costs = _known_or_measured(architecture, space, study, prepared)
-        if unknown := [name for name in needed if name not in costs]:
-            return _uncounted(unknown)
-        return _OVER if budget.over(costs, budgets) else None
-    return _TOO_LARGE
-
-
-def _must_be_known(study: Study) -> list[str]:
-    """Return what a study asks for that may be unknown: a student without it is of no use."""
-    return unknown_for_some([*study.settings.budgets, *study.objectives])
-
-
-def _uncounted(metrics: Sequence[str]) -> str:
-    return f"whose {' and '.join(metrics)} can't be counted"
-
-
-def _say_uncounted(metrics: Sequence[str], names: Sequence[str], study: Study, costs: CostTable) -> None:
-    """Say, once for a name, that students are passed over for it."""
-    new = [name for name in names if name not in costs.uncounted]
-    costs.uncounted += tuple(new)
-    if new:
-        study.retry.word(f"students {_uncounted(metrics)} are not tried: no formula for {', '.join(new)}")
-
-
 def example_inputs(data: TensorDataModule, size: int) -> Inputs:
-    """Inputs of a batch of ``size``, for measuring: validation samples, repeated where there are too few."""
+    """Return the inputs of a batch of ``size`` for measuring: validation samples, repeated where there are too few."""
     split = data.splits["val"]
     return select(split.inputs, torch.arange(size, device=data.device) % len(split))
 
 
-def used_conditions(study: Study) -> Conditions:
-    """Return what the study's latencies hold for."""
+def used_conditions(study: Study) -> BackendConditions:
+    """Return the conditions that the study's costs were measured under."""
     assert study.costs is not None
     return CostTable.from_json(study.costs).conditions

@@ -16,8 +16,10 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from torch import Tensor, nn
 
 from harness.core.errors import HarnessError, one_line
-from harness.networks.students import Students, build_student, middle_architecture
-from harness.space import METHOD, SearchSpace, listed
+from harness.networks.student_checks import Students
+from harness.networks.students import build_student, middle_architecture
+from harness.space import METHOD, SearchSpace
+from harness.space_ranges import listed
 from lightning_modules.batch import Batch, call, select
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.features import capture_features
@@ -227,21 +229,21 @@ def _combinations(space: SearchSpace, method: str) -> Iterator[dict[str, Any]]:
 
 
 def check_own_methods(
-    space: SearchSpace, data: TensorDataModule, asking: Callable[[str], AbstractContextManager[None]]
+    space: SearchSpace, data: TensorDataModule, user_code: Callable[[str], AbstractContextManager[None]]
 ) -> None:
     """Ask each method of the user's own once, with fresh students: whether it gives terms that can be trained for.
 
     Args:
         space: The space, with what the person holds fixed.
         data: The data, with the teacher's outputs.
-        asking: Says of an error in a task's code whose it is.
+        user_code: Says of an error in a task's code whose it is.
 
     Raises:
         HarnessError: If a method fails, or gives something else.
     """
     for method in space.own_methods:
         for values in _each_choice(space, method):
-            with asking(f"method {method!r}"):
+            with user_code(f"method {method!r}"):
                 fault = _own_method_fault(space, method, values, data)
             if fault:
                 raise HarnessError(f"method {method!r} {fault}")

@@ -74,7 +74,7 @@ def mixes_targets(data: TensorDataModule, classes: int) -> bool:
     return True
 
 
-def unrepeatable(data: TensorDataModule) -> str:
+def find_unrepeatable_view(data: TensorDataModule) -> str:
     """Return why a view is not the same however its samples are gathered, in few words; empty where it is.
 
     Args:
@@ -96,7 +96,7 @@ def unrepeatable(data: TensorDataModule) -> str:
     return ""
 
 
-def why_no_control(data: TensorDataModule, classes: int) -> str:
+def no_control_reason(data: TensorDataModule, classes: int) -> str:
     """Return why no training on labels alone is a fair control, in one line; empty where it is one.
 
     Args:
@@ -111,7 +111,7 @@ def why_no_control(data: TensorDataModule, classes: int) -> str:
     labelled = "and the labels are those of the first"
     if data.views.mixes:
         return f"the views mix samples, {labelled}"
-    if unrepeatable(data) == _BESIDE:
+    if find_unrepeatable_view(data) == _BESIDE:
         return f"{_BESIDE}, as a mix of them does, {labelled}"
     for sample, view, other in _mixed(data, data.views):
         return f"the views mix samples (view {view} of training sample {sample} holds sample {other}), {labelled}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.cost.measure import CostTable
+from harness.cost.table import CostTable
 from lightning_modules.data.tensors import TensorDataModule
 
 

@@ -38,7 +38,7 @@ def _is_hook(name: str, base: type) -> bool:
     return name.startswith(_HOOKS) and hasattr(base, name)
 
 
-def of_training(network: nn.Module) -> list[str]:
+def training_warnings(network: nn.Module) -> list[str]:
     """Return what is doubtful of how a network says that it is trained, a phrase each.
 
     Args:
@@ -60,7 +60,7 @@ def of_training(network: nn.Module) -> list[str]:
 _SHOWN = 4
 
 
-def of_task(task: object, known: type) -> list[str]:
+def task_warnings(task: object, known: type) -> list[str]:
     """Return what a task declares that reaches nothing, but is spelt almost as something that does, a phrase each.
 
     Args:
@@ -94,7 +94,7 @@ def no_better_than_chance(scores: Scores, reached: float) -> bool:
     return scores.sign * (reached - scores.chance) <= 0
 
 
-def number_wanted(metric: str, value: float) -> str:
+def no_score_text(metric: str, value: float) -> str:
     """Say that a network has no number of the primary metric, and what to do about it.
 
     Args:
@@ -107,14 +107,14 @@ def number_wanted(metric: str, value: float) -> str:
     )
 
 
-ALIKE = (
+SAME_WEIGHTS = (
     "begins with the same weights whatever the seed: unless all are pretrained, let nothing in student() be seeded, "
     "for trials and confirm's seeds differ by the order of the data alone"
 )
 """What is said of a student whose weights draw nothing from the generator that a trial seeds."""
 
 
-def misgivings(logits: Tensor, scores: Scores | None = None, reached: float = math.nan) -> list[str]:
+def network_warnings(logits: Tensor, scores: Scores | None = None, reached: float = math.nan) -> list[str]:
     """Return what is doubtful of a teacher, or of a student that has learnt nothing yet, a phrase each.
 
     Args:
@@ -124,7 +124,7 @@ def misgivings(logits: Tensor, scores: Scores | None = None, reached: float = ma
     """
     found = []
     if scores is not None and not math.isfinite(reached):
-        found.append(f"has {number_wanted(scores.metric, reached)}, for each student fails that has none")
+        found.append(f"has {no_score_text(scores.metric, reached)}, for each student fails that has none")
     elif scores is not None and no_better_than_chance(scores, reached):
         found.append(
             f"has {scores.metric} {reached:.4f} on the validation split, no better than a constant answer, which has "

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from harness.metrics import METRICS, SplitLogits
+from harness.core.metric import SplitLogits
+from harness.metrics import METRICS
 from harness.preparation.chance import chance_level, check_metric
 from harness.preparation.metric_limits import limits_of
 from harness.region import Scores, sign_of

@@ -11,7 +11,8 @@ from harness.core.errors import HarnessError, Unfit, one_line
 from harness.networks.logits import SOURCES_OF_NAN, check_covers_labels, check_logits, numbers_fault
 from harness.networks.sharing import check_apart_from_teacher
 from harness.networks.state import check_same_state
-from harness.networks.students import Students, build_student, glance, middle_architecture, named
+from harness.networks.student_checks import Students
+from harness.networks.students import build_student, middle_architecture, named, probe_samples
 from harness.preparation.method_checks import check_layers, teacher_layers
 from harness.space import SearchSpace
 from harness.teachers.outputs import Outputs, run_teacher
@@ -35,7 +36,7 @@ def check_teacher(network: nn.Module, space: SearchSpace, data: TensorDataModule
     layers = teacher_layers(space)
     if not layers:
         return
-    sample = some_of(data)
+    sample = few_samples(data)
     try:
         with evaluating(network):
             sample.attach(run_teacher(network, sample, layers=layers))
@@ -56,7 +57,7 @@ def check_pair(network: nn.Module, space: SearchSpace, data: TensorDataModule, s
     Raises:
         Unfit: If they have not.
     """
-    who, split, architecture = "the teacher", glance(data), middle_architecture(space)
+    who, split, architecture = "the teacher", probe_samples(data), middle_architecture(space)
     student = build_student(space, architecture, data)
     check_apart_from_teacher(named(architecture), student, network)
     network.to(data.device)
@@ -95,7 +96,7 @@ def check_outputs(who: str, outputs: Outputs) -> None:
                 raise Unfit(f"{who} has {fault} of {split} in its {what}", SOURCES_OF_NAN)
 
 
-def some_of(data: TensorDataModule) -> TensorDataModule:
+def few_samples(data: TensorDataModule) -> TensorDataModule:
     """Return the data module with a few samples of each split; those of ``train`` have two labels, if there are two."""
     sample = copy.copy(data)
     sample.splits = {name: _few(part) for name, part in data.splits.items()}

@@ -10,19 +10,18 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from harness.core.errors import HarnessError, advice_of, is_out_of_memory, one_line
-from harness.cost.measure import (
-    trainable_parameters,
-)
+from harness.cost.counting import trainable_parameters
 from harness.hints import doctor_command
 from harness.networks.students import build_student, middle_architecture, named
 from harness.settings import Settings
-from harness.space import SearchSpace, line_of
+from harness.space import SearchSpace
+from harness.space_files import line_of
 from harness.task import deployed_network
 from lightning_modules.data.tensors import TensorDataModule
 
 
 @contextlib.contextmanager
-def asking(what: str, settings: Settings, *, but_memory: bool = False) -> Iterator[None]:
+def user_code(what: str, settings: Settings, *, but_memory: bool = False) -> Iterator[None]:
     """Say of any error in a task's own code whose it is and where, in one line.
 
     Args:
@@ -51,7 +50,7 @@ def student_of(
     space: SearchSpace, architecture: Mapping[str, Any], data: TensorDataModule, settings: Settings
 ) -> nn.Module:
     """Build a student with fresh weights, on the device of the data; want of memory is raised as it is."""
-    with asking(f"the task's {named(architecture)}", settings, but_memory=True):
+    with user_code(f"the task's {named(architecture)}", settings, but_memory=True):
         return build_student(space, architecture, data).to(data.device)
 
 
@@ -68,16 +67,16 @@ def deployed_of(
     """Build what is deployed of a student with fresh weights, as ``student_of`` builds the student."""
     student = student_of(space, architecture, data, settings)
     trainable = trainable_parameters(student)
-    with asking("the task's deployed(student)", settings, but_memory=True):
+    with user_code("the task's deployed(student)", settings, but_memory=True):
         return Deployed(deployed_network(space.task, student).to(data.device), trainable)
 
 
 def middle_student(space: SearchSpace, data: TensorDataModule, settings: Settings) -> nn.Module:
     """Build the student that stands for all where one is asked: memory must suffice for it."""
-    with asking_the_middle(space, settings):
+    with middle_student_code(space, settings):
         return student_of(space, middle_architecture(space), data, settings)
 
 
-def asking_the_middle(space: SearchSpace, settings: Settings) -> AbstractContextManager[None]:
+def middle_student_code(space: SearchSpace, settings: Settings) -> AbstractContextManager[None]:
     """Say of any error in a task's own code that it came up in the student in the middle of the space."""
-    return asking(f"the task's {named(middle_architecture(space))}, in the middle of the space,", settings)
+    return user_code(f"the task's {named(middle_architecture(space))}, in the middle of the space,", settings)

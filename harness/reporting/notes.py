@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.metrics import is_timed
+from harness.metrics import METRICS, is_timed
 from harness.preparation.mixing import REMEDY
 from harness.reporting.result import Result, small_margin
 from harness.screen.formatting import configuration_text
@@ -16,7 +16,7 @@ def notes(result: Result) -> list[str]:
     lines = [f"Latencies hold for {result.conditions}; {result.primary} is the last epoch's, on the validation split."]
     lines += _by_spread(result)
     lines.append(region_told(result))
-    lines += [f"Warning: {misgiving}." for misgiving in result.misgivings]
+    lines += [f"Warning: {warning}." for warning in result.sanity_warnings]
     lines += [f"Warning: its trials are not all of one kind: {change}." for change in result.changes]
     if result.ensemble:
         lines.append(
@@ -49,7 +49,7 @@ def _by_spread(result: Result) -> list[str]:
     if spread is None or not numbers:
         return []
     timed = [name for name in result.objectives if is_timed(name)]
-    what = "Throughput" if timed == ["throughput_per_s"] else "Latency"
+    what = "Throughput" if all(METRICS[name].is_maximized for name in timed) else "Latency"
     which = f"trial{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
     return [
         f"{what} alone, by less than its measured spread of {round(100 * spread)} %, puts {len(numbers)} of "

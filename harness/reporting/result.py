@@ -13,9 +13,9 @@ import pandas as pd
 from harness.core.errors import HarnessError
 from harness.core.names import COLUMNS, column_names
 from harness.core.pareto import front_by_spread, knee, pareto_front
-from harness.cost.measure import Conditions
+from harness.cost.base import BackendConditions
 from harness.hints import confirm_command
-from harness.metrics import METRICS, is_timed, shown_unasked
+from harness.metrics import DEFAULT_OBJECTIVES, METRICS, is_timed, shown_unasked
 from harness.preparation.cost_table import used_conditions
 from harness.region import Region
 from harness.reporting.transfer import Transfer
@@ -50,7 +50,7 @@ class Result:
             and ``gain`` how much better it is itself than the one that ``gain_over`` names, the tuned one if there is.
         teacher: The teacher's metrics.
         ensemble: Where several teach as one, what is averaged of which; else empty.
-        misgivings: What is doubtful of those who teach and learn, a sentence each.
+        sanity_warnings: What is doubtful of those who teach and learn, a sentence each.
         changes: What was changed under the study and accepted (``--accept-changes``), a sentence each.
         objectives: Names of the objectives.
         directions: Their directions.
@@ -79,7 +79,7 @@ class Result:
     trials: pd.DataFrame
     teacher: dict[str, float]
     ensemble: str
-    misgivings: tuple[str, ...]
+    sanity_warnings: tuple[str, ...]
     changes: tuple[str, ...]
     objectives: tuple[str, ...]
     directions: tuple[str, ...]
@@ -88,7 +88,7 @@ class Result:
     primary_bounds: tuple[float | None, float | None]
     region: Region
     parameters: tuple[str, ...]
-    conditions: Conditions
+    conditions: BackendConditions
     curves: dict[int, dict[str, dict[int, float]]]
     transfers: dict[int, Transfer]
     control_transfers: dict[int, Transfer]
@@ -198,7 +198,7 @@ def collect(study: Study) -> Result:
         trials=frame,
         teacher=teacher,
         ensemble=study.ensemble,
-        misgivings=study.misgivings,
+        sanity_warnings=study.sanity_warnings,
         changes=study.changes,
         objectives=study.objectives,
         directions=study.directions,
@@ -316,7 +316,7 @@ def small_margin(bounds: tuple[float | None, float | None], teacher: float) -> t
 
 def _pick(frame: pd.DataFrame, front: pd.Index, study: Study, teacher: dict[str, float]) -> None:
     primary, sign = study.primary, -study.primary_sign
-    rows = frame.loc[front].sort_values(["parameters", "latency_p50_ms", "number"])
+    rows = frame.loc[front].sort_values([*reversed(DEFAULT_OBJECTIVES), "number"])
     losses = sign * rows[primary].to_numpy(dtype=float)
     others = [METRICS[name] for name in study.objectives if name != primary]
     axes = [metric for metric in others if metric.is_measured]  # what is derived from them would count them twice

@@ -10,7 +10,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from harness.core.errors import HarnessError
 from harness.recipes import DEFAULT_RECIPES, RECIPES
-from harness.space import SearchSpace, member
+from harness.space import SearchSpace
+from harness.space_ranges import member
 from lightning_modules.methods import HINTON
 
 

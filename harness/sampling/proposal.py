@@ -22,7 +22,8 @@ from harness.core.pareto import pareto_front
 from harness.sampling.first_trials import InitialTrials, first_trials
 from harness.sampling.forecast import Forecast
 from harness.sampling.subsampling import evenly_spaced
-from harness.space import METHOD, SearchSpace, listed
+from harness.space import METHOD, SearchSpace
+from harness.space_ranges import listed
 
 _SAMPLER_DRAWS = 10  # before the rest of the space is sampled uniformly
 _UNIFORM_DRAWS = 10_000

@@ -10,7 +10,7 @@ from harness.core.sources import Code
 from harness.studies.start import Start
 from harness.studies.study import Study
 
-FORMAT = 2
+FORMAT = 3
 """Counts up whenever a study is stored in a way that other versions of this program would misread."""
 _FORMAT = "format"
 

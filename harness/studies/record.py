@@ -19,7 +19,7 @@ _CHANGES_ATTR = "kd.changes"
 _CODE_ATTR = "kd.code"
 _COSTS_ATTR = "kd.costs"
 _EXHAUSTED_ATTR = "kd.exhausted"
-_MISGIVINGS_ATTR = "kd.misgivings"
+_SANITY_WARNINGS_ATTR = "kd.misgivings"
 _OUTDATED_ATTR = "kd.costs_outdated"
 _REGION_ATTR = "kd.region"
 _RETRAINED = "kd.retrained."
@@ -237,14 +237,14 @@ class Record:
             self._keep(_BOUND_ATTR, bound and str(bound))
 
     @property
-    def misgivings(self) -> tuple[str, ...]:
+    def sanity_warnings(self) -> tuple[str, ...]:
         """Return the sanity warnings about its teachers and students, a sentence each."""
-        return tuple(self.attrs.get(_MISGIVINGS_ATTR, ()))
+        return tuple(self.attrs.get(_SANITY_WARNINGS_ATTR, ()))
 
-    def keep_misgivings(self, found: Sequence[str]) -> None:
+    def keep_sanity_warnings(self, found: Sequence[str]) -> None:
         """Store what is doubtful."""
-        if tuple(found) != self.misgivings:
-            self._keep(_MISGIVINGS_ATTR, list(found))
+        if tuple(found) != self.sanity_warnings:
+            self._keep(_SANITY_WARNINGS_ATTR, list(found))
 
     @property
     def costs(self) -> str | None:

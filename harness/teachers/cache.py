@@ -144,7 +144,7 @@ class ArtifactCache:
 
 
 @contextlib.contextmanager
-def nobody_else(what: str, *, on_wait: Callable[[], None]) -> Iterator[None]:
+def null_lock(what: str, *, on_wait: Callable[[], None]) -> Iterator[None]:
     """As ``DistributedLock``, where there are no workers on other machines."""
     yield
 

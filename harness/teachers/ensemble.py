@@ -36,7 +36,7 @@ def make_teachers(
     *,
     classes: int,
     settings: Settings,
-    keeper: ArtifactCache,
+    artifacts: ArtifactCache,
     terminal: Terminal,
     mirror: Mirror,
     bind_start: BindStart,
@@ -50,7 +50,7 @@ def make_teachers(
         dataset: Fingerprint of that data.
         classes: Number of classes C.
         settings: Which teachers, and where the cache is.
-        keeper: Finds those that are kept.
+        artifacts: Finds those that are kept.
         terminal: Shows their training.
         mirror: Told of their runs' news.
         bind_start: Called with what each that is trained starts from, before it is.
@@ -72,7 +72,7 @@ def make_teachers(
                 dataset,
                 classes=classes,
                 settings=own,
-                keeper=keeper,
+                artifacts=artifacts,
                 listener=listener,
                 bind_start=bind_start,
                 check=check,

@@ -14,8 +14,9 @@ from torch import nn
 
 from harness.core.content import derived_seed, digest, tensors_digest
 from harness.core.errors import Unfit
-from harness.cost.measure import shape_of, trainable_parameters
-from harness.networks.digest import answers_of, network_digest, samples_of, some_of, weights_digest
+from harness.cost.counting import trainable_parameters
+from harness.networks.digest import answers_of, network_digest, sampled_answers, samples_of, weights_digest
+from harness.networks.shape import shape_of
 from harness.networks.state import check_same_state
 from harness.settings import Settings
 from harness.space import SearchSpace
@@ -91,12 +92,12 @@ def make_teacher(
     *,
     classes: int,
     settings: Settings,
-    keeper: ArtifactCache,
+    artifacts: ArtifactCache,
     listener: TeacherListener,
     bind_start: BindStart,
     check: Callable[[nn.Module], None] = lambda network: None,
 ) -> Teacher:
-    """Load the teacher from where the settings or the keeper have it, or train it; take it as it is if nothing trains.
+    """Load the teacher from where the settings or the cache have it, or train it; take it as it is if nothing trains.
 
     Args:
         space: Its task gives the network and its recipe.
@@ -105,7 +106,7 @@ def make_teacher(
         classes: Number of classes C.
         settings: Where the cache is, the seed, and the checkpoint, if there is one: of a teacher, or of a student that
             becomes one.
-        keeper: Finds a teacher that is kept, and keeps the one that is trained.
+        artifacts: Finds a teacher that is kept, and keeps the one that is trained.
         listener: Told how it goes.
         bind_start: Called with what a teacher that is trained starts from, before it is.
         check: Raises if the network can't teach, before it is trained.
@@ -152,7 +153,7 @@ def make_teacher(
         spool = begun()
     else:
         what = "teacher"
-        keeper.get_or_create(
+        artifacts.get_or_create(
             [file],
             lock=folder / "lock",
             name=f"teacher {key}",
@@ -164,7 +165,7 @@ def make_teacher(
             make=train,
         )
         spool = begun()  # not before: whoever trains it, on whatever machine, makes its run, and nobody a second one
-        keeper.share([file], what, folder)
+        artifacts.share([file], what, folder)
     trainable = trainable_parameters(network)
     network.to(data.device).eval().requires_grad_(False)
     if is_trained_here:
@@ -238,7 +239,7 @@ def _start_of(network: nn.Module, data: TensorDataModule) -> Start:
         answers = answers_of(network, samples_of(data))
     except Exception:  # what comes next asks it too, and says where it fails
         answers = torch.zeros(0)
-    return Start(weights_digest(network), some_of(answers), network_digest(network, answers))
+    return Start(weights_digest(network), sampled_answers(answers), network_digest(network, answers))
 
 
 def _built(

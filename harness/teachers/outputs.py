@@ -35,7 +35,7 @@ def make_teacher_outputs(
     splits: Sequence[str] = SEARCHED,
     layers: Sequence[str] = (),
     cache_dir: Path,
-    keeper: ArtifactCache,
+    artifacts: ArtifactCache,
 ) -> Outputs:
     """Load the teacher's outputs from where they are kept, or run the teacher once over the data and keep them.
 
@@ -50,7 +50,7 @@ def make_teacher_outputs(
         splits: Names of the splits.
         layers: Names of the layers whose outputs are wanted beside the logits.
         cache_dir: Root of the caches.
-        keeper: Finds those that are kept, and keeps those that are computed; told when features are stored.
+        artifacts: Finds those that are kept, and keeps those that are computed; told when features are stored.
 
     Raises:
         ValueError: If there is no layer of a name, or what it gives can't be stored.
@@ -73,10 +73,10 @@ def make_teacher_outputs(
             _save(by_split, file, metadata)
             if name != _LOGITS:
                 size_mb = sum(values.nbytes for values in by_split.values()) / 1e6
-                keeper.say(f"teacher   what its layer {name} gives is stored, {size_mb:,.0f} MB")
+                artifacts.say(f"teacher   what its layer {name} gives is stored, {size_mb:,.0f} MB")
 
     what, run_folder = "teacher outputs", teacher.spool.folder
-    keeper.get_or_create(
+    artifacts.get_or_create(
         list(names),
         lock=files[_LOGITS].with_suffix(".lock"),
         name=f"outputs {keys[_LOGITS]}",
@@ -87,7 +87,7 @@ def make_teacher_outputs(
         load=load,
         make=compute,
     )
-    keeper.share(list(names), what, run_folder)
+    artifacts.share(list(names), what, run_folder)
     return {split: {name: kept[name][split] for name in files} for split in splits}
 
 

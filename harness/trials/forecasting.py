@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from harness.cost import budgets as budget
-from harness.cost.measure import MOST_ARCHITECTURES, key_of
+from harness.cost.table import MOST_ARCHITECTURES, key_of
 from harness.metrics import METRICS
 from harness.preparation.prepared import Prepared
 from harness.sampling.candidates import SpaceEncoder
@@ -68,7 +68,7 @@ def small_architectures(
     if not any(METRICS[name].known_before_training for name in study.objectives if name != study.primary):
         return []
     affordable = _affordable(settings, space, prepared)
-    sizes = [log(max(1, prepared.costs[architecture].parameters)) for architecture in affordable]
+    sizes = [log(max(1, prepared.costs[architecture]["parameters"])) for architecture in affordable]
     if not sizes:
         return []
     quarter = (3 * min(sizes) + max(sizes)) / 4

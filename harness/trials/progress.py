@@ -11,6 +11,7 @@ from typing import Any, Self
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
+from harness.metrics import timed_text
 from harness.screen.formatting import configuration_text
 from harness.screen.terminal import Terminal
 from harness.studies.study import Study
@@ -119,7 +120,7 @@ class SearchDisplay(_ProgressDisplay):
             assert self._best is not None
             self._terminal.say(
                 f"trial {number:<4} {self._primary} {metrics[self._primary]:.4f}, "
-                f"{metrics['latency_p50_ms']:.3f} ms, {metrics['parameters']:,.0f} parameters "
+                f"{timed_text(metrics)}, {metrics['parameters']:,.0f} parameters "
                 f"({configuration_text(trial.params)}) "
                 f"in {time.monotonic() - trial.started_s:.1f} s; {self._done}/{self._total} done, "
                 f"{self._left()}; best {self._best[0]:.4f}"

@@ -12,7 +12,7 @@ from typing import Protocol
 from harness.core.addresses import redact
 from harness.core.content import write_atomically
 from harness.core.errors import HarnessError, Interrupted, LeaseLost, TrialFailed, TrialPruned, one_line
-from harness.preparation.cost_table import costs_of
+from harness.preparation.student_costs import costs_of
 from harness.storage.access import STORAGE_ERRORS
 from harness.storage.leases import Lease
 from harness.studies.study import Study

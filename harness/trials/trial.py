@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from harness.core.content import derived_seed, tensors_digest
 from harness.core.errors import NO_ROOM, TrialFailed, is_out_of_memory, one_line
-from harness.cost.measure import key_of
+from harness.cost.table import key_of
 from harness.networks.students import build_student
-from harness.preparation.cost_table import check_as_costed, costs_of
 from harness.preparation.prepared import Prepared
-from harness.preparation.sanity_warnings import number_wanted
+from harness.preparation.sanity_warnings import no_score_text
 from harness.preparation.scoring import score
+from harness.preparation.student_costs import check_as_costed, costs_of
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
 from harness.storage.leases import Lease
@@ -97,7 +97,7 @@ def run_student(
         for name, value in scores.items():
             if not math.isfinite(value):
                 raise TrialFailed(
-                    number_wanted(name, value) if name == space.task.metric_name else f"{name} is {value}"
+                    no_score_text(name, value) if name == space.task.metric_name else f"{name} is {value}"
                 )
         lease.confirm(space.epochs)
         state = cpu_state(network)

@@ -9,9 +9,9 @@ from typing import Any
 
 from harness.core.errors import room_on_disk
 from harness.cost import budgets as budget
-from harness.networks.students import LayerCheck
-from harness.preparation.cost_table import costs_of, refusal
+from harness.networks.student_checks import LayerCheck
 from harness.preparation.method_checks import student_layers
+from harness.preparation.student_costs import costs_of, refusal
 from harness.sampling.first_trials import InitialTrials
 from harness.sampling.forecast import Forecast
 from harness.sampling.proposal import Proposer

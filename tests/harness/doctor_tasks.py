@@ -117,11 +117,11 @@ BROKEN: dict[str, Broken] = {
         "ValueError: labels must be class indices from 0 of shape (N,) and dtype int64",
         "mend the line that is named, as the message says",
     ),
-    "a layer without units": Broken(
+    "an empty layer": Broken(
         "students",
         [("IntDistribution(2, 6)", "IntDistribution(0, 6)")],
         "",
-        "student(width=0, depth=1) has a layer without units: its stem.weight is [0, 8]",
+        "student(width=0, depth=1) has an empty layer: its stem.weight is [0, 8]",
         "begin the range of width at 1",
     ),
     "a width below 0": Broken(

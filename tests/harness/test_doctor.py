@@ -31,7 +31,7 @@ from harness.screen.terminal import Terminal
 from harness.settings import Settings
 from harness.space import load_space
 from harness.studies.start import Start
-from harness.teachers.cache import ArtifactCache, nobody_else
+from harness.teachers.cache import ArtifactCache, null_lock
 from harness.teachers.make import Teacher
 from harness.teachers.outputs import make_teacher_outputs
 from harness.tracking.spool import Spool
@@ -366,8 +366,8 @@ def keep_outputs(folder: Path, settings: Settings) -> Path:
     network.load_state_dict(load_file(settings.teacher))
     start = Start("", (), network_digest(network, answers_of(network, samples_of(data))))
     teacher = Teacher(network, start, Spool(folder / "spool", lambda folder: None), "its run", 0)
-    keeper = ArtifactCache(nobody_else, Silent(), print)
-    make_teacher_outputs(teacher, data, fingerprint(data), cache_dir=settings.cache_dir, keeper=keeper)
+    artifacts = ArtifactCache(null_lock, Silent(), print)
+    make_teacher_outputs(teacher, data, fingerprint(data), cache_dir=settings.cache_dir, artifacts=artifacts)
     (file,) = settings.cache_dir.rglob("*.safetensors")
     return file
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
-from harness.recipes import DEFAULT_RECIPES, RECIPES, translated
+from harness.recipes import DEFAULT_RECIPES, RECIPES, convert_weights
 from lightning_modules.losses import distillation_loss
 from lightning_modules.methods import DistillationCriterion
 
@@ -111,20 +111,20 @@ def test_the_values_are_those_that_are_known() -> None:
 @pytest.mark.parametrize(("hard", "soft"), [(5.0, 2.0), (0.3, 0.3), (0.0, 4.0), (2.0, 0.0)])
 @pytest.mark.parametrize("squared", [True, False])
 def test_any_two_weights_are_translated_with_and_without_the_square(hard: float, soft: float, squared: bool) -> None:
-    temperature, alpha, factor = translated(hard=hard, soft=soft, temperature=3.0, squared=squared)
+    temperature, alpha, factor = convert_weights(hard=hard, soft=soft, temperature=3.0, squared=squared)
     theirs = hard * cross_entropy(STUDENT) + soft * divergence(STUDENT, 3.0) * (9 if squared else 1)
     assert theirs == pytest.approx(factor * ours(STUDENT, temperature=temperature, alpha=alpha), rel=1e-12)
 
 
 def test_a_divergence_that_is_averaged_over_classes_too_has_a_weight_of_a_share() -> None:
     # DeiT's losses.py: (1 - alpha) * base_loss + alpha * kl_div(reduction="sum") * T * T / outputs.numel().
-    temperature, alpha, factor = translated(hard=0.5, soft=0.5 / 5, temperature=2.0)
+    temperature, alpha, factor = convert_weights(hard=0.5, soft=0.5 / 5, temperature=2.0)
     theirs = 0.5 * cross_entropy(STUDENT) + 0.5 * divergence(STUDENT, 2.0) * 7 * 4 / STUDENT.size
     assert theirs == pytest.approx(factor * ours(STUDENT, temperature=temperature, alpha=alpha), rel=1e-12)
 
 
 def test_the_first_keras_example_lacked_the_square_and_was_another_loss() -> None:
-    assert translated(hard=0.1, soft=0.9, temperature=10, squared=False).alpha == pytest.approx(0.1 / 0.109)
+    assert convert_weights(hard=0.1, soft=0.9, temperature=10, squared=False).alpha == pytest.approx(0.1 / 0.109)
 
 
 @pytest.mark.parametrize(
@@ -139,4 +139,4 @@ def test_the_first_keras_example_lacked_the_square_and_was_another_loss() -> Non
 )
 def test_weights_that_make_no_loss_are_refused(weights: dict[str, float], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        translated(**weights)
+        convert_weights(**weights)

@@ -18,7 +18,7 @@ from torch import nn
 
 from harness.core.errors import HarnessError, did_you_mean
 from harness.core.names import column_names, logged_name
-from harness.preparation.prepare import check_class_names
+from harness.preparation.steps import check_class_names
 from harness.sampling.candidates import Points
 from harness.space import SearchSpace
 from harness.task import Task, class_names

@@ -17,9 +17,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from harness.core.errors import HarnessError, TrialFailed
 from harness.cost import budgets as budget
-from harness.cost.measure import Conditions, CostTable, key_of
-from harness.metrics import Cost
-from harness.preparation.cost_table import costs_of, refusal
+from harness.cost.base import Conditions
+from harness.cost.table import CostTable, key_of
+from harness.preparation.student_costs import costs_of, refusal
 from harness.sampling.first_trials import first_trials
 from harness.sampling.proposal import Proposer
 from harness.space import SearchSpace
@@ -27,15 +27,21 @@ from lightning_modules.networks import ConvNet
 from search_spaces.digits import SPACE, Digits
 
 
-def cost_of(parameters: int, latency_ms: float) -> Cost:
-    return Cost(
-        parameters, 10 * parameters, parameters / 1e6, latency_ms, 2 * latency_ms, 1000 / latency_ms, parameters
-    )
+def cost_of(parameters: int, latency_ms: float) -> dict[str, float]:
+    return {
+        "parameters": parameters,
+        "trainable_parameters": parameters,
+        "macs": 10 * parameters,
+        "size_mb": parameters / 1e6,
+        "latency_p50_ms": latency_ms,
+        "latency_p95_ms": 2 * latency_ms,
+        "throughput_per_s": 1000 / latency_ms,
+    }
 
 
 def table(space: SearchSpace, parameters: dict[str, int]) -> CostTable:
     costs = {key: cost_of(count, count / 100) for key, count in parameters.items()}
-    return CostTable(Conditions("a processor"), cost_of(10_000, 9.0), costs)
+    return CostTable({"torch_eager": Conditions("a processor")}, cost_of(10_000, 9.0), costs)
 
 
 # A network of width w costs 100·w parameters, and w milliseconds.

@@ -12,16 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.cost.latency import (
-    ROUNDS,
-    Rounds,
-    expected_steps_s,
-    fitting_batch,
-    is_compiled,
-    measure_rounds,
-    time_limit_s,
-)
-from harness.cost.measure import Conditions, measure_costs
+from harness.cost.backends.torch_eager import BACKEND
+from harness.cost.base import Conditions
+from harness.cost.counting import count_costs
+from harness.cost.latency import expected_steps_s, fitting_batch, is_compiled, measure_rounds, time_limit_s
+from harness.cost.rounds import ROUNDS, Rounds
 
 CONDITIONS = Conditions("a processor", throughput_batch=4)
 
@@ -42,33 +37,45 @@ def inputs(size: int) -> Tensor:
     return torch.ones(size, 3)
 
 
+def measure(
+    networks: dict[str, Any],
+    rounds: Rounds,
+    *,
+    conditions: Conditions = CONDITIONS,
+    limit_s: float = math.inf,
+    on_round: Callable[[], None] = lambda: None,
+    least: int = 1,
+) -> dict[str, dict[str, float]]:
+    return BACKEND.measure(
+        networks, inputs, conditions=conditions, rounds=rounds, limit_s=limit_s, on_round=on_round, least=least
+    )
+
+
 def test_a_slow_network_has_as_many_rounds_as_there_is_time_for() -> None:
     networks = {"slow": Slow(), "fast": nn.Linear(3, 2)}
     rounds, ticks = Rounds(), list[int]()
-    costs = measure_costs(
-        networks, inputs, conditions=CONDITIONS, rounds=rounds, limit_s=0.5, on_round=lambda: ticks.append(1)
-    )
+    costs = measure(networks, rounds, limit_s=0.5, on_round=lambda: ticks.append(1))
     done = rounds.done(["slow", "fast"])
     assert 1 <= done == len(ticks) < ROUNDS and str(rounds).startswith(f"p50 of {done} round")
     assert done == 1 or (rounds.spent_s < 0.6 and "quartiles within " in str(rounds))
-    assert costs["slow"].latency_p50_ms > costs["fast"].latency_p50_ms
+    assert costs["slow"]["latency_p50_ms"] > costs["fast"]["latency_p50_ms"]
     assert len(rounds.calls["fast"]) == done  # each has as many
 
 
 def test_one_round_is_measured_however_little_time_there_is() -> None:
     rounds = Rounds()
-    measure_costs({"a": nn.Linear(3, 2)}, inputs, conditions=CONDITIONS, rounds=rounds, limit_s=0.0)
+    measure({"a": nn.Linear(3, 2)}, rounds, limit_s=0.0)
     assert rounds.done(["a"]) == 1 and str(rounds) == "p50 of 1 round"
 
 
 def test_the_least_rounds_are_measured_however_little_time_there_is() -> None:
     rounds = Rounds()
-    measure_costs({"a": nn.Linear(3, 2)}, inputs, conditions=CONDITIONS, rounds=rounds, limit_s=0.0, least=5)
+    measure({"a": nn.Linear(3, 2)}, rounds, limit_s=0.0, least=5)
     assert rounds.done(["a"]) == 5
 
 
 def test_measuring_that_was_cut_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.cost.latency._KEPT_APART_S", 0)
+    monkeypatch.setattr("harness.cost.rounds._KEPT_APART_S", 0)
     networks, file, left = {"a": nn.Linear(3, 2), "b": nn.Linear(3, 4)}, tmp_path / "rounds.json", [7]
 
     def cut() -> None:
@@ -77,12 +84,12 @@ def test_measuring_that_was_cut_goes_on_where_it_was(tmp_path: Path, monkeypatch
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measure_costs(networks, inputs, conditions=CONDITIONS, rounds=Rounds(file), on_round=cut)
+        measure(networks, Rounds(file), on_round=cut)
     again = Rounds(file)
     kept, spent_s = {name: list(calls) for name, calls in again.calls.items()}, again.spent_s
     assert again.done(["a", "b"]) == 7 and again.throughput_batch == 4 and spent_s > 0
     ticks = list[int]()
-    measure_costs(networks, inputs, conditions=CONDITIONS, rounds=again, on_round=lambda: ticks.append(1))
+    measure(networks, again, on_round=lambda: ticks.append(1))
     assert again.done(["a", "b"]) == len(ticks) == ROUNDS and again.spent_s > spent_s
     assert all(calls[:7] == kept[name] for name, calls in again.calls.items())
 
@@ -91,12 +98,12 @@ def test_measuring_that_ended_for_want_of_time_goes_on_where_there_is_more_and_w
     networks, names, rounds = {"a": nn.Linear(3, 2), "b": Slow()}, ["a", "b"], Rounds()
     small = replace(CONDITIONS, throughput_batch=2)
     assert not rounds.could_take_more(names, math.inf, most=4)  # nothing is known of their time yet
-    measure_costs(networks, inputs, conditions=small, rounds=rounds, limit_s=0.0)
+    measure(networks, rounds, conditions=small, limit_s=0.0)
     calls, spent_s = {name: list(of) for name, of in rounds.calls.items()}, rounds.spent_s
     assert not rounds.could_go_on(names, spent_s) and rounds.could_go_on(names, 9 * spent_s)
     assert not rounds.could_take_more(names, 2 * spent_s, most=4) and rounds.could_take_more(names, math.inf, most=4)
     assert not rounds.could_take_more(names, math.inf, most=3)
-    measure_costs(networks, inputs, conditions=CONDITIONS, rounds=rounds, limit_s=20 * spent_s)
+    measure(networks, rounds, limit_s=20 * spent_s)
     assert rounds.throughput_batch == 4 and 2 <= rounds.done(names) and rounds.spent_s > spent_s
     assert all(of[:1] == calls[name] for name, of in rounds.calls.items())  # single calls are the same in any batch
 
@@ -119,7 +126,7 @@ def test_each_compiled_network_has_its_share_of_the_time_that_is_left(monkeypatc
 def test_rounds_that_can_not_be_read_are_measured_anew(tmp_path: Path, text: str) -> None:
     (tmp_path / "rounds.json").write_text(text)
     rounds = Rounds(tmp_path / "rounds.json")
-    measure_costs({"a": nn.Linear(3, 2)}, inputs, conditions=CONDITIONS, rounds=rounds)
+    measure({"a": nn.Linear(3, 2)}, rounds)
     assert rounds.done(["a"]) == ROUNDS
 
 
@@ -177,10 +184,10 @@ def test_each_compiled_network_runs_what_it_was_compiled_to() -> None:
 
     widths = range(4, 14)  # more than the compiler keeps of one function
     networks: dict[str, Any] = {str(w): torch.compile(network(w), backend=backend) for w in widths}
-    costs = measure_costs(networks | {"eager": network(4)}, inputs, conditions=CONDITIONS)
+    measure(networks | {"eager": network(4)}, Rounds())
     # Of a larger batch one warm and one timed call in each round; five and a warm one of a single sample.
     assert calls == {width: ROUNDS * (1 + 1 + 1 + 5) for width in widths} and not shapes
-    assert [costs[str(w)].macs for w in widths] == [3 * w + 2 * w for w in widths]
+    assert [count_costs(networks[str(w)].eval(), inputs(1)).macs for w in widths] == [3 * w + 2 * w for w in widths]
 
 
 def test_what_is_compiled_is_told_however_it_is_compiled() -> None:

@@ -11,7 +11,7 @@ import torch
 from sklearn.tree import DecisionTreeClassifier
 from torch import Tensor, nn
 
-from harness.networks.digest import answers_of, network_digest, some_of, start_of
+from harness.networks.digest import answers_of, network_digest, sampled_answers, start_of
 from harness.studies.start import Start
 
 INPUTS = torch.linspace(-1, 1, 60).reshape(20, 3)
@@ -112,11 +112,10 @@ def test_last_bits_are_no_difference_to_a_study_and_another_start_is() -> None:
     assert not start_of(nn.Linear(100, 10)).is_like(start)
     assert not start_of(nn.Linear(10, 100)).is_like(start)
     answers = torch.randn(70, 30)
-    kept = Start("", some_of(answers), "")
+    kept = Start("", sampled_answers(answers), "")
     assert len(kept.numbers) == 512
-    assert Start("", some_of(answers + 1e-6), "").is_like(kept) and not Start("", some_of(answers * 1.1), "").is_like(
-        kept
-    )
+    assert Start("", sampled_answers(answers + 1e-6), "").is_like(kept)
+    assert not Start("", sampled_answers(answers * 1.1), "").is_like(kept)
 
 
 class Buffered(nn.Module):

@@ -19,7 +19,8 @@ from harness.core.content import tensors_digest
 from harness.core.errors import HarnessError, Unfit, advice_of
 from harness.networks.deployment import check_deployed
 from harness.networks.logits import numbers_fault
-from harness.networks.students import LayerCheck, Students, build_student, check_students
+from harness.networks.student_checks import LayerCheck, Students, check_students
+from harness.networks.students import build_student
 from harness.preparation.method_checks import check_student_layers, student_layers
 from harness.preparation.teacher_checks import check_outputs, check_pair, check_teacher
 from harness.settings import Settings
@@ -83,8 +84,8 @@ def test_every_architecture_is_looked_at_and_what_changes_nothing_is_named() -> 
 
     ranges = {"width": IntDistribution(1, 3), "depth": IntDistribution(0, 2), "unused": IntDistribution(5, 9)}
     students = looked_at(space_of(build, **ranges))
-    assert students.classes == 2 and students.looked_at == 3 * 3 * 5
-    assert students.inert == ["unused"]
+    assert students.classes == 2 and students.checked == 3 * 3 * 5
+    assert students.without_effect == ["unused"]
 
 
 def test_what_is_computed_counts_as_a_change_in_train_mode_too() -> None:
@@ -95,7 +96,7 @@ def test_what_is_computed_counts_as_a_change_in_train_mode_too() -> None:
             act=CategoricalDistribution(["ReLU", "Tanh"]),
         )
     )
-    assert students.inert == []
+    assert students.without_effect == []
 
 
 def test_of_an_endless_space_every_value_and_the_corners_are_looked_at() -> None:
@@ -116,8 +117,8 @@ def test_students_that_begin_alike_whatever_the_seed_are_named() -> None:
             torch.manual_seed(0)
             return mlp(width)
 
-    assert looked_at(space_of(seeded_apart)).alike == "student(width=2)"
-    assert looked_at(space_of(mlp)).alike is None
+    assert looked_at(space_of(seeded_apart)).unseeded == "student(width=2)"
+    assert looked_at(space_of(mlp)).unseeded is None
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
@@ -127,10 +128,10 @@ def test_a_layer_without_units_is_named_with_the_range_to_mend() -> None:
 
     found = looked_at(space_of(plain, width=IntDistribution(0, 3)))
     assert str(found.unitless) == (
-        "student(width=0) has a layer without units: its 0.weight is [0, 4]; begin the range of width at 1."
+        "student(width=0) has an empty layer: its 0.weight is [0, 4]; begin the range of width at 1."
     )
     assert found.alike is None  # it has next to nothing to draw, which is no sign of a seed
-    assert looked_at(space_of(plain)).unitless is None
+    assert looked_at(space_of(plain)).empty_layer is None
     found = looked_at(space_of(lambda size: plain(int(size == "some")), size=CategoricalDistribution(["some", "none"])))
     assert found.unitless is not None and found.unitless.remedy.startswith("give each layer a unit at least")
 
@@ -139,7 +140,7 @@ def test_a_layer_without_units_is_named_with_the_range_to_mend() -> None:
         network.register_parameter("place", nn.Parameter(torch.empty(0)))
         return network
 
-    assert looked_at(space_of(marked)).unitless is None
+    assert looked_at(space_of(marked)).empty_layer is None
 
 
 def test_an_error_of_a_width_below_1_says_where_its_range_should_begin() -> None:
@@ -510,7 +511,7 @@ def test_a_parameter_that_only_some_kinds_use_is_not_called_without_effect() -> 
 
 
 def test_of_large_students_the_same_few_are_looked_at_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.networks.students._MOST_NUMBERS", 1_000_000)
+    monkeypatch.setattr("harness.networks.student_checks._MOST_NUMBERS", 1_000_000)
 
     def build(width: int, depth: int) -> nn.Module:
         seen.append((width, depth))
@@ -521,6 +522,6 @@ def test_of_large_students_the_same_few_are_looked_at_each_time(monkeypatch: pyt
     for _ in range(2):
         students = looked_at(space)
     half = len(seen) // 2
-    assert seen[:half] == seen[half:] and students.inert == []
+    assert seen[:half] == seen[half:] and students.without_effect == []
     # With 7 · 40,000 · width + 2 weights each: two of width 1 and one of width 2 have 1,120,006.
-    assert students.looked_at == 3 and seen[:half] == [pair for pair in [(1, 15), (1, 1), (2, 30)] for _ in range(2)]
+    assert students.checked == 3 and seen[:half] == [pair for pair in [(1, 15), (1, 1), (2, 30)] for _ in range(2)]

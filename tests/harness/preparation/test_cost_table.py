@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from harness.core.errors import HarnessError
-from harness.cost.latency import Rounds
-from harness.cost.measure import CostTable
+from harness.cost.base import Conditions
+from harness.cost.rounds import Rounds
+from harness.cost.table import CostTable
 from harness.preparation.cost_table import limit_s_of
 from harness.preparation.prepare import prepare
 from harness.preparation.prepared import Prepared
@@ -104,7 +105,7 @@ def test_students_that_memory_does_not_suffice_for_are_left_out_and_it_is_said(
         "memory did not suffice to measure 5 of 30 architectures, whose trials may fail for it: student(width=26), "
         "student(width=27), student(width=28) and 2 more"
     )
-    assert f"warning   {said}; look: " in capsys.readouterr().out and said in study.misgivings
+    assert f"warning   {said}; look: " in capsys.readouterr().out and said in study.sanity_warnings
 
 
 @pytest.mark.parametrize("built", [10, 99])
@@ -112,6 +113,10 @@ def test_memory_must_suffice_for_the_student_in_the_middle(prepared: Prepare, bu
     words = r"^the task's student\(width=15\), in the middle of the space, fails.* memory"
     with pytest.raises(HarnessError, match=words):
         prepared(large(30, asked=10, built=built))
+
+
+def eager(table: CostTable) -> Conditions:
+    return table.conditions["torch_eager"]
 
 
 def test_a_cost_table_of_a_tiny_study_is_measured_on_by_a_larger_one(
@@ -126,15 +131,15 @@ def test_a_cost_table_of_a_tiny_study_is_measured_on_by_a_larger_one(
         return Rounds(file)
 
     tiny, one = table("tiny", 0), rounds()
-    assert tiny.conditions.throughput_batch == 1 and tiny.conditions.precision == "p50 of 1 round"
+    assert eager(tiny).throughput_batch == 1 and eager(tiny).precision == "p50 of 1 round"
     again = table("again", 0)  # there is no time for more
     assert again.to_json() == tiny.to_json() and rounds().calls == one.calls
     assert "there is time to measure on" not in capsys.readouterr().out
     large, all_rounds = table("large", math.inf), rounds()
-    assert large.conditions.throughput_batch == 64 and large.conditions.precision.startswith("p50 of 30 rounds")
+    assert eager(large).throughput_batch == 64 and eager(large).precision.startswith("p50 of 30 rounds")
     assert "the kept cost table is p50 of 1 round; there is time to measure on" in capsys.readouterr().out
     assert all(calls[:1] == one.calls[name] for name, calls in all_rounds.calls.items())
-    monkeypatch.setattr("harness.preparation.cost_table.measure_costs", None)  # nothing is measured any more
+    monkeypatch.setattr("harness.cost.latency.measure_rounds", None)  # nothing is measured any more
     for name in ("tiny", "again"):
         assert table(name, math.inf).to_json() == tiny.to_json()  # a study keeps its own
     assert table("late", 0).to_json() == table("later", math.inf).to_json() == large.to_json()

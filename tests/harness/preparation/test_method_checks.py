@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.cost.measure import CostTable
+from harness.cost.table import CostTable
 from harness.preparation.prepared import Prepared
 from harness.space import Configuration, SearchSpace
 from harness.training.checkpoint import Checkpoints, epochs_kept

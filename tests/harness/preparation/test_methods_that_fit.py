@@ -11,7 +11,7 @@ import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from harness.core.errors import HarnessError
-from harness.networks.students import check_students
+from harness.networks.student_checks import check_students
 from harness.preparation.method_checks import (
     check_classes,
     check_layers,

@@ -17,7 +17,7 @@ from torchmetrics.classification import BinaryAUROC, MulticlassAccuracy, Multicl
 
 from harness.core.errors import Unfit
 from harness.preparation.chance import chance_level, check_metric
-from harness.preparation.sanity_warnings import misgivings, of_task, of_training, unused_methods
+from harness.preparation.sanity_warnings import network_warnings, task_warnings, training_warnings, unused_methods
 from harness.region import Scores
 from harness.reporting.notes import notes
 from harness.reporting.result import collect
@@ -36,15 +36,15 @@ def scores(chance: float, *, sign: int = 1) -> Scores:
 
 
 def test_a_teacher_that_is_better_than_a_constant_answer_raises_none() -> None:
-    assert misgivings(sure_of(LABELS), scores(0.6), 0.61) == []
-    assert misgivings(sure_of(LABELS), scores(0.6, sign=-1), 0.59) == []
-    assert misgivings(sure_of(LABELS), scores(math.nan), 0.1) == []  # nothing is known of a constant answer
-    assert misgivings(sure_of(LABELS).abs(), scores(0.6), 1.0) == []  # a ReLU is the doctor's to doubt
+    assert network_warnings(sure_of(LABELS), scores(0.6), 0.61) == []
+    assert network_warnings(sure_of(LABELS), scores(0.6, sign=-1), 0.59) == []
+    assert network_warnings(sure_of(LABELS), scores(math.nan), 0.1) == []  # nothing is known of a constant answer
+    assert network_warnings(sure_of(LABELS).abs(), scores(0.6), 1.0) == []  # a ReLU is the doctor's to doubt
 
 
 @pytest.mark.parametrize(("sign", "reached"), [(1, 0.6), (1, 0.2), (-1, 0.7)])
 def test_a_teacher_that_is_no_better_than_a_constant_answer_raises_one(sign: int, reached: float) -> None:
-    (found,) = misgivings(sure_of(LABELS), scores(0.6, sign=sign), reached)
+    (found,) = network_warnings(sure_of(LABELS), scores(0.6, sign=sign), reached)
     assert found == (
         f"has f1 {reached:.4f} on the validation split, no better than a constant answer, which has 0.6000"
     )
@@ -60,13 +60,13 @@ def test_an_imbalanced_tasks_teacher_is_judged_by_the_tasks_own_metric() -> None
         metric.reset()
         metric.update(logits, labels)
         scored = Scores(metric="m", sign=1, bounds=(0.0, 1.0), chance=chance, samples=50)
-        found[type(metric).__name__] = (chance, misgivings(logits, scored, float(metric.compute())))
+        found[type(metric).__name__] = (chance, network_warnings(logits, scored, float(metric.compute())))
     assert found["MulticlassAUROC"] == (0.5, [])
     assert found["MulticlassAccuracy"][0] == pytest.approx(0.98) and len(found["MulticlassAccuracy"][1]) == 1
 
 
 def test_a_teacher_without_a_number_of_its_metric_raises_one() -> None:
-    (found,) = misgivings(sure_of(LABELS), scores(0.6), math.nan)
+    (found,) = network_warnings(sure_of(LABELS), scores(0.6), math.nan)
     assert found.startswith("has f1 nan on the samples that it is scored on: ")
     assert "e.g. zero_division=0" in found
 
@@ -89,9 +89,9 @@ def test_a_metric_must_give_one_number_for_a_perfect_answer() -> None:
 
 
 def test_probabilities_raise_one() -> None:
-    (found,) = misgivings(sure_of(LABELS).softmax(1))
+    (found,) = network_warnings(sure_of(LABELS).softmax(1))
     assert found.startswith("gives probabilities where logits are wanted")
-    assert misgivings(sure_of(LABELS)) == []
+    assert network_warnings(sure_of(LABELS)) == []
 
 
 @pytest.mark.parametrize(("network", "who"), [("perceptron(256)", "the teacher"), ("perceptron(width)", "a student")])
@@ -136,14 +136,14 @@ class Trained(pl.LightningModule):
 def test_what_a_lightning_module_says_of_its_training_is_named() -> None:
     names = ["configure_optimizers", "training_step", "on_train_epoch_end"]
     assert unused_methods(Trained()) == unused_methods(torch.nn.Sequential(Trained())) == names
-    (found,) = of_training(Trained())
+    (found,) = training_warnings(Trained())
     assert "whose configure_optimizers, training_step, on_train_epoch_end will not be used" in found
     assert "--teacher FILE" in found
-    assert of_training(torch.nn.Linear(2, 2)) == of_training(pl.LightningModule()) == []
+    assert training_warnings(torch.nn.Linear(2, 2)) == training_warnings(pl.LightningModule()) == []
 
 
 def test_a_network_in_eval_mode_is_trained_so() -> None:
-    (found,) = of_training(torch.nn.Linear(2, 2).eval())
+    (found,) = training_warnings(torch.nn.Linear(2, 2).eval())
     assert found.startswith("is given in eval mode")
 
 
@@ -161,8 +161,8 @@ def test_what_a_task_declares_almost_right_is_named() -> None:
 
     for cls in (Mine, Right):
         cls.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
-    assert of_task(Mine(), Task) == [  # type: ignore[abstract]
+    assert task_warnings(Mine(), Task) == [  # type: ignore[abstract]
         "declares 'teacher_epoch', which nothing asks for; did you mean 'teacher_epochs'?",
         "declares 'train_dataloader', which nothing asks for: a task's networks are trained by the space's method",
     ]
-    assert of_task(Right(), Task) == []  # type: ignore[abstract]
+    assert task_warnings(Right(), Task) == []  # type: ignore[abstract]

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from harness.core.errors import HarnessError, advising
-from harness.preparation.user_code import asking
+from harness.preparation.user_code import user_code
 from harness.settings import Settings
 
 SETTINGS = Settings(space_name="mine", space_file=Path("mine.py"), study="mine")
 
 
 def refusal(error: Exception, advice: str) -> str:
-    with pytest.raises(HarnessError) as refused, asking("the task's student(width=0)", SETTINGS), advising(advice):
+    with pytest.raises(HarnessError) as refused, user_code("the task's student(width=0)", SETTINGS), advising(advice):
         raise error
     return str(refused.value)
 

@@ -21,8 +21,9 @@ from rich.console import Console
 
 from harness.core.errors import HarnessError
 from harness.core.names import COLUMNS
-from harness.cost.measure import Conditions, CostTable
-from harness.metrics import METRICS, Cost
+from harness.cost.base import Conditions
+from harness.cost.table import CostTable
+from harness.metrics import METRICS
 from harness.region import Region
 from harness.reporting.notes import caveats, confirmed_head, notes, nothing_to_confirm, transferred
 from harness.reporting.notes import tested as confirmed_lines
@@ -92,16 +93,17 @@ def a_study(
 ) -> Study:
     """A study of which these trials are over, each of three epochs."""
     study, name = open_study(settings, space, open_storage(settings)), space.task.metric_name
-    cost = Cost(
-        int(teacher[2]),
-        2 * int(teacher[2]),
-        4e-6 * teacher[2],
-        teacher[1],
-        1.5 * teacher[1],
-        2000 / teacher[1],
-        int(teacher[2]),
-    )
-    study.keep_costs(CostTable(Conditions("a processor", torch="9.9"), cost, {}).to_json())
+    costs = {
+        "parameters": int(teacher[2]),
+        "trainable_parameters": int(teacher[2]),
+        "macs": 2 * int(teacher[2]),
+        "size_mb": 4e-6 * teacher[2],
+        "latency_p50_ms": teacher[1],
+        "latency_p95_ms": 1.5 * teacher[1],
+        "throughput_per_s": 2000 / teacher[1],
+    }
+    conditions = {"torch_eager": Conditions("a processor", torch="9.9")}
+    study.keep_costs(CostTable(conditions, costs, {}).to_json())
     study.keep_teacher(metrics(*teacher, name=name))
     study.keep_primary_bounds(*bounds)
     for outcome in outcomes:
@@ -157,7 +159,7 @@ def test_students_that_a_clock_s_spread_alone_keeps_on_the_front_are_named(setti
     assert result.on_front_by_spread == [] and "spread" not in summary(result)  # nothing is known of it
     assert study.costs is not None
     table = CostTable.from_json(study.costs)
-    table.conditions = replace(table.conditions, spread=0.02)
+    table.conditions["torch_eager"] = replace(table.conditions["torch_eager"], spread=0.02)
     study.keep_costs(table.to_json())
     result = collect(study)
     assert numbers(result) == [0, 1, 2, 3, 4]  # as before

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from harness.core.content import tensors_digest
 from harness.core.errors import HarnessError
-from harness.cost.measure import key_of
+from harness.cost.table import key_of
 from harness.space import SearchSpace, load_space
 from harness.teachers.assistant import is_student, load_assistant
 

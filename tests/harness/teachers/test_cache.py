@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import Silent
 
-from harness.teachers.cache import ArtifactCache, nobody_else
+from harness.teachers.cache import ArtifactCache, null_lock
 
 
 class Server(Silent):
@@ -57,10 +57,10 @@ class Machine:
         for file in files:
             file.write_text(self.makes)
 
-    def get_or_create(self, alone: Callable = nobody_else) -> None:
-        keeper = ArtifactCache(alone, self.server, self.said.append)
+    def get_or_create(self, alone: Callable = null_lock) -> None:
+        artifacts = ArtifactCache(alone, self.server, self.said.append)
         folder = self.file.parent
-        keeper.get_or_create(
+        artifacts.get_or_create(
             [self.file],
             lock=folder / "lock",
             name="a thing",
@@ -71,7 +71,7 @@ class Machine:
             load=self.load,
             make=self.make,
         )
-        keeper.share([self.file], "thing", folder)
+        artifacts.share([self.file], "thing", folder)
 
 
 def test_what_one_machine_has_made_another_finds_on_the_server(tmp_path: Path) -> None:
@@ -131,8 +131,8 @@ def test_of_two_processes_of_one_machine_one_makes_and_the_other_waits_with_a_wo
     thread = threading.Thread(target=first.get_or_create)
     thread.start()
     assert begun.wait(10)
-    keeper = ArtifactCache(nobody_else, Silent(), say)
-    keeper.get_or_create(
+    artifacts = ArtifactCache(null_lock, Silent(), say)
+    artifacts.get_or_create(
         [second.file], lock=first.file.parent / "lock", name="a thing", what="thing", doing="makes the thing",
         run_key="a run", run_folder=tmp_path, load=second.load, make=second.make,
     )  # fmt: skip

@@ -17,7 +17,7 @@ from scipy.special import softmax
 from torch import Tensor, nn
 
 from harness.core.errors import HarnessError
-from harness.cost.measure import CostTable
+from harness.cost.table import CostTable
 from harness.preparation.prepare import prepare
 from harness.preparation.prepared import Prepared
 from harness.screen.terminal import Terminal
@@ -25,7 +25,7 @@ from harness.settings import Settings
 from harness.space import SearchSpace, load_space
 from harness.studies.start import Start
 from harness.studies.study import Study
-from harness.teachers.cache import ArtifactCache, nobody_else
+from harness.teachers.cache import ArtifactCache, null_lock
 from harness.teachers.ensemble import averaged, bind_teachers, ensemble_name, make_teachers
 from harness.teachers.make import Teacher
 from harness.tracking.spool import SPOOL, read_events
@@ -69,7 +69,7 @@ class Place:
         data = self.space.task.data(None)
         return make_teachers(
             self.space, data, "its fingerprint", classes=2, settings=replace(self.settings, **settings),  # type: ignore[arg-type]
-            keeper=ArtifactCache(nobody_else, Silent(), print), terminal=Terminal(), mirror=Silent(),
+            artifacts=ArtifactCache(null_lock, Silent(), print), terminal=Terminal(), mirror=Silent(),
             bind_start=lambda name, start: start,
         )  # fmt: skip
 
@@ -198,11 +198,11 @@ def test_an_ensemble_costs_what_its_members_cost_and_each_has_a_run_of_its_own(p
     assert study.costs is not None
     table, metrics = CostTable.from_json(study.costs), study.attrs["kd.teacher"]
     # A perceptron of 256: 60 of its normalization, 30 x 256 and 256 weights, 256 x 2 and 2.
-    assert [cost.parameters for cost in table.members] == [8510, 8510]
-    assert [cost.macs for cost in table.members] == [30 * 256 + 512] * 2
+    assert [cost["parameters"] for cost in table.members] == [8510, 8510]
+    assert [cost["macs"] for cost in table.members] == [30 * 256 + 512] * 2
     assert metrics["parameters"] == 17020 and metrics["macs"] == 16384
     for name in ("latency_p50_ms", "latency_p95_ms", "size_mb"):
-        assert metrics[name] == pytest.approx(sum(getattr(cost, name) for cost in table.members))
+        assert metrics[name] == pytest.approx(sum(cost[name] for cost in table.members))
     assert 1 / metrics["throughput_per_s"] == pytest.approx(sum(1 / c.throughput_per_s for c in table.members))
     assert (metrics["agreement"], metrics["compression"], metrics["speedup"]) == (1, 1, 1)
     logged = {}

@@ -10,7 +10,7 @@ from conftest import Silent
 from torch import Tensor, nn
 
 from harness.studies.start import Start
-from harness.teachers.cache import ArtifactCache, nobody_else
+from harness.teachers.cache import ArtifactCache, null_lock
 from harness.teachers.make import Teacher
 from harness.teachers.outputs import Outputs, make_teacher_outputs
 from harness.tracking.spool import Spool
@@ -40,7 +40,7 @@ class Watched:
         self.calls.clear()
         return make_teacher_outputs(
             self.teacher, self.data, dataset, layers=layers, cache_dir=self.folder,
-            keeper=ArtifactCache(nobody_else, Silent(), self.said.append),
+            artifacts=ArtifactCache(null_lock, Silent(), self.said.append),
         )  # fmt: skip
 
     @property

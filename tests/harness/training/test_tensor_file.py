@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from harness.cost.measure import count_costs
+from harness.cost.counting import count_costs
 from harness.training.tensor_file import cpu_state, load_state, save_tensors
 
 

@@ -11,9 +11,9 @@ import pytest
 from conftest import opened, settings_in
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from harness.cost.base import Conditions
 from harness.cost.budgets import within
-from harness.cost.measure import Conditions, CostTable, key_of
-from harness.metrics import Cost
+from harness.cost.table import CostTable, key_of
 from harness.preparation.prepared import Prepared
 from harness.settings import Settings
 from harness.space import SearchSpace
@@ -26,12 +26,21 @@ def settings(tmp_path: Path) -> Settings:
     return replace(settings_in(tmp_path, trials=3), objectives=("accuracy", "macs", "throughput_per_s"))
 
 
-def cost(width: int) -> Cost:
-    return Cost(100 * width, 1_000 * width, 0.1, 0.1 * width, 0.2 * width, 1_000.0 / width, 100 * width)
+def cost(width: int) -> dict[str, float]:
+    return {
+        "parameters": 100 * width,
+        "trainable_parameters": 100 * width,
+        "macs": 1_000 * width,
+        "size_mb": 0.1,
+        "latency_p50_ms": 0.1 * width,
+        "latency_p95_ms": 0.2 * width,
+        "throughput_per_s": 1_000.0 / width,
+    }
 
 
 def prepared(space: SearchSpace, widths: range) -> Prepared:
-    table = CostTable(Conditions("cpu"), cost(64), {key_of({"width": width}): cost(width) for width in widths})
+    students = {key_of({"width": width}): cost(width) for width in widths}
+    table = CostTable({"torch_eager": Conditions("cpu")}, cost(64), students)
     return Prepared(data=cast(Any, None), classes=10, dataset="", teacher_digest="", costs=table)
 
 

@@ -10,7 +10,7 @@ import torch
 from conftest import EXAMPLE, prepared_with_fresh_teacher
 from torch import Tensor, nn
 
-from harness.networks.steadiness import unsteadiness
+from harness.networks.consistency import find_inconsistency
 from harness.reporting.notes import notes
 from harness.reporting.result import collect
 
@@ -39,15 +39,15 @@ class Squeezed(nn.Module):
 
 def test_what_a_batch_or_chance_has_a_say_in_is_said_with_what_to_do() -> None:
     inputs = torch.arange(8.0).reshape(4, 2)
-    assert unsteadiness(nn.Identity(), inputs) is None
-    fault = unsteadiness(Centred(), inputs)  # alone, a sample is its own mean: 0, where -3 to 3 were
+    assert find_inconsistency(nn.Identity(), inputs) is None
+    fault = find_inconsistency(Centred(), inputs)  # alone, a sample is its own mean: 0, where -3 to 3 were
     assert fault is not None and fault.found == (
         "a sample alone has logits 100.0% of the largest apart from its own in a batch of 4"
     )
     assert "a mean over dimension 0" in fault.remedy
-    fault = unsteadiness(Noisy(), inputs)
+    fault = find_inconsistency(Noisy(), inputs)
     assert fault is not None and fault.found.startswith("the same batch asked twice has logits ")
-    fault = unsteadiness(Squeezed(), {"inputs": inputs})
+    fault = find_inconsistency(Squeezed(), {"inputs": inputs})
     assert fault is not None and fault.found == "4 samples asked one by one have logits of shape (8,), not (4, 2)"
 
 
@@ -58,9 +58,8 @@ def test_a_search_warns_of_either_in_the_doctor_s_words(
     file = tmp_path / "cancer.py"
     file.write_text(EXAMPLE.replace(f"return {network}\n", f"return nn.Sequential(Centred(), {network})\n") + CENTRED)
     study = prepared_with_fresh_teacher(file)
-    said = (
-        rf"{who} is not steady: a sample alone has logits \d+\.\d% of the largest apart from its own in a batch of 16"
-    )
+    apart = r"a sample alone has logits \d+\.\d% of the largest apart from its own in a batch of 16"
+    said = f"{who} answers inconsistently: {apart}"
     output = capsys.readouterr().out
     (found,) = re.findall(rf"^warning   ({said}); look: \S+ -m harness doctor --space ", output, re.MULTILINE)
-    assert output.count("is not steady") == 1 and f"Warning: {found}." in notes(collect(study))
+    assert output.count("answers inconsistently") == 1 and f"Warning: {found}." in notes(collect(study))

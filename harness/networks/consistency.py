@@ -22,7 +22,7 @@ def logits_of(network: nn.Module, inputs: Inputs) -> Tensor:
         return call(network.eval(), inputs)
 
 
-def unsteadiness(network: nn.Module, inputs: Inputs) -> Unfit | None:
+def find_inconsistency(network: nn.Module, inputs: Inputs) -> Unfit | None:
     """Say where a network in eval mode gives a sample other logits when asked twice, or alone; ``None`` if nowhere.
 
     Args:

@@ -1,0 +1,101 @@
+"""The declaration of a metric or a cost. Imports nothing heavy, for ``--help`` reads declarations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Costs = Mapping[str, float]
+"""Measured costs of one network by metric name, without those that are not known."""
+
+
+@dataclass(frozen=True, eq=False)
+class SplitLogits:
+    """What student and teacher answer on every sample of a split: what a score is computed from.
+
+    Attributes:
+        student: Logits of the student, shape (N, C).
+        teacher: Logits of the teacher, shape (N, C).
+        labels: The true classes, shape (N,), int64.
+        classes: Number of classes C.
+    """
+
+    student: Tensor
+    teacher: Tensor
+    labels: Tensor
+    classes: int
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The declaration of a metric that every trial has beside its task's primary metric.
+
+    A metric with neither ``score`` nor ``derive`` is a measured cost.
+
+    Attributes:
+        name: Its name in flags, CSV, the study and MLflow.
+        direction: ``"maximize"`` or ``"minimize"``: which way is better.
+        unit: Its unit, where it has one.
+        label: Its name in plots; by default ``name``.
+        heading: Its name above a column of a table; by default ``name``.
+        format: How a table shows a value.
+        in_every_table: Whether tables show it where it is no objective. A narrow terminal leaves such a column out.
+        is_timed: Whether it depends on a clock, and so differs from run to run.
+        is_default_objective: Whether it spans the front where ``--objectives`` is not given.
+        may_be_unknown: Whether it can't be computed for some students, whose trials then lack it.
+        combine: Computes a measured cost of networks that run one after the other from the cost of each.
+        score: Computes it from the answers on a split, once the student is trained.
+        derive: Computes it from the costs of a student and of its teacher; ``None`` where these don't determine it.
+    """
+
+    name: str
+    direction: Literal["maximize", "minimize"]
+    _: KW_ONLY
+    unit: str = ""
+    label: str = ""
+    heading: str = ""
+    format: str = "{:.4f}"
+    in_every_table: bool = False
+    is_timed: bool = False
+    is_default_objective: bool = False
+    may_be_unknown: bool = False
+    combine: Callable[[Iterable[float]], float] = sum
+    score: Callable[[SplitLogits], Tensor] | None = None
+    derive: Callable[[Costs, Costs], float | None] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", self.label or self.name)
+        object.__setattr__(self, "heading", self.heading or self.name)
+
+    @property
+    def is_maximized(self) -> bool:
+        """Return whether higher is better."""
+        return self.direction == "maximize"
+
+    @property
+    def known_before_training(self) -> bool:
+        """Return whether it is a cost: temperature and alpha do not change it."""
+        return self.score is None
+
+    @property
+    def is_measured(self) -> bool:
+        """Return whether it is counted or measured of a network, and not computed from other values."""
+        return self.score is None and self.derive is None
+
+    @property
+    def may_be_budget(self) -> bool:
+        """Return whether ``--max`` accepts it: a measured cost that is better the lower it is."""
+        return self.is_measured and not self.is_maximized
+
+    @property
+    def axis_label(self) -> str:
+        """Return its label at the axis of a plot, with its unit."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+    def of_costs(self, student: Costs, teacher: Costs) -> float | None:
+        """Return the value of a metric that is known before training; ``None`` where it can't be computed."""
+        return self.derive(student, teacher) if self.derive else student.get(self.name)

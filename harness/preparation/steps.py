@@ -1,0 +1,304 @@
+"""The steps of a preparation: what is checked and made before a trial trains, and what a person is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from harness.core.errors import Unfit
+from harness.core.metric import Costs
+from harness.cost import budgets as budget
+from harness.cost.counting import Counts
+from harness.cost.table import CostTable
+from harness.hints import doctor_command
+from harness.metrics import METRICS, cost_metrics, timed_text, unknown_for_some
+from harness.networks.consistency import ASKED, find_inconsistency
+from harness.networks.deployment import check_deployed
+from harness.networks.student_checks import Students, check_students
+from harness.preparation.cost_table import example_inputs
+from harness.preparation.fingerprint import fingerprint
+from harness.preparation.method_checks import (
+    check_classes,
+    check_student_layers,
+    check_targets,
+    student_layers,
+    teacher_layers,
+)
+from harness.preparation.mixing import REMEDY, find_unrepeatable_view, mixes_targets, no_control_reason
+from harness.preparation.sanity_warnings import SAME_WEIGHTS, network_warnings, task_warnings, training_warnings
+from harness.preparation.scoring import score
+from harness.preparation.student_identity import student_starts, students_digest
+from harness.preparation.teacher_checks import check_outputs, check_teacher
+from harness.preparation.user_code import middle_student, middle_student_code, user_code
+from harness.region import Scores, region_of
+from harness.screen.terminal import Terminal
+from harness.settings import Bound, Settings
+from harness.space import SearchSpace
+from harness.studies.changes import bind_starts
+from harness.studies.study import Study
+from harness.task import Task, class_names, deployed_network
+from harness.teachers.cache import ArtifactCache, null_lock
+from harness.teachers.ensemble import labels, make_teachers
+from harness.teachers.make import Teacher, learns
+from harness.teachers.outputs import Outputs, make_teacher_outputs
+from harness.tracking.mirror import Mirror
+from harness.training.fit import device_of
+from lightning_modules.batch import call
+from lightning_modules.data.tensors import TensorDataModule
+
+_PROBED_SAMPLES = 16  # by which it is seen whether a student gives logits
+INDENT = " " * 10  # of what continues a line
+
+
+class PreparationSteps:
+    """The steps of one preparation. Each checks or makes one thing, and stores with the study what it found.
+
+    Args:
+        settings: Name data, teacher and device.
+        space: What varies.
+        study: The study.
+        terminal: Shows what is made.
+        mirror: Notified of the teacher's new log entries.
+
+    Attributes:
+        warnings: Sanity warnings so far, a sentence each.
+    """
+
+    def __init__(
+        self, settings: Settings, space: SearchSpace, study: Study, terminal: Terminal, mirror: Mirror
+    ) -> None:
+        self._settings, self._space, self._study = settings, space, study
+        self._terminal, self._mirror = terminal, mirror
+        self.warnings: list[str] = []
+
+    def task_code(self, what: str) -> AbstractContextManager[None]:
+        """Attribute errors within the context to a part of the task."""
+        return user_code(f"the task's {what}", self._settings)
+
+    def load_data(self) -> tuple[TensorDataModule, str]:
+        """Return the data, moved to the device, and their fingerprint, which the study is bound to."""
+        device = device_of(self._settings.accelerator)
+        with self.task_code("data"):
+            data = self._space.task.data(self._settings.data_dir)
+        with self.task_code("views"):
+            dataset = fingerprint(data)
+        sizes = ", ".join(f"{len(part):,} {name}" for name, part in data.splits.items())
+        views = "" if data.views is None else f", {data.views.count} views of each to train on"
+        self._terminal.say(f"data      {sizes} samples{views}, {dataset}")
+        data.move_to(device)
+        self._study.bind(dataset=dataset, students=students_digest(self._space, data, self._settings))
+        return data, dataset
+
+    def check_students(self, data: TensorDataModule) -> Students:
+        """Check students of every kind, and bind the study to their start weights."""
+        space = self._space
+        students = check_students(space, data, self.task_code, layers=student_layers(space))
+        check_deployed(space, data, self.task_code, classes=students.classes)
+        bind_starts(self._study, student_starts(space, data, self._settings))
+        check_classes(space, students.classes)
+        check_student_layers(space, students)
+        return students
+
+    def check_views(self, data: TensorDataModule, classes: int) -> tuple[str, str]:
+        """Return why no control is fair, empty where one is, and a warning of views that are not repeatable."""
+        with self.task_code("views"):
+            check_targets(self._space, mixes_targets(data, classes))
+            no_control = no_control_reason(data, classes)
+            fault = find_unrepeatable_view(data)
+        if no_control:
+            self._terminal.tell(f"controls  no control possible: {no_control}; {REMEDY}", indent=INDENT)
+        return no_control, fault and f"{fault}: students are not shown what the teacher was asked about"
+
+    def student_warnings(self, data: TensorDataModule) -> list[str]:
+        """Return sanity warnings about the middle student before it is trained, a phrase each."""
+        space = self._space
+        network = middle_student(space, data, self._settings)
+        found = training_warnings(network)
+        network.eval()
+        with middle_student_code(space, self._settings), torch.no_grad():
+            found += network_warnings(call(network, example_inputs(data, _PROBED_SAMPLES)).float())
+            deployed = deployed_network(space.task, network).to(data.device)
+            fault = find_inconsistency(deployed, example_inputs(data, ASKED))
+        return found if fault is None else [*found, f"answers inconsistently: {fault.found}"]
+
+    def collect_warnings(self, students: Students) -> None:
+        """Collect sanity warnings about the task and what its students have in common."""
+        self.warnings += [f"the task {one}" for one in task_warnings(self._space.task, Task)]
+        self.warnings += [f"nothing of a student changes with its {name}" for name in students.without_effect]
+        if students.empty_layer is not None:
+            self.warnings.append(str(students.empty_layer).rstrip("."))
+        if students.unseeded is not None:
+            self.warnings.append(f"{students.unseeded} {SAME_WEIGHTS}")
+
+    def make_teachers(self, data: TensorDataModule, dataset: str, students: Students) -> list[Teacher]:
+        """Train, find or load each teacher."""
+
+        def check(network: nn.Module) -> None:
+            check_teacher(network, self._space, data, students)
+            budget.check_compared(network, self._study.objectives)
+            if not self._settings.teachers and learns(network):
+                found = [f"the teacher {one}" for one in training_warnings(network)]
+                self.warnings.extend(one for one in found if one not in self.warnings)
+
+        with self.task_code("teacher"):
+            return make_teachers(
+                self._space,
+                data,
+                dataset,
+                classes=students.classes,
+                settings=self._settings,
+                artifacts=self._artifacts,
+                terminal=self._terminal,
+                mirror=self._mirror,
+                check=check,
+                bind_start=lambda name, start: bind_starts(self._study, {name: start})[name],
+            )
+
+    @cached_property
+    def _artifacts(self) -> ArtifactCache:
+        lock = self._study.alone if self._study.is_shared else null_lock
+        return ArtifactCache(lock, self._mirror, self._terminal.say)
+
+    def begin_work(self, no_control: str, scored: Scores, names: tuple[str, ...]) -> None:
+        """Begin to store what was found, which no other start may overtake from here on."""
+        study = self._study
+        study.begin_work()
+        study.keep_no_control(no_control)
+        study.keep_primary_bounds(*scored.bounds)
+        if names != study.class_names:
+            study.keep_class_names(names)
+
+    def make_outputs(
+        self, teachers: Sequence[Teacher], data: TensorDataModule, dataset: str, splits: Sequence[str]
+    ) -> list[Outputs]:
+        """Compute or find each teacher's outputs, and check that they are numbers."""
+        cache_dir, layers = self._settings.cache_dir, teacher_layers(self._space)
+        with user_code("the teacher", self._settings):
+            outputs = [
+                make_teacher_outputs(
+                    one, data, dataset, splits=splits, layers=layers, cache_dir=cache_dir, artifacts=self._artifacts
+                )
+                for one in teachers
+            ]
+        for name, one in zip(labels(len(teachers)), outputs, strict=True):
+            check_outputs(f"the {name}", one)
+        return outputs
+
+    def show_warnings(self, more: Sequence[str]) -> None:
+        """Show the warnings that were collected, and ``more``; empty ones are none."""
+        self.warnings += filter(None, more)
+        for warning in self.warnings:
+            self._show(warning)
+
+    def _warn(self, warning: str, file: Path | None = None) -> None:
+        self.warnings.append(warning)
+        self._show(warning, file)
+
+    def _show(self, warning: str, file: Path | None = None) -> None:
+        look = doctor_command(self._settings, file)
+        self._terminal.tell(f"warning   {warning}; look: {look}", indent=INDENT)
+
+    def report_teachers(
+        self,
+        teachers: Sequence[Teacher],
+        outputs: Sequence[Outputs],
+        scores: Sequence[Mapping[str, float]],
+        costs: CostTable,
+        scored: Scores,
+        data: TensorDataModule,
+    ) -> None:
+        """Show each teacher with its sanity warnings, and finish its run."""
+        names = labels(len(teachers)) if len(teachers) > 1 else ["the teacher"]
+        files, members = self._settings.teachers or [None] * len(teachers), costs.members or [costs.teacher]
+        for name, teacher, file, answered, reached, cost in zip(
+            names, teachers, files, outputs, scores, members, strict=True
+        ):
+            self._terminal.say(f"teacher   {describe_network(self._space, reached, cost)}, {teacher.digest}")
+            logits = answered["val"]["logits"].float()
+            for warning in network_warnings(logits, scored, reached[self._space.task.metric_name]):
+                self._warn(f"{name} {warning}", file)
+            with user_code("the teacher", self._settings):
+                fault = find_inconsistency(teacher.network, example_inputs(data, ASKED))
+            if fault is not None:
+                self._warn(f"{name} answers inconsistently: {fault.found}", file)
+            _finish_teacher(teacher, reached, cost)
+            self._mirror.notify(teacher.spool.folder)  # a kept teacher may be new to this tracking store
+
+    def report_students(self, student_warnings: Sequence[str], costs: CostTable) -> None:
+        """Show the warnings about students, and store all so far with the study."""
+        file = next(iter(self._settings.teachers), None)
+        for warning in student_warnings:
+            self._warn(f"a student {warning}", file)
+        if costs.uncounted:
+            unknown = ", ".join(unknown_for_some(METRICS))
+            self.warnings.append(f"{unknown} are not known of students: no formula for {', '.join(costs.uncounted)}")
+            self._terminal.tell(f"warning   {self.warnings[-1]}", indent=INDENT)
+        self._study.keep_sanity_warnings(self.warnings)
+
+    def set_region(self, bound: Bound | None, scored: Scores, teacher: float) -> None:
+        """Store the region of interest with the study, and show it."""
+        study = self._study
+        region = region_of(bound, scored, teacher)
+        before = f"; before: {study.region.bound}" if bound != study.bound and study.trials() else ""
+        study.keep_region(region)
+        study.keep_bound(bound)
+        self._terminal.tell(f"region    {region}{before}", indent=INDENT)
+        if not region.holds(teacher):
+            self.warnings.append(f"the teacher itself is not in the region ({region}), so few students may be")
+            self._terminal.tell(f"warning   {self.warnings[-1]}", indent=INDENT)
+            study.keep_sanity_warnings(self.warnings)
+
+
+def attach_outputs(outputs: Outputs, data: TensorDataModule, space: SearchSpace, classes: int) -> dict[str, float]:
+    """Join a teacher's outputs to the data, and return its scores."""
+    data.attach(outputs)
+    return score(data.teacher_outputs["val"]["logits"], data, space, classes)
+
+
+def describe_network(space: SearchSpace, scores: Mapping[str, float], cost: Costs) -> str:
+    """Return a teacher's primary metric and its costs, as a line of text shows them."""
+    parameters = f"{cost['parameters']:,.0f}" if cost["parameters"] else "no"
+    return (
+        f"{space.task.metric_name} {scores[space.task.metric_name]:.4f} (validation), {parameters} parameters, "
+        f"{timed_text(cost)}"
+    )
+
+
+def check_class_names(task: Task, labelled: int, classes: int) -> tuple[str, ...]:
+    """Return the names of the classes. Logits beyond the labels of the data need no names.
+
+    Args:
+        task: Names the classes.
+        labelled: Number of classes that the labels have.
+        classes: Number of logits C.
+
+    Raises:
+        Unfit: If there are fewer names than labelled classes, or more than logits.
+    """
+    names = class_names(task)
+    if names and not labelled <= len(names) <= classes:
+        raise Unfit(
+            f"the task's class_names must name each of its {labelled} classes, but name {len(names)}",
+            "give each a name, in their order, or leave class_names out",
+        )
+    return names
+
+
+def _finish_teacher(teacher: Teacher, scores: Mapping[str, float], cost: Costs) -> None:
+    if teacher.spool.state != "COMPLETE":
+        teacher.spool.tags({"kd.teacher": teacher.digest})
+        teacher.spool.metrics(teacher_metrics(scores, cost))
+        teacher.spool.set_state("COMPLETE")
+    teacher.spool.close()
+
+
+def teacher_metrics(scores: Mapping[str, float], cost: Costs) -> dict[str, float]:
+    """Return a teacher's metrics; counts of tensors say nothing of one that has no parameters, and are left out."""
+    metrics = {**scores, **cost_metrics(cost, cost)}
+    uncounted = () if cost["parameters"] else Counts._fields
+    return {name: value for name, value in metrics.items() if name not in uncounted}
