@@ -29,7 +29,10 @@ def confirm(settings: Settings) -> None:
     """Reopen the study, prepare, train its picks and controls with fresh seeds, report."""
     from harness.tracking.mirror import Mirror
 
-    with Mirror(remedy=command_for("report", settings)) as mirror, contextlib.ExitStack() as reach:
+    with (
+        Mirror(settings.tracking_uri, remedy=command_for("report", settings)) as mirror,
+        contextlib.ExitStack() as reach,
+    ):
         from harness.screen.terminal import Terminal
 
         terminal = Terminal()
@@ -60,7 +63,7 @@ def confirm(settings: Settings) -> None:
         picks = found.picked
         if not picks:
             raise HarnessError(nothing_to_confirm(found))
-        mirror.connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
+        mirror.connect(settings.experiment, settings.runs_dir, say=terminal.say)
         study.hold()
         catch_up(study, mirror)
         if study.finished() < len(study.trials()):
@@ -75,7 +78,7 @@ def confirm(settings: Settings) -> None:
                 study.keep_tested_teacher(score(logits, prepared.data, space, prepared.classes, split=SPLIT))
             if tries := controls(study, settings, space, picks, of=picks):  # of a search that had fewer controls
                 told = announcement(tries, study, workers_together(settings, space, prepared.data.device))
-                terminal.tell(f"controls  {told}; --controls plain leaves out the tuned ones", indent=" " * 10)
+                terminal.say_wrapped(f"controls  {told}; --controls plain leaves out the tuned ones", indent=" " * 10)
                 titles = [retraining.title for retraining in tries]
                 with retraining_display(terminal, "controls", titles, space.epochs) as display:
                     retrain_here(tries, context, display)
@@ -110,7 +113,10 @@ def report(settings: Settings) -> None:
     """Read the study, report."""
     from harness.tracking.mirror import Mirror
 
-    with Mirror(remedy=command_for("report", settings)) as mirror, contextlib.ExitStack() as reach:
+    with (
+        Mirror(settings.tracking_uri, remedy=command_for("report", settings)) as mirror,
+        contextlib.ExitStack() as reach,
+    ):
         from harness.screen.terminal import Terminal
 
         terminal = Terminal()
@@ -131,7 +137,7 @@ def report(settings: Settings) -> None:
             study = find_study(settings)
         study.retry.word.say = terminal.say
         try:
-            mirror.connect(settings.tracking_uri, f"kd-{study.space_name}", settings.runs_dir, say=terminal.say)
+            mirror.connect(f"kd-{study.space_name}", settings.runs_dir, say=terminal.say)
         except HarnessError as error:
             terminal.say(f"the report is not logged to MLflow: {error}")
             report(study, terminal)
@@ -162,7 +168,7 @@ def status(settings: Settings) -> None:
                 return
             study = find_study(named)
         for line in status(study):
-            terminal.tell(line, indent=" " * 10)
+            terminal.say_wrapped(line, indent=" " * 10)
 
 
 if __name__ == "__main__":

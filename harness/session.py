@@ -32,15 +32,18 @@ def run_search(settings: Settings, given: SearchSpace | None = None) -> None:
 
     terminal = Terminal()
     # The mirror's process imports MLflow and connects while this one imports torch.
-    with Mirror(remedy=command_for("report", settings)) as mirror, contextlib.ExitStack() as reach:
-        mirror.begin_to_connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
+    with (
+        Mirror(settings.tracking_uri, remedy=command_for("report", settings)) as mirror,
+        contextlib.ExitStack() as reach,
+    ):
+        mirror.begin_to_connect(settings.experiment, settings.runs_dir, say=terminal.say)
         with _saying_if_stopped(terminal), terminal.loading("PyTorch, Optuna and MLflow"):
             from harness.preparation.concurrency import workers_together
             from harness.preparation.prepare import prepare
             from harness.region import check_name
             from harness.reporting.parent import ParentRun
             from harness.reporting.report import report
-            from harness.reporting.result import picked
+            from harness.reporting.trials_table import picked
             from harness.sampling.first_trials import first_trials
             from harness.space import load_space
             from harness.storage.access import STORAGE_ERRORS, open_storage, storage_in_reach
@@ -67,7 +70,7 @@ def run_search(settings: Settings, given: SearchSpace | None = None) -> None:
             study = open_study(settings, whole_space, storage)
         terminal.say(_header(settings, study.finished()))
         for change in study.changes:
-            terminal.tell(f"changed   {change}", indent=" " * 10)
+            terminal.say_wrapped(f"changed   {change}", indent=" " * 10)
         switch_off_autologging(terminal.say)
         study.retry.word.say = terminal.say
 
@@ -99,7 +102,7 @@ def run_search(settings: Settings, given: SearchSpace | None = None) -> None:
                         search_here(context, display)
                     if left := controls_left():
                         told = announcement(left, study, workers_together(settings, space, prepared.data.device))
-                        terminal.tell(f"controls  {told}{_fewer(settings)}", indent=" " * 10)
+                        terminal.say_wrapped(f"controls  {told}{_fewer(settings)}", indent=" " * 10)
                         names = [control.title for control in left]
                         with retraining_display(terminal, "controls", names, space.epochs) as bar:
                             retrain_here(left, context, bar)
@@ -122,7 +125,7 @@ def run_search(settings: Settings, given: SearchSpace | None = None) -> None:
             try:
                 catch_up(study, mirror)
                 undone = len(controls_left())
-                terminal.tell(_stopped(settings, study, undone))
+                terminal.say_wrapped(_stopped(settings, study, undone))
                 terminal.say(steps(is_over=study.is_over and not undone))
             except STORAGE_ERRORS:
                 terminal.say("stopped while the storage is away; nothing is lost, and the same command goes on.")

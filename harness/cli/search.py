@@ -13,7 +13,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlencode
 
 from harness.cli import flags
 from harness.cli.program import command_line_here, executable, program, program_here
@@ -34,6 +33,7 @@ from harness.settings import (
     SAMPLERS,
     Settings,
 )
+from harness.tracking.base import find_tracker
 
 if TYPE_CHECKING:
     from harness.studies.study import Study
@@ -251,29 +251,15 @@ def next_steps(
     Args:
         settings: How the study was searched.
         study: The study.
-        experiment_id: MLflow's number of its experiment.
+        experiment_id: The tracker's id of its experiment.
         is_over: Whether the same command would do nothing more.
         has_picks: Whether there is something to confirm.
         by_command: Whether a command line began the search, which can be typed again.
     """
-    address = redact(settings.tracking_uri)
-    # A browser asks for name and password by itself.
-    server = re.sub("(?<=://)[^/@]*@", "", address) if address.startswith("http") else "http://127.0.0.1:5000"
-    query = {
-        # Without it, the page opens on traces of language models; sorted, MLflow shows the trials beside one another.
-        "workflowType": "machine_learning",
-        "compareRunsMode": "CHART",
-        "searchFilter": f"tags.kd.study = '{settings.study}' and tags.kd.role = 'trial'",
-        "orderByKey": f"metrics.`{logged_name(study.primary)}`",
-        "orderByAsc": "false",
-    }
-    page = f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs?{urlencode(query, quote_via=quote)}"
-    command = f"{executable('mlflow')} ui"
-    if has_password(settings.tracking_uri):
-        command = f'MLFLOW_BACKEND_STORE_URI="${VARIABLES["--tracking-uri"]}" {command}'
-    elif address != DEFAULT_TRACKING_URI:
-        command += f" --backend-store-uri {shlex.quote(address)}"
-    lines = ["next:", *([] if address.startswith("http") else [f"  compare  {command}"]), f"           {page}"]
+    tracker = find_tracker(settings.tracking_uri)
+    command = tracker.ui_command(executable)
+    page = tracker.runs_page(experiment_id, study=settings.study, metric=logged_name(study.primary))
+    lines = ["next:", *([] if command is None else [f"  compare  {command}"]), f"           {page}"]
     picture = settings.study_dir / "report" / "front.html"
     if picture.exists():
         lines.append(f"  look at  {picture}")

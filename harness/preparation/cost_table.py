@@ -169,7 +169,7 @@ def _measured(
     """Return a new table of teachers and students, measured from the rounds on that there are."""
     conditions, example = conditions_of(data.device), example_inputs(data, 1)
     inputs = partial(example_inputs, data)
-    bar = terminal.bar("costs", ROUNDS, "rounds")
+    bar = terminal.progress_bar("costs", ROUNDS, "rounds")
     try:
         with asking("a network of the task", settings):
             batch, most = rounds.throughput_batch, conditions.throughput_batch

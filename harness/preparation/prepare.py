@@ -84,7 +84,7 @@ def prepare(
             method of the space does not fit the task.
     """
     check_teachers(space, number_of_teachers(settings))
-    check_cache(settings.cache_dir, lambda text: terminal.tell(text, indent=" " * 10))
+    check_cache(settings.cache_dir, lambda text: terminal.say_wrapped(text, indent=" " * 10))
     keep_freed_memory()
     device = device_of(settings.accelerator)
     with asking("the task's data", settings):
@@ -111,7 +111,7 @@ def prepare(
         no_control = why_no_control(data, classes)
         unsteady = unrepeatable(data)
     if no_control:
-        terminal.tell(f"controls  no control possible: {no_control}; {REMEDY}", indent=" " * 10)
+        terminal.say_wrapped(f"controls  no control possible: {no_control}; {REMEDY}", indent=" " * 10)
     scored = scores_of(space.task, data, classes)
     bound = settings.bound or study.bound
     check_reach(bound, scored)
@@ -170,7 +170,7 @@ def prepare(
     names = labels(len(teachers)) if len(teachers) > 1 else ["the teacher"]
 
     def warn(doubt: str, file: Path | None = None) -> None:
-        terminal.tell(f"warning   {doubt}; look: {doctor_command(settings, file)}", indent=" " * 10)
+        terminal.say_wrapped(f"warning   {doubt}; look: {doctor_command(settings, file)}", indent=" " * 10)
 
     if unsteady:
         doubts.append(f"{unsteady}: students are not shown what the teacher was asked about")
@@ -199,7 +199,7 @@ def prepare(
     if costs.uncounted:
         unknown = ", ".join(unknown_for_some(METRICS))
         doubts.append(f"{unknown} are not known of students: no formula for {', '.join(costs.uncounted)}")
-        terminal.tell(f"warning   {doubts[-1]}", indent=" " * 10)
+        terminal.say_wrapped(f"warning   {doubts[-1]}", indent=" " * 10)
     study.keep_misgivings(doubts)
     study.keep_teacher(_teacher_metrics(together, costs.teacher))
     budget.check_counted(costs.uncounted, settings.budgets, study.objectives)
@@ -207,10 +207,10 @@ def prepare(
     before = f"; before: {study.region.bound}" if bound != study.bound and study.trials() else ""
     study.keep_region(region)
     study.keep_bound(bound)
-    terminal.tell(f"region    {region}{before}", indent=" " * 10)
+    terminal.say_wrapped(f"region    {region}{before}", indent=" " * 10)
     if not region.holds(together[space.task.metric_name]):
         doubts = [*doubts, f"the teacher itself is not in the region ({region}), so few students may be"]
-        terminal.tell(f"warning   {doubts[-1]}", indent=" " * 10)
+        terminal.say_wrapped(f"warning   {doubts[-1]}", indent=" " * 10)
         study.keep_misgivings(doubts)
     budget.within(space, settings.budgets, costs)  # says so now, if no student is
     return Prepared(data=data, classes=classes, dataset=dataset, teacher_digest=name, costs=costs)

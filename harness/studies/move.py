@@ -188,7 +188,7 @@ def _copy(source: Study, target: Storage, terminal: Terminal) -> None:
         if attr not in (MOVED_ATTR, MOVING_ATTR):
             made.set_user_attr(attr, value)
     trials = source.optuna.get_trials(deepcopy=False)
-    bar = terminal.bar("move", len(trials), "trials") if trials else None
+    bar = terminal.progress_bar("move", len(trials), "trials") if trials else None
     try:
         for trial in trials:  # in the order of their numbers, which are given anew
             made.add_trial(trial)

@@ -11,7 +11,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
-from harness.screen.formatting import configuration_text
+from harness.screen.formatting import configuration_text, duration_text
 from harness.screen.terminal import Terminal
 from harness.studies.study import Study
 
@@ -207,10 +207,7 @@ class SearchDisplay:
     def _left(self) -> str:
         here = self._done - self._began_with
         left_s = (time.monotonic() - self._started_s) / max(here, 1) * (self._total - self._done)
-        minutes, seconds = divmod(round(left_s), 60)
-        hours, minutes = divmod(minutes, 60)
-        clock = f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-        return f"{clock} left"
+        return f"{duration_text(left_s)} left"
 
 
 class RetrainingDisplay:
@@ -229,7 +226,7 @@ class RetrainingDisplay:
         self._epochs = epochs
         self._done = 0
         self._running: dict[int, int] = {}  # epochs done, by place
-        self._bar = terminal.bar(label, len(names), "students")
+        self._bar = terminal.progress_bar(label, len(names), "students")
 
     def started(self, number: int, params: dict[str, Any], resumed_after: int | None) -> None:
         """One begins, or goes on after ``resumed_after`` epochs."""
@@ -242,7 +239,7 @@ class RetrainingDisplay:
     def epoch(self, number: int, epoch: int) -> None:
         """An epoch of one ended."""
         self._running[number] = epoch + 1
-        self._bar.within(self._done + sum(self._running.values()) / self._epochs)
+        self._bar.show_partial(self._done + sum(self._running.values()) / self._epochs)
 
     def finished(self, number: int, metrics: dict[str, float]) -> None:
         """One was trained to the end."""

@@ -17,13 +17,13 @@ from conftest import README, ROOT, ended, environment, load, opened, settings_in
 from forked import Forked
 from mlflow import MlflowClient
 from safetensors.torch import load_file
-from test_cost import TEACHER
+from test_measure import TEACHER
 
 from harness.core.errors import HarnessError
 from harness.core.names import COLUMNS, logged_name
 from harness.cost.measure import Conditions, CostTable, Counts, key_of
 from harness.metrics import DEFAULT_OBJECTIVES, METRICS, Cost, Metric, SplitLogits, budget_names, unknown_for_some
-from harness.reporting.report_screen import _dispensable
+from harness.reporting.report_screen import _omission_order
 from harness.screen.formatting import cell, heading
 from harness.space import load_space
 from harness.training.tensor_file import load_state
@@ -181,7 +181,7 @@ def test_tables_and_plots_show_a_metric_as_it_is_declared() -> None:
     assert [METRICS[name].axis_label for name in ("latency_p50_ms", "macs", "throughput_per_s", "ece")] == [
         "latency p50, batch 1 (ms)", "MACs a sample", "throughput (samples/s)", "ece",
     ]  # fmt: skip
-    assert _dispensable() == ["agreement", "tuned_control", "control", "compression", "speedup"]
+    assert _omission_order() == ["agreement", "tuned_control", "control", "compression", "speedup"]
 
 
 def test_every_metric_has_a_name_that_flags_tables_and_mlflow_can_say() -> None:
