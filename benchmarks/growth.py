@@ -44,7 +44,8 @@ from harness.studies.claiming import TrialClaimer
 from harness.studies.opening import open_study
 from harness.studies.study import Study
 from harness.tracking.mirror import Mirror
-from harness.tracking.spool import SPOOL, STATE_FILE, Spool
+from harness.tracking.progress import STATE_FILE
+from harness.tracking.spool import SPOOL, Spool
 from harness.training.predictions import PREDICTIONS, compare_predictions, save_predictions
 from harness.trials.forecasting import make_forecast
 
@@ -112,8 +113,8 @@ def whole_command(*command: str) -> float:
 def a_study(settings: Settings, trials: int) -> tuple[SearchSpace, Study, Prepared]:
     """Return a study of so many trials."""
     space, terminal = load_space(settings.file_of_space, settings.epochs), Terminal()
-    with Mirror() as mirror:
-        mirror.connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
+    with Mirror(settings.tracking_uri) as mirror:
+        mirror.connect(settings.experiment, settings.runs_dir, say=terminal.say)
         study = open_study(settings, space, open_storage(settings))
         with ParentRun(study, settings, mirror) as parent:
             prepared = prepare(settings, space, study, terminal, mirror)

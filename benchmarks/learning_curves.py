@@ -90,8 +90,8 @@ def prepared_for(name: str, runs_dir: Path) -> tuple[SearchSpace, Prepared]:
         ]
     )
     space = load_space(settings.file_of_space, settings.epochs)
-    with Mirror() as mirror:
-        mirror.connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=print)
+    with Mirror(settings.tracking_uri) as mirror:
+        mirror.connect(settings.experiment, settings.runs_dir, say=print)
         study = open_study(settings, space, open_storage(settings))
         return space, prepare(settings, space, study, Terminal(), mirror)
 

@@ -109,8 +109,8 @@ def main() -> None:
     whole = load_space(settings.file_of_space, settings.epochs)
     space = whole.fixed(settings.fixed)
     terminal, ratios, bare_s, trial_s, mirror_s = Terminal(), [], [], [], []
-    with Mirror() as mirror:
-        mirror.connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
+    with Mirror(settings.tracking_uri) as mirror:
+        mirror.connect(settings.experiment, settings.runs_dir, say=terminal.say)
         study = open_study(settings, whole, open_storage(settings))
         with ParentRun(study, settings, mirror) as parent:
             prepared = prepare(settings, space, study, terminal, mirror)

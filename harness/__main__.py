@@ -43,7 +43,10 @@ def confirm(asked: ConfirmSettings) -> None:
     """Reopen the study, prepare, train its picks and controls with fresh seeds, report."""
     from harness.tracking.mirror import Mirror
 
-    with Mirror(remedy=report_command(asked.places)) as mirror, contextlib.ExitStack() as reach:
+    with (
+        Mirror(asked.places.tracking_uri, remedy=report_command(asked.places)) as mirror,
+        contextlib.ExitStack() as reach,
+    ):
         from harness.screen.terminal import Terminal
 
         terminal = Terminal()
@@ -74,7 +77,7 @@ def confirm(asked: ConfirmSettings) -> None:
         picks = found.picked
         if not picks:
             raise HarnessError(nothing_to_confirm(found))
-        mirror.connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
+        mirror.connect(settings.experiment, settings.runs_dir, say=terminal.say)
         study.hold()
         sync_spools(study, mirror)
         if study.finished() < len(study.trials()):
@@ -91,7 +94,7 @@ def confirm(asked: ConfirmSettings) -> None:
                 study, settings, space, picks, of=picks
             ):  # of a search that had fewer controls
                 told = describe_controls(tries, study, workers_together(settings, space, prepared.data.device))
-                terminal.tell(f"controls  {told}; --controls plain leaves out the tuned ones", indent=" " * 10)
+                terminal.say_wrapped(f"controls  {told}; --controls plain leaves out the tuned ones", indent=" " * 10)
                 titles = [retraining.title for retraining in tries]
                 with RetrainingDisplay(terminal, "controls", titles, space.epochs) as display:
                     retrain_locally(tries, context, display)
@@ -126,7 +129,7 @@ def report(places: Places, name: str | None) -> None:
     """Report on a study: the one of a name, or the only one; list the studies if there are several."""
     from harness.tracking.mirror import Mirror
 
-    with Mirror() as mirror, contextlib.ExitStack() as reach:
+    with Mirror(places.tracking_uri) as mirror, contextlib.ExitStack() as reach:
         from harness.screen.terminal import Terminal
 
         terminal = Terminal()
@@ -146,7 +149,7 @@ def report(places: Places, name: str | None) -> None:
             study = find_study(found)
         study.retry.word.say = terminal.say
         try:
-            mirror.connect(places.tracking_uri, f"kd-{study.space_name}", places.runs_dir, say=terminal.say)
+            mirror.connect(f"kd-{study.space_name}", places.runs_dir, say=terminal.say)
         except HarnessError as error:
             terminal.say(f"the report is not logged to MLflow: {error}")
             report(study, terminal)
@@ -177,7 +180,7 @@ def status(places: Places, name: str | None) -> None:
                 return
             study = find_study(found)
         for line in status(study):
-            terminal.tell(line, indent=" " * 10)
+            terminal.say_wrapped(line, indent=" " * 10)
 
 
 if __name__ == "__main__":

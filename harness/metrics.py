@@ -98,7 +98,7 @@ def budget_names() -> list[str]:
     return [metric.name for metric in METRICS.values() if metric.may_be_budget]
 
 
-def shown_unasked() -> list[Metric]:
+def metrics_in_every_table() -> list[Metric]:
     """Return the metrics that tables and plots show where they are no objectives."""
     return [metric for metric in METRICS.values() if metric.in_every_table]
 

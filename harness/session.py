@@ -57,15 +57,18 @@ def run_search(settings: Settings, given: SearchSpace | None = None) -> Outcome:
 
     terminal = Terminal()
     # The mirror's process imports MLflow and connects while this one imports torch.
-    with Mirror(remedy=report_command(settings)) as mirror, contextlib.ExitStack() as reach:
-        mirror.begin_to_connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
+    with (
+        Mirror(settings.tracking_uri, remedy=report_command(settings)) as mirror,
+        contextlib.ExitStack() as reach,
+    ):
+        mirror.begin_to_connect(settings.experiment, settings.runs_dir, say=terminal.say)
         with _saying_if_stopped(terminal), terminal.loading("PyTorch, Optuna and MLflow"):
             from harness.preparation.concurrency import workers_together
             from harness.preparation.prepare import prepare
             from harness.region import check_name
             from harness.reporting.parent import ParentRun
             from harness.reporting.report import report
-            from harness.reporting.result import picked
+            from harness.reporting.trials_table import picked
             from harness.sampling.first_trials import first_trials
             from harness.space import load_space
             from harness.storage.access import STORAGE_ERRORS, open_storage, storage_in_reach
@@ -92,7 +95,7 @@ def run_search(settings: Settings, given: SearchSpace | None = None) -> Outcome:
             study = open_study(settings, whole_space, storage)
         terminal.say(_header(settings, study.finished()))
         for change in study.changes:
-            terminal.tell(f"changed   {change}", indent=" " * 10)
+            terminal.say_wrapped(f"changed   {change}", indent=" " * 10)
         switch_off_autologging(terminal.say)
         study.retry.word.say = terminal.say
 
@@ -129,7 +132,7 @@ def run_search(settings: Settings, given: SearchSpace | None = None) -> Outcome:
                         search_locally(context, display)
                     if left := controls_left():
                         told = describe_controls(left, study, workers_together(settings, space, prepared.data.device))
-                        terminal.tell(f"controls  {told}{_fewer(settings)}", indent=" " * 10)
+                        terminal.say_wrapped(f"controls  {told}{_fewer(settings)}", indent=" " * 10)
                         names = [control.title for control in left]
                         with RetrainingDisplay(terminal, "controls", names, space.epochs) as bar:
                             retrain_locally(left, context, bar)
@@ -152,7 +155,7 @@ def run_search(settings: Settings, given: SearchSpace | None = None) -> Outcome:
             try:
                 sync_spools(study, mirror)
                 undone = len(controls_left())
-                terminal.tell(_stopped(settings, study, undone))
+                terminal.say_wrapped(_stopped(settings, study, undone))
                 stopped = outcome(is_over=study.is_over and not undone)
             except STORAGE_ERRORS:
                 terminal.say("stopped while the storage is away; nothing is lost, and the same command goes on.")

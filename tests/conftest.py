@@ -177,6 +177,8 @@ def _empty_study_database() -> Path:
 class Silent(Mirror):
     """No process: nothing is sent."""
 
+    shares_files = False
+
     def __init__(self) -> None:
         pass
 

@@ -169,7 +169,8 @@ def test_an_unreachable_storage_or_tracking_server_is_said_without_its_password(
     assert f"--storage postgresql+psycopg://me:***@127.0.0.1:{port}/kd can't be used" in error
     assert "s3cret" not in (example / "output.txt").read_text()
     error = refused(example, *space, "--tracking-uri", f"http://me:s3cret@127.0.0.1:{port}")
-    assert "--tracking-uri must be an MLflow store that answers" in error
+    assert "--tracking-uri must be the address of a tracking store that answers, but MLflow at" in error
+    assert f"http://me:***@127.0.0.1:{port} does not: " in error
     assert "s3cret" not in (example / "output.txt").read_text()
     assert "--storage must be sqlite:///FILE (for one machine)" in refused(example, *space, "--storage", "nonsense://")
     assert "can't be used" in refused(example, *space, "--storage", "sqlite:////nowhere/at/all.db")

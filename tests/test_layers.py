@@ -17,6 +17,9 @@ BELOW = {
     "harness": {"harness", "lightning_modules"},
     "search_spaces": {"search_spaces", "harness", "lightning_modules"},
 }
+TRACKING = ROOT / "harness" / "tracking"
+OF_MLFLOW = {*(TRACKING / "trackers" / "mlflow").glob("*.py"), TRACKING / "autologging.py"}
+"""Its tracker; and what switches off what a space's own code logs to MLflow, whatever the tracker is."""
 FILES = [path for layer in BELOW for path in sorted((ROOT / layer).glob("**/*.py"))]
 
 
@@ -43,9 +46,9 @@ def test_a_file_imports_only_its_own_layer_and_those_below(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_only_tracking_imports_mlflow_and_training_code_knows_no_optuna(path: Path) -> None:
+def test_only_its_tracker_imports_mlflow_and_training_code_knows_no_optuna(path: Path) -> None:
     modules = {name.split(".")[0] for name in imports(path)}
-    assert "mlflow" not in modules or path.parent == ROOT / "harness" / "tracking"
+    assert "mlflow" not in modules or path in OF_MLFLOW
     assert "optuna" not in modules or path.relative_to(ROOT).parts[0] != "lightning_modules"
 
 
@@ -91,5 +94,11 @@ def test_help_is_there_at_once_because_nothing_heavy_is_imported() -> None:
 
 
 def test_the_mirror_is_ready_early_because_it_imports_no_torch() -> None:
-    code = "import sys, harness.tracking.mirror_process; assert 'torch' not in sys.modules"
+    code = (
+        "import sys, harness.tracking.mirror_process\n"
+        "from harness.tracking.base import tracker_named\n"
+        "assert 'mlflow' not in sys.modules\n"
+        "tracker_named('MLflow').preload()\n"
+        "assert 'mlflow' in sys.modules and 'torch' not in sys.modules\n"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(), check=True, capture_output=True)

@@ -57,8 +57,8 @@ def test_a_tracking_server_that_hangs_keeps_nobody_who_tells_of_news_waiting(
 ) -> None:
     said: list[str] = []
     folders = [tmp_path / "runs" / str(number) for number in range(3)]
-    with Mirror() as mirror:
-        mirror.connect(server.address, "kd-hang", tmp_path / "artifacts", say=said.append)
+    with Mirror(server.address) as mirror:
+        mirror.connect("kd-hang", tmp_path / "artifacts", say=said.append)
         os.killpg(server.process.pid, signal.SIGSTOP)  # it takes connections, and answers nobody
         for folder in folders:
             with contextlib.closing(Spool(folder)) as spool:

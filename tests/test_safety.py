@@ -16,8 +16,8 @@ from conftest import ROOT, environment, opened, search, settings_in
 
 from harness.core.content import inside, write_atomically
 from harness.core.errors import HarnessError
-from harness.tracking.mlflow_sink import MlflowSink
 from harness.tracking.spool import SPOOL, Spool
+from harness.tracking.trackers.mlflow.store import MlflowStore
 
 
 class Malicious:
@@ -83,7 +83,7 @@ def test_ids_and_spaces_in_the_storage_that_lead_elsewhere_are_refused(tmp_path:
 @pytest.mark.parametrize("how", ["path", "link"])
 def test_a_file_outside_of_a_runs_folder_is_not_sent_to_the_tracking_server(tmp_path: Path, how: str) -> None:
     (tmp_path / "secret").write_text("s3cret")
-    sink = MlflowSink(f"sqlite:///{tmp_path}/mlflow.db", "kd-s", tmp_path / "mlruns")
+    store = MlflowStore(f"sqlite:///{tmp_path}/mlflow.db", "kd-s", tmp_path / "mlruns")
     folder = tmp_path / "study" / "0"
     spool = Spool(folder)
     spool.begin("trial", tags={"kd.run_key": "s/0"}, params={})
@@ -91,17 +91,17 @@ def test_a_file_outside_of_a_runs_folder_is_not_sent_to_the_tracking_server(tmp_
     spool.artifact(tmp_path / "secret" if how == "path" else folder / "link")
     spool.close()
     with pytest.raises(ValueError, match="must lie within"):
-        sink.send(folder)
+        store.send(folder)
     assert not [path for path in (tmp_path / "mlruns").rglob("*") if path.is_file()]
 
 
 def test_a_parent_that_is_no_folder_above_is_refused(tmp_path: Path) -> None:
-    sink = MlflowSink(f"sqlite:///{tmp_path}/mlflow.db", "kd-s", tmp_path / "mlruns")
+    store = MlflowStore(f"sqlite:///{tmp_path}/mlflow.db", "kd-s", tmp_path / "mlruns")
     spool = Spool(tmp_path / "study" / "0")
     spool.begin("trial", tags={"kd.run_key": "s/0"}, params={}, parent=tmp_path / "other")
     spool.close()
     with pytest.raises(ValueError, match="parent must be a folder above"):
-        sink.send(tmp_path / "study" / "0")
+        store.send(tmp_path / "study" / "0")
     assert not (tmp_path / "other" / SPOOL).exists()
 
 

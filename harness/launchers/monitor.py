@@ -10,7 +10,7 @@ from harness.core.errors import HarnessError, Interrupted
 from harness.hints import status_command
 from harness.launchers.placement import Placement
 from harness.launchers.remote import errors_in
-from harness.screen.terminal import Bar, Terminal
+from harness.screen.terminal import ProgressBar, Terminal
 from harness.settings import Settings
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _follow(jobs: Jobs, settings: Settings, terminal: Terminal) -> None:
     from harness.storage.access import STORAGE_ERRORS
 
     study: Study | None = None
-    bar: Bar | None = None
+    bar: ProgressBar | None = None
     done, began_s = 0, time.monotonic()
     notice_at = began_s + _NOTICE_AFTER_S
     try:
@@ -88,7 +88,7 @@ def _follow(jobs: Jobs, settings: Settings, terminal: Terminal) -> None:
             try:
                 study = study or _found(settings)
                 if study is not None:
-                    bar = bar or terminal.bar("trials", settings.trials, "trials")
+                    bar = bar or terminal.progress_bar("trials", settings.trials, "trials")
                     before, done = done, study.finished_at_once() or done
                     bar.advance(done - before)
             except (KeyError, *STORAGE_ERRORS):  # the study is being created anew, or its storage is away for a moment

@@ -174,7 +174,7 @@ class _Measuring:
 
     def _measured_further(self, backend: CostBackend, rounds: Rounds, limit_s: float) -> KeptCosts:
         inputs = partial(example_inputs, self.data)
-        bar = self.terminal.bar("costs", ROUNDS, "rounds")
+        bar = self.terminal.progress_bar("costs", ROUNDS, "rounds")
         try:
             with user_code("a network of the task", self.settings):
                 conditions = backend.fit_conditions(

@@ -57,7 +57,7 @@ def prepare(
             or a method of the space does not fit the task.
     """
     check_teachers(space, number_of_teachers(settings))
-    check_cache(settings.cache_dir, lambda text: terminal.tell(text, indent=INDENT))
+    check_cache(settings.cache_dir, lambda text: terminal.say_wrapped(text, indent=INDENT))
     raise_malloc_thresholds()
     run = PreparationSteps(settings, space, study, terminal, mirror)
     data, dataset = run.load_data()

@@ -111,7 +111,7 @@ class PreparationSteps:
             no_control = no_control_reason(data, classes)
             fault = find_unrepeatable_view(data)
         if no_control:
-            self._terminal.tell(f"controls  no control possible: {no_control}; {REMEDY}", indent=INDENT)
+            self._terminal.say_wrapped(f"controls  no control possible: {no_control}; {REMEDY}", indent=INDENT)
         return no_control, fault and f"{fault}: students are not shown what the teacher was asked about"
 
     def student_warnings(self, data: TensorDataModule) -> list[str]:
@@ -201,7 +201,7 @@ class PreparationSteps:
 
     def _show(self, warning: str, file: Path | None = None) -> None:
         look = doctor_command(self._settings, file)
-        self._terminal.tell(f"warning   {warning}; look: {look}", indent=INDENT)
+        self._terminal.say_wrapped(f"warning   {warning}; look: {look}", indent=INDENT)
 
     def report_teachers(
         self,
@@ -237,7 +237,7 @@ class PreparationSteps:
         if costs.uncounted:
             unknown = ", ".join(unknown_for_some(METRICS))
             self.warnings.append(f"{unknown} are not known of students: no formula for {', '.join(costs.uncounted)}")
-            self._terminal.tell(f"warning   {self.warnings[-1]}", indent=INDENT)
+            self._terminal.say_wrapped(f"warning   {self.warnings[-1]}", indent=INDENT)
         self._study.keep_sanity_warnings(self.warnings)
 
     def set_region(self, bound: Bound | None, scored: Scores, teacher: float) -> None:
@@ -247,10 +247,10 @@ class PreparationSteps:
         before = f"; before: {study.region.bound}" if bound != study.bound and study.trials() else ""
         study.keep_region(region)
         study.keep_bound(bound)
-        self._terminal.tell(f"region    {region}{before}", indent=INDENT)
+        self._terminal.say_wrapped(f"region    {region}{before}", indent=INDENT)
         if not region.holds(teacher):
             self.warnings.append(f"the teacher itself is not in the region ({region}), so few students may be")
-            self._terminal.tell(f"warning   {self.warnings[-1]}", indent=INDENT)
+            self._terminal.say_wrapped(f"warning   {self.warnings[-1]}", indent=INDENT)
             study.keep_sanity_warnings(self.warnings)
 
 

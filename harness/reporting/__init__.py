@@ -1,1 +1,1 @@
-"""What a study found: its front, gains and confusions as tables, pictures and sentences, here and in MLflow."""
+"""The report of a study: its front, gains and confusions as tables, pictures and sentences."""

@@ -1,10 +1,11 @@
-"""What a table does not say of a result, in sentences: the same at the terminal and in MLflow."""
+"""Sentences beside the tables of a result, the same at the terminal and in the summary."""
 
 from __future__ import annotations
 
 from harness.metrics import METRICS, is_timed
 from harness.preparation.mixing import REMEDY
-from harness.reporting.result import Result, small_margin
+from harness.reporting.result import Result
+from harness.reporting.trials_table import small_margin
 from harness.screen.formatting import configuration_text
 from harness.training.predictions import PREDICTIONS
 from harness.trials.confirm import FEW_SEEDS, Interval
@@ -12,58 +13,66 @@ from harness.trials.controls import PLAIN, is_own_control
 
 
 def notes(result: Result) -> list[str]:
-    """Return what the table does not say, a sentence a line."""
-    lines = [f"Latencies hold for {result.conditions}; {result.primary} is the last epoch's, on the validation split."]
-    lines += _by_spread(result)
-    lines.append(region_told(result))
-    lines += [f"Warning: {warning}." for warning in result.sanity_warnings]
-    lines += [f"Warning: its trials are not all of one kind: {change}." for change in result.changes]
+    """Return the notes on the front, one sentence or a few a line."""
+    lines = [
+        f"Latency measured on {result.conditions}; {result.primary} is the last epoch's, on the validation split.",
+        *_spread_notes(result),
+        region_note(result),
+        *(f"Warning: {warning}." for warning in result.sanity_warnings),
+        *(f"Warning: the trials are not all comparable: {change}." for change in result.changes),
+    ]
     if result.ensemble:
-        lines.append(
-            f"The teacher is the mean of the {result.ensemble}; its costs are theirs, one run after the other."
-        )
-    taught = [not is_own_control(dict(row)) for _, row in result.front.iterrows()]
-    gains = result.compared["gain"]
-    if result.no_control:
-        lines.append(f"No control possible: {result.no_control}; no gain is claimed. To have one, {REMEDY}.")
-    if len(gains):
-        lines.append(
-            f"Gain: {result.primary} beyond {_control(result)}; {(gains > 0).sum()} of {len(gains)} are above 0. "
-            f"One seed each proves no gain; {_several(result)}"
-        )
-        lines += _tuned(result)
-    if 1 < len(gains) == sum(taught) and (gains < 0).all() and not result.confirmed:
-        lines.append("Labels alone did better for each of them: this teacher is not seen to help any student.")
-    if result.failed_controls:
-        told = ", ".join(f"of trial {number}: {why}" for number, why in result.failed_controls.items())
-        lines.append(f"{len(result.failed_controls)} controls failed, and leave a gain unknown ({told}).")
+        lines.append(f"The teacher is the mean of the {result.ensemble}; its costs are those of all of them in turn.")
+    lines += _gain_notes(result)
     if len(result.front) and "small" not in result.picks:
         _, within = small_margin(result.primary_bounds, result.teacher[result.primary])
-        lines.append(f"No student of the front is within {within} of the teacher's {result.primary}: no small pick.")
+        lines.append(
+            f"No student on the front is within {within} of the teacher's {result.primary}, so there is no small pick."
+        )
     return lines + ended_early(result)
 
 
-def _by_spread(result: Result) -> list[str]:
-    """Say which students are on the front by no more than what two measurements of one network differ by."""
+def _gain_notes(result: Result) -> list[str]:
+    """Return what the gains are measured against, and how far to trust them."""
+    lines, gains = [], result.compared["gain"]
+    taught = [not is_own_control({"alpha": row.get("alpha")}) for _, row in result.front.iterrows()]
+    if result.no_control:
+        lines.append(f"No control possible: {result.no_control}; no gain is claimed. To get one, {REMEDY}.")
+    if len(gains):
+        lines.append(
+            f"Gain: improvement in {result.primary} over {_control(result)}; {(gains > 0).sum()} of {len(gains)} are "
+            f"above 0. One seed does not prove a gain; {_how_to_prove(result)}"
+        )
+        lines += _tuned_notes(result)
+    if 1 < len(gains) == sum(taught) and (gains < 0).all() and not result.confirmed:
+        lines.append("Every control did better than its student: there is no evidence that this teacher helps.")
+    if result.failed_controls:
+        reasons = ", ".join(f"trial {number}: {why}" for number, why in result.failed_controls.items())
+        lines.append(f"{len(result.failed_controls)} controls failed, so these gains are unknown ({reasons}).")
+    return lines
+
+
+def _spread_notes(result: Result) -> list[str]:
+    """Return which students are on the front only by a difference that two measurements of one network can have."""
     numbers, spread = result.on_front_by_spread, result.conditions.spread
     if spread is None or not numbers:
         return []
     timed = [name for name in result.objectives if is_timed(name)]
-    what = "Throughput" if all(METRICS[name].is_maximized for name in timed) else "Latency"
+    what = "throughput" if all(METRICS[name].is_maximized for name in timed) else "latency"
     which = f"trial{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
     return [
-        f"{what} alone, by less than its measured spread of {round(100 * spread)} %, puts {len(numbers)} of "
-        f"{len(result.front)} students on the front: {which}."
+        f"{len(numbers)} of {len(result.front)} students are on the front only by a {what} difference within the "
+        f"measured spread of {round(100 * spread)} %: {which}."
     ]
 
 
 def ended_early(result: Result) -> list[str]:
-    """Say how many trials were pruned and failed, and why these did."""
+    """Return how many trials were pruned, and how many failed and why."""
     lines = []
     pruned = int((result.trials["state"] == "PRUNED").sum())
     if pruned:
         lines.append(
-            f"{pruned} of {len(result.trials)} trials pruned: they had little or no chance of the front any more."
+            f"{pruned} of {len(result.trials)} trials were pruned: they had little or no chance to reach the front."
         )
     failed = result.trials[result.trials["state"] == "FAIL"]
     if len(failed):
@@ -74,101 +83,94 @@ def ended_early(result: Result) -> list[str]:
     return lines
 
 
-def region_told(result: Result) -> str:
-    """Say which students count, and how many do not; where none does, what to do."""
-    told = f"Region of interest: {result.region}."
-    beyond, complete = result.beyond, result.complete
-    if not len(beyond):
-        return told
-    if len(beyond) < len(complete):
-        return (
-            f"{told} {len(beyond)} of {len(complete)} students trained to the end lie beyond it: they are on no front."
-        )
-    best = beyond.iloc[0]
+def region_note(result: Result) -> str:
+    """Return the region of interest, and how many students are outside it; if all are, what to do."""
+    region = f"Region of interest: {result.region}."
+    outside, complete = result.outside_region, result.complete
+    if not len(outside):
+        return region
+    if len(outside) < len(complete):
+        return f"{region} {len(outside)} of {len(complete)} fully trained students are outside it: not on the front."
+    best = outside.iloc[0]
+    bound = f"a {'lower --min' if result.primary_is_maximized else 'higher --max'} {result.primary}=VALUE"
     return (
-        f"{told} None of {len(complete)} students trained to the end is in it; the best, trial {best['number']}, has "
-        f"{result.primary} {best[result.primary]:.4g}. More --trials may reach it, or a new --study of more --epochs "
-        f"or larger students; the same command with {_bounding(result)} counts students that are there, and with "
-        "--min none all."
+        f"{region} None of {len(complete)} fully trained students is inside it; the best, trial {best['number']}, has "
+        f"{result.primary} {best[result.primary]:.4g}. More --trials may reach it, or a new --study with more --epochs "
+        f"or larger students. To include students that are trained already, give the same command {bound}, or "
+        "--min none."
     )
 
 
-def _bounding(result: Result) -> str:
-    return f"a {'lower --min' if result.primary_is_maximized else 'higher --max'} {result.primary}=VALUE"
-
-
 def nothing_to_confirm(result: Result) -> str:
-    """Say why a study without a pick has nothing to confirm, and what to do."""
+    """Return why a study without a pick has nothing to confirm, and what to do."""
     if not len(result.complete):
         return f"study {result.study!r} has no complete trial yet: there is nothing to confirm."
-    return f"study {result.study!r} has nothing to confirm, for no student is in its region. {region_told(result)}"
+    return f"study {result.study!r} has nothing to confirm: no student is inside its region. {region_note(result)}"
 
 
 def _control(result: Result) -> str:
-    """Return what a gain is a gain over."""
-    plain = "the plain control, which is the same student, seed and settings on labels alone"
-    if not result.tuned_controls:
-        return plain
-    return f"the tuned control where there is one, else beyond {plain}"
+    """Return the control that gains are measured against."""
+    plain = "the plain control (the same student, seed and settings, trained on labels alone)"
+    return f"the tuned control, or, where there is none, {plain}" if result.tuned_controls else plain
 
 
-def _tuned(result: Result) -> list[str]:
-    """Return which tuned controls there are, and why others are none."""
+def _tuned_notes(result: Result) -> list[str]:
+    """Return which picks have tuned controls, and why others have none."""
     front = result.front
     over_plain = front.loc[(front["gain_over"] == PLAIN) & (front["pick"] != ""), "number"].tolist()
     lines = []
-    if told := [_tuned_text(result, number) for number in result.picked if number in result.tuned_controls]:
+    if texts := [_tuned_text(result, number) for number in result.picked if number in result.tuned_controls]:
         lines.append(
-            "A tuned control is the best of several trainings on labels alone at the architecture, each with training "
-            f"settings of its own: {'; '.join(told)}. It was chosen on this split, as the student was."
+            "A tuned control is the best of several trainings of the architecture on labels alone, each with its own "
+            f"training settings: {'; '.join(texts)}. Like the student, it is optimistically biased: both were selected "
+            "on this split."
         )
     if over_plain and not result.tuned_parameters:
-        lines.append("No training setting varies in this space: the plain control is the tuned one.")
+        lines.append("No training setting varies in this space, so the plain control is the tuned one too.")
     elif over_plain:
         which = ", ".join(map(str, over_plain))
-        lines.append(f"The gains of trials {which} are over plain controls: --controls tuned trains their tuned ones.")
+        lines.append(f"The gains of trials {which} are over plain controls; --controls tuned trains tuned ones.")
     return lines
 
 
 def _tuned_text(result: Result, number: int) -> str:
     found = result.tuned_controls[number]
     settings = configuration_text(dict(found.chosen.training))
-    return f"of trial {number} {settings} ({found.chosen.name}, best of {found.tries})"
+    return f"trial {number}: {settings} ({found.chosen.name}, best of {found.tries})"
 
 
-def _several(result: Result) -> str:
-    """Return how to prove one, unless it was tried of all picks."""
+def _how_to_prove(result: Result) -> str:
     if set(result.picked) <= {confirmation.number for confirmation in result.confirmed}:
-        return "what several show is told below."
-    return f"several may: {result.confirm_command}"
+        return "for several seeds see below."
+    return f"to train with several: {result.confirm_command}"
 
 
-def transferred(result: Result, *, whole: bool = False) -> list[str]:
-    """Return what each pick keeps of the teacher's answers, a line each.
+def agreement_lines(result: Result, *, whole: bool = False) -> list[str]:
+    """Return how far the answers of each pick agree with the teacher's, a line each.
 
     Args:
-        result: What was found.
-        whole: Say too what their mistakes have in common with the teacher's, and the same of their controls.
+        result: The result.
+        whole: Whether to add the mistakes that a pick shares with the teacher, and the same lines for controls.
     """
     lines = []
     for number, name in result.picked.items():
-        kept = [(f"{name} (trial {number})", result.transfers.get(number))]
+        shown = [(f"{name} (trial {number})", result.agreements.get(number))]
         if whole:
-            kept.append((f"the control of trial {number}, on labels alone,", result.control_transfers.get(number)))
-        for who, found in kept:
+            shown.append((f"the control of trial {number}, on labels alone,", result.control_agreements.get(number)))
+        for who, found in shown:
             if found is not None:
                 lines.append(f"{who} {found.sentence()}{f' {found.mistakes()}' if whole else ''}")
-    missing = sum(number not in result.transfers for number in result.front["number"])
+    missing = sum(number not in result.agreements for number in result.front["number"])
     if missing:
         lines.append(
-            f"What {missing} of the {len(result.front)} trials on the front keep of the teacher's answers is not told: "
-            f"their {PREDICTIONS} is not in this --runs-dir, or can't be read."
+            f"Not compared with the teacher's answers: {missing} of the {len(result.front)} trials on the front, whose "
+            f"{PREDICTIONS} is not in this --runs-dir, or can't be read."
         )
     return lines
 
 
 def confirmed_head(result: Result) -> str:
-    """Return what the rows of what was confirmed are; empty before anything was."""
+    """Return the introduction to the confirmed picks; empty before anything was confirmed."""
     if not result.confirmed or result.tested_teacher is None:
         return ""
     return (
@@ -178,7 +180,7 @@ def confirmed_head(result: Result) -> str:
 
 
 def tested(result: Result) -> list[str]:
-    """Return what was confirmed on the test split, a line each, and which of today's picks was not; none before."""
+    """Return each confirmed trial in a line, and each pick that was not confirmed; none before anything was."""
     if not confirmed_head(result):
         return []
     known = {confirmation.number for confirmation in result.confirmed}
@@ -189,36 +191,39 @@ def tested(result: Result) -> list[str]:
 
 
 def caveats(result: Result) -> list[str]:
-    """Return how far what was confirmed can be trusted, a line each."""
+    """Return how far to trust what was confirmed, a line each."""
     lines, intervals = [], [one for one in result.confirmed if one.student is not None]
     few = [one for one in intervals if one.seeds < FEW_SEEDS]
     if few:
         lines.append(
-            "Two seeds say little: the interval of two values reaches 13 standard errors to each side, so what is "
-            "called no gain may be one that two can't show."
+            "Two seeds say little: the interval of two values extends 13 standard errors to each side, so no gain here "
+            "may be a gain that two seeds can't show."
         )
-    alike = [one for one in intervals if any(map(_is_without_width, (one.student, one.control, one.tuned, one.gain)))]
+    alike = [one for one in intervals if any(map(_has_zero_width, (one.student, one.control, one.tuned, one.gain)))]
     if alike:
-        told = ", ".join(f"trial {one.number}: {one.seeds} seeds" for one in alike)
+        which = ", ".join(f"trial {one.number}: {one.seeds} seeds" for one in alike)
         lines.append(
-            f"An interval without width is no certainty: seeds happened to score alike on the test split ({told})."
+            f"An interval of zero width is no certainty: the seeds happened to score alike on the test split ({which})."
         )
     if plain := [one for one in intervals if one.gain_over == PLAIN and one.number in result.tuned_controls]:
         which = ", ".join(str(one.number) for one in plain)
-        lines.append(f"The gains of trials {which} are over plain controls; over tuned ones: {result.confirm_command}")
+        lines.append(
+            f"The gains of trials {which} are over plain controls; to measure them over tuned ones: "
+            f"{result.confirm_command}"
+        )
     if few or alike:
         seeds = max(5, *(2 * one.seeds for one in (*few, *alike)))
-        lines.append(f"More seeds are added to those that are there: {result.confirm_command} --seeds {seeds}")
+        lines.append(f"To add more seeds to these: {result.confirm_command} --seeds {seeds}")
     low, high = result.primary_bounds
     shown = [found for one in intervals for found in (one.student, one.control, one.tuned) if found is not None]
     if any((low is not None and one.low < low) or (high is not None and one.high > high) for one in shown):
         limits = [f"{word} {end:g}" for word, end in (("below", low), ("above", high)) if end is not None]
         lines.append(
-            f"An interval reaches {' or '.join(limits)}, where {result.primary} can't be: Student's t takes values for "
-            "normal, and knows no bounds. It is a sign that seeds are few."
+            f"An interval extends {' or '.join(limits)}, where {result.primary} can't be: Student's t assumes normal "
+            "values, which have no bounds. It is a sign of too few seeds."
         )
     return lines
 
 
-def _is_without_width(found: Interval | None) -> bool:
+def _has_zero_width(found: Interval | None) -> bool:
     return found is not None and f"{found.high - found.mean:.4f}" == "0.0000"

@@ -1,4 +1,4 @@
-"""The study's own run: the parent of its trials, and what it says the study stands on."""
+"""The run of the study, the parent of its trials' runs: parameters, versions, and digests of what was prepared."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from harness.settings import Settings
 from harness.storage.access import STORAGE_ERRORS
 from harness.studies.study import Study
 from harness.tracking.mirror import Mirror
-from harness.tracking.spool import Spool
+from harness.tracking.spool import COMMIT_TAG, SOURCE_TAG, USER_TAG, Spool
 
-_MOST_OF_A_TAG = 4000  # characters; MLflow refuses a tag of more than 5000 on some stores
+_LONGEST_TAG = 4000  # characters; MLflow refuses a tag of more than 5000 on some stores
 _PACKAGES = ("kd-harness", "torch", "pytorch-lightning", "optuna", "mlflow", "torchmetrics", "numpy")
 
 
 class ParentRun:
-    """A context that is open while a search works on its study; it ends COMPLETE, or WAITING if the study can go on.
+    """A context for the search of a study; at its end the run is COMPLETE, or WAITING if the study can go on.
 
     Args:
         study: The study.
         settings: How it is searched.
-        mirror: Told of the run's news.
-        controls_left: Whether controls are left to be trained; asked where the trials are over.
+        mirror: Notified of new events of the run.
+        controls_left: Returns whether controls are left to be trained; called when the trials are over.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class ParentRun:
         self._controls_left = controls_left
         study.hold()
         self.spool = Spool(study.folder, mirror.notify)
-        if study.finished():  # a first start has a run when all is prepared: one that is refused makes none
+        if study.finished():  # a first start creates the run when all is prepared, so that a refused one has none
             self._begin()
 
     def __enter__(self) -> ParentRun:
@@ -53,7 +53,7 @@ class ParentRun:
 
     def __exit__(self, *raised: object) -> None:
         if raised[0] is not None:
-            self._study.retry.set_deadline()  # a stopped search must end, even while its storage is away
+            self._study.retry.set_deadline()  # a stopped search must end even while its storage is away
         self._study.leave()
         last = FolderLock(self._study.folder)
         if self.spool.begun and last.acquire():  # else another process goes on with the study
@@ -62,7 +62,7 @@ class ParentRun:
         self.spool.close()
 
     def start(self, prepared: Prepared) -> None:
-        """Say that the search runs, and with what: content hashes of what was prepared, and what it is measured on."""
+        """Log that the search runs: its settings, digests of what was prepared, device and versions."""
         self._begin()
         settings = self._settings
         self.spool.tags(
@@ -84,18 +84,18 @@ class ParentRun:
         try:
             return self._study.is_over and not self._controls_left()
         except STORAGE_ERRORS:
-            return False  # what can't be reached can go on; whoever lost it says so
+            return False  # an unreachable study can go on; the caller reports the lost connection
 
     def _begin(self) -> None:
-        """Say what the study is, if it was not said. A study has one run, however many machines begin it at once."""
+        """Log what the study is, unless it is logged. A study has one run, however many machines begin it at once."""
         if not self.spool.begun and self._study.is_shared and self._mirror.shares_files:
             with self._study.alone("run"):
-                self._say_what_it_is()
-                self._mirror.settle(self._study.folder)  # if the server is away, its runs are sent when it is back
+                self._log_identity()
+                self._mirror.settle(self._study.folder)  # a server that is away gets the run when it is back
         else:
-            self._say_what_it_is()
+            self._log_identity()
 
-    def _say_what_it_is(self) -> None:
+    def _log_identity(self) -> None:
         settings, identity = self._settings, self._study.attrs["kd.identity"]
         self.spool.begin(
             settings.study,
@@ -103,9 +103,8 @@ class ParentRun:
                 "kd.role": "study",
                 "kd.study": settings.study,
                 "kd.run_key": self._study.id,
-                "mlflow.user": user_name(),
-                "mlflow.source.name": Path(sys.argv[0]).name,
-                "mlflow.source.type": "LOCAL",
+                USER_TAG: user_name(),
+                SOURCE_TAG: Path(sys.argv[0]).name,
             },
             params={
                 "space": identity["space"],
@@ -116,11 +115,11 @@ class ParentRun:
             },
         )
         if self._study.changes:
-            self.spool.tags({"kd.changes": "; ".join(self._study.changes)[:_MOST_OF_A_TAG]})
+            self.spool.tags({"kd.changes": "; ".join(self._study.changes)[:_LONGEST_TAG]})
 
 
 def user_name() -> str:
-    """Return the name of the user, or the number of one who has no name, as in a container; MLflow does the same."""
+    """Return the user's name, or the user's number if there is no name, as in a container."""
     with contextlib.suppress(OSError, KeyError):  # the latter before Python 3.13
         return getpass.getuser()
     return str(os.getuid())
@@ -135,14 +134,14 @@ def _versions() -> dict[str, str]:
             continue
     tags = {"kd.versions": json.dumps(found)}
     commit = _git_commit()
-    return tags if commit is None else {**tags, "mlflow.source.git.commit": commit}
+    return tags if commit is None else {**tags, COMMIT_TAG: commit}
 
 
 def _git_commit() -> str | None:
-    """The commit of this program's checkout; ``None`` where it is none, as in a virtual environment in a repository."""
+    """Return the commit of this program's checkout; ``None`` if it is installed, even within another repository."""
     try:
         asked = subprocess.run(
-            # Whose PATH has another git has another python too.
+            # Whoever can put another git on the PATH can put another python there too.
             ["git", "rev-parse", "--show-toplevel", "HEAD"],  # nosec B607
             cwd=Path(__file__).parent,
             capture_output=True,

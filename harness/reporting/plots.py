@@ -1,4 +1,4 @@
-"""Pictures of a result: the front (PNG and an interactive page) and the learning curves."""
+"""Plots of a result: the front (PNG and an interactive page) and the learning curves."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from plotly.subplots import make_subplots
 
-from harness.metrics import METRICS, shown_unasked
-from harness.reporting.pictures import text_of
+from harness.metrics import METRICS, metrics_in_every_table
+from harness.reporting.picture_text import text_of
 from harness.reporting.result import Result
 from harness.screen.formatting import printable
 
 _GREY, _DARK_GREY, _BLUE, _ORANGE, _GREEN, _RED = "#b8b8b8", "#6b6b6b", "#1f5fa8", "#e08214", "#2a8c4a", "#c0392b"
-_CONTROL_LABEL = "its control: labels alone (of picks tuned)"
+_CONTROL_LABEL = "control: labels alone (tuned for picks)"
 _PICK_COLOURS = {"accurate": _BLUE, "balanced": _ORANGE, "small": _GREEN}
-_BEYOND = "beyond the region"
+_OUTSIDE = "outside the region"
 _CONFIG = {
     "showSendToCloud": False,  # a button that uploads the chart
     "displaylogo": False,  # a link to its maker
 }
-"""Of the page: it names no host."""
+"""Configuration of the page, which links to no host."""
 
 
 def _axes(result: Result) -> list[str]:
-    """Return the objectives that the primary metric is drawn against."""
+    """Return the names for the x axes: each objective but the primary metric."""
     return [name for name in result.objectives if name != result.primary] or ["parameters"]
 
 
@@ -41,8 +41,9 @@ def front_picture(result: Result, path: Path) -> None:
     axes_names = _axes(result)
     figure = Figure(figsize=(6.4 * len(axes_names), 4.8), layout="constrained", dpi=120)
     figure.suptitle(f"{result.study}: {len(result.front)} of {len(result.trials)} trials on the Pareto front")
-    low, high, left_out = _focus(result)
-    complete = result.complete[result.complete[result.primary].between(low, high)]  # costs too are of what is shown
+    low, high, remark = _visible_range(result)
+    # The x axes fit the trials that are visible.
+    complete = result.complete[result.complete[result.primary].between(low, high)]
     panels = figure.subplots(1, len(axes_names), sharey=True, squeeze=False)[0]
     for panel, name in zip(panels, axes_names, strict=True):
         others = complete[~complete["front"]]
@@ -63,21 +64,21 @@ def front_picture(result: Result, path: Path) -> None:
             panel.axhline(result.region.floor, color=_DARK_GREY, lw=0.8, ls="--", zorder=0)
         if (complete[name] > 0).all():
             panel.set_xscale("log")
-            if METRICS[name].unit == "ms":  # durations seldom span a decade: "0.07" reads better than "7 x 10^-2"
+            if METRICS[name].unit == "ms":  # durations rarely span a decade: "0.07" reads better than "7 x 10^-2"
                 panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
                 panel.xaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
         panel.set_xlabel(text_of(METRICS[name].axis_label))
         panel.grid(alpha=0.25)
     panels[0].set_ylim(low, high)
-    panels[0].set_title(left_out, fontsize=8, loc="left")
+    panels[0].set_title(remark, fontsize=8, loc="left")
     panels[0].set_ylabel(f"{text_of(result.primary)} (validation)")
     panels[0].legend(loc="lower right", fontsize=8, labelspacing=1)
-    figure.supxlabel(f"latencies: {result.conditions}", fontsize=7, color="#666666")
+    figure.supxlabel(f"latency measured on {result.conditions}", fontsize=7, color="#666666")
     figure.savefig(path, format="png")
 
 
 def _draw_gains(panel: Axes, result: Result, name: str) -> None:
-    """Draw each student's control at its own cost, and the line between them: its length is the gain."""
+    """Draw the control of each student at its own cost, joined to the student by a line as long as the gain."""
     front = result.compared
     if not len(front):
         return
@@ -95,11 +96,11 @@ def _draw_gains(panel: Axes, result: Result, name: str) -> None:
     )
 
 
-def _focus(result: Result) -> tuple[float, float, str]:
-    """From where to where the primary metric is shown, and what is left out.
+def _visible_range(result: Result) -> tuple[float, float, str]:
+    """Return the limits of the primary metric's axis, and a remark on what is outside them.
 
-    The front has the picture's better half, and the picture ends with the region of interest: one hopeless trial must
-    not squeeze the front to a line.
+    The front takes at least half of the axis, which ends near the bound of the region of interest: one hopeless trial
+    must not squeeze the front to a line.
     """
     shown = [*result.front[result.primary], *result.compared["over"], result.teacher[result.primary]]
     values = result.trials[result.primary].dropna()
@@ -113,13 +114,13 @@ def _focus(result: Result) -> tuple[float, float, str]:
     elif floor is not None:
         top = min(top, max(floor, high) + 0.1 * span)
     hidden = int(((values < bottom) | (values > top)).sum())
-    told = ["dashed: where the region of interest begins"] if floor is not None and bottom <= floor <= top else []
-    told += [f"{hidden} of {len(values)} trials lie outside the picture"] if hidden else []
-    return bottom, top, "; ".join(told)
+    remarks = ["dashed: bound of the region of interest"] if floor is not None and bottom <= floor <= top else []
+    remarks += [f"{hidden} of {len(values)} trials are outside the plot"] if hidden else []
+    return bottom, top, "; ".join(remarks)
 
 
 def _ring_picks(panel: Axes, result: Result, name: str) -> None:
-    """Ring each pick, named in the legend: names beside dots would lie over other dots. Picks of one trial nest."""
+    """Draw a ring around each pick; the legend names it, as text would cover other dots. Rings of one trial nest."""
     rings: Counter[int] = Counter()
     for pick, row in result.picks.items():
         rings[row["number"]] += 1
@@ -142,7 +143,7 @@ def curves_picture(result: Result, path: Path) -> None:
 def curves_figure(result: Result) -> Figure:
     """Draw hard loss (training, validation) and primary metric by epoch for the trials on the front.
 
-    The whole loss can't be compared between trials: T² and alpha scale it.
+    The total loss is not comparable between trials, for T² and alpha scale it.
     """
     names = ["train/hard_loss", "val/hard_loss", f"val/{result.primary}"]
     figure = Figure(figsize=(5 * len(names), 4.2), layout="constrained", dpi=120)
@@ -172,17 +173,17 @@ def curves_figure(result: Result) -> Figure:
 
 
 def front_page(result: Result, path: Path) -> None:
-    """Draw the front as a page that needs no network: every trial, with its parameters under the pointer."""
+    """Write an interactive page of the front that needs no network; the pointer shows the parameters of each trial."""
     names = _axes(result)
     figure = make_subplots(rows=1, cols=len(names), shared_yaxes=True, horizontal_spacing=0.04)
-    complete, beyond = result.complete, result.beyond
-    others = complete[~complete["front"] & ~complete["number"].isin(beyond["number"])]
+    complete, outside = result.complete, result.outside_region
+    others = complete[~complete["front"] & ~complete["number"].isin(outside["number"])]
     groups: list[tuple[str, Any, dict[str, Any]]] = [
         ("dominated", others, {"color": _GREY, "size": 7}),
         ("front", result.front, {"color": _RED, "size": 9}),
     ]
-    if len(beyond):
-        groups.append((_BEYOND, beyond, {"color": _GREY, "size": 5, "opacity": 0.5}))
+    if len(outside):
+        groups.append((_OUTSIDE, outside, {"color": _GREY, "size": 5, "opacity": 0.5}))
     for pick, row in result.picks.items():
         rows = result.trials[result.trials["number"] == row["number"]]
         marker = {
@@ -203,7 +204,7 @@ def front_page(result: Result, path: Path) -> None:
                     name=label,
                     legendgroup=label,
                     showlegend=column == 1,
-                    visible="legendonly" if label == _BEYOND else True,  # then the axes fit the others
+                    visible="legendonly" if label == _OUTSIDE else True,  # then the axes fit the others
                     marker=marker,
                     hovertemplate="%{text}<extra></extra>",
                     text=text,
@@ -230,14 +231,14 @@ def front_page(result: Result, path: Path) -> None:
         figure.update_xaxes(
             title=_html(METRICS[name].axis_label), type="log" if logarithmic else "linear", row=1, col=column
         )
-    *limits, left_out = _focus(result)
+    *limits, remark = _visible_range(result)
     figure.update_yaxes(range=limits)
     if result.region.floor is not None:
         figure.add_hline(result.region.floor, line={"color": _DARK_GREY, "width": 1, "dash": "dash"})
     figure.update_yaxes(title=f"{_html(result.primary)} (validation)", row=1, col=1)
     figure.update_layout(
         title=f"{result.study}: {len(result.front)} of {len(result.trials)} trials on the Pareto front"
-        f"<br><sup>{_html(str(result.conditions))}{left_out and f'; {left_out} as it opens'}</sup>",
+        f"<br><sup>{_html(str(result.conditions))}{remark and f'; {remark} at first'}</sup>",
         template="plotly_white",
         height=560,
         legend={"orientation": "h", "y": -0.2},
@@ -246,7 +247,7 @@ def front_page(result: Result, path: Path) -> None:
 
 
 def _gain_traces(result: Result, name: str, *, shown: bool) -> list[Any]:
-    """Return each student's control at its own cost, and the line between them: its length is the gain."""
+    """Return the control of each student at its own cost, and the line between them, as long as the gain."""
     front = result.compared
     xs, ys, marks = [], [], []
     for _, row in front.iterrows():
@@ -282,20 +283,20 @@ def _gain_traces(result: Result, name: str, *, shown: bool) -> list[Any]:
 
 
 def _html(text: str) -> str:
-    """Return a name as the page is to show it: Plotly reads what looks like HTML as such."""
+    """Return a name escaped for Plotly, which interprets HTML in texts."""
     return html.escape(printable(text), quote=False)
 
 
 def _hover(result: Result, row: Any) -> str:
     shown = [f"<b>trial {row['number']}</b> {_html(row['recipe'])}"]
-    unasked = [metric.name for metric in shown_unasked()]
-    for name in dict.fromkeys([result.primary, *result.objectives, *result.parameters, *unasked]):
+    others = [metric.name for metric in metrics_in_every_table()]
+    for name in dict.fromkeys([result.primary, *result.objectives, *result.parameters, *others]):
         value = row[name]
         if isinstance(value, float) and math.isnan(value):
             continue  # another method's parameter
         if isinstance(value, float) and name != "parameters":
             shown.append(f"{_html(name)} {value:.4g}")
         else:
-            told = f"{value:,}" if isinstance(value, int | float) else _html(str(value))
-            shown.append(f"{_html(name)} {told}")
+            text = f"{value:,}" if isinstance(value, int | float) else _html(str(value))
+            shown.append(f"{_html(name)} {text}")
     return "<br>".join(shown)

@@ -1,4 +1,4 @@
-"""What a person reads of a result: a table at the terminal, files on disk, and the same in MLflow."""
+"""The report of a study: shown at the terminal, written to files, logged to the study's run."""
 
 from __future__ import annotations
 
@@ -14,50 +14,48 @@ from optuna.trial import TrialState
 
 from harness.core.content import exclusive, write_atomically
 from harness.reporting import plots
+from harness.reporting.agreement import TeacherAgreement, agreement_table
+from harness.reporting.agreement_picture import draw_agreement
 from harness.reporting.notes import (
+    agreement_lines,
     caveats,
     confirmed_head,
     ended_early,
     notes,
-    region_told,
+    region_note,
     tested,
-    transferred,
 )
 from harness.reporting.report_screen import show
 from harness.reporting.result import Result, collect
-from harness.reporting.transfer import Transfer, transfer_table
-from harness.reporting.transfer_picture import transfer_picture
-from harness.screen.formatting import cell, parameter_texts, printable
+from harness.screen.formatting import cell, parameter_texts, printable, signed
 from harness.screen.terminal import Terminal
 from harness.studies.study import Study
-from harness.tracking.spool import SPOOL, Spool, last_state, read_events
+from harness.tracking.spool import NOTE_TAG, SPOOL, Spool, last_state, read_events
 from harness.trials.confirm import confirmed_table
 
-_NOTE = "mlflow.note.content"
-"""The tag whose text MLflow shows on a run's page."""
-_SOMETIMES = ("front.html", "front.png", "curves.png", "confirm.csv", "transfer.csv", "transfer.png")
-"""Files that a report has where there is something to be told: a front may be gone under another region."""
+_OPTIONAL_FILES = ("front.html", "front.png", "curves.png", "confirm.csv", "transfer.csv", "transfer.png")
+"""Files that a report may lack: there is no front any more under another region of interest."""
 
 
 def write_report(result: Result, folder: Path) -> None:
-    """Write tables, plots and the summary, each whole or not at all; delete what an earlier report had and this lacks.
+    """Write tables, plots and the summary, each whole or not at all; delete files of an earlier report that this lacks.
 
     Args:
-        result: What to report.
-        folder: Gets ``trials.csv``, ``trials.parquet``, ``front.html``, ``front.png``, ``curves.png``, ``summary.md``,
-            ``transfer.csv``, ``transfer.png``, ``confirm.csv``, each where there is something to be told.
+        result: The result.
+        folder: Where to write ``trials.csv``, ``trials.parquet``, ``summary.md``, and, where there is something to
+            report, ``front.html``, ``front.png``, ``curves.png``, ``transfer.csv``, ``transfer.png``, ``confirm.csv``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = _files(result)
     for name, write in files.items():
         write_atomically(folder / name, write)
-    for name in _SOMETIMES:
+    for name in _OPTIONAL_FILES:
         if name not in files:
             (folder / name).unlink(missing_ok=True)
 
 
 def _files(result: Result) -> dict[str, Callable[[Path], Any]]:
-    """Return what writes each file of the report, by name."""
+    """Return the function that writes each file of the report, by its name."""
     files: dict[str, Callable[[Path], Any]] = {
         "trials.csv": lambda path: result.trials.to_csv(path, index=False),
         "trials.parquet": lambda path: _typed(result.trials).to_parquet(path, index=False),
@@ -71,32 +69,32 @@ def _files(result: Result) -> dict[str, Callable[[Path], Any]]:
         }
     if result.confirmed:
         files["confirm.csv"] = lambda path: confirmed_table(result.confirmed, result.picked).to_csv(path, index=False)
-    if result.transfers:
-        files["transfer.csv"] = lambda path: transfer_table(result.transfers, result.picked).to_csv(path, index=False)
+    if result.agreements:
+        files["transfer.csv"] = lambda path: agreement_table(result.agreements, result.picked).to_csv(path, index=False)
     if columns := _pictured(result):
-        title = f"{result.study}: what was transferred, on the validation split"
-        files["transfer.png"] = lambda path: transfer_picture(columns, path, title=title)
+        title = f"{result.study}: agreement with the teacher on the validation split"
+        files["transfer.png"] = lambda path: draw_agreement(columns, path, title=title)
     return files
 
 
-def _pictured(result: Result) -> dict[str, Transfer]:
-    """Return the picks whose answers are at hand, by what stands above them."""
+def _pictured(result: Result) -> dict[str, TeacherAgreement]:
+    """Return the picks whose answers are in the runs folder, by the title of their column in the picture."""
     parameters = result.front.set_index("number")["parameters"]
     return {
-        f"{pick} (trial {number}, {parameters[number]:,.0f} parameters)": result.transfers[number]
+        f"{pick} (trial {number}, {parameters[number]:,.0f} parameters)": result.agreements[number]
         for number, pick in result.picked.items()
-        if number in result.transfers
+        if number in result.agreements
     }
 
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with one type a column: choices of several types become text."""
+    """Return the table with one type for each column: choices of several types become text."""
     mixed = [name for name in frame if pd.api.types.infer_dtype(frame[name], skipna=True).startswith("mixed")]
     return frame.astype(dict.fromkeys(mixed, str))
 
 
 def summary(result: Result) -> str:
-    """Return the report in Markdown, as MLflow shows it on the parent run."""
+    """Return the report in Markdown, which a tracker can show with the study's run."""
     states = result.trials["state"].value_counts().to_dict()
     shown = (*result.columns, *result.shared_parameters)
     own = result.own_parameters
@@ -116,16 +114,16 @@ def summary(result: Result) -> str:
         "",
         *(f"- {_markdown(line)}" for line in notes(result)),
     ]
-    if told := transferred(result, whole=True):
-        lines += ["", "### What was transferred", "", *(f"- {_markdown(line)}" for line in told)]
-    if told := tested(result):
+    if compared := agreement_lines(result, whole=True):
+        lines += ["", "### Teacher-student agreement", "", *(f"- {_markdown(line)}" for line in compared)]
+    if confirmed := tested(result):
         lines += [
             "",
             "### Confirmed",
             "",
             _markdown(confirmed_head(result)),
             "",
-            *(f"- {_markdown(line)}" for line in told),
+            *(f"- {_markdown(line)}" for line in confirmed),
         ]
         lines += [text for line in caveats(result) for text in ("", _markdown(line))]
     return "\n".join(lines) + "\n"
@@ -137,7 +135,7 @@ def _cell(text: str) -> str:
 
 
 def _markdown(text: str) -> str:
-    """Return a text in which no name begins a tag, or code."""
+    """Return a text with escapes, in which no name begins an HTML tag or code."""
     return text.replace("<", r"\<").replace("`", r"\`")
 
 
@@ -146,40 +144,40 @@ def report(study: Study, terminal: Terminal, spool: Spool | None = None, *, anew
 
     Args:
         study: The study; it has costs and a teacher.
-        terminal: Where the table is shown.
-        spool: The parent run's log; ``None`` logs nothing.
-        anew: Whether to write and log what was written and logged just so before.
+        terminal: Where to show the tables.
+        spool: The log of the study's run; ``None`` logs nothing.
+        anew: Whether to write and log the report even if it is the same as the last one.
     """
     result = collect(study)
     folder = study.folder / "report"
     if len(result.front):
         show(result, terminal)
     elif len(result.complete):
-        for line in (region_told(result), *ended_early(result)):
-            terminal.tell(line)
+        for line in (region_note(result), *ended_early(result)):
+            terminal.say_wrapped(line)
     else:
         for line in ("no trial has been trained to the end yet: there is no front to show.", *ended_early(result)):
-            terminal.tell(line)
-    told = summary(result)
-    if anew or spool is None or not _is_told(told, spool, [folder / name for name in _files(result)]):
-        with terminal.passing("writing tables and plots …"), exclusive(study.folder / "report.lock"):
+            terminal.say_wrapped(line)
+    text = summary(result)
+    if anew or spool is None or not _is_reported(text, spool, [folder / name for name in _files(result)]):
+        with terminal.spinner("writing tables and plots …"), exclusive(study.folder / "report.lock"):
             write_report(result, folder)
         if spool is not None:
-            _log(result, told, folder, spool)
+            _log(result, text, folder, spool)
     terminal.say(f"tables and plots are in {folder}")
 
 
-def _is_told(told: str, spool: Spool, files: Iterable[Path]) -> bool:
-    """Return whether this report is what was written and logged last."""
+def _is_reported(text: str, spool: Spool, files: Iterable[Path]) -> bool:
+    """Return whether a report with this summary was written and logged last."""
     events = read_events(spool.folder / SPOOL)
-    notes = [event["values"][_NOTE] for event in events if event["event"] == "tags" and _NOTE in event["values"]]
-    return notes[-1:] == [told] and all(file.exists() for file in files)
+    notes = [event["values"][NOTE_TAG] for event in events if event["event"] == "tags" and NOTE_TAG in event["values"]]
+    return notes[-1:] == [text] and all(file.exists() for file in files)
 
 
-def _log(result: Result, told: str, folder: Path, spool: Spool) -> None:
+def _log(result: Result, text: str, folder: Path, spool: Spool) -> None:
     spool.artifact(folder)
     states = result.trials["state"].value_counts()
-    # All of them each time: those that ran at the report before may be over.
+    # All states each time: trials that were running at the last report may be over.
     values = {f"trials_{state.name.lower()}": float(states.get(state.name, 0)) for state in TrialState}
     values["front_size"] = float(len(result.front))
     best = result.trials.loc[result.trials["front"], result.primary]
@@ -189,20 +187,18 @@ def _log(result: Result, told: str, folder: Path, spool: Spool) -> None:
     _log_gains(result, folder.parent, spool)
     picks = {name: int(row["number"]) for name, row in result.picks.items()}
     no_control = {"kd.no_control": result.no_control} if result.no_control else {}
-    spool.tags(
-        {_NOTE: told, "kd.picks": json.dumps(picks), **no_control}
-    )  # last: by it ``_is_told`` knows that all was logged
+    spool.tags({NOTE_TAG: text, "kd.picks": json.dumps(picks), **no_control})  # last: see ``_is_reported``
 
 
 def _log_gains(result: Result, folder: Path, spool: Spool) -> None:
-    """Log what each student on the front gained to its own run, as far as its log is in the study's folder."""
+    """Log the gain of each student on the front to its own run, if the log of that is in the study's folder."""
     for _, row in result.compared.iterrows():
-        number, place = int(row["number"]), folder / str(row["number"])
-        if last_state(place / SPOOL) != "COMPLETE":
+        number, run_folder = int(row["number"]), folder / str(row["number"])
+        if last_state(run_folder / SPOOL) != "COMPLETE":
             continue
-        # Tags, for MLflow compares runs by metrics that all have.
-        tags = {"kd.gain": f"{row['gain']:+.4f}", "kd.gain_over": str(row["gain_over"])}
+        # Tags, because MLflow compares runs by metrics that all of them have.
+        tags = {"kd.gain": signed(row["gain"]), "kd.gain_over": str(row["gain_over"])}
         if number in result.tuned_controls:
             tags["kd.tuned_control"] = result.tuned_controls[number].chosen.name
-        with contextlib.closing(spool.beside(place)) as its:
-            its.tags(tags)
+        with contextlib.closing(spool.beside(run_folder)) as log:
+            log.tags(tags)

@@ -1,51 +1,50 @@
-"""A result at the terminal: tables that fit its width, and what should be known beside them."""
+"""The report at the terminal: tables that fit its width, with notes and caveats."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from harness.metrics import shown_unasked
-from harness.reporting.notes import caveats, confirmed_head, notes, transferred
+from harness.metrics import metrics_in_every_table
+from harness.reporting.notes import agreement_lines, caveats, confirmed_head, notes
 from harness.reporting.result import Result
 from harness.screen.formatting import cell, heading, parameter_texts
-from harness.screen.table import Column, Row, table_lines
+from harness.screen.table import Column, Row, build_table
 from harness.screen.terminal import Terminal
 from harness.trials.confirm import Confirmation, Interval
 
 
 def show(result: Result, terminal: Terminal) -> None:
-    """Print the front as a table, what was confirmed as another, and what should be known beside them."""
-    terminal.tell(f"{result.study}: the Pareto front of {', '.join(result.titles)}")
+    """Print the front and the confirmed picks as tables, with notes and caveats."""
+    terminal.say_wrapped(f"{result.study}: the Pareto front of {', '.join(result.titles)}")
     terminal.say("")
-    if left_out := _show_table(*_front(result), terminal):
-        terminal.tell(f"Left out, for want of width: {', '.join(left_out)}; trials.csv has all.")
-    for line in (*notes(result), *transferred(result)):
-        terminal.tell(line)
+    if omitted := _show_table(*_front(result), terminal):
+        terminal.say_wrapped(f"Columns omitted to fit the width: {', '.join(omitted)}; trials.csv has all.")
+    for line in (*notes(result), *agreement_lines(result)):
+        terminal.say_wrapped(line)
     if head := confirmed_head(result):
         terminal.say("")
-        terminal.tell(head)
+        terminal.say_wrapped(head)
         terminal.say("")
         _show_table(*_confirmed(result), terminal)
         for line in caveats(result):
-            terminal.tell(line)
+            terminal.say_wrapped(line)
 
 
 def _show_table(columns: list[Column], rows: list[Row], terminal: Terminal) -> list[str]:
-    """Print it, with a blank line below; what was left out."""
-    lines, left_out = table_lines(columns, rows, terminal.console.width)
-    for line in lines:
-        terminal.say(line.text, style=line.style)
+    """Print a table and a blank line; return the titles of omitted columns."""
+    table, omitted = build_table(columns, rows, terminal.console.width)
+    terminal.show(table)
     terminal.say("")
-    return left_out
+    return omitted
 
 
 def _front(result: Result) -> tuple[list[Column], list[Row]]:
     shared, own = result.shared_parameters, result.own_parameters
-    ranks = {name: rank for rank, name in enumerate(_dispensable(), 1) if name not in result.objectives}
+    ranks = {name: rank for rank, name in enumerate(_omission_order(), 1) if name not in result.objectives}
     columns = [
         Column("trial"),
-        *(Column(heading(name), dispensable=ranks.get(name, 0)) for name in result.columns),
+        *(Column(heading(name), omit_rank=ranks.get(name, 0)) for name in result.columns),
         *(Column(heading(name), folds=True) for name in shared),
         Column("pick", is_text=True),
     ]
@@ -62,10 +61,10 @@ def _front(result: Result) -> tuple[list[Column], list[Row]]:
     return columns, rows
 
 
-def _dispensable() -> list[str]:
-    """Return the columns that a narrow terminal leaves out, the last one first: the costs, which follow from others."""
-    scores = [metric.name for metric in shown_unasked() if not metric.known_before_training]
-    costs = [metric.name for metric in shown_unasked() if metric.known_before_training]
+def _omission_order() -> list[str]:
+    """Return the columns that a narrow terminal omits, the last one first: costs, which follow from other columns."""
+    scores = [metric.name for metric in metrics_in_every_table() if not metric.known_before_training]
+    costs = [metric.name for metric in metrics_in_every_table() if metric.known_before_training]
     return [*scores, "tuned_control", "control", *costs]
 
 

@@ -1,4 +1,4 @@
-"""What a study found: its trials as a table, the front among them, and three picks by name."""
+"""The result of a study: its trials, its front, its controls and what was confirmed."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from harness.core.errors import HarnessError
-from harness.core.names import COLUMNS, column_names
-from harness.core.pareto import front_by_spread, knee, pareto_front
+from harness.core.pareto import front_by_spread
 from harness.cost.base import BackendConditions
 from harness.hints import confirm_command
-from harness.metrics import DEFAULT_OBJECTIVES, METRICS, is_timed, shown_unasked
+from harness.metrics import is_timed, metrics_in_every_table
 from harness.preparation.cost_table import used_conditions
 from harness.region import Region
-from harness.reporting.transfer import Transfer
+from harness.reporting.agreement import TeacherAgreement
+from harness.reporting.trials_table import judged_frame, parameter_columns
 from harness.screen.formatting import cell
 from harness.settings import Settings
 from harness.studies.study import Study
@@ -36,43 +35,39 @@ from harness.trials.controls import (
     tuned_controls,
 )
 
-_POINT = 0.01  # margin of the small pick: one point on a scale of 0 to 1, one percent of the teacher on any other
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Result:
-    """What a study found.
+    """The result of a study. What is by trial number covers the trials on the front that have it.
 
     Attributes:
-        study: Its name.
-        trials: One row a trial: ``number``, ``state``, parameters, metrics, ``front``, ``pick``, ``recipe``, …; where
-            it is on the front, ``control`` is what its plain control reached, ``tuned_control`` what its tuned one did,
-            and ``gain`` how much better it is itself than the one that ``gain_over`` names, the tuned one if there is.
-        teacher: The teacher's metrics.
-        ensemble: Where several teach as one, what is averaged of which; else empty.
-        sanity_warnings: What is doubtful of those who teach and learn, a sentence each.
-        changes: What was changed under the study and accepted (``--accept-changes``), a sentence each.
+        study: Name of the study.
+        trials: A row for each trial: ``number``, ``state``, parameters, metrics, ``front``, ``pick``, ``recipe``, …. On
+            the front also ``control`` and ``tuned_control``, the primary metric of its plain and its tuned control,
+            and ``gain``, its improvement over the control that ``gain_over`` names: the tuned one if there is one.
+        teacher: Metrics of the teacher.
+        ensemble: What is averaged of which teachers; empty for one teacher.
+        sanity_warnings: Warnings about teacher and students, a sentence each.
+        changes: Changes of the study that were accepted (``--accept-changes``), a sentence each.
         objectives: Names of the objectives.
-        directions: Their directions.
+        directions: Directions of the objectives.
         primary: Name of the primary metric.
-        primary_is_maximized: Whether more of it is better.
-        primary_bounds: The least and the most that it can be; ``None`` for one that is not known.
-        region: Which students count: those beyond it are on no front.
+        primary_is_maximized: Whether more of the primary metric is better.
+        primary_bounds: Least and greatest value of the primary metric; ``None`` for an unknown one.
+        region: The region of interest: students outside it are on no front.
         parameters: Columns of the searched parameters (``harness.core.names``).
-        conditions: What the latencies hold for.
-        curves: Of the trials on the front: metric by name and epoch, by trial number.
-        transfers: What the students of the front answer beside the teacher, by trial number, as far as their answers
-            are at hand.
-        confirmed: What picks and their controls reached with fresh seeds on the test split.
-        tested_teacher: The teacher's scores there; ``None`` before anything was confirmed.
-        control_transfers: The same of their controls, by the trial's number.
-        controls: Metrics of the plain controls of those on the front, as far as they were trained, by the trial's
-            number.
-        tuned_controls: The tuned controls of those on the front, where there are any, by the trial's number.
-        tuned_parameters: Names of the settings of training that vary: what a control is tuned by.
-        no_control: Why no control is fair; empty where one is.
-        failed_controls: Why those of them failed that did.
-        confirm_command: What to type to have the picks confirmed.
+        conditions: What latency was measured on.
+        curves: Metrics by name and epoch, by trial number.
+        agreements: Answers compared with the teacher's, by trial number.
+        control_agreements: Answers of plain controls compared with the teacher's, by trial number.
+        controls: Metrics of plain controls, by trial number.
+        tuned_controls: Tuned controls, by trial number.
+        tuned_parameters: Names of the training settings that vary, by which a control is tuned.
+        no_control: Why no fair control is possible; empty if one is.
+        failed_controls: Why controls failed, by trial number.
+        confirmed: Picks and their controls, trained with fresh seeds and scored on the test split.
+        tested_teacher: The teacher's scores on the test split; ``None`` before anything was confirmed.
+        confirm_command: The command that confirms the picks.
     """
 
     study: str
@@ -90,8 +85,8 @@ class Result:
     parameters: tuple[str, ...]
     conditions: BackendConditions
     curves: dict[int, dict[str, dict[int, float]]]
-    transfers: dict[int, Transfer]
-    control_transfers: dict[int, Transfer]
+    agreements: dict[int, TeacherAgreement]
+    control_agreements: dict[int, TeacherAgreement]
     confirmed: list[Confirmation]
     tested_teacher: dict[str, float] | None
     controls: dict[int, dict[str, float]]
@@ -103,23 +98,23 @@ class Result:
 
     @property
     def front(self) -> pd.DataFrame:
-        """Trials on the front, the smallest first."""
+        """Return the trials on the front, the smallest first."""
         return self.trials[self.trials["front"]].sort_values(["parameters", "number"])
 
     @property
     def complete(self) -> pd.DataFrame:
-        """Trials that were trained to the end."""
+        """Return the trials that were trained to the end."""
         return self.trials[self.trials["state"] == "COMPLETE"]
 
     @property
-    def beyond(self) -> pd.DataFrame:
-        """Return those of them that are not in the region, the best first."""
+    def outside_region(self) -> pd.DataFrame:
+        """Return the complete trials outside the region of interest, the best first."""
         held = self.complete[self.primary].map(self.region.holds).astype(bool)
         return self.complete[~held].sort_values(self.primary, ascending=not self.primary_is_maximized)
 
     @property
     def on_front_by_spread(self) -> list[int]:
-        """Numbers of the trials on the front that are there only by latencies within the measurement's spread."""
+        """Return the trials that are on the front only by a latency difference within the measured spread."""
         spread, front = self.conditions.spread, self.front.sort_values("number")
         if not spread or not len(front):
             return []
@@ -129,30 +124,30 @@ class Result:
 
     @property
     def columns(self) -> list[str]:
-        """What a table shows: primary metric, control and gain, objectives, and how they compare with the teacher."""
-        gained = ["control", *(["tuned_control"] if self.tuned_controls else []), "gain"] if self.controls else []
-        gained = ["gain"] if self.no_control else gained
-        unasked = [metric.name for metric in shown_unasked() if metric.name in self.teacher]
-        return list(dict.fromkeys([self.primary, *gained, *self.objectives, *unasked]))
+        """Return the columns of a table: primary metric, controls, gain, objectives, comparisons with the teacher."""
+        gain = ["control", *(["tuned_control"] if self.tuned_controls else []), "gain"] if self.controls else []
+        gain = ["gain"] if self.no_control else gain
+        others = [metric.name for metric in metrics_in_every_table() if metric.name in self.teacher]
+        return list(dict.fromkeys([self.primary, *gain, *self.objectives, *others]))
 
     @property
     def compared(self) -> pd.DataFrame:
-        """Trials on the front that have a gain, the smallest first; ``over``: what it is a gain over.
+        """Return the trials on the front that have a gain, the smallest first; ``over`` is the control's score.
 
-        One that was trained on labels alone itself has none: it is its own control.
+        A trial on labels alone has no gain: it is its own control.
         """
         front = self.front.assign(over=self.front["tuned_control"].fillna(self.front["control"]))
         return front[front["gain_over"] != ""].dropna(subset=["gain"])
 
     def cell(self, row: Mapping[Any, Any] | pd.Series, name: str) -> str:
-        """Return a trial's value in a table."""
+        """Return the text of a trial's value in a table."""
         return "no control possible" if name == "gain" and self.no_control else cell(name, row[name])
 
     @property
     def own_parameters(self) -> list[str]:
-        """Return those of the searched parameters that a table names row by row: a column for each would leave no room.
+        """Return the parameters that a table lists below each row, for columns of them would leave no room.
 
-        Where methods have parameters of their own, these, and whatever is a word beside them, as the method is.
+        If methods have parameters of their own, these are, and so are all whose values are words, as the method's name.
         """
         own = [name for name in self.parameters if self.trials[name].isna().any()]
         words = [name for name in self.parameters if pd.api.types.infer_dtype(self.trials[name]) == "string"]
@@ -160,31 +155,35 @@ class Result:
 
     @property
     def shared_parameters(self) -> list[str]:
-        """Return the others, which every trial has."""
+        """Return the other parameters, which every trial has."""
         own = self.own_parameters
         return [name for name in self.parameters if name not in own]
 
     @property
     def titles(self) -> list[str]:
-        """Return the objectives, each with the way that it is to go."""
+        """Return the objectives, each with an arrow in its direction."""
         arrows = {"maximize": "↑", "minimize": "↓"}
         return [f"{name} {arrows[way]}" for name, way in zip(self.objectives, self.directions, strict=True)]
 
     @property
     def picks(self) -> dict[str, pd.Series]:
-        """Return the named choices, by name."""
+        """Return the picked trials, by the name of the pick."""
         picked = self.trials[self.trials["pick"] != ""]
         return {name: row for _, row in picked.iterrows() for name in row["pick"].split(", ")}
 
     @property
     def picked(self) -> dict[int, str]:
-        """Return what a trial is picked as, by its number, the smallest first: ``"accurate, small"``."""
+        """Return the names of each picked trial, by its number, the smallest first: ``"accurate, small"``."""
         front = self.front
         return {int(number): pick for number, pick in zip(front["number"], front["pick"], strict=True) if pick}
 
 
 def collect(study: Study) -> Result:
-    """Read a study: its trials, its front, and its picks."""
+    """Read the result of a study.
+
+    Raises:
+        HarnessError: If the study has not been prepared.
+    """
     if "kd.teacher" not in study.attrs:
         raise HarnessError(f"study {study.settings.study!r} has not been prepared yet: there is nothing to report.")
     teacher = study.attrs["kd.teacher"]
@@ -209,8 +208,8 @@ def collect(study: Study) -> Result:
         parameters=tuple(parameter_columns(study).values()),
         conditions=used_conditions(study),
         curves={number: curves(study.trial_folder(number)) for number in on_front},
-        transfers=_transfers({number: str(number) for number in on_front}, study),
-        control_transfers=_transfers({number: plain_control_name(number) for number in controls}, study),
+        agreements=_agreements({number: str(number) for number in on_front}, study),
+        control_agreements=_agreements({number: plain_control_name(number) for number in controls}, study),
         controls=controls,
         tuned_controls=best,
         tuned_parameters=study.tuned_parameters,
@@ -225,7 +224,7 @@ def collect(study: Study) -> Result:
 def _compare(
     frame: pd.DataFrame, controls: Mapping[int, Mapping[str, float]], best: Mapping[int, TunedControl], study: Study
 ) -> None:
-    """Add the columns that tell what was gained."""
+    """Add the columns ``control``, ``tuned_control``, ``gain_over`` and ``gain``."""
     plain = {number: metrics[study.primary] for number, metrics in controls.items()}
     tuned_ones = {number: (found.chosen.metrics or {})[study.primary] for number, found in best.items()}
     for name, scores in (("control", plain), ("tuned_control", tuned_ones)):
@@ -243,93 +242,10 @@ def _as_searched(study: Study) -> Settings:
     return replace(study.settings, space_name=study.space_name, space_file=file)
 
 
-def judged_frame(study: Study) -> pd.DataFrame:
-    """Return ``trials_frame`` with ``front``, whether a trial is on it, and ``pick``, what it is picked as."""
-    frame = trials_frame(study)
-    region = study.region
-    counted = frame.index[(frame["state"] == "COMPLETE") & frame[study.primary].map(region.holds).astype(bool)]
-    frame["front"], frame["pick"] = False, ""
-    if len(counted):
-        values = frame.loc[counted, list(study.objectives)].to_numpy(dtype=float)
-        front = counted[pareto_front(values, study.directions)]
-        frame.loc[front, "front"] = True
-        _pick(frame, front, study, study.attrs["kd.teacher"])
-    return frame
-
-
-def picked(study: Study) -> list[int]:
-    """Return the numbers of the trials that are picked, the first trained first."""
-    frame = judged_frame(study)
-    return [int(number) for number in frame.loc[frame["pick"] != "", "number"]]
-
-
-def trials_frame(study: Study) -> pd.DataFrame:
-    """Return one row for each trial that has begun, in their order."""
-    columns = parameter_columns(study)
-    rows = [
-        {
-            "number": trial.number,
-            "state": trial.state.name,
-            "recipe": trial.user_attrs.get("recipe", ""),
-            **{columns[name]: value for name, value in trial.params.items() if name in columns},
-            **trial.user_attrs.get("metrics", {}),
-            # One that was cut while it was being stopped may have gone on since.
-            "reason": trial.user_attrs.get("reason", "") if trial.state.name in ("PRUNED", "FAIL") else "",
-            "started": trial.datetime_start,
-            "finished": trial.datetime_complete,
-        }
-        for trial in study.trials()
-        if trial.state.name != "WAITING"
-    ]
-    frame = pd.DataFrame(rows, columns=None if rows else ["number", "state", "recipe", *columns.values()])
-    # A study of which nothing is finished yet, or no trial has had some method, has the same columns.
-    missing = [name for name in (*columns.values(), study.primary, *METRICS) if name not in frame]
-    return frame.assign(**dict.fromkeys(missing, float("nan")))
-
-
-def parameter_columns(study: Study) -> dict[str, str]:
-    """Return the column of each searched parameter, by its name."""
-    return column_names(study.attrs["kd.identity"]["parameters"], (*COLUMNS, *METRICS, study.primary))
-
-
-def _transfers(folders: dict[int, str], study: Study) -> dict[int, Transfer]:
-    """Return what was answered, by trial number, in these places of the study's folder."""
+def _agreements(folders: dict[int, str], study: Study) -> dict[int, TeacherAgreement]:
+    """Return the comparisons with the teacher, by trial number, from files in these places of the study's folder."""
     if not study.owns_folder():
         return {}
     found = {number: load_predictions(study.folder / folder / PREDICTIONS) for number, folder in folders.items()}
     names = study.class_names
-    return {number: Transfer(answers, names) for number, answers in found.items() if answers is not None}
-
-
-def small_margin(bounds: tuple[float | None, float | None], teacher: float) -> tuple[float, str]:
-    """Return how far below the teacher the small pick may be, in the metric's units and in words.
-
-    Args:
-        bounds: The least and the most that the primary metric can be; ``None`` for one that is not known.
-        teacher: The teacher's score.
-    """
-    if bounds == (0, 1):
-        return _POINT, f"{_POINT:g}"
-    margin = _POINT * abs(teacher)
-    return margin, f"{_POINT:.0%} ({margin:.3g})"
-
-
-def _pick(frame: pd.DataFrame, front: pd.Index, study: Study, teacher: dict[str, float]) -> None:
-    primary, sign = study.primary, -study.primary_sign
-    rows = frame.loc[front].sort_values([*reversed(DEFAULT_OBJECTIVES), "number"])
-    losses = sign * rows[primary].to_numpy(dtype=float)
-    others = [METRICS[name] for name in study.objectives if name != primary]
-    axes = [metric for metric in others if metric.is_measured]  # what is derived from them would count them twice
-    costs = np.array(
-        [
-            np.log(np.maximum(rows[metric.name].to_numpy(dtype=float), 1e-12)) * (-1 if metric.is_maximized else 1)
-            for metric in axes
-        ]
-    ).T
-    picked = {"accurate": rows.index[int(np.argmin(losses))], "balanced": rows.index[knee(losses, costs)]}
-    margin, _ = small_margin(study.primary_bounds, teacher[primary])
-    near = rows.index[losses <= sign * teacher[primary] + margin * (1 + 1e-9)]
-    if len(near):
-        picked["small"] = near[0]
-    for name, index in picked.items():
-        frame.loc[index, "pick"] = ", ".join(filter(None, [frame.loc[index, "pick"], name]))
+    return {number: TeacherAgreement(answers, names) for number, answers in found.items() if answers is not None}

@@ -1,1 +1,1 @@
-"""What a person sees at the terminal."""
+"""The terminal, tables, progress bars, and the texts of names and numbers."""

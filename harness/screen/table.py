@@ -1,4 +1,4 @@
-"""A table in lines that fit the terminal: a cell is never cut, and what a row has no room for stands below it."""
+"""Tables that fit the terminal: no cell is cut; columns give way, and what a row has no room for stands below it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from rich.box import Box
 from rich.cells import cell_len
+from rich.console import Group, JustifyMethod, RenderableType
+from rich.table import Table
+from rich.text import Text
 
-_INDENT = " " * 8  # of what stands below a row
+_INDENT = " " * 8  # of the text below a row
+_RULE_BELOW_HEADINGS = Box("    \n    \n────\n    \n    \n    \n    \n    \n")
 
 
 @dataclass(frozen=True)
@@ -17,15 +22,15 @@ class Column:
     """A column.
 
     Attributes:
-        title: What stands above it.
-        is_text: Whether it begins on the left, as words do; numbers end on the right.
-        dispensable: Above 0 where it can be left out if the terminal is too narrow: the highest goes first.
-        folds: Whether it can stand below each row, by its title, where leaving others out is not enough.
+        title: Its heading.
+        is_text: Whether it is aligned to the left, as words are; numbers are aligned to the right.
+        omit_rank: Above 0 if it can be omitted on a narrow terminal; the highest rank is omitted first.
+        folds: Whether its cells can go below the rows, if omitting columns is not enough.
     """
 
     title: str
     is_text: bool = False
-    dispensable: int = 0
+    omit_rank: int = 0
     folds: bool = False
 
 
@@ -34,10 +39,10 @@ class Row:
     """A row.
 
     Attributes:
-        cells: One for each column; an empty one says nothing.
-        below: What stands below it, in any width.
-        style: Of its line; ``None`` for the plain one.
-        stands_apart: Whether a blank line is before it.
+        cells: One for each column; an empty one is left out below the row.
+        below: Items that stand below it, joined by commas.
+        style: Style of the row, as rich names it.
+        stands_apart: Whether a blank line comes before it.
     """
 
     cells: Sequence[str]
@@ -46,67 +51,86 @@ class Row:
     stands_apart: bool = False
 
 
-class Line(NamedTuple):
-    """A line, and its style."""
+class _Layout(NamedTuple):
+    """Which columns are shown, go below the rows, and are omitted, by position; sizes and gap in characters."""
 
-    text: str
-    style: str | None = None
+    shown: list[int]
+    folded: list[int]
+    omitted: list[int]
+    sizes: list[int]
+    gap: int
+
+    @property
+    def width(self) -> int:
+        return sum(self.sizes) + self.gap * len(self.sizes) - 1
 
 
-def table_lines(columns: Sequence[Column], rows: Sequence[Row], width: int) -> tuple[list[Line], list[str]]:
-    """Return the lines of a table, and the titles of the columns that were left out.
+def build_table(columns: Sequence[Column], rows: Sequence[Row], width: int) -> tuple[Group, list[str]]:
+    """Return a table, and the titles of the columns that were omitted.
 
-    Columns stand two blanks apart. Where that is too wide, dispensable ones are left out, one after the other; else all
-    stand one blank apart; else those that fold stand below each row.
+    Columns stand two blanks apart. If that is too wide, columns are omitted by their rank; then all others stand one
+    blank apart; then those that fold go below each row.
 
     Args:
-        columns: All of them.
-        rows: Of as many cells each.
-        width: Of the terminal.
+        columns: All columns.
+        rows: Rows of as many cells each.
+        width: Width of the terminal, in characters.
     """
-    dispensable = sorted((c for c in columns if c.dispensable), key=lambda column: -column.dispensable)
-    for folds, gap in ((False, 2), (False, 1), (True, 2), (True, 1)):
-        for left_out in (dispensable[:count] for count in range(len(dispensable) + 1)):
-            shown = [n for n, c in enumerate(columns) if c not in left_out and not (folds and c.folds)]
-            sizes = [max(cell_len(columns[n].title), *(cell_len(row.cells[n]) for row in rows)) for n in shown]
-            if 1 + sum(sizes) + gap * (len(sizes) - 1) <= width:
-                break
-        else:
-            continue
-        break
-    folded = [n for n, column in enumerate(columns) if folds and column.folds]
-
-    def line(cells: Sequence[str]) -> str:
-        placed = (_placed(cells[n], size, columns[n].is_text) for n, size in zip(shown, sizes, strict=True))
-        return f" {(' ' * gap).join(placed)}".rstrip()
-
-    lines = [Line(line([column.title for column in columns])), Line("─" * (1 + sum(sizes) + gap * (len(sizes) - 1)))]
+    layout = _choose_layout(columns, rows, width)
+    parts: list[RenderableType] = []
+    table = _empty_table(columns, layout, show_header=True)
     for row in rows:
         if row.stands_apart:
-            lines.append(Line(""))
-        lines.append(Line(line(row.cells), row.style))
-        below = [*row.below, *(f"{columns[n].title} {row.cells[n]}" for n in folded if row.cells[n])]
-        lines += [Line(text, "dim") for text in _wrapped(below, width)]
-    return lines, [column.title for column in left_out]
+            parts += [table, Text()]
+            table = _empty_table(columns, layout)
+        table.add_row(*(Text(row.cells[n]) for n in layout.shown), style=row.style)
+        below = [*row.below, *(f"{columns[n].title} {row.cells[n]}" for n in layout.folded if row.cells[n])]
+        if below:
+            parts += [
+                table,
+                *(Text(line, style="dim", no_wrap=True, overflow="ignore") for line in _wrapped(below, width)),
+            ]
+            table = _empty_table(columns, layout)
+    return Group(*parts, table), [columns[n].title for n in layout.omitted]
 
 
-def _placed(cell: str, size: int, is_text: bool) -> str:
-    """Return a cell in so many columns of the terminal, of which some characters take two."""
-    blanks = " " * (size - cell_len(cell))
-    return cell + blanks if is_text else blanks + cell
+def _choose_layout(columns: Sequence[Column], rows: Sequence[Row], width: int) -> _Layout:
+    """Return the first layout that fits; the narrowest one if none does."""
+    by_rank = sorted((n for n, column in enumerate(columns) if column.omit_rank), key=lambda n: -columns[n].omit_rank)
+    sizes = [max(cell_len(column.title), *(cell_len(row.cells[n]) for row in rows)) for n, column in enumerate(columns)]
+    for folds, gap in ((False, 2), (False, 1), (True, 2), (True, 1)):
+        for count in range(len(by_rank) + 1):
+            omitted = by_rank[:count]
+            folded = [n for n, column in enumerate(columns) if folds and column.folds]
+            shown = [n for n in range(len(columns)) if n not in (*omitted, *folded)]
+            layout = _Layout(shown, folded, omitted, [sizes[n] for n in shown], gap)
+            if layout.width <= width:
+                return layout
+    return layout
+
+
+def _empty_table(columns: Sequence[Column], layout: _Layout, *, show_header: bool = False) -> Table:
+    table = Table(
+        box=_RULE_BELOW_HEADINGS,
+        show_edge=False,
+        show_header=show_header,
+        header_style="",
+        padding=(0, 0, 0, layout.gap - 1),  # the box puts a blank between columns
+        width=layout.width,
+    )
+    for n, size in zip(layout.shown, layout.sizes, strict=True):
+        justify: JustifyMethod = "left" if columns[n].is_text else "right"
+        table.add_column(Text(columns[n].title), width=size, justify=justify, no_wrap=True)
+    return table
 
 
 def _wrapped(items: Sequence[str], width: int) -> Iterator[str]:
-    """Items joined by commas, in lines that break between them, and within one only where it is longer than a line."""
-    line = ""
-    for place, item in enumerate(items):
-        told = item + ("," if place < len(items) - 1 else "")
-        if line and len(_INDENT) + len(line) + 1 + len(told) > width:
-            yield _INDENT + line
-            line = ""
-        line = f"{line} {told}" if line else told
-        if len(_INDENT) + len(line) > width:
-            *full, line = textwrap.wrap(line, max(width - len(_INDENT), 20), break_long_words=False)
-            yield from (_INDENT + text for text in full)
-    if line:
-        yield _INDENT + line
+    """Return items joined by commas, in lines that break between items, and within one only if it is too long."""
+    size = max(width - len(_INDENT), 20)
+    unbroken = ", ".join(item.replace(" ", "\xa0") for item in items)  # textwrap does not break there
+    for line in _lines(unbroken, size):
+        yield from (_INDENT + part for part in _lines(line.replace("\xa0", " "), size))
+
+
+def _lines(text: str, size: int) -> list[str]:
+    return textwrap.wrap(text, size, break_long_words=False, break_on_hyphens=False)

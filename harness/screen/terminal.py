@@ -1,4 +1,4 @@
-"""What a person at the terminal sees: a live bar, or plain lines where the output is no terminal."""
+"""Output to the terminal: lines and progress bars; plain lines only, where the output is a file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import gc
 import textwrap
 from collections.abc import Iterator
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -16,30 +16,37 @@ class Terminal:
     """Writes to standard output.
 
     Args:
-        console: Where to write; standard output unless said otherwise.
+        console: Where to write; standard output by default.
+
+    Attributes:
+        live: Whether the output is a terminal, which can show progress bars.
     """
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
         self.live = self.console.is_terminal
         if not self.live and console is None:
-            self.console.width = 120  # a file has none of its own
+            self.console.width = 120  # a file has no width of its own
 
     def say(self, text: str, style: str | None = None) -> None:
-        """Write a line, above a bar if there is one. The terminal wraps it: an address in it stays whole."""
+        """Write a line, above a progress bar if there is one. The terminal wraps it, so an address can be copied."""
         self.console.print(text, markup=False, emoji=False, soft_wrap=True, style=style)
 
-    def tell(self, sentence: str, *, indent: str = "  ") -> None:
-        """Write a sentence; on a terminal, broken between words where the line is full, and indented from there."""
+    def say_wrapped(self, sentence: str, *, indent: str = "  ") -> None:
+        """Write a sentence, wrapped between words at the width of the terminal; ``indent`` begins the further lines."""
         if self.live:
             sentence = textwrap.fill(
                 sentence, self.console.width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
             )
         self.say(sentence)
 
+    def show(self, renderable: RenderableType) -> None:
+        """Write a table, or whatever else rich renders; a line that is too long for the terminal is not cut."""
+        self.console.print(renderable, crop=False)
+
     @contextlib.contextmanager
-    def passing(self, text: str) -> Iterator[None]:
-        """Show what takes a while; it is gone when that is over. In a file, say nothing."""
+    def spinner(self, text: str) -> Iterator[None]:
+        """Show a spinner with a text while the body runs; a file gets nothing."""
         if not self.live:
             yield
             return
@@ -48,33 +55,33 @@ class Terminal:
 
     @contextlib.contextmanager
     def loading(self, libraries: str) -> Iterator[None]:
-        """Show that libraries are being imported, and look for no garbage meanwhile.
+        """Show a spinner while libraries are imported, without garbage collection; freeze what they leave.
 
-        Imports leave next to none, but make so many objects that Python looks through all of them over and over: a
-        quarter of the time. Nor need it look through them later, least of all in the forks of this process, whose
-        memory is shared as long as nobody touches it.
+        Imports leave next to no garbage, but so many objects that Python collects over and over: a quarter of the time.
+        Frozen objects are not traversed later either, least of all in forks of this process, whose memory stays shared
+        as long as no process writes to it.
         """
         enabled = gc.isenabled()
         gc.disable()
         try:
-            with self.passing(f"loading {libraries} …"):
+            with self.spinner(f"loading {libraries} …"):
                 yield
         finally:
             gc.freeze()
             if enabled:
                 gc.enable()
 
-    def bar(self, label: str, total: int, unit: str) -> Bar:
-        """Return a bar of ``total`` steps, to be closed; in a file, a line where it begins and at each third."""
-        return Bar(self, label, total, unit)
+    def progress_bar(self, label: str, total: int, unit: str) -> ProgressBar:
+        """Return a progress bar; the caller closes it."""
+        return ProgressBar(self, label, total, unit)
 
 
-class Bar:
-    """Progress of one preparation.
+class ProgressBar:
+    """The progress of one task; in a file, a line at its beginning and at each third.
 
     Args:
-        terminal: Where it is shown.
-        label: What is made.
+        terminal: Where to show it.
+        label: The task, in at most 9 characters.
         total: Number of steps.
         unit: What a step is, in the plural.
     """
@@ -103,19 +110,19 @@ class Bar:
             terminal.say(f"{label:<9} 0/{total} {unit}")
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Count steps that are done."""
+        """Count steps that are done, and show a note beside the bar."""
         before, self._done = self._done, self._done + steps
         if self._progress is not None:
             self._progress.update(self._task, completed=self._done, note=note)
         elif before * 3 // self._total != self._done * 3 // self._total:
             self._terminal.say(f"{self._label:<9} {self._done}/{self._total} {self._unit}{', ' + note if note else ''}")
 
-    def within(self, done: float) -> None:
-        """Show a step in its course: ``done`` steps, a part of one included."""
+    def show_partial(self, done: float) -> None:
+        """Show progress within a step: ``done`` steps of the total, with a fraction for the current one."""
         if self._progress is not None:
             self._progress.update(self._task, completed=done)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._progress is not None:
             self._progress.stop()

@@ -190,7 +190,7 @@ def _copy(source: Study, target: Storage, terminal: Terminal) -> None:
             made.set_user_attr(attr, value)
     study_id = target.optuna.get_study_id_from_name(name)
     trials = source.optuna.get_trials(deepcopy=False)
-    bar = terminal.bar("move", len(trials), "trials") if trials else None
+    bar = terminal.progress_bar("move", len(trials), "trials") if trials else None
     try:
         for trial in trials:  # in the order of their numbers, which are given anew
             copy = target.create_trial(study_id, trial)

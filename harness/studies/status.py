@@ -9,6 +9,7 @@ from datetime import datetime
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.core.content import FolderLock
+from harness.screen.formatting import duration_text
 from harness.storage.leases import Worker
 from harness.storage.study_lock import ExclusiveStudyLock
 from harness.studies.study import Study
@@ -43,7 +44,7 @@ def status(study: Study) -> Iterator[str]:
         if not _is_worked_on(study, workers):
             left = "; nobody is at work"
         else:
-            left = "" if asked is None else f", {_clock((asked - finished) / rate * 3600)} left"
+            left = "" if asked is None else f", {duration_text((asked - finished) / rate * 3600)} left"
         # Optuna has an end from the clock of the machine that worked on the trial, and now is this one's.
         clocks = "; by the machines' own clocks, each as right as it is set" if study.is_shared else ""
         yield f"pace      {rate:,.0f} trials an hour, by the last {min(finished, _RECENT)}{left}{clocks}"
@@ -121,9 +122,3 @@ def _without_a_row(study: Study, trial: FrozenTrial, epochs: int) -> str:
     kept = epochs_kept(folder)
     again = f"goes on with it after epoch {kept}, its last checkpoint" if kept else "begins it again"
     return f"{done}/{epochs} epochs, cut; the same command {again}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"

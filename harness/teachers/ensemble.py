@@ -11,7 +11,7 @@ from torch import nn
 
 from harness.core.content import derived_seed
 from harness.core.errors import HarnessError
-from harness.screen.terminal import Bar, Terminal
+from harness.screen.terminal import ProgressBar, Terminal
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.studies.changes import known_starts
@@ -109,12 +109,12 @@ def _settings_of_each(settings: Settings) -> list[Settings]:
 def _shown(label: str, task: Task, terminal: Terminal, mirror: Mirror) -> Iterator[TeacherListener]:
     """Show a teacher's training, if it is trained."""
     started = time.perf_counter()
-    bar: list[Bar] = []
+    bar: list[ProgressBar] = []
 
     def on_start(epochs: int, done: int) -> None:
         if done:
             terminal.say(f"{label:<9} its training was cut; it goes on after epoch {done} of {epochs}")
-        bar.append(terminal.bar(label, epochs, "epochs"))
+        bar.append(terminal.progress_bar(label, epochs, "epochs"))
         bar[0].advance(done)
 
     def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
@@ -125,9 +125,9 @@ def _shown(label: str, task: Task, terminal: Terminal, mirror: Mirror) -> Iterat
         yield TeacherListener(
             on_start=on_start,
             on_epoch=on_epoch,
-            on_progress=lambda done: bar[0].within(done),
+            on_progress=lambda done: bar[0].show_partial(done),
             on_append=mirror.notify,
-            on_note=lambda text: terminal.tell(f"{label:<9} {text}", indent=" " * 10),
+            on_note=lambda text: terminal.say_wrapped(f"{label:<9} {text}", indent=" " * 10),
         )
     finally:
         for shown in bar:

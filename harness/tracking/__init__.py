@@ -1,1 +1,1 @@
-"""What is logged: on disk first, then sent to MLflow by a process of its own. Only this package imports mlflow."""
+"""Logging: events go to a file on disk first; a process of its own sends them to a tracker, as MLflow is one."""

@@ -1,4 +1,4 @@
-"""MLflow's autologging, which a space's code may switch on: off, for it would make runs beside those of a study."""
+"""Switches off MLflow's autologging, which a space's code may switch on: it would create runs beside the study's."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Callable
 
 _off = contextlib.ExitStack()  # its context is open until the process ends
 _switched_off: set[str] = set()
-_told: set[str] = set()
+_reported: set[str] = set()
 
 
 def switch_off_autologging(say: Callable[[str], None] | None = None) -> None:
-    """Switch off MLflow's autologging in this process, if its code has switched it on.
+    """Switch off MLflow's autologging in this process, if a space's code has switched it on.
 
-    To be called before each training: a task may do so as late as in ``teacher()``.
+    Call it before each training: a task may switch autologging on as late as in ``teacher()``.
 
     Args:
-        say: Called with a line of text where it was on, once.
+        say: Called with a line of text, once, if autologging was on.
     """
-    if "mlflow" not in sys.modules:  # to import it takes seconds
+    if "mlflow" not in sys.modules:  # an import takes seconds
         return
     from mlflow.utils import autologging_utils
 
@@ -28,6 +28,6 @@ def switch_off_autologging(say: Callable[[str], None] | None = None) -> None:
     if on and not _switched_off:
         _off.enter_context(autologging_utils.disable_autologging())
     _switched_off.update(on)
-    if say is not None and (new := sorted(_switched_off - _told)):
-        _told.update(new)
-        say(f"mlflow    autologging of {' and '.join(new)} is off: all that is trained here has a run of its own")
+    if say is not None and (new := sorted(_switched_off - _reported)):
+        _reported.update(new)
+        say(f"mlflow    autologging of {' and '.join(new)} is off: each training here has a run of its own")

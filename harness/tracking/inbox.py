@@ -1,4 +1,4 @@
-"""What the mirror's process hears from its search: lines of JSON on its standard input."""
+"""Messages from the search to the mirror's process: lines of JSON on its standard input."""
 
 from __future__ import annotations
 
@@ -15,20 +15,28 @@ _GRACE_WHEN_ABANDONED_S = 60.0
 
 
 class Inbox:
-    """The search's words: folders with news, the wish to close, or silence for good when it is gone.
+    """The messages of the search: folders with new events, requests, and the order to close.
 
-    They are read as they come, by a thread: a search whose words nobody takes would stand still when the pipe is full,
-    and a store that does not answer keeps this process waiting for as long as it likes.
+    A thread reads them as they come: the search would block as soon as the pipe is full, and a store that does not
+    answer can keep this process waiting for as long as it likes.
+
+    Attributes:
+        folders: Folders with new events, in the order of their first notice.
+        requests: Requests that the search waits for.
+        closing: Whether the search has ordered to close.
+        abandoned: Whether the search ended without that order.
+        grace_s: How long to retry a store that is away before giving up, at the end.
+        last_message_at: When the latest message came (monotonic), however late it is handled.
     """
 
     def __init__(self) -> None:
-        self.folders: dict[Path, None] = {}  # in the order of their first news
-        self.requests: list[dict[str, Any]] = []  # each of them is waited for
+        self.folders: dict[Path, None] = {}
+        self.requests: list[dict[str, Any]] = []
         self.closing = False
         self.abandoned = False
         self.grace_s = _GRACE_WHEN_ABANDONED_S
-        self.ended_at = 0.0  # when the last word came, however late it is taken in
-        self._heard: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self.last_message_at = 0.0
+        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
@@ -37,27 +45,27 @@ class Inbox:
             while content := os.read(sys.stdin.fileno(), 1 << 16):
                 *lines, rest = (rest + content).split(b"\n")
                 for line in lines:
-                    self.ended_at = time.monotonic()
-                    self._heard.put(line)
+                    self.last_message_at = time.monotonic()
+                    self._lines.put(line)
         finally:
-            self.ended_at = time.monotonic()
-            self._heard.put(b"")  # the end
+            self.last_message_at = time.monotonic()
+            self._lines.put(b"")  # the end
 
     @property
     def over(self) -> bool:
-        """Return whether there will be no more to hear."""
+        """Return whether no more messages will come."""
         return self.closing or self.abandoned
 
-    def listen(self, timeout_s: float | None) -> None:
-        """Take in what has been said, waiting for it up to ``timeout_s``; ``None`` waits for as long as it takes."""
+    def receive(self, timeout_s: float | None) -> None:
+        """Handle the messages that have come; wait for the first up to ``timeout_s``, or for ever if it is ``None``."""
         try:
-            self._take_in(self._heard.get(timeout=timeout_s))
+            self._handle(self._lines.get(timeout=timeout_s))
             while True:
-                self._take_in(self._heard.get_nowait())
+                self._handle(self._lines.get_nowait())
         except queue.Empty:
             return
 
-    def _take_in(self, line: bytes) -> None:
+    def _handle(self, line: bytes) -> None:
         if not line:
             self.abandoned = True
             return
@@ -69,8 +77,8 @@ class Inbox:
         if "close" in message:
             self.closing, self.grace_s = True, message["grace_s"]
 
-    def gather(self, duration_s: float) -> None:
-        """Listen for ``duration_s``, or until something is waited for, or there will be no more to hear."""
+    def receive_during(self, duration_s: float) -> None:
+        """Handle messages for ``duration_s``; less if a request comes, or no more messages will."""
         ends_at = time.monotonic() + duration_s
         while not self.over and not self.requests and (left_s := ends_at - time.monotonic()) > 0:
-            self.listen(left_s)
+            self.receive(left_s)

@@ -1,7 +1,7 @@
-"""The mirror's process: sends what the spools hold to MLflow, until it is told to close or the search is gone.
+"""The mirror's process: sends spools to the tracker until it is told to close, or the search is gone.
 
 It runs beside the search (see ``harness.tracking.mirror``), so that a trial neither waits for a database nor shares its
-interpreter with one, and goes on for a moment when the search is killed, to log what was left.
+interpreter with one. When the search is killed, it runs on for a moment and sends the rest.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import signal
 
 if __name__ == "__main__":
     gc.disable()  # until all is imported: see Terminal.loading
-    # A scheduler's warning reaches every process of a job. This one ends with its search, whose last word it sends;
-    # what is imported below takes a second, in which it may come.
+    # A scheduler's warning reaches every process of a job. This one ends with its search, whose last events it sends;
+    # the imports below take a second, within which the warning may come.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 import json
-import logging
 import os
 import socket
 import sys
@@ -27,57 +26,58 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.core.addresses import lock_of, sqlite_path
+from harness.core.addresses import lock_of
 from harness.core.content import exclusive
 from harness.core.errors import one_line
+from harness.tracking.base import RunStore, find_tracker, tracker_named
 from harness.tracking.inbox import Inbox
-from harness.tracking.mlflow_database import check_answers, prepare_database
-from harness.tracking.mlflow_sink import MlflowSink
 
 _GATHER_S = 2.0  # events within it go out together: a short trial is one call, not twenty
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
-_HANGS_S = 2.0  # a store that has not answered after it, and fails, is not asked about all else there is to send
-_ASKED_FOR_S = 15.0  # how long a store is asked again before whoever waits for a reply is told that it is away
+_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 1.0, 30.0
+_LONGEST_BACKOFF_AT_THE_END_S = 1.0
+_HANGS_S = 2.0  # a store that fails after it has not answered for so long is not asked about the other folders
+_RETRY_REQUEST_S = 15.0  # how long a request is retried before the search is told that the store is away
 
 
 def _tell(**message: Any) -> None:
+    """Send a message to the search, if it still runs."""
     try:
         print(json.dumps(message), flush=True)
     except BrokenPipeError:
-        pass  # the search is gone; what remains is to send what it left
+        pass
 
 
-def _reply_to(request: dict[str, Any], sink: MlflowSink) -> None:
-    """Do what the search waits for, or say what is wrong when the store has not answered for some time."""
+def _reply_to(request: dict[str, Any], store: RunStore) -> None:
+    """Answer a request of the search; retry for a while, then reply with the problem."""
     folder, file = Path(request["folder"]), Path(request.get("file", ""))
 
-    def do() -> dict[str, Any]:
+    def attempt() -> dict[str, Any]:
         match request["request"]:
             case "settle":
-                sink.send(folder)
+                store.send(folder)
             case "publish":
-                sink.publish(folder, file, anew=request["anew"])
+                store.publish(folder, file, anew=request["anew"])
             case "fetch":
-                return {"found": sink.fetch(folder, file, request["run_key"])}
+                return {"found": store.fetch(folder, file, request["run_key"])}
         return {}
 
-    ends_at = time.monotonic() + _ASKED_FOR_S
+    ends_at = time.monotonic() + _RETRY_REQUEST_S
     while True:
         try:
-            _tell(reply=do())
+            _tell(reply=attempt())
             return
-        except Exception as error:  # of any kind: whoever waits must hear of it
+        except Exception as error:  # of any type: the search waits for a reply
             if time.monotonic() > ends_at:
-                _tell(reply={"problem": _why(error)})
+                _tell(reply={"problem": _cause(error)})
                 return
-        time.sleep(_FIRST_PAUSE_S)
+        time.sleep(_FIRST_BACKOFF_S)
 
 
 def _send_all(inbox: Inbox, send: Callable[[Path], None]) -> Exception | None:
-    """Send what there is to send.
+    """Send all folders with new events; keep those that fail.
 
     Returns:
-        Why something could not be sent, and is kept, if so.
+        The last error, if a folder failed.
     """
     problem = None
     for folder in list(inbox.folders):
@@ -85,7 +85,7 @@ def _send_all(inbox: Inbox, send: Callable[[Path], None]) -> Exception | None:
         del inbox.folders[folder]
         try:
             send(folder)
-        except Exception as error:  # of any kind: the folder is kept, behind the others, which are not held up by it
+        except Exception as error:  # of any type: the folder goes behind the others, which need not wait for it
             problem = error
             inbox.folders[folder] = None
             if time.monotonic() - began_at > _HANGS_S:
@@ -93,8 +93,8 @@ def _send_all(inbox: Inbox, send: Callable[[Path], None]) -> Exception | None:
     return problem
 
 
-def _why(error: BaseException) -> str:
-    """Return what the system said, where that was the cause: an HTTP client quotes all of its request around it."""
+def _cause(error: BaseException) -> str:
+    """Return what the system said, if that was the cause: an HTTP client quotes all of its request around it."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, (ConnectionError, TimeoutError, socket.gaierror)):
@@ -103,68 +103,80 @@ def _why(error: BaseException) -> str:
     return one_line(error)
 
 
-def main() -> int:
-    """Mirror until told to close, or until the search is gone; exit 0 when everything is sent."""
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    logging.getLogger("alembic").setLevel(logging.ERROR)
+def _open_store(config: dict[str, str]) -> RunStore:
+    """Open the store, one process at a time: two first starts would both create its tables."""
+    root = Path(config["artifact_root"])
+    wait = partial(_tell, notice="another process opens the same store; waiting for it")
+    with exclusive(lock_of(config["address"], root), on_wait=wait):
+        tracker = find_tracker(config["address"])
+        return tracker.open(config["experiment"], root, say=lambda text: _tell(notice=text))
+
+
+def main(tracker_name: str) -> int:
+    """Mirror until told to close, or until the search is gone.
+
+    Args:
+        tracker_name: The tracker of the address that will come (``Tracker.name``).
+
+    Returns:
+        The exit code: 0 if everything was sent.
+    """
+    tracker_named(tracker_name).preload()
     first_line = sys.stdin.buffer.raw.readline()  # type: ignore[union-attr]
     if not first_line:
         return 0  # the search ended before it had anything to log
-    config = json.loads(first_line)
     try:
-        root = Path(config["artifact_root"])
-        wait = partial(_tell, word="another process opens the same store; waiting for it")
-        with exclusive(lock_of(config["address"], root), on_wait=wait):  # or two first starts would both make tables
-            if (path := sqlite_path(config["address"])) is not None:
-                prepare_database(path, lambda text: _tell(word=text))
-            elif config["address"].startswith(("postgresql", "mysql", "mssql")):
-                check_answers(config["address"])
-            sink = MlflowSink(config["address"], config["experiment"], root, on_refused=lambda text: _tell(word=text))
+        store = _open_store(json.loads(first_line))
     except Exception as error:
-        _tell(failed=_why(error))
+        _tell(failed=_cause(error))
         return 1
     gc.freeze()
     gc.enable()
     os.nice(19)  # training comes first
-    _tell(ready=True, experiment_id=sink.experiment_id, store=sink.store)
-    inbox, seen, ending = Inbox(), set(), False
+    _tell(ready=True, experiment_id=store.experiment_id, store=store.identity)
+    return _mirror(Inbox(), store)
+
+
+def _mirror(inbox: Inbox, store: RunStore) -> int:
+    """Send new events as they come, with exponential backoff while the store is away; return the exit code."""
+    sent, ending = set[Path](), False
 
     def send(folder: Path) -> None:
-        sink.send(folder)
+        store.send(folder)
         if ending:
-            sink.cut(folder)
-        seen.add(folder)
+            store.mark_interrupted(folder)
+        sent.add(folder)
 
-    pause_s, answered_at = _FIRST_PAUSE_S, 0.0
+    backoff_s, answered_at = _FIRST_BACKOFF_S, 0.0
     while True:
         if not inbox.folders and not inbox.requests:
             if ending:
                 return 0
             if inbox.over:
                 ending = True
-                inbox.folders = dict.fromkeys(seen)  # the last of short epochs are not told, and what runs is cut
+                inbox.folders = dict.fromkeys(sent)  # for the last short epochs, which came without a notice
             else:
-                inbox.listen(None)
-                inbox.gather(_GATHER_S)
-        inbox.listen(0)
+                inbox.receive(None)
+                inbox.receive_during(_GATHER_S)
+        inbox.receive(0)
         while inbox.requests:
-            _reply_to(inbox.requests.pop(0), sink)
+            _reply_to(inbox.requests.pop(0), store)
         problem = _send_all(inbox, send)
-        inbox.listen(0)  # who hung may have been waited for past the end
+        inbox.receive(0)  # a store that hung may have kept this process past the end
         if problem is None:
-            if pause_s > _FIRST_PAUSE_S:
+            if backoff_s > _FIRST_BACKOFF_S:
                 _tell(back=True)
-            pause_s, answered_at = _FIRST_PAUSE_S, time.monotonic()
+            backoff_s, answered_at = _FIRST_BACKOFF_S, time.monotonic()
             continue
-        _tell(away=_why(problem))
+        _tell(away=_cause(problem))
         if inbox.over:
-            if time.monotonic() > max(inbox.ended_at, answered_at) + inbox.grace_s:
+            if time.monotonic() > max(inbox.last_message_at, answered_at) + inbox.grace_s:
                 return 1
-            time.sleep(min(pause_s, 1.0))
+            time.sleep(min(backoff_s, _LONGEST_BACKOFF_AT_THE_END_S))
         else:
-            inbox.gather(pause_s)
-        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            inbox.receive_during(backoff_s)
+        backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1]))

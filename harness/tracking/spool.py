@@ -1,4 +1,4 @@
-"""What is to be logged, on disk first: one append-only file a run, which a tracking server's absence can't hurt."""
+"""The log of a run on disk: an append-only file of events, from which the mirror's process sends to the tracker."""
 
 from __future__ import annotations
 
@@ -14,40 +14,37 @@ from typing import Any
 from harness.core.content import end_of_last_line
 
 SPOOL = "spool.jsonl"
-STATE_FILE = "mirror.json"
-"""How far a spool has been sent, beside it; see ``harness.tracking.mlflow_sink``."""
-
 TAKEN = "taken_ms"
-"""Says in an event that the run may have events from another machine's folder, and since when it is this one's."""
+"""Field of an event: this folder owns the run since then (ms), and other machines' folders may have events of it."""
 
 UNSURE = "unsure"
-"""Says in an event that the run may be another machine's by then: its worker had not been heard for a while."""
-
-RUN_STATUS = {
-    "RUNNING": "RUNNING",
-    "WAITING": "SCHEDULED",
-    "COMPLETE": "FINISHED",
-    "PRUNED": "KILLED",
-    "FAIL": "FAILED",
-}
-"""MLflow's run status for each of Optuna's trial states; WAITING is a run that was cut and can go on."""
-
-_SHORT_S = 0.5  # of epochs that are not told each
+"""Field of an event: another machine may own the run by then, for this worker's heartbeat was overdue."""
 
 FINISHED_STATES = frozenset({"COMPLETE", "PRUNED", "FAIL"})
+STATES = FINISHED_STATES | {"RUNNING", "WAITING"}
+"""States of a run, in Optuna's words; WAITING is a run that was interrupted and can go on."""
+
+USER_TAG, SOURCE_TAG, COMMIT_TAG, NOTE_TAG = "user", "source", "git_commit", "note"
+"""Tags that a tracker may show in a place of its own: who runs what program of which commit; a text in Markdown."""
+
+_NOTIFIED_APART_S = 0.5  # epochs that end sooner after one another are not notified one by one
 
 
 class Spool:
-    """The log of one MLflow run, as lines of JSON in ``<folder>/spool.jsonl``.
+    """The log of one run, as lines of JSON in ``<folder>/spool.jsonl``.
 
-    An event is one line, written at once. What stands there already is not written again, so a run that was cut
-    repeats itself harmlessly.
+    An event is one line, written at once. An event that is there already is not written again, so a run that resumes
+    can log all of it once more.
 
     Args:
         folder: The run's own folder.
-        on_append: Told the folder after each event; of an epoch's only now and then where epochs are short, for whoever
-            is told of the next one reads both.
-        is_valid: Whether the run can't be another machine's yet; asked before each event.
+        on_append: Called with the folder after each event. Short epochs are skipped: the next call covers them.
+        is_valid: Whether this worker certainly still owns the run; called before each event.
+
+    Attributes:
+        state: The run's last state.
+        deaths: How often its process died since the last epoch that was logged, or restored from a checkpoint.
+        kept: Epochs that its latest process restored from a checkpoint.
     """
 
     def __init__(
@@ -59,16 +56,14 @@ class Spool:
     ) -> None:
         self.folder = folder
         self._on_append = on_append
-        self._is_sure = is_valid
-        self._told_s, self._is_told = -math.inf, True
+        self._is_valid = is_valid
+        self._notified_s, self._is_notified = -math.inf, True
         self._begun = False
         self._steps: set[int] = set()
-        self._whole: dict[str, float] = {}
+        self._run_metrics: dict[str, float] = {}
         self.state: str | None = None
         self.deaths = 0
-        """How often its process ended, without a word, since the last epoch that is logged, or kept."""
-        self._furthest = self.kept = 0
-        """After how many epochs the latest process of it went on."""
+        self._most_kept = self.kept = 0
         folder.mkdir(parents=True, exist_ok=True)
         self._file = os.open(folder / SPOOL, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         self._drop_torn_line()
@@ -77,7 +72,7 @@ class Spool:
         self.deaths += self.state == "RUNNING"
 
     def _read(self) -> None:
-        """Take in what stands there, and was not read yet."""
+        """Read the events that were not read yet."""
         events, self._read_until = read_events_until(self.folder / SPOOL, self._read_until)
         for event in events:
             self._begun |= event["event"] == "run"
@@ -85,19 +80,19 @@ class Spool:
                 self._steps.add(event["step"])
                 self.deaths = 0
             elif event["event"] == "metrics":
-                self._whole |= event["values"]
+                self._run_metrics |= event["values"]
             if event["event"] == "state":
                 self.deaths = self.deaths + (self.state == "RUNNING") if event["state"] == "RUNNING" else 0
                 self._note_state(event["state"], event.get("kept", 0))
 
     @property
     def begun(self) -> bool:
-        """Return whether it says what run it is of."""
+        """Return whether ``begin`` has written what the run is."""
         return self._begun
 
     @property
     def epochs(self) -> int:
-        """Epochs that are logged."""
+        """Return how many epochs are logged."""
         return len(self._steps)
 
     def begin(
@@ -109,15 +104,15 @@ class Spool:
         parent: Path | None = None,
         taken_ms: int | None = None,
     ) -> None:
-        """Say what the run is. Once: a run that goes on keeps its name, tags and params.
+        """Write what the run is, once: a run that resumes keeps its name, tags and params.
 
         Args:
             name: The run's name.
             tags: Its first tags.
             params: Its parameters; they can't be changed later.
-            parent: Folder of the parent run's spool, as seen from this one's.
-            taken_ms: Since when the run is this worker's, by the clock of its hold, where it may have been begun, or
-                gone on with, from another folder.
+            parent: Folder of the parent run's spool.
+            taken_ms: Since when this worker owns the run, by the clock of its lease, if another folder may have events
+                of it.
         """
         if not self._begun:
             self._append(
@@ -133,17 +128,17 @@ class Spool:
             self._append("elsewhere", **{TAKEN: taken_ms})
 
     def beside(self, folder: Path) -> Spool:
-        """Return the log of another run, whose events are told as those of this one are."""
-        return Spool(folder, self._on_append, is_valid=self._is_sure)
+        """Return the log of another run, with the same callbacks."""
+        return Spool(folder, self._on_append, is_valid=self._is_valid)
 
     def metrics(self, values: Mapping[str, float], *, step: int | None = None) -> None:
         """Log metrics of an epoch (``step``, counted from 0), or of the whole run."""
         if os.fstat(self._file).st_size > self._read_until:
-            self._read()  # a worker that was taken for dead, and its heir, must not say the same twice
+            self._read()  # a worker that was taken for dead, and its successor, must not log the same twice
         if step is None:
-            if {**self._whole, **values} != self._whole:  # else a run that was cut says them again
+            if {**self._run_metrics, **values} != self._run_metrics:  # else a run that resumes logs them again
                 self._append("metrics", step=step, values=dict(values))
-                self._whole |= values
+                self._run_metrics |= values
         elif step not in self._steps:
             self._append("metrics", step=step, values=dict(values))
             self._steps.add(step)
@@ -153,13 +148,13 @@ class Spool:
         self._append("tags", values=dict(values))
 
     def artifact(self, path: Path) -> None:
-        """Log a file, or all that a folder holds."""
+        """Log a file, or all files in a folder."""
         self._append("artifact", path=os.path.relpath(path, self.folder))
 
     def set_state(self, state: str, *, kept: int = 0) -> None:
-        """Set the run's state, in Optuna's words (see ``RUN_STATUS``), and after how many epochs it goes on."""
-        assert state in RUN_STATUS, state
-        # RUNNING is said again by each process: the mirror may have marked a run that was cut as waiting.
+        """Set the run's state (one of ``STATES``), and how many epochs were restored from a checkpoint."""
+        assert state in STATES, state
+        # Each process sets RUNNING again: the mirror may have marked an interrupted run as waiting.
         if state != self.state or state == "RUNNING":
             self._append("state", state=state, **({"kept": kept} if kept else {}))
             self._note_state(state, kept)
@@ -168,19 +163,18 @@ class Spool:
         self.state = state
         if state == "RUNNING":
             self.kept = kept
-            if kept > self._furthest:
-                self._furthest, self.deaths = kept, 0
+            if kept > self._most_kept:
+                self._most_kept, self.deaths = kept, 0
 
     def close(self) -> None:
         """Close the file."""
-        if not self._is_told:
+        if not self._is_notified:
             self._on_append(self.folder)
         os.close(self._file)
 
     def _append(self, event: str, **fields: Any) -> None:
-        told = {"event": event, "time_ms": time.time_ns() // 1_000_000, **fields}
-        line = json.dumps(told if self._is_sure() else {**told, UNSURE: True}) + "\n"
-        content = line.encode()
+        entry = {"event": event, "time_ms": time.time_ns() // 1_000_000, **fields}
+        content = (json.dumps(entry if self._is_valid() else {**entry, UNSURE: True}) + "\n").encode()
         try:
             written = os.write(self._file, content)
         except OSError as error:
@@ -192,10 +186,10 @@ class Spool:
         if os.fstat(self._file).st_size == self._read_until + len(content):
             self._read_until += len(content)
         is_epoch, now_s = fields.get("step") is not None, time.monotonic()
-        self._is_told = not is_epoch or now_s - self._told_s > _SHORT_S
-        if self._is_told:
+        self._is_notified = not is_epoch or now_s - self._notified_s > _NOTIFIED_APART_S
+        if self._is_notified:
             self._on_append(self.folder)
-            self._told_s = now_s if is_epoch else self._told_s
+            self._notified_s = now_s if is_epoch else self._notified_s
 
     def _drop_torn_line(self) -> None:
         size = os.fstat(self._file).st_size  # asked first: a worker that was taken for dead may append meanwhile

@@ -29,6 +29,7 @@ from scipy.stats.qmc import Sobol
 
 from harness.core.content import derived_seed, digest
 from harness.sampling.candidates import from_unit_interval
+from harness.screen.formatting import duration_text
 from harness.settings import Settings
 from harness.space import METHOD, Configuration, SearchSpace
 from harness.studies.study import Study
@@ -296,6 +297,5 @@ def describe_controls(left: Sequence[Retraining], study: Study, workers: int) ->
     plain = len(left) - tries
     parts = [f"{plain} plain, of the students on the front"] if plain else []
     parts += [f"{tries} tries of training settings for the tuned ones of the picks"] if tries else []
-    minutes, seconds = divmod(round(total_s), 60)
-    about = f"about {minutes}:{seconds:02d} by the trials' times"
+    about = f"about {duration_text(total_s)} by the trials' times"
     return f"{len(left)} trainings on labels alone: {' and '.join(parts)}; {about}"

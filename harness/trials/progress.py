@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Column
 
 from harness.metrics import timed_text
-from harness.screen.formatting import configuration_text
+from harness.screen.formatting import configuration_text, duration_text
 from harness.screen.terminal import Terminal
 from harness.studies.study import Study
 
@@ -185,10 +185,7 @@ class SearchDisplay(_ProgressDisplay):
     def _left(self) -> str:
         here = self._done - self._done_before
         left_s = (time.monotonic() - self._started_s) / max(here, 1) * (self._total - self._done)
-        minutes, seconds = divmod(round(left_s), 60)
-        hours, minutes = divmod(minutes, 60)
-        clock = f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-        return f"{clock} left"
+        return f"{duration_text(left_s)} left"
 
 
 def _bars(terminal: Terminal) -> Progress:
@@ -223,8 +220,8 @@ class RetrainingDisplay(_ProgressDisplay):
         super().__init__(terminal, epochs)
         self._names = names
         self._done = 0
-        self._running: dict[int, int] = {}  # epochs done, by index
-        self._bar = terminal.bar(label, len(names), "students")
+        self._running: dict[int, int] = {}  # epochs done, by place
+        self._bar = terminal.progress_bar(label, len(names), "students")
 
     def started(self, number: int, params: dict[str, Any], resumed_after: int | None) -> None:
         """Show that a training starts, or resumes after ``resumed_after`` epochs."""
@@ -237,7 +234,7 @@ class RetrainingDisplay(_ProgressDisplay):
     def epoch(self, number: int, epoch: int) -> None:
         """Advance the bar by an epoch of one training."""
         self._running[number] = epoch + 1
-        self._bar.within(self._done + sum(self._running.values()) / self._epochs)
+        self._bar.show_partial(self._done + sum(self._running.values()) / self._epochs)
 
     def finished(self, number: int, metrics: dict[str, float]) -> None:
         """Advance the bar by a student that was trained to the end."""

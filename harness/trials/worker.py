@@ -20,7 +20,8 @@ from harness.space import SearchSpace
 from harness.studies.claim import Claim
 from harness.studies.claiming import TrialClaimer
 from harness.studies.study import Study
-from harness.tracking.mirror import Mirror, is_sent
+from harness.tracking.mirror import Mirror
+from harness.tracking.progress import is_sent
 from harness.tracking.spool import FINISHED_STATES, SPOOL, Spool
 from harness.training.checkpoint import drop_checkpoints
 from harness.trials.context import Display, TrialContext

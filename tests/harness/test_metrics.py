@@ -25,7 +25,6 @@ from harness.cost.base import Conditions, backends
 from harness.cost.counting import Counts
 from harness.cost.table import CostTable, key_of
 from harness.metrics import DEFAULT_OBJECTIVES, METRICS, budget_names, cost_metrics, unknown_for_some
-from harness.reporting.report_screen import _dispensable
 from harness.screen.formatting import cell, heading
 from harness.space import load_space
 from harness.training.tensor_file import load_state
@@ -194,7 +193,7 @@ def test_tables_and_plots_show_a_metric_as_it_is_declared() -> None:
     assert [METRICS[name].axis_label for name in ("latency_p50_ms", "macs", "throughput_per_s", "ece")] == [
         "latency p50, batch 1 (ms)", "MACs a sample", "throughput (samples/s)", "ece",
     ]  # fmt: skip
-    assert _dispensable() == ["agreement", "tuned_control", "control", "compression", "speedup"]
+    assert _omission_order() == ["agreement", "tuned_control", "control", "compression", "speedup"]
 
 
 def test_every_metric_has_a_name_that_flags_tables_and_mlflow_can_say() -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from test_transfer import answers
+from test_agreement import answers
 
-from harness.reporting.pictures import text_of
-from harness.reporting.transfer import Transfer, transfer_table
-from harness.reporting.transfer_picture import transfer_picture
+from harness.reporting.agreement import TeacherAgreement, agreement_table
+from harness.reporting.agreement_picture import draw_agreement
+from harness.reporting.picture_text import text_of
 from harness.screen.formatting import parameter_text, printable
-from harness.screen.table import Column, Row, table_lines
+from harness.screen.table import Column, Row, build_table
 from harness.screen.terminal import Terminal
 
 NAMES = {
@@ -27,16 +27,16 @@ NAMES = {
 }
 
 
-def of_two(names: tuple[str, str]) -> Transfer:
+def of_two(names: tuple[str, str]) -> TeacherAgreement:
     """Ten answers of two classes so called: of class 0 the student loses three, to class 1."""
     labels = [0] * 5 + [1] * 5
-    return Transfer(answers(labels, labels, [0, 0, 1, 1, 1] + [1] * 5, classes=2), names)
+    return TeacherAgreement(answers(labels, labels, [0, 0, 1, 1, 1] + [1] * 5, classes=2), names)
 
 
 @pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
 def test_any_names_are_drawn_without_a_warning_and_written_as_they_are(names: tuple[str, str], tmp_path: Path) -> None:
-    transfer_picture({"a pick": of_two(names)}, tmp_path / "transfer.png", title="s")  # a warning is an error here
-    assert transfer_table({0: of_two(names)}, {})["class"].tolist() == list(names)
+    draw_agreement({"a pick": of_two(names)}, tmp_path / "transfer.png", title="s")  # a warning is an error here
+    assert agreement_table({0: of_two(names)}, {})["class"].tolist() == list(names)
 
 
 @pytest.mark.parametrize(
@@ -72,15 +72,19 @@ def test_what_breaks_a_line_is_a_blank_in_names_and_values() -> None:
 
 def test_columns_stand_below_one_another_where_characters_are_wide() -> None:
     rows = [Row(["猫猫", "1"]), Row(["ab", "2"])]
-    lines, _ = table_lines([Column("name", is_text=True), Column("n")], rows, width=80)
-    assert [line.text for line in lines[2:]] == [" 猫猫  1", " ab    2"]
+    table, _ = build_table([Column("name", is_text=True), Column("n")], rows, width=80)
+    written = StringIO()
+    Terminal(Console(file=written, width=80)).show(table)
+    assert written.getvalue().splitlines()[2:] == [" 猫猫  1", " ab    2"]
 
 
 def test_classes_beyond_the_names_go_by_their_numbers(tmp_path: Path) -> None:
     labels = [0] * 6 + [1] * 4
-    transfer = Transfer(answers(labels, labels, [4, 4, 4, 3, 0, 0, 1, 1, 1, 1], classes=5), ("cat", "dog", "3"))
-    assert transfer.by_class["class"].tolist() == ["cat", "dog", "3", "3", "4"]
-    assert transfer.by_class["lost_to"].tolist() == ["4", "", "", "", ""]
-    assert transfer.sentence().endswith("it loses most in class cat (4 of 6, 3 as 4).")
-    assert transfer.name(2) == "3 (2)" and transfer.name(3) == "3 (3)"  # two that are called so
-    transfer_picture({"a pick": transfer}, tmp_path / "transfer.png", title="s")
+    agreement = TeacherAgreement(
+        answers(labels, labels, [4, 4, 4, 3, 0, 0, 1, 1, 1, 1], classes=5), ("cat", "dog", "3")
+    )
+    assert agreement.by_class["class"].tolist() == ["cat", "dog", "3", "3", "4"]
+    assert agreement.by_class["lost_to"].tolist() == ["4", "", "", "", ""]
+    assert agreement.sentence().endswith("it loses most in class cat (4 of 6, 3 as 4).")
+    assert agreement.name(2) == "3 (2)" and agreement.name(3) == "3 (3)"  # two that are called so
+    draw_agreement({"a pick": agreement}, tmp_path / "transfer.png", title="s")

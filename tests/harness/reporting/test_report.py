@@ -25,9 +25,9 @@ from harness.cost.base import Conditions
 from harness.cost.table import CostTable
 from harness.metrics import METRICS
 from harness.region import Region
-from harness.reporting.notes import caveats, confirmed_head, notes, nothing_to_confirm, transferred
+from harness.reporting.notes import agreement_lines, caveats, confirmed_head, notes, nothing_to_confirm
 from harness.reporting.notes import tested as confirmed_lines
-from harness.reporting.plots import _focus, curves_figure
+from harness.reporting.plots import _visible_range, curves_figure
 from harness.reporting.report import report, summary, write_report
 from harness.reporting.report_screen import show
 from harness.reporting.result import Result, collect
@@ -163,7 +163,9 @@ def test_students_that_a_clock_s_spread_alone_keeps_on_the_front_are_named(setti
     study.keep_costs(table.to_json())
     result = collect(study)
     assert numbers(result) == [0, 1, 2, 3, 4]  # as before
-    line = "Latency alone, by less than its measured spread of 2 %, puts 2 of 5 students on the front: trials 1, 3."
+    line = (
+        "2 of 5 students are on the front only by a latency difference within the measured spread of 2 %: trials 1, 3."
+    )
     assert f"\n- {line}\n" in summary(result)
     shown, text = terminal()
     show(result, shown)
@@ -181,11 +183,11 @@ def test_students_beyond_the_region_are_on_no_front_and_no_pick(settings: Settin
     # of latencies and of parameters 1, .5, 0 and 1, .6667, 0. Sums 1, .6944, 1: trial 1.
     assert numbers(result) == [0, 1, 2] == study.front()
     assert picks(result) == {"accurate": 0, "balanced": 1, "small": 1}
-    told = "Region of interest: accuracy at least 0.89, --min accuracy=0.89. 1 of 5 students trained to the end lie"
+    told = "Region of interest: accuracy at least 0.89, --min accuracy=0.89. 1 of 5 fully trained"
     assert any(line.startswith(told) for line in notes(result))
-    low, high, left_out = _focus(result)
+    low, high, left_out = _visible_range(result)
     assert 0.6 < low < 0.89 and high > 0.95
-    assert left_out == "dashed: where the region of interest begins; 1 of 5 trials lie outside the picture"
+    assert left_out == "dashed: bound of the region of interest; 1 of 5 trials are outside the plot"
 
 
 def test_the_region_of_a_metric_that_is_to_be_small_is_below_its_bound(settings: Settings) -> None:
@@ -194,7 +196,7 @@ def test_the_region_of_a_metric_that_is_to_be_small_is_below_its_bound(settings:
     study.keep_region(Region("error", -1, 0.2, "--max error=0.2"))
     result = collect(study)
     assert numbers(result) == [0, 1] == study.front()
-    low, high, _ = _focus(result)
+    low, high, _ = _visible_range(result)
     assert low < 0.05 and 0.10 < high < 0.4
 
 
@@ -207,7 +209,7 @@ def test_where_no_student_is_in_the_region_the_report_says_the_best_and_what_to_
     report(study, shown)
     result, said = collect(study), " ".join(text.getvalue().split())
     assert numbers(result) == [] == study.front() and picks(result) == {}
-    assert "None of 5 students trained to the end is in it; the best, trial 0, has accuracy 0.945" in said
+    assert "None of 5 fully trained students is inside it; the best, trial 0, has accuracy 0.945" in said
     assert "--min none" in said and "--min none" in summary(result)
     frame = pd.read_csv(study.folder / "report" / "trials.csv")
     assert not frame["front"].any() and len(frame) == 5
@@ -231,8 +233,8 @@ def test_why_there_is_nothing_to_confirm_is_said_as_it_is(settings: Settings) ->
     study = a_study(settings, STUDENTS)
     study.keep_region(Region("accuracy", 1, 0.99, "--min accuracy=0.99"))
     said = nothing_to_confirm(collect(study))
-    assert said.startswith("study 's' has nothing to confirm, for no student is in its region. Region of interest: ")
-    assert "None of 5 students" in said and "--min none" in said
+    assert said.startswith("study 's' has nothing to confirm: no student is inside its region. Region of interest: ")
+    assert "None of 5 fully trained students" in said and "--min none" in said
 
 
 def test_pictures_of_a_region_show_what_lies_beyond_it_only_when_asked(settings: Settings, tmp_path: Path) -> None:
@@ -240,14 +242,14 @@ def test_pictures_of_a_region_show_what_lies_beyond_it_only_when_asked(settings:
     study.keep_region(REGION)
     write_report(collect(study), tmp_path)
     page = (tmp_path / "front.html").read_text()
-    assert page.count('"visible":"legendonly"') == 2 and "beyond the region" in page  # once a panel
+    assert page.count('"visible":"legendonly"') == 2 and "outside the region" in page  # once a panel
     assert matplotlib.image.imread(tmp_path / "front.png").shape[2] in (3, 4)
 
 
 def test_there_is_no_small_pick_where_no_student_is_within_one_point_of_the_teacher(settings: Settings) -> None:
     result = collect(a_study(settings, STUDENTS, teacher=(0.9551, 1.0, 1000)))
     assert picks(result) == {"accurate": 0, "balanced": 2}
-    assert "No student of the front is within 0.01 of the teacher's accuracy: no small pick." in notes(result)
+    assert any("No student on the front is within 0.01 of the teacher's accuracy" in note for note in notes(result))
 
 
 @pytest.mark.parametrize(
@@ -264,7 +266,7 @@ def test_the_small_pick_of_a_metric_from_0_to_100_is_within_one_percent_of_the_t
 
 def test_the_margin_of_a_small_pick_that_is_not_there_is_told_in_the_metrics_own_scale(settings: Settings) -> None:
     result = collect(a_study(settings, [(90.0, 0.8, 800)], teacher=(95.0, 1.0, 1000), bounds=(None, None)))
-    assert "No student of the front is within 1% (0.95) of the teacher's accuracy: no small pick." in notes(result)
+    assert any("No student on the front is within 1% (0.95) of the teacher's" in note for note in notes(result))
 
 
 def test_curves_are_drawn_of_what_temperature_and_alpha_do_not_scale(settings: Settings) -> None:
@@ -451,7 +453,7 @@ def test_it_is_said_where_several_teach_as_one(settings: Settings) -> None:
     assert not any("The teacher is" in note for note in notes(collect(study)))
     several = a_study(replace(settings, study="several"), STUDENTS)
     several.bind(teacher="probabilities of 0123, 4567")
-    said = "The teacher is the mean of the probabilities of 0123, 4567; its costs are theirs, one run after the other."
+    said = "The teacher is the mean of the probabilities of 0123, 4567; its costs are those of all of them in turn."
     assert said in notes(collect(several))
 
 
@@ -468,7 +470,7 @@ def test_the_summary_shows_the_front_its_picks_and_the_teacher(written: tuple[Re
         ["accurate", "1", "0.9450", "0.8000", "800"],
         ["teacher", "", "0.9500", "1.0000", "1,000"],
     ]
-    assert "Latencies hold for a processor, 1 thread, latency at batch 1, throughput at batch 64, torch 9.9" in text
+    assert "Latency measured on a processor, 1 thread, latency at batch 1, throughput at batch 64, torch 9.9" in text
 
 
 def test_the_table_on_the_terminal_has_the_front_the_picks_and_the_teacher(settings: Settings) -> None:
@@ -497,7 +499,7 @@ def test_the_report_goes_to_the_studys_own_run(settings: Settings) -> None:
     counts = {"trials_running": 0, "trials_waiting": 0, "trials_complete": 5, "trials_pruned": 0, "trials_fail": 1}
     assert values["values"] == {**counts, "front_size": 4, "best_accuracy": 0.945}
     assert tags["values"]["kd.picks"] == '{"accurate": 1, "small": 2, "balanced": 3}'
-    assert tags["values"]["mlflow.note.content"] == (study.folder / "report" / "summary.md").read_text()
+    assert tags["values"]["note"] == (study.folder / "report" / "summary.md").read_text()
 
 
 @pytest.mark.parametrize("choices", [["bn", "none"], [None, "bn"], [False, "bn"], [1, "auto"]])
@@ -537,7 +539,7 @@ def test_on_a_narrow_terminal_the_comparisons_give_way_and_no_heading_is_cut(
     text = StringIO()
     show(collect(a_study(settings, STUDENTS)), Terminal(Console(file=text, width=width)))
     assert all(heading in text.getvalue() for heading in ("accuracy", "p50 ms", "parameters", "pick"))
-    table, _, rest = text.getvalue().partition("Left out, for want of width: ")
+    table, _, rest = text.getvalue().partition("Columns omitted to fit the width: ")
     assert ("faster" in table) == shown
     assert rest.startswith("faster, smaller, agrees; trials.csv has all.") != shown
 
@@ -562,8 +564,8 @@ def test_each_pick_says_what_it_keeps_of_the_teachers_answers(settings: Settings
     study = a_study_with_answers(settings)
     study.keep_class_names(["cat", "dog", "owl"])
     result, (screen, text) = collect(study), terminal()
-    assert set(result.transfers) == {0, 1, 2, 3}
-    told = transferred(result)
+    assert set(result.agreements) == {0, 1, 2, 3}
+    told = agreement_lines(result)
     assert told == [
         "balanced (trial 2) keeps 1 of the teacher's 3 right answers (33.3 %) and corrects 0 of its 1 wrong ones; "
         "no class loses more than 1.",
@@ -572,7 +574,7 @@ def test_each_pick_says_what_it_keeps_of_the_teachers_answers(settings: Settings
     ]
     show(result, screen)
     assert all(line in text.getvalue() for line in told)
-    _, _, section = summary(result).partition("### What was transferred\n\n")
+    _, _, section = summary(result).partition("### Teacher-student agreement\n\n")
     lines = section.splitlines()
     assert [line.split(" keeps")[0] for line in lines] == [
         "- balanced (trial 2)",
@@ -603,7 +605,7 @@ def test_answers_that_are_not_at_hand_are_said_in_one_line(settings: Settings, l
     report(study, screen)
     count = 1 if left == "some" else 4
     line = (
-        f"What {count} of the 4 trials on the front keep of the teacher's answers is not told: their "
+        f"Not compared with the teacher's answers: {count} of the 4 trials on the front, whose "
         "answers.safetensors is not in this --runs-dir, or can't be read."
     )
     assert text.getvalue().count(line) == 1 and summary(collect(study)).count(line) == 1
@@ -616,7 +618,7 @@ def test_answers_that_are_not_at_hand_are_said_in_one_line(settings: Settings, l
 def test_the_answers_of_a_namesakes_trials_are_not_reported(settings: Settings) -> None:
     study = a_study_with_answers(settings)
     (study.folder / "study.json").write_text('{"id": "another"}')
-    assert collect(study).transfers == {}
+    assert collect(study).agreements == {}
 
 
 def test_a_gain_stands_beside_its_control(settings: Settings) -> None:
@@ -632,7 +634,8 @@ def test_a_gain_stands_beside_its_control(settings: Settings) -> None:
     rows = [line.split() for line in printed.getvalue().splitlines()]
     assert [row[1:4] for row in rows if row[:1] == ["1"]] == [["0.9400", "0.9300", "+0.0100"]]
     assert [row[1:4] for row in rows if row[:1] == ["2"]] == [["0.9000", "0.9100", "-0.0100"]]
-    assert any(note.startswith("Gain: accuracy") and "1 of 2 are above 0" in note for note in notes(result))
+    (gain,) = (note for note in notes(result) if note.startswith("Gain: improvement in accuracy over the plain"))
+    assert "1 of 2 are above 0" in gain
     write_report(result, study.folder / "report")
     page = (study.folder / "report" / "front.html").read_text()
     assert "control of trial 1" in page[page.rindex("Plotly.newPlot") :]
@@ -656,9 +659,9 @@ def test_the_gain_of_a_pick_is_over_its_tuned_control_and_says_so(settings: Sett
     show(result, screen)
     lines = [line.split() for line in printed.getvalue().splitlines()]
     assert [row[1:5] for row in lines if row[:1] == ["2"]] == [["0.9000", "0.8800", "0.8900", "+0.0100"]]
-    assert any("of trial 2 lr" in note and "best of 5" in note for note in notes(result))
+    assert any("trial 2: lr" in note and "best of 5" in note for note in notes(result))
     over_plain = sorted(set(result.picked) - alike)
-    assert over_plain == [] or any("over plain controls: --controls tuned" in note for note in notes(result))
+    assert over_plain == [] or any("over plain controls; --controls tuned" in note for note in notes(result))
 
 
 def test_where_no_control_is_possible_it_stands_instead_of_a_gain(settings: Settings) -> None:
@@ -683,7 +686,7 @@ def test_a_control_that_failed_is_told(settings: Settings) -> None:
     study = a_study(settings, STUDENTS)
     study.keep_retrained("controls/1", {"reason": "val/loss is nan in epoch 3"})
     study.keep_retrained("controls/4", {"reason": "disk full"})  # its student is not on the front
-    told = "1 controls failed, and leave a gain unknown (of trial 1: val/loss is nan in epoch 3)."
+    told = "1 controls failed, so these gains are unknown (trial 1: val/loss is nan in epoch 3)."
     assert told in notes(collect(study))
 
 
@@ -753,17 +756,17 @@ def test_an_interval_of_two_seeds_says_how_little_that_is_and_that_it_leaves_the
     settings: Settings,
 ) -> None:
     result = confirmed_over(a_study(settings, STUDENTS), 0.97, 0.99)  # 0.98 ± 12.706 · 0.01
-    few, more, beyond = caveats(result)
+    few, more, outside = caveats(result)
     assert few.startswith("Two seeds say little") and more.endswith("--seeds 5")
-    assert beyond.startswith("An interval reaches below 0 or above 1, where accuracy can't be: ")
+    assert outside.startswith("An interval extends below 0 or above 1, where accuracy can't be: ")
     _, _, section = summary(result).partition("### Confirmed\n\n")
     intro, row, *_ = section.split("\n\n")
     assert intro == confirmed_head(result) and row.startswith("- accurate (trial 0): accuracy 0.9800 [0.8529, 1.1071]")
-    assert section.rstrip().endswith(beyond)
+    assert section.rstrip().endswith(outside)
     screen, text = terminal()
     show(result, screen)
     (line,) = (line for line in text.getvalue().splitlines() if "0.9800 ± 0.1271" in line)
-    assert line.split()[:3] == ["0", "accurate", "2"] and line.endswith("no gain") and few in text.getvalue()
+    assert line.split()[:3] == ["0", "accurate", "2"] and line.rstrip().endswith("no gain") and few in text.getvalue()
 
 
 def test_the_way_to_confirm_that_is_said_has_the_space_file_and_the_places(
@@ -785,7 +788,7 @@ def test_the_way_to_confirm_that_is_said_has_the_space_file_and_the_places(
 def test_seeds_that_score_alike_are_no_certainty(settings: Settings, seeds: int, more: int) -> None:
     *_, alike, last = caveats(confirmed_over(a_study(settings, STUDENTS), *[0.6] * seeds))
     assert alike == (
-        "An interval without width is no certainty: seeds happened to score alike on the test split "
+        "An interval of zero width is no certainty: the seeds happened to score alike on the test split "
         f"(trial 0: {seeds} seeds)."
     )
     assert last.endswith(f"--seeds {more}")
@@ -804,9 +807,9 @@ def test_a_table_of_what_was_confirmed_shows_failures_and_what_is_not_confirmed_
     show(collect(study), screen)
     lines = text.getvalue().splitlines()
     (place,) = (n for n, line in enumerate(lines) if "0.6100 ± 0.0248" in line)
-    assert lines[place].endswith("unproven")
+    assert lines[place].rstrip().endswith("unproven")
     assert lines[place + 1].strip() == "of the student, 1 of 4 seeds failed (loss is nan)"
-    assert sum(line.endswith("not confirmed yet") for line in lines) == 2
+    assert sum(line.rstrip().endswith("not confirmed yet") for line in lines) == 2
 
 
 def test_what_was_reported_just_so_is_shown_again_and_not_written(settings: Settings) -> None:
@@ -834,7 +837,7 @@ def test_a_teacher_that_helps_nobody_is_said_to(settings: Settings, hurts: bool,
     for number in study.front()[:known]:
         accuracy = 0.99 if hurts or number else 0.1
         study.keep_retrained(f"controls/{number}", {"metrics": metrics(accuracy, 0.4, 400)})
-    said = "is not seen to help any student" in " ".join(notes(collect(study)))
+    said = "there is no evidence that this teacher helps" in " ".join(notes(collect(study)))
     assert said == said_so
 
 

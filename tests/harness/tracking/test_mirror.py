@@ -50,8 +50,8 @@ def kill(mirror: Mirror) -> None:
 @pytest.mark.parametrize("moment", ["in the middle", "before the last word"])
 def test_after_the_process_was_killed_all_runs_are_sent_once(tmp_path: Path, store: str, moment: str) -> None:
     said: list[str] = []
-    with Mirror() as mirror:
-        mirror.connect(store, "kd-x", tmp_path / "mlruns", say=said.append)
+    with Mirror(store) as mirror:
+        mirror.connect("kd-x", tmp_path / "mlruns", say=said.append)
         one = logged(tmp_path, "one", mirror)
         wait_for(lambda: "one" in runs(store))
         if moment == "in the middle":
@@ -72,8 +72,8 @@ def test_it_is_said_once_that_the_process_is_started_again_and_requests_are_answ
     tmp_path: Path, store: str
 ) -> None:
     said: list[str] = []
-    with Mirror() as mirror:
-        mirror.connect(store, "kd-x", tmp_path / "mlruns", say=said.append)
+    with Mirror(store) as mirror:
+        mirror.connect("kd-x", tmp_path / "mlruns", say=said.append)
         spool = logged(tmp_path, "one", mirror)
         kill(mirror)
         assert mirror.settle(spool.folder) in ("the process that logs to it has ended", None)
@@ -87,7 +87,7 @@ def dying(monkeypatch: pytest.MonkeyPatch, folder: Path, program: str) -> None:
     """Let the process be another program."""
     (folder / "dies.py").write_text(program)
     monkeypatch.setattr("harness.tracking.mirror._MODULE", "dies")
-    monkeypatch.setattr("harness.tracking.mirror._FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("harness.tracking.mirror._FIRST_BACKOFF_S", 0.01)
     monkeypatch.setenv("PYTHONPATH", str(folder))
 
 
@@ -100,8 +100,8 @@ def test_a_process_that_dies_at_each_start_is_started_a_few_times_and_the_comman
     dying(monkeypatch, tmp_path, f"open('starts', 'a').write('x')\n{READY}raise SystemExit(3)\n")
     monkeypatch.chdir(tmp_path)
     said: list[str] = []
-    with Mirror(remedy="python -m harness report --study s") as mirror:
-        mirror.connect("sqlite:///none.db", "kd-x", tmp_path, say=said.append)
+    with Mirror("sqlite:///none.db", remedy="python -m harness report --study s") as mirror:
+        mirror.connect("kd-x", tmp_path, say=said.append)
         wait_for(lambda: len(said) > 1)
         started = len((tmp_path / "starts").read_text())
         time.sleep(0.3)
@@ -118,8 +118,9 @@ def test_a_process_that_never_connects_is_an_error_of_one_line_that_says_how_to_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dying(monkeypatch, tmp_path, "raise ImportError('no mlflow')\n")
-    with Mirror() as mirror, pytest.raises(HarnessError, match=r"ends \(exit code 1\); to see why: python -m dies"):
-        mirror.connect("sqlite:///none.db", "kd-x", tmp_path, say=print)
+    error = r"ends \(exit code 1\); to see why: python -m dies MLflow"
+    with Mirror("sqlite:///none.db") as mirror, pytest.raises(HarnessError, match=error):
+        mirror.connect("kd-x", tmp_path, say=print)
 
 
 def test_a_folder_of_the_same_name_where_the_person_stands_is_not_imported(
@@ -128,14 +129,14 @@ def test_a_folder_of_the_same_name_where_the_person_stands_is_not_imported(
     (tmp_path / "harness").mkdir()
     (tmp_path / "harness" / "__init__.py").write_text("raise SystemExit('theirs')")
     monkeypatch.chdir(tmp_path)
-    with Mirror() as mirror:
-        mirror.connect(store, "kd-x", tmp_path, say=print)
+    with Mirror(store) as mirror:
+        mirror.connect("kd-x", tmp_path, say=print)
         assert mirror.experiment_id
 
 
 def test_no_process_is_left_behind(tmp_path: Path, store: str) -> None:
-    with Mirror() as mirror:
-        mirror.connect(store, "kd-x", tmp_path / "mlruns", say=lambda text: None)
+    with Mirror(store) as mirror:
+        mirror.connect("kd-x", tmp_path / "mlruns", say=lambda text: None)
         kill(mirror)
     with pytest.raises(ProcessLookupError):
         os.kill(mirror._process.pid, 0)
@@ -144,17 +145,17 @@ def test_no_process_is_left_behind(tmp_path: Path, store: str) -> None:
 def test_a_search_that_is_stopped_does_not_wait_until_a_long_backlog_is_sent(
     tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.tracking.mirror._LAST_WORDS_S", 0.0)
+    monkeypatch.setattr("harness.tracking.mirror._CLOSES_WHEN_STOPPED_S", 0.0)
     epochs, said = 4_000, list[str]()
-    with pytest.raises(KeyboardInterrupt), Mirror(remedy="the remedy") as mirror:
-        mirror.connect(store, "kd-x", tmp_path / "mlruns", say=said.append)
+    with pytest.raises(KeyboardInterrupt), Mirror(store, remedy="the remedy") as mirror:
+        mirror.connect("kd-x", tmp_path / "mlruns", say=said.append)
         spool = logged(tmp_path, "long", mirror)
         for epoch in range(1, epochs):
             spool.metrics({"loss": 0.5}, step=epoch)
         raise KeyboardInterrupt
     assert said == ["not everything could be sent to MLflow; it is kept, and this sends it: the remedy"]
-    with Mirror() as mirror:
-        mirror.connect(store, "kd-x", tmp_path / "mlruns", say=said.append)
+    with Mirror(store) as mirror:
+        mirror.connect("kd-x", tmp_path / "mlruns", say=said.append)
         mirror.notify(tmp_path / "long")
     steps = [point.step for point in MlflowClient(store).get_metric_history(runs(store)["long"].info.run_id, "loss")]
     assert sorted(steps) == list(range(epochs))

@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 from harness.core.errors import HarnessError
-from harness.tracking.mlflow_database import prepare_database
+from harness.tracking.trackers.mlflow.database import prepare_database
 
 
 @pytest.fixture

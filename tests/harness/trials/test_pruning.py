@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from harness.core.errors import TrialPruned
 from harness.region import Region
-from harness.reporting.result import trials_frame
+from harness.reporting.trials_table import trials_frame
 from harness.sampling.proposal import Proposer
 from harness.settings import SAMPLERS
 from harness.storage.access import STORAGE_ERRORS, open_storage

@@ -91,8 +91,8 @@ def a_session(folder: Path, space: SearchSpace, *, trials: int, epochs: int) -> 
         teachers=(folder / "teacher.safetensors",),
     )
     terminal = Terminal()
-    with Mirror() as mirror:
-        mirror.connect(f"sqlite:///{folder}/mlflow.db", "kd-cancer", folder / "mlruns", say=terminal.say)
+    with Mirror(f"sqlite:///{folder}/mlflow.db") as mirror:
+        mirror.connect("kd-cancer", folder / "mlruns", say=terminal.say)
         study = open_study(settings, space, open_storage(settings))
         with ParentRun(study, settings, mirror) as parent:
             prepared = prepare(settings, space, study, terminal, mirror)

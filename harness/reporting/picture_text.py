@@ -1,4 +1,4 @@
-"""Text in pictures: any name as it is, as far as an installed font has its characters."""
+"""Text for Matplotlib: any name, as far as an installed font has its characters."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ matplotlib.rcParams["font.family"] = [name for name in _FONTS if name in set(fon
 
 
 def text_of(name: str, *, otherwise: str | None = None) -> str:
-    """Return a name as Matplotlib is to draw it: in one line, shortened, and never as a formula.
+    """Return a name for Matplotlib to draw: in one line, shortened, and escaped so that it is no formula.
 
     Args:
         name: The name of a class, a metric or a parameter.
-        otherwise: What to draw where no installed font has all of its characters; ``None`` draws squares for those.
+        otherwise: Text to return if no installed font has all of its characters; ``None`` draws squares instead.
     """
     text = printable(name, _LONGEST)
-    missing = {character for character in text if ord(character) not in _drawn()}
+    missing = {character for character in text if ord(character) not in _drawable()}
     if missing and otherwise is not None:
         return otherwise
     for character in missing:
@@ -51,7 +51,7 @@ def text_of(name: str, *, otherwise: str | None = None) -> str:
 
 
 @cache
-def _drawn() -> frozenset[int]:
-    """Return the code points that the fonts of a picture have."""
+def _drawable() -> frozenset[int]:
+    """Return the code points of the fonts in use."""
     families = matplotlib.rcParams["font.family"]
     return frozenset(point for family in families for point in get_font(findfont(family)).get_charmap())

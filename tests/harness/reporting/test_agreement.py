@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix
 
-from harness.reporting.transfer import Transfer, transfer_table
+from harness.reporting.agreement import TeacherAgreement, agreement_table
 from harness.training.predictions import Predictions
 
 NAMES = ("cat", "dog", "owl")
@@ -53,7 +53,7 @@ teacher's errors are 0 and 2, the student's 2 and 0: alike with probability 2/4.
 
 
 def test_what_is_lost_and_won_is_counted_by_class() -> None:
-    table = Transfer(WORKED, NAMES).by_class
+    table = TeacherAgreement(WORKED, NAMES).by_class
     assert table["class"].tolist() == ["cat", "dog", "owl"]
     assert table["samples"].tolist() == [6, 4, 0]
     assert table["teacher_right"].tolist() == [3, 2, 0] and table["student_right"].tolist() == [2, 2, 0]
@@ -73,13 +73,13 @@ def test_what_is_lost_and_won_is_counted_by_class() -> None:
 def test_a_sample_without_a_ranking_leaves_those_of_the_others() -> None:
     partial = WORKED.rank_correlation.clone()
     partial[0] = math.nan
-    found = Transfer(Predictions(**vars(WORKED) | {"rank_correlation": partial}), NAMES)
+    found = TeacherAgreement(Predictions(**vars(WORKED) | {"rank_correlation": partial}), NAMES)
     assert found.by_class["rank_correlation"][0] == pytest.approx(0.3)  # of 0.1 to 0.5
     assert found.mistakes().endswith("Spearman's ρ = 0.50.")  # of 0.1 to 0.9
 
 
 def test_shared_mistakes_stand_beside_what_chance_would_give() -> None:
-    table = Transfer(WORKED).by_class
+    table = TeacherAgreement(WORKED).by_class
     assert table["both_wrong"].tolist() == [2, 1, 0]
     assert table["same_mistake"].tolist() == [1, 1, 0]
     assert table["same_mistake_by_chance"].tolist() == pytest.approx([2 * 7 / 12, 1 * 2 / 4, 0])
@@ -92,7 +92,7 @@ def test_students_that_err_independently_share_as_many_mistakes_as_chance_gives(
     teacher, student = (
         (labels + np.where(rng.random(labels.size) < 0.5, rng.choice(steps, labels.size), 0)) % 4 for steps in habits
     )
-    table = Transfer(answers(labels.tolist(), teacher.tolist(), student.tolist(), 4)).by_class
+    table = TeacherAgreement(answers(labels.tolist(), teacher.tolist(), student.tolist(), 4)).by_class
     # Alike: 3/4 · 1/4 + 1/4 · 1/4, of the quarter that both have wrong.
     assert table["same_mistake_by_chance"].sum() == pytest.approx(40_000 / 4 / 4, rel=0.03)
     assert table["same_mistake"].sum() == pytest.approx(table["same_mistake_by_chance"].sum(), rel=0.05)
@@ -101,8 +101,8 @@ def test_students_that_err_independently_share_as_many_mistakes_as_chance_gives(
 @pytest.mark.parametrize(("samples", "classes"), [(300, 2), (500, 10), (4000, 100)])
 def test_counts_are_those_of_scikit_learns_confusion_matrices(samples: int, classes: int) -> None:
     found = drawn(samples, classes)
-    transfer = Transfer(found)
-    table, labels = transfer.by_class, range(classes)
+    agreement = TeacherAgreement(found)
+    table, labels = agreement.by_class, range(classes)
     matrices = {
         who: confusion_matrix(found.labels, getattr(found, who), labels=labels) for who in ("teacher", "student")
     }
@@ -110,7 +110,7 @@ def test_counts_are_those_of_scikit_learns_confusion_matrices(samples: int, clas
         assert table["samples"].tolist() == matrix.sum(axis=1).tolist()
         assert table[f"{who}_right"].tolist() == np.diag(matrix).tolist()
         rebuilt = np.diag(np.diag(matrix))
-        rebuilt[transfer.confusions["label"], transfer.confusions["answer"]] = transfer.confusions[who]
+        rebuilt[agreement.confusions["label"], agreement.confusions["answer"]] = agreement.confusions[who]
         assert (rebuilt == matrix).all()
     kept = (found.teacher == found.labels).numpy()
     lost = confusion_matrix(found.labels[kept], found.student[kept], labels=labels)
@@ -126,7 +126,7 @@ def test_counts_are_those_of_scikit_learns_confusion_matrices(samples: int, clas
 
 
 def test_confusions_stand_in_the_order_of_their_change() -> None:
-    found = Transfer(WORKED).confusions
+    found = TeacherAgreement(WORKED).confusions
     assert found.to_dict("list") == {
         "label": [0, 0, 1, 1],
         "answer": [1, 2, 0, 2],
@@ -137,7 +137,7 @@ def test_confusions_stand_in_the_order_of_their_change() -> None:
 
 
 def test_a_sentence_gives_counts_and_where_most_is_lost() -> None:
-    assert Transfer(WORKED, NAMES).sentence() == (
+    assert TeacherAgreement(WORKED, NAMES).sentence() == (
         "keeps 2 of the teacher's 5 right answers (40.0 %) and corrects 2 of its 5 wrong ones; it loses most in class "
         "cat (2 of 6, 2 as dog)."
     )
@@ -154,18 +154,18 @@ def test_a_sentence_gives_counts_and_where_most_is_lost() -> None:
 )
 def test_a_sentence_names_no_class_for_one_sample_and_each_that_loses_most(student: list[int], told: str) -> None:
     labels = [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    assert Transfer(answers(labels, labels, student)).sentence().endswith(told)
+    assert TeacherAgreement(answers(labels, labels, student)).sentence().endswith(told)
 
 
 def test_of_many_classes_that_lose_alike_none_is_named() -> None:
     labels = [0, 0, 1, 1, 2, 2, 3, 3]
-    assert Transfer(answers(labels, labels, [1, 1, 2, 2, 3, 3, 0, 0], classes=4)).sentence() == (
+    assert TeacherAgreement(answers(labels, labels, [1, 1, 2, 2, 3, 3, 0, 0], classes=4)).sentence() == (
         "keeps 0 of the teacher's 8 right answers (0.0 %); no class loses more than 2."
     )
 
 
 def test_mistakes_are_told_beside_chance() -> None:
-    assert Transfer(WORKED).mistakes() == (
+    assert TeacherAgreement(WORKED).mistakes() == (
         "Both are wrong on 3 of 10 samples and give the same wrong answer on 2; by chance it would be 1.7. Its KL from "
         "the teacher is 4.500 nats a sample. Its ranking of the wrong classes follows the teacher's with Spearman's "
         "ρ = 0.45."
@@ -175,16 +175,16 @@ def test_mistakes_are_told_beside_chance() -> None:
 def test_of_two_classes_no_shared_mistake_is_told_for_there_is_no_other() -> None:
     found = answers([0, 0, 1], [1, 0, 1], [1, 0, 0], classes=2)
     found = Predictions(**vars(found) | {"rank_correlation": torch.full((3,), math.nan)})
-    assert Transfer(found).mistakes() == "Its KL from the teacher is 1.000 nats a sample."
+    assert TeacherAgreement(found).mistakes() == "Its KL from the teacher is 1.000 nats a sample."
 
 
 def test_a_teacher_that_is_always_wrong_has_nothing_to_keep() -> None:
-    told = Transfer(answers([0, 1], [1, 0], [0, 0])).sentence()
+    told = TeacherAgreement(answers([0, 1], [1, 0], [0, 0])).sentence()
     assert told == "keeps 0 of the teacher's 0 right answers and corrects 1 of its 2 wrong ones."
 
 
 def test_the_table_has_a_row_for_each_trial_and_class() -> None:
-    table = transfer_table({4: Transfer(WORKED), 2: Transfer(WORKED)}, {2: "accurate, small"})
+    table = agreement_table({4: TeacherAgreement(WORKED), 2: TeacherAgreement(WORKED)}, {2: "accurate, small"})
     assert table["trial"].tolist() == [4] * 3 + [2] * 3
     assert table["pick"].tolist() == [""] * 3 + ["accurate, small"] * 3
     assert table["label"].tolist() == [0, 1, 2] * 2 and table["lost"].tolist() == [2, 1, 0] * 2
@@ -192,5 +192,5 @@ def test_the_table_has_a_row_for_each_trial_and_class() -> None:
 
 
 def test_of_many_classes_it_is_said_how_many_are_ranked() -> None:
-    found = Transfer(answers([0, 1], [0, 1], [0, 2], classes=30_000)).mistakes()
+    found = TeacherAgreement(answers([0, 1], [0, 1], [0, 2], classes=30_000)).mistakes()
     assert "Its ranking of the 100 most likely wrong classes follows the teacher's" in found

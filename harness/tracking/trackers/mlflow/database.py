@@ -1,4 +1,4 @@
-"""MLflow's database: a local one is made whole, or anew where it is half made and empty; what holds runs stays."""
+"""MLflow's database: create it, replace it where it is half made and empty, never change it where it holds runs."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _MIGRATIONS = Path(mlflow.__file__).parent / "store" / "db_migrations"  # what `
 
 
 def prepare_database(path: Path, say: Callable[[str], None]) -> None:
-    """Let MLflow find a database with the tables of its own version, under a lock that all who make it take.
+    """Give MLflow a SQLite database with the tables of its own version. The caller holds the lock of the address.
 
-    MLflow itself would go on with the migrations of an older one, in place, which can't be undone where they are cut.
+    MLflow itself would migrate an older one in place, which can't be undone after an interruption.
 
     Args:
         path: The database's file.
-        say: Called with a line of text where one was half made, and is made anew.
+        say: Called with a line of text if a half made database is replaced.
 
     Raises:
-        HarnessError: If there is one that can't be used, and may hold something.
+        HarnessError: If a database is there that can't be used, and may hold runs.
     """
     make_if_missing(path, _make)
     if not path.exists() or _is_usable(path):
@@ -41,18 +41,18 @@ def prepare_database(path: Path, say: Callable[[str], None]) -> None:
 
 
 def check_answers(address: str) -> None:
-    """Connect to a database once: MLflow asks one that refuses 15 times, for nearly two minutes, and in silence.
+    """Connect to a database once: MLflow retries one that refuses 15 times, for nearly two minutes, and in silence.
 
-    One that does not answer may be about to start, and is left to MLflow.
+    A database that does not answer may be about to start, and is left to MLflow.
 
     Raises:
-        SQLAlchemyError: If it answers, and refuses, as for a wrong password.
+        SQLAlchemyError: If it answers and refuses, as for a wrong password.
     """
     engine = create_engine(address)
     try:
         engine.connect().close()
     except DBAPIError as error:
-        from harness.storage.retry import server_is_away  # with Optuna, for which no good start waits
+        from harness.storage.retry import server_is_away  # imports Optuna, which a good start does not need
 
         if not server_is_away(error):
             raise
@@ -69,7 +69,7 @@ def _is_usable(path: Path) -> bool:
 
 
 def _revision(path: Path) -> str | None:
-    """Return the migration that a database's tables were brought to; ``None`` where it says none."""
+    """Return the Alembic revision of a database's tables; ``None`` if it names none."""
     with closing(sqlite3.connect(path)) as connection:
         try:
             row = connection.execute("select version_num from alembic_version").fetchone()

@@ -1,4 +1,4 @@
-"""What was transferred: which of the teacher's right answers a student keeps, class by class, and which mistakes."""
+"""Teacher-student agreement: which of the teacher's right answers and mistakes a student shares, class by class."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ from harness.screen.formatting import printable
 from harness.training.predictions import Predictions
 
 _LONGEST_NAME = 60  # characters of a class's name in a sentence; tables have all of it
-_NAMED = 3  # classes that a sentence names; of more that lose alike it says only how much
+_NAMED = 3  # classes that a sentence names; if more lose equally, it gives only the count
 
 
 @dataclass(frozen=True, eq=False)
-class Transfer:
-    """A student's answers beside its teacher's, counted.
+class TeacherAgreement:
+    """A comparison of a student's answers with its teacher's.
 
     Attributes:
-        answers: What both answered on the validation samples.
-        class_names: Names of the first classes, or of all; those beyond go by their numbers.
+        answers: The answers of both on the validation samples.
+        class_names: Names of the first classes, or of all; the others are named by their numbers.
     """
 
     answers: Predictions
     class_names: Sequence[str] = ()
 
     def name(self, label: int) -> str:
-        """Return what a class is called within a line: its name, with its number where others have that name too."""
+        """Return the name of a class for a sentence, with its number if another class has that name."""
         name = printable(self._names[label], _LONGEST_NAME)
         return f"{name} ({label})" if not name or self._shown_names[name] > 1 else name
 
     @cached_property
     def _shown_names(self) -> Counter[str]:
-        """Count the classes of each name, as it is shown."""
+        """Return how many classes have each name, as it is shown."""
         return Counter(printable(name, _LONGEST_NAME) for name in self._names)
 
     @cached_property
     def _names(self) -> list[str]:
-        """The name of each class; a network may have more logits than there are names: the others go by number."""
+        """Return the name of each class; a network may have more logits than there are names."""
         return [*self.class_names, *map(str, range(len(self.class_names), self.answers.classes))]
 
     @cached_property
     def by_class(self) -> pd.DataFrame:
-        """Counts, shares and means of each class, a row for each, in their order.
+        """Return counts, shares and means, a row for each class in their order.
 
         - ``class``: its name; ``samples``, ``teacher_right``, ``student_right``: counts;
-        - ``lost``: the teacher is right, the student wrong; ``won``: the reverse; ``lost_to``: the class that most of
-          the lost are taken for, and ``lost_to_count``;
+        - ``lost``: the teacher is right, the student wrong; ``won``: the reverse; ``lost_to``: the class that the
+          student answers for most of the lost, ``lost_to_count`` times;
         - ``both_wrong``; ``same_mistake``: both give the same wrong answer; ``same_mistake_by_chance``: how often they
-          would if, within the class, they erred independently, each as it is given to,
+          would if, within the class, their errors were independent,
           both_wrong · Σ_k p(the teacher says k | it is wrong) · p(the student says k | it is wrong);
         - ``teacher_accuracy``, ``student_accuracy``, ``lost_share``, ``won_share``: shares of the samples;
         - ``teacher_kl`` (nats), ``rank_correlation`` (over ``Predictions.ranked`` classes): means over the samples that
@@ -90,7 +90,7 @@ class Transfer:
 
     @cached_property
     def confusions(self) -> pd.DataFrame:
-        """Wrong answers: ``label``, ``answer``, how often ``teacher`` and ``student`` give it; most changed first."""
+        """Return wrong answers: ``label``, ``answer``, counts of ``teacher`` and ``student``; most changed first."""
         given = {"teacher": self._pairs(self._teacher), "student": self._pairs(self._student)}
         pairs, places = np.unique(np.concatenate(list(given.values())), return_inverse=True)
         of_teacher, of_student = np.split(places, [len(given["teacher"])])
@@ -103,18 +103,18 @@ class Transfer:
 
     @cached_property
     def lost_as(self) -> pd.DataFrame:
-        """What the student answers where the teacher is right: ``label``, ``answer``, ``lost``; the most first."""
+        """Return the student's errors where the teacher is right: ``label``, ``answer``, ``lost``; the most first."""
         pairs, lost = np.unique(self._pairs(self._student, self._teacher == self._labels), return_counts=True)
         order = np.lexsort((pairs, -lost))
         labels, answers = np.divmod(pairs, self.answers.classes)
         return pd.DataFrame({"label": labels[order], "answer": answers[order], "lost": lost[order]})
 
     def sentence(self) -> str:
-        """What the student keeps and loses: in counts, for shares of a class of few samples would say too much."""
+        """Return what the student keeps and loses; as counts, because a share of a small class means little."""
         return f"{self.balance()}{self._losses()}."
 
     def balance(self) -> str:
-        """How many of the teacher's right answers the student keeps, and how many of its wrong ones it corrects."""
+        """Return how many of the teacher's right answers the student keeps, and how many wrong ones it corrects."""
         total = self.by_class[["samples", "teacher_right", "lost", "won"]].sum()
         right, wrong = total["teacher_right"], total["samples"] - total["teacher_right"]
         kept = right - total["lost"]
@@ -123,7 +123,7 @@ class Transfer:
         return f"keeps {kept:,} of the teacher's {right:,} right answers{share}{corrected}"
 
     def mistakes(self) -> str:
-        """Return what the mistakes of student and teacher have in common, in sentences."""
+        """Return sentences on the mistakes that student and teacher share, and on divergence and ranking."""
         total = self.by_class[["samples", "both_wrong", "same_mistake", "same_mistake_by_chance"]].sum()
         said = []
         if total["both_wrong"] and self.answers.classes > 2:
@@ -158,11 +158,11 @@ class Transfer:
         wrong = self.confusions
         alike = np.bincount(wrong["label"], wrong["teacher"] * wrong["student"], minlength=len(counts))
         pairs = (counts["samples"] - counts["teacher_right"]) * (counts["samples"] - counts["student_right"])
-        # No pair: one of them is never wrong, so both never are.
+        # Without a pair, one of them is never wrong, and so both_wrong is 0.
         return counts["both_wrong"] * alike / pairs.clip(lower=1)
 
     def _pairs(self, answers: NDArray[np.int64], chosen: NDArray[np.bool_] | bool = True) -> NDArray[np.int64]:
-        """Class and wrong answer of each sample that has one, as one number: label · C + answer."""
+        """Return label · C + answer for each wrong answer among the ``chosen`` samples."""
         wrong = (answers != self._labels) & chosen
         pairs: NDArray[np.int64] = self._labels[wrong] * self.answers.classes + answers[wrong]
         return pairs
@@ -180,16 +180,16 @@ class Transfer:
         return self.answers.student.long().numpy()
 
 
-def transfer_table(transfers: Mapping[int, Transfer], names: Mapping[int, str]) -> pd.DataFrame:
+def agreement_table(agreements: Mapping[int, TeacherAgreement], names: Mapping[int, str]) -> pd.DataFrame:
     """Return every trial's table by class below one another, with ``trial``, ``pick`` and ``label`` before it.
 
     Args:
-        transfers: By trial number; at least one.
-        names: What a trial is picked as, by its number; others have an empty ``pick``.
+        agreements: By trial number; at least one.
+        names: The picks of a trial, by its number; other trials have an empty ``pick``.
     """
     tables = []
-    for number, transfer in transfers.items():
-        table = transfer.by_class.rename_axis("label").reset_index()
+    for number, agreement in agreements.items():
+        table = agreement.by_class.rename_axis("label").reset_index()
         table.insert(0, "pick", names.get(number, ""))
         table.insert(0, "trial", number)
         tables.append(table)

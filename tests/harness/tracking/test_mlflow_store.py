@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Run, RunStatus, ViewType
 from mlflow.exceptions import MlflowException
 
 from harness.core.content import FolderLock
-from harness.tracking.mirror import Mirror, is_sent
-from harness.tracking.mlflow_sink import MlflowSink
-from harness.tracking.spool import SPOOL, STATE_FILE, Spool
+from harness.tracking.mirror import Mirror
+from harness.tracking.progress import STATE_FILE, is_sent
+from harness.tracking.spool import SPOOL, STATES, Spool
+from harness.tracking.trackers.mlflow.store import RUN_STATUS, MlflowStore
 
 BEGUN_MS = (int(time.time()) + 3600) * 1000
 """Ahead of us, however long other tests take: what is told is not sent late, unless a test says so."""
@@ -31,8 +32,8 @@ def address(tmp_path: Path, empty_store: Path) -> str:
 
 
 @pytest.fixture
-def sink(tmp_path: Path, address: str) -> MlflowSink:
-    return MlflowSink(address, "kd-test", tmp_path / "mlruns")
+def store(tmp_path: Path, address: str) -> MlflowStore:
+    return MlflowStore(address, "kd-test", tmp_path / "mlruns")
 
 
 def event(kind: str, after_s: int, /, **fields: Any) -> dict[str, Any]:
@@ -59,13 +60,13 @@ def append(folder: Path, *events: dict[str, Any]) -> Path:
     return folder
 
 
-def runs(sink: MlflowSink, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
-    return list(sink.client.search_runs([sink.experiment_id], run_view_type=view))
+def runs(store: MlflowStore, view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
+    return list(store.client.search_runs([store.experiment_id], run_view_type=view))
 
 
-def history(sink: MlflowSink, run: Run, name: str) -> list[tuple[int, int, float]]:
+def history(store: MlflowStore, run: Run, name: str) -> list[tuple[int, int, float]]:
     """Step, seconds since the run began, and value of each point of a metric."""
-    points = sink.client.get_metric_history(run.info.run_id, name)
+    points = store.client.get_metric_history(run.info.run_id, name)
     return sorted((point.step, (point.timestamp - BEGUN_MS) // 1000, point.value) for point in points)
 
 
@@ -74,7 +75,7 @@ def own_tags(run: Run) -> dict[str, str]:
     return {name: value for name, value in run.data.tags.items() if name.startswith("kd.")}
 
 
-def everything(sink: MlflowSink) -> list[Any]:
+def everything(store: MlflowStore) -> list[Any]:
     """All that the store says of its runs."""
     return [
         (
@@ -84,9 +85,9 @@ def everything(sink: MlflowSink) -> list[Any]:
             run.info.end_time,
             run.data.params,
             run.data.tags,
-            {name: history(sink, run, name) for name in run.data.metrics},
+            {name: history(store, run, name) for name in run.data.metrics},
         )
-        for run in runs(sink, ViewType.ALL)
+        for run in runs(store, ViewType.ALL)
     ]
 
 
@@ -102,26 +103,26 @@ WHOLE = (
 )
 
 
-def test_a_spool_becomes_a_run_with_all_that_it_says(sink: MlflowSink, tmp_path: Path) -> None:
+def test_a_spool_becomes_a_run_with_all_that_it_says(store: MlflowStore, tmp_path: Path) -> None:
     folder = append(tmp_path / "3", *WHOLE)
     (folder / "student.txt").write_text("weights")
-    sink.send(folder)
-    (run,) = runs(sink)
+    store.send(folder)
+    (run,) = runs(store)
     assert (run.info.run_name, run.info.status) == ("run s/3", "FINISHED")
     assert (run.info.start_time, run.info.end_time) == (BEGUN_MS, BEGUN_MS + 5000)
     assert run.data.params == {"width": "8", "alpha": "0.1"}
     assert own_tags(run) == {"kd.run_key": "s/3", "kd.note": "é", "kd.recipe": "keras", "kd.state": "COMPLETE"}
-    assert history(sink, run, "loss") == [(0, 1, 2.0), (1, 2, 1.0)]
-    assert history(sink, run, "accuracy") == [(0, 1, 0.25), (1, 2, 0.5)]
-    assert history(sink, run, "parameters") == [(0, 4, 1234.0)]
+    assert history(store, run, "loss") == [(0, 1, 2.0), (1, 2, 1.0)]
+    assert history(store, run, "accuracy") == [(0, 1, 0.25), (1, 2, 0.5)]
+    assert history(store, run, "parameters") == [(0, 4, 1234.0)]
     assert run.data.metrics == {"loss": 1.0, "accuracy": 0.5, "parameters": 1234.0}
-    (artifact,) = sink.client.list_artifacts(run.info.run_id)
+    (artifact,) = store.client.list_artifacts(run.info.run_id)
     kept = tmp_path / "mlruns" / "kd-test" / run.info.run_id / "artifacts" / "student.txt"
     assert artifact.path == "student.txt" and kept.read_text() == "weights"
-    assert is_sent(folder, sink.store, "COMPLETE") and not is_sent(folder, "another store", "COMPLETE")
+    assert is_sent(folder, store.identity, "COMPLETE") and not is_sent(folder, "another store", "COMPLETE")
 
 
-def test_what_spool_writes_is_what_is_sent(sink: MlflowSink, tmp_path: Path) -> None:
+def test_what_spool_writes_is_what_is_sent(store: MlflowStore, tmp_path: Path) -> None:
     report = tmp_path / "7" / "report"
     report.mkdir(parents=True)
     (report / "a.txt").touch()
@@ -133,155 +134,160 @@ def test_what_spool_writes_is_what_is_sent(sink: MlflowSink, tmp_path: Path) -> 
     spool.tags({"kd.reason": "loss is nan"})
     spool.set_state("FAIL")
     spool.close()
-    sink.send(spool.folder)
-    (run,) = runs(sink)
+    store.send(spool.folder)
+    (run,) = runs(store)
     assert (run.info.run_name, run.info.status) == ("trial-0007", "FAILED")
     assert run.data.params == {"width": "4", "bias": "True"} and run.data.tags["kd.reason"] == "loss is nan"
     assert run.data.metrics["train/loss"] == 0.5 and math.isnan(run.data.metrics["val/loss"])
-    assert [file.path for file in sink.client.list_artifacts(run.info.run_id)] == ["a.txt"]
+    assert [file.path for file in store.client.list_artifacts(run.info.run_id)] == ["a.txt"]
+
+
+def test_every_state_has_a_status_that_mlflow_knows() -> None:
+    assert set(RUN_STATUS) == STATES
+    assert set(RUN_STATUS.values()) == {RunStatus.to_string(status) for status in RunStatus.all_status()}
 
 
 @pytest.mark.parametrize(
     ("said", "status"),
     [("COMPLETE", "FINISHED"), ("FAIL", "FAILED"), ("PRUNED", "KILLED"), ("WAITING", "SCHEDULED")],
 )
-def test_a_run_has_the_status_of_its_state(sink: MlflowSink, tmp_path: Path, said: str, status: str) -> None:
-    sink.send(append(tmp_path / "0", begin("k"), state("RUNNING"), state(said, 9)))
-    (run,) = runs(sink)
+def test_a_run_has_the_status_of_its_state(store: MlflowStore, tmp_path: Path, said: str, status: str) -> None:
+    store.send(append(tmp_path / "0", begin("k"), state("RUNNING"), state(said, 9)))
+    (run,) = runs(store)
     assert (run.info.status, run.data.tags["kd.state"]) == (status, said)
     assert run.info.end_time == (None if said == "WAITING" else BEGUN_MS + 9000)
 
 
-def test_sending_twice_adds_nothing(sink: MlflowSink, tmp_path: Path) -> None:
+def test_sending_twice_adds_nothing(store: MlflowStore, tmp_path: Path) -> None:
     folder = append(tmp_path / "3", *WHOLE)
     (folder / "student.txt").touch()
-    sink.send(folder)
-    before = everything(sink)
-    sink.send(folder)
-    MlflowSink(f"sqlite:///{tmp_path}/mlflow.db", "kd-test", tmp_path / "mlruns").send(folder)
-    assert everything(sink) == before
+    store.send(folder)
+    before = everything(store)
+    store.send(folder)
+    MlflowStore(f"sqlite:///{tmp_path}/mlflow.db", "kd-test", tmp_path / "mlruns").send(folder)
+    assert everything(store) == before
 
 
-def test_a_spool_that_grows_is_sent_event_by_event(sink: MlflowSink, tmp_path: Path) -> None:
+def test_a_spool_that_grows_is_sent_event_by_event(store: MlflowStore, tmp_path: Path) -> None:
     folder = tmp_path / "3"
     folder.mkdir()
     (folder / "student.txt").touch()
     for said in WHOLE:
         append(folder, said)
-        sink.send(folder)
-    (run,) = runs(sink)
+        store.send(folder)
+    (run,) = runs(store)
     assert run.data.params == {"width": "8", "alpha": "0.1"} and run.info.status == "FINISHED"
-    assert history(sink, run, "loss") == [(0, 1, 2.0), (1, 2, 1.0)]
+    assert history(store, run, "loss") == [(0, 1, 2.0), (1, 2, 1.0)]
 
 
-def test_a_line_that_is_still_being_written_waits(sink: MlflowSink, tmp_path: Path) -> None:
+def test_a_line_that_is_still_being_written_waits(store: MlflowStore, tmp_path: Path) -> None:
     folder = append(tmp_path / "0", begin("k"), metrics(0, 1, loss=2.0))
     line = json.dumps(metrics(1, 2, loss=1.0)) + "\n"
     with open(folder / SPOOL, "a") as file:
         file.write(line[:20])
-    sink.send(folder)
-    (run,) = runs(sink)
-    assert history(sink, run, "loss") == [(0, 1, 2.0)]
+    store.send(folder)
+    (run,) = runs(store)
+    assert history(store, run, "loss") == [(0, 1, 2.0)]
     with open(folder / SPOOL, "a") as file:
         file.write(line[20:])
-    sink.send(folder)
-    assert history(sink, run, "loss") == [(0, 1, 2.0), (1, 2, 1.0)]
+    store.send(folder)
+    assert history(store, run, "loss") == [(0, 1, 2.0), (1, 2, 1.0)]
 
 
 @pytest.mark.parametrize("sent", range(1, len(WHOLE) + 1))
 def test_a_cut_between_sending_and_keeping_how_far_sends_nothing_twice(
-    sink: MlflowSink, tmp_path: Path, sent: int
+    store: MlflowStore, tmp_path: Path, sent: int
 ) -> None:
     folder = append(tmp_path / "3", *WHOLE[:sent])
     (folder / "student.txt").touch()
-    sink.send(folder)
+    store.send(folder)
     (folder / STATE_FILE).unlink()  # the id of the run was never kept
     append(folder, *WHOLE[sent:])
-    sink.send(folder)
-    (run,) = runs(sink)
+    store.send(folder)
+    (run,) = runs(store)
     assert run.info.status == "FINISHED" and run.data.params == {"width": "8", "alpha": "0.1"}
-    assert history(sink, run, "loss") == [(0, 1, 2.0), (1, 2, 1.0)]
-    assert history(sink, run, "parameters") == [(0, 4, 1234.0)]
+    assert history(store, run, "loss") == [(0, 1, 2.0), (1, 2, 1.0)]
+    assert history(store, run, "parameters") == [(0, 4, 1234.0)]
 
 
-def test_a_run_that_was_made_and_no_more_is_found_again(sink: MlflowSink, tmp_path: Path) -> None:
-    made = sink.client.create_run(sink.experiment_id, tags={"kd.run_key": "k"})
-    sink.client.create_run(sink.experiment_id, tags={"kd.run_key": "k2"})
-    sink.send(append(tmp_path / "0", begin("k"), metrics(0, 1, loss=2.0)))
-    assert len(runs(sink)) == 2
-    assert history(sink, made, "loss") == [(0, 1, 2.0)]
+def test_a_run_that_was_made_and_no_more_is_found_again(store: MlflowStore, tmp_path: Path) -> None:
+    made = store.client.create_run(store.experiment_id, tags={"kd.run_key": "k"})
+    store.client.create_run(store.experiment_id, tags={"kd.run_key": "k2"})
+    store.send(append(tmp_path / "0", begin("k"), metrics(0, 1, loss=2.0)))
+    assert len(runs(store)) == 2
+    assert history(store, made, "loss") == [(0, 1, 2.0)]
 
 
 def test_a_trial_whose_run_was_made_and_its_id_not_kept_has_one_run(
-    sink: MlflowSink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: MlflowStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = append(tmp_path / "study", begin("s"))
     folder = append(study / "0", begin("k", parent=".."), metrics(0, 1, loss=2.0))
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(sink.client, "log_batch", interrupted)  # the process ends between the run and its id
-        sink.send(folder)
-    sink.send(folder)
-    other = MlflowSink(f"sqlite:///{tmp_path}/other.db", "kd-other", tmp_path / "other")
+        patched.setattr(store.client, "log_batch", interrupted)  # the process ends between the run and its id
+        store.send(folder)
+    store.send(folder)
+    other = MlflowStore(f"sqlite:///{tmp_path}/other.db", "kd-other", tmp_path / "other")
     other.send(folder)
-    sink.send(folder)  # back in the first store, which has it
-    assert sorted(run.data.tags["kd.run_key"] for run in runs(sink)) == ["k", "s"]
+    store.send(folder)  # back in the first store, which has it
+    assert sorted(run.data.tags["kd.run_key"] for run in runs(store)) == ["k", "s"]
 
 
 def interrupted(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_state_file_that_is_damaged_makes_no_second_run(sink: MlflowSink, tmp_path: Path) -> None:
+def test_a_state_file_that_is_damaged_makes_no_second_run(store: MlflowStore, tmp_path: Path) -> None:
     folder = append(tmp_path / "0", begin("k"), metrics(0, 1, loss=2.0))
-    sink.send(folder)
+    store.send(folder)
     for content in ("", "{", "[]", '{"storage": 1}'):
         (folder / STATE_FILE).write_text(content)
-        sink.send(folder)
-        assert len(runs(sink)) == 1
-    assert is_sent(folder, sink.store, "RUNNING") is False
-    assert history(sink, runs(sink)[0], "loss") == [(0, 1, 2.0)]
+        store.send(folder)
+        assert len(runs(store)) == 1
+    assert is_sent(folder, store.identity, "RUNNING") is False
+    assert history(store, runs(store)[0], "loss") == [(0, 1, 2.0)]
 
 
-def test_a_run_that_was_deleted_stays_so_and_the_others_go_on(sink: MlflowSink, tmp_path: Path) -> None:
+def test_a_run_that_was_deleted_stays_so_and_the_others_go_on(store: MlflowStore, tmp_path: Path) -> None:
     gone, other = (append(tmp_path / name, begin(name), state("RUNNING")) for name in ("gone", "other"))
     for folder in (gone, other):
-        sink.send(folder)
-    deleted = sink.run_id(gone)
-    sink.client.delete_run(deleted)
+        store.send(folder)
+    deleted = store.run_id(gone)
+    store.client.delete_run(deleted)
     for epoch in range(2):
         for folder in (gone, other):
             append(folder, metrics(epoch, epoch, loss=1.0))
-            sink.send(folder)
+            store.send(folder)
     append(gone, state("COMPLETE", 9))
-    sink.send(gone)
-    (left,) = runs(sink)
-    assert left.data.tags["kd.run_key"] == "other" and len(history(sink, left, "loss")) == 2
-    (removed,) = runs(sink, ViewType.DELETED_ONLY)
+    store.send(gone)
+    (left,) = runs(store)
+    assert left.data.tags["kd.run_key"] == "other" and len(history(store, left, "loss")) == 2
+    (removed,) = runs(store, ViewType.DELETED_ONLY)
     assert removed.info.run_id == deleted and removed.data.metrics == {}
     # A child of it is logged all the same.
-    sink.send(append(gone / "0", begin("gone/0", parent=".."), metrics(0, 1, loss=3.0)))
-    assert len(runs(sink)) == 2
+    store.send(append(gone / "0", begin("gone/0", parent=".."), metrics(0, 1, loss=3.0)))
+    assert len(runs(store)) == 2
 
 
-def test_an_error_that_is_no_deletion_is_not_swallowed(sink: MlflowSink, address: str, tmp_path: Path) -> None:
+def test_an_error_that_is_no_deletion_is_not_swallowed(store: MlflowStore, address: str, tmp_path: Path) -> None:
     folder = append(tmp_path / "0", begin("k"))
-    sink.send(folder)
+    store.send(folder)
     kept = (folder / STATE_FILE).read_text()
     append(folder, metrics(0, 1, loss=1.0))
     with sqlite3.connect(address.removeprefix("sqlite:///")) as database:
         database.execute("alter table metrics rename to elsewhere")
     with pytest.raises(MlflowException):
-        sink.send(folder)
+        store.send(folder)
     assert (folder / STATE_FILE).read_text() == kept  # it is tried again
     with sqlite3.connect(address.removeprefix("sqlite:///")) as database:
         database.execute("alter table elsewhere rename to metrics")
-    sink.send(folder)
-    assert history(sink, runs(sink)[0], "loss") == [(0, 1, 1.0)]
+    store.send(folder)
+    assert history(store, runs(store)[0], "loss") == [(0, 1, 1.0)]
 
 
 def test_what_is_refused_for_good_is_said_once_and_the_rest_is_sent(address: str, tmp_path: Path) -> None:
     said: list[str] = []
-    sink = MlflowSink(address, "kd-test", tmp_path / "mlruns", on_refused=said.append)
+    store = MlflowStore(address, "kd-test", tmp_path / "mlruns", on_refused=said.append)
     long = "x" * 300
     folder = append(
         tmp_path / "0",
@@ -293,66 +299,66 @@ def test_what_is_refused_for_good_is_said_once_and_the_rest_is_sent(address: str
         event("artifact", 3, path="removed.txt"),
         state("COMPLETE", 5),
     )
-    sink.send(folder)
-    (run,) = runs(sink)
+    store.send(folder)
+    (run,) = runs(store)
     assert run.info.status == "FINISHED" and run.data.params == {"width": "8"}
-    assert history(sink, run, "loss") == [(0, 1, 2.0), (1, 2, 1.0)] and run.data.metrics.keys() == {"loss"}
+    assert history(store, run, "loss") == [(0, 1, 2.0), (1, 2, 1.0)] and run.data.metrics.keys() == {"loss"}
     assert own_tags(run)["kd.note"] == "kept" and "kd@" not in own_tags(run)
     assert len(said) == 4 and all("which it refuses" in line for line in said)
     assert [line.partition(" '")[0] for line in said] == [
         f"MLflow lacks {what}" for what in ("artifact", "metric", "parameter", "tag")
     ]
-    sink.send(append(tmp_path / "1", begin("l"), state("RUNNING"), metrics(0, 1, **{long: 1.0}), state("COMPLETE", 5)))
+    store.send(append(tmp_path / "1", begin("l"), state("RUNNING"), metrics(0, 1, **{long: 1.0}), state("COMPLETE", 5)))
     assert len(said) == 4  # the name again, in another run
 
 
 def test_a_parameter_that_was_logged_with_another_value_holds_up_nothing(address: str, tmp_path: Path) -> None:
     said: list[str] = []
-    sink = MlflowSink(address, "kd-test", tmp_path / "mlruns", on_refused=said.append)
+    store = MlflowStore(address, "kd-test", tmp_path / "mlruns", on_refused=said.append)
     folder = append(tmp_path / "0", begin("k"))
-    sink.send(folder)
-    sink.client.log_param(runs(sink)[0].info.run_id, "width", "9")
+    store.send(folder)
+    store.client.log_param(runs(store)[0].info.run_id, "width", "9")
     (folder / STATE_FILE).unlink()
     (folder / SPOOL).unlink()
-    sink.send(append(folder, begin("k", params={"width": "8", "depth": "1"}), state("COMPLETE", 5)))
-    (run,) = runs(sink)
+    store.send(append(folder, begin("k", params={"width": "8", "depth": "1"}), state("COMPLETE", 5)))
+    (run,) = runs(store)
     assert run.info.status == "FINISHED" and run.data.params == {"width": "9", "depth": "1"}
     assert len(said) == 1 and said[0].startswith("MLflow lacks parameter 'width'")
-    sink.send(append(tmp_path / "1", begin("other", params={"width": "8"})))
-    assert sorted(run.data.params["width"] for run in runs(sink)) == ["8", "9"] and len(said) == 1
+    store.send(append(tmp_path / "1", begin("other", params={"width": "8"})))
+    assert sorted(run.data.params["width"] for run in runs(store)) == ["8", "9"] and len(said) == 1
 
 
-def test_names_that_mlflow_refuses_are_logged_as_it_takes_them(sink: MlflowSink, tmp_path: Path) -> None:
+def test_names_that_mlflow_refuses_are_logged_as_it_takes_them(store: MlflowStore, tmp_path: Path) -> None:
     sent = (begin("k", params={"ke@rnel": "caf\udce9"}), metrics(0, 1, **{"val/recall@1": 0.5}), state("COMPLETE", 5))
-    sink.send(append(tmp_path / "0", *sent))
-    (run,) = runs(sink)
+    store.send(append(tmp_path / "0", *sent))
+    (run,) = runs(store)
     assert run.data.params == {"ke_rnel": "caf?"} and run.data.metrics == {"val/recall_1": 0.5}
 
 
 def mirrored(tmp_path: Path, address: str, *folders: Path) -> None:
     """Send folders from the mirror's own process, as a search does."""
     said: list[str] = []
-    with Mirror() as mirror:
-        mirror.connect(address, "kd-test", tmp_path / "mlruns", say=said.append)
+    with Mirror(address) as mirror:
+        mirror.connect("kd-test", tmp_path / "mlruns", say=said.append)
         for folder in folders:
             mirror.notify(folder)
     assert said == []
 
 
 def test_a_store_made_anew_gets_the_whole_run_again(
-    sink: MlflowSink, tmp_path: Path, address: str, empty_store: Path
+    store: MlflowStore, tmp_path: Path, address: str, empty_store: Path
 ) -> None:
     parent = append(tmp_path / "s", begin("s"), state("RUNNING"), state("COMPLETE", 9))
     child = append(parent / "3", *({**said, "parent": ".."} if said["event"] == "run" else said for said in WHOLE))
     (child / "student.txt").touch()
     for folder in (parent, child):
-        sink.send(folder)
+        store.send(folder)
     kept = json.loads((child / STATE_FILE).read_text())
     (tmp_path / "mlflow.db").unlink()
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     mirrored(tmp_path, address, child)  # nobody speaks of the parent
     # Under its old name this process would see the file that was removed.
-    again = MlflowSink(f"sqlite:///{(tmp_path / 'mlflow.db').rename(tmp_path / 'new.db')}", "kd-test", tmp_path)
+    again = MlflowStore(f"sqlite:///{(tmp_path / 'mlflow.db').rename(tmp_path / 'new.db')}", "kd-test", tmp_path)
     by_key = {run.data.tags["kd.run_key"]: run for run in runs(again)}
     assert set(by_key) == {"s", "s/3"}
     run = by_key["s/3"]
@@ -363,70 +369,70 @@ def test_a_store_made_anew_gets_the_whole_run_again(
     assert [file.path for file in again.client.list_artifacts(run.info.run_id)] == ["student.txt"]
 
 
-def test_a_run_goes_to_each_store_it_is_sent_to(sink: MlflowSink, tmp_path: Path, empty_store: Path) -> None:
+def test_a_run_goes_to_each_store_it_is_sent_to(store: MlflowStore, tmp_path: Path, empty_store: Path) -> None:
     folder = append(tmp_path / "0", begin("k", params={"a": "1"}), metrics(0, 1, loss=2.0))
-    sink.send(folder)
+    store.send(folder)
     shutil.copy(empty_store, tmp_path / "second.db")
-    second = MlflowSink(f"sqlite:///{tmp_path}/second.db", "kd-test", tmp_path / "mlruns")
+    second = MlflowStore(f"sqlite:///{tmp_path}/second.db", "kd-test", tmp_path / "mlruns")
     append(folder, metrics(1, 2, loss=1.0))
     second.send(folder)
     (run,) = runs(second)
     assert run.data.params == {"a": "1"} and history(second, run, "loss") == [(0, 1, 2.0), (1, 2, 1.0)]
-    sink.send(folder)  # back again: the same run, and what it missed
-    (run,) = runs(sink)
-    assert history(sink, run, "loss") == [(0, 1, 2.0), (1, 2, 1.0)]
+    store.send(folder)  # back again: the same run, and what it missed
+    (run,) = runs(store)
+    assert history(store, run, "loss") == [(0, 1, 2.0), (1, 2, 1.0)]
 
 
-def test_a_run_that_was_cut_waits_and_runs_again_when_its_spool_says_so(sink: MlflowSink, tmp_path: Path) -> None:
+def test_a_run_that_was_cut_waits_and_runs_again_when_its_spool_says_so(store: MlflowStore, tmp_path: Path) -> None:
     folder = append(tmp_path / "0", begin("k"), state("RUNNING"), metrics(0, 1, loss=2.0))
-    sink.send(folder)
-    assert runs(sink)[0].info.status == "RUNNING"
-    sink.cut(folder)
-    (run,) = runs(sink)
+    store.send(folder)
+    assert runs(store)[0].info.status == "RUNNING"
+    store.mark_interrupted(folder)
+    (run,) = runs(store)
     assert (run.info.status, run.data.tags["kd.state"], run.info.end_time) == ("SCHEDULED", "WAITING", None)
-    assert is_sent(folder, sink.store, "WAITING")
-    sink.cut(folder)  # once more is harmless
+    assert is_sent(folder, store.identity, "WAITING")
+    store.mark_interrupted(folder)  # once more is harmless
     append(folder, state("RUNNING", 60), metrics(1, 61, loss=1.0))
-    sink.send(folder)
-    (run,) = runs(sink)
+    store.send(folder)
+    (run,) = runs(store)
     assert (run.info.status, run.data.tags["kd.state"]) == ("RUNNING", "RUNNING")
-    assert history(sink, run, "loss") == [(0, 1, 2.0), (1, 61, 1.0)]
+    assert history(store, run, "loss") == [(0, 1, 2.0), (1, 61, 1.0)]
     append(folder, state("COMPLETE", 62))
-    sink.send(folder)
-    assert runs(sink)[0].info.status == "FINISHED"
+    store.send(folder)
+    assert runs(store)[0].info.status == "FINISHED"
 
 
-def test_a_run_whose_lease_is_held_is_no_run_that_was_cut(sink: MlflowSink, tmp_path: Path) -> None:
+def test_a_run_whose_lease_is_held_is_no_run_that_was_cut(store: MlflowStore, tmp_path: Path) -> None:
     folder = append(tmp_path / "0", begin("k"), state("RUNNING"))
-    sink.send(folder)
+    store.send(folder)
     for shared in (False, True):
         lease = FolderLock(folder, shared=shared)
         assert lease.acquire()
-        sink.cut(folder)
-        (run,) = runs(sink)
+        store.mark_interrupted(folder)
+        (run,) = runs(store)
         assert (run.info.status, run.data.tags["kd.state"]) == ("RUNNING", "RUNNING")
         lease.release()
-    sink.cut(folder)
-    assert runs(sink)[0].info.status == "SCHEDULED"
+    store.mark_interrupted(folder)
+    assert runs(store)[0].info.status == "SCHEDULED"
     assert FolderLock(folder).acquire()  # and it keeps none
 
 
 @pytest.mark.parametrize("said", ["COMPLETE", "FAIL", "PRUNED"])
-def test_a_run_that_is_over_was_not_cut(sink: MlflowSink, tmp_path: Path, said: str) -> None:
+def test_a_run_that_is_over_was_not_cut(store: MlflowStore, tmp_path: Path, said: str) -> None:
     folder = append(tmp_path / "0", begin("k"), state("RUNNING"), state(said, 9))
-    sink.send(folder)
-    before = everything(sink)
-    sink.cut(folder)
-    assert everything(sink) == before
+    store.send(folder)
+    before = everything(store)
+    store.mark_interrupted(folder)
+    assert everything(store) == before
 
 
-def test_a_folder_of_which_nothing_was_sent_was_not_cut(sink: MlflowSink, tmp_path: Path) -> None:
+def test_a_folder_of_which_nothing_was_sent_was_not_cut(store: MlflowStore, tmp_path: Path) -> None:
     folder = append(tmp_path / "0", begin("k"), state("RUNNING"))
-    sink.cut(folder)
-    assert runs(sink) == []
+    store.mark_interrupted(folder)
+    assert runs(store) == []
 
 
-def test_more_than_mlflow_takes_in_one_call_goes_through(sink: MlflowSink, tmp_path: Path) -> None:
+def test_more_than_mlflow_takes_in_one_call_goes_through(store: MlflowStore, tmp_path: Path) -> None:
     params = {f"p{n}": str(n) for n in range(230)}
     tags = {f"kd.t{n}": str(n) for n in range(120)}
     epochs = [metrics(step, step, **{f"m{n}": step + n / 8 for n in range(7)}) for step in range(330)]
@@ -439,30 +445,30 @@ def test_more_than_mlflow_takes_in_one_call_goes_through(sink: MlflowSink, tmp_p
         many,
         state("COMPLETE", 500),
     )
-    sink.send(folder)
-    (run,) = runs(sink)
+    store.send(folder)
+    (run,) = runs(store)
     assert run.data.params == params and tags.items() <= run.data.tags.items()
     assert {name: value for name, value in run.data.metrics.items() if name[0] == "f"} == many["values"]
     for n in (0, 6):
-        assert history(sink, run, f"m{n}") == [(step, step, step + n / 8) for step in range(330)]
+        assert history(store, run, f"m{n}") == [(step, step, step + n / 8) for step in range(330)]
     assert run.info.status == "FINISHED"
 
 
-def test_values_longer_than_mlflow_takes_are_shortened(sink: MlflowSink, tmp_path: Path) -> None:
+def test_values_longer_than_mlflow_takes_are_shortened(store: MlflowStore, tmp_path: Path) -> None:
     said = event("tags", 1, values={"kd.long": "t" * 9000})
-    sink.send(append(tmp_path / "0", begin("k", params={"p": "p" * 7000}), said))
-    (run,) = runs(sink)
+    store.send(append(tmp_path / "0", begin("k", params={"p": "p" * 7000}), said))
+    (run,) = runs(store)
     assert run.data.params["p"] == "p" * 6000 and run.data.tags["kd.long"] == "t" * 8000
 
 
 @pytest.mark.parametrize("first", ["parent", "child"])
-def test_trials_are_children_of_their_studys_one_run(sink: MlflowSink, tmp_path: Path, first: str) -> None:
+def test_trials_are_children_of_their_studys_one_run(store: MlflowStore, tmp_path: Path, first: str) -> None:
     parent = append(tmp_path / "s", begin("s"), metrics(None, 1, front_size=3.0))
     children = [append(parent / name, begin(f"s/{name}", parent="..")) for name in "01"]
     for folder in [parent, *children] if first == "parent" else [*children, parent]:
-        sink.send(folder)
-    by_key = {run.data.tags["kd.run_key"]: run for run in runs(sink)}
-    assert set(by_key) == {"s", "s/0", "s/1"} and len(runs(sink)) == 3
+        store.send(folder)
+    by_key = {run.data.tags["kd.run_key"]: run for run in runs(store)}
+    assert set(by_key) == {"s", "s/0", "s/1"} and len(runs(store)) == 3
     for key in ("s/0", "s/1"):
         assert by_key[key].data.tags["mlflow.parentRunId"] == by_key["s"].info.run_id
     assert "mlflow.parentRunId" not in by_key["s"].data.tags and by_key["s"].data.metrics == {"front_size": 3.0}
@@ -470,27 +476,27 @@ def test_trials_are_children_of_their_studys_one_run(sink: MlflowSink, tmp_path:
 
 @pytest.mark.parametrize("between", [False, True])
 def test_two_processes_that_both_said_what_a_study_is_make_one_run(
-    sink: MlflowSink, tmp_path: Path, between: bool
+    store: MlflowStore, tmp_path: Path, between: bool
 ) -> None:
     folder = append(tmp_path / "s", begin("s", params={"sampler": "tpe"}))
     if between:
-        sink.send(folder)
+        store.send(folder)
     append(folder, begin("s", params={"sampler": "gp"}), metrics(0, 1, loss=2.0))
-    sink.send(folder)
-    (run,) = runs(sink)
-    assert run.data.params == {"sampler": "tpe"} and history(sink, run, "loss") == [(0, 1, 2.0)]
+    store.send(folder)
+    (run,) = runs(store)
+    assert run.data.params == {"sampler": "tpe"} and history(store, run, "loss") == [(0, 1, 2.0)]
 
 
 def test_an_experiment_that_was_deleted_comes_back_with_its_runs(
-    sink: MlflowSink, tmp_path: Path, address: str
+    store: MlflowStore, tmp_path: Path, address: str
 ) -> None:
     folder = append(tmp_path / "0", begin("k"), metrics(0, 1, loss=2.0))
-    sink.send(folder)
-    sink.client.delete_experiment(sink.experiment_id)
-    again = MlflowSink(address, "kd-test", tmp_path / "mlruns")
+    store.send(folder)
+    store.client.delete_experiment(store.experiment_id)
+    again = MlflowStore(address, "kd-test", tmp_path / "mlruns")
     append(folder, metrics(1, 2, loss=1.0))
     again.send(folder)
-    assert (again.experiment_id, again.store) == (sink.experiment_id, sink.store)
+    assert (again.experiment_id, again.identity) == (store.experiment_id, store.identity)
     (run,) = runs(again)
     assert history(again, run, "loss") == [(0, 1, 2.0), (1, 2, 1.0)]
 
@@ -499,17 +505,17 @@ def test_machines_that_begin_an_experiment_at_once_have_one(
     tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find, machines = MlflowClient.get_experiment_by_name, [tmp_path / "one", tmp_path / "two"]
-    made: list[MlflowSink] = []
+    made: list[MlflowStore] = []
 
     def late(client: MlflowClient, name: str) -> Any:
         found = find(client, name)
         if found is None and len(machines) == 1:  # the other one makes it between this one's look and its making
-            made.append(MlflowSink(address, name, machines.pop()))
+            made.append(MlflowStore(address, name, machines.pop()))
         return found
 
     monkeypatch.setattr(MlflowClient, "get_experiment_by_name", late)
-    made.append(MlflowSink(address, "kd-test", machines.pop()))
-    assert len(made) == 2 and made[0].store == made[1].store
+    made.append(MlflowStore(address, "kd-test", machines.pop()))
+    assert len(made) == 2 and made[0].identity == made[1].identity
 
 
 def test_the_mirror_marks_what_it_sent_and_nobody_holds_as_waiting(tmp_path: Path, address: str) -> None:
@@ -519,42 +525,44 @@ def test_the_mirror_marks_what_it_sent_and_nobody_holds_as_waiting(tmp_path: Pat
     assert lease.acquire()
     mirrored(tmp_path, address, held, free, over)
     lease.release()
-    sink = MlflowSink(address, "kd-test", tmp_path / "mlruns")
-    found = {run.data.tags["kd.run_key"]: run.info.status for run in runs(sink)}
+    store = MlflowStore(address, "kd-test", tmp_path / "mlruns")
+    found = {run.data.tags["kd.run_key"]: run.info.status for run in runs(store)}
     assert found == {"held": "RUNNING", "free": "SCHEDULED", "over": "FINISHED"}
 
 
-def test_a_run_that_was_deleted_is_not_marked_as_cut(sink: MlflowSink, tmp_path: Path) -> None:
+def test_a_run_that_was_deleted_is_not_marked_as_cut(store: MlflowStore, tmp_path: Path) -> None:
     folder = append(tmp_path / "0", begin("k"), state("RUNNING"))
-    sink.send(folder)
-    sink.client.delete_run(sink.run_id(folder))
-    sink.cut(folder)
-    assert sink.client.get_run(sink.run_id(folder)).info.status == "RUNNING"
+    store.send(folder)
+    store.client.delete_run(store.run_id(folder))
+    store.mark_interrupted(folder)
+    assert store.client.get_run(store.run_id(folder)).info.status == "RUNNING"
 
 
-def test_a_run_that_was_swept_out_for_good_holds_up_nothing(sink: MlflowSink, tmp_path: Path) -> None:
+def test_a_run_that_was_swept_out_for_good_holds_up_nothing(store: MlflowStore, tmp_path: Path) -> None:
     folder = append(tmp_path / "0", begin("k"), state("RUNNING"))
-    sink.send(folder)
-    run_id = sink.run_id(folder)
-    sink.client.delete_run(run_id)
-    sink.client._tracking_client.store._hard_delete_run(run_id)  # what `mlflow gc` does
+    store.send(folder)
+    run_id = store.run_id(folder)
+    store.client.delete_run(run_id)
+    store.client._tracking_client.store._hard_delete_run(run_id)  # what `mlflow gc` does
     append(folder, state("COMPLETE"))
-    sink.send(folder)
-    sink.cut(folder)
+    store.send(folder)
+    store.mark_interrupted(folder)
 
 
-def test_a_run_that_was_sent_before_its_place_was_kept_gets_its_artifacts_too(sink: MlflowSink, tmp_path: Path) -> None:
+def test_a_run_that_was_sent_before_its_place_was_kept_gets_its_artifacts_too(
+    store: MlflowStore, tmp_path: Path
+) -> None:
     folder = append(tmp_path / "3", begin("k"), metrics(0, 1, loss=2.0))
-    sink.send(folder)
+    store.send(folder)
     kept = json.loads((folder / STATE_FILE).read_text())
     del kept["artifact_uri"]
     (folder / STATE_FILE).write_text(json.dumps(kept))
     (folder / "a.txt").touch()
     append(folder, event("artifact", 2, path="a.txt"))
-    sink.send(folder)
-    (run,) = runs(sink)
-    assert run.info.run_id == kept["run_id"] and history(sink, run, "loss") == [(0, 1, 2.0)]
-    assert [file.path for file in sink.client.list_artifacts(run.info.run_id)] == ["a.txt"]
+    store.send(folder)
+    (run,) = runs(store)
+    assert run.info.run_id == kept["run_id"] and history(store, run, "loss") == [(0, 1, 2.0)]
+    assert [file.path for file in store.client.list_artifacts(run.info.run_id)] == ["a.txt"]
 
 
 def taken_up(key: str) -> dict[str, Any]:
@@ -568,15 +576,15 @@ def taken_again(after_s: int, *, said_after_s: int | None = None) -> dict[str, A
 
 
 @pytest.fixture
-def study(sink: MlflowSink, tmp_path: Path) -> MlflowSink:
-    """A sink, and the folders of a study on two machines."""
+def study(store: MlflowStore, tmp_path: Path) -> MlflowStore:
+    """A store, and the folders of a study on two machines."""
     for machine in ("one", "two"):
-        sink.send(append(tmp_path / machine, begin("s")))
-    return sink
+        store.send(append(tmp_path / machine, begin("s")))
+    return store
 
 
 def test_a_trial_that_begins_again_on_another_machine_repeats_nothing_in_its_run(
-    study: MlflowSink, tmp_path: Path
+    study: MlflowStore, tmp_path: Path
 ) -> None:
     study.send(
         append(
@@ -607,7 +615,7 @@ def test_a_trial_that_begins_again_on_another_machine_repeats_nothing_in_its_run
 
 
 def test_a_trial_that_comes_back_to_a_machine_repeats_nothing_that_others_sent_meanwhile(
-    study: MlflowSink, tmp_path: Path
+    study: MlflowStore, tmp_path: Path
 ) -> None:
     first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
     study.send(append(first, begin("s/3", parent=".."), state("RUNNING"), metrics(0, 1, loss=2.0)))
@@ -623,12 +631,12 @@ def unsure(told: dict[str, Any]) -> dict[str, Any]:
     return told | {"unsure": True}
 
 
-def loss_of_the_trial(sink: MlflowSink) -> list[tuple[int, int, float]]:
-    (run,) = [run for run in runs(sink) if run.data.tags["kd.run_key"] == "s/3"]
-    return history(sink, run, "loss")
+def loss_of_the_trial(store: MlflowStore) -> list[tuple[int, int, float]]:
+    (run,) = [run for run in runs(store) if run.data.tags["kd.run_key"] == "s/3"]
+    return history(store, run, "loss")
 
 
-def test_a_machine_that_was_cut_off_repeats_nothing_that_its_heir_tells(study: MlflowSink, tmp_path: Path) -> None:
+def test_a_machine_that_was_cut_off_repeats_nothing_that_its_heir_tells(study: MlflowStore, tmp_path: Path) -> None:
     first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
     study.send(append(first, begin("s/3", parent=".."), state("RUNNING"), metrics(0, 1, loss=4.0)))
     study.send(append(first, unsure(metrics(1, 30, loss=3.0))))  # nobody else has it yet
@@ -643,7 +651,7 @@ def test_a_machine_that_was_cut_off_repeats_nothing_that_its_heir_tells(study: M
 
 
 def test_a_machine_that_took_over_and_was_cut_off_before_it_could_say_so_repeats_nothing(
-    study: MlflowSink, tmp_path: Path
+    study: MlflowStore, tmp_path: Path
 ) -> None:
     first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
     study.send(append(first, begin("s/3", parent=".."), state("RUNNING"), metrics(0, 1, loss=4.0)))
@@ -661,7 +669,7 @@ def test_a_machine_that_took_over_and_was_cut_off_before_it_could_say_so_repeats
 
 
 def test_a_machine_that_tells_in_good_order_that_it_stops_takes_nothing_back_from_its_heir(
-    study: MlflowSink, tmp_path: Path
+    study: MlflowStore, tmp_path: Path
 ) -> None:
     first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
     study.send(append(first, begin("s/3", parent=".."), state("RUNNING"), metrics(0, 1, loss=4.0)))
@@ -675,7 +683,7 @@ def test_a_machine_that_tells_in_good_order_that_it_stops_takes_nothing_back_fro
     assert (run.info.status, run.data.tags["kd.state"]) == ("FINISHED", "COMPLETE")
 
 
-def test_a_machine_that_says_late_that_it_took_over_took_over_when_it_did(study: MlflowSink, tmp_path: Path) -> None:
+def test_a_machine_that_says_late_that_it_took_over_took_over_when_it_did(study: MlflowStore, tmp_path: Path) -> None:
     first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
     study.send(append(first, begin("s/3", parent=".."), state("RUNNING"), metrics(0, 1, loss=4.0)))
     study.send(append(second, taken_up("s/3"), metrics(0, 61, loss=4.0)))
@@ -685,7 +693,7 @@ def test_a_machine_that_says_late_that_it_took_over_took_over_when_it_did(study:
 
 
 def test_a_machine_whose_run_its_heir_has_made_holds_back_what_it_has_to_tell(
-    study: MlflowSink, tmp_path: Path
+    study: MlflowStore, tmp_path: Path
 ) -> None:
     first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
     append(first, begin("s/3", parent=".."), state("RUNNING"), metrics(0, 1, loss=4.0), metrics(1, 30, loss=3.0))
@@ -696,7 +704,7 @@ def test_a_machine_whose_run_its_heir_has_made_holds_back_what_it_has_to_tell(
 
 
 def test_a_machine_that_tells_only_when_its_heir_has_begun_makes_no_second_run(
-    study: MlflowSink, tmp_path: Path
+    study: MlflowStore, tmp_path: Path
 ) -> None:
     first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
     append(
@@ -708,23 +716,23 @@ def test_a_machine_that_tells_only_when_its_heir_has_begun_makes_no_second_run(
 
 
 def test_a_machine_that_tells_while_its_heir_reads_what_is_there_holds_it_back(
-    study: MlflowSink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: MlflowStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
     study.send(append(first, begin("s/3", parent=".."), state("RUNNING"), metrics(0, 1, loss=4.0)))
-    read = study._what_is_in
+    read = study.runs.last_points
 
     def reading(run: Run) -> dict[str, tuple[int, float]]:
         found = read(run)
         study.send(append(first, unsure(metrics(1, 62, loss=3.0))))
         return found
 
-    monkeypatch.setattr(study, "_what_is_in", reading)
+    monkeypatch.setattr(study.runs, "last_points", reading)
     study.send(append(second, taken_up("s/3"), metrics(0, 61, loss=4.0), metrics(1, 63, loss=3.0)))
     assert loss_of_the_trial(study) == [(0, 1, 4.0), (1, 63, 3.0)]
 
 
-def test_what_is_sent_late_is_not_sent_if_an_heir_has_begun_meanwhile(study: MlflowSink, tmp_path: Path) -> None:
+def test_what_is_sent_late_is_not_sent_if_an_heir_has_begun_meanwhile(study: MlflowStore, tmp_path: Path) -> None:
     first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
     study.send(append(first, begin("s/3", parent=".."), state("RUNNING"), metrics(0, 1, loss=4.0)))
     study.send(append(first, metrics(1, -3700, loss=3.0)))  # MLflow was away, and nobody else has the trial
@@ -734,20 +742,20 @@ def test_what_is_sent_late_is_not_sent_if_an_heir_has_begun_meanwhile(study: Mlf
     assert loss_of_the_trial(study) == [(0, 1, 4.0), (1, -3700, 3.0), (2, 65, 2.0)]
 
 
-def test_a_machine_that_lost_a_trial_does_not_mark_it_as_cut(study: MlflowSink, tmp_path: Path) -> None:
+def test_a_machine_that_lost_a_trial_does_not_mark_it_as_cut(study: MlflowStore, tmp_path: Path) -> None:
     first, second = tmp_path / "one" / "3", tmp_path / "two" / "3"
     study.send(append(first, begin("s/3", parent=".."), state("RUNNING")))
     study.send(append(second, taken_up("s/3"), state("RUNNING", 60)))
-    study.cut(first)
+    study.mark_interrupted(first)
     (run,) = [run for run in runs(study) if run.data.tags["kd.run_key"] == "s/3"]
     assert run.info.status == "RUNNING"
-    study.cut(second)
+    study.mark_interrupted(second)
     (run,) = [run for run in runs(study) if run.data.tags["kd.run_key"] == "s/3"]
     assert (run.info.status, run.data.tags["kd.state"]) == ("SCHEDULED", "WAITING")
 
 
 def test_an_ordinary_trial_is_not_looked_for(
-    study: MlflowSink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: MlflowStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("search_runs", "get_run", "get_metric_history"):
         monkeypatch.setattr(study.client, name, lambda *given, name=name, **named: pytest.fail(name))
@@ -755,7 +763,7 @@ def test_an_ordinary_trial_is_not_looked_for(
     study.send(append(tmp_path / "one" / "3", state("COMPLETE", 2)))
 
 
-def test_a_file_is_published_once_and_fetched_by_its_runs_key(study: MlflowSink, tmp_path: Path) -> None:
+def test_a_file_is_published_once_and_fetched_by_its_runs_key(study: MlflowStore, tmp_path: Path) -> None:
     file, there = tmp_path / "one" / "file", tmp_path / "elsewhere" / "file"
     assert not study.fetch(tmp_path / "two", there, "s") and not study.fetch(tmp_path / "two", there, "no run")
     for content, anew, expected in (("a", False, "a"), ("b", False, "a"), ("c", True, "c")):
@@ -769,8 +777,8 @@ def test_a_file_is_published_once_and_fetched_by_its_runs_key(study: MlflowSink,
 
 
 def test_what_is_asked_of_a_mirror_is_answered_even_if_its_process_ends(address: str, tmp_path: Path) -> None:
-    with Mirror() as mirror:
-        mirror.connect(address, "kd-test", tmp_path / "mlruns", say=print)
+    with Mirror(address) as mirror:
+        mirror.connect("kd-test", tmp_path / "mlruns", say=print)
         folder = append(tmp_path / "one", begin("s"))
         assert mirror.settle(folder) is None and is_settled(folder)
         assert mirror.fetch("s", tmp_path / "two" / "file", folder) == (False, None)
@@ -783,8 +791,8 @@ def test_what_is_asked_of_a_mirror_is_answered_even_if_its_process_ends(address:
 def test_what_is_asked_of_a_dying_mirror_is_answered_though_its_pipe_takes_the_question(
     address: str, tmp_path: Path
 ) -> None:
-    with Mirror() as mirror:
-        mirror.connect(address, "kd-test", tmp_path / "mlruns", say=print)
+    with Mirror(address) as mirror:
+        mirror.connect("kd-test", tmp_path / "mlruns", say=print)
         folder = append(tmp_path / "one", begin("s"))
         assert mirror.settle(folder) is None
         with open(f"/proc/{mirror._process.pid}/fd/0", "rb", buffering=0):  # as the kernel may, longer than the process

@@ -1,0 +1,135 @@
+"""The contract of a tracker, which shows runs to people, and the lookup of a tracker by the address of its store."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from harness.tracking import trackers
+
+
+class RunStore(Protocol):
+    """The runs of one experiment at a tracker. Only the mirror's process holds one.
+
+    A call that raises is repeated later, and a process can be killed within any of them: to repeat a call adds nothing.
+
+    Attributes:
+        experiment_id: The tracker's own name of the experiment.
+        identity: Text that differs between two stores, and between a store and one made anew at its address.
+    """
+
+    experiment_id: str
+    identity: str
+
+    def send(self, folder: Path) -> None:
+        """Send the events in the spool of ``folder`` that this store lacks, and note how far (``SendProgress``)."""
+
+    def publish(self, folder: Path, file: Path, *, anew: bool) -> None:
+        """Make ``file`` an artifact of a run, unless it is one; ``anew`` replaces it."""
+
+    def fetch(self, folder: Path, file: Path, run_key: str) -> bool:
+        """Download the artifact called ``file.name`` of the run ``run_key`` to ``file``. Return whether the run has it.
+
+        ``folder`` is the run's folder on this machine, which need not exist.
+        """
+
+    def mark_interrupted(self, folder: Path) -> None:
+        """Mark a run as WAITING if its spool ends in RUNNING and no process holds the folder's lock."""
+
+
+class Tracker(ABC):
+    """A tracker, at one address.
+
+    Its module imports nothing heavy: each search loads it. What takes long to import, ``preload`` and ``open`` import,
+    in the mirror's process.
+
+    Args:
+        address: What ``--tracking-uri`` says.
+
+    Attributes:
+        name: What messages call it.
+        schemes: Schemes of its addresses (``"jsonl"`` of ``jsonl://…``). The one tracker without any takes all
+            addresses that no other one takes.
+    """
+
+    name: ClassVar[str]
+    schemes: ClassVar[tuple[str, ...]]
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    @property
+    @abstractmethod
+    def shares_files(self) -> bool:
+        """Return whether machines that share no disk can exchange artifacts through it."""
+
+    @classmethod  # noqa: B027 # most have nothing to import
+    def preload(cls) -> None:
+        """Import what ``open`` needs, before the address is known."""
+
+    @abstractmethod
+    def open(self, experiment: str, artifact_root: Path, *, say: Callable[[str], None]) -> RunStore:
+        """Open the store and its experiment; create what is missing.
+
+        Only one process of a machine opens a store at a time.
+
+        Args:
+            experiment: Name of the experiment.
+            artifact_root: Folder for artifacts, for a store that has no place of its own.
+            say: Called with a line of text, now and later, about what the store repairs or refuses.
+
+        Raises:
+            Exception: Of any type, if the store does not answer; its text is shown.
+        """
+
+    @abstractmethod
+    def ui_command(self, executable: Callable[[str], str]) -> str | None:
+        """Return the shell command that starts the page of ``runs_page``; ``None`` if it needs no start.
+
+        The command holds no password.
+
+        Args:
+            executable: Returns what to type for a program of this Python environment.
+        """
+
+    @abstractmethod
+    def runs_page(self, experiment_id: str, *, study: str, metric: str) -> str:
+        """Return the address where a person compares the trials of a study, without a password.
+
+        Args:
+            experiment_id: The experiment (``RunStore.experiment_id``).
+            study: Name of the study.
+            metric: Logged name of the primary metric.
+        """
+
+
+def find_tracker(address: str) -> Tracker:
+    """Return the tracker of an address, by its scheme."""
+    scheme, separator, _ = address.partition("://")
+    own = [one for one in _trackers() if separator and scheme in one.schemes]
+    (tracker,) = own or [one for one in _trackers() if not one.schemes]
+    return tracker(address)
+
+
+def tracker_named(name: str) -> type[Tracker]:
+    """Return the tracker of a name."""
+    (tracker,) = (one for one in _trackers() if one.name == name)
+    return tracker
+
+
+@cache
+def _trackers() -> tuple[type[Tracker], ...]:
+    """Return every tracker that a module or package in ``harness/tracking/trackers`` defines."""
+    names = [f"{trackers.__name__}.{module.name}" for module in pkgutil.iter_modules(trackers.__path__)]
+    modules = [importlib.import_module(name) for name in names]
+    return tuple(
+        one
+        for module in modules
+        for one in vars(module).values()
+        if isinstance(one, type) and issubclass(one, Tracker) and one.__module__ == module.__name__
+    )
