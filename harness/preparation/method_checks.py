@@ -165,7 +165,7 @@ def check_layers_of(method: str, space: SearchSpace, students: Students, data: T
         theirs = data.teacher_outputs["val"][pair[1]]
         for shape, name in students.shapes[pair[0]].items():
             try:
-                criterion.meet(torch.zeros(len(theirs), *shape), theirs.cpu(), data)
+                criterion.set_up_features(torch.zeros(len(theirs), *shape), theirs.cpu(), data)
             except ValueError as error:
                 raise HarnessError(f"method {method!r} can't be searched with {name}: {one_line(error)}") from error
 

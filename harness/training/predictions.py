@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from harness.training.tensor_file import save_tensors
-from lightning_modules.losses._numeric import divergences
+from lightning_modules.losses._numeric import kl_terms
 
 PREDICTIONS = "answers.safetensors"
 RANKED = 100
@@ -88,7 +88,7 @@ def load_predictions(path: Path) -> Predictions | None:
 
 
 def _compare(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    divergence = divergences(student.log_softmax(-1), teacher.log_softmax(-1)).sum(-1)
+    divergence = kl_terms(student.log_softmax(-1), teacher.log_softmax(-1)).sum(-1)
     correlation = _rank_correlation(student, teacher, labels)
     return student.argmax(-1).int(), teacher.argmax(-1).int(), divergence, correlation
 

@@ -1,4 +1,4 @@
-"""Distillation losses: pure functions, each with its formula, shapes, units and paper."""
+"""Distillation losses as pure functions, each with its formula, shapes, units and paper."""
 
 from lightning_modules.losses.contrastive import contrastive_representation_loss
 from lightning_modules.losses.feature import attention_transfer_loss, hint_loss

@@ -1,4 +1,4 @@
-"""Telling samples apart: a loss of embeddings beside those of other samples."""
+"""Contrastive losses: compare embeddings of a sample with those of other samples."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ def contrastive_representation_loss(
     temperature: float,
     samples: int,
 ) -> Tensor:
-    r"""Return whether the student's embedding tells the teacher's of the same sample from the teacher's of others.
+    r"""Return the noise-contrastive loss of the student's embedding and the teacher's of the same and other samples.
 
     .. math:: -\log h(s, t) - \sum_{k=1}^{K} \log\big(1 - h(s, t_k)\big),
         \quad h(s, t) = \frac{e^{s \cdot t / T}}{e^{s \cdot t / T} + K / N}
 
-    Embeddings are scaled to length 1; one that is zero stays zero, without gradient. The temperature divides cosines
-    here, not logits: the paper takes 0.1 on CIFAR-100, with K = 16,384. The authors add the same loss with the sides
-    exchanged, the teacher's embedding beside the student's of other samples; it is left out, for those would be old.
-    What embeds the teacher's features is learned too, so gradients flow into both sides and the negatives: detach the
-    features that are embedded, or store them.
+    Embeddings are scaled to length 1; a zero embedding stays zero, without gradient. The temperature divides cosines,
+    not logits: the paper uses 0.1 on CIFAR-100, with K = 16,384. The authors add the same loss with the sides
+    exchanged, the teacher's embedding against the student's of other samples; it is left out, for those would be stale.
+    The embedding of the teacher's features is learned too, so gradients flow into both sides and the negatives: detach
+    the embedded features, or store them.
 
-    The negatives are B · K · D · 4 bytes, 134 MB for 64 samples of 4,096 negatives of 128 numbers, and a few times
-    that while they are normalised. The paper's memory bank of embeddings is not needed: a frozen teacher's features
-    are stored for all samples, and negatives are rows of them.
+    The negatives take B · K · D · 4 bytes, 134 MB for 64 samples with 4,096 negatives of 128 numbers, and a few times
+    that during normalization. The paper's memory bank of embeddings is not needed: a frozen teacher's features are
+    stored for all samples, and negatives are rows of them.
 
     Args:
         student_embeddings: Shape (B, D).
@@ -69,7 +69,7 @@ def contrastive_representation_loss(
     student = unit(at_least_fp32(student_embeddings))[:, None]
     positive = unit(at_least_fp32(teacher_embeddings))[:, None]
     negative = unit(at_least_fp32(negatives))
-    # h is a sigmoid, of which the logarithm is exact where h itself would round to 0 or 1.
+    # h is a sigmoid, whose logarithm is exact even where h rounds to 0 or 1.
     log_noise = math.log(negatives.shape[1] / samples)
     log_same = F.logsigmoid(inner_products(student, positive) / temperature - log_noise)
     log_other = F.logsigmoid(log_noise - inner_products(student, negative) / temperature)

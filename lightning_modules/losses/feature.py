@@ -1,4 +1,4 @@
-"""What a network computes on the way: losses of intermediate features."""
+"""Losses of intermediate features."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from lightning_modules.losses._numeric import at_least_fp32, unit
 
 
 def hint_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
-    r"""Squared difference of the student's features from the teacher's.
+    r"""Return the mean squared difference of the student's and the teacher's features.
 
     .. math:: \frac{1}{B D} \sum_{b, d} (s_{bd} - t_{bd})^2
 
-    The paper sums over the features and halves; a mean does not grow with the layer. Where student and teacher differ
-    in width, the paper's regressor maps the student's features to the teacher's shape: it is learned, and belongs to
-    the student's module.
+    The paper sums over the features and halves; a mean does not grow with the layer. If the widths differ, the paper
+    maps the student's features to the teacher's shape with a learned regressor, which is part of the method's module.
 
     Args:
         student_features: Any shape (B, ...), D elements a sample.
@@ -40,13 +39,13 @@ def hint_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
 
 
 def attention_transfer_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
-    r"""Squared difference of where student and teacher look.
+    r"""Return the mean squared difference of the normalized attention maps.
 
     .. math:: \frac{1}{B H W} \sum_{b} \Big\| \frac{a(s_b)}{\|a(s_b)\|_2} - \frac{a(t_b)}{\|a(t_b)\|_2} \Big\|_2^2,
         \quad a(m)_{hw} = \frac{1}{C} \sum_c m_{chw}^2
 
-    The paper's equation takes the norm of each sample's difference; its square, averaged over positions too, has a
-    gradient where the two agree. A map that is zero everywhere has no attention: it counts as zero, without gradient.
+    The paper takes the norm of each sample's difference; its square, averaged over positions too, has a gradient where
+    the two are equal. A map that is zero everywhere has attention zero, without gradient.
 
     Args:
         student_maps: Activations of a convolution, shape (B, C, H, W).
@@ -71,5 +70,5 @@ def attention_transfer_loss(student_maps: Tensor, teacher_maps: Tensor) -> Tenso
 
 
 def _attention(maps: Tensor) -> Tensor:
-    """Return where maps of shape (B, C, H, W) are active: shape (B, H W), each row of length 1."""
+    """Return the attention of maps (B, C, H, W): shape (B, H W), each row of length 1."""
     return unit(at_least_fp32(maps).square().mean(dim=1).flatten(1))

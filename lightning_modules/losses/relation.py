@@ -1,4 +1,4 @@
-"""How samples lie to one another: losses of a batch's geometry, whose sides may differ in width."""
+"""Losses of the relations between the samples of a batch; student and teacher may differ in width."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from lightning_modules.losses._numeric import at_least_fp32, centred, inner_prod
 
 
 def distance_relation_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
-    r"""Difference of the samples' distances, each side's measured in its own mean distance.
+    r"""Return the difference of pairwise distances, each side's in units of its own mean distance (RKD-D).
 
     .. math:: \frac{1}{B^2} \sum_{i, j} \ell\Big(\frac{\|s_i - s_j\|_2}{\mu_s} - \frac{\|t_i - t_j\|_2}{\mu_t}\Big),
         \quad \ell(x) = \begin{cases} x^2 / 2 & |x| \le 1 \\ |x| - 1/2 & \text{else} \end{cases}
 
     The mean μ of a side is over its positive distances. The paper sums over the pairs; a mean does not grow with the
-    batch. Samples that coincide have no gradient from one another; where all of a side's coincide, as does a single
-    one, its distances are 0.
+    batch. Equal samples get no gradient from one another; if all samples of a side are equal, or there is only one, its
+    distances are 0.
 
     Args:
         student_features: Any shape (B, ...), flattened to (B, D).
         teacher_features: Any shape (B, ...), flattened to (B, D'); no gradient flows into them.
 
     Returns:
-        Scalar, unitless, averaged over all B² pairs, a sample's with itself included.
+        Scalar, unitless, averaged over all B² pairs, including those of a sample with itself.
 
     Raises:
-        ValueError: If the numbers of samples differ, or a side is no batch of features.
+        ValueError: If the numbers of samples differ, or features have fewer than 2 dimensions.
 
     References:
         Park et al. (2019), RKD-D, section 3.2.1. arXiv:1904.05068.
@@ -39,15 +39,15 @@ def distance_relation_loss(student_features: Tensor, teacher_features: Tensor) -
 
 
 def angle_relation_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
-    r"""Difference of the angles that the samples form, three by three.
+    r"""Return the difference of the angles that triples of samples form (RKD-A).
 
     .. math:: \frac{1}{B^3} \sum_{i, j, k} \ell\big(\cos \angle s_i s_j s_k - \cos \angle t_i t_j t_k\big)
 
-    The angle lies at the sample j, and ℓ is the smooth L1 of :func:`distance_relation_loss`. The paper sums over
-    triples of three samples; a mean over all does not grow with the batch. Where j coincides with i or k there is no
-    angle: its cosine counts as 0, without gradient.
+    The angle is at sample j, and ℓ is the smooth L1 loss of :func:`distance_relation_loss`. The paper sums over
+    triples of three samples; a mean over all does not grow with the batch. If j equals i or k there is no angle: its
+    cosine counts as 0, without gradient.
 
-    Takes 4 B² (D + D' + 2 B) bytes and a few times that while it is worked out, 136 MB for 64 samples of 4,096
+    Memory: 4 B² (D + D' + 2 B) bytes and a few times that during the computation, 136 MB for 64 samples of 4,096
     features on both sides: meant for pooled features.
 
     Args:
@@ -55,10 +55,10 @@ def angle_relation_loss(student_features: Tensor, teacher_features: Tensor) -> T
         teacher_features: Any shape (B, ...), flattened to (B, D'); no gradient flows into them.
 
     Returns:
-        Scalar, unitless, averaged over all B³ triples, those that repeat a sample included.
+        Scalar, unitless, averaged over all B³ triples, including those that repeat a sample.
 
     Raises:
-        ValueError: If the numbers of samples differ, or a side is no batch of features.
+        ValueError: If the numbers of samples differ, or features have fewer than 2 dimensions.
 
     References:
         Park et al. (2019), RKD-A, section 3.2.2. arXiv:1904.05068.
@@ -68,13 +68,13 @@ def angle_relation_loss(student_features: Tensor, teacher_features: Tensor) -> T
 
 
 def similarity_preserving_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
-    r"""Squared difference of how alike each sample finds all others.
+    r"""Return the squared difference of the row-normalized similarity matrices.
 
     .. math:: \frac{1}{B^2} \big\| \hat{G}_s - \hat{G}_t \big\|_F^2,
         \quad \hat{G}_i = \frac{G_i}{\|G_i\|_2}, \quad G = X X^\top
 
-    A sample whose features are all zero is like no other, itself included: its row counts as zero, and what gradient it
-    gets is from the rows of the others.
+    A sample whose features are all zero is similar to no sample, itself included: its row is zero, and its gradient
+    comes from the rows of the others.
 
     Args:
         student_features: Any shape (B, ...), flattened to (B, D).
@@ -84,7 +84,7 @@ def similarity_preserving_loss(student_features: Tensor, teacher_features: Tenso
         Scalar in [0, 4 / B], unitless: the squared Frobenius norm over B².
 
     Raises:
-        ValueError: If the numbers of samples differ, or a side is no batch of features.
+        ValueError: If the numbers of samples differ, or features have fewer than 2 dimensions.
 
     References:
         Tung & Mori (2019), section 3. arXiv:1907.09682.
@@ -94,24 +94,24 @@ def similarity_preserving_loss(student_features: Tensor, teacher_features: Tenso
 
 
 def probabilistic_transfer_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
-    r"""Divergence of whom a student's sample would choose as its neighbour from whom the teacher's would.
+    r"""Return the divergence of the student's neighbour probabilities from the teacher's (PKT).
 
     .. math:: \frac{1}{B^2} \sum_{i, j} t_{ij} \log \frac{t_{ij}}{s_{ij}},
         \quad p_{ij} = \frac{a_{ij}}{\sum_k a_{ik}}, \quad a_{ij} = \frac{1 + \cos(x_i, x_j)}{2}
 
-    The paper leaves out a sample's choice of itself and sums; here the choice is among all B, and the mean is taken.
-    Affinities are not below the rounding of 1: exact opposites would diverge without bound. Features that are all
-    zero have cosine 0 with all, without gradient.
+    The paper excludes a sample from its own neighbours and sums; here the neighbours are all B, and the mean is taken.
+    Affinities are clamped to the rounding of 1: those of exact opposites would diverge without bound. Features that are
+    all zero have cosine 0 with all, without gradient.
 
     Args:
         student_features: Any shape (B, ...), flattened to (B, D).
         teacher_features: Any shape (B, ...), flattened to (B, D'); no gradient flows into them.
 
     Returns:
-        Scalar in nats, averaged over all B² entries: a B-th of the mean divergence of a sample.
+        Scalar in nats, averaged over all B² entries: the mean divergence of a sample, divided by B.
 
     Raises:
-        ValueError: If the numbers of samples differ, or a side is no batch of features.
+        ValueError: If the numbers of samples differ, or features have fewer than 2 dimensions.
 
     References:
         Passalis & Tefas (2018), section 3. arXiv:1803.10837.
@@ -121,7 +121,7 @@ def probabilistic_transfer_loss(student_features: Tensor, teacher_features: Tens
 
 
 def _rows(student_features: Tensor, teacher_features: Tensor) -> tuple[Tensor, Tensor]:
-    """Both sides as rows of shape (B, D), at least fp32, the teacher's without gradient."""
+    """Return both sides as rows of shape (B, D), at least fp32, the teacher's detached."""
     if student_features.ndim < 2 or teacher_features.ndim < 2 or len(student_features) != len(teacher_features):
         raise ValueError(
             "student_features and teacher_features must have shapes (B, ...) of the same B, but got "
@@ -131,8 +131,8 @@ def _rows(student_features: Tensor, teacher_features: Tensor) -> tuple[Tensor, T
 
 
 def _relative_distances(rows: Tensor) -> Tensor:
-    """Distances between rows over the mean of the positive ones, shape (B, B)."""
-    # Not by way of inner products, which leave rows that are close nothing but rounding for a distance.
+    """Return distances between rows divided by the mean of the positive ones, shape (B, B)."""
+    # Not from inner products: the distance of close rows would be rounding error only.
     points = centred(rows, dim=0)
     distances = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
     positive = (distances > 0).sum()
@@ -140,14 +140,14 @@ def _relative_distances(rows: Tensor) -> Tensor:
 
 
 def _angle_cosines(rows: Tensor) -> Tensor:
-    """Cosine of the angle at j between i and k, shape (B, B, B) in the order j, i, k."""
+    """Return the cosine of the angle at j between i and k, shape (B, B, B) in the order j, i, k."""
     points = centred(rows, dim=0)
     directions = unit(points[None, :] - points[:, None])
     return inner_products(directions, directions)
 
 
 def _log_affinities(rows: Tensor) -> Tensor:
-    """Logarithm of the probability of choosing j from i, shape (B, B)."""
+    """Return the log-probability of j as a neighbour of i, shape (B, B)."""
     directions = unit(rows)
     affinities = (1 + inner_products(directions, directions)) / 2
     affinities = affinities.clamp(min=torch.finfo(rows.dtype).eps)

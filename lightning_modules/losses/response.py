@@ -1,4 +1,4 @@
-"""What a network answers: losses of logits."""
+"""Losses of logits."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.losses._numeric import at_least_fp32, centred, divergence, unit
+from lightning_modules.losses._numeric import at_least_fp32, centred, kl_divergence, unit
 
 
 def hard_label_loss(student_logits: Tensor, labels: Tensor) -> Tensor:
-    r"""Cross-entropy of the student with the true labels.
+    r"""Return the cross-entropy of the student with the true labels.
 
     .. math:: -\log \sigma(z_s)_y
 
-    Where samples are mixed, or their labels are soft, it is taken with the probabilities q of the classes,
+    For mixed samples or soft labels, the targets are class probabilities q:
     :math:`-\sum_c q_c \log \sigma(z_s)_c`.
 
     Args:
@@ -34,12 +34,12 @@ def hard_label_loss(student_logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
-    r"""Divergence of the student from the teacher's soft targets.
+    r"""Return the divergence of the student from the teacher's soft targets.
 
     .. math:: T^2 \, \mathrm{KL}\big(\sigma(z_t / T) \,\|\, \sigma(z_s / T)\big)
 
-    The factor T² keeps the gradient's size comparable as T varies. A class that the teacher holds impossible (a logit
-    of -inf, as a mask leaves it) adds nothing, 0 · log 0 being 0.
+    The factor T² keeps the gradient's size comparable as T varies. A class with a teacher logit of -inf (masked) adds
+    nothing, as 0 · log 0 is 0.
 
     Args:
         student_logits: Unnormalised scores, shape (B, C).
@@ -59,7 +59,7 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperat
     _check_temperature(temperature)
     student = F.log_softmax(at_least_fp32(student_logits) / temperature, dim=-1)
     teacher = F.log_softmax(at_least_fp32(teacher_logits.detach()) / temperature, dim=-1)
-    return divergence(student, teacher) * temperature**2
+    return kl_divergence(student, teacher) * temperature**2
 
 
 def distillation_loss(
@@ -75,14 +75,14 @@ def distillation_loss(
     .. math:: \alpha \, \mathrm{CE} + (1 - \alpha) \, T^2 \, \mathrm{KL}
 
     Alpha weighs the **hard labels**: 1 is plain training, 0 is the teacher alone. Other projects (DeiT, KD_Lib) mean
-    the opposite; translate their recipes before use.
+    the opposite; convert their recipes before use.
 
     Args:
         student_logits: Unnormalised scores, shape (B, C).
         teacher_logits: Scores, shape (B, C); no gradient flows into them.
         labels: Class indices, shape (B,), int64.
         alpha: Weight of the hard-label loss, in [0, 1].
-        temperature: Softening T > 0, unitless; reaches the soft targets alone.
+        temperature: Softening T > 0, unitless; applies to the soft targets only.
 
     Returns:
         Scalar in nats, averaged over B; linear, and so continuous, in alpha over [0, 1].
@@ -101,16 +101,16 @@ def distillation_loss(
 
 
 def smoothed_label_loss(student_logits: Tensor, labels: Tensor, *, smoothing: float) -> Tensor:
-    r"""Cross-entropy of the student with labels that leave every class a chance.
+    r"""Return the cross-entropy of the student with smoothed labels.
 
     .. math:: -\sum_c q_c \log \sigma(z_s)_c, \quad q_c = (1 - \varepsilon) \, [c = y] + \varepsilon / C
 
-    C counts the classes that are possible: one whose logit is -inf, as a mask leaves it, gets no share.
+    C counts the possible classes: a class with a logit of -inf (masked) gets no share.
 
     Args:
         student_logits: Unnormalised scores, shape (B, C).
         labels: Class indices in [0, C), shape (B,), int64; or probabilities of the classes, shape (B, C), floats.
-        smoothing: What is taken from the label and spread over all C classes, ε in [0, 1), unitless; 0 is
+        smoothing: Probability ε in [0, 1) that is moved from the label to all C classes, unitless; 0 is
             :func:`hard_label_loss`.
 
     Returns:
@@ -132,18 +132,18 @@ def smoothed_label_loss(student_logits: Tensor, labels: Tensor, *, smoothing: fl
 
 
 def self_distillation_loss(student_logits: Tensor, earlier_logits: Tensor, labels: Tensor, *, trust: float) -> Tensor:
-    r"""Cross-entropy of the student with labels that its own earlier answers soften.
+    r"""Return the cross-entropy of the student with labels softened by its own earlier predictions (PS-KD).
 
     .. math:: -\sum_c q_c \log \sigma(z_s)_c, \quad q_c = (1 - \alpha) \, [c = y] + \alpha \, \sigma(z_e)_c
 
-    There is no temperature. The paper lets the trust α grow with the epochs, from 0 to 0.8 at the last.
+    There is no temperature. In the paper the trust α grows with the epochs, from 0 to 0.8 in the last.
 
     Args:
         student_logits: Unnormalised scores, shape (B, C).
-        earlier_logits: The student's own scores of the same samples an epoch before, shape (B, C); no gradient flows
-            into them.
+        earlier_logits: The student's own scores of the same samples in the previous epoch, shape (B, C); no gradient
+            flows into them.
         labels: Class indices in [0, C), shape (B,), int64.
-        trust: Weight of the earlier answers α in [0, 1], unitless; 0 is :func:`hard_label_loss`.
+        trust: Weight α of the earlier predictions in [0, 1], unitless; 0 is :func:`hard_label_loss`.
 
     Returns:
         Scalar in nats, averaged over B; at least the entropy of q.
@@ -174,21 +174,21 @@ def decoupled_loss(
     target_weight: float,
     non_target_weight: float,
 ) -> Tensor:
-    r"""Return the soft-target loss in two parts: the label against the rest, and the rest among themselves.
+    r"""Return the soft-target loss in two parts: target class against the rest, and non-target classes (DKD).
 
     .. math:: T^2 \big( \alpha \, \mathrm{KL}(b_t \,\|\, b_s) + \beta \, \mathrm{KL}(\hat{p}_t \,\|\, \hat{p}_s) \big)
 
-    Of the probabilities p = σ(z / T), b is (p of the label y, 1 - that), and p̂ those of the other classes, scaled to
-    sum to 1. In :func:`soft_target_loss`, α is 1 and β is the teacher's 1 - p of the label: a teacher that is certain
-    says nothing about the rest. Here both are free.
+    With p = σ(z / T), b is (p of the label y, 1 - that), and p̂ are the probabilities of the other classes, scaled to
+    sum to 1. In :func:`soft_target_loss`, α is 1 and β is the teacher's 1 - p of the label, so a confident teacher
+    suppresses the second part. Here both weights are free.
 
     Args:
         student_logits: Unnormalised scores, shape (B, C), C at least 3.
         teacher_logits: Scores, shape (B, C); no gradient flows into them.
         labels: Class indices in [0, C), shape (B,), int64.
-        temperature: Softening T > 0, unitless; reaches both parts.
-        target_weight: α at least 0, unitless; the paper takes 1.
-        non_target_weight: β at least 0, unitless; the paper takes 8 for a ResNet32×4 on CIFAR-100, less for others.
+        temperature: Softening T > 0, unitless; applies to both parts.
+        target_weight: α at least 0, unitless; the paper uses 1.
+        non_target_weight: β at least 0, unitless; the paper uses 8 for a ResNet32×4 on CIFAR-100, less for others.
 
     Returns:
         Scalar in nats, averaged over B.
@@ -211,8 +211,8 @@ def decoupled_loss(
         )
     student_target, student_rest = _decoupled(at_least_fp32(student_logits) / temperature, labels)
     teacher_target, teacher_rest = _decoupled(at_least_fp32(teacher_logits.detach()) / temperature, labels)
-    target = divergence(student_target, teacher_target)
-    non_target = divergence(student_rest, teacher_rest)
+    target = kl_divergence(student_target, teacher_target)
+    non_target = kl_divergence(student_rest, teacher_rest)
     return temperature**2 * (target_weight * target + non_target_weight * non_target)
 
 
@@ -224,22 +224,22 @@ def correlation_loss(
     inter_weight: float,
     intra_weight: float,
 ) -> Tensor:
-    r"""Return how far the student's soft targets are from a linear function of the teacher's.
+    r"""Return one minus the Pearson correlation of student and teacher soft targets, within samples and classes (DIST).
 
     .. math:: T^2 \Big( \frac{\beta}{B} \sum_b \big(1 - \rho(p_{b \cdot}, q_{b \cdot})\big)
         + \frac{\gamma}{C} \sum_c \big(1 - \rho(p_{\cdot c}, q_{\cdot c})\big) \Big)
 
-    With p = σ(z_s / T), q = σ(z_t / T) and Pearson's ρ: among the classes of a sample (inter-class relation) and among
-    the samples of a class (intra-class relation). The factor T² is this project's, so that sweeping T leaves the
-    balance with the labels alone; the paper has none. Where a row or a column does not vary, as in a batch of one, its
-    correlation counts as 0, without gradient.
+    With p = σ(z_s / T), q = σ(z_t / T) and Pearson's ρ, over the classes of a sample (inter-class relation) and over
+    the samples of a class (intra-class relation). The factor T² is this project's, so that the balance with the labels
+    does not depend on T; the paper has none. If a row or a column is constant, as in a batch of one, its correlation
+    counts as 0, without gradient.
 
     Args:
         student_logits: Unnormalised scores, shape (B, C).
         teacher_logits: Scores, shape (B, C); no gradient flows into them.
         temperature: Softening T > 0, unitless.
         inter_weight: β at least 0, unitless.
-        intra_weight: γ at least 0, unitless; the paper takes γ = β.
+        intra_weight: γ at least 0, unitless; the paper uses γ = β.
 
     Returns:
         Scalar in [0, 2 T² (β + γ)], unitless, averaged over the B rows and the C columns.
@@ -266,10 +266,10 @@ def standardized_soft_target_loss(student_logits: Tensor, teacher_logits: Tensor
     .. math:: T^2 \, \mathrm{KL}\Big(\sigma\big(\tfrac{z_t - \bar{z}_t}{T \, \mathrm{sd}(z_t)}\big) \,\Big\|\,
         \sigma\big(\tfrac{z_s - \bar{z}_s}{T \, \mathrm{sd}(z_s)}\big)\Big)
 
-    A small student need not match the size of its teacher's logits, only how they lie to one another. Mean and sample
-    standard deviation (over C - 1, as in the authors' code) are those of each row. The authors add 1e-7 to the latter;
-    here nothing is added, and a row of equal logits is standardized to zeros, without gradient. Of two logits only the
-    order is left, so two classes have no gradient either.
+    A small student need not match the scale of its teacher's logits, only their relations. Mean and sample standard
+    deviation (over C - 1, as in the authors' code) are those of each row. The authors add 1e-7 to the latter; here
+    nothing is added, and a row of equal logits is standardized to zeros, without gradient. Standardizing two logits
+    leaves only their order, so two classes have no gradient either.
 
     Args:
         student_logits: Unnormalised scores, shape (B, C).
@@ -290,7 +290,7 @@ def standardized_soft_target_loss(student_logits: Tensor, teacher_logits: Tensor
 
 
 def _decoupled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Logarithms of (label, not label), shape (B, 2), and of the other classes among themselves, shape (B, C - 1)."""
+    """Return log-probabilities of (label, not label), shape (B, 2), and of the other classes, shape (B, C - 1)."""
     target = labels[:, None]
     others = torch.arange(logits.shape[1] - 1, device=logits.device).expand(len(logits), -1)
     rest = logits.gather(1, others + (others >= target))
@@ -299,17 +299,17 @@ def _decoupled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _correlations(student: Tensor, teacher: Tensor, dim: int) -> Tensor:
-    """Pearson's correlation along ``dim``; 0 where a side does not vary."""
+    """Return Pearson's correlation along ``dim``; 0 where a side is constant."""
     return (unit(centred(student, dim), dim) * unit(centred(teacher, dim), dim)).sum(dim)
 
 
 def _standardized(logits: Tensor) -> Tensor:
-    """Rows of mean 0 and sample standard deviation 1, of the possible classes; a row of equal logits becomes zeros."""
+    """Standardize rows over their possible classes; a row of equal logits becomes zeros."""
     logits = at_least_fp32(logits)
     impossible = logits == -math.inf
     possible = (~impossible).sum(dim=1, keepdim=True)
     means = logits.masked_fill(impossible, 0).sum(dim=1, keepdim=True) / possible
-    # At the mean of the others, an impossible class moves neither mean nor deviation.
+    # Set to the mean of the others, an impossible class changes neither mean nor deviation.
     deviations = unit(centred(torch.where(impossible, means, logits), dim=1))
     return (deviations * (possible - 1).to(logits).sqrt()).masked_fill(impossible, -math.inf)
 
@@ -324,7 +324,7 @@ def _check_logits(student_logits: Tensor, **others: Tensor) -> None:
 
 
 def _cross_entropy(log_probabilities: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy with class indices (B,), or with probabilities (B, C), of which 0 adds nothing."""
+    """Return the mean cross-entropy with class indices (B,) or probabilities (B, C); probability 0 adds nothing."""
     if not labels.is_floating_point():
         return F.nll_loss(log_probabilities, labels)
     return -(labels * torch.where(labels > 0, log_probabilities, 0)).sum(dim=1).mean()

@@ -1,4 +1,4 @@
-"""Criteria: what a network is trained for. Each is a method of distillation, or stands beside one."""
+"""Define the methods that networks are trained with: methods of distillation, and baselines without a teacher."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ METHODS: Mapping[str, type[Criterion]] = MappingProxyType(
         "label_smoothing": SmoothedLabelCriterion,
     }
 )
-"""What a student may be trained for, by name; a criterion's keywords are what can be searched of it."""
+"""Methods by name; a method's keywords are its searchable parameters."""
 
 
 def make_criterion(method: str = HINTON, **parameters: Any) -> Criterion:
-    """Return the criterion of a method, to be set up before it is used (``Criterion.setup``).
+    """Return a method, to be set up before use (``Criterion.setup``).
 
     Args:
         method: Its name in ``METHODS``.
-        parameters: Its keywords.
+        parameters: Its parameters.
     """
     return METHODS[method](**parameters)

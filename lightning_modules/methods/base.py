@@ -1,4 +1,4 @@
-"""The frame of every criterion: named terms, and what a criterion asks for."""
+"""Define the base classes of methods: a loss of named terms, and the layers that it needs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lightning_modules.losses import hard_label_loss
 
 
 class Term(NamedTuple):
-    """One summand of a loss.
+    """One term of a loss.
 
     Attributes:
-        weight: Its factor in the sum, unitless.
+        weight: Factor in the weighted sum, unitless.
         value: Scalar, before weighting.
     """
 
@@ -25,16 +25,16 @@ class Term(NamedTuple):
 
 
 class Criterion(nn.Module):
-    """What a network is trained for, as named terms that are summed, and logged one by one.
+    """Base class of methods: a loss of named terms that are summed with weights, and logged one by one.
 
-    Its keywords are what can be searched of it. What it learns or remembers is trained with the network and part of its
-    checkpoints, and of no student that is kept.
+    Its keywords are the searchable parameters. Its own parameters and buffers are trained and checkpointed with the
+    network, but are not part of the saved student.
 
     Attributes:
-        student_layers: Names of the layers whose outputs it must be given.
-        teacher_layers: Names of the teacher's layers whose stored outputs a batch must bring, beside the logits.
-        least_classes: The fewest classes C of which it says something.
-        needs_labels: Whether it says something of samples with one true class only: not of mixed ones.
+        student_layers: Names of the student's layers whose outputs it needs.
+        teacher_layers: Names of the teacher's layers whose stored outputs it needs, beside the logits.
+        least_classes: Minimum number of classes C.
+        needs_labels: Whether each sample must have one true class, so that mixed samples are excluded.
     """
 
     student_layers: tuple[str, ...] = ()
@@ -43,41 +43,41 @@ class Criterion(nn.Module):
     needs_labels = False
 
     def setup(self, student: nn.Module, data: TensorDataModule, *, epochs: int) -> None:
-        """Make what depends on student and data, before the training; most criteria have nothing of the kind.
+        """Create what depends on student and data, before the training; the default does nothing.
 
         Args:
-            student: The network, its weights drawn, on the CPU.
+            student: The network with its initial weights, on the CPU.
             data: The data, with the teacher's outputs.
             epochs: Length of the training.
 
         Raises:
-            ValueError: If there is no layer of a name, or it gives what the method can't take.
+            ValueError: If there is no layer of that name, or the method does not support its output.
         """
 
     def forward(self, logits: Tensor, batch: Batch, features: Features | None = None) -> dict[str, Term]:
-        """Terms of the loss.
+        """Return the terms of the loss by name.
 
         Args:
-            logits: The network's, shape (B, C).
-            batch: What it was called with, and what the teacher said of that.
-            features: The network's outputs of ``student_layers``; ``None`` where it asks for none.
+            logits: Logits of the network, shape (B, C).
+            batch: The batch that the network was called with, with the teacher's outputs.
+            features: Outputs of ``student_layers``; ``None`` if the method needs none.
         """
         raise NotImplementedError
 
     def begin_epoch(self, seed: int) -> None:
-        """Told that an epoch begins; most criteria don't mind.
+        """Start an epoch; the default does nothing.
 
         Args:
-            seed: Of whatever it draws in this epoch, from a generator of its own: a student with dropout draws from the
-                global one, and is to draw the same masks whatever the method.
+            seed: Seed of the method's draws in this epoch. It needs a generator of its own: a student's dropout draws
+                from the global one, and must draw the same masks with every method.
         """
 
     def end_epoch(self) -> None:
-        """Told that each training sample has been seen once more; most criteria don't mind."""
+        """End an epoch, in which each training sample was seen once; the default does nothing."""
 
 
 class HardAndSoft(Criterion):
-    """Weighted, hard_loss of the true labels and soft_loss of what the teacher says.
+    """Base class of the weighted sum of hard_loss, from the true labels, and soft_loss, from the teacher.
 
     Args:
         hard_weight: Weight of hard_loss.
@@ -95,14 +95,14 @@ class HardAndSoft(Criterion):
         self.hard_weight, self.soft_weight = hard_weight, soft_weight
 
     def forward(self, logits: Tensor, batch: Batch, features: Features | None = None) -> dict[str, Term]:
-        """Terms of the loss for student logits of shape (B, C), beside what the teacher said of the batch."""
+        """Return hard_loss and soft_loss for student logits of shape (B, C)."""
         return {
             "hard_loss": Term(self.hard_weight, hard_label_loss(logits, batch.truth)),
             "soft_loss": Term(self.soft_weight, self.soft_loss(logits, batch, features)),
         }
 
     def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
-        """Return what the teacher says, as a loss."""
+        """Return the loss from the teacher's outputs, before weighting."""
         raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""Criteria of what two networks compute on the way, one layer of each, beside the true labels."""
+"""Define methods that compare intermediate features of one layer each of student and teacher."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning_modules.methods.base import HardAndSoft, check_positive
 
 
 class FeatureCriterion(HardAndSoft):
-    """hard_loss, and ``soft_weight`` times a loss between a layer of the student and one of the teacher.
+    """Base class of hard_loss + ``soft_weight`` · loss between a layer of the student and one of the teacher.
 
     Args:
         student_layer: Name of the student's layer, as in ``network.named_modules()``.
@@ -27,19 +27,24 @@ class FeatureCriterion(HardAndSoft):
         self.student_layers, self.teacher_layers = (student_layer,), (teacher_layer,)
 
     def setup(self, student: nn.Module, data: TensorDataModule, *, epochs: int) -> None:
-        """See what the two layers give, and make what is learned between them."""
+        """Probe the two layers, and create what is learned between them."""
         device = next(student.parameters()).device
         few = data.splits["val"].few(2).to(device)
         _, features = probe_features(student, few.inputs, self.student_layers)
         (ours,) = features.values()
         theirs = data.teacher_outputs["val"][self.teacher_layers[0]][: len(ours)].to(device)
-        self.meet(ours, theirs, data)
+        self.set_up_features(ours, theirs, data)
 
-    def meet(self, student_features: Tensor, teacher_features: Tensor, data: TensorDataModule) -> None:
-        """Check that features of such shapes go together, and make what is learned between them; most losses take any.
+    def set_up_features(self, student_features: Tensor, teacher_features: Tensor, data: TensorDataModule) -> None:
+        """Check that the method supports the features' shapes, and create its layers; the default does nothing.
+
+        Args:
+            student_features: Features of a few samples.
+            teacher_features: The teacher's features of the same samples.
+            data: The data, with the teacher's outputs.
 
         Raises:
-            ValueError: If they don't.
+            ValueError: If it does not.
         """
 
     def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
@@ -61,12 +66,12 @@ class FeatureCriterion(HardAndSoft):
 
 
 class HintCriterion(FeatureCriterion):
-    """hard_loss + ``hint_weight`` · the squared difference of the teacher's features from a map of the student's.
+    """hard_loss + ``hint_weight`` · squared difference of the student's mapped features and the teacher's (FitNets).
 
-    The map is a regressor that is learned: a 1x1 convolution between features (B, C, H, W), a linear one of the last
-    dimension between others. Maps of different sizes meet at the smaller height and width: the larger is averaged
-    (``adaptive_avg_pool2d``). The paper trains the hint in a stage of its own, before distillation; here it stands
-    beside the labels all the while, as in RepDistiller.
+    The map is a learned regressor: a 1x1 convolution between features (B, C, H, W), a linear layer on the last
+    dimension between others. Of maps of different sizes, the larger is averaged to the smaller height and width
+    (``adaptive_avg_pool2d``). The paper trains the hint in a stage of its own, before distillation; here it is a term
+    beside the labels throughout, as in RepDistiller.
 
     Args:
         student_layer: Name of the student's layer.
@@ -85,8 +90,8 @@ class HintCriterion(FeatureCriterion):
         check_positive(hint_weight=hint_weight)
         super().__init__(student_layer=student_layer, teacher_layer=teacher_layer, soft_weight=hint_weight)
 
-    def meet(self, student_features: Tensor, teacher_features: Tensor, data: TensorDataModule) -> None:
-        """Make the regressor."""
+    def set_up_features(self, student_features: Tensor, teacher_features: Tensor, data: TensorDataModule) -> None:
+        """Create the regressor."""
         ours, theirs = student_features.shape, teacher_features.shape
         if _are_maps(student_features, teacher_features):
             self.regressor = nn.Conv2d(ours[1], theirs[1], kernel_size=1)
@@ -97,23 +102,22 @@ class HintCriterion(FeatureCriterion):
             raise self.refuse(needed, student_features, teacher_features)
 
     def feature_loss(self, student_features: Tensor, teacher_features: Tensor) -> Tensor:
-        """In the square of the teacher's unit."""
+        """Return the squared difference, in the square of the teacher features' unit."""
         if _are_maps(student_features, teacher_features):
             student_features, teacher_features = _of_one_size(student_features, teacher_features)
         return hint_loss(self.regressor(student_features), teacher_features)
 
 
 class AttentionTransferCriterion(FeatureCriterion):
-    """hard_loss + ``attention_weight`` · the squared difference of where student and teacher look.
+    """hard_loss + ``attention_weight`` · squared difference of the attention maps (attention transfer).
 
-    Maps of different sizes meet at the smaller height and width, as in ``HintCriterion``. The paper sums over several
-    pairs of layers; here it is one.
+    Of maps of different sizes, the larger is averaged, as in ``HintCriterion``. The paper sums over several pairs of
+    layers; here it is one pair.
 
     Args:
-        student_layer: Name of a layer of the student that gives maps (B, C, H, W).
-        teacher_layer: Name of such a layer of the teacher.
-        attention_weight: Above 0; 1,000 in RepDistiller, on maps of 64 to 1,024 positions, over whose number it is
-            averaged: fewer want less.
+        student_layer: Name of a student layer with outputs (B, C, H, W).
+        teacher_layer: Name of such a teacher layer.
+        attention_weight: Above 0; 1,000 in RepDistiller, for a mean over 64 to 1,024 positions: fewer need less.
 
     Raises:
         ValueError: If the weight is not positive.
@@ -125,14 +129,14 @@ class AttentionTransferCriterion(FeatureCriterion):
         check_positive(attention_weight=attention_weight)
         super().__init__(student_layer=student_layer, teacher_layer=teacher_layer, soft_weight=attention_weight)
 
-    def meet(self, student_features: Tensor, teacher_features: Tensor, data: TensorDataModule) -> None:
-        """Check that both are maps of more than one position, of which a single one is always looked at alike."""
+    def set_up_features(self, student_features: Tensor, teacher_features: Tensor, data: TensorDataModule) -> None:
+        """Check that both are maps of more than one position: the attention of a single one is constant."""
         if not _are_maps(student_features, teacher_features) or _positions(student_features, teacher_features) < 2:
             needed = "maps (B, C, H, W) of two positions or more"
             raise self.refuse(needed, student_features, teacher_features)
 
     def feature_loss(self, student_features: Tensor, teacher_features: Tensor) -> Tensor:
-        """Unitless."""
+        """Return the squared difference, unitless."""
         return attention_transfer_loss(*_of_one_size(student_features, teacher_features))
 
 

@@ -1,4 +1,4 @@
-"""Criteria that ask no teacher, and remember nothing."""
+"""Define methods from labels alone, without a teacher."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from lightning_modules.methods.base import Criterion, Term
 
 
 class HardLabelCriterion(Criterion):
-    """The true labels alone: how a teacher is trained."""
+    """Cross-entropy with the true labels, which trains teachers."""
 
     def forward(self, logits: Tensor, batch: Batch, features: Features | None = None) -> dict[str, Term]:
-        """Terms of the loss for logits of shape (B, C)."""
+        """Return hard_loss for logits of shape (B, C)."""
         return {"hard_loss": Term(1.0, hard_label_loss(logits, batch.truth))}
 
 
 class SmoothedLabelCriterion(Criterion):
-    """Labels alone, smoothed: an arm without a teacher. What smoothing alone gains is no gain of the teacher's.
+    """Label smoothing, a baseline without a teacher: what it gains is no gain of the teacher's.
 
-    The loss is soft_loss, the cross-entropy with the smoothed labels. hard_loss, that with the labels themselves, has
-    no weight in it: it is logged, to be compared with that of other methods.
+    The loss is soft_loss, the cross-entropy with the smoothed labels. hard_loss, that with the labels, has weight 0: it
+    is logged to be compared with other methods.
 
     Args:
-        smoothing: Share of the target that is spread over all classes, in [0, 1).
+        smoothing: Fraction of the target that is spread over all classes, in [0, 1).
 
     Raises:
         ValueError: If it is out of its range.
@@ -40,7 +40,7 @@ class SmoothedLabelCriterion(Criterion):
         self.smoothing = smoothing
 
     def forward(self, logits: Tensor, batch: Batch, features: Features | None = None) -> dict[str, Term]:
-        """Terms of the loss for student logits of shape (B, C)."""
+        """Return hard_loss and soft_loss for student logits of shape (B, C)."""
         return {
             "hard_loss": Term(0.0, hard_label_loss(logits.detach(), batch.truth)),
             "soft_loss": Term(1.0, smoothed_label_loss(logits, batch.truth, smoothing=self.smoothing)),

@@ -1,4 +1,4 @@
-"""Criteria of how the samples of a batch lie to one another in a layer of each side, beside the true labels."""
+"""Define methods that compare relations between the samples of a batch in one layer of each network."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from lightning_modules.methods.feature import FeatureCriterion
 
 
 class _GeometryCriterion(FeatureCriterion):
-    """hard_loss, and a loss of how the samples of a batch lie to one another.
+    """Base class of hard_loss + a loss of the relations between the samples of a batch.
 
-    What it is depends on how many these are, and its cost on their square or cube. So the larger batches of a
-    validation are taken in parts of the size of a training batch.
+    The loss depends on the batch size, and its cost on the square or cube of it. So the larger validation batches are
+    split into parts of the size of a training batch.
     """
 
-    def meet(self, student_features: Tensor, teacher_features: Tensor, data: TensorDataModule) -> None:
-        """Note the size of a training batch."""
+    def set_up_features(self, student_features: Tensor, teacher_features: Tensor, data: TensorDataModule) -> None:
+        """Store the size of a training batch."""
         self.most = data.batch_size
 
     def feature_loss(self, student_features: Tensor, teacher_features: Tensor) -> Tensor:
-        """Return the mean of the parts' losses, over the samples."""
+        """Return the mean loss of the parts, weighted by their samples."""
         parts = zip(student_features.split(self.most), teacher_features.split(self.most), strict=True)
         losses = [len(ours) * self.geometry_loss(ours, theirs) for ours, theirs in parts]
         return torch.stack(losses).sum() / len(student_features)
@@ -39,9 +39,9 @@ class _GeometryCriterion(FeatureCriterion):
 
 
 class RelationCriterion(_GeometryCriterion):
-    """hard_loss + ``distance_weight`` · distances of samples + ``angle_weight`` · angles of three of them.
+    """hard_loss + ``distance_weight`` · distance loss + ``angle_weight`` · angle loss (RKD).
 
-    Both weights are within soft_loss. Maps are averaged over their positions, for the paper relates embeddings, and
+    Both weights are part of soft_loss. Maps are averaged over their positions, for the paper compares embeddings, and
     angles of whole maps would take much memory (``angle_relation_loss``).
 
     Args:
@@ -65,14 +65,14 @@ class RelationCriterion(_GeometryCriterion):
         )
 
     def geometry_loss(self, student_features: Tensor, teacher_features: Tensor) -> Tensor:
-        """Unitless."""
-        sides = embedded(student_features), embedded(teacher_features)
+        """Return the weighted sum of distance and angle loss, unitless."""
+        sides = pool_features(student_features), pool_features(teacher_features)
         distances = self.soft["distance_weight"] * distance_relation_loss(*sides)
         return distances + self.soft["angle_weight"] * angle_relation_loss(*sides)
 
 
 class SimilarityCriterion(_GeometryCriterion):
-    """hard_loss + ``similarity_weight`` · the squared difference of how alike each sample finds all others.
+    """hard_loss + ``similarity_weight`` · squared difference of the similarity matrices (similarity-preserving).
 
     Maps are compared position by position, as in the paper.
 
@@ -92,12 +92,12 @@ class SimilarityCriterion(_GeometryCriterion):
         super().__init__(student_layer=student_layer, teacher_layer=teacher_layer, soft_weight=similarity_weight)
 
     def geometry_loss(self, student_features: Tensor, teacher_features: Tensor) -> Tensor:
-        """Unitless."""
+        """Return the squared difference, unitless."""
         return similarity_preserving_loss(student_features, teacher_features)
 
 
 class ProbabilisticCriterion(_GeometryCriterion):
-    """hard_loss + ``probabilistic_weight`` · the divergence of whom a sample would choose as its neighbour.
+    """hard_loss + ``probabilistic_weight`` · divergence of the neighbour probabilities (PKT).
 
     Maps are averaged over their positions: the paper compares embeddings.
 
@@ -117,10 +117,10 @@ class ProbabilisticCriterion(_GeometryCriterion):
         super().__init__(student_layer=student_layer, teacher_layer=teacher_layer, soft_weight=probabilistic_weight)
 
     def geometry_loss(self, student_features: Tensor, teacher_features: Tensor) -> Tensor:
-        """In nats."""
-        return probabilistic_transfer_loss(embedded(student_features), embedded(teacher_features))
+        """Return the divergence in nats."""
+        return probabilistic_transfer_loss(pool_features(student_features), pool_features(teacher_features))
 
 
-def embedded(features: Tensor) -> Tensor:
-    """Features as rows (B, D): maps (B, C, H, W) averaged over their positions, others flattened."""
+def pool_features(features: Tensor) -> Tensor:
+    """Return features as rows (B, D): average maps (B, C, H, W) over their positions, flatten others."""
     return features.mean(dim=(2, 3)) if features.ndim == 4 else features.flatten(1)

@@ -1,4 +1,4 @@
-"""Criteria of what a teacher answers: its logits, beside the true labels."""
+"""Define methods that compare the logits of student and teacher."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class DistillationCriterion(HardAndSoft):
     """Hinton's distillation: ``alpha`` · hard_loss + (1 - ``alpha``) · soft_loss.
 
     Args:
-        temperature: Softening T > 0 of both sides' logits, unitless.
+        temperature: Softening T > 0 of both networks' logits, unitless.
         alpha: Weight of the **hard-label** loss in [0, 1]; the soft targets get 1 - alpha.
 
     Raises:
@@ -32,7 +32,7 @@ class DistillationCriterion(HardAndSoft):
         super().__init__(hard_weight=alpha, soft_weight=1 - alpha, temperature=temperature)
 
     def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
-        """In nats."""
+        """Return the soft-target loss in nats."""
         return soft_target_loss(logits, batch.teacher["logits"], **self.soft)
 
 
@@ -45,17 +45,17 @@ class StandardizedCriterion(DistillationCriterion):
     least_classes = 3  # two standardized logits have no gradient
 
     def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
-        """In nats."""
+        """Return the standardized soft-target loss in nats."""
         return standardized_soft_target_loss(logits, batch.teacher["logits"], **self.soft)
 
 
 class DecoupledCriterion(HardAndSoft):
-    """Decoupled distillation beside the true labels: hard_loss + soft_loss.
+    """Decoupled distillation (DKD): hard_loss + soft_loss.
 
     Args:
         temperature: Softening T > 0, unitless.
-        target_weight: Weight of the label's share, above 0; 1 in the paper.
-        non_target_weight: Weight of the other classes among themselves, above 0; 1 to 10 in the paper.
+        target_weight: Weight of the target-class term, above 0; 1 in the paper.
+        non_target_weight: Weight of the non-target-class term, above 0; 1 to 10 in the paper.
 
     Raises:
         ValueError: If a value is not positive.
@@ -63,19 +63,19 @@ class DecoupledCriterion(HardAndSoft):
     Reference: Zhao et al. (2022), arXiv:2203.08679.
     """
 
-    least_classes = 3  # one class beside the label has nothing to be compared with
-    needs_labels = True  # the label's share is told from that of the others
+    least_classes = 3  # a single class beside the label leaves the non-target term undefined
+    needs_labels = True  # the target class is separated from the others
 
     def __init__(self, *, temperature: float, target_weight: float, non_target_weight: float) -> None:
         super().__init__(temperature=temperature, target_weight=target_weight, non_target_weight=non_target_weight)
 
     def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
-        """In nats."""
+        """Return the decoupled loss in nats."""
         return decoupled_loss(logits, batch.teacher["logits"], batch.labels, **self.soft)
 
 
 class CorrelationCriterion(HardAndSoft):
-    """Distillation by correlation, of samples' classes and of classes' samples, beside the true labels.
+    """Distillation by Pearson correlation within samples and within classes (DIST): hard_loss + soft_loss.
 
     Args:
         temperature: Softening T > 0, unitless; 1 to 4 in the paper.
@@ -92,5 +92,5 @@ class CorrelationCriterion(HardAndSoft):
         super().__init__(temperature=temperature, inter_weight=inter_weight, intra_weight=intra_weight)
 
     def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
-        """Unitless."""
+        """Return the correlation loss, unitless."""
         return correlation_loss(logits, batch.teacher["logits"], **self.soft)

@@ -1,4 +1,4 @@
-"""Self-distillation: a student is its own teacher of the epoch before."""
+"""Self-distillation (PS-KD): a student's predictions of the previous epoch are its teacher."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from lightning_modules.methods.base import Criterion, Term
 
 
 class SelfDistillationCriterion(Criterion):
-    """(1 - a) · hard_loss + a · soft_loss, the cross-entropy with what the student itself said an epoch before.
+    """(1 - a) · hard_loss + a · soft_loss, the cross-entropy with the student's predictions of the previous epoch.
 
-    An arm without a teacher. The trust a grows by epochs, linearly from 0 to ``trust`` at the last; in the first epoch,
-    of which there is no earlier one, it is 0 and soft_loss is that of the labels. What the student says of each sample
-    while it trains is remembered for the next epoch, 4 · N · C bytes, and is part of its checkpoints. Where samples
-    have views, the earlier answer was to another view, as it is under the paper's random augmentation. Of validation
-    samples there are no earlier answers: their loss is hard_loss alone.
+    A baseline without a teacher. The trust a grows linearly from 0 in the first epoch, where soft_loss is that of the
+    labels, to ``trust`` in the last. The student's logits of each training sample are stored for the next epoch, 4 · N
+    · C bytes, as part of its checkpoints. If samples have views, the stored logits are of another view, as under the
+    paper's random augmentation. Validation samples have no stored logits: their loss is hard_loss alone.
 
     Args:
-        trust: Weight of the earlier answers at the last epoch, in (0, 1]; 0.8 in the paper.
+        trust: Weight of the previous predictions in the last epoch, in (0, 1]; 0.8 in the paper.
 
     Raises:
         ValueError: If it is out of its range.
@@ -32,7 +31,7 @@ class SelfDistillationCriterion(Criterion):
     Reference: Kim et al. (2021), PS-KD, section 3. arXiv:2006.12000.
     """
 
-    needs_labels = True  # the answer of the epoch before was to another mix
+    needs_labels = True  # the previous prediction is of another mix of samples
     earlier: Tensor
 
     def __init__(self, *, trust: float) -> None:
@@ -44,14 +43,14 @@ class SelfDistillationCriterion(Criterion):
         self.epochs_done = 0
 
     def setup(self, student: nn.Module, data: TensorDataModule, *, epochs: int) -> None:
-        """Make room for an answer to each training sample."""
+        """Allocate the stored logits of each training sample."""
         few = data.splits["val"].few(2).to(next(student.parameters()).device)
         logits, _ = probe_features(student, few.inputs, ())
         self.register_buffer("earlier", torch.zeros(len(data.splits["train"]), logits.shape[1]))
         self.epochs = epochs
 
     def forward(self, logits: Tensor, batch: Batch, features: Features | None = None) -> dict[str, Term]:
-        """Terms of the loss for student logits of shape (B, C)."""
+        """Return hard_loss and, in training, soft_loss for student logits of shape (B, C); store the logits."""
         hard_loss = hard_label_loss(logits, batch.labels)
         if not self.training:
             return {"hard_loss": Term(1.0, hard_loss)}
@@ -63,13 +62,13 @@ class SelfDistillationCriterion(Criterion):
         return {"hard_loss": Term(1 - trust, hard_loss), "soft_loss": Term(trust, soft_loss)}
 
     def end_epoch(self) -> None:
-        """What was said in this epoch is what was said earlier from now on."""
+        """Count the epoch: its logits are the previous ones from now on."""
         self.epochs_done += 1
 
     def get_extra_state(self) -> Any:
-        """Return how far the trust has grown, as part of a checkpoint."""
+        """Return the number of epochs done, as part of a checkpoint."""
         return self.epochs_done
 
     def set_extra_state(self, state: Any) -> None:
-        """Go on from there."""
+        """Restore the number of epochs done."""
         self.epochs_done = state

@@ -178,12 +178,12 @@ def test_what_is_picked_no_longer_says_so(settings: Settings) -> None:
 def test_a_control_of_a_space_of_methods_is_named_in_the_place_of_the_method(settings: Settings) -> None:
     study = a_study(settings, 0.9)
     for one in untrained_confirmations(study, settings, SPACE, {0: "small"}, seeds=1):
-        assert not one.names
+        assert not one.extra_params
     settings = replace(settings, study="methods", fixed={"method": "label_smoothing"})
     claim = claimed(opened(settings, METHODS), METHODS.fixed(settings.fixed))
     assert claim is not None
     student, control = untrained_confirmations(opened(settings, METHODS), settings, METHODS, {0: "small"}, seeds=1)
-    assert not student.names and control.names == {"method": "labels alone"}
+    assert not student.extra_params and control.extra_params == {"method": "labels alone"}
 
 
 def test_a_pick_on_labels_alone_has_nothing_to_gain_over(settings: Settings) -> None:

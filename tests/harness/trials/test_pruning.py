@@ -101,9 +101,9 @@ def pruner_of(study: Study) -> Pruner:
     return Pruner(study, epochs=20, costs_of=lambda params: {"parameters": float(params["width"])})
 
 
-def complete(study: Study, claim: Claim, *, at_two: float, end: float) -> None:
+def complete(study: Study, claim: Claim, *, at_two: float, final: float) -> None:
     pruner_of(study).check(claim, 1, {"val/accuracy": at_two})
-    claim.complete({"accuracy": end, "parameters": claim.trial.params["width"]})
+    claim.complete({"accuracy": final, "parameters": claim.trial.params["width"]})
     claim.hold.release()
 
 
