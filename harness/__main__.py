@@ -54,14 +54,14 @@ def confirm(settings: Settings) -> None:
 
             reach.enter_context(storage_in_reach(settings))
             study, space = reopen_study(settings)
-        study.retry.word.say = terminal.say
+        study.retry.notifier.say = terminal.say
         settings = study.settings
         found = collect(study)
         picks = found.picked
         if not picks:
             raise HarnessError(nothing_to_confirm(found))
         mirror.connect(settings.tracking_uri, settings.experiment, settings.runs_dir, say=terminal.say)
-        study.hold()
+        study.join()
         catch_up(study, mirror)
         if study.finished() < len(study.trials()):
             terminal.say("the search is not over: these are its picks so far.")
@@ -72,7 +72,7 @@ def confirm(settings: Settings) -> None:
             context = TrialContext(settings=settings, space=space, study=study, prepared=prepared, mirror=mirror)
             if study.tested_teacher is None:
                 logits = prepared.data.teacher_outputs[SPLIT]["logits"]
-                study.keep_tested_teacher(score(logits, prepared.data, space, prepared.classes, split=SPLIT))
+                study.tested_teacher = score(logits, prepared.data, space, prepared.classes, split=SPLIT)
             if tries := controls(study, settings, space, picks, of=picks):  # of a search that had fewer controls
                 told = announcement(tries, study, workers_together(settings, space, prepared.data.device))
                 terminal.tell(f"controls  {told}; --controls plain leaves out the tuned ones", indent=" " * 10)
@@ -129,7 +129,7 @@ def report(settings: Settings) -> None:
                 return
             settings = named
             study = find_study(settings)
-        study.retry.word.say = terminal.say
+        study.retry.notifier.say = terminal.say
         try:
             mirror.connect(settings.tracking_uri, f"kd-{study.space_name}", settings.runs_dir, say=terminal.say)
         except HarnessError as error:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.cli.flags import space_file, space_names, study_of, variable
 from harness.cli.search import parse_search
-from harness.core.errors import HarnessError, Interrupted, interrupt, lose_no_signal
+from harness.core.errors import HarnessError, Interrupted, interrupt, resend_dropped_signals
 from harness.launchers import launch
 from harness.session import run_search
 from harness.settings import DEFAULT_RUNS_DIR, DEFAULT_STORAGE, Settings
@@ -354,7 +354,7 @@ def _interruptible() -> Iterator[None]:
         return
     hook = sys.unraisablehook
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    lose_no_signal()
+    resend_dropped_signals()
     try:
         yield
     except Interrupted as interrupted:

@@ -69,7 +69,7 @@ def run_search(settings: Settings, given: SearchSpace | None = None) -> None:
         for change in study.changes:
             terminal.tell(f"changed   {change}", indent=" " * 10)
         switch_off_autologging(terminal.say)
-        study.retry.word.say = terminal.say
+        study.retry.notifier.say = terminal.say
 
         def controls_left() -> list[Retraining]:
             return controls(study, settings, space, picked(study)) if study.is_over else []
@@ -86,7 +86,7 @@ def run_search(settings: Settings, given: SearchSpace | None = None) -> None:
                 if not study.is_over or controls_left() or settings.bound not in (None, study.bound):
                     prepared = prepare(settings, space, study, terminal, mirror)
                     switch_off_autologging(terminal.say)
-                    study.keep_sources()
+                    study.store_sources()
                     parent.start(prepared)
                     if settings.sampler == "front" and (why := unforeseeable(space, study, prepared)):
                         terminal.say(f"sampler   tpe, for {why}")

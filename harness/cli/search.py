@@ -19,7 +19,7 @@ from harness.cli import flags
 from harness.cli.program import command_line_here, executable, program, program_here
 from harness.core.addresses import has_password, redact
 from harness.core.argv import VARIABLES, hide_passwords
-from harness.core.errors import HarnessError, Interrupted, interrupt, lose_no_signal, one_line, room_on_disk
+from harness.core.errors import HarnessError, Interrupted, interrupt, one_line, resend_dropped_signals, room_on_disk
 from harness.core.names import logged_name
 from harness.launchers.placement import Placement, add_placement, placement_of
 from harness.metrics import DEFAULT_OBJECTIVES, METRICS
@@ -220,7 +220,7 @@ def run(main: Callable[[], None]) -> None:
         sys.stdout.reconfigure(errors="replace")  # what its encoding lacks is shown as "?"
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
-    lose_no_signal()
+    resend_dropped_signals()
     try:
         _check_working_folder()
         with room_on_disk():

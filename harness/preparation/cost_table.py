@@ -71,12 +71,12 @@ def cost_table(
         def wait() -> None:
             terminal.say("another worker measures the costs; waiting for it")
 
-        with study.alone("costs", on_wait=wait):
+        with study.exclusive("costs", on_wait=wait):
             kept = None if study.costs_are_outdated else study.costs
             if kept is None:
                 table = _found_or_measured(settings, space, teachers, data, terminal)
                 kept = table.to_json()
-                study.keep_costs(kept)
+                study.costs = kept
                 measured = "1 architecture" if len(table.students) == 1 else f"{len(table.students)} architectures"
                 terminal.say(f"costs     {measured} and the teacher on {table.conditions}")
     return CostTable.from_json(kept)
@@ -244,7 +244,7 @@ def _known_or_measured(
     key, table = key_of(architecture), prepared.costs
     if key not in table.students:
         # Another worker may have measured it, and the study keeps one table.
-        with study.alone("costs"):
+        with study.exclusive("costs"):
             assert study.costs is not None
             table.add(CostTable.from_json(study.costs))
             if key not in table.students:
@@ -259,7 +259,7 @@ def _known_or_measured(
                     least=FEWEST_ROUNDS,
                 )
                 table.add(CostTable(replace(table.conditions, spread=rounds.spread), table.teacher, measured))
-                study.keep_costs(table.to_json())
+                study.costs = table.to_json()
     return table.metrics(architecture)
 
 
@@ -296,7 +296,7 @@ def refusal(architecture: Mapping[str, Any], space: SearchSpace, study: Study, p
         return None
 
     def say() -> None:
-        study.retry.word(f"students that memory does not suffice for are not tried ({named(architecture)})")
+        study.retry.notifier(f"students that memory does not suffice for are not tried ({named(architecture)})")
 
     with if_memory_suffices(otherwise=say):
         if key_of(architecture) not in prepared.costs.students:
@@ -331,7 +331,7 @@ def _say_uncounted(metrics: Sequence[str], names: Sequence[str], study: Study, c
     new = [name for name in names if name not in costs.uncounted]
     costs.uncounted += tuple(new)
     if new:
-        study.retry.word(f"students {_uncounted(metrics)} are not tried: no formula for {', '.join(new)}")
+        study.retry.notifier(f"students {_uncounted(metrics)} are not tried: no formula for {', '.join(new)}")
 
 
 def example_inputs(data: TensorDataModule, size: int) -> Inputs:

@@ -42,7 +42,7 @@ from harness.region import check_reach, region_of
 from harness.screen.terminal import Terminal
 from harness.settings import Settings
 from harness.space import SearchSpace, ends
-from harness.studies.changes import bind_starts
+from harness.studies.changes import pin_starts
 from harness.studies.start import Start
 from harness.studies.study import Study
 from harness.task import Task, class_names, deployed_network
@@ -95,7 +95,7 @@ def prepare(
     views = "" if data.views is None else f", {data.views.count} views of each to train on"
     terminal.say(f"data      {sizes} samples{views}, {dataset}")
     data.move_to(device)
-    study.bind(dataset=dataset, students=_students_digest(space, data, settings))
+    study.pin_inputs(dataset=dataset, students=_students_digest(space, data, settings))
 
     def asking_task(what: str) -> AbstractContextManager[None]:
         return asking(f"the task's {what}", settings)
@@ -103,7 +103,7 @@ def prepare(
     students = check_students(space, data, asking_task, layers=student_layers(space))
     classes = students.classes
     check_deployed(space, data, asking_task, classes=classes)
-    bind_starts(study, _student_starts(space, data, settings))
+    pin_starts(study, _student_starts(space, data, settings))
     check_classes(space, classes)
     check_student_layers(space, students)
     with asking("the task's views", settings):
@@ -117,7 +117,7 @@ def prepare(
     check_reach(bound, scored)
     called = check_class_names(space.task, label_classes(data), classes)
     student_misgivings = _student_misgivings(space, data, settings)  # before a teacher: memory must suffice for it
-    keeper = ArtifactCache(study.alone if study.is_shared else nobody_else, mirror, terminal.say)
+    keeper = ArtifactCache(study.exclusive if study.is_shared else nobody_else, mirror, terminal.say)
     doubts = [f"the task {one}" for one in of_task(space.task, Task)]
     doubts += [f"nothing of a student changes with its {name}" for name in students.inert]
     if students.unitless is not None:
@@ -142,14 +142,13 @@ def prepare(
             terminal=terminal,
             mirror=mirror,
             check=check,
-            bind_start=lambda name, start: bind_starts(study, {name: start})[name],
+            bind_start=lambda name, start: pin_starts(study, {name: start})[name],
         )
     name = bind_teachers(study, [teacher.start for teacher in teachers], settings.average)
     study.begin_work()  # from here on it is written what was found, which no other start may overtake
-    study.keep_no_control(no_control)
-    study.keep_primary_bounds(*scored.bounds)
-    if called != study.class_names:
-        study.keep_class_names(called)
+    study.no_control = no_control
+    study.primary_bounds = scored.bounds
+    study.class_names = called
     layers = teacher_layers(space)
     with asking("the teacher", settings):
         outputs = [
@@ -200,18 +199,18 @@ def prepare(
         unknown = ", ".join(unknown_for_some(METRICS))
         doubts.append(f"{unknown} are not known of students: no formula for {', '.join(costs.uncounted)}")
         terminal.tell(f"warning   {doubts[-1]}", indent=" " * 10)
-    study.keep_misgivings(doubts)
-    study.keep_teacher(_teacher_metrics(together, costs.teacher))
+    study.sanity_warnings = tuple(doubts)
+    study.teacher = _teacher_metrics(together, costs.teacher)
     budget.check_counted(costs.uncounted, settings.budgets, study.objectives)
     region = region_of(bound, scored, together[space.task.metric_name])
     before = f"; before: {study.region.bound}" if bound != study.bound and study.trials() else ""
-    study.keep_region(region)
-    study.keep_bound(bound)
+    study.region = region
+    study.bound = bound
     terminal.tell(f"region    {region}{before}", indent=" " * 10)
     if not region.holds(together[space.task.metric_name]):
         doubts = [*doubts, f"the teacher itself is not in the region ({region}), so few students may be"]
         terminal.tell(f"warning   {doubts[-1]}", indent=" " * 10)
-        study.keep_misgivings(doubts)
+        study.sanity_warnings = tuple(doubts)
     budget.within(space, settings.budgets, costs)  # says so now, if no student is
     return Prepared(data=data, classes=classes, dataset=dataset, teacher_digest=name, costs=costs)
 

@@ -43,7 +43,7 @@ class ParentRun:
         self._settings = settings
         self._mirror = mirror
         self._controls_left = controls_left
-        study.hold()
+        study.join()
         self.spool = Spool(study.folder, mirror.notify)
         if study.finished():  # a first start has a run when all is prepared: one that is refused makes none
             self._begin()
@@ -89,7 +89,7 @@ class ParentRun:
     def _begin(self) -> None:
         """Say what the study is, if it was not said. A study has one run, however many machines begin it at once."""
         if not self.spool.begun and self._study.is_shared and self._mirror.shares_files:
-            with self._study.alone("run"):
+            with self._study.exclusive("run"):
                 self._say_what_it_is()
                 self._mirror.settle(self._study.folder)  # if the server is away, its runs are sent when it is back
         else:

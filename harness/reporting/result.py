@@ -191,7 +191,7 @@ def collect(study: Study) -> Result:
         trials=frame,
         teacher=teacher,
         ensemble=study.ensemble,
-        misgivings=study.misgivings,
+        misgivings=study.sanity_warnings,
         changes=study.changes,
         objectives=study.objectives,
         directions=study.directions,

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from harness.core.errors import OWN_THREADS, HarnessError, signals_wait
+from harness.core.errors import OWN_THREADS, HarnessError, defer_signals
 from harness.core.notifier import RateLimitedNotifier
 from harness.cost.latency import computing_with
 from harness.preparation.concurrency import number_of_workers
@@ -179,7 +179,7 @@ class _WorkerPool:
             name=f"worker-{number}",
             daemon=True,
         )
-        with warnings.catch_warnings(), signals_wait():  # or one that has been started would be known to nobody
+        with warnings.catch_warnings(), defer_signals():  # or one that has been started would be known to nobody
             warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads: they hold nothing of ours
             process.start()
             self.workers[ours] = _Worker(number, process, is_unproven=self.forks)

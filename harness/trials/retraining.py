@@ -56,20 +56,20 @@ def retrain(retrainings: Sequence[Retraining], context: TrialContext, display: D
         HarnessError: If a training fails by an error that is not its own doing, or there is no room even for its log.
     """
     study = context.study
-    study.retry.word.say = display.word
+    study.retry.notifier.say = display.word
     places = {retraining.name: place for place, retraining in enumerate(retrainings)}
     pause_s = 0.05
     while left := [name for name in places if name not in study.retrained()]:
-        found = study.take(left)
-        if found is None:  # others train what is left; one of them may be lost
+        lease = study.acquire_lease(left)
+        if lease is None:  # others train what is left; one of them may be lost
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 2.0)
             continue
-        name, hold = found
-        if name in study.retrained():  # read with the piece in hand
-            hold.release()
+        if lease.item in study.retrained():  # read again under the lease
+            lease.release()
         else:
-            run(training_of(places[name], retrainings[places[name]], hold, study), context, display)
+            place = places[lease.item]
+            run(training_of(place, retrainings[place], lease, study), context, display)
 
 
 def training_of(place: int, retraining: Retraining, hold: Lease, study: Study) -> Training:
@@ -117,7 +117,7 @@ class _KeptResult:
         def keep() -> None:
             self.hold.verify()
             with asking_storage():
-                self.study.keep_retrained(self.retraining.name, {**self.retraining.facts, **outcome})
+                self.study.store_retrained(self.retraining.name, {**self.retraining.facts, **outcome})
 
         self.study.retry.call(keep)
 
@@ -138,13 +138,12 @@ def let_wait(study: Study, mirror: Notified) -> None:
     files = {str(file.parent.relative_to(study.folder)): file for group in groups for file in group.rglob(SPOOL)}
     with contextlib.closing(study.leases):
         for name in sorted(files.keys() - known.keys()):
-            found = study.take([name]) if last_state(files[name]) == "RUNNING" else None
-            if found is None:
+            lease = study.acquire_lease([name]) if last_state(files[name]) == "RUNNING" else None
+            if lease is None:
                 continue
-            _, hold = found
-            if name not in study.retrained():  # read with the piece in hand
-                spool = Spool(study.folder / name, mirror.notify, is_valid=hold.is_valid)
+            if name not in study.retrained():  # read again under the lease
+                spool = Spool(study.folder / name, mirror.notify, is_valid=lease.is_valid)
                 if spool.state == "RUNNING":
                     spool.set_state("WAITING")
                 spool.close()
-            hold.release()
+            lease.release()

@@ -114,7 +114,7 @@ def run(training: Training, context: TrialContext, display: Display, judge: Judg
 def _run(training: Training, spool: Spool, context: TrialContext, display: Display, judge: Judge | None) -> None:
     number, outcome = training.number, training.outcome
     listeners: list[EpochListener] = [
-        lambda epoch, metrics: training.hold.confirm(epoch + 1),
+        lambda epoch, metrics: training.hold.report_progress(epoch + 1),
         lambda epoch, metrics: spool.metrics(metrics, step=epoch),
         # Before it is judged: what has no loss may have an accuracy.
         lambda epoch, metrics: check_losses(epoch, metrics, context.prepared.data),

@@ -41,7 +41,7 @@ def work(context: TrialContext, display: Display) -> None:
         HarnessError: If a trial fails by an error that is no trial's own doing, or there is no room even for its log.
     """
     settings, space, study, prepared = context.settings, context.space, context.study, context.prepared
-    study.retry.word.say = display.word
+    study.retry.notifier.say = display.word
     ends_at = None if settings.timeout_s is None else time.monotonic() + settings.timeout_s
     narrowed = budget.within(space, settings.budgets, prepared.costs)
     forecast = forecast_of(settings, narrowed, study, prepared)
@@ -89,7 +89,7 @@ def training_of(claim: Claim, settings: Settings) -> Training:
         folder=claim.folder,
         key=str(number),
         job=StudentJob(configuration=claim.configuration, seed=seed_of(settings, number), order_seed=settings.seed),
-        hold=claim.hold,
+        hold=claim.lease,
         outcome=claim,
         resumed=claim.resumed,
         tags=tags if claim.recipe is None else tags | {"kd.recipe": claim.recipe},

@@ -59,9 +59,9 @@ def prepared(tmp_path: Path) -> Prepare:
             **more,  # type: ignore[arg-type]
         )
         found = opened(settings, space)
-        found.hold()
+        found.join()
         ready = prepare(settings, space, found, Terminal(), Silent())
-        found.lease.release()
+        found.lock.release()
         return found, ready
 
     return prepare_one
@@ -104,7 +104,7 @@ def test_students_that_memory_does_not_suffice_for_are_left_out_and_it_is_said(
         "memory did not suffice to measure 5 of 30 architectures, whose trials may fail for it: student(width=26), "
         "student(width=27), student(width=28) and 2 more"
     )
-    assert f"warning   {said}; look: " in capsys.readouterr().out and said in study.misgivings
+    assert f"warning   {said}; look: " in capsys.readouterr().out and said in study.sanity_warnings
 
 
 @pytest.mark.parametrize("built", [10, 99])

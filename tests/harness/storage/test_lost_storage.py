@@ -1,4 +1,4 @@
-"""A storage that is lost in the middle of a command ends it with one line, wherever that was."""
+"""A storage that is lost during a command ends it with one line, at any step."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def lost(*_: object, **__: object) -> NoReturn:
     ("command", "asks"),
     [
         (run_search, "harness.studies.opening.open_study"),
-        (run_search, "harness.studies.study.Study.tally"),
+        (run_search, "harness.studies.study.Study.count_states"),
         (commands.confirm, "harness.studies.opening.reopen_study"),
         (commands.report, "harness.studies.opening.find_study"),
         (commands.status, "harness.studies.opening.find_study"),
     ],
     ids=["opening", "header", "confirm", "report", "status"],
 )
-def test_it_is_one_line(
+def test_a_lost_storage_ends_any_command_with_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[[Settings], None], asks: str
 ) -> None:
     settings = settings_in(tmp_path, trials=1)

@@ -26,7 +26,7 @@ def test_the_only_study_needs_no_name_and_of_several_a_list_is_shown(tmp_path: P
     assert with_study(settings, said.append) == settings
 
 
-def test_where_there_is_no_study_that_is_said(tmp_path: Path) -> None:
+def test_a_storage_without_a_study_is_reported(tmp_path: Path) -> None:
     settings = replace(settings_in(tmp_path, trials=3), study="", storage=f"sqlite:///{tmp_path}/new.db")
     with pytest.raises(HarnessError, match="there is no file"):
         with_study(settings, print)

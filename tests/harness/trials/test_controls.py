@@ -37,7 +37,7 @@ def a_study(settings: Settings, *outcomes: tuple[float, float]) -> Study:
         claim = claimed(study, SPACE)
         assert claim is not None
         claim.complete(metrics(accuracy, cost))
-        claim.hold.release()
+        claim.lease.release()
     return study
 
 
@@ -53,9 +53,9 @@ def plain(study: Study, **settings: Any) -> Settings:
 def test_those_on_the_front_need_one_each_once(settings: Settings) -> None:
     study = a_study(settings, (0.9, 3.0), (0.8, 2.0), (0.7, 2.5))  # the last one is dominated
     assert due(study) == [0, 1] and known(study) == {}
-    study.keep_retrained("controls/1", {"metrics": {"accuracy": 0.75}})
+    study.store_retrained("controls/1", {"metrics": {"accuracy": 0.75}})
     assert due(study) == [0] and known(study) == {1: {"accuracy": 0.75}}
-    study.keep_retrained("controls/0", {"reason": "loss is nan"})  # it would fail again
+    study.store_retrained("controls/0", {"reason": "loss is nan"})  # it would fail again
     assert due(study) == [] and known(study) == {1: {"accuracy": 0.75}}
     assert [trial.state.name for trial in study.trials()] == ["COMPLETE"] * 3  # a control is no trial
 
@@ -72,8 +72,8 @@ def test_a_control_differs_from_its_student_in_the_teacher_alone(settings: Setti
 
 def test_where_no_control_is_fair_there_is_none(settings: Settings) -> None:
     study = tried(settings, (4, 0.9))
-    study.keep_retrained("controls/0", {"metrics": {"accuracy": 0.75}})
-    study.keep_no_control("the views mix samples")
+    study.store_retrained("controls/0", {"metrics": {"accuracy": 0.75}})
+    study.no_control = "the views mix samples"
     assert controls(study, settings, SPACE, [0]) == [] and known(study) == {} and tuned(study) == {}
 
 
@@ -108,7 +108,7 @@ def keep(study: Study, accuracies: Mapping[str, float]) -> None:
     """What came of the controls: of one that is not named, 0.5."""
     for one in controls(study, study.settings, SPACE, [0]):
         accuracy = accuracies.get(one.name.rpartition("/")[2] if one.tags["kd.control"] == "tuned" else one.name, 0.5)
-        study.keep_retrained(one.name, {**one.facts, "metrics": {"accuracy": accuracy}})
+        study.store_retrained(one.name, {**one.facts, "metrics": {"accuracy": accuracy}})
 
 
 def test_a_pick_s_tuned_control_has_five_tries_of_which_the_plain_one_is_the_first(settings: Settings) -> None:
@@ -166,7 +166,7 @@ def test_a_plain_control_that_is_the_best_is_the_tuned_one_too(settings: Setting
 def test_tries_that_failed_count_and_are_not_chosen(settings: Settings) -> None:
     study = tried(settings, (4, 0.9))
     for one in controls(study, settings, SPACE, [0]):
-        study.keep_retrained(one.name, {**one.facts, "reason": "loss is nan"})
+        study.store_retrained(one.name, {**one.facts, "reason": "loss is nan"})
     assert tuned(study) == {} and tries(study, 0) == []
 
 
@@ -191,7 +191,7 @@ def test_a_trial_on_labels_alone_is_its_own_control(settings: Settings) -> None:
     claim = claimed(study, SPACE.fixed({"alpha": "1"}))
     assert claim is not None
     claim.complete(metrics(0.9, 1.0))
-    claim.hold.release()
+    claim.lease.release()
     assert due(study) == [] and known(study) == {0: metrics(0.9, 1.0)}
 
 
@@ -201,12 +201,12 @@ def test_the_run_of_a_control_has_the_names_of_a_trial_s_run(settings: Settings)
     claim = claimed(study, METHODS.fixed(settings.fixed))
     assert claim is not None
     claim.complete(metrics(0.9, 1.0))
-    claim.hold.release()
+    claim.lease.release()
     (control,) = controls(study, replace(settings, controls="plain"), METHODS, [0])
-    _, hold = study.take([control.name]) or pytest.fail()
-    with spool_of(study.folder / control.name, hold, Silent()) as spool:
-        begin_spool(spool, training_of(0, control, hold, study), study)
-    hold.release()
+    lease = study.acquire_lease([control.name]) or pytest.fail()
+    with spool_of(study.folder / control.name, lease, Silent()) as spool:
+        begin_spool(spool, training_of(0, control, lease, study), study)
+    lease.release()
     logged = [json.loads(line) for line in (spool.folder / SPOOL).read_text().splitlines()]
     (params,) = (line["params"] for line in logged if line.get("params"))
     assert params.keys() == claim.configuration.params().keys() and params["method"] == "labels alone"
