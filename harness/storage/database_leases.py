@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,19 +83,19 @@ class DatabaseLeases(Leases):
         self._unanswered = False  # the server did not answer the last courtesy
         self._confirmed_s = 0.0
         self._failed_s = -math.inf  # when the server last left a heartbeat unanswered
-        self._silent: dict[
-            str, tuple[float, float]
-        ] = {}  # the last heartbeat of each silent worker, and when that was first seen
+        self._silent: dict[str, tuple[float, float]] = {}  # each silent worker's last heartbeat, and when it was noted
         self._looked_s = 0.0
         self._row = threading.Lock()  # no heartbeat for a row that is being written
         self._over = threading.Event()
         self._heartbeat: threading.Thread | None = None
 
+    @contextlib.contextmanager
     def exclusive(
         self, what: str, *, on_wait: Callable[[], None] = lambda: None, briefly: bool = False
-    ) -> contextlib.AbstractContextManager[VerifyLock]:
+    ) -> Iterator[VerifyLock]:
         stalled_s = _STALLED_S if briefly else 0
-        return advisory_lock(self._engine, f"{self._study} {what}", on_wait=on_wait, stalled_s=stalled_s)
+        with advisory_lock(self._engine, f"{self._study} {what}", on_wait=on_wait, stalled_s=stalled_s) as verify:
+            yield verify
 
     def acquire(self, items: Sequence[str]) -> Lease | None:
         with self._row:
@@ -103,17 +103,15 @@ class DatabaseLeases(Leases):
             if not items:
                 return None
             with self._engine.begin() as connection:
-                holders = {
-                    row.piece: row
-                    for row in connection.execute(
-                        sql.select(_WORKERS).where(_WORKERS.c.study == self._study, _WORKERS.c.piece.in_(items))
-                    )
-                }
-                item = next((item for item in items if item not in holders or self._is_free(holders[item])), None)
+                # Its own row is none of the others': it may have the item already, where the answer was lost.
+                others = (_WORKERS.c.study == self._study, _WORKERS.c.worker != self._worker)
+                held = sql.select(_WORKERS).where(*others, _WORKERS.c.piece.in_(items))
+                holders = {row.piece: row for row in connection.execute(held)}
+                item = next((item for item in items if item not in holders or self._is_dead(holders[item])), None)
                 if item is None:
                     return None
                 dead = holders.get(item)
-                if dead is not None and dead.worker != self._worker:
+                if dead is not None:
                     connection.execute(sql.delete(_WORKERS).where(_WORKERS.c.worker == dead.worker))
                 self._epochs = None
                 acquire = self._update(piece=item, epochs=None, beat_s=_NOW_S).returning(_WORKERS.c.beat_s)
@@ -122,7 +120,7 @@ class DatabaseLeases(Leases):
                     self._lost = True  # since it registered: it registers again with its next call
                     return None
             self._confirmed_s = _elapsed_s()
-        if dead is not None and dead.worker != self._worker and self._is_of_this_host(dead):
+        if dead is not None and self._is_of_this_host(dead):
             shutil.rmtree(self._folder_of(dead.worker), ignore_errors=True)
         return _DatabaseLease(self, item, made_lock(self._folder / item), round(at_s * 1000))
 
@@ -171,10 +169,8 @@ class DatabaseLeases(Leases):
         named = re.fullmatch("[0-9a-f]{32}", row.worker) is not None
         return named and row.host == self._host and row.folder == str(self._folder_of(row.worker))
 
-    def _is_free(self, row: Row[Any]) -> bool:
-        """Return whether a worker's lease can be acquired: it is this one's own, or the worker is dead."""
-        if row.worker == self._worker:
-            return True  # acquired before, but the answer was lost
+    def _is_dead(self, row: Row[Any]) -> bool:
+        """Return whether a worker is dead: by its lock on this host, by its missed heartbeats on others."""
         if self._is_of_this_host(row):
             with contextlib.suppress(FileNotFoundError):  # it unregisters just now
                 if FolderLock(self._folder_of(row.worker)).is_free():
@@ -277,18 +273,18 @@ class DatabaseLeases(Leases):
                 connection.execute(statement)
 
         if not self._unanswered:
-            self._unanswered = run_with_timeout(tell, timeout_s=_COURTESY_S) is None
+            self._unanswered = not run_with_timeout(tell, timeout_s=_COURTESY_S).done()
 
     def live_workers(self, *, on_wait: Callable[[Worker], None]) -> list[Worker]:
         told = False
         while True:
             self._look()
             rows = self._rows()
-            free = {row.worker for row in rows if self._is_free(row)}
-            if free:
+            dead = {row.worker for row in rows if self._is_dead(row)}
+            if dead:
                 with self._engine.begin() as connection:
-                    connection.execute(sql.delete(_WORKERS).where(_WORKERS.c.worker.in_(free)))
-            left = [_worker(row) for row in rows if row.worker not in free]
+                    connection.execute(sql.delete(_WORKERS).where(_WORKERS.c.worker.in_(dead)))
+            left = [_worker(row) for row in rows if row.worker not in dead]
             if any(worker.silent_s < 1.5 * HEARTBEAT_S for worker in left) or not left:
                 return left
             if not told:

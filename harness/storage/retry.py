@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from optuna.exceptions import StorageInternalError
@@ -104,42 +105,32 @@ class RetryPolicy:
                 raise
         if not self._of_server:
             return call()
-        found = run_with_timeout(call, timeout_s=min(_CALL_TIMEOUT_S, max(0.0, self._deadline_s - time.monotonic())))
-        if found is None:
+        left_s = max(0.0, self._deadline_s - time.monotonic())
+        future = run_with_timeout(call, timeout_s=min(_CALL_TIMEOUT_S, left_s))
+        if not future.done():
             self._deadline_s = time.monotonic()  # it is not waited for again
             raise StorageInternalError("it does not answer in time")
-        return found()
+        return future.result()
 
 
-def run_with_timeout(call: Callable[[], _Result], *, timeout_s: float) -> Callable[[], _Result] | None:
-    """Run a call that may never return.
-
-    Args:
-        call: Goes on in a thread of its own where it takes longer.
-        timeout_s: How long to wait for it.
+def run_with_timeout(call: Callable[[], _Result], *, timeout_s: float) -> Future[_Result]:
+    """Run a call that may never return in a thread of its own, where it goes on after the timeout.
 
     Returns:
-        What returns its result or raises its error; ``None`` if it has not returned in time.
+        Its future, which is done unless the call takes longer.
     """
-    ends: list[Callable[[], _Result]] = []
+    future: Future[_Result] = Future()
 
     def run() -> None:
         try:
-            result = call()
+            future.set_result(call())
         except Exception as error:
-            failure = error  # the name of an exception ends with its clause
-
-            def fail() -> _Result:
-                raise failure
-
-            ends.append(fail)
-        else:
-            ends.append(lambda: result)
+            future.set_exception(error)
 
     thread = threading.Thread(target=run, name=f"{OWN_THREADS}storage", daemon=True)
     thread.start()
     thread.join(timeout_s)
-    return ends[0] if ends else None
+    return future
 
 
 def server_is_away(error: BaseException) -> bool:

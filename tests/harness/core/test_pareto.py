@@ -68,9 +68,7 @@ def volume_by_inclusion_and_exclusion(points: Array, reference: Array) -> float:
 
 @pytest.mark.parametrize(("objectives", "directions"), CASES)
 @pytest.mark.parametrize("seed", range(4))
-def test_the_front_is_the_points_that_no_other_dominates(
-    objectives: int, directions: tuple[str, ...], seed: int
-) -> None:
+def test_no_other_point_dominates_the_front(objectives: int, directions: tuple[str, ...], seed: int) -> None:
     points = tied_points(objectives, seed)
     assert pareto_front(points, directions).tolist() == front_by_definition(points, directions)
 

@@ -88,9 +88,7 @@ def test_a_database_that_could_not_be_made_leaves_no_file(tmp_path: Path) -> Non
         (lambda path: path.write_text("number,accuracy\n"), "must be a SQLite database, but is none"),
     ],
 )
-def test_a_path_that_is_no_database_is_refused_and_left_alone(
-    tmp_path: Path, put: Callable[[Path], None], says: str
-) -> None:
+def test_what_is_no_database_is_refused_and_left_alone(tmp_path: Path, put: Callable[[Path], None], says: str) -> None:
     put(tmp_path / "kept.db")
     with pytest.raises(HarnessError, match=says):
         make_if_missing(tmp_path / "kept.db", make)

@@ -157,9 +157,7 @@ def test_concurrent_processes_begin_exactly_the_trials_asked_for(tmp_path: Path,
     assert len(stored.trials) == 25
 
 
-def test_a_trial_is_resumed_by_another_process_only_after_its_own_was_killed(
-    tmp_path: Path, settings: Settings
-) -> None:
+def test_a_trial_is_resumed_elsewhere_only_after_its_process_was_killed(tmp_path: Path, settings: Settings) -> None:
     worker = Worker()
     worker.tell("open", tmp_path, 3)
     worker.tell("make", tmp_path)
@@ -252,9 +250,7 @@ def drawn(settings: Settings, *, cut: bool) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("sampler", "trials"), [("tpe", 14), ("nsga2", 19), ("gp", 11), ("random", 8)])
-def test_a_search_that_is_cut_proposes_the_same_trials_as_one_that_is_not(
-    settings: Settings, sampler: str, trials: int
-) -> None:
+def test_a_search_that_is_cut_proposes_the_same_trials(settings: Settings, sampler: str, trials: int) -> None:
     # Past the first ten of TPE and GP, and the first generation (16) of NSGA-II.
     settings = replace(settings, sampler=sampler, trials=trials)
     folder = settings.runs_dir.parent
@@ -392,9 +388,7 @@ def test_an_enqueued_trial_begun_by_another_process_causes_no_additional_trial(
     assert len(study.optuna.trials) == 1
 
 
-def test_a_worker_that_waited_for_the_lock_proposes_within_it_next_time(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_proposes_within_the_lock_after_it_waited(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     study = opened(replace(settings, trials=9))
     claimer, exclusive, events = claimer_of(study), study.leases.exclusive, []
     waits = iter([False, True, False, False])

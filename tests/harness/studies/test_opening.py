@@ -306,9 +306,7 @@ def test_two_studies_of_one_name_in_two_storages_take_turns_in_the_folder(settin
     assert not aside.exists() and (second.folder.with_name(f"s.{second.id[:8]}")).is_dir()
 
 
-def test_a_cut_trial_is_resumed_after_a_study_of_the_same_name_had_the_folder(
-    settings: Settings, tmp_path: Path
-) -> None:
+def test_a_cut_trial_is_resumed_after_a_namesake_had_the_folder(settings: Settings, tmp_path: Path) -> None:
     claim = claimed(opened(settings), SPACE)
     assert claim is not None
     claim.lease.release()
@@ -318,9 +316,7 @@ def test_a_cut_trial_is_resumed_after_a_study_of_the_same_name_had_the_folder(
     taken.lease.release()
 
 
-def test_a_folder_in_which_a_study_of_the_same_name_is_searched_is_not_renamed(
-    settings: Settings, tmp_path: Path
-) -> None:
+def test_a_folder_in_which_a_namesake_is_searched_is_not_renamed(settings: Settings, tmp_path: Path) -> None:
     first = opened(settings)
     lease = FolderLock(first.folder, shared=True)  # what a search holds
     assert lease.acquire()
@@ -334,9 +330,7 @@ def test_a_folder_in_which_a_study_of_the_same_name_is_searched_is_not_renamed(
     assert opened(other).owns_folder()
 
 
-def test_a_running_trial_is_not_resumed_in_the_folder_of_a_study_of_the_same_name(
-    settings: Settings, tmp_path: Path
-) -> None:
+def test_a_running_trial_is_not_resumed_in_a_namesake_s_folder(settings: Settings, tmp_path: Path) -> None:
     claim = claimed(opened(settings), SPACE)
     assert claim is not None
     elsewhere = tmp_path / "elsewhere"
@@ -351,9 +345,7 @@ def test_a_study_cut_before_its_first_attribute_is_created_again(settings: Setti
     assert study.owns_folder() and find_study(settings).id == study.id
 
 
-def test_an_embedded_space_is_loaded_from_this_program_whatever_the_storage_names(
-    settings: Settings, tmp_path: Path
-) -> None:
+def test_an_embedded_space_is_loaded_from_this_program_whatever_is_stored(settings: Settings, tmp_path: Path) -> None:
     study = opened(settings, load_space(SPACES_DIR / "digits.py"))
     theirs = tmp_path / "digits.py"
     theirs.write_text("open('theirs.txt', 'w').close()\nraise RuntimeError\n")
