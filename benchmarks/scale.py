@@ -63,11 +63,11 @@ def worked(settings: Settings, trial_s: float, gate: Any, found: SimpleQueue[dic
 
     study.leases.exclusive = timed_exclusive  # type: ignore[method-assign]
     proposer.propose = timed_propose  # type: ignore[method-assign, assignment]
-    claimant = TrialClaimer(study, proposer)
+    claimer = TrialClaimer(study, proposer)
     gate.wait()
     began_s = time.perf_counter()
     with contextlib.closing(study.leases):
-        while (claim := _timed(spent, "claiming", claimant.claim)) is not None:
+        while (claim := _timed(spent, "claiming", claimer.claim)) is not None:
             time.sleep(trial_s)
             for rung in _RUNGS:
                 _timed(spent, "marking", partial(claim.report_intermediate, rung, 0.5))

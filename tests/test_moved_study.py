@@ -96,7 +96,7 @@ def test_a_killed_move_leaves_the_study_usable_and_can_be_repeated(example: Path
     process.wait()
     assert 20 <= copied() < 402
     output = search(example, *command[:4], "--storage", "sqlite:///moved.db", "--trials", "403", expect=2)
-    assert "its move to there is under way or was cut" in output
+    assert "its move there is in progress or was cut" in output
     assert "403/403 done" in search(example, *command, "--trials", "403")  # it is whole where it was
     assert "with 403 trials" in moved(example, *places)
     arrived = optuna.load_study(study_name="cancer", storage=f"sqlite:///{example}/moved.db").trials

@@ -162,7 +162,7 @@ def open_storage(
             f"{flag} must be sqlite:///FILE (for one machine) or postgresql+psycopg://USER@HOST/DATABASE (for many), "
             f"but got {shown!r}."
         )
-    wait = partial(say, "storage   another process opens the same one; waiting for it")
+    wait = partial(say, "storage   waiting for another process that opens it")
     # Otherwise two first starts would both make the tables.
     with exclusive(lock_of(address, settings.runs_dir), on_wait=wait):
         try:

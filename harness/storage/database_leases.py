@@ -16,6 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,12 +151,13 @@ class DatabaseLeases(Leases):
                 )
             )
         self._lost, self._confirmed_s = False, _elapsed_s()
-        self._over.clear()  # a heartbeat that was asked to end, and has not yet, goes on
-        if self._heartbeat is None or not self._heartbeat.is_alive():
-            self._heartbeat = threading.Thread(target=self._keep_beating, name=f"{OWN_THREADS}heartbeat", daemon=True)
-            self._heartbeat.start()
+        self._over = threading.Event()
+        beat = partial(self._keep_beating, self._over)
+        self._heartbeat = threading.Thread(target=beat, name=f"{OWN_THREADS}heartbeat", daemon=True)
+        self._heartbeat.start()
 
     def _unregister(self) -> None:
+        self._over.set()
         if self._liveness is not None:
             self._liveness.release()
             shutil.rmtree(self._folder_of(str(self._worker)), ignore_errors=True)
@@ -180,8 +182,8 @@ class DatabaseLeases(Leases):
         beat, since_s = self._silent.get(row.worker, (None, 0.0))
         return bool(beat == row.beat_s and time.monotonic() - since_s > GRACE_S)
 
-    def _keep_beating(self) -> None:
-        while not self._over.wait(HEARTBEAT_S):
+    def _keep_beating(self, over: threading.Event) -> None:
+        while not over.wait(HEARTBEAT_S):
             with contextlib.suppress(SQLAlchemyError):  # away: this worker falls silent
                 self._beat()
                 self._look()
@@ -310,9 +312,6 @@ class DatabaseLeases(Leases):
         if self._worker is not None:
             self._tell(sql.delete(_WORKERS).where(_WORKERS.c.worker == self._worker))
         self._unregister()
-        if self._heartbeat is None or not self._heartbeat.is_alive():
-            self._heartbeat = None
-            self._over.clear()
 
 
 class _DatabaseLease(Lease):

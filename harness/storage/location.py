@@ -29,8 +29,8 @@ def check_not_moved(attrs: Mapping[str, Any], settings: Settings) -> None:
         raise HarnessError(f"study {settings.study!r} was moved to {place}; go on there, with --storage.")
     if attrs.get(MOVING_ATTR) is not None:
         raise HarnessError(
-            f"study {settings.study!r} in {redact(settings.storage)} must be whole, but its move to there is under way "
-            "or was cut; the same move again ends it."
+            f"study {settings.study!r} in {redact(settings.storage)} must be complete, but its move there is in "
+            "progress or was cut; run the same move again to finish it."
         )
 
 

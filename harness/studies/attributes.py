@@ -193,11 +193,6 @@ class StudyAttributes:
         }
 
     @property
-    def trials_asked(self) -> int | None:
-        """Return how many trials the study was last asked for."""
-        return self.sources.get("trials")
-
-    @property
     def region(self) -> Region:
         """Return the region of interest; before the study is prepared, all students are in it."""
         return Region(self.primary, self.primary_sign, **self.attrs.get(_REGION_ATTR, {}))

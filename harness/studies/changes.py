@@ -12,7 +12,6 @@ from harness.studies.study import Study
 
 FORMAT = 2
 """Version of the way in which studies are stored, increased when other versions of this program would misread it."""
-_FORMAT = "format"
 
 
 def known_starts(study: Study, starts: Mapping[str, Start]) -> dict[str, Start]:
@@ -49,18 +48,13 @@ def pin_starts(study: Study, starts: Mapping[str, Start]) -> dict[str, Start]:
     return pinned
 
 
-def with_format(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a study's identity with the format that it is stored in."""
-    return {**identity, _FORMAT: FORMAT}
-
-
 def check_format(name: str, identity: Mapping[str, Any]) -> None:
     """Check that this version of the program can read a study.
 
     Raises:
         HarnessError: If another version made it.
     """
-    found = identity.get(_FORMAT)
+    found = identity.get("format")
     if found != FORMAT:
         raise HarnessError(
             f"study {name!r} was made by another version of kd-harness, which stored it in format {found or 1}, and "
@@ -91,6 +85,6 @@ def refuse_unless_accepted(study: Study, what: str, differences: Sequence[str], 
     """
     if not accept:
         raise HarnessError(
-            f"study {study.settings.study!r} was begun with other {what}: {'; '.join(differences)}. --accept-changes "
-            "goes on all the same, and notes it; --study NAME begins a new one."
+            f"study {study.settings.study!r} was begun with other {what}: {'; '.join(differences)}; use "
+            "--accept-changes to go on and note it, or --study to name a new one."
         )

@@ -102,8 +102,8 @@ class TrialClaimer:
         begun = (trial for trial in trials if trial.state == TrialState.RUNNING)
         if any(self._proposer.space.branch_of(trial.params) is None for trial in begun):
             return False  # enqueued, and being completed
-        states = self._study.count_states()
-        return states.total() == len(trials) and states[TrialState.WAITING] == _count_waiting(trials)
+        now = self._study.trials()
+        return len(now) == len(trials) and _count_waiting(now) == _count_waiting(trials)
 
     def _resume(self, trials: list[FrozenTrial]) -> Claim | None:
         """Claim a running trial that no living worker has, as long as so many trials are still asked for."""

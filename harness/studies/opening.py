@@ -25,7 +25,7 @@ from harness.storage.database_locks import distributed_lock
 from harness.storage.leases import made_lock
 from harness.storage.location import MOVING_ATTR, ORIGIN_ATTR, check_not_moved, is_first_start, origin
 from harness.storage.retry import RetryPolicy
-from harness.studies.changes import check_code, check_format, with_format
+from harness.studies.changes import FORMAT, check_code, check_format
 from harness.studies.study import OWNER_FILE, Study
 
 _MAKING_ATTR = "kd.making"
@@ -49,18 +49,17 @@ def open_study(settings: Settings, space: SearchSpace, storage: Storage) -> Stud
     """
     objectives = settings.objectives or (space.task.metric_name, *DEFAULT_OBJECTIVES)
     directions = [_direction(name, space) for name in objectives]
-    identity = with_format(
-        {
-            "space": settings.space_name,
-            "parameters": space.declaration(),
-            "objectives": list(objectives),
-            "epochs": space.epochs,
-            "seed": settings.seed,
-            "fixed": dict(settings.fixed),
-            "max": dict(settings.budgets),
-            "region": settings.bound and str(settings.bound),
-        }
-    )
+    identity = {
+        "space": settings.space_name,
+        "parameters": space.declaration(),
+        "objectives": list(objectives),
+        "epochs": space.epochs,
+        "seed": settings.seed,
+        "fixed": dict(settings.fixed),
+        "max": dict(settings.budgets),
+        "region": settings.bound and str(settings.bound),
+        "format": FORMAT,
+    }
     file = settings.study_dir.with_name(f".{settings.study}.lock")
     with distributed_lock([storage.server], f"open {settings.study}", file):
         stored = storage.load_study(settings.study)

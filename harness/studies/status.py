@@ -24,7 +24,7 @@ def status(study: Study) -> Iterator[str]:
     Args:
         study: The study, which is not changed.
     """
-    trials, asked = study.trials(), study.trials_asked
+    trials, asked = study.trials(), study.sources.get("trials")
     states = Counter(trial.state for trial in trials)
     finished = study.finished()
     found = [f"{states[state]} {word}" for state, word in _WORDS.items() if states[state]]

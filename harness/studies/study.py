@@ -9,7 +9,6 @@ import os
 import socket
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -39,7 +38,7 @@ OWNER_FILE = "study.json"
 _ACCEPTED = ("students", "teacher")
 """Inputs that may change with ``--accept-changes``."""
 _HINTS = {"dataset": " If nothing was changed, data() gives others each time: a split that is drawn wants a seed."}
-_NO_METRICS = "it was not trained here: somebody has put it into the study, without its metrics"
+_NO_METRICS = "it was not trained here: another program added it to the study, without its metrics"
 
 
 class Study(StudyAttributes):
@@ -124,7 +123,7 @@ class Study(StudyAttributes):
             if not self.is_unused():
                 can_be_accepted = name in _ACCEPTED
                 if not (can_be_accepted and self.settings.accept_changes):
-                    ways = "--accept-changes goes on all the same, or use --study" if can_be_accepted else "use --study"
+                    ways = "use --accept-changes to go on, or use --study" if can_be_accepted else "use --study"
                     raise HarnessError(
                         f"study {self.settings.study!r} was begun with other {name} ({stored[name]}) than what is "
                         f"there now ({value}); {ways} to name a new one.{_HINTS.get(name, '')}"
@@ -154,8 +153,8 @@ class Study(StudyAttributes):
             others = [name for name, value in self._prepared_with.items() if pinned.get(name) != value]
             if others:
                 raise HarnessError(
-                    f"study {self.settings.study!r} was tied to other {others[0]} by another start, while this one was "
-                    "prepared; start this one again."
+                    f"another start changed the {others[0]} of study {self.settings.study!r} while this one prepared; "
+                    "start this one again."
                 )
             self._work_lock.acquire()
 
@@ -178,8 +177,8 @@ class Study(StudyAttributes):
         """
         if not self._is_idle(self._work_lock if self.lock.is_held else self.lock):
             raise HarnessError(
-                f"study {self.settings.study!r} is being worked on as it was before; stop that first, and "
-                "--accept-changes goes on."
+                f"study {self.settings.study!r} is being worked on in its previous state; stop that first, then use "
+                "--accept-changes."
             )
         self.note_changes(changes)
 
@@ -204,10 +203,6 @@ class Study(StudyAttributes):
         """Return all trials, not to be changed; one that another program added, without metrics, as failed."""
         stored = self.retry.call(lambda: self.optuna.get_trials(deepcopy=False))
         return [_as_failed(trial) if _is_foreign(trial) else trial for trial in stored]
-
-    def count_states(self) -> Counter[TrialState]:
-        """Count the trials in each state."""
-        return Counter(trial.state for trial in self.trials())
 
     def trial_id(self, number: int) -> int:
         """Return the storage's id of a trial."""
@@ -237,18 +232,18 @@ class Study(StudyAttributes):
 
     def finished(self) -> int:
         """Return how many trials are over: complete, pruned or failed."""
-        return _finished(self.count_states())
+        return sum(trial.state.is_finished() for trial in self.trials())
 
     def running(self) -> int:
         """Return how many trials run, or were cut."""
-        return self.count_states()[TrialState.RUNNING]
+        return sum(trial.state == TrialState.RUNNING for trial in self.trials())
 
     @property
     def is_over(self) -> bool:
         """Return whether no trial is left to begin or to resume."""
-        states = self.count_states()
-        finished = _finished(states)
-        return finished >= self.settings.trials or (self.is_exhausted and finished == states.total())
+        trials = self.trials()
+        finished = sum(trial.state.is_finished() for trial in trials)
+        return finished >= self.settings.trials or (self.is_exhausted and finished == len(trials))
 
     def finished_at_once(self) -> int | None:
         """Return ``finished`` without retries; ``None`` if the storage is away."""
@@ -298,7 +293,3 @@ def _as_failed(trial: FrozenTrial) -> FrozenTrial:
     found.state, found.values = TrialState.FAIL, None
     found.user_attrs = {**trial.user_attrs, "reason": _NO_METRICS}
     return found
-
-
-def _finished(states: Counter[TrialState]) -> int:
-    return sum(count for state, count in states.items() if state.is_finished())

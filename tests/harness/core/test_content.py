@@ -170,6 +170,11 @@ def test_shared_folder_locks_coexist_and_keep_an_exclusive_one_out(tmp_path: Pat
     assert not FolderLock(tmp_path).acquire()  # the neighbour's is still held
 
 
+def test_trying_whether_a_folder_lock_is_free_does_not_keep_it(tmp_path: Path) -> None:
+    lock, other = FolderLock(tmp_path), FolderLock(tmp_path)
+    assert lock.is_free() and other.acquire() and not lock.is_free()
+
+
 def test_a_folder_lock_is_free_when_its_process_is_killed(tmp_path: Path) -> None:
     victim, lease = Neighbour(), FolderLock(tmp_path)
     assert victim("exclusive", tmp_path) == "True" and not lease.acquire()

@@ -28,7 +28,7 @@ def lost(*_: object, **__: object) -> NoReturn:
     ("command", "asks"),
     [
         (run_search, "harness.studies.opening.open_study"),
-        (run_search, "harness.studies.study.Study.count_states"),
+        (run_search, "harness.studies.study.Study.finished"),
         (commands.confirm, "harness.studies.opening.reopen_study"),
         (commands.report, "harness.studies.opening.find_study"),
         (commands.status, "harness.studies.opening.find_study"),

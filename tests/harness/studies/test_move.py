@@ -252,9 +252,9 @@ def test_a_move_cut_at_any_step_leaves_one_study_to_resume_or_is_ended_by_the_sa
         assert opened(there(settings)).finished() == 3
         return
     if step == "told":
-        assert "its move to there is under way or was cut" in refused(opened, there(settings))
+        assert "its move there is in progress or was cut" in refused(opened, there(settings))
     elif step != "create_new_study":
-        assert "its move to there is under way or was cut" in refused(find_study, there(settings))
+        assert "its move there is in progress or was cut" in refused(find_study, there(settings))
     move(settings, Terminal())
     assert known(there(settings)) == before and opened(there(settings)).finished() == 3
 

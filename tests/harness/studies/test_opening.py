@@ -133,7 +133,7 @@ def test_a_study_is_pinned_to_its_first_data_and_networks(settings: Settings) ->
         with pytest.raises(HarnessError) as raised:
             opened(settings).pin_inputs(**given)
         hint = " If nothing was changed, data() gives others each time: a split that is drawn wants a seed."
-        ways = "use --study" if "dataset" in words else "--accept-changes goes on all the same, or use --study"
+        ways = "use --study" if "dataset" in words else "use --accept-changes to go on, or use --study"
         told = f"study 's' was begun with {words} {ways} to name a new one."
         assert str(raised.value) == (told + hint if "dataset" in words else told)
     assert opened(settings).attrs["kd.prepared"] == {"dataset": "d1", "students": "s1", "teacher": "t1"}
@@ -371,8 +371,8 @@ def test_a_study_is_resumed_with_other_code_only_if_that_is_accepted_and_noted(s
     assert opened(settings, same).changes == ()
     other = with_code(settings, slopes="SLOPE = 0.2\n")
     assert refused(settings, other) == (
-        "study 's' was begun with other code: slopes.py has `SLOPE = 0.2` where `SLOPE = 0.1` stood. --accept-changes "
-        "goes on all the same, and notes it; --study NAME begins a new one."
+        "study 's' was begun with other code: slopes.py has `SLOPE = 0.2` where `SLOPE = 0.1` stood; use "
+        "--accept-changes to go on and note it, or --study to name a new one."
     )
     with pytest.raises(HarnessError, match=r"begun with other code: slopes\.py has"):
         reopen_study(replace(settings, space_file=settings.runs_dir.parent / "own_space.py"))
@@ -380,7 +380,7 @@ def test_a_study_is_resumed_with_other_code_only_if_that_is_accepted_and_noted(s
     at_work = FolderLock(settings.study_dir, shared=True)
     assert at_work.acquire()
     accepting = replace(settings, accept_changes=True)
-    assert refused(accepting, other).startswith("study 's' is being worked on as it was before; stop that")
+    assert refused(accepting, other).startswith("study 's' is being worked on in its previous state; stop that")
     at_work.release()
     noted = ("before trial 1: slopes.py has `SLOPE = 0.2` where `SLOPE = 0.1` stood",)
     again = opened(accepting, other)
@@ -410,7 +410,7 @@ def test_simultaneous_starts_that_accept_the_same_changes_do_not_refuse_one_anot
         study.pin_inputs(teacher="t1")
     one.begin_work()
     other.begin_work()
-    with pytest.raises(HarnessError, match="is being worked on as it was before; stop that first"):
+    with pytest.raises(HarnessError, match="is being worked on in its previous state; stop that first"):
         pin_starts(late, {"student": third})
     assert one.changes == ("before trial 1: other start weights of student",)
 
@@ -423,7 +423,7 @@ def test_a_start_is_refused_if_another_changed_the_inputs_while_it_was_prepared(
         study.join()
         study.pin_inputs(students=students)
     other.begin_work()
-    with pytest.raises(HarnessError, match=r"^study 's' was tied to other students by another start, while this one"):
+    with pytest.raises(HarnessError, match=r"^another start changed the students of study 's' while this one"):
         one.begin_work()
 
 
@@ -436,7 +436,7 @@ def test_a_start_is_refused_if_another_accepted_other_code_while_it_was_prepared
     early.join()
     late.join()
     late.begin_work()
-    with pytest.raises(HarnessError, match=r"^study 's' was tied to other code by another start"):
+    with pytest.raises(HarnessError, match=r"^another start changed the code of study 's' while this one prepared"):
         early.begin_work()
     late.leave()
     bound = opened(settings, with_code(settings, slopes="SLOPE = 0.2\n"))
@@ -470,7 +470,7 @@ def test_a_study_is_resumed_with_other_start_weights_only_if_that_is_accepted(se
         pin_starts(study, {"student(width=2)": now, "student(width=4)": now})
     assert str(raised.value) == (
         "study 's' was begun with other start weights: those of student(width=2) differ (another file is loaded, or no "
-        "seed decides a draw). --accept-changes goes on all the same, and notes it; --study NAME begins a new one."
+        "seed decides a draw); use --accept-changes to go on and note it, or --study to name a new one."
     )
     study.lock.release()
     accepting = opened(replace(settings, accept_changes=True))
@@ -483,7 +483,7 @@ def test_a_study_is_resumed_with_other_start_weights_only_if_that_is_accepted(se
         lambda: accepting.pin_inputs(teacher="t2"),
         lambda: pin_starts(accepting, {"student(width=2)": was}),
     ):
-        with pytest.raises(HarnessError, match="is being worked on as it was before; stop that first"):
+        with pytest.raises(HarnessError, match="is being worked on in its previous state; stop that first"):
             change()
     also.release()
     accepting.pin_inputs(teacher="t2")
