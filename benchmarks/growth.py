@@ -147,7 +147,7 @@ def grown(trials: int) -> None:
         proposals_s.append(time.perf_counter() - started)
     for claim in begun:
         claim.fail("measured")
-        claim.hold.release()
+        claim.lease.release()
     finished_s = whole_command(str(ROOT / "search.py"), *flags, "--no-controls")
     report_s = whole_command("-m", "harness", "report", "--study", STUDY)
     empty_s = whole_command(

@@ -29,7 +29,7 @@ from harness.metrics import METRICS
 from harness.sampling.proposal import Proposer
 from harness.settings import Settings
 from harness.storage.access import open_storage
-from harness.storage.leases import Check
+from harness.storage.leases import VerifyLock
 from harness.studies.claim import Claim
 from harness.studies.claiming import TrialClaimer
 from harness.studies.opening import find_study, open_study
@@ -49,7 +49,7 @@ def worked(settings: Settings, trial_s: float, gate: Any, found: SimpleQueue[dic
     @contextlib.contextmanager
     def timed_exclusive(
         what: str, *, on_wait: Callable[[], None] = lambda: None, briefly: bool = False
-    ) -> Iterator[Check]:
+    ) -> Iterator[VerifyLock]:
         began_s = time.perf_counter()
         with exclusive(what, on_wait=on_wait, briefly=briefly) as check:
             spent["waiting for its turn"] += time.perf_counter() - began_s
@@ -63,16 +63,16 @@ def worked(settings: Settings, trial_s: float, gate: Any, found: SimpleQueue[dic
 
     study.leases.exclusive = timed_exclusive  # type: ignore[method-assign]
     proposer.propose = timed_propose  # type: ignore[method-assign, assignment]
-    claimant = TrialClaimer(study, proposer)
+    claimer = TrialClaimer(study, proposer)
     gate.wait()
     began_s = time.perf_counter()
     with contextlib.closing(study.leases):
-        while (claim := _timed(spent, "claiming", claimant.claim)) is not None:
+        while (claim := _timed(spent, "claiming", claimer.claim)) is not None:
             time.sleep(trial_s)
             for rung in _RUNGS:
-                _timed(spent, "marking", partial(claim.mark, rung, 0.5))
+                _timed(spent, "marking", partial(claim.report_intermediate, rung, 0.5))
             _timed(spent, "telling", partial(claim.complete, _metrics(claim)))
-            _timed(spent, "telling", claim.hold.release)
+            _timed(spent, "telling", claim.lease.release)
             spent["trials"] += 1
         spent["all"] = time.perf_counter() - began_s
     spent["claiming else"] = spent["claiming"] - spent["waiting for its turn"] - spent["proposing"]

@@ -71,14 +71,14 @@ def confirm(asked: ConfirmSettings) -> None:
 
             reach.enter_context(storage_in_reach(asked.places))
             study, space = reopen_study(asked)
-        study.retry.word.say = terminal.say
+        study.retry.notifier.say = terminal.say
         settings = study.settings
         found = collect(study)
         picks = found.picked
         if not picks:
             raise HarnessError(nothing_to_confirm(found))
         mirror.connect(settings.experiment, settings.runs_dir, say=terminal.say)
-        study.hold()
+        study.join()
         sync_spools(study, mirror)
         if study.finished() < len(study.trials()):
             terminal.say("the search is not over: these are its picks so far.")
@@ -89,7 +89,7 @@ def confirm(asked: ConfirmSettings) -> None:
             context = TrialContext(settings=settings, space=space, study=study, prepared=prepared, mirror=mirror)
             if study.tested_teacher is None:
                 logits = prepared.data.teacher_outputs[SPLIT]["logits"]
-                study.keep_tested_teacher(score(logits, prepared.data, space, prepared.classes, split=SPLIT))
+                study.tested_teacher = score(logits, prepared.data, space, prepared.classes, split=SPLIT)
             if tries := untrained_controls(
                 study, settings, space, picks, of=picks
             ):  # of a search that had fewer controls
@@ -147,7 +147,7 @@ def report(places: Places, name: str | None) -> None:
             if found is None:
                 return
             study = find_study(found)
-        study.retry.word.say = terminal.say
+        study.retry.notifier.say = terminal.say
         try:
             mirror.connect(f"kd-{study.space_name}", places.runs_dir, say=terminal.say)
         except HarnessError as error:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Never
 
-from harness.core.errors import HarnessError, Interrupted, did_you_mean, interrupt, lose_no_signal
+from harness.core.errors import HarnessError, Interrupted, did_you_mean, interrupt, resend_dropped_signals
 from harness.core.executables import executable
 from harness.launchers import launch
 from harness.launchers.placement import placement_of
@@ -342,7 +342,7 @@ def _interruptible() -> Iterator[None]:
         return
     hook = sys.unraisablehook
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    lose_no_signal()
+    resend_dropped_signals()
     try:
         yield
     except Interrupted as interrupted:

@@ -97,7 +97,7 @@ def run_search(settings: Settings, given: SearchSpace | None = None) -> Outcome:
         for change in study.changes:
             terminal.say_wrapped(f"changed   {change}", indent=" " * 10)
         switch_off_autologging(terminal.say)
-        study.retry.word.say = terminal.say
+        study.retry.notifier.say = terminal.say
 
         def controls_left() -> list[Retraining]:
             return untrained_controls(study, settings, space, picked(study)) if study.is_over else []
@@ -119,7 +119,7 @@ def run_search(settings: Settings, given: SearchSpace | None = None) -> Outcome:
                 if not study.is_over or controls_left() or settings.bound not in (None, study.bound):
                     prepared = prepare(settings, space, study, terminal, mirror)
                     switch_off_autologging(terminal.say)
-                    study.keep_sources()
+                    study.store_sources()
                     parent.start(prepared)
                     if settings.sampler == "front" and (why := why_no_forecast(space, study, prepared)):
                         terminal.say(f"sampler   tpe, for {why}")

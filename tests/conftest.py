@@ -240,9 +240,9 @@ def prepared_with_fresh_teacher(space_file: Path) -> Study:
         teachers=(checkpoint,),
     )
     study = opened(settings, space)
-    study.hold()
+    study.join()
     prepare(settings, space, study, Terminal(), Silent())
-    study.lease.release()
+    study.lock.release()
     return study
 
 

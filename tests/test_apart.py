@@ -126,7 +126,7 @@ def test_who_waits_for_a_worker_on_another_machine_says_so(tmp_path: Path, postg
         waits.set()
 
     def hold() -> None:
-        with made[0].alone("teacher a key", on_wait=lambda: said.append("nobody is there yet")):
+        with made[0].exclusive("teacher a key", on_wait=lambda: said.append("nobody is there yet")):
             holds.set()
             waits.wait(PATIENCE_S)
             said.append("done")
@@ -134,9 +134,9 @@ def test_who_waits_for_a_worker_on_another_machine_says_so(tmp_path: Path, postg
     thread = threading.Thread(target=hold)
     thread.start()
     assert made[0].is_shared and holds.wait(PATIENCE_S)
-    with made[1].alone("teacher another key", on_wait=lambda: said.append("it is another thing")):
+    with made[1].exclusive("teacher another key", on_wait=lambda: said.append("it is another thing")):
         pass
-    with made[1].alone("teacher a key", on_wait=lambda: on_wait("waiting")):
+    with made[1].exclusive("teacher a key", on_wait=lambda: on_wait("waiting")):
         said.append("mine")
     thread.join()
     assert said == ["waiting", "done", "mine"]

@@ -119,9 +119,7 @@ def test_a_study_is_not_resumed_as_another(finished: Path, tmp_path: Path) -> No
     edited = EXAMPLE.replace("return perceptron(width)", "return nn.Sequential(perceptron(width), nn.Tanh())")
     (finished / "wider" / "cancer.py").write_text(edited)
     error = refused(finished, "--space", "wider/cancer.py", "--epochs", "6", "--trials", "9")
-    assert (
-        "study 'cancer' was begun with other code: cancer.py has" in error and "--study NAME begins a new one" in error
-    )
+    assert "study 'cancer' was begun with other code: cancer.py has" in error and "--study to name a new one" in error
     assert numbers(finished, "cancer") == before
 
 

@@ -1,4 +1,4 @@
-"""A study in PostgreSQL is moved while machines that share no folder with whoever moves it work on it, or come to."""
+"""Moves of a study in PostgreSQL while machines without a shared folder work on it, or start to."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ from test_storm import begin
 import harness.studies.move
 from harness.core.errors import HarnessError
 from harness.screen.terminal import Terminal
-from harness.settings import Settings
 from harness.space import load_space
 from harness.storage.access import open_storage
 from harness.storage.database_leases import DatabaseLeases
@@ -64,7 +63,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path, postgres: Postgres)
     return made
 
 
-def test_a_study_that_another_machine_works_on_stays_and_the_machine_is_named(settings: Moving) -> None:
+def test_a_study_with_a_worker_on_another_machine_is_not_moved_and_the_worker_is_named(settings: Moving) -> None:
     other = opened(replace(settings, runs_dir=settings.runs_dir / "other"))
     with contextlib.closing(other.leases):
         claim = claimed(other, SPACE)
@@ -72,30 +71,30 @@ def test_a_study_that_another_machine_works_on_stays_and_the_machine_is_named(se
         for _ in ("at a trial", "between two"):
             with pytest.raises(HarnessError, match=rf"is being worked on by process {os.getpid()} on \S+; stop that"):
                 move(settings, settings.to, Terminal())
-            claim.hold.release()
+            claim.lease.release()
     move(settings, settings.to, Terminal())
     with pytest.raises(HarnessError, match="was moved to"):  # it had opened the study before
         claimed(other, SPACE)
 
 
-def test_a_machine_that_was_lost_is_listened_for_and_then_forgotten(
+def test_a_move_waits_for_a_lost_machine_s_heartbeat_and_then_goes_on(
     settings: Moving, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("harness.storage.database_leases.BEAT_S", 0.2)
+    monkeypatch.setattr("harness.storage.database_leases.HEARTBEAT_S", 0.2)
     monkeypatch.setattr("harness.storage.database_leases.GRACE_S", 1.0)
     other = opened(replace(settings, runs_dir=settings.runs_dir / "other"))
-    claim, claims = claimed(other, SPACE), other.leases
-    assert claim is not None and isinstance(claims, DatabaseLeases)
-    claims._over.set()  # its heart stops
-    wait_for(lambda: claims.workers()[0].silent_s > 0.4)
+    claim, leases = claimed(other, SPACE), other.leases
+    assert claim is not None and isinstance(leases, DatabaseLeases)
+    leases._over.set()  # its heartbeat stops
+    wait_for(lambda: leases.workers()[0].silent_s > 0.4)
     began_s = time.monotonic()
     move(settings, settings.to, Terminal())
     assert time.monotonic() - began_s > 1.0
     assert re.search(rf"waiting   up to \d+ s for a sign of life of process {os.getpid()} on", capsys.readouterr().out)
-    assert claims.workers() == [] and len(opened(replace(settings, storage=settings.to)).trials()) == 2
+    assert leases.workers() == [] and len(opened(replace(settings, storage=settings.to)).trials()) == 2
 
 
-def test_a_move_that_keeps_nobody_out_any_more_ends_and_the_study_stays(
+def test_a_move_that_loses_its_locks_is_aborted_and_the_study_stays(
     settings: Moving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, copy = known(settings), harness.studies.move._copy
@@ -119,7 +118,7 @@ def test_a_move_that_keeps_nobody_out_any_more_ends_and_the_study_stays(
     assert known(replace(settings, storage=settings.to)) == before
 
 
-def _with_many_trials(folder: Path, storage: str, trials: int) -> Settings:
+def _with_many_trials(folder: Path, storage: str, trials: int) -> Moving:
     """A study of the example's, with so many trials that are said to have failed."""
     file = folder / "cancer.py"
     settings = replace(settings_in(folder, trials=trials), study="cancer", storage=storage, epochs=1)
@@ -157,7 +156,7 @@ def _waiting_in(address: str) -> int:
     )
 
 
-def test_a_study_that_was_moved_is_not_moved_to_where_it_was_by_another_name(
+def test_a_moved_study_is_not_moved_back_to_its_old_storage_under_another_address(
     tmp_path: Path, postgres: Postgres
 ) -> None:
     storage = postgres.new_database("another_name")
@@ -169,7 +168,7 @@ def test_a_study_that_was_moved_is_not_moved_to_where_it_was_by_another_name(
         move(settings, alias, Terminal())
 
 
-def test_whoever_comes_to_either_place_during_a_move_waits_for_it(example: Path, postgres: Postgres) -> None:
+def test_a_search_started_during_a_move_waits_for_its_end(example: Path, postgres: Postgres) -> None:
     source, target = postgres.new_database("came from"), postgres.new_database("came to")
     _with_many_trials(example, source, 200)
     process = moving(example, "--storage", source, "--to", target)
@@ -194,7 +193,7 @@ def test_whoever_comes_to_either_place_during_a_move_waits_for_it(example: Path,
     assert _trials_in(source) == 200
 
 
-def test_a_move_that_is_killed_at_any_moment_leaves_the_study_whole_in_one_place(
+def test_a_move_killed_at_any_moment_leaves_the_study_complete_in_one_storage(
     example: Path, postgres: Postgres
 ) -> None:
     source, target = postgres.new_database("killed from"), postgres.new_database("killed to")
@@ -214,18 +213,18 @@ def test_a_move_that_is_killed_at_any_moment_leaves_the_study_whole_in_one_place
     assert known(there) == before and _is_whole(there) and not _is_here(settings)
 
 
-def known(settings: Settings) -> list[Any]:
+def known(settings: Moving) -> list[Any]:
     """All that a storage says of a study, but for moves."""
     study = optuna.load_study(study_name=settings.study, storage=open_storage(settings).optuna)
     attrs = {name: value for name, value in study.user_attrs.items() if name not in ("kd.moved", "kd.moving")}
     return [attrs, *((trial.number, trial.state, trial.params, trial.user_attrs) for trial in study.trials)]
 
 
-def _is_here(settings: Settings) -> bool:
+def _is_here(settings: Moving) -> bool:
     study = optuna.load_study(study_name="cancer", storage=open_storage(settings).optuna)
     return "kd.moved" not in study.user_attrs
 
 
-def _is_whole(settings: Settings) -> bool:
+def _is_whole(settings: Moving) -> bool:
     study = optuna.load_study(study_name="cancer", storage=open_storage(settings).optuna)
     return study.user_attrs.get("kd.moving") is None

@@ -1,4 +1,4 @@
-"""A study that is moved in its middle, with the real commands, to a real PostgreSQL, and killed on its way."""
+"""Moves of an unfinished study with the real commands, to a real PostgreSQL, killed in between."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def moved(folder: Path, *arguments: str, expect: int = 0) -> str:
 
 
 @pytest.mark.service
-def test_a_study_begun_on_sqlite_goes_on_on_postgresql_as_if_it_had_begun_there(
+def test_a_study_moved_from_sqlite_to_postgresql_gives_the_same_results(
     example: Path, undisturbed: Path, postgres: Postgres
 ) -> None:
     storage = postgres.new_database("moved")
@@ -67,7 +67,7 @@ def test_a_study_begun_on_sqlite_goes_on_on_postgresql_as_if_it_had_begun_there(
         assert steps == list(range(len(steps))) and (run.info.status != "FINISHED" or len(steps) == 40)
 
 
-def test_a_move_that_is_killed_leaves_the_study_and_is_done_again(example: Path) -> None:
+def test_a_killed_move_leaves_the_study_usable_and_can_be_repeated(example: Path) -> None:
     command = ("--space", "cancer.py", "--epochs", "1", "--storage", "sqlite:///study.db")
     search(example, *command, "--trials", "2")
     study = optuna.load_study(study_name="cancer", storage=f"sqlite:///{example}/study.db")
@@ -96,7 +96,7 @@ def test_a_move_that_is_killed_leaves_the_study_and_is_done_again(example: Path)
     process.wait()
     assert 20 <= copied() < 402
     output = search(example, *command[:4], "--storage", "sqlite:///moved.db", "--trials", "403", expect=2)
-    assert "its move to there is under way or was cut" in output
+    assert "its move there is in progress or was cut" in output
     assert "403/403 done" in search(example, *command, "--trials", "403")  # it is whole where it was
     assert "with 403 trials" in moved(example, *places)
     arrived = optuna.load_study(study_name="cancer", storage=f"sqlite:///{example}/moved.db").trials

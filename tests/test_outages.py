@@ -27,7 +27,7 @@ def server(tmp_path: Path) -> Iterator[MlflowServer]:
     made.stop()
 
 
-def test_a_tracking_server_that_goes_away_costs_no_trial_and_loses_nothing(example: Path, server: MlflowServer) -> None:
+def test_an_outage_of_the_tracking_server_loses_no_trial_and_no_data(example: Path, server: MlflowServer) -> None:
     command = ("--space", "cancer.py", "--trials", "6", "--epochs", "150", "--tracking-uri", server.address)
     process = start(example, *command)
     wait_for(lambda: epochs_logged(example, "cancer", 0) >= 5)
@@ -52,9 +52,7 @@ def test_runs_that_could_not_be_sent_are_sent_by_the_next_start(example: Path, s
     _whole(server, trials=2, epochs=40)
 
 
-def test_a_tracking_server_that_hangs_keeps_nobody_who_tells_of_news_waiting(
-    tmp_path: Path, server: MlflowServer
-) -> None:
+def test_a_hanging_tracking_server_blocks_no_notification(tmp_path: Path, server: MlflowServer) -> None:
     said: list[str] = []
     folders = [tmp_path / "runs" / str(number) for number in range(3)]
     with Mirror(server.address) as mirror:

@@ -42,7 +42,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
 
 
 @pytest.mark.parametrize("away_s", [0, 10])
-def test_a_storage_that_goes_away_is_ridden_out(
+def test_a_search_survives_an_outage_of_the_storage(
     example: Path, own_postgres: Postgres, undisturbed: dict[int, Any], away_s: int
 ) -> None:
     storage = own_postgres.new_database("outage")
@@ -66,7 +66,7 @@ def test_a_storage_that_goes_away_is_ridden_out(
 
 
 @pytest.mark.parametrize("children_too", [False, True], ids=["postmaster", "all of it"])
-def test_a_storage_that_is_killed_has_kept_what_it_was_told(
+def test_a_killed_storage_has_kept_committed_results(
     example: Path, own_postgres: Postgres, undisturbed: dict[int, Any], children_too: bool
 ) -> None:
     storage = own_postgres.new_database("killed")
@@ -121,7 +121,7 @@ def test_a_trial_is_rolled_back_where_its_worker_has_lost_its_turn_while_it_was_
     storage.close_connections()
 
 
-def test_storage_and_tracking_server_may_be_away_at_once(
+def test_a_search_survives_simultaneous_outages_of_storage_and_tracking_server(
     example: Path, own_postgres: Postgres, undisturbed: dict[int, Any]
 ) -> None:
     storage, server = own_postgres.new_database("outage"), MlflowServer(example / "server")
@@ -146,7 +146,7 @@ def test_storage_and_tracking_server_may_be_away_at_once(
         server.stop()
 
 
-def test_a_trial_that_is_trained_while_the_storage_is_away_loses_nothing(example: Path, own_postgres: Postgres) -> None:
+def test_a_trial_trained_during_an_outage_of_the_storage_loses_nothing(example: Path, own_postgres: Postgres) -> None:
     storage = own_postgres.new_database("outage")
     process = begin(example, "search", "--trials", "1", "--workers", "1", "--storage", storage, "--epochs", "1500")
     try:

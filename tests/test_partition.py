@@ -1,4 +1,4 @@
-"""Machines that are cut off from the study's database for a while, and go on training, while others work on."""
+"""Network partitions between machines and the study's database, while the machines train on and others take over."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from harness.tracking.spool import curves
 
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 
-EPOCHS = 2500  # of a trial that lasts longer than a worker may be silent
-HURRIED = (
-    "import sys, runpy, harness.storage.leases as claims\nclaims.BEAT_S, claims.GRACE_S = 1.0, 8.0\n"
+EPOCHS = 2500  # a trial lasts longer than the grace
+SHORT_GRACE = (
+    "import sys, runpy, harness.storage.leases as leases\nleases.HEARTBEAT_S, leases.GRACE_S = 1.0, 8.0\n"
     "sys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
 )
-"""A search whose silence is noticed sooner."""
+"""Runs a search with more frequent heartbeats and a shorter grace."""
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def begin(folder: Path, server: MlflowServer, name: str, *arguments: str) -> sub
     )
     with open(folder / f"{name}.txt", "w") as output:
         return subprocess.Popen(
-            [sys.executable, "-c", HURRIED, str(ROOT / "search.py"), *FLAGS, *flags, *arguments],
+            [sys.executable, "-c", SHORT_GRACE, str(ROOT / "search.py"), *FLAGS, *flags, *arguments],
             cwd=folder,
             env=environment(),
             stdout=output,
@@ -74,7 +74,7 @@ def trained(folder: Path, name: str, number: int) -> dict[int, float]:
     return curves(folder / name / "trials" / "cancer" / str(number)).get("train/loss", {})
 
 
-def test_machines_that_are_cut_off_lose_their_trials_and_yield_when_they_are_back(
+def test_partitioned_machines_lose_their_leases_and_stop_when_they_reconnect(
     example: Path, postgres: Postgres, server: MlflowServer, networks: dict[str, Network]
 ) -> None:
     searches = {name: begin(example, server, name, "--storage", networks[name].address) for name in networks}

@@ -61,10 +61,10 @@ def test_a_name_that_leads_out_of_its_folder_is_refused(tmp_path: Path, name: st
 @pytest.mark.parametrize("name", ["../../x", "..", "2//control", "confirm/../../x", "/tmp"])
 def test_a_name_in_the_storage_that_leads_out_of_the_study_is_refused(tmp_path: Path, name: str) -> None:
     study = opened(settings_in(tmp_path, trials=1))
-    study.keep_retrained("2/control", {"reason": "none"})
-    study.keep_retrained("confirm/2/student-0", {"reason": "none"})
+    study.store_retrained("2/control", {"reason": "none"})
+    study.store_retrained("confirm/2/student-0", {"reason": "none"})
     assert set(study.retrained()) == {"2/control", "confirm/2/student-0"}
-    study.keep_retrained(name, {"reason": "none"})
+    study.store_retrained(name, {"reason": "none"})
     with pytest.raises(HarnessError, match="must be able to name a file"):
         study.retrained()
 

@@ -310,7 +310,7 @@ def test_a_finished_study_whose_code_was_changed_and_accepted_is_shown_as_it_was
     before = search(example, *command)
     with open(example / "cancer.py", "a") as file:
         file.write("\nUNUSED = 1\n")
-    assert "--accept-changes goes on" in search(example, *command, expect=2)
+    assert "--accept-changes to go on" in search(example, *command, expect=2)
     after = search(example, *command, "--accept-changes")
     assert "changed   before trial 3: cancer.py has `UNUSED = 1`" in after and "is finished: 3 trials" in after
     front = "the Pareto front of "

@@ -1,4 +1,4 @@
-"""A search that is killed with all its processes, again and again, from its first moment on."""
+"""A search killed with all its processes, repeatedly, from its first moment on."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def test_a_search_that_was_killed_40_times_in_its_first_seconds_goes_on_to_its_end(tmp_path: Path) -> None:
+def test_a_search_killed_40_times_in_its_first_seconds_is_resumed_to_its_end(tmp_path: Path) -> None:
     (tmp_path / "cancer.py").write_text(EXAMPLE)
     for number in range(KILLS):
         process = begin(tmp_path)

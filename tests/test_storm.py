@@ -1,4 +1,4 @@
-"""Workers that are killed, and stalled, while they search one study in PostgreSQL."""
+"""Kill storms and stalled workers, in searches of one study in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def begin(folder: Path, name: str, *arguments: str) -> Forked:
 
 
 def reached(storage: str) -> dict[int, Any]:
-    """What each trial tried and what it reached, less what is measured with a clock."""
+    """Return state, parameters and metrics of each trial, without those measured with a clock."""
     opened = RDBStorage(storage)
     trials = optuna.load_study(study_name="cancer", storage=opened).trials
     opened.engine.dispose()
@@ -49,7 +49,7 @@ def reached(storage: str) -> dict[int, Any]:
 
 
 def check_curves(folder: Path, trials: int, tracking_uri: str = "") -> None:
-    """No gap and no repeat in any curve, neither in the spools nor in MLflow."""
+    """Check that no curve has a gap or a repetition, in the spools and in MLflow."""
     client = MlflowClient(tracking_uri or f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name("kd-cancer")
     assert experiment is not None
@@ -66,7 +66,7 @@ def check_curves(folder: Path, trials: int, tracking_uri: str = "") -> None:
 
 
 def dies_where_it_died(folder: Path) -> bool:
-    """Whether a trial is at work that two workers died of since its last epoch: after a third it would be given up."""
+    """Return whether a running trial has killed two workers since its last epoch: after a third it would fail."""
     for spool in (folder / "mlruns" / "trials" / "cancer").glob("*/spool.jsonl"):
         begun = 0
         for event in read_events(spool):
@@ -80,7 +80,7 @@ def dies_where_it_died(folder: Path) -> bool:
 
 
 def trials_told(output: Path) -> int:
-    """How often a search has said that a trial is over, or goes on."""
+    """Count how often a search has said that a trial is over, or resumed."""
     text = output.read_bytes()
     return text.count(b" done, ") + text.count(b"was cut; it goes on")
 
@@ -93,7 +93,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     return reached(f"sqlite:///{folder}/optuna.db")
 
 
-def test_a_storm_of_kills_costs_nothing(example: Path, postgres: Postgres, undisturbed: dict[int, Any]) -> None:
+def test_a_kill_storm_changes_no_result(example: Path, postgres: Postgres, undisturbed: dict[int, Any]) -> None:
     storage = postgres.new_database("storm")
     flags = ("--trials", "60", "--workers", "2", "--storage", storage)
     chance, kills = random.Random(0), 0
@@ -108,7 +108,7 @@ def test_a_storm_of_kills_costs_nothing(example: Path, postgres: Postgres, undis
             process = searches[name]
             told = trials_told(example / f"{name}.txt")
             if told == heard[name] or dies_where_it_died(example):
-                continue  # it is slow, beside other work, and would be given up if killed again so soon
+                continue  # it is slow, beside other work, and its trial would fail if killed again so soon
             crew = [] if process.poll() is not None else workers_of(process)
             if not crew:  # it prepares, or it is done
                 continue
@@ -132,7 +132,7 @@ def test_a_storm_of_kills_costs_nothing(example: Path, postgres: Postgres, undis
     check_curves(example, 60)
 
 
-def test_a_stalled_worker_finds_its_trial_taken_and_yields(
+def test_a_stalled_worker_loses_its_lease_and_stops(
     example: Path, postgres: Postgres, undisturbed: dict[int, Any]
 ) -> None:
     storage = postgres.new_database("stalled")

@@ -1,4 +1,4 @@
-"""Workers beside one another: exact budgets, deaths, signals."""
+"""Concurrent workers: exact budgets, killed workers, signals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FLAGS = ("--space", "cancer.py", "--sampler", "random", "--pruner", "none", "--t
 
 
 def workers_of(process: Forked) -> list[int]:
-    """The process's children, less the one that logs to MLflow."""
+    """Return the process's children, without the one that logs to MLflow."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     found = []
     for child in children:
@@ -46,7 +46,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_two_workers_finish_exactly_what_was_asked_for_with_the_numbers_of_one(
+def test_two_workers_finish_exactly_the_trials_asked_for_with_the_results_of_one(
     example: Path, undisturbed: Path
 ) -> None:
     output = search(example, *FLAGS, "--workers", "2")
@@ -63,7 +63,7 @@ def test_two_workers_finish_exactly_what_was_asked_for_with_the_numbers_of_one(
     assert all(len(client.get_metric_history(run.info.run_id, "val/loss")) == 6 for run in runs)
 
 
-def test_a_worker_that_is_killed_is_replaced_and_its_trial_resumed(example: Path, undisturbed: Path) -> None:
+def test_a_killed_worker_is_replaced_and_its_trial_resumed(example: Path, undisturbed: Path) -> None:
     process = start(example, *FLAGS, "--workers", "2")
     try:
         for number in (2, 6):
@@ -83,7 +83,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_trial_resumed(example: Path
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_signal_ends_every_worker_and_the_same_command_goes_on(
+def test_a_signal_ends_every_worker_and_the_same_command_resumes(
     example: Path, undisturbed: Path, how: signal.Signals
 ) -> None:
     process = start(example, *FLAGS, "--workers", "2")
@@ -103,7 +103,7 @@ def test_a_signal_ends_every_worker_and_the_same_command_goes_on(
     assert numbers(example, "cancer") == numbers(undisturbed, "cancer")
 
 
-def test_a_trial_whose_workers_die_again_and_again_is_given_up_and_the_search_goes_on(example: Path) -> None:
+def test_a_trial_that_kills_its_workers_repeatedly_fails_and_the_search_continues(example: Path) -> None:
     text = (example / "cancer.py").read_text()
     dying = "import multiprocessing as m, os\n        if width > 4 and m.parent_process(): os._exit(7)\n        "
     student = "def student(self, *, width):\n        "
@@ -119,7 +119,7 @@ def test_a_trial_whose_workers_die_again_and_again_is_given_up_and_the_search_go
     assert "trials failed" in output
 
 
-def test_where_a_worker_has_threads_of_its_own_it_is_spawned_and_gives_the_same(example: Path) -> None:
+def test_a_worker_with_several_threads_is_spawned_and_finishes_its_trials(example: Path) -> None:
     text = (example / "cancer.py").read_text()
     # What is sent to a spawned worker may be of the space's own classes.
     own = "class Data(TensorDataModule):\n    pass\n\n\nclass BreastCancer"

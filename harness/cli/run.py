@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from harness.core.addresses import redact
 from harness.core.argv import hide_passwords
-from harness.core.errors import HarnessError, Interrupted, interrupt, lose_no_signal, one_line, room_on_disk
+from harness.core.errors import HarnessError, Interrupted, interrupt, one_line, resend_dropped_signals, room_on_disk
 
 
 def run(main: Callable[[], None]) -> None:
@@ -21,7 +21,7 @@ def run(main: Callable[[], None]) -> None:
         sys.stdout.reconfigure(errors="replace")  # what its encoding lacks is shown as "?"
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
-    lose_no_signal()
+    resend_dropped_signals()
     try:
         _check_working_folder()
         with room_on_disk():

@@ -1,1 +1,1 @@
-"""What every part may use: errors, content hashes and locks, addresses, names, Pareto fronts. Needs no other part."""
+"""Helpers of all parts: errors, content hashes and locks, addresses, names, Pareto fronts. Imports no other part."""

@@ -1,4 +1,4 @@
-"""What ``ps`` shows of this program: no password. Imports nothing heavy, for it comes before all else."""
+"""Keep passwords out of the command line that ``ps`` shows. Imports nothing heavy, for it runs before all else."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from harness.core.addresses import has_password
 
 VARIABLES = {"--storage": "KD_STORAGE", "--tracking-uri": "MLFLOW_TRACKING_URI", "--to": "KD_TO"}
-"""The environment variable that each address's flag reads as its default."""
+"""Environment variable that gives the default of each address's flag."""
 
 
 def hide_passwords() -> None:
-    """Start this program anew, at once, if its command line holds a password: with the address in the environment.
+    """Re-execute this program with the address in the environment, if its command line holds a password.
 
-    Every user of a machine can read the command line of every process; its environment, only its own user. The process
-    stays the same one, so whoever started it waits for it and signals it as before.
+    Every user of a machine can read the command line of every process, but the environment only of their own. The
+    process id stays, so the parent process can wait for it and signal it as before.
     """
     kept, addresses = without_passwords(sys.orig_argv[1:])
     if addresses:
@@ -25,10 +25,10 @@ def hide_passwords() -> None:
 
 
 def without_passwords(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Return a command line without the flags whose address holds a password, and what their variables must be instead.
+    """Return a command line without the flags whose address holds a password, and the variables that replace them.
 
     Args:
-        arguments: The command line. Of a flag that is repeated the last one counts, as everywhere.
+        arguments: The command line. Of a repeated flag the last value counts, as everywhere.
     """
     given: list[tuple[str, str, tuple[str, ...]]] = []  # a flag, its value, and what was typed
     rest = list(arguments)

@@ -1,4 +1,4 @@
-"""Values of a space that Optuna's storages keep: choices of any kind as text, numbers as far as they are exact."""
+"""Parameter values that Optuna's storages keep exactly: other choices are stored as text, large integers refused."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-_MOST = 2**53  # a storage keeps numbers as doubles: integers beyond it are rounded
+_LARGEST = 2**53  # storages keep numbers as doubles, which round integers beyond it
 
 
 class StoredChoice(str):
-    """A choice that a storage can't keep, as the text that stands for it: ``"(16, 8)"`` for a tuple.
+    """A choice that a storage can't keep, as the text that represents it: ``"(16, 8)"`` for a tuple.
 
     Attributes:
-        value: What reaches ``student()``.
+        value: The choice itself, which ``student()`` is called with.
     """
 
     value: Any
@@ -35,15 +35,15 @@ class StoredChoice(str):
 def storable(name: str, distribution: BaseDistribution, *, plain: bool = False) -> BaseDistribution:
     """Return a distribution that any storage keeps exactly.
 
-    NumPy's numbers become Python's. Tuples, lists, dicts and members of an ``Enum`` are stored as text.
+    NumPy's numbers are converted to Python's. Tuples, lists, dicts and members of an ``Enum`` are stored as text.
 
     Args:
         name: The parameter's name.
         distribution: As it was declared.
-        plain: Whether its choices must be numbers and strings, as a loss takes.
+        plain: Whether its choices must be numbers or strings, as for a loss.
 
     Raises:
-        ValueError: If it is none, or a storage keeps no such choices or numbers.
+        ValueError: If it is no distribution, or a storage can't keep its choices or numbers.
     """
     match distribution:
         case CategoricalDistribution():
@@ -53,9 +53,9 @@ def storable(name: str, distribution: BaseDistribution, *, plain: bool = False) 
             if not all(map(math.isfinite, ends)):
                 raise ValueError(f"{name} must have finite ends, but got {distribution}.")
         case IntDistribution():
-            if max(abs(distribution.low), abs(distribution.high)) > _MOST:
+            if max(abs(distribution.low), abs(distribution.high)) > _LARGEST:
                 raise ValueError(
-                    f"{name} must lie within ±{_MOST:,} (2^53), beyond which storages round integers, but got "
+                    f"{name} must lie within ±{_LARGEST:,} (2^53), beyond which storages round integers, but got "
                     f"{distribution}; let student() scale a smaller number."
                 )
         case _:
@@ -64,7 +64,7 @@ def storable(name: str, distribution: BaseDistribution, *, plain: bool = False) 
 
 
 def holds(distribution: BaseDistribution, value: Any) -> bool:
-    """Return whether a value is one of a distribution's."""
+    """Return whether a distribution contains a value."""
     try:
         number = distribution.to_internal_repr(value)
     except (TypeError, ValueError):
@@ -77,7 +77,7 @@ def holds(distribution: BaseDistribution, value: Any) -> bool:
 
 
 def chosen(distribution: BaseDistribution, value: Any) -> Any:
-    """Return what reaches ``student()`` for a value as it is stored, a fresh one each time."""
+    """Return the value that ``student()`` is called with, given the stored one; a fresh copy each time."""
     if not isinstance(distribution, CategoricalDistribution):
         return value
     choice = next((choice for choice in distribution.choices if choice == value), value)
@@ -111,10 +111,10 @@ def _stored(name: str, choice: Any, plain: bool) -> Any:
 
 
 def _of_python(choice: Any) -> Any:
-    """Return a choice with Python's numbers in place of NumPy's, also within tuples, lists and dicts."""
+    """Replace NumPy's numbers by Python's, also within tuples, lists and dicts."""
     if isinstance(choice, np.generic):
         return choice.item()
-    if type(choice) in (tuple, list):  # no named one
+    if type(choice) in (tuple, list):  # no named tuple
         return type(choice)(map(_of_python, choice))
     if type(choice) is dict:
         return {_of_python(key): _of_python(value) for key, value in choice.items()}
@@ -123,7 +123,7 @@ def _of_python(choice: Any) -> Any:
 
 def _is_plain(choice: Any) -> bool:
     if isinstance(choice, float):
-        return not math.isnan(choice)  # nothing equals it, itself included
+        return not math.isnan(choice)  # NaN does not equal itself
     if isinstance(choice, int):
         return abs(choice) < 2**63
     return choice is None or isinstance(choice, str)

@@ -1,4 +1,4 @@
-"""Content keys, seeds, and files that are there whole or not at all."""
+"""Content keys, derived seeds, atomic writes and file locks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-_ASKED_AGAIN_S = 0.05  # a lock that somebody else may hold for long
+_POLL_S = 0.05  # of a lock that another process may hold for long
 
 
 def digest(*parts: Any) -> str:
@@ -27,14 +27,14 @@ def digest(*parts: Any) -> str:
 
 
 class TensorHasher:
-    """Hashes tensors one after the other: names, types, shapes and every byte."""
+    """Hashes tensors in sequence: names, types, shapes and every byte."""
 
     def __init__(self) -> None:
         self._hasher = hashlib.sha256()
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Hash a named tensor; of a sparse one, where its values are and what they are."""
-        import torch  # whoever has tensors has it; the mirror's process has none, and would wait a second for it
+        """Hash a named tensor; of a sparse one, the indices and the values."""
+        import torch  # here: the mirror's process has no tensors, and would wait a second for the import
 
         tensor = tensor.detach().cpu()
         if tensor.layout is not torch.strided:
@@ -51,7 +51,7 @@ class TensorHasher:
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """Return a key of 16 hexadecimal digits for named tensors, in whatever order."""
+    """Return a key of 16 hexadecimal digits for named tensors; their order does not matter."""
     hasher = TensorHasher()
     for name in sorted(tensors):
         hasher.add(name, tensors[name])
@@ -59,14 +59,14 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def derived_seed(*parts: Any) -> int:
-    """Return a seed in [0, 2^31) that depends on all of ``parts`` and is unlike that of any neighbour."""
+    """Return a seed in [0, 2^31) that depends on all of ``parts``; neighbouring parts give unrelated seeds."""
     return int(digest("seed", *parts)[:8], 16) >> 1
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, then put it in place: a reader sees the old file or the new one.
+    """Let ``write`` fill a temporary file, then rename it to ``path``: a reader sees the old file or the new one.
 
-    Its mode is what the user's umask makes of a new file, even where a library would keep it from all others.
+    Its mode follows the user's umask, even where a library would make a file that only its owner can read.
     """
     if not path.parent.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def drop_unfinished(path: Path) -> None:
-    """Remove what processes that were killed left of ``path`` beside it: what nobody has written to for an hour."""
+    """Remove temporary files of ``path`` that killed processes left: those not written to for an hour."""
     for file in path.parent.glob(f".{glob.escape(path.name)}.*"):
         with contextlib.suppress(FileNotFoundError):
             if file.suffix[1:].isdigit() and time.time() - file.stat().st_mtime > 3600:
@@ -92,7 +92,7 @@ def drop_unfinished(path: Path) -> None:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """Return a place within a folder, by a name from outside.
+    """Return the path of an untrusted name within a folder.
 
     Raises:
         ValueError: If it leads out of the folder.
@@ -104,7 +104,7 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def end_of_last_line(file: int) -> int:
-    """Return the byte behind the last whole line of an open file, which a cut may have torn since."""
+    """Return the offset behind the last whole line of an open file, whose last line may be torn."""
     size = os.fstat(file).st_size
     if size and os.pread(file, 1, size - 1) != b"\n":
         return os.pread(file, size, 0).rfind(b"\n") + 1
@@ -113,26 +113,26 @@ def end_of_last_line(file: int) -> int:
 
 @contextlib.contextmanager
 def exclusive(path: Path, *, on_wait: Callable[[], None] = lambda: None, briefly: bool = False) -> Iterator[None]:
-    """Hold ``path`` as a lock; wait for whoever holds it. The kernel frees it however its process ends.
+    """Hold a file as an advisory lock (``flock``), which the kernel frees however the process ends.
 
     Args:
         path: The lock's file.
-        on_wait: Called if somebody holds it.
-        briefly: Whether it is held for a moment at most: then the kernel wakes whoever waits. Who waits long asks again
-            and again instead, by which it is told from a process that hangs.
+        on_wait: Called if another process holds it and is waited for.
+        briefly: Whether the lock is held for a moment at most: then the kernel wakes a process that waits. Else the
+            lock is polled, which tells a process that waits from one that hangs.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:
         if not _locked(file):
             on_wait()
             while not briefly and not _locked(file):
-                time.sleep(_ASKED_AGAIN_S)
+                time.sleep(_POLL_S)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _locked(file: IO[str]) -> bool:
-    """Lock a file if nobody holds it; whether it is locked now."""
+    """Lock a file if no other process holds it; return whether it is locked now."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -141,12 +141,12 @@ def _locked(file: IO[str]) -> bool:
 
 
 class FolderLock:
-    """Says that a living process works in a folder. Freed by the kernel when the process ends, ``kill -9`` included.
+    """Shows that a living process works in a folder. The kernel frees the lock when the process ends, even by SIGKILL.
 
     Args:
         folder: The folder, which must exist.
-        shared: Whether others may hold a shared lease beside this one.
-        name: The lease's file there.
+        shared: Whether others may hold a shared lock beside this one.
+        name: The lock's file there.
     """
 
     def __init__(self, folder: Path, *, shared: bool = False, name: str = "lease") -> None:
@@ -156,7 +156,7 @@ class FolderLock:
         self._descriptor: int | None = None
 
     def acquire(self) -> bool:
-        """Take the lease if it is free; whether it is held now."""
+        """Take the lock if it is free; return whether it is held now."""
         if self._descriptor is not None:
             return True
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -168,24 +168,30 @@ class FolderLock:
         self._descriptor = descriptor
         return True
 
+    def is_free(self) -> bool:
+        """Return whether the lock can be taken: it is, for a moment."""
+        free = self.acquire()
+        self.release()
+        return free
+
     @property
     def is_held(self) -> bool:
-        """Return whether it is held by this very lease."""
+        """Return whether this very object holds the lock."""
         return self._descriptor is not None
 
     def is_sole(self) -> bool:
-        """Return whether nobody else holds a lease of the folder. Asked of one that is held, and shared."""
+        """Return whether no one else holds the lock; for one that is held, and shared."""
         assert self._descriptor is not None and self._mode == fcntl.LOCK_SH
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         finally:
-            fcntl.flock(self._descriptor, fcntl.LOCK_SH)  # an attempt in vain may have lost it
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH)  # a failed attempt may have lost it
         return True
 
     def release(self) -> None:
-        """Give the lease back."""
+        """Give the lock back."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

@@ -1,4 +1,4 @@
-"""The errors that a person meets."""
+"""Errors that a person meets, signals as exceptions, and helpers for messages."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from harness.core.addresses import redact
 
 
 class HarnessError(ValueError):
-    """Something that the person at the terminal can mend. Shown as one line, without a traceback, with exit code 2."""
+    """An error that the person at the terminal can fix: shown as one line, without a traceback, with exit code 2."""
 
 
 class Unfit(HarnessError):
-    """Something in a task that can't be searched: what was found, and what to do about it.
+    """A fault of a task, because of which it can't be searched.
 
     Attributes:
         found: What was expected and what was found, without a full stop.
@@ -36,7 +36,7 @@ class Unfit(HarnessError):
 
 
 class Interrupted(BaseException):
-    """Ctrl-C or SIGTERM. No ``KeyboardInterrupt``: Lightning swallows that and exits by itself.
+    """Ctrl-C or SIGTERM; not a ``KeyboardInterrupt``, which Lightning swallows to exit by itself.
 
     Attributes:
         signal_number: Which signal it was.
@@ -48,40 +48,37 @@ class Interrupted(BaseException):
 
 
 OWN_THREADS = "kd-harness-"
-"""Begins the names of the threads that this project starts; none of them holds a lock that a fork of it takes."""
+"""Prefix of the names of this project's threads; none of them holds a lock that a fork would wait for."""
 
-_signals: list[int] = []  # that have come
+_signals: list[int] = []  # received so far
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """A signal's handler: raises ``Interrupted`` where the program stands."""
+    """Raise ``Interrupted`` where the program stands; a signal handler."""
     _signals.append(number)
     raise Interrupted(number)
 
 
 def interrupt_once(number: int, frame: FrameType | None) -> None:
-    """As ``interrupt``, but a second signal does not cut short what the first began."""
+    """Raise ``Interrupted`` for the first signal only: a second one does not cut short what the first began."""
     _signals.append(number)
     if len(_signals) == 1:
         raise Interrupted(number)
 
 
-def end_if_told() -> None:
-    """Raise what a signal asks for, where a library may have made another error of it, as a driver that cleans up does.
+def raise_if_interrupted() -> None:
+    """Raise ``Interrupted`` again where a library may have replaced it, as a driver does whose clean-up fails.
 
     Raises:
-        Interrupted: If a signal has come.
+        Interrupted: If a signal was received.
     """
     if _signals:
         raise Interrupted(_signals[0])
 
 
-def lose_no_signal() -> None:
-    """Send a signal to this process again whose ``Interrupted`` came to nothing.
-
-    Python drops what is raised while it forks, or while an object is removed.
-    """
-    _signals.clear()  # a fork's are its parent's
+def resend_dropped_signals() -> None:
+    """Send this process a signal again if Python drops its ``Interrupted``, raised in a fork or in a finalizer."""
+    _signals.clear()  # a fork has those of its parent
 
     def hook(dropped: Any) -> None:
         if not isinstance(dropped.exc_value, Interrupted):
@@ -89,7 +86,7 @@ def lose_no_signal() -> None:
             return
         _signals.clear()
         number = dropped.exc_value.signal_number
-        again = threading.Timer(0.05, os.kill, (os.getpid(), number))  # when Python has left it
+        again = threading.Timer(0.05, os.kill, (os.getpid(), number))  # when Python is out of there
         again.daemon, again.name = True, f"{OWN_THREADS}signal"
         again.start()
 
@@ -97,11 +94,8 @@ def lose_no_signal() -> None:
 
 
 @contextlib.contextmanager
-def signals_wait() -> Iterator[None]:
-    """Let a signal wait that comes meanwhile, and raise what it asks for at the end.
-
-    Python handles signals in the main thread alone; any other thread is not interrupted by them.
-    """
+def defer_signals() -> Iterator[None]:
+    """Defer signals until the block ends. Python handles signals in the main thread alone."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -120,27 +114,27 @@ def signals_wait() -> Iterator[None]:
 
 
 class TrialFailed(Exception):
-    """A trial that fails by its own doing; its message is the reason that is recorded."""
+    """A trial failed by its own fault; the message is the reason that is recorded."""
 
 
 class TrialPruned(Exception):
-    """A trial that is stopped for want of a chance to reach the front; its message is the reason that is recorded."""
+    """A trial was stopped because it can't reach the front; the message is the reason that is recorded."""
 
 
 class LeaseLost(Exception):
-    """What a worker had is another one's now, which took it for dead; it must write nothing more of it."""
+    """Another worker has taken over a lease, because its holder seemed dead; the holder must write nothing more."""
 
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""Of an ``OSError``: the disk is full, or what the user may have of it, or of one file."""
+"""Numbers of an ``OSError`` that says: the disk, the user's quota or the largest file is full."""
 
 
 @contextlib.contextmanager
 def room_on_disk() -> Iterator[None]:
-    """Work on what is kept in files.
+    """Run a block that writes files, and report a full disk in one line.
 
     Raises:
-        HarnessError: If there is no room for them.
+        HarnessError: If there is no room for the files.
     """
     try:
         yield
@@ -157,7 +151,7 @@ _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough mem
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error is for want of memory; PyTorch says so of some by their words alone."""
+    """Return whether an error says that memory is exhausted; some of PyTorch's say so in their message only."""
     if isinstance(error, MemoryError):
         return True
     return isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error)))  # torch.OutOfMemoryError is one
@@ -165,10 +159,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def if_memory_suffices(otherwise: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Leave undone what memory does not suffice for.
+    """Run a block, and skip the rest of it where memory does not suffice.
 
     Args:
-        otherwise: Called if it does not.
+        otherwise: Called then.
     """
     try:
         yield
@@ -183,7 +177,7 @@ _ADVICE = "advice: "
 
 @contextlib.contextmanager
 def advising(advice: str) -> Iterator[None]:
-    """Note advice on an error that a wrong value raises, for whoever says the error; empty advice notes nothing."""
+    """Attach advice to an error that a wrong value raises, to be shown with it; empty advice attaches nothing."""
     try:
         yield
     except (RuntimeError, ValueError, IndexError, ZeroDivisionError) as error:
@@ -193,16 +187,16 @@ def advising(advice: str) -> Iterator[None]:
 
 
 def advice_of(error: BaseException) -> str:
-    """Return the advice that was noted on an error; empty if none was."""
+    """Return the advice attached to an error; empty if there is none."""
     notes = [note for note in getattr(error, "__notes__", ()) if note.startswith(_ADVICE)]
     return notes[0].removeprefix(_ADVICE) if notes else ""
 
 
 def did_you_mean(name: object, known: Iterable[str], *, otherwise: str = "") -> str:
-    """Return ``"; did you mean alpha?"`` for a name that is like one of those known; else ``otherwise``."""
+    """Return ``"; did you mean alpha?"`` for a name that is similar to a known one; else ``otherwise``."""
     asked, near = str(name).lower(), {each.lower(): each for each in known}
-    begun = [each for each in near if asked and (each.startswith(asked) or asked.startswith(each))]
-    found = begun or difflib.get_close_matches(asked, near, n=1, cutoff=0.7)
+    prefixed = [each for each in near if asked and (each.startswith(asked) or asked.startswith(each))]
+    found = prefixed or difflib.get_close_matches(asked, near, n=1, cutoff=0.7)
     return f"; did you mean {near[found[0]]}?" if found else otherwise
 
 

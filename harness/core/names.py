@@ -1,7 +1,7 @@
-"""Names that a space gives: what a parameter and a metric may be called, the same in tables, flags and logs.
+"""Valid names of parameters and metrics, the same in tables, flags and logs.
 
-A parameter may be called as ``student()`` calls it. Where its name is another column of a table, its own column is
-``params.<name>``. A metric has a name of its own. Logs keep names as they are; MLflow gets ``_`` for what it refuses.
+A parameter has the name of an argument of ``student()``. If a table has another column of that name, the parameter's
+column is ``params.<name>``. A metric's name must be unique. In MLflow ``_`` replaces the characters that it refuses.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-LONGEST = 200  # characters; MLflow takes 250, of which it needs some for what stands before a name, as in "val/"
+LONGEST = 200  # characters; MLflow takes 250, with prefixes as "val/"
 COLUMNS = (
     *("number", "state", "recipe", "reason", "started", "finished"),
     *("front", "pick", "control", "tuned_control", "gain_over", "gain"),
@@ -21,10 +21,10 @@ _PREFIXES = ("train/", "val/", "test/", "params.")
 
 
 def check_parameter_names(names: Iterable[str]) -> None:
-    """Check that parameters can be told from one another wherever they are named.
+    """Check that parameters have valid names, which differ in MLflow too.
 
     Raises:
-        ValueError: If a flag or a log can't say one.
+        ValueError: If one can't be given in a flag, or two are logged under one name.
     """
     logged: dict[str, str] = {}
     for name in names:
@@ -37,14 +37,14 @@ def check_parameter_names(names: Iterable[str]) -> None:
 
 
 def check_metric_name(name: str, others: Iterable[str]) -> None:
-    """Check that a task's metric has a name of its own.
+    """Check that a task's metric has a valid and unique name.
 
     Args:
         name: Its name.
-        others: The names of what every trial has beside it (``harness.metrics.METRICS``).
+        others: Names of the metrics that every trial has (``harness.metrics.METRICS``).
 
     Raises:
-        ValueError: If a flag or a log can't say it, or it means something else there.
+        ValueError: If it can't be given in a flag, or names another column or curve.
     """
     _check_name("metric_name", name)
     logged = logged_name(name)
@@ -70,9 +70,9 @@ def _check_name(what: str, name: str) -> None:
 
 
 def logged_name(name: str) -> str:
-    """Return a name as MLflow takes it, with ``_`` for what it refuses: ``recall_1`` for ``recall@1``."""
+    """Return a name for MLflow, with ``_`` for characters that it refuses: ``recall_1`` for ``recall@1``."""
     shown = re.sub(r"[^\w.\-: /]", "_", name)
-    # A path that leads nowhere else: MLflow takes no empty part, and none of dots.
+    # A path within the run's folder: MLflow refuses empty parts and parts of dots.
     return "/".join(
         part if part not in ("", ".") and not part.startswith("..") else f"_{part.lstrip('.')}"
         for part in shown.split("/")
@@ -82,7 +82,7 @@ def logged_name(name: str) -> str:
 def column_names(parameters: Iterable[str], others: Iterable[str]) -> dict[str, str]:
     """Return the column of each parameter, by its name: ``params.<name>`` where another column has its name.
 
-    Where a parameter is called so too, there is another ``params.`` before it.
+    ``params.`` is repeated until the column is unique.
     """
     columns = {name: name for name in parameters}
     taken = {*others}

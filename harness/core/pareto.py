@@ -11,7 +11,7 @@ DIRECTIONS = ("minimize", "maximize")
 
 
 def pareto_front(values: ArrayLike, directions: Sequence[str] | None = None) -> NDArray[np.int64]:
-    """Positions of the points that no other point dominates.
+    """Return the positions of the points that no other point dominates.
 
     A point dominates another if it is at least as good in each objective and better in one. Equal points do not
     dominate each other: all of them are on the front, or none.
@@ -29,7 +29,7 @@ def pareto_front(values: ArrayLike, directions: Sequence[str] | None = None) -> 
     costs = _as_costs(values, directions)
     if len(costs) == 0:
         return np.empty(0, dtype=np.int64)
-    # In this order a point can only be dominated by one before it, or be equal to it.
+    # In lexicographic order a point can only be dominated by one before it, or be equal to it.
     order = np.lexsort(costs.T[::-1])
     front: list[int] = []
     kept = np.empty_like(costs)
@@ -45,14 +45,14 @@ def pareto_front(values: ArrayLike, directions: Sequence[str] | None = None) -> 
 def front_by_spread(
     values: ArrayLike, spreads: Sequence[float], directions: Sequence[str] | None = None
 ) -> NDArray[np.int64]:
-    """Positions of the points of a front that are on it only by differences within the spread of a measurement.
+    """Return the positions of points that are on a front only by differences within the noise of measurement.
 
-    Values of an objective count as equal if they differ by no more than its spread, as a share of the smaller one. A
-    point is such a one if another is then at least as good in each objective and better in one.
+    Values of an objective count as equal if they differ by no more than its spread, as a share of the smaller one. The
+    points returned are those that another point then dominates.
 
     Args:
         values: The points of the front, shape (F, M); F may be 0.
-        spreads: How far apart equal values may be measured, for each objective; 0 for what is exact.
+        spreads: Relative measurement noise of each objective; 0 for an exact one.
         directions: ``"minimize"`` or ``"maximize"`` for each objective; all are minimised by default.
 
     Returns:
@@ -73,10 +73,10 @@ def front_by_spread(
 
 
 def hypervolume(values: ArrayLike, reference_point: ArrayLike, directions: Sequence[str] | None = None) -> float:
-    """Volume that the points dominate, up to a reference point.
+    """Return the volume that the points dominate, up to a reference point.
 
-    Exact, by sweeping the last objective and measuring slices of one dimension less: fit for the fronts of a study
-    (M up to 4), not for hundreds of points in many dimensions.
+    Exact, by sweeping the last objective over slices of one dimension less: for the fronts of a study (M up to 4), not
+    for hundreds of points in many dimensions.
 
     Args:
         values: Points, shape (N, M); those that are not better than the reference point everywhere add nothing.
@@ -102,17 +102,17 @@ def hypervolume(values: ArrayLike, reference_point: ArrayLike, directions: Seque
 
 
 def knee(losses: ArrayLike, costs: ArrayLike) -> int:
-    """Position of the point at which a front bends most: where more cost begins to buy little.
+    """Return the position of a front's knee, beyond which more cost reduces the loss little.
 
-    Each axis is scaled to [0, 1] over the front; the costs, of which there may be several, are averaged. The knee is
-    the point farthest below the line between the best and the cheapest end, which is the one of the smallest sum.
+    Each axis is scaled to [0, 1] over the front; several costs are averaged. The knee is the point farthest below the
+    line between the best and the cheapest end: the one with the smallest sum of scaled loss and cost.
 
     Args:
-        losses: What is to be small in quality, shape (N,), N at least 1.
-        costs: What is to be small in cost, shape (N, K); K may be 0. Pass logarithms of what grows by factors.
+        losses: Shape (N,), N at least 1; the lower the better.
+        costs: Shape (N, K), K may be 0; the lower the better. Pass logarithms of costs that grow by factors.
 
     Returns:
-        A position; the first one of equals.
+        A position; of equal points, the first.
 
     References:
         Das (1999), On characterizing the "knee" of the Pareto curve. doi:10.1007/BF01195985.
@@ -129,7 +129,7 @@ def _scaled(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _as_costs(values: ArrayLike, directions: Sequence[str] | None) -> NDArray[np.float64]:
-    """Return the points as an array (N, M) that is to be minimised."""
+    """Return the points as an array (N, M) of objectives to be minimised."""
     costs = np.array(values, dtype=float)
     if costs.size == 0:
         costs = costs.reshape(0, costs.shape[1] if costs.ndim == 2 else len(directions or ()))

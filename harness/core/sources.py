@@ -1,4 +1,4 @@
-"""The code that a study stands on: its space file, the modules that it imports, and what of this package trains."""
+"""Fingerprint of a study's code: its space file, the user's modules that it imports, this package's training code."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ _TRAINS = (
     "harness/teachers/make.py",
     "harness/teachers/outputs.py",
 )
-"""Of this package, what decides the numbers of a trial."""
+"""The files of this package on which a trial's numbers depend."""
 _INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 _KEPT_TEXT = 40_000  # characters of compressed sources that a study keeps in its storage
 _WINDOW = 60  # characters that are shown of a line that differs
 
-_folders: list[str] = []  # on the path for the space file that was run last
-_imported: set[str] = set()  # the names of its modules
+_folders: list[str] = []  # added to sys.path for the space file that was run last
+_imported: set[str] = set()  # names of the modules that it imported
 
 
 @dataclass(frozen=True)
 class Code:
-    """Sources, without comments, docstrings and layout: what is left decides what the code does.
+    """Sources, without comments, docstrings and layout.
 
     Attributes:
-        files: The text of the space file and of each module of the user's that it imports, by its name.
+        files: Text of the space file and of each of the user's modules that it imports, by name.
         package: A content hash of each file of this package that trains.
     """
 
@@ -55,11 +55,11 @@ class Code:
 
     @property
     def key(self) -> str:
-        """Return a content key of all of it."""
+        """Return a content key of all sources."""
         return digest("code", {name: _digest(text) for name, text in self.files.items()}, dict(self.package))
 
     def to_json(self) -> dict[str, Any]:
-        """Hashes of all, and the compressed texts where they are not too long."""
+        """Return the hashes of all sources, and the compressed texts unless they are too long."""
         texts = base64.b64encode(zlib.compress(json.dumps(dict(self.files)).encode(), 9)).decode()
         hashes = {name: _digest(text) for name, text in self.files.items()}
         return {
@@ -69,43 +69,32 @@ class Code:
         }
 
     def differences(self, stored: Mapping[str, Any]) -> list[str]:
-        """Return what differs from the code that ``to_json`` stored, a phrase for each file.
-
-        Args:
-            stored: What ``to_json`` gave.
-        """
+        """Return the differences from code that ``to_json`` returned, a phrase for each file."""
         texts = json.loads(zlib.decompress(base64.b64decode(stored["texts"]))) if stored["texts"] else {}
         found = []
         was, now = stored["files"], {name: _digest(text) for name, text in self.files.items()}
         moved = {was[name] for name in was.keys() - now} & {now[name] for name in now.keys() - was}
         for name in sorted(was.keys() | now.keys()):
             if (name not in was or name not in now) and {was.get(name), now.get(name)} & moved:
-                continue  # a file that was renamed says the same
-            if name not in self.files:
+                continue  # the file was renamed
+            if name not in now:
                 found.append(f"{name} is not imported any more")
-            elif name not in stored["files"]:
+            elif name not in was:
                 found.append(f"{name} is imported too")
-            elif stored["files"][name] != _digest(self.files[name]):
+            elif was[name] != now[name]:
                 found.append(_difference(name, texts.get(name), self.files[name]))
-        ours = [name for name in _names(stored["package"], self.package) if _differ(name, stored["package"], self)]
+        package = stored["package"]
+        ours = [name for name in sorted(package.keys() | self.package) if package.get(name) != self.package.get(name)]
         if ours:
             more = f" and {len(ours) - 1} more files" if len(ours) > 1 else ""
             found.append(f"kd-harness itself trains otherwise ({ours[0]}{more})")
         return found
 
 
-def _names(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
-    return sorted(one.keys() | other.keys())
-
-
-def _differ(name: str, stored: Mapping[str, str], code: Code) -> bool:
-    return stored.get(name) != code.package.get(name)
-
-
 def make_importable(file: Path) -> None:
-    """Put a space file's folder first on the module search path, as Python does for a script, also through a link.
+    """Put a space file's folder first on ``sys.path``, as Python does for a script, also for a symbolic link.
 
-    Modules of the space file that was run before are forgotten: one of the same name may stand in this folder.
+    Modules that the space file before imported are unloaded: this folder may have others of the same name.
     """
     while _folders:
         with contextlib.suppress(ValueError):
@@ -119,7 +108,7 @@ def make_importable(file: Path) -> None:
 
 @contextlib.contextmanager
 def noting_imports() -> Iterator[None]:
-    """Note which of the user's own modules are imported meanwhile."""
+    """Record which of the user's own modules a block imports."""
     before = set(sys.modules)
     try:
         yield
@@ -140,7 +129,7 @@ def code_of(file: Path, *, was_run: bool = True) -> Code:
     for name, path in _modules(file, _imported if was_run else ()).items():
         if path.resolve() != file.resolve() and path.is_file():
             end = f"/{path.name}" if path.stem == "__init__" else path.suffix
-            files[f"{name.replace('.', '/')}{end}"] = _plain(path)  # wherever it lies: machines may differ in that
+            files[f"{name.replace('.', '/')}{end}"] = _plain(path)  # not by its folder, in which machines may differ
     return Code(files, package_code())
 
 
@@ -164,7 +153,7 @@ def _modules(file: Path, imported: Iterable[str]) -> dict[str, Path]:
 
 
 def _imports(module: str, file: Path) -> Iterator[str]:
-    """Yield the whole names of what a module's import statements name: modules, or what is in one."""
+    """Yield the absolute names in a module's import statements: of modules, or of objects in them."""
     package = module if file.stem == "__init__" else module.rpartition(".")[0]
     try:
         tree = ast.parse(file.read_bytes())
@@ -174,13 +163,13 @@ def _imports(module: str, file: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (one.name for one in node.names)
         elif isinstance(node, ast.ImportFrom):
-            with contextlib.suppress(ImportError):  # it leads out of its package
+            with contextlib.suppress(ImportError):  # a relative import beyond its package
                 source = resolve_name("." * node.level + (node.module or ""), package)
                 yield from (f"{source}.{one.name}" for one in node.names)
 
 
 def _sources(name: str, folders: Sequence[str]) -> Iterator[tuple[str, Path]]:
-    """Yield each part of a dotted name that is a module in some folders, by its whole name; nothing is imported."""
+    """Find each part of a dotted name that is a module in some folders, not importing it; yield name and file."""
     parts = name.split(".")
     if parts[0] in _PACKAGES:
         return
@@ -195,13 +184,13 @@ def _sources(name: str, folders: Sequence[str]) -> Iterator[tuple[str, Path]]:
 
 @cache
 def package_code() -> dict[str, str]:
-    """Return a content hash of each file of this package that trains, by its path."""
+    """Return a content hash of each file of this package that a trial's numbers depend on, by its path."""
     files = sorted(file for pattern in _TRAINS for file in _ROOT.glob(pattern))
     return {file.relative_to(_ROOT).as_posix(): _digest(_plain(file)) for file in files}
 
 
 def is_own(file: Path) -> bool:
-    """Return whether a file, or a folder of modules, is the user's: not Python's, and not of an installed package."""
+    """Return whether a file or folder is the user's own, not of the standard library or an installed package."""
     place = file.resolve()
     if {"site-packages", "dist-packages"} & set(place.parts) or place.suffix == ".zip":
         return False
@@ -209,7 +198,7 @@ def is_own(file: Path) -> bool:
 
 
 def _own_file(module: str) -> Path | None:
-    """Return the source of a module of the user's own; ``None`` of any other module."""
+    """Return the source file of one of the user's own modules; ``None`` for other modules."""
     found = getattr(sys.modules.get(module), "__file__", None)
     if not isinstance(found, str) or module.partition(".")[0] in _PACKAGES or not is_own(Path(found)):
         return None
@@ -217,7 +206,7 @@ def _own_file(module: str) -> Path | None:
 
 
 def _is_own_folder(module: str) -> bool:
-    """Return whether a module is a folder of the user's own modules, without ``__init__.py``."""
+    """Return whether a module is a namespace package (no ``__init__.py``) of the user's own."""
     found = sys.modules.get(module)
     if getattr(found, "__file__", None) is not None:
         return False
@@ -243,12 +232,12 @@ def plain(content: bytes) -> str:
 
 
 def _is_text(statement: ast.AST) -> bool:
-    """Return whether a statement is a docstring, or another constant that does nothing."""
+    """Return whether a statement is a docstring, or another constant without effect."""
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
 def _digest(text: str) -> str:
-    """Return a hash of what a source does; the same under any version of Python, which ``ast.dump`` would not give."""
+    """Return a hash of a source's syntax tree, the same under any Python version, unlike one of ``ast.dump``."""
     try:
         return digest("code", _structure(ast.parse(text)))
     except (SyntaxError, ValueError):
@@ -256,7 +245,7 @@ def _digest(text: str) -> str:
 
 
 def _structure(node: Any) -> Any:
-    """Return a syntax tree as lists, without what is empty: versions differ in that."""
+    """Return a syntax tree as lists, without empty fields, in which versions differ."""
     if isinstance(node, list):
         return [_structure(one) for one in node]
     if not isinstance(node, ast.AST):
@@ -266,7 +255,7 @@ def _structure(node: Any) -> Any:
 
 
 def _difference(name: str, was: str | None, now: str) -> str:
-    """Return what differs between two sources, in a phrase: the first line, and how many more."""
+    """Describe the difference between two sources: the first line, and how many more differ."""
     if was is None:
         return f"{name} differs"
     gone, come = [], []
@@ -287,7 +276,7 @@ def _difference(name: str, was: str | None, now: str) -> str:
 
 
 def _cut(line: str, start: int) -> str:
-    """So much of a line as is shown, around the place where it differs."""
+    """Cut a line to the width that is shown, around the place where it differs."""
     first = max(0, min(start - _WINDOW // 3, len(line) - _WINDOW))
     shown = line[first : first + _WINDOW]
     return f"{'…' if first else ''}{shown}{'…' if first + _WINDOW < len(line) else ''}"

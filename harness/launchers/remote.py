@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.core.addresses import redact
-from harness.core.errors import HarnessError, Interrupted, interrupt_once, lose_no_signal, one_line
+from harness.core.errors import HarnessError, Interrupted, interrupt_once, one_line, resend_dropped_signals
 from harness.launchers.passwords import revealed
 from harness.outcome import Outcome
 from harness.settings import Settings
@@ -54,7 +54,7 @@ class JobSpec:
         try:
             for number in stopping:
                 signal.signal(number, interrupt_once)
-            lose_no_signal()
+            resend_dropped_signals()
             if not self.folder.is_dir():
                 raise HarnessError(f"a worker must see the folder {self.folder}, but this machine does not have it.")
             os.chdir(self.folder)

@@ -48,11 +48,11 @@ def cost_table(
         def wait() -> None:
             terminal.say("another worker measures the costs; waiting for it")
 
-        with study.alone("costs", on_wait=wait):
+        with study.exclusive("costs", on_wait=wait):
             table = _table_of(study)
             if table is None:
                 table = _found_or_measured(settings, space, teachers, data, terminal)
-                study.keep_costs(table.to_json())
+                study.costs = table.to_json()
                 measured = "1 architecture" if len(table.students) == 1 else f"{len(table.students)} architectures"
                 terminal.say(f"costs     {measured} and the teacher on {table.conditions}")
     return table

@@ -82,7 +82,7 @@ def prepare(
     if len(teachers) > 1:
         terminal.say(f"ensemble  {describe_network(space, ensemble, costs.teacher)}, mean of the {teacher_digest}")
     run.report_students(student_warnings, costs)
-    study.keep_teacher(teacher_metrics(ensemble, costs.teacher))
+    study.teacher = teacher_metrics(ensemble, costs.teacher)
     budget.check_counted(costs.uncounted, settings.budgets, study.objectives)
     run.set_region(bound, scored, ensemble[space.task.metric_name])
     budget.within(space, settings.budgets, costs)  # raises now, if no student is

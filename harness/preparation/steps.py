@@ -39,7 +39,7 @@ from harness.region import Scores, region_of
 from harness.screen.terminal import Terminal
 from harness.settings import Bound, Settings
 from harness.space import SearchSpace
-from harness.studies.changes import bind_starts
+from harness.studies.changes import pin_starts
 from harness.studies.study import Study
 from harness.task import Task, class_names, deployed_network
 from harness.teachers.cache import ArtifactCache, null_lock
@@ -91,7 +91,7 @@ class PreparationSteps:
         views = "" if data.views is None else f", {data.views.count} views of each to train on"
         self._terminal.say(f"data      {sizes} samples{views}, {dataset}")
         data.move_to(device)
-        self._study.bind(dataset=dataset, students=students_digest(self._space, data, self._settings))
+        self._study.pin_inputs(dataset=dataset, students=students_digest(self._space, data, self._settings))
         return data, dataset
 
     def check_students(self, data: TensorDataModule) -> Students:
@@ -99,7 +99,7 @@ class PreparationSteps:
         space = self._space
         students = check_students(space, data, self.task_code, layers=student_layers(space))
         check_deployed(space, data, self.task_code, classes=students.classes)
-        bind_starts(self._study, student_starts(space, data, self._settings))
+        pin_starts(self._study, student_starts(space, data, self._settings))
         check_classes(space, students.classes)
         check_student_layers(space, students)
         return students
@@ -156,22 +156,21 @@ class PreparationSteps:
                 terminal=self._terminal,
                 mirror=self._mirror,
                 check=check,
-                bind_start=lambda name, start: bind_starts(self._study, {name: start})[name],
+                bind_start=lambda name, start: pin_starts(self._study, {name: start})[name],
             )
 
     @cached_property
     def _artifacts(self) -> ArtifactCache:
-        lock = self._study.alone if self._study.is_shared else null_lock
+        lock = self._study.exclusive if self._study.is_shared else null_lock
         return ArtifactCache(lock, self._mirror, self._terminal.say)
 
     def begin_work(self, no_control: str, scored: Scores, names: tuple[str, ...]) -> None:
         """Begin to store what was found, which no other start may overtake from here on."""
         study = self._study
         study.begin_work()
-        study.keep_no_control(no_control)
-        study.keep_primary_bounds(*scored.bounds)
-        if names != study.class_names:
-            study.keep_class_names(names)
+        study.no_control = no_control
+        study.primary_bounds = scored.bounds
+        study.class_names = names
 
     def make_outputs(
         self, teachers: Sequence[Teacher], data: TensorDataModule, dataset: str, splits: Sequence[str]
@@ -238,20 +237,20 @@ class PreparationSteps:
             unknown = ", ".join(unknown_for_some(METRICS))
             self.warnings.append(f"{unknown} are not known of students: no formula for {', '.join(costs.uncounted)}")
             self._terminal.say_wrapped(f"warning   {self.warnings[-1]}", indent=INDENT)
-        self._study.keep_sanity_warnings(self.warnings)
+        self._study.sanity_warnings = tuple(self.warnings)
 
     def set_region(self, bound: Bound | None, scored: Scores, teacher: float) -> None:
         """Store the region of interest with the study, and show it."""
         study = self._study
         region = region_of(bound, scored, teacher)
         before = f"; before: {study.region.bound}" if bound != study.bound and study.trials() else ""
-        study.keep_region(region)
-        study.keep_bound(bound)
+        study.region = region
+        study.bound = bound
         self._terminal.say_wrapped(f"region    {region}{before}", indent=INDENT)
         if not region.holds(teacher):
             self.warnings.append(f"the teacher itself is not in the region ({region}), so few students may be")
             self._terminal.say_wrapped(f"warning   {self.warnings[-1]}", indent=INDENT)
-            study.keep_sanity_warnings(self.warnings)
+            study.sanity_warnings = tuple(self.warnings)
 
 
 def attach_outputs(outputs: Outputs, data: TensorDataModule, space: SearchSpace, classes: int) -> dict[str, float]:

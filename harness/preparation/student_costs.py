@@ -48,12 +48,12 @@ def _known_or_measured(
     key, table = key_of(architecture), prepared.costs
     if key not in table.students:
         # Another worker may have measured it, and the study keeps one table.
-        with study.alone("costs"):
+        with study.exclusive("costs"):
             assert study.costs is not None
             table.add(CostTable.from_json(study.costs))
             if key not in table.students:
                 table.add(_measured(architecture, space, study, prepared))
-                study.keep_costs(table.to_json())
+                study.costs = table.to_json()
     return table.metrics(architecture)
 
 
@@ -108,7 +108,7 @@ def refusal(architecture: Mapping[str, Any], space: SearchSpace, study: Study, p
         return None
 
     def say() -> None:
-        study.retry.word(f"students that memory does not suffice for are not tried ({named(architecture)})")
+        study.retry.notifier(f"students that memory does not suffice for are not tried ({named(architecture)})")
 
     with if_memory_suffices(otherwise=say):
         if key_of(architecture) not in prepared.costs.students:
@@ -144,4 +144,4 @@ def _say_uncounted(metrics: Sequence[str], names: Sequence[str], study: Study, c
     new = [name for name in names if name not in costs.uncounted]
     costs.uncounted += tuple(new)
     if new:
-        study.retry.word(f"students {_uncounted(metrics)} are not tried: no formula for {', '.join(new)}")
+        study.retry.notifier(f"students {_uncounted(metrics)} are not tried: no formula for {', '.join(new)}")

@@ -43,7 +43,7 @@ class ParentRun:
         self._settings = settings
         self._mirror = mirror
         self._controls_left = controls_left
-        study.hold()
+        study.join()
         self.spool = Spool(study.folder, mirror.notify)
         if study.finished():  # a first start creates the run when all is prepared, so that a refused one has none
             self._begin()
@@ -89,7 +89,7 @@ class ParentRun:
     def _begin(self) -> None:
         """Log what the study is, unless it is logged. A study has one run, however many machines begin it at once."""
         if not self.spool.begun and self._study.is_shared and self._mirror.shares_files:
-            with self._study.alone("run"):
+            with self._study.exclusive("run"):
                 self._log_identity()
                 self._mirror.settle(self._study.folder)  # a server that is away gets the run when it is back
         else:

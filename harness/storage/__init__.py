@@ -1,1 +1,1 @@
-"""Where studies live, how they are reached, and who is at work on what, on one machine and on many."""
+"""The storage of studies: opened, retried, moved between; leases, heartbeats and locks of workers."""

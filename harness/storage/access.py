@@ -14,6 +14,7 @@ import optuna
 import sqlalchemy
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
+from optuna.study import Study
 from optuna.trial import FrozenTrial
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine, ExceptionContext
@@ -24,16 +25,16 @@ from harness.core.content import exclusive
 from harness.core.errors import HarnessError, LeaseLost, one_line
 from harness.settings import Places
 from harness.storage.database_leases import make_tables
-from harness.storage.database_locks import lock
-from harness.storage.retry import RetryPolicy, never, server_is_away
+from harness.storage.database_locks import acquire_advisory_lock
+from harness.storage.retry import RetryPolicy
 from harness.storage.sqlite_file import make_if_missing, replace_if_empty
 
 STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError)
-"""What an open storage raises when its database can't be reached any more."""
+"""Errors of an open storage whose database can't be reached any more."""
 
 _CONNECT_ARGS = {
     "connect_timeout": 10,  # seconds, as the others
-    # Without these, whoever waits for a server that vanished with its machine waits for hours.
+    # Without these, a client waits for hours for a server that vanished with its machine.
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 3,
@@ -55,13 +56,13 @@ class Storage:
 
     @property
     def server(self) -> Engine | None:
-        """The engine of a PostgreSQL server, whose studies workers of many machines share; ``None`` for SQLite."""
+        """Return the engine of a PostgreSQL server, which many machines share; ``None`` for SQLite."""
         return None if self.database.engine.dialect.name == "sqlite" else self.database.engine
 
     def create_trial(
         self, study_id: int, trial: FrozenTrial, before_commit: Callable[[], None] = lambda: None
     ) -> FrozenTrial:
-        """Store a trial whole, and return it as it is stored, with its number.
+        """Store a trial in one transaction, and return it as it is stored, with its number.
 
         RDBStorage's own ``create_new_trial`` tries a failed insert again, up to five times with pauses of up to two
         seconds. The lock under which the trial was chosen may be lost meanwhile, and the trial would then be stored
@@ -84,9 +85,14 @@ class Storage:
             _inserting.before_commit = None
         return self.optuna.get_trial(trial_id)
 
-    def retry(self) -> RetryPolicy:
-        """Return how to meet failing calls: a server that is away is asked again."""
-        return RetryPolicy(never if self.server is None else server_is_away)
+    def load_study(self, name: str) -> Study | None:
+        """Return the study of a name; ``None`` if there is none."""
+        known = name in optuna.get_all_study_names(self.optuna)
+        return optuna.load_study(study_name=name, storage=self.optuna) if known else None
+
+    def retry_policy(self) -> RetryPolicy:
+        """Return a policy that retries calls while a server is away."""
+        return RetryPolicy(of_server=self.server is not None)
 
     def close_connections(self) -> None:
         """Close idle connections; the storage opens new ones when it needs them."""
@@ -99,14 +105,14 @@ _inserting = threading.local()
 
 
 class _FirstFailure(Exception):
-    """A failure of the driver, as an error that Optuna does not take for one of the database."""
+    """A driver's error, wrapped so that Optuna does not take it for one of the database and retries."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
         self.error = error
 
 
-def _pass_by_retries(context: ExceptionContext) -> None:
+def _bypass_retries(context: ExceptionContext) -> None:
     found = context.sqlalchemy_exception
     is_inserting = getattr(_inserting, "before_commit", None) is not None
     if is_inserting and isinstance(found, DBAPIError) and not context.is_pre_ping:
@@ -127,11 +133,11 @@ def _check_before_commit(connection: Connection) -> None:
 
 @contextlib.contextmanager
 def storage_in_reach(places: Places, to: str = "") -> Iterator[None]:
-    """Run a block that works on an open storage; end it with one line if the storage is lost.
+    """Run a block that uses an open storage, and name the storage in one line if it is lost.
 
     Args:
         places: Name the storage.
-        to: Address of another storage that the block works on.
+        to: Address of another storage that the block uses.
 
     Raises:
         HarnessError: If the storage is lost.
@@ -147,7 +153,7 @@ def storage_in_reach(places: Places, to: str = "") -> Iterator[None]:
 
 @contextlib.contextmanager
 def asking_storage() -> Iterator[None]:
-    """Run storage calls from within a trial: none of their errors is the trial's fault.
+    """Run storage calls from within a trial, and raise their errors as the storage's, not as the trial's.
 
     Raises:
         StorageInternalError: If the storage can't be reached, or the study was deleted from it meanwhile.
@@ -180,8 +186,8 @@ def open_storage(
             f"{flag} must be sqlite:///FILE (for one machine) or postgresql+psycopg://USER@HOST/DATABASE (for many), "
             f"but got {shown!r}."
         )
-    wait = partial(say, "storage   another process opens the same one; waiting for it")
-    # Or two first starts would both make the tables.
+    wait = partial(say, "storage   waiting for another process that opens it")
+    # Otherwise two first starts would both make the tables.
     with exclusive(lock_of(address, settings.runs_dir), on_wait=wait):
         try:
             database = _open_server(address) if path is None else _open_file(path, address, say)
@@ -194,7 +200,7 @@ def open_storage(
             ) from error
         except ArgumentError as error:
             raise HarnessError(f"{flag} must be a database's address, but got {shown!r}: {one_line(error)}") from error
-        except Exception as error:  # whatever a driver raises: the address can't be used, and its words say why
+        except Exception as error:  # whatever a driver raises: its message says why the address can't be used
             raise HarnessError(f"{flag} {shown} can't be used: {one_line(error.__cause__ or error)}") from error
     return storage
 
@@ -202,26 +208,22 @@ def open_storage(
 def await_storage(settings: Places, say: Callable[[str], None]) -> None:
     """Wait until the storage answers, if it is a server that is away.
 
-    Args:
-        settings: Name the storage.
-        say: Called with a line of text.
-
     Raises:
         HarnessError: If the server stays away, or can't be used for another reason.
     """
     if is_server(settings.storage):
-        RetryPolicy(server_is_away, say).call(lambda: open_storage(settings))
+        RetryPolicy(say).call(lambda: open_storage(settings))
 
 
 def _open_server(address: str) -> RDBStorage:
     engine_kwargs: dict[str, Any] = {"connect_args": _CONNECT_ARGS, "pool_pre_ping": True}
     engine = sqlalchemy.create_engine(address, **engine_kwargs)
     try:
-        with engine.begin() as connection:  # two first starts at once would both make the tables
-            lock(connection, "tables")
+        with engine.begin() as connection:
+            acquire_advisory_lock(connection, "tables")  # as above, on all machines
             database = RDBStorage(address, engine_kwargs=engine_kwargs)
             event.listen(database.engine, "connect", _set_server_keepalives)
-            event.listen(database.engine, "handle_error", _pass_by_retries)
+            event.listen(database.engine, "handle_error", _bypass_retries)
             event.listen(database.engine, "commit", _check_before_commit)
             database.engine.dispose()
             make_tables(database.engine)
@@ -262,7 +264,7 @@ def _can_be_opened(address: str) -> bool:
 
 
 def _set_server_keepalives(connection: Any, record: Any) -> None:
-    """Let the server notice within minutes that this machine vanished: until then it keeps this machine's locks."""
+    """Let the server notice within minutes if this machine vanishes: until then it keeps this machine's locks."""
     names = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count", "tcp_user_timeout")
     with connection.cursor() as cursor:
         for name, value in zip(names, ("30", "10", "3", "60000"), strict=True):

@@ -1,4 +1,4 @@
-"""One at a time, on all machines: PostgreSQL's advisory locks, and a locked file where there is no server."""
+"""Locks across all machines: PostgreSQL's advisory locks, and a locked file where there is no server."""
 
 from __future__ import annotations
 
@@ -12,63 +12,67 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from harness.core.content import exclusive
-from harness.storage.leases import Check
+from harness.storage.leases import VerifyLock
 
 
 @contextlib.contextmanager
-def alone(engines: Sequence[Engine | None], what: str, file: Path) -> Iterator[Check]:
-    """Keep everyone else out: who shares the file, and who shares a database.
+def distributed_lock(engines: Sequence[Engine | None], what: str, file: Path) -> Iterator[VerifyLock]:
+    """Keep out all processes that share the file or one of the databases.
 
     Args:
         engines: Of the databases that are shared; ``None`` for one that only this machine uses.
-        what: Names what is done, across all machines.
-        file: Stands for the same on this machine.
+        what: Names the lock in each database.
+        file: Is the lock on this machine.
 
     Yields:
-        What raises an error if they are kept out no more.
+        What raises an error if a lock was lost.
     """
     shared = [engine for engine in engines if engine is not None]
     with contextlib.ExitStack() as held:
-        # In one order, or two who need the same two would wait for one another.
-        checks = [held.enter_context(locked(engine, what)) for engine in sorted(shared, key=lambda one: str(one.url))]
-        held.enter_context(exclusive(file))  # of those, too, who have a study of this name in another storage
+        # In one order, or two processes that need the same two locks would wait for one another.
+        in_order = sorted(shared, key=lambda engine: str(engine.url))
+        checks = [held.enter_context(advisory_lock(engine, what)) for engine in in_order]
+        held.enter_context(exclusive(file))  # also against processes with a study of this name in another storage
 
-        def check() -> None:
-            for each in checks:
-                each()
+        def verify() -> None:
+            for check in checks:
+                check()
 
-        yield check
+        yield verify
 
 
 @contextlib.contextmanager
-def locked(
+def advisory_lock(
     engine: Engine, what: str, *, on_wait: Callable[[], None] = lambda: None, stalled_s: float = 0
-) -> Iterator[Check]:
-    """Keep everyone else out who shares the database. A lock ends with its connection, and so with its process.
+) -> Iterator[VerifyLock]:
+    """Keep out all processes that share the database. The lock ends with its connection, and so with its process.
 
     Args:
         engine: Of the database.
-        what: Names what is done, across all machines.
-        on_wait: Called if somebody must be waited for.
-        stalled_s: Seconds without a sign after which the lock ends too; 0 is never.
+        what: Names the lock.
+        on_wait: Called if another process must be waited for.
+        stalled_s: Seconds without a statement after which the server ends the lock too; 0 is never.
+
+    Yields:
+        What raises an error if the lock was lost.
     """
     with engine.connect() as connection:
-        lock(connection, what, on_wait=on_wait, stalled_s=stalled_s)
+        acquire_advisory_lock(connection, what, on_wait=on_wait, stalled_s=stalled_s)
 
-        def check() -> None:
+        def verify() -> None:
             connection.execute(sql.select(1))
 
         try:
-            yield check
+            yield verify
         finally:
-            with contextlib.suppress(SQLAlchemyError):  # of a connection that is lost, and the lock with it
+            with contextlib.suppress(SQLAlchemyError):  # the connection is lost, and the lock with it
                 connection.rollback()
 
 
-def lock(
+def acquire_advisory_lock(
     connection: Connection, what: str, *, on_wait: Callable[[], None] = lambda: None, stalled_s: float = 0
 ) -> None:
-    """Hold a name until the connection's transaction ends: PostgreSQL's advisory locks. Takes what ``locked`` does."""
+    """Acquire an advisory lock until the connection's transaction ends; arguments as of ``advisory_lock``."""
     key = int.from_bytes(hashlib.sha256(f"kd {what}".encode()).digest()[:8], signed=True)
     ends = sql.func.set_config("idle_in_transaction_session_timeout", str(round(stalled_s * 1000)), True)
     if not connection.execute(sql.select(sql.func.pg_try_advisory_xact_lock(key), ends)).one()[0]:

@@ -1,7 +1,7 @@
-"""Who works on what: each trial, or student that is trained anew, is one living worker's at a time.
+"""Leases: each trial, or student that is retrained, is one living worker's at a time.
 
-A locked file in the runs folder says so, which all share, on one machine: the kernel frees it however the worker ends.
-Where the study is in PostgreSQL, and workers may be anywhere, see ``harness.storage.database_leases``.
+On one machine a lease is a locked file in the runs folder, which all workers share: the kernel frees the lock however
+a worker ends. Studies in PostgreSQL, whose workers may be on many machines: ``harness.storage.database_leases``.
 """
 
 from __future__ import annotations
@@ -11,82 +11,115 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from harness.core.content import FolderLock, exclusive
 
-BEAT_S = 10.0
+HEARTBEAT_S = 10.0
+"""Interval between a worker's heartbeats."""
 GRACE_S = 40.0
-"""Silence, listened for, after which a worker on another machine, or one that is stalled, loses what it works on."""
+"""Silence, while others listened, after which a worker that is stalled or cut off loses its lease to a takeover."""
 
-Check = Callable[[], None]
+VerifyLock = Callable[[], None]
+"""Raises an error if a lock was lost while its holder was cut off or stalled: to be called before a write."""
 
 
-class Lease(Protocol):
-    """A piece that is this worker's alone.
+class Lease:
+    """A worker's exclusive right to a work item, as a locked file: nobody takes over from a process that lives.
 
     Attributes:
-        taken_ms: Since when, by the one clock that all see who may take it.
+        item: Name of the work item, which is that of its folder within the study's.
+        taken_ms: When the lease was acquired, by the one clock that all see who may acquire it.
     """
 
-    taken_ms: int
+    def __init__(self, item: str, lock: FolderLock, taken_ms: int) -> None:
+        self.item = item
+        self.taken_ms = taken_ms
+        self._lock = lock
 
-    def confirm(self, epochs: int) -> None:
-        """Check that it still is, after so many epochs.
+    def report_progress(self, epochs: int) -> None:
+        """Note how many epochs are done, for the next heartbeat; check the lease as far as its state is known here.
 
         Raises:
-            LeaseLost: If another worker has it now.
+            LeaseLost: If another worker has taken over.
         """
-
-    def is_lost(self) -> bool:
-        """Return whether it is known to be another worker's."""
-
-    def is_valid(self) -> bool:
-        """Return whether it can't be another worker's yet."""
 
     def verify(self) -> None:
-        """Check that it still is, for certain.
+        """Check with the server that the lease is still this worker's: fencing, before a result is stored.
 
         Raises:
-            LeaseLost: If another worker has it now.
-            SQLAlchemyError: If nobody can tell.
+            LeaseLost: If another worker has taken over.
+            SQLAlchemyError: If the server does not answer.
         """
+
+    def is_valid(self) -> bool:
+        """Return whether no other worker can have taken over yet."""
+        return True
+
+    def is_lost(self) -> bool:
+        """Return whether another worker is known to have taken over."""
+        return False
 
     def release(self) -> None:
-        """Give it back."""
+        """Give the lease back."""
+        self._lock.release()
 
 
-class Leases(Protocol):
-    """What the workers of one study work on."""
+class Leases:
+    """The leases of one study, as locked files: for workers of one machine.
 
+    Args:
+        folder: The study's folder; a work item is a folder in it.
+        check_not_moved: Raises an error if the study was moved to another storage.
+    """
+
+    def __init__(self, folder: Path, check_not_moved: Callable[[], None] = lambda: None) -> None:
+        self._folder = folder
+        self._check_not_moved = check_not_moved
+
+    @contextlib.contextmanager
     def exclusive(
         self, what: str, *, on_wait: Callable[[], None] = lambda: None, briefly: bool = False
-    ) -> contextlib.AbstractContextManager[Check]:
-        """Keep all other workers of the study out meanwhile; ``on_wait`` is called if one must be waited for.
-
-        What it gives raises an error if they are kept out no more, for the server was away; or, where it was to be
-        ``briefly``, for this worker was stalled.
-        """
-
-    def take(self, pieces: Sequence[str]) -> tuple[str, Lease] | None:
-        """Take the first of some pieces, known by their folders' names, that no living worker has. In ``exclusive``.
-
-        Raises:
-            HarnessError: If the study is here no more.
-        """
-
-    def living(self, *, on_wait: Callable[[Worker], None]) -> list[Worker]:
-        """Return those that are at work, once it is known of each; the others are forgotten. In ``exclusive``.
+    ) -> Iterator[VerifyLock]:
+        """Keep all other workers of the study out meanwhile.
 
         Args:
-            on_wait: Told of one that is silent and is listened for.
+            what: Names the lock.
+            on_wait: Called if another worker must be waited for.
+            briefly: Whether the lock is held for a moment at most; a server ends the lock of a worker that stalls then.
+
+        Yields:
+            What raises an error if the lock was lost.
         """
+        with exclusive(self._folder / f"{what}.lock", on_wait=on_wait, briefly=briefly):
+            yield lambda: None
+
+    def acquire(self, items: Sequence[str]) -> Lease | None:
+        """Acquire a lease on the first of some work items that no living worker has. To be called in ``exclusive``.
+
+        Raises:
+            HarnessError: If the study was moved.
+        """
+        self._check_not_moved()
+        for item in items:
+            lock = made_lock(self._folder / item)
+            if lock.acquire():
+                return Lease(item, lock, time.time_ns() // 1_000_000)
+        return None
+
+    def live_workers(self, *, on_wait: Callable[[Worker], None]) -> list[Worker]:
+        """Return the workers of other processes that are alive, and forget the others. To be called in ``exclusive``.
+
+        Args:
+            on_wait: Told of a silent worker whose next heartbeat is waited for.
+        """
+        return []  # on one machine, the study's lock tells
 
     def workers(self) -> list[Worker]:
-        """Return those that are at work, as far as it is known."""
+        """Return the known workers."""
+        return []
 
     def close(self) -> None:
-        """Work no more."""
+        """Remove this process from the workers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,14 +129,14 @@ class Worker:
     Attributes:
         host: Its machine.
         pid: Its process there.
-        piece: What it works on, or ``None``.
-        epochs: How many epochs of it are done.
-        silent_s: Seconds since it gave a sign of life.
+        item: The work item that it has a lease on, or ``None``.
+        epochs: How many epochs of the item are done.
+        silent_s: Seconds since its last heartbeat.
     """
 
     host: str
     pid: int
-    piece: str | None
+    item: str | None
     epochs: int | None
     silent_s: float
 
@@ -112,69 +145,11 @@ class Worker:
 
     @property
     def is_silent(self) -> bool:
-        """Return whether it has not given a sign of life for so long that others may take over."""
+        """Return whether its last heartbeat is so old that others may take over."""
         return self.silent_s > GRACE_S
 
 
-class FolderLeases:
-    """Leases as leases of folders.
-
-    Args:
-        folder: The study's folder; a piece is a folder in it.
-        see_that_it_is_here: Raises an error if the study is here no more.
-    """
-
-    def __init__(self, folder: Path, see_that_it_is_here: Callable[[], None] = lambda: None) -> None:
-        self._folder = folder
-        self._see_that_it_is_here = see_that_it_is_here
-
-    @contextlib.contextmanager
-    def exclusive(
-        self, what: str, *, on_wait: Callable[[], None] = lambda: None, briefly: bool = False
-    ) -> Iterator[Check]:
-        with exclusive(self._folder / f"{what}.lock", on_wait=on_wait, briefly=briefly):
-            yield lambda: None
-
-    def take(self, pieces: Sequence[str]) -> tuple[str, Lease] | None:
-        self._see_that_it_is_here()
-        for piece in pieces:
-            lease = lease_of(self._folder / piece)
-            if lease.acquire():
-                return piece, _FolderLease(lease)
-        return None
-
-    def living(self, *, on_wait: Callable[[Worker], None]) -> list[Worker]:
-        return []  # a lease says it
-
-    def workers(self) -> list[Worker]:
-        return []
-
-    def close(self) -> None:
-        pass
-
-
-class _FolderLease:
-    def __init__(self, lease: FolderLock) -> None:
-        self.taken_ms = time.time_ns() // 1_000_000
-        self._lease = lease
-
-    def confirm(self, epochs: int) -> None:
-        pass  # nobody takes over from a process that holds a lease
-
-    def verify(self) -> None:
-        pass
-
-    def is_lost(self) -> bool:
-        return False
-
-    def is_valid(self) -> bool:
-        return True
-
-    def release(self) -> None:
-        self._lease.release()
-
-
-def lease_of(folder: Path) -> FolderLock:
-    """Return the lease of a folder, which is made if need be."""
+def made_lock(folder: Path) -> FolderLock:
+    """Return the lock of a folder, which is made where it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     return FolderLock(folder)

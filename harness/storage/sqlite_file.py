@@ -1,4 +1,4 @@
-"""SQLite databases that are there with all of their tables, or not at all: made beside their place, and moved into it.
+"""SQLite databases that have all of their tables or don't exist: written to a temporary file, and renamed.
 
 MLflow and Optuna make dozens of tables, statement by statement. A process that is killed meanwhile leaves a file that
 neither can use, nor repair.
@@ -17,26 +17,26 @@ from harness.core.errors import HarnessError
 
 _MAGIC = b"SQLite format 3\0"
 _SIDECARS = ("-journal", "-wal", "-shm")
-_QUIET_S = 3.0  # a file that was written to within it may be another program's, which makes its tables
+_QUIET_S = 3.0  # another program may still be making the tables of a file that was written to within it
 _HALF_MADE = "_alembic_tmp_"  # begins the name of a table that a migration copies into
 
 
 def make_if_missing(path: Path, make: Callable[[Path], None]) -> None:
-    """Make a database, unless there is one. To be called under a lock that all who make it take.
+    """Make a database, unless it exists. To be called under a lock that all processes share.
 
     Args:
-        path: Its file; one without a byte is none.
+        path: Its file; an empty file is none.
         make: Makes all tables in a new file, and closes it.
 
     Raises:
-        HarnessError: If what is there can't be a database that is worked on.
+        HarnessError: If the path is no SQLite database that can be written to, or its folder is missing.
     """
     if not path.parent.is_dir():
         raise HarnessError(f"its folder {path.parent} is not there; make it first: mkdir -p {path.parent}")
     if path.is_dir():
         raise HarnessError(f"{path} must be a database file, but is a folder; name another, or move it away")
     if not path.exists() or not path.stat().st_size:
-        _put_in_place(_made_beside(path, make), path)
+        _rename(_make_temporary(path, make), path)
         return
     with open(path, "rb") as file:
         if file.read(len(_MAGIC)) != _MAGIC:
@@ -46,12 +46,12 @@ def make_if_missing(path: Path, make: Callable[[Path], None]) -> None:
 
 
 def replace_if_empty(path: Path, make: Callable[[Path], None], *, is_usable: Callable[[], bool]) -> bool:
-    """Make a database anew that can't be used, if it holds nothing. To be called under the same lock.
+    """Replace a database that can't be used by a new one, if it has no rows. To be called under the same lock.
 
     Args:
         path: Its file.
         make: As of ``make_if_missing``.
-        is_usable: Whether it can be used by now; another program may have been making it.
+        is_usable: Returns whether it can be used by now; another program may have been making it.
 
     Returns:
         Whether it can be used now.
@@ -60,18 +60,18 @@ def replace_if_empty(path: Path, make: Callable[[Path], None], *, is_usable: Cal
         time.sleep(_QUIET_S)
         if is_usable():
             return True
-    made = _made_beside(path, make)
-    if _holds_more(path, made):
+    made = _make_temporary(path, make)
+    if _has_more_rows(path, made):
         made.unlink()
         return False
-    _put_in_place(made, path)
+    _rename(made, path)
     return True
 
 
-def _made_beside(path: Path, make: Callable[[Path], None]) -> Path:
+def _make_temporary(path: Path, make: Callable[[Path], None]) -> Path:
     made = path.with_name(f".{path.name}.new")
     try:
-        _remove(made)  # a killed process's
+        _remove(made)  # left by a process that was killed
         make(made)
     except BaseException:
         _remove(made)
@@ -80,8 +80,8 @@ def _made_beside(path: Path, make: Callable[[Path], None]) -> Path:
     return made
 
 
-def _put_in_place(made: Path, path: Path) -> None:
-    _remove_sidecars(path)  # or SQLite would play them into the new file
+def _rename(made: Path, path: Path) -> None:
+    _remove_sidecars(path)  # or SQLite would replay them into the new file
     os.replace(made, path)
     _flush(path.parent)
 
@@ -104,8 +104,8 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _holds_more(path: Path, new: Path) -> bool:
-    """Return whether a table has more rows than in a new database, in which a few have one."""
+def _has_more_rows(path: Path, new: Path) -> bool:
+    """Return whether a table has more rows than in a new database, where a few tables have one."""
     try:
         found = _rows(path)
     except sqlite3.Error:

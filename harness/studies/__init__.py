@@ -1,1 +1,1 @@
-"""A study: opened or resumed, what it says of itself, how its trials are claimed and told, moved whole."""
+"""Studies: created or resumed, their attributes, claimed trials, moved to another storage."""

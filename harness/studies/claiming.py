@@ -1,8 +1,9 @@
-"""How a worker comes by its next trial: one that was cut, or a new one. One worker at a time, as briefly as it can.
+"""Claim a worker's next trial, one that was cut or a new one, under optimistic concurrency control.
 
-What a model proposes takes longer than to store it. So a worker thinks ahead: it reads the study and chooses before it
-keeps the others out, and then only sees that nobody has begun a trial meanwhile. Where it had to wait for its turn the
-last time, others would outrun it; then it thinks when it is its turn.
+Workers claim one at a time, for the budget is exact, but a model takes longer to propose a trial than the storage to
+store it. So a worker prefetches: it reads the study and chooses before it keeps the others out, and then checks only
+that no trial was begun meanwhile. A worker that had to wait for the lock last time is likely to be outrun again: it
+reads and chooses within the lock.
 """
 
 from __future__ import annotations
@@ -18,31 +19,29 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from harness.core.content import derived_seed
 from harness.core.errors import HarnessError
 from harness.sampling.proposal import Proposal, Proposer
-from harness.storage.leases import Check, Lease
+from harness.storage.leases import Lease, VerifyLock
 from harness.studies.claim import Claim
 from harness.studies.study import Study
 
 
 class ConflictError(Exception):
-    """Another worker began or ended a trial since the study was read: it must be read again."""
+    """Optimistic concurrency control failed: another worker began or ended a trial since the study was read."""
 
 
 @dataclass(frozen=True)
 class _Prefetched:
-    """The study as it was read, and what was chosen then, if anything was."""
+    """The trials as they were read, and the proposal for them, if there is one."""
 
     trials: list[FrozenTrial]
     proposal: Proposal | None
 
 
 class TrialClaimer:
-    """Takes up one trial after the other.
-
-    Workers exclude one another, so that together they finish exactly the trials that were asked for.
+    """Claims one trial after the other; workers together finish exactly the trials that were asked for.
 
     Args:
         study: The study.
-        proposer: Where a new trial's configuration comes from.
+        proposer: Proposes the configurations of new trials.
     """
 
     def __init__(self, study: Study, proposer: Proposer) -> None:
@@ -51,86 +50,88 @@ class TrialClaimer:
         self._contended = False
 
     def claim(self) -> Claim | None:
-        """Take up a trial that was cut, or begin a new one; ``None`` when there is no more to begin."""
+        """Resume a trial that was cut, or begin a new one; return ``None`` when there is no more to begin."""
         while True:
             with contextlib.suppress(ConflictError):
-                found = self._study.retry.call(self._taken)
-                return None if found is None else self._claim(*found)
+                return self._study.retry.call(self._try_claim)
 
-    def _taken(self) -> tuple[FrozenTrial, Lease, bool] | None:
-        """Return a trial, the hold on it, and whether another process began it."""
+    def _try_claim(self) -> Claim | None:
+        """Claim a trial under the lock.
+
+        Raises:
+            ConflictError: If another worker was faster.
+        """
         study = self._study
-        thought = None if self._contended else self._prefetch()
+        prefetched = None if self._contended else self._prefetch()
         self._contended = False
-        with study.leases.exclusive("claim", on_wait=self._wait, briefly=True) as check:
-            if thought is None or not self._is_current(thought.trials):
-                thought = _Prefetched(study.trials(), None)
-            cut = self._cut(thought.trials)
-            if cut is not None:
-                return (*cut, True)
-            waiting = _waiting(thought.trials)
-            if len(thought.trials) - waiting >= study.settings.trials:
+        with study.leases.exclusive("claim", on_wait=self._note_contention, briefly=True) as verify_lock:
+            if prefetched is None or not self._is_current(prefetched.trials):
+                prefetched = _Prefetched(study.trials(), None)
+            trials = prefetched.trials
+            if (resumed := self._resume(trials)) is not None:
+                return resumed
+            waiting = _count_waiting(trials)
+            if len(trials) - waiting >= study.settings.trials:
                 return None
             # Someone may have enqueued a trial with Optuna's own means; no budget holds back what is asked for by name.
             if waiting:
-                check()
-                trial = self._completed(self._enqueued(thought.trials))
+                verify_lock()
+                trial = self._complete_params(self._begin_enqueued(trials))
             else:
-                proposal = thought.proposal or self._proposer.propose(thought.trials)
+                proposal = prefetched.proposal or self._proposer.propose(trials)
                 if proposal is None:
-                    study.keep_exhausted()
+                    study.is_exhausted = True
                     return None
-                # Without the check before the commit, another worker may begin the last one too.
-                trial = self._begun(proposal, check, number=len(thought.trials))
-            taken = study.leases.take([str(trial.number)])
-            return None if taken is None else (trial, taken[1], False)
+                # Without verifying the lock before the commit, another worker may begin the last one too.
+                trial = self._begin(proposal, verify_lock, number=len(trials))
+            lease = study.leases.acquire([str(trial.number)])
+            return None if lease is None else self._claimed(trial, lease, resumed=False)
 
-    def _wait(self) -> None:
+    def _note_contention(self) -> None:
         self._contended = True
 
     def _prefetch(self) -> _Prefetched:
         trials, proposal = self._study.trials(), None
-        waiting = _waiting(trials)
-        if not waiting and len(trials) < self._study.settings.trials:
-            with contextlib.suppress(HarnessError):  # raised again when it is its turn, if nothing was cut
+        if not _count_waiting(trials) and len(trials) < self._study.settings.trials:
+            with contextlib.suppress(HarnessError):  # raised again under the lock, if nothing was cut
                 proposal = self._proposer.propose(trials)
         return _Prefetched(trials, proposal)
 
     def _is_current(self, trials: list[FrozenTrial]) -> bool:
-        """Return whether no trial was begun, or enqueued, since the study was read, and it was read whole."""
+        """Return whether trials that were read are complete, and none was begun or enqueued since."""
         begun = (trial for trial in trials if trial.state == TrialState.RUNNING)
         if any(self._proposer.space.branch_of(trial.params) is None for trial in begun):
             return False  # enqueued, and being completed
-        tally = self._study.tally()
-        return tally.total() == len(trials) and tally[TrialState.WAITING] == _waiting(trials)
+        now = self._study.trials()
+        return len(now) == len(trials) and _count_waiting(now) == _count_waiting(trials)
 
-    def _cut(self, trials: list[FrozenTrial]) -> tuple[FrozenTrial, Lease] | None:
-        """Return a running trial that no living worker has; as many of them go on as are still asked for."""
+    def _resume(self, trials: list[FrozenTrial]) -> Claim | None:
+        """Claim a running trial that no living worker has, as long as so many trials are still asked for."""
         finished = sum(trial.state.is_finished() for trial in trials)
         begun = [str(trial.number) for trial in trials if trial.state == TrialState.RUNNING]
         running = begun[: max(0, self._study.settings.trials - finished)]
-        while (found := self._study.leases.take(running)) is not None:
-            piece, hold = found
+        while (lease := self._study.leases.acquire(running)) is not None:
             with contextlib.ExitStack() as given_back:
-                given_back.callback(hold.release)
-                trial = self._study.trials()[int(piece)]
-                # Read with the trial in hand: whoever ends one gives it back afterwards.
+                given_back.callback(lease.release)
+                trial = self._study.trials()[int(lease.item)]
+                # Read again under the lease: a worker ends its trial before it releases the lease.
                 if trial.state == TrialState.RUNNING:
-                    whole = self._completed(trial)
+                    claim = self._claimed(self._complete_params(trial), lease, resumed=True)
                     given_back.pop_all()
-                    return whole, hold
-            running.remove(piece)
+                    return claim
+            running.remove(lease.item)
         return None
 
-    def _completed(self, trial: FrozenTrial) -> FrozenTrial:
-        """A trial with all its parameters, or others could choose the same: what someone enqueued names some, or none.
+    def _complete_params(self, trial: FrozenTrial) -> FrozenTrial:
+        """Draw the parameters that an enqueued trial lacks, under the lock, or others could choose the same.
 
-        Nobody else begins a trial meanwhile.
+        Raises:
+            ConflictError: If its given parameters are not in the space: it has failed.
         """
         study, space = self._study, self._proposer.space
         if space.branch_of(trial.params) is not None:
             return trial
-        asked = {**trial.system_attrs.get("fixed_params", {}), **trial.params}  # Optuna's name of what was enqueued
+        asked = {**trial.system_attrs.get("fixed_params", {}), **trial.params}  # where Optuna has what was enqueued
         if fault := space.fault(asked):
             self._fail(trial, fault)
         # Configurations come from a proposer; this sampler only completes.
@@ -140,14 +141,14 @@ class TrialClaimer:
         return study.storage.optuna.get_trial(trial_id)
 
     def _fail(self, trial: FrozenTrial, reason: str) -> NoReturn:
-        """Tell a trial that can't be trained, and look for another one."""
+        """Store that a trial can't be trained, and let another one be claimed."""
         storage, trial_id = self._study.storage.optuna, self._study.trial_id(trial.number)
         storage.set_trial_user_attr(trial_id, "reason", reason)
         storage.set_trial_state_values(trial_id, TrialState.FAIL)
         raise ConflictError(reason)
 
-    def _enqueued(self, trials: list[FrozenTrial]) -> FrozenTrial:
-        """The first trial that waits, begun. Optuna's ask() would begin another one if nobody waited any more."""
+    def _begin_enqueued(self, trials: list[FrozenTrial]) -> FrozenTrial:
+        """Begin the first waiting trial. Optuna's ask() would begin a new one if none waited any more."""
         storage = self._study.storage.optuna
         trial_id = self._study.trial_id(next(trial.number for trial in trials if trial.state == TrialState.WAITING))
         try:
@@ -158,36 +159,36 @@ class TrialClaimer:
             raise ConflictError(f"trial {trial_id} does not wait any more")
         return storage.get_trial(trial_id)
 
-    def _begun(self, proposal: Proposal, check: Check, *, number: int) -> FrozenTrial:
-        """Begin a new trial.
+    def _begin(self, proposal: Proposal, verify_lock: VerifyLock, *, number: int) -> FrozenTrial:
+        """Store a new trial.
 
         Raises:
-            ConflictError: If others began one meanwhile, for this worker has lost its turn and not known it. The new
-                trial is left as one that was cut: it goes on if it is still asked for.
+            ConflictError: If others began one meanwhile, for this worker has lost the lock and not known it. The new
+                trial is left as one that was cut: it is resumed if it is still asked for.
         """
-        whole = create_trial(
+        trial = create_trial(
             state=TrialState.RUNNING,
             params=proposal.params,
             distributions=proposal.distributions,
             user_attrs={} if proposal.recipe is None else {"recipe": proposal.recipe},
             system_attrs=proposal.notes,
         )
-        begun = self._study.add_trial(whole, before_commit=check)
+        begun = self._study.add_trial(trial, before_commit=verify_lock)
         if begun.number != number:
             raise ConflictError(f"trial {begun.number} was to be trial {number}")
         return begun
 
-    def _claim(self, trial: FrozenTrial, hold: Lease, resumed: bool) -> Claim:
+    def _claimed(self, trial: FrozenTrial, lease: Lease, *, resumed: bool) -> Claim:
         return Claim(
             study=self._study,
             trial=trial,
             configuration=self._proposer.space.configuration(trial.params),
             folder=self._study.trial_folder(trial.number),
-            hold=hold,
+            lease=lease,
             resumed=resumed,
             recipe=trial.user_attrs.get("recipe"),
         )
 
 
-def _waiting(trials: list[FrozenTrial]) -> int:
+def _count_waiting(trials: list[FrozenTrial]) -> int:
     return sum(trial.state == TrialState.WAITING for trial in trials)

@@ -1,10 +1,10 @@
-"""Moving a study to another storage: begun on a file, gone on with on a server, or back. Its runs folder stays its own.
+"""Move a study to another storage: from a file to a server, or back. Its runs folder stays.
 
-Nobody works on it meanwhile: who is at work is named, and who comes waits, on any machine, and is told where it went.
-At any moment one of the two can be gone on with, or the same command can finish:
+No process works on it meanwhile: a move is refused while workers are alive, and those that come wait, on any machine,
+and are told where the study is. Cut at any moment, one of the two studies can be resumed, or the same command ends it:
 
-1. the copy is made, marked as being made: nobody opens it, and a cut leaves the source as it was;
-2. the source says where it went: nobody opens it any more;
+1. the copy is made with a mark: no process opens it, and a cut leaves the source as it was;
+2. the new address is stored in the source: no process opens it any more;
 3. the copy loses its mark.
 """
 
@@ -24,54 +24,50 @@ from harness.core.argv import VARIABLES
 from harness.core.errors import HarnessError
 from harness.settings import DEFAULT_STORAGE, StudyPlaces
 from harness.storage.access import Storage, open_storage, storage_in_reach
-from harness.storage.database_locks import alone
-from harness.storage.leases import GRACE_S, Check, Worker
-from harness.storage.location import MOVED_ATTR, MOVING_ATTR, see_that_it_is_here
+from harness.storage.database_locks import distributed_lock
+from harness.storage.leases import GRACE_S, VerifyLock, Worker
+from harness.storage.location import MOVED_ATTR, MOVING_ATTR, check_not_moved
 from harness.storage.study_lock import ExclusiveStudyLock
-from harness.studies.opening import load_stored
+from harness.studies.opening import check_owns_folder, load_stored
 from harness.studies.study import Study
 
 if TYPE_CHECKING:
     from harness.screen.terminal import Terminal
 
-_MOMENT_S = 2.0  # for workers of a search that was killed to see it, and for its mirror to let its runs wait
+_SHUTDOWN_S = 2.0  # for workers of a killed search to notice it, and for its mirror to set its runs to waiting
 
 
 def move(settings: StudyPlaces, to: str, terminal: Terminal) -> None:
-    """Move a study with all that its storage knows of it: trials in any state, attributes, times.
+    """Move a study with all trials, attributes and times.
 
-    Trial numbers, the study's id and its runs folder stay, so a trial that was cut is resumed from its checkpoint and
-    MLflow's runs go on.
+    Trial numbers, the study's id and its runs folder stay, so a trial that was cut is resumed from its checkpoint, in
+    the same MLflow run.
 
     Args:
         settings: Name the study, its storage and the runs folder.
-        to: Address of the storage that it moves to.
-        terminal: Says how far it is.
+        to: Address of the other storage.
+        terminal: Shows progress.
 
     Raises:
-        HarnessError: If there is no such study, its folder is elsewhere, someone works on it, a study of its name is
-            in the other storage, or one of the two storages can't be used. The source is whole then.
+        HarnessError: If there is no such study, its folder is elsewhere, a process works on it, a study of its name is
+            in the other storage, or one of the two storages can't be used. The source is unchanged then.
     """
     there = replace(settings, storage=to)
     if place_of(settings.storage) == place_of(to):
         raise HarnessError(f"--to must be another storage than --storage, but both are {redact(to)}.")
     source = load_stored(settings)
-    if not source.owns_folder():
-        raise HarnessError(
-            f"study {settings.study!r} was searched with another --runs-dir or in another folder than "
-            f"{source.folder.resolve()}; move it from there."
-        )
+    check_owns_folder(source, "move it from there")
     target = open_storage(there, flag="--to")
     with storage_in_reach(settings, to):
-        if not _is_half_told(source, target, there):
-            see_that_it_is_here(source.attrs, settings)
-        _see_that_it_is_in_one(source, target, there)  # or a move would wait for itself
-        with _nobody_at_work(source, target, terminal) as check:
-            if not _is_half_told(source, target, there):
-                see_that_it_is_here(source.attrs, settings)
+        if not _is_nearly_done(source, target, there):
+            check_not_moved(source.attrs, settings)
+        _check_two_storages(source, target, there)  # or a move would wait for itself
+        with _exclude_workers(source, target, terminal) as verify_locks:
+            if not _is_nearly_done(source, target, there):
+                check_not_moved(source.attrs, settings)
                 _make_room(source, target, there)
                 _copy(source, target, terminal)
-                check()
+                verify_locks()
                 source.optuna.set_user_attr(MOVED_ATTR, place_of(to))
             optuna.load_study(study_name=settings.study, storage=target.optuna).set_user_attr(MOVING_ATTR, None)
     terminal.say(
@@ -81,7 +77,7 @@ def move(settings: StudyPlaces, to: str, terminal: Terminal) -> None:
 
 
 def _how_to_reach(address: str) -> str:
-    """Return what a person has to say for a command to take this storage."""
+    """Tell how a command is given this storage."""
     if has_password(address):
         return f"with the address in ${VARIABLES['--storage']}"
     if address == DEFAULT_STORAGE:
@@ -90,38 +86,40 @@ def _how_to_reach(address: str) -> str:
 
 
 @contextlib.contextmanager
-def _nobody_at_work(source: Study, target: Storage, terminal: Terminal) -> Iterator[Check]:
-    """Keep everyone out of a study and of its copy; what it gives raises an error if they are kept out no more.
+def _exclude_workers(source: Study, target: Storage, terminal: Terminal) -> Iterator[VerifyLock]:
+    """Keep all processes out of a study and of its copy; yield what raises an error if a lock was lost.
 
     Raises:
-        HarnessError: If somebody is at work.
+        HarnessError: If a process works on the study.
     """
     name = source.settings.study
 
     def say(worker: Worker) -> None:
         terminal.say(f"waiting   up to {GRACE_S:.0f} s for a sign of life of {worker}")
 
-    absence = ExclusiveStudyLock(source.settings)
+    lock = ExclusiveStudyLock(source.settings)
     try:
-        ends_at = time.monotonic() + _MOMENT_S
-        while not (absent := absence.acquire()) and time.monotonic() < ends_at:
+        ends_at = time.monotonic() + _SHUTDOWN_S
+        while not (locked := lock.acquire()) and time.monotonic() < ends_at:
             time.sleep(0.1)
-        if not absent:
+        if not locked:
             named = [str(worker) for worker in source.leases.workers() if not worker.is_silent]
             _refuse(name, named or ["a process of this machine"])
         file = source.folder.with_name(f".{name}.lock")
         servers = [source.storage.server, target.server]
-        with alone(servers, f"open {name}", file) as opens, contextlib.ExitStack() as held:
-            claims = held.enter_context(source.leases.exclusive("claim"))
-            _refuse(name, [str(worker) for worker in source.leases.living(on_wait=say)])
+        with (
+            distributed_lock(servers, f"open {name}", file) as verify_open_lock,
+            source.leases.exclusive("claim") as verify_claim_lock,
+        ):
+            _refuse(name, [str(worker) for worker in source.leases.live_workers(on_wait=say)])
 
-            def check() -> None:
-                opens()
-                claims()
+            def verify() -> None:
+                verify_open_lock()
+                verify_claim_lock()
 
-            yield check
+            yield verify
     finally:
-        absence.release()
+        lock.release()
 
 
 def _refuse(name: str, workers: Sequence[str]) -> None:
@@ -129,13 +127,13 @@ def _refuse(name: str, workers: Sequence[str]) -> None:
         raise HarnessError(f"study {name!r} is being worked on by {', '.join(workers)}; stop that, and move it then.")
 
 
-def _see_that_it_is_in_one(source: Study, target: Storage, there: StudyPlaces) -> None:
-    """Check that two addresses are not two names of one place.
+def _check_two_storages(source: Study, target: Storage, there: StudyPlaces) -> None:
+    """Check that two addresses are not two names of one storage.
 
     Raises:
         HarnessError: If they are.
     """
-    copy = _stored(there.study, target)
+    copy = target.load_study(there.study)
     if copy is None or copy.user_attrs.get("kd.id") != source.id:
         return
     marked = {MOVED_ATTR, MOVING_ATTR} & {name for name, value in copy.user_attrs.items() if value is not None}
@@ -145,15 +143,9 @@ def _see_that_it_is_in_one(source: Study, target: Storage, there: StudyPlaces) -
         )
 
 
-def _stored(name: str, storage: Storage) -> optuna.Study | None:
-    """Return a storage's study of that name, if it has one."""
-    known = name in optuna.get_all_study_names(storage.optuna)
-    return optuna.load_study(study_name=name, storage=storage.optuna) if known else None
-
-
-def _is_half_told(source: Study, target: Storage, there: StudyPlaces) -> bool:
-    """Return whether an earlier move was cut between its last two steps: the copy is whole, and the source says so."""
-    copy = _stored(there.study, target)
+def _is_nearly_done(source: Study, target: Storage, there: StudyPlaces) -> bool:
+    """Return whether a move was cut before its last step: the copy is whole, and the source has its address."""
+    copy = target.load_study(there.study)
     return (
         source.attrs.get(MOVED_ATTR) == place_of(there.storage)
         and copy is not None
@@ -162,12 +154,12 @@ def _is_half_told(source: Study, target: Storage, there: StudyPlaces) -> bool:
 
 
 def _make_room(source: Study, target: Storage, there: StudyPlaces) -> None:
-    """Remove what earlier moves of this study have left in the other storage: half a copy, or what it was before.
+    """Delete what earlier moves of this study left in the other storage: half a copy, or the study before it moved.
 
     Raises:
         HarnessError: If there is another study of its name.
     """
-    found = _stored(there.study, target)
+    found = target.load_study(there.study)
     if found is None:
         return
     attrs = found.user_attrs
@@ -181,7 +173,7 @@ def _make_room(source: Study, target: Storage, there: StudyPlaces) -> None:
 
 
 def _copy(source: Study, target: Storage, terminal: Terminal) -> None:
-    """Copy a study, marked as being copied from the first moment on. ``optuna.copy_study`` would mark it too late."""
+    """Copy a study, with the mark of a copy first. After ``optuna.copy_study`` the mark would come too late."""
     name = source.optuna.study_name
     made = optuna.create_study(study_name=name, storage=target.optuna, directions=source.optuna.directions)
     made.set_user_attr(MOVING_ATTR, source.id)
@@ -192,7 +184,7 @@ def _copy(source: Study, target: Storage, terminal: Terminal) -> None:
     trials = source.optuna.get_trials(deepcopy=False)
     bar = terminal.progress_bar("move", len(trials), "trials") if trials else None
     try:
-        for trial in trials:  # in the order of their numbers, which are given anew
+        for trial in trials:  # in the order of their numbers, which the storage assigns again
             copy = target.create_trial(study_id, trial)
             if copy.number != trial.number:
                 raise HarnessError(

@@ -1,4 +1,4 @@
-"""Opening a study: created, resumed if it is the same one, or found to be read; and whose its folder is."""
+"""Open a study: create it, resume it if it is the same one, or find it; and take its folder."""
 
 from __future__ import annotations
 
@@ -12,136 +12,135 @@ from typing import Any
 
 import optuna
 from optuna.distributions import check_distribution_compatibility
-from optuna.trial import TrialState
 
 from harness.core.addresses import is_server, redact, sqlite_path
 from harness.core.content import FolderLock, write_atomically
 from harness.core.errors import HarnessError, did_you_mean
-from harness.core.sources import Code
 from harness.metrics import DEFAULT_OBJECTIVES, METRICS
 from harness.options.spaces import space_argument, space_file, space_names
 from harness.settings import ConfirmSettings, Places, Settings, StudyPlaces
 from harness.space import SearchSpace, load_space
 from harness.storage.access import Storage, open_storage
-from harness.storage.database_locks import alone
-from harness.storage.location import HERE_ATTR, MOVING_ATTR, here, is_first_start, see_that_it_is_here
-from harness.storage.retry import RetryPolicy, server_is_away
-from harness.studies.changes import check_code, check_format, with_format
-from harness.studies.study import MARK, Study
+from harness.storage.database_locks import distributed_lock
+from harness.storage.leases import made_lock
+from harness.storage.location import MOVING_ATTR, ORIGIN_ATTR, check_not_moved, is_first_start, origin
+from harness.storage.retry import RetryPolicy
+from harness.studies.changes import FORMAT, check_code, check_format
+from harness.studies.study import OWNER_FILE, Study
 
 _MAKING_ATTR = "kd.making"
 _FLAGS = {name: f"--{name}" for name in ("space", "objectives", "epochs", "seed", "max")} | {"fixed": "--fix"}
 _ADJUSTABLE = ("region",)
-"""What of a study's identity may be another one when it is resumed (``Record.bound`` is the latest)."""
+"""What of a study's identity may change when it is resumed (``StudyAttributes.bound`` is the latest)."""
 
 
 def open_study(settings: Settings, space: SearchSpace, storage: Storage) -> Study:
     """Create the study, or resume it if it is the same one.
 
     Args:
-        settings: Names it.
-        space: Its whole space, nothing held fixed.
-        storage: Where it is, or will be.
+        settings: Name the study.
+        space: The whole space, no parameter held fixed.
+        storage: The study's storage.
 
     Raises:
         HarnessError: If the stored study is of another space, other objectives, another number of epochs or another
-            seed, stands on other code that is not accepted, was made by another version of this program, or was moved,
-            or an objective is unknown.
+            seed, was begun with other code that is not accepted, was made by another version of this program, or was
+            moved, or an objective is unknown.
     """
     objectives = settings.objectives or (space.task.metric_name, *DEFAULT_OBJECTIVES)
     directions = [_direction(name, space) for name in objectives]
-    identity = with_format(
-        {
-            "space": settings.space_name,
-            "parameters": space.declaration(),
-            "objectives": list(objectives),
-            "epochs": space.epochs,
-            "seed": settings.seed,
-            "fixed": dict(settings.fixed),
-            "max": dict(settings.budgets),
-            "region": settings.bound and str(settings.bound),
-        }
-    )
-    with alone([storage.server], f"open {settings.study}", settings.study_dir.with_name(f".{settings.study}.lock")):
-        if settings.study in optuna.get_all_study_names(storage.optuna):
-            loaded = optuna.load_study(study_name=settings.study, storage=storage.optuna)
-            see_that_it_is_here(loaded.user_attrs, settings)
-            stored = loaded.user_attrs.get("kd.identity")
-            empty = not loaded.user_attrs and not loaded.get_trials(deepcopy=False)  # cut right after it was created
-            if stored is None and _MAKING_ATTR not in loaded.user_attrs and not empty:
-                raise HarnessError(
-                    f"study {settings.study!r} in {redact(settings.storage)} was not made by this program; "
-                    "use --study to name a new one."
-                )
+    identity = {
+        "space": settings.space_name,
+        "parameters": space.declaration(),
+        "objectives": list(objectives),
+        "epochs": space.epochs,
+        "seed": settings.seed,
+        "fixed": dict(settings.fixed),
+        "max": dict(settings.budgets),
+        "region": settings.bound and str(settings.bound),
+        "format": FORMAT,
+    }
+    file = settings.study_dir.with_name(f".{settings.study}.lock")
+    with distributed_lock([storage.server], f"open {settings.study}", file):
+        stored = storage.load_study(settings.study)
+        if stored is not None and _can_be_resumed(stored, settings, space, identity):
+            study = Study(storage, stored, settings)
+            _check_identity(study, identity)
+            check_code(study, space.code, accept=settings.accept_changes)
+            _check_ranges(study, space)
         else:
-            loaded, stored = None, None
-        if loaded is not None and stored is not None and not _begins_anew(loaded, settings, identity, space.code):
-            known = Study(storage, loaded, settings)
-            _compare(known, stored, identity)
-            check_code(known, space.code, accept=settings.accept_changes)
-            _check_ranges(known, space)
-        else:
-            # A study that was cut while it was being made has no identity yet, and one whose preparation failed has no
-            # trial: it is made again, whole.
-            if loaded is not None:
+            if stored is not None:
                 optuna.delete_study(study_name=settings.study, storage=storage.optuna)
-            elif (settings.study_dir / MARK).exists():
-                _hold_beside_namesake(settings).release()  # or it is refused before it is made
-            loaded = optuna.create_study(study_name=settings.study, storage=storage.optuna, directions=directions)  # type: ignore[arg-type]
-            loaded.set_user_attr(_MAKING_ATTR, True)
-            loaded.set_user_attr(HERE_ATTR, here(settings))
-            loaded.set_user_attr("kd.primary", space.task.metric_name)
-            loaded.set_user_attr("kd.primary_direction", space.task.metric_direction)
-            loaded.set_user_attr("kd.groups", space.fixed(settings.fixed).groups)
-            loaded.set_user_attr("kd.id", uuid.uuid4().hex)
-            Study(storage, loaded, settings).keep_code(space.code.to_json())
-            loaded.set_user_attr("kd.identity", identity)
-        assert loaded is not None
-        study = Study(storage, loaded, settings)
+            elif (settings.study_dir / OWNER_FILE).exists():
+                _lock_namesake(settings).release()  # refused here, before there is a study
+            study = _create(settings, space, storage, identity, directions)
         study.note_code()
-        _own_folder(study)
-        if not study.sources:  # else when all is prepared: what is refused is not what others go on with
-            study.keep_sources()
+        _take_folder(study)
+        if not study.sources:  # else once all is prepared: a start that is refused must not change them
+            study.store_sources()
     return study
 
 
-def _begins_anew(study: optuna.Study, settings: Settings, identity: Mapping[str, Any], code: Code) -> bool:
-    """Return whether a study of another identity or code stands there for nothing, so that it is made anew."""
-    if study.user_attrs["kd.identity"] == identity and not code.differences(study.user_attrs["kd.code"]):
+def _can_be_resumed(stored: optuna.Study, settings: Settings, space: SearchSpace, identity: Mapping[str, Any]) -> bool:
+    """Return whether a stored study is to be resumed; else nothing is lost if it is deleted and created again.
+
+    Raises:
+        HarnessError: If the study was moved or made by another program.
+    """
+    attrs, has_trials = stored.user_attrs, bool(stored.get_trials(deepcopy=False))
+    check_not_moved(attrs, settings)
+    if "kd.identity" not in attrs:  # cut while it was created
+        if _MAKING_ATTR not in attrs and (attrs or has_trials):
+            raise HarnessError(
+                f"study {settings.study!r} in {redact(settings.storage)} was not made by this program; "
+                "use --study to name a new one."
+            )
         return False
-    return _is_abandoned(study, settings)
+    if has_trials or (attrs["kd.identity"] == identity and not space.code.differences(attrs["kd.code"])):
+        return True
+    # Its first start failed over what was changed since, and no process works on it.
+    return not (is_first_start(stored, settings) and made_lock(settings.study_dir).is_free())
 
 
-def _is_abandoned(study: optuna.Study, settings: Settings) -> bool:
-    """Whether a study has no trial and nobody at work on it: a first start that failed over what was then mended."""
-    if study.get_trials(deepcopy=False) or not is_first_start(study, settings):
-        return False
-    settings.study_dir.mkdir(parents=True, exist_ok=True)
-    lease = FolderLock(settings.study_dir)
-    free = lease.acquire()
-    lease.release()
-    return free
+def _create(
+    settings: Settings, space: SearchSpace, storage: Storage, identity: Mapping[str, Any], directions: list[str]
+) -> Study:
+    """Create a study; cut before its identity is stored, it is created again."""
+    created = optuna.create_study(study_name=settings.study, storage=storage.optuna, directions=directions)  # type: ignore[arg-type]
+    attrs = {
+        _MAKING_ATTR: True,
+        ORIGIN_ATTR: origin(settings),
+        "kd.primary": space.task.metric_name,
+        "kd.primary_direction": space.task.metric_direction,
+        "kd.groups": space.fixed(settings.fixed).groups,
+        "kd.id": uuid.uuid4().hex,
+        "kd.code": space.code.to_json(),
+        "kd.identity": identity,
+    }
+    for name, value in attrs.items():
+        created.set_user_attr(name, value)
+    return Study(storage, created, settings)
 
 
-def find_study(settings: StudyPlaces, *, on_word: Callable[[str], None] | None = None) -> Study:
+def find_study(settings: StudyPlaces, *, on_outage: Callable[[str], None] | None = None) -> Study:
     """Open a study that exists.
 
     Args:
-        settings: Names it, and its storage.
-        on_word: If given, a server that is away is waited for, and this is told of it.
+        settings: Name the study and its storage.
+        on_outage: If given, it is called with a message while a server is away, which is waited for.
 
     Raises:
         HarnessError: If the storage can't be used or has no such study of this program, or it was moved.
     """
-    if on_word is not None and is_server(settings.storage):
-        return RetryPolicy(server_is_away, on_word).call(lambda: find_study(settings))
+    if on_outage is not None and is_server(settings.storage):
+        return RetryPolicy(on_outage).call(lambda: find_study(settings))
     study = load_stored(settings)
-    see_that_it_is_here(study.attrs, settings)
+    check_not_moved(study.attrs, settings)
     return study
 
 
-def see_that_it_exists(settings: Places) -> None:
-    """Check that a storage that is a file is there: to open it would make an empty one.
+def check_storage_exists(settings: Places) -> None:
+    """Check that a storage's file exists: opening it would make an empty one.
 
     Raises:
         HarnessError: If it is not.
@@ -155,50 +154,56 @@ def see_that_it_exists(settings: Places) -> None:
 
 
 def load_stored(settings: StudyPlaces) -> Study:
-    """Return what a storage has of a study, whether it was moved or not.
-
-    Args:
-        settings: Name it, and its storage.
+    """Open a study as it is stored, whether it was moved or not.
 
     Raises:
         HarnessError: If the storage can't be used or has no such study of this program.
     """
     name = settings.study
-    see_that_it_exists(settings)
+    check_storage_exists(settings)
     storage = open_storage(settings)
-    names = optuna.get_all_study_names(storage.optuna)
-    if name not in names:
+    stored = storage.load_study(name)
+    if stored is None:
+        names = optuna.get_all_study_names(storage.optuna)
         known, near = ", ".join(sorted(names)) or "none", did_you_mean(name, names, otherwise=".")
         raise HarnessError(f"{redact(settings.storage)} must hold study {name!r}, but holds {known}{near}")
-    loaded = optuna.load_study(study_name=name, storage=storage.optuna)
-    if loaded.user_attrs.keys().isdisjoint(("kd.identity", MOVING_ATTR)):
+    if stored.user_attrs.keys().isdisjoint(("kd.identity", MOVING_ATTR)):
         raise HarnessError(f"study {name!r} was not made by this program.")
-    if (identity := loaded.user_attrs.get("kd.identity")) is not None:
+    if (identity := stored.user_attrs.get("kd.identity")) is not None:
         check_format(name, identity)
     if not isinstance(settings, Settings):
         settings = Settings(**vars(settings), space_name=(identity or {}).get("space", ""))
-    return Study(storage, loaded, settings)
+    return Study(storage, stored, settings)
+
+
+def check_owns_folder(study: Study, remedy: str) -> None:
+    """Check that the study's folder is the one that it was searched in.
+
+    Raises:
+        HarnessError: If it is not.
+    """
+    if not study.owns_folder():
+        raise HarnessError(
+            f"study {study.settings.study!r} was searched with another --runs-dir or in another folder than "
+            f"{study.folder.resolve()}; {remedy}."
+        )
 
 
 def reopen_study(asked: ConfirmSettings) -> tuple[Study, SearchSpace]:
-    """Open a study that was searched, to work on what it has found; with its space, and what it held fixed.
+    """Open a study that was searched, to work on its results; return it with its space, narrowed to what it searched.
 
     A space file is code. The storage says where it was, but whoever can write there must not choose what runs here.
 
     Args:
-        asked: Names it, and its storage; a space file, unless it is an embedded one; data and teachers where they
-            are not where they were.
+        asked: Name the study and its storage; a space file, unless the space is an embedded one; data and teachers
+            where they have moved.
 
     Raises:
-        HarnessError: If the storage has no such study, its folder is elsewhere, its space can't be had, or its code is
-            another one by now.
+        HarnessError: If the storage has no such study, its folder is elsewhere, its space is missing, or its code has
+            changed.
     """
     study = find_study(asked.places)
-    if not study.owns_folder():
-        raise HarnessError(
-            f"study {asked.places.study!r} was searched with another --runs-dir or in another folder than "
-            f"{study.folder.resolve()}; go on there."
-        )
+    check_owns_folder(study, "go on there")
     identity, sources = study.attrs["kd.identity"], study.sources
     if asked.space_file is None and study.space_name not in space_names():
         raise HarnessError(
@@ -235,44 +240,45 @@ def reopen_study(asked: ConfirmSettings) -> tuple[Study, SearchSpace]:
     return reopened, space.fixed(settings.fixed)
 
 
-def _own_folder(study: Study) -> None:
-    """Check that the study's folder holds this study's trials, and not those of a namesake in another storage.
+def _take_folder(study: Study) -> None:
+    """Make the study's folder its own.
 
-    A namesake's folder is put aside under its id, and comes back when its study is opened again.
+    A namesake's folder, of a study in another storage, is renamed after its id, and renamed back when that study is
+    opened again.
     """
     if study.owns_folder():
         return
-    mark, kept = study.folder / MARK, _aside(study.folder, study.id)
-    # Where it is shared, its workers may be anywhere, and their folders too.
-    if not study.is_shared and not kept.exists() and any(trial.state == TrialState.RUNNING for trial in study.trials()):
-        # Its lease, if it is alive, and its checkpoint are in the folder that it was begun with.
+    owner_file, kept = study.folder / OWNER_FILE, _aside(study.folder, study.id)
+    # Workers of a shared study may be anywhere, and their folders too.
+    if not study.is_shared and not kept.exists() and study.running():
+        # Its lock, if its worker is alive, and its checkpoint are in the folder that it was begun in.
         raise HarnessError(
             f"study {study.settings.study!r} has a trial that was begun with another --runs-dir or in another folder "
             f"than {study.folder.resolve()}; go on there."
         )
-    if mark.exists():
-        lease = _hold_beside_namesake(study.settings)
-        study.folder.rename(_aside(study.folder, json.loads(mark.read_text(encoding="utf-8"))["id"]))
-        lease.release()
+    if owner_file.exists():
+        lock = _lock_namesake(study.settings)
+        study.folder.rename(_aside(study.folder, json.loads(owner_file.read_text(encoding="utf-8"))["id"]))
+        lock.release()
     if kept.exists():
-        shutil.rmtree(study.folder, ignore_errors=True)  # nothing but an empty folder can be there
+        shutil.rmtree(study.folder, ignore_errors=True)  # an empty folder at most
         kept.rename(study.folder)
-    write_atomically(mark, lambda path: path.write_text(json.dumps({"id": study.id}), encoding="utf-8"))
+    write_atomically(owner_file, lambda path: path.write_text(json.dumps({"id": study.id}), encoding="utf-8"))
 
 
-def _hold_beside_namesake(settings: Settings) -> FolderLock:
-    """Return the lease of a folder that a namesake may be searched in.
+def _lock_namesake(settings: Settings) -> FolderLock:
+    """Return the lock, held, of a folder that a namesake of the study was searched in.
 
     Raises:
-        HarnessError: If it is.
+        HarnessError: If a process searches it.
     """
-    lease = FolderLock(settings.study_dir)
-    if not lease.acquire():
+    lock = FolderLock(settings.study_dir)
+    if not lock.acquire():
         raise HarnessError(
             f"another study of the name {settings.study!r}, in another storage, is being searched in "
             f"{settings.study_dir}; use --study or --runs-dir to keep them apart."
         )
-    return lease
+    return lock
 
 
 def _aside(folder: Path, study_id: str) -> Path:
@@ -289,12 +295,18 @@ def _direction(objective: str, space: SearchSpace) -> str:
     return METRICS[objective].direction
 
 
-def _compare(study: Study, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+def _check_identity(study: Study, asked: Mapping[str, Any]) -> None:
+    """Check that a study is resumed with the identity that it was created with.
+
+    Raises:
+        HarnessError: If something of it differs, or another version of this program made the study.
+    """
+    stored = study.attrs["kd.identity"]
     check_format(study.settings.study, stored)
     for key, value in asked.items():
         if key not in _ADJUSTABLE and stored.get(key) != value:
             was, now = _shown(stored.get(key)), _shown(value)
-            if key == "space":  # a name that is derived from a file's finds no file
+            if key == "space":  # the name of a space file is no path to it
                 was = space_argument(was, Path(study.sources.get("space_file", was)))
                 now = space_argument(now, study.settings.space_file or Path(now))
             raise HarnessError(
@@ -304,7 +316,7 @@ def _compare(study: Study, stored: Mapping[str, Any], asked: Mapping[str, Any]) 
 
 
 def _check_ranges(study: Study, space: SearchSpace) -> None:
-    """Check that Optuna can store further trials beside those that the study holds."""
+    """Check that Optuna can store trials of this space beside those that the study has."""
     distributions = space.fixed(study.settings.fixed).distributions
     stored = {(name, known) for trial in study.trials() for name, known in trial.distributions.items()}
     for name, known in stored:
@@ -316,6 +328,7 @@ def _check_ranges(study: Study, space: SearchSpace) -> None:
 
 
 def _shown(value: Any) -> str:
+    """Format a value of a study's identity for a message."""
     if isinstance(value, dict):
         named = (f"{name}: {_range(v)}" if isinstance(v, dict) else f"{name}={v}" for name, v in value.items())
         return ", ".join(named) or "none"

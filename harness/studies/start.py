@@ -1,20 +1,20 @@
-"""What tells a network from another one, on whatever processor each was made."""
+"""Fingerprint of a network's start weights, which compares across processors."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-_CLOSE = 1e-3  # of the largest number: processors differ in the last bits, and convolutions on a GPU in some more
+_TOLERANCE = 1e-3  # of the largest number: processors differ in the last bits, convolutions on a GPU in some more
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a network starts from.
+    """The start weights of a network, as a fingerprint.
 
     Attributes:
         exact: A hash of what is the same on every processor.
-        numbers: What is the same there but for the last bits.
-        digest: What it is called on the processor that made it.
+        numbers: Numbers that differ between processors in the last bits only.
+        digest: A hash that names it, as the processor that made it gives it.
     """
 
     exact: str
@@ -22,8 +22,8 @@ class Start:
     digest: str
 
     def is_like(self, other: Start) -> bool:
-        """Return whether two networks start from the same."""
+        """Return whether two networks have the same start weights, up to the precision of processors."""
         if self.exact != other.exact or len(self.numbers) != len(other.numbers):
             return False
         largest = max((abs(value) for value in (*self.numbers, *other.numbers)), default=0.0)
-        return all(abs(a - b) <= _CLOSE * largest for a, b in zip(self.numbers, other.numbers, strict=True))
+        return all(abs(a - b) <= _TOLERANCE * largest for a, b in zip(self.numbers, other.numbers, strict=True))

@@ -1,4 +1,4 @@
-"""How a study stands, from any machine: its workers, the trials that run, what is finished, the pace, the time left."""
+"""Describe a study from any machine: its workers, running and finished trials, pace, and time left."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from harness.studies.study import Study
 from harness.tracking.spool import curves
 from harness.training.checkpoint import epochs_kept
 
-_RECENT = 20  # finished trials that tell the pace
+_RECENT = 20  # finished trials from which the pace is computed
 
 
 def status(study: Study) -> Iterator[str]:
-    """Yield how the study stands, line by line.
+    """Yield the state of a study, line by line.
 
     Args:
-        study: The study; nothing of it is changed.
+        study: The study, which is not changed.
     """
-    trials, asked = study.trials(), study.trials_asked
+    trials, asked = study.trials(), study.sources.get("trials")
     states = Counter(trial.state for trial in trials)
     finished = study.finished()
     found = [f"{states[state]} {word}" for state, word in _WORDS.items() if states[state]]
@@ -45,16 +45,16 @@ def status(study: Study) -> Iterator[str]:
             left = "; nobody is at work"
         else:
             left = "" if asked is None else f", {duration_text((asked - finished) / rate * 3600)} left"
-        # Optuna has an end from the clock of the machine that worked on the trial, and now is this one's.
+        # Optuna stores an end by the clock of the machine that ran the trial; now is by this one's.
         clocks = "; by the machines' own clocks, each as right as it is set" if study.is_shared else ""
         yield f"pace      {rate:,.0f} trials an hour, by the last {min(finished, _RECENT)}{left}{clocks}"
     epochs = study.attrs["kd.identity"]["epochs"]
     for worker in workers:
         yield f"worker    {_described(worker, epochs)}"
-    pieces = {worker.piece for worker in workers}
+    items = {worker.item for worker in workers}
     for trial in trials:
-        if trial.state == TrialState.RUNNING and str(trial.number) not in pieces:
-            yield f"trial     {trial.number}: {_without_a_row(study, trial, epochs)}"
+        if trial.state == TrialState.RUNNING and str(trial.number) not in items:
+            yield f"trial     {trial.number}: {_from_folder(study, trial, epochs)}"
 
 
 _WORDS = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
@@ -73,7 +73,7 @@ def _begun(states: Counter[TrialState], asked: int | None) -> str:
 
 
 def pace_per_h(trials: Sequence[FrozenTrial]) -> float | None:
-    """Trials that are finished an hour, by the last ones; ``None`` if too few tell.
+    """Return how many trials are finished an hour, by the last ones; ``None`` if there are too few.
 
     Args:
         trials: In any state and order.
@@ -81,43 +81,41 @@ def pace_per_h(trials: Sequence[FrozenTrial]) -> float | None:
     ends = sorted(trial.datetime_complete for trial in trials if trial.datetime_complete is not None)[-_RECENT:]
     if len(ends) < 2 or ends[-1] <= ends[0]:
         return None
-    # Up to now, not to the last end: a study that nobody works on any more gets slower and slower.
+    # Up to now, not to the last end: the pace of a study without workers falls.
     seconds = (max(datetime.now(), ends[-1]) - ends[0]).total_seconds()
     return (len(ends) - 1) / seconds * 3600
 
 
 def _is_worked_on(study: Study, workers: Sequence[Worker]) -> bool:
-    """Return whether anybody is at work on it; yes, where that can't be told from here."""
+    """Return whether a process works on a study; ``True`` where that can't be told from here."""
     if study.is_shared:
         return any(not worker.is_silent for worker in workers)
     if not study.owns_folder():
         return True
-    absence = ExclusiveStudyLock(study.settings)
-    nobody = absence.acquire()
-    absence.release()
-    return not nobody
+    lock = ExclusiveStudyLock(study.settings)
+    is_idle = lock.acquire()
+    lock.release()
+    return not is_idle
 
 
 def _described(worker: Worker, epochs: int) -> str:
-    if worker.piece is None:
+    if worker.item is None:
         work = "has nothing to do"
     else:
-        piece = f"trial {worker.piece}" if worker.piece.isdigit() else worker.piece
-        work = f"{piece}, {worker.epochs or 0}/{epochs} epochs"
+        item = f"trial {worker.item}" if worker.item.isdigit() else worker.item
+        work = f"{item}, {worker.epochs or 0}/{epochs} epochs"
     sign = f"silent for {worker.silent_s:.0f} s" if worker.is_silent else f"heard of {worker.silent_s:.0f} s ago"
     return f"{worker.host}, process {worker.pid}: {work}; {sign}"
 
 
-def _without_a_row(study: Study, trial: FrozenTrial, epochs: int) -> str:
-    """Return what a trial's folder tells of it, where it is within reach."""
+def _from_folder(study: Study, trial: FrozenTrial, epochs: int) -> str:
+    """Describe a trial that no known worker has, by its folder where that is on this machine."""
     folder = study.trial_folder(trial.number)
     if not (study.owns_folder() and folder.is_dir()):
         return "nobody is at it"
-    lease = FolderLock(folder)
-    free = lease.acquire()
-    lease.release()
+    is_cut = FolderLock(folder).is_free()
     done = len(curves(folder).get("train/loss", {}))
-    if not free:
+    if not is_cut:
         return f"{done}/{epochs} epochs, running"
     kept = epochs_kept(folder)
     again = f"goes on with it after epoch {kept}, its last checkpoint" if kept else "begins it again"

@@ -147,11 +147,11 @@ def bind_teachers(study: Study, starts: Sequence[Start], average: str) -> str:
     Raises:
         HarnessError: If the study stands on others.
     """
-    with study.alone("bind"):
+    with study.exclusive("bind"):
         bound = known_starts(study, dict(zip(labels(len(starts)), starts, strict=True)))
         name = ensemble_name([start.digest for start in bound.values()], average)
-        study.bind_alone(teacher=name)
-        study.keep_starts(bound)
+        study.pin_inputs_locked(teacher=name)
+        study.store_starts(bound)
     return name
 
 

@@ -141,8 +141,8 @@ class Pruner:
         for epoch, value in curve.items():
             rung = epoch + 1
             if rung in self._rungs - claim.trial.intermediate_values.keys() and rung <= kept and math.isfinite(value):
-                claim.marks[rung] = value
-                claim.unmarked.add(rung)
+                claim.intermediate_values[rung] = value
+                claim.unreported.add(rung)
 
     def check(self, claim: Claim, epoch: int, metrics: Mapping[str, float]) -> None:
         """Store a trial's intermediate value at a rung, and prune it if it can no longer reach the front.
@@ -164,7 +164,7 @@ class Pruner:
             return  # says nothing
         try:
             with asking_storage():
-                claim.mark(rung, value)
+                claim.report_intermediate(rung, value)
                 trials = self._study.retry.try_once(self._study.trials)
         except STORAGE_ERRORS as error:
             if self._study.retry.is_away(error):

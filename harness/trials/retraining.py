@@ -56,20 +56,20 @@ def retrain(retrainings: Sequence[Retraining], context: TrialContext, display: D
         HarnessError: If a training fails by an error that is not its own fault, or the disk has no room for its log.
     """
     study = context.study
-    study.retry.word.say = display.message
+    study.retry.notifier.say = display.message
     indices = {retraining.name: index for index, retraining in enumerate(retrainings)}
     pause_s = 0.05
     while left := [name for name in indices if name not in study.retrained()]:
-        found = study.take(left)
-        if found is None:  # other workers run the remaining ones, and may lose one
+        lease = study.acquire_lease(left)
+        if lease is None:  # other workers run the remaining ones, and may lose one
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 2.0)
             continue
-        name, lease = found
-        if name in study.retrained():  # read again under the lease
+        if lease.item in study.retrained():  # read again under the lease
             lease.release()
         else:
-            run_training(retraining_run(indices[name], retrainings[indices[name]], lease, study), context, display)
+            index = indices[lease.item]
+            run_training(retraining_run(index, retrainings[index], lease, study), context, display)
 
 
 def retraining_run(index: int, retraining: Retraining, lease: Lease, study: Study) -> TrainingRun:
@@ -117,7 +117,7 @@ class _RetrainingResult:
         def store() -> None:
             self.lease.verify()
             with asking_storage():
-                self.study.keep_retrained(self.retraining.name, {**self.retraining.facts, **result})
+                self.study.store_retrained(self.retraining.name, {**self.retraining.facts, **result})
 
         self.study.retry.call(store)
 
@@ -139,10 +139,9 @@ def mark_waiting_runs(study: Study, mirror: MirrorClient) -> None:
     files = {str(file.parent.relative_to(study.folder)): file for group in groups for file in group.rglob(SPOOL)}
     with contextlib.closing(study.leases):
         for name in sorted(files.keys() - known.keys()):
-            found = study.take([name]) if last_state(files[name]) == "RUNNING" else None
-            if found is None:
+            lease = study.acquire_lease([name]) if last_state(files[name]) == "RUNNING" else None
+            if lease is None:
                 continue
-            _, lease = found
             if name not in study.retrained():  # read again under the lease
                 spool = Spool(study.folder / name, mirror.notify, is_valid=lease.is_valid)
                 if spool.state == "RUNNING":

@@ -158,7 +158,7 @@ def _epoch_listeners(
 ) -> list[EpochListener]:
     """Return what is called after each epoch, in this order: lease, log, loss check, display, pruner."""
     return [
-        lambda epoch, metrics: training.lease.confirm(epoch + 1),
+        lambda epoch, metrics: training.lease.report_progress(epoch + 1),
         lambda epoch, metrics: spool.metrics(metrics, step=epoch),
         loss_check(context.prepared.data),  # before the pruner: a student whose loss is NaN may have an accuracy
         lambda epoch, metrics: display.epoch(training.number, epoch),

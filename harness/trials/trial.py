@@ -99,7 +99,7 @@ def run_student(
                 raise TrialFailed(
                     no_score_text(name, value) if name == space.task.metric_name else f"{name} is {value}"
                 )
-        lease.confirm(space.epochs)
+        lease.report_progress(space.epochs)
         state = cpu_state(network)
         metadata = {"space": context.settings.space_name, "architecture": key_of(architecture)}
         metadata["digest"] = tensors_digest(state)

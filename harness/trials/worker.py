@@ -45,7 +45,7 @@ def run_trials(context: TrialContext, display: Display) -> None:
         HarnessError: If a trial fails by an error that is not its own fault, or the disk has no room for its log.
     """
     settings, space, study, prepared = context.settings, context.space, context.study, context.prepared
-    study.retry.word.say = display.message
+    study.retry.notifier.say = display.message
     ends_at = None if settings.timeout_s is None else time.monotonic() + settings.timeout_s
     narrowed = budget.within(space, settings.budgets, prepared.costs)
     forecast = make_forecast(settings, narrowed, study, prepared)
@@ -114,7 +114,7 @@ def trial_run(claim: Claim, settings: Settings) -> TrainingRun:
         folder=claim.folder,
         key=str(number),
         spec=TrainingSpec(configuration=claim.configuration, seed=seed_of(settings, number), order_seed=settings.seed),
-        lease=claim.hold,
+        lease=claim.lease,
         results=claim,
         resumed=claim.resumed,
         tags=tags if claim.recipe is None else tags | {"kd.recipe": claim.recipe},

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from harness.core.errors import HarnessError, signals_wait
+from harness.core.errors import HarnessError, defer_signals
 from harness.core.notifier import RateLimitedNotifier
 from harness.cost.latency import computing_with
 from harness.preparation.concurrency import number_of_workers
@@ -168,7 +168,7 @@ class _WorkerPool:
             daemon=True,
         )
         # A signal between the start of a process and its registration here would leave the process without an owner.
-        with warnings.catch_warnings(), signals_wait(), start_method.without_main_module():
+        with warnings.catch_warnings(), defer_signals(), start_method.without_main_module():
             warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads: they hold no lock of ours
             process.start()
             self.workers[ours] = _Worker(number, process, ForkWatchdog(process) if self.forks else None)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from harness.core.addresses import redact
-from harness.core.errors import HarnessError, Interrupted, interrupt, lose_no_signal, one_line
+from harness.core.errors import HarnessError, Interrupted, interrupt, one_line, resend_dropped_signals
 from harness.preparation.prepared import Prepared
 from harness.settings import Settings
 from harness.space import SearchSpace, load_space
@@ -103,7 +103,7 @@ def run_worker(
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which terminates its workers
     signal.signal(signal.SIGTERM, interrupt)
-    lose_no_signal()
+    resend_dropped_signals()
     # A fork inherits standard output, which a display thread of the parent may have held locked.
     log = _Log(
         open(worker_log(settings, number), "ab", buffering=0), encoding="utf-8", errors="replace", write_through=True
@@ -124,7 +124,7 @@ def run_worker(
             space, prepared = inherited
         switch_off_autologging()
         with storage_in_reach(settings):
-            study = find_study(settings, on_word=proxy.message)
+            study = find_study(settings, on_outage=proxy.message)
             if inherited is None:
                 check_code(study, space.code, accept=False)  # its file may have been changed since the search began
             with contextlib.closing(study.leases):

@@ -25,6 +25,7 @@ from harness.cost.base import Conditions, backends
 from harness.cost.counting import Counts
 from harness.cost.table import CostTable, key_of
 from harness.metrics import DEFAULT_OBJECTIVES, METRICS, budget_names, cost_metrics, unknown_for_some
+from harness.reporting.report_screen import _omission_order
 from harness.screen.formatting import cell, heading
 from harness.space import load_space
 from harness.training.tensor_file import load_state

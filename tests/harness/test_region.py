@@ -230,7 +230,7 @@ def test_a_study_keeps_its_bound_until_another_is_asked_for(tmp_path: Path) -> N
     settings = replace(settings_in(tmp_path, trials=3), bound=Bound("--min", "accuracy", 0.95))
     study = open_study(settings, SPACE, open_storage(settings))
     assert study.region == Region("accuracy", 1)  # nothing is known of the teacher yet
-    study.keep_region(region_of(settings.bound, ACCURACY, 0.99))
+    study.region = region_of(settings.bound, ACCURACY, 0.99)
     study.optuna.add_trial(_any_trial())
     again = open_study(settings, SPACE, open_storage(settings))
     assert again.region == Region("accuracy", 1, 0.95, "--min accuracy=0.95")
@@ -238,7 +238,7 @@ def test_a_study_keeps_its_bound_until_another_is_asked_for(tmp_path: Path) -> N
     other = Bound("--min", "accuracy", 0.9)
     again = open_study(replace(settings, bound=other), SPACE, open_storage(settings))
     assert again.bound == settings.bound  # until it was seen to be one that can be reached
-    again.keep_bound(other)
+    again.bound = other
     assert open_study(replace(settings, bound=None), SPACE, open_storage(settings)).bound == other
 
 

@@ -35,7 +35,7 @@ from harness.core.addresses import has_password, is_showable, lock_of, place_of,
         ),
     ],
 )
-def test_a_password_is_not_shown_and_the_rest_is(address: str, shown: str) -> None:
+def test_redact_replaces_the_password_only(address: str, shown: str) -> None:
     assert redact(address) == shown
     assert has_password(address) and not has_password(shown)
 
@@ -54,7 +54,7 @@ def test_a_password_is_not_shown_and_the_rest_is(address: str, shown: str) -> No
         "",
     ],
 )
-def test_what_has_no_password_is_shown_as_it_is(text: str) -> None:
+def test_redact_leaves_text_without_a_password_as_it_is(text: str) -> None:
     assert redact(text) == text and not has_password(text)
     assert is_showable(text) or " " in text  # which is no address
 
@@ -62,12 +62,12 @@ def test_what_has_no_password_is_shown_as_it_is(text: str) -> None:
 @pytest.mark.parametrize(
     "address", ["postgresql://u:se cret@h/db", "u:secret@h/db", "u:secret@h:5000", "postgresql;//u:secret@h/db"]
 )
-def test_an_address_whose_password_is_not_seen_as_one_is_known(address: str) -> None:
+def test_an_address_whose_password_redact_would_miss_is_not_showable(address: str) -> None:
     assert "secret" in redact(address) or "cret" in redact(address)
     assert not is_showable(address)
 
 
-def test_anything_can_be_shown() -> None:
+def test_redact_takes_any_object() -> None:
     assert redact(ValueError("no answer from http://u:p@h")) == "no answer from http://u:***@h"
 
 
@@ -79,7 +79,7 @@ def test_anything_can_be_shown() -> None:
         "postgresql+psycopg://user:hun/ter2@host/db",
     ],
 )
-def test_whatever_sqlalchemy_takes_for_a_password_is_not_shown(address: str) -> None:
+def test_redact_hides_whatever_sqlalchemy_takes_for_a_password(address: str) -> None:
     password = make_url(address).password
     assert isinstance(password, str)
     assert "hunter2" in password.replace("/", "")
@@ -87,7 +87,7 @@ def test_whatever_sqlalchemy_takes_for_a_password_is_not_shown(address: str) -> 
 
 
 @pytest.mark.parametrize("query", ["password=hunter2", "user=u&password=hunter2", "password=hunter2&sslmode=require"])
-def test_a_password_in_the_query_is_not_shown(query: str) -> None:
+def test_redact_hides_a_password_in_the_query(query: str) -> None:
     address = f"postgresql+psycopg://host/db?{query}"
     assert make_url(address).query["password"] == "hunter2"
     assert "hunter2" not in redact(address) and redact(address).startswith("postgresql+psycopg://host/db?")
@@ -111,7 +111,7 @@ def test_the_file_of_a_sqlite_address_is_found(address: str, path: str | None) -
     assert sqlite_path(address) == (None if path is None else Path(path))
 
 
-def test_a_place_is_absolute_whatever_folder_it_is_named_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_place_is_absolute_whatever_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sub").mkdir()
     monkeypatch.chdir(tmp_path)
     place = place_of("sqlite:///kept.db")
@@ -121,7 +121,7 @@ def test_a_place_is_absolute_whatever_folder_it_is_named_from(tmp_path: Path, mo
     assert place_of("sqlite:///kept.db") != place
 
 
-def test_a_place_holds_no_password() -> None:
+def test_a_place_has_no_password() -> None:
     assert place_of("postgresql://u:p@h/db") == "postgresql://u:***@h/db"
     assert place_of("http://h:5000") == "http://h:5000"
 

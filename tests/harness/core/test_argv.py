@@ -28,7 +28,7 @@ SECRET = "postgresql+psycopg://me:s3cret@host/kd"
         (["x"], ["x"], {}),
     ],
 )
-def test_a_password_goes_from_the_command_line_to_the_environment(
+def test_a_password_moves_from_the_command_line_to_the_environment(
     typed: list[str], kept: list[str], addresses: dict[str, str]
 ) -> None:
     assert without_passwords(typed) == (kept, addresses)

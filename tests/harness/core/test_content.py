@@ -77,7 +77,7 @@ def test_a_digest_ignores_the_order_of_keys_and_nothing_else() -> None:
     assert len({base, *others}) == 8
 
 
-def test_a_digest_of_tensors_knows_name_type_shape_and_every_bit() -> None:
+def test_a_digest_of_tensors_depends_on_name_type_shape_and_every_bit() -> None:
     values = torch.arange(12, dtype=torch.float32)
     flipped = values.clone()
     flipped.view(torch.int32)[7] ^= 1  # the last bit of one number
@@ -105,7 +105,7 @@ def test_a_digest_of_tensors_ignores_layout_order_and_gradients() -> None:
     assert tensors_digest({"a": values.clone().requires_grad_(), "b": torch.tensor(True)}) == base
 
 
-def test_derived_seeds_are_in_range_and_unlike_their_neighbours() -> None:
+def test_derived_seeds_are_in_range_and_unrelated_to_their_neighbours() -> None:
     seeds = {derived_seed(seed, "trial", number) for seed in range(30) for number in range(30)}
     assert len(seeds) == 900
     assert min(seeds) >= 0 and max(seeds) < 2**31
@@ -151,7 +151,7 @@ def test_a_writer_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path:
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_an_exclusive_lease_keeps_every_other_process_out(tmp_path: Path, neighbour: Neighbour) -> None:
+def test_an_exclusive_folder_lock_keeps_every_other_process_out(tmp_path: Path, neighbour: Neighbour) -> None:
     assert neighbour("exclusive", tmp_path) == "True"
     assert not FolderLock(tmp_path).acquire() and not FolderLock(tmp_path, shared=True).acquire()
     assert neighbour("release", tmp_path) == "released"
@@ -162,9 +162,7 @@ def test_an_exclusive_lease_keeps_every_other_process_out(tmp_path: Path, neighb
     assert neighbour("shared", tmp_path) == "True"
 
 
-def test_shared_leases_stand_beside_one_another_and_keep_an_exclusive_one_out(
-    tmp_path: Path, neighbour: Neighbour
-) -> None:
+def test_shared_folder_locks_coexist_and_keep_an_exclusive_one_out(tmp_path: Path, neighbour: Neighbour) -> None:
     mine = FolderLock(tmp_path, shared=True)
     assert neighbour("shared", tmp_path) == "True" and mine.acquire()
     assert neighbour("exclusive", tmp_path) == "False" and not FolderLock(tmp_path).acquire()
@@ -172,7 +170,12 @@ def test_shared_leases_stand_beside_one_another_and_keep_an_exclusive_one_out(
     assert not FolderLock(tmp_path).acquire()  # the neighbour's is still held
 
 
-def test_a_lease_is_free_when_its_process_is_killed(tmp_path: Path) -> None:
+def test_trying_whether_a_folder_lock_is_free_does_not_keep_it(tmp_path: Path) -> None:
+    lock, other = FolderLock(tmp_path), FolderLock(tmp_path)
+    assert lock.is_free() and other.acquire() and not lock.is_free()
+
+
+def test_a_folder_lock_is_free_when_its_process_is_killed(tmp_path: Path) -> None:
     victim, lease = Neighbour(), FolderLock(tmp_path)
     assert victim("exclusive", tmp_path) == "True" and not lease.acquire()
     victim.end()
@@ -198,7 +201,7 @@ with exclusive(Path(sys.argv[1]), on_wait=lambda: print("waits", flush=True)):
 """
 
 
-def test_who_waits_for_a_lock_that_may_be_held_for_long_wakes_to_ask_again(tmp_path: Path) -> None:
+def test_a_process_that_waits_for_a_long_lock_polls_it(tmp_path: Path) -> None:
     def wakes() -> int:
         status = Path(f"/proc/{waiting.pid}/status").read_text()
         return int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", status, re.MULTILINE)[1])  # type: ignore[index]

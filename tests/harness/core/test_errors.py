@@ -32,7 +32,7 @@ _RUNNERS = {
 
 
 @pytest.mark.parametrize("who", _RUNNERS)
-def test_a_signal_that_comes_while_an_object_is_removed_is_not_lost(who: str) -> None:
+def test_a_signal_during_a_finalizer_is_not_lost(who: str) -> None:
     runner, code = _RUNNERS[who]
     ended = subprocess.run([sys.executable, "-c", _ENDS + runner], env=environment(), capture_output=True, timeout=25)
     assert (ended.returncode, ended.stderr) == (code, b"")

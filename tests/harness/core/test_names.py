@@ -63,18 +63,18 @@ def test_choices_of_any_kind_reach_the_student_and_are_stored_as_text(choices: A
     assert replace(space, student={"width": kept}).build_student({"width": stored[0]}) == {"width": choices[0]}
 
 
-def test_a_student_that_changes_a_choice_changes_no_others() -> None:
+def test_a_student_that_modifies_a_choice_modifies_its_own_copy() -> None:
     space = replace(of_choices([1], [2]), task=Told())
     space.build_student({"width": "[1]"})["width"].append(9)
     assert space.build_student({"width": "[1]"}) == {"width": [1]}
 
 
-def test_numbers_of_numpy_are_numbers() -> None:
+def test_numpy_numbers_become_python_numbers() -> None:
     choices = of_choices(*np.array([4, 8]), np.float32(0.5), np.bool_(True)).student["width"].choices
     assert choices == (4, 8, 0.5, True) and {type(choice) for choice in choices} == {int, float, bool}
 
 
-def test_numbers_of_numpy_are_numbers_within_a_choice_too() -> None:
+def test_numpy_numbers_within_a_choice_become_python_numbers() -> None:
     space = of_choices((np.int64(4), 2), [np.float64(0.5)], {np.str_("a"): (np.bool_(True),)})
     assert space.student["width"].choices == ("(4, 2)", "[0.5]", "{'a': (True,)}")
 
@@ -92,7 +92,7 @@ def test_numbers_of_numpy_are_numbers_within_a_choice_too() -> None:
         (("1", 1), "but got '1' and 1"),
     ],
 )
-def test_choices_that_can_not_be_kept_or_told_apart_are_refused(choices: Any, words: str) -> None:
+def test_choices_that_can_not_be_stored_or_distinguished_are_refused(choices: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         of_choices(*choices)
 
@@ -121,9 +121,7 @@ def test_choices_that_can_not_be_kept_or_told_apart_are_refused(choices: Any, wo
         ("distillation", {"hnt": {}}, "did you mean hint?"),
     ],
 )
-def test_ranges_that_nothing_takes_are_refused_where_they_are_declared(
-    group: str, given: dict[str, Any], words: str
-) -> None:
+def test_invalid_ranges_are_refused_where_they_are_declared(group: str, given: dict[str, Any], words: str) -> None:
     whole = given if group != "distillation" or "hnt" in given else {**SPACE.distillation, **given}
     with pytest.raises(ValueError, match=words):
         replace(SPACE, **{group: whole})
@@ -138,7 +136,7 @@ def test_ranges_that_nothing_takes_are_refused_where_they_are_declared(
         ("contrastive", {"contrastive_temperature": FloatDistribution(0, 1)}, "must be positive"),
     ],
 )
-def test_each_method_says_what_it_takes(method: str, given: dict[str, Any], words: str) -> None:
+def test_each_method_names_the_parameters_that_it_takes(method: str, given: dict[str, Any], words: str) -> None:
     from search_spaces.digits_methods import SPACE as METHODS_SPACE
 
     methods = {method: {**METHODS_SPACE.methods[method], **given}}
@@ -146,7 +144,7 @@ def test_each_method_says_what_it_takes(method: str, given: dict[str, Any], word
         replace(SPACE, distillation=methods)
 
 
-def test_the_widest_integers_that_are_kept_can_be_drawn() -> None:
+def test_the_largest_integers_that_can_be_stored_can_be_drawn() -> None:
     space = replace(
         SPACE, student={"salt": IntDistribution(-(2**53), 2**53), "width": IntDistribution(1, 2**53, log=True)}
     )
@@ -158,13 +156,13 @@ def test_the_widest_integers_that_are_kept_can_be_drawn() -> None:
 
 
 @pytest.mark.parametrize("name", ["state", "parameters", "accuracy", "µ", "幅", "f1 (macro)", "a/b", "recall@1"])
-def test_a_parameter_may_have_any_name_that_a_flag_can_say(name: str) -> None:
+def test_a_parameter_may_have_any_name_that_can_be_given_in_a_flag(name: str) -> None:
     space = replace(SPACE, student={name: IntDistribution(1, 4)})
     assert space.fixed({name: "2"}).student[name].low == 2
 
 
 @pytest.mark.parametrize("name", ["", " a", "a=b", "a,b", "a\nb", "\x1b[31m", "x" * 201, 3])
-def test_a_name_that_no_flag_can_say_is_refused(name: Any) -> None:
+def test_a_name_that_can_not_be_given_in_a_flag_is_refused(name: Any) -> None:
     with pytest.raises(ValueError, match="a parameter must"):
         replace(SPACE, student={name: IntDistribution(1, 4)})
     with pytest.raises(ValueError, match="metric_name must"):
@@ -172,17 +170,17 @@ def test_a_name_that_no_flag_can_say_is_refused(name: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["parameters", "loss", "hard_loss", "front", "number", "val/loss", "alpha", "ece"])
-def test_a_metric_has_a_name_of_its_own(name: str) -> None:
+def test_a_metric_s_name_must_be_unique(name: str) -> None:
     with pytest.raises(ValueError, match=f"metric_name must be a name of its own, but '{name}' has another meaning"):
         replace(SPACE, task=type("T", (Digits,), {"metric_name": name})())
 
 
-def test_a_metric_has_a_name_of_its_own_in_mlflow_too() -> None:
+def test_a_metric_s_name_must_be_unique_in_mlflow_too() -> None:
     with pytest.raises(ValueError, match=r"but 'teacher@kl' \(in MLflow 'teacher_kl'\) has another meaning"):
         replace(SPACE, task=type("T", (Digits,), {"metric_name": "teacher@kl"})())
 
 
-def test_parameters_that_mlflow_would_mix_up_are_refused() -> None:
+def test_parameters_with_the_same_name_in_mlflow_are_refused() -> None:
     with pytest.raises(ValueError, match="both would be 'a_'"):
         replace(SPACE, student={"a@": IntDistribution(1, 4), "a#": IntDistribution(1, 4)})
 
@@ -202,7 +200,7 @@ def test_parameters_that_mlflow_would_mix_up_are_refused() -> None:
         ({"class_names": np.array([["a"], ["b"]])}, "class_names must be a sequence"),
     ],
 )
-def test_a_task_that_says_what_is_none_is_refused(attributes: dict[str, Any], words: str) -> None:
+def test_a_task_with_an_invalid_attribute_is_refused(attributes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         replace(SPACE, task=type("T", (Digits,), attributes)())
 
@@ -249,7 +247,7 @@ def test_mlflow_takes_every_logged_name(name: str, logged: str) -> None:
     assert logged_name(name) == logged and validate_param_and_metric_name(logged)
 
 
-def test_a_column_of_a_parameter_is_its_name_or_says_that_it_is_one() -> None:
+def test_a_parameter_s_column_is_its_name_or_has_a_prefix() -> None:
     assert column_names(["width", "state"], ["number", "state"]) == {"width": "width", "state": "params.state"}
 
 
@@ -268,11 +266,11 @@ def test_no_two_parameters_share_a_column(names: list[str]) -> None:
         ("", "."),
     ],
 )
-def test_a_misspelt_name_is_told_what_it_may_be(name: str, told: str) -> None:
+def test_a_misspelt_name_gets_a_suggestion(name: str, told: str) -> None:
     assert did_you_mean(name, ["accuracy", "latency_p50_ms", "latency_p95_ms"], otherwise=".") == told
 
 
-def test_a_misspelt_parameter_is_told_what_it_may_be() -> None:
+def test_a_misspelt_parameter_gets_a_suggestion() -> None:
     with pytest.raises(HarnessError, match=r"but got 'alpa'; did you mean alpha\?"):
         SPACE.fixed({"alpa": "1"})
 

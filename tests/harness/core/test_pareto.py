@@ -68,7 +68,7 @@ def volume_by_inclusion_and_exclusion(points: Array, reference: Array) -> float:
 
 @pytest.mark.parametrize(("objectives", "directions"), CASES)
 @pytest.mark.parametrize("seed", range(4))
-def test_the_front_is_what_no_point_dominates(objectives: int, directions: tuple[str, ...], seed: int) -> None:
+def test_no_other_point_dominates_the_front(objectives: int, directions: tuple[str, ...], seed: int) -> None:
     points = tied_points(objectives, seed)
     assert pareto_front(points, directions).tolist() == front_by_definition(points, directions)
 
@@ -126,14 +126,14 @@ def test_one_point_is_its_own_front_and_its_box_the_volume() -> None:
     assert hypervolume([(3.0, 2.0, 1.0)], (5.0, 5.0, 5.0)) == 2 * 3 * 4
 
 
-def test_what_is_given_is_left_as_it_was() -> None:
+def test_the_arguments_are_not_modified() -> None:
     points = np.array([[1.0, 2.0], [2.0, 1.0]])
     hypervolume(points, (3.0, 3.0), ("maximize", "minimize"))
     pareto_front(points, ("maximize", "maximize"))
     assert points.tolist() == [[1.0, 2.0], [2.0, 1.0]]
 
 
-def test_a_value_that_is_nan_is_refused() -> None:
+def test_nan_is_refused() -> None:
     with pytest.raises(ValueError, match="must not be NaN"):
         pareto_front([(1.0, math.nan)])
     with pytest.raises(ValueError, match="must not be NaN"):
@@ -175,7 +175,7 @@ def test_the_knee_does_not_depend_on_units() -> None:
     assert knee(1e-3 * losses + 7, 1e6 * costs - 3) == 1
 
 
-def test_points_that_only_a_measurement_s_spread_keeps_on_a_front_are_found() -> None:
+def test_points_that_are_on_a_front_only_by_measurement_noise_are_found() -> None:
     points = [
         (0.95, 1.00, 500.0),
         (0.94, 0.99, 500.0),  # one percent faster than the first, which is more accurate and no larger

@@ -22,7 +22,7 @@ def code(folder: Path, **files: str) -> Code:
     return load_space(folder / "space.py").code
 
 
-def test_every_module_of_the_users_that_is_imported_belongs_to_it(tmp_path: Path) -> None:
+def test_the_code_has_every_module_of_the_user_that_is_imported(tmp_path: Path) -> None:
     found = code(
         tmp_path,
         space="import kd_nets, math\nimport importlib\nimportlib.import_module('kd_plugin')",
@@ -43,7 +43,7 @@ def test_every_module_of_the_users_that_is_imported_belongs_to_it(tmp_path: Path
     assert not any("report" in name or "screen" in name for name in found.package)
 
 
-def test_folders_without_an_init_file_and_modules_that_are_broken_belong_to_it_too(tmp_path: Path) -> None:
+def test_the_code_has_namespace_packages_and_broken_modules_too(tmp_path: Path) -> None:
     def found(folder: str, width: int) -> Code:
         return code(
             tmp_path / folder,
@@ -66,7 +66,7 @@ def test_folders_without_an_init_file_and_modules_that_are_broken_belong_to_it_t
     ]
 
 
-def test_equal_code_has_no_differences_wherever_it_lies(tmp_path: Path) -> None:
+def test_equal_code_in_another_folder_has_no_differences(tmp_path: Path) -> None:
     stored = code(tmp_path / "one", space="import kd_nets", kd_nets="WIDTH = 3").to_json()
     same = code(tmp_path / "two", space='"""Text."""\nimport kd_nets  # it', kd_nets="WIDTH   =  3  # wide")
     assert same.differences(stored) == []
@@ -88,25 +88,25 @@ def test_equal_code_has_no_differences_wherever_it_lies(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_difference_is_told_by_file_and_line(tmp_path: Path, files: dict[str, str], told: str) -> None:
+def test_a_difference_is_described_by_file_and_line(tmp_path: Path, files: dict[str, str], told: str) -> None:
     stored = code(tmp_path / "one", space="import kd_nets", kd_nets="a = 1\nb = 1").to_json()
     assert "; ".join(code(tmp_path / "two", **files).differences(stored)).startswith(told)
 
 
-def test_a_line_that_is_long_is_shown_where_it_differs() -> None:
+def test_a_long_line_is_cut_around_its_difference() -> None:
     stored = Code({"space.py": f"x = [{'0, ' * 100}1, {'0, ' * 100}]"}).to_json()
     (told,) = Code({"space.py": f"x = [{'0, ' * 100}2, {'0, ' * 100}]"}).differences(stored)
     before, after = "0, " * 6, "0, " * 12
     assert told == f"space.py has `…, {before}2, {after}0…` where `…, {before}1, {after}0…` stood"
 
 
-def test_code_of_this_package_that_trains_otherwise_is_named() -> None:
+def test_changed_training_code_of_this_package_is_named() -> None:
     stored = Code({}, {"lightning_modules/a.py": "1", "harness/b.py": "2"}).to_json()
     (told,) = Code({}, {"lightning_modules/a.py": "1", "harness/b.py": "3"}).differences(stored)
     assert told == "kd-harness itself trains otherwise (harness/b.py)"
 
 
-def test_sources_that_are_too_long_for_a_storage_are_known_by_their_hashes() -> None:
+def test_sources_too_long_for_a_storage_are_compared_by_their_hashes() -> None:
     import random
 
     long = "x = " + repr(random.Random(0).randbytes(60_000).hex())
@@ -115,7 +115,7 @@ def test_sources_that_are_too_long_for_a_storage_are_known_by_their_hashes() -> 
     assert Code({"space.py": long + "\ny = 1"}).differences(stored) == ["space.py differs"]
 
 
-def test_a_file_that_was_renamed_is_no_difference_and_one_that_was_changed_too_is() -> None:
+def test_a_renamed_file_is_no_difference_unless_it_changed_too() -> None:
     stored = Code({"space.py": "x = 1", "nets.py": "y = 2"}).to_json()
     assert Code({"moved.py": "x = 1", "nets.py": "y = 2"}).differences(stored) == []
     assert Code({"moved.py": "x = 3", "nets.py": "y = 2"}).differences(stored) == [

@@ -150,8 +150,8 @@ def test_students_that_memory_does_not_suffice_for_are_not_affordable_and_it_is_
     space = replace(SPACE, task=Large(), student={"width": IntDistribution(1, 1000)})
     study = opened(replace(settings_in(tmp_path, trials=9), budgets={name: 1e9}), space)
     said, costs = list[str](), table(space, {})
-    study.retry.word.say = said.append
-    study.keep_costs(costs.to_json())
+    study.retry.notifier.say = said.append
+    study.costs = costs.to_json()
     prepared: Any = SimpleNamespace(costs=costs, data=space.task.data(None))
     found = [refusal({"width": width}, space, study, prepared) for width in (900, 950, 3, 4)]
     assert found == ["that memory does not suffice for"] * 3 + [None]
@@ -189,12 +189,12 @@ def test_in_a_large_space_students_that_can_not_be_counted_are_passed_over_and_i
     space = replace(SPACE, task=Mixed(), student={"width": IntDistribution(1, 1000)})
     settings = replace(settings_in(tmp_path, trials=9), **asked)
     study, said, costs = opened(settings, space), list[str](), table(space, {})
-    study.retry.word.say = said.append
+    study.retry.notifier.say = said.append
     prepared: Any = SimpleNamespace(costs=costs, data=space.task.data(None))
     found = [refusal({"width": width}, space, study, prepared) for width in (1, 2, 3, 4)]
     assert found == ["whose macs can't be counted", None, "whose macs can't be counted", None]
     assert said == ["students whose macs can't be counted are not tried: no formula for aten._linalg_solve_ex"]
-    study.keep_costs(costs.to_json())
+    study.costs = costs.to_json()
     assert costs_of({"width": 2}, space, study, prepared)["macs"] > 0
     with pytest.raises(TrialFailed, match="macs are asked for, and can't be counted"):  # one that was enqueued
         costs_of({"width": 1}, space, study, prepared)

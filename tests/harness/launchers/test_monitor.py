@@ -39,7 +39,7 @@ def settings(tmp_path: Path) -> Settings:
     claim = claimed(opened(settings), SPACE)
     assert claim is not None
     claim.complete(metrics(0.5, 1.0))
-    claim.hold.release()
+    claim.lease.release()
     return settings
 
 

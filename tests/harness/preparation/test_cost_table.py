@@ -60,9 +60,9 @@ def prepared(tmp_path: Path) -> Prepare:
             **more,  # type: ignore[arg-type]
         )
         found = opened(settings, space)
-        found.hold()
+        found.join()
         ready = prepare(settings, space, found, Terminal(), Silent())
-        found.lease.release()
+        found.lock.release()
         return found, ready
 
     return prepare_one

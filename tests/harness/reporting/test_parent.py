@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from conftest import Silent, claimed, settings_in
 from optuna.storages import BaseStorage
+from sqlalchemy.exc import OperationalError
 
 from harness.core.errors import HarnessError
 from harness.reporting.parent import ParentRun, _git_commit, user_name
@@ -34,7 +35,7 @@ def finish_one(study: Study) -> None:
     claim = claimed(study, SPACE)
     assert claim is not None
     claim.complete({"accuracy": 0.9, "latency_p50_ms": 1.0, "parameters": 10.0})
-    claim.hold.release()
+    claim.lease.release()
 
 
 def refused(study: Study) -> None:
@@ -58,7 +59,7 @@ def test_a_later_start_that_is_refused_leaves_the_run_waiting(tmp_path: Path) ->
 def test_a_finished_study_that_is_looked_at_from_another_folder_has_a_run_that_is_complete(tmp_path: Path) -> None:
     study = opened(tmp_path, trials=1)
     finish_one(study)
-    study.keep_retrained("controls/0", {"metrics": {"accuracy": 0.5}})
+    study.store_retrained("controls/0", {"metrics": {"accuracy": 0.5}})
     with ParentRun(study, study.settings, Silent()):
         pass
     assert states(study) == ["COMPLETE"]
@@ -97,9 +98,9 @@ def test_a_storage_that_was_waited_for_in_vain_is_not_waited_for_again(
 
     def lost(*_: Any, **__: Any) -> Any:
         asked.append(1)
-        raise STORAGE_ERRORS[0]("away")
+        raise OperationalError("select", {}, Exception("connection refused"))
 
-    study.retry = RetryPolicy(lambda error: True, str)
+    study.retry = RetryPolicy(str)
     with pytest.raises(HarnessError), ParentRun(study, study.settings, Silent()):
         monkeypatch.setattr(study.storage.optuna, "get_all_trials", lost)
         raise HarnessError("the storage can't be used any more")  # what a worker says of it

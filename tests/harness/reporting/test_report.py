@@ -103,9 +103,9 @@ def a_study(
         "throughput_per_s": 2000 / teacher[1],
     }
     conditions = {"torch_eager": Conditions("a processor", torch="9.9")}
-    study.keep_costs(CostTable(conditions, costs, {}).to_json())
-    study.keep_teacher(metrics(*teacher, name=name))
-    study.keep_primary_bounds(*bounds)
+    study.costs = CostTable(conditions, costs, {}).to_json()
+    study.teacher = metrics(*teacher, name=name)
+    study.primary_bounds = bounds
     for outcome in outcomes:
         claim = claimed(study, space)
         assert claim is not None
@@ -160,7 +160,7 @@ def test_students_that_a_clock_s_spread_alone_keeps_on_the_front_are_named(setti
     assert study.costs is not None
     table = CostTable.from_json(study.costs)
     table.conditions["torch_eager"] = replace(table.conditions["torch_eager"], spread=0.02)
-    study.keep_costs(table.to_json())
+    study.costs = table.to_json()
     result = collect(study)
     assert numbers(result) == [0, 1, 2, 3, 4]  # as before
     line = (
@@ -177,7 +177,7 @@ REGION = Region("accuracy", 1, 0.89, "--min accuracy=0.89")
 
 def test_students_beyond_the_region_are_on_no_front_and_no_pick(settings: Settings) -> None:
     study = a_study(settings, STUDENTS)
-    study.keep_region(REGION)
+    study.region = REGION
     result = collect(study)
     # Trial 3, of 0.60, is the cheapest and beyond it. The knee of the others, by hand: losses 0, .1111, 1; logarithms
     # of latencies and of parameters 1, .5, 0 and 1, .6667, 0. Sums 1, .6944, 1: trial 1.
@@ -193,7 +193,7 @@ def test_students_beyond_the_region_are_on_no_front_and_no_pick(settings: Settin
 def test_the_region_of_a_metric_that_is_to_be_small_is_below_its_bound(settings: Settings) -> None:
     students: list[Outcome] = [(0.055, 0.8, 800), (0.10, 0.2, 100), (0.40, 0.1, 50)]
     study = a_study(settings, students, space=replace(SPACE, task=Erring()), teacher=(0.05, 1.0, 1000))
-    study.keep_region(Region("error", -1, 0.2, "--max error=0.2"))
+    study.region = Region("error", -1, 0.2, "--max error=0.2")
     result = collect(study)
     assert numbers(result) == [0, 1] == study.front()
     low, high, _ = _visible_range(result)
@@ -204,7 +204,7 @@ def test_where_no_student_is_in_the_region_the_report_says_the_best_and_what_to_
     settings: Settings, tmp_path: Path
 ) -> None:
     study = a_study(settings, STUDENTS)
-    study.keep_region(Region("accuracy", 1, 0.99, "--min accuracy=0.99"))
+    study.region = Region("accuracy", 1, 0.99, "--min accuracy=0.99")
     shown, text = terminal()
     report(study, shown)
     result, said = collect(study), " ".join(text.getvalue().split())
@@ -220,7 +220,7 @@ def test_a_front_that_is_gone_under_another_region_is_in_no_file_any_more(settin
     write_report(collect(study), tmp_path)
     assert {"front.html", "curves.png", "transfer.png"} <= {path.name for path in tmp_path.iterdir()}
     (tmp_path / "mine.txt").touch()
-    study.keep_region(Region("accuracy", 1, 0.99, "--min accuracy=0.99"))
+    study.region = Region("accuracy", 1, 0.99, "--min accuracy=0.99")
     write_report(collect(study), tmp_path)
     left = {path.name for path in tmp_path.iterdir() if path.is_file()}
     told = {"trials.csv", "trials.parquet", "summary.md"}
@@ -231,7 +231,7 @@ def test_why_there_is_nothing_to_confirm_is_said_as_it_is(settings: Settings) ->
     study = a_study(settings, [])
     assert nothing_to_confirm(collect(study)) == "study 's' has no complete trial yet: there is nothing to confirm."
     study = a_study(settings, STUDENTS)
-    study.keep_region(Region("accuracy", 1, 0.99, "--min accuracy=0.99"))
+    study.region = Region("accuracy", 1, 0.99, "--min accuracy=0.99")
     said = nothing_to_confirm(collect(study))
     assert said.startswith("study 's' has nothing to confirm: no student is inside its region. Region of interest: ")
     assert "None of 5 fully trained students" in said and "--min none" in said
@@ -239,7 +239,7 @@ def test_why_there_is_nothing_to_confirm_is_said_as_it_is(settings: Settings) ->
 
 def test_pictures_of_a_region_show_what_lies_beyond_it_only_when_asked(settings: Settings, tmp_path: Path) -> None:
     study = a_study(settings, STUDENTS)
-    study.keep_region(REGION)
+    study.region = REGION
     write_report(collect(study), tmp_path)
     page = (tmp_path / "front.html").read_text()
     assert page.count('"visible":"legendonly"') == 2 and "outside the region" in page  # once a panel
@@ -449,10 +449,10 @@ def test_the_page_shows_each_trial_and_names_no_host(written: tuple[Result, Path
 
 def test_it_is_said_where_several_teach_as_one(settings: Settings) -> None:
     study = a_study(settings, STUDENTS)
-    study.bind(teacher="0123")
+    study.pin_inputs(teacher="0123")
     assert not any("The teacher is" in note for note in notes(collect(study)))
     several = a_study(replace(settings, study="several"), STUDENTS)
-    several.bind(teacher="probabilities of 0123, 4567")
+    several.pin_inputs(teacher="probabilities of 0123, 4567")
     said = "The teacher is the mean of the probabilities of 0123, 4567; its costs are those of all of them in turn."
     assert said in notes(collect(several))
 
@@ -555,14 +555,14 @@ def a_study_with_answers(settings: Settings) -> Study:
     study = a_study(settings, STUDENTS)
     for number, student in enumerate(([0, 1, 2, 0], [0, 1, 2, 2], [1, 1, 1, 1], [2, 1, 2, 2])):
         answered(study, str(number), student)
-    study.keep_retrained("controls/1", {"metrics": metrics(0.93, 0.4, 400)})
+    study.store_retrained("controls/1", {"metrics": metrics(0.93, 0.4, 400)})
     answered(study, "controls/1", [0, 1, 1, 2])
     return study
 
 
 def test_each_pick_says_what_it_keeps_of_the_teachers_answers(settings: Settings) -> None:
     study = a_study_with_answers(settings)
-    study.keep_class_names(["cat", "dog", "owl"])
+    study.class_names = ["cat", "dog", "owl"]
     result, (screen, text) = collect(study), terminal()
     assert set(result.agreements) == {0, 1, 2, 3}
     told = agreement_lines(result)
@@ -624,9 +624,9 @@ def test_the_answers_of_a_namesakes_trials_are_not_reported(settings: Settings) 
 def test_a_gain_stands_beside_its_control(settings: Settings) -> None:
     study = a_study(settings, STUDENTS)
     assert collect(study).front["gain"].isna().all()
-    study.keep_retrained("controls/1", {"metrics": metrics(0.93, 0.4, 400)})
-    study.keep_retrained("controls/2", {"metrics": metrics(0.91, 0.2, 100)})
-    study.keep_retrained("controls/4", {"metrics": metrics(0.5, 0.3, 150)})  # its student is not on the front any more
+    study.store_retrained("controls/1", {"metrics": metrics(0.93, 0.4, 400)})
+    study.store_retrained("controls/2", {"metrics": metrics(0.91, 0.2, 100)})
+    study.store_retrained("controls/4", {"metrics": metrics(0.5, 0.3, 150)})  # its student is not on the front any more
     result, (screen, printed) = collect(study), terminal()
     assert result.front.set_index("number")["gain"].dropna().to_dict() == pytest.approx({1: 0.01, 2: -0.01})
     assert set(result.controls) == {1, 2}
@@ -646,7 +646,7 @@ def test_the_gain_of_a_pick_is_over_its_tuned_control_and_says_so(settings: Sett
     study = a_study(settings, STUDENTS)
     for one in untrained_controls(study, study.settings, SPACE, [2]):  # the plain ones are those of trials 0 to 3
         accuracy = 0.89 if one.tags.get("kd.try") == "2" else 0.88
-        study.keep_retrained(one.name, {**one.facts, "metrics": metrics(accuracy, 0.2, 100)})
+        study.store_retrained(one.name, {**one.facts, "metrics": metrics(accuracy, 0.2, 100)})
     result, (screen, printed) = collect(study), terminal()
     widths = result.front.set_index("number")["width"]
     alike = set(widths[widths == widths[2]].index)  # they share the tuned control
@@ -666,8 +666,8 @@ def test_the_gain_of_a_pick_is_over_its_tuned_control_and_says_so(settings: Sett
 
 def test_where_no_control_is_possible_it_stands_instead_of_a_gain(settings: Settings) -> None:
     study = a_study(settings, STUDENTS)
-    study.keep_retrained("controls/1", {"metrics": metrics(0.93, 0.4, 400)})
-    study.keep_no_control("the views mix samples, and the labels are those of the first")
+    study.store_retrained("controls/1", {"metrics": metrics(0.93, 0.4, 400)})
+    study.no_control = "the views mix samples, and the labels are those of the first"
     result, (screen, printed) = collect(study), terminal()
     assert result.trials[["control", "tuned_control", "gain"]].isna().all(axis=None)
     show(result, screen)
@@ -678,21 +678,21 @@ def test_where_no_control_is_possible_it_stands_instead_of_a_gain(settings: Sett
 def test_a_loss_that_falls_is_a_gain_too(settings: Settings) -> None:
     study = a_study(settings, STUDENTS)
     study.optuna.set_user_attr("kd.primary_direction", "minimize")
-    study.keep_retrained("controls/1", {"metrics": metrics(0.95, 0.4, 400)})
+    study.store_retrained("controls/1", {"metrics": metrics(0.95, 0.4, 400)})
     assert collect(study).front.set_index("number")["gain"][1] == pytest.approx(0.01)
 
 
 def test_a_control_that_failed_is_told(settings: Settings) -> None:
     study = a_study(settings, STUDENTS)
-    study.keep_retrained("controls/1", {"reason": "val/loss is nan in epoch 3"})
-    study.keep_retrained("controls/4", {"reason": "disk full"})  # its student is not on the front
+    study.store_retrained("controls/1", {"reason": "val/loss is nan in epoch 3"})
+    study.store_retrained("controls/4", {"reason": "disk full"})  # its student is not on the front
     told = "1 controls failed, so these gains are unknown (trial 1: val/loss is nan in epoch 3)."
     assert told in notes(collect(study))
 
 
 def test_a_student_on_labels_alone_is_in_no_count_of_gains(settings: Settings) -> None:
     study = a_study(settings, STUDENTS)
-    study.keep_retrained("controls/1", {"metrics": metrics(0.93, 0.4, 400)})
+    study.store_retrained("controls/1", {"metrics": metrics(0.93, 0.4, 400)})
     claim = claimed(study, SPACE.fixed({"alpha": "1"}))
     assert claim is not None
     claim.complete(metrics(0.96, 0.9, 900))
@@ -706,12 +706,12 @@ def test_a_student_on_labels_alone_is_in_no_count_of_gains(settings: Settings) -
 
 def test_what_was_confirmed_says_what_is_picked_today_and_what_is_not_confirmed_yet(settings: Settings) -> None:
     study = a_study(settings, STUDENTS)
-    study.keep_tested_teacher({"accuracy": 0.95})
+    study.tested_teacher = {"accuracy": 0.95}
     for place in range(2):
         for arm in ("student", "control"):
             for number in (0, 3):
                 result = {"pick": "small", "metrics": {"test/accuracy": 0.9}}
-                study.keep_retrained(f"confirm/{number}/{arm}-{place}", result)
+                study.store_retrained(f"confirm/{number}/{arm}-{place}", result)
     result = collect(study)
     assert 0 in result.picked and 3 not in result.picked
     of_0, of_3, *missing = confirmed_lines(result)
@@ -743,12 +743,12 @@ def test_a_table_of_methods_fits_the_terminal_and_cuts_nothing(settings: Setting
 
 def confirmed_over(study: Study, *accuracies: float) -> Result:
     """The study with its pick, trial 0, confirmed: these of the student, and of its control the same, last to first."""
-    study.keep_tested_teacher({"accuracy": 0.95})
-    study.keep_primary_bounds(0.0, 1.0)
+    study.tested_teacher = {"accuracy": 0.95}
+    study.primary_bounds = (0.0, 1.0)
     for arm, scores in (("student", accuracies), ("control", accuracies[::-1])):
         for place, accuracy in enumerate(scores):
             result = {"pick": "accurate", "metrics": {"test/accuracy": accuracy}}
-            study.keep_retrained(f"confirm/0/{arm}-{place}", result)
+            study.store_retrained(f"confirm/0/{arm}-{place}", result)
     return collect(study)
 
 
@@ -774,7 +774,7 @@ def test_the_way_to_confirm_that_is_said_has_the_space_file_and_the_places(
 ) -> None:
     searched = replace(settings, space_name="my-space", space_file=settings.runs_dir / "my_space.py")
     study = a_study(searched, STUDENTS)
-    study.keep_retrained("controls/1", {"metrics": metrics(0.93, 0.4, 400)})
+    study.store_retrained("controls/1", {"metrics": metrics(0.93, 0.4, 400)})
     monkeypatch.chdir(settings.runs_dir)
     places = f"--storage {settings.storage} --runs-dir {settings.runs_dir}"
     command = f"python -m harness confirm --study {settings.study} {places} --space my_space.py"
@@ -802,7 +802,7 @@ def test_what_needs_no_caveat_has_none(settings: Settings, accuracies: tuple[flo
 def test_a_table_of_what_was_confirmed_shows_failures_and_what_is_not_confirmed_yet(settings: Settings) -> None:
     study = a_study(settings, STUDENTS)
     confirmed_over(study, 0.6, 0.61, 0.62)
-    study.keep_retrained("confirm/0/student-3", {"pick": "accurate", "reason": "loss is nan"})
+    study.store_retrained("confirm/0/student-3", {"pick": "accurate", "reason": "loss is nan"})
     screen, text = terminal()
     show(collect(study), screen)
     lines = text.getvalue().splitlines()
@@ -825,7 +825,7 @@ def test_what_was_reported_just_so_is_shown_again_and_not_written(settings: Sett
     (folder / "front.png").unlink()
     report(study, terminal()[0], spool, anew=False)
     assert (folder / "front.png").exists() and len(read_events(study.folder / SPOOL)) > events
-    study.keep_retrained("controls/1", {"metrics": metrics(0.93, 0.4, 400)})  # news
+    study.store_retrained("controls/1", {"metrics": metrics(0.93, 0.4, 400)})  # news
     report(study, terminal()[0], spool, anew=False)
     assert "| +0.0100 |" in (folder / "summary.md").read_text()
     spool.close()
@@ -836,7 +836,7 @@ def test_a_teacher_that_helps_nobody_is_said_to(settings: Settings, hurts: bool,
     study = a_study(settings, STUDENTS)
     for number in study.front()[:known]:
         accuracy = 0.99 if hurts or number else 0.1
-        study.keep_retrained(f"controls/{number}", {"metrics": metrics(accuracy, 0.4, 400)})
+        study.store_retrained(f"controls/{number}", {"metrics": metrics(accuracy, 0.4, 400)})
     said = "there is no evidence that this teacher helps" in " ".join(notes(collect(study)))
     assert said == said_so
 

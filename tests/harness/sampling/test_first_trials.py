@@ -118,7 +118,7 @@ def proposed(study: Study, *recipes: str, defaults: bool = True) -> Claim:
     claim = TrialClaimer(study, proposer).claim()
     assert claim is not None
     claim.complete(metrics(0.5, 1.0))
-    claim.hold.release()
+    claim.lease.release()
     return claim
 
 

@@ -92,7 +92,7 @@ def test_no_configuration_is_tried_twice_and_a_space_can_be_exhausted(settings: 
         params = claim.configuration.params()
         seen.append(tuple(params.values()))
         claim.complete(metrics(params["alpha"], params["width"]))
-        claim.hold.release()
+        claim.lease.release()
     assert len(seen) == len(set(seen)) == 3 * 2 * 3 and study.is_exhausted
     # A trial that runs elsewhere is not begun a second time either.
     assert study.finished() == 18 and claimed(study, held) is None
@@ -111,7 +111,7 @@ def test_a_space_of_methods_is_exhausted_method_by_method(settings: Settings, sa
         params = claim.configuration.params()
         seen.append(tuple(sorted((name, str(value)) for name, value in params.items())))
         claim.complete(metrics(0.5, params["width"]))
-        claim.hold.release()
+        claim.lease.release()
     assert len(seen) == len(set(seen)) == 3 * (3 + 2) and study.is_exhausted
 
 
@@ -123,7 +123,7 @@ def test_a_sampler_keeps_away_from_what_runs_elsewhere(settings: Settings, sampl
         assert claim is not None
         params = claim.configuration.params()
         claim.complete(metrics(1 - (params["alpha"] - 0.4) ** 2, params["width"]))
-        claim.hold.release()
+        claim.lease.release()
     running = [claimed(study, SPACE) for _ in range(4)]
     places = []
     for claim in running:
@@ -131,5 +131,5 @@ def test_a_sampler_keeps_away_from_what_runs_elsewhere(settings: Settings, sampl
         params = claim.configuration.params()
         logs = (("width", 3.5), ("temperature", 3), ("learning_rate", 3.4))
         places.append((params["alpha"], *(math.log(params[name]) / span for name, span in logs)))
-        claim.hold.release()
+        claim.lease.release()
     assert min(math.dist(a, b) for n, a in enumerate(places) for b in places[:n]) > 0.03

@@ -1,4 +1,4 @@
-"""Who works on what: rows in PostgreSQL, leases in folders."""
+"""Leases as rows in PostgreSQL, beside those as locked files."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from servers import Postgres
 from sqlalchemy.engine import Engine
 
 from harness.core.errors import LeaseLost
-from harness.storage import database_leases as database_claims
+from harness.storage import database_leases
 from harness.storage.database_leases import DatabaseLeases, make_tables
-from harness.storage.leases import FolderLeases, Leases
+from harness.storage.leases import Leases
 from harness.storage.retry import server_is_away
 
 pytestmark = pytest.mark.service
@@ -40,38 +40,38 @@ def workers(engine: Engine, tmp_path: Path) -> Iterator[tuple[DatabaseLeases, Da
         one.close()
 
 
-def on_another_host(claims: DatabaseLeases, name: str = "elsewhere") -> None:
-    claims._host = name
+def on_another_host(leases: DatabaseLeases, name: str = "elsewhere") -> None:
+    leases._host = name
 
 
-def test_a_piece_is_one_workers_until_it_gives_it_back(workers: tuple[DatabaseLeases, DatabaseLeases]) -> None:
+def test_an_item_is_leased_to_one_worker_until_it_is_released(workers: tuple[DatabaseLeases, DatabaseLeases]) -> None:
     first, second = workers
-    found = first.take(["0", "1"])
-    assert found is not None and found[0] == "0"
-    other = second.take(["0", "1"])
-    assert other is not None and other[0] == "1"
-    assert second.take(["0"]) is None
-    found[1].release()
-    again = second.take(["0"])
-    assert again is not None and again[0] == "0"
+    lease = first.acquire(["0", "1"])
+    assert lease is not None and lease.item == "0"
+    other = second.acquire(["0", "1"])
+    assert other is not None and other.item == "1"
+    assert second.acquire(["0"]) is None
+    lease.release()
+    again = second.acquire(["0"])
+    assert again is not None and again.item == "0"
 
 
-def test_studies_do_not_see_one_another(engine: Engine, tmp_path: Path) -> None:
+def test_leases_of_different_studies_are_independent(engine: Engine, tmp_path: Path) -> None:
     one, other = DatabaseLeases(engine, "a", tmp_path / "a"), DatabaseLeases(engine, "b", tmp_path / "b")
-    assert one.take(["0"]) is not None and other.take(["0"]) is not None
+    assert one.acquire(["0"]) is not None and other.acquire(["0"]) is not None
     assert len(one.workers()) == len(other.workers()) == 1
     one.close()
     other.close()
 
 
-def test_a_worker_of_this_machine_that_is_killed_loses_its_piece_at_once(
+def test_a_killed_worker_of_this_machine_loses_its_lease_at_once(
     workers: tuple[DatabaseLeases, DatabaseLeases], engine: Engine, tmp_path: Path
 ) -> None:
     code = (
         "import os, sys, sqlalchemy\nfrom pathlib import Path\n"
         "from harness.storage.database_leases import DatabaseLeases\n"
-        "claims = DatabaseLeases(sqlalchemy.create_engine(sys.argv[1]), 'a', Path(sys.argv[2]))\n"
-        "assert claims.take(['0']) is not None\nprint('taken', flush=True)\nsys.stdin.read()\n"
+        "leases = DatabaseLeases(sqlalchemy.create_engine(sys.argv[1]), 'a', Path(sys.argv[2]))\n"
+        "assert leases.acquire(['0']) is not None\nprint('taken', flush=True)\nsys.stdin.read()\n"
     )
     address = engine.url.render_as_string(hide_password=False)
     with subprocess.Popen(
@@ -81,69 +81,69 @@ def test_a_worker_of_this_machine_that_is_killed_loses_its_piece_at_once(
         env=environment(),
     ) as process:
         assert process.stdout is not None and process.stdout.readline() == b"taken\n"
-        assert workers[0].take(["0"]) is None
+        assert workers[0].acquire(["0"]) is None
         process.kill()
         process.wait()
-    assert workers[0].take(["0"]) is not None
+    assert workers[0].acquire(["0"]) is not None
     assert len(workers[0].workers()) == 1  # the dead one's row is gone
 
 
-def test_a_silent_worker_of_another_machine_loses_its_piece_and_is_told_so(
+def test_a_silent_worker_of_another_machine_loses_its_lease_and_finds_out(
     workers: tuple[DatabaseLeases, DatabaseLeases], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_claims, "BEAT_S", 0.2)
-    monkeypatch.setattr(database_claims, "GRACE_S", 0.6)
+    monkeypatch.setattr(database_leases, "HEARTBEAT_S", 0.2)
+    monkeypatch.setattr(database_leases, "GRACE_S", 0.6)
     silent, other = workers
     on_another_host(silent)
-    found = silent.take(["0"])
-    assert found is not None
-    silent._over.set()  # its heart stops
-    assert other.take(["0"]) is None  # the only piece that is left; other's heart begins, and listens
+    lease = silent.acquire(["0"])
+    assert lease is not None
+    silent._over.set()  # its heartbeat stops
+    assert other.acquire(["0"]) is None  # the only item that is left; the other's heartbeat begins, and listens
     taken = _eventually(other, "0")
     assert taken
     with pytest.raises(LeaseLost, match="0 was taken over while this worker was silent"):
-        found[1].verify()
+        lease.verify()
     with pytest.raises(LeaseLost):
-        found[1].confirm(3)
-    found[1].release()  # which changes nothing of the other's
-    assert [worker.piece for worker in other.workers()] == ["0"]
-    assert silent.take(["2"]) is not None  # it goes on as another worker
+        lease.report_progress(3)
+    lease.release()  # which changes nothing of the other's
+    assert [worker.item for worker in other.workers()] == ["0"]
+    assert silent.acquire(["2"]) is not None  # it goes on as another worker
 
 
-def test_a_worker_that_beats_keeps_its_piece(
+def test_a_worker_that_sends_heartbeats_keeps_its_lease(
     workers: tuple[DatabaseLeases, DatabaseLeases], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_claims, "BEAT_S", 0.1)
-    monkeypatch.setattr(database_claims, "GRACE_S", 0.4)
+    monkeypatch.setattr(database_leases, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(database_leases, "GRACE_S", 0.4)
     living, other = workers
     on_another_host(living)
-    assert living.take(["0"]) is not None and other.take(["1"]) is not None
+    assert living.acquire(["0"]) is not None and other.acquire(["1"]) is not None
     threading.Event().wait(1.5)
-    assert other.take(["0"]) is None
+    assert other.acquire(["0"]) is None
 
 
-def test_silence_counts_only_while_it_is_listened_for(
+def test_silence_counts_only_while_others_listen(
     workers: tuple[DatabaseLeases, DatabaseLeases], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_claims, "BEAT_S", 0.2)
-    monkeypatch.setattr(database_claims, "GRACE_S", 0.6)
+    monkeypatch.setattr(database_leases, "HEARTBEAT_S", 0.2)
+    monkeypatch.setattr(database_leases, "GRACE_S", 0.6)
     silent, other = workers
     on_another_host(silent)
-    assert silent.take(["0"]) is not None and other.take([]) is None
-    for one in workers:  # as in an outage: no heart reaches the server
+    assert silent.acquire(["0"]) is not None and other.acquire([]) is None
+    for one in workers:  # as in an outage: no heartbeat reaches the server
         one._over.set()
     threading.Event().wait(0.4)
     other._look()
     threading.Event().wait(1.0)
     other._look()  # the first look after it: nobody has had a chance to beat
-    assert other.take(["0"]) is None
+    assert other.acquire(["0"]) is None
 
 
-def test_who_could_not_enter_asks_again_whether_the_study_is_here(
+def test_a_worker_that_could_not_register_checks_again_that_the_study_was_not_moved(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    claims = DatabaseLeases(engine, "a", tmp_path, lambda: asked.append(1))
+    leases = DatabaseLeases(engine, "a", tmp_path, lambda: asked.append(1))
     begin = engine.begin
 
     def away() -> NoReturn:
@@ -152,18 +152,18 @@ def test_who_could_not_enter_asks_again_whether_the_study_is_here(
 
     monkeypatch.setattr(engine, "begin", away)
     with pytest.raises(sql.exc.OperationalError):
-        claims.take([])
-    assert claims.take([]) is None and len(asked) == 2 and len(claims.workers()) == 1
-    assert claims.take(["0"]) is not None and len(asked) == 2
-    claims.close()
+        leases.acquire([])
+    assert leases.acquire([]) is None and len(asked) == 2 and len(leases.workers()) == 1
+    assert leases.acquire(["0"]) is not None and len(asked) == 2
+    leases.close()
 
 
-def test_a_worker_that_has_a_piece_already_may_take_it_again(workers: tuple[DatabaseLeases, DatabaseLeases]) -> None:
-    assert workers[0].take(["0"]) is not None
-    assert workers[0].take(["0"]) is not None  # as where the answer to the first was lost with its connection
+def test_a_worker_may_acquire_its_own_lease_again(workers: tuple[DatabaseLeases, DatabaseLeases]) -> None:
+    assert workers[0].acquire(["0"]) is not None
+    assert workers[0].acquire(["0"]) is not None  # as where the answer to the first was lost with its connection
 
 
-def test_a_row_that_somebody_forged_leads_to_no_other_folder(
+def test_a_forged_row_leads_to_no_other_folder(
     workers: tuple[DatabaseLeases, DatabaseLeases], engine: Engine, tmp_path: Path
 ) -> None:
     folder = tmp_path / "somebody's"
@@ -174,28 +174,28 @@ def test_a_row_that_somebody_forged_leads_to_no_other_folder(
             row = {
                 "worker": worker[:32],
                 "study": "a",
-                "host": database_claims.socket.gethostname(),
+                "host": database_leases.socket.gethostname(),
                 "pid": 1,
                 "began_s": 0,
             }
             row |= {"folder": str(folder), "beat_s": 1e12, "piece": str(number)}
-            connection.execute(sql.insert(database_claims._WORKERS).values(row))
-    assert workers[0].take(["0", "1"]) is None
+            connection.execute(sql.insert(database_leases._WORKERS).values(row))
+    assert workers[0].acquire(["0", "1"]) is None
     assert (folder / "file").exists() and len(list(folder.iterdir())) == 1
 
 
-def _eventually(claims: Leases, piece: str) -> bool:
+def _eventually(leases: Leases, item: str) -> bool:
     for _ in range(100):
-        if claims.take([piece]) is not None:
+        if leases.acquire([item]) is not None:
             return True
         threading.Event().wait(0.1)
     return False
 
 
 @pytest.mark.parametrize("kind", ["database", "folder"])
-def test_whoever_is_kept_out_is_told_and_waits(kind: str, engine: Engine, tmp_path: Path) -> None:
+def test_a_worker_that_is_kept_out_is_told_and_waits(kind: str, engine: Engine, tmp_path: Path) -> None:
     def opened() -> Leases:
-        return DatabaseLeases(engine, "a", tmp_path) if kind == "database" else FolderLeases(tmp_path)
+        return DatabaseLeases(engine, "a", tmp_path) if kind == "database" else Leases(tmp_path)
 
     events: list[str] = []
     inside, leave = threading.Event(), threading.Event()
@@ -219,7 +219,7 @@ def test_whoever_is_kept_out_is_told_and_waits(kind: str, engine: Engine, tmp_pa
     assert events == ["the second one waits", "the first one leaves", "the second one is alone"]
 
 
-def test_a_lock_whose_connection_was_lost_says_so(engine: Engine, tmp_path: Path) -> None:
+def test_a_lock_whose_connection_was_lost_fails_its_check(engine: Engine, tmp_path: Path) -> None:
     one = DatabaseLeases(engine, "a", tmp_path)
     with one.exclusive("claim") as check:
         check()
@@ -230,40 +230,40 @@ def test_a_lock_whose_connection_was_lost_says_so(engine: Engine, tmp_path: Path
             check()
 
 
-def test_who_is_stalled_in_the_middle_of_a_claim_holds_up_nobody_for_long(
+def test_a_worker_stalled_in_a_claim_loses_the_lock_after_a_while(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_claims, "_STALLED_S", 0.5)
+    monkeypatch.setattr(database_leases, "_STALLED_S", 0.5)
     stalled, other = (DatabaseLeases(engine, "a", tmp_path) for _ in range(2))
     with stalled.exclusive("claim", briefly=True) as check:
-        with other.exclusive("claim", briefly=True):  # it waits until the server ends the first one
+        with other.exclusive("claim", briefly=True):  # it waits until the server ends the first lock
             pass
         with pytest.raises(sql.exc.DBAPIError) as raised:
             check()
-    assert server_is_away(raised.value)  # so it claims anew
+    assert server_is_away(raised.value)  # so it claims again
     with stalled.exclusive("claim") as check:  # what may last is not ended
         threading.Event().wait(1.0)
         check()
 
 
-def test_how_a_worker_is_seen(workers: tuple[DatabaseLeases, DatabaseLeases]) -> None:
+def test_a_worker_is_listed_with_its_item_and_progress(workers: tuple[DatabaseLeases, DatabaseLeases]) -> None:
     first, second = workers
     assert first.workers() == []
-    found = first.take(["controls/3"])
-    assert found is not None
-    found[1].confirm(7)
-    found[1].verify()
+    lease = first.acquire(["controls/3"])
+    assert lease is not None
+    lease.report_progress(7)
+    lease.verify()
     (seen,) = second.workers()
-    assert (seen.piece, seen.epochs, seen.is_silent) == ("controls/3", 7, False) and 0 <= seen.silent_s < 5
+    assert (seen.item, seen.epochs, seen.is_silent) == ("controls/3", 7, False) and 0 <= seen.silent_s < 5
     first.close()
     assert second.workers() == []
 
 
-def test_a_worker_whose_heart_was_asked_to_end_amid_a_slow_answer_beats_again(
+def test_a_heartbeat_that_was_to_end_during_a_slow_answer_goes_on_for_the_next_lease(
     workers: tuple[DatabaseLeases, DatabaseLeases], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_claims, "BEAT_S", 0.1)
-    monkeypatch.setattr(database_claims, "_LAST_WORD_S", 0.1)
+    monkeypatch.setattr(database_leases, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(database_leases, "_COURTESY_S", 0.1)
     worker, asked, answer = workers[0], threading.Event(), threading.Event()
     look = worker._look
 
@@ -272,33 +272,33 @@ def test_a_worker_whose_heart_was_asked_to_end_amid_a_slow_answer_beats_again(
         answer.wait()
 
     monkeypatch.setattr(worker, "_look", slow)
-    worker.take(["0"])
+    worker.acquire(["0"])
     assert asked.wait(10)
     worker.close()
     monkeypatch.setattr(worker, "_look", look)
-    worker.take(["1"])
+    worker.acquire(["1"])
     taken_s = worker._confirmed_s
     answer.set()
     wait_for(lambda: worker._confirmed_s > taken_s)
 
 
-def test_a_hold_is_as_old_as_the_server_says(workers: tuple[DatabaseLeases, DatabaseLeases], engine: Engine) -> None:
-    holds = [worker.take([str(number)]) for number, worker in enumerate(workers)]
+def test_a_lease_is_dated_by_the_server_s_clock(workers: tuple[DatabaseLeases, DatabaseLeases], engine: Engine) -> None:
+    leases = [worker.acquire([str(number)]) for number, worker in enumerate(workers)]
     with engine.connect() as connection:
         now_s = connection.execute(sql.text("select extract(epoch from clock_timestamp())")).scalar_one()
-    first, second = (found[1].taken_ms for found in holds if found is not None)
+    first, second = (lease.taken_ms for lease in leases if lease is not None)
     assert now_s * 1000 - 10_000 < first <= second <= now_s * 1000 + 1
 
 
-def test_a_worker_that_is_known_without_its_piece_has_lost_it(
+def test_a_worker_whose_row_has_no_item_has_lost_its_lease(
     workers: tuple[DatabaseLeases, DatabaseLeases],
 ) -> None:
     first, second = workers
-    found = first.take(["0"])
-    assert found is not None
-    first.release("0")  # a word that was late, from when it had the piece before
-    assert second.take(["0"]) is not None
+    lease = first.acquire(["0"])
+    assert lease is not None
+    first.release("0")  # a statement that was late, from when it had the item before
+    assert second.acquire(["0"]) is not None
     with pytest.raises(LeaseLost):
-        found[1].verify()
-    found[1].release()
-    assert first.take(["1"]) is not None and sorted(worker.piece or "" for worker in first.workers()) == ["0", "1"]
+        lease.verify()
+    lease.release()
+    assert first.acquire(["1"]) is not None and sorted(worker.item or "" for worker in first.workers()) == ["0", "1"]

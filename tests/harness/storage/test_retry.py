@@ -1,4 +1,4 @@
-"""A storage that is away: what is asked again, what is not, and what is said."""
+"""Retries while a storage is away: which calls are retried, until when, and what is said."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from optuna.exceptions import StorageInternalError
 from servers import Postgres
 from sqlalchemy.exc import OperationalError
 
-from harness.core import notifier as word
+from harness.core import notifier
 from harness.core.notifier import RateLimitedNotifier
-from harness.storage import retry as patience
-from harness.storage.retry import RetryPolicy, never, server_is_away
+from harness.storage import retry
+from harness.storage.retry import RetryPolicy
 from search_spaces.digits import SPACE
 
 
@@ -28,7 +28,7 @@ def gone(text: str = "connection refused") -> StorageInternalError:
 
 
 class Storage:
-    """One that is away for so many calls."""
+    """A storage that is away for some calls."""
 
     def __init__(self, away: int, error: Exception | None = None) -> None:
         self.away = away
@@ -43,15 +43,15 @@ class Storage:
 
 
 @pytest.fixture(autouse=True)
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "_FIRST_PAUSE_S", 0.001)
-    monkeypatch.setattr(patience, "_LONGEST_PAUSE_S", 0.002)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(retry, "_LONGEST_PAUSE_S", 0.002)
 
 
-def test_a_storage_that_is_away_is_asked_again_and_two_words_are_said() -> None:
+def test_a_call_is_retried_while_the_storage_is_away_with_a_message_at_both_ends() -> None:
     said: list[str] = []
     storage = Storage(away=5)
-    assert RetryPolicy(server_is_away, said.append).ask(storage) == "an answer"
+    assert RetryPolicy(said.append).call(storage) == "an answer"
     assert storage.calls == 6
     assert said == [
         "the study's storage is away (connection refused); it is asked again until it is back",
@@ -59,51 +59,51 @@ def test_a_storage_that_is_away_is_asked_again_and_two_words_are_said() -> None:
     ]
 
 
-def test_patience_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "_PATIENCE_S", 0.02)
+def test_retries_end_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "_GIVE_UP_AFTER_S", 0.02)
     with pytest.raises(StorageInternalError):
-        RetryPolicy(server_is_away).ask(Storage(away=10**9))
+        RetryPolicy().call(Storage(away=10**9))
 
 
 @pytest.mark.parametrize("text", ["password authentication failed for user x", 'database "kd" does not exist'])
-def test_what_does_not_mend_itself_is_raised_at_once(text: str) -> None:
+def test_an_error_that_does_not_pass_is_raised_at_once(text: str) -> None:
     storage = Storage(away=1, error=gone(text))
     with pytest.raises(StorageInternalError):
-        RetryPolicy(server_is_away).ask(storage)
+        RetryPolicy().call(storage)
     assert storage.calls == 1
 
 
-def test_other_errors_and_other_storages_are_not_waited_for() -> None:
-    for away, error in ((server_is_away, ValueError("no")), (never, gone())):
+def test_other_errors_and_files_are_not_retried() -> None:
+    for of_server, error in ((True, ValueError("no")), (False, gone())):
         storage = Storage(away=1, error=error)
         with pytest.raises(type(error)):
-            RetryPolicy(away).ask(storage)
+            RetryPolicy(of_server=of_server).call(storage)
         assert storage.calls == 1
 
 
-def test_what_is_asked_within_a_whole_begins_the_whole_again() -> None:
-    context, first, second = RetryPolicy(server_is_away), Storage(away=0), Storage(away=1)
+def test_an_outage_in_a_nested_call_retries_the_outer_call() -> None:
+    policy, first, second = RetryPolicy(), Storage(away=0), Storage(away=1)
 
     def whole() -> str:
-        return context.ask(first) + context.ask(second)
+        return policy.call(first) + policy.call(second)
 
-    assert context.ask(whole) == "an answeran answer"
+    assert policy.call(whole) == "an answeran answer"
     assert (first.calls, second.calls) == (2, 2)
 
 
-def test_what_is_asked_once_is_not_asked_again() -> None:
+def test_try_once_does_not_retry() -> None:
     said: list[str] = []
-    context, storage = RetryPolicy(server_is_away, said.append), Storage(away=1)
+    policy, storage = RetryPolicy(said.append), Storage(away=1)
     with pytest.raises(StorageInternalError) as raised:
-        context.try_once(lambda: context.ask(storage))
+        policy.try_once(lambda: policy.call(storage))
     assert storage.calls == 1
-    assert context.is_away(raised.value) and not context.is_away(ValueError())
+    assert policy.is_away(raised.value) and not policy.is_away(ValueError())
     assert said == ["the study's storage is away (connection refused); training goes on"]
 
 
-def test_a_word_is_said_once_a_minute_whatever_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_message_is_said_once_a_minute_whatever_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s, said = 0.0, []
-    monkeypatch.setattr(word.time, "monotonic", lambda: now_s)
+    monkeypatch.setattr(notifier.time, "monotonic", lambda: now_s)
     say = RateLimitedNotifier(said.append)
     for now_s in (0.0, 30.0, 59.0, 60.0):
         say(f"it is away (reason {now_s:.0f})")
@@ -119,24 +119,22 @@ def test_a_word_is_said_once_a_minute_whatever_the_reason(monkeypatch: pytest.Mo
     ]
 
 
-def test_who_was_told_to_stop_waits_for_each_answer_but_for_no_second_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "_HURRIED_S", 1.0)
-    context = RetryPolicy(server_is_away)
-    context.set_deadline()
+def test_with_a_deadline_slow_calls_are_waited_for_but_no_second_silent_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "_CALL_TIMEOUT_S", 1.0)
+    policy = RetryPolicy()
+    policy.set_deadline()
     for _ in range(4):
-        context.ask(lambda: time.sleep(0.3))  # together longer than one answer may take
+        policy.call(lambda: time.sleep(0.3))  # together longer than one answer may take
     with pytest.raises(StorageInternalError, match="does not answer in time"):
-        context.ask(lambda: time.sleep(10))
+        policy.call(lambda: time.sleep(10))
     began_s = time.monotonic()
     with pytest.raises(StorageInternalError, match="does not answer in time"):
-        context.ask(lambda: time.sleep(10))
+        policy.call(lambda: time.sleep(10))
     assert time.monotonic() - began_s < 0.9
 
 
 @pytest.mark.service
-def test_a_server_that_goes_away_between_two_statements_of_one_read_is_asked_again(
-    tmp_path: Path, postgres: Postgres
-) -> None:
+def test_an_outage_between_two_statements_of_one_read_is_retried(tmp_path: Path, postgres: Postgres) -> None:
     study = opened(replace(settings_in(tmp_path, trials=1), storage=postgres.new_database("between")))
     claim = claimed(study, SPACE)
     assert claim is not None
@@ -149,20 +147,20 @@ def test_a_server_that_goes_away_between_two_statements_of_one_read_is_asked_aga
 
     sql.event.listen(database.engine, "before_cursor_execute", end)
     said: list[str] = []
-    study.retry.word.say = said.append
+    study.retry.notifier.say = said.append
     (trial,) = study.trials()
     assert ended and trial.params == claim.trial.params
     assert said[0].startswith("the study's storage is away (") and said[1] == "the study's storage answers again"
     sql.event.remove(database.engine, "before_cursor_execute", end)
-    claim.hold.release()
+    claim.lease.release()
     study.leases.close()
     database.engine.dispose()
 
 
-def test_who_was_told_to_stop_has_an_end_whatever_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "_HURRIED_IN_ALL_S", 0.5)
-    context = RetryPolicy(server_is_away)
-    context.set_deadline()
+def test_the_deadline_bounds_all_calls_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "_DEADLINE_S", 0.5)
+    policy = RetryPolicy()
+    policy.set_deadline()
     with pytest.raises(StorageInternalError, match="does not answer in time"):
         while True:
-            context.ask(lambda: time.sleep(0.1))
+            policy.call(lambda: time.sleep(0.1))

@@ -1,4 +1,4 @@
-"""A SQLite database that is there with all of its tables, or not at all."""
+"""SQLite databases that have all of their tables or don't exist."""
 
 from __future__ import annotations
 
@@ -45,9 +45,7 @@ def aged(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("before", [None, b""])
-def test_where_there_is_none_a_database_is_made_beside_and_moved_into_place(
-    tmp_path: Path, before: bytes | None
-) -> None:
+def test_a_missing_database_is_made_as_a_temporary_file_and_renamed(tmp_path: Path, before: bytes | None) -> None:
     path = tmp_path / "kept.db"
     seen: list[bool] = []
     if before is not None:
@@ -61,19 +59,19 @@ def test_where_there_is_none_a_database_is_made_beside_and_moved_into_place(
     assert seen == [False] and rows(path, "version") == [(7,)] and os.listdir(tmp_path) == ["kept.db"]
 
 
-def test_one_that_is_there_is_left_alone(tmp_path: Path) -> None:
+def test_an_existing_database_is_left_alone(tmp_path: Path) -> None:
     make(tmp_path / "kept.db")
     make_if_missing(tmp_path / "kept.db", lambda path: pytest.fail("it is there"))
 
 
-def test_what_a_killed_process_left_beside_is_swept_away_and_never_played_into_a_new_one(tmp_path: Path) -> None:
+def test_files_that_a_killed_process_left_are_removed_and_not_replayed_into_a_new_database(tmp_path: Path) -> None:
     for name in (".kept.db.new", ".kept.db.new-journal", ".kept.db.new-wal", "kept.db-journal", "kept.db-wal"):
         (tmp_path / name).write_bytes(b"half of it")
     make_if_missing(tmp_path / "kept.db", make)
     assert rows(tmp_path / "kept.db", "version") == [(7,)] and os.listdir(tmp_path) == ["kept.db"]
 
 
-def test_one_that_could_not_be_made_leaves_nothing(tmp_path: Path) -> None:
+def test_a_database_that_could_not_be_made_leaves_no_file(tmp_path: Path) -> None:
     def fail(path: Path) -> None:
         make(path)
         raise OSError(28, "No space left on device")
@@ -90,7 +88,7 @@ def test_one_that_could_not_be_made_leaves_nothing(tmp_path: Path) -> None:
         (lambda path: path.write_text("number,accuracy\n"), "must be a SQLite database, but is none"),
     ],
 )
-def test_what_is_no_database_is_left_alone_and_named(tmp_path: Path, put: Callable[[Path], None], says: str) -> None:
+def test_what_is_no_database_is_refused_and_left_alone(tmp_path: Path, put: Callable[[Path], None], says: str) -> None:
     put(tmp_path / "kept.db")
     with pytest.raises(HarnessError, match=says):
         make_if_missing(tmp_path / "kept.db", make)
@@ -101,7 +99,7 @@ def never() -> bool:
     return False
 
 
-def test_one_that_is_half_made_and_empty_is_made_anew(tmp_path: Path) -> None:
+def test_a_half_made_database_without_rows_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "kept.db"
     run(path, "create table version (number)", "create table _alembic_tmp_version (number)")
     run(path, "insert into _alembic_tmp_version values (6)")
@@ -111,7 +109,7 @@ def test_one_that_is_half_made_and_empty_is_made_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("table", ["trials", "elsewhere"])
-def test_one_with_a_single_row_of_data_is_never_replaced(tmp_path: Path, table: str) -> None:
+def test_a_database_with_a_single_row_of_data_is_never_replaced(tmp_path: Path, table: str) -> None:
     path = tmp_path / "kept.db"
     run(path, f"create table {table} (number)", f"insert into {table} values (3)")
     before = path.read_bytes()
@@ -119,7 +117,7 @@ def test_one_with_a_single_row_of_data_is_never_replaced(tmp_path: Path, table: 
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["kept.db"]
 
 
-def test_one_that_can_not_be_read_is_never_replaced(tmp_path: Path) -> None:
+def test_a_database_that_can_not_be_read_is_never_replaced(tmp_path: Path) -> None:
     path = tmp_path / "kept.db"
     make(path)
     damaged = path.read_bytes()[:4096] + b"\xff" * 4096
@@ -127,7 +125,7 @@ def test_one_that_can_not_be_read_is_never_replaced(tmp_path: Path) -> None:
     assert not replace_if_empty(aged(path), make, is_usable=never)
 
 
-def test_one_that_another_program_was_just_making_is_waited_for(
+def test_a_database_that_another_program_is_making_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("harness.storage.sqlite_file.time.sleep", lambda seconds: None)
@@ -147,7 +145,7 @@ def half_made(settings: Settings, *studies: str) -> Path:
     return aged(path)
 
 
-def test_optunas_database_is_made_anew_where_it_is_half_made_and_empty_and_it_is_said(tmp_path: Path) -> None:
+def test_optuna_s_half_made_database_without_rows_is_replaced_with_a_message(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, trials=1)
     path = half_made(settings)
     said: list[str] = []
@@ -155,7 +153,7 @@ def test_optunas_database_is_made_anew_where_it_is_half_made_and_empty_and_it_is
     assert len(said) == 1 and f"{path} was half made, and empty: it is made anew" in said[0]
 
 
-def test_optunas_database_of_an_older_version_that_holds_a_study_is_left_alone(tmp_path: Path) -> None:
+def test_optuna_s_database_of_an_older_version_with_a_study_is_left_alone(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, trials=1)
     path = half_made(settings, "mine")
     with pytest.raises(HarnessError, match="optuna storage upgrade"):
@@ -163,7 +161,7 @@ def test_optunas_database_of_an_older_version_that_holds_a_study_is_left_alone(t
     assert rows(path, "studies") == [(1, "mine")]
 
 
-def test_first_starts_of_several_processes_make_one_database(tmp_path: Path) -> None:
+def test_simultaneous_first_starts_make_one_database(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, trials=1)
     script = tmp_path / "first.py"
     script.write_text(
@@ -181,7 +179,7 @@ def test_first_starts_of_several_processes_make_one_database(tmp_path: Path) -> 
     assert sorted(optuna.get_all_study_names(open_storage(settings).optuna)) == ["0", "1"]
 
 
-def test_a_folder_that_is_not_there_is_to_be_made_first(tmp_path: Path) -> None:
+def test_a_database_in_a_missing_folder_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "nowhere" / "o.db"
     with pytest.raises(HarnessError) as refused:
         open_storage(replace(settings_in(tmp_path, trials=1), storage=f"sqlite:///{file}"))

@@ -1,4 +1,4 @@
-"""Whether anybody of this machine is at work on a study."""
+"""Locks of a study on this machine."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def in_folder(folder: Path, storage: str, study: str = "s") -> Settings:
     return settings
 
 
-def test_postgresql_knows_itself_who_is_at_what(tmp_path: Path) -> None:
+def test_a_study_in_postgresql_may_be_worked_on_in_several_runs_folders(tmp_path: Path) -> None:
     storage = "postgresql+psycopg://host/kd"
     assert SharedStudyLock(in_folder(tmp_path / "1", storage)).acquire()
     assert SharedStudyLock(in_folder(tmp_path / "2", storage)).acquire()
 
 
-def test_a_folder_whose_name_is_no_utf_8_is_as_good_as_any(tmp_path: Path) -> None:
+def test_a_runs_folder_may_have_a_name_that_is_no_utf_8(tmp_path: Path) -> None:
     latin = tmp_path / os.fsdecode(b"caf\xe9")
     settings = in_folder(latin, f"sqlite:///{tmp_path}/optuna.db")
     first, second = SharedStudyLock(settings), SharedStudyLock(settings)

@@ -1,4 +1,4 @@
-"""A trial in a worker's hand, told to real storages: beside what Optuna's own ``tell`` stores."""
+"""A claimed trial on real storages, compared with what Optuna's own ``tell`` stores."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ def settings(tmp_path: Path) -> Settings:
     return settings_in(tmp_path, trials=3)
 
 
-def test_what_a_trial_reached_is_stored_in_the_order_of_the_objectives(settings: Settings) -> None:
+def test_a_complete_trial_s_values_are_stored_in_the_order_of_the_objectives(settings: Settings) -> None:
     study = opened(replace(settings, objectives=("macs", "accuracy")))
     claim = claimed(study, SPACE)
     assert claim is not None
     claim.complete(metrics(0.75, 1.0) | {"macs": 1234})
-    claim.hold.release()
+    claim.lease.release()
     (trial,) = [t for t in opened(study.settings).trials() if t.state.name == "COMPLETE"]
     assert repr(trial.values) == "[1234.0, 0.75]"  # floats: as Optuna stores them
     assert trial.user_attrs["metrics"]["accuracy"] == 0.75
 
 
 @pytest.mark.parametrize("objectives", [("accuracy",), ("accuracy", "macs")])
-def test_a_trial_that_is_stopped_is_stored_as_optuna_would(settings: Settings, objectives: tuple[str, ...]) -> None:
+def test_a_pruned_trial_is_stored_as_optuna_s_tell_stores_it(settings: Settings, objectives: tuple[str, ...]) -> None:
     study = opened(replace(settings, objectives=objectives))
     by_optuna = optuna.create_study(directions=study.directions)  # type: ignore[arg-type]
     theirs = by_optuna.ask(SPACE.distributions)
     claim = claimed(study, SPACE)
     assert claim is not None
-    claim.mark(2, 0.25)
-    claim.hold.release()
-    heir = claimed(opened(study.settings), SPACE)  # marks of the worker before count too
+    claim.report_intermediate(2, 0.25)
+    claim.lease.release()
+    heir = claimed(opened(study.settings), SPACE)  # intermediate values of the worker before count too
     assert heir is not None and heir.resumed
-    heir.mark(1, 0.75)
+    heir.report_intermediate(1, 0.75)
     heir.prune({"macs": 5.0}, "hopeless")
     for epochs, value in ((2, 0.25), (1, 0.75)):
         by_optuna._storage.set_trial_intermediate_value(theirs._trial_id, epochs, value)
@@ -58,13 +58,13 @@ def test_a_trial_that_is_stopped_is_stored_as_optuna_would(settings: Settings, o
     assert stored.user_attrs == {"recipe": "repdistiller", "metrics": {"macs": 5.0}, "reason": "hopeless"}
 
 
-def test_a_mark_that_could_not_be_stored_is_stored_with_the_end(
+def test_an_intermediate_value_that_could_not_be_stored_is_stored_with_the_trial_s_end(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = opened(settings)
     claim = claimed(study, SPACE)
     assert claim is not None
-    claim.mark(1, 0.5)
+    claim.report_intermediate(1, 0.5)
 
     def away(*arguments: Any) -> None:
         raise StorageInternalError("away")
@@ -72,9 +72,9 @@ def test_a_mark_that_could_not_be_stored_is_stored_with_the_end(
     with monkeypatch.context() as patched:
         patched.setattr(study.storage.optuna, "set_trial_intermediate_value", away)
         with pytest.raises(StorageInternalError):
-            claim.mark(2, 0.25)
+            claim.report_intermediate(2, 0.25)
     claim.complete(metrics(0.75, 1.0))
-    claim.hold.release()
+    claim.lease.release()
     (trial,) = opened(study.settings).trials()
     assert trial.state == TrialState.COMPLETE and trial.intermediate_values == {1: 0.5, 2: 0.25}
 
@@ -84,7 +84,7 @@ def test_a_trial_ends_once(settings: Settings) -> None:
     claim = claimed(study, SPACE)
     assert claim is not None
     claim.complete(metrics(0.5, 1.0))
-    for once_more in (lambda: claim.fail("nan"), lambda: claim.mark(3, 0.5)):
+    for once_more in (lambda: claim.fail("nan"), lambda: claim.report_intermediate(3, 0.5)):
         with pytest.raises(LeaseLost, match="0 was finished by another worker meanwhile"):
             once_more()
     (trial,) = opened(settings).trials()

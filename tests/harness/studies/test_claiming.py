@@ -1,4 +1,4 @@
-"""Leases on real storages: exactly the trials that were asked for, each one worker's, going on where they were."""
+"""Claiming trials on real storages: exactly as many as were asked for, each one worker's, cut ones resumed."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from harness.core.content import FolderLock
 from harness.core.errors import HarnessError
-from harness.sampling.first_trials import InitialTrials
 from harness.sampling.proposal import Proposal, Proposer
 from harness.settings import Settings
-from harness.storage.leases import Check, Lease
+from harness.storage.leases import Lease, VerifyLock
 from harness.studies.claim import Claim
 from harness.studies.claiming import TrialClaimer
 from harness.studies.study import Study
@@ -54,14 +53,14 @@ for line in sys.stdin:
         answer(storage=True)
     elif word == "make":
         study = open_study(settings, SPACE, storage)
-        claimant = TrialClaimer(study, Proposer(SPACE, sampler="tpe", seed=0, directions=study.directions))
+        claimer = TrialClaimer(study, Proposer(SPACE, sampler="tpe", seed=0, directions=study.directions))
         answer(id=study.id)
     elif word == "claim":
-        claim = claimant.claim()
+        claim = claimer.claim()
         answer(number=claim.trial.number, params=claim.configuration.params())
     elif word == "claim all":
         claims = []
-        while (claim := claimant.claim()) is not None:
+        while (claim := claimer.claim()) is not None:
             claims.append(claim)
         answer(numbers=[claim.trial.number for claim in claims])
 """
@@ -113,18 +112,18 @@ def settings(tmp_path: Path) -> Settings:
     return settings_in(tmp_path, trials=3)
 
 
-def test_a_study_begins_with_the_recipes_however_often_it_is_opened(settings: Settings) -> None:
+def test_the_first_trials_are_the_recipes_also_after_a_restart(settings: Settings) -> None:
     settings = replace(settings, trials=6)
     for name in (*RECIPES, None):
         study = opened(settings)
         claim = claimed(study, SPACE)
         assert claim is not None and claim.recipe == name
         claim.complete(metrics(0.5, 1.0))
-        claim.hold.release()
+        claim.lease.release()
     assert study.finished() == 4
 
 
-def test_first_starts_at_once_make_one_study(tmp_path: Path, workers: list[Worker]) -> None:
+def test_simultaneous_first_starts_create_one_study(tmp_path: Path, workers: list[Worker]) -> None:
     for n in range(6):
         folder = tmp_path / str(n)
         folder.mkdir()
@@ -143,7 +142,7 @@ def test_first_starts_at_once_make_one_study(tmp_path: Path, workers: list[Worke
         database.close()
 
 
-def test_processes_side_by_side_begin_exactly_the_trials_asked_for(tmp_path: Path, workers: list[Worker]) -> None:
+def test_concurrent_processes_begin_exactly_the_trials_asked_for(tmp_path: Path, workers: list[Worker]) -> None:
     for worker in workers:
         worker.tell("open", tmp_path, 25)
         worker.tell("make", tmp_path)
@@ -158,7 +157,7 @@ def test_processes_side_by_side_begin_exactly_the_trials_asked_for(tmp_path: Pat
     assert len(stored.trials) == 25
 
 
-def test_a_trial_goes_on_elsewhere_only_when_its_process_is_gone(tmp_path: Path, settings: Settings) -> None:
+def test_a_trial_is_resumed_elsewhere_only_after_its_process_was_killed(tmp_path: Path, settings: Settings) -> None:
     worker = Worker()
     worker.tell("open", tmp_path, 3)
     worker.tell("make", tmp_path)
@@ -173,9 +172,9 @@ def test_a_trial_goes_on_elsewhere_only_when_its_process_is_gone(tmp_path: Path,
     assert taken.configuration.params() == begun["params"]
     third = claimed(study, SPACE)
     assert third is not None and (third.trial.number, third.resumed) == (2, False)
-    assert claimed(study, SPACE) is None  # all are begun, and in living hands
+    assert claimed(study, SPACE) is None  # all are begun, and their workers live
     for claim in (second, taken, third):
-        claim.hold.release()
+        claim.lease.release()
 
 
 def test_exactly_the_trials_asked_for_are_claimed(settings: Settings) -> None:
@@ -187,7 +186,7 @@ def test_exactly_the_trials_asked_for_are_claimed(settings: Settings) -> None:
             claim.fail("loss is nan")  # a trial that failed is spent too
         else:
             claim.complete(metrics(0.5, 1.0))
-        claim.hold.release()
+        claim.lease.release()
     assert [claim.trial.number for claim in claims] == list(range(6))
     assert [claim.recipe for claim in claims] == [*RECIPES, None, None, None]
     assert not any(claim.resumed for claim in claims)
@@ -197,7 +196,7 @@ def test_exactly_the_trials_asked_for_are_claimed(settings: Settings) -> None:
     assert again.trials()[2].user_attrs["reason"] == "loss is nan"
     more = claimed(opened(replace(settings, trials=7)), SPACE)
     assert more is not None and more.trial.number == 6
-    more.hold.release()
+    more.lease.release()
 
 
 def test_the_recipes_are_claimed_as_they_were_published(settings: Settings) -> None:
@@ -206,31 +205,31 @@ def test_the_recipes_are_claimed_as_they_were_published(settings: Settings) -> N
     while (claim := claimed(study, SPACE)) is not None:
         tried.append((claim.configuration.distillation["temperature"], claim.configuration.distillation["alpha"]))
         widths.append(claim.configuration.student["width"])
-        claim.hold.release()
+        claim.lease.release()
         claim.complete(metrics(0.5, 1.0))
     assert tried == [(4.0, 0.1), (2.0, 2 / 7), (10.0, 0.1)]
     assert widths == [6, 6, 6]  # sqrt(1 x 32)
 
 
-def test_a_trial_that_was_cut_goes_on_with_its_number_and_parameters(settings: Settings) -> None:
+def test_a_cut_trial_is_resumed_with_its_number_and_parameters(settings: Settings) -> None:
     settings = replace(settings, trials=6)
     study = opened(settings)
     for _ in range(5):
         claim = claimed(study, SPACE)
         assert claim is not None
         claim.complete(metrics(0.5, 1.0))
-        claim.hold.release()
+        claim.lease.release()
     begun = claimed(study, SPACE)
     assert begun is not None and (begun.trial.number, begun.recipe, begun.resumed) == (5, None, False)
     other = opened(settings)
     assert claimed(other, SPACE) is None  # its process lives
-    begun.hold.release()
+    begun.lease.release()
     taken = claimed(other, SPACE)
     assert taken is not None and (taken.trial.number, taken.resumed) == (5, True)
     assert taken.configuration == begun.configuration and taken.folder == begun.folder
     assert not FolderLock(taken.folder).acquire()
     taken.complete(metrics(0.5, 1.0))
-    taken.hold.release()
+    taken.lease.release()
     assert claimed(opened(settings), SPACE) is None
 
 
@@ -239,19 +238,19 @@ def drawn(settings: Settings, *, cut: bool) -> list[dict[str, Any]]:
     study = opened(settings)
     while (claim := claimed(study, SPACE)) is not None:
         if cut:
-            claim.hold.release()
+            claim.lease.release()
             study = opened(settings)
             again = claimed(study, SPACE)
             assert again is not None and again.resumed and again.configuration == claim.configuration
             claim = again
         params = claim.configuration.params()
         claim.complete(metrics(1 - (params["alpha"] - 0.4) ** 2 / params["width"], params["width"]))
-        claim.hold.release()
+        claim.lease.release()
     return [trial.params for trial in study.trials()]
 
 
 @pytest.mark.parametrize(("sampler", "trials"), [("tpe", 14), ("nsga2", 19), ("gp", 11), ("random", 8)])
-def test_a_search_that_is_cut_draws_what_one_that_is_not_would(settings: Settings, sampler: str, trials: int) -> None:
+def test_a_search_that_is_cut_proposes_the_same_trials(settings: Settings, sampler: str, trials: int) -> None:
     # Past the first ten of TPE and GP, and the first generation (16) of NSGA-II.
     settings = replace(settings, sampler=sampler, trials=trials)
     folder = settings.runs_dir.parent
@@ -268,24 +267,24 @@ def test_a_search_that_is_cut_draws_what_one_that_is_not_would(settings: Setting
     assert len({json.dumps(params) for params in whole[3:]}) == settings.trials - 3
 
 
-def test_a_trial_that_ends_while_it_is_looked_at_is_not_taken_up_again(settings: Settings) -> None:
+def test_a_trial_that_ends_just_before_its_lease_is_acquired_is_not_resumed(settings: Settings) -> None:
     first, second = opened(settings), opened(settings)
     mine = claimed(first, SPACE)
     assert mine is not None
-    take = second.leases.take
+    acquire = second.leases.acquire
 
-    def after_it_has_ended(pieces: Sequence[str]) -> tuple[str, Lease] | None:
-        if "0" in pieces:
+    def after_it_has_ended(items: Sequence[str]) -> Lease | None:
+        if "0" in items:
             mine.complete(metrics(0.5, 1.0))
-            mine.hold.release()
-        return take(pieces)
+            mine.lease.release()
+        return acquire(items)
 
-    second.leases.take = after_it_has_ended  # type: ignore[method-assign]
+    second.leases.acquire = after_it_has_ended  # type: ignore[method-assign]
     claim = claimed(second, SPACE)
     assert claim is not None and claim.trial.number == 1 and not claim.resumed
 
 
-def test_a_trial_that_someone_enqueued_comes_next_and_its_rest_is_drawn(settings: Settings) -> None:
+def test_an_enqueued_trial_comes_next_and_its_missing_parameters_are_drawn(settings: Settings) -> None:
     study = opened(replace(settings, trials=2))
     study.optuna.enqueue_trial({"width": 5, "alpha": 0.25})
     claim = claimed(study, SPACE)
@@ -296,32 +295,31 @@ def test_a_trial_that_someone_enqueued_comes_next_and_its_rest_is_drawn(settings
     assert after is not None and after.recipe == RECIPES[0]
     assert claimed(study, SPACE) is None
     for one in (claim, after):
-        one.hold.release()
+        one.lease.release()
 
 
-def claimant_of(study: Study) -> TrialClaimer:
-    initial = InitialTrials(default_recipes=False)
-    proposer = Proposer(SPACE, sampler="random", seed=0, directions=study.directions, initial=initial)
+def claimer_of(study: Study) -> TrialClaimer:
+    proposer = Proposer(SPACE, sampler="random", seed=0, directions=study.directions, default_recipes=False)
     return TrialClaimer(study, proposer)
 
 
-def choosing(claimant: TrialClaimer, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], None]) -> None:
+def choosing(claimer: TrialClaimer, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], None]) -> None:
     """Let something happen whenever a worker is about to choose a configuration."""
-    propose = claimant._proposer.propose
+    propose = claimer._proposer.propose
 
     def interrupted(trials: list[FrozenTrial]) -> Proposal | None:
         meanwhile()
         return propose(trials)
 
-    monkeypatch.setattr(claimant._proposer, "propose", interrupted)
+    monkeypatch.setattr(claimer._proposer, "propose", interrupted)
 
 
 @pytest.mark.parametrize("trials", [1, 9])
-def test_who_thinks_keeps_nobody_out_and_thinks_again_where_somebody_was_faster(
+def test_a_prefetch_blocks_no_other_worker_and_is_repeated_after_a_conflict(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, trials: int
 ) -> None:
     settings = replace(settings, trials=trials)
-    slow, fast = claimant_of(opened(settings)), claimant_of(opened(settings))
+    slow, fast = claimer_of(opened(settings)), claimer_of(opened(settings))
     faster: list[Claim | None] = []
     choosing(slow, monkeypatch, lambda: None if faster else faster.append(fast.claim()))
     claim = slow.claim()
@@ -332,48 +330,46 @@ def test_who_thinks_keeps_nobody_out_and_thinks_again_where_somebody_was_faster(
         assert claim is not None and claim.trial.number == 1
         assert claim.configuration != faster[0].configuration
         alone = opened(replace(settings, study="alone"))
-        in_turn = [one.claim() for one in [claimant_of(alone)] * 2]
+        in_turn = [one.claim() for one in [claimer_of(alone)] * 2]
         assert [one and one.configuration for one in in_turn] == [faster[0].configuration, claim.configuration]
 
 
-def test_a_trial_that_is_enqueued_while_somebody_thinks_comes_first(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_trial_enqueued_during_a_prefetch_comes_first(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     study = opened(settings)
-    claimant = claimant_of(study)
-    choosing(claimant, monkeypatch, lambda: study.optuna.enqueue_trial({"width": 5}))
-    claim = claimant.claim()
+    claimer = claimer_of(study)
+    choosing(claimer, monkeypatch, lambda: study.optuna.enqueue_trial({"width": 5}))
+    claim = claimer.claim()
     assert claim is not None and claim.configuration.student == {"width": 5}
 
 
-def test_what_is_enqueued_is_known_whole_to_whoever_thinks_meanwhile(
+def test_a_prefetch_that_saw_an_enqueued_trial_incomplete_is_repeated(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = replace(settings, trials=9)
-    beside = claimant_of(opened(replace(settings, study="beside")))
+    beside = claimer_of(opened(replace(settings, study="beside")))
     assert beside.claim() is not None
     second = beside.claim()  # what is chosen where one trial has begun
     assert second is not None
     study = opened(settings)
     study.optuna.enqueue_trial(second.trial.params)
-    first, other = claimant_of(study), claimant_of(opened(settings))
-    storage, thoughts = study.storage.optuna, []
+    first, other = claimer_of(study), claimer_of(opened(settings))
+    storage, prefetched = study.storage.optuna, []
     begin = storage.set_trial_state_values
 
     def begun(*arguments: Any, **more: Any) -> bool:
         found = begin(*arguments, **more)
-        thoughts.append(other._prefetch())  # of the enqueued one, it sees only that it runs
+        prefetched.append(other._prefetch())  # which sees of the enqueued trial only that it runs
         return found
 
     monkeypatch.setattr(storage, "set_trial_state_values", begun)
     enqueued = first.claim()
     assert enqueued is not None and enqueued.trial.params == second.trial.params
-    monkeypatch.setattr(other, "_prefetch", thoughts.pop)
+    monkeypatch.setattr(other, "_prefetch", prefetched.pop)
     claim = other.claim()
     assert claim is not None and claim.trial.number == 1 and claim.configuration != enqueued.configuration
 
 
-def test_an_enqueued_trial_that_somebody_begins_meanwhile_is_no_reason_to_begin_another(
+def test_an_enqueued_trial_begun_by_another_process_causes_no_additional_trial(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = replace(settings, trials=1)
@@ -383,49 +379,49 @@ def test_an_enqueued_trial_that_somebody_begins_meanwhile_is_no_reason_to_begin_
 
     def too_late(*arguments: Any, **more: Any) -> bool:
         monkeypatch.undo()
-        opened(settings).optuna.ask()  # with Optuna's own means, which keep nobody out
+        opened(settings).optuna.ask()  # with Optuna's own means, which take no lock
         return begin(*arguments, **more)
 
     monkeypatch.setattr(storage, "set_trial_state_values", too_late)
-    claim = claimant_of(study).claim()
+    claim = claimer_of(study).claim()
     assert claim is not None and (claim.trial.number, claim.configuration.student) == (0, {"width": 5})
     assert len(study.optuna.trials) == 1
 
 
-def test_who_had_to_wait_thinks_in_turn(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_proposes_within_the_lock_after_it_waited(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     study = opened(replace(settings, trials=9))
-    claimant, exclusive, events = claimant_of(study), study.leases.exclusive, []
-    crowds = iter([False, True, False, False])
+    claimer, exclusive, events = claimer_of(study), study.leases.exclusive, []
+    waits = iter([False, True, False, False])
 
     @contextlib.contextmanager
-    def noted(what: str, *, on_wait: Callable[[], None], briefly: bool) -> Iterator[Check]:
-        if next(crowds):
+    def noted(what: str, *, on_wait: Callable[[], None], briefly: bool) -> Iterator[VerifyLock]:
+        if next(waits):
             on_wait()
-        events.append("turn")
-        with exclusive(what, briefly=briefly) as check:
-            yield check
+        events.append("lock")
+        with exclusive(what, briefly=briefly) as verify_lock:
+            yield verify_lock
 
     monkeypatch.setattr(study.leases, "exclusive", noted)
-    choosing(claimant, monkeypatch, lambda: events.append("think"))
-    claims = [claimant.claim() for _ in range(4)]
+    choosing(claimer, monkeypatch, lambda: events.append("propose"))
+    claims = [claimer.claim() for _ in range(4)]
     assert [claim and claim.trial.number for claim in claims] == [0, 1, 2, 3]
-    assert events == ["think", "turn", "think", "turn", "turn", "think", "think", "turn"]
+    assert events == ["propose", "lock", "propose", "lock", "lock", "propose", "propose", "lock"]
 
 
-def test_no_more_trials_that_were_cut_go_on_than_are_still_asked_for(settings: Settings) -> None:
+def test_no_more_cut_trials_are_resumed_than_are_still_asked_for(settings: Settings) -> None:
     study = opened(replace(settings, trials=5))
     claims = [claimed(study, SPACE) for _ in range(5)]
     for claim in claims:
         assert claim is not None
         if claim.trial.number == 2:
             claim.complete(metrics(0.5, 1.0))
-        claim.hold.release()
+        claim.lease.release()
     fewer = opened(replace(settings, trials=3))
     for number in (0, 1):
         claim = claimed(fewer, SPACE)
         assert claim is not None and claim.resumed and claim.trial.number == number
         claim.complete(metrics(0.5, 1.0))
-        claim.hold.release()
+        claim.lease.release()
     assert claimed(fewer, SPACE) is None and fewer.is_over and fewer.finished() == 3
     again = claimed(opened(replace(settings, trials=5)), SPACE)
     assert again is not None and again.resumed and again.trial.number == 3
@@ -439,7 +435,7 @@ def test_no_more_trials_that_were_cut_go_on_than_are_still_asked_for(settings: S
         ({"alpha": "half"}, "alpha is 'half', and the space has FloatDistribution"),
     ],
 )
-def test_what_was_enqueued_and_is_none_of_the_space_fails_and_the_next_one_is_begun(
+def test_an_enqueued_trial_outside_of_the_space_fails_and_the_next_one_is_begun(
     settings: Settings, asked: dict[str, Any], words: str
 ) -> None:
     study = opened(replace(settings, trials=9))
@@ -450,7 +446,7 @@ def test_what_was_enqueued_and_is_none_of_the_space_fails_and_the_next_one_is_be
     assert first.state == TrialState.FAIL and first.user_attrs["reason"].startswith(words)
 
 
-def test_a_trial_that_others_have_added_as_complete_counts_as_failed_and_is_in_no_front(settings: Settings) -> None:
+def test_a_trial_that_another_program_added_as_complete_counts_as_failed(settings: Settings) -> None:
     study = opened(replace(settings, trials=9))
     width = {"width": 2}, {"width": IntDistribution(1, 4, log=True)}
     study.optuna.add_trial(create_trial(values=[0.99, 0.01, 50.0], params=width[0], distributions=width[1]))
@@ -461,7 +457,7 @@ def test_a_trial_that_others_have_added_as_complete_counts_as_failed_and_is_in_n
     assert claim is not None and claim.trial.number == 1
 
 
-def test_a_trial_that_others_have_added_with_another_kind_of_range_is_said(settings: Settings) -> None:
+def test_a_trial_that_another_program_added_with_another_range_is_reported(settings: Settings) -> None:
     study = opened(settings)
     study.optuna.add_trial(
         create_trial(values=[0.99, 0.01, 50.0], params={"width": 2}, distributions={"width": IntDistribution(1, 4)})

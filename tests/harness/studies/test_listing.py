@@ -7,7 +7,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from conftest import opened, places_of, settings_in
+from conftest import opened, settings_in
 
 from harness.core.errors import HarnessError
 from harness.settings import Places
@@ -17,9 +17,9 @@ from harness.studies.listing import choose_study
 
 def test_the_only_study_needs_no_name_and_of_several_a_list_is_shown(tmp_path: Path) -> None:
     settings, said = settings_in(tmp_path, trials=3), list[str]()
-    places = Places(storage=settings.storage, runs_dir=settings.runs_dir)
     opened(settings)
     optuna.create_study(study_name="of another program", storage=open_storage(settings).optuna)
+    places = Places(storage=settings.storage, runs_dir=settings.runs_dir)
     assert choose_study(places, None, said.append) == places_of(settings) and said == []
     opened(replace(settings, study="wider"))
     assert choose_study(places, None, said.append) is None
@@ -28,7 +28,7 @@ def test_the_only_study_needs_no_name_and_of_several_a_list_is_shown(tmp_path: P
     assert choose_study(places, "s", said.append) == places_of(settings)
 
 
-def test_where_there_is_no_study_that_is_said(tmp_path: Path) -> None:
+def test_a_storage_without_a_study_is_reported(tmp_path: Path) -> None:
     places = Places(storage=f"sqlite:///{tmp_path}/new.db", runs_dir=tmp_path / "mlruns")
     with pytest.raises(HarnessError, match="there is no file"):
         choose_study(places, None, print)

@@ -1,4 +1,4 @@
-"""Moving a study: all of it arrives, and at every moment it can be gone on with in exactly one place."""
+"""Moving a study: it arrives complete, and at every moment it can be resumed in exactly one storage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from harness.core.content import FolderLock
 from harness.core.errors import HarnessError
 from harness.screen.terminal import Terminal
-from harness.settings import Settings
 from harness.storage.access import Storage, open_storage
 from harness.studies.move import move
 from harness.studies.opening import find_study
@@ -37,11 +36,11 @@ def there(settings: Moving) -> Moving:
     return replace(settings, storage=settings.to, to=settings.storage)
 
 
-def begin(settings: Settings) -> None:
+def begin(settings: Moving) -> None:
     """A study with a trial in each state, with all that a trial can have."""
     study = opened(settings)
-    study.bind(dataset="d", teacher="t")
-    study.keep_retrained("2/control", {"metrics": {"accuracy": 0.5}})
+    study.pin_inputs(dataset="d", teacher="t")
+    study.store_retrained("2/control", {"metrics": {"accuracy": 0.5}})
     for state, values in (("COMPLETE", [0.1 + 0.2, math.inf, 1e-300]), ("PRUNED", None), ("FAIL", None)):
         trial = create_trial(
             state=TrialState[state],
@@ -58,7 +57,7 @@ def begin(settings: Settings) -> None:
     study.optuna.add_trial(begun)
 
 
-def known(settings: Settings) -> list[Any]:
+def known(settings: Moving) -> list[Any]:
     """All that a storage says of a study, read without the code under test."""
     study = optuna.load_study(study_name="s", storage=open_storage(settings).optuna)
     attrs = {k: v for k, v in study.user_attrs.items() if k not in ("kd.moved", "kd.moving")}
@@ -78,7 +77,7 @@ def refused(action: Callable[..., object], *arguments: Any) -> str:
     return str(raised.value)
 
 
-def test_all_that_is_known_arrives_and_the_study_is_gone_on_with_there(settings: Moving) -> None:
+def test_a_moved_study_is_complete_and_is_resumed_in_its_new_storage(settings: Moving) -> None:
     begin(settings)
     before = known(settings)
     assert [row[1].name for row in before[2]] == ["COMPLETE", "PRUNED", "FAIL", "WAITING", "RUNNING"]
@@ -104,7 +103,7 @@ def test_all_that_is_known_arrives_and_the_study_is_gone_on_with_there(settings:
         ("sqlite:///my study.db", "with --storage 'sqlite:///my study.db', or that address in $KD_STORAGE."),
     ],
 )
-def test_it_is_said_how_to_reach_the_study_where_it_is_now(
+def test_a_move_tells_how_to_reach_the_new_storage(
     to: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -114,7 +113,7 @@ def test_it_is_said_how_to_reach_the_study_where_it_is_now(
     assert capsys.readouterr().out.endswith(f"go on with it there: the same flags, {said}\n")
 
 
-def test_the_source_says_where_the_study_went(settings: Moving) -> None:
+def test_the_old_storage_names_the_new_one(settings: Moving) -> None:
     begin(settings)
     late = opened(settings)
     move(settings, settings.to, Terminal())
@@ -123,7 +122,7 @@ def test_the_source_says_where_the_study_went(settings: Moving) -> None:
         (opened, (settings,)),
         (find_study, (settings,)),
         (move, (settings, settings.to, Terminal())),
-        (late.hold, ()),
+        (late.join, ()),
     ):
         assert refused(action, *arguments) == f"study 's' was moved to {place}; go on there, with --storage."
 
@@ -140,65 +139,65 @@ def test_a_study_can_be_moved_back(settings: Moving) -> None:
     assert known(there(settings)) == now
 
 
-def test_a_study_that_is_worked_on_stays(settings: Moving) -> None:
+def test_a_study_with_a_process_at_work_is_not_moved(settings: Moving) -> None:
     begin(settings)
     study = opened(settings)
-    study.hold()
+    study.join()
     assert "study 's' is being worked on by a process of this machine; stop" in refused(
         move, settings, settings.to, Terminal()
     )
-    study.lease.release()
+    study.lock.release()
     move(settings, settings.to, Terminal())
 
 
-def test_a_study_that_is_worked_on_in_another_runs_folder_stays(settings: Moving, tmp_path: Path) -> None:
+def test_a_study_with_a_process_at_work_in_another_runs_folder_is_not_moved(settings: Moving, tmp_path: Path) -> None:
     opened(settings)  # which has begun no trial, or no other folder could have it
     elsewhere = replace(settings, runs_dir=tmp_path / "elsewhere")
     study = opened(elsewhere)
-    study.hold()
+    study.join()
     assert "study 's' is being worked on by a process of this machine; stop" in refused(
         move, settings, settings.to, Terminal()
     )
-    words = refused(opened(settings).hold)
+    words = refused(opened(settings).join)
     assert f"is being worked on in {elsewhere.study_dir}, so it can't be in {settings.study_dir} at the" in words
     second = opened(elsewhere)
-    second.hold()
-    study.lease.release()
-    assert "is being worked on" in refused(opened(settings).hold)
-    second.lease.release()
+    second.join()
+    study.lock.release()
+    assert "is being worked on" in refused(opened(settings).join)
+    second.lock.release()
     move(settings, settings.to, Terminal())
-    assert "was moved to" in refused(study.hold)
+    assert "was moved to" in refused(study.join)
 
 
-def test_who_comes_at_the_moment_when_another_runs_folder_is_left_is_not_refused(
+def test_a_process_that_joins_just_when_another_runs_folder_is_left_is_not_refused(
     settings: Moving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = opened(settings)
     other = opened(replace(settings, runs_dir=tmp_path / "elsewhere"))
-    other.hold()
+    other.join()
     flock = fcntl.flock
 
     def leave(descriptor: int, operation: int) -> None:
         try:
             flock(descriptor, operation)
         except BlockingIOError:
-            other.lease.release()
+            other.lock.release()
             raise
 
     monkeypatch.setattr(fcntl, "flock", leave)
-    study.hold()
-    assert "is being worked on in" in refused(other.hold)
+    study.join()
+    assert "is being worked on in" in refused(other.join)
 
 
-def test_whoever_had_opened_a_study_before_it_was_moved_begins_nothing_of_it(settings: Moving) -> None:
+def test_a_process_that_opened_a_study_before_its_move_begins_no_trial(settings: Moving) -> None:
     begin(settings)
     late = opened(settings)
     move(settings, settings.to, Terminal())
     assert refused(claimed, late, SPACE) == f"study 's' was moved to {settings.to}; go on there, with --storage."
-    assert "was moved to" in refused(late.take, ["controls/2"])
+    assert "was moved to" in refused(late.acquire_lease, ["controls/2"])
 
 
-def test_another_study_of_its_name_is_left_alone(settings: Moving) -> None:
+def test_another_study_of_the_same_name_is_not_overwritten(settings: Moving) -> None:
     begin(settings)
     optuna.create_study(study_name="s", storage=open_storage(there(settings)).optuna).set_user_attr("mine", 1)
     assert "must hold no study 's' yet, but holds one; nothing was moved" in refused(
@@ -208,7 +207,7 @@ def test_another_study_of_its_name_is_left_alone(settings: Moving) -> None:
     assert opened(settings).finished() == 3
 
 
-def test_what_cannot_be_moved_is_said(settings: Moving, tmp_path: Path) -> None:
+def test_a_move_that_is_impossible_is_refused_with_its_reason(settings: Moving, tmp_path: Path) -> None:
     begin(settings)
     assert "must be another storage than --storage" in refused(move, settings, settings.storage, Terminal())
     elsewhere = replace(settings, runs_dir=tmp_path / "other")
@@ -240,7 +239,7 @@ STEPS = ("create_new_study", "set_study_user_attr", "create_new_trial", "told", 
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_cut_at_any_step_leaves_one_place_to_go_on_or_the_same_command_to_repeat(
+def test_a_move_cut_at_any_step_leaves_one_study_to_resume_or_is_ended_by_the_same_command(
     settings: Moving, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     begin(settings)
@@ -260,14 +259,14 @@ def test_a_cut_at_any_step_leaves_one_place_to_go_on_or_the_same_command_to_repe
         assert opened(there(settings)).finished() == 3
         return
     if step == "told":
-        assert "its move to there is under way or was cut" in refused(opened, there(settings))
+        assert "its move there is in progress or was cut" in refused(opened, there(settings))
     elif step != "create_new_study":
-        assert "its move to there is under way or was cut" in refused(find_study, there(settings))
+        assert "its move there is in progress or was cut" in refused(find_study, there(settings))
     move(settings, settings.to, Terminal())
     assert known(there(settings)) == before and opened(there(settings)).finished() == 3
 
 
-def _cut_after(step: str, settings: Settings, patch: pytest.MonkeyPatch) -> None:
+def _cut_after(step: str, settings: Moving, patch: pytest.MonkeyPatch) -> None:
     """Let a move be cut: in the middle of a step that is repeated."""
     if step in ("told", "unmarked"):
         mark = "kd.moved" if step == "told" else "kd.moving"
@@ -296,7 +295,7 @@ def _cut_after(step: str, settings: Settings, patch: pytest.MonkeyPatch) -> None
 
 
 def test_a_trial_that_gets_another_number_ends_the_move_and_leaves_the_source_whole(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: Moving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where the other storage has kept a trial whose answer was lost, and keeps it again."""
     begin(settings)
@@ -308,8 +307,8 @@ def test_a_trial_that_gets_another_number_ends_the_move_and_leaves_the_source_wh
         return create(storage, study_id, trial)
 
     monkeypatch.setattr(Storage, "create_trial", twice)
-    assert "trial 1 was stored as 2" in refused(move, settings, Terminal())
+    assert "trial 1 was stored as 2" in refused(move, settings, settings.to, Terminal())
     monkeypatch.undo()
     assert known(settings) == before
-    move(settings, Terminal())
+    move(settings, settings.to, Terminal())
     assert known(there(settings)) == before

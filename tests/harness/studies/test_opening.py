@@ -1,4 +1,4 @@
-"""Opening a study: made once and whole, resumed only as what it is, and in a folder of its own."""
+"""Opening a study: created once, resumed only with its identity, in a folder of its own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from harness.options.spaces import SPACES_DIR
 from harness.settings import ConfirmSettings, Settings
 from harness.space import SearchSpace, load_space
 from harness.storage.access import open_storage
-from harness.studies.changes import bind_starts
+from harness.studies.changes import pin_starts
 from harness.studies.opening import find_study, reopen_study
 from harness.studies.start import Start
 from harness.studies.study import Study
@@ -69,7 +69,7 @@ def refused(settings: Settings, space: SearchSpace = SPACE) -> str:
         ),
     ],
 )
-def test_a_study_is_not_resumed_as_another_one(settings: Settings, changed: dict[str, Any], words: str) -> None:
+def test_a_study_is_not_resumed_with_another_identity(settings: Settings, changed: dict[str, Any], words: str) -> None:
     study = begun(settings)
     assert refused(replace(settings, **changed)) == (
         f"study 's' was created with {words} use --study to name a new one."
@@ -79,7 +79,7 @@ def test_a_study_is_not_resumed_as_another_one(settings: Settings, changed: dict
     assert opened(replace(settings, study="t", **changed)).id != study.id
 
 
-def test_a_space_of_one_s_own_is_named_by_its_file(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_name_a_user_s_space_by_its_file(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = settings.runs_dir.parent
     begun(mine := replace(settings, space_name="my-space", space_file=folder / "spaces" / "my_space.py"))
     monkeypatch.chdir(folder)
@@ -106,7 +106,7 @@ def test_a_study_is_not_resumed_with_another_space(settings: Settings, space: Se
     assert message.count(stored) == 1
 
 
-def test_a_value_held_fixed_can_be_neither_changed_nor_let_go(settings: Settings) -> None:
+def test_a_fixed_value_can_be_neither_changed_nor_released(settings: Settings) -> None:
     held = replace(settings, fixed={"alpha": "0.5"})
     begun(held)
     assert "--fix alpha=0.5 and cannot be resumed with none; use --study" in refused(settings)
@@ -114,41 +114,41 @@ def test_a_value_held_fixed_can_be_neither_changed_nor_let_go(settings: Settings
     assert opened(held).attrs["kd.identity"]["fixed"] == {"alpha": "0.5"}
 
 
-def test_a_budget_a_sampler_and_the_default_said_aloud_are_the_same_study(settings: Settings) -> None:
+def test_a_budget_a_sampler_and_explicit_defaults_do_not_change_the_identity(settings: Settings) -> None:
     study = opened(settings)
     aloud = ("accuracy", "latency_p50_ms", "parameters")
     again = opened(replace(settings, trials=99, sampler="random", timeout_s=1, epochs=20, objectives=aloud))
     assert again.id == study.id
 
 
-def test_a_study_stands_on_the_data_and_the_networks_that_it_began_with(settings: Settings) -> None:
-    begun(settings).bind(dataset="d1", students="s1")
-    opened(settings).bind(teacher="t1")
-    opened(settings).bind(dataset="d1", students="s1", teacher="t1")
+def test_a_study_is_pinned_to_its_first_data_and_networks(settings: Settings) -> None:
+    begun(settings).pin_inputs(dataset="d1", students="s1")
+    opened(settings).pin_inputs(teacher="t1")
+    opened(settings).pin_inputs(dataset="d1", students="s1", teacher="t1")
     for given, words in (
         ({"dataset": "d2"}, "other dataset (d1) than what is there now (d2);"),
         ({"dataset": "d1", "students": "s2"}, "other students (s1) than what is there now (s2);"),
         ({"teacher": "t2"}, "other teacher (t1) than what is there now (t2);"),
     ):
         with pytest.raises(HarnessError) as raised:
-            opened(settings).bind(**given)
+            opened(settings).pin_inputs(**given)
         hint = " If nothing was changed, data() gives others each time: a split that is drawn wants a seed."
-        ways = "use --study" if "dataset" in words else "--accept-changes goes on all the same, or use --study"
+        ways = "use --study" if "dataset" in words else "use --accept-changes to go on, or use --study"
         told = f"study 's' was begun with {words} {ways} to name a new one."
         assert str(raised.value) == (told + hint if "dataset" in words else told)
     assert opened(settings).attrs["kd.prepared"] == {"dataset": "d1", "students": "s1", "teacher": "t1"}
 
 
-def test_a_first_start_that_failed_binds_nobody(settings: Settings) -> None:
+def test_a_first_start_that_failed_pins_nothing(settings: Settings) -> None:
     first = opened(settings)
     first_id = first.id
-    first.bind(dataset="d1", students="s1")
-    first.keep_costs("a table")
+    first.pin_inputs(dataset="d1", students="s1")
+    first.costs = "a table"
     mended = opened(settings)
-    mended.hold()
-    mended.bind(dataset="d2", students="s1")
+    mended.join()
+    mended.pin_inputs(dataset="d2", students="s1")
     assert mended.attrs["kd.prepared"] == {"dataset": "d2", "students": "s1"} and mended.costs_are_outdated
-    mended.lease.release()
+    mended.lock.release()
     at_work = FolderLock(settings.study_dir, shared=True)
     assert at_work.acquire()
     assert "--epochs 20 and cannot be resumed with 5;" in refused(replace(settings, epochs=5))
@@ -158,40 +158,40 @@ def test_a_first_start_that_failed_binds_nobody(settings: Settings) -> None:
     assert optuna.get_all_study_names(open_storage(settings).optuna) == ["s"]
 
 
-def test_of_two_first_starts_at_once_the_second_can_not_put_another_teacher_in(settings: Settings) -> None:
+def test_of_two_simultaneous_first_starts_the_second_can_not_change_the_teacher(settings: Settings) -> None:
     first, second = opened(settings), opened(settings)
     for study in (first, second):
-        study.hold()
-    first.bind(teacher="t1")
-    first.keep_costs("a table")
+        study.join()
+    first.pin_inputs(teacher="t1")
+    first.costs = "a table"
     with pytest.raises(HarnessError, match=r"begun with other teacher \(t1\) than what is there now \(t2\)"):
-        second.bind(teacher="t2")
+        second.pin_inputs(teacher="t2")
     assert first.attrs["kd.prepared"] == {"teacher": "t1"} and first.costs == "a table"
-    first.lease.release()
-    second.bind(teacher="t2")  # alone now
+    first.lock.release()
+    second.pin_inputs(teacher="t2")  # alone now
     assert second.attrs["kd.prepared"] == {"teacher": "t2"} and second.costs_are_outdated
 
 
-def test_a_study_that_is_being_made_in_another_folder_is_not_made_anew(settings: Settings) -> None:
+def test_a_study_created_in_another_folder_is_not_created_again(settings: Settings) -> None:
     first = opened(settings)
-    first.bind(teacher="t1")
+    first.pin_inputs(teacher="t1")
     elsewhere = replace(settings, runs_dir=settings.runs_dir.parent / "elsewhere")
     assert "--epochs 20 and cannot be resumed with 5;" in refused(replace(elsewhere, epochs=5))
     there = opened(elsewhere)
-    there.hold()
+    there.join()
     with pytest.raises(HarnessError, match="begun with other teacher"):
-        there.bind(teacher="t2")
+        there.pin_inputs(teacher="t2")
     assert there.id == first.id and first.attrs["kd.prepared"] == {"teacher": "t1"}
 
 
-def test_a_start_whose_study_was_made_anew_meanwhile_says_so(settings: Settings) -> None:
+def test_a_start_whose_study_was_created_again_by_another_is_refused(settings: Settings) -> None:
     early = opened(settings)
     opened(replace(settings, epochs=5))  # before the early one holds it
     with pytest.raises(HarnessError, match=r"^study 's' was made anew by another start at the same time; start"):
-        early.hold()
+        early.join()
 
 
-def test_an_unknown_objective_makes_no_study(settings: Settings) -> None:
+def test_an_unknown_objective_creates_no_study(settings: Settings) -> None:
     message = refused(replace(settings, objectives=("accuracy", "speed")))
     assert message.startswith("--objectives must name some of accuracy, parameters, ")
     assert message.endswith("but got 'speed'; did you mean speedup?")
@@ -205,7 +205,7 @@ def test_each_objective_is_searched_in_its_own_direction(settings: Settings) -> 
     assert len(study.objectives) == 13 and (study.primary, study.primary_direction) == ("accuracy", "maximize")
 
 
-def test_a_study_of_another_program_is_left_alone(settings: Settings) -> None:
+def test_a_study_of_another_program_is_not_changed(settings: Settings) -> None:
     theirs = optuna.create_study(study_name="s", storage=open_storage(settings).optuna)
     theirs.set_user_attr("who", "another program")
     assert refused(settings) == (
@@ -217,7 +217,7 @@ def test_a_study_of_another_program_is_left_alone(settings: Settings) -> None:
     assert kept.user_attrs == {"who": "another program"}
 
 
-def test_a_study_that_is_read_must_exist_and_no_storage_is_made_for_it(settings: Settings, tmp_path: Path) -> None:
+def test_reading_a_missing_study_is_refused_and_creates_no_storage(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "optuna.db").unlink()
     with pytest.raises(HarnessError, match=f"there is no file '{tmp_path}/optuna."):
         find_study(settings)
@@ -233,7 +233,7 @@ class Cut(Exception):
 
 
 @pytest.mark.parametrize("write", range(2, 7))
-def test_a_study_that_was_cut_while_it_was_made_is_made_again_whole(
+def test_a_study_cut_while_it_was_created_is_created_again(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, write: int
 ) -> None:
     writes = 0
@@ -264,7 +264,7 @@ def test_a_study_that_was_cut_while_it_was_made_is_made_again_whole(
     assert study.owns_folder() and find_study(settings).id == study.id
 
 
-def test_a_study_with_a_trial_begun_elsewhere_is_refused(settings: Settings, tmp_path: Path) -> None:
+def test_a_study_with_a_trial_begun_in_another_folder_is_refused(settings: Settings, tmp_path: Path) -> None:
     study = opened(settings)
     elsewhere = replace(settings, runs_dir=tmp_path / "elsewhere")
     assert opened(elsewhere).id == study.id  # nothing runs: it can be moved
@@ -273,7 +273,7 @@ def test_a_study_with_a_trial_begun_elsewhere_is_refused(settings: Settings, tmp
     third = replace(settings, runs_dir=tmp_path / "third")
     for cut in (False, True):
         if cut:
-            claim.hold.release()  # its checkpoint is in the other folder all the same
+            claim.lease.release()  # its checkpoint is in the other folder all the same
         assert refused(third) == (
             "study 's' has a trial that was begun with another --runs-dir or in another folder than "
             f"{tmp_path.resolve()}/third/trials/s; go on there."
@@ -283,11 +283,11 @@ def test_a_study_with_a_trial_begun_elsewhere_is_refused(settings: Settings, tmp
     taken = claimed(again, SPACE)
     assert taken is not None and taken.resumed
     taken.complete(metrics(0.5, 1.0))
-    taken.hold.release()
+    taken.lease.release()
     assert opened(third).owns_folder()
 
 
-def test_namesakes_in_two_storages_take_turns_in_the_folder(settings: Settings, tmp_path: Path) -> None:
+def test_two_studies_of_one_name_in_two_storages_take_turns_in_the_folder(settings: Settings, tmp_path: Path) -> None:
     other = replace(settings, storage=f"sqlite:///{tmp_path}/other.db")
     first = opened(settings)
     (first.folder / "0").mkdir()
@@ -306,17 +306,17 @@ def test_namesakes_in_two_storages_take_turns_in_the_folder(settings: Settings, 
     assert not aside.exists() and (second.folder.with_name(f"s.{second.id[:8]}")).is_dir()
 
 
-def test_a_namesake_s_trial_that_was_cut_goes_on_after_the_turns(settings: Settings, tmp_path: Path) -> None:
+def test_a_cut_trial_is_resumed_after_a_namesake_had_the_folder(settings: Settings, tmp_path: Path) -> None:
     claim = claimed(opened(settings), SPACE)
     assert claim is not None
-    claim.hold.release()
+    claim.lease.release()
     opened(replace(settings, storage=f"sqlite:///{tmp_path}/other.db"))
     taken = claimed(opened(settings), SPACE)
     assert taken is not None and taken.resumed and taken.configuration == claim.configuration
-    taken.hold.release()
+    taken.lease.release()
 
 
-def test_a_folder_in_which_a_namesake_is_searched_is_not_taken_away(settings: Settings, tmp_path: Path) -> None:
+def test_a_folder_in_which_a_namesake_is_searched_is_not_renamed(settings: Settings, tmp_path: Path) -> None:
     first = opened(settings)
     lease = FolderLock(first.folder, shared=True)  # what a search holds
     assert lease.acquire()
@@ -330,7 +330,7 @@ def test_a_folder_in_which_a_namesake_is_searched_is_not_taken_away(settings: Se
     assert opened(other).owns_folder()
 
 
-def test_a_running_trial_is_not_taken_up_in_the_folder_of_a_namesake(settings: Settings, tmp_path: Path) -> None:
+def test_a_running_trial_is_not_resumed_in_a_namesake_s_folder(settings: Settings, tmp_path: Path) -> None:
     claim = claimed(opened(settings), SPACE)
     assert claim is not None
     elsewhere = tmp_path / "elsewhere"
@@ -338,14 +338,14 @@ def test_a_running_trial_is_not_taken_up_in_the_folder_of_a_namesake(settings: S
     refused(replace(settings, runs_dir=elsewhere))
 
 
-def test_a_study_that_was_cut_right_after_it_was_created_is_made_whole(settings: Settings) -> None:
+def test_a_study_cut_before_its_first_attribute_is_created_again(settings: Settings) -> None:
     directions = ["maximize", "minimize", "minimize"]
     optuna.create_study(study_name=settings.study, storage=open_storage(settings).optuna, directions=directions)
     study = opened(settings)
     assert study.owns_folder() and find_study(settings).id == study.id
 
 
-def test_an_embedded_space_is_this_programs_own_whatever_the_storage_says(settings: Settings, tmp_path: Path) -> None:
+def test_an_embedded_space_is_loaded_from_this_program_whatever_is_stored(settings: Settings, tmp_path: Path) -> None:
     study = opened(settings, load_space(SPACES_DIR / "digits.py"))
     theirs = tmp_path / "digits.py"
     theirs.write_text("open('theirs.txt', 'w').close()\nraise RuntimeError\n")
@@ -364,83 +364,83 @@ def with_code(settings: Settings, **files: str) -> SearchSpace:
     return load_space(folder / "own_space.py")
 
 
-def test_a_study_goes_on_with_other_code_only_if_that_is_accepted_and_notes_it(settings: Settings) -> None:
+def test_a_study_is_resumed_with_other_code_only_if_that_is_accepted_and_noted(settings: Settings) -> None:
     study = opened(settings, with_code(settings, slopes="SLOPE = 0.1\n"))
     study.optuna.ask(SPACE.distributions)
     same = with_code(settings, slopes="# a comment\nSLOPE  =  0.1  # and another\n")
     assert opened(settings, same).changes == ()
     other = with_code(settings, slopes="SLOPE = 0.2\n")
     assert refused(settings, other) == (
-        "study 's' was begun with other code: slopes.py has `SLOPE = 0.2` where `SLOPE = 0.1` stood. --accept-changes "
-        "goes on all the same, and notes it; --study NAME begins a new one."
+        "study 's' was begun with other code: slopes.py has `SLOPE = 0.2` where `SLOPE = 0.1` stood; use "
+        "--accept-changes to go on and note it, or --study to name a new one."
     )
     with pytest.raises(HarnessError, match=r"begun with other code: slopes\.py has"):
         reopen_study(ConfirmSettings(places=places_of(settings), space_file=settings.runs_dir.parent / "own_space.py"))
-    study.keep_costs("a table")
+    study.costs = "a table"
     at_work = FolderLock(settings.study_dir, shared=True)
     assert at_work.acquire()
     accepting = replace(settings, accept_changes=True)
-    assert refused(accepting, other).startswith("study 's' is being worked on as it was before; stop that")
+    assert refused(accepting, other).startswith("study 's' is being worked on in its previous state; stop that")
     at_work.release()
     noted = ("before trial 1: slopes.py has `SLOPE = 0.2` where `SLOPE = 0.1` stood",)
     again = opened(accepting, other)
     assert (again.id, again.changes) == (study.id, noted)
     assert again.costs == "a table" and again.costs_are_outdated  # it is of the trials that there are
-    again.keep_costs("another")
+    again.costs = "another"
     assert not opened(settings, other).costs_are_outdated
     assert opened(settings, other).changes == noted
 
 
-def test_a_first_start_whose_space_was_mended_is_made_anew(settings: Settings) -> None:
+def test_a_first_start_whose_space_was_corrected_is_created_again(settings: Settings) -> None:
     first = opened(settings, with_code(settings, slopes="SLOPE = 0.1\n"))
     again = opened(settings, with_code(settings, slopes="SLOPE = 0.2\n"))
     assert again.id != first.id and again.changes == ()
 
 
-def test_starts_at_once_that_accept_the_same_changes_do_not_refuse_one_another(settings: Settings) -> None:
+def test_simultaneous_starts_that_accept_the_same_changes_do_not_refuse_one_another(settings: Settings) -> None:
     was, now, third = (Start("shape", (3.0, number), "s") for number in (1.0, 1.5, 2.0))
-    bind_starts(begun(settings), {"student": was})
+    pin_starts(begun(settings), {"student": was})
     accepting = replace(settings, accept_changes=True)
     one, other, late = opened(accepting), opened(accepting), opened(accepting)
     for study in (one, other, late):
-        study.hold()
-        study.bind(students="s1")
+        study.join()
+        study.pin_inputs(students="s1")
     for study in (one, other):
-        bind_starts(study, {"student": now})
-        study.bind(teacher="t1")
+        pin_starts(study, {"student": now})
+        study.pin_inputs(teacher="t1")
     one.begin_work()
     other.begin_work()
-    with pytest.raises(HarnessError, match="is being worked on as it was before; stop that first"):
-        bind_starts(late, {"student": third})
+    with pytest.raises(HarnessError, match="is being worked on in its previous state; stop that first"):
+        pin_starts(late, {"student": third})
     assert one.changes == ("before trial 1: other start weights of student",)
 
 
-def test_a_start_that_was_overtaken_by_other_changes_while_it_was_prepared_is_told(settings: Settings) -> None:
-    begun(settings).bind(students="s1")
+def test_a_start_is_refused_if_another_changed_the_inputs_while_it_was_prepared(settings: Settings) -> None:
+    begun(settings).pin_inputs(students="s1")
     accepting = replace(settings, accept_changes=True)
     one, other = opened(accepting), opened(accepting)
     for study, students in ((one, "s2"), (other, "s3")):
-        study.hold()
-        study.bind(students=students)
+        study.join()
+        study.pin_inputs(students=students)
     other.begin_work()
-    with pytest.raises(HarnessError, match=r"^study 's' was tied to other students by another start, while this one"):
+    with pytest.raises(HarnessError, match=r"^another start changed the students of study 's' while this one"):
         one.begin_work()
 
 
-def test_a_start_whose_code_was_changed_and_accepted_by_another_while_it_was_prepared_is_told(
+def test_a_start_is_refused_if_another_accepted_other_code_while_it_was_prepared(
     settings: Settings,
 ) -> None:
     early = opened(settings, with_code(settings, slopes="SLOPE = 0.1\n"))
     early.optuna.ask(SPACE.distributions)
     late = opened(replace(settings, accept_changes=True), with_code(settings, slopes="SLOPE = 0.2\n"))
-    early.hold()
-    late.hold()
+    early.join()
+    late.join()
     late.begin_work()
-    with pytest.raises(HarnessError, match=r"^study 's' was tied to other code by another start"):
+    with pytest.raises(HarnessError, match=r"^another start changed the code of study 's' while this one prepared"):
         early.begin_work()
     late.leave()
     bound = opened(settings, with_code(settings, slopes="SLOPE = 0.2\n"))
-    bound.hold()
+    bound.join()
     bound.begin_work()  # nobody is at work any more
 
 
@@ -451,7 +451,7 @@ def test_a_study_of_another_version_of_the_program_is_refused_in_one_line(settin
     study.optuna.set_user_attr("kd.identity", identity if found is None else {**identity, "format": found})
     told = (
         f"study 's' was made by another version of kd-harness, which stored it in format {found or 1}, and this one "
-        "reads format 3; go on with that version, or use --study to name a new one."
+        "reads format 2; go on with that version, or use --study to name a new one."
     )
     assert refused(settings) == told
     with pytest.raises(HarnessError) as raised:
@@ -459,35 +459,38 @@ def test_a_study_of_another_version_of_the_program_is_refused_in_one_line(settin
     assert str(raised.value) == told
 
 
-def test_a_study_goes_on_from_other_start_weights_only_if_that_is_accepted(settings: Settings) -> None:
+def test_a_study_is_resumed_with_other_start_weights_only_if_that_is_accepted(settings: Settings) -> None:
     was, now = Start("shape", (3.0, 1.0), "a"), Start("shape", (3.0, 1.5), "b")
     last_bits = Start("shape", (3.0, 1.000001), "c")
     study = begun(settings)
-    study.hold()
-    assert bind_starts(study, {"student(width=2)": was}) == {"student(width=2)": was}
-    assert bind_starts(study, {"student(width=2)": last_bits}) == {"student(width=2)": was}
+    study.join()
+    assert pin_starts(study, {"student(width=2)": was}) == {"student(width=2)": was}
+    assert pin_starts(study, {"student(width=2)": last_bits}) == {"student(width=2)": was}
     with pytest.raises(HarnessError) as raised:
-        bind_starts(study, {"student(width=2)": now, "student(width=4)": now})
+        pin_starts(study, {"student(width=2)": now, "student(width=4)": now})
     assert str(raised.value) == (
         "study 's' was begun with other start weights: those of student(width=2) differ (another file is loaded, or no "
-        "seed decides a draw). --accept-changes goes on all the same, and notes it; --study NAME begins a new one."
+        "seed decides a draw); use --accept-changes to go on and note it, or --study to name a new one."
     )
-    study.lease.release()
+    study.lock.release()
     accepting = opened(replace(settings, accept_changes=True))
-    accepting.hold()
-    assert bind_starts(accepting, {"student(width=2)": now}) == {"student(width=2)": now}
-    accepting.bind(teacher="t1")
+    accepting.join()
+    assert pin_starts(accepting, {"student(width=2)": now}) == {"student(width=2)": now}
+    accepting.pin_inputs(teacher="t1")
     also = FolderLock(settings.study_dir, shared=True, name="work.lease")
     assert also.acquire()
-    for change in (lambda: accepting.bind(teacher="t2"), lambda: bind_starts(accepting, {"student(width=2)": was})):
-        with pytest.raises(HarnessError, match="is being worked on as it was before; stop that first"):
+    for change in (
+        lambda: accepting.pin_inputs(teacher="t2"),
+        lambda: pin_starts(accepting, {"student(width=2)": was}),
+    ):
+        with pytest.raises(HarnessError, match="is being worked on in its previous state; stop that first"):
             change()
     also.release()
-    accepting.bind(teacher="t2")
+    accepting.pin_inputs(teacher="t2")
     assert accepting.changes == (
         "before trial 1: other start weights of student(width=2)",
         "before trial 1: other teacher, t2 where t1 stood",
     )
     with pytest.raises(HarnessError, match="other dataset"):
-        accepting.bind(dataset="d1")
-        accepting.bind(dataset="d2")
+        accepting.pin_inputs(dataset="d1")
+        accepting.pin_inputs(dataset="d2")

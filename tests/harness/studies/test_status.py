@@ -1,4 +1,4 @@
-"""How a study stands, in lines."""
+"""The lines that describe a study's state."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def settings(tmp_path: Path) -> Settings:
     return settings_in(tmp_path, trials=6)
 
 
-def test_a_study_on_this_machine_tells_what_runs_and_what_was_cut(settings: Settings) -> None:
+def test_the_status_on_one_machine_lists_running_and_cut_trials(settings: Settings) -> None:
     study = opened(settings)
     ended, failed, running, cut = (claimed(study, SPACE) for _ in range(4))
     assert ended and failed and running and cut
@@ -37,8 +37,8 @@ def test_a_study_on_this_machine_tells_what_runs_and_what_was_cut(settings: Sett
             spool.metrics({"train/loss": 1.0}, step=epoch)
         spool.close()
     for claim in (ended, failed, cut):
-        claim.hold.release()
-    study.keep_retrained("controls/0", {"reason": "loss is nan"})
+        claim.lease.release()
+    study.store_retrained("controls/0", {"reason": "loss is nan"})
     lines = list(status(opened(settings)))
     assert lines[:2] == [
         "study     s: 2 of 6 trials finished (1 complete, 1 failed), 2 begun, 2 to begin",
@@ -48,38 +48,38 @@ def test_a_study_on_this_machine_tells_what_runs_and_what_was_cut(settings: Sett
         "trial     2: 3/20 epochs, running",
         "trial     3: 1/20 epochs, cut; the same command begins it again",
     ]
-    running.hold.release()
+    running.lease.release()
 
 
-def test_time_is_left_while_somebody_is_at_work(settings: Settings) -> None:
+def test_the_time_left_is_shown_while_a_process_works(settings: Settings) -> None:
     study = opened(settings)
     for _ in range(2):
         claim = claimed(study, SPACE)
         assert claim is not None
         claim.complete(metrics(0.5, 1.0))
-        claim.hold.release()
+        claim.lease.release()
 
     def pace() -> str:
         (line,) = (line for line in status(opened(settings)) if line.startswith("pace"))
         return line.partition("by the last 2")[2]
 
     assert pace() == "; nobody is at work"
-    study.hold()
+    study.join()
     assert pace().endswith(" left")
-    study.lease.release()
+    study.lock.release()
     assert pace() == "; nobody is at work"
 
 
 @pytest.mark.service
-def test_a_study_on_a_server_tells_its_workers_from_any_folder(
+def test_the_status_on_a_server_lists_the_workers_from_any_folder(
     settings: Settings, postgres: Postgres, tmp_path: Path
 ) -> None:
     settings = replace(settings, storage=postgres.new_database("status"))
     study = opened(settings)
     claim = claimed(study, SPACE)
     assert claim is not None
-    claim.hold.confirm(4)
-    claim.hold.verify()
+    claim.lease.report_progress(4)
+    claim.lease.verify()
     elsewhere = opened(replace(settings, runs_dir=tmp_path / "elsewhere"))
     first, *rest = status(elsewhere)
     assert first == "study     s: 0 of 6 trials finished, 1 begun, 5 to begin"
@@ -87,7 +87,7 @@ def test_a_study_on_a_server_tells_its_workers_from_any_folder(
     assert line.startswith("worker    ") and ": trial 0, 4/20 epochs; heard of " in line
     cut = claimed(elsewhere, SPACE)
     assert cut is not None
-    cut.hold.release()
+    cut.lease.release()
     elsewhere.leases.close()
     study.leases.close()
     assert list(status(elsewhere))[1:] == [
@@ -99,14 +99,14 @@ def test_a_study_on_a_server_tells_its_workers_from_any_folder(
 
 
 @pytest.mark.service
-def test_a_pace_that_several_machines_make_says_whose_clocks_tell_it(settings: Settings, postgres: Postgres) -> None:
+def test_the_pace_of_several_machines_mentions_their_clocks(settings: Settings, postgres: Postgres) -> None:
     studies = [opened(settings), opened(replace(settings, storage=postgres.new_database("pace")))]
     for study, said in zip(studies, (False, True), strict=True):
         for _ in range(2):
             claim = claimed(study, SPACE)
             assert claim is not None
             claim.complete(metrics(0.5, 1.0))
-            claim.hold.release()
+            claim.lease.release()
         (pace,) = (line for line in status(study) if line.startswith("pace"))
         assert ("by the machines' own clocks" in pace) == said
         assert " left" in pace
@@ -115,7 +115,7 @@ def test_a_pace_that_several_machines_make_says_whose_clocks_tell_it(settings: S
         study.storage.close_connections()
 
 
-def test_the_pace_is_that_of_the_last_trials_and_falls_when_nobody_works() -> None:
+def test_the_pace_is_computed_from_the_last_trials_and_falls_without_workers() -> None:
     def ended(minutes_ago: float) -> timedelta:
         return timedelta(minutes=minutes_ago)
 

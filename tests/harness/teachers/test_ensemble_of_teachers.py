@@ -59,11 +59,11 @@ class Place:
     def prepared(self, *files: Path, study: str = "s", average: str = "probabilities") -> tuple[Study, Prepared]:
         settings = replace(self.settings, teachers=files, study=study, average=average)
         made = opened(settings, self.space)
-        made.hold()
+        made.join()
         try:
             return made, prepare(settings, self.space, made, Terminal(), Silent())
         finally:
-            made.lease.release()
+            made.lock.release()
 
     def teachers(self, **settings: object) -> list[Teacher]:
         data = self.space.task.data(None)

@@ -72,11 +72,11 @@ def prepared(settings: Settings) -> tuple[Prepared, Study]:
     """A study that is prepared as a search prepares it."""
     space = load_space(settings.space_file)
     study = opened(settings, space)
-    study.hold()
+    study.join()
     try:
         return prepare(settings, space, study, Terminal(), Silent()), study
     finally:
-        study.lease.release()
+        study.lock.release()
 
 
 def test_a_forest_is_taken_as_it_is_scored_and_compared_with_nothing_that_it_lacks(

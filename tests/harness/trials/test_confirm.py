@@ -36,7 +36,7 @@ def a_study(settings: Settings, *accuracies: float) -> Study:
 def keep(study: Study, number: int, arm: str, *accuracies: float) -> None:
     for place, accuracy in enumerate(accuracies):
         result = {"pick": "accurate", "metrics": {"test/accuracy": accuracy}}
-        study.keep_retrained(f"confirm/{number}/{arm}-{place}", result)
+        study.store_retrained(f"confirm/{number}/{arm}-{place}", result)
 
 
 def test_the_interval_is_that_of_a_t_test() -> None:
@@ -124,14 +124,14 @@ def test_only_pairs_count_and_one_is_none(settings: Settings) -> None:
     keep(study, 0, "student", 0.9, 0.91, 0.92)
     keep(study, 0, "control", 0.89)
     assert confirmed(study) == []
-    study.keep_retrained("confirm/0/control-2", {"pick": "accurate", "metrics": {"test/accuracy": 0.9}})
+    study.store_retrained("confirm/0/control-2", {"pick": "accurate", "metrics": {"test/accuracy": 0.9}})
     (found,) = confirmed(study)
     assert found.seeds == 2 and found.student is not None
     assert found.student.mean == pytest.approx(0.91)  # the first and the third
 
 
 def failed(study: Study, arm: str, place: int, reason: str = "val/loss is nan in epoch 2") -> None:
-    study.keep_retrained(f"confirm/0/{arm}-{place}", {"pick": "accurate", "reason": reason})
+    study.store_retrained(f"confirm/0/{arm}-{place}", {"pick": "accurate", "reason": reason})
 
 
 @pytest.mark.parametrize(
@@ -201,10 +201,10 @@ def test_a_pick_on_labels_alone_has_nothing_to_gain_over(settings: Settings) -> 
 
 def tune(study: Study, best: float) -> str:
     """Keep five controls of trial 0, the plain one with 0.5 and a try with ``best``; the last arm to be confirmed."""
-    study.keep_retrained("controls/0", {"metrics": {"accuracy": 0.5}})
+    study.store_retrained("controls/0", {"metrics": {"accuracy": 0.5}})
     tries = untrained_controls(study, study.settings, SPACE, [0])
     for one in tries:
-        study.keep_retrained(one.name, {**one.facts, "metrics": {"accuracy": best if one is tries[2] else 0.4}})
+        study.store_retrained(one.name, {**one.facts, "metrics": {"accuracy": best if one is tries[2] else 0.4}})
     *_, last = untrained_confirmations(study, study.settings, SPACE, {0: "accurate"}, seeds=1)
     return last.name.split("/")[2].rpartition("-")[0]
 
@@ -233,7 +233,7 @@ def test_the_verdict_rests_on_the_tuned_control_and_both_are_shown(settings: Set
     assert "its plain control 0.9100" in sentence and "its tuned control 0.9333" in sentence
     row = confirmed_table([found], {}).iloc[0]
     assert (row["gain_over"], row["tuned_failed"]) == ("tuned", 0) and row["tuned"] == pytest.approx(2.8 / 3)
-    study.keep_retrained(f"confirm/0/{arm}-3", {"pick": "accurate", "reason": "loss is nan"})
+    study.store_retrained(f"confirm/0/{arm}-3", {"pick": "accurate", "reason": "loss is nan"})
     assert confirmed(study)[0].verdict == "unproven"
     assert "of its tuned control, 1 of 4 seeds failed" in confirmed(study)[0].sentence("accuracy", {})
 
@@ -246,7 +246,7 @@ def test_other_tuned_settings_that_are_chosen_later_are_confirmed_anew(settings:
     name, result = next(
         item for item in study.retrained().items() if item[0].startswith("tuned/") and "0.4" in str(item)
     )
-    study.keep_retrained(name, {**result, "metrics": {"accuracy": 0.99}})
+    study.store_retrained(name, {**result, "metrics": {"accuracy": 0.99}})
     assert confirmed(study)[0].gain_over == "plain"
     (left,) = untrained_confirmations(study, settings, SPACE, {0: "accurate"}, seeds=1)
     assert left.tags["kd.arm"] == "tuned control" and arm not in left.name
@@ -263,7 +263,7 @@ def test_a_tuned_control_with_the_trial_s_own_settings_is_trained_once(settings:
 
 def test_no_gain_is_claimed_where_no_control_is_possible(settings: Settings) -> None:
     study = a_study(settings, 0.9)
-    study.keep_no_control("the views mix samples")
+    study.no_control = "the views mix samples"
     left = untrained_confirmations(study, settings, SPACE, {0: "accurate"}, seeds=2)
     assert [one.name for one in left] == ["confirm/0/student-0", "confirm/0/student-1"]
     keep(study, 0, "student", 0.92, 0.93)

@@ -62,9 +62,9 @@ def plain(study: Study, **settings: Any) -> Settings:
 def test_those_on_the_front_need_one_each_once(settings: Settings) -> None:
     study = a_study(settings, (0.9, 3.0), (0.8, 2.0), (0.7, 2.5))  # the last one is dominated
     assert due(study) == [0, 1] and plain_control_metrics(study) == {}
-    study.keep_retrained("controls/1", {"metrics": {"accuracy": 0.75}})
+    study.store_retrained("controls/1", {"metrics": {"accuracy": 0.75}})
     assert due(study) == [0] and plain_control_metrics(study) == {1: {"accuracy": 0.75}}
-    study.keep_retrained("controls/0", {"reason": "loss is nan"})  # it would fail again
+    study.store_retrained("controls/0", {"reason": "loss is nan"})  # it would fail again
     assert due(study) == [] and plain_control_metrics(study) == {1: {"accuracy": 0.75}}
     assert [trial.state.name for trial in study.trials()] == ["COMPLETE"] * 3  # a control is no trial
 
@@ -81,8 +81,8 @@ def test_a_control_differs_from_its_student_in_the_teacher_alone(settings: Setti
 
 def test_where_no_control_is_fair_there_is_none(settings: Settings) -> None:
     study = tried(settings, (4, 0.9))
-    study.keep_retrained("controls/0", {"metrics": {"accuracy": 0.75}})
-    study.keep_no_control("the views mix samples")
+    study.store_retrained("controls/0", {"metrics": {"accuracy": 0.75}})
+    study.no_control = "the views mix samples"
     assert (
         untrained_controls(study, settings, SPACE, [0]) == []
         and plain_control_metrics(study) == {}
@@ -121,7 +121,7 @@ def keep(study: Study, accuracies: Mapping[str, float]) -> None:
     """What came of the controls: of one that is not named, 0.5."""
     for one in untrained_controls(study, study.settings, SPACE, [0]):
         accuracy = accuracies.get(one.name.rpartition("/")[2] if one.tags["kd.control"] == "tuned" else one.name, 0.5)
-        study.keep_retrained(one.name, {**one.facts, "metrics": {"accuracy": accuracy}})
+        study.store_retrained(one.name, {**one.facts, "metrics": {"accuracy": accuracy}})
 
 
 def test_a_pick_s_tuned_control_has_five_tries_of_which_the_plain_one_is_the_first(settings: Settings) -> None:
@@ -179,7 +179,7 @@ def test_a_plain_control_that_is_the_best_is_the_tuned_one_too(settings: Setting
 def test_tries_that_failed_count_and_are_not_chosen(settings: Settings) -> None:
     study = tried(settings, (4, 0.9))
     for one in untrained_controls(study, settings, SPACE, [0]):
-        study.keep_retrained(one.name, {**one.facts, "reason": "loss is nan"})
+        study.store_retrained(one.name, {**one.facts, "reason": "loss is nan"})
     assert tuned_controls(study) == {} and tries(study, 0) == []
 
 

@@ -58,7 +58,7 @@ def test_what_is_to_be_large_is_dear_where_it_is_small(settings: Settings, monke
     given: dict[str, Any] = {}
     monkeypatch.setattr("harness.trials.forecasting.Forecast", lambda space, **known: given.update(known))
     study = opened(settings)
-    study.keep_primary_bounds(-1.0, 1.0)
+    study.primary_bounds = (-1.0, 1.0)
     make_forecast(settings, SPACE, study, prepared(SPACE, range(1, 33)))
     assert given["costs"] == pytest.approx(np.array([[1_000 * w, w / 1_000] for w in range(1, 33)]))
     assert given["metric"].bounds == (-1.0, 1.0) and given["metric"].sign == 1.0

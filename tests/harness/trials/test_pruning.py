@@ -151,7 +151,7 @@ def test_the_study_s_region_stops_one_that_can_not_reach_it(
     pruner_of(study).check(claim, 1, {"val/accuracy": value})
     study = studied(tmp_path)
     sign = study.primary_sign
-    study.keep_region(Region("accuracy", sign, floor))
+    study.region = Region("accuracy", sign, floor)
     word = "least 0.8" if sign > 0 else "most 0.2"
     with pytest.raises(TrialPruned, match=f"; the region of interest is accuracy at {word}"):
         pruner_of(study).check(claim, 1, {"val/accuracy": value})

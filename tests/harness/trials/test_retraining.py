@@ -30,7 +30,7 @@ def test_what_was_cut_waits_and_who_says_so_is_no_worker_afterwards(tmp_path: Pa
     for number, state in enumerate(("RUNNING", "RUNNING", "RUNNING", "COMPLETE")):
         with contextlib.closing(Spool(study.folder / f"controls/{number}")) as spool:
             spool.set_state(state)
-    study.keep_retrained("controls/1", {"metrics": {}})  # told to the study, and not yet to the log
+    study.store_retrained("controls/1", {"metrics": {}})  # told to the study, and not yet to the log
     _, hold = other.take(["controls/2"]) or pytest.fail()
     mark_waiting_runs(study, Silent())
     ended_in = [last_state(study.folder / f"controls/{number}" / SPOOL) for number in range(4)]
@@ -55,7 +55,7 @@ def test_who_lost_a_training_while_it_was_silent_does_not_overwrite_its_heir_s_r
     def silent_for_long(*arguments: Any, **more: Any) -> dict[str, float]:
         with study.storage.database.engine.begin() as connection:
             connection.execute(sql.text("delete from kd_workers"))  # as whoever takes over does, after a minute
-        heir.keep_retrained("controls/0", {"metrics": {"accuracy": 0.9}})
+        heir.store_retrained("controls/0", {"metrics": {"accuracy": 0.9}})
         if fails:
             raise TrialFailed("out of memory")
         return {"accuracy": 0.1}

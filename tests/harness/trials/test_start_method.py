@@ -15,7 +15,7 @@ import pytest
 from conftest import EXAMPLE, PATIENCE_S, environment, search
 from forked import Forked
 
-from harness.core.errors import OWN_THREADS, signals_wait
+from harness.core.errors import OWN_THREADS, defer_signals
 from harness.trials import start_method
 from harness.trials.start_method import ForkWatchdog, foreign_threads
 
@@ -49,7 +49,7 @@ def test_a_search_in_another_thread_does_not_fork_beside_the_main_thread_and_let
 
     def ask() -> None:
         found.extend(foreign_threads())
-        with signals_wait():
+        with defer_signals():
             found.append("no error")
 
     thread = threading.Thread(target=ask)
