@@ -118,7 +118,7 @@ def a_study(
             claim.fail(outcome)
         else:
             claim.complete(metrics(*outcome, name=name))
-        claim.hold.release()
+        claim.lease.release()
     return study
 
 
@@ -347,7 +347,7 @@ def test_nan_never_enters_the_front(settings: Settings, position: int) -> None:
     accuracy, latency_ms, parameters = (math.nan if n == position else v for n, v in enumerate((0.99, 0.01, 1.0)))
     with pytest.raises(AssertionError, match="nan"):
         claim.complete(metrics(accuracy, latency_ms, parameters))  # it would win
-    claim.hold.release()
+    claim.lease.release()
     result = collect(study)
     assert result.trials["state"].tolist() == ["COMPLETE"] * 3 + ["RUNNING"]
     assert numbers(result) == [0, 1, 2] and 3 not in picks(result).values()
@@ -390,7 +390,7 @@ def test_a_trial_that_runs_is_in_the_tables_and_on_no_front(settings: Settings) 
     assert numbers(result) == [0, 1]
     write_report(result, study.folder / "report")
     assert len(pd.read_parquet(study.folder / "report" / "trials.parquet")) == 3
-    claim.hold.release()
+    claim.lease.release()
 
 
 def test_a_study_that_was_not_prepared_has_no_report(settings: Settings) -> None:
@@ -527,7 +527,7 @@ def test_a_student_without_parameters_is_drawn(settings: Settings) -> None:
     claim = claimed(study, SPACE)
     assert claim is not None
     claim.complete(metrics(0.8, 0.4, 1) | {"parameters": 0})
-    claim.hold.release()
+    claim.lease.release()
     write_report(collect(study), study.folder / "report")
     assert (study.folder / "report" / "curves.png").stat().st_size > 1000
 
@@ -562,7 +562,7 @@ def a_study_with_answers(settings: Settings) -> Study:
 
 def test_each_pick_says_what_it_keeps_of_the_teachers_answers(settings: Settings) -> None:
     study = a_study_with_answers(settings)
-    study.class_names = ["cat", "dog", "owl"]
+    study.class_names = ("cat", "dog", "owl")
     result, (screen, text) = collect(study), terminal()
     assert set(result.agreements) == {0, 1, 2, 3}
     told = agreement_lines(result)
@@ -696,7 +696,7 @@ def test_a_student_on_labels_alone_is_in_no_count_of_gains(settings: Settings) -
     claim = claimed(study, SPACE.fixed({"alpha": "1"}))
     assert claim is not None
     claim.complete(metrics(0.96, 0.9, 900))
-    claim.hold.release()
+    claim.lease.release()
     result = collect(study)
     own = result.front.set_index("number").loc[5]
     assert (own["control"], own["gain"], own["gain_over"]) == (0.96, 0.0, "")  # as the table shows it

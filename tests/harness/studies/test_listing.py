@@ -7,7 +7,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from conftest import opened, settings_in
+from conftest import opened, places_of, settings_in
 
 from harness.core.errors import HarnessError
 from harness.settings import Places

@@ -29,7 +29,7 @@ def a_study(settings: Settings, *accuracies: float) -> Study:
         claim = claimed(study, SPACE.fixed(settings.fixed))
         assert claim is not None
         claim.complete(metrics(accuracy, 1.0))
-        claim.hold.release()
+        claim.lease.release()
     return study
 
 

@@ -43,7 +43,7 @@ def a_study(settings: Settings, *outcomes: tuple[float, float]) -> Study:
         claim = claimed(study, SPACE)
         assert claim is not None
         claim.complete(metrics(accuracy, cost))
-        claim.hold.release()
+        claim.lease.release()
     return study
 
 
@@ -204,7 +204,7 @@ def test_a_trial_on_labels_alone_is_its_own_control(settings: Settings) -> None:
     claim = claimed(study, SPACE.fixed({"alpha": "1"}))
     assert claim is not None
     claim.complete(metrics(0.9, 1.0))
-    claim.hold.release()
+    claim.lease.release()
     assert due(study) == [] and plain_control_metrics(study) == {0: metrics(0.9, 1.0)}
 
 
@@ -214,7 +214,7 @@ def test_the_run_of_a_control_has_the_names_of_a_trial_s_run(settings: Settings)
     claim = claimed(study, METHODS.fixed(settings.fixed))
     assert claim is not None
     claim.complete(metrics(0.9, 1.0))
-    claim.hold.release()
+    claim.lease.release()
     (control,) = untrained_controls(study, replace(settings, controls="plain"), METHODS, [0])
     _, hold = study.take([control.name]) or pytest.fail()
     with open_spool(study.folder / control.name, hold, Silent()) as spool:

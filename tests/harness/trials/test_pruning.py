@@ -104,7 +104,7 @@ def pruner_of(study: Study) -> Pruner:
 def complete(study: Study, claim: Claim, *, at_two: float, final: float) -> None:
     pruner_of(study).check(claim, 1, {"val/accuracy": at_two})
     claim.complete({"accuracy": final, "parameters": claim.trial.params["width"]})
-    claim.hold.release()
+    claim.lease.release()
 
 
 def test_processes_judge_by_what_others_marked_in_the_storage(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_rungs_that_were_passed_while_the_storage_was_away_are_stored_though_the
     study = studied(tmp_path)
     claim = claim_of(study)
     pruner_of(study).check(claim, 0, {"val/accuracy": 0.2})
-    claim.hold.release()  # it is killed after the eighth epoch; two rungs were never stored
+    claim.lease.release()  # it is killed after the eighth epoch; two rungs were never stored
     heir = claim_of(study)
     assert heir.resumed and heir.trial.intermediate_values == {1: 0.2}
     curve = {0: 0.9, 1: 0.3, 2: 0.35, 6: 0.5, 7: 0.55}
