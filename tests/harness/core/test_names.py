@@ -19,7 +19,7 @@ from torch import nn
 from harness.core.errors import HarnessError, did_you_mean
 from harness.core.names import column_names, logged_name
 from harness.preparation.steps import check_class_names
-from harness.sampling.candidates import Points
+from harness.sampling.candidates import SpaceEncoder
 from harness.space import SearchSpace
 from harness.task import Task, class_names
 from search_spaces.digits import SPACE, Digits
@@ -148,7 +148,7 @@ def test_the_largest_integers_that_can_be_stored_can_be_drawn() -> None:
     space = replace(
         SPACE, student={"salt": IntDistribution(-(2**53), 2**53), "width": IntDistribution(1, 2**53, log=True)}
     )
-    pool = Points(space).drawn(np.random.default_rng(0), 50)[0]
+    pool = SpaceEncoder(space).sample(np.random.default_rng(0), 50)[0]
     for place in range(len(pool)):
         assert space.branch_of(pool[place]) is not None
         assert -(2**53) <= pool[place]["salt"] <= 2**53 and isinstance(pool[place]["salt"], int)

@@ -100,7 +100,7 @@ def test_a_storage_that_was_waited_for_in_vain_is_not_waited_for_again(
         asked.append(1)
         raise OperationalError("select", {}, Exception("connection refused"))
 
-    study.retry = RetryPolicy(str)
+    study.retry = RetryPolicy(lambda text: None)
     with pytest.raises(HarnessError), ParentRun(study, study.settings, Silent()):
         monkeypatch.setattr(study.storage.optuna, "get_all_trials", lost)
         raise HarnessError("the storage can't be used any more")  # what a worker says of it

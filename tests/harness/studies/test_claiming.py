@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from harness.core.content import FolderLock
 from harness.core.errors import HarnessError
+from harness.sampling.first_trials import InitialTrials
 from harness.sampling.proposal import Proposal, Proposer
 from harness.settings import Settings
 from harness.storage.leases import Lease, VerifyLock
@@ -33,6 +34,7 @@ RECIPES = ["repdistiller", "distilbert", "keras"]
 WORKER = """
 import json, sys
 from harness.studies.claiming import TrialClaimer
+from harness.sampling.first_trials import InitialTrials
 from harness.sampling.proposal import Proposer
 from harness.settings import SAMPLERS, Settings
 from harness.storage.access import open_storage
@@ -299,7 +301,9 @@ def test_an_enqueued_trial_comes_next_and_its_missing_parameters_are_drawn(setti
 
 
 def claimer_of(study: Study) -> TrialClaimer:
-    proposer = Proposer(SPACE, sampler="random", seed=0, directions=study.directions, default_recipes=False)
+    proposer = Proposer(
+        SPACE, sampler="random", seed=0, directions=study.directions, initial=InitialTrials(default_recipes=False)
+    )
     return TrialClaimer(study, proposer)
 
 

@@ -203,7 +203,7 @@ def test_an_ensemble_costs_what_its_members_cost_and_each_has_a_run_of_its_own(p
     assert metrics["parameters"] == 17020 and metrics["macs"] == 16384
     for name in ("latency_p50_ms", "latency_p95_ms", "size_mb"):
         assert metrics[name] == pytest.approx(sum(cost[name] for cost in table.members))
-    assert 1 / metrics["throughput_per_s"] == pytest.approx(sum(1 / c.throughput_per_s for c in table.members))
+    assert 1 / metrics["throughput_per_s"] == pytest.approx(sum(1 / c["throughput_per_s"] for c in table.members))
     assert (metrics["agreement"], metrics["compression"], metrics["speedup"]) == (1, 1, 1)
     logged = {}
     for folder in (place.settings.cache_dir / "teachers").iterdir():

@@ -70,7 +70,7 @@ def settings_of(folder: Path, file: Path, study: str = "s") -> Settings:
 
 def prepared(settings: Settings) -> tuple[Prepared, Study]:
     """A study that is prepared as a search prepares it."""
-    space = load_space(settings.space_file)
+    space = load_space(settings.file_of_space)
     study = opened(settings, space)
     study.join()
     try:

@@ -216,7 +216,7 @@ def test_the_run_of_a_control_has_the_names_of_a_trial_s_run(settings: Settings)
     claim.complete(metrics(0.9, 1.0))
     claim.lease.release()
     (control,) = untrained_controls(study, replace(settings, controls="plain"), METHODS, [0])
-    _, hold = study.take([control.name]) or pytest.fail()
+    hold = study.acquire_lease([control.name]) or pytest.fail()
     with open_spool(study.folder / control.name, hold, Silent()) as spool:
         begin_spool(spool, retraining_run(0, control, hold, study), study)
     hold.release()

@@ -182,7 +182,7 @@ def test_rungs_that_were_passed_while_the_storage_was_away_are_stored_though_the
     assert heir.resumed and heir.trial.intermediate_values == {1: 0.2}
     curve = {0: 0.9, 1: 0.3, 2: 0.35, 6: 0.5, 7: 0.55}
     pruner_of(study).restore(heir, curve, kept=1)
-    assert heir.marks == {}  # the others will be passed again
+    assert heir.intermediate_values == {}  # the others will be passed again
     pruner_of(study).restore(heir, curve, kept=8)
     heir.complete({"accuracy": 0.6, "parameters": 1.0})
     assert study.trials()[heir.trial.number].intermediate_values == {1: 0.2, 2: 0.3, 7: 0.5}
@@ -209,7 +209,7 @@ def test_a_storage_that_is_away_is_no_fault_of_the_trial(
         monkeypatch.setattr(study.storage.optuna, name, away)
     with pytest.raises(STORAGE_ERRORS):
         Pruner(study, epochs=20, costs_of=lambda params: {}).check(claim, 1, {"val/accuracy": 0.5})
-    claim.unmarked.clear()
+    claim.unreported.clear()
     with pytest.raises(STORAGE_ERRORS):
         claim.complete({"accuracy": 0.5, "parameters": 1.0})
     assert study.trials()[claim.trial.number].state == TrialState.RUNNING
@@ -233,7 +233,7 @@ def test_every_sampler_goes_on_beside_pruned_trials(tmp_path: Path, sampler: str
         # New processes see trials that are over; the same one sees them running first.
         claim = claimant.claim() if number % 4 else claim_of(study)
         assert claim is not None
-        claim.mark(2, 0.5)
+        claim.report_intermediate(2, 0.5)
         metrics = {"accuracy": number / 30, "parameters": 1.0, "macs": 2.0, "size_mb": 3.0}
         if number % 3:
             claim.prune(metrics, "hopeless")

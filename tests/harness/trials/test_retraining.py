@@ -31,7 +31,7 @@ def test_what_was_cut_waits_and_who_says_so_is_no_worker_afterwards(tmp_path: Pa
         with contextlib.closing(Spool(study.folder / f"controls/{number}")) as spool:
             spool.set_state(state)
     study.store_retrained("controls/1", {"metrics": {}})  # told to the study, and not yet to the log
-    _, hold = other.take(["controls/2"]) or pytest.fail()
+    hold = other.acquire_lease(["controls/2"]) or pytest.fail()
     mark_waiting_runs(study, Silent())
     ended_in = [last_state(study.folder / f"controls/{number}" / SPOOL) for number in range(4)]
     assert ended_in == ["WAITING", "RUNNING", "RUNNING", "COMPLETE"]

@@ -92,11 +92,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrialContext]
         accelerator="cpu",
     )
     study = opened(settings, space)
-    study.hold()
+    study.join()
     mirror = Silent()
     ready = prepare(settings, space, study, Terminal(), mirror)
     yield TrialContext(settings=settings, space=space, study=study, prepared=ready, mirror=mirror)
-    study.lease.release()
+    study.lock.release()
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def with_student(context: TrialContext, error: Exception) -> TrialContext:
             output: torch.Tensor = super().forward(input)
             return output
 
-    task = load_space(context.settings.space_file).task
+    task = load_space(context.settings.file_of_space).task
     build = task.student
     task.student = lambda **given: Failing(*build(**given))  # type: ignore[method-assign]
     return replace(context, space=replace(context.space, task=task))
@@ -231,7 +231,7 @@ def test_a_trial_that_another_worker_took_over_is_shown_as_interrupted(context: 
             return getattr(object.__getattribute__(self, "lease"), name)
 
     claim, display = claim_of(context), Recorder()
-    run_training(replace(trial_run(claim, context.settings), lease=Lost(claim.hold)), context, display)
+    run_training(replace(trial_run(claim, context.settings), lease=Lost(claim.lease)), context, display)
     assert display.calls[-1] == ("interrupted", claim.trial.number, "it was taken over")
     assert context.study.trials()[claim.trial.number].state.name == "RUNNING"
     run(context, claim_of(context))  # its lease is free again: the trial is resumed
@@ -270,10 +270,10 @@ def test_a_retraining_that_fails_stores_the_reason_with_its_facts(context: Trial
 
 def test_a_retraining_that_another_worker_runs_is_waited_for_and_its_result_kept(context: TrialContext) -> None:
     study, other = context.study, opened(context.settings, context.space)
-    _, lease = other.take(["controls/other"]) or pytest.fail()
+    lease = other.acquire_lease(["controls/other"]) or pytest.fail()
 
     def finish() -> None:
-        other.keep_retrained("controls/other", {"metrics": {"accuracy": 0.5}})
+        other.store_retrained("controls/other", {"metrics": {"accuracy": 0.5}})
         lease.release()
 
     timer = threading.Timer(0.2, finish)
@@ -291,14 +291,14 @@ def test_a_retraining_whose_result_appears_with_its_lease_is_not_run_again(
 
     def late(names: Any) -> Any:
         found = take(names)
-        study.keep_retrained("controls/late", {"metrics": {"accuracy": 0.5}})
+        study.store_retrained("controls/late", {"metrics": {"accuracy": 0.5}})
         return found
 
     monkeypatch.setattr(study, "take", late)
     display = Recorder()
     retrain([retraining(context, "controls/late")], context, display)
     assert not display.calls
-    assert study.leases.take(["controls/late"]) is not None  # its lease was released
+    assert study.leases.acquire(["controls/late"]) is not None  # its lease was released
 
 
 def test_the_runs_of_killed_retrainings_are_marked_as_waiting(context: TrialContext) -> None:
@@ -306,9 +306,9 @@ def test_the_runs_of_killed_retrainings_are_marked_as_waiting(context: TrialCont
     for name, state in (("killed", "RUNNING"), ("stored", "RUNNING"), ("held", "RUNNING"), ("over", "FAIL")):
         with closing(Spool(study.folder / f"controls/{name}")) as spool:
             spool.set_state(state)
-    study.keep_retrained("controls/stored", {"metrics": {}})
+    study.store_retrained("controls/stored", {"metrics": {}})
     other = opened(context.settings, context.space)
-    _, lease = other.take(["controls/held"]) or pytest.fail()
+    lease = other.acquire_lease(["controls/held"]) or pytest.fail()
     mark_waiting_runs(study, Silent())
     lease.release()
     states = {

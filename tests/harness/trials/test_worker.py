@@ -62,7 +62,7 @@ def test_a_worker_waits_for_the_last_trial_of_another_and_resumes_it_if_it_is_lo
     def sleep(seconds: float) -> None:
         pauses.append(seconds)
         if len(pauses) == 3:
-            lost.hold.release()  # the other worker is killed
+            lost.lease.release()  # the other worker is killed
 
     monkeypatch.setattr(worker.time, "sleep", sleep)
     found = next_claim(study, display)
@@ -87,7 +87,7 @@ def test_a_crash_between_result_and_log_is_repaired_in_the_log(tmp_path: Path) -
     complete, failed, running = (claim_of(study) for _ in range(3))
     complete.complete(metrics(0.5, 1.0))
     failed.fail("out of memory")
-    study.keep_retrained("controls/0", {"reason": "loss is nan"})
+    study.store_retrained("controls/0", {"reason": "loss is nan"})
     folders = [complete.folder, failed.folder, study.folder / "controls/0", running.folder]
     for folder in folders:
         with closing(Spool(folder)) as spool:
