@@ -287,14 +287,14 @@ def test_a_retraining_that_another_worker_runs_is_waited_for_and_its_result_kept
 def test_a_retraining_whose_result_appears_with_its_lease_is_not_run_again(
     context: TrialContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study, take = context.study, context.study.take
+    study, acquire = context.study, context.study.acquire_lease
 
     def late(names: Any) -> Any:
-        found = take(names)
+        found = acquire(names)
         study.store_retrained("controls/late", {"metrics": {"accuracy": 0.5}})
         return found
 
-    monkeypatch.setattr(study, "take", late)
+    monkeypatch.setattr(study, "acquire_lease", late)
     display = Recorder()
     retrain([retraining(context, "controls/late")], context, display)
     assert not display.calls
