@@ -33,14 +33,14 @@ def named(settings: Settings) -> tuple[Places, str]:
     ("command", "asks"),
     [
         (run_search, "harness.studies.opening.open_study"),
-        (run_search, "harness.studies.study.Study.tally"),
+        (run_search, "harness.studies.study.Study.finished"),
         (lambda settings: commands.confirm(ConfirmSettings(places=settings)), "harness.studies.opening.reopen_study"),
         (lambda settings: commands.report(*named(settings)), "harness.studies.opening.find_study"),
         (lambda settings: commands.status(*named(settings)), "harness.studies.opening.find_study"),
     ],
     ids=["opening", "header", "confirm", "report", "status"],
 )
-def test_it_is_one_line(
+def test_a_lost_storage_ends_any_command_with_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[[Settings], object], asks: str
 ) -> None:
     settings = settings_in(tmp_path, trials=1)
