@@ -231,65 +231,90 @@ def _shown(found: Interval) -> str:
     return f"{found.mean:.4f} [{found.low:.4f}, {found.high:.4f}]"
 
 
+@dataclass
+class _Results:
+    """Results of a trial's confirmations: scores by arm and seed, and reasons of failures by arm."""
+
+    pick: str
+    scores: dict[str, dict[int, float]] = field(default_factory=lambda: {_STUDENT: {}, _CONTROL: {}})
+    reasons: dict[str, list[str]] = field(default_factory=dict)
+
+
 def confirmed(study: Study) -> list[Confirmation]:
     """Return the confirmation of each trial with at least two complete pairs, or with a failed seed."""
-    by_trial: dict[int, dict[str, dict[int, float]]] = {}
     best = tuned_controls(study)
-    reasons: dict[tuple[int, str], list[str]] = {}
-    picks: dict[int, str] = {}
+    params: dict[int, Mapping[str, Any]] = {trial.number: trial.params for trial in study.trials()}
+    found = (
+        _confirmation(number, results, best.get(number), is_own_control(params[number]), study)
+        for number, results in sorted(_results_by_trial(study).items())
+    )
+    return [each for each in found if each is not None]
+
+
+def _results_by_trial(study: Study) -> dict[int, _Results]:
+    by_trial: dict[int, _Results] = {}
     for name, result in sorted(study.retrained().items()):
         if not name.startswith(f"{_FOLDER}/"):
             continue
         _, trial, run = name.split("/")
-        arm, _, place = run.partition("-")
-        arms = by_trial.setdefault(int(trial), {_STUDENT: {}, _CONTROL: {}})
-        arms.setdefault(arm, {})
-        picks[int(trial)] = result["pick"]
+        arm, _, index = run.partition("-")
+        results = by_trial.setdefault(int(trial), _Results(result["pick"]))
+        results.pick = result["pick"]
+        scores = results.scores.setdefault(arm, {})
         if "metrics" in result:
-            arms[arm][int(place)] = result["metrics"][f"{SPLIT}/{study.primary}"]
+            scores[int(index)] = result["metrics"][f"{SPLIT}/{study.primary}"]
         else:
-            reasons.setdefault((int(trial), arm), []).append(result["reason"])
-    params: dict[int, Mapping[str, Any]] = {trial.number: trial.params for trial in study.trials()}
-    found = []
-    for number, arms in sorted(by_trial.items()):
-        alone, no_control = is_own_control(params[number]), bool(study.no_control)
-        tuned_arm = _arm_of(best.get(number), arms)
-        over = {} if alone or no_control else {PLAIN: _CONTROL}
-        if over and tuned_arm is not None:
-            over[TUNED] = tuned_arm
-        paired = sorted(set(arms[_STUDENT]).intersection(*(arms[arm] for arm in over.values())))
-        failures = {
-            arm: Failures(len(arms[arm]) + len(why), why)
-            for arm in {_STUDENT, *over.values()}
-            if (why := tuple(reasons.get((number, arm), ())))
-        }
-        enough = len(paired) >= 2
-        if not enough and not failures:
-            continue
-        scores = {arm: [arms[arm][seed] for seed in paired] if enough else [] for arm in (_STUDENT, *over.values())}
-        means = {arm: interval(values) for arm, values in scores.items() if values}
-        gain_over = next(reversed(over), "")
-        pairs = zip(scores[_STUDENT], scores.get(over.get(gain_over, ""), []), strict=False)
-        gains = [study.primary_sign * (ours - theirs) for ours, theirs in pairs]
-        found.append(
-            Confirmation(
-                number=number,
-                pick=picks[number],
-                alone=alone,
-                no_control=no_control,
-                seeds=len(paired),
-                student=means.get(_STUDENT),
-                control=means.get(_CONTROL),
-                tuned=None if tuned_arm is None else means.get(tuned_arm),
-                tuned_training=best[number].chosen.training if tuned_arm is not None else {},
-                gain=interval(gains) if gains else None,
-                gain_over=gain_over,
-                student_failures=failures.get(_STUDENT, Failures()),
-                control_failures=failures.get(_CONTROL, Failures()),
-                tuned_failures=failures.get(tuned_arm or "", Failures()) if tuned_arm != _CONTROL else Failures(),
-            )
-        )
-    return found
+            results.reasons.setdefault(arm, []).append(result["reason"])
+    return by_trial
+
+
+def _confirmation(
+    number: int, results: _Results, best: TunedControl | None, alone: bool, study: Study
+) -> Confirmation | None:
+    """Return the confirmation of a trial; ``None`` if it has fewer than two complete pairs and no failed seed.
+
+    Args:
+        number: The trial's number.
+        results: Its results.
+        best: Its tuned control, if it has one.
+        alone: Whether it was trained on labels alone itself.
+        study: The study.
+    """
+    arms, no_control = results.scores, bool(study.no_control)
+    tuned_arm = _arm_of(best, arms)
+    over = {} if alone or no_control else {PLAIN: _CONTROL}
+    if over and tuned_arm is not None:
+        over[TUNED] = tuned_arm
+    paired = sorted(set(arms[_STUDENT]).intersection(*(arms[arm] for arm in over.values())))
+    failures = {
+        arm: Failures(len(arms[arm]) + len(reasons), reasons)
+        for arm in {_STUDENT, *over.values()}
+        if (reasons := tuple(results.reasons.get(arm, ())))
+    }
+    enough = len(paired) >= 2
+    if not enough and not failures:
+        return None
+    scores = {arm: [arms[arm][seed] for seed in paired] if enough else [] for arm in (_STUDENT, *over.values())}
+    means = {arm: interval(values) for arm, values in scores.items() if values}
+    gain_over = next(reversed(over), "")
+    pairs = zip(scores[_STUDENT], scores.get(over.get(gain_over, ""), []), strict=False)
+    gains = [study.primary_sign * (student - control) for student, control in pairs]
+    return Confirmation(
+        number=number,
+        pick=results.pick,
+        alone=alone,
+        no_control=no_control,
+        seeds=len(paired),
+        student=means.get(_STUDENT),
+        control=means.get(_CONTROL),
+        tuned=None if tuned_arm is None else means.get(tuned_arm),
+        tuned_training={} if best is None or tuned_arm is None else best.chosen.training,
+        gain=interval(gains) if gains else None,
+        gain_over=gain_over,
+        student_failures=failures.get(_STUDENT, Failures()),
+        control_failures=failures.get(_CONTROL, Failures()),
+        tuned_failures=failures.get(tuned_arm or "", Failures()) if tuned_arm != _CONTROL else Failures(),
+    )
 
 
 def _arm_of(best: TunedControl | None, arms: Mapping[str, Any]) -> str | None:

@@ -101,7 +101,7 @@ BROKEN: dict[str, Broken] = {
         [("IntDistribution(1, 2)", "IntDistribution(1, DEEPEST)")],
         "",
         "points.py, line 56: NameError: name 'DEEPEST' is not defined",
-        "mend the line that is named",
+        "fix the named line",
     ),
     "a file of data that is missing": Broken(
         "data",
@@ -115,7 +115,7 @@ BROKEN: dict[str, Broken] = {
         [("labels = torch.arange(samples) % 3", "labels = (torch.arange(samples) % 3).float()")],
         "",
         "ValueError: labels must be class indices from 0 of shape (N,) and dtype int64",
-        "mend the line that is named, as the message says",
+        "fix the named line as the message says",
     ),
     "an empty layer": Broken(
         "students",
@@ -171,7 +171,7 @@ BROKEN: dict[str, Broken] = {
         "views",
         [("torch.from_numpy(uniforms(self.seed, ids, view, draws=8)).float()", "torch.rand_like(inputs)")],
         "",
-        "view 0 of a sample is another one when it is gathered again",
+        "view 0 of a sample changes when it is computed again",
         "(seed, sample, view) alone",
     ),
     "a teacher that can't be built": Broken(
@@ -255,7 +255,7 @@ BROKEN: dict[str, Broken] = {
         "teacher in eval",
         [(TEACHER, "teacher = Net(32)\n        teacher.drop = Always(0.2)\n        return teacher")],
         "class Always(nn.Dropout):\n    def train(self, mode=True):\n        return super().train(True)",
-        "1 of its parts in train mode while it is asked: drop",
+        "1 of its parts in train mode while its outputs are computed: drop",
         "let train(False) reach every part",
     ),
     "a teacher with a function's dropout": Broken(
@@ -315,14 +315,14 @@ class Misaligned(TensorDataModule):
         [("    def teacher(self):", "    metric_direction = 'up'\n\n    def teacher(self):")],
         "",
         "metric_direction must be 'maximize' or 'minimize', but got 'up'",
-        "mend the line that is named",
+        "fix the named line",
     ),
     "a metric with a cost's name": Broken(
         "space file",
         [("    def teacher(self):", "    metric_name = 'macs'\n\n    def teacher(self):")],
         "",
         "metric_name must be a name of its own, but 'macs' has another meaning",
-        "mend the line that is named",
+        "fix the named line",
     ),
     "a student that normalizes by its batch": Broken(
         "student steady",
@@ -354,7 +354,7 @@ class Drawn(Net):
         "architecture",
         [(STUDENT, "return Net(width)")],
         "",
-        "nothing changes with depth = 1 or 2: neither parameters, nor MACs, nor answers",
+        "nothing changes with depth = 1 or 2: neither parameters, nor MACs, nor logits",
         "pass it on to a layer",
     ),
     "a part that is detached": Broken(
@@ -460,7 +460,7 @@ class WithTeacher(Net):
         self.guide = Net(32).requires_grad_(False)
 """,
         "a whole teacher in the student, at 'guide', and in the checkpoint",
-        "a batch brings what it said",
+        "a batch holds its outputs",
     ),
     "a student with a layer of its teacher": Broken(
         "student's logits",

@@ -96,7 +96,7 @@ def test_a_healthy_task_passes_all_checks_and_nothing_is_written(
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["here", "points.py"]
 
 
-def test_a_given_teacher_is_examined_too(tmp_path: Path) -> None:
+def test_a_given_teacher_is_checked(tmp_path: Path) -> None:
     settings = saved_teacher(tmp_path, settings_of(tmp_path))
     findings = findings_of(settings)
     assert set(names(findings, "ok")) == set(findings)
@@ -104,7 +104,7 @@ def test_a_given_teacher_is_examined_too(tmp_path: Path) -> None:
     assert findings["teacher knows"].found.startswith(("accuracy 0.9", "accuracy 1."))
 
 
-def test_the_region_is_that_of_a_search_which_knows_the_whole_validation_split(
+def test_the_region_is_computed_from_the_whole_validation_split_like_in_a_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = saved_teacher(tmp_path, settings_of(tmp_path, ("points(60, 2)", "points(300, 2)")))
@@ -121,7 +121,7 @@ def test_the_region_is_that_of_a_search_which_knows_the_whole_validation_split(
 
 
 @pytest.mark.parametrize("flaw", BROKEN)
-def test_a_flaw_is_found_by_its_check_alone(flaw: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_fault_is_found_by_its_own_check_only(flaw: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     broken = BROKEN[flaw]
     findings = findings_of(settings_of(tmp_path, *broken.edits, more=broken.more))
@@ -131,7 +131,7 @@ def test_a_flaw_is_found_by_its_check_alone(flaw: str, tmp_path: Path, monkeypat
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_small_steps_are_taken_on_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checks_run_on_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[int] = []
 
     def examined(*given: object) -> list[Finding]:
@@ -155,7 +155,7 @@ DECOUPLED = """
 INVERTED: Edit = ("return self.head(self.drop(", "return torch.linalg.inv(torch.eye(3)).sum() * self.head(self.drop(")
 
 
-def test_a_method_that_needs_more_classes_is_named_and_the_others_are_checked_on(tmp_path: Path) -> None:
+def test_a_method_that_needs_more_classes_is_named_and_the_others_are_checked(tmp_path: Path) -> None:
     findings = findings_of(settings_of(tmp_path, *TWO_CLASSES, (LAST_METHOD, LAST_METHOD + DECOUPLED)))
     assert names(findings, "FAILED") == ["methods"] and names(findings, "skipped") == ["teacher knows"]
     finding = findings["methods"]
@@ -165,7 +165,7 @@ def test_a_method_that_needs_more_classes_is_named_and_the_others_are_checked_on
     assert "--fix method=soft_target" in finding.remedy
 
 
-def test_where_no_method_fits_nothing_is_trained(tmp_path: Path) -> None:
+def test_if_no_method_fits_nothing_is_trained(tmp_path: Path) -> None:
     soft_target = '"soft_target": {"temperature": TEMPERATURE, "alpha": FloatDistribution(0, 1)},'
     findings = findings_of(settings_of(tmp_path, *TWO_CLASSES, (soft_target, ""), (LAST_METHOD, DECOUPLED)))
     assert names(findings, "FAILED") == ["methods"]
@@ -208,21 +208,19 @@ def test_each_check_has_a_task_that_breaks_it() -> None:
         ),
     ],
 )
-def test_what_may_be_meant_so_is_a_warning_that_stops_no_other_check(
-    check: str, edits: list[Edit], found: str, tmp_path: Path
-) -> None:
+def test_a_warning_does_not_stop_other_checks(check: str, edits: list[Edit], found: str, tmp_path: Path) -> None:
     findings = findings_of(settings_of(tmp_path, *edits))
     assert (names(findings, "warning"), names(findings, "FAILED")) == ([check], [])
     assert found in findings[check].found and names(findings, "skipped") == ["teacher knows"]
 
 
-def test_a_single_sample_that_is_left_over_is_tried_where_a_search_trains_on_it(tmp_path: Path) -> None:
+def test_a_single_remaining_sample_joins_the_last_batch_as_in_a_search(tmp_path: Path) -> None:
     findings = findings_of(settings_of(tmp_path, ("points(200, 1)", "points(193, 1)")))
     assert findings["last batch"].state == "ok"
     assert findings["last batch"].found == "33 samples: the last of 193 in batches of 32"
 
 
-def test_the_last_batch_brings_the_targets_of_its_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_batch_holds_the_targets_of_its_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = "return inputs + 0.1 * torch.from_numpy(uniforms(self.seed, ids, view, draws=8)).float()"
     soft = "return inputs + 0.01 * view, torch.full((len(ids), 3), 1 / 3)"
     seen = list[bool]()
@@ -237,7 +235,7 @@ def test_the_last_batch_brings_the_targets_of_its_views(tmp_path: Path, monkeypa
     assert seen and all(seen)
 
 
-def test_macs_that_can_not_be_counted_are_within_no_budget(tmp_path: Path) -> None:
+def test_a_budget_on_uncounted_macs_fails(tmp_path: Path) -> None:
     findings = findings_of(replace(settings_of(tmp_path, INVERTED), budgets={"macs": 1e9}))
     assert (names(findings, "warning"), names(findings, "FAILED")) == (["MACs"], ["budget"])
     assert findings["budget"].found.startswith(
@@ -246,7 +244,7 @@ def test_macs_that_can_not_be_counted_are_within_no_budget(tmp_path: Path) -> No
     assert findings["budget"].remedy == "leave macs out of --max"
 
 
-def test_a_check_whose_ground_is_missing_says_which_and_is_not_made(tmp_path: Path) -> None:
+def test_checks_that_need_a_failed_one_are_skipped_with_the_reason(tmp_path: Path) -> None:
     findings = findings_of(settings_of(tmp_path, (DATA, "return dict(")))
     assert names(findings, "ok") == ["space file"]
     assert {finding.found for finding in findings.values() if finding.state == "skipped"} == {
@@ -254,7 +252,7 @@ def test_a_check_whose_ground_is_missing_says_which_and_is_not_made(tmp_path: Pa
     }
 
 
-def test_what_was_skipped_is_told_in_a_line_a_reason(tmp_path: Path) -> None:
+def test_skipped_checks_are_printed_as_one_line_for_each_reason(tmp_path: Path) -> None:
     written = io.StringIO()
     findings = diagnose(settings_of(tmp_path, (DATA, "return dict(")), Terminal(Console(file=written, width=10_000)))
     skipped = [finding.name for finding in findings if finding.state == "skipped"]
@@ -272,7 +270,7 @@ def test_what_was_skipped_is_told_in_a_line_a_reason(tmp_path: Path) -> None:
         (("def teacher(self)", "def teacher(self, size)"), "teacher", "teacher"),
     ],
 )
-def test_a_method_that_refuses_its_arguments_is_named_with_its_own_line(
+def test_a_task_method_with_wrong_arguments_is_named_with_its_line(
     edit: Edit, check: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -283,7 +281,7 @@ def test_a_method_that_refuses_its_arguments_is_named_with_its_own_line(
     assert findings[check].found.endswith(f"(Points.{method}, points.py, line {line})")
 
 
-def test_of_two_standardized_logits_a_teacher_says_nothing(tmp_path: Path) -> None:
+def test_the_standardized_method_needs_more_than_two_classes(tmp_path: Path) -> None:
     standardized = '"standardized": {"temperature": TEMPERATURE, "alpha": FloatDistribution(0, 1)},\n        '
     findings = findings_of(settings_of(tmp_path, *TWO_CLASSES, ('"soft_target": {', standardized + '"soft_target": {')))
     assert names(findings, "FAILED") == ["methods"] and "'standardized' can't" in findings["methods"].found
@@ -302,7 +300,7 @@ def test_a_choice_that_changes_what_is_computed_is_not_inert(tmp_path: Path) -> 
     assert not names(findings, "FAILED") and "act (what is computed, not how much)" in findings["architecture"].found
 
 
-def test_a_budget_is_told_how_many_students_it_leaves(tmp_path: Path) -> None:
+def test_a_budget_reports_how_many_architectures_it_allows(tmp_path: Path) -> None:
     settings = settings_of(tmp_path)
     # Width w and depth d have 8w + w + 2w + d(w² + w) + 3w + 3 parameters: 37 at 2 and 1; 43 at 2 and 2; 57 at 3 and 1.
     found = findings_of(replace(settings, budgets={"parameters": 43}))
@@ -316,12 +314,12 @@ def test_a_budget_is_told_how_many_students_it_leaves(tmp_path: Path) -> None:
     assert found["budget"].remedy.startswith("raise --max")
 
 
-def test_a_latency_is_measured_where_a_budget_asks_for_it(tmp_path: Path) -> None:
+def test_a_latency_is_measured_if_a_budget_needs_it(tmp_path: Path) -> None:
     found = findings_of(replace(settings_of(tmp_path), budgets={"latency_p50_ms": 1e-6}))
     assert names(found, "FAILED") == ["budget"] and "latency_p50_ms 0." in found["budget"].found
 
 
-def test_a_teacher_whose_classes_are_numbered_otherwise_is_found(tmp_path: Path) -> None:
+def test_a_teacher_with_permuted_classes_is_found(tmp_path: Path) -> None:
     settings = saved_teacher(tmp_path, settings_of(tmp_path))
     assert settings.teacher is not None
     state = load_file(settings.teacher)
@@ -340,7 +338,7 @@ def test_a_checkpoint_that_does_not_fit_is_found(tmp_path: Path) -> None:
     assert "must fit the task's teacher, whose 'stem.weight' has shape (32, 8)" in findings["teacher"].found
 
 
-def test_a_checkpoint_is_read_under_the_names_that_others_give_it(tmp_path: Path) -> None:
+def test_a_checkpoint_is_read_under_the_usual_keys(tmp_path: Path) -> None:
     settings = saved_teacher(tmp_path, settings_of(tmp_path))
     assert settings.teacher is not None
     state = load_file(settings.teacher)
@@ -350,7 +348,7 @@ def test_a_checkpoint_is_read_under_the_names_that_others_give_it(tmp_path: Path
         assert findings["teacher"].state == "ok", findings["teacher"]
 
 
-def test_a_checkpoint_that_holds_no_weights_is_named_with_what_it_holds(tmp_path: Path) -> None:
+def test_a_checkpoint_without_weights_is_reported_with_its_content(tmp_path: Path) -> None:
     settings, file = settings_of(tmp_path), tmp_path / "teacher.pt"
     torch.save({"net": {"weight": torch.zeros(2)}, "epoch": 3}, file)
     found = findings_of(replace(settings, teachers=(file,)))["teacher"].found
@@ -372,9 +370,7 @@ def keep_outputs(folder: Path, settings: Settings) -> Path:
     return file
 
 
-def test_what_a_search_has_stored_is_compared_with_what_the_teacher_says_now(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cached_outputs_are_compared_with_the_live_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = saved_teacher(tmp_path, settings_of(tmp_path))
     keep_outputs(tmp_path, settings)
     findings = findings_of(settings)
@@ -383,7 +379,7 @@ def test_what_a_search_has_stored_is_compared_with_what_the_teacher_says_now(
     )
 
 
-def test_outputs_kept_in_another_order_are_found(tmp_path: Path) -> None:
+def test_cached_outputs_in_another_order_are_found(tmp_path: Path) -> None:
     settings = saved_teacher(tmp_path, settings_of(tmp_path))
     file = keep_outputs(tmp_path, settings)
     with safe_open(file, framework="pt") as reader:
@@ -396,7 +392,7 @@ def test_outputs_kept_in_another_order_are_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_a_search_has_kept_is_examined_and_left_as_it_is(finished: Path) -> None:
+def test_a_searchs_cache_is_checked_and_left_unchanged(finished: Path) -> None:
     kept = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     file, runs_dir = finished / "cancer.py", finished / "mlruns"
     settings = Settings(space_name="cancer", space_file=file, study="c", runs_dir=runs_dir, accelerator="cpu")
@@ -407,7 +403,7 @@ def test_what_a_search_has_kept_is_examined_and_left_as_it_is(finished: Path) ->
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == kept
 
 
-def test_damaged_outputs_are_a_warning_for_a_search_computes_them_again(tmp_path: Path) -> None:
+def test_damaged_cached_outputs_are_a_warning(tmp_path: Path) -> None:
     settings = saved_teacher(tmp_path, settings_of(tmp_path))
     file = keep_outputs(tmp_path, settings)
     file.write_bytes(file.read_bytes()[:-1] + b"x")
@@ -441,7 +437,7 @@ def test_a_command_that_cannot_be_run_ends_with_code_2_and_one_line(arguments: t
     assert ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1
 
 
-def test_on_a_terminal_lines_are_folded_into_their_column(tmp_path: Path) -> None:
+def test_on_a_terminal_lines_are_wrapped_within_their_column(tmp_path: Path) -> None:
     written = io.StringIO()
     console = Console(file=written, width=80, force_terminal=True, color_system=None, highlight=False)
     diagnose(settings_of(tmp_path, (STUDENT, "return Net(width)")), Terminal(console))
@@ -476,12 +472,12 @@ def test_the_embedded_spaces_pass(name: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_all_embedded_spaces_are_looked_over() -> None:
+def test_every_embedded_space_is_checked() -> None:
     looked_over = {name if isinstance(name, str) else name.values[0] for name in EMBEDDED}
     assert looked_over == {path.stem for path in SPACES_DIR.glob("[!_]*.py")}
 
 
-def test_of_thousands_of_classes_without_samples_ten_are_named() -> None:
+def test_of_thousands_of_classes_without_samples_ten_are_listed() -> None:
     splits = {"val": Split(torch.zeros(3, 2), torch.tensor([0, 1, 29_999]))}
     context = SimpleNamespace(data=SimpleNamespace(splits=splits), classes=30_000)
     with pytest.raises(CheckWarning) as raised:

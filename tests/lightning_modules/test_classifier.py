@@ -175,7 +175,7 @@ def test_training_terms_are_means_over_the_samples_though_the_last_batch_is_smal
     assert module.epoch_metrics["train/soft_loss"] == pytest.approx(soft.mean(), rel=1e-5)
 
 
-def test_validation_is_of_the_last_weights_and_over_every_sample_of_that_epoch_alone() -> None:
+def test_validation_uses_the_last_weights_and_every_sample_once() -> None:
     data, logged = some_data(), []
     for epochs in (1, 2):
         module = a_student(linear(seed=5), total_steps=6)
@@ -196,7 +196,7 @@ def test_validation_is_of_the_last_weights_and_over_every_sample_of_that_epoch_a
     assert all(logged[0][name] != logged[1][name] for name in expected)  # or the first epoch's could hide in them
 
 
-def test_a_student_s_state_holds_its_network_and_no_teacher() -> None:
+def test_a_students_state_holds_its_network_and_no_teacher() -> None:
     network = nn.Sequential(
         nn.Unflatten(1, (1, 2, 2)), nn.Upsample(scale_factor=2), ConvNet(2, size=4, classes=CLASSES)
     )

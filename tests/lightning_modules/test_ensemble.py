@@ -26,7 +26,7 @@ def test_the_softmax_of_averaged_probabilities_is_their_mean() -> None:
         )
 
 
-def test_two_teachers_that_contradict_each_other_leave_a_half_to_each() -> None:
+def test_two_contradicting_teachers_average_to_one_half_each() -> None:
     sure = [torch.tensor([[50.0, 0.0, 0.0]]), torch.tensor([[0.0, 50.0, 0.0]])]
     torch.testing.assert_close(mean_of_probabilities(sure).softmax(-1), torch.tensor([[0.5, 0.5, 0.0]]))
 
@@ -41,7 +41,7 @@ def test_averaged_logits_are_centred_and_their_softmax_is_the_geometric_mean_at_
         np.testing.assert_allclose(softmax(mean.numpy() / temperature, axis=-1), softmax(logs, axis=-1), rtol=1e-12)
 
 
-def test_what_is_added_to_all_of_a_teacher_s_logits_changes_nothing() -> None:
+def test_a_constant_added_to_a_teachers_logits_changes_nothing() -> None:
     shifted = [tensor + 100 * place for place, tensor in enumerate(TENSORS)]
     for mean in (mean_of_logits, mean_of_probabilities):
         torch.testing.assert_close(mean(shifted), mean(TENSORS))
@@ -53,7 +53,7 @@ def test_averages_are_finite_at_extremes_in_single_precision(mean: object) -> No
     assert callable(mean) and mean(extreme).dtype == torch.float32 and mean(extreme).isfinite().all()
 
 
-def test_a_class_that_a_teacher_holds_impossible_is_impossible_in_the_geometric_mean() -> None:
+def test_a_class_masked_by_a_teacher_is_masked_in_the_geometric_mean() -> None:
     members = [torch.tensor([[1.0, 3.0, -torch.inf]]), torch.tensor([[0.0, 2.0, 4.0]])]
     # Centred: (-1, 1, -inf) and (-2, 0, 2).
     torch.testing.assert_close(mean_of_logits(members), torch.tensor([[-1.5, 0.5, -torch.inf]]))
@@ -62,7 +62,7 @@ def test_a_class_that_a_teacher_holds_impossible_is_impossible_in_the_geometric_
 
 
 @pytest.mark.parametrize("mean", [mean_of_logits, mean_of_probabilities])
-def test_teachers_of_other_numbers_of_classes_have_no_mean(mean: object) -> None:
+def test_teachers_with_different_numbers_of_classes_are_refused(mean: object) -> None:
     assert callable(mean)
     for members in ([torch.zeros(2, 3), torch.zeros(2, 4)], []):
         with pytest.raises(ValueError, match="members must have logits of one shape"):

@@ -28,7 +28,7 @@ def hooks(network: nn.Module) -> int:
     return sum(len(module._forward_hooks) for module in network.modules())
 
 
-def test_features_are_what_the_layers_give() -> None:
+def test_captured_features_are_the_layers_outputs() -> None:
     network, images = ConvNet(3, size=8).eval(), torch.rand(4, 1, 8, 8)
     with capture_features(network, ["block2", "block1"]) as features:
         logits = network(images)
@@ -38,7 +38,7 @@ def test_features_are_what_the_layers_give() -> None:
     torch.testing.assert_close(network.classifier(features["block2"].flatten(1)), logits)
 
 
-def test_a_call_that_fails_leaves_no_hook() -> None:
+def test_a_failing_call_leaves_no_hook() -> None:
     network = ConvNet(3, size=8)
     with pytest.raises(RuntimeError), capture_features(network, ["block1"]):
         network(torch.zeros(1, 2, 8, 8))
@@ -46,13 +46,13 @@ def test_a_call_that_fails_leaves_no_hook() -> None:
 
 
 @pytest.mark.parametrize("name", ["block9", "", "block1.weight"])
-def test_a_layer_that_is_not_there_is_answered_with_those_that_are(name: str) -> None:
+def test_a_missing_layer_is_reported_with_the_existing_ones(name: str) -> None:
     network = nn.Sequential(nn.ReLU(), nn.Flatten())
     with pytest.raises(ValueError, match=f"^a layer must be one of 0, 1, but got '{name}'.$"):
         probe_features(network, torch.rand(4, 3), [name])
 
 
-def test_probing_changes_nothing_in_a_network() -> None:
+def test_probing_does_not_change_a_network() -> None:
     network = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5), nn.Linear(3, 2))
     network[0].eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -72,7 +72,7 @@ def test_probing_changes_nothing_in_a_network() -> None:
         (nn.Sequential(nn.Linear(3, 3), nn.ReLU(inplace=True)), "0", "overwrites it in place; name that layer"),
     ],
 )
-def test_a_layer_whose_output_can_not_be_compared_is_refused(network: nn.Module, layer: str, found: str) -> None:
+def test_a_layer_whose_output_cannot_be_compared_is_refused(network: nn.Module, layer: str, found: str) -> None:
     with pytest.raises(ValueError, match=f"^layer '{layer}' must .*{found}"):
         probe_features(network, torch.rand(4, 3), [layer])
     assert hooks(network) == 0

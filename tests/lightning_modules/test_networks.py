@@ -29,14 +29,14 @@ def test_parameters_are_those_counted_by_hand(
 
 @pytest.mark.parametrize("strided", [False, True])
 @pytest.mark.parametrize("width", [1, 5])
-def test_images_become_one_row_of_logits_each(width: int, strided: bool) -> None:
+def test_each_image_gives_one_row_of_logits(width: int, strided: bool) -> None:
     network = ConvNet(width, size=12, channels=3, classes=7, strided=strided).eval()
     assert network(torch.zeros(4, 3, 12, 12)).shape == (4, 7)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("width", "strided"), [(7, False), (8, False), (15, True), (16, True)])
-def test_the_layout_of_a_batch_is_no_matter_of_its_logits(width: int, strided: bool, channels: int) -> None:
+def test_the_memory_format_of_a_batch_does_not_change_its_logits(width: int, strided: bool, channels: int) -> None:
     torch.manual_seed(0)
     network = ConvNet(width, size=12, channels=channels, strided=strided).eval()
     images, layouts = torch.rand(5, 2 * channels, 12, 12)[:, ::2], []
@@ -65,7 +65,7 @@ def test_dropout_acts_in_training_only() -> None:
     assert torch.equal(network(images), network(images))
 
 
-def test_without_dropout_nothing_is_drawn() -> None:
+def test_without_dropout_no_random_number_is_drawn() -> None:
     torch.manual_seed(0)
     network, images = ConvNet(8, size=8), torch.rand(8, 1, 8, 8)
     state = torch.get_rng_state()
@@ -80,7 +80,7 @@ def test_a_width_below_one_is_refused(width: int) -> None:
 
 
 @pytest.mark.parametrize("size", [6, 27])
-def test_a_size_that_two_poolings_cannot_halve_is_refused(size: int) -> None:
+def test_a_size_that_is_not_a_multiple_of_4_is_refused(size: int) -> None:
     with pytest.raises(ValueError, match=f"size must be a multiple of 4, but got size={size}"):
         ConvNet(2, size=size)
 

@@ -27,13 +27,13 @@ MANY = replace(
 )
 
 
-def test_a_point_is_where_its_parameters_are_in_their_ranges() -> None:
+def test_numbers_are_encoded_by_their_place_in_the_range() -> None:
     given = {"width": 8, "depth": 6, "kind": "5", "temperature": 2.5, "alpha": 0.5}
     found = SpaceEncoder(MANY).encode(given | {"learning_rate": 1e-3, "weight_decay": 0.0})
     assert found == pytest.approx(np.array([0.5, 0.5, 0, 0.5**0.5, 0.5, 0.5**0.5, 1 / 3, 0.5]))
 
 
-def test_two_choices_are_as_far_apart_as_the_ends_of_a_range() -> None:
+def test_any_two_choices_are_as_far_apart_as_the_ends_of_a_range() -> None:
     given = {"width": 1, "depth": 2, "kind": "5", "temperature": 1.0, "alpha": 0.5, "weight_decay": 0.0}
     a, b, c = (SpaceEncoder(MANY).encode({**given, "learning_rate": lr, **more}) for lr, more in _three())
     assert np.linalg.norm(a - b) == pytest.approx(1) and np.linalg.norm(a - c) == pytest.approx(1)
@@ -43,7 +43,7 @@ def _three() -> list[tuple[float, dict[str, Any]]]:
     return [(1e-4, {}), (1e-4, {"kind": "3x3"}), (1e-1, {})]
 
 
-def test_what_a_method_does_not_have_is_in_the_middle() -> None:
+def test_a_parameter_that_a_method_lacks_is_encoded_in_the_middle() -> None:
     space = load_space(SPACES / "digits_methods.py")
     points = SpaceEncoder(space)
     names = [name for name in space.distributions if not isinstance(space.distributions[name], CategoricalDistribution)]
@@ -55,7 +55,7 @@ def test_what_a_method_does_not_have_is_in_the_middle() -> None:
 
 
 @pytest.mark.parametrize("space", [MANY, *(load_space(SPACES / f"{n}.py") for n in ("digits", "digits_methods"))])
-def test_whatever_is_drawn_is_of_the_space(space: SearchSpace) -> None:
+def test_samples_and_neighbours_lie_in_the_space(space: SearchSpace) -> None:
     points, rng = SpaceEncoder(space), np.random.default_rng(0)
     pools = points.sample(rng, 300)
     assert sum(map(len, pools)) == 300 and len(pools) == len(space.methods)
@@ -78,7 +78,7 @@ def test_whatever_is_drawn_is_of_the_space(space: SearchSpace) -> None:
         assert np.median(np.linalg.norm(near.points - at, axis=1)) < np.median(np.linalg.norm(everywhere - at, axis=1))
 
 
-def test_every_value_of_a_range_of_whole_numbers_is_drawn() -> None:
+def test_every_value_of_an_integer_range_is_sampled() -> None:
     space = replace(SPACE, student={"width": IntDistribution(2, 8, step=2)})
     (pool,) = SpaceEncoder(space).sample(np.random.default_rng(0), 2_000)
     drawn = [pool[place]["width"] for place in range(2_000)]
@@ -109,7 +109,7 @@ def test_as_many_neighbours_are_above_as_below(
         assert above <= 0.53 and below <= 0.53 and (above > 0.1) == (below > 0.1), (value, above, below)
 
 
-def test_neighbours_at_the_end_of_a_range_are_at_its_end_to_the_last_bit() -> None:
+def test_neighbours_beyond_the_end_of_a_range_equal_its_end_bit_by_bit() -> None:
     at_the_end = {"width": 32, "temperature": 20.0, "alpha": 1.0, "learning_rate": 0.03}
     pool = SpaceEncoder(SPACE).neighbours(np.random.default_rng(0), at_the_end, 500)
     found = [pool[place] for place in range(len(pool))]

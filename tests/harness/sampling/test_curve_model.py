@@ -21,7 +21,7 @@ def covariance(a: tuple[np.ndarray, int, float], b: tuple[np.ndarray, int, float
     return alike * (0.7**2 + 0.5**2 * near) + own + 0.7**2 * near
 
 
-def test_its_word_is_that_of_the_process() -> None:
+def test_predictions_equal_those_of_a_gaussian_process_written_out() -> None:
     rng = np.random.default_rng(0)
     points, runs = rng.random((7, 3)), np.array([0, 0, 0, 1, 1, 2, 3])
     points[1] = points[2] = points[0]
@@ -42,7 +42,7 @@ def test_its_word_is_that_of_the_process() -> None:
         assert deviation[place] == pytest.approx(math.sqrt(variance) * spread, rel=1e-6)
 
 
-def test_a_run_is_known_better_the_farther_it_has_come_and_its_neighbours_too() -> None:
+def test_more_epochs_of_a_run_reduce_its_deviation_and_that_of_its_neighbours() -> None:
     rng = np.random.default_rng(1)
     points, values = rng.random((6, 2)), rng.random(6)
     near, far = points[:1] + 0.02, np.array([[9.0, 9.0]])
@@ -55,7 +55,7 @@ def test_a_run_is_known_better_the_farther_it_has_come_and_its_neighbours_too() 
     assert all(a > b for a, b in itertools.pairwise(own)) and all(a > b for a, b in itertools.pairwise(beside))
 
 
-def test_values_that_are_all_the_same_are_no_trouble() -> None:
+def test_equal_values_are_predicted() -> None:
     model = CurveModel(np.zeros((3, 2)), np.arange(3), np.ones(3), np.full(3, 0.5))
     mean, deviation = model.predict(np.ones((1, 2)), np.array([-1]), 20.0)
     assert mean[0] == pytest.approx(0.5) and 0 < deviation[0] < 0.01

@@ -38,7 +38,7 @@ def refused(space: SearchSpace, name: str) -> str:
     return str(raised.value)
 
 
-def test_every_recipe_reaches_the_digits() -> None:
+def test_every_recipe_lies_in_the_digits_space() -> None:
     found = first_trials(SPACE, list(RECIPES))
     assert set(found) == set(RECIPES)
     for configuration in found.values():
@@ -48,7 +48,7 @@ def test_every_recipe_reaches_the_digits() -> None:
         assert configuration["learning_rate"] == pytest.approx(5.477226e-3)
 
 
-def test_those_that_are_asked_for_come_first_each_once() -> None:
+def test_requested_recipes_come_first_and_once() -> None:
     assert list(first_trials(SPACE)) == UNASKED
     asked = first_trials(SPACE, ["hinton", "keras"])
     assert list(asked) == ["hinton", "keras", "repdistiller", "distilbert"]
@@ -66,9 +66,7 @@ def test_those_that_are_asked_for_come_first_each_once() -> None:
         ({"width": "4"}, UNASKED),
     ],
 )
-def test_an_unasked_recipe_that_differs_from_what_is_held_fixed_is_left_out(
-    fixed: dict[str, str], left: list[str]
-) -> None:
+def test_a_default_recipe_that_differs_from_a_fixed_value_is_left_out(fixed: dict[str, str], left: list[str]) -> None:
     found = first_trials(SPACE.fixed(fixed))
     assert list(found) == left
     for name, configuration in found.items():
@@ -76,22 +74,22 @@ def test_an_unasked_recipe_that_differs_from_what_is_held_fixed_is_left_out(
         assert RECIPES[name].items() <= configuration.items()
 
 
-def test_an_unasked_recipe_out_of_the_space_s_reach_is_left_out() -> None:
+def test_a_default_recipe_outside_the_space_is_left_out() -> None:
     narrow = a_space(FloatDistribution(1.0, 5.0), FloatDistribution(0.0, 0.5))
     assert list(first_trials(narrow)) == ["repdistiller", "distilbert"]
 
 
-def test_whole_numbered_temperatures_reach_every_recipe() -> None:
+def test_a_space_of_integer_temperatures_contains_every_recipe() -> None:
     whole = a_space(IntDistribution(1, 20), FloatDistribution(0.0, 1.0))
     assert set(first_trials(whole, list(RECIPES))) == set(RECIPES)
 
 
-def test_a_choice_of_alphas_reaches_the_recipes_that_it_names() -> None:
+def test_a_space_of_categorical_alphas_contains_the_matching_recipes() -> None:
     choices = a_space(FloatDistribution(1.0, 20.0), CategoricalDistribution([0, 0.1, 1]))
     assert list(first_trials(choices)) == ["repdistiller", "keras"]
 
 
-def test_a_recipe_that_is_asked_for_and_out_of_reach_is_refused_with_the_reason() -> None:
+def test_a_requested_recipe_outside_the_space_is_refused_with_the_reason() -> None:
     ends = FloatDistribution(0.0, 1.0)
     narrow = a_space(FloatDistribution(1.5, 5.0), ends)
     error = refused(narrow, "keras")
@@ -147,7 +145,7 @@ SMALL = ({"width": 2}, {"width": 4})
         ((), (), {"repdistiller": 6, "distilbert": 6, "keras": 6}),
     ],
 )
-def test_the_first_and_the_last_that_nobody_asked_for_have_small_students(
+def test_the_first_and_the_last_default_recipe_have_small_students(
     asked: tuple[str, ...], small: tuple[dict[str, int], ...], widths: dict[str, int]
 ) -> None:
     initial = InitialTrials(recipes=asked, small=small)
@@ -166,7 +164,7 @@ def test_the_first_and_the_last_that_nobody_asked_for_have_small_students(
     assert list(found.items()) == list(widths.items())
 
 
-def test_a_recipe_that_finds_no_student_within_the_budget_says_so() -> None:
+def test_a_requested_recipe_without_an_affordable_student_is_refused() -> None:
     endless = replace(SPACE, student={"width": FloatDistribution(1.0, 32.0)})
 
     def proposal(*recipes: str) -> object:

@@ -98,13 +98,13 @@ def searched(seed: int) -> list[FrozenTrial]:
     return trials
 
 
-def test_it_finds_a_better_front_than_chance_does_with_twice_as_many() -> None:
+def test_the_forecast_finds_a_better_front_than_twice_as_many_random_trials() -> None:
     ours = [volume(searched(seed)) for seed in range(5)]
     theirs = [volume(by_chance(50, seed)) for seed in range(20)]
     assert np.mean(ours) > np.mean(theirs) + 2 * np.std(theirs) / 20**0.5
 
 
-def test_it_does_not_try_the_same_again_for_the_luck_of_a_run() -> None:
+def test_a_lucky_run_does_not_make_the_same_configuration_be_tried_again() -> None:
     rng = np.random.default_rng(0)
     trials, searching = by_chance(6), forecast()
     while len(trials) < 40:
@@ -119,7 +119,7 @@ def test_it_does_not_try_the_same_again_for_the_luck_of_a_run() -> None:
     assert len(places) > 25
 
 
-def test_one_run_that_went_astray_does_not_blind_it_where_the_metric_has_no_end() -> None:
+def test_a_diverged_run_does_not_distort_the_model_of_an_unbounded_metric() -> None:
     def proposed(astray: float | None) -> list[float]:
         trials = by_chance(25)
         if astray is not None:
@@ -131,7 +131,7 @@ def test_one_run_that_went_astray_does_not_blind_it_where_the_metric_has_no_end(
     assert np.mean(proposed(-1e4)) > np.mean(proposed(None)) - 0.05
 
 
-def test_a_small_student_far_below_all_large_ones_is_no_run_that_went_astray() -> None:
+def test_a_small_student_far_below_all_large_ones_is_not_an_outlier() -> None:
     trials = []
     for number, (width, end) in enumerate([(2, -1.0), *((30, -0.5 - n / 400) for n in range(8))]):
         one = trial(number, {"width": width, "temperature": 4.0, "alpha": 0.1 * number, "learning_rate": 0.01})
@@ -145,7 +145,7 @@ def test_a_small_student_far_below_all_large_ones_is_no_run_that_went_astray() -
     assert [params["width"] for params in fit.best] == [30, 2]
 
 
-def test_none_is_stopped_for_a_new_one_that_there_is_not() -> None:
+def test_no_trial_is_pruned_if_no_new_configuration_is_left() -> None:
     held = replace(HELD, distillation={name: FloatDistribution(1, 1) for name in ("temperature", "alpha")}, training={})
     trials = [trial(number, at(width, 1.0, 0.01)) for number, width in enumerate(WIDTHS)]
     for one in trials:
@@ -161,7 +161,7 @@ def test_none_is_stopped_for_a_new_one_that_there_is_not() -> None:
     assert forecast(held).should_prune(last.number, 2, [*left, last]) is not None
 
 
-def test_who_is_cheaper_by_a_little_is_judged_as_who_is_cheaper() -> None:
+def test_a_slightly_cheaper_student_counts_as_cheaper() -> None:
     widths = range(2, 100)
     space = replace(HELD, student={"width": IntDistribution(2, 99)})
     searching = forecast(space, widths=widths, costs=[[float(width), float(width) ** 2] for width in widths])
@@ -176,7 +176,7 @@ def test_who_is_cheaper_by_a_little_is_judged_as_who_is_cheaper() -> None:
     assert searching.should_prune(25, 2, [*trials, hopeless]) is not None
 
 
-def test_a_metric_that_is_to_be_small_is_searched_as_its_mirror_image() -> None:
+def test_a_minimized_metric_is_searched_like_its_maximized_negative() -> None:
     trials = by_chance(12)
     mirrored = by_chance(12)
     for one in mirrored:
@@ -186,7 +186,7 @@ def test_a_metric_that_is_to_be_small_is_searched_as_its_mirror_image() -> None:
     assert found == forecast(sign=-1.0).propose(mirrored, lambda params: True)
 
 
-def test_a_hopeless_trial_is_given_up_and_one_that_leads_or_promises_is_not() -> None:
+def test_a_hopeless_trial_is_pruned_and_a_leading_or_promising_one_is_not() -> None:
     trials = by_chance(25)
     hopeless = trial(25, at(30, 1.0, 0.001), TrialState.RUNNING, marks=(1, 2))
     times = forecast().should_prune(25, 2, [*trials, hopeless])
@@ -200,14 +200,14 @@ def test_a_hopeless_trial_is_given_up_and_one_that_leads_or_promises_is_not() ->
     assert forecast().should_prune(len(dear), 2, [*dear, cheap]) is None
 
 
-def test_before_a_few_are_known_nothing_is_given_up_and_chance_proposes() -> None:
+def test_with_few_trials_nothing_is_pruned_and_proposals_are_random() -> None:
     trials = by_chance(3)
     hopeless = trial(3, at(30, 1.0, 0.001), TrialState.RUNNING, marks=(1,))
     assert forecast().should_prune(3, 1, [*trials, hopeless]) is None
     assert forecast().propose([], lambda params: True) != forecast(seed=1).propose([], lambda params: True)
 
 
-def test_it_keeps_away_from_what_runs_and_from_what_failed() -> None:
+def test_proposals_keep_away_from_running_and_failed_trials() -> None:
     trials = by_chance(10)
     first = forecast().propose(trials, lambda params: True)
     assert first is not None
@@ -223,7 +223,7 @@ def test_it_keeps_away_from_what_runs_and_from_what_failed() -> None:
     assert distance(forecast().propose([*trials, *failed], lambda params: True)) > 0.1
 
 
-def test_a_process_that_lives_on_and_a_new_one_say_the_same() -> None:
+def test_a_long_running_and_a_new_process_propose_the_same() -> None:
     trials = by_chance(30)
     living = forecast()
     for count in (4, 12, 30):
@@ -236,7 +236,7 @@ def test_a_process_that_lives_on_and_a_new_one_say_the_same() -> None:
     assert living.should_prune(30, 2, [*trials, running]) == forecast().should_prune(30, 2, [*trials, running])
 
 
-def test_what_is_not_new_is_not_proposed_and_an_enqueued_trial_is_no_trouble() -> None:
+def test_tried_configurations_are_not_proposed_and_enqueued_trials_are_ignored() -> None:
     trials = by_chance(10)
     enqueued = create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": {"width": 3}})
     enqueued.number = 10
@@ -245,13 +245,13 @@ def test_what_is_not_new_is_not_proposed_and_an_enqueued_trial_is_no_trouble() -
     assert forecast().propose(trials, lambda params: False) is None
 
 
-def test_of_very_many_trials_it_looks_at_a_few_and_all_of_the_front() -> None:
+def test_of_thousands_of_trials_the_model_is_fitted_to_a_subsample() -> None:
     trials = by_chance(2_000)
     found = forecast().propose(trials, lambda params: True)
     assert found is not None and abs(found["alpha"] - 0.3) < 0.25
 
 
-def test_the_proposer_asks_it_and_recipes_come_first(tmp_path: Path) -> None:
+def test_the_proposer_tries_recipes_first_and_then_the_forecast(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, trials=3)
     proposer = Proposer(HELD, sampler=forecast(), seed=settings.seed, directions=("maximize", "minimize"))
     first = proposer.propose([])
@@ -269,13 +269,13 @@ def test_the_proposer_asks_it_and_recipes_come_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_mark_that_is_no_number_is_passed_over(value: float) -> None:
+def test_an_intermediate_value_that_is_not_finite_is_ignored(value: float) -> None:
     trials = by_chance(10)
     trials[3].intermediate_values[1] = value
     assert forecast().propose(trials, lambda params: True) is not None
 
 
-def test_where_every_student_is_the_same_it_searches_the_rest() -> None:
+def test_a_space_with_one_architecture_is_searched() -> None:
     space = replace(HELD, student={})
     alone = forecast(space, widths=[1], costs=[[1.0, 1.0]])
     trials = by_chance(10)
@@ -285,7 +285,7 @@ def test_where_every_student_is_the_same_it_searches_the_rest() -> None:
     assert found is not None and found.keys() == space.distributions.keys()
 
 
-def test_students_below_the_floor_draw_no_trials_once_a_model_can_tell() -> None:
+def test_students_below_the_floor_get_no_trials_once_the_model_knows() -> None:
     # By ``quality``, widths 2, 3 and 4 end at 0.83, 0.88 and 0.905 at best: the floor of 0.9 leaves out the first two.
     trials = [
         trial(number, at(width, alpha, learning_rate))
@@ -301,7 +301,7 @@ def test_students_below_the_floor_draw_no_trials_once_a_model_can_tell() -> None
     assert len(found) == 8 and None not in found
 
 
-def test_a_leading_trial_that_will_hardly_reach_the_floor_is_given_up() -> None:
+def test_a_leading_trial_that_is_unlikely_to_reach_the_floor_is_pruned() -> None:
     trials = [trial(number, one.params) for number, one in enumerate(by_chance(30)) if one.params["width"] > 2]
     trials = [trial(number, one.params) for number, one in enumerate(trials)]
     cheapest = trial(len(trials), at(2, 0.9, 0.002), TrialState.RUNNING, marks=(1, 2, 7))
@@ -309,7 +309,7 @@ def test_a_leading_trial_that_will_hardly_reach_the_floor_is_given_up() -> None:
     assert forecast(floor=0.95).should_prune(len(trials), 7, [*trials, cheapest]) == np.inf
 
 
-def test_a_student_well_within_the_region_that_can_add_nothing_is_not_told_that_it_is_outside() -> None:
+def test_a_student_within_the_region_that_adds_nothing_is_not_reported_as_outside() -> None:
     def last(alike: float, *, best_is_marked: bool = True) -> list[FrozenTrial]:
         """20 dear ones of about 0.35, far below a cheap one of 0.8, and one more of them."""
         params = [at(2, 0.3, 0.01), *(at(32, 1.0, 0.001 + number * 2e-5) for number in range(20))]
@@ -325,13 +325,13 @@ def test_a_student_well_within_the_region_that_can_add_nothing_is_not_told_that_
     assert forecast(floor=0.6).should_prune(21, 7, leading) == np.inf
 
 
-def test_a_floor_that_none_reaches_is_approached() -> None:
+def test_a_floor_that_no_trial_reaches_is_approached() -> None:
     trials = by_chance(30)
     found = forecast(floor=0.9999).propose(trials, lambda params: True)
     assert found is not None and quality(found) > np.quantile([quality(one.params) for one in trials], 0.8)
 
 
-def test_a_floor_of_a_metric_that_is_to_be_small_is_searched_as_its_mirror_image() -> None:
+def test_a_floor_of_a_minimized_metric_is_handled_like_its_negative() -> None:
     trials, mirrored = by_chance(12), by_chance(12)
     for one in mirrored:
         one.set_user_attr("metrics", {"accuracy": 1 - quality(one.params)})
@@ -340,7 +340,7 @@ def test_a_floor_of_a_metric_that_is_to_be_small_is_searched_as_its_mirror_image
     assert found == forecast(sign=-1.0, floor=0.1).propose(mirrored, lambda params: True)
 
 
-def test_what_promises_most_goes_first_and_once_it_was_tried_often_the_least_tried_of_those_alike() -> None:
+def test_the_best_architecture_comes_first_until_it_was_tried_often_and_then_the_least_tried_alike() -> None:
     gains, architectures = np.array([1.0, 0.9, 0.6, 0.05]), np.array([0, 1, 2, 3])
 
     def order(*counts: int) -> list[int]:
@@ -352,7 +352,7 @@ def test_what_promises_most_goes_first_and_once_it_was_tried_often_the_least_tri
     assert order(3, 5, 1, 0) == [2, 0, 1, 3]  # 3 was tried least, but promises too little
 
 
-def test_what_an_architecture_promises_counts_less_the_more_often_it_was_tried() -> None:
+def test_the_score_of_an_architecture_falls_with_its_number_of_trials() -> None:
     gains, architectures = np.array([1.0, 0.06]), np.array([0, 1])
     assert np.argmax(_prefer_one_architecture(gains, architectures, [0] * 3)) == 0
     assert np.argmax(_prefer_one_architecture(gains, architectures, [0] * 8)) == 1

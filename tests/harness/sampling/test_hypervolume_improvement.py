@@ -12,7 +12,7 @@ AT = np.array
 
 
 @pytest.mark.parametrize("ends", [None, (0.0, 1.0), (-3.0, 0.0)])
-def test_a_scale_goes_back_to_where_it_came_from(ends: tuple[float, float] | None) -> None:
+def test_inverse_undoes_transform(ends: tuple[float, float] | None) -> None:
     values = np.linspace(*(ends or (-5, 5)), 11)
     scale = QualityScale(ends)
     scaled = scale.transform(values)
@@ -20,14 +20,16 @@ def test_a_scale_goes_back_to_where_it_came_from(ends: tuple[float, float] | Non
     assert scale.inverse(scaled) == pytest.approx(values)
 
 
-def test_near_the_top_a_scale_tells_as_much_apart_as_below() -> None:
+def test_the_scale_separates_values_near_the_top_as_well_as_below() -> None:
     low, lower, high, higher = QualityScale((0.0, 1.0)).transform(AT([0.8, 0.9, 0.95, 0.99]))
     assert higher - high > lower - low
 
 
 @pytest.mark.parametrize("axes", [0, 1, 2, 3])
 @pytest.mark.parametrize("ends", [None, (0.0, 1.0)])
-def test_the_expected_gain_is_the_mean_gain_of_hypervolume(axes: int, ends: tuple[float, float] | None) -> None:
+def test_the_expected_hypervolume_improvement_is_the_mean_over_samples(
+    axes: int, ends: tuple[float, float] | None
+) -> None:
     rng = np.random.default_rng(axes)
     # A grid of costs, each a step from the next: the point of reference lies a step beyond the dearest.
     steps = [AT([0.0, 1.0, 2.0, 3.0])] * axes
@@ -58,7 +60,7 @@ def test_the_expected_gain_is_the_mean_gain_of_hypervolume(axes: int, ends: tupl
 
 @pytest.mark.parametrize("ends", [None, (0.0, 1.0), (-3.0, 0.0)])
 @pytest.mark.parametrize("deviation", [1e-3, 0.05, 0.5, 8.0])
-def test_an_expected_improvement_is_the_integral_over_all_qualities(
+def test_the_expected_improvement_equals_its_numerical_integral(
     ends: tuple[float, float] | None, deviation: float
 ) -> None:
     scale = QualityScale(ends)
@@ -73,7 +75,7 @@ def test_an_expected_improvement_is_the_integral_over_all_qualities(
         assert found == pytest.approx(expected, rel=1e-5, abs=1e-12)
 
 
-def test_the_cheapest_has_more_to_gain_than_the_dearest_of_the_same_promise() -> None:
+def test_of_equal_predictions_the_cheapest_student_improves_the_front_most() -> None:
     acquisition = ExpectedHypervolumeImprovement(AT([[1.0], [2.0], [3.0]]), QualityScale(None))
     best = acquisition.attainment_surface(AT([2]), AT([0.5]), floor=0.0)
     gains = acquisition.evaluate(best, AT([0, 1, 2]), np.full(3, 0.6), np.full(3, 0.05))
@@ -82,7 +84,7 @@ def test_the_cheapest_has_more_to_gain_than_the_dearest_of_the_same_promise() ->
     assert acquisition.is_nondominated(best, AT([2, 2]), AT([0.5, 0.4])).tolist() == [True, False]
 
 
-def test_many_costs_are_told_apart_by_a_few_levels_each() -> None:
+def test_many_costs_use_a_few_levels_each() -> None:
     rng = np.random.default_rng(0)
     costs = rng.random((256, 4))
     acquisition = ExpectedHypervolumeImprovement(costs, QualityScale((0.0, 1.0)))

@@ -27,7 +27,7 @@ def settings(tmp_path: Path) -> Settings:
     return settings_in(tmp_path, trials=3)
 
 
-def test_a_long_search_of_generations_goes_on_in_a_new_process(settings: Settings) -> None:
+def test_a_long_nsga2_search_resumes_in_a_new_process(settings: Settings) -> None:
     # Parents are chosen from the generation before, and so on back: once by recursion, 600 calls deep.
     study = optuna.create_study(directions=["maximize", "minimize"])
     for number in range(16 * 620):
@@ -47,13 +47,13 @@ def test_a_long_search_of_generations_goes_on_in_a_new_process(settings: Setting
 
 
 @pytest.mark.filterwarnings("ignore:Choices for a categorical distribution")
-def test_choices_that_have_no_hash_are_told_apart(settings: Settings) -> None:
+def test_unhashable_choices_are_distinguished(settings: Settings) -> None:
     space = replace(SPACE, student={"width": CategoricalDistribution([[8, 16], [16, 32]])})  # type: ignore[list-item]
     proposer = Proposer(space, sampler="random", seed=0, directions=("maximize", "minimize"))
     assert proposer.propose([]) is not None
 
 
-def test_a_model_looks_at_the_best_and_the_newest_of_many_trials_whoever_asks(settings: Settings) -> None:
+def test_a_sampler_sees_the_best_and_the_newest_of_many_trials_in_any_process(settings: Settings) -> None:
     draw = np.random.default_rng(0)
     directions = ("maximize", "minimize")
 
@@ -99,7 +99,7 @@ def test_no_configuration_is_tried_twice_and_a_space_can_be_exhausted(settings: 
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_space_of_methods_is_exhausted_method_by_method(settings: Settings, sampler: str) -> None:
+def test_a_space_of_several_methods_can_be_exhausted(settings: Settings, sampler: str) -> None:
     methods = {
         "soft_target": {"temperature": CategoricalDistribution([4]), "alpha": FloatDistribution(0, 1, step=0.5)},
         "label_smoothing": {"smoothing": CategoricalDistribution([0.1, 0.2])},
@@ -116,7 +116,7 @@ def test_a_space_of_methods_is_exhausted_method_by_method(settings: Settings, sa
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp"])
-def test_a_sampler_keeps_away_from_what_runs_elsewhere(settings: Settings, sampler: str) -> None:
+def test_a_sampler_keeps_away_from_trials_that_run_elsewhere(settings: Settings, sampler: str) -> None:
     study = opened(replace(settings, trials=30, sampler=sampler))
     for _ in range(15):
         claim = claimed(study, SPACE)

@@ -39,10 +39,10 @@ def page_faults(how: str, **environment: str) -> int:
     return int(done.stdout)
 
 
-def test_a_large_tensor_s_memory_is_kept_for_the_next() -> None:
+def test_the_memory_of_a_large_tensor_is_reused_for_the_next() -> None:
     assert page_faults("as it is") > 50_000  # of 4 KB
     assert page_faults("kept") < 500
 
 
-def test_who_has_told_glibc_otherwise_is_heeded() -> None:
+def test_an_environment_that_configures_malloc_is_respected() -> None:
     assert page_faults("kept", MALLOC_MMAP_THRESHOLD_="1000000") > 50_000

@@ -35,19 +35,19 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def test_a_checkpoint_comes_back_with_every_type_shape_and_bit(tmp_path: Path) -> None:
+def test_a_checkpoint_loads_with_every_type_shape_and_bit(tmp_path: Path) -> None:
     saved = checkpoint()
     save_checkpoint(saved, tmp_path / "c")
     assert same(load_checkpoint(tmp_path / "c"), saved)
 
 
-def test_a_shorter_checkpoint_written_over_a_longer_one_leaves_nothing_of_it(tmp_path: Path) -> None:
+def test_a_shorter_checkpoint_overwrites_a_longer_one_completely(tmp_path: Path) -> None:
     save_checkpoint(checkpoint(), tmp_path / "c")
     save_checkpoint({"epoch": 1, "weight": torch.ones(2)}, tmp_path / "c")
     assert same(load_checkpoint(tmp_path / "c"), {"epoch": 1, "weight": torch.ones(2)})
 
 
-def test_a_checkpoint_of_what_is_no_data_is_refused_and_leaves_the_one_before(tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_types_is_refused_and_leaves_the_previous_one(tmp_path: Path) -> None:
     saved = checkpoint()
     save_checkpoint(saved, tmp_path / "c")
     with pytest.raises(TypeError, match="JSON serializable"):
@@ -55,7 +55,7 @@ def test_a_checkpoint_of_what_is_no_data_is_refused_and_leaves_the_one_before(tm
     assert same(load_checkpoint(tmp_path / "c"), saved)
 
 
-def test_the_newest_of_two_checkpoints_is_found_whatever_epochs_lie_between(tmp_path: Path) -> None:
+def test_the_newest_of_two_checkpoints_is_found(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path).newest is None and epochs_kept(tmp_path) == 0
     checkpoints = Checkpoints(tmp_path)
     for epoch in (0, 2, 4, 5, 9, 11):
@@ -71,7 +71,7 @@ def test_the_newest_of_two_checkpoints_is_found_whatever_epochs_lie_between(tmp_
 
 
 @pytest.mark.parametrize("how", ["cut short", "half overwritten", "one bit", "in the text", "empty"])
-def test_a_torn_checkpoint_is_said_and_falls_back_to_the_one_before(tmp_path: Path, how: str) -> None:
+def test_a_torn_checkpoint_is_skipped_with_a_warning_and_the_previous_one_used(tmp_path: Path, how: str) -> None:
     checkpoints = Checkpoints(tmp_path)
     for epoch in (6, 7):
         checkpoints.save(checkpoint(epoch))

@@ -20,7 +20,7 @@ def data_of(train: torch.Tensor, ids: torch.Tensor) -> TensorDataModule:
     return TensorDataModule(train=split(train), val=split(torch.ones(4, 2)), test=split(torch.ones(4, 2)))
 
 
-def test_a_loss_that_is_no_number_names_the_samples_that_hold_none() -> None:
+def test_a_loss_that_is_not_finite_is_reported_with_the_samples_that_are_not() -> None:
     ids = torch.arange(4)
     values = torch.ones(4, 2)
     values[1, 0], values[3, 1] = math.nan, math.inf

@@ -29,7 +29,7 @@ def equal(one: Predictions, other: Predictions) -> bool:
     )
 
 
-def test_answers_are_the_classes_of_the_highest_logits() -> None:
+def test_predictions_are_the_classes_of_the_highest_logits() -> None:
     student = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
     teacher = torch.tensor([[0.0, 5.0, 0.0], [0.0, 0.0, 0.1]])
     found = compare_predictions(student, teacher, torch.tensor([1, 2]))
@@ -45,7 +45,7 @@ def test_divergence_is_scipys_of_each_sample_and_its_mean_the_loss_at_temperatur
     assert float(found.mean()) == pytest.approx(float(soft_target_loss(student, teacher, temperature=1)), rel=1e-5)
 
 
-def test_two_classes_diverge_as_worked_by_hand() -> None:
+def test_the_divergence_of_two_classes_is_worked_by_hand() -> None:
     # Teacher (3/4, 1/4), student (1/2, 1/2): 3/4 log(3/2) + 1/4 log(1/2).
     teacher, student = torch.tensor([[0.75, 0.25]]).log(), torch.zeros(1, 2)
     found = compare_predictions(student, teacher, torch.tensor([0]))
@@ -53,7 +53,7 @@ def test_two_classes_diverge_as_worked_by_hand() -> None:
     assert found.rank_correlation.isnan().all()  # one wrong class has no order
 
 
-def test_classes_that_the_teacher_holds_impossible_add_no_divergence_and_are_not_ranked() -> None:
+def test_classes_with_a_teacher_logit_of_minus_infinity_are_left_out() -> None:
     student, teacher, labels = some_logits(300, 7)
     possible = torch.rand(teacher.shape, generator=torch.Generator().manual_seed(1)) < 0.6
     possible |= torch.nn.functional.one_hot(labels, 7).bool()
@@ -82,7 +82,7 @@ def test_rank_correlation_is_scipys_over_the_classes_that_are_not_the_true_one(t
 
 
 @pytest.mark.parametrize("true_class", ["among the likely", "the most likely", "far from it", "just behind"])
-def test_of_many_classes_the_100_wrong_ones_that_the_teacher_finds_most_likely_are_ranked(true_class: str) -> None:
+def test_of_many_classes_the_teachers_100_most_likely_wrong_ones_are_ranked(true_class: str) -> None:
     student, teacher, _ = some_logits(1, 500)
     order = teacher[0].argsort(descending=True)
     place = {"among the likely": 50, "the most likely": 0, "far from it": 400, "just behind": 100}[true_class]
@@ -104,7 +104,7 @@ def test_up_to_101_classes_all_wrong_ones_are_ranked(classes: int) -> None:
     assert found.ranked == 100
 
 
-def test_what_is_compared_takes_memory_for_a_part_of_the_samples_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_are_compared_in_chunks_to_bound_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = some_logits(50, 7)
     whole = compare_predictions(*logits)
     monkeypatch.setattr("harness.training.predictions._CHUNK", 3 * 7 + 1)  # three samples at a time
@@ -119,7 +119,7 @@ def test_what_is_compared_takes_memory_for_a_part_of_the_samples_only(monkeypatc
     assert equal(compare_predictions(*logits), whole) and max(softened) == 3
 
 
-def test_the_order_of_wrong_classes_is_judged_whatever_the_temperature_and_the_true_class() -> None:
+def test_the_rank_correlation_ignores_temperature_and_the_true_class() -> None:
     teacher = torch.tensor([[9.0, 3.0, 2.0, 1.0]])
     label = torch.tensor([0])
     for student, expected in (
@@ -132,14 +132,14 @@ def test_the_order_of_wrong_classes_is_judged_whatever_the_temperature_and_the_t
         assert found.tolist() == pytest.approx([expected])
 
 
-def test_answers_read_back_equal(tmp_path: Path) -> None:
+def test_predictions_load_as_saved(tmp_path: Path) -> None:
     answers = compare_predictions(*some_logits(20, 4))
     save_predictions(answers, tmp_path / "answers")
     found = load_predictions(tmp_path / "answers")
     assert found is not None and equal(found, answers)
 
 
-def test_equal_answers_are_equal_bytes_each_time_they_are_written(tmp_path: Path) -> None:
+def test_equal_predictions_are_saved_as_equal_bytes(tmp_path: Path) -> None:
     answers = compare_predictions(*some_logits(20, 4))
     written = set()
     for _ in range(20):  # entries of metadata, were they several, would change places
@@ -149,7 +149,7 @@ def test_equal_answers_are_equal_bytes_each_time_they_are_written(tmp_path: Path
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no safetensors at all", "cut"])
-def test_answers_that_are_missing_or_damaged_are_none(tmp_path: Path, content: bytes | str | None) -> None:
+def test_missing_or_damaged_predictions_load_as_none(tmp_path: Path, content: bytes | str | None) -> None:
     file = tmp_path / "answers"
     if content == "cut":
         save_predictions(compare_predictions(*some_logits(20, 4)), file)
@@ -159,6 +159,6 @@ def test_answers_that_are_missing_or_damaged_are_none(tmp_path: Path, content: b
     assert load_predictions(file) is None
 
 
-def test_a_file_of_other_tensors_is_no_answers(tmp_path: Path) -> None:
+def test_a_file_of_other_tensors_loads_as_none(tmp_path: Path) -> None:
     save_file({"0.weight": torch.zeros(2)}, tmp_path / "student")
     assert load_predictions(tmp_path / "student") is None

@@ -33,7 +33,7 @@ class Tied(nn.Module):
         return self.head(hidden)  # type: ignore[no-any-return]
 
 
-def test_what_is_tied_is_written_once_and_tied_again(tmp_path: Path) -> None:
+def test_tied_tensors_are_written_once_and_tied_again(tmp_path: Path) -> None:
     network, fresh = Tied(), Tied()
     save_tensors(cpu_state(network), tmp_path / "tied", {})
     written = load_file(tmp_path / "tied")
@@ -43,7 +43,7 @@ def test_what_is_tied_is_written_once_and_tied_again(tmp_path: Path) -> None:
     assert all(torch.equal(value, network.state_dict()[name]) for name, value in fresh.state_dict().items())
 
 
-def test_what_is_tied_counts_once(tmp_path: Path) -> None:
+def test_tied_tensors_count_once(tmp_path: Path) -> None:
     network = Tied().eval()
     counts = count_costs(network, torch.zeros(1, 4, dtype=torch.int64))
     assert counts.parameters == counts.trainable_parameters == 20 * 6 + 6 * 6 + 6
@@ -53,13 +53,13 @@ def test_what_is_tied_counts_once(tmp_path: Path) -> None:
     assert held < (tmp_path / "tied").stat().st_size == round(counts.size_mb * 1e6) < held + 1000
 
 
-def test_a_network_that_ties_less_does_not_take_it() -> None:
+def test_a_state_of_a_network_with_more_ties_is_refused() -> None:
     with pytest.raises(RuntimeError, match=r"head\.weight"):
         load_state(Tied(tied=False), cpu_state(Tied()))
     load_state(Tied(), cpu_state(Tied(tied=False)) | {"head.weight": torch.zeros(20, 6)})
 
 
-def test_parts_of_one_memory_are_not_taken_for_the_same() -> None:
+def test_different_views_of_one_memory_are_different_tensors() -> None:
     class Views(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -81,7 +81,7 @@ def test_a_scripted_network_keeps_its_ties() -> None:
     load_state(torch.jit.script(Tied()), cpu_state(scripted))
 
 
-def test_a_state_that_is_no_tensor_is_named() -> None:
+def test_a_state_entry_that_is_not_a_tensor_is_named() -> None:
     class Extra(nn.Linear):
         def get_extra_state(self) -> dict[str, int]:
             return {"calls": 1}

@@ -68,14 +68,14 @@ def test_student_and_control_of_one_seed_differ_in_the_teacher_alone(settings: S
     assert first.spec.seed not in {settings.seed, 0, 1}
 
 
-def test_a_configuration_of_any_method_is_told_by_its_parameters(settings: Settings) -> None:
+def test_a_configuration_is_restored_from_its_parameters_for_every_method(settings: Settings) -> None:
     for method in METHODS.methods:
         params = METHODS.middle(method)
         assert METHODS.configuration(params).params() == params
         assert METHODS.configuration(params).distillation["method"] == method
 
 
-def test_what_is_known_is_not_trained_again_and_more_seeds_add_to_it(settings: Settings) -> None:
+def test_confirmed_seeds_are_not_trained_again_and_more_seeds_add_to_them(settings: Settings) -> None:
     study = a_study(settings, 0.9)
     keep(study, 0, "student", 0.9, 0.91)
     keep(study, 0, "control", 0.89)
@@ -110,7 +110,7 @@ def test_a_gain_is_claimed_where_the_interval_is_above_zero(
     assert row["gain_low"] <= row["gain"] <= row["gain_high"] and row["student"] == pytest.approx(np.mean(student))
 
 
-def test_a_metric_that_is_to_fall_gains_by_falling(settings: Settings) -> None:
+def test_a_lower_value_of_a_minimized_metric_is_a_gain(settings: Settings) -> None:
     study = a_study(settings, 0.9)
     study.optuna.set_user_attr("kd.primary_direction", "minimize")
     keep(study, 0, "student", 0.10, 0.11)
@@ -119,7 +119,7 @@ def test_a_metric_that_is_to_fall_gains_by_falling(settings: Settings) -> None:
     assert found.verdict == "gain" and found.gain is not None and found.gain.mean == pytest.approx(0.1)
 
 
-def test_only_pairs_count_and_one_is_none(settings: Settings) -> None:
+def test_only_complete_pairs_count_and_one_pair_is_not_enough(settings: Settings) -> None:
     study = a_study(settings, 0.9)
     keep(study, 0, "student", 0.9, 0.91, 0.92)
     keep(study, 0, "control", 0.89)
@@ -138,7 +138,9 @@ def failed(study: Study, arm: str, place: int, reason: str = "val/loss is nan in
     ("arm", "told"),
     [("student", "; 2 of 5 seeds failed"), ("control", "; of its control, 2 of 5 seeds failed")],
 )
-def test_seeds_that_fail_are_told_and_no_gain_is_claimed_from_the_rest(arm: str, told: str, settings: Settings) -> None:
+def test_failed_seeds_are_reported_and_no_gain_is_claimed_from_the_others(
+    arm: str, told: str, settings: Settings
+) -> None:
     study = a_study(settings, 0.9)
     keep(study, 0, "student", *[0.92, 0.93, 0.94, 0.93, 0.93])
     keep(study, 0, "control", *[0.90, 0.91, 0.92, 0.91, 0.91])
@@ -153,7 +155,7 @@ def test_seeds_that_fail_are_told_and_no_gain_is_claimed_from_the_rest(arm: str,
     assert row["verdict"] == "unproven" and row[f"{arm}_failed"] == 2
 
 
-def test_a_pick_all_of_whose_seeds_fail_is_no_secret(settings: Settings) -> None:
+def test_a_pick_whose_seeds_all_fail_is_reported(settings: Settings) -> None:
     study = a_study(settings, 0.9)
     keep(study, 0, "control", 0.9, 0.91)
     failed(study, "student", 0)
@@ -166,7 +168,7 @@ def test_a_pick_all_of_whose_seeds_fail_is_no_secret(settings: Settings) -> None
     assert confirmed_table([found], {}).iloc[0][["student", "gain"]].isna().all()
 
 
-def test_what_is_picked_no_longer_says_so(settings: Settings) -> None:
+def test_a_former_pick_is_named_as_such(settings: Settings) -> None:
     study = a_study(settings, 0.9)
     keep(study, 0, "student", 0.9, 0.92)
     keep(study, 0, "control", 0.9, 0.91)
@@ -175,7 +177,7 @@ def test_what_is_picked_no_longer_says_so(settings: Settings) -> None:
     assert confirmed_table([found], {7: "accurate"}).iloc[0]["picked"] == ""
 
 
-def test_a_control_of_a_space_of_methods_is_named_in_the_place_of_the_method(settings: Settings) -> None:
+def test_the_method_of_a_controls_run_is_labels_alone(settings: Settings) -> None:
     study = a_study(settings, 0.9)
     for one in untrained_confirmations(study, settings, SPACE, {0: "small"}, seeds=1):
         assert not one.extra_params
@@ -186,7 +188,7 @@ def test_a_control_of_a_space_of_methods_is_named_in_the_place_of_the_method(set
     assert not student.extra_params and control.extra_params == {"method": "labels alone"}
 
 
-def test_a_pick_on_labels_alone_has_nothing_to_gain_over(settings: Settings) -> None:
+def test_a_pick_on_labels_alone_has_no_control(settings: Settings) -> None:
     settings = replace(settings, fixed={"alpha": "1"})
     study = a_study(settings, 0.9)
     left = untrained_confirmations(study, settings, SPACE, {0: "accurate"}, seeds=2)
@@ -209,7 +211,7 @@ def tune(study: Study, best: float) -> str:
     return last.name.split("/")[2].rpartition("-")[0]
 
 
-def test_the_verdict_rests_on_the_tuned_control_and_both_are_shown(settings: Settings) -> None:
+def test_the_verdict_is_over_the_tuned_control_and_both_are_shown(settings: Settings) -> None:
     study = a_study(settings, 0.9)
     arm = tune(study, 0.8)
     student, control, its_tuned = untrained_confirmations(study, settings, SPACE, {0: "accurate"}, seeds=1)
@@ -238,7 +240,7 @@ def test_the_verdict_rests_on_the_tuned_control_and_both_are_shown(settings: Set
     assert "of its tuned control, 1 of 4 seeds failed" in confirmed(study)[0].sentence("accuracy", {})
 
 
-def test_other_tuned_settings_that_are_chosen_later_are_confirmed_anew(settings: Settings) -> None:
+def test_tuned_settings_that_change_later_are_confirmed_again(settings: Settings) -> None:
     study = a_study(settings, 0.9)
     arm = tune(study, 0.8)
     for each, accuracies in (("student", (0.92, 0.93)), ("control", (0.90, 0.91)), (arm, (0.90, 0.91))):

@@ -59,7 +59,7 @@ def plain(study: Study, **settings: Any) -> Settings:
     return replace(study.settings, controls="plain", **settings)
 
 
-def test_those_on_the_front_need_one_each_once(settings: Settings) -> None:
+def test_each_trial_on_the_front_needs_one_plain_control(settings: Settings) -> None:
     study = a_study(settings, (0.9, 3.0), (0.8, 2.0), (0.7, 2.5))  # the last one is dominated
     assert due(study) == [0, 1] and plain_control_metrics(study) == {}
     study.store_retrained("controls/1", {"metrics": {"accuracy": 0.75}})
@@ -79,7 +79,7 @@ def test_a_control_differs_from_its_student_in_the_teacher_alone(settings: Setti
         assert control.tags == {"kd.role": "control", "kd.control": "plain", "kd.control_of": str(trial.number)}
 
 
-def test_where_no_control_is_fair_there_is_none(settings: Settings) -> None:
+def test_if_no_control_is_fair_none_is_trained(settings: Settings) -> None:
     study = tried(settings, (4, 0.9))
     study.store_retrained("controls/0", {"metrics": {"accuracy": 0.75}})
     study.no_control = "the views mix samples"
@@ -124,7 +124,7 @@ def keep(study: Study, accuracies: Mapping[str, float]) -> None:
         study.store_retrained(one.name, {**one.facts, "metrics": {"accuracy": accuracy}})
 
 
-def test_a_pick_s_tuned_control_has_five_tries_of_which_the_plain_one_is_the_first(settings: Settings) -> None:
+def test_a_tuned_control_has_five_tries_and_the_plain_control_counts_as_one(settings: Settings) -> None:
     study = tried(settings, (4, 0.9), (4, 0.8), (8, 0.95))
     drawn = tries(study, 0)
     assert len(drawn) == 4 and all(one.spec.configuration.student == {"width": 4} for one in drawn)
@@ -146,7 +146,7 @@ def test_picks_of_one_architecture_share_their_tries_and_trials_on_labels_alone_
     assert len(tries(study, 0, 1)) == 2
 
 
-def test_there_are_as_many_tries_as_the_architecture_had_trials_and_those_made_are_used(settings: Settings) -> None:
+def test_a_tuned_control_has_as_many_tries_as_its_architecture_had_trials(settings: Settings) -> None:
     study = tried(settings, (4, 0.9), *[(4, 0.1)] * 3)
     keep(study, {})
     assert tries(study, 0) == []
@@ -159,7 +159,7 @@ def test_there_are_as_many_tries_as_the_architecture_had_trials_and_those_made_a
     assert tries(study, 0) == [] and tuned_controls(study)[0].tries == 7
 
 
-def test_the_best_try_is_chosen_and_says_what_it_is(settings: Settings) -> None:
+def test_the_best_try_is_chosen(settings: Settings) -> None:
     study = tried(settings, (4, 0.9), (8, 0.95))
     (_, second, *_) = tries(study, 0)
     keep(study, {"1": 0.8, "controls/0": 0.7, "3": 0.6})
@@ -170,7 +170,7 @@ def test_the_best_try_is_chosen_and_says_what_it_is(settings: Settings) -> None:
     assert (tuned_controls(opened(settings))[0].chosen.metrics or {})["accuracy"] == 0.5
 
 
-def test_a_plain_control_that_is_the_best_is_the_tuned_one_too(settings: Settings) -> None:
+def test_the_plain_control_is_the_tuned_one_if_it_is_the_best(settings: Settings) -> None:
     study = tried(settings, (4, 0.9))
     keep(study, {"controls/0": 0.9})
     assert tuned_controls(study)[0].is_plain and tuned_controls(study)[0].chosen.name == "controls/0"
@@ -183,14 +183,14 @@ def test_tries_that_failed_count_and_are_not_chosen(settings: Settings) -> None:
     assert tuned_controls(study) == {} and tries(study, 0) == []
 
 
-def test_where_no_training_setting_varies_there_is_nothing_to_tune(settings: Settings) -> None:
+def test_a_space_with_fixed_training_settings_has_no_tuned_controls(settings: Settings) -> None:
     settings = replace(settings, fixed={"learning_rate": "0.01"})
     study = tried(settings, (4, 0.9))
     assert [one.name for one in untrained_controls(study, settings, SPACE.fixed(settings.fixed), [0])] == ["controls/0"]
     assert study.tuned_parameters == []
 
 
-def test_the_cost_of_controls_is_told_before_they_are_trained(settings: Settings) -> None:
+def test_the_time_of_controls_is_estimated_before_they_are_trained(settings: Settings) -> None:
     study = a_study(settings, (0.9, 3.0))
     left = untrained_controls(study, settings, SPACE, [0])
     assert describe_controls(left, study, 2).startswith(
@@ -208,7 +208,7 @@ def test_a_trial_on_labels_alone_is_its_own_control(settings: Settings) -> None:
     assert due(study) == [] and plain_control_metrics(study) == {0: metrics(0.9, 1.0)}
 
 
-def test_the_run_of_a_control_has_the_names_of_a_trial_s_run(settings: Settings) -> None:
+def test_the_run_of_a_control_has_the_same_names_as_a_trials_run(settings: Settings) -> None:
     settings = replace(settings, fixed={"method": "soft_target"})
     study = opened(settings, METHODS)
     claim = claimed(study, METHODS.fixed(settings.fixed))

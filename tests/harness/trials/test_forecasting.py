@@ -54,7 +54,7 @@ def test_a_forecast_knows_only_what_is_within_the_budgets(settings: Settings) ->
     assert [found is not None for found in drawn] == [width <= 10 for width in range(1, 33)]
 
 
-def test_what_is_to_be_large_is_dear_where_it_is_small(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_maximized_cost_is_inverted_for_the_forecast(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
     monkeypatch.setattr("harness.trials.forecasting.Forecast", lambda space, **known: given.update(known))
     study = opened(settings)
@@ -65,13 +65,13 @@ def test_what_is_to_be_large_is_dear_where_it_is_small(settings: Settings, monke
 
 
 @pytest.mark.parametrize("objectives", [("accuracy",), ("accuracy", "parameters"), ("accuracy", "parameters", "macs")])
-def test_counts_and_none_are_costs_too(settings: Settings, objectives: tuple[str, ...]) -> None:
+def test_counts_are_costs_and_a_study_may_have_none(settings: Settings, objectives: tuple[str, ...]) -> None:
     settings = replace(settings, objectives=objectives)
     forecast = make_forecast(settings, SPACE, opened(settings), prepared(SPACE, range(1, 33)))
     assert forecast is not None and forecast.propose([], lambda params: True) is not None
 
 
-def test_where_costs_are_not_known_beforehand_there_is_no_forecast(settings: Settings) -> None:
+def test_without_costs_known_beforehand_there_is_no_forecast(settings: Settings) -> None:
     study = opened(settings)
     large = replace(SPACE, student={"width": IntDistribution(1, 400)})
     ready = prepared(large, range(1, 20))
@@ -93,7 +93,7 @@ def test_students_that_could_not_be_measured_are_not_forecast(settings: Settings
 
 
 @pytest.mark.parametrize(("rising", "depths"), [(True, (2, 2)), (False, (6, 6))])
-def test_small_students_are_of_few_parameters_wherever_they_stand(
+def test_small_architectures_have_few_parameters_in_any_order(
     settings: Settings, rising: bool, depths: tuple[int, int]
 ) -> None:
     # Parameters fall as the stride rises, and one depth has 100 times those of the other; of a depth of 1, all are over

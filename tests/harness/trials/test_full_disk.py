@@ -47,7 +47,7 @@ def fill(disk: Path) -> Path:
     return filler
 
 
-def test_a_checkpoint_without_room_leaves_the_one_before(disk: Path) -> None:
+def test_a_full_disk_leaves_the_previous_checkpoint_intact(disk: Path) -> None:
     checkpoints = Checkpoints(disk)
     checkpoints.save({"epoch": 6, "weight": torch.ones(1000)})
     filler = fill(disk)
@@ -63,7 +63,7 @@ def test_a_checkpoint_without_room_leaves_the_one_before(disk: Path) -> None:
     assert newest["epoch"] == 9 and len(newest["weight"]) == 5000
 
 
-def test_a_spool_without_room_stays_whole_and_goes_on(disk: Path) -> None:
+def test_a_full_disk_leaves_the_spool_intact(disk: Path) -> None:
     spool = Spool(disk / "0")
     filler = fill(disk)
     with pytest.raises(OSError, match="No space left"):
@@ -77,7 +77,7 @@ def test_a_spool_without_room_stays_whole_and_goes_on(disk: Path) -> None:
     spool.close()
 
 
-def test_tensors_without_room_leave_the_file_that_was_there(disk: Path) -> None:
+def test_a_full_disk_leaves_the_existing_tensor_file_intact(disk: Path) -> None:
     file = disk / "student.safetensors"
     save_tensors({"weight": torch.ones(10)}, file, {"a": "b"})
     fill(disk)
@@ -122,7 +122,7 @@ class Filling:
 @pytest.mark.slow
 @pytest.mark.usefixtures("kept_each_epoch")
 @pytest.mark.parametrize(("at", "what"), [(0, "checkpoint-0.safetensors"), (2, "student.safetensors")])
-def test_a_trial_that_finds_the_disk_full_fails_with_the_reason_and_no_other_with_it(
+def test_a_full_disk_fails_one_trial_with_the_reason_and_no_other(
     disk: Path, tmp_path: Path, at: int, what: str
 ) -> None:
     with a_session(tmp_path, example_space(tmp_path), trials=1, epochs=3) as session:
@@ -142,9 +142,7 @@ def test_a_trial_that_finds_the_disk_full_fails_with_the_reason_and_no_other_wit
 
 
 @pytest.mark.slow
-def test_a_search_whose_disk_is_full_ends_with_one_line_and_goes_on_when_there_is_room(
-    disk: Path, example: Path
-) -> None:
+def test_a_search_on_a_full_disk_ends_with_one_line_and_resumes_when_there_is_room(disk: Path, example: Path) -> None:
     command = ("--space", "cancer.py", "--trials", "3", "--epochs", "150", "--pruner", "none", "--no-controls")
     process = start(example, *command)
     wait_for(lambda: epochs_logged(example, "cancer", 1) >= 3)

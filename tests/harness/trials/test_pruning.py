@@ -43,18 +43,18 @@ def standing(cost: float, at_two: float, end: float) -> CompleteTrial:
 FAMILY = [standing(cost, 0.3 + cost / 20, 0.5 + cost / 20) for cost in range(1, 9)]
 
 
-def test_a_student_is_not_stopped_for_being_small() -> None:
+def test_a_student_is_not_pruned_for_being_small() -> None:
     assert shortfall(0.2, 2, (0.5,), FAMILY) is None  # nothing costs no more
     assert shortfall(0.35, 2, (1.0,), FAMILY) is None  # as good as the one that costs as much
 
 
 @pytest.mark.parametrize("cost", range(1, 9))
-def test_a_hopeless_student_is_stopped_whatever_it_costs(cost: float) -> None:
+def test_a_hopeless_student_is_pruned_whatever_it_costs(cost: float) -> None:
     reach, best = shortfall(0.1, 2, (cost,), FAMILY) or (None, None)
     assert reach == pytest.approx(0.3) and best == pytest.approx(0.5 + cost / 20)
 
 
-def test_what_the_nearest_gained_decides() -> None:
+def test_the_gain_of_the_nearest_trials_decides() -> None:
     # 0.55 + 0.2 falls short of 0.9, which the best that costs no more has; where one like it gained 0.4, it does not.
     assert shortfall(0.55, 2, (8.0,), FAMILY) == pytest.approx((0.75, 0.9))
     assert shortfall(0.55, 2, (8.0,), [*FAMILY, standing(9, 0.55, 0.95)]) is None
@@ -62,26 +62,26 @@ def test_what_the_nearest_gained_decides() -> None:
     assert shortfall(0.55, 2, (8.0,), [*FAMILY, standing(9, 0.0, 0.5)]) == pytest.approx((0.75, 0.9))
 
 
-def test_who_leads_at_the_rung_goes_on_though_none_has_gained_enough() -> None:
+def test_the_leader_at_a_rung_continues_even_if_no_trial_gained_enough() -> None:
     others = [standing(9, 0.09, 0.2) for _ in range(7)]
     assert shortfall(0.09, 2, (1.0,), [*others, standing(1, 0.05, 0.99)]) is None
     assert shortfall(0.09, 2, (1.0,), [*others, standing(1, 0.1, 0.99)]) == pytest.approx((0.2, 0.99))
 
 
-def test_who_leads_is_stopped_too_where_the_floor_is_out_of_reach() -> None:
+def test_the_leader_is_pruned_if_it_cannot_reach_the_floor() -> None:
     # Nothing costs as little; the seven nearest gained 0.2 each since the rung.
     assert shortfall(0.2, 2, (0.5,), FAMILY, floor=0.4) is None
     assert shortfall(0.2, 2, (0.5,), FAMILY, floor=0.45) == pytest.approx((0.4, 0.45))
     assert shortfall(0.2, 2, (0.5,), FAMILY[:6], floor=0.45) is None  # too few were seen to the end
 
 
-def test_nothing_is_stopped_before_enough_were_seen_to_the_end() -> None:
+def test_nothing_is_pruned_with_too_few_complete_trials() -> None:
     assert shortfall(0.0, 2, (8.0,), FAMILY[:6]) is None and shortfall(0.0, 2, (8.0,), FAMILY[:7]) is not None
     unmarked = [CompleteTrial(costs=(1.0,), values={}, final=0.9) for _ in range(20)]
     assert shortfall(0.0, 2, (8.0,), unmarked) is None
 
 
-def test_one_that_costs_more_in_one_thing_is_no_rival() -> None:
+def test_a_trial_with_one_higher_cost_is_not_a_rival() -> None:
     rivals = [CompleteTrial(costs=(1.0, 5.0), values={2: 0.5}, final=0.9) for _ in range(8)]
     assert shortfall(0.1, 2, (8.0, 4.0), rivals) is None and shortfall(0.1, 2, (8.0, 5.0), rivals) is not None
 
@@ -107,7 +107,7 @@ def complete(study: Study, claim: Claim, *, at_two: float, final: float) -> None
     claim.lease.release()
 
 
-def test_processes_judge_by_what_others_marked_in_the_storage(tmp_path: Path) -> None:
+def test_a_process_prunes_by_values_that_others_stored(tmp_path: Path) -> None:
     here, there = studied(tmp_path), studied(tmp_path)
     for _ in range(7):
         complete(here, claim_of(here), at_two=0.5, final=0.6)
@@ -127,7 +127,7 @@ def test_processes_judge_by_what_others_marked_in_the_storage(tmp_path: Path) ->
     assert here.finished() == 8
 
 
-def test_a_metric_that_is_to_fall_is_judged_the_other_way_round(tmp_path: Path) -> None:
+def test_a_minimized_metric_is_pruned_in_the_other_direction(tmp_path: Path) -> None:
     study = studied(tmp_path)
     study.optuna.set_user_attr("kd.primary_direction", "minimize")
     for _ in range(8):
@@ -140,7 +140,7 @@ def test_a_metric_that_is_to_fall_is_judged_the_other_way_round(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("direction", "floor", "value"), [("maximize", 0.8, 0.5), ("minimize", 0.2, 0.5)])
-def test_the_study_s_region_stops_one_that_can_not_reach_it(
+def test_a_trial_that_cannot_reach_the_region_is_pruned(
     tmp_path: Path, direction: str, floor: float, value: float
 ) -> None:
     study = studied(tmp_path)
@@ -157,7 +157,7 @@ def test_the_study_s_region_stops_one_that_can_not_reach_it(
         pruner_of(study).check(claim, 1, {"val/accuracy": value})
 
 
-def test_a_trial_that_was_cut_is_not_judged_again_where_it_went_on(tmp_path: Path) -> None:
+def test_a_resumed_trial_is_not_judged_again_at_a_rung_that_it_passed(tmp_path: Path) -> None:
     study = studied(tmp_path)
     for _ in range(8):
         complete(study, claim_of(study), at_two=0.5, final=0.6)
@@ -173,7 +173,7 @@ def test_a_trial_that_was_cut_is_not_judged_again_where_it_went_on(tmp_path: Pat
         pruner.check(replace(claim, trial=trial), 1, {"val/accuracy": 0.1})
 
 
-def test_rungs_that_were_passed_while_the_storage_was_away_are_stored_though_the_worker_is_lost(tmp_path: Path) -> None:
+def test_values_at_rungs_passed_during_an_outage_are_stored_even_if_the_worker_dies(tmp_path: Path) -> None:
     study = studied(tmp_path)
     claim = claim_of(study)
     pruner_of(study).check(claim, 0, {"val/accuracy": 0.2})
@@ -188,7 +188,7 @@ def test_rungs_that_were_passed_while_the_storage_was_away_are_stored_though_the
     assert study.trials()[heir.trial.number].intermediate_values == {1: 0.2, 2: 0.3, 7: 0.5}
 
 
-def test_what_is_no_number_is_not_marked(tmp_path: Path) -> None:
+def test_a_value_that_is_not_finite_is_not_stored(tmp_path: Path) -> None:
     study = studied(tmp_path)
     claim = claim_of(study)
     Pruner(study, epochs=20, costs_of=lambda params: {}).check(claim, 1, {"val/accuracy": math.nan})
@@ -196,7 +196,7 @@ def test_what_is_no_number_is_not_marked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ConnectionError("reset by peer"), OSError(116, "stale handle"), MemoryError()])
-def test_a_storage_that_is_away_is_no_fault_of_the_trial(
+def test_an_outage_of_the_storage_does_not_fail_the_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     study = studied(tmp_path)
@@ -215,7 +215,7 @@ def test_a_storage_that_is_away_is_no_fault_of_the_trial(
     assert study.trials()[claim.trial.number].state == TrialState.RUNNING
 
 
-def test_a_trial_that_was_cut_while_it_was_stopped_and_went_on_keeps_no_reason(tmp_path: Path) -> None:
+def test_a_trial_that_resumes_after_an_interrupted_pruning_has_no_reason(tmp_path: Path) -> None:
     study = studied(tmp_path)
     claim = claim_of(study)
     study.storage.optuna.set_trial_user_attr(claim.trial._trial_id, "reason", "hopeless")
@@ -225,7 +225,7 @@ def test_a_trial_that_was_cut_while_it_was_stopped_and_went_on_keeps_no_reason(t
 
 @pytest.mark.parametrize("objectives", [("accuracy", "parameters"), ("accuracy",), ("accuracy", "macs", "size_mb")])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_every_sampler_goes_on_beside_pruned_trials(tmp_path: Path, sampler: str, objectives: tuple[str, ...]) -> None:
+def test_every_sampler_works_with_pruned_trials(tmp_path: Path, sampler: str, objectives: tuple[str, ...]) -> None:
     study = studied(tmp_path, objectives)
     study.settings = replace(study.settings, sampler=sampler)
     claimant = TrialClaimer(study, Proposer(SPACE, sampler=sampler, seed=0, directions=study.directions))
@@ -253,7 +253,7 @@ def test_every_sampler_goes_on_beside_pruned_trials(tmp_path: Path, sampler: str
         (("agreement", "macs"), "accuracy is not an objective"),
     ],
 )
-def test_what_is_not_known_beforehand_can_not_be_pruned(
+def test_objectives_that_are_not_known_beforehand_prevent_pruning(
     tmp_path: Path, objectives: tuple[str, ...] | None, why: str | None
 ) -> None:
     assert why_no_pruning(studied(tmp_path, objectives)) == why

@@ -24,7 +24,9 @@ from search_spaces.digits import SPACE
 
 
 @pytest.mark.service
-def test_what_was_cut_waits_and_who_says_so_is_no_worker_afterwards(tmp_path: Path, postgres: Postgres) -> None:
+def test_interrupted_retrainings_are_marked_as_waiting_and_leave_no_worker_row(
+    tmp_path: Path, postgres: Postgres
+) -> None:
     settings = replace(settings_in(tmp_path, trials=1), storage=postgres.new_database("let-wait"))
     study, other = opened(settings), opened(settings)
     for number, state in enumerate(("RUNNING", "RUNNING", "RUNNING", "COMPLETE")):
@@ -46,7 +48,7 @@ def test_what_was_cut_waits_and_who_says_so_is_no_worker_afterwards(tmp_path: Pa
 
 @pytest.mark.service
 @pytest.mark.parametrize("fails", [False, True])
-def test_who_lost_a_training_while_it_was_silent_does_not_overwrite_its_heir_s_result(
+def test_a_worker_that_lost_its_lease_does_not_overwrite_the_result_of_its_successor(
     tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fails: bool
 ) -> None:
     settings = replace(settings_in(tmp_path, trials=1), storage=postgres.new_database(f"heir-{fails}"))

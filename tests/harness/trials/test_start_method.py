@@ -58,7 +58,7 @@ def test_a_search_in_another_thread_does_not_fork_beside_the_main_thread_and_let
     assert "MainThread" in found and thread.name not in found and found[-1] == "no error"
 
 
-def test_threads_that_are_not_the_projects_are_found() -> None:
+def test_foreign_threads_are_found() -> None:
     over = threading.Event()
     before = foreign_threads()
     threads = [threading.Thread(target=over.wait, name=name) for name in ("pool", f"{OWN_THREADS}mirror")]
@@ -98,7 +98,7 @@ FLAGS = ("--space", "cancer.py", "--trials", "2", "--epochs", "2", "--no-control
 
 
 @pytest.mark.slow
-def test_workers_beside_a_thread_that_holds_a_lock_are_spawned(example: Path) -> None:
+def test_workers_are_spawned_if_a_foreign_thread_runs(example: Path) -> None:
     holding(example)
     output = search(example, *FLAGS)
     assert "workers are spawned, not forked: threads run here that a fork would not have (pool)" in output
@@ -106,7 +106,7 @@ def test_workers_beside_a_thread_that_holds_a_lock_are_spawned(example: Path) ->
 
 
 @pytest.mark.slow
-def test_a_fork_that_stands_still_is_ended_and_a_spawned_worker_goes_on(example: Path) -> None:
+def test_a_deadlocked_fork_is_killed_and_a_spawned_worker_resumes_its_work(example: Path) -> None:
     holding(example, named=f"{OWN_THREADS}unseen")  # as one of a library in C, which Python does not know
     script = example / "sooner.py"
     script.write_text(
@@ -125,7 +125,7 @@ def test_a_fork_that_stands_still_is_ended_and_a_spawned_worker_goes_on(example:
 
 
 @pytest.mark.slow
-def test_autologging_that_a_task_switches_on_makes_no_runs_beside_those_of_the_study(example: Path) -> None:
+def test_autologging_enabled_by_a_task_adds_no_runs(example: Path) -> None:
     space = EXAMPLE.replace("    def teacher(self):\n", "    def teacher(self):\n        mlflow.pytorch.autolog()\n")
     (example / "cancer.py").write_text("import mlflow\n" + space)
     output = search(example, *FLAGS)

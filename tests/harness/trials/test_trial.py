@@ -130,7 +130,7 @@ def rows(inputs: Tensor) -> set[bytes]:
     return {row.numpy().tobytes() for row in inputs}
 
 
-def test_the_teacher_sees_each_training_sample_once_and_nothing_more_in_a_trial(session: Session) -> None:
+def test_the_teacher_is_evaluated_once_on_each_training_sample_and_never_in_a_trial(session: Session) -> None:
     train = session.prepared.data.splits["train"].inputs
     assert isinstance(train, Tensor)
     training = rows(train)
@@ -144,14 +144,14 @@ def test_the_teacher_sees_each_training_sample_once_and_nothing_more_in_a_trial(
     assert len(session.seen) == calls
 
 
-def test_the_test_split_is_shown_to_no_one(session: Session) -> None:
+def test_a_search_does_not_evaluate_the_test_split(session: Session) -> None:
     test = session.prepared.data.splits["test"].inputs
     assert isinstance(test, Tensor)
     assert not rows(test) & {row for call in session.seen for row in rows(call)}
     assert set(session.prepared.data.teacher_outputs) == {"train", "val"}
 
 
-def test_stored_outputs_are_the_live_teachers_row_by_row(session: Session) -> None:
+def test_stored_outputs_equal_the_live_teachers_row_by_row(session: Session) -> None:
     data = session.prepared.data
     teacher = session.space.task.teacher().eval()
     assert session.settings.teacher is not None
@@ -171,7 +171,7 @@ def test_a_trials_checkpoint_and_student_hold_no_teacher(session: Session) -> No
     assert not list(folder.glob("checkpoint*"))  # a trial that is over needs it no more
 
 
-def test_a_kept_student_scores_what_its_trial_says(session: Session) -> None:
+def test_a_saved_student_has_the_metrics_of_its_trial(session: Session) -> None:
     val = session.prepared.data.splits["val"]
     for trial in session.study.trials()[:5]:
         student = session.space.task.student(width=trial.params["width"])
@@ -184,7 +184,7 @@ def test_a_kept_student_scores_what_its_trial_says(session: Session) -> None:
         assert metrics["compression"] == pytest.approx((60 + 31 * 256 + 257 * 2) / metrics["parameters"])
 
 
-def test_what_a_trial_keeps_of_the_answers_is_what_teacher_and_kept_student_answer(session: Session) -> None:
+def test_saved_predictions_are_those_of_teacher_and_saved_student(session: Session) -> None:
     data = session.prepared.data
     val, teacher = data.splits["val"], data.teacher_outputs["val"]["logits"]
     for trial in session.study.trials()[:5]:
@@ -213,7 +213,7 @@ def test_a_teacher_is_frozen_and_in_eval_mode_while_its_outputs_are_made(session
     assert session.prepared.teacher_digest == network_digest(live, answers)
 
 
-def test_a_loss_that_is_no_number_fails_a_trial_before_it_can_be_judged(session: Session) -> None:
+def test_a_loss_that_is_not_finite_fails_a_trial_before_the_pruner_is_called(session: Session) -> None:
     settings, space, study = replace(session.settings, trials=99), session.space, session.study
     study.settings = settings
     claim = claimed(study, space)
@@ -280,7 +280,7 @@ class Jittered(Views):
         return inputs + torch.from_numpy(uniforms(self.seed, ids, view, draws=inputs.shape[1])).float()
 
 
-def test_a_student_is_shown_bit_by_bit_the_views_that_the_teacher_was(tmp_path: Path) -> None:
+def test_student_and_teacher_see_the_same_views_bit_by_bit(tmp_path: Path) -> None:
     space = example_space(tmp_path)
     make_data, make_student = space.task.data, space.task.student
     shown: list[Tensor] = []
@@ -321,7 +321,7 @@ def test_a_student_is_shown_bit_by_bit_the_views_that_the_teacher_was(tmp_path: 
             assert rows(epoch) == rows(views[view]) and not rows(epoch) & rows(views[1 - view])
 
 
-def test_other_views_are_other_data(tmp_path: Path) -> None:
+def test_views_are_part_of_the_datas_fingerprint(tmp_path: Path) -> None:
     space = example_space(tmp_path)
     data = space.task.data(None)
     found = {fingerprint(data)}
@@ -331,7 +331,7 @@ def test_other_views_are_other_data(tmp_path: Path) -> None:
     assert len(found) == 4
 
 
-def test_a_signal_between_claim_and_training_leaves_a_trial_that_says_it_waits(
+def test_a_signal_between_claim_and_training_marks_the_run_as_waiting(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: object) -> None:

@@ -40,7 +40,7 @@ class Process:
         self.exitcode = 0
 
 
-def test_a_signal_while_a_worker_starts_stops_the_others_in_good_order(
+def test_a_signal_while_a_worker_starts_terminates_every_started_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Process.made = []

@@ -64,7 +64,7 @@ def test_digits_are_split_60_20_20_and_every_scan_is_in_one_split_with_its_label
         assert isinstance(split.inputs, torch.Tensor) and split.inputs.shape[1:] == (1, 8, 8)
 
 
-def test_no_two_digits_are_alike_so_none_can_leak_between_splits() -> None:
+def test_no_two_digits_are_equal_so_none_leaks_between_splits() -> None:
     parts = {name: {row.tobytes() for row in pixels(split)} for name, split in digits(batch_size=64).splits.items()}
     assert not (parts["train"] & parts["val"] or parts["train"] & parts["test"] or parts["val"] & parts["test"])
 
@@ -76,7 +76,7 @@ def test_each_class_has_its_share_of_each_digits_split_within_one_sample() -> No
         assert np.abs(counts - of_all * len(split) / 1797).max() <= 1
 
 
-def test_digits_are_split_alike_at_each_call_whatever_was_drawn_before() -> None:
+def test_digits_are_split_the_same_at_each_call() -> None:
     np.random.seed(0)
     first = digits(batch_size=64)
     np.random.seed(1)
@@ -88,7 +88,7 @@ def test_digits_are_split_alike_at_each_call_whatever_was_drawn_before() -> None
 
 
 @pytest.mark.parametrize("share", [0.25, 1 / 6, 0.5])
-def test_two_stratified_parts_are_disjoint_sorted_and_of_the_same_mix(share: float) -> None:
+def test_two_stratified_parts_are_disjoint_sorted_and_have_the_same_class_proportions(share: float) -> None:
     labels = torch.tensor([0] * 60 + [1] * 24 + [2] * 36)[
         torch.randperm(120, generator=torch.Generator().manual_seed(0))
     ]
@@ -169,7 +169,7 @@ def test_fashion_mnist_is_read_from_four_files_and_a_sixth_of_it_validates(tmp_p
 
 
 @pytest.mark.parametrize("missing", FASHION_FILES)
-def test_a_missing_file_of_fashion_mnist_says_what_to_put_where(tmp_path: Path, missing: str) -> None:
+def test_a_missing_file_of_fashion_mnist_is_reported_with_what_to_put_where(tmp_path: Path, missing: str) -> None:
     write_fashion(tmp_path)
     (tmp_path / missing).unlink()
     with pytest.raises(FileNotFoundError) as caught:
@@ -179,14 +179,14 @@ def test_a_missing_file_of_fashion_mnist_says_what_to_put_where(tmp_path: Path, 
     assert all(name in message for name in FASHION_FILES) and "--data-dir" in message and "\n" not in message
 
 
-def test_images_and_labels_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+def test_images_and_labels_of_different_lengths_are_refused(tmp_path: Path) -> None:
     write_fashion(tmp_path)
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(np.zeros(59, dtype=np.uint8)))
     with pytest.raises(ValueError, match=r"as many 28x28 images as labels, but hold shapes \(60, 28, 28\) and \(59,\)"):
         fashion_mnist(tmp_path, batch_size=16)
 
 
-def test_five_samples_of_each_class_can_be_split_and_fewer_are_told_by_their_class() -> None:
+def test_five_samples_of_each_class_can_be_split_and_a_class_with_fewer_is_named() -> None:
     labels = torch.tensor([2] * 5 + [0] * 5 + [1] * 7)
     splits = stratified_splits(torch.zeros(17, 3), labels)
     assert all(set(split.labels.tolist()) == {0, 1, 2} for split in splits.values())  # type: ignore[attr-defined]

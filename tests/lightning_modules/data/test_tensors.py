@@ -59,7 +59,7 @@ def test_an_epoch_shows_every_sample_exactly_once(
     ("batch_size", "batches_per_item", "items"),
     [(4, 32, [[4, 4, 4, 4, 4, 3]]), (10, 2, [[10, 10], [3]]), (23, 1, [[23]]), (8, 1, [[8], [8], [7]])],
 )
-def test_only_the_last_batch_is_small(batch_size: int, batches_per_item: int, items: list[list[int]]) -> None:
+def test_only_the_last_batch_is_smaller(batch_size: int, batches_per_item: int, items: list[list[int]]) -> None:
     loader = TensorLoader(a_split(), batch_size=batch_size, shuffle_seed=1, batches_per_item=batches_per_item)
     assert [[len(batch.labels) for batch in item] for item in loader] == items
     assert len(loader) == len(items)
@@ -68,7 +68,7 @@ def test_only_the_last_batch_is_small(batch_size: int, batches_per_item: int, it
 
 
 @pytest.mark.parametrize("shuffle_seed", [None, 5])
-def test_inputs_labels_and_teacher_rows_stay_with_their_sample(shuffle_seed: int | None) -> None:
+def test_inputs_labels_and_teacher_outputs_stay_with_their_sample(shuffle_seed: int | None) -> None:
     loader = TensorLoader(a_split(), batch_size=4, teacher=its_teacher(), shuffle_seed=shuffle_seed)
     for epoch in range(3):
         loader.set_epoch(epoch)
@@ -81,7 +81,7 @@ def test_inputs_labels_and_teacher_rows_stay_with_their_sample(shuffle_seed: int
                 assert batch.teacher["feature"][row].tolist() == [100 * sample]
 
 
-def test_every_tensor_of_a_dict_of_inputs_is_cut_alike() -> None:
+def test_every_tensor_of_a_dict_of_inputs_is_sliced_alike() -> None:
     ids = torch.arange(SIZE)
     inputs: Inputs = {"tokens": ids[:, None].repeat(1, 6), "length": ids + 7}
     loader = TensorLoader(Split(inputs, ids), batch_size=5, shuffle_seed=2)
@@ -111,13 +111,13 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     assert tuple(range(SIZE)) not in orders.values()
 
 
-def test_without_a_seed_the_order_is_the_split_s() -> None:
+def test_without_a_seed_the_order_is_that_of_the_split() -> None:
     loader = TensorLoader(a_split(), batch_size=4)
     loader.set_epoch(3)
     assert order_of(loader) == list(range(SIZE))
 
 
-def test_an_item_does_not_change_the_order() -> None:
+def test_the_number_of_batches_in_an_item_does_not_change_the_order() -> None:
     def order(batches_per_item: int) -> list[int]:
         return order_of(TensorLoader(a_split(), batch_size=4, shuffle_seed=9, batches_per_item=batches_per_item))
 
@@ -136,7 +136,7 @@ def test_an_item_does_not_change_the_order() -> None:
         (torch.zeros(2, 2), torch.tensor([0, -1]), "class indices from 0"),
     ],
 )
-def test_a_split_refuses_what_is_no_set_of_labelled_samples(inputs: Inputs, labels: Tensor, message: str) -> None:
+def test_a_split_refuses_invalid_inputs_and_labels(inputs: Inputs, labels: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Split(inputs, labels)
 
@@ -198,14 +198,14 @@ def test_batch_sizes_below_one_are_refused(batch_size: int, eval_batch_size: int
         ),
     ],
 )
-def test_what_numpy_gives_is_told_from_what_is_wanted(
+def test_numpy_arrays_are_refused_with_the_conversion(
     inputs: Any, labels: Any, error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
         Split(inputs, labels)
 
 
-def test_a_pair_is_no_split() -> None:
+def test_a_tuple_is_not_a_split() -> None:
     split = Split(torch.zeros(2, 3), torch.tensor([0, 1]))
     pair: Any = (split.inputs, split.labels)
     with pytest.raises(TypeError, match=r"val must be a Split\(inputs, labels\) of lightning_modules.data, but got"):
@@ -217,7 +217,7 @@ def test_a_pair_is_no_split() -> None:
     [(23, 11, [11, 12]), (9, 4, [4, 5]), (1, 4, [1]), (3, 1, [1, 1, 1]), (33, 8, [8, 8, 8, 9])],
 )
 @pytest.mark.parametrize("batches_per_item", [1, 2, 32])
-def test_a_single_sample_that_is_left_over_joins_the_batch_before_it(
+def test_a_single_remaining_sample_joins_the_batch_before_it(
     size: int, batch_size: int, sizes: list[int], batches_per_item: int
 ) -> None:
     loader = TensorLoader(a_split(size), batch_size=batch_size, shuffle_seed=1, batches_per_item=batches_per_item)
@@ -228,13 +228,13 @@ def test_a_single_sample_that_is_left_over_joins_the_batch_before_it(
 
 
 @pytest.mark.parametrize("mapping", [UserDict, OrderedDict, dict])
-def test_any_mapping_of_tensors_is_taken_for_a_dict(mapping: type) -> None:
+def test_any_mapping_of_tensors_is_converted_to_a_dict(mapping: type) -> None:
     split = Split(mapping(x=torch.arange(6.0).view(3, 2)), torch.tensor([0, 1, 0]))
     assert type(split.inputs) is dict and type(split.few(2).inputs) is dict
     assert torch.equal(split.few(2).tensors()["inputs.x"], torch.tensor([[0.0, 1.0], [2.0, 3.0]]))
 
 
-def test_inputs_with_a_graph_or_of_an_inference_mode_can_be_trained_on() -> None:
+def test_inputs_with_a_graph_and_inference_tensors_can_be_trained_on() -> None:
     weights = torch.ones(2, requires_grad=True)
     with torch.inference_mode():
         inferred, labels = torch.arange(6.0).view(3, 2), torch.tensor([0, 1, 0])
@@ -282,20 +282,20 @@ class Holder:
         (torch.zeros(2, 3), torch.tensor([0, -100]), "the smallest -100: leave out what has no label"),
     ],
 )
-def test_what_is_no_split_is_told_with_what_makes_one(inputs: Any, labels: Any, words: str) -> None:
+def test_invalid_inputs_are_refused_with_the_conversion(inputs: Any, labels: Any, words: str) -> None:
     with pytest.raises((TypeError, ValueError), match=words):
         Split(inputs, labels)
 
 
 @pytest.mark.parametrize("batch_size", [4.0, True, None, "4"])
-def test_a_batch_size_is_a_whole_number(batch_size: Any) -> None:
+def test_a_batch_size_that_is_not_a_whole_number_is_refused(batch_size: Any) -> None:
     split = a_split()
     with pytest.raises(ValueError, match="batch sizes must be whole numbers"):
         TensorDataModule(train=split, val=split, test=split, batch_size=batch_size)
     assert type(TensorDataModule(train=split, val=split, test=split, batch_size=np.int64(4)).batch_size) is int
 
 
-def test_views_are_an_instance_not_a_class() -> None:
+def test_a_class_of_views_is_refused() -> None:
     split = a_split()
     with pytest.raises(TypeError, match="views must be an instance"):
         TensorDataModule(train=split, val=split, test=split, views=ShiftedViews)  # type: ignore[arg-type]

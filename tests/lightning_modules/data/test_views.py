@@ -29,7 +29,7 @@ def moved_by_hand(image: torch.Tensor, down: int, right: int) -> torch.Tensor:
     return moved
 
 
-def test_a_view_is_its_image_moved_and_empty_where_nothing_was() -> None:
+def test_a_shifted_view_is_the_image_shifted_and_zero_padded() -> None:
     given, seen = images(), set()
     for image, view in zip(given, VIEWS.of(given, IDS, 0), strict=True):
         moves = [
@@ -55,7 +55,7 @@ def test_a_view_depends_on_seed_sample_and_view_alone() -> None:
     assert not torch.equal(ShiftedViews(count=3, seed=6).of(given, IDS, 0), whole[0])
 
 
-def test_draws_are_even_and_unrelated_between_samples_views_and_seeds() -> None:
+def test_draws_are_uniform_and_uncorrelated_between_samples_views_and_seeds() -> None:
     ids = torch.arange(20_000)
     drawn = {(seed, view): uniforms(seed, ids, view, draws=2) for seed in (0, 1) for view in (0, 1)}
     columns = [values[:, d] for values in drawn.values() for d in (0, 1)]
@@ -68,7 +68,7 @@ def test_draws_are_even_and_unrelated_between_samples_views_and_seeds() -> None:
     assert np.abs(related).max() < 0.03
 
 
-def test_an_epoch_shows_one_view_with_its_teacher_outputs_and_epochs_take_turns() -> None:
+def test_an_epoch_shows_one_view_with_its_teacher_outputs_and_epochs_cycle_through_views() -> None:
     split = Split(images(), IDS % 3)
     data = TensorDataModule(train=split, val=split, test=split, batch_size=8, views=VIEWS)
     stored = torch.stack([100 * IDS + view for view in range(3)], dim=1).float()[:, :, None].repeat(1, 1, 4)
@@ -99,11 +99,11 @@ def test_less_than_one_view_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("options", "message"), [({"most": -1}, "at least 0 pixels"), ({"seed": -1}, "seed must lie")])
-def test_what_is_no_augmentation_is_refused(options: dict[str, int], message: str) -> None:
+def test_an_invalid_shift_or_seed_is_refused(options: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ShiftedViews(**options)
 
 
-def test_a_move_beyond_the_image_is_refused() -> None:
+def test_a_shift_beyond_the_image_is_refused() -> None:
     with pytest.raises(ValueError, match=r"images of 6x7 pixels can't be moved by up to 6"):
         ShiftedViews(most=6).of(images(), IDS, 0)

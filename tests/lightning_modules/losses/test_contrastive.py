@@ -50,7 +50,7 @@ def test_the_loss_is_worked_by_hand() -> None:
     assert float(loss) == pytest.approx(math.log(7 / 6) + 2 * math.log(3), rel=1e-6)
 
 
-def test_a_critic_that_rounds_to_certainty_still_has_a_gradient() -> None:
+def test_a_critic_that_rounds_to_1_still_has_a_gradient() -> None:
     # h of the negative is 1 - 1e-43 or so: log(1 - h) by way of h would be log 0. By hand: cosine / T + log(N / K).
     student = torch.tensor([[1.0, 0.0]], requires_grad=True)
     teacher, negatives = torch.tensor([[0.0, 1.0]]), torch.tensor([[[1.0, 0.0]]])
@@ -62,7 +62,7 @@ def test_a_critic_that_rounds_to_certainty_still_has_a_gradient() -> None:
     torch.testing.assert_close(student.grad, torch.tensor([[0.0, -100 / 101]]), rtol=1e-4, atol=1e-6)
 
 
-def test_lengths_of_embeddings_do_not_matter() -> None:
+def test_the_contrastive_loss_ignores_lengths_of_embeddings() -> None:
     student, teacher, negatives = (torch.tensor(part) for part in batch(3, 5, 4))
     loss = contrastive_representation_loss(student, teacher, negatives, temperature=0.3, samples=20)
     again = contrastive_representation_loss(9 * student, teacher / 8, 7 * negatives, temperature=0.3, samples=20)
@@ -77,7 +77,7 @@ def test_an_embedding_that_is_zero_gets_no_gradient() -> None:
     assert student.grad is not None and student.grad.any(dim=1).tolist() == [True, False, True]
 
 
-def test_what_embeds_the_teacher_learns_from_both_kinds_of_pairs() -> None:
+def test_the_teachers_embedding_learns_from_positives_and_negatives() -> None:
     parts = [torch.tensor(part, requires_grad=True) for part in batch(3, 5, 4)]
     assert torch.autograd.gradcheck(
         lambda *sides: contrastive_representation_loss(*sides, temperature=0.3, samples=20), parts
@@ -86,7 +86,7 @@ def test_what_embeds_the_teacher_learns_from_both_kinds_of_pairs() -> None:
     assert all(part.grad is not None and part.grad.abs().max() > 1e-3 for part in parts)
 
 
-def test_temperature_and_samples_each_move_the_gradient() -> None:
+def test_temperature_and_samples_each_change_the_gradient() -> None:
     gradients = []
     for temperature, samples in [(0.3, 20), (0.4, 20), (0.3, 30)]:
         student, teacher, negatives = (torch.tensor(part) for part in batch(3, 5, 4))

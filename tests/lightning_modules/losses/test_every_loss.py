@@ -152,7 +152,7 @@ def test_loss_and_gradient_are_finite_at_extremes(name: str, dtype: torch.dtype)
 
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_worked_out_in_fp32(name: str, dtype: torch.dtype) -> None:
+def test_half_precision_inputs_are_computed_in_fp32(name: str, dtype: torch.dtype) -> None:
     student, teacher = (side.to(dtype) for side in sides(name))
     loss = EVERY[name](student, teacher)
     assert loss.dtype == torch.float32
@@ -187,7 +187,7 @@ MASKED = {**OF_LABELS, **OF_LOGITS}
 
 
 @pytest.mark.parametrize("name", MASKED)
-def test_a_class_that_both_sides_hold_impossible_gives_finite_values_and_no_gradient(name: str) -> None:
+def test_a_class_masked_on_both_sides_gives_finite_values_and_no_gradient(name: str) -> None:
     student, teacher = sides(name)
     student[:, 4], teacher[:, 4] = -math.inf, -math.inf
     loss, gradient = loss_and_gradient(name, student, teacher)
@@ -196,7 +196,7 @@ def test_a_class_that_both_sides_hold_impossible_gives_finite_values_and_no_grad
 
 
 @pytest.mark.parametrize("name", sorted(set(MASKED) - {"correlation_loss"}))  # which averages over the classes
-def test_a_class_that_both_sides_hold_impossible_adds_nothing_to_the_loss(name: str) -> None:
+def test_a_class_masked_on_both_sides_adds_nothing_to_the_loss(name: str) -> None:
     student, teacher = sides(name)
     student[:, 4], teacher[:, 4] = -math.inf, -math.inf
     loss, gradient = loss_and_gradient(name, student, teacher)
@@ -205,7 +205,7 @@ def test_a_class_that_both_sides_hold_impossible_adds_nothing_to_the_loss(name: 
     torch.testing.assert_close(gradient[:, :4], its_gradient)
 
 
-def test_what_the_teacher_alone_holds_impossible_is_0_log_0() -> None:
+def test_a_class_masked_by_the_teacher_alone_adds_0_log_0() -> None:
     # By hand: KL of (1/2, 1/2, 0) from (1/3, 1/3, 1/3) is log 3 - log 2.
     teacher = torch.tensor([[0.0, 0.0, -math.inf]])
     loss = losses.soft_target_loss(torch.zeros(1, 3), teacher, temperature=1)

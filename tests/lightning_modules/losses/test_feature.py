@@ -69,13 +69,13 @@ def test_attention_transfer_is_worked_by_hand() -> None:
     assert float(attention_transfer_loss(student, teacher)) == pytest.approx(expected)
 
 
-def test_attention_ignores_the_size_and_the_signs_of_activations() -> None:
+def test_attention_ignores_scale_and_signs_of_activations() -> None:
     student, teacher = torch.tensor(maps(2, 3, 4, 4)), torch.tensor(maps(2, 5, 4, 4, seed=1))
     loss = float(attention_transfer_loss(student, teacher))
     assert float(attention_transfer_loss(-20 * student, teacher.abs() / 7)) == pytest.approx(loss, rel=1e-12)
 
 
-def test_a_student_that_sees_nothing_has_no_attention_and_no_gradient() -> None:
+def test_a_zero_map_has_no_attention_and_no_gradient() -> None:
     student, teacher = torch.zeros(2, 3, 4, 4, requires_grad=True), torch.tensor(maps(2, 5, 4, 4))
     loss = attention_transfer_loss(student, teacher)
     loss.backward()
@@ -100,7 +100,7 @@ def test_hints_of_different_shapes_are_refused(student: tuple[int, ...], teacher
         ((2, 3, 4, 4, 4), (2, 3, 4, 4, 4)),
     ],
 )
-def test_maps_of_different_places_are_refused(student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
+def test_maps_of_different_sizes_are_refused(student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"must have shape \(B, C, H, W\) and may differ in C alone") as caught:
         attention_transfer_loss(torch.zeros(student), torch.zeros(teacher))
     assert str(student) in str(caught.value) and str(teacher) in str(caught.value)

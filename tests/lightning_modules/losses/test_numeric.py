@@ -9,7 +9,7 @@ import torch
 from lightning_modules.losses._numeric import centred, inner_products, unit
 
 
-def test_directions_have_length_1_along_their_dimension() -> None:
+def test_unit_vectors_have_length_1_along_their_dimension() -> None:
     vectors = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for dim in (0, 1, 2, -1):
         expected = vectors.numpy() / np.linalg.norm(vectors.numpy(), axis=dim, keepdims=True)
@@ -27,7 +27,7 @@ def test_no_length_of_fp32_overflows_or_vanishes(scale: float) -> None:
     torch.testing.assert_close(scale * vectors.grad, torch.tensor([[0.128, 0.096]]))
 
 
-def test_a_vector_without_length_is_zero_and_gets_no_gradient() -> None:
+def test_a_zero_vector_stays_zero_and_gets_no_gradient() -> None:
     vectors = torch.tensor([[0.0, 0.0], [1e-40, 0.0], [0.0, 2.0]], requires_grad=True)
     directions = unit(vectors)
     assert directions.tolist() == [[0, 0], [0, 0], [0, 1]]
@@ -42,7 +42,7 @@ def test_deviations_are_from_the_mean_along_their_dimension() -> None:
 
 
 @pytest.mark.parametrize("value", [1e-30, 0.1, -7e3])
-def test_equal_values_have_no_deviation_even_where_their_mean_is_rounded(value: float) -> None:
+def test_equal_values_have_no_deviation_even_if_their_mean_is_rounded(value: float) -> None:
     values = torch.full((2, 1000), value)
     values[0, ::3] = values[0, ::3].nextafter(torch.ones(()))
     values.requires_grad_()

@@ -111,7 +111,7 @@ def test_features_of_any_shape_are_flattened(loss: Callable[[Tensor, Tensor], Te
 
 
 @each_loss
-def test_only_relations_count_and_not_the_size_or_the_axes(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+def test_relation_losses_ignore_scale_and_rotation(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
     student, teacher = rows(5, 4), rows(5, 3, seed=1)
     turn = np.linalg.qr(rows(4, 4, seed=2)).Q
     value = float(loss(torch.tensor(student), torch.tensor(teacher)))
@@ -162,7 +162,7 @@ def test_probabilities_are_worked_by_hand() -> None:
 
 
 @pytest.mark.parametrize("loss", [distance_relation_loss, angle_relation_loss], ids=lambda loss: loss.__name__)
-def test_a_student_whose_samples_coincide_has_no_geometry_and_no_gradient(
+def test_a_student_with_equal_samples_gets_no_gradient(
     loss: Callable[[Tensor, Tensor], Tensor],
 ) -> None:
     teacher = rows(6, 4, seed=1)
@@ -176,7 +176,7 @@ def test_a_student_whose_samples_coincide_has_no_geometry_and_no_gradient(
 
 
 @each_loss
-def test_two_samples_that_coincide_among_others_leave_the_gradient_moderate(
+def test_two_equal_samples_among_others_keep_the_gradient_bounded(
     loss: Callable[[Tensor, Tensor], Tensor],
 ) -> None:
     student = torch.tensor(rows(5, 4))
@@ -186,7 +186,7 @@ def test_two_samples_that_coincide_among_others_leave_the_gradient_moderate(
     assert np.isfinite(gradient).all() and 1e-4 < abs(gradient).max() < 1
 
 
-def test_a_sample_that_is_all_zero_has_even_chances_and_no_gradient() -> None:
+def test_a_zero_sample_has_uniform_neighbours_and_no_gradient() -> None:
     student = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
     value, gradient = loss_and_gradient(probabilistic_transfer_loss, student, np.array([[2.0], [2.0]]))
     # Affinities 1 and 1/2, and 1/2 and 1/2; the teacher's are even.
@@ -194,7 +194,7 @@ def test_a_sample_that_is_all_zero_has_even_chances_and_no_gradient() -> None:
     assert not gradient[1].any()
 
 
-def test_a_sample_that_is_all_zero_is_like_no_other() -> None:
+def test_a_zero_sample_is_similar_to_no_other() -> None:
     student = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
     value, gradient = loss_and_gradient(similarity_preserving_loss, student, np.array([[2.0], [2.0]]))
     # Rows (1, 0) and (0, 0) of the student beside (1, 1) / √2.
@@ -203,7 +203,7 @@ def test_a_sample_that_is_all_zero_is_like_no_other() -> None:
     np.testing.assert_allclose(gradient[1], [-math.sqrt(2) / 4, 0], rtol=1e-6)
 
 
-def test_opposite_samples_diverge_within_bounds() -> None:
+def test_the_divergence_of_opposite_samples_is_bounded() -> None:
     # Chances of the student are 1 and, at the rounding of 1, eps; of the teacher 1/2 and 1/2.
     student, teacher = torch.tensor([[1.0, 2.0], [-1.0, -2.0]]), np.array([[2.0], [2.0]])
     value, gradient = loss_and_gradient(probabilistic_transfer_loss, student, teacher)

@@ -100,7 +100,7 @@ def test_the_soft_loss_is_summed_over_the_classes_and_not_averaged() -> None:
         )
 
 
-def test_repeating_a_batch_leaves_every_loss_as_it_was() -> None:
+def test_repeating_a_batch_does_not_change_any_loss() -> None:
     student, teacher, labels = (torch.tensor(part) for part in batch(3, 4))
     once = distillation_loss(student, teacher, labels, alpha=0.3, temperature=2.0)
     again = distillation_loss(student.repeat(5, 1), teacher.repeat(5, 1), labels.repeat(5), alpha=0.3, temperature=2.0)
@@ -125,14 +125,14 @@ def test_alpha_weighs_the_hard_labels() -> None:
     assert float(distillation_loss(s, t, y, alpha=1.0, temperature=4.0)) == pytest.approx(hard, rel=1e-12)
 
 
-def test_temperature_and_alpha_each_move_the_gradient() -> None:
+def test_temperature_and_alpha_each_change_the_gradient() -> None:
     student, teacher, labels = batch(6, 5)
     base = gradient_of(student, teacher, labels, 0.3, 4.0)
     assert np.abs(gradient_of(student, teacher, labels, 0.3, 5.0) - base).max() > 1e-3
     assert np.abs(gradient_of(student, teacher, labels, 0.4, 4.0) - base).max() > 1e-3
 
 
-def test_temperature_does_not_reach_the_hard_labels() -> None:
+def test_temperature_does_not_change_the_hard_label_loss() -> None:
     student, teacher, labels = batch(6, 5)
     np.testing.assert_array_equal(
         gradient_of(student, teacher, labels, 1.0, 20.0), gradient_of(student, teacher, labels, 1.0, 1.0)
@@ -163,7 +163,7 @@ def test_huge_logits_give_the_finite_number_worked_by_hand(temperature: float) -
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_logits_are_worked_out_in_fp32(dtype: torch.dtype) -> None:
+def test_half_precision_logits_are_computed_in_fp32(dtype: torch.dtype) -> None:
     student, teacher, labels = batch(8, 10)
     s, t, y = torch.tensor(student).to(dtype), torch.tensor(teacher).to(dtype), torch.tensor(labels)
     loss = distillation_loss(s, t, y, alpha=0.4, temperature=4.0)
@@ -253,7 +253,7 @@ def test_smoothing_is_worked_by_hand() -> None:
 
 @pytest.mark.parametrize(("rows", "classes"), [(1, 2), (7, 3), (16, 10)])
 @pytest.mark.parametrize("trust", [0.0, 0.3, 1.0])
-def test_self_distillation_and_its_gradient_agree_with_the_target_written_out(
+def test_self_distillation_and_its_gradient_agree_with_the_written_out_target(
     rows: int, classes: int, trust: float
 ) -> None:
     student, earlier, labels = batch(rows, classes)
@@ -294,7 +294,7 @@ def test_decoupled_with_the_weight_that_hinton_implies_is_the_soft_target_loss()
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_a_teacher_that_is_certain_still_says_how_the_rest_lie(temperature: float) -> None:
+def test_a_confident_teacher_still_ranks_the_other_classes(temperature: float) -> None:
     # log(softmax) of the rest would be log 0. Both rests, by hand, are certain of opposite classes: 1e4 / T each.
     teacher = torch.tensor([[1e4, 0.0, -1e4]])
     student = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
@@ -308,7 +308,7 @@ def test_a_teacher_that_is_certain_still_says_how_the_rest_lie(temperature: floa
 
 
 @pytest.mark.parametrize("classes", [1, 2])
-def test_decoupling_two_classes_is_refused(classes: int) -> None:
+def test_the_decoupled_loss_refuses_two_classes(classes: int) -> None:
     logits = torch.zeros(4, classes)
     with pytest.raises(ValueError, match="at least 3 classes") as caught:
         decoupled_loss(
@@ -336,7 +336,7 @@ def test_the_correlation_loss_agrees_with_scipy(
     assert float(loss) == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
-def test_a_class_that_is_all_but_impossible_correlates_in_fp32_too() -> None:
+def test_a_class_of_tiny_probability_correlates_in_fp32() -> None:
     # Its probabilities are near 1e-30, whose squares vanish in fp32.
     student, teacher, _ = batch(8, 4)
     student, teacher = student.astype(np.float32).astype(float), teacher.astype(np.float32).astype(float)
@@ -351,7 +351,7 @@ def test_a_class_that_is_all_but_impossible_correlates_in_fp32_too() -> None:
     assert float(loss) == pytest.approx(scipy_correlation_loss(student, teacher, 1.0, 0.0, 1.0), rel=1e-5)
 
 
-def test_rows_and_columns_that_do_not_vary_have_correlation_0_and_no_gradient() -> None:
+def test_constant_rows_and_columns_have_correlation_0_and_no_gradient() -> None:
     _, teacher, _ = batch(5, 10)
     for student in (torch.zeros(5, 10), torch.full((5, 10), 0.7)):
         student[::2].nextafter_(torch.ones(()))  # a last bit is no variance
@@ -382,7 +382,7 @@ def test_standardized_soft_targets_agree_with_scipy(rows: int, classes: int, tem
     assert loss == pytest.approx(expected, rel=1e-10, abs=1e-15)
 
 
-def test_standardized_soft_targets_ignore_the_size_and_the_mean_of_logits() -> None:
+def test_standardized_soft_targets_ignore_scale_and_mean_of_logits() -> None:
     student, teacher, _ = batch(4, 6)
     s, t = torch.tensor(student), torch.tensor(teacher)
     loss = float(standardized_soft_target_loss(s, t, temperature=2.0))
@@ -390,7 +390,7 @@ def test_standardized_soft_targets_ignore_the_size_and_the_mean_of_logits() -> N
     assert float(standardized_soft_target_loss(-s, t, temperature=2.0)) != pytest.approx(loss)
 
 
-def test_a_constant_row_is_standardized_to_an_even_answer_without_gradient() -> None:
+def test_a_constant_row_is_standardized_to_a_uniform_prediction_without_gradient() -> None:
     _, teacher, _ = batch(3, 10)
     student = torch.full((3, 10), 0.1)  # whose mean in fp32 is not 0.1
     student[1, ::2] = student[1, ::2].nextafter(torch.ones(()))
@@ -416,7 +416,7 @@ KNOBS = {
     [(loss, knob) for loss, knobs in KNOBS.items() for knob in knobs],
     ids=lambda it: getattr(it, "__name__", it),
 )
-def test_every_parameter_moves_the_gradient(loss: Callable[..., Tensor], knob: str) -> None:
+def test_every_parameter_changes_the_gradient(loss: Callable[..., Tensor], knob: str) -> None:
     student, teacher, labels = (torch.tensor(part) for part in batch(6, 5))
     inputs = {"student_logits": student, "teacher_logits": teacher, "earlier_logits": teacher, "labels": labels}
     gradients = []
@@ -450,7 +450,7 @@ def test_every_pair_of_logits_must_have_one_shape(student: tuple[int, ...], teac
     assert all(str(student) in message and str(teacher) in message for message in messages)
 
 
-def test_every_loss_of_labels_wants_one_for_each_row() -> None:
+def test_every_loss_with_labels_needs_one_for_each_row() -> None:
     s, y = torch.zeros(4, 3), torch.zeros(3, dtype=torch.long)
     one = "one class index for each row"
     messages = [
@@ -489,7 +489,7 @@ def test_a_negative_weight_or_temperature_is_refused(name: str, bad: float) -> N
         refused(match, standardized_soft_target_loss, logits, logits, temperature=bad)
 
 
-def test_a_hard_loss_of_probabilities_is_the_mean_of_those_of_the_classes() -> None:
+def test_a_hard_loss_with_probabilities_is_the_weighted_mean_over_the_classes() -> None:
     logits = torch.tensor([[1.0, -0.5, 2.0], [0.0, 3.0, -math.inf]])
     targets = torch.tensor([[0.7, 0.3, 0.0], [0.25, 0.75, 0.0]])
     by_class = [hard_label_loss(logits[[row]], torch.tensor([label])) for row in (0, 1) for label in (0, 1)]

@@ -95,20 +95,20 @@ def test_every_method_is_tested_here() -> None:
 
 
 @pytest.mark.parametrize(("method", "name"), EACH)
-def test_every_parameter_of_a_method_moves_the_gradient(method: str, name: str) -> None:
+def test_every_parameter_of_a_method_changes_the_gradient(method: str, name: str) -> None:
     value = PARAMETERS[method][name]
     other = "block2" if isinstance(value, str) else 0.5 * value
     assert float((gradient(method) - gradient(method, **{name: other})).abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize(("method", "name"), [(m, n) for m, n in EACH if not n.endswith("_layer")])
-def test_a_method_s_parameter_out_of_its_range_is_refused(method: str, name: str) -> None:
+def test_a_method_parameter_out_of_its_range_is_refused(method: str, name: str) -> None:
     with pytest.raises(ValueError, match=rf"{name} must .* but got {name}=-1"):
         make_criterion(method, **{**PARAMETERS[method], name: -1.0})
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_student_begins_with_the_same_weights_and_modes_whatever_the_method(method: str) -> None:
+def test_a_student_starts_with_the_same_weights_and_modes_for_every_method(method: str) -> None:
     data, student = some_data(), a_student()
     student.block2.eval()
     modes = [module.training for module in student.modules()]
@@ -120,7 +120,7 @@ def test_a_student_begins_with_the_same_weights_and_modes_whatever_the_method(me
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_a_criterion_learns_is_drawn_from_the_seed_and_gets_a_gradient(method: str) -> None:
+def test_a_methods_parameters_are_drawn_from_the_seed_and_get_a_gradient(method: str) -> None:
     data, student = some_data(), a_student()
     learned = [set_up(method, a_student(seed), data).state_dict() for seed in (0, 0, 1)]
     criterion = set_up(method, student, data)
@@ -132,7 +132,7 @@ def test_what_a_criterion_learns_is_drawn_from_the_seed_and_gets_a_gradient(meth
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_loss_draws_nothing_from_what_a_student_s_dropout_draws_from(method: str) -> None:
+def test_a_method_does_not_draw_from_the_global_generator(method: str) -> None:
     data, student = some_data(), a_student().eval()  # without dropout, what is drawn is the criterion's
     criterion = set_up(method, student, data)
     criterion.begin_epoch(0)
@@ -154,7 +154,7 @@ def test_terms_are_named_alike_and_hard_loss_is_that_of_the_labels(method: str) 
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_batches_bring_only_what_the_method_compares(method: str) -> None:
+def test_batches_hold_only_the_outputs_that_the_method_needs(method: str) -> None:
     data, student = some_data(), a_student()
     layers = {"block1"} if "teacher_layer" in PARAMETERS[method] else set()
     set_up(method, student, data)
@@ -163,7 +163,7 @@ def test_batches_bring_only_what_the_method_compares(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", [m for m, given in PARAMETERS.items() if "student_layer" in given])
-def test_a_layer_that_a_student_does_not_have_is_answered_with_those_that_it_has(method: str) -> None:
+def test_a_layer_that_a_student_lacks_is_reported_with_the_existing_ones(method: str) -> None:
     known = "block1, block1.0, block1.1, block1.2, block1.3, block2, .*, flatten, dropout, classifier"
     with pytest.raises(ValueError, match=f"^a layer must be one of {known}, but got 'block3'.$"):
         set_up(method, a_student(), some_data(), student_layer="block3")

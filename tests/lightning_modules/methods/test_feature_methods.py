@@ -67,7 +67,7 @@ def test_the_larger_map_is_averaged_to_the_size_of_the_smaller(student_layer: st
     ("student_size", "teacher_size", "kind"),
     [((4,), (7,), nn.Linear), ((5, 4), (5, 7), nn.Linear), ((3, 4, 4), (6, 2, 4), nn.Conv2d)],
 )
-def test_a_regressor_is_of_the_kind_that_the_features_are(
+def test_the_regressor_matches_the_kind_of_features(
     student_size: tuple[int, ...], teacher_size: tuple[int, ...], kind: type[nn.Module]
 ) -> None:
     criterion = between("hint", student_size, teacher_size)
@@ -85,7 +85,7 @@ def test_a_regressor_is_of_the_kind_that_the_features_are(
         ("attention_transfer", (3, 1, 4), (9, 4, 1), "maps (B, C, H, W) of two positions or more"),
     ],
 )
-def test_layers_that_a_method_can_not_take_are_named_with_their_shapes(
+def test_unsupported_layers_are_named_with_their_shapes(
     method: str, student_size: tuple[int, ...], teacher_size: tuple[int, ...], needed: str
 ) -> None:
     with pytest.raises(ValueError) as caught:

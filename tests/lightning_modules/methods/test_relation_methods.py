@@ -36,7 +36,7 @@ def test_each_relation_is_the_loss_of_its_paper() -> None:
         assert criterion.soft_weight == weights[method]
 
 
-def test_a_large_batch_of_a_validation_is_worked_out_in_parts_of_a_training_batch() -> None:
+def test_a_large_validation_batch_is_split_into_parts_of_a_training_batch() -> None:
     criterion = set_up("relation", a_student(), some_data())
     assert isinstance(criterion, RelationCriterion)
     ours, theirs = torch.rand(8, 3), torch.rand(8, 5)  # training batches are of 6
@@ -60,7 +60,7 @@ def test_negatives_are_embedded_features_of_training_samples_of_other_classes() 
     assert (of != labels[:, None]).all() and all(len(row.unique()) == 3 for row in of)
 
 
-def test_the_contrastive_loss_is_of_the_embeddings_and_of_these_negatives() -> None:
+def test_the_contrastive_loss_uses_the_embeddings_and_these_negatives() -> None:
     data, student = some_data(), a_student()
     criterion, batch = set_up("contrastive", student, data), next(batches(data))
     assert isinstance(criterion, ContrastiveCriterion)
@@ -80,7 +80,7 @@ def test_the_contrastive_loss_is_of_the_embeddings_and_of_these_negatives() -> N
     assert found.weight == 0.5
 
 
-def test_an_epoch_s_seed_alone_says_which_negatives_are_drawn() -> None:
+def test_the_negatives_depend_on_the_epochs_seed_alone() -> None:
     data, labels = some_data(), torch.tensor([0, 1, 2, 3])
     found = []
     for seed, drawn_before in ((7, 0), (7, 3), (8, 0)):
@@ -93,7 +93,7 @@ def test_an_epoch_s_seed_alone_says_which_negatives_are_drawn() -> None:
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 
 
-def test_every_row_of_another_class_is_drawn_as_often_as_any() -> None:
+def test_rows_of_other_classes_are_sampled_uniformly() -> None:
     labels = torch.tensor([2, 0, 0, 1, 2, 0, 0])
     draws = torch.Generator().manual_seed(0)
     for label in range(3):
@@ -104,7 +104,7 @@ def test_every_row_of_another_class_is_drawn_as_often_as_any() -> None:
         assert (drawn[others] - mean).abs().max() < 4 * mean**0.5
 
 
-def test_negatives_are_of_every_view() -> None:
+def test_negatives_are_sampled_from_every_view() -> None:
     plain = some_data()
     views = TensorDataModule(**plain.splits, batch_size=6, views=ShiftedViews(count=2, most=1))
     outputs = plain.teacher_outputs
@@ -117,7 +117,7 @@ def test_negatives_are_of_every_view() -> None:
     assert torch.equal(criterion.others.labels, plain.splits["train"].labels.repeat_interleave(2))
 
 
-def test_one_class_alone_has_no_negatives() -> None:
+def test_a_single_class_has_no_negatives() -> None:
     data = some_data()
     labels = data.splits["train"].labels
     labels.fill_(3)

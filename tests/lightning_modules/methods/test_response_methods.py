@@ -69,7 +69,7 @@ def test_an_alpha_outside_its_range_is_refused_before_training(alpha: float) -> 
         DistillationCriterion(temperature=1.0, alpha=alpha)
 
 
-def test_a_criterion_adds_nothing_to_a_checkpoint() -> None:
+def test_a_method_without_parameters_adds_nothing_to_a_checkpoint() -> None:
     criterion = DistillationCriterion(temperature=4.0, alpha=0.1)
     assert not criterion.state_dict() and not list(criterion.parameters())
 

@@ -29,13 +29,13 @@ def logits_of(epoch: int, ids: list[int]) -> Tensor:
     return torch.stack([torch.randn(4, generator=torch.Generator().manual_seed(100 * epoch + i)) for i in ids])
 
 
-def test_the_first_epoch_is_of_the_labels_alone() -> None:
+def test_the_first_epoch_uses_the_labels_alone() -> None:
     criterion, batch = a_criterion(), a_batch([3, 0])
     loss = weighted_sum(criterion(logits_of(0, [3, 0]), batch))
     torch.testing.assert_close(loss, F.cross_entropy(logits_of(0, [3, 0]), batch.labels))
 
 
-def test_each_later_epoch_trusts_what_was_said_of_the_same_sample_an_epoch_before_and_more_so() -> None:
+def test_each_later_epoch_uses_the_previous_logits_of_the_same_sample_with_growing_trust() -> None:
     criterion, orders = a_criterion(), [[[0, 1], [2]], [[2, 0], [1]], [[1, 2], [0]], [[0, 2], [1]]]
     for epoch, order in enumerate(orders):
         for ids in order:
@@ -49,7 +49,7 @@ def test_each_later_epoch_trusts_what_was_said_of_the_same_sample_an_epoch_befor
         criterion.end_epoch()
 
 
-def test_no_gradient_flows_into_what_is_remembered() -> None:
+def test_no_gradient_flows_into_the_stored_logits() -> None:
     criterion = a_criterion()
     said = logits_of(0, [0, 1]).requires_grad_()
     criterion(said, a_batch([0, 1]))
@@ -58,7 +58,7 @@ def test_no_gradient_flows_into_what_is_remembered() -> None:
     assert said.grad is None and not criterion.earlier.requires_grad
 
 
-def test_validation_neither_reads_nor_writes_what_is_remembered() -> None:
+def test_validation_neither_reads_nor_writes_the_stored_logits() -> None:
     criterion = a_criterion()
     criterion(logits_of(0, [0, 1]), a_batch([0, 1]))
     criterion.end_epoch()
@@ -68,7 +68,7 @@ def test_validation_neither_reads_nor_writes_what_is_remembered() -> None:
     assert torch.equal(criterion.earlier, before) and before.any()
 
 
-def test_a_checkpoint_has_what_was_said_and_how_far_the_trust_has_grown() -> None:
+def test_a_checkpoint_holds_the_stored_logits_and_the_number_of_epochs() -> None:
     criterion, restored = a_criterion(), a_criterion()
     criterion(logits_of(0, [0, 1]), a_batch([0, 1]))
     criterion.end_epoch()
