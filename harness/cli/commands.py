@@ -28,43 +28,44 @@ from harness.options.commands import confirm_settings, doctor_settings, move_set
 from harness.settings import CONFIRM_CONTROLS, ConfirmSettings
 
 _ABOUT = """\
-Search the students of a teacher: check a task before its search, look at the
-study, put what it found to the test, or move it. COMMAND --help says the rest."""
+Search the students of a teacher: check a task before its search, search it,
+look at the study, confirm its result on the test split, or move it to another
+storage. COMMAND --help says more."""
 
 _CONFIRM = """\
-Train the picks of a study and their controls anew, with fresh seeds, and score
+Train the picks of a study and their controls again with fresh seeds, and score
 each once on the test split, which the search has never seen. Reports means with
 95 % intervals and the gain of distillation, paired by seed, over the control
 whose training settings were tuned (--controls plain: over the plain one, with
-the student's own settings). The same command
-goes on where it was; more --seeds add to those that are there. To pick anew
-after looking at this would be to select on the test split."""
+the student's own settings). The same command resumes; more --seeds add to those
+that are there. Don't pick again after seeing these scores: that would select on
+the test split."""
 
 _DOCTOR = """\
-Check a task and its space: data and splits, teacher and what is stored of it,
-students, losses and gradients, the metric, budgets. One line for each check,
-and what to do about each that fails. Takes 5 to 25 s and writes nothing.
+Check a task and its space: data and splits, teacher and its stored outputs,
+students, losses and gradients, the metric, budgets. Prints one line for each
+check, and what to do about each that fails. Takes 5 to 25 s and writes nothing.
 Exit code: 0 all is well, 1 a check failed, 2 the command can't be run."""
 
 _MOVE = """\
-Move a study to another storage, say from the file that it was begun on to a
-server that many machines reach, or back: all its trials, with what is known of
-them. Its runs folder stays, so what was cut is resumed and MLflow's runs go on.
-Nobody may be at work on it. A move that was cut leaves the study where it was;
-the same command does it again. Afterwards the old storage says where it went."""
+Move a study to another storage, with all its trials and what is known of them:
+from the file where it began to a server that many machines reach, or back. Its
+runs folder stays, so interrupted trials resume and MLflow's runs continue. No
+process may be working on the study. An interrupted move leaves the study where
+it was, and the same command repeats it. Afterwards the old storage says where
+the study went."""
 
 _STATUS = """\
 Show how a study stands, from any machine that reaches its storage: its workers
-and what each is at, what is finished and failed, the pace, and the time left.
-The pace is told by the clocks of the machines that work on it."""
+and what each is doing, what is finished and failed, the pace, and the time
+left. The pace is measured by the clocks of the machines that work on it."""
 
 _REPORT = """\
-Show a study's front and its picks, at any time, also while it is searched;
-write tables and plots, and log them to MLflow, with whatever it lacks of the
-study's runs."""
+Show a study's front and its picks, at any time, also during the search; write
+tables and plots, and log them to MLflow, with those of the study's runs that it
+lacks."""
 
-
-_STUDY = "name of the study (default: the only one; of several, list them)"
+_STUDY = "name of the study (default: the only one; several are listed)"
 
 
 def parse_command(arguments: Sequence[str] | None = None) -> tuple[str, tuple[Any, ...]]:
@@ -81,7 +82,7 @@ def _program() -> Group:
         examples=examples(
             (f"{started} doctor --space my_space.py", "before a search"),
             (f"{started} doctor --space my_space.py --max parameters=2000", ""),
-            (f"{started} search --space my_space.py --trials 50", "again: it goes on"),
+            (f"{started} search --space my_space.py --trials 50", "again: it resumes"),
             (f"{started} status --study digits", "during it"),
             (f"{started} report --study digits", "after it"),
             (f"{started} confirm --study digits --seeds 5", "is it a gain?"),
@@ -96,11 +97,11 @@ def _doctor() -> Command:
         groups={
             "What is checked": [space_option(), max_option("check that a student costs no more"), MIN, MIN_SHARE],
             SOURCES: [
-                teacher_option(" (default: the one that a search has kept, or fresh weights)"),
+                teacher_option(" (default: the one that a search has trained, or fresh weights)"),
                 DATA_DIR,
                 ACCELERATOR,
             ],
-            PLACES: [runs_dir_option("where a kept teacher is looked for")],
+            PLACES: [runs_dir_option("folder that may hold a trained teacher")],
         },
         read=lambda given: (doctor_settings(given),),
         about=_DOCTOR,
@@ -136,10 +137,10 @@ def _confirm() -> Command:
                 option(
                     "--seeds",
                     "N",
-                    "fresh seeds for each pick and its controls, those of before included; at least 2, which say "
-                    f"little (default: {ConfirmSettings.seeds})",
+                    "fresh seeds for each pick and its controls, those of earlier runs included; at least 2, "
+                    f"which say little (default: {ConfirmSettings.seeds})",
                 ),
-                controls_option("beside each pick, ", CONFIRM_CONTROLS),
+                controls_option("with each pick", CONFIRM_CONTROLS),
                 option("--workers", "N", "students at a time (default: the cores)"),
                 option("--accelerator", "NAME", "Lightning's accelerator (default: auto)"),
             ],
@@ -153,7 +154,7 @@ def _confirm() -> Command:
         },
         read=lambda given: (confirm_settings(given),),
         about=_CONFIRM,
-        short="train the picks and their controls with fresh seeds, and score them on the test split",
+        short="train the picks and their controls with fresh seeds; score them on the test split",
     )
 
 
@@ -167,12 +168,12 @@ def _move() -> Command:
                 option(
                     "--to",
                     "ADDRESS",
-                    "the storage that it is moved to, an address as of --storage; needed, unless it is in $KD_TO",
+                    "the storage that it moves to, an address like that of --storage; required, unless $KD_TO is set",
                 ),
-                runs_dir_option("where its trials are kept, which stay there"),
+                runs_dir_option("folder of its trials, which stay there"),
             ]
         },
         read=move_settings,
         about=_MOVE,
-        short="take a study to another storage, and go on with it there",
+        short="move a study to another storage, and continue it there",
     )

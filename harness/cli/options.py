@@ -19,8 +19,8 @@ DATA_DIR = option("--data-dir", "DIR", "where the data is (default: where the ta
 ACCELERATOR = option("--accelerator", "NAME", "Lightning's accelerator: auto, cpu, gpu, mps, .. (default: auto)")
 ACCEPT_CHANGES = switch(
     "--accept-changes",
-    "go on with a study though its space file, what that imports, start weights or teacher are not what it was begun "
-    "with; what changed, and before which trial, is noted in the study and in MLflow",
+    "resume a study although its space file, the modules that it imports, start weights or teacher have changed; the "
+    "change, and before which trial, is noted in the study and in MLflow",
 )
 STORAGE = option(
     "--storage",
@@ -38,7 +38,7 @@ MIN = option(
 MIN_SHARE = option(
     "--min-share",
     "SHARE",
-    "the same as a share of the teacher's, such as 0.98 (of a minimised metric: teacher's / student's)",
+    "the same as a share of the teacher's score, such as 0.98 (of a minimised metric: teacher's / student's)",
 )
 
 
@@ -58,17 +58,17 @@ def controls_option(when: str, choices: Sequence[str]) -> click.Option:
         when: When the controls are trained.
         choices: The values that it may have, the default first.
     """
-    told = {
-        "tuned": "also the picks with training settings of their own, as often tried as their architecture had trials",
-        "plain": "train each student that is compared on labels alone too",
-        "none": "train none",
+    meanings = {
+        "none": "no controls",
+        "plain": "the same students again, on labels alone",
+        "tuned": "for the picks also the best of several, with training settings of their own, as many as their "
+        "architecture had trials",
     }
-    return option(
-        "--controls",
-        "|".join(choices),
-        f"what a gain is a gain over; {when}{'; '.join(f'{name}: {told[name]}' for name in reversed(choices))} "
-        f"(default: {choices[0]})",
+    meant = "; ".join(f"{name}: {meanings[name]}" for name in reversed(choices))
+    text = (
+        f"controls that the gain of distillation is measured against, trained {when}. {meant} (default: {choices[0]})"
     )
+    return option("--controls", "|".join(choices), text)
 
 
 def max_option(effect: str) -> click.Option:

@@ -81,6 +81,13 @@ class Command(click.Command):
         self._groups = groups
         self._read = read
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx  # which Click leaves out where the value of an option is missing
+            raise
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             found = self._read(Given(ctx.params, spell=flag, program=program_here()))

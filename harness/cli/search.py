@@ -32,7 +32,8 @@ from harness.settings import AVERAGES, CONTROLS, PRUNERS, SAMPLERS, Settings
 _ABOUT = """\
 Search the students of a teacher: trains small students by knowledge
 distillation and finds the trade-off between accuracy, latency and size, with
-the temperature, the weight alpha and the width that reach it."""
+the temperature, the weight alpha and the width that reach it. The same command
+resumes the study."""
 
 _LOSS = """
 loss = alpha * cross-entropy + (1 - alpha) * T^2 * KL
@@ -60,10 +61,10 @@ def search_command(typed: str) -> Command:
         groups={
             _SEARCHED: _searched(),
             SOURCES: [
-                teacher_option("; if repeated, all teach as one (default: train one, once)"),
+                teacher_option("; if repeated, all teach as one (default: train one, and keep it)"),
                 DATA_DIR,
                 ACCELERATOR,
-                option("--teachers", "N", "train so many, of different seeds, that teach as one"),
+                option("--teachers", "N", "train this many teachers, with different seeds, that teach as one"),
                 option(
                     "--ensemble",
                     "|".join(AVERAGES),
@@ -88,7 +89,7 @@ def _read(given: Given) -> tuple[Settings, Placement]:
 
 def _examples(search: str) -> str:
     shown = examples(
-        (f"{search} --trials 50", "digits; again: it goes on"),
+        (f"{search} --trials 50", "digits; again: it resumes"),
         (f"{search} --space fashion-mnist --trials 30", "Fashion-MNIST"),
         (f"{search} --space my_space.py --teacher best.ckpt", "your own task"),
         (f"{search} --fix alpha=0.5 --study half", "hold a parameter"),
@@ -122,8 +123,8 @@ def _searched() -> list[click.Option]:
         option(
             "--recipe",
             "NAME",
-            f"published settings to try first, before those that are tried unasked ({', '.join(DEFAULT_RECIPES)}); may "
-            f"be repeated ({', '.join(RECIPES)}; {NO_RECIPE}: try none, not even those)",
+            "published settings to try first, before those that are tried by default "
+            f"({', '.join(DEFAULT_RECIPES)}); may be repeated ({', '.join(RECIPES)}; {NO_RECIPE}: try none at all)",
             repeated=True,
         ),
         option(
@@ -138,14 +139,14 @@ def _searched() -> list[click.Option]:
             "pareto: stop students that have no chance of the front; none: train all to the end (default: "
             f"{PRUNERS[0]})",
         ),
-        controls_option("at the end, ", CONTROLS),
+        controls_option("after the search", CONTROLS),
         click.Option(["--no-controls", "controls"], flag_value="none", help="short for --controls none"),
         option("--seed", "N", "decides every draw, those of the teacher's training too (default: 0)"),
         option(
             "--timeout",
             "SECONDS",
-            "start no further trial after this time of searching, or, of a worker that a scheduler starts again, after "
-            "its first start; those that run are trained to the end",
+            "start no further trial after this time of searching (for a worker that a scheduler restarts, since its "
+            "first start); running trials are trained to the end",
         ),
         ACCEPT_CHANGES,
     ]
@@ -156,8 +157,8 @@ def _workers() -> list[click.Option]:
         option(
             "--launcher",
             "|".join(LAUNCHERS),
-            "local: processes of this machine; slurm: an array of jobs; ray: tasks of a Ray cluster. Whichever it is, "
-            f"all that share --storage and --runs-dir work on one study (default: {LAUNCHERS[0]})",
+            "local: processes on this machine; slurm: a job array; ray: tasks on a Ray cluster. All workers that share "
+            f"--storage and --runs-dir work on one study (default: {LAUNCHERS[0]})",
         ),
         option("--workers", "N", "trials at a time (default: here the cores, or 1 on a GPU; 1 elsewhere)"),
         option(
@@ -172,13 +173,13 @@ def _workers() -> list[click.Option]:
         option(
             "--time",
             "LIMIT",
-            "Slurm: a job's time limit, MINUTES or HH:MM:SS; a worker that is cut by it, or preempted, is requeued and "
-            f"goes on (default: {DEFAULT_MINUTES})",
+            "Slurm: a job's time limit, MINUTES or HH:MM:SS; a worker that reaches it, or is preempted, is requeued "
+            f"and resumes (default: {DEFAULT_MINUTES})",
         ),
         option(
             "--slurm",
             "NAME[=VALUE]",
-            "Slurm: another option of sbatch, as in account=lab, qos=high, mem=8G; may be repeated",
+            "Slurm: another option of sbatch, such as account=lab, qos=high, mem=8G; may be repeated",
             repeated=True,
         ),
         option("--ray-address", "ADDRESS", "Ray: the cluster (default: $RAY_ADDRESS, or the one of this machine)"),

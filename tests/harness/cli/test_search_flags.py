@@ -408,7 +408,7 @@ def test_a_mistake_names_the_help_of_its_own_command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("KD_TO", raising=False)
-    for arguments in ("move --study s", "report --study ../x", "doctor --space none.py"):
+    for arguments in ("move --study s", "report --study ../x", "doctor --space none.py", "search --trials"):
         with pytest.raises(SystemExit):
             parse_command(arguments.split())
         line = only_line(capsys.readouterr().err)
