@@ -349,5 +349,5 @@ def _without_intermediate_values(trial: FrozenTrial) -> FrozenTrial:
 
 
 def _key(params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> Hashable:
-    """Return the identity of a configuration: a choice by its index, a number to twelve significant figures, names in one order."""
+    """Return the identity of a configuration: choices by index, numbers to 12 significant figures, in one order."""
     return tuple(f"{distributions[name].to_internal_repr(params[name]):.12g}" for name in sorted(params))
