@@ -126,7 +126,7 @@ class SearchSpace:
         self._check_domains()
 
     def _check_domains(self) -> None:
-        """Check that losses and optimizer accept each choice and the ends of every range; they accept what lies between."""
+        """Check that losses and optimizer accept each choice and the ends of every range, and so what lies between."""
         for method, parameters in self.methods.items():
             check_kinds(parameters, self.criteria[method].__init__)
             check_ends(f"method {method!r}", parameters, self.criteria[method])

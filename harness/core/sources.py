@@ -31,6 +31,7 @@ _TRAINS = (
     "harness/trials/controls.py",
     "harness/teachers/make.py",
     "harness/teachers/outputs.py",
+    "harness/teachers/untrained.py",
 )
 """Of this package, what decides the numbers of a trial."""
 _INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))

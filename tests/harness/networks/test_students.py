@@ -111,7 +111,7 @@ def test_of_an_endless_space_every_value_and_the_corners_are_looked_at() -> None
     assert {(1, 1), (1, 20), (10_000, 1), (10_000, 20)} <= seen
 
 
-def test_students_that_begin_alike_whatever_the_seed_are_named() -> None:
+def test_students_with_the_same_weights_whatever_the_seed_are_named() -> None:
     def seeded_apart(width: int) -> nn.Module:
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -122,18 +122,18 @@ def test_students_that_begin_alike_whatever_the_seed_are_named() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
-def test_a_layer_without_units_is_named_with_the_range_to_mend() -> None:
+def test_an_empty_layer_is_named_with_the_range_to_mend() -> None:
     def plain(width: int) -> nn.Module:
         return nn.Sequential(nn.Linear(4, width), nn.Linear(width, 2))
 
     found = looked_at(space_of(plain, width=IntDistribution(0, 3)))
-    assert str(found.unitless) == (
+    assert str(found.empty_layer) == (
         "student(width=0) has an empty layer: its 0.weight is [0, 4]; begin the range of width at 1."
     )
-    assert found.alike is None  # it has next to nothing to draw, which is no sign of a seed
+    assert found.unseeded is None  # it has next to nothing to draw, which is no sign of a seed
     assert looked_at(space_of(plain)).empty_layer is None
     found = looked_at(space_of(lambda size: plain(int(size == "some")), size=CategoricalDistribution(["some", "none"])))
-    assert found.unitless is not None and found.unitless.remedy.startswith("give each layer a unit at least")
+    assert found.empty_layer is not None and found.empty_layer.remedy.startswith("give each layer a unit at least")
 
     def marked(width: int) -> nn.Module:  # an empty vector that tells a device is no layer
         network = plain(width)
@@ -507,7 +507,7 @@ def test_a_parameter_that_only_some_kinds_use_is_not_called_without_effect() -> 
 
     kinds = CategoricalDistribution(["mlp", "multi", "cnn"])  # neither the middle, nor an end of them
     heads, unused = IntDistribution(1, 100), FloatDistribution(0, 1)
-    assert looked_at(space_of(build, kind=kinds, heads=heads, unused=unused)).inert == ["unused"]
+    assert looked_at(space_of(build, kind=kinds, heads=heads, unused=unused)).without_effect == ["unused"]
 
 
 def test_of_large_students_the_same_few_are_looked_at_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
