@@ -1,7 +1,7 @@
-"""Published settings in this project's terms, and the translation of others' weights into alpha.
+"""Published settings in this project's terms, and the conversion of other projects' weights into alpha.
 
-Ours is alpha · CE + (1 - alpha) · T² · KL, where alpha weighs the **hard labels**. Others weigh the soft targets by
-that name, or give each term a weight of its own. Imports nothing: the command line names the recipes.
+The loss here is alpha · CE + (1 - alpha) · T² · KL, where alpha weighs the **hard labels**. In other projects alpha
+weighs the soft targets, or each term has a weight of its own. Imports nothing: the command line names the recipes.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 
 class ConvertedLoss(NamedTuple):
-    """Another project's loss, as ours: it is ``factor`` · (``alpha`` · CE + (1 - ``alpha``) · T² · KL).
+    """Another project's loss in this project's terms: ``factor`` · (``alpha`` · CE + (1 - ``alpha``) · T² · KL).
 
     Attributes:
         temperature: Softening T, unitless.
         alpha: Weight of the hard labels, in [0, 1].
-        factor: What is left over. A learning rate of SGD has to be multiplied by it, beside an undivided weight decay;
-            AdamW, which trains here, takes the same steps whatever it is.
+        factor: The remaining factor. A learning rate of SGD must be multiplied by it, and the weight decay left as it
+            is; AdamW, which trains here, takes the same steps whatever the factor.
     """
 
     temperature: float
@@ -25,15 +25,15 @@ class ConvertedLoss(NamedTuple):
 
 
 def convert_weights(*, hard: float, soft: float, temperature: float, squared: bool = True) -> ConvertedLoss:
-    r"""Return two weights that need not sum to one, as temperature, alpha and what is left over.
+    r"""Convert two weights that need not sum to one into temperature, alpha and a factor.
 
     .. math::
         w_h \, \mathrm{CE} + w_s \, T^2 \, \mathrm{KL}
         = (w_h + w_s) \left( \alpha \, \mathrm{CE} + (1 - \alpha) \, T^2 \, \mathrm{KL} \right),
         \quad \alpha = \frac{w_h}{w_h + w_s}
 
-    Soft cross-entropy in KL's place has the same gradient. A KL that is averaged over the C classes as well as over the
-    batch, as ``reduction="mean"`` does and the published code of DeiT, has the weight ``soft`` / C.
+    Soft cross-entropy in place of KL has the same gradient. For a KL that is averaged over the C classes as well as
+    over the batch (``reduction="mean"``, and the published code of DeiT), pass ``soft`` / C.
 
     Args:
         hard: Weight of the cross-entropy with the true labels, at least 0.
@@ -53,7 +53,7 @@ def convert_weights(*, hard: float, soft: float, temperature: float, squared: bo
 
 
 def _recipe(*, hard: float, soft: float, temperature: float) -> dict[str, float]:
-    """Return what a trial takes of a translation."""
+    """Return the parameters of a trial for another project's weights."""
     ours = convert_weights(hard=hard, soft=soft, temperature=temperature)
     return {"temperature": ours.temperature, "alpha": ours.alpha}
 
@@ -82,7 +82,7 @@ RECIPES: dict[str, dict[str, float]] = {
     # says T = 20 and no weight.
     "hinton": _recipe(hard=0.5, soft=1.0, temperature=2.0),
 }
-"""By name; ``alpha`` is the weight of the hard labels."""
+"""Published settings by name; ``alpha`` is the weight of the hard labels."""
 
 DEFAULT_RECIPES = ("repdistiller", "distilbert", "keras")
-"""Those that a study tries first unasked: three temperatures apart."""
+"""The recipes that a study tries first by default: three different temperatures."""

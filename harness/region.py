@@ -1,7 +1,7 @@
 """The region of interest: the part of the front that a person would choose from, as a bound on the primary metric.
 
-The hypervolume over all accuracies pays most for the worst students, which nobody deploys. So students beyond the bound
-are on no front, are no pick, and add nothing that the sampler could expect.
+The hypervolume over all accuracies rewards the worst students most, which nobody deploys. So students outside of the
+region are on no front, are no pick, and add nothing to the expected hypervolume improvement.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from harness.settings import Bound
 from harness.task import Task
 
 HALF_WAY = 0.5
-"""By default: the share of the teacher's distance from chance, by the logarithm of the error, that a student must have.
+"""The default share of the teacher's distance from chance, by the logarithm of the error, that a student must have.
 
-``benchmarks/README.md`` says what it gives on two data sets."""
+``benchmarks/README.md`` shows its effect on two data sets."""
 _ROUNDING = 1e-6  # of a value: a metric of 0.95 in single precision is a little less
 
 
@@ -29,7 +29,7 @@ class Region:
         metric: Name of the primary metric.
         sign: 1 where more of it is better, -1 where less is.
         floor: The worst value that counts; ``None`` where all count.
-        why: How the bound came about, or why there is none.
+        why: Where the bound comes from, or why there is none.
     """
 
     metric: str
@@ -38,7 +38,7 @@ class Region:
     why: str = ""
 
     def holds(self, value: float) -> bool:
-        """Return whether a student of this value of the primary metric counts."""
+        """Return whether a student with this value of the primary metric counts."""
         if self.floor is None:
             return True
         return self.sign * (value - self.floor) >= 0 or math.isclose(value, self.floor, rel_tol=_ROUNDING)
@@ -56,14 +56,14 @@ class Region:
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What is known of a primary metric once the teacher is there.
+    """What is known of a primary metric before students are trained.
 
     Attributes:
         metric: Its name.
         sign: 1 where more of it is better, -1 where less is.
-        bounds: The least and the most that it can be; ``None`` for one that is not known.
-        chance: The best that a constant answer reaches on the validation split; NaN where it can't be measured.
-        samples: Samples of that split.
+        bounds: Its lower and upper limit; ``None`` for one that is not known.
+        chance: The best score of a constant answer on the validation split; NaN where it can't be computed.
+        samples: Number of samples in that split.
     """
 
     metric: str
@@ -87,7 +87,7 @@ def check_name(bound: Bound | None, task: Task) -> None:
     """Check that a bound names the primary metric of a task, and bounds it on its worse side.
 
     Raises:
-        HarnessError: If not; the message says which flag does.
+        HarnessError: If not; the message names the flag to use.
     """
     if bound is None or not bound.metric:
         return
@@ -110,7 +110,7 @@ def check_name(bound: Bound | None, task: Task) -> None:
 
 
 def check_reach(bound: Bound | None, scores: Scores) -> None:
-    """Check that a bound can be reached, and that a share of the teacher's score has a meaning.
+    """Check that a bound can be reached, and that a share of the teacher's score is meaningful.
 
     Raises:
         HarnessError: If not.
@@ -134,16 +134,16 @@ def region_of(bound: Bound | None, scores: Scores, teacher: float) -> Region:
     """Return the region that was asked for, or the default one.
 
     By default a student must have half of the teacher's distance from chance, by the logarithm of the error, which is
-    the distance to the best value there is: its error may be the geometric mean of the teacher's and of what a constant
-    answer has. A teacher without an error is taken to have half a sample's worth of chance's.
+    the distance to the best possible value: its error may be the geometric mean of the teacher's and of a constant
+    answer's. A teacher without errors counts as having half a sample's share of a constant answer's error.
 
     Args:
-        bound: What was asked for; ``None`` takes the default.
+        bound: The bound asked for; ``None`` takes the default.
         scores: What is known of the primary metric.
         teacher: The teacher's value of it on the validation split.
 
     Raises:
-        HarnessError: If a share of the teacher's score is asked for, and that is not above zero.
+        HarnessError: If a share of the teacher's score is asked for, and that score is not above zero.
     """
     metric, sign = scores.metric, scores.sign
     if bound is None:

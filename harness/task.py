@@ -17,13 +17,13 @@ from lightning_modules.data.tensors import TensorDataModule
 
 
 class Task(ABC):
-    """A teacher, the data it knows, and the students that may replace it.
+    """A teacher, its data, and the students that may replace it.
 
     Attributes:
         metric_name: Name of the primary metric, in the log and as an objective.
         metric_direction: ``"maximize"`` or ``"minimize"``.
-        class_names: What a report calls the classes, in their order; empty calls them by their numbers.
-        teacher_epochs: Epochs for which a teacher is trained, where none is given.
+        class_names: Names of the classes in reports, in their order; empty uses their numbers.
+        teacher_epochs: Epochs of the teacher's training, where no checkpoint is given.
         teacher_learning_rate: Peak learning rate of that training.
     """
 
@@ -38,7 +38,7 @@ class Task(ABC):
         """Return the data in fixed train, validation and test splits; the same ones at each call.
 
         Args:
-            data_dir: What the person passed as ``--data-dir``.
+            data_dir: The value of ``--data-dir``.
         """
 
     @abstractmethod
@@ -50,22 +50,22 @@ class Task(ABC):
         """Return a student with fresh weights: from a batch's inputs to logits (B, C).
 
         Args:
-            args: None; it lets a task name its own keywords, as ``student(self, *, width: int)``, under mypy too.
+            args: Empty; it lets a task declare its own keywords, as ``student(self, *, width: int)``, under mypy too.
             architecture: A value for each parameter of the space's ``student`` group.
         """
 
     def deployed(self, student: nn.Module) -> nn.Module:
-        """Return the network that is used in the end, of a student: scored, costed and saved in the student's place.
+        """Return the network that is deployed of a student: it is scored, costed and saved in the student's place.
 
-        By default the student itself. Return what stands in for it where training needs more than use does: averaged
-        weights, a network with its adapters merged, the network within a wrapper. What training changes is the student,
-        and what an epoch's curves say is of the student; this is asked once its last epoch is over, and of a fresh
-        student, for the costs and wherever a saved student is loaded. A student's checkpoints hold the student.
+        By default this is the student itself. Return another network where training needs more than use does: averaged
+        weights, a network with its adapters merged, the network within a wrapper. Training changes the student, and an
+        epoch's curves and checkpoints are the student's; this method is called after the last epoch, and with a fresh
+        student for the costs and wherever a saved student is loaded.
 
         Args:
-            student: From ``student``, trained or fresh; it may be taken apart, for nothing else is done with it. Of
-                either, the network must have a state of the same names, shapes and types: the costs are those of the
-                fresh one, and what was trained is loaded into one.
+            student: From ``student``, trained or fresh; it may be taken apart, for it is not used any more. The network
+                must have the same names, shapes and types of state for both: the fresh one is costed, and a trained
+                state is loaded into one.
         """
         return student
 
@@ -75,10 +75,10 @@ class Task(ABC):
 
 
 def class_names(task: Task) -> tuple[str, ...]:
-    """Return what a report calls the classes; empty where a task names none.
+    """Return the names of the classes as strings; empty where a task names none.
 
     Raises:
-        ValueError: If the task has no sequence of names, or one names several classes.
+        ValueError: If ``class_names`` is no sequence of names, or a name stands for several classes.
     """
     given: Any = task.class_names
     names = given.tolist() if isinstance(given, np.ndarray) else () if given is None else given
@@ -109,7 +109,7 @@ def deployed_network(task: Task, student: nn.Module) -> nn.Module:
     """Return the network that the task deploys of a student.
 
     Raises:
-        TypeError: If the task returns anything else.
+        TypeError: If the task returns no network.
     """
     network = task.deployed(student)
     if not isinstance(network, nn.Module):

@@ -31,6 +31,7 @@ _TRAINS = (
     "harness/trials/controls.py",
     "harness/teachers/make.py",
     "harness/teachers/outputs.py",
+    "harness/teachers/untrained.py",
 )
 """The files of this package on which a trial's numbers depend."""
 _INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))

@@ -1,4 +1,4 @@
-"""Budgets such as ``--max latency_p50_ms=2``: costs are known beforehand, so a student over one is never trained."""
+"""Budgets such as ``--max parameters=2000``: costs are known beforehand, so a student over one is never trained."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from harness.space import SearchSpace
 
 
 def check_counted(uncounted: Sequence[str], budgets: Iterable[str], objectives: Iterable[str] = ()) -> None:
-    """Check that costs which may be unknown, such as MACs, are asked for only where they can be counted.
+    """Check that costs that may be unknown, such as MACs, are asked for only where they can be counted.
 
     Args:
-        uncounted: What multiplies in students and can't be counted, by name.
+        uncounted: Operations of students that multiply and have no formula.
         budgets: Names of the costs that have a budget.
         objectives: Names of the objectives.
 
     Raises:
-        HarnessError: If they can't.
+        HarnessError: If they can't be counted.
     """
     for flag, names in (("--max", unknown_for_some(budgets)), ("--objectives", unknown_for_some(objectives))):
         if names and uncounted:
@@ -35,7 +35,7 @@ def check_counted(uncounted: Sequence[str], budgets: Iterable[str], objectives: 
 
 
 def always_known() -> str:
-    """Return the budgets that every student's costs can be compared with, as ``parameters, size_mb or ...``."""
+    """Return the budgets whose cost is known of every student, as ``parameters, size_mb or ...``."""
     *names, last = (name for name in budget_names() if not METRICS[name].may_be_unknown)
     return f"{', '.join(names)} or {last}"
 
@@ -48,7 +48,7 @@ def check_compared(teacher: nn.Module, objectives: Sequence[str]) -> None:
         objectives: Names of the objectives.
 
     Raises:
-        HarnessError: If it has none.
+        HarnessError: If it has no parameters.
     """
     if "compression" in objectives and not any(True for _ in teacher.parameters()):
         raise HarnessError(
@@ -58,20 +58,20 @@ def check_compared(teacher: nn.Module, objectives: Sequence[str]) -> None:
 
 
 def over(costs: Mapping[str, float], budgets: Mapping[str, float]) -> bool:
-    """Return whether a student of such costs is over one of the budgets."""
+    """Return whether costs exceed one of the budgets."""
     return any(costs[name] > budget for name, budget in budgets.items())
 
 
 def within(space: SearchSpace, budgets: Mapping[str, float], costs: CostTable) -> SearchSpace:
     """Return the space with its ranges narrowed to the architectures that are within every budget.
 
-    What ranges of whole numbers can't say, as where a cheap one stands between dear ones, is left to whoever draws.
+    Ranges of whole numbers can't exclude an expensive architecture between cheap ones: the sampler skips those.
 
     Args:
         space: The space.
         budgets: The most that a student may cost, by name of the cost.
-        costs: Of every architecture of the space that memory suffices for; a space of too many to be measured is left
-            as it is.
+        costs: Costs of every architecture that memory suffices for. A space of too many to be measured is not
+            narrowed.
 
     Raises:
         HarnessError: If no student is within every budget.

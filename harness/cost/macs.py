@@ -27,11 +27,11 @@ aten = torch.ops.aten
 
 
 class Macs(NamedTuple):
-    """What was counted of a call.
+    """The MACs of a call.
 
     Attributes:
-        total: Multiply-accumulates of what could be counted.
-        uncounted: What could not, by name; the total means nothing unless it is empty.
+        total: Multiply-accumulates of all operations with a formula.
+        uncounted: Operations that multiply and have no formula; the total is valid only if there are none.
     """
 
     total: int
@@ -46,8 +46,8 @@ def macs_of(network: nn.Module, inputs: Inputs) -> Macs:
     Fourier transform of N values as 2.5 N log2 N (half of that for real ones), the convention of FFTW.
 
     Args:
-        network: In the mode in which it is to be counted.
-        inputs: Of a batch.
+        network: The network, in the mode that is counted.
+        inputs: Inputs of a batch.
 
     Raises:
         Exception: What the network raises when it is called by itself.
@@ -71,7 +71,7 @@ def count_macs(network: nn.Module, inputs: Inputs) -> int | None:
 
 @contextlib.contextmanager
 def _plain_paths() -> Iterator[None]:
-    """Compute without gradients, compiled code, and the kernels that hide their products."""
+    """Disable gradients, compiled code, and fused kernels within the context."""
     fast = torch.backends.mha.get_fastpath_enabled()
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
@@ -87,7 +87,7 @@ def _plain_paths() -> Iterator[None]:
 
 
 class _Counter(TorchDispatchMode):
-    """Counts what is dispatched, and names what it can't count."""
+    """Counts the products of dispatched operations, and names operations without a formula."""
 
     supports_higher_order_operators = True
 
@@ -113,7 +113,7 @@ class _Counter(TorchDispatchMode):
 
 
 class _Exits(TorchFunctionMode):
-    """Sees where values leave torch, whose dispatcher knows nothing of what NumPy or another library does with them."""
+    """Finds where values leave torch for NumPy or another library, which the dispatcher does not see."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ _EXITS = {getattr(Tensor, name): name for name in ("numpy", "__array__", "tolist
 
 
 def _stored(matrix: Tensor) -> int:
-    """Return how many values a matrix stores: of a sparse one, those that are multiplied."""
+    """Return how many values a matrix stores; only these are multiplied, where it is sparse."""
     if matrix.layout is torch.sparse_coo:
         return int(matrix.coalesce().values().numel())
     return matrix.values().numel() if matrix.layout in _COMPRESSED else matrix.numel()

@@ -29,7 +29,7 @@ from harness.preparation.method_checks import student_layers
 from harness.preparation.sanity_warnings import SAME_WEIGHTS, task_warnings, training_warnings
 from harness.space_ranges import ends
 from harness.task import Task
-from harness.teachers.make import learns
+from harness.teachers.untrained import learns
 from harness.training.fit import seed_draws
 from harness.training.tensor_file import cpu_state
 from lightning_modules.batch import call

@@ -16,8 +16,9 @@ from harness.networks.digest import answers_of, network_digest, samples_of
 from harness.preparation.fingerprint import fingerprint
 from harness.preparation.method_checks import teacher_layers
 from harness.preparation.teacher_checks import check_outputs
-from harness.teachers.make import AS_IT_IS, find_teacher, learns
+from harness.teachers.make import AS_IT_IS, find_teacher
 from harness.teachers.outputs import find_teacher_outputs, run_teacher
+from harness.teachers.untrained import learns
 from lightning_modules.batch import select
 from lightning_modules.classifier import TeacherModule
 from lightning_modules.data.tensors import Split

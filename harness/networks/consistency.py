@@ -1,4 +1,7 @@
-"""Whether a network in eval mode answers a sample alike each time: what is stored of it must be what it would say."""
+"""Consistency of a network in eval mode: the same logits for a sample each time, alone as in a batch.
+
+Stored outputs of a teacher stand for what it would answer.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +14,23 @@ from harness.core.errors import Unfit
 from lightning_modules.batch import Inputs, call, select
 
 ASKED = 16
-"""Samples that are asked about together, and then one by one."""
+"""Samples that a network is called with together, and then one by one."""
 TOLERANCE = 1e-3
-"""Of the largest logit: what batches of another size, or another order of a sum, may change."""
+"""Accepted difference, as a share of the largest logit: batches of another size sum in another order."""
 
 
 def logits_of(network: nn.Module, inputs: Inputs) -> Tensor:
-    """Return what a network in eval mode answers, without a graph."""
+    """Return the logits of a network in eval mode, without a graph."""
     with torch.no_grad():
         return call(network.eval(), inputs)
 
 
 def find_inconsistency(network: nn.Module, inputs: Inputs) -> Unfit | None:
-    """Say where a network in eval mode gives a sample other logits when asked twice, or alone; ``None`` if nowhere.
+    """Find samples that get other logits when they are passed twice, or alone; ``None`` if there are none.
 
     Args:
-        network: Any mode.
-        inputs: Of a batch.
+        network: In any mode; it is left in eval mode.
+        inputs: Inputs of a batch.
     """
     together, samples = logits_of(network, inputs), _samples(inputs)
     apart = distance(logits_of(network, inputs), together)
@@ -53,9 +56,9 @@ def find_inconsistency(network: nn.Module, inputs: Inputs) -> Unfit | None:
 
 
 def distance(one: Tensor, other: Tensor) -> float:
-    """The largest difference of two tensors of one shape, as a share of the largest value; infinite where one is.
+    """Return the largest difference of two tensors of one shape, as a share of the largest value.
 
-    What both hold impossible (-inf) is no difference.
+    It is infinite where a value is infinite or NaN; -inf in both is no difference.
     """
     impossible = (one == -math.inf) & (other == -math.inf)
     one, other = one.masked_fill(impossible, 0), other.masked_fill(impossible, 0)

@@ -1,4 +1,4 @@
-"""What is deployed of students, looked at before anything trains: a trial asks for it once its training is over."""
+"""Checks of what is deployed of students, before anything trains: a trial asks for it only after its training."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from lightning_modules.data.tensors import TensorDataModule
 
 
 def check_deployed(space: SearchSpace, data: TensorDataModule, user_code: UserCodeContext, *, classes: int) -> None:
-    """Check that what is deployed of students can be scored and kept: of the middle, of all lowest and all highest.
+    """Check that what is deployed of students can be scored and saved: in the middle of the space, and at its ends.
 
-    Those that memory does not suffice for are left to their trials.
+    Students that memory does not suffice for are skipped: their trials fail with that reason.
 
     Args:
         space: Its task builds students, and says what is deployed of them.
         data: The data, on the device that students are run on.
-        user_code: Says of an error in the task's own code what was asked.
+        user_code: Attributes errors in the task's own code.
         classes: Number of the students' logits C.
 
     Raises:
-        Unfit: If it has other logits, or can't be kept.
+        Unfit: If it has other logits, or can't be saved.
     """
     if type(space.task).deployed is Task.deployed:
         return

@@ -1,4 +1,4 @@
-"""What tells one network from another: its layers, its weights, whatever else it holds, and what it answers.
+"""Identity of a network, as a digest of its layers, weights, other attributes, and answers.
 
 What a teacher knows need not be in tensors: it may be an estimator behind a module, a table, a number in its code.
 """
@@ -22,20 +22,20 @@ from harness.training.fit import seed_draws
 from lightning_modules.batch import Inputs, call, select
 from lightning_modules.data.tensors import Split, TensorDataModule
 
-_ASKED = 32  # samples of each split that may be looked at
+_ASKED = 32  # samples of each split, at most
 _KEPT = 512  # numbers of a network's answers that are compared
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 _steady: WeakKeyDictionary[nn.Module, dict[str, str]] = WeakKeyDictionary()
-"""Of each network that was asked: a hash of each attribute that it had before, and that the first call left alone."""
+"""For each network that was called: a hash of each attribute that the first call did not change."""
 
 
 def samples_of(data: TensorDataModule, device: torch.device | None = None) -> list[Inputs]:
-    """Batches of the samples that networks are asked about: a few of the training and the validation split.
+    """Return the batches that networks are compared on: a few samples of the training and the validation split.
 
     Args:
         data: The data.
-        device: Where the samples are wanted; ``None`` takes where the data are.
+        device: Device of the samples; ``None`` takes that of the data.
     """
     batches = []
     for name in ("train", "val"):
@@ -46,13 +46,13 @@ def samples_of(data: TensorDataModule, device: torch.device | None = None) -> li
 
 
 def network_digest(network: nn.Module, answers: Tensor) -> str:
-    """Return a content hash of what a network is, 16 hexadecimal digits; the same on each start of one machine.
+    """Return a content hash of a network, 16 hexadecimal digits; the same at each start on one machine.
 
-    Answers are rounded, so that last bits hardly ever tell networks apart.
+    Answers are rounded, so that differences of last bits hardly ever change it.
 
     Args:
         network: The network.
-        answers: What ``answers_of`` gave for it.
+        answers: Its answers, from ``answers_of``.
     """
     unit = answers.double().flatten()
     size = float(unit.norm())
@@ -64,13 +64,13 @@ def network_digest(network: nn.Module, answers: Tensor) -> str:
 
 
 def weights_digest(network: nn.Module) -> str:
-    """Return a content hash of all tensors of a network, the buffers that it does not save too."""
+    """Return a content hash of all tensors of a network, including buffers that it does not save."""
     return tensors_digest(_tensors(network))
 
 
 @torch.no_grad()
 def answers_of(network: nn.Module, samples: Sequence[Inputs]) -> Tensor:
-    """Logits of some samples in eval mode, on the CPU, finite; the network's modes are left as they were."""
+    """Return finite logits of some samples in eval mode, on the CPU; the network's modes are restored."""
     modes = {module: module.training for module in network.modules()}
     before = None if network in _steady else _attributes(network)
     seed_draws(derived_seed("answers"), torch.device("cpu"))
@@ -87,17 +87,17 @@ def answers_of(network: nn.Module, samples: Sequence[Inputs]) -> Tensor:
 
 
 def sampled_answers(answers: Tensor) -> tuple[float, ...]:
-    """So much of a network's answers as a study keeps, evenly chosen."""
+    """Return the part of a network's answers that a study stores: 512 of them, evenly spaced."""
     flat = answers.flatten()
     chosen = flat[torch.linspace(0, len(flat) - 1, min(_KEPT, len(flat))).long()]
     return tuple(float(f"{value:.6g}") for value in chosen.tolist())
 
 
 def start_of(network: nn.Module) -> Start:
-    """What a fresh network starts from: its shape, what of its tensors is exact, and sizes and shares of the others.
+    """Return what a fresh network starts from: its shape, its integers exactly, its floats by norm and projection.
 
-    Each tensor counts by its own size, so that a large one hides no small one: its logarithm, and the tensor's share of
-    a drawn direction at unit size.
+    Each floating-point tensor adds the logarithm of its norm, and its projection on a random direction at unit norm,
+    so that a large tensor hides no small one.
     """
     exact: list[Any] = []
     sizes = shares = 0.0
@@ -121,15 +121,15 @@ def start_of(network: nn.Module) -> Start:
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Return all tensors of a network by name, the buffers that it does not save too."""
+    """Return all tensors of a network by name, including buffers that it does not save."""
     named = {**dict(network.named_buffers()), **network.state_dict()}
     return {name: value for name, value in named.items() if isinstance(value, Tensor)}
 
 
 def _attributes(network: nn.Module) -> dict[str, str]:
-    """Return a hash of each attribute that a network's modules have beside tensors and submodules, by its name.
+    """Return a hash of each attribute of a network's modules beside tensors and submodules, by its name.
 
-    What can't be hashed is told by the name of its type: what it is for shows in the answers.
+    An attribute that can't be hashed counts by the name of its type: its effect shows in the answers.
     """
     found = {}
     for name, module in network.named_modules():
@@ -143,7 +143,7 @@ def _attributes(network: nn.Module) -> dict[str, str]:
 
 
 class _Hasher(NumpyHasher):  # type: ignore[misc]
-    """Hashes tensors and sets by their content: pickled, they tell where they lie in memory, and in which order."""
+    """Hashes tensors and sets by their content: their pickles depend on memory addresses and on order."""
 
     def save(self, obj: Any) -> None:
         if isinstance(obj, Tensor):

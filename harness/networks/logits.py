@@ -1,4 +1,4 @@
-"""What must hold for the answers of teacher and students, before anything is trained on them."""
+"""Checks of the logits of teacher and students, before anything is trained on them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from lightning_modules.data.tensors import TensorDataModule
 
 
 def check_logits(who: str, logits: Any, labels: Tensor) -> int:
-    """Check that a network answers a batch with raw logits.
+    """Check that a network's output for a batch is raw logits.
 
-    A logit of -inf says that a class is impossible, which the losses pass over; of the true class it is refused.
+    A logit of -inf marks a class as impossible, and the losses skip it.
 
     Args:
-        who: What the network is called.
-        logits: Its answers.
+        who: The network's name in messages.
+        logits: Its output.
         labels: The true classes of the batch, shape (B,).
 
     Returns:
         Number of logits C.
 
     Raises:
-        Unfit: If it does not.
+        Unfit: If it is not.
     """
     samples = len(labels)
     if not isinstance(logits, Tensor):
@@ -51,12 +51,12 @@ SOURCES_OF_NAN = "look for a logarithm or a root of 0, a division by 0, or input
 
 
 def label_classes(data: TensorDataModule) -> int:
-    """Return the number of classes that the labels of all splits name, counted from 0."""
+    """Return the number of classes in the labels of all splits, which count from 0."""
     return 1 + max(int(part.labels.max()) for part in data.splits.values())
 
 
 def check_covers_labels(who: str, classes: int, data: TensorDataModule) -> None:
-    """Check that a network has a logit for each label; it may have more.
+    """Check that a network has a logit for each class of the labels; it may have more.
 
     Raises:
         Unfit: If it has not.
@@ -71,7 +71,7 @@ def check_covers_labels(who: str, classes: int, data: TensorDataModule) -> None:
 
 
 def check_true_classes(who: str, logits: Tensor, labels: Tensor) -> None:
-    """Check that logits of shape (N, C) hold no true class impossible: its loss would be infinite.
+    """Check that no true class has a logit of -inf in logits of shape (N, C): its loss would be infinite.
 
     Raises:
         Unfit: If they do.
@@ -84,7 +84,7 @@ def check_true_classes(who: str, logits: Tensor, labels: Tensor) -> None:
 
 
 def numbers_fault(values: Tensor) -> str | None:
-    """Say how many samples, the first dimension, have NaN, infinity, or -inf throughout; ``None`` if none has."""
+    """Describe how many samples (first dimension) have NaN, infinity, or only -inf; ``None`` if none has."""
     rows = values.detach().flatten(1)
     for what, is_bad in (
         ("NaN", rows.isnan().any(1)),

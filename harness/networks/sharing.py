@@ -1,4 +1,4 @@
-"""What two networks have in common in memory: what one is trained to, the other begins with."""
+"""Memory that two networks share: training one would change the other."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _REMEDY = (
 
 
 def check_apart(name: str, first: nn.Module, second: nn.Module, inputs: Inputs) -> None:
-    """Check that two students of one architecture share nothing that a training changes.
+    """Check that two students of one architecture share no tensor that training changes.
 
-    What is frozen may be shared, as a backbone that is loaded once: no training moves it.
+    Frozen tensors may be shared, as those of a backbone that is loaded once.
 
     Args:
-        name: What they are called.
+        name: Their name in messages.
         first: One of them, on the CPU.
         second: The other one, on the CPU.
-        inputs: Of a batch, by which a network changes its buffers.
+        inputs: Inputs of a batch: a call with them changes buffers.
 
     Raises:
-        Unfit: If they do.
+        Unfit: If they share one.
     """
     shared = _shared(first, second)
     if not shared:
@@ -46,10 +46,10 @@ def check_apart(name: str, first: nn.Module, second: nn.Module, inputs: Inputs) 
 
 
 def check_apart_from_teacher(name: str, student: nn.Module, teacher: nn.Module) -> None:
-    """Check that a student shares nothing with the teacher that is trained in either.
+    """Check that a student shares no tensor with the teacher that is trained in either.
 
     Raises:
-        Unfit: If it does.
+        Unfit: If it shares one.
     """
     places = {_place(value): value.requires_grad for _, value in _tensors(teacher)}
     for key, value in _tensors(student):
@@ -61,25 +61,25 @@ def check_apart_from_teacher(name: str, student: nn.Module, teacher: nn.Module) 
 
 
 def _tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers by name; those without memory are left out, and sparse ones, which have several parts."""
+    """Yield parameters and buffers with memory by name, without sparse ones, which have several parts."""
     for key, value in (*network.named_parameters(), *network.named_buffers()):
         if value.numel() and not value.is_meta and value.layout is torch.strided:
             yield key, value
 
 
 def _place(value: Tensor) -> int:
-    """Return where a tensor's memory begins: views of one tensor have the same."""
+    """Return the address of a tensor's storage, which is the same for all views of one tensor."""
     return value.untyped_storage().data_ptr()
 
 
 def _shared(first: nn.Module, second: nn.Module) -> dict[str, Tensor]:
-    """Return the second's tensors whose memory is the first's too, by name."""
+    """Return the tensors of ``second`` that share memory with ``first``, by name."""
     places = {_place(value) for _, value in _tensors(first)}
     return {key: value for key, value in _tensors(second) if _place(value) in places}
 
 
 def _moved_by_training(network: nn.Module, shared: dict[str, Tensor], inputs: Inputs) -> list[str]:
-    """Return names of the shared tensors that a call as in training changes, as it does a BatchNorm's statistics."""
+    """Return names of the shared tensors that a call in training mode changes, such as a BatchNorm's statistics."""
     before = {key: value.detach().clone() for key, value in shared.items()}
     with torch.no_grad():
         call(network, _on_cpu(inputs))
@@ -95,7 +95,7 @@ def _on_cpu(inputs: Inputs) -> Inputs:
 
 
 def _part_of(first: nn.Module, second: nn.Module, key: str) -> str:
-    """Name the outermost module that both share and that holds a tensor, or the tensor."""
+    """Name the outermost shared module that holds a tensor, or the tensor itself."""
     if first is second:
         return "the whole network is the same one"
     modules = {id(module) for module in first.modules()}

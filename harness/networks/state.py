@@ -1,4 +1,4 @@
-"""What must hold for the state of a network that is kept: floating-point tensors, the same before and after a call."""
+"""Checks of a network's state, which is saved: dense tensors, with the same names before and after a call."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _QUANTIZED = re.compile(r"torch\.(ao\.)?nn\.(intrinsic\.|sparse\.)?quantized\.")
 
 
 def check_state(name: str, network: nn.Module) -> None:
-    """Check that a network has a state of dense tensors that can be kept.
+    """Check that a network's state is dense tensors that can be saved, and that it computes in floating point.
 
     Args:
-        name: What the network is called.
+        name: The network's name in messages.
         network: The network.
 
     Raises:
-        Unfit: If it has not.
+        Unfit: If not.
     """
     state = network.state_dict(keep_vars=True)
     odd = {key: value for key, value in state.items() if not isinstance(value, Tensor)}
@@ -50,15 +50,15 @@ def check_state(name: str, network: nn.Module) -> None:
 
 
 def check_same_state(name: str, before: Iterable[str], network: nn.Module) -> None:
-    """Check that a network's state has the names that it had before it was called: it is loaded into a new one.
+    """Check that a call did not change the names of a network's state, which is loaded into a fresh network.
 
     Args:
-        name: What the network is called.
+        name: The network's name in messages.
         before: The names of its state when it was built.
-        network: The network, which was called since.
+        network: The network, after a call.
 
     Raises:
-        Unfit: If it has others.
+        Unfit: If the names differ.
     """
     names, known = list(network.state_dict()), set(before)
     changed = [f"its forward adds {key!r}" for key in names if key not in known]
@@ -71,5 +71,5 @@ def check_same_state(name: str, before: Iterable[str], network: nn.Module) -> No
 
 
 def _is_quantized(kind: type) -> bool:
-    """Whether a module's class is torch's own for quantized numbers; FloatFunctional and its like compute in floats."""
+    """Return whether a class is one of torch's quantized modules; FloatFunctional and its like compute in floats."""
     return bool(_QUANTIZED.match(f"{kind.__module__}.")) and "FloatFunctional" not in kind.__name__

@@ -25,12 +25,12 @@ def build_student(space: SearchSpace, architecture: Mapping[str, Any], data: Ten
     """Build a student on the CPU. Lazy layers learn their sizes from a sample of the data.
 
     Args:
-        space: Its task builds it.
+        space: Its task builds the student.
         architecture: A value for each parameter of the space's ``student`` group.
         data: The data, on any device.
 
     Raises:
-        Unfit: If what the task gives is no network.
+        Unfit: If the task returns no network.
     """
     network = space.build_student(architecture)
     if not isinstance(network, nn.Module):
@@ -39,7 +39,7 @@ def build_student(space: SearchSpace, architecture: Mapping[str, Any], data: Ten
             "return the network from student()",
         )
     places = {value.device.type for value in (*network.parameters(), *network.buffers())}
-    if not places <= {"cpu", "meta"}:  # a frozen backbone that students share is where the last one was run
+    if not places <= {"cpu", "meta"}:  # a frozen backbone that students share is on the device of the last one
         network.to(torch.device("cpu"))
     return initialize_lazy_layers(network, data.splits["val"].few(1).to(torch.device("cpu")).inputs)
 
@@ -55,7 +55,7 @@ def named(architecture: Mapping[str, Any]) -> str:
 
 
 def probe_samples(data: TensorDataModule) -> Split:
-    """Return some validation samples, repeated where there are too few."""
+    """Return the validation samples that networks are checked with, repeated where there are too few."""
     split = data.splits["val"]
     ids = torch.arange(PROBED_SAMPLES, device=split.labels.device) % len(split)
     return Split(select(split.inputs, ids), split.labels[ids])

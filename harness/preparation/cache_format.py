@@ -1,4 +1,4 @@
-"""The format of what the cache holds: what another version made is made anew, which is said."""
+"""The format of the cache: what another version of kd-harness made is made anew, with a message."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from harness.core.content import write_atomically
 
 FORMAT = 3
-"""To be raised when files of the cache, or what their content keys are made of, change."""
+"""Raised when files of the cache, or what their content keys are made of, change."""
 
 
 def check_cache(cache_dir: Path, say: Callable[[str], None]) -> None:
-    """Say once if a cache holds what another version of kd-harness made, and note the format of this one.
+    """Report once that a cache was made by another version of kd-harness, and note this one's format.
 
-    Nothing of it is misread: content keys of another format name other files.
+    Old files are not misread: content keys of another format name other files.
 
     Args:
         cache_dir: The cache.

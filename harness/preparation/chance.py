@@ -1,4 +1,4 @@
-"""What a metric gives for answers that are known beforehand: perfect ones, and ones that know nothing of a sample."""
+"""Scores of answers that are known beforehand: perfect ones, and constant ones."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _VALUES = 8_000_000  # logits that a metric is given at once
 
 
 def check_metric(task: Task, labels: Tensor, classes: int) -> Metric:
-    """Return a new metric of a task, on the labels' device, that was seen to give one number for a perfect answer.
+    """Return a new metric of a task, on the labels' device, after checking that it scores a perfect answer.
 
     Args:
-        task: Gives the metric.
+        task: Defines the metric.
         labels: The labels of a split, shape (N,).
         classes: Number of classes C.
 
     Raises:
-        Unfit: If it gives none.
+        Unfit: If it does not return one number.
     """
     kind = "it"
     try:
@@ -55,7 +55,7 @@ def check_metric(task: Task, labels: Tensor, classes: int) -> Metric:
 
 
 def chance_level(metric: Metric, labels: Tensor, classes: int, *, sign: int) -> float:
-    """Return the better of two constant answers: the most frequent class alone, and every class as frequent as it is.
+    """Return the better score of two constant answers: the most frequent class, and the frequencies of all classes.
 
     Args:
         metric: A new metric, updated with logits (B, C) and labels (B,).
@@ -64,7 +64,7 @@ def chance_level(metric: Metric, labels: Tensor, classes: int, *, sign: int) -> 
         sign: 1 where more of the metric is better, -1 where less is.
 
     Returns:
-        NaN where the metric can't be had of either.
+        The score; NaN where the metric can't score either.
     """
     counts = torch.bincount(labels.flatten(), minlength=classes).float()
     alone = torch.zeros(classes, device=labels.device)
@@ -80,10 +80,10 @@ def chance_level(metric: Metric, labels: Tensor, classes: int, *, sign: int) -> 
 
 
 def scored(metric: Metric, answer: Callable[[Tensor], Tensor], labels: Tensor, classes: int) -> float:
-    """Score answers that are made of the labels, or return NaN: a metric of ranks, say, may refuse constant ones.
+    """Score answers that are made from the labels; NaN where the metric raises, as one of ranks may for constants.
 
     Args:
-        metric: Updated with logits (B, C) and labels (B,); whatever it has seen before is forgotten.
+        metric: Updated with logits (B, C) and labels (B,); it is reset before and after.
         answer: Gives the logits (B, C) of labels (B,).
         labels: The labels, shape (N,).
         classes: Number of classes C.

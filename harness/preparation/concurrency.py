@@ -1,4 +1,4 @@
-"""How many trials run at a time: on this machine, and over all processes that a launcher started."""
+"""Number of trials that run at a time: on this machine, and over all processes that a launcher started."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from harness.space import SearchSpace
 
 
 def usable_cores() -> int:
-    """Processor cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def number_of_workers(settings: Settings, space: SearchSpace, device: torch.device) -> int:
-    """Return how many workers this process is to have: as many as asked for, or as cores; on a GPU one."""
+    """Return the number of this process's workers: as many as asked for, else one for each core; on a GPU one."""
     # Costs that are measured during the search must be measured with nothing beside it.
     beside = device.type == "cpu" and space.architectures(limit=MOST_ARCHITECTURES) is not None
     return settings.workers or (usable_cores() if beside else 1)
 
 
 def workers_together(settings: Settings, space: SearchSpace, device: torch.device) -> int:
-    """Return how many workers a study has, over all processes that a launcher started for it."""
+    """Return the number of a study's workers over all processes that a launcher started for it."""
     return settings.processes * number_of_workers(settings, space, device)

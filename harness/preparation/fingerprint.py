@@ -1,4 +1,4 @@
-"""The content of the data, and of every view of them, as a hash."""
+"""Fingerprint of the data: a content hash of every sample and view."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HASHED_AT_ONCE, _HASHED_BYTES = 4096, 2**26  # samples, and bytes of them: view
 
 
 def fingerprint(data: TensorDataModule) -> str:
-    """Content hash of every sample, and of every view of each."""
+    """Return a content hash of every sample and its label, and of every view."""
     hasher = TensorHasher()
     for split, part in data.splits.items():
         _add(hasher, split, part.inputs)
@@ -36,7 +36,7 @@ def _bytes_of(inputs: Inputs) -> int:
 
 
 def _add(hasher: TensorHasher, what: str, inputs: Inputs) -> None:
-    """Hash inputs; whatever one of a dict is called, it is taken for no other tensor."""
+    """Hash inputs under names that no other tensor has, whatever the keys of a dict are."""
     if isinstance(inputs, Tensor):
         hasher.add(f"{what} inputs", inputs)
     else:

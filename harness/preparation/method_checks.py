@@ -1,4 +1,4 @@
-"""Whether the methods of a space fit its task, its teachers and their layers, before a trial trains."""
+"""Checks that a space's methods fit its task, its teachers and their layers, before a trial trains."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ _MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
 
 
 def teacher_layers(space: SearchSpace) -> list[str]:
-    """Return names of the teacher's layers that a trial of the space may need, each once."""
+    """Return the names of the teacher's layers that trials of the space may need, each once."""
     return list(dict.fromkeys(layer for _, layers in _layered(space) for layer in layers[_TEACHER]))
 
 
 def check_teachers(space: SearchSpace, teachers: int) -> None:
-    """Check that what teaches can be averaged, before a teacher is made: layers of several share no axes.
+    """Check that the outputs of teachers can be averaged, before one is made: layers of several have no common axes.
 
     Args:
-        space: The space, with what the person holds fixed.
-        teachers: How many teach as one.
+        space: The space, with fixed parameters.
+        teachers: Number of teachers.
 
     Raises:
-        HarnessError: If several are asked for layers.
+        HarnessError: If there are several, and a method compares layers.
     """
     comparing = [method for method, _ in _layered(space)]
     if teachers > 1 and comparing:
@@ -55,14 +55,14 @@ def check_teachers(space: SearchSpace, teachers: int) -> None:
 
 
 def check_classes(space: SearchSpace, classes: int) -> None:
-    """Check that each method says something of so many classes.
+    """Check that each method has a meaning for this number of classes.
 
     Args:
-        space: The space, with what the person holds fixed.
+        space: The space, with fixed parameters.
         classes: Number of classes C.
 
     Raises:
-        HarnessError: If one does not.
+        HarnessError: If one has none.
     """
     faults = {method: fault for method in space.methods if (fault := classes_fault(method, space, classes))}
     if faults:
@@ -73,14 +73,14 @@ def check_classes(space: SearchSpace, classes: int) -> None:
 
 
 def check_targets(space: SearchSpace, are_mixed: bool) -> None:
-    """Check that each method can take targets in place of labels, where views give such.
+    """Check that each method accepts targets in place of labels, where views give targets.
 
     Args:
-        space: The space, with what the person holds fixed.
+        space: The space, with fixed parameters.
         are_mixed: Whether views give targets.
 
     Raises:
-        HarnessError: If one can't.
+        HarnessError: If one does not.
     """
     unfit = [method for method in space.methods if are_mixed and targets_fault(method, space)]
     if unfit:
@@ -91,14 +91,14 @@ def check_targets(space: SearchSpace, are_mixed: bool) -> None:
 
 
 def targets_fault(method: str, space: SearchSpace) -> str | None:
-    """Return why a method can't take mixed or soft targets; ``None`` if it can."""
+    """Return why a method can't be trained with mixed targets; ``None`` if it can."""
     if not space.criteria[method].needs_labels:
         return None
     return f"method {method!r} can't be searched: it needs one class for each sample, but the views give mixed targets"
 
 
 def classes_fault(method: str, space: SearchSpace, classes: int) -> str | None:
-    """Return why a method says nothing of so many classes; ``None`` if it does."""
+    """Return why a method has no meaning for this number of classes; ``None`` if it has."""
     least = space.criteria[method].least_classes
     if classes >= least:
         return None
@@ -106,7 +106,7 @@ def classes_fault(method: str, space: SearchSpace, classes: int) -> str | None:
 
 
 def student_layers(space: SearchSpace) -> list[str]:
-    """Return names of the students' layers that a trial of the space may need, each once."""
+    """Return the names of the students' layers that trials of the space may need, each once."""
     return list(dict.fromkeys(layer for _, layers in _layered(space) for layer in layers[_STUDENT]))
 
 
@@ -114,8 +114,8 @@ def check_student_layers(space: SearchSpace, students: Students) -> None:
     """Check that students of every kind have the layers that the methods compare, before a teacher is made.
 
     Args:
-        space: The space, with what the person holds fixed.
-        students: What students of every kind gave.
+        space: The space, with fixed parameters.
+        students: What students of every kind have in common.
 
     Raises:
         HarnessError: If one has not.
@@ -125,12 +125,12 @@ def check_student_layers(space: SearchSpace, students: Students) -> None:
 
 
 def check_layers(space: SearchSpace, students: Students, data: TensorDataModule) -> None:
-    """Check that each method can take each pair of layers that the space offers it, with students of every kind.
+    """Check that each method accepts each pair of layers that the space offers it, with students of every kind.
 
     Args:
-        space: The space, with what the person holds fixed.
-        students: What the layers of students of every kind gave.
-        data: Samples of the data, with the teacher's outputs; of an untrained one, its layers give the same shapes.
+        space: The space, with fixed parameters.
+        students: The shapes of the layers of students of every kind.
+        data: Samples of the data, with outputs of the teacher, trained or not: the shapes are the same.
 
     Raises:
         HarnessError: If a method can't.
@@ -140,12 +140,12 @@ def check_layers(space: SearchSpace, students: Students, data: TensorDataModule)
 
 
 def check_layers_of(method: str, space: SearchSpace, students: Students, data: TensorDataModule) -> None:
-    """See the same of one method.
+    """Check one method like ``check_layers``.
 
     Args:
         method: One of the space's.
         space: The space.
-        students: What the layers of students of every kind gave.
+        students: The shapes of the layers of students of every kind.
         data: Samples of the data, with the teacher's outputs.
 
     Raises:
@@ -157,7 +157,7 @@ def check_layers_of(method: str, space: SearchSpace, students: Students, data: T
     _check_student_layers_of(method, layers[_STUDENT], students)
     criterion_class = space.criteria[method]
     if not issubclass(criterion_class, FeatureCriterion) or not layers.keys() <= space.methods[method].keys():
-        return  # a method of the user's, with layers of its own: whether it takes them, ``check_own_methods`` says
+        return  # a user's method with layers of its own: ``check_own_methods`` checks it
     middle = space.middle(method)
     for pair in itertools.product(*layers.values()):
         parameters = {name: middle[name] for name in space.methods[method]} | dict(zip(layers, pair, strict=True))
@@ -178,7 +178,7 @@ def _check_student_layers_of(method: str, layers: Sequence[str], students: Stude
 
 
 def _remedy(space: SearchSpace, unfit: list[str]) -> str | None:
-    """Return what to type to leave methods out; ``None`` if none would be left."""
+    """Return the advice that leaves methods out; ``None`` if no method would be left."""
     fit = [method for method in space.methods if method not in unfit]
     if not fit:
         return None
@@ -186,7 +186,7 @@ def _remedy(space: SearchSpace, unfit: list[str]) -> str | None:
 
 
 def _layered(space: SearchSpace) -> Iterator[tuple[str, dict[str, list[Any]]]]:
-    """Yield the methods that compare layers, each with the names it may be given."""
+    """Yield the methods that compare layers, each with the names of its possible layers."""
     for method in space.methods:
         made = [space.criteria[method](**values) for values in _combinations(space, method)]
         layers = {
@@ -198,7 +198,7 @@ def _layered(space: SearchSpace) -> Iterator[tuple[str, dict[str, list[Any]]]]:
 
 
 def _each_choice(space: SearchSpace, method: str) -> Iterator[dict[str, Any]]:
-    """Yield the middle of a method's ranges, and each other choice of each of its parameters beside that."""
+    """Yield the middle of a method's ranges, and variants of it with each other choice of each parameter."""
     middle = {name: space.middle(method)[name] for name in space.methods[method]}
     yield middle
     for name, distribution in space.methods[method].items():
@@ -231,15 +231,15 @@ def _combinations(space: SearchSpace, method: str) -> Iterator[dict[str, Any]]:
 def check_own_methods(
     space: SearchSpace, data: TensorDataModule, user_code: Callable[[str], AbstractContextManager[None]]
 ) -> None:
-    """Ask each method of the user's own once, with fresh students: whether it gives terms that can be trained for.
+    """Call each of the user's own methods once, with fresh students, and check the terms that it returns.
 
     Args:
-        space: The space, with what the person holds fixed.
+        space: The space, with fixed parameters.
         data: The data, with the teacher's outputs.
-        user_code: Says of an error in a task's code whose it is.
+        user_code: Attributes errors in the task's own code.
 
     Raises:
-        HarnessError: If a method fails, or gives something else.
+        HarnessError: If a method fails, or returns no terms that can be minimised.
     """
     for method in space.own_methods:
         for values in _each_choice(space, method):
@@ -342,7 +342,7 @@ def _reads_labels(terms: Callable[[Batch], Any], data: TensorDataModule) -> bool
 
 
 def _terms_fault(terms: object) -> str | None:
-    """Return why a criterion's answer can't be trained for; ``None`` if it can."""
+    """Return why a criterion's terms can't be minimised; ``None`` if they can."""
     if not isinstance(terms, dict) or not terms:
         return f"gave {terms!r}" if not terms else f"gave {type(terms).__name__}"
     for name, term in terms.items():

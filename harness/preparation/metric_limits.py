@@ -1,4 +1,4 @@
-"""The least and the most that a metric can be: its formula's, where torchmetrics knows only where to draw its axis."""
+"""Limits of a metric, by its formula: torchmetrics only knows limits for the axis of a plot."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torchmetrics import Metric, classification, clustering, regression
 from harness.preparation.chance import scored
 
 Limits = tuple[float | None, float | None]
-"""The least and the most; ``None`` where there is none, or it is not known."""
+"""Lower and upper limit; ``None`` where there is none, or it is not known."""
 
 _CORRELATION: Limits = (-1.0, 1.0)
 _LOSS: Limits = (0.0, None)
@@ -34,10 +34,10 @@ _ROUNDING = 1e-6
 
 
 def limits_of(metric: Metric, labels: Tensor, classes: int) -> Limits:
-    """Return the least and the most that a metric can be.
+    """Return the lower and the upper limit of a metric.
 
     A limit is taken from the table above, or else from the metric's ``plot_lower_bound`` and ``plot_upper_bound``, and
-    given up where right or wrong answers score beyond it: a class of a user's own may inherit one that it breaks.
+    dropped where right or wrong answers score beyond it: a user's own class may inherit one that does not hold.
 
     Args:
         metric: A new metric, updated with logits (B, C) and labels (B,).
@@ -55,7 +55,7 @@ def limits_of(metric: Metric, labels: Tensor, classes: int) -> Limits:
 
 
 def _extremes(metric: Metric, labels: Tensor, classes: int) -> list[float]:
-    """Return the scores of right answers, of the next class but sure of it, and of the true class as the last."""
+    """Return the scores of three confident answers: the true class, the next class, and the true class ranked last."""
 
     def right(part: Tensor) -> Tensor:
         return 10 * torch.nn.functional.one_hot(part, classes).float()

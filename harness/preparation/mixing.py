@@ -1,12 +1,12 @@
-"""Whether training samples are mixed, and with which targets: of samples mixed without them no control is fair.
+"""Detection of views that mix samples, and of their targets: without mixed targets no control is fair.
 
 A view may mix two samples (MixUp, CutMix). The teacher is asked about the mix, so a student learns both classes from
-it; a control that keeps the label of the first one is told something wrong, and the student seems to gain by the
-teacher. So such a view gives the mixed targets too, for student and control alike, or no gain is claimed.
+it; a control that keeps the label of the first one is trained on a wrong label, and the student seems to gain by the
+teacher. So such a view must give the mixed targets too, for student and control alike, or no gain is claimed.
 
 Three things show that a view mixes: its class says so (``Views.mixes``); what it shows of a sample depends on the
 samples beside it; or it is a weighted sum of a training sample and another one of another class, or has values of
-another one in place of its own. What none of them shows is a mix of samples that were changed before or after (moved,
+another one in place of its own. They do not show a mix of samples that were changed before or after (moved,
 turned, normalised), of samples that are not in the training split, of fewer than two in ``PROBED`` views, or of fewer
 than ``_LEAST_VALUES`` values; nor samples that were mixed before they came into the split.
 """
@@ -24,7 +24,7 @@ from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.data.views import Views, show
 
 PROBED = 32
-"""Views that are looked at, of samples evenly chosen."""
+"""Number of views that are checked, of evenly spaced samples."""
 
 REMEDY = "let Views.of return (inputs, targets), the probabilities of the classes mixed as the inputs are"
 
@@ -47,7 +47,7 @@ def mixes_targets(data: TensorDataModule, classes: int) -> bool:
         classes: Number of classes C.
 
     Raises:
-        HarnessError: If they are no probabilities of the classes.
+        HarnessError: If the targets are no probabilities of the classes.
     """
     if data.views is None:
         return False
@@ -75,7 +75,7 @@ def mixes_targets(data: TensorDataModule, classes: int) -> bool:
 
 
 def find_unrepeatable_view(data: TensorDataModule) -> str:
-    """Return why a view is not the same however its samples are gathered, in few words; empty where it is.
+    """Return why a view changes from call to call or with the batch, in few words; empty where it does not.
 
     Args:
         data: The data.
@@ -97,7 +97,7 @@ def find_unrepeatable_view(data: TensorDataModule) -> str:
 
 
 def no_control_reason(data: TensorDataModule, classes: int) -> str:
-    """Return why no training on labels alone is a fair control, in one line; empty where it is one.
+    """Return why training on labels alone is no fair control, in one line; empty where it is fair.
 
     Args:
         data: The data.
@@ -140,7 +140,7 @@ def _close(one: Tensor, other: Tensor) -> bool:
 
 
 def _mixed(data: TensorDataModule, views: Views) -> Iterator[tuple[int, int, int]]:
-    """Sample, view and the sample of another class that it holds; none where fewer than ``_HITS`` views hold one."""
+    """Yield (sample, view, mixed-in sample of another class); none if fewer than ``_HITS`` views hold one."""
     train, ids = data.splits["train"], _probed(data)
     own, labels = _flat(select(train.inputs, ids)), train.labels.cpu()
     shown = torch.cat([_flat(_shown(data, views, ids, view)[0]) for view in range(views.count)])
@@ -156,7 +156,7 @@ def _mixed(data: TensorDataModule, views: Views) -> Iterator[tuple[int, int, int
 
 
 def _held(shown: Tensor, own: Tensor, data: TensorDataModule) -> dict[int, set[int]]:
-    """Training samples that each view holds beside its own, by its place; several where they are alike."""
+    """Return, for each view by its position, the other training samples that it holds; several where they are equal."""
     train = data.splits["train"].inputs
     held: dict[int, set[int]] = {place: set() for place in range(len(shown))}
     replaced = {place: places for place in held if len(places := _replaced(shown[place], own[place]))}
@@ -172,7 +172,7 @@ def _held(shown: Tensor, own: Tensor, data: TensorDataModule) -> dict[int, set[i
 
 
 def _candidates_of_sums(shown: Tensor, own: Tensor, rows: Tensor) -> list[tuple[int, int]]:
-    """Places and rows where what a view adds to its sample points the way of the row, less what both have in common."""
+    """Return (view, row) pairs where the part of a view orthogonal to its sample is parallel to that of the row."""
     square = (own * own).sum(1).clamp(min=1e-12)
     added = shown - ((shown * own).sum(1) / square)[:, None] * own
     is_changed = added.norm(dim=1) > _RESIDUAL * shown.norm(dim=1)
@@ -194,13 +194,13 @@ def _is_sum(shown: Tensor, own: Tensor, other: Tensor) -> bool:
 
 
 def _replaced(shown: Tensor, own: Tensor) -> Tensor:
-    """Positions of values that a view has in place of its sample's own; none where they are few, or one value."""
+    """Return the positions where a view differs from its sample; none where they are few, or constant."""
     places = (shown != own).nonzero().flatten()
     return places if len(places) >= _LEAST_VALUES and shown[places].unique().numel() >= 3 else places[:0]
 
 
 def _having(shown: Tensor, places: Tensor, rows: Tensor) -> list[int]:
-    """Rows that have the values of a view at some positions."""
+    """Return the rows that have a view's values at some positions."""
     few = places[torch.linspace(0, len(places) - 1, min(_POSITIONS, len(places))).long()]
     near = (rows[:, few] == shown[few]).all(1).nonzero().flatten().tolist()
     return [row for row in near if torch.equal(rows[row, places], shown[places])]

@@ -1,4 +1,4 @@
-"""What a study is prepared with, for its workers to train on."""
+"""The result of a preparation, on which workers train."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from lightning_modules.data.tensors import TensorDataModule
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Prepared:
-    """What every trial of a study stands on.
+    """What every trial of a study needs.
 
     Attributes:
         data: The data, on the device, with the teacher's outputs attached.
         classes: Number of classes C.
         dataset: Fingerprint of the data.
-        teacher_digest: Content hash of the teacher's weights; of several, the kind of their average and each one's.
+        teacher_digest: Content hash of the teacher; of several, the kind of their average and the hash of each.
         costs: Costs of the teacher and of every architecture that the space can reach, as far as memory sufficed to
             measure them.
-        states: Shapes and types of the state of what is deployed of a fresh student, by architecture, as far as they
-            were asked for.
+        states: Shapes and types of the deployed state of a fresh student, by architecture, filled in on demand.
     """
 
     data: TensorDataModule

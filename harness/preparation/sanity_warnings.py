@@ -1,4 +1,4 @@
-"""What makes a network's answers doubtful at a glance; ``harness.doctor`` looks closer."""
+"""Sanity warnings about tasks and networks, cheap enough for every search; ``harness.doctor`` checks more."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from harness.region import Scores
 
 
 def is_made_of_probabilities(logits: Tensor) -> bool:
-    """Return whether what should be logits, of shape (N, C), has been through a softmax already."""
+    """Return whether supposed logits, of shape (N, C), are probabilities already."""
     sums = logits.sum(1)
     return bool((logits >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
 
 
 def unused_methods(network: nn.Module) -> list[str]:
-    """Return what a LightningModule, or one within the network, says of its training, which nothing here asks for."""
+    """Return the names of training hooks of LightningModules in a network: kd-harness does not call them."""
     found: dict[str, None] = {}
     for part in network.modules():
         bases = [base for base in type(part).__mro__ if base.__name__ == "LightningModule"]
@@ -39,10 +39,10 @@ def _is_hook(name: str, base: type) -> bool:
 
 
 def training_warnings(network: nn.Module) -> list[str]:
-    """Return what is doubtful of how a network says that it is trained, a phrase each.
+    """Return warnings about how a network declares its own training, a phrase each.
 
     Args:
-        network: A student or a teacher, as its task gives it.
+        network: A student or a teacher, as its task returns it.
     """
     found = []
     if names := unused_methods(network):
@@ -61,11 +61,11 @@ _SHOWN = 4
 
 
 def task_warnings(task: object, known: type) -> list[str]:
-    """Return what a task declares that reaches nothing, but is spelt almost as something that does, a phrase each.
+    """Return warnings about attributes of a task that are never used: misspelt ones and hooks, a phrase each.
 
     Args:
         task: The task.
-        known: The class that says what is asked of a task.
+        known: The class that declares the attributes of a task.
     """
     own = {name for cls in type(task).__mro__ if issubclass(cls, known) and cls is not known for name in vars(cls)}
     own |= set(vars(task))
@@ -85,21 +85,21 @@ _NEAR = 0.8  # of difflib's ratio: one or two letters
 
 
 def no_better_than_chance(scores: Scores, reached: float) -> bool:
-    """Return whether a network's primary metric is no better than that of a constant answer; False where that is NaN.
+    """Return whether a network scores no better than a constant answer; False where that score is NaN.
 
     Args:
         scores: What is known of the metric on the split.
-        reached: The network's value of it there.
+        reached: The network's value of it.
     """
     return scores.sign * (reached - scores.chance) <= 0
 
 
 def no_score_text(metric: str, value: float) -> str:
-    """Say that a network has no number of the primary metric, and what to do about it.
+    """Return the warning that a network's primary metric is not a finite number.
 
     Args:
         metric: Its name.
-        value: What was measured, NaN or infinite.
+        value: Its value, NaN or infinite.
     """
     return (
         f"{metric} {value} on the samples that it is scored on: let metric(classes) give a number whatever is "
@@ -111,15 +111,15 @@ SAME_WEIGHTS = (
     "begins with the same weights whatever the seed: unless all are pretrained, let nothing in student() be seeded, "
     "for trials and confirm's seeds differ by the order of the data alone"
 )
-"""What is said of a student whose weights draw nothing from the generator that a trial seeds."""
+"""The warning about a student that draws nothing from the generator that a trial seeds."""
 
 
 def network_warnings(logits: Tensor, scores: Scores | None = None, reached: float = math.nan) -> list[str]:
-    """Return what is doubtful of a teacher, or of a student that has learnt nothing yet, a phrase each.
+    """Return warnings about the logits of a teacher, or of an untrained student, a phrase each.
 
     Args:
-        logits: Its answers to validation samples, of shape (N, C).
-        scores: What is known of the primary metric on them, where the network should know the labels.
+        logits: Its logits of validation samples, shape (N, C).
+        scores: What is known of the primary metric on them; ``None`` for an untrained network.
         reached: The network's value of that metric.
     """
     found = []

@@ -1,4 +1,4 @@
-"""What a network's answers are worth: the primary metric, and how close they are to the teacher's."""
+"""Scores of a network: the primary metric, and how close its answers are to the teacher's."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from lightning_modules.data.tensors import TensorDataModule
 
 
 def scores_of(task: Task, data: TensorDataModule, classes: int) -> Scores:
-    """Return what is known of the primary metric on the validation split before any network has answered.
+    """Return what is known of the primary metric on the validation split before any network is scored.
 
     Raises:
-        Unfit: If the metric gives no number for a perfect answer.
+        Unfit: If the metric returns no number for a perfect answer.
     """
     sign, labels = sign_of(task), data.splits["val"].labels
     metric = check_metric(task, labels, classes)
@@ -37,11 +37,11 @@ def score(
     """Score a network on a split by the primary metric and by every declared metric that has a score.
 
     Args:
-        logits: Of every sample of the split in order, shape (N, C).
+        logits: The network's, of every sample of the split in order, shape (N, C).
         data: The data, with the teacher's outputs.
-        space: Knows the primary metric.
+        space: Its task defines the primary metric.
         classes: Number of classes C.
-        split: The split.
+        split: Name of the split.
     """
     labels = data.splits[split].labels
     metric = space.task.metric(classes).to(logits.device)

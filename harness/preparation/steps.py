@@ -44,8 +44,9 @@ from harness.studies.study import Study
 from harness.task import Task, class_names, deployed_network
 from harness.teachers.cache import ArtifactCache, null_lock
 from harness.teachers.ensemble import labels, make_teachers
-from harness.teachers.make import Teacher, learns
+from harness.teachers.make import Teacher
 from harness.teachers.outputs import Outputs, make_teacher_outputs
+from harness.teachers.untrained import learns
 from harness.tracking.mirror import Mirror
 from harness.training.fit import device_of
 from lightning_modules.batch import call

@@ -1,4 +1,4 @@
-"""What must hold for a teacher: before it is trained, and of what is stored of it."""
+"""Checks of a teacher before it is trained, and of its stored outputs."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from lightning_modules.data.tensors import Split, TensorDataModule
 
 
 def check_teacher(network: nn.Module, space: SearchSpace, data: TensorDataModule, students: Students) -> None:
-    """Check that a teacher goes with its students, before it is trained.
+    """Check that a teacher fits its students, before it is trained.
 
     Args:
         network: The teacher, with fresh weights or given ones; moved to the data's device.
         space: Its methods name its layers, and its task builds students.
         data: The data.
-        students: What students of every kind gave.
+        students: What students of every kind have in common.
 
     Raises:
         HarnessError: If it has other logits than the students, shares what is trained with them, or lacks a layer.
@@ -46,16 +46,16 @@ def check_teacher(network: nn.Module, space: SearchSpace, data: TensorDataModule
 
 
 def check_pair(network: nn.Module, space: SearchSpace, data: TensorDataModule, students: Students) -> None:
-    """Check that teacher and students have the same classes, nothing in common that is trained, and steady states.
+    """Check that teacher and students have the same classes, share no trained tensor, and keep their states.
 
     Args:
         network: The teacher; moved to the data's device.
         space: Its task builds students.
         data: The data.
-        students: What students of every kind gave.
+        students: What students of every kind have in common.
 
     Raises:
-        Unfit: If they have not.
+        Unfit: If not.
     """
     who, split, architecture = "the teacher", probe_samples(data), middle_architecture(space)
     student = build_student(space, architecture, data)
@@ -78,14 +78,14 @@ def check_pair(network: nn.Module, space: SearchSpace, data: TensorDataModule, s
 
 
 def check_outputs(who: str, outputs: Outputs) -> None:
-    """Check that what is stored of a teacher is numbers.
+    """Check that a teacher's stored outputs are numbers.
 
     Args:
-        who: What the teacher is called.
-        outputs: Of every sample, by split and name.
+        who: The teacher's name in messages.
+        outputs: Its outputs for every sample, by split and name.
 
     Raises:
-        Unfit: If there is NaN or infinity in it; a logit of -inf says that a class is impossible, and is none.
+        Unfit: If there is NaN or infinity in them. A logit of -inf, for a class that is impossible, is accepted.
     """
     for split, named_outputs in outputs.items():
         for name, values in named_outputs.items():
@@ -97,7 +97,7 @@ def check_outputs(who: str, outputs: Outputs) -> None:
 
 
 def few_samples(data: TensorDataModule) -> TensorDataModule:
-    """Return the data module with a few samples of each split; those of ``train`` have two labels, if there are two."""
+    """Return a data module of two samples of each split, with different labels where there are any."""
     sample = copy.copy(data)
     sample.splits = {name: _few(part) for name, part in data.splits.items()}
     sample.teacher_outputs = {}
@@ -111,7 +111,7 @@ def _few(split: Split) -> Split:
 
 
 def _check_masks(name: str, student: Tensor, teacher: Tensor) -> None:
-    """Check that a student holds no class impossible that the teacher does not: its loss would be infinite."""
+    """Check that a student has a logit of -inf only where the teacher has: its loss would be infinite."""
     rows = ((student == -torch.inf) & (teacher > -torch.inf)).any(1)
     if count := int(rows.sum()):
         raise Unfit(

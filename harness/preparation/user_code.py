@@ -1,4 +1,4 @@
-"""A task's own code, asked: what it builds, and whose an error is that comes up there."""
+"""Calls of a task's own code, whose errors are attributed to it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ from lightning_modules.data.tensors import TensorDataModule
 
 @contextlib.contextmanager
 def user_code(what: str, settings: Settings, *, but_memory: bool = False) -> Iterator[None]:
-    """Say of any error in a task's own code whose it is and where, in one line.
+    """Turn an error within the context into one line that names the part of the task, the file and the line.
 
     Args:
-        what: What was asked.
+        what: What is called, as ``the task's data``.
         settings: Name the space file.
-        but_memory: Whether an error for want of memory is passed on as it is, to a caller that can do without.
+        but_memory: Whether an out-of-memory error is raised unchanged, for a caller that handles it.
+
+    Raises:
+        HarnessError: For any error within the context.
     """
     try:
         yield
@@ -49,13 +52,13 @@ def user_code(what: str, settings: Settings, *, but_memory: bool = False) -> Ite
 def student_of(
     space: SearchSpace, architecture: Mapping[str, Any], data: TensorDataModule, settings: Settings
 ) -> nn.Module:
-    """Build a student with fresh weights, on the device of the data; want of memory is raised as it is."""
+    """Build a student with fresh weights, on the device of the data; out-of-memory errors are raised unchanged."""
     with user_code(f"the task's {named(architecture)}", settings, but_memory=True):
         return build_student(space, architecture, data).to(data.device)
 
 
 class Deployed(NamedTuple):
-    """What is deployed of a student, and how many parameters its training changes."""
+    """A deployed network, and how many parameters the training of its student changes."""
 
     network: nn.Module
     trainable_parameters: int
@@ -64,7 +67,7 @@ class Deployed(NamedTuple):
 def deployed_of(
     space: SearchSpace, architecture: Mapping[str, Any], data: TensorDataModule, settings: Settings
 ) -> Deployed:
-    """Build what is deployed of a student with fresh weights, as ``student_of`` builds the student."""
+    """Build what is deployed of a student with fresh weights; see ``student_of``."""
     student = student_of(space, architecture, data, settings)
     trainable = trainable_parameters(student)
     with user_code("the task's deployed(student)", settings, but_memory=True):
@@ -72,11 +75,11 @@ def deployed_of(
 
 
 def middle_student(space: SearchSpace, data: TensorDataModule, settings: Settings) -> nn.Module:
-    """Build the student that stands for all where one is asked: memory must suffice for it."""
+    """Build the student in the middle of the space, which represents all; memory must suffice for it."""
     with middle_student_code(space, settings):
         return student_of(space, middle_architecture(space), data, settings)
 
 
 def middle_student_code(space: SearchSpace, settings: Settings) -> AbstractContextManager[None]:
-    """Say of any error in a task's own code that it came up in the student in the middle of the space."""
+    """Attribute errors within the context to the student in the middle of the space."""
     return user_code(f"the task's {named(middle_architecture(space))}, in the middle of the space,", settings)

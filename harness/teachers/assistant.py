@@ -25,7 +25,7 @@ _ARCHITECTURE = "architecture"
 
 
 def is_student(file: Path) -> bool:
-    """Return whether a file is what a trial keeps of its student; one that can't be read is none."""
+    """Return whether a file holds a trial's student; False if it can't be read."""
     try:
         return _ARCHITECTURE in _metadata(file)
     except (SafetensorError, OSError):
@@ -38,8 +38,8 @@ def load_assistant(file: Path, space: SearchSpace, data: TensorDataModule, space
     Args:
         file: A trial's ``student.safetensors``.
         space: Its task builds the architecture.
-        data: Tells lazy layers their sizes.
-        space_name: Name of the space that it must come from: another one means other things by the same names.
+        data: Gives lazy layers their sizes.
+        space_name: Name of the space that it must come from: in another one, the same names mean something else.
 
     Raises:
         HarnessError: If it is of another space, damaged, or no student that the task builds.

@@ -1,4 +1,4 @@
-"""What is prepared once for all: found on disk or on the tracking server, or made by one worker, whom others await."""
+"""A cache of what all workers share: found on disk or on the tracking server, or made by one worker for all."""
 
 from __future__ import annotations
 
@@ -19,26 +19,31 @@ _Stamp = tuple[int, int] | None
 
 
 class DistributedLock(Protocol):
-    """Keeps all other workers out meanwhile, wherever they are."""
+    """A lock that excludes all other workers, on every machine."""
 
     def __call__(self, what: str, *, on_wait: Callable[[], None]) -> AbstractContextManager[None]:
-        """Of what is done, and told if one must be waited for."""
+        """Return a context in which the lock is held.
+
+        Args:
+            what: What is done meanwhile: one lock each.
+            on_wait: Called if another worker holds it.
+        """
 
 
 class ArtifactCache:
-    """Finds what is kept, or has it made: by one worker, for all that share the disk, the study or the tracking server.
+    """Loads kept files, or has one worker make them for all that share the disk, the study or the tracking server.
 
-    No lock is held while a file is read that is there already, for many workers may start at once.
+    A file that is there already is read without a lock, for many workers may start at once.
 
     Args:
-        alone: Keeps out the workers on other machines; those on this one are kept out by a locked file.
+        lock: Excludes the workers on other machines; a locked file excludes those on this one.
         mirror: Asks the tracking server, if there is one.
         say: Called with a line of text.
     """
 
-    def __init__(self, alone: DistributedLock, mirror: Mirror, say: Callable[[str], None]) -> None:
+    def __init__(self, lock: DistributedLock, mirror: Mirror, say: Callable[[str], None]) -> None:
         self.say = say
-        self._alone = alone
+        self._lock = lock
         self._mirror = mirror
         self._asks = mirror.shares_files
 
@@ -55,24 +60,24 @@ class ArtifactCache:
         load: Callable[[Path], None],
         make: Callable[[list[Path]], None],
     ) -> None:
-        """Load files from the disk, or else from the tracking server; make those that are not there, or damaged.
+        """Load files from the disk or the tracking server, and create those that are missing or damaged.
 
-        What is made is on the server before other workers go on, unless it is away.
+        Created files are uploaded before other workers go on, unless the server does not answer.
 
         Args:
             files: The files.
-            lock: Held, on this machine's disk, while they are made.
-            name: Theirs, on any machine.
-            what: What they are, to a person.
-            doing: What another worker does that makes them.
-            run_key: Of the run that has them as artifacts.
+            lock: File on this machine's disk that is locked while they are made.
+            name: Name of the distributed lock.
+            what: What they are, in messages.
+            doing: What a worker does that makes them, in messages.
+            run_key: Identifies the run that has them as artifacts.
             run_folder: Folder of that run's spool, which ``make`` begins.
-            load: Reads one; raises ``SafetensorError``, ``OSError``, ``ValueError`` or ``RuntimeError`` if it is not
-                what it should be.
-            make: Writes those that it is given.
+            load: Reads one; raises ``SafetensorError``, ``OSError``, ``ValueError`` or ``RuntimeError`` if it is
+                damaged.
+            make: Writes the files that it is given.
 
         Raises:
-            HarnessError: If one can't be read that was just made.
+            HarnessError: If a file can't be read that was just written.
         """
         damaged: dict[Path, _Stamp] = {}
 
@@ -94,8 +99,8 @@ class ArtifactCache:
         made: list[Path] = []
         left = [file for file in files if not is_loaded(file, "kept")]
         while left:
-            with exclusive(lock, on_wait=wait), self._alone(name, on_wait=wait):
-                # Whoever was waited for may have made them; they are read when nobody waits for it any more.
+            with exclusive(lock, on_wait=wait), self._lock(name, on_wait=wait):
+                # The worker that held the lock may have made them; they are read once the lock is released.
                 missing = [file for file in left if _stamp(file) == damaged.get(file)]
                 fetched = [
                     file
@@ -114,13 +119,13 @@ class ArtifactCache:
                 raise HarnessError(f"{unreadable[0]} must be as it was written, but is not; see to the disk it is on.")
 
     def share(self, files: Sequence[Path], what: str, run_folder: Path, *, anew: bool = False) -> None:
-        """Check that the tracking server has files for machines that do not share this one's disk.
+        """Upload files to the tracking server, for machines that do not share this one's disk.
 
         Args:
             files: The files.
-            what: What they are, to a person.
+            what: What they are, in messages.
             run_folder: Folder of the spool, begun, of the run that has them as artifacts.
-            anew: Whether those that were sent before are to be sent again.
+            anew: Whether files that were uploaded before are uploaded again.
         """
         for file in files if self._asks else ():
             problem = self._mirror.publish(file, run_folder, anew=anew)
@@ -139,18 +144,18 @@ class ArtifactCache:
         return found
 
     def _give_up(self, consequence: str, problem: str) -> None:
-        self._asks = False  # it has been waited for once
+        self._asks = False  # its timeout has passed once
         self.say(f"the tracking server does not answer ({problem}); {consequence}")
 
 
 @contextlib.contextmanager
 def null_lock(what: str, *, on_wait: Callable[[], None]) -> Iterator[None]:
-    """As ``DistributedLock``, where there are no workers on other machines."""
+    """Hold no lock: a ``DistributedLock`` for a study without workers on other machines."""
     yield
 
 
 def _stamp(file: Path) -> _Stamp:
-    """Return which of the files that stood there under one name it is; ``None`` if there is none."""
+    """Return what identifies a version of a file, its inode and modification time; ``None`` if there is none."""
     try:
         status = file.stat()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Several teachers that teach as one: each is made, or given, by itself, and what they say is averaged."""
+"""Ensembles of teachers: each is trained or loaded by itself, and their outputs are averaged."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from harness.studies.start import Start
 from harness.studies.study import Study
 from harness.task import Task
 from harness.teachers.cache import ArtifactCache
-from harness.teachers.make import BindStart, Teacher, TeacherListener, make_teacher
+from harness.teachers.make import Teacher, TeacherListener, make_teacher
 from harness.teachers.outputs import Outputs
+from harness.teachers.untrained import BindStart
 from harness.tracking.mirror import Mirror
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.ensemble import mean_of_logits, mean_of_probabilities
@@ -50,14 +51,14 @@ def make_teachers(
         dataset: Fingerprint of that data.
         classes: Number of classes C.
         settings: Which teachers, and where the cache is.
-        artifacts: Finds those that are kept.
+        artifacts: Finds the teachers that are kept, and keeps those that are trained.
         terminal: Shows their training.
-        mirror: Told of their runs' news.
-        bind_start: Called with what each that is trained starts from, before it is.
+        mirror: Notified of their runs' new log entries.
+        bind_start: Called with what each starts from, before it is trained.
         check: Raises if a network can't teach, before it is trained.
 
     Returns:
-        In the order of their digests: the same teachers are the same ensemble however they were named.
+        The teachers in the order of their digests: the order in which they are given makes no other ensemble.
 
     Raises:
         HarnessError: If a checkpoint can't be used, or two are the same.
@@ -85,19 +86,19 @@ def make_teachers(
 
 
 def labels(teachers: int) -> list[str]:
-    """Return what the teachers are called where they are listed."""
+    """Return the teachers' names in messages."""
     return ["teacher"] if teachers == 1 else [f"teacher {number}" for number in range(1, teachers + 1)]
 
 
 def number_of_teachers(settings: Settings) -> int:
-    """Return how many teach as one."""
+    """Return the number of teachers."""
     return len(_settings_of_each(settings))
 
 
 def _settings_of_each(settings: Settings) -> list[Settings]:
-    """For each teacher the settings that it has by itself: a checkpoint, or a seed to be trained with.
+    """Return the settings of each teacher alone: its checkpoint, or the seed that it is trained with.
 
-    The first of those that are trained is the one that is trained alone.
+    The first of those that are trained is the one that a study of a single teacher trains.
     """
     if settings.teachers:
         return [replace(settings, teachers=(file,)) for file in settings.teachers]
@@ -107,7 +108,7 @@ def _settings_of_each(settings: Settings) -> list[Settings]:
 
 @contextlib.contextmanager
 def _shown(label: str, task: Task, terminal: Terminal, mirror: Mirror) -> Iterator[TeacherListener]:
-    """Show a teacher's training, if it is trained."""
+    """Return the callbacks that show a teacher's training, if it is trained."""
     started = time.perf_counter()
     bar: list[ProgressBar] = []
 
@@ -137,15 +138,15 @@ def _shown(label: str, task: Task, terminal: Terminal, mirror: Mirror) -> Iterat
 
 
 def bind_teachers(study: Study, starts: Sequence[Start], average: str) -> str:
-    """Tie a study to its teachers, or see that it is tied to the same; what they are called together.
+    """Bind a study to its teachers, or check that it is bound to the same, and return their common name.
 
     Args:
         study: The study, whose lease is held.
-        starts: What each teacher is, in order; another processor may find other last bits.
+        starts: Identify the teachers, in order; last bits may differ on another processor.
         average: One of ``harness.settings.AVERAGES``.
 
     Raises:
-        HarnessError: If the study stands on others.
+        HarnessError: If the study was begun with others.
     """
     with study.exclusive("bind"):
         bound = known_starts(study, dict(zip(labels(len(starts)), starts, strict=True)))
@@ -156,7 +157,7 @@ def bind_teachers(study: Study, starts: Sequence[Start], average: str) -> str:
 
 
 def ensemble_name(teachers: Sequence[str], average: str) -> str:
-    """Return what a study is bound to: the digest of its teacher, or the kind of average and the digests of all.
+    """Return the name of a study's teachers: the digest of one, or the kind of average and the digests of all.
 
     Args:
         teachers: Their digests, in order.
@@ -167,10 +168,10 @@ def ensemble_name(teachers: Sequence[str], average: str) -> str:
 
 
 def averaged(outputs: Sequence[Outputs], average: str) -> Outputs:
-    """Return the outputs of an ensemble, logits alone (``methods.check_teachers``); those of one stay as they are.
+    """Return the averaged logits of an ensemble (it has no layers: ``method_checks``), or the outputs of one teacher.
 
     Args:
-        outputs: Of each teacher.
+        outputs: The outputs of each teacher.
         average: One of ``harness.settings.AVERAGES``.
     """
     if len(outputs) == 1:

@@ -1,4 +1,4 @@
-"""A teacher's weights in a file of any usual origin; what is not certainly theirs is refused."""
+"""A teacher's weights from a checkpoint of any usual format; what can't be matched without doubt is refused."""
 
 from __future__ import annotations
 
@@ -29,15 +29,14 @@ _PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 def load_checkpoint(network: nn.Module, path: Path) -> list[str]:
     """Fill ``network`` from a file: safetensors, a ``state_dict``, or a checkpoint that has one, as Lightning's.
 
-    What wraps a network (DDP, torch.compile, a LightningModule) and lends its tensors longer names does not matter, nor
-    does half precision.
+    Prefixes that wrappers (DDP, torch.compile, a LightningModule) add to names are removed; half precision is accepted.
 
     Returns:
-        Names of the numbers that were left out: of losses and metrics beside the network, say. Integers are no weights.
+        Names of the floating-point tensors that were left out, such as those of losses and metrics beside the network.
 
     Raises:
-        HarnessError: If the file can't be read without running code from it, does not fit the network, holds other
-            layers within it or several networks that fit, or NaN.
+        HarnessError: If the file can't be read without running code from it, does not fit the network, holds further
+            layers of it, several networks that fit, or NaN.
     """
     state = _state_of(path)
     wanted = network.state_dict()
@@ -72,7 +71,7 @@ def load_checkpoint(network: nn.Module, path: Path) -> list[str]:
 
 
 def _is_layer(name: str, wanted: Mapping[str, Tensor]) -> bool:
-    """Whether a tensor that the network has not is of a layer of another one: it lies where all of its own do."""
+    """Return whether a tensor that the network lacks is of another network's layer: it lies where the own ones do."""
     own = [one.split(".") for one in wanted]
     levels = zip(*(one[:-2] for one in own), strict=False)  # of the modules that have modules
     shared = len(list(itertools.takewhile(lambda level: len(set(level)) == 1, levels)))
@@ -82,7 +81,7 @@ def _is_layer(name: str, wanted: Mapping[str, Tensor]) -> bool:
 
 
 def _state_of(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a file by name, without what torch.compile and its like put into their names."""
+    """Read the tensors of a file by name, without the prefixes of torch.compile and other wrappers."""
     if path.is_dir():
         raise HarnessError(f"--teacher must be a checkpoint file, but {str(path)!r} is a folder; name the file in it.")
     if not path.is_file():
@@ -118,7 +117,7 @@ def _state_of(path: Path) -> dict[str, Tensor]:
 
 
 def _rivals(other: Any, state: Mapping[str, Tensor]) -> bool:
-    """Return whether another state is of a network as this one is, but has other numbers: averaged weights, say."""
+    """Return whether another state has the same tensors with other values, such as averaged weights."""
     if not _is_state(other):
         return False
     bare = {str(name).removeprefix("module."): value for name, value in other.items()}
@@ -127,13 +126,13 @@ def _rivals(other: Any, state: Mapping[str, Tensor]) -> bool:
 
 
 def _prefixes(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
-    """What may stand before the network's names, as a LightningModule's checkpoint has it in "network.0.weight"."""
+    """Return possible prefixes of the network's names, as "network." of a LightningModule's "network.0.weight"."""
     longer = (key[: -len(name)] for key in state for name in wanted if key.endswith(f".{name}"))
     return list(dict.fromkeys(["", *longer]))
 
 
 def _part(network: nn.Module, state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor] | None:
-    """Return the network's own state from under a prefix; ``None`` if it does not fit."""
+    """Return the network's state under a prefix; ``None`` if it does not fit."""
     wanted = network.state_dict()
     part = {name: state[prefix + name] for name in wanted if prefix + name in state}
     part = with_tied(network, part)  # a file of safetensors may hold what is tied once
@@ -149,7 +148,7 @@ def _fits(value: Tensor, wanted: Tensor) -> bool:
 
 
 def _misfit(network: nn.Module, state: Mapping[str, Tensor]) -> str:
-    """Say what does not fit, under the prefix under which most names are the network's."""
+    """Describe what does not fit, under the prefix that matches most names."""
     wanted = network.state_dict()
     best = max(_prefixes(state, wanted), key=lambda prefix: sum(prefix + name in state for name in wanted))
     part = with_tied(network, {name: state[best + name] for name in wanted if best + name in state})
@@ -162,7 +161,7 @@ def _misfit(network: nn.Module, state: Mapping[str, Tensor]) -> str:
 
 
 def _why_unreadable(path: Path, error: Exception) -> str:
-    """Return what is wrong with a file of weights that can't be loaded; what torch says of it fits none."""
+    """Return why a file of weights can't be loaded; torch's own messages describe none of these cases."""
     if isinstance(error, OSError):
         return f"can't be read: {one_line(error)}"
     with path.open("rb") as file:

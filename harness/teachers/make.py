@@ -1,45 +1,34 @@
-"""The teacher: trained once, or loaded from a checkpoint; frozen, and known by what it holds and answers."""
+"""The teacher: trained once and kept, or loaded from a checkpoint; then frozen."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from harness.core.content import derived_seed, digest, tensors_digest
-from harness.core.errors import Unfit
+from harness.core.content import derived_seed, tensors_digest
 from harness.cost.counting import trainable_parameters
-from harness.networks.digest import answers_of, network_digest, sampled_answers, samples_of, weights_digest
-from harness.networks.shape import shape_of
-from harness.networks.state import check_same_state
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.studies.start import Start
-from harness.teachers.assistant import is_student, load_assistant
 from harness.teachers.cache import ArtifactCache
-from harness.teachers.files import load_checkpoint
+from harness.teachers.untrained import BindStart, begin_teacher, build_teacher, learns, teacher_start
 from harness.tracking.autologging import switch_off_autologging
 from harness.tracking.spool import Spool
 from harness.training.checkpoint import drop_checkpoints, epochs_kept
-from harness.training.fit import EpochListener, FitConfig, fit, loss_check, seed_draws
+from harness.training.fit import EpochListener, FitConfig, fit, loss_check
 from harness.training.tensor_file import cpu_state, load_state, save_tensors
-from lightning_modules.batch import initialize_lazy_layers
 from lightning_modules.classifier import TeacherModule
 from lightning_modules.data.tensors import TensorDataModule
 
 _FILE = "teacher.safetensors"
 AS_IT_IS = "nothing of it is trained by gradients: taken as it is"
-"""What is said of a teacher without a parameter to be trained, as an estimator behind a module."""
-_RECIPE_VERSION = 2  # raise it when the training of a teacher changes: it is part of the content key
-
-BindStart = Callable[[str, Start], Start]
-"""Ties a study to what a network of a name starts from; what it is tied to, which may differ in the last bits."""
+"""The note on a teacher without trainable parameters, such as an estimator behind a module."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +37,9 @@ class Teacher:
 
     Attributes:
         network: In eval mode, without gradients.
-        start: What tells it from another teacher, on whatever processor.
+        start: Identifies it, on any processor.
         spool: The log of its own MLflow run.
-        run_key: Names that run on any machine.
+        run_key: Identifies that run on any machine.
         trainable_parameters: How many of its parameters its own training changes.
     """
 
@@ -62,20 +51,20 @@ class Teacher:
 
     @property
     def digest(self) -> str:
-        """Content hash of what it is, 16 hexadecimal digits (``harness.networks.digest``)."""
+        """Return its content hash, 16 hexadecimal digits (``harness.networks.digest``)."""
         return self.start.digest
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherListener:
-    """Who is told how the teacher comes about.
+    """Callbacks for the training of a teacher.
 
     Attributes:
-        on_start: Called with the number of epochs, and of those that are done, when a training begins or goes on.
-        on_epoch: Called with each epoch that ends.
-        on_progress: Called with the epochs that are done, a part of one included.
+        on_start: Called with the numbers of all epochs and of completed ones, when a training begins or resumes.
+        on_epoch: Called at the end of each epoch.
+        on_progress: Called with the number of completed epochs, including the fraction of the current one.
         on_append: Called with the folder of the teacher's spool.
-        on_note: Called with what should be known of its checkpoint, in one line.
+        on_note: Called with a line of text about the teacher.
     """
 
     on_start: Callable[[int, int], None]
@@ -97,7 +86,7 @@ def make_teacher(
     bind_start: BindStart,
     check: Callable[[nn.Module], None] = lambda network: None,
 ) -> Teacher:
-    """Load the teacher from where the settings or the cache have it, or train it; take it as it is if nothing trains.
+    """Load the teacher from its checkpoint or from the cache, or train it; without trainable parameters, use it as is.
 
     Args:
         space: Its task gives the network and its recipe.
@@ -107,14 +96,14 @@ def make_teacher(
         settings: Where the cache is, the seed, and the checkpoint, if there is one: of a teacher, or of a student that
             becomes one.
         artifacts: Finds a teacher that is kept, and keeps the one that is trained.
-        listener: Told how it goes.
-        bind_start: Called with what a teacher that is trained starts from, before it is.
+        listener: Called as the training goes on.
+        bind_start: Called with what a teacher starts from, before it is trained.
         check: Raises if the network can't teach, before it is trained.
 
     Raises:
         HarnessError: If the checkpoint can't be used.
     """
-    network, start, key = _begun(space, data, dataset, settings, bind_start, listener.on_note)
+    network, start, key = begin_teacher(space, data, dataset, settings, bind_start, listener.on_note)
     check(network)
     is_trained_here = settings.teacher is None and learns(network)
     source = "trained" if is_trained_here else str(settings.teacher or "as it is")
@@ -143,9 +132,8 @@ def make_teacher(
             _train(network, space, data, classes, folder, spool, settings, listener)
         _save(network, file, key)
         drop_checkpoints(folder)
-        network = _built(
-            space, data, settings
-        )  # as another start will find it: what it has learnt beside tensors is not kept
+        # As another start will load it: what it has learnt beside its tensors is not kept.
+        network = build_teacher(space, data, settings)
 
     if not is_trained_here:
         if settings.teacher is None:
@@ -169,19 +157,14 @@ def make_teacher(
     trainable = trainable_parameters(network)
     network.to(data.device).eval().requires_grad_(False)
     if is_trained_here:
-        start = _start_of(network, data)  # with the weights that it was trained to
+        start = teacher_start(network, data)  # with the weights that it was trained to
     return Teacher(network, start, spool, run_key, trainable)
-
-
-def learns(network: nn.Module) -> bool:
-    """Return whether a teacher, as its task gives it, has a parameter that gradients train."""
-    return trainable_parameters(network) > 0
 
 
 def find_teacher(
     space: SearchSpace, data: TensorDataModule, dataset: str, settings: Settings
 ) -> tuple[nn.Module, Path | None]:
-    """Return the teacher as far as it can be had without training, and the file that it is from. Nothing is written.
+    """Return the teacher as far as it is there without training, and its file. Nothing is written.
 
     Args:
         space: Its task gives the network and its recipe.
@@ -195,7 +178,7 @@ def find_teacher(
     Raises:
         HarnessError: If the checkpoint can't be used.
     """
-    network, _, key = _begun(space, data, dataset, settings)
+    network, _, key = begin_teacher(space, data, dataset, settings)
     if settings.teacher is not None:
         return network, settings.teacher
     if not learns(network):
@@ -206,60 +189,6 @@ def find_teacher(
     except (SafetensorError, OSError, ValueError, RuntimeError):
         return network, None
     return network, file
-
-
-def _begun(
-    space: SearchSpace,
-    data: TensorDataModule,
-    dataset: str,
-    settings: Settings,
-    bind_start: BindStart = lambda name, start: start,
-    note: Callable[[str], None] = lambda text: None,
-) -> tuple[nn.Module, Start, str]:
-    """The network, fresh or filled from its checkpoint, what it starts from, and the key that it is kept under."""
-    network = _built(space, data, settings, note)
-    before = list(network.state_dict())
-    start = _start_of(network.to(data.device), data)
-    check_same_state("the teacher", before, network)
-    network.to("cpu")
-    if settings.teacher is not None or not learns(network):
-        return network, start, start.digest
-    # Fresh weights under a fixed seed stand for the architecture, and what is answered with them for its code.
-    recipe = digest(
-        dataset, space.task.teacher_epochs, space.task.teacher_learning_rate, data.batch_size, settings.seed
-    )
-    asked = replace(start, exact=digest(recipe, shape_of(network)))
-    bound = bind_start(f"the teacher (seed {settings.seed})", asked)
-    return network, start, digest("teacher", _RECIPE_VERSION, bound.exact, bound.digest)
-
-
-def _start_of(network: nn.Module, data: TensorDataModule) -> Start:
-    """Return what tells a teacher from another one. It is on the device of the data."""
-    try:
-        answers = answers_of(network, samples_of(data))
-    except Exception:  # what comes next asks it too, and says where it fails
-        answers = torch.zeros(0)
-    return Start(weights_digest(network), sampled_answers(answers), network_digest(network, answers))
-
-
-def _built(
-    space: SearchSpace, data: TensorDataModule, settings: Settings, note: Callable[[str], None] = lambda text: None
-) -> nn.Module:
-    """Return the network with fresh weights under the study's seed, or with those of its checkpoint."""
-    seed_draws(derived_seed(settings.seed, "teacher"), torch.device("cpu"))
-    if settings.teacher is not None and is_student(settings.teacher):
-        return load_assistant(settings.teacher, space, data, settings.space_name)
-    network = space.task.teacher()
-    if not isinstance(network, nn.Module):
-        raise Unfit(
-            f"teacher() must give a torch.nn.Module, but gives {type(network).__name__}", "return the network from it"
-        )
-    initialize_lazy_layers(network, data.splits["val"].few(1).to(torch.device("cpu")).inputs)
-    if settings.teacher is not None:
-        if left_out := load_checkpoint(network, settings.teacher):
-            more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
-            note(f"{settings.teacher} holds {left_out[0]!r}{more} too, which the teacher has not: left out")
-    return network
 
 
 def _train(

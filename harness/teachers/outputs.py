@@ -19,10 +19,10 @@ from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.features import capture_features, probe_features
 
 SEARCHED = ("train", "val")
-"""The splits that a search may look at; the test split is nobody's before it is over."""
+"""The splits that a search may use; the test split is for ``confirm``, after it."""
 
 Outputs = dict[str, dict[str, Tensor]]
-"""By split and name; ``["train"]["logits"]`` has shape (N, C), or (N, V, C) where the samples have views."""
+"""A teacher's outputs by split and name; ``["train"]["logits"]`` has shape (N, C), or (N, V, C) with V views."""
 
 _LOGITS = "logits"
 
@@ -37,11 +37,11 @@ def make_teacher_outputs(
     cache_dir: Path,
     artifacts: ArtifactCache,
 ) -> Outputs:
-    """Load the teacher's outputs from where they are kept, or run the teacher once over the data and keep them.
+    """Load the teacher's outputs from the cache, or run the teacher once over the data and keep them.
 
-    They are raw logits, for a softmax could not be undone, and the temperature is searched; and what some layers give.
-    Each has a file of its own, so that another layer that is asked for later adds one. A file is mapped into memory,
-    not read: workers of one machine share it, and what is never asked for takes no memory.
+    Stored are raw logits, for a softmax could not be undone and the temperature is searched, and the outputs of some
+    layers. Each has a file of its own, so that a layer that is needed later adds one. A file is mapped into memory:
+    workers of one machine share it, and what is never read takes no memory.
 
     Args:
         teacher: The teacher.
@@ -50,7 +50,7 @@ def make_teacher_outputs(
         splits: Names of the splits.
         layers: Names of the layers whose outputs are wanted beside the logits.
         cache_dir: Root of the caches.
-        artifacts: Finds those that are kept, and keeps those that are computed; told when features are stored.
+        artifacts: Finds outputs that are kept, and keeps those that are computed.
 
     Raises:
         ValueError: If there is no layer of a name, or what it gives can't be stored.
@@ -94,7 +94,7 @@ def make_teacher_outputs(
 def run_teacher(
     network: nn.Module, data: TensorDataModule, *, layers: Sequence[str] = (), splits: Sequence[str] = SEARCHED
 ) -> Outputs:
-    """Return what is stored of a teacher: its outputs for every sample, computed now, on the CPU.
+    """Compute what is stored of a teacher: its outputs for every sample, on the CPU.
 
     Args:
         network: The teacher, in eval mode.
@@ -112,7 +112,7 @@ def run_teacher(
 def find_teacher_outputs(
     teacher_digest: str, data: TensorDataModule, dataset: str, *, cache_dir: Path
 ) -> Outputs | None:
-    """Return the kept logits of a teacher, or ``None`` if there are none.
+    """Return the kept logits of a teacher; ``None`` if there are none.
 
     Raises:
         SafetensorError, OSError, ValueError: If they are damaged.
@@ -153,11 +153,11 @@ def _load(file: Path, key: str, data: TensorDataModule, splits: Sequence[str]) -
 def _forward(
     network: nn.Module, data: TensorDataModule, names: Sequence[str], splits: Sequence[str]
 ) -> dict[str, dict[str, Tensor]]:
-    """Outputs by name and split; each is made once, for features are large."""
+    """Return outputs by name and split; each tensor is allocated once, for features are large."""
     assert not network.training
     layers = [name for name in names if name != _LOGITS]
     if layers:
-        probe_features(network, data.splits["val"].few(2).inputs, layers)  # refuses what can't be stored
+        probe_features(network, data.splits["val"].few(2).inputs, layers)  # raises for what can't be stored
     outputs: dict[str, dict[str, Tensor]] = {name: {} for name in names}
     for split in splits:
         loader = data.ordered(split)

@@ -111,7 +111,7 @@ def test_of_an_endless_space_every_value_and_the_corners_are_looked_at() -> None
     assert {(1, 1), (1, 20), (10_000, 1), (10_000, 20)} <= seen
 
 
-def test_students_that_begin_alike_whatever_the_seed_are_named() -> None:
+def test_students_with_the_same_weights_whatever_the_seed_are_named() -> None:
     def seeded_apart(width: int) -> nn.Module:
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -122,7 +122,7 @@ def test_students_that_begin_alike_whatever_the_seed_are_named() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
-def test_a_layer_without_units_is_named_with_the_range_to_mend() -> None:
+def test_an_empty_layer_is_named_with_the_range_to_mend() -> None:
     def plain(width: int) -> nn.Module:
         return nn.Sequential(nn.Linear(4, width), nn.Linear(width, 2))
 

@@ -203,7 +203,7 @@ def test_an_ensemble_costs_what_its_members_cost_and_each_has_a_run_of_its_own(p
     assert metrics["parameters"] == 17020 and metrics["macs"] == 16384
     for name in ("latency_p50_ms", "latency_p95_ms", "size_mb"):
         assert metrics[name] == pytest.approx(sum(cost[name] for cost in table.members))
-    assert 1 / metrics["throughput_per_s"] == pytest.approx(sum(1 / c["throughput_per_s"] for c in table.members))
+    assert 1 / metrics["throughput_per_s"] == pytest.approx(sum(1 / cost["throughput_per_s"] for cost in table.members))
     assert (metrics["agreement"], metrics["compression"], metrics["speedup"]) == (1, 1, 1)
     logged = {}
     for folder in (place.settings.cache_dir / "teachers").iterdir():
@@ -213,7 +213,7 @@ def test_an_ensemble_costs_what_its_members_cost_and_each_has_a_run_of_its_own(p
         logged[tag] = next(event["values"] for event in events if event["event"] == "metrics")
     assert prepared.teacher_digest == f"probabilities of {', '.join(sorted(logged))}"
     for member, cost in zip(sorted(logged), table.members, strict=True):
-        assert {name: logged[member][name] for name in cost} == dict(cost)
+        assert {name: logged[member][name] for name in cost} == cost
         assert logged[member]["agreement"] == 1  # with itself, in whatever ensemble it is
     labels = prepared.data.splits["val"].labels
     accuracy = (prepared.data.teacher_outputs["val"]["logits"].argmax(-1) == labels).float().mean()

@@ -1,0 +1,115 @@
+"""A teacher before it is trained: built, or loaded from a checkpoint, and identified by what it holds and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from harness.core.content import derived_seed, digest
+from harness.core.errors import Unfit
+from harness.cost.counting import trainable_parameters
+from harness.networks.digest import answers_of, network_digest, sampled_answers, samples_of, weights_digest
+from harness.networks.shape import shape_of
+from harness.networks.state import check_same_state
+from harness.settings import Settings
+from harness.space import SearchSpace
+from harness.studies.start import Start
+from harness.teachers.assistant import is_student, load_assistant
+from harness.teachers.files import load_checkpoint
+from harness.training.fit import seed_draws
+from lightning_modules.batch import initialize_lazy_layers
+from lightning_modules.data.tensors import TensorDataModule
+
+_RECIPE_VERSION = 2  # raised when the training of a teacher changes: it is part of the content key
+
+BindStart = Callable[[str, Start], Start]
+"""Binds a study to the start of a named network, and returns the bound start: its last bits may differ."""
+
+
+class UntrainedTeacher(NamedTuple):
+    """A teacher as it starts.
+
+    Attributes:
+        network: The network, fresh or loaded from its checkpoint, on the CPU.
+        start: Identifies what it starts from.
+        key: The content key under which it is kept once it is trained.
+    """
+
+    network: nn.Module
+    start: Start
+    key: str
+
+
+def learns(network: nn.Module) -> bool:
+    """Return whether a teacher, as its task gives it, has a parameter that gradients train."""
+    return trainable_parameters(network) > 0
+
+
+def begin_teacher(
+    space: SearchSpace,
+    data: TensorDataModule,
+    dataset: str,
+    settings: Settings,
+    bind_start: BindStart = lambda name, start: start,
+    note: Callable[[str], None] = lambda text: None,
+) -> UntrainedTeacher:
+    """Build a teacher, or load it from its checkpoint, and identify it.
+
+    Args:
+        space: Its task gives the network and its recipe.
+        data: Its training data.
+        dataset: Fingerprint of that data.
+        settings: The seed, and the checkpoint, if there is one.
+        bind_start: Called with what a teacher that is to be trained starts from.
+        note: Called with a line of text about the checkpoint.
+
+    Raises:
+        HarnessError: If the checkpoint can't be used.
+    """
+    network = build_teacher(space, data, settings, note)
+    before = list(network.state_dict())
+    start = teacher_start(network.to(data.device), data)
+    check_same_state("the teacher", before, network)
+    network.to("cpu")
+    if settings.teacher is not None or not learns(network):
+        return UntrainedTeacher(network, start, start.digest)
+    # Fresh weights under a fixed seed stand for the architecture, and what is answered with them for its code.
+    recipe = digest(
+        dataset, space.task.teacher_epochs, space.task.teacher_learning_rate, data.batch_size, settings.seed
+    )
+    asked = replace(start, exact=digest(recipe, shape_of(network)))
+    bound = bind_start(f"the teacher (seed {settings.seed})", asked)
+    return UntrainedTeacher(network, start, digest("teacher", _RECIPE_VERSION, bound.exact, bound.digest))
+
+
+def teacher_start(network: nn.Module, data: TensorDataModule) -> Start:
+    """Return what identifies a teacher, which is on the device of the data."""
+    try:
+        answers = answers_of(network, samples_of(data))
+    except Exception:  # the next call of it fails too, and its error says where
+        answers = torch.zeros(0)
+    return Start(weights_digest(network), sampled_answers(answers), network_digest(network, answers))
+
+
+def build_teacher(
+    space: SearchSpace, data: TensorDataModule, settings: Settings, note: Callable[[str], None] = lambda text: None
+) -> nn.Module:
+    """Build a teacher with fresh weights under the study's seed, or with those of its checkpoint."""
+    seed_draws(derived_seed(settings.seed, "teacher"), torch.device("cpu"))
+    if settings.teacher is not None and is_student(settings.teacher):
+        return load_assistant(settings.teacher, space, data, settings.space_name)
+    network = space.task.teacher()
+    if not isinstance(network, nn.Module):
+        raise Unfit(
+            f"teacher() must give a torch.nn.Module, but gives {type(network).__name__}", "return the network from it"
+        )
+    initialize_lazy_layers(network, data.splits["val"].few(1).to(torch.device("cpu")).inputs)
+    if settings.teacher is not None:
+        if left_out := load_checkpoint(network, settings.teacher):
+            more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+            note(f"{settings.teacher} holds {left_out[0]!r}{more} too, which the teacher has not: left out")
+    return network
