@@ -83,7 +83,7 @@ def test_controls_that_are_killed_go_on_to_the_numbers_of_those_that_are_not(exa
     process.wait()
     assert len(kept(example)) < len(kept(whole))
     output = search(example, *command)
-    assert "goes on after epoch" in output or "0/" in output
+    assert "resumes after epoch" in output or "0/" in output
     assert kept(example) == kept(whole) and numbers(example, "cancer") == numbers(whole, "cancer")
     again = search(example, *command)
     assert "is finished: 3 trials" in again and "controls" not in again.split("is finished")[0]

@@ -82,7 +82,7 @@ def dies_where_it_died(folder: Path) -> bool:
 def trials_told(output: Path) -> int:
     """Count how often a search has said that a trial is over, or resumed."""
     text = output.read_bytes()
-    return text.count(b" done, ") + text.count(b"was cut; it goes on")
+    return text.count(b" done, ") + text.count(b"was interrupted; it resumes")
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_a_kill_storm_changes_no_result(example: Path, postgres: Postgres, undis
         for process in searches.values():
             process.kill()
             process.wait()
-    assert kills >= 8 and "it goes on after epoch" in output
+    assert kills >= 8 and "it resumes after epoch" in output
     assert reached(storage) == undisturbed
     check_curves(example, 60)
 
@@ -144,13 +144,13 @@ def test_a_stalled_worker_loses_its_lease_and_stops(
         stalled.send_signal(signal.SIGSTOP)
         other = begin(example, "other", *flags)
         assert other.wait(PATIENCE_S) == 0, (example / "other.txt").read_text()
-        assert "trial 0 was cut; it goes on after epoch" in (example / "other.txt").read_text()
+        assert "trial 0 was interrupted; it resumes after epoch" in (example / "other.txt").read_text()
         stalled.send_signal(signal.SIGCONT)
         assert stalled.wait(PATIENCE_S) == 0, (example / "stalled.txt").read_text()
     finally:
         for process in filter(None, (stalled, other)):
             process.kill()
             process.wait()
-    assert "trial 0 is cut: 0 was taken over while this worker was silent" in (example / "stalled.txt").read_text()
+    assert "trial 0 is interrupted: 0 was taken over while this worker was silent" in (example / "stalled.txt").read_text()
     assert reached(storage) == {number: undisturbed[number] for number in range(4)}
     check_curves(example, 4)

@@ -75,7 +75,7 @@ def test_a_killed_worker_is_replaced_and_its_trial_resumed(example: Path, undist
     finally:
         process.kill()
         process.wait()
-    assert "was cut; it goes on after epoch" in (example / "output.txt").read_text()
+    assert "was interrupted; it resumes after epoch" in (example / "output.txt").read_text()
     assert numbers(example, "cancer") == numbers(undisturbed, "cancer")
     for number in range(12):  # no gap and no repeat in any curve, between the costs and the scores
         events = read_events(example / "mlruns" / "trials" / "cancer" / str(number) / "spool.jsonl")

@@ -167,7 +167,7 @@ class Forecast:
             scores = _prefer_one_architecture(
                 scores, candidates.architectures, [trial.architecture for trial in observed]
             )
-            # The last digits of the sums depend on the number of threads.
+            # The last figures of the sums depend on the number of threads.
             order = np.argsort(-np.round(scores / max(scores.max(initial=0.0), _EPSILON), 9), kind="stable")
         return next(filter(is_new, map(candidates.configuration, order)), None)
 

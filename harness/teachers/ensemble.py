@@ -114,7 +114,7 @@ def _shown(label: str, task: Task, terminal: Terminal, mirror: Mirror) -> Iterat
 
     def on_start(epochs: int, done: int) -> None:
         if done:
-            terminal.say(f"{label:<9} its training was cut; it goes on after epoch {done} of {epochs}")
+            terminal.say(f"{label:<9} its training was interrupted; it resumes after epoch {done} of {epochs}")
         bar.append(terminal.progress_bar(label, epochs, "epochs"))
         bar[0].advance(done)
 

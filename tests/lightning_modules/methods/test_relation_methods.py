@@ -97,7 +97,7 @@ def test_rows_of_other_classes_are_sampled_uniformly() -> None:
     labels = torch.tensor([2, 0, 0, 1, 2, 0, 0])
     draws = torch.Generator().manual_seed(0)
     for label in range(3):
-        drawn = _OtherClasses(labels).drawn(torch.full((1000,), label), 6, draws).flatten().bincount(minlength=7)
+        drawn = _OtherClasses(labels).sample(torch.full((1000,), label), 6, draws).flatten().bincount(minlength=7)
         others = labels != label
         assert not drawn[~others].any()
         mean = 6000 / int(others.sum())
