@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
+import gc
 import os
 import re
 import signal
@@ -14,7 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Never
 
-from harness.core.errors import HarnessError, Interrupted, did_you_mean, interrupt, resend_dropped_signals
+from harness.core.errors import (
+    HarnessError,
+    Interrupted,
+    did_you_mean,
+    forget_signals,
+    interrupt,
+    resend_dropped_signals,
+)
 from harness.core.executables import executable
 from harness.launchers import launch
 from harness.launchers.placement import placement_of
@@ -125,7 +132,7 @@ def search(
     for name in keywords.pop("unknown"):
         raise TypeError(f"search() has no keyword {name!r}{did_you_mean(name, keywords)}")
     declared, file = _placed(keywords.pop("space"))
-    given = Given(keywords | {"space": file}, program=_program())
+    given = Given(keywords | {"space": file, "slurm": _sbatch_options(slurm)}, program=_program())
     placement = placement_of(given)
     if declared is not None and file is None:
         if placement.launcher != "local":
@@ -133,7 +140,7 @@ def search(
         settings = search_settings(given, _name_of(declared), None)
     else:
         settings = search_settings(given, *space_of(given))
-    with _interruptible():
+    with _left_as_before(), _interruptible():
         declared = _with_epochs(declared, settings)
         if placement.launcher == "local":
             search_and_print(settings, _next_steps, declared)
@@ -237,7 +244,8 @@ class Result:
             )
         space = self._space or self._embedded_space()
         architecture = {name: trial.params[name] for name in self._study.groups["student"]}
-        data = space.task.data(self._study.settings.data_dir)
+        where = self._study.settings.data_dir or self._study.sources["data_dir"]
+        data = space.task.data(None if where is None else Path(where))
         network = deployed_network(space.task, build_student(space, architecture, data))
         load_state(network, load_file(file))
         return network.eval()
@@ -289,7 +297,7 @@ class Result:
 
 def _placed(space: SearchSpace | str | os.PathLike[str]) -> tuple[SearchSpace | None, Path | None]:
     """Return the declared space with its code, and the file that it is in; ``None`` for either that is not given."""
-    from harness.core.sources import Code, code_of, package_code
+    from harness.core.live_code import code_of_classes
     from harness.space import SearchSpace
 
     if isinstance(space, str) and space in space_names():
@@ -301,13 +309,9 @@ def _placed(space: SearchSpace | str | os.PathLike[str]) -> tuple[SearchSpace | 
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if file and name not in _MAINS and getattr(module, "SPACE", None) is space:
-            return replace(space, code=code_of(Path(file))), Path(file)
-    task = type(space.task)
-    try:
-        source = inspect.getsource(task)
-    except (OSError, TypeError):  # a class that was typed into an interpreter has no source
-        source = ""
-    return replace(space, code=Code({f"{task.__name__}.py": source}, package_code())), None
+            return None, Path(file)  # it is run anew: the workers, and a later search, run what the file says by then
+    own = [space.criteria[method] for method in space.own_methods]
+    return replace(space, code=code_of_classes([type(space.task), *own])), None
 
 
 def _name_of(space: SearchSpace) -> str:
@@ -334,6 +338,28 @@ def _next_steps(outcome: Outcome) -> str:
     return "\n".join(["next:", *outcome.places_to_look()])
 
 
+def _sbatch_options(given: Mapping[str, object] | None) -> list[str]:
+    """Return options for sbatch as its command line has them: ``True`` stands for one without a value."""
+    return [name if value is True else f"{name}={value}" for name, value in (given or {}).items() if value is not False]
+
+
+@contextlib.contextmanager
+def _left_as_before() -> Iterator[None]:
+    """Give a process back what a search changes in it: random states, MLflow's autologging, Python's collector."""
+    torch = sys.modules.get("torch")
+    states = None if torch is None else (torch.get_rng_state(), torch.cuda.get_rng_state_all())
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if torch is not None and states is not None:
+            torch.set_rng_state(states[0])
+            torch.cuda.set_rng_state_all(states[1])
+        from harness.tracking.autologging import restore_autologging
+
+        restore_autologging()
+
+
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
     """Turn Ctrl-C into a shutdown in good order, and then into ``KeyboardInterrupt``."""
@@ -353,6 +379,7 @@ def _interruptible() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         sys.unraisablehook = hook
+        forget_signals()
 
 
 def _result(places: StudyPlaces, space: SearchSpace | None) -> Result:

@@ -90,6 +90,7 @@ def run_search(settings: Settings, given: SearchSpace | None = None) -> Outcome:
             check_name(settings.bound, space.task)  # and if it bounds something else
             device_of(settings.accelerator)  # and if there is none
             storage = open_storage(settings, say=terminal.say)
+            reach.callback(storage.close_connections)
             reach.enter_context(storage_in_reach(settings))
             mirror.wait_until_connected()
             study = open_study(settings, whole_space, storage)

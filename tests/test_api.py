@@ -56,6 +56,61 @@ def test_spawned_workers_do_not_run_a_script_again_that_has_no_main_guard(exampl
     assert found.stdout.count("begun") == 1 and "4 trials" in found.stdout
 
 
+def searching(space: str, *, study: str = "s", trials: int = 2) -> str:
+    """A short search, as a script has it."""
+    return f"harness.search({space}, study={study!r}, trials={trials}, epochs=1, workers=1, controls='none')"
+
+
+@pytest.mark.slow
+def test_a_search_leaves_random_states_the_collector_and_signals_as_they_were(example: Path) -> None:
+    script = f"""
+import gc, harness, torch
+from harness.core import errors
+torch.manual_seed(5)
+before, frozen = torch.get_rng_state(), gc.get_freeze_count()
+{searching("'cancer.py'")}
+print(torch.equal(before, torch.get_rng_state()), gc.get_freeze_count() == frozen, errors._signals == [])
+"""
+    assert run(example, script).splitlines()[-1] == "True True True"
+
+
+@pytest.mark.slow
+def test_a_space_that_was_imported_is_run_as_its_file_is_now(example: Path) -> None:
+    """Or a study would be trained with what was imported, and be taken for one of what the file says."""
+    (example / "widths.py").write_text("def widened(width):\n    return width\n")
+    space = (example / "cancer.py").read_text()
+    assert space.count("return perceptron(width)") == 1
+    edited = space.replace("return perceptron(width)", "return perceptron(widened(width))")
+    (example / "cancer.py").write_text("from widths import widened\n" + edited)
+    script = f"""
+import harness
+from pathlib import Path
+from cancer import SPACE
+{searching("SPACE")}
+Path('widths.py').write_text('def widened(width):\\n    return 2 * width\\n')
+try:
+    {searching("SPACE", trials=3)}
+except harness.core.errors.HarnessError as error:
+    print(error)
+found = {searching("SPACE", study="anew")}
+print([tuple(p.shape) for p in found.student(0).parameters()][2][0], found.trials['width'][0])
+"""
+    told = run(example, script).splitlines()
+    assert any("widths.py has `return 2 * width` where `return width` stood" in line for line in told), told
+    layer, width = map(int, told[-1].split())
+    assert layer == 2 * width
+
+
+@pytest.mark.slow
+def test_code_that_a_script_changes_is_not_resumed_as_the_same(example: Path) -> None:
+    script = f"{IN_MEMORY}\nimport harness\nprint(len({searching('declared', trials=2)}.trials), 'trials')\n"
+    assert "2 trials" in run(example, script)
+    changed = script.replace("nn.ReLU()", "nn.Tanh()").replace("trials=2", "trials=3")
+    assert "nn.Tanh()" in changed
+    told = run(example, changed, expect=1)
+    assert "perceptron has" in told and "Tanh" in told
+
+
 def test_the_package_imports_nothing_heavy_by_itself() -> None:
     heavy = "[name for name in ('torch', 'optuna', 'mlflow', 'pandas') if name in sys.modules]"
     script = f"import sys, harness, harness.cli.options\nprint({heavy}, sorted(harness.__all__))"

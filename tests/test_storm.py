@@ -151,6 +151,8 @@ def test_a_stalled_worker_loses_its_lease_and_stops(
         for process in filter(None, (stalled, other)):
             process.kill()
             process.wait()
-    assert "trial 0 is interrupted: 0 was taken over while this worker was silent" in (example / "stalled.txt").read_text()
+    assert (
+        "trial 0 is interrupted: 0 was taken over while this worker was silent" in (example / "stalled.txt").read_text()
+    )
     assert reached(storage) == {number: undisturbed[number] for number in range(4)}
     check_curves(example, 4)

@@ -76,6 +76,11 @@ def raise_if_interrupted() -> None:
         raise Interrupted(_signals[0])
 
 
+def forget_signals() -> None:
+    """Forget the signals that have come: the process goes on, as a notebook does after Ctrl-C."""
+    _signals.clear()
+
+
 def resend_dropped_signals() -> None:
     """Send this process a signal again if Python drops its ``Interrupted``, raised in a fork or in a finalizer."""
     _signals.clear()  # a fork has those of its parent

@@ -105,6 +105,8 @@ def make_importable(file: Path) -> None:
     _imported.clear()
     _folders.append(str(file.resolve().parent))
     sys.path.insert(0, _folders[0])
+    for name in _modules(file, ()):  # imported by a script or a notebook, and perhaps edited since
+        sys.modules.pop(name, None)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 from typing import TypeVar
 
 from harness.core.errors import HarnessError
@@ -89,7 +90,7 @@ class Given:
         """Return the checked values of an option that may be repeated.
 
         Args:
-            name: The option. A mapping is read as ``NAME=VALUE`` each, or ``NAME`` where the value is ``True``.
+            name: The option. A mapping is read as ``NAME=VALUE`` each.
             check: One of ``harness.options.values``.
 
         Raises:
@@ -126,7 +127,7 @@ class Given:
         if not self.has(name):
             return []
         if isinstance(value, Mapping):
-            return [str(key) if one is True else f"{key}={one}" for key, one in value.items()]
+            return [f"{key}={one.name if isinstance(one, Enum) else one}" for key, one in value.items()]
         if isinstance(value, Sequence) and not isinstance(value, str):
             return [str(one) for one in value]
         return [str(value)]

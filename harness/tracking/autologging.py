@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable
 
-_off = contextlib.ExitStack()  # its context is open until the process ends
+_off = contextlib.ExitStack()  # its context is open until autologging is restored, or the process ends
 _switched_off: set[str] = set()
 _reported: set[str] = set()
 
@@ -31,3 +31,9 @@ def switch_off_autologging(say: Callable[[str], None] | None = None) -> None:
     if say is not None and (new := sorted(_switched_off - _reported)):
         _reported.update(new)
         say(f"mlflow    autologging of {' and '.join(new)} is off: each training here has a run of its own")
+
+
+def restore_autologging() -> None:
+    """Switch on again what ``switch_off_autologging`` switched off."""
+    _off.close()
+    _switched_off.clear()
