@@ -169,7 +169,7 @@ def agreement_lines(result: Result, *, whole: bool = False) -> list[str]:
     return lines
 
 
-def confirmed_head(result: Result) -> str:
+def confirmed_intro(result: Result) -> str:
     """Return the introduction to the confirmed picks; empty before anything was confirmed."""
     if not result.confirmed or result.tested_teacher is None:
         return ""
@@ -179,9 +179,9 @@ def confirmed_head(result: Result) -> str:
     )
 
 
-def tested(result: Result) -> list[str]:
+def confirmed_lines(result: Result) -> list[str]:
     """Return each confirmed trial in a line, and each pick that was not confirmed; none before anything was."""
-    if not confirmed_head(result):
+    if not confirmed_intro(result):
         return []
     known = {confirmation.number for confirmation in result.confirmed}
     return [

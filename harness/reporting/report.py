@@ -19,11 +19,11 @@ from harness.reporting.agreement_picture import draw_agreement
 from harness.reporting.notes import (
     agreement_lines,
     caveats,
-    confirmed_head,
+    confirmed_intro,
+    confirmed_lines,
     ended_early,
     notes,
     region_note,
-    tested,
 )
 from harness.reporting.report_screen import show
 from harness.reporting.result import Result, collect
@@ -116,12 +116,12 @@ def summary(result: Result) -> str:
     ]
     if compared := agreement_lines(result, whole=True):
         lines += ["", "### Teacher-student agreement", "", *(f"- {_markdown(line)}" for line in compared)]
-    if confirmed := tested(result):
+    if confirmed := confirmed_lines(result):
         lines += [
             "",
             "### Confirmed",
             "",
-            _markdown(confirmed_head(result)),
+            _markdown(confirmed_intro(result)),
             "",
             *(f"- {_markdown(line)}" for line in confirmed),
         ]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from harness.metrics import metrics_in_every_table
-from harness.reporting.notes import agreement_lines, caveats, confirmed_head, notes
+from harness.reporting.notes import agreement_lines, caveats, confirmed_intro, notes
 from harness.reporting.result import Result
 from harness.screen.formatting import cell, heading, parameter_texts
 from harness.screen.table import Column, Row, build_table
@@ -22,7 +21,7 @@ def show(result: Result, terminal: Terminal) -> None:
         terminal.say_wrapped(f"Columns omitted to fit the width: {', '.join(omitted)}; trials.csv has all.")
     for line in (*notes(result), *agreement_lines(result)):
         terminal.say_wrapped(line)
-    if head := confirmed_head(result):
+    if head := confirmed_intro(result):
         terminal.say("")
         terminal.say_wrapped(head)
         terminal.say("")
@@ -93,9 +92,9 @@ def _has_tuned(result: Result) -> bool:
 
 def _confirmed_cells(one: Confirmation, result: Result) -> list[str]:
     pick = result.picked.get(one.number, f"formerly {one.pick}")
-    found: list[Any] = [one.student, one.control, *([one.tuned] if _has_tuned(result) else [])]
+    scores = [one.student, one.control, *([one.tuned] if _has_tuned(result) else [])]
     gain = _interval(one.gain, sign="+")
-    return [str(one.number), pick, str(one.seeds), *(_interval(each) for each in found), gain, one.verdict]
+    return [str(one.number), pick, str(one.seeds), *map(_interval, scores), gain, one.verdict]
 
 
 def _interval(found: Interval | None, sign: str = "") -> str:
@@ -103,6 +102,9 @@ def _interval(found: Interval | None, sign: str = "") -> str:
 
 
 def _failures(one: Confirmation) -> list[str]:
-    told = {"of the student": one.student_failures, "of its control": one.control_failures}
-    told["of its tuned control"] = one.tuned_failures
-    return [f"{who}, {failures}" for who, failures in told.items() if failures.reasons]
+    by_arm = {
+        "of the student": one.student_failures,
+        "of its control": one.control_failures,
+        "of its tuned control": one.tuned_failures,
+    }
+    return [f"{arm}, {failures}" for arm, failures in by_arm.items() if failures.reasons]

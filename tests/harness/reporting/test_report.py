@@ -25,8 +25,14 @@ from harness.cost.base import Conditions
 from harness.cost.table import CostTable
 from harness.metrics import METRICS
 from harness.region import Region
-from harness.reporting.notes import agreement_lines, caveats, confirmed_head, notes, nothing_to_confirm
-from harness.reporting.notes import tested as confirmed_lines
+from harness.reporting.notes import (
+    agreement_lines,
+    caveats,
+    confirmed_intro,
+    confirmed_lines,
+    notes,
+    nothing_to_confirm,
+)
 from harness.reporting.plots import _visible_range, curves_figure
 from harness.reporting.report import report, summary, write_report
 from harness.reporting.report_screen import show
@@ -715,7 +721,7 @@ def test_what_was_confirmed_says_what_is_picked_today_and_what_is_not_confirmed_
     result = collect(study)
     assert 0 in result.picked and 3 not in result.picked
     of_0, of_3, *missing = confirmed_lines(result)
-    assert confirmed_head(result).startswith("Confirmed on the test split")
+    assert confirmed_intro(result).startswith("Confirmed on the test split")
     assert of_0.startswith(f"{result.picked[0]} (trial 0): accuracy") and of_3.startswith("formerly small (trial 3)")
     assert missing == [f"{pick} (trial {n}): not confirmed yet." for n, pick in result.picked.items() if n != 0]
     write_report(result, study.folder / "report")
@@ -761,7 +767,7 @@ def test_an_interval_of_two_seeds_says_how_little_that_is_and_that_it_leaves_the
     assert outside.startswith("An interval extends below 0 or above 1, where accuracy can't be: ")
     _, _, section = summary(result).partition("### Confirmed\n\n")
     intro, row, *_ = section.split("\n\n")
-    assert intro == confirmed_head(result) and row.startswith("- accurate (trial 0): accuracy 0.9800 [0.8529, 1.1071]")
+    assert intro == confirmed_intro(result) and row.startswith("- accurate (trial 0): accuracy 0.9800 [0.8529, 1.1071]")
     assert section.rstrip().endswith(outside)
     screen, text = terminal()
     show(result, screen)
