@@ -31,7 +31,7 @@ NO_RECIPE = "none"
 
 def space_of(given: Given) -> tuple[str, Path]:
     """Return the name and the file of the space that a command works on."""
-    return given.read("space", values.space, values.space(DEFAULT_SPACE))
+    return given.read("space", values.space, None) or values.space(DEFAULT_SPACE)
 
 
 def study_of(space: str) -> str:
