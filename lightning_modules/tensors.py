@@ -1,4 +1,4 @@
-"""Keep the import path that space files use since 0.1; the code is in ``lightning_modules.data.tensors``."""
+"""Keep the import path that space files in use have; the code is in ``lightning_modules.data.tensors``."""
 
 from lightning_modules.data.tensors import Split, TensorDataModule
 

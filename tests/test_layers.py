@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -102,3 +103,15 @@ def test_the_mirror_is_ready_early_because_it_imports_no_torch() -> None:
         "assert 'mlflow' in sys.modules and 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(), check=True, capture_output=True)
+
+
+def test_the_architecture_lists_every_file() -> None:
+    listed = set(re.findall(r"^\| `([\w/.]+)` \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE))
+    kept = {"tensors.py", "datasets.py"}  # import paths of space files in use
+    for package in ("harness", "lightning_modules"):
+        for path in (ROOT / package).glob("**/*.py"):
+            place = path.relative_to(ROOT / package)
+            in_folder = place.as_posix() if package == "lightning_modules" else "/".join(place.parts[1:]) or place.name
+            assert (
+                path.name == "__init__.py" or place.name in kept or in_folder in listed or path.name == "__main__.py"
+            ), f"{path.relative_to(ROOT)} is missing"

@@ -1,0 +1,168 @@
+"""Checks of methods that a space brings: their terms can be trained for and resumed, and their labels are the true ones."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any, SupportsFloat
+
+import torch
+from optuna.distributions import CategoricalDistribution
+from torch import Tensor, nn
+
+from harness.core.errors import HarnessError
+from harness.networks.students import build_student, middle_architecture
+from harness.space import SearchSpace
+from lightning_modules.batch import Batch, call, select
+from lightning_modules.data.tensors import TensorDataModule
+from lightning_modules.features import capture_features
+from lightning_modules.methods import Criterion, Term
+
+_MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
+
+
+def check_own_methods(
+    space: SearchSpace, data: TensorDataModule, user_code: Callable[[str], AbstractContextManager[None]]
+) -> None:
+    """Call each of the user's own methods once, with fresh students, and check the terms that it returns.
+
+    Args:
+        space: The space, with fixed parameters.
+        data: The data, with the teacher's outputs.
+        user_code: Attributes errors in the task's own code.
+
+    Raises:
+        HarnessError: If a method fails, or returns no terms that can be minimised.
+    """
+    for method in space.own_methods:
+        for values in _each_choice(space, method):
+            with user_code(f"method {method!r}"):
+                fault = _own_method_fault(space, method, values, data)
+            if fault:
+                raise HarnessError(f"method {method!r} {fault}")
+
+
+def _each_choice(space: SearchSpace, method: str) -> Iterator[dict[str, Any]]:
+    """Yield the middle of a method's ranges, and variants of it with each other choice of each parameter."""
+    middle = {name: space.middle(method)[name] for name in space.methods[method]}
+    yield middle
+    for name, distribution in space.methods[method].items():
+        if isinstance(distribution, CategoricalDistribution):
+            yield from ({**middle, name: choice} for choice in distribution.choices if choice != middle[name])
+
+
+def _own_method_fault(space: SearchSpace, method: str, values: Mapping[str, Any], data: TensorDataModule) -> str | None:
+    """Return why a method of the user's own can't be searched with these values, as a clause; ``None`` if it can."""
+    student = build_student(space, middle_architecture(space), data).to(data.device)
+    criterion = space.criteria[method](**values)
+    criterion.setup(student, data, epochs=space.epochs)
+    criterion.to(data.device)
+    data.teacher_layers = criterion.teacher_layers
+    state = set(criterion.state_dict())
+
+    def terms(batch: Batch) -> Any:
+        with capture_features(student, criterion.student_layers) as features:
+            logits = call(student, batch.inputs)
+        return criterion(logits, batch, features)
+
+    batch = next(iter(data.ordered("val")))[0]
+    if fault := _terms_fault(terms(batch)):
+        return (
+            "must give a dict of names to Term(weight, value), each value a finite scalar tensor with a gradient, but "
+            f"{fault}."
+        )
+    if lost := _lost_on_resume(criterion, state, lambda: terms(_half(batch))):
+        return f"can't be resumed: {lost}."
+    if not criterion.needs_labels and _reads_labels(terms, data):
+        return (
+            "reads batch.labels, but the views mix samples, whose true classes are in batch.truth; read that, or set "
+            "needs_labels = True in its class."
+        )
+    return None
+
+
+def _half(batch: Batch) -> Batch:
+    """Return the first half of a batch, of one sample at least."""
+    size = max(1, len(batch.ids) // 2)
+    return replace(
+        batch,
+        ids=batch.ids[:size],
+        inputs=select(batch.inputs, slice(size)),
+        labels=batch.labels[:size],
+        teacher={name: values[:size] for name, values in batch.teacher.items()},
+        mask=None if batch.mask is None else batch.mask[:size],
+        targets=None if batch.targets is None else batch.targets[:size],
+    )
+
+
+def _lost_on_resume(criterion: Criterion, state: set[str], call_again: Callable[[], object]) -> str:
+    """Return what a checkpoint of a criterion lacks, in one clause; empty if it lacks nothing.
+
+    Args:
+        criterion: A criterion that was called once. What it keeps from its first call on, as a mask, is no state.
+        state: The names in its state before that call.
+        call_again: Calls it with other samples.
+    """
+    if made := sorted(set(criterion.state_dict()) - state):
+        return f"{made[0]!r} is made by its first call, and no optimizer trains it; make it in __init__() or setup()"
+    if type(criterion).get_extra_state is not nn.Module.get_extra_state:
+        return ""
+    before = {name: copy.deepcopy(value) for name, value in vars(criterion).items() if name not in _MODULE_ATTRIBUTES}
+    criterion.end_epoch()
+    call_again()
+    changed = [name for name, value in before.items() if _differ(value, getattr(criterion, name, None))]
+    if not changed:
+        return ""
+    return (
+        f"its attribute {changed[0]!r} changes in training and is in no checkpoint; make it a buffer, or define "
+        "get_extra_state() and set_extra_state()"
+    )
+
+
+def _differ(one: object, other: object) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return not torch.equal(one, other)
+    try:
+        return bool(one != other)
+    except (RuntimeError, ValueError):  # lists of tensors or arrays are equal to nothing
+        return repr(one) != repr(other)
+
+
+def _reads_labels(terms: Callable[[Batch], Any], data: TensorDataModule) -> bool:
+    """Return whether terms change with the labels although views give targets in their place."""
+    if data.views is None:
+        return False
+    batch = next(iter(data.ordered("train")))[0]
+    if batch.targets is None:
+        return False
+    given, again = terms(batch), terms(batch)
+    changed = terms(replace(batch, labels=batch.labels.roll(1)))
+    return any(
+        torch.equal(given[name].value, again[name].value) and not torch.equal(given[name].value, changed[name].value)
+        for name in given
+    )
+
+
+def _terms_fault(terms: object) -> str | None:
+    """Return why a criterion's terms can't be minimised; ``None`` if they can."""
+    if not isinstance(terms, dict) or not terms:
+        return f"gave {terms!r}" if not terms else f"gave {type(terms).__name__}"
+    for name, term in terms.items():
+        if not isinstance(term, Term):
+            return f"gave {type(term).__name__} as {name!r}"
+        if isinstance(term.weight, Tensor) or not isinstance(term.weight, SupportsFloat):
+            return f"the weight of {name!r} is no number but {type(term.weight).__name__}"
+        if not isinstance(term.value, Tensor) or term.value.numel() != 1 or term.value.ndim:
+            shape = list(term.value.shape) if isinstance(term.value, Tensor) else type(term.value).__name__
+            return f"the value of {name!r} is {shape}"
+        if not term.value.isfinite() or not math.isfinite(term.weight):
+            return f"{name!r} is {float(term.value)} with weight {term.weight}"
+        if name == "loss" or not re.fullmatch(r"\w+", str(name)):
+            return f"a term is called {name!r}, which must be a word, and not the name of their sum"
+    if not any(term.value.requires_grad for term in terms.values()):
+        return "no term has a gradient"
+    return None
