@@ -1,4 +1,4 @@
-"""Checks of methods that a space brings: their terms can be trained for and resumed, and their labels are the true ones."""
+"""Checks of methods that a space brings: their terms can be trained for and resumed, and use the true labels."""
 
 from __future__ import annotations
 
