@@ -190,4 +190,4 @@ def test_views_that_mix_samples_have_no_control_unless_their_targets_are_mixed_t
     assert study.data.tags["kd.no_control"].startswith("the views mix samples")
     (example / "fair").touch()
     output = " ".join(search(example, *command, "--study", "fair").split())
-    assert "no control possible" not in output and "Gain: accuracy beyond the tuned control" in output
+    assert "no control possible" not in output and "Gain: improvement in accuracy over the tuned control" in output

@@ -33,7 +33,7 @@ def test_hopeless_students_are_stopped_and_said_so_everywhere(pruned: Path) -> N
     stopped = {trial.number: trial for trial in study.trials if trial.state.name == "PRUNED"}
     assert len(study.trials) == 24 and 1 <= len(stopped) < 20
     output = (pruned / "output.txt").read_text()
-    assert f"{len(stopped)} of 24 trials pruned" in output and "24/24 done" in output
+    assert f"{len(stopped)} of 24 trials were pruned" in output and "24/24 done" in output
     client = MlflowClient(f"sqlite:///{pruned}/mlflow.db")
     runs = {int(run.data.tags["kd.trial"]): run for run in client.search_runs(["1"], "tags.kd.role = 'trial'")}
     for number, trial in stopped.items():
