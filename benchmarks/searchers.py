@@ -18,7 +18,8 @@ from recorded_curves import FLOORS, Curves, Place
 
 from harness.options.spaces import space_file
 from harness.sampling.candidates import CandidateSet, SpaceEncoder
-from harness.sampling.forecast import Forecast, PrimaryMetric
+from harness.sampling.forecast import Forecast
+from harness.sampling.model_fit import PrimaryMetric
 from harness.sampling.proposal import make_sampler
 from harness.space import SearchSpace, load_space
 from harness.trials.pruning import CompleteTrial, rungs_of, shortfall

@@ -9,98 +9,33 @@ no more continues, unless it is unlikely to reach the region.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import inf, isfinite
+from dataclasses import replace
+from math import inf
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from scipy.spatial.distance import cdist
 from scipy.special import ndtr
 
 from harness.core.content import derived_seed
 from harness.sampling.candidates import CandidateSet, SpaceEncoder
-from harness.sampling.curve_model import CurveModel
-from harness.sampling.hypervolume_improvement import ExpectedHypervolumeImprovement, QualityScale
-from harness.sampling.subsampling import evenly_spaced
+from harness.sampling.hypervolume_improvement import ExpectedHypervolumeImprovement
+from harness.sampling.model_fit import Fit, ModelFitter, ObservedTrial, PrimaryMetric
 from harness.space import SearchSpace
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
-_MIN_TRIALS, _MIN_OBSERVED = 3, 2  # trials begun, and trials with an observation, for a model
-_MIN_FOR_OUTLIERS = 3  # final values, for one of them to be an outlier
 _MIN_COMPLETE = 7  # complete trials, for pruning
-_SAMPLES, _NEIGHBOURS, _MAX_CENTRES = 400, 20, 10  # candidates from the whole space; around each of the best trials
-_NEWEST, _MAX_FITTED = 120, 200  # trials that a model is fitted to: of the older ones the front, and a subsample
+_SAMPLES, _NEIGHBOURS = 400, 20  # candidates from the whole space; around each of the best trials
 _SAME = 1e-9  # distance below which two points are equal
-_OUTLIER = 3  # interquartile ranges from the median
 _EPSILON = 1e-12  # an improvement below it is none
 _UNLIKELY = 0.2  # probability of the region of interest, below which a student counts as outside
 _ALIKE = 0.15  # share of the best architecture's improvement, above which another one is as good
 _OFTEN = 3  # trials of the best architecture, after which the least tried of those as good goes first
 _WORTH_WHILE = 0.2  # share of a new trial's expected improvement per epoch, below which a trial is pruned
-
-
-@dataclass(frozen=True)
-class PrimaryMetric:
-    """The primary metric as a forecast needs it.
-
-    Attributes:
-        name: Its name.
-        sign: 1 if it is maximized, -1 if minimized.
-        bounds: Its least and greatest value; ``None`` where it has none.
-        floor: Its worst value within the region of interest; ``None`` if all values count.
-    """
-
-    name: str
-    sign: float
-    bounds: tuple[float | None, float | None]
-    floor: float | None = None
-
-    def scale(self) -> QualityScale:
-        """Return the scale of the metric, which has two ends if the metric has."""
-        worst, best = self.bounds if self.sign > 0 else (self.bounds[1], self.bounds[0])
-        return QualityScale(None if worst is None or best is None else (self.sign * worst, self.sign * best))
-
-
-@dataclass(frozen=True)
-class _ObservedTrial:
-    """A trial as the model sees it, with the primary metric to be maximized.
-
-    Attributes:
-        number: Its number.
-        params: Its configuration.
-        architecture: Index of its architecture.
-        values: Intermediate values by epochs done.
-        final: Value after the last epoch; ``None`` if it is not complete.
-        state: Its state.
-    """
-
-    number: int
-    params: Mapping[str, Any]
-    architecture: int
-    values: Mapping[int, float]
-    final: float | None
-    state: TrialState
-
-
-@dataclass(frozen=True)
-class _Fit:
-    """A fitted model, and the front that it is to improve.
-
-    Attributes:
-        model: The model.
-        surface: Attainment surface of the front.
-        best: Configurations on the front.
-        points: Points of the trials that the model is fitted to.
-    """
-
-    model: CurveModel
-    surface: Array
-    best: Sequence[Mapping[str, Any]]
-    points: Array
 
 
 class Forecast:
@@ -125,22 +60,15 @@ class Forecast:
         metric: PrimaryMetric,
         seed: int,
     ) -> None:
-        self._space, self._encoder = space, encoder
-        self._names = tuple(space.student)
-        self._architectures = {self._key(architecture): index for index, architecture in enumerate(architectures)}
-        self._epochs, self._metric, self._seed = space.epochs, metric, seed
-        self._scale = metric.scale()
-        # Lower end of the region of interest on the scale.
-        self._floor = (
-            None if metric.floor is None else float(self._scale.transform(np.array([metric.sign * metric.floor]))[0])
-        )
+        self._encoder, self._epochs, self._seed = encoder, space.epochs, seed
         # A cost of 0, as the MACs of a student without products, counts as the least positive one: costs are compared
         # by their logarithms.
         least = np.min(costs, axis=0, where=costs > 0, initial=np.inf)
         self._costs = np.log(np.maximum(costs, np.where(np.isfinite(least), least, 1.0)))
-        self._acquisition = ExpectedHypervolumeImprovement(self._costs, self._scale)
-        self._finished: dict[int, _ObservedTrial | None] = {}  # by number: they no longer change
-        self._encoded: dict[int, Array] = {}  # points of trials by number
+        self._acquisition = ExpectedHypervolumeImprovement(self._costs, metric.scale())
+        self._fitter = ModelFitter(
+            space, encoder=encoder, architectures=architectures, metric=metric, acquisition=self._acquisition
+        )
 
     def propose(
         self, trials: Sequence[FrozenTrial], is_new: Callable[[Mapping[str, Any]], bool]
@@ -155,10 +83,12 @@ class Forecast:
             Every parameter's value by name; ``None`` if no candidate is new.
         """
         rng = np.random.default_rng(derived_seed(self._seed, "forecast", len(trials)))
-        observed = self._observe(trials)
-        fit = self._fit(observed, len(trials))
+        observed = self._fitter.observe(trials)
+        fit = self._fitter.fit(observed, len(trials))
         if fit is None:
-            candidates = _AffordableCandidates(self._encoder.sample(rng, _SAMPLES), self._architectures, self._names)
+            candidates = _AffordableCandidates(
+                self._encoder.sample(rng, _SAMPLES), self._fitter.architectures, self._fitter.names
+            )
             order = rng.permutation(len(candidates.architectures))
         else:
             candidates, scores = self._scored_candidates(fit, rng)
@@ -183,7 +113,7 @@ class Forecast:
             ``None`` if it continues. Otherwise the ratio of a new trial's expected improvement per epoch to its own;
             infinite if it is unlikely to end within the region of interest.
         """
-        observed = self._observe(trials)
+        observed = self._fitter.observe(trials)
         index = next((index for index, trial in enumerate(observed) if trial.number == number), None)
         if (
             index is None
@@ -195,12 +125,12 @@ class Forecast:
         so_far = {epochs: value for epochs, value in observed[index].values.items() if epochs <= rung}
         this = observed[index] = replace(observed[index], values=so_far)
         leads = self._leads_at_rung(this, rung, observed)
-        if leads and self._floor is None:
+        if leads and self._fitter.floor is None:
             return None
-        fit = self._fit(observed, len(trials), exclude=number)
+        fit = self._fitter.fit(observed, len(trials), exclude=number)
         if fit is None:
             return None
-        mean, deviation = fit.model.predict(self._encode([this]), np.array([number]), self._epochs)
+        mean, deviation = fit.model.predict(self._fitter.encode([this]), np.array([number]), self._epochs)
         if self._is_unlikely_within_region(mean, deviation)[0]:
             return inf
         if leads:
@@ -212,135 +142,18 @@ class Forecast:
         new = float(scores.max(initial=0.0)) / self._epochs
         return None if own >= _WORTH_WHILE * new or new < _EPSILON else new / max(own, _EPSILON)
 
-    def _key(self, params: Mapping[str, Any]) -> tuple[float, ...]:
-        """Return the key of an architecture: its parameters as Optuna stores them."""
-        return tuple(float(self._space.student[name].to_internal_repr(params[name])) for name in self._names)
-
-    def _observe(self, trials: Sequence[FrozenTrial]) -> list[_ObservedTrial]:
-        return [observed for trial in trials if (observed := self._observed(trial)) is not None]
-
-    def _observed(self, trial: FrozenTrial) -> _ObservedTrial | None:
-        """Return a trial as the model sees it; ``None`` if it is not begun, or its architecture is not affordable."""
-        if trial.number in self._finished:
-            return self._finished[trial.number]
-        if self._space.branch_of(trial.params) is None or trial.state == TrialState.WAITING:
-            return None  # enqueued, and not begun
-        architecture = self._architectures.get(self._key(trial.params))
-        sign = self._metric.sign
-        values = {rung: sign * value for rung, value in trial.intermediate_values.items() if isfinite(value)}
-        final = None
-        if trial.state == TrialState.COMPLETE:
-            final = sign * trial.user_attrs["metrics"][self._metric.name]
-        observed = None
-        if architecture is not None:
-            observed = _ObservedTrial(trial.number, trial.params, architecture, values, final, trial.state)
-        if trial.state.is_finished():
-            self._finished[trial.number] = observed
-        return observed
-
-    def _leads_at_rung(self, this: _ObservedTrial, rung: int, observed: Sequence[_ObservedTrial]) -> bool:
+    def _leads_at_rung(self, this: ObservedTrial, rung: int, observed: Sequence[ObservedTrial]) -> bool:
         """Return whether no complete trial that costs no more was better at the rung."""
         rivals = [trial for trial in observed if trial.final is not None and rung in trial.values]
         costs, values = self._costs[[trial.architecture for trial in rivals]], [trial.values[rung] for trial in rivals]
         costs_no_more = (costs <= self._costs[this.architecture]).all(axis=1)
         return bool(this.values[rung] >= np.max(np.array(values)[costs_no_more], initial=-np.inf))
 
-    def _fit(self, observed: Sequence[_ObservedTrial], count: int, exclude: int | None = None) -> _Fit | None:
-        """Fit the model; return ``None`` if there are too few trials.
-
-        A running trial gets a fantasy: the final value that the model predicts (the Kriging believer strategy). A
-        failed trial counts as the worst.
-
-        Args:
-            observed: The trials.
-            count: Number of all trials of the study.
-            exclude: Number of a running trial that gets no fantasy.
-        """
-        seen = [trial for trial in observed if trial.values or trial.final is not None]
-        if count < _MIN_TRIALS or len(seen) < _MIN_OBSERVED:
-            return None
-        complete = [trial for trial in seen if trial.final is not None]
-        architectures = np.array([trial.architecture for trial in complete], dtype=int)
-        finals = self._scale.transform(np.array([trial.final for trial in complete], dtype=float))
-        worst = self._worst_quality(seen, finals)
-        floor = worst if self._floor is None else self._floor
-        surface = self._acquisition.attainment_surface(architectures, finals, floor=floor)
-        on_front = self._acquisition.is_nondominated(surface, architectures, finals)
-        best = [complete[index] for index in np.flatnonzero(on_front)]
-        required = {trial.number for trial in observed if trial.state == TrialState.RUNNING}
-        fitted = _subsample(observed, required | {trial.number for trial in best})
-        fantasies = {trial.number: worst for trial in fitted if trial.state == TrialState.FAIL}
-        model = self._model(fitted, fantasies, worst)
-        running = [trial for trial in fitted if trial.state == TrialState.RUNNING and trial.number != exclude]
-        if running:
-            runs = np.array([trial.number for trial in running])
-            mean, _ = model.predict(self._encode(running), runs, self._epochs)
-            fantasies |= {trial.number: float(value) for trial, value in zip(running, mean, strict=True)}
-            model = self._model(fitted, fantasies, worst)
-            all_architectures = np.append(architectures, [trial.architecture for trial in running])
-            qualities = np.append(finals, np.maximum(mean, worst))
-            surface = self._acquisition.attainment_surface(all_architectures, qualities, floor=floor)
-        if not best:  # no trial is within the region yet: the best are the nearest to it
-            best = [complete[index] for index in np.argsort(-finals, kind="stable")[:_MAX_CENTRES]]
-        centres = sorted(best, key=lambda trial: -trial.number)[:_MAX_CENTRES]
-        return _Fit(model, surface, [trial.params for trial in centres], self._encode(fitted))
-
-    def _worst_quality(self, seen: Sequence[_ObservedTrial], finals: Array) -> float:
-        """Return the quality on the scale that worse values are clipped to: the worst observed one.
-
-        If the metric lacks an end, a diverged run may be worse than all others by any factor. Then the clip is at an
-        outlier's distance below the final values, and not above the median of the trials' first values: a small
-        student may end far below all large ones, and has still learnt something.
-        """
-        values = self._scale.transform(
-            np.array([value for trial in seen for value in trial.values.values()], dtype=float)
-        )
-        worst = float(np.min(np.append(values, finals)))
-        if self._scale.ends is not None or len(finals) < _MIN_FOR_OUTLIERS:
-            return worst
-        first = self._scale.transform(
-            np.array([trial.values[min(trial.values)] for trial in seen if trial.values], dtype=float)
-        )
-        low, middle, high = np.quantile(finals, [0.25, 0.5, 0.75])
-        outside = float(np.min([middle - _OUTLIER * (high - low), *([np.median(first)] if len(first) else [])]))
-        return max(worst, outside - _EPSILON)
-
-    def _model(self, trials: Sequence[_ObservedTrial], fantasies: Mapping[int, float], worst: float) -> CurveModel:
-        """Return the model of some trials.
-
-        Args:
-            trials: The trials; one without an observation or a fantasy has no effect.
-            fantasies: Assumed final values on the scale, by the trial's number.
-            worst: Quality that worse values are clipped to.
-        """
-        indices, epochs, values = [], [], []
-        for index, trial in enumerate(trials):
-            curve = dict(trial.values) | ({self._epochs: trial.final} if trial.final is not None else {})
-            for after, value in sorted(curve.items()):
-                indices.append(index)
-                epochs.append(after)
-                values.append(value)
-        scaled = np.maximum(self._scale.transform(np.array(values, dtype=float)), worst)
-        for index, trial in enumerate(trials):
-            if trial.number in fantasies:
-                indices.append(index)
-                epochs.append(self._epochs)
-                scaled = np.append(scaled, fantasies[trial.number])
-        points = self._encode(trials)
-        runs = np.array([trial.number for trial in trials])
-        return CurveModel(points[indices], runs[indices], np.array(epochs, dtype=float), scaled)
-
-    def _encode(self, trials: Sequence[_ObservedTrial]) -> Array:
-        for trial in trials:
-            if trial.number not in self._encoded:
-                self._encoded[trial.number] = self._encoder.encode(trial.params)
-        return np.vstack([self._encoded[trial.number] for trial in trials])
-
-    def _scored_candidates(self, fit: _Fit, rng: np.random.Generator) -> tuple[_AffordableCandidates, Array]:
+    def _scored_candidates(self, fit: Fit, rng: np.random.Generator) -> tuple[_AffordableCandidates, Array]:
         """Return candidates from the whole space and around the best trials, with their expected improvements."""
         around = [self._encoder.neighbours(rng, params, _NEIGHBOURS) for params in fit.best]
         candidates = _AffordableCandidates(
-            [*self._encoder.sample(rng, _SAMPLES), *around], self._architectures, self._names
+            [*self._encoder.sample(rng, _SAMPLES), *around], self._fitter.architectures, self._fitter.names
         )
         if not len(candidates.points):
             return candidates, np.empty(0)
@@ -348,18 +161,18 @@ class Forecast:
         scores = self._acquisition.evaluate(fit.surface, candidates.architectures, mean, deviation)
         return candidates, np.where(self._is_unlikely_within_region(mean, deviation), 0.0, scores)
 
-    def _predict_new(self, fit: _Fit, points: Array) -> tuple[Array, Array]:
+    def _predict_new(self, fit: Fit, points: Array) -> tuple[Array, Array]:
         """Predict the final values of new trials, which have numbers that no trial has."""
         return fit.model.predict(points, -1 - np.arange(len(points)), self._epochs)
 
     def _is_unlikely_within_region(self, mean: Array, deviation: Array) -> NDArray[np.bool_]:
         """Return which predicted final values are unlikely to be within the region of interest, shape as given."""
-        if self._floor is None:
+        if self._fitter.floor is None:
             return np.zeros(mean.shape, dtype=bool)
-        found: NDArray[np.bool_] = ndtr((mean - self._floor) / deviation) < _UNLIKELY
+        found: NDArray[np.bool_] = ndtr((mean - self._fitter.floor) / deviation) < _UNLIKELY
         return found
 
-    def _upper_confidence_bounds(self, fit: _Fit, points: Array) -> Array:
+    def _upper_confidence_bounds(self, fit: Fit, points: Array) -> Array:
         """Return the upper confidence bounds of new trials' final values, scaled to [0, 1]."""
         if not len(points):
             return np.empty(0)
@@ -422,14 +235,3 @@ def _prefer_one_architecture(scores: Array, architectures: Indices, tried: Seque
         first = min(map(int, alike), key=lambda index: (counts[index], -best[index]))
     preferred: Array = np.where(architectures == first, scores + scores.max(), scores)
     return preferred
-
-
-def _subsample(trials: Sequence[_ObservedTrial], required: set[int]) -> list[_ObservedTrial]:
-    """Return as many trials as a model is fitted to: the newest, the required, and evenly spaced others."""
-    if len(trials) <= _MAX_FITTED:
-        return list(trials)
-    older, newest = trials[:-_NEWEST], trials[-_NEWEST:]
-    kept = [trial for trial in older if trial.number in required][-(_MAX_FITTED - _NEWEST) :]
-    rest = [trial for trial in older if trial.number not in required]
-    rest = evenly_spaced(rest, _MAX_FITTED - _NEWEST - len(kept))
-    return sorted([*newest, *kept, *rest], key=lambda trial: trial.number)

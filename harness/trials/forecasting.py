@@ -12,7 +12,8 @@ from harness.cost.table import MOST_ARCHITECTURES, key_of
 from harness.metrics import METRICS
 from harness.preparation.prepared import Prepared
 from harness.sampling.candidates import SpaceEncoder
-from harness.sampling.forecast import Forecast, PrimaryMetric
+from harness.sampling.forecast import Forecast
+from harness.sampling.model_fit import PrimaryMetric
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.studies.study import Study

@@ -16,7 +16,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from harness.core.pareto import hypervolume
 from harness.sampling.candidates import SpaceEncoder
 from harness.sampling.first_trials import InitialTrials
-from harness.sampling.forecast import Forecast, PrimaryMetric, _prefer_one_architecture
+from harness.sampling.forecast import Forecast, _prefer_one_architecture
+from harness.sampling.model_fit import PrimaryMetric
 from harness.sampling.proposal import Proposer
 from harness.space import SearchSpace
 from search_spaces.digits import SPACE
@@ -139,7 +140,7 @@ def test_a_small_student_far_below_all_large_ones_is_not_an_outlier() -> None:
         one.intermediate_values = {1: end - 1.5, 2: end - 0.5}
         trials.append(one)
     searching = forecast(bounds=(None, None))
-    fit = searching._fit(searching._observe(trials), len(trials))
+    fit = searching._fitter.fit(searching._fitter.observe(trials), len(trials))
     assert fit is not None
     assert fit.surface[0] == -1.0 and fit.surface[-1] == -0.5  # the cheapest, the dearest
     assert [params["width"] for params in fit.best] == [30, 2]
