@@ -9,10 +9,24 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
+from harness.core.errors import did_you_mean
 from harness.cost.base import BackendConditions, Conditions, backends
 from harness.cost.counting import count_costs
 from harness.cost.rounds import Rounds
+from harness.metrics import METRICS
 from lightning_modules.batch import Inputs
+
+
+class MeasuredCosts(dict[str, float]):
+    """Costs of one network by metric name, without those that are not known.
+
+    A metric is also an attribute, ``costs.latency_p50_ms``; one that is not known is ``None`` there.
+    """
+
+    def __getattr__(self, name: str) -> float | None:
+        if name not in METRICS:
+            raise AttributeError(f"there is no metric {name!r}{did_you_mean(name, METRICS)}")
+        return self.get(name)
 
 
 def conditions_of(device: torch.device) -> BackendConditions:
@@ -30,7 +44,7 @@ def measure_costs(
     limit_s: float = math.inf,
     on_round: Callable[[], None] = lambda: None,
     least: int = 1,
-) -> dict[str, dict[str, float]]:
+) -> dict[str, MeasuredCosts]:
     """Count and measure networks beside one another, with nothing else running.
 
     Args:
@@ -44,7 +58,7 @@ def measure_costs(
         least: Rounds that are measured however long they take.
 
     Returns:
-        The costs of each network by metric name, without those that are not known.
+        The costs of each network.
 
     Raises:
         KeyError: If there are no conditions for a backend.
@@ -64,7 +78,7 @@ def measure_costs(
     ]
     costs = {}
     for name, network in networks.items():
-        costs[name] = count_costs(network.eval(), inputs(1), trainable.get(name)).known()
+        costs[name] = MeasuredCosts(count_costs(network.eval(), inputs(1), trainable.get(name)).known())
         for by_network in measured:
-            costs[name] |= by_network[name]
+            costs[name].update(by_network[name])
     return costs

@@ -12,6 +12,7 @@ from optuna.samplers import RandomSampler
 
 from harness.core.content import tensors_digest
 from harness.core.errors import HarnessError, advising
+from harness.core.metric import Costs
 from harness.cost import budgets as budget
 from harness.cost import conditions_of, measure_costs
 from harness.cost.counting import count_costs
@@ -196,11 +197,13 @@ def check_budget(context: CheckContext) -> str:
     return f"{len(within)} of {len(costs)} architectures are within {requested}"
 
 
-def _costs(context: CheckContext) -> dict[str, dict[str, float]]:
+def _costs(context: CheckContext) -> dict[str, Costs]:
     """Return costs by architecture; latencies are measured only if a budget needs them."""
     networks = {key_of(architecture): context.deployed(architecture).eval() for architecture, _ in context.students}
     names = {key_of(architecture): format_values(architecture) for architecture, _ in context.students}
-    costs = {key: count_costs(network, context.inputs(1)).known() for key, network in networks.items()}
+    costs: Mapping[str, Costs] = {
+        key: count_costs(network, context.inputs(1)).known() for key, network in networks.items()
+    }
     if any(METRICS[name].is_timed for name in context.settings.budgets):
         costs = measure_costs(
             networks,

@@ -106,3 +106,13 @@ def test_the_conditions_of_several_backends_are_shown_beside_one_another() -> No
     both = BackendConditions(torch_eager=replace(EAGER, spread=0.02), other=other)
     assert str(both) == f"{EAGER}; {other}" and both.device == "a processor" and both.spread == 0.04
     assert BackendConditions(torch_eager=EAGER).spread is None
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_costs_are_attributes_too_and_one_that_is_not_known_is_none() -> None:
+    found = measure_costs({"counted": ConvNet(2, size=8)}, images, conditions=CONDITIONS)
+    found["counted"].pop("size_mb")
+    assert found["counted"].size_mb is None
+    assert found["counted"].macs == MACS[2] and found["counted"].latency_p50_ms == found["counted"]["latency_p50_ms"]
+    with pytest.raises(AttributeError, match="there is no metric 'latency_p50'; did you mean latency_p50_ms"):
+        _ = found["counted"].latency_p50
