@@ -139,6 +139,7 @@ def report(places: Places, name: str | None) -> None:
             from harness.storage.access import storage_in_reach
             from harness.studies.listing import choose_study
             from harness.studies.opening import find_study
+            from harness.tracking.base import find_tracker
             from harness.tracking.spool import Spool
             from harness.trials.worker import sync_spools
 
@@ -147,11 +148,12 @@ def report(places: Places, name: str | None) -> None:
             if found is None:
                 return
             study = find_study(found)
+            mirror.remedy = report_command(found)
         study.retry.notifier.say = terminal.say
         try:
             mirror.connect(f"kd-{study.space_name}", places.runs_dir, say=terminal.say)
         except HarnessError as error:
-            terminal.say(f"the report is not logged to MLflow: {error}")
+            terminal.say(f"the report is not logged to {find_tracker(places.tracking_uri).name}: {error}")
             report(study, terminal)
         else:
             spool = Spool(study.folder, mirror.notify) if study.owns_folder() else None

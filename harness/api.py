@@ -346,17 +346,20 @@ def _sbatch_options(given: Mapping[str, object] | None) -> list[str]:
 @contextlib.contextmanager
 def _left_as_before() -> Iterator[None]:
     """Give a process back what a search changes in it: random states, MLflow's autologging, Python's collector."""
-    torch = sys.modules.get("torch")
-    states = None if torch is None else (torch.get_rng_state(), torch.cuda.get_rng_state_all())
+    import torch
+
+    from harness.tracking.autologging import restore_autologging
+
+    frozen, state = gc.get_freeze_count(), torch.get_rng_state()
+    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     try:
         yield
     finally:
-        gc.unfreeze()
-        if torch is not None and states is not None:
-            torch.set_rng_state(states[0])
-            torch.cuda.set_rng_state_all(states[1])
-        from harness.tracking.autologging import restore_autologging
-
+        if not frozen:
+            gc.unfreeze()
+        torch.set_rng_state(state)
+        if on_gpus:
+            torch.cuda.set_rng_state_all(on_gpus)
         restore_autologging()
 
 

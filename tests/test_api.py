@@ -56,6 +56,16 @@ def test_spawned_workers_do_not_run_a_script_again_that_has_no_main_guard(exampl
     assert found.stdout.count("begun") == 1 and "4 trials" in found.stdout
 
 
+@pytest.mark.slow
+def test_forked_workers_have_the_main_module_in_which_a_space_was_declared(example: Path) -> None:
+    body = "return perceptron(width)"
+    assert IN_MEMORY.count(body) == 1
+    pickled = IN_MEMORY.replace(body, f"import pickle; pickle.dumps(type(self)); {body}")
+    call = "harness.search(declared, study='s', trials=4, epochs=1, workers=2, controls='none')"
+    script = f"{pickled}\nimport harness\nprint(len({call}.trials), 'trials')\n"
+    assert "4 trials" in run(example, script)
+
+
 def searching(space: str, *, study: str = "s", trials: int = 2) -> str:
     """A short search, as a script has it."""
     return f"harness.search({space}, study={study!r}, trials={trials}, epochs=1, workers=1, controls='none')"

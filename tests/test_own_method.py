@@ -121,6 +121,24 @@ def test_a_method_that_a_checkpoint_does_not_hold_is_refused(example: Path, firs
     assert "method 'squared' can't be resumed: " in error and said in error
 
 
+@pytest.mark.slow
+def test_methods_with_generators_helpers_and_functions_are_not_refused(example: Path) -> None:
+    written(example)
+    file, begins = example / "cancer.py", "        self.weight = weight\n"
+    assert file.read_text().count(begins) == 1
+    kept = """
+        import functools, torch
+        self.draws = torch.Generator().manual_seed(0)
+        self.helper = type("Helper", (), {})()
+        self.mean = functools.partial(torch.mean, dim=0)
+        self.own = self.forward
+"""
+    used = "        torch = __import__('torch'); torch.rand(1, generator=self.draws)\n        hard"
+    file.write_text(file.read_text().replace(begins, begins + kept).replace("        hard", used, 1))
+    flags = ("--space", "cancer.py", "--trials", "2", "--epochs", "1", "--no-controls", "--fix", "method=squared")
+    assert "2/2 done" in search(example, *flags)
+
+
 def test_layers_that_several_parameters_name_together_are_all_known() -> None:
     class Deep(Criterion):
         def __init__(self, *, stage: str, depth: int) -> None:

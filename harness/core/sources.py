@@ -105,8 +105,11 @@ def make_importable(file: Path) -> None:
     _imported.clear()
     _folders.append(str(file.resolve().parent))
     sys.path.insert(0, _folders[0])
-    for name in _modules(file, ()):  # imported by a script or a notebook, and perhaps edited since
-        sys.modules.pop(name, None)
+    # A script or a notebook may have imported them, and edited since; a package is unloaded whole, or it would be torn.
+    packages = {name.partition(".")[0] for name in _modules(file, ())}
+    for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
+        if _own_file(name) or _is_own_folder(name):
+            del sys.modules[name]
 
 
 @contextlib.contextmanager

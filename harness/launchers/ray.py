@@ -43,7 +43,11 @@ def submit(settings: Settings, placement: Placement, next_steps: Callable[[Outco
     try:
         if ":" in address and "://" not in address:  # Ray itself would retry for minutes
             socket.create_connection(tuple(address.rsplit(":", 1)), timeout=10).close()  # type: ignore[arg-type]
-        if not ray.is_initialized():  # by an earlier search of this process, or by the user's own program
+        if ray.is_initialized():  # by an earlier search of this process, or by the user's own program
+            connected = ray.get_runtime_context().gcs_address
+            if placement.ray_address not in (None, "", "auto", connected):
+                raise HarnessError(f"this process is connected to {redact(connected)}; call ray.shutdown() first")
+        else:
             ray.init(address=address, namespace=_NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # each kind of address fails with errors of its own
         raise HarnessError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, SupportsFloat
 
+import numpy as np
 import torch
 from optuna.distributions import CategoricalDistribution
 from torch import Tensor, nn
@@ -86,8 +86,8 @@ def _own_method_fault(space: SearchSpace, method: str, values: Mapping[str, Any]
 
 
 def _half(batch: Batch) -> Batch:
-    """Return the first half of a batch, of one sample at least."""
-    size = max(1, len(batch.ids) // 2)
+    """Return the first half of a batch, of two samples at least, which BatchNorm needs."""
+    size = max(2, len(batch.ids) // 2)
     return replace(
         batch,
         ids=batch.ids[:size],
@@ -111,10 +111,11 @@ def _lost_on_resume(criterion: Criterion, state: set[str], call_again: Callable[
         return f"{made[0]!r} is made by its first call, and no optimizer trains it; make it in __init__() or setup()"
     if type(criterion).get_extra_state is not nn.Module.get_extra_state:
         return ""
-    before = {name: copy.deepcopy(value) for name, value in vars(criterion).items() if name not in _MODULE_ATTRIBUTES}
+    plain = [name for name in vars(criterion) if name not in _MODULE_ATTRIBUTES]
+    before = {name: _content(getattr(criterion, name)) for name in plain}
     criterion.end_epoch()
     call_again()
-    changed = [name for name, value in before.items() if _differ(value, getattr(criterion, name, None))]
+    changed = [name for name in plain if _content(getattr(criterion, name, None)) != before[name]]
     if not changed:
         return ""
     return (
@@ -123,13 +124,18 @@ def _lost_on_resume(criterion: Criterion, state: set[str], call_again: Callable[
     )
 
 
-def _differ(one: object, other: object) -> bool:
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return not torch.equal(one, other)
-    try:
-        return bool(one != other)
-    except (RuntimeError, ValueError):  # lists of tensors or arrays are equal to nothing
-        return repr(one) != repr(other)
+def _content(value: object) -> object:
+    """Return what an attribute holds, as far as it can be compared: numbers, texts, tensors, arrays and lists of them.
+
+    Generators, which ``begin_epoch`` seeds, functions and objects of any other kind are all alike here.
+    """
+    if isinstance(value, Tensor | np.ndarray):
+        return str(value.dtype), list(value.shape), value.tolist()
+    if isinstance(value, list | tuple):
+        return [_content(one) for one in value]
+    if isinstance(value, dict):
+        return {str(name): _content(one) for name, one in value.items()}
+    return value if isinstance(value, bool | int | float | complex | str | bytes | None) else type(value)
 
 
 def _reads_labels(terms: Callable[[Batch], Any], data: TensorDataModule) -> bool:

@@ -8,9 +8,7 @@ from harness.cost import budgets as budget
 from harness.networks.logits import label_classes
 from harness.preparation.cache_format import check_cache
 from harness.preparation.cost_table import cost_table, too_large
-from harness.preparation.method_checks import (
-    check_teachers,
-)
+from harness.preparation.method_checks import check_teachers
 from harness.preparation.own_methods import check_own_methods
 from harness.preparation.prepared import Prepared
 from harness.preparation.scoring import scores_of

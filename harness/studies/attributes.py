@@ -157,7 +157,7 @@ class StudyAttributes:
         found = {key.removeprefix(_RETRAINED): value for key, value in self.attrs.items() if key.startswith(_RETRAINED)}
         for name in found:
             for part in name.split("/"):
-                _file_name(part, "the name of a student that was trained anew")
+                _file_name(part, "the name of a retrained student")
         return found
 
     def store_retrained(self, name: str, result: Mapping[str, Any]) -> None:

@@ -35,7 +35,7 @@ def status(study: Study) -> Iterator[str]:
     if retrained:
         failed = sum("reason" in result for result in retrained.values())
         students = "1 student" if len(retrained) == 1 else f"{len(retrained)} students"
-        yield f"anew      {students} trained anew, for controls or to confirm{f', {failed} failed' if failed else ''}"
+        yield f"retrained {students}, as controls or to confirm{f', {failed} failed' if failed else ''}"
     if study.is_exhausted and finished == len(trials):
         yield "finished  its space is exhausted"
     elif asked is not None and finished >= asked:

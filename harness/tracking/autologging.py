@@ -37,3 +37,4 @@ def restore_autologging() -> None:
     """Switch on again what ``switch_off_autologging`` switched off."""
     _off.close()
     _switched_off.clear()
+    _reported.clear()

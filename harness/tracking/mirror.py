@@ -46,7 +46,7 @@ class Mirror:
     def __init__(self, address: str, *, remedy: str = "the same command") -> None:
         self.experiment_id = self.store = ""
         self._tracker = find_tracker(address)
-        self._remedy = remedy
+        self.remedy = remedy
         self._notifier = RateLimitedNotifier(lambda text: None)
         self._answered, self._replied = threading.Event(), threading.Event()
         self._reply: dict[str, Any] = {}
@@ -188,7 +188,7 @@ class Mirror:
         _close(self._process)
         if self._connected and code != 0:
             self._notifier.say(
-                f"not everything could be sent to {self._tracker.name}; it is kept, and this sends it: {self._remedy}"
+                f"not everything could be sent to {self._tracker.name}; it is kept, and this sends it: {self.remedy}"
             )
 
     def _end_process(self, grace_s: float, ends_at: float | None) -> int:
@@ -229,7 +229,7 @@ class Mirror:
                 if self._connected:
                     self._notifier.say(
                         f"the process that logs to {self._tracker.name} dies each time (exit code {code}); runs are "
-                        f"kept, and this sends them: {self._remedy}"
+                        f"kept, and this sends them: {self.remedy}"
                     )
                 break
             if self._closing.wait(_FIRST_BACKOFF_S * 2 ** (deaths - 1)):

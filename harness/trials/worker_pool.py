@@ -168,7 +168,8 @@ class _WorkerPool:
             daemon=True,
         )
         # A signal between the start of a process and its registration here would leave the process without an owner.
-        with warnings.catch_warnings(), defer_signals(), start_method.without_main_module():
+        without_main = contextlib.nullcontext() if self.forks else start_method.without_main_module()
+        with warnings.catch_warnings(), defer_signals(), without_main:
             warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads: they hold no lock of ours
             process.start()
             self.workers[ours] = _Worker(number, process, ForkWatchdog(process) if self.forks else None)

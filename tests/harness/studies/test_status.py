@@ -42,7 +42,7 @@ def test_the_status_on_one_machine_lists_running_and_cut_trials(settings: Settin
     lines = list(status(opened(settings)))
     assert lines[:2] == [
         "study     s: 2 of 6 trials finished (1 complete, 1 failed), 2 begun, 2 to begin",
-        "anew      1 student trained anew, for controls or to confirm, 1 failed",
+        "retrained 1 student, as controls or to confirm, 1 failed",
     ]
     assert lines[-2:] == [
         "trial     2: 3/20 epochs, running",

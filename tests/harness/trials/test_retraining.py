@@ -1,4 +1,4 @@
-"""Students that are trained anew: what is said of those that are not any more, and whose word stands."""
+"""Retrained students: runs that no worker has any more are marked, and the result of one worker stands."""
 
 from __future__ import annotations
 
