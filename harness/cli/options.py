@@ -122,8 +122,8 @@ def places(study: str) -> list[click.Option]:
         option(
             "--tracking-uri",
             "ADDRESS",
-            "where runs are logged: MLflow's store or server, or another tracker's address (default: $MLFLOW_TRACKING_URI "
-            f"or {DEFAULT_TRACKING_URI})",
+            "where runs are logged: MLflow's store or server, or another tracker's address (default: "
+            f"$MLFLOW_TRACKING_URI or {DEFAULT_TRACKING_URI})",
         ),
         runs_dir_option("caches, checkpoints and artifacts"),
     ]
