@@ -40,8 +40,7 @@ class Outcome:
         page = tracker.runs_page(self.experiment_id, study=self.settings.study, metric=logged_name(self.primary))
         picture = self.settings.study_dir / "report" / "front.html"
         return [
-            *([] if command is None else [f"  compare  {command}"]),
-            f"           {page}",
+            *([f"  compare  {page}"] if command is None else [f"  compare  {command}", f"           {page}"]),
             *([f"  look at  {picture}"] if picture.exists() else []),
         ]
 

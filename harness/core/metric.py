@@ -68,6 +68,10 @@ class Metric:
     derive: Callable[[Costs, Costs], float | None] | None = None
 
     def __post_init__(self) -> None:
+        if self.direction not in ("maximize", "minimize"):
+            raise ValueError(
+                f"direction of metric {self.name!r} must be 'maximize' or 'minimize', but got {self.direction!r}."
+            )
         object.__setattr__(self, "label", self.label or self.name)
         object.__setattr__(self, "heading", self.heading or self.name)
 

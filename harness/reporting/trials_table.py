@@ -53,8 +53,9 @@ def trials_frame(study: Study) -> pd.DataFrame:
     ]
     frame = pd.DataFrame(rows, columns=None if rows else ["number", "state", "recipe", *columns.values()])
     # The columns are the same before any trial has finished, or has used some method.
-    missing = [name for name in (*columns.values(), study.primary, *METRICS) if name not in frame]
-    return frame.assign(**dict.fromkeys(missing, float("nan")))
+    declared = ["number", "state", "recipe", *columns.values(), study.primary, *METRICS]
+    frame = frame.assign(**dict.fromkeys([name for name in declared if name not in frame], float("nan")))
+    return frame[[*dict.fromkeys(declared), *(name for name in frame if name not in declared)]]
 
 
 def parameter_columns(study: Study) -> dict[str, str]:

@@ -18,6 +18,19 @@ class RunStore(Protocol):
 
     A call that raises is repeated later, and a process can be killed within any of them: to repeat a call adds nothing.
 
+    A spool (``harness.tracking.spool.SPOOL`` in a run's folder) holds lines of JSON with an ``event`` each:
+
+    ============ ==================================================================================================
+    ``run``      begins a run: ``name``, ``tags``, ``params``; ``tags["kd.run_key"]`` is the same on every machine
+    ``metrics``  ``values`` by name, with a ``step``, the epoch, or ``None``
+    ``tags``     ``values`` by name
+    ``artifact`` ``path`` of a file or folder that belongs to the run
+    ``state``    ``state``: RUNNING, WAITING (interrupted), COMPLETE, PRUNED or FAIL
+    ============ ==================================================================================================
+
+    Each has its time too. A store keeps in ``SendProgress`` how far it has sent a spool, and the last state that it
+    sent. It holds ``exclusive(folder / "mirror.lock")`` while it sends: several processes may send one spool.
+
     Attributes:
         experiment_id: The tracker's own name of the experiment.
         identity: Text that differs between two stores, and between a store and one made anew at its address.
@@ -29,7 +42,7 @@ class RunStore(Protocol):
     def send(self, folder: Path) -> None:
         """Send the events in the spool of ``folder`` that this store lacks, and note how far (``SendProgress``)."""
 
-    def publish(self, folder: Path, file: Path, *, anew: bool) -> None:
+    def publish(self, folder: Path, file: Path, *, anew: bool) -> None:  # as fetch: where ``Tracker.shares_files``
         """Make ``file`` an artifact of a run, unless it is one; ``anew`` replaces it."""
 
     def fetch(self, folder: Path, file: Path, run_key: str) -> bool:
@@ -114,6 +127,11 @@ def find_tracker(address: str) -> Tracker:
     own = [one for one in _trackers() if separator and scheme in one.schemes]
     (tracker,) = own or [one for one in _trackers() if not one.schemes]
     return tracker(address)
+
+
+def tracker_schemes() -> list[str]:
+    """Return the schemes of the trackers that have one."""
+    return [scheme for one in _trackers() for scheme in one.schemes]
 
 
 def tracker_named(name: str) -> type[Tracker]:

@@ -103,7 +103,7 @@ def test_a_tracker_in_one_new_file_logs_a_search_to_the_end(tree: Path) -> None:
         timeout=PATIENCE_S,
     )
     assert searched.returncode == 0, searched.stdout
-    assert f"next:\n           file://{file}#cancer/accuracy\n" in searched.stdout
+    assert f"next:\n  compare  file://{file}#cancer/accuracy\n" in searched.stdout
     assert not (tree / "mlflow.db").exists() and "MLflow does not" not in searched.stdout
 
     lines = [json.loads(line) for line in file.read_text().splitlines()]

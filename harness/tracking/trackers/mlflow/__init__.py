@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 
 from harness.core.addresses import has_password, redact, sqlite_path
 from harness.core.argv import VARIABLES
-from harness.tracking.base import RunStore, Tracker
+from harness.tracking.base import RunStore, Tracker, tracker_schemes
 
 _UI_DEFAULT = "sqlite:///mlflow.db"  # what `mlflow ui` shows unless it is told of another store
 
@@ -43,7 +43,16 @@ class MlflowTracker(Tracker):
             prepare_database(path, say)
         elif self.address.startswith(("postgresql", "mysql", "mssql")):
             check_answers(self.address)
-        return MlflowStore(self.address, experiment, artifact_root, on_refused=say)
+        try:
+            return MlflowStore(self.address, experiment, artifact_root, on_refused=say)
+        except Exception as error:
+            if "unsupported URI" not in str(error):
+                raise
+            others = "".join(f", {scheme}://" for scheme in tracker_schemes())
+            raise ValueError(
+                "no tracker takes an address of this kind; trackers here take sqlite:///FILE, http://, https://, "
+                f"postgresql://, mysql:// and mssql://{others}"
+            ) from error
 
     def ui_command(self, executable: Callable[[str], str]) -> str | None:
         """Return the command that starts MLflow's page; ``None`` for a server, which has one."""
