@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.service]
 
 EPOCHS = 2500  # a trial lasts longer than the grace
 SHORT_GRACE = (
-    "import sys, runpy, harness.storage.leases as leases\nleases.HEARTBEAT_S, leases.GRACE_S = 1.0, 8.0\n"
+    "import sys, runpy, harness.storage.leases as leases\nleases.HEARTBEAT_S, leases.GRACE_S = 1.0, 14.0\n"
     "sys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
 )
 """Runs a search with more frequent heartbeats and a shorter grace."""

@@ -277,7 +277,7 @@ def test_a_finished_study_takes_another_bound_and_its_run_tells_it(finished: Pat
     assert "region    accuracy at least 1, --min accuracy=1; before: accuracy at least 0." in output
     assert "None of 8 fully trained students is inside it" in output and "  confirm  " not in output
     output = search(folder, *CANCER, "--no-controls")  # it stays
-    assert "None of 8 students" in output and "is finished: 8 trials" in output
+    assert "None of 8 fully trained students" in output and "is finished: 8 trials" in output
     output = search(folder, *CANCER, "--no-controls", "--min", "none")
     assert "the Pareto front" in output and "  confirm  " in output
     assert numbers(folder, "cancer") == before
