@@ -52,6 +52,18 @@ PATIENCE_S = 600
 """How long a test waits for what must come, however busy the machine is. Only a failure takes it."""
 
 
+TEACHER_COSTS: dict[str, float] = {
+    "parameters": 1000,
+    "trainable_parameters": 900,
+    "macs": 5000,
+    "size_mb": 0.5,
+    "latency_p50_ms": 3.0,
+    "latency_p95_ms": 4.0,
+    "throughput_per_s": 10.0,
+}
+"""Costs of a teacher, in numbers that can be worked with by hand."""
+
+
 def environment() -> dict[str, str]:
     """This process's environment, without what would move the files."""
     moved = {"KD_STORAGE", "KD_RUNS_DIR", "MLFLOW_TRACKING_URI"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -54,12 +54,7 @@ def check_classes(space: SearchSpace, classes: int) -> None:
     Raises:
         HarnessError: If one has none.
     """
-    faults = {method: fault for method in space.methods if (fault := classes_fault(method, space, classes))}
-    if faults:
-        unfit = list(faults)
-        raise HarnessError(
-            f"{faults[unfit[0]]}. {_remedy(space, unfit) or 'Name another method in the space, as soft_target'}."
-        )
+    _refuse_unfit(space, lambda method: classes_fault(method, space, classes))
 
 
 def check_targets(space: SearchSpace, are_mixed: bool) -> None:
@@ -72,11 +67,17 @@ def check_targets(space: SearchSpace, are_mixed: bool) -> None:
     Raises:
         HarnessError: If one does not.
     """
-    unfit = [method for method in space.methods if are_mixed and targets_fault(method, space)]
-    if unfit:
+    if are_mixed:
+        _refuse_unfit(space, lambda method: targets_fault(method, space))
+
+
+def _refuse_unfit(space: SearchSpace, fault_of: Callable[[str], str | None]) -> None:
+    """Refuse a space if one of its methods has a fault: name the first, and how to leave all such methods out."""
+    faults = {method: fault for method in space.methods if (fault := fault_of(method))}
+    if faults:
+        unfit = list(faults)
         raise HarnessError(
-            f"{targets_fault(unfit[0], space)}. "
-            f"{_remedy(space, unfit) or 'Name another method in the space, as soft_target'}."
+            f"{faults[unfit[0]]}. {_remedy(space, unfit) or 'Name another method in the space, as soft_target'}."
         )
 
 

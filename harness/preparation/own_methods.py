@@ -14,6 +14,7 @@ import torch
 from optuna.distributions import CategoricalDistribution
 from torch import Tensor, nn
 
+from harness.core.content import tensors_digest
 from harness.core.errors import HarnessError
 from harness.networks.students import build_student, middle_architecture
 from harness.space import SearchSpace
@@ -129,13 +130,16 @@ def _content(value: object) -> object:
 
     Generators, which ``begin_epoch`` seeds, functions and objects of any other kind are all alike here.
     """
-    if isinstance(value, Tensor | np.ndarray):
-        return str(value.dtype), list(value.shape), value.tolist()
+    if isinstance(value, Tensor):
+        return tensors_digest({"": value})
+    if isinstance(value, np.ndarray):
+        return str(value.dtype), value.shape, value.tobytes()
     if isinstance(value, list | tuple):
         return [_content(one) for one in value]
     if isinstance(value, dict):
         return {str(name): _content(one) for name, one in value.items()}
-    return value if isinstance(value, bool | int | float | complex | str | bytes | None) else type(value)
+    # As text, for NaN is not equal to itself.
+    return repr(value) if isinstance(value, bool | int | float | complex | str | bytes | None) else type(value)
 
 
 def _reads_labels(terms: Callable[[Batch], Any], data: TensorDataModule) -> bool:

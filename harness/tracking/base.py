@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from harness.tracking import trackers
+from harness.core.plugins import modules_of
 
 
 class RunStore(Protocol):
@@ -143,11 +141,9 @@ def tracker_named(name: str) -> type[Tracker]:
 @cache
 def _trackers() -> tuple[type[Tracker], ...]:
     """Return every tracker that a module or package in ``harness/tracking/trackers`` defines."""
-    names = [f"{trackers.__name__}.{module.name}" for module in pkgutil.iter_modules(trackers.__path__)]
-    modules = [importlib.import_module(name) for name in names]
     return tuple(
         one
-        for module in modules
+        for module in modules_of("harness.tracking.trackers")
         for one in vars(module).values()
         if isinstance(one, type) and issubclass(one, Tracker) and one.__module__ == module.__name__
     )

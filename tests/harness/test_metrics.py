@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import README, ROOT, ended, environment, load, opened, settings_in
+from conftest import README, ROOT, TEACHER_COSTS, ended, environment, load, opened, settings_in
 from forked import Forked
 from mlflow import MlflowClient
 from safetensors.torch import load_file
@@ -39,16 +39,7 @@ BRIER = (
 )
 """The one line: the Brier score, the mean squared distance of the probabilities from the true class."""
 
-TEACHER: dict[str, float] = {
-    "parameters": 1000,
-    "trainable_parameters": 900,
-    "macs": 5000,
-    "size_mb": 0.5,
-    "latency_p50_ms": 3.0,
-    "latency_p95_ms": 4.0,
-    "throughput_per_s": 10.0,
-}
-STUDENT = TEACHER | {"parameters": 40, "macs": 200, "latency_p50_ms": 0.5}
+STUDENT = TEACHER_COSTS | {"parameters": 40, "macs": 200, "latency_p50_ms": 0.5}
 LOGITS = SplitLogits(
     student=torch.tensor([[0.75, 0.25], [0.62, 0.38], [0.25, 0.75]]).log(),
     teacher=torch.tensor([[0.6, 0.4], [0.75, 0.25], [0.75, 0.25]]).log(),
@@ -143,7 +134,7 @@ def test_a_derived_cost_is_known_before_training_as_far_as_its_costs_are(monkeyp
     monkeypatch.setitem(METRICS, "flops", Metric("flops", "minimize", may_be_unknown=True, derive=flops))
     uncounted = {name: value for name, value in STUDENT.items() if name != "macs"}
     students = {key_of({"width": 2}): STUDENT, key_of({"width": 3}): uncounted}
-    table = CostTable({"torch_eager": Conditions("a processor")}, TEACHER, students)
+    table = CostTable({"torch_eager": Conditions("a processor")}, TEACHER_COSTS, students)
     assert table.metrics({"width": 2})["flops"] == 400
     assert table.metrics({"width": 3}).keys() == METRICS.keys() - {"macs", "flops", "agreement", "teacher_kl", "ece"}
     assert METRICS["flops"].known_before_training and not METRICS["flops"].may_be_budget
@@ -159,7 +150,7 @@ def test_budgets_are_measured_costs_that_are_better_the_lower_they_are() -> None
 def test_measured_costs_are_counted_or_declared_by_a_backend() -> None:
     measured = [metric.name for metric in METRICS.values() if metric.is_measured]
     declared = [metric.name for backend in backends() for metric in backend.metrics if metric.is_measured]
-    assert measured == [*Counts._fields, *declared] == list(TEACHER)
+    assert measured == [*Counts._fields, *declared] == list(TEACHER_COSTS)
     assert {name for name, metric in METRICS.items() if metric.is_timed} == {
         "latency_p50_ms", "latency_p95_ms", "throughput_per_s", "speedup",
     }  # fmt: skip
@@ -182,7 +173,7 @@ def test_scores_are_what_was_worked_by_hand(name: str, expected: float) -> None:
 
 
 def test_beside_a_teacher_without_parameters_nothing_is_smaller() -> None:
-    metrics = cost_metrics(STUDENT, TEACHER | {"parameters": 0})
+    metrics = cost_metrics(STUDENT, TEACHER_COSTS | {"parameters": 0})
     assert "compression" not in metrics and "speedup" in metrics
 
 
@@ -195,6 +186,11 @@ def test_tables_and_plots_show_a_metric_as_it_is_declared() -> None:
         "latency p50, batch 1 (ms)", "MACs a sample", "throughput (samples/s)", "ece",
     ]  # fmt: skip
     assert _omission_order() == ["agreement", "tuned_control", "control", "compression", "speedup"]
+
+
+def test_a_metric_of_an_unknown_direction_is_refused() -> None:
+    with pytest.raises(ValueError, match="direction of metric 'brier' must be 'maximize' or 'minimize', but got 'max'"):
+        Metric("brier", "max")  # type: ignore[arg-type]
 
 
 def test_every_metric_has_a_name_that_flags_tables_and_mlflow_can_say() -> None:

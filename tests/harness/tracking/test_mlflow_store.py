@@ -16,6 +16,7 @@ from mlflow.entities import Run, RunStatus, ViewType
 from mlflow.exceptions import MlflowException
 
 from harness.core.content import FolderLock
+from harness.tracking.base import find_tracker
 from harness.tracking.mirror import Mirror
 from harness.tracking.progress import STATE_FILE, is_sent
 from harness.tracking.spool import SPOOL, STATES, Spool
@@ -803,3 +804,8 @@ def test_what_is_asked_of_a_dying_mirror_is_answered_though_its_pipe_takes_the_q
 
 def is_settled(folder: Path) -> bool:
     return bool(json.loads((folder / STATE_FILE).read_text())["offset"] == (folder / SPOOL).stat().st_size)
+
+
+def test_an_address_that_no_tracker_takes_is_refused_with_those_that_one_takes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no tracker takes an address of this kind; trackers here take sqlite:///FILE"):
+        find_tracker("csv:///runs.csv").open("kd-x", tmp_path, say=print)
