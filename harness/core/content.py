@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _POLL_S = 0.05  # of a lock that another process may hold for long
+_VISIT_S = 0.001  # between attempts to take a lock that others try for a moment
 
 
 def digest(*parts: Any) -> str:
@@ -140,6 +141,10 @@ def _locked(file: IO[str]) -> bool:
     return True
 
 
+STUDY_LOCK = "study.lock"
+"""Name of the lock in a study's folder that every process that works on the study shares."""
+
+
 class FolderLock:
     """Shows that a living process works in a folder. The kernel frees the lock when the process ends, even by SIGKILL.
 
@@ -149,7 +154,7 @@ class FolderLock:
         name: The lock's file there.
     """
 
-    def __init__(self, folder: Path, *, shared: bool = False, name: str = "lease") -> None:
+    def __init__(self, folder: Path, *, shared: bool = False, name: str = STUDY_LOCK) -> None:
         self.name = name
         self._path = folder / name
         self._mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
@@ -195,3 +200,37 @@ class FolderLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+class LeaseLock(FolderLock):
+    """Shows that one living process works in a folder, and keeps all others out.
+
+    Others may try at any time whether the lock is free: they take a shared lock for a moment, by which ``acquire``
+    tells them from an owner. So a search that goes on after a kill finds the lock of a cut trial free, though others
+    look at it.
+
+    Args:
+        folder: The folder, which must exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, name="lease")
+        self._as_visitor = FolderLock(folder, shared=True, name=self.name)
+
+    def acquire(self) -> bool:
+        """Take the lock unless another process owns it; return whether it is held now."""
+        while not super().acquire():
+            if not self._as_visitor.is_free():
+                return False
+            time.sleep(_VISIT_S)
+        return True
+
+    def is_free(self) -> bool:
+        """Return whether no process owns the lock."""
+        return not self.is_held and self._as_visitor.is_free()
+
+
+def is_worked_on(folder: Path) -> bool:
+    """Return whether a living process works in the folder of a study or of a training."""
+    locks = (LeaseLock(folder), FolderLock(folder))
+    return not all(lock.is_free() for lock in locks if (folder / lock.name).exists())

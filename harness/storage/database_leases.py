@@ -24,7 +24,7 @@ import sqlalchemy as sql
 from sqlalchemy.engine import Engine, Row
 from sqlalchemy.exc import SQLAlchemyError
 
-from harness.core.content import FolderLock
+from harness.core.content import LeaseLock
 from harness.core.errors import OWN_THREADS, LeaseLost, raise_if_interrupted
 from harness.storage.database_locks import advisory_lock
 from harness.storage.leases import GRACE_S, HEARTBEAT_S, Lease, Leases, VerifyLock, Worker, made_lock
@@ -78,7 +78,7 @@ class DatabaseLeases(Leases):
         self._study = study
         self._host = socket.gethostname()
         self._worker: str | None = None
-        self._liveness: FolderLock | None = None  # held while this worker lives: on its host, no clock is needed
+        self._liveness: LeaseLock | None = None  # held while this worker lives: on its host, no clock is needed
         self._epochs: int | None = None
         self._lost = False  # the row is gone: another worker took over
         self._unanswered = False  # the server did not answer the last courtesy
@@ -175,7 +175,7 @@ class DatabaseLeases(Leases):
         """Return whether a worker is dead: by its lock on this host, by its missed heartbeats on others."""
         if self._is_of_this_host(row):
             with contextlib.suppress(FileNotFoundError):  # it unregisters just now
-                if FolderLock(self._folder_of(row.worker)).is_free():
+                if LeaseLock(self._folder_of(row.worker)).is_free():
                     return True
         # A clock alone would take all for dead after an outage, when nobody has had a chance to beat yet: silence
         # counts from when this worker itself heard nothing, though the server answered.
@@ -320,7 +320,7 @@ class _DatabaseLease(Lease):
     The folder's lock may be another's: a process that was stalled, and lost the lease, holds it until it comes back.
     """
 
-    def __init__(self, leases: DatabaseLeases, item: str, lock: FolderLock, taken_ms: int) -> None:
+    def __init__(self, leases: DatabaseLeases, item: str, lock: LeaseLock, taken_ms: int) -> None:
         super().__init__(item, lock, taken_ms)
         self._leases = leases
         lock.acquire()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.core.content import FolderLock, exclusive
+from harness.core.content import LeaseLock, exclusive
 
 HEARTBEAT_S = 10.0
 """Interval between a worker's heartbeats."""
@@ -31,7 +31,7 @@ class Lease:
         taken_ms: When the lease was acquired, by the one clock that all see who may acquire it.
     """
 
-    def __init__(self, item: str, lock: FolderLock, taken_ms: int) -> None:
+    def __init__(self, item: str, lock: LeaseLock, taken_ms: int) -> None:
         self.item = item
         self.taken_ms = taken_ms
         self._lock = lock
@@ -149,7 +149,7 @@ class Worker:
         return self.silent_s > GRACE_S
 
 
-def made_lock(folder: Path) -> FolderLock:
+def made_lock(folder: Path) -> LeaseLock:
     """Return the lock of a folder, which is made where it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
-    return FolderLock(folder)
+    return LeaseLock(folder)

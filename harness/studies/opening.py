@@ -22,7 +22,6 @@ from harness.settings import ConfirmSettings, Places, Settings, StudyPlaces
 from harness.space import SearchSpace, load_space
 from harness.storage.access import Storage, open_storage
 from harness.storage.database_locks import distributed_lock
-from harness.storage.leases import made_lock
 from harness.storage.location import MOVING_ATTR, ORIGIN_ATTR, check_not_moved, is_first_start, origin
 from harness.storage.retry import RetryPolicy
 from harness.studies.changes import FORMAT, check_code, check_format
@@ -99,7 +98,13 @@ def _can_be_resumed(stored: optuna.Study, settings: Settings, space: SearchSpace
     if has_trials or (attrs["kd.identity"] == identity and not space.code.differences(attrs["kd.code"])):
         return True
     # Its first start failed over what was changed since, and no process works on it.
-    return not (is_first_start(stored, settings) and made_lock(settings.study_dir).is_free())
+    return not (is_first_start(stored, settings) and _is_idle(settings.study_dir))
+
+
+def _is_idle(folder: Path) -> bool:
+    """Return whether no process of this machine works in a study's folder, which is made where it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return FolderLock(folder).is_free()
 
 
 def _create(

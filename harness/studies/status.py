@@ -8,7 +8,7 @@ from datetime import datetime
 
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.core.content import FolderLock
+from harness.core.content import LeaseLock
 from harness.screen.formatting import duration_text
 from harness.storage.leases import Worker
 from harness.storage.study_lock import ExclusiveStudyLock
@@ -113,7 +113,7 @@ def _from_folder(study: Study, trial: FrozenTrial, epochs: int) -> str:
     folder = study.trial_folder(trial.number)
     if not (study.owns_folder() and folder.is_dir()):
         return "nobody is at it"
-    is_cut = FolderLock(folder).is_free()
+    is_cut = LeaseLock(folder).is_free()
     done = len(curves(folder).get("train/loss", {}))
     if not is_cut:
         return f"{done}/{epochs} epochs, running"

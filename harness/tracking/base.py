@@ -10,6 +10,9 @@ from typing import ClassVar, Protocol
 
 from harness.core.plugins import modules_of
 
+MIRROR_LOCK = "mirror.lock"
+"""Name of the lock in a run's folder that is held while its spool is sent."""
+
 
 class RunStore(Protocol):
     """The runs of one experiment at a tracker. Only the mirror's process holds one.
@@ -27,7 +30,7 @@ class RunStore(Protocol):
     ============ ==================================================================================================
 
     Each has its time too. A store keeps in ``SendProgress`` how far it has sent a spool, and the last state that it
-    sent. It holds ``exclusive(folder / "mirror.lock")`` while it sends: several processes may send one spool.
+    sent. It holds ``exclusive(folder / MIRROR_LOCK)`` while it sends: several processes may send one spool.
 
     Attributes:
         experiment_id: The tracker's own name of the experiment.
@@ -50,7 +53,7 @@ class RunStore(Protocol):
         """
 
     def mark_interrupted(self, folder: Path) -> None:
-        """Mark a run as WAITING if its spool ends in RUNNING and no process holds the folder's lock."""
+        """Mark a run as WAITING if it is RUNNING. Called with ``MIRROR_LOCK`` held, and no process works on the run."""
 
 
 class Tracker(ABC):

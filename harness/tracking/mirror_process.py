@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.addresses import lock_of
-from harness.core.content import exclusive
+from harness.core.content import exclusive, is_worked_on
 from harness.core.errors import one_line
-from harness.tracking.base import RunStore, find_tracker, tracker_named
+from harness.tracking.base import MIRROR_LOCK, RunStore, find_tracker, tracker_named
 from harness.tracking.inbox import Inbox
 
 _GATHER_S = 2.0  # events within it go out together: a short trial is one call, not twenty
@@ -93,6 +93,17 @@ def _send_all(inbox: Inbox, send: Callable[[Path], None]) -> Exception | None:
     return problem
 
 
+def _mark_if_interrupted(folder: Path, store: RunStore) -> None:
+    """Mark a run that a process left in the middle, unless another process goes on with it.
+
+    The lock keeps out another mirror: it will send that the run goes on after it is marked here, or has sent it before
+    the folder is looked at.
+    """
+    with exclusive(folder / MIRROR_LOCK):
+        if not is_worked_on(folder):
+            store.mark_interrupted(folder)
+
+
 def _cause(error: BaseException) -> str:
     """Return what the system said, if that was the cause: an HTTP client quotes all of its request around it."""
     cause: BaseException | None = error
@@ -144,7 +155,7 @@ def _mirror(inbox: Inbox, store: RunStore) -> int:
     def send(folder: Path) -> None:
         store.send(folder)
         if ending:
-            store.mark_interrupted(folder)
+            _mark_if_interrupted(folder, store)
         sent.add(folder)
 
     backoff_s, answered_at = _FIRST_BACKOFF_S, 0.0

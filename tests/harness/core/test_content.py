@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,19 +13,30 @@ import pytest
 import torch
 from conftest import PATIENCE_S, environment, is_free, wait_for
 
-from harness.core.content import FolderLock, derived_seed, digest, exclusive, tensors_digest, write_atomically
+from harness.core.content import (
+    FolderLock,
+    LeaseLock,
+    derived_seed,
+    digest,
+    exclusive,
+    is_worked_on,
+    tensors_digest,
+    write_atomically,
+)
 
 HOLDER = """
 import sys
+import threading
 from pathlib import Path
-from harness.core.content import FolderLock
+from harness.core.content import FolderLock, LeaseLock
 leases = []
 for line in sys.stdin:
     word, folder = line.split()
     if word == "release":
         leases.pop().release()
     else:
-        leases.append(FolderLock(Path(folder), shared=word == "shared"))
+        lock = LeaseLock(Path(folder)) if word == "lease" else FolderLock(Path(folder), shared=word == "shared")
+        leases.append(lock)
         print(leases[-1].acquire(), flush=True)
         continue
     print("released", flush=True)
@@ -184,6 +196,41 @@ def test_a_folder_lock_is_free_when_its_process_is_killed(tmp_path: Path) -> Non
     lease.release()  # once more is harmless
 
 
+def test_a_lease_is_taken_at_once_though_others_try_all_the_time_whether_it_is_free(tmp_path: Path) -> None:
+    lease, over = LeaseLock(tmp_path), threading.Event()
+
+    def visit() -> None:
+        visitor = LeaseLock(tmp_path)
+        while not over.is_set():
+            visitor.is_free()
+
+    visitors = [threading.Thread(target=visit) for _ in range(4)]
+    for visitor in visitors:
+        visitor.start()
+    for _ in range(500):
+        assert lease.acquire()
+        lease.release()
+    over.set()
+    for visitor in visitors:
+        visitor.join()
+
+
+def test_a_lease_is_one_processs_and_not_free_meanwhile(tmp_path: Path, neighbour: Neighbour) -> None:
+    lease = LeaseLock(tmp_path)
+    assert lease.is_free() and neighbour("lease", tmp_path) == "True"
+    assert not lease.is_free() and not lease.acquire() and is_worked_on(tmp_path)
+    assert neighbour("release", tmp_path) == "released"
+    assert not is_worked_on(tmp_path) and lease.acquire() and not lease.is_free() and is_worked_on(tmp_path)
+
+
+def test_a_study_is_worked_on_while_a_process_shares_its_lock(tmp_path: Path, neighbour: Neighbour) -> None:
+    assert not is_worked_on(tmp_path) and not list(tmp_path.iterdir())
+    assert neighbour("shared", tmp_path) == "True"
+    assert is_worked_on(tmp_path)
+    assert neighbour("release", tmp_path) == "released"
+    assert not is_worked_on(tmp_path)
+
+
 def test_a_lock_is_held_within_its_block_and_free_after_it(tmp_path: Path) -> None:
     lock = tmp_path / "new" / "lock"
     with pytest.raises(RuntimeError, match="in the block"), exclusive(lock):
@@ -194,6 +241,7 @@ def test_a_lock_is_held_within_its_block_and_free_after_it(tmp_path: Path) -> No
 
 WAITS = """
 import sys
+import threading
 from pathlib import Path
 from harness.core.content import exclusive
 with exclusive(Path(sys.argv[1]), on_wait=lambda: print("waits", flush=True)):

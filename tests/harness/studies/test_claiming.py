@@ -18,7 +18,7 @@ from conftest import claimed, environment, metrics, opened, settings_in
 from optuna.distributions import IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from harness.core.content import FolderLock
+from harness.core.content import LeaseLock
 from harness.core.errors import HarnessError
 from harness.sampling.first_trials import InitialTrials
 from harness.sampling.proposal import Proposal, Proposer
@@ -229,7 +229,7 @@ def test_a_cut_trial_is_resumed_with_its_number_and_parameters(settings: Setting
     taken = claimed(other, SPACE)
     assert taken is not None and (taken.trial.number, taken.resumed) == (5, True)
     assert taken.configuration == begun.configuration and taken.folder == begun.folder
-    assert not FolderLock(taken.folder).acquire()
+    assert not LeaseLock(taken.folder).acquire()
     taken.complete(metrics(0.5, 1.0))
     taken.lease.release()
     assert claimed(opened(settings), SPACE) is None

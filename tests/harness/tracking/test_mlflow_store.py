@@ -15,9 +15,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, RunStatus, ViewType
 from mlflow.exceptions import MlflowException
 
-from harness.core.content import FolderLock
+from harness.core.content import FolderLock, LeaseLock
 from harness.tracking.base import find_tracker
 from harness.tracking.mirror import Mirror
+from harness.tracking.mirror_process import _mark_if_interrupted
 from harness.tracking.progress import STATE_FILE, is_sent
 from harness.tracking.spool import SPOOL, STATES, Spool
 from harness.tracking.trackers.mlflow.store import RUN_STATUS, MlflowStore
@@ -403,21 +404,6 @@ def test_a_run_that_was_cut_waits_and_runs_again_when_its_spool_says_so(store: M
     assert runs(store)[0].info.status == "FINISHED"
 
 
-def test_a_run_whose_lease_is_held_is_no_run_that_was_cut(store: MlflowStore, tmp_path: Path) -> None:
-    folder = append(tmp_path / "0", begin("k"), state("RUNNING"))
-    store.send(folder)
-    for shared in (False, True):
-        lease = FolderLock(folder, shared=shared)
-        assert lease.acquire()
-        store.mark_interrupted(folder)
-        (run,) = runs(store)
-        assert (run.info.status, run.data.tags["kd.state"]) == ("RUNNING", "RUNNING")
-        lease.release()
-    store.mark_interrupted(folder)
-    assert runs(store)[0].info.status == "SCHEDULED"
-    assert FolderLock(folder).acquire()  # and it keeps none
-
-
 @pytest.mark.parametrize("said", ["COMPLETE", "FAIL", "PRUNED"])
 def test_a_run_that_is_over_was_not_cut(store: MlflowStore, tmp_path: Path, said: str) -> None:
     folder = append(tmp_path / "0", begin("k"), state("RUNNING"), state(said, 9))
@@ -519,16 +505,29 @@ def test_machines_that_begin_an_experiment_at_once_have_one(
     assert len(made) == 2 and made[0].identity == made[1].identity
 
 
-def test_the_mirror_marks_what_it_sent_and_nobody_holds_as_waiting(tmp_path: Path, address: str) -> None:
-    held, free, over = (append(tmp_path / name, begin(name), state("RUNNING")) for name in ("held", "free", "over"))
+def test_the_mirror_marks_what_it_sent_and_nobody_works_on_as_waiting(tmp_path: Path, address: str) -> None:
+    names = ("held", "study", "free", "over")
+    held, study, free, over = (append(tmp_path / name, begin(name), state("RUNNING")) for name in names)
     append(over, state("COMPLETE", 1))
-    lease = FolderLock(held)
-    assert lease.acquire()
-    mirrored(tmp_path, address, held, free, over)
-    lease.release()
+    locks = (LeaseLock(held), FolderLock(study, shared=True))
+    assert all(lock.acquire() for lock in locks)
+    mirrored(tmp_path, address, held, study, free, over)
+    for lock in locks:
+        lock.release()
     store = MlflowStore(address, "kd-test", tmp_path / "mlruns")
     found = {run.data.tags["kd.run_key"]: run.info.status for run in runs(store)}
-    assert found == {"held": "RUNNING", "free": "SCHEDULED", "over": "FINISHED"}
+    assert found == {"held": "RUNNING", "study": "RUNNING", "free": "SCHEDULED", "over": "FINISHED"}
+
+
+def test_a_trial_can_be_resumed_while_the_mirror_of_its_dead_worker_waits_for_the_tracker(tmp_path: Path) -> None:
+    resumed = []
+
+    class Slow:
+        def mark_interrupted(self, folder: Path) -> None:
+            resumed.append(LeaseLock(folder).acquire())
+
+    _mark_if_interrupted(append(tmp_path / "0", begin("k"), state("RUNNING")), Slow())  # type: ignore[arg-type]
+    assert resumed == [True]
 
 
 def test_a_run_that_was_deleted_is_not_marked_as_cut(store: MlflowStore, tmp_path: Path) -> None:

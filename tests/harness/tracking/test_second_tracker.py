@@ -22,7 +22,6 @@ import json
 import sys
 from pathlib import Path
 
-from harness.core.content import FolderLock
 from harness.tracking.base import Tracker
 from harness.tracking.progress import SendProgress
 from harness.tracking.spool import SPOOL, read_events, read_events_until
@@ -71,11 +70,10 @@ class JsonLinesStore:
         raise NotImplementedError
 
     def mark_interrupted(self, folder):
-        progress, lock = SendProgress.load(folder, self.identity), FolderLock(folder)
-        if progress.state == "RUNNING" and lock.acquire():
+        progress = SendProgress.load(folder, self.identity)
+        if progress.state == "RUNNING":
             (progress.state,) = self._append(folder, [{"event": "state", "state": "WAITING"}], progress.offset)
             progress.save(folder)
-            lock.release()
 '''
 
 

@@ -22,8 +22,9 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from harness.core.addresses import place_of
-from harness.core.content import FolderLock, exclusive, inside
+from harness.core.content import exclusive, inside
 from harness.core.errors import one_line
+from harness.tracking.base import MIRROR_LOCK
 from harness.tracking.spool import FINISHED_STATES, SPOOL, TAKEN, UNSURE, read_events_until
 from harness.tracking.trackers.mlflow.batches import BatchLogger, EventBatch, is_refused_for_good, mlflow_tags
 from harness.tracking.trackers.mlflow.runs import (
@@ -82,7 +83,7 @@ class MlflowStore:
         Args:
             folder: The run's folder.
         """
-        with exclusive(folder / "mirror.lock"):
+        with exclusive(folder / MIRROR_LOCK):
             self._send_or_drop(folder, self._progress(folder))
 
     def publish(self, folder: Path, file: Path, *, anew: bool) -> None:
@@ -93,7 +94,7 @@ class MlflowStore:
             file: The file.
             anew: Whether to send it though it was sent before.
         """
-        with exclusive(folder / "mirror.lock"):
+        with exclusive(folder / MIRROR_LOCK):
             progress = self._progress(folder)
             if file.name in progress.published and not anew:
                 return
@@ -126,23 +127,20 @@ class MlflowStore:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent, prefix=".fetched-") as beside:
             os.replace(artifacts.download_artifacts(file.name, beside), file)
-        with exclusive(folder / "mirror.lock"):
+        with exclusive(folder / MIRROR_LOCK):
             _note_published(folder, self._progress(folder), file)
         return True
 
     def mark_interrupted(self, folder: Path) -> None:
         """Mark a run as waiting whose process ended in the middle of it, unless another machine goes on with it."""
-        with exclusive(folder / "mirror.lock"):
-            progress = self._progress(folder)
-            lock = FolderLock(folder)
-            if progress.run_id is None or progress.state != "RUNNING" or not lock.acquire():
-                return
-            run = self.runs.get(progress.run_id)
-            if run is not None and is_owner(run, progress):
-                self.client.set_tag(progress.run_id, "kd.state", "WAITING")
-                self._set_status(progress, "WAITING", time.time_ns() // 1_000_000)
-                progress.save(folder)
-            lock.release()
+        progress = self._progress(folder)
+        if progress.run_id is None or progress.state != "RUNNING":
+            return
+        run = self.runs.get(progress.run_id)
+        if run is not None and is_owner(run, progress):
+            self.client.set_tag(progress.run_id, "kd.state", "WAITING")
+            self._set_status(progress, "WAITING", time.time_ns() // 1_000_000)
+            progress.save(folder)
 
     def run_id(self, folder: Path) -> str:
         """Return the id of a folder's run; send its spool first if nothing of it was sent."""
