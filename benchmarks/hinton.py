@@ -73,8 +73,7 @@ def trained_teacher(seed: int, folder: Path, epochs: int = TEACHER_EPOCHS) -> nn
     data = fashion_mnist(None, batch_size=BATCH, views=ShiftedViews(count=TEACHER_EPOCHS, seed=seed))
     module = TeacherModule(
         network,
-        metric=MulticlassAccuracy(num_classes=10, average="micro"),
-        metric_name="accuracy",
+        metrics={"accuracy": MulticlassAccuracy(num_classes=10, average="micro")},
         total_steps=epochs * data.steps_per_epoch,
         learning_rate=1e-3,
     )
@@ -98,8 +97,7 @@ def student(units: int, data: TensorDataModule, seed: int, *, temperature: float
     module = StudentModule(
         perceptron(units),
         DistillationCriterion(temperature=temperature, alpha=alpha),
-        metric=MulticlassAccuracy(num_classes=10, average="micro"),
-        metric_name="accuracy",
+        metrics={"accuracy": MulticlassAccuracy(num_classes=10, average="micro")},
         total_steps=EPOCHS * data.steps_per_epoch,
         learning_rate=1e-3,
     )

@@ -32,6 +32,7 @@ from harness.screen.terminal import Terminal
 from harness.space import Configuration, SearchSpace, load_space
 from harness.storage.access import open_storage
 from harness.studies.opening import open_study
+from harness.task import primary_metric
 from harness.tracking.mirror import Mirror
 from harness.trials.trial import TrainingSpec, train_student
 from lightning_modules.batch import select
@@ -75,7 +76,7 @@ def run(job: tuple[dict[str, Any], int]) -> dict[str, Any]:
             prepared,
             folder=Path(folder),
             accelerator="cpu",
-            listeners=[lambda epoch, metrics: accuracy.append(metrics[f"val/{space.task.metric_name}"])],
+            listeners=[lambda epoch, metrics: accuracy.append(metrics[f"val/{primary_metric(space.task).name}"])],
         )
     return {**values, "seed": seed, "seconds": time.perf_counter() - started, "accuracy": accuracy}
 

@@ -33,6 +33,7 @@ from harness.storage.leases import VerifyLock
 from harness.studies.claim import Claim
 from harness.studies.claiming import TrialClaimer
 from harness.studies.opening import find_study, open_study
+from harness.task import primary_metric
 from search_spaces.digits import SPACE
 
 _RUNGS = (1, 2, 5, 10, 15)
@@ -88,7 +89,7 @@ def _timed(spent: dict[str, float], what: str, call: Callable[[], Any]) -> Any:
 
 def _metrics(claim: Claim) -> dict[str, float]:
     width = claim.trial.params["width"]
-    return {SPACE.task.metric_name: width / (width + 1), **dict.fromkeys(METRICS, float(width))}
+    return {primary_metric(SPACE.task).name: width / (width + 1), **dict.fromkeys(METRICS, float(width))}
 
 
 def scaled(storage: str, workers: int, trials: int, trial_s: float, sampler: str) -> None:

@@ -227,7 +227,7 @@ class Result:
         from safetensors.torch import load_file
 
         from harness.networks.students import build_student
-        from harness.task import deployed_network
+        from harness.task import deployed_network, load_data
         from harness.training.tensor_file import load_state
         from harness.trials.trial import STUDENT
 
@@ -245,7 +245,7 @@ class Result:
         space = self._space or self._embedded_space()
         architecture = {name: trial.params[name] for name in self._study.groups["student"]}
         where = self._study.settings.data_dir or self._study.sources["data_dir"]
-        data = space.task.data(None if where is None else Path(where))
+        data = load_data(space.task, None if where is None else Path(where))
         network = deployed_network(space.task, build_student(space, architecture, data))
         load_state(network, load_file(file))
         return network.eval()

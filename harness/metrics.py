@@ -8,7 +8,7 @@ reads it: a function that computes a value imports what it needs.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from harness.core.metric import Costs, Metric, SplitLogits
 from harness.core.plugins import modules_of
@@ -79,6 +79,20 @@ METRICS: dict[str, Metric] = _by_name([*_OWN, *_DECLARED])
 _BY_DEFAULT = [metric for metric in METRICS.values() if metric.is_default_objective]
 DEFAULT_OBJECTIVES = tuple(metric.name for metric in sorted(_BY_DEFAULT, key=lambda one: not one.is_timed))
 """What spans the front beside the primary metric, unless ``--objectives`` says otherwise: what is timed first."""
+
+
+def metric_named(name: str, direction: Literal["maximize", "minimize"] = "maximize") -> Metric:
+    """Return the declaration of a metric; a name that is not declared here is that of a score of the task's own.
+
+    Args:
+        name: Its name.
+        direction: The direction of the task's own.
+    """
+    return METRICS.get(name) or Metric(name, direction, score=_scored_by_task)
+
+
+def _scored_by_task(logits: SplitLogits) -> Tensor:
+    raise NotImplementedError("a task scores its own metrics")
 
 
 def cost_metrics(student: Costs, teacher: Costs) -> dict[str, float]:

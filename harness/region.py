@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from harness.core.errors import HarnessError, did_you_mean
 from harness.metrics import budget_names
 from harness.settings import Bound
-from harness.task import Task
+from harness.task import Task, primary_metric
 
 HALF_WAY = 0.5
 """The default share of the teacher's distance from chance, by the logarithm of the error, that a student must have.
@@ -80,7 +80,7 @@ class Scores:
 
 def sign_of(task: Task) -> int:
     """Return 1 where more of a task's primary metric is better, -1 where less is."""
-    return 1 if task.metric_direction == "maximize" else -1
+    return 1 if primary_metric(task).direction == "maximize" else -1
 
 
 def check_name(bound: Bound | None, task: Task) -> None:
@@ -91,7 +91,7 @@ def check_name(bound: Bound | None, task: Task) -> None:
     """
     if bound is None or not bound.metric:
         return
-    metric, sign = task.metric_name, sign_of(task)
+    metric, sign = primary_metric(task).name, sign_of(task)
     right = "--min" if sign > 0 else "--max"
     if bound.metric != metric:
         ours = f"{metric}, the primary metric" if bound.flag == right else ""

@@ -31,7 +31,7 @@ from harness.space_checks import (
 )
 from harness.space_files import run_space_file
 from harness.space_ranges import hold, listed, middle_of, suggest
-from harness.task import Task
+from harness.task import Task, declared_metrics
 from lightning_modules.classifier import ClassifierModule, check_training
 from lightning_modules.methods import HINTON, METHODS, Criterion, make_criterion
 
@@ -123,6 +123,9 @@ class SearchSpace:
             "training", self.training, keywords_of(ClassifierModule.__init__) & {"learning_rate", "weight_decay"}
         )
         check_parameter_names(self.distributions)
+        for metric in declared_metrics(self.task)[1:]:
+            if metric.name in self.distributions:
+                raise ValueError(f"metric {metric.name!r} must have another name than a parameter; rename one of them.")
         self._check_domains()
 
     def _check_domains(self) -> None:

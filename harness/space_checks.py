@@ -14,8 +14,9 @@ from harness.core.errors import did_you_mean, one_line
 from harness.core.names import check_metric_name
 from harness.metrics import METRICS
 from harness.space_ranges import bounds_of, middle_of
-from harness.task import Task, class_names
+from harness.task import Task, class_names, declared_metrics
 from lightning_modules.methods import METHODS, Criterion
+from lightning_modules.outputs import Output
 
 Distributions = Mapping[str, BaseDistribution]
 
@@ -35,12 +36,17 @@ def check_task(task: Task, *, epochs: int) -> None:
     for name, count in (("epochs", epochs), ("teacher_epochs", task.teacher_epochs)):
         if not isinstance(count, int) or count < 1:
             raise ValueError(f"{name} must be at least 1, a whole number, but got {count!r}.")
-    if task.metric_direction not in ("maximize", "minimize"):
+    if not isinstance(task.output, Output):
         raise ValueError(
-            f"metric_direction must be 'maximize' or 'minimize', but got {task.metric_direction!r}"
-            f"{did_you_mean(task.metric_direction, ('maximize', 'minimize'), otherwise='.')}"
+            f"output must be an output kind, as Classification() of lightning_modules.outputs, but got {task.output!r}."
         )
-    check_metric_name(task.metric_name, METRICS)
+    for metric in declared_metrics(task):
+        if metric.direction not in ("maximize", "minimize"):
+            raise ValueError(
+                f"metric_direction must be 'maximize' or 'minimize', but got {metric.direction!r}"
+                f"{did_you_mean(metric.direction, ('maximize', 'minimize'), otherwise='.')}"
+            )
+        check_metric_name(metric.name, METRICS)
     class_names(task)
     rate = task.teacher_learning_rate
     if not isinstance(rate, Real) or not 0 < rate < math.inf:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,24 +12,28 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import nn
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_modules.data.tensors import TensorDataModule
+from lightning_modules.outputs import Classification, Output
 
 
 class Task(ABC):
     """A teacher, its data, and the students that may replace it.
 
     Attributes:
-        metric_name: Name of the primary metric, in the log and as an objective.
-        metric_direction: ``"maximize"`` or ``"minimize"``.
+        output: What a network's output means (``lightning_modules.outputs``).
+        metric_name: Name of what ``metric`` returns, in the log and as an objective; empty takes that of the output's
+            own primary metric.
+        metric_direction: ``"maximize"`` or ``"minimize"``: which way ``metric`` is better; empty takes that of the
+            output's own primary metric, or ``"maximize"`` where ``metric`` is the task's own.
         class_names: Names of the classes in reports, in their order; empty uses their numbers.
         teacher_epochs: Epochs of the teacher's training, where no checkpoint is given.
         teacher_learning_rate: Peak learning rate of that training.
     """
 
-    metric_name: ClassVar[str] = "accuracy"
-    metric_direction: ClassVar[str] = "maximize"
+    output: ClassVar[Output] = Classification()
+    metric_name: ClassVar[str] = ""
+    metric_direction: ClassVar[str] = ""
     class_names: ClassVar[tuple[str, ...]] = ()
     teacher_epochs: ClassVar[int] = 20
     teacher_learning_rate: ClassVar[float] = 1e-2
@@ -43,11 +48,11 @@ class Task(ABC):
 
     @abstractmethod
     def teacher(self) -> nn.Module:
-        """Return a teacher with fresh weights: from a batch's inputs to logits (B, C)."""
+        """Return a teacher with fresh weights: from a batch's inputs to an output, for a classifier logits (B, C)."""
 
     @abstractmethod
     def student(self, *args: Any, **architecture: Any) -> nn.Module:
-        """Return a student with fresh weights: from a batch's inputs to logits (B, C).
+        """Return a student with fresh weights: from a batch's inputs to an output of the teacher's shape.
 
         Args:
             args: Empty; it lets a task declare its own keywords, as ``student(self, *, width: int)``, under mypy too.
@@ -70,8 +75,19 @@ class Task(ABC):
         return student
 
     def metric(self, classes: int) -> Metric:
-        """Return a new primary metric, updated with logits (B, C) and labels (B,)."""
-        return MulticlassAccuracy(num_classes=classes, average="micro", validate_args=False)
+        """Return a new primary metric, the only one of the task. By default that of the output.
+
+        Args:
+            classes: Number of classes C, labels L or values V of the output.
+        """
+        return next(iter(self.output.metrics(classes).values()))[0]
+
+    def metrics(self) -> Mapping[str, Metric | tuple[Metric, str]]:
+        """Return new metrics by name, the primary one first: each to be maximized, or with its direction beside it.
+
+        All are logged, and may be objectives. By default there is ``metric``, or what the output kind declares.
+        """
+        return {}
 
 
 def class_names(task: Task) -> tuple[str, ...]:
@@ -115,3 +131,97 @@ def deployed_network(task: Task, student: nn.Module) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise TypeError(f"deployed(student) must return an nn.Module, but returned {type(network).__name__}")
     return network
+
+
+@dataclass(frozen=True)
+class TaskMetric:
+    """A metric that a task declares.
+
+    Attributes:
+        name: Its name in the log and as an objective.
+        direction: ``"maximize"`` or ``"minimize"``.
+    """
+
+    name: str
+    direction: str
+
+
+def declared_metrics(task: Task) -> tuple[TaskMetric, ...]:
+    """Return the metrics that a task declares, the primary one first.
+
+    Raises:
+        ValueError: If they are declared in another form.
+    """
+    if _is_overridden(task, "metrics"):
+        if _is_overridden(task, "metric"):
+            raise ValueError(
+                "a task must declare metrics() or metric(), but has both; give metrics() the one of metric()."
+            )
+        return tuple(TaskMetric(name, direction) for name, (_, direction) in _given_metrics(task).items())
+    default = [TaskMetric(name, direction) for name, direction in task.output.metric_directions.items()]
+    if not _has_one_metric(task):
+        return tuple(default)
+    direction = task.metric_direction or ("maximize" if _is_overridden(task, "metric") else default[0].direction)
+    return (TaskMetric(task.metric_name or default[0].name, direction),)
+
+
+def primary_metric(task: Task) -> TaskMetric:
+    """Return the primary metric of a task."""
+    return declared_metrics(task)[0]
+
+
+def make_metrics(task: Task, classes: int) -> dict[str, Metric]:
+    """Return new metrics of a task by name, the primary one first.
+
+    Args:
+        task: The task.
+        classes: Number of classes C, labels L or values V of its output.
+    """
+    if _is_overridden(task, "metrics"):
+        return {name: metric for name, (metric, _) in _given_metrics(task).items()}
+    if _has_one_metric(task):
+        return {primary_metric(task).name: task.metric(classes)}
+    return {name: metric for name, (metric, _) in task.output.metrics(classes).items()}
+
+
+def _has_one_metric(task: Task) -> bool:
+    """Return whether a task names or defines its only metric itself."""
+    return _is_overridden(task, "metric") or bool(task.metric_name or task.metric_direction)
+
+
+def _given_metrics(task: Task) -> dict[str, tuple[Metric, str]]:
+    given: Any = task.metrics()
+    if not isinstance(given, Mapping) or not given:
+        raise ValueError(
+            f"metrics() must return metrics by name, the primary one first, but returned {type(given).__name__}."
+        )
+    found = {}
+    for name, value in given.items():
+        metric, direction = value if isinstance(value, tuple) and len(value) == 2 else (value, "maximize")
+        if not isinstance(metric, Metric):
+            raise ValueError(
+                f"metrics() must give a torchmetrics.Metric for {name!r}, or one with 'maximize' or 'minimize' beside "
+                f"it, but gives {value!r}."
+            )
+        found[str(name)] = (metric, str(direction))
+    return found
+
+
+def _is_overridden(task: Task, method: str) -> bool:
+    return getattr(type(task), method) is not getattr(Task, method)
+
+
+def load_data(task: Task, data_dir: Path | None) -> TensorDataModule:
+    """Return the data of a task, its labels checked against the task's output kind.
+
+    Raises:
+        TypeError: If the task returns no data module.
+        ValueError: If labels are not of the output's kind.
+    """
+    data = task.data(data_dir)
+    if not isinstance(data, TensorDataModule):
+        raise TypeError(f"data() must return a TensorDataModule, but returned {type(data).__name__}.")
+    for name, split in data.splits.items():
+        if fault := task.output.labels_fault(split.labels):
+            raise ValueError(f"labels of {name} must be {task.output.labels_text}, but got {fault}.")
+    return data

@@ -15,14 +15,13 @@ Inputs = Tensor | dict[str, Tensor]
 
 @dataclass(slots=True)
 class Batch:
-    """A batch of samples with their labels and the teacher's outputs.
+    """A batch of samples with their targets and the teacher's outputs.
 
     Attributes:
         ids: Positions of the samples in their split, shape (B,), int64.
         inputs: Inputs of a network: a tensor (B, …) or a dict of such tensors (passed as keywords).
-        labels: Class indices, shape (B,), int64.
-        targets: Class probabilities, shape (B, C), if a view returns them (``lightning_modules.data.views``); ``None``
-            if the labels are the targets.
+        target: What the labels say, as the output kind has it (``lightning_modules.outputs``): of a classifier class
+            indices (B,), int64, or the probabilities (B, C) that a view gives in their place.
         teacher: The teacher's stored outputs for these samples by name; ``"logits"`` has shape (B, C), never softmaxed.
             Empty while the teacher itself is trained.
         mask: True at valid positions of padded inputs; ``None`` if nothing is padded.
@@ -30,15 +29,9 @@ class Batch:
 
     ids: Tensor
     inputs: Inputs
-    labels: Tensor
+    target: Tensor
     teacher: dict[str, Tensor] = field(default_factory=dict)
     mask: Tensor | None = None
-    targets: Tensor | None = None
-
-    @property
-    def truth(self) -> Tensor:
-        """Return the targets of the hard-label loss: ``targets`` if there are any, else ``labels``."""
-        return self.labels if self.targets is None else self.targets
 
 
 def select(inputs: Inputs, ids: Tensor | slice) -> Inputs:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -15,22 +16,42 @@ from torchmetrics import Metric
 from lightning_modules.batch import Batch, call, evaluating
 from lightning_modules.features import capture_features
 from lightning_modules.methods import Criterion, HardLabelCriterion, Term
+from lightning_modules.outputs import Classification, Output
 
+_CLASSIFICATION = Classification()
 _WARM_UP = 0.3  # share of the steps, OneCycleLR's default
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """What a network gives for a batch.
+
+    Attributes:
+        logits: Its output.
+        rows: The rows of logits of the output.
+        batch: The batch, with targets and teacher's logits of the same rows.
+        terms: The terms of the loss, with their graph.
+    """
+
+    logits: Tensor
+    rows: Tensor
+    batch: Batch
+    terms: dict[str, Term]
 
 
 class ClassifierModule(pl.LightningModule):
     """Trains a network with a method, AdamW and a one-cycle schedule.
 
     At the end of each epoch, ``epoch_metrics`` holds ``train/loss`` and ``train/<term>`` (means over the samples),
-    ``val/loss``, ``val/<term>``, ``val/<metric>`` and, if the batches hold the teacher's logits, ``val/agreement``.
+    ``val/loss``, ``val/<term>``, ``val/<metric>`` and, if the batches hold the teacher's scores of classes,
+    ``val/agreement``.
     They do not go through ``self.log``, which takes longer than a small epoch's validation.
 
     Args:
-        network: Maps the inputs of a batch to logits (B, C).
+        network: Maps the inputs of a batch to an output of this kind, as logits (B, C).
         criterion: The method, set up: maps (logits, batch, features) to named terms. Its parameters are trained too.
-        metric: The primary metric, updated with logits (B, C) and labels (B,).
-        metric_name: Its name in the log.
+        output: What an output means.
+        metrics: Metrics by their name in the log, updated with ``output.metric_inputs``.
         total_steps: Optimizer steps of the whole training, for the schedule.
         learning_rate: Peak of the schedule.
         weight_decay: Decoupled weight decay of AdamW.
@@ -41,8 +62,8 @@ class ClassifierModule(pl.LightningModule):
         network: nn.Module,
         criterion: Criterion,
         *,
-        metric: Metric,
-        metric_name: str,
+        output: Output = _CLASSIFICATION,
+        metrics: Mapping[str, Metric],
         total_steps: int,
         learning_rate: float = 1e-2,
         weight_decay: float = 1e-4,
@@ -53,8 +74,9 @@ class ClassifierModule(pl.LightningModule):
         self.automatic_optimization = False
         self.network = network
         self.criterion = criterion
-        self.metric = metric
-        self.metric_name = metric_name
+        self.criterion.output = self.output = output
+        self.metric_names = tuple(metrics)
+        self.metrics = nn.ModuleList(metrics.values())
         self.total_steps = total_steps
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
@@ -71,7 +93,7 @@ class ClassifierModule(pl.LightningModule):
 
     def terms(self, batch: Batch) -> dict[str, Term]:
         """Return the terms of the loss for a batch, with their graph."""
-        return self._evaluate(batch)[1]
+        return self._evaluate(batch).terms
 
     def training_step(self, batches: list[Batch], batch_idx: int) -> None:
         """Take an optimizer step for each batch of an item."""
@@ -79,18 +101,19 @@ class ClassifierModule(pl.LightningModule):
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         schedule: Any = self.lr_schedulers()
         for batch in batches:
-            terms = self.terms(batch)
+            evaluated = self._evaluate(batch)
             optimizer.zero_grad()
-            weighted_sum(terms).backward()
+            weighted_sum(evaluated.terms).backward()
             optimizer.step()
             schedule.step()
-            self._training.add(terms, len(batch.ids))
+            self._training.add(evaluated.terms, len(evaluated.rows))
 
-    def _evaluate(self, batch: Batch) -> tuple[Tensor, dict[str, Term]]:
-        """Return the network's logits for a batch, and the terms of the loss."""
+    def _evaluate(self, batch: Batch) -> _Evaluated:
+        """Call the network with a batch, and compute the terms of the loss."""
         with capture_features(self.network, self.criterion.student_layers) as features:
             logits = call(self.network, batch.inputs)
-        return logits, self.criterion(logits, batch, features)
+        rows, of_rows = self.output.as_rows(logits, batch)
+        return _Evaluated(logits, rows, of_rows, self.criterion(rows, of_rows, features))
 
     def on_train_epoch_start(self) -> None:
         """Reset the means of the training terms."""
@@ -108,14 +131,19 @@ class ClassifierModule(pl.LightningModule):
     def _validate(self, items: Iterable[list[Batch]]) -> dict[str, float]:
         """Return means of the terms, metric and agreement over a split. Lightning's own loop takes twice as long."""
         means, agreeing = _TermMeans(), []
-        self.metric.reset()
+        metrics = {name: cast(Metric, metric) for name, metric in zip(self.metric_names, self.metrics, strict=True)}
+        for metric in metrics.values():
+            metric.reset()
         for batch in (batch for item in items for batch in item):
-            logits, terms = self._evaluate(batch)
-            means.add(terms, len(batch.ids))
-            self.metric.update(logits, batch.labels)
-            if "logits" in batch.teacher:
-                agreeing.append((logits.argmax(-1) == batch.teacher["logits"].argmax(-1)).sum())
-        values = means.compute() | {self.metric_name: float(self.metric.compute())}
+            evaluated = self._evaluate(batch)
+            means.add(evaluated.terms, len(evaluated.rows))
+            scored = self.output.metric_inputs(evaluated.logits, batch.target)
+            for metric in metrics.values():
+                metric.update(*scored)
+            theirs = evaluated.batch.teacher.get("logits") if self.output.has_classes else None
+            if theirs is not None:
+                agreeing.append((evaluated.rows.argmax(-1) == theirs.argmax(-1)).sum())
+        values = means.compute() | {name: float(metric.compute()) for name, metric in metrics.items()}
         if agreeing:
             values["agreement"] = float(torch.stack(agreeing).sum()) / means.samples
         return values

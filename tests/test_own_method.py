@@ -32,7 +32,7 @@ class Squared(Criterion):
         self.weight = weight
 
     def forward(self, logits, batch, features=None):
-        hard = nn.functional.cross_entropy(logits, batch.labels)
+        hard = nn.functional.cross_entropy(logits, batch.target)
         return {"hard_loss": Term(1.0, hard), "squared": Term(self.weight, TERM)}
 
 

@@ -197,7 +197,7 @@ def _method_that_refused(error: Exception, context: CheckContext) -> CodeType | 
 
 def _method_that_builds(what: str, context: CheckContext) -> CodeType | None:
     """Return the task's method that builds the evaluated network; ``None`` if it was no network."""
-    made = re.match(r"(?:the )?(deployed|student|teacher)", what)
+    made = re.match(r"(?:the )?(deployed|student|teacher|data)", what)
     return None if made is None or not hasattr(context, "space") else _code_of(made[1], context)
 
 

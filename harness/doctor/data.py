@@ -8,16 +8,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from harness import task
 from harness.core.content import tensors_digest
 from harness.doctor.check import Check, CheckFailed, CheckWarning, describe_error
 from harness.doctor.context import CheckContext, subsample
+from harness.networks.logits import label_classes
 from harness.space import load_space
+from harness.task import load_data
 from lightning_modules.batch import Inputs, select
 from lightning_modules.data import tensors
-from lightning_modules.data.tensors import TensorDataModule, not_finite
+from lightning_modules.data.tensors import not_finite
 from lightning_modules.data.views import show
 
 _OF_SPLITS = Path(tensors.__file__).resolve().parent
+_OF_TASK = Path(task.__file__).resolve()  # which checks the labels
 _SHOWN = 10  # classes that are listed; there may be thousands
 
 
@@ -30,13 +34,11 @@ def check_space_file(context: CheckContext) -> str:
 def check_data_loads(context: CheckContext) -> str:
     """Check that the task returns splits of finite inputs and class indices."""
     try:
-        data = context.space.task.data(context.settings.data_dir)
+        data = load_data(context.space.task, context.settings.data_dir)
     except (TypeError, ValueError) as error:
         if not is_split_error(error):
             raise
         raise CheckFailed(describe_error(error, context, "data"), "fix the named line as the message says") from error
-    if not isinstance(data, TensorDataModule):
-        raise CheckFailed(f"data() must give a TensorDataModule, but gave {type(data).__name__}")
     for name, split in data.splits.items():
         for what, values in split.tensors().items():
             broken = not_finite(values)
@@ -47,16 +49,16 @@ def check_data_loads(context: CheckContext) -> str:
                     "fill or drop what is missing before it goes into a Split: one NaN makes every weight NaN",
                 )
     context.data = data
-    context.classes = 1 + max(int(split.labels.max()) for split in data.splits.values())
+    context.classes = label_classes(data, context.space.task.output)
     context.sample = subsample(data, context.device)
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
-    return f"{sizes}; {context.classes} classes; finite"
+    return f"{sizes}; {context.space.task.output}, {context.classes} by the labels; finite"
 
 
 def is_split_error(error: Exception) -> bool:
     """Return whether the code of splits and data modules raised an error, whose message says what to do."""
-    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve().parent
-    return raised_in in (_OF_SPLITS, _OF_SPLITS.parent)
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
+    return raised_in == _OF_TASK or raised_in.parent in (_OF_SPLITS, _OF_SPLITS.parent)
 
 
 def check_data_is_repeatable(context: CheckContext) -> str:
@@ -70,9 +72,11 @@ def check_data_is_repeatable(context: CheckContext) -> str:
 
 def check_classes_in_splits(context: CheckContext) -> str:
     """Check that each split has samples of each class."""
-    gaps = []
+    gaps, output = [], context.space.task.output
+    if not output.may_exceed_labels:
+        return _check_columns_vary(context)
     for name, split in context.data.splits.items():
-        counts = torch.bincount(split.labels, minlength=context.classes)
+        counts = output.counts(split.labels, context.classes)
         missing = (counts == 0).nonzero().flatten().tolist()
         if missing:
             more = f" and {len(missing) - _SHOWN:,} more" if len(missing) > _SHOWN else ""
@@ -80,6 +84,19 @@ def check_classes_in_splits(context: CheckContext) -> str:
     if gaps:
         raise CheckWarning("; ".join(gaps))
     return f"all {context.classes} in each split"
+
+
+def _check_columns_vary(context: CheckContext) -> str:
+    """Check that each column of labels has more than one value in each split."""
+    constant = [
+        f"column {column} of the labels of {name} has one value"
+        for name, split in context.data.splits.items()
+        for column in (split.labels == split.labels[:1]).all(0).nonzero().flatten().tolist()
+    ]
+    if constant:
+        more = f" and {len(constant) - _SHOWN:,} more" if len(constant) > _SHOWN else ""
+        raise CheckWarning("; ".join(constant[:_SHOWN]) + more)
+    return f"each column of labels varies in each split ({context.space.task.output})"
 
 
 def check_views_are_repeatable(context: CheckContext) -> str:

@@ -29,7 +29,7 @@ def check_methods_fit(context: CheckContext) -> str:
     """Check that each method supports the task's classes, and each pair of layers that the space offers it."""
     space, faults = context.space, list[str]()
     context.methods = []
-    mixed = mixes_targets(context.data, context.classes)
+    mixed = mixes_targets(context.data, context.classes, space.task.output)
     for method in space.methods:
         fault = classes_fault(method, space, context.classes) or (targets_fault(method, space) if mixed else None)
         if fault is None:

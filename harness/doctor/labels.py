@@ -7,19 +7,19 @@ import math
 import time
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from harness.doctor.check import Check, CheckFailed, CheckSkipped, CheckWarning
 from harness.doctor.context import CheckContext
 from harness.networks.consistency import logits_of
-from harness.preparation.chance import check_metric
+from harness.preparation.chance import check_metrics
 from harness.preparation.mixing import REMEDY, mixes_targets, no_control_reason
 from harness.preparation.sanity_warnings import no_better_than_chance
 from harness.preparation.scoring import scores_of
 from harness.preparation.steps import check_class_names
 from harness.preparation.teacher_checks import check_pair
 from harness.region import check_name, check_reach, region_of
+from harness.task import make_metrics, primary_metric
 from harness.teachers.outputs import run_teacher
 
 _MAX_TEACHER_S = 5.0  # for the teacher on the whole validation split; else a sample of it is used
@@ -37,8 +37,9 @@ def check_labels_within_logits(context: CheckContext) -> str:
 
 def check_controls_are_fair(context: CheckContext) -> str:
     """Check that controls on labels alone are fair: samples are not mixed, or their targets are mixed too."""
-    mixed = mixes_targets(context.data, context.classes)
-    if why := no_control_reason(context.data, context.classes):
+    output = context.space.task.output
+    mixed = mixes_targets(context.data, context.classes, output)
+    if why := no_control_reason(context.data, context.classes, output):
         raise CheckWarning(f"no control possible: {why}", REMEDY)
     return (
         "labels alone, on the same mixed or soft targets" if mixed else "labels alone; samples are not seen to be mixed"
@@ -49,39 +50,43 @@ def check_teacher_beats_chance(context: CheckContext) -> str:
     """Check that a trained teacher's primary metric is better than that of a constant prediction."""
     if not context.teacher_is_trained:
         raise CheckSkipped("there is no trained teacher yet: start a search, which trains it first, and repeat")
-    labels = context.sample.splits["val"].labels
+    labels, output = context.sample.splits["val"].labels, context.space.task.output
     logits = context.sample.teacher_outputs["val"]["logits"]
     scores = scores_of(context.space.task, context.sample, context.classes)
     reached = _measured(context, logits, labels)
     found = f"{scores.metric} {reached:.4f} on {len(labels)} validation samples"
     if no_better_than_chance(scores, reached):
-        predicted = logits.argmax(1)
-        # Correct predictions if each predicted class meant the label that it coincides with most often.
-        matches = [torch.bincount(labels[predicted == each]).max() for each in predicted.unique()]
-        renamed, frequent = int(torch.stack(matches).sum()), int(torch.bincount(labels).max())
-        is_hint = renamed > max(2 * frequent, int((predicted == labels).sum()))
-        hint = f"; right on {renamed / len(labels):.0%} if its classes had other numbers" if is_hint else ""
+        hint = _permutation_hint(*output.rows_of(logits, labels)) if output.has_one_row else ""
         raise CheckFailed(f"{found}, no better than a constant answer, which has {scores.chance:.4f}{hint}")
     return f"{found}; a constant answer has {scores.chance:.4f}"
+
+
+def _permutation_hint(logits: Tensor, labels: Tensor) -> str:
+    """Return how often the logits would be right if each class meant the label that it coincides with most often."""
+    predicted = logits.argmax(1)
+    matches = [torch.bincount(labels[predicted == each]).max() for each in predicted.unique()]
+    renamed, frequent = int(torch.stack(matches).sum()), int(torch.bincount(labels).max())
+    is_hint = renamed > max(2 * frequent, int((predicted == labels).sum()))
+    return f"; right on {renamed / len(labels):.0%} if its classes had other numbers" if is_hint else ""
 
 
 def check_metric_direction(context: CheckContext) -> str:
     """Check that the metric takes logits and labels, and improves in the direction that the task declares."""
     task, labels = context.space.task, context.sample.splits["val"].labels
-    check_metric(task, labels, context.classes)
-    right = 10 * F.one_hot(labels, context.classes).float()
-    perfect, wrong = _measured(context, right, labels), _measured(context, right.roll(1, dims=1), labels)
+    check_metrics(task, labels, context.classes)
+    name, declared = primary_metric(task).name, primary_metric(task).direction
+    output = task.output
+    perfect = _measured(context, output.perfect(labels, context.classes), labels)
+    wrong = _measured(context, output.wrong(labels, context.classes), labels)
     if not (math.isfinite(perfect) and math.isfinite(wrong)):
-        raise CheckFailed(
-            f"{task.metric_name} must be finite, but is {perfect:g} for perfect logits, {wrong:g} for wrong ones"
-        )
+        raise CheckFailed(f"{name} must be finite, but is {perfect:g} for perfect answers, {wrong:g} for wrong ones")
     direction = "maximize" if perfect > wrong else "minimize"
-    if perfect == wrong or direction != task.metric_direction:
+    if perfect == wrong or direction != declared:
         raise CheckFailed(
-            f"{task.metric_name} is {perfect:g} for perfect logits and {wrong:g} for wrong ones, which does not fit "
-            f"metric_direction {task.metric_direction!r}"
+            f"{name} is {perfect:g} for perfect answers and {wrong:g} for wrong ones, which does not fit "
+            f"metric_direction {declared!r}"
         )
-    return f"{task.metric_name}: {perfect:g} for perfect logits, {wrong:g} for wrong ones; to {direction}"
+    return f"{name}: {perfect:g} for perfect answers, {wrong:g} for wrong ones; to {direction}"
 
 
 def check_region_reachable(context: CheckContext) -> str:
@@ -97,7 +102,7 @@ def check_region_reachable(context: CheckContext) -> str:
     region = region_of(bound, scores, teacher)
     asked = f"; the teacher on {len(labels)} of {scores.samples:,} samples" if len(labels) < scores.samples else ""
     if not region.holds(teacher):
-        raise CheckWarning(f"the teacher itself is not in it, with {task.metric_name} {teacher:.4g}: {region}{asked}")
+        raise CheckWarning(f"the teacher itself is not in it, with {scores.metric} {teacher:.4g}: {region}{asked}")
     return f"{region}{asked}"
 
 
@@ -117,8 +122,9 @@ def _validated(context: CheckContext) -> tuple[Tensor, Tensor]:
 
 
 def _measured(context: CheckContext, logits: Tensor, labels: Tensor) -> float:
-    metric = context.space.task.metric(context.classes).to(context.device)
-    metric.update(logits, labels)
+    task = context.space.task
+    metric = next(iter(make_metrics(task, context.classes).values())).to(context.device)
+    metric.update(*task.output.metric_inputs(logits, labels))
     return float(metric.compute())
 
 

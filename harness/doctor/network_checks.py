@@ -7,40 +7,41 @@ from torch import Tensor, nn
 from harness.doctor.check import CheckFailed, CheckWarning
 from harness.networks.consistency import find_inconsistency, logits_of
 from harness.networks.logits import check_logits
-from harness.preparation.sanity_warnings import is_made_of_probabilities
 from lightning_modules.batch import Inputs
+from lightning_modules.outputs import Output
 
 
-def check_raw_logits(who: str, network: nn.Module, inputs: Inputs, labels: Tensor) -> int:
-    """Check that a network returns raw logits.
+def check_raw_logits(who: str, network: nn.Module, inputs: Inputs, labels: Tensor, output: Output) -> str:
+    """Check that a network returns raw logits, or numbers where the output has no classes.
 
     Args:
         who: Name of the network in messages.
         network: The network, in any mode.
         inputs: Inputs of a batch.
-        labels: True classes of the batch, shape (B,).
+        labels: Labels of the batch, first dimension B.
+        output: The output kind.
 
     Returns:
-        The number of classes C.
+        The shape of its output, in words.
 
     Raises:
-        Unfit: If it does not return logits of shape (B, C) with C at least 2.
+        Unfit: If it returns another shape than the output kind has.
         CheckFailed: If it returns probabilities, or their logarithms.
         CheckWarning: If no logit is negative.
     """
     logits = logits_of(network, inputs)
-    classes = check_logits(who, logits, labels)
-    if is_made_of_probabilities(logits):
+    check_logits(who, logits, labels, output)
+    if output.looks_softmaxed(logits):
         raise CheckFailed(
             "logits are probabilities: none is negative, and those of a sample sum to 1",
             "drop the softmax at the end: the losses have it, and the temperature goes before it",
         )
-    if bool((logits >= 0).all()):
+    if output.has_classes and bool((logits >= 0).all()):
         raise CheckWarning(
             f"no logit of {len(labels)} samples is negative",
             "end in a linear layer, without a ReLU or sigmoid behind it",
         )
-    return classes
+    return f"({', '.join(['B', *map(str, logits.shape[1:])])})"
 
 
 def check_deterministic(network: nn.Module, inputs: Inputs) -> None:

@@ -83,13 +83,13 @@ def check_student_logits(context: CheckContext) -> str:
 
     context.kinds = check_students(context.space, sample, of_own, layers=student_layers(context.space))
     check_deployed(context.space, sample, of_own, classes=context.kinds.classes)
-    labels = sample.splits["val"].labels[:ASKED]
+    labels, output = sample.splits["val"].labels[:ASKED], context.space.task.output
     for name, architecture in context.extremes().items():
         with attributing_errors(f"student({name})", context):
-            check_raw_logits(f"student({name})", context.student(architecture), context.inputs(ASKED), labels)
+            check_raw_logits(f"student({name})", context.student(architecture), context.inputs(ASKED), labels, output)
             deployed = context.deployed(architecture)
-            classes = check_raw_logits(f"deployed(student({name}))", deployed, context.inputs(ASKED), labels)
-    return f"raw and finite, shape (B, {classes}); the teacher's inputs"
+            shape = check_raw_logits(f"deployed(student({name}))", deployed, context.inputs(ASKED), labels, output)
+    return f"raw and finite, shape {shape}; the teacher's inputs"
 
 
 def check_nothing_ignored(context: CheckContext) -> str:

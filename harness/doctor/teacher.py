@@ -16,6 +16,7 @@ from harness.networks.digest import answers_of, network_digest, samples_of
 from harness.preparation.fingerprint import fingerprint
 from harness.preparation.method_checks import teacher_layers
 from harness.preparation.teacher_checks import check_outputs
+from harness.task import make_metrics
 from harness.teachers.make import AS_IT_IS, find_teacher
 from harness.teachers.outputs import find_teacher_outputs, run_teacher
 from harness.teachers.untrained import learns
@@ -39,11 +40,10 @@ def check_teacher_loads(context: CheckContext) -> str:
 
 
 def check_teacher_logits(context: CheckContext) -> str:
-    """Check that the teacher returns raw logits of shape (B, C) for a batch."""
-    labels = context.sample.splits["val"].labels[:ASKED]
-    return (
-        f"raw and finite, shape (B, {check_raw_logits('the teacher', context.teacher, context.inputs(ASKED), labels)})"
-    )
+    """Check that the teacher returns raw logits, or what else the output kind has, for a batch."""
+    labels, output = context.sample.splits["val"].labels[:ASKED], context.space.task.output
+    shape = check_raw_logits("the teacher", context.teacher, context.inputs(ASKED), labels, output)
+    return f"raw and finite, shape {shape}"
 
 
 def check_teacher_learns(context: CheckContext) -> str:
@@ -53,8 +53,8 @@ def check_teacher_learns(context: CheckContext) -> str:
         return "it is trained already" if context.settings.teachers or learns(context.teacher) else AS_IT_IS
     module = TeacherModule(
         context.teacher,
-        metric=task.metric(context.classes),
-        metric_name=task.metric_name,
+        output=task.output,
+        metrics=make_metrics(task, context.classes),
         total_steps=STEPS,
         learning_rate=task.teacher_learning_rate,
     )
@@ -80,7 +80,7 @@ def check_teacher_in_eval_mode(context: CheckContext) -> str:
     hooks = [note(name or "the whole", part) for name, part in context.teacher.named_modules()]
     try:
         outputs = run_teacher(context.teacher, context.sample, layers=teacher_layers(context.space))
-        check_outputs("the teacher", outputs)
+        check_outputs("the teacher", outputs, context.space.task.output)
         context.sample.attach(outputs)
     finally:
         for hook in hooks:

@@ -43,7 +43,7 @@ def check_deployed(space: SearchSpace, data: TensorDataModule, user_code: UserCo
             check_state(name, network)
             with torch.no_grad():
                 logits = call(network.to(data.device).eval(), split.inputs)
-            found = check_logits(name, logits, split.labels)
+            found = check_logits(name, logits, split.labels, space.task.output)
             if found != classes:
                 raise Unfit(
                     f"{name} must have the classes of the student, but has {found} logits, and the student {classes}",

@@ -194,9 +194,10 @@ def _check_architecture(
     network.to(data.device)
     with torch.no_grad(), evaluating(network):
         logits = call(network, split.inputs)
-    classes = check_logits(name, logits, split.labels)
-    check_covers_labels(name, classes, data)
-    check_true_classes(name, logits, split.labels)
+    output = space.task.output
+    classes = check_logits(name, logits, split.labels, output)
+    check_covers_labels(name, classes, data, output)
+    check_true_classes(name, logits, split.labels, output)
     found.classes = found.classes or classes
     if classes != found.classes:
         raise Unfit(

@@ -45,11 +45,11 @@ def check_teachers(space: SearchSpace, teachers: int) -> None:
 
 
 def check_classes(space: SearchSpace, classes: int) -> None:
-    """Check that each method has a meaning for this number of classes.
+    """Check that each method has a meaning for the task's output, and for this number of classes.
 
     Args:
         space: The space, with fixed parameters.
-        classes: Number of classes C.
+        classes: Number of classes C, labels or values of the output.
 
     Raises:
         HarnessError: If one has none.
@@ -89,11 +89,19 @@ def targets_fault(method: str, space: SearchSpace) -> str | None:
 
 
 def classes_fault(method: str, space: SearchSpace, classes: int) -> str | None:
-    """Return why a method has no meaning for this number of classes; ``None`` if it has."""
-    least = space.criteria[method].least_classes
-    if classes >= least:
+    """Return why a method has no meaning for the task's output or this number of classes; ``None`` if it has."""
+    output, criterion = space.task.output, space.criteria[method]
+    refused = f"method {method!r} can't be searched: it"
+    if criterion.needs_classes and not output.has_classes:
+        return f"{refused} compares scores of classes, but the task's output is {output}"
+    if criterion.needs_values and output.has_classes:
+        return f"{refused} compares numbers, but the task's output is {output}"
+    if criterion.needs_one_row and not output.has_one_row:
+        return f"{refused} needs one class for each sample, but the task's output is {output}"
+    least = criterion.least_classes
+    if not output.has_classes or output.row_classes(classes) >= least:
         return None
-    return f"method {method!r} can't be searched: it needs {least} classes or more, but the task has {classes}"
+    return f"{refused} needs {least} classes or more, but the task has {output.row_classes(classes)}"
 
 
 def student_layers(space: SearchSpace) -> list[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torchmetrics import Metric, classification, clustering, regression
 
 from harness.preparation.chance import scored
+from lightning_modules.outputs import Output
 
 Limits = tuple[float | None, float | None]
 """Lower and upper limit; ``None`` where there is none, or it is not known."""
@@ -33,20 +33,21 @@ _SAMPLES = 1_000  # that a metric is tried on, evenly chosen
 _ROUNDING = 1e-6
 
 
-def limits_of(metric: Metric, labels: Tensor, classes: int) -> Limits:
+def limits_of(metric: Metric, output: Output, labels: Tensor, classes: int) -> Limits:
     """Return the lower and the upper limit of a metric.
 
     A limit is taken from the table above, or else from the metric's ``plot_lower_bound`` and ``plot_upper_bound``, and
     dropped where right or wrong answers score beyond it: a user's own class may inherit one that does not hold.
 
     Args:
-        metric: A new metric, updated with logits (B, C) and labels (B,).
-        labels: The labels of a split, shape (N,).
-        classes: Number of classes C.
+        metric: A new metric.
+        output: The output kind.
+        labels: The labels of a split, first dimension N.
+        classes: Number of classes C, labels or values of the output.
     """
     known = next((limits for kind, limits in _LIMITS.items() if isinstance(metric, kind)), None)
     low, high = known or (metric.plot_lower_bound, metric.plot_upper_bound)
-    found = _extremes(metric, labels[:: max(1, len(labels) // _SAMPLES)], classes)
+    found = _extremes(metric, output, labels[:: max(1, len(labels) // _SAMPLES)], classes)
     if low is not None and any(score < low - _ROUNDING for score in found):
         low = None
     if high is not None and any(score > high + _ROUNDING for score in found):
@@ -54,11 +55,11 @@ def limits_of(metric: Metric, labels: Tensor, classes: int) -> Limits:
     return low, high
 
 
-def _extremes(metric: Metric, labels: Tensor, classes: int) -> list[float]:
-    """Return the scores of three confident answers: the true class, the next class, and the true class ranked last."""
-
-    def right(part: Tensor) -> Tensor:
-        return 10 * torch.nn.functional.one_hot(part, classes).float()
-
-    answers = (right, lambda part: right((part + 1) % classes), lambda part: -right(part))
-    return [scored(metric, answer, labels, classes) for answer in answers]
+def _extremes(metric: Metric, output: Output, labels: Tensor, classes: int) -> list[float]:
+    """Return the scores of three answers: right ones, wrong ones, and the opposite of right ones."""
+    answers = (
+        lambda part: output.perfect(part, classes),
+        lambda part: output.wrong(part, classes),
+        lambda part: -output.perfect(part, classes),
+    )
+    return [scored(metric, answer, output, labels, classes) for answer in answers]

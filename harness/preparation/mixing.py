@@ -22,6 +22,7 @@ from harness.core.errors import HarnessError
 from lightning_modules.batch import Inputs, select
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.data.views import Views, show
+from lightning_modules.outputs import Output
 
 PROBED = 32
 """Number of views that are checked, of evenly spaced samples."""
@@ -39,15 +40,16 @@ _RESIDUAL = 1e-3  # of what a view adds, that no weighted sum explains: rounding
 _POSITIONS = 32  # of a replaced part, compared first
 
 
-def mixes_targets(data: TensorDataModule, classes: int) -> bool:
-    """Return whether training samples come with targets of their own in place of the labels.
+def mixes_targets(data: TensorDataModule, classes: int, output: Output) -> bool:
+    """Return whether training samples come with probabilities in place of the labels.
 
     Args:
         data: The data.
-        classes: Number of classes C.
+        classes: Number of classes C, labels or values of the output.
+        output: The output kind.
 
     Raises:
-        HarnessError: If the targets are no probabilities of the classes.
+        HarnessError: If views give other targets than the output kind takes.
     """
     if data.views is None:
         return False
@@ -60,18 +62,11 @@ def mixes_targets(data: TensorDataModule, classes: int) -> bool:
         raise HarnessError(
             "all views must give targets, or none, but some of Views.of's answers are (inputs, targets)."
         )
+    labels = data.splits["train"].labels[ids]
     for targets in given:
-        if targets.ndim != 2 or targets.shape[0] != len(ids) or targets.shape[1] != classes:
-            raise HarnessError(
-                f"targets of a view must be probabilities of the {classes} classes, shape ({len(ids)}, {classes}) for "
-                f"{len(ids)} samples, but got shape {tuple(targets.shape)}."
-            )
-        sums = targets.sum(1)
-        if not bool((targets >= 0).all()) or not torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
-            raise HarnessError(
-                f"targets of a view must be probabilities that sum to 1 for each sample, but got {targets[0].tolist()}."
-            )
-    return True
+        if fault := output.view_targets_fault(targets, labels, classes):
+            raise HarnessError(f"targets of a view must be {fault}.")
+    return given[0].is_floating_point()
 
 
 def find_unrepeatable_view(data: TensorDataModule) -> str:
@@ -96,17 +91,18 @@ def find_unrepeatable_view(data: TensorDataModule) -> str:
     return ""
 
 
-def no_control_reason(data: TensorDataModule, classes: int) -> str:
+def no_control_reason(data: TensorDataModule, classes: int, output: Output) -> str:
     """Return why training on labels alone is no fair control, in one line; empty where it is fair.
 
     Args:
         data: The data.
-        classes: Number of classes C.
+        classes: Number of classes C, labels or values of the output.
+        output: The output kind.
 
     Raises:
         HarnessError: If targets of views are no probabilities of the classes.
     """
-    if data.views is None or mixes_targets(data, classes):
+    if data.views is None or mixes_targets(data, classes, output):
         return ""
     labelled = "and the labels are those of the first"
     if data.views.mixes:
@@ -150,7 +146,7 @@ def _mixed(data: TensorDataModule, views: Views) -> Iterator[tuple[int, int, int
     for place, held in _held(shown, own.repeat(views.count, 1), data).items():
         view, sample = place // len(ids), int(ids[place % len(ids)])
         held.discard(sample)
-        if held and all(labels[other] != labels[sample] for other in held):
+        if held and not any(torch.equal(labels[other], labels[sample]) for other in held):
             found.append((sample, view, min(held)))
     yield from found if len(found) >= _HITS else ()
 

@@ -10,12 +10,11 @@ from dataclasses import replace
 from typing import Any, SupportsFloat
 
 import numpy as np
-import torch
 from optuna.distributions import CategoricalDistribution
 from torch import Tensor, nn
 
 from harness.core.content import tensors_digest
-from harness.core.errors import HarnessError
+from harness.core.errors import HarnessError, one_line
 from harness.networks.students import build_student, middle_architecture
 from harness.space import SearchSpace
 from lightning_modules.batch import Batch, call, select
@@ -60,6 +59,7 @@ def _own_method_fault(space: SearchSpace, method: str, values: Mapping[str, Any]
     """Return why a method of the user's own can't be searched with these values, as a clause; ``None`` if it can."""
     student = build_student(space, middle_architecture(space), data).to(data.device)
     criterion = space.criteria[method](**values)
+    criterion.output = output = space.task.output
     criterion.setup(student, data, epochs=space.epochs)
     criterion.to(data.device)
     data.teacher_layers = criterion.teacher_layers
@@ -68,7 +68,8 @@ def _own_method_fault(space: SearchSpace, method: str, values: Mapping[str, Any]
     def terms(batch: Batch) -> Any:
         with capture_features(student, criterion.student_layers) as features:
             logits = call(student, batch.inputs)
-        return criterion(logits, batch, features)
+        rows, of_rows = output.as_rows(logits, batch)
+        return criterion(rows, of_rows, features)
 
     batch = next(iter(data.ordered("val")))[0]
     if fault := _terms_fault(terms(batch)):
@@ -78,12 +79,7 @@ def _own_method_fault(space: SearchSpace, method: str, values: Mapping[str, Any]
         )
     if lost := _lost_on_resume(criterion, state, lambda: terms(_half(batch))):
         return f"can't be resumed: {lost}."
-    if not criterion.needs_labels and _reads_labels(terms, data):
-        return (
-            "reads batch.labels, but the views mix samples, whose true classes are in batch.truth; read that, or set "
-            "needs_labels = True in its class."
-        )
-    return None
+    return None if criterion.needs_labels else _mixed_targets_fault(terms, data)
 
 
 def _half(batch: Batch) -> Batch:
@@ -93,10 +89,9 @@ def _half(batch: Batch) -> Batch:
         batch,
         ids=batch.ids[:size],
         inputs=select(batch.inputs, slice(size)),
-        labels=batch.labels[:size],
+        target=batch.target[:size],
         teacher={name: values[:size] for name, values in batch.teacher.items()},
         mask=None if batch.mask is None else batch.mask[:size],
-        targets=None if batch.targets is None else batch.targets[:size],
     )
 
 
@@ -142,18 +137,22 @@ def _content(value: object) -> object:
     return repr(value) if isinstance(value, bool | int | float | complex | str | bytes | None) else type(value)
 
 
-def _reads_labels(terms: Callable[[Batch], Any], data: TensorDataModule) -> bool:
-    """Return whether terms change with the labels although views give targets in their place."""
+def _mixed_targets_fault(terms: Callable[[Batch], Any], data: TensorDataModule) -> str | None:
+    """Return why terms can't be computed with the probabilities that views give as targets; ``None`` if they can."""
     if data.views is None:
-        return False
+        return None
     batch = next(iter(data.ordered("train")))[0]
-    if batch.targets is None:
-        return False
-    given, again = terms(batch), terms(batch)
-    changed = terms(replace(batch, labels=batch.labels.roll(1)))
-    return any(
-        torch.equal(given[name].value, again[name].value) and not torch.equal(given[name].value, changed[name].value)
-        for name in given
+    if not batch.target.is_floating_point():
+        return None
+    remedy = "take class probabilities too, or set needs_labels = True in its class"
+    try:
+        fault = _terms_fault(terms(batch))
+    except Exception as error:
+        fault = f"it raises {type(error).__name__}: {one_line(error)}"
+    return (
+        f"can't be trained on the mixed targets of the views, probabilities in batch.target: {fault}; {remedy}."
+        if fault
+        else None
     )
 
 

@@ -25,6 +25,7 @@ from harness.screen.terminal import Terminal
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.studies.study import Study
+from harness.task import primary_metric
 from harness.teachers.ensemble import averaged, bind_teachers, number_of_teachers
 from harness.teachers.outputs import SEARCHED
 from harness.tracking.mirror import Mirror
@@ -64,7 +65,8 @@ def prepare(
     scored = scores_of(space.task, data, students.classes)
     bound = settings.bound or study.bound
     check_reach(bound, scored)
-    named_classes = check_class_names(space.task, label_classes(data), students.classes)
+    labelled = label_classes(data, space.task.output)
+    named_classes = space.task.output.names_of_classes(check_class_names(space.task, labelled, students.classes))
     student_warnings = run.student_warnings(data)  # before a teacher is made: memory must suffice for a student
     run.collect_warnings(students)
     teachers = run.make_teachers(data, dataset, students)
@@ -72,7 +74,7 @@ def prepare(
     run.begin_work(no_control, scored, named_classes)
     outputs = run.make_outputs(teachers, data, dataset, splits)
     scores = [attach_outputs(one, data, space, students.classes) for one in outputs]
-    ensemble = attach_outputs(averaged(outputs, settings.average), data, space, students.classes)
+    ensemble = attach_outputs(averaged(outputs, settings.average, space.task.output), data, space, students.classes)
     check_own_methods(space, data, run.task_code)
     costs = cost_table(settings, space, study, teachers, data, terminal)
     run.show_warnings([too_large(space, costs), unrepeatable])
@@ -82,6 +84,6 @@ def prepare(
     run.report_students(student_warnings, costs)
     study.teacher = teacher_metrics(ensemble, costs.teacher)
     budget.check_counted(costs.uncounted, settings.budgets, study.objectives)
-    run.set_region(bound, scored, ensemble[space.task.metric_name])
+    run.set_region(bound, scored, ensemble[primary_metric(space.task).name])
     budget.within(space, settings.budgets, costs)  # raises now, if no student is
     return Prepared(data=data, classes=students.classes, dataset=dataset, teacher_digest=teacher_digest, costs=costs)

@@ -5,16 +5,10 @@ from __future__ import annotations
 import difflib
 import math
 
-import torch
 from torch import Tensor, nn
 
 from harness.region import Scores
-
-
-def is_made_of_probabilities(logits: Tensor) -> bool:
-    """Return whether supposed logits, of shape (N, C), are probabilities already."""
-    sums = logits.sum(1)
-    return bool((logits >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
+from lightning_modules.outputs import Output
 
 
 def unused_methods(network: nn.Module) -> list[str]:
@@ -114,11 +108,14 @@ SAME_WEIGHTS = (
 """The warning about a student that draws nothing from the generator that a trial seeds."""
 
 
-def network_warnings(logits: Tensor, scores: Scores | None = None, reached: float = math.nan) -> list[str]:
+def network_warnings(
+    logits: Tensor, output: Output, scores: Scores | None = None, reached: float = math.nan
+) -> list[str]:
     """Return warnings about the logits of a teacher, or of an untrained student, a phrase each.
 
     Args:
-        logits: Its logits of validation samples, shape (N, C).
+        logits: Its output for validation samples, first dimension N.
+        output: The output kind.
         scores: What is known of the primary metric on them; ``None`` for an untrained network.
         reached: The network's value of that metric.
     """
@@ -130,6 +127,6 @@ def network_warnings(logits: Tensor, scores: Scores | None = None, reached: floa
             f"has {scores.metric} {reached:.4f} on the validation split, no better than a constant answer, which has "
             f"{scores.chance:.4f}"
         )
-    if is_made_of_probabilities(logits):
+    if output.looks_softmaxed(logits):
         found.append("gives probabilities where logits are wanted: T and the losses soften them twice")
     return found

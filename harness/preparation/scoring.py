@@ -1,4 +1,4 @@
-"""Scores of a network: the primary metric, and how close its answers are to the teacher's."""
+"""Scores of a network: the task's metrics, and how close its answers are to the teacher's."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from torch import Tensor
 
 from harness.core.metric import SplitLogits
 from harness.metrics import METRICS
-from harness.preparation.chance import chance_level, check_metric
+from harness.preparation.chance import chance_level, check_metrics
 from harness.preparation.metric_limits import limits_of
 from harness.region import Scores, sign_of
 from harness.space import SearchSpace
-from harness.task import Task
+from harness.task import Task, make_metrics, primary_metric
 from lightning_modules.data.tensors import TensorDataModule
 
 
@@ -21,12 +21,12 @@ def scores_of(task: Task, data: TensorDataModule, classes: int) -> Scores:
         Unfit: If the metric returns no number for a perfect answer.
     """
     sign, labels = sign_of(task), data.splits["val"].labels
-    metric = check_metric(task, labels, classes)
+    metric = check_metrics(task, labels, classes)
     return Scores(
-        metric=task.metric_name,
+        metric=primary_metric(task).name,
         sign=sign,
-        bounds=limits_of(metric, labels, classes),
-        chance=chance_level(metric, labels, classes, sign=sign),
+        bounds=limits_of(metric, task.output, labels, classes),
+        chance=chance_level(metric, task.output, labels, classes, sign=sign),
         samples=len(labels),
     )
 
@@ -34,17 +34,26 @@ def scores_of(task: Task, data: TensorDataModule, classes: int) -> Scores:
 def score(
     logits: Tensor, data: TensorDataModule, space: SearchSpace, classes: int, *, split: str = "val"
 ) -> dict[str, float]:
-    """Score a network on a split by the primary metric and by every declared metric that has a score.
+    """Score a network on a split by the task's metrics and by every declared metric that has a score.
 
     Args:
-        logits: The network's, of every sample of the split in order, shape (N, C).
+        logits: The network's output for every sample of the split in order, first dimension N.
         data: The data, with the teacher's outputs.
-        space: Its task defines the primary metric.
-        classes: Number of classes C.
+        space: Its task defines the metrics.
+        classes: Number of classes C, labels or values of the output.
         split: Name of the split.
+
+    Returns:
+        Scores by name, the primary metric first. Where the output has no classes, those that compare them are absent.
     """
-    labels = data.splits[split].labels
-    metric = space.task.metric(classes).to(logits.device)
-    answered = SplitLogits(logits, data.teacher_outputs[split]["logits"], labels, classes)
-    scores = {name: float(declared.score(answered)) for name, declared in METRICS.items() if declared.score}
-    return {space.task.metric_name: float(metric(logits, labels)), **scores}
+    labels, output = data.splits[split].labels, space.task.output
+    scored = output.metric_inputs(logits, labels)
+    scores = {
+        name: float(metric.to(logits.device)(*scored)) for name, metric in make_metrics(space.task, classes).items()
+    }
+    if not output.has_classes:
+        return scores
+    rows, row_labels = output.rows_of(logits, labels)
+    theirs, _ = output.rows_of(data.teacher_outputs[split]["logits"], labels)
+    answered = SplitLogits(rows, theirs, row_labels, output.row_classes(classes))
+    return scores | {name: float(declared.score(answered)) for name, declared in METRICS.items() if declared.score}

@@ -41,7 +41,7 @@ from harness.settings import Bound, Settings
 from harness.space import SearchSpace
 from harness.studies.changes import pin_starts
 from harness.studies.study import Study
-from harness.task import Task, class_names, deployed_network
+from harness.task import Task, class_names, deployed_network, load_data, primary_metric
 from harness.teachers.cache import ArtifactCache, null_lock
 from harness.teachers.ensemble import labels, make_teachers
 from harness.teachers.make import Teacher
@@ -85,7 +85,7 @@ class PreparationSteps:
         """Return the data, moved to the device, and their fingerprint, which the study is bound to."""
         device = device_of(self._settings.accelerator)
         with self.task_code("data"):
-            data = self._space.task.data(self._settings.data_dir)
+            data = load_data(self._space.task, self._settings.data_dir)
         with self.task_code("views"):
             dataset = fingerprint(data)
         sizes = ", ".join(f"{len(part):,} {name}" for name, part in data.splits.items())
@@ -108,8 +108,8 @@ class PreparationSteps:
     def check_views(self, data: TensorDataModule, classes: int) -> tuple[str, str]:
         """Return why no control is fair, empty where one is, and a warning of views that are not repeatable."""
         with self.task_code("views"):
-            check_targets(self._space, mixes_targets(data, classes))
-            no_control = no_control_reason(data, classes)
+            check_targets(self._space, mixes_targets(data, classes, self._space.task.output))
+            no_control = no_control_reason(data, classes, self._space.task.output)
             fault = find_unrepeatable_view(data)
         if no_control:
             self._terminal.say_wrapped(f"controls  no control possible: {no_control}; {REMEDY}", indent=INDENT)
@@ -122,7 +122,7 @@ class PreparationSteps:
         found = training_warnings(network)
         network.eval()
         with middle_student_code(space, self._settings), torch.no_grad():
-            found += network_warnings(call(network, example_inputs(data, _PROBED_SAMPLES)).float())
+            found += network_warnings(call(network, example_inputs(data, _PROBED_SAMPLES)).float(), space.task.output)
             deployed = deployed_network(space.task, network).to(data.device)
             fault = find_inconsistency(deployed, example_inputs(data, ASKED))
         return found if fault is None else [*found, f"answers inconsistently: {fault.found}"]
@@ -186,7 +186,7 @@ class PreparationSteps:
                 for one in teachers
             ]
         for name, one in zip(labels(len(teachers)), outputs, strict=True):
-            check_outputs(f"the {name}", one)
+            check_outputs(f"the {name}", one, self._space.task.output)
         return outputs
 
     def show_warnings(self, more: Sequence[str]) -> None:
@@ -220,7 +220,7 @@ class PreparationSteps:
         ):
             self._terminal.say(f"teacher   {describe_network(self._space, reached, cost)}, {teacher.digest}")
             logits = answered["val"]["logits"].float()
-            for warning in network_warnings(logits, scored, reached[self._space.task.metric_name]):
+            for warning in network_warnings(logits, self._space.task.output, scored, reached[scored.metric]):
                 self._warn(f"{name} {warning}", file)
             with user_code("the teacher", self._settings):
                 fault = find_inconsistency(teacher.network, example_inputs(data, ASKED))
@@ -263,10 +263,8 @@ def attach_outputs(outputs: Outputs, data: TensorDataModule, space: SearchSpace,
 def describe_network(space: SearchSpace, scores: Mapping[str, float], cost: Costs) -> str:
     """Return a teacher's primary metric and its costs, as a line of text shows them."""
     parameters = f"{cost['parameters']:,.0f}" if cost["parameters"] else "no"
-    return (
-        f"{space.task.metric_name} {scores[space.task.metric_name]:.4f} (validation), {parameters} parameters, "
-        f"{timed_text(cost)}"
-    )
+    name = primary_metric(space.task).name
+    return f"{name} {scores[name]:.4f} (validation), {parameters} parameters, {timed_text(cost)}"
 
 
 def check_class_names(task: Task, labelled: int, classes: int) -> tuple[str, ...]:

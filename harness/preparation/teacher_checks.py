@@ -18,6 +18,7 @@ from harness.space import SearchSpace
 from harness.teachers.outputs import Outputs, run_teacher
 from lightning_modules.batch import call, evaluating, select
 from lightning_modules.data.tensors import Split, TensorDataModule
+from lightning_modules.outputs import Output
 
 
 def check_teacher(network: nn.Module, space: SearchSpace, data: TensorDataModule, students: Students) -> None:
@@ -66,23 +67,26 @@ def check_pair(network: nn.Module, space: SearchSpace, data: TensorDataModule, s
     with torch.no_grad(), evaluating(network), evaluating(student):
         logits, answers = call(network, split.inputs), call(student, split.inputs)
     check_same_state(named(architecture), before, student)
-    classes = check_logits(who, logits, split.labels)
-    check_covers_labels(who, classes, data)
+    output = space.task.output
+    classes = check_logits(who, logits, split.labels, output)
+    check_covers_labels(who, classes, data, output)
     if classes != students.classes:
         raise Unfit(
             f"teacher and students must have the same classes, but {who} has {classes} logits, and students have "
             f"{students.classes}",
             "give teacher and student one logit for each class",
         )
-    _check_masks(named(architecture), answers, logits)
+    if output.has_classes:
+        _check_masks(named(architecture), *(output.rows_of(one, split.labels)[0] for one in (answers, logits)))
 
 
-def check_outputs(who: str, outputs: Outputs) -> None:
+def check_outputs(who: str, outputs: Outputs, output: Output) -> None:
     """Check that a teacher's stored outputs are numbers.
 
     Args:
         who: The teacher's name in messages.
         outputs: Its outputs for every sample, by split and name.
+        output: The kind of its output.
 
     Raises:
         Unfit: If there is NaN or infinity in them. A logit of -inf, for a class that is impossible, is accepted.
@@ -91,7 +95,7 @@ def check_outputs(who: str, outputs: Outputs) -> None:
         for name, values in named_outputs.items():
             is_logits = name == "logits"
             what = "logits" if is_logits else f"outputs of its layer {name!r}"
-            rows = values.flatten(0, -2) if is_logits else values  # of views, each is a row
+            rows = values.movedim(output.size_axis, -1).flatten(0, -2) if is_logits else values  # each view is a row
             if fault := numbers_fault(rows):
                 raise Unfit(f"{who} has {fault} of {split} in its {what}", SOURCES_OF_NAN)
 
@@ -105,7 +109,8 @@ def few_samples(data: TensorDataModule) -> TensorDataModule:
 
 
 def _few(split: Split) -> Split:
-    others = (split.labels != split.labels[0]).nonzero().flatten()[:1]
+    is_other = (split.labels != split.labels[0]).reshape(len(split), -1).any(1)
+    others = is_other.nonzero().flatten()[:1]
     ids = torch.cat([others.new_zeros(1), others if len(others) else others.new_full((1,), len(split) - 1)])
     return Split(select(split.inputs, ids), split.labels[ids])
 

@@ -126,7 +126,7 @@ class TeacherAgreement:
         """Return sentences on the mistakes that student and teacher share, and on divergence and ranking."""
         total = self.by_class[["samples", "both_wrong", "same_mistake", "same_mistake_by_chance"]].sum()
         said = []
-        if total["both_wrong"] and self.answers.classes > 2:
+        if total["both_wrong"] and self.answers.choices > 2:
             said.append(
                 f"Both are wrong on {total['both_wrong']:,.0f} of {total['samples']:,.0f} samples and give the same "
                 f"wrong answer on {total['same_mistake']:,.0f}; by chance it would be "
@@ -136,7 +136,7 @@ class TeacherAgreement:
         correlation = float(self.answers.rank_correlation.nanmean())
         if not np.isnan(correlation):
             ranked = self.answers.ranked
-            which = "" if ranked == self.answers.classes - 1 else f"{ranked} most likely "
+            which = "" if ranked == self.answers.choices - 1 else f"{ranked} most likely "
             said.append(
                 f"Its ranking of the {which}wrong classes follows the teacher's with Spearman's ρ = {correlation:.2f}."
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.metrics import METRICS, is_timed
+from harness.metrics import is_timed, metric_named
 from harness.preparation.mixing import REMEDY
 from harness.reporting.result import Result
 from harness.reporting.trials_table import small_margin
@@ -58,7 +58,7 @@ def _spread_notes(result: Result) -> list[str]:
     if spread is None or not numbers:
         return []
     timed = [name for name in result.objectives if is_timed(name)]
-    what = "throughput" if all(METRICS[name].is_maximized for name in timed) else "latency"
+    what = "throughput" if all(metric_named(name).is_maximized for name in timed) else "latency"
     which = f"trial{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
     return [
         f"{len(numbers)} of {len(result.front)} students are on the front only by a {what} difference within the "
@@ -160,8 +160,9 @@ def agreement_lines(result: Result, *, whole: bool = False) -> list[str]:
         for who, found in shown:
             if found is not None:
                 lines.append(f"{who} {found.sentence()}{f' {found.mistakes()}' if whole else ''}")
+    compared = bool(result.trials["agreement"].notna().any())  # not where the output has no classes
     missing = sum(number not in result.agreements for number in result.front["number"])
-    if missing:
+    if missing and compared:
         lines.append(
             f"Not compared with the teacher's answers: {missing} of the {len(result.front)} trials on the front, whose "
             f"{PREDICTIONS} is not in this --runs-dir, or can't be read."

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from plotly.subplots import make_subplots
 
-from harness.metrics import METRICS, metrics_in_every_table
+from harness.metrics import metric_named, metrics_in_every_table
 from harness.reporting.picture_text import text_of
 from harness.reporting.result import Result
 from harness.screen.formatting import printable
@@ -64,10 +64,10 @@ def front_picture(result: Result, path: Path) -> None:
             panel.axhline(result.region.floor, color=_DARK_GREY, lw=0.8, ls="--", zorder=0)
         if (complete[name] > 0).all():
             panel.set_xscale("log")
-            if METRICS[name].unit == "ms":  # durations rarely span a decade: "0.07" reads better than "7 x 10^-2"
+            if metric_named(name).unit == "ms":  # durations rarely span a decade: "0.07" reads better than "7 x 10^-2"
                 panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
                 panel.xaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
-        panel.set_xlabel(text_of(METRICS[name].axis_label))
+        panel.set_xlabel(text_of(metric_named(name).axis_label))
         panel.grid(alpha=0.25)
     panels[0].set_ylim(low, high)
     panels[0].set_title(remark, fontsize=8, loc="left")
@@ -229,7 +229,7 @@ def front_page(result: Result, path: Path) -> None:
         )
         logarithmic = len(complete) and (complete[name] > 0).all()
         figure.update_xaxes(
-            title=_html(METRICS[name].axis_label), type="log" if logarithmic else "linear", row=1, col=column
+            title=_html(metric_named(name).axis_label), type="log" if logarithmic else "linear", row=1, col=column
         )
     *limits, remark = _visible_range(result)
     figure.update_yaxes(range=limits)

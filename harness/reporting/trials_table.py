@@ -7,7 +7,7 @@ import pandas as pd
 
 from harness.core.names import COLUMNS, column_names
 from harness.core.pareto import knee, pareto_front
-from harness.metrics import DEFAULT_OBJECTIVES, METRICS
+from harness.metrics import DEFAULT_OBJECTIVES, METRICS, metric_named
 from harness.studies.study import Study
 
 _POINT = 0.01  # margin of the small pick: one point on a scale of 0 to 1, one percent of the teacher on any other
@@ -81,7 +81,7 @@ def _pick(frame: pd.DataFrame, front: pd.Index, study: Study, teacher: dict[str,
     primary, sign = study.primary, -study.primary_sign
     rows = frame.loc[front].sort_values([*reversed(DEFAULT_OBJECTIVES), "number"])
     losses = sign * rows[primary].to_numpy(dtype=float)
-    others = [METRICS[name] for name in study.objectives if name != primary]
+    others = [metric_named(name) for name in study.objectives if name != primary]
     axes = [metric for metric in others if metric.is_measured]  # a derived one would count its origin twice
     costs = np.array(
         [

@@ -26,6 +26,7 @@ from harness.storage.location import MOVING_ATTR, ORIGIN_ATTR, check_not_moved, 
 from harness.storage.retry import RetryPolicy
 from harness.studies.changes import FORMAT, check_code, check_format
 from harness.studies.study import OWNER_FILE, Study
+from harness.task import declared_metrics, primary_metric
 
 _MAKING_ATTR = "kd.making"
 _FLAGS = {name: f"--{name}" for name in ("space", "objectives", "epochs", "seed", "max")} | {"fixed": "--fix"}
@@ -46,7 +47,7 @@ def open_study(settings: Settings, space: SearchSpace, storage: Storage) -> Stud
             seed, was begun with other code that is not accepted, was made by another version of this program, or was
             moved, or an objective is unknown.
     """
-    objectives = settings.objectives or (space.task.metric_name, *DEFAULT_OBJECTIVES)
+    objectives = settings.objectives or (primary_metric(space.task).name, *DEFAULT_OBJECTIVES)
     directions = [_direction(name, space) for name in objectives]
     identity = {
         "space": settings.space_name,
@@ -115,8 +116,8 @@ def _create(
     attrs = {
         _MAKING_ATTR: True,
         ORIGIN_ATTR: origin(settings),
-        "kd.primary": space.task.metric_name,
-        "kd.primary_direction": space.task.metric_direction,
+        "kd.primary": primary_metric(space.task).name,
+        "kd.primary_direction": primary_metric(space.task).direction,
         "kd.groups": space.fixed(settings.fixed).groups,
         "kd.id": uuid.uuid4().hex,
         "kd.code": space.code.to_json(),
@@ -291,10 +292,11 @@ def _aside(folder: Path, study_id: str) -> Path:
 
 
 def _direction(objective: str, space: SearchSpace) -> str:
-    if objective == space.task.metric_name:
-        return space.task.metric_direction
+    own = {metric.name: metric.direction for metric in declared_metrics(space.task)}
+    if objective in own:
+        return own[objective]
     if objective not in METRICS:
-        known = (space.task.metric_name, *METRICS)
+        known = (*own, *METRICS)
         near = did_you_mean(objective, known, otherwise=".")
         raise HarnessError(f"--objectives must name some of {', '.join(known)}, but got {objective!r}{near}")
     return METRICS[objective].direction

@@ -17,16 +17,15 @@ from harness.space import SearchSpace
 from harness.studies.changes import known_starts
 from harness.studies.start import Start
 from harness.studies.study import Study
-from harness.task import Task
+from harness.task import Task, primary_metric
 from harness.teachers.cache import ArtifactCache
 from harness.teachers.make import Teacher, TeacherListener, make_teacher
 from harness.teachers.outputs import Outputs
 from harness.teachers.untrained import BindStart
 from harness.tracking.mirror import Mirror
 from lightning_modules.data.tensors import TensorDataModule
-from lightning_modules.ensemble import mean_of_logits, mean_of_probabilities
+from lightning_modules.outputs import Output
 
-_MEANS = {"probabilities": mean_of_probabilities, "logits": mean_of_logits}
 _LOGITS = "logits"
 
 
@@ -119,7 +118,7 @@ def _shown(label: str, task: Task, terminal: Terminal, mirror: Mirror) -> Iterat
         bar[0].advance(done)
 
     def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
-        name = f"val/{task.metric_name}"
+        name = f"val/{primary_metric(task).name}"
         bar[0].advance(note=f"epoch {epoch + 1}, {name} {metrics[name]:.4f}")
 
     try:
@@ -167,14 +166,15 @@ def ensemble_name(teachers: Sequence[str], average: str) -> str:
     return digests if len(teachers) == 1 else f"{average} of {digests}"
 
 
-def averaged(outputs: Sequence[Outputs], average: str) -> Outputs:
+def averaged(outputs: Sequence[Outputs], average: str, output: Output) -> Outputs:
     """Return the averaged logits of an ensemble (it has no layers: ``method_checks``), or the outputs of one teacher.
 
     Args:
         outputs: The outputs of each teacher.
         average: One of ``harness.settings.AVERAGES``.
+        output: The kind of the teachers' outputs.
     """
     if len(outputs) == 1:
         return outputs[0]
-    mean = _MEANS[average]
-    return {split: {_LOGITS: mean([one[split][_LOGITS] for one in outputs])} for split in outputs[0]}
+    members = {split: [one[split][_LOGITS] for one in outputs] for split in outputs[0]}
+    return {split: {_LOGITS: output.ensemble_logits(each, average)} for split, each in members.items()}

@@ -16,6 +16,7 @@ from harness.cost.counting import trainable_parameters
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.studies.start import Start
+from harness.task import make_metrics
 from harness.teachers.cache import ArtifactCache
 from harness.teachers.untrained import BindStart, begin_teacher, build_teacher, learns, teacher_start
 from harness.tracking.autologging import switch_off_autologging
@@ -203,8 +204,8 @@ def _train(
 ) -> None:
     module = TeacherModule(
         network,
-        metric=space.task.metric(classes),
-        metric_name=space.task.metric_name,
+        output=space.task.output.for_training(data.splits["train"].labels, classes),
+        metrics=make_metrics(space.task, classes),
         total_steps=space.task.teacher_epochs * data.steps_per_epoch,
         learning_rate=space.task.teacher_learning_rate,
     )

@@ -16,12 +16,17 @@ PREDICTIONS = "answers.safetensors"
 RANKED = 100
 """Number of wrong classes whose ranks are compared: the most likely ones by the teacher; the rest are negligible."""
 
+MOST_ROWS = 1_000_000
+"""Number of rows of a split that are compared, or up to twice as many; of more, an even choice of about so many."""
+
 _CHUNK = 2**22  # logits that are compared at once, 16 MB: the softmaxes take several times their memory
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Predictions:
-    """Predictions of a student and its teacher, sample by sample in the order of the split, all of shape (N,).
+    """Predictions of a student and its teacher, row by row in the order of the split, all of shape (N,).
+
+    A row is a sample of a classifier; a pixel, a token or a label where samples have several.
 
     Attributes:
         labels: True classes, int32.
@@ -32,7 +37,8 @@ class Predictions:
             teacher, in [-1, 1], float32: whether both rank the same mistakes as likely, whatever their confidence.
             Classes with a teacher logit of -inf are left out. 0 if the logits of one side are all equal; NaN if fewer
             than two classes are left.
-        classes: Number of classes C.
+        classes: Number of classes that have a name of their own.
+        choices: Number of classes that a row chooses among: fewer where each of several labels has two of its own.
     """
 
     labels: Tensor
@@ -41,32 +47,43 @@ class Predictions:
     teacher_kl: Tensor
     rank_correlation: Tensor
     classes: int
+    choices: int
 
     @property
     def ranked(self) -> int:
         """Return the number of wrong classes whose ranks are compared: at most ``RANKED``."""
-        return min(RANKED, self.classes - 1)
+        return min(RANKED, self.choices - 1)
 
 
-def compare_predictions(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Predictions:
+def compare_predictions(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, blocks: int = 1
+) -> Predictions:
     """Compare a student's logits with its teacher's.
 
     Args:
-        student_logits: Logits of every sample in order, shape (N, C).
-        teacher_logits: Logits of the same samples, shape (N, C).
+        student_logits: Rows of logits of every sample in order, shape (N, C).
+        teacher_logits: Rows of the same samples, shape (N, C).
         labels: True classes, shape (N,).
+        blocks: Number of classes of their own that each row in turn chooses among: 1, or the number of labels of a
+            sample, each of which is absent or present.
     """
+    if len(student_logits) > MOST_ROWS * 2:  # evenly chosen: a row for each pixel would take more than the student
+        chosen = slice(None, None, len(student_logits) // MOST_ROWS // blocks * blocks + 1)
+        student_logits, teacher_logits, labels = student_logits[chosen], teacher_logits[chosen], labels[chosen]
     rows = max(1, _CHUNK // student_logits.shape[1])
     parts = zip(student_logits.split(rows), teacher_logits.split(rows), labels.split(rows), strict=True)
     compared = [_compare(student.float(), teacher.float(), true) for student, teacher, true in parts]
     student, teacher, divergence, correlation = (torch.cat(column).cpu() for column in zip(*compared, strict=True))
+    choices = student_logits.shape[1]
+    first = torch.arange(len(teacher), dtype=torch.int32) % blocks * choices  # of the classes of each row
     return Predictions(
-        labels=labels.int().cpu(),
-        teacher=teacher,
-        student=student,
+        labels=labels.int().cpu() + first,
+        teacher=teacher + first,
+        student=student + first,
         teacher_kl=divergence,
         rank_correlation=correlation,
-        classes=student_logits.shape[1],
+        classes=choices * blocks,
+        choices=choices,
     )
 
 
@@ -74,7 +91,7 @@ def save_predictions(predictions: Predictions, path: Path) -> None:
     """Write predictions to a file; equal predictions give equal bytes."""
     tensors = {name: value.contiguous() for name, value in vars(predictions).items() if isinstance(value, Tensor)}
     # One entry only: safetensors writes several in an order that differs from process to process.
-    save_tensors(tensors, path, {"classes": str(predictions.classes)})
+    save_tensors(tensors, path, {"classes": f"{predictions.classes} {predictions.choices}"})
 
 
 def load_predictions(path: Path) -> Predictions | None:
@@ -82,7 +99,8 @@ def load_predictions(path: Path) -> Predictions | None:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-            return Predictions(classes=int(file.metadata()["classes"]), **tensors)
+            classes, choices = map(int, file.metadata()["classes"].split())
+            return Predictions(classes=classes, choices=choices, **tensors)
     except (OSError, SafetensorError, TypeError, KeyError, ValueError):
         return None
 

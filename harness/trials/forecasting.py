@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.cost import budgets as budget
 from harness.cost.table import MOST_ARCHITECTURES, key_of
-from harness.metrics import METRICS
+from harness.metrics import metric_named
 from harness.preparation.prepared import Prepared
 from harness.sampling.candidates import SpaceEncoder
 from harness.sampling.forecast import Forecast
@@ -66,7 +66,7 @@ def small_architectures(
         Two architectures; an empty list if no cost is an objective, no architecture is within the budgets, or costs
         are not known beforehand.
     """
-    if not any(METRICS[name].known_before_training for name in study.objectives if name != study.primary):
+    if not any(metric_named(name).known_before_training for name in study.objectives if name != study.primary):
         return []
     affordable = _affordable(settings, space, prepared)
     sizes = [log(max(1, prepared.costs[architecture]["parameters"])) for architecture in affordable]
@@ -90,4 +90,4 @@ def _architectures(space: SearchSpace, prepared: Prepared) -> list[dict[str, Any
 
 
 def _minimized(name: str, cost: float) -> float:
-    return 1 / cost if METRICS[name].is_maximized else cost
+    return 1 / cost if metric_named(name).is_maximized else cost

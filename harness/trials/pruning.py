@@ -19,7 +19,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.core.errors import TrialPruned
-from harness.metrics import METRICS
+from harness.metrics import metric_named
 from harness.sampling.forecast import Forecast
 from harness.storage.access import STORAGE_ERRORS, asking_storage
 from harness.studies.claim import Claim
@@ -208,14 +208,14 @@ class Pruner:
 
     def _costs(self, params: Mapping[str, Any]) -> tuple[float, ...]:
         costs = self._costs_of(params)
-        return tuple(-costs[name] if METRICS[name].is_maximized else costs[name] for name in self._axes)
+        return tuple(-costs[name] if metric_named(name).is_maximized else costs[name] for name in self._axes)
 
 
 def why_no_pruning(study: Study) -> str | None:
     """Return why the study's trials can't be pruned; ``None`` if they can."""
     if study.primary not in study.objectives:
         return f"{study.primary} is not an objective"
-    others = [METRICS[name] for name in study.objectives if name != study.primary]
+    others = [metric_named(name) for name in study.objectives if name != study.primary]
     late = [metric.name for metric in others if not metric.known_before_training]
     return f"{late[0]} is not known before the end" if late else None
 

@@ -22,7 +22,7 @@ from harness.preparation.student_costs import check_as_costed, costs_of
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
 from harness.storage.leases import Lease
-from harness.task import deployed_network
+from harness.task import deployed_network, make_metrics, primary_metric
 from harness.tracking.autologging import switch_off_autologging
 from harness.tracking.spool import Spool
 from harness.training.fit import EpochListener, FitConfig, fit, seed_draws
@@ -97,20 +97,25 @@ def run_student(
         for name, value in scores.items():
             if not math.isfinite(value):
                 raise TrialFailed(
-                    no_score_text(name, value) if name == space.task.metric_name else f"{name} is {value}"
+                    no_score_text(name, value) if name == primary_metric(space.task).name else f"{name} is {value}"
                 )
         lease.report_progress(space.epochs)
         state = cpu_state(network)
         metadata = {"space": context.settings.space_name, "architecture": key_of(architecture)}
         metadata["digest"] = tensors_digest(state)
         save_tensors(state, folder / STUDENT, metadata)
-        teacher_logits, labels = data.teacher_outputs[spec.split]["logits"], data.splits[spec.split].labels
-        save_predictions(compare_predictions(logits, teacher_logits, labels), folder / PREDICTIONS)
+        output = space.task.output
+        if output.has_classes:
+            rows, labels = output.rows_of(logits, data.splits[spec.split].labels)
+            theirs, _ = output.rows_of(data.teacher_outputs[spec.split]["logits"], data.splits[spec.split].labels)
+            compared = compare_predictions(rows, theirs, labels, blocks=output.blocks(prepared.classes))
+            save_predictions(compared, folder / PREDICTIONS)
     if spec.split != "val":
         scores = {f"{spec.split}/{name}": value for name, value in scores.items()}
     spool.metrics(scores)
     spool.artifact(folder / STUDENT)
-    spool.artifact(folder / PREDICTIONS)
+    if space.task.output.has_classes:
+        spool.artifact(folder / PREDICTIONS)
     return scores | costs
 
 
@@ -174,12 +179,13 @@ def student_module(
     seed_draws(seed, torch.device("cpu"))  # weights are drawn on the CPU, whatever the device
     student = build_student(space, configuration.student, data)
     criterion = space.criterion(configuration)
+    criterion.output = output = space.task.output.for_training(data.splits["train"].labels, classes)
     criterion.setup(student, data, epochs=space.epochs)  # last: the weights must not depend on it
     return StudentModule(
         student,
         criterion,
-        metric=space.task.metric(classes),
-        metric_name=space.task.metric_name,
+        output=output,
+        metrics=make_metrics(space.task, classes),
         total_steps=total_steps,
         **configuration.training,
     )

@@ -24,12 +24,13 @@ class Split:
     Attributes:
         inputs: Inputs of a network, first dimension N: a tensor, or a dict of tensors. Any mapping is converted to a
             dict; a tensor with a graph is detached, and an inference tensor is copied to a normal one.
-        labels: Class indices, shape (N,), int64.
+        labels: What is right for each sample, first dimension N, as the output kind of the task wants it: class indices
+            (N,), int64, for a classifier (``lightning_modules.outputs``).
 
     Raises:
         TypeError: If inputs or labels are not tensors.
-        ValueError: If it is empty, inputs and labels differ in length, labels are not class indices, or inputs are
-            float64 (networks are float32), bool outside of a dict, or not dense.
+        ValueError: If it is empty, inputs and labels differ in length, or inputs are float64 (networks are float32),
+            bool outside of a dict, or not dense.
     """
 
     inputs: Inputs
@@ -54,11 +55,6 @@ class Split:
             raise ValueError(
                 "inputs and labels of a split must have the same length, at least 1, but got "
                 f"{ {name: tuple(value.shape) for name, value in self.tensors().items()} }."
-            )
-        if self.labels.dtype != torch.int64 or self.labels.ndim != 1 or self.labels.min() < 0:
-            raise ValueError(
-                "labels must be class indices from 0 of shape (N,) and dtype int64, but got "
-                f"{_labels_fault(self.labels)}."
             )
 
     def __len__(self) -> int:
@@ -123,20 +119,6 @@ def _how_to_convert(value: Any) -> str:
     return "torch.from_numpy makes one of an array, torch.tensor of a list"
 
 
-def _labels_fault(labels: Tensor) -> str:
-    """Describe why labels are not class indices, and how to convert them."""
-    if labels.ndim == 2 and labels.shape[1] > 1:
-        how = ": .argmax(1) makes some of one score or mark a class; soft ones are given by views, with the inputs"
-    elif labels.ndim > 1:
-        how = ": .flatten() drops the dimensions of 1" if labels.numel() == len(labels) else ""
-    elif labels.dtype != torch.int64:
-        whole = labels.is_complex() or bool((labels != labels.long()).any())
-        how = ", and they are not whole numbers" if whole else ": .long() makes some of whole numbers"
-    else:
-        how = f", the smallest {int(labels.min())}: leave out what has no label, and count classes from 0"
-    return f"shape {tuple(labels.shape)} and {labels.dtype}{how}"
-
-
 class TensorLoader:
     """Iterates over a split in groups of batches, in an order that depends on (seed, epoch) alone.
 
@@ -195,20 +177,20 @@ class TensorLoader:
         for first in range(0, len(starts), self.batches_per_item):
             edges = [*starts[first : first + self.batches_per_item + 1], len(order)][: self.batches_per_item + 1]
             ids = order[edges[0] : edges[-1]]
-            inputs, labels, targets = select(self.split.inputs, ids), self.split.labels[ids], None
+            inputs, target = select(self.split.inputs, ids), self.split.labels[ids]
             if self.views is None:
                 teacher = {name: values[ids] for name, values in self.teacher.items()}
             else:
                 view = self.epoch % self.views.count
-                inputs, targets = show(self.views, inputs, ids, view)
+                inputs, given = show(self.views, inputs, ids, view)
+                target = target if given is None else given
                 teacher = {name: values[ids, view] for name, values in self.teacher.items()}
             parts = (slice(one - edges[0], other - edges[0]) for one, other in itertools.pairwise(edges))
             yield [
                 Batch(
                     ids=ids[part],
                     inputs=select(inputs, part),
-                    labels=labels[part],
-                    targets=None if targets is None else targets[part],
+                    target=target[part],
                     teacher={name: values[part] for name, values in teacher.items()},
                 )
                 for part in parts

@@ -74,7 +74,7 @@ def show(views: Views, inputs: Inputs, ids: Tensor, view: int) -> tuple[Inputs, 
     if not isinstance(shown, tuple):
         return shown, None
     inputs, targets = shown
-    return inputs, targets.to(ids.device, torch.float32)
+    return inputs, targets.to(ids.device, torch.float32 if targets.is_floating_point() else targets.dtype)
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,12 @@ from lightning_modules.losses.response import (
     soft_target_loss,
     standardized_soft_target_loss,
 )
+from lightning_modules.losses.values import bounded_regression_loss, value_loss
 
 __all__ = [
     "angle_relation_loss",
     "attention_transfer_loss",
+    "bounded_regression_loss",
     "contrastive_representation_loss",
     "correlation_loss",
     "decoupled_loss",
@@ -35,4 +37,5 @@ __all__ = [
     "smoothed_label_loss",
     "soft_target_loss",
     "standardized_soft_target_loss",
+    "value_loss",
 ]

@@ -18,11 +18,13 @@ from lightning_modules.methods.response import (
     StandardizedCriterion,
 )
 from lightning_modules.methods.self_distillation import SelfDistillationCriterion
+from lightning_modules.methods.values import BoundedRegressionCriterion, ValueCriterion
 
 __all__ = [
     "HINTON",
     "METHODS",
     "AttentionTransferCriterion",
+    "BoundedRegressionCriterion",
     "ContrastiveCriterion",
     "CorrelationCriterion",
     "Criterion",
@@ -37,6 +39,7 @@ __all__ = [
     "SmoothedLabelCriterion",
     "StandardizedCriterion",
     "Term",
+    "ValueCriterion",
     "make_criterion",
 ]
 
@@ -55,6 +58,8 @@ METHODS: Mapping[str, type[Criterion]] = MappingProxyType(
         "contrastive": ContrastiveCriterion,
         "self_distillation": SelfDistillationCriterion,
         "label_smoothing": SmoothedLabelCriterion,
+        "teacher_values": ValueCriterion,
+        "bounded_regression": BoundedRegressionCriterion,
     }
 )
 """Methods by name; a method's keywords are its searchable parameters."""

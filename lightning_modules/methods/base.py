@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lightning_modules.batch import Batch
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.features import Features
-from lightning_modules.losses import hard_label_loss
+from lightning_modules.outputs import Classification, Output
 
 
 class Term(NamedTuple):
@@ -34,13 +34,21 @@ class Criterion(nn.Module):
         student_layers: Names of the student's layers whose outputs it needs.
         teacher_layers: Names of the teacher's layers whose stored outputs it needs, beside the logits.
         least_classes: Minimum number of classes C.
-        needs_labels: Whether each sample must have one true class, so that mixed samples are excluded.
+        needs_labels: Whether each row must have one true class, so that mixed samples are excluded.
+        needs_classes: Whether it compares rows of logits, so that outputs without classes are excluded.
+        needs_values: Whether it compares numbers, so that outputs of classes are excluded.
+        needs_one_row: Whether each sample must have one row, so that a class for each pixel or token is excluded.
+        output: What the logits mean; rows of logits reach a method, one for each sample of a classifier.
     """
 
     student_layers: tuple[str, ...] = ()
     teacher_layers: tuple[str, ...] = ()
     least_classes = 2
     needs_labels = False
+    needs_classes = False
+    needs_values = False
+    needs_one_row = False
+    output: Output = Classification()
 
     def setup(self, student: nn.Module, data: TensorDataModule, *, epochs: int) -> None:
         """Create what depends on student and data, before the training; the default does nothing.
@@ -58,11 +66,16 @@ class Criterion(nn.Module):
         """Return the terms of the loss by name.
 
         Args:
-            logits: Logits of the network, shape (B, C).
-            batch: The batch that the network was called with, with the teacher's outputs.
+            logits: Rows of logits of the network, shape (R, C), one for each sample of a classifier; or the network's
+                output where that has no classes.
+            batch: The batch that the network was called with; its target and the teacher's logits are of the same rows.
             features: Outputs of ``student_layers``; ``None`` if the method needs none.
         """
         raise NotImplementedError
+
+    def hard_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return the loss from the labels, as the output kind has it: a scalar, before weighting."""
+        return self.output.hard_loss(logits, batch.target)
 
     def begin_epoch(self, seed: int) -> None:
         """Start an epoch; the default does nothing.
@@ -95,9 +108,9 @@ class HardAndSoft(Criterion):
         self.hard_weight, self.soft_weight = hard_weight, soft_weight
 
     def forward(self, logits: Tensor, batch: Batch, features: Features | None = None) -> dict[str, Term]:
-        """Return hard_loss and soft_loss for student logits of shape (B, C)."""
+        """Return hard_loss and soft_loss for rows of student logits (R, C)."""
         return {
-            "hard_loss": Term(self.hard_weight, hard_label_loss(logits, batch.truth)),
+            "hard_loss": Term(self.hard_weight, self.hard_loss(logits, batch)),
             "soft_loss": Term(self.soft_weight, self.soft_loss(logits, batch, features)),
         }
 

@@ -43,7 +43,7 @@ class ContrastiveCriterion(FeatureCriterion):
     Reference: Tian, Krishnan & Isola (2020), CRD. arXiv:1910.10699.
     """
 
-    needs_labels = True  # negatives are samples of another class
+    needs_labels = needs_classes = needs_one_row = True  # negatives are samples of another class
     student_embedding: nn.Linear
     teacher_embedding: nn.Linear
 
@@ -80,7 +80,7 @@ class ContrastiveCriterion(FeatureCriterion):
         return contrastive_representation_loss(
             self.student_embedding(pool_features(features[self.student_layers[0]])),
             self.teacher_embedding(pool_features(batch.teacher[self.teacher_layers[0]])),
-            self._negatives(batch.labels),
+            self._negatives(batch.target),
             temperature=self.soft["contrastive_temperature"],
             samples=len(self.bank),
         )

@@ -6,16 +6,16 @@ from torch import Tensor
 
 from lightning_modules.batch import Batch
 from lightning_modules.features import Features
-from lightning_modules.losses import hard_label_loss, smoothed_label_loss
+from lightning_modules.losses import smoothed_label_loss
 from lightning_modules.methods.base import Criterion, Term
 
 
 class HardLabelCriterion(Criterion):
-    """Cross-entropy with the true labels, which trains teachers."""
+    """The loss from the labels alone, which trains teachers: cross-entropy, or the output kind's own."""
 
     def forward(self, logits: Tensor, batch: Batch, features: Features | None = None) -> dict[str, Term]:
-        """Return hard_loss for logits of shape (B, C)."""
-        return {"hard_loss": Term(1.0, hard_label_loss(logits, batch.truth))}
+        """Return hard_loss."""
+        return {"hard_loss": Term(1.0, self.hard_loss(logits, batch))}
 
 
 class SmoothedLabelCriterion(Criterion):
@@ -33,6 +33,8 @@ class SmoothedLabelCriterion(Criterion):
     Reference: Szegedy et al. (2016), section 7. arXiv:1512.00567.
     """
 
+    needs_classes = True
+
     def __init__(self, *, smoothing: float) -> None:
         super().__init__()
         if not 0 <= smoothing < 1:
@@ -42,6 +44,6 @@ class SmoothedLabelCriterion(Criterion):
     def forward(self, logits: Tensor, batch: Batch, features: Features | None = None) -> dict[str, Term]:
         """Return hard_loss and soft_loss for student logits of shape (B, C)."""
         return {
-            "hard_loss": Term(0.0, hard_label_loss(logits.detach(), batch.truth)),
-            "soft_loss": Term(1.0, smoothed_label_loss(logits, batch.truth, smoothing=self.smoothing)),
+            "hard_loss": Term(0.0, self.hard_loss(logits.detach(), batch)),
+            "soft_loss": Term(1.0, smoothed_label_loss(logits, batch.target, smoothing=self.smoothing)),
         }

@@ -26,6 +26,8 @@ class DistillationCriterion(HardAndSoft):
         ValueError: If a value is out of its range.
     """
 
+    needs_classes = True
+
     def __init__(self, *, temperature: float, alpha: float) -> None:
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha must lie in [0, 1], but got {alpha=}.")
@@ -64,14 +66,14 @@ class DecoupledCriterion(HardAndSoft):
     """
 
     least_classes = 3  # a single class beside the label leaves the non-target term undefined
-    needs_labels = True  # the target class is separated from the others
+    needs_labels = needs_classes = True  # the target class is separated from the others
 
     def __init__(self, *, temperature: float, target_weight: float, non_target_weight: float) -> None:
         super().__init__(temperature=temperature, target_weight=target_weight, non_target_weight=non_target_weight)
 
     def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
         """Return the decoupled loss in nats."""
-        return decoupled_loss(logits, batch.teacher["logits"], batch.labels, **self.soft)
+        return decoupled_loss(logits, batch.teacher["logits"], batch.target, **self.soft)
 
 
 class CorrelationCriterion(HardAndSoft):
@@ -87,6 +89,8 @@ class CorrelationCriterion(HardAndSoft):
 
     Reference: Huang et al. (2022), arXiv:2205.10536.
     """
+
+    needs_classes = True
 
     def __init__(self, *, temperature: float, inter_weight: float, intra_weight: float) -> None:
         super().__init__(temperature=temperature, inter_weight=inter_weight, intra_weight=intra_weight)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lightning_modules.batch import Batch
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.features import Features, probe_features
-from lightning_modules.losses import hard_label_loss, self_distillation_loss
+from lightning_modules.losses import self_distillation_loss
 from lightning_modules.methods.base import Criterion, Term
 
 
@@ -32,6 +32,7 @@ class SelfDistillationCriterion(Criterion):
     """
 
     needs_labels = True  # the previous prediction is of another mix of samples
+    needs_classes = needs_one_row = True
     earlier: Tensor
 
     def __init__(self, *, trust: float) -> None:
@@ -51,13 +52,13 @@ class SelfDistillationCriterion(Criterion):
 
     def forward(self, logits: Tensor, batch: Batch, features: Features | None = None) -> dict[str, Term]:
         """Return hard_loss and, in training, soft_loss for student logits of shape (B, C); store the logits."""
-        hard_loss = hard_label_loss(logits, batch.labels)
+        hard_loss = self.hard_loss(logits, batch)
         if not self.training:
             return {"hard_loss": Term(1.0, hard_loss)}
         soft_loss, trust = hard_loss, 0.0
         if self.epochs_done:
             trust = self.trust * (self.epochs_done + 1) / self.epochs
-            soft_loss = self_distillation_loss(logits, self.earlier[batch.ids], batch.labels, trust=1.0)
+            soft_loss = self_distillation_loss(logits, self.earlier[batch.ids], batch.target, trust=1.0)
         self.earlier[batch.ids] = logits.detach().float()
         return {"hard_loss": Term(1 - trust, hard_loss), "soft_loss": Term(trust, soft_loss)}
 

@@ -114,7 +114,7 @@ BROKEN: dict[str, Broken] = {
         "data",
         [("labels = torch.arange(samples) % 3", "labels = (torch.arange(samples) % 3).float()")],
         "",
-        "ValueError: labels must be class indices from 0 of shape (N,) and dtype int64",
+        "ValueError: labels of train must be class indices from 0 of shape (N,) and dtype int64",
         "fix the named line as the message says",
     ),
     "an empty layer": Broken(
@@ -150,8 +150,8 @@ BROKEN: dict[str, Broken] = {
         "data",
         [(DATA, "return dict(")],
         "",
-        "data() must give a TensorDataModule, but gave dict",
-        "TensorDataModule of three Splits",
+        "data() must return a TensorDataModule, but returned dict",
+        "fix the named line as the message says",
     ),
     "splits drawn anew at each call": Broken(
         "data again",

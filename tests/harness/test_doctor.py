@@ -41,6 +41,7 @@ from lightning_modules.classifier import ClassifierModule, StudentModule
 from lightning_modules.data.embedded import DEBIAN_FASHION_MNIST
 from lightning_modules.data.tensors import Split
 from lightning_modules.methods import Term
+from search_spaces.digits import SPACE as DIGITS
 
 
 def settings_of(folder: Path, *edits: Edit, more: str = "") -> Settings:
@@ -227,7 +228,7 @@ def test_the_last_batch_holds_the_targets_of_its_views(tmp_path: Path, monkeypat
 
     def terms(module: StudentModule, batch: Batch) -> dict[str, Term]:
         if len(batch.ids) == 8:  # what 200 samples leave
-            seen.append(batch.targets is not None)
+            seen.append(batch.target.is_floating_point())
         return ClassifierModule.terms(module, batch)
 
     monkeypatch.setattr(StudentModule, "terms", terms)
@@ -450,6 +451,9 @@ def test_on_a_terminal_lines_are_wrapped_within_their_column(tmp_path: Path) -> 
 EMBEDDED = [
     "digits",
     "digits_methods",
+    "diabetes",
+    "digit_traits",
+    "digit_masks",
     *(
         pytest.param(
             name,
@@ -479,7 +483,7 @@ def test_every_embedded_space_is_checked() -> None:
 
 def test_of_thousands_of_classes_without_samples_ten_are_listed() -> None:
     splits = {"val": Split(torch.zeros(3, 2), torch.tensor([0, 1, 29_999]))}
-    context = SimpleNamespace(data=SimpleNamespace(splits=splits), classes=30_000)
+    context = SimpleNamespace(data=SimpleNamespace(splits=splits), classes=30_000, space=DIGITS)
     with pytest.raises(CheckWarning) as raised:
         check_classes_in_splits(cast(CheckContext, context))
     assert str(raised.value) == "val has no sample of class 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 29,987 more"

@@ -22,6 +22,7 @@ from harness.region import Region, Scores, check_name, check_reach, region_of
 from harness.settings import Bound, bound_in
 from harness.storage.access import open_storage
 from harness.studies.opening import open_study
+from lightning_modules.outputs import Classification
 from search_spaces.digits import SPACE, Digits
 
 ACCURACY = Scores(metric="accuracy", sign=1, bounds=(0.0, 1.0), chance=0.19, samples=100)
@@ -221,9 +222,9 @@ LABELS = torch.tensor([0, 0, 1, 0, 2, 0])
 def test_chance_is_the_better_of_the_most_frequent_class_and_all_as_frequent_as_they_are(
     metric: Any, sign: int, chance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert chance_level(metric, LABELS, 3, sign=sign) == pytest.approx(chance, nan_ok=True, abs=1e-5)
+    assert chance_level(metric, Classification(), LABELS, 3, sign=sign) == pytest.approx(chance, nan_ok=True, abs=1e-5)
     monkeypatch.setattr("harness.preparation.chance._VALUES", 12)  # four samples of three classes at once
-    assert chance_level(metric, LABELS, 3, sign=sign) == pytest.approx(chance, nan_ok=True, abs=1e-5)
+    assert chance_level(metric, Classification(), LABELS, 3, sign=sign) == pytest.approx(chance, nan_ok=True, abs=1e-5)
 
 
 def test_a_study_keeps_its_bound_until_another_is_asked_for(tmp_path: Path) -> None:

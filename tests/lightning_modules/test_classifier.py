@@ -45,8 +45,7 @@ def some_data(*, teacher: bool = True) -> TensorDataModule:
 
 def settings(total_steps: int) -> dict[str, object]:
     return {
-        "metric": MulticlassAccuracy(num_classes=CLASSES, average="micro"),
-        "metric_name": "accuracy",
+        "metrics": {"accuracy": MulticlassAccuracy(num_classes=CLASSES, average="micro")},
         "total_steps": total_steps,
         "learning_rate": LEARNING_RATE,
         "weight_decay": WEIGHT_DECAY,

@@ -244,8 +244,9 @@ def test_a_space_file_gives_its_name_to_the_study() -> None:
     Path("my_space.py").write_text("")
     asked, _ = parse_search(["--space", "my_space.py"])
     assert (asked.space_name, asked.study, asked.space_file) == ("my-space", "my-space", Path("my_space.py"))
-    embedded = ["digits", "digits-methods", "fashion-mnist", "fashion-mnist-methods", "fashion-mnist-shifted"]
-    assert space_names() == embedded
+    of_digits = ["digit-masks", "digit-traits", "digits", "digits-methods"]
+    of_clothes = ["fashion-mnist", "fashion-mnist-methods", "fashion-mnist-shifted"]
+    assert space_names() == ["diabetes", *of_digits, *of_clothes]
 
 
 @pytest.mark.parametrize(

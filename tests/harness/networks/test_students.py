@@ -28,6 +28,7 @@ from harness.space import SearchSpace
 from harness.task import Task
 from harness.teachers.make import find_teacher
 from lightning_modules.data.tensors import Split, TensorDataModule
+from lightning_modules.outputs import Classification
 
 Builder = Callable[..., nn.Module]
 
@@ -481,9 +482,9 @@ def test_a_layer_that_the_teacher_lacks_is_refused_before_it_is_trained() -> Non
 
 def test_what_is_stored_of_a_teacher_is_told_by_split_and_how_many() -> None:
     good = {"train": {"logits": torch.zeros(5, 2)}, "val": {"logits": torch.zeros(4, 2), "a": torch.zeros(4, 3, 2)}}
-    check_outputs("the teacher", good)
+    check_outputs("the teacher", good, Classification())
     masked = torch.tensor([[0.0, -torch.inf]])
-    check_outputs("the teacher", {"val": {"logits": masked}})
+    check_outputs("the teacher", {"val": {"logits": masked}}, Classification())
     for split, name, words in [
         ("train", "logits", "^the teacher has NaN for 1 of 5 samples of train in its logits"),
         ("val", "a", "^the teacher has NaN for 1 of 4 samples of val in its outputs of its layer 'a'"),
@@ -491,7 +492,7 @@ def test_what_is_stored_of_a_teacher_is_told_by_split_and_how_many() -> None:
         broken = copy.deepcopy(good)
         broken[split][name][2] = torch.nan
         with pytest.raises(Unfit, match=words):
-            check_outputs("the teacher", broken)
+            check_outputs("the teacher", broken, Classification())
 
 
 def test_numbers_are_told_apart() -> None:

@@ -13,6 +13,7 @@ from torchmetrics import Metric, classification, regression
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCohenKappa, MulticlassMatthewsCorrCoef
 
 from harness.preparation.metric_limits import Limits, limits_of
+from lightning_modules.outputs import Classification
 
 LABELS = torch.arange(60) % 3
 
@@ -62,7 +63,7 @@ class Unheard(Metric):
     ],
 )
 def test_limits_are_those_of_the_formula_and_none_that_an_answer_breaks(metric: Metric, limits: Limits) -> None:
-    assert limits_of(metric, LABELS, 3) == limits
+    assert limits_of(metric, Classification(), LABELS, 3) == limits
     assert not metric.update_called  # it is as new
 
 
@@ -89,7 +90,7 @@ def test_no_answer_scores_beyond_the_limits_of_any_metric_of_classes(name: str) 
     given = {parameter.name: more[parameter.name] for parameter in needed if parameter.name in more}
     for logits, labels, classes in of_two_classes_or_three():
         metric = kind(num_classes=classes, **given)
-        low, high = limits_of(metric, LABELS % classes, classes)
+        low, high = limits_of(metric, Classification(), LABELS % classes, classes)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             metric.update(logits, labels)

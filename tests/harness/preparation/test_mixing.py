@@ -16,6 +16,7 @@ from lightning_modules.batch import Inputs
 from lightning_modules.data.tensors import Split, TensorDataModule
 from lightning_modules.data.views import ShiftedViews, Views, uniforms
 from lightning_modules.methods import METHODS
+from lightning_modules.outputs import Classification
 from search_spaces.digits import SPACE
 from search_spaces.digits_methods import SPACE as SPACE_OF_METHODS
 
@@ -82,7 +83,7 @@ def with_views(views: Views) -> TensorDataModule:
 def test_views_that_mix_samples_are_seen_to_and_no_control_is_fair(
     change: Callable[[Tensor, Tensor], Tensor], told: str
 ) -> None:
-    why = no_control_reason(with_views(Changed(count=2, change=change)), classes=10)
+    why = no_control_reason(with_views(Changed(count=2, change=change)), 10, Classification())
     assert told in why and why.endswith("and the labels are those of the first") and "\n" not in why
 
 
@@ -99,11 +100,11 @@ def test_views_that_mix_samples_are_seen_to_and_no_control_is_fair(
     ],
 )
 def test_views_that_change_a_sample_alone_are_not_taken_for_mixes(change: Callable[[Tensor, Tensor], Tensor]) -> None:
-    assert no_control_reason(with_views(Changed(count=2, change=change)), classes=10) == ""
+    assert no_control_reason(with_views(Changed(count=2, change=change)), 10, Classification()) == ""
 
 
 def test_images_that_are_moved_are_not_taken_for_mixes_and_mixes_of_one_class_are_fair() -> None:
-    assert no_control_reason(with_views(ShiftedViews(count=4, most=1)), classes=10) == ""
+    assert no_control_reason(with_views(ShiftedViews(count=4, most=1)), 10, Classification()) == ""
     alike = SPACE.task.data(None)
     ones = LABELS == 1
     assert isinstance(IMAGES, Tensor)
@@ -114,14 +115,14 @@ def test_images_that_are_moved_are_not_taken_for_mixes_and_mixes_of_one_class_ar
         return share(drawn) * images + (1 - share(drawn)) * held[(drawn[:, 0] * len(held)).long()]
 
     alike.views = Changed(count=2, change=within_the_class)
-    assert no_control_reason(alike, classes=10) == ""
+    assert no_control_reason(alike, 10, Classification()) == ""
 
 
 def test_views_whose_class_says_that_they_mix_are_believed() -> None:
     class Hidden(Changed):
         mixes = True
 
-    assert no_control_reason(with_views(Hidden(count=2)), 10).startswith("the views mix samples, and")
+    assert no_control_reason(with_views(Hidden(count=2)), 10, Classification()).startswith("the views mix samples, and")
 
 
 def test_a_view_that_draws_anew_is_no_mix_and_is_told_apart() -> None:
@@ -139,26 +140,28 @@ def mixed_with_targets(images: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
 
 def test_mixed_targets_make_the_control_fair_and_reach_the_batch() -> None:
     data = with_views(Changed(count=2, change=mixed_with_targets))
-    assert mixes_targets(data, 10) and no_control_reason(data, 10) == ""
+    assert mixes_targets(data, 10, Classification()) and no_control_reason(data, 10, Classification()) == ""
     (batch, *_), *_ = data.train_dataloader()
-    assert batch.targets is not None and torch.equal(batch.targets, torch.full((64, 10), 0.1))
-    assert batch.truth is batch.targets and batch.labels.dtype == torch.int64
+    assert torch.equal(batch.target, torch.full((64, 10), 0.1))
     (validation, *_), *_ = data.ordered("val")
-    assert validation.targets is None and validation.truth is validation.labels
+    assert validation.target.dtype == torch.int64
 
 
 @pytest.mark.parametrize(
     ("targets", "told"),
     [
         (torch.ones(4, 10), "must be probabilities that sum to 1"),
-        (torch.full((4, 9), 1 / 9), "of the 10 classes, shape (4, 10) for 4 samples, but got shape (4, 9)"),
-        (torch.full((4, 11), 1 / 11), "of the 10 classes, shape (4, 10) for 4 samples, but got shape (4, 11)"),
+        (torch.full((4, 9), 1 / 9), "floats of shape (4, 10) for 4 samples, but got shape (4, 9)"),
+        (
+            torch.full((4, 11), 1 / 11),
+            "floats of shape (4, 10) for 4 samples, but got shape (4, 11)",
+        ),
     ],
 )
 def test_targets_that_are_no_probabilities_are_refused(targets: Tensor, told: str) -> None:
     data = with_views(Changed(change=lambda images, drawn: (images, targets)))
     with pytest.raises(HarnessError) as raised:
-        mixes_targets(data, 10)
+        mixes_targets(data, 10, Classification())
     assert told in str(raised.value) and "\n" not in str(raised.value)
 
 
@@ -178,6 +181,6 @@ def test_methods_that_need_one_class_a_sample_are_refused_where_targets_are_mixe
 
 def test_mixes_are_seen_whatever_part_of_the_samples_is_compared_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     data = with_views(Changed(count=2, change=mixed))
-    whole = no_control_reason(data, 10)
+    whole = no_control_reason(data, 10, Classification())
     monkeypatch.setattr("harness.preparation.mixing._VALUES", 64 * 100)  # a hundred digits
-    assert no_control_reason(data, 10) == whole != ""
+    assert no_control_reason(data, 10, Classification()) == whole != ""

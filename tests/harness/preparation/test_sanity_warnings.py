@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 import pytorch_lightning as pl
@@ -16,14 +14,17 @@ from torch import Tensor
 from torchmetrics.classification import BinaryAUROC, MulticlassAccuracy, MulticlassAUROC
 
 from harness.core.errors import Unfit
-from harness.preparation.chance import chance_level, check_metric
+from harness.preparation.chance import chance_level, check_metrics
 from harness.preparation.sanity_warnings import network_warnings, task_warnings, training_warnings, unused_methods
 from harness.region import Scores
 from harness.reporting.notes import notes
 from harness.reporting.result import collect
 from harness.task import Task
+from lightning_modules.outputs import Classification
+from search_spaces.digits import Digits
 
 LABELS = torch.tensor([0, 0, 0, 1, 2])
+CLASSES = Classification()
 
 
 def sure_of(classes: Tensor) -> Tensor:
@@ -36,15 +37,15 @@ def scores(chance: float, *, sign: int = 1) -> Scores:
 
 
 def test_a_teacher_that_is_better_than_a_constant_answer_raises_none() -> None:
-    assert network_warnings(sure_of(LABELS), scores(0.6), 0.61) == []
-    assert network_warnings(sure_of(LABELS), scores(0.6, sign=-1), 0.59) == []
-    assert network_warnings(sure_of(LABELS), scores(math.nan), 0.1) == []  # nothing is known of a constant answer
-    assert network_warnings(sure_of(LABELS).abs(), scores(0.6), 1.0) == []  # a ReLU is the doctor's to doubt
+    assert network_warnings(sure_of(LABELS), CLASSES, scores(0.6), 0.61) == []
+    assert network_warnings(sure_of(LABELS), CLASSES, scores(0.6, sign=-1), 0.59) == []
+    assert network_warnings(sure_of(LABELS), CLASSES, scores(math.nan), 0.1) == []  # a constant answer has no score
+    assert network_warnings(sure_of(LABELS).abs(), CLASSES, scores(0.6), 1.0) == []  # a ReLU is the doctor's to doubt
 
 
 @pytest.mark.parametrize(("sign", "reached"), [(1, 0.6), (1, 0.2), (-1, 0.7)])
 def test_a_teacher_that_is_no_better_than_a_constant_answer_raises_one(sign: int, reached: float) -> None:
-    (found,) = network_warnings(sure_of(LABELS), scores(0.6, sign=sign), reached)
+    (found,) = network_warnings(sure_of(LABELS), CLASSES, scores(0.6, sign=sign), reached)
     assert found == (
         f"has f1 {reached:.4f} on the validation split, no better than a constant answer, which has 0.6000"
     )
@@ -56,42 +57,48 @@ def test_an_imbalanced_tasks_teacher_is_judged_by_the_tasks_own_metric() -> None
     logits = torch.stack([torch.full((50,), 5.0), torch.linspace(-1, 1, 50)], 1)
     found = {}
     for metric in (MulticlassAUROC(num_classes=2), MulticlassAccuracy(num_classes=2, average="micro")):
-        chance = chance_level(metric, labels, 2, sign=1)
+        chance = chance_level(metric, CLASSES, labels, 2, sign=1)
         metric.reset()
         metric.update(logits, labels)
         scored = Scores(metric="m", sign=1, bounds=(0.0, 1.0), chance=chance, samples=50)
-        found[type(metric).__name__] = (chance, network_warnings(logits, scored, float(metric.compute())))
+        found[type(metric).__name__] = (chance, network_warnings(logits, CLASSES, scored, float(metric.compute())))
     assert found["MulticlassAUROC"] == (0.5, [])
     assert found["MulticlassAccuracy"][0] == pytest.approx(0.98) and len(found["MulticlassAccuracy"][1]) == 1
 
 
 def test_a_teacher_without_a_number_of_its_metric_raises_one() -> None:
-    (found,) = network_warnings(sure_of(LABELS), scores(0.6), math.nan)
+    (found,) = network_warnings(sure_of(LABELS), CLASSES, scores(0.6), math.nan)
     assert found.startswith("has f1 nan on the samples that it is scored on: ")
     assert "e.g. zero_division=0" in found
+
+
+def with_metric(metric: Callable[[int], object]) -> Task:
+    """Return a task with a metric of its own."""
+    task: Task = type("Own", (Digits,), {"metric": lambda self, classes: metric(classes)})()
+    return task
 
 
 def test_a_metric_must_give_one_number_for_a_perfect_answer() -> None:
     def refusal(metric: Callable[[int], object]) -> str:
         with pytest.raises(Unfit) as told:
-            check_metric(cast("Task", SimpleNamespace(metric=metric)), LABELS, 3)
+            check_metrics(with_metric(metric), LABELS, 3)
         assert "MulticlassAUROC(num_classes=3, average='macro')" in str(told.value)
         return str(told.value)
 
-    shapes = f"logits of shape ({len(LABELS)}, 3) and labels of shape ({len(LABELS)},)"
+    shapes = f"outputs of shape ({len(LABELS)}, 3) and labels of shape ({len(LABELS)},)"
     assert f"{shapes}, but BinaryAUROC fails: " in refusal(lambda classes: BinaryAUROC())
     assert "but MulticlassAUROC gives a tensor of shape (3,)" in refusal(lambda c: MulticlassAUROC(c, average=None))
     assert "but float is no torchmetrics.Metric" in refusal(lambda classes: 0.5)
     assert "but it fails: KeyError: 'a'" in refusal(lambda classes: {}["a"])
-    one = check_metric(cast("Task", SimpleNamespace(metric=MulticlassAUROC)), LABELS, 3)
+    one = check_metrics(with_metric(MulticlassAUROC), LABELS, 3)
     assert isinstance(one, MulticlassAUROC)
     assert one.update_count == 0
 
 
 def test_probabilities_raise_one() -> None:
-    (found,) = network_warnings(sure_of(LABELS).softmax(1))
+    (found,) = network_warnings(sure_of(LABELS).softmax(1), CLASSES)
     assert found.startswith("gives probabilities where logits are wanted")
-    assert network_warnings(sure_of(LABELS)) == []
+    assert network_warnings(sure_of(LABELS), CLASSES) == []
 
 
 @pytest.mark.parametrize(("network", "who"), [("perceptron(256)", "the teacher"), ("perceptron(width)", "a student")])

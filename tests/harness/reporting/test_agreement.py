@@ -26,6 +26,7 @@ def answers(labels: list[int], teacher: list[int], student: list[int], classes: 
         teacher_kl=positions,
         rank_correlation=positions / 10,
         classes=classes,
+        choices=classes,
     )
 
 

@@ -43,6 +43,7 @@ from harness.space import SearchSpace
 from harness.storage.access import open_storage
 from harness.studies.opening import find_study, open_study
 from harness.studies.study import Study
+from harness.task import primary_metric
 from harness.tracking.spool import SPOOL, Spool, read_events
 from harness.training.predictions import PREDICTIONS, compare_predictions, save_predictions
 from harness.trials.controls import untrained_controls
@@ -98,7 +99,7 @@ def a_study(
     bounds: tuple[float | None, float | None] = (0.0, 1.0),
 ) -> Study:
     """A study of which these trials are over, each of three epochs."""
-    study, name = open_study(settings, space, open_storage(settings)), space.task.metric_name
+    study, name = open_study(settings, space, open_storage(settings)), primary_metric(space.task).name
     costs = {
         "parameters": int(teacher[2]),
         "trainable_parameters": int(teacher[2]),

@@ -29,6 +29,7 @@ from harness.teachers.cache import ArtifactCache, null_lock
 from harness.teachers.ensemble import averaged, bind_teachers, ensemble_name, make_teachers
 from harness.teachers.make import Teacher
 from harness.tracking.spool import SPOOL, read_events
+from lightning_modules.outputs import Classification
 
 AVERAGES: dict[str, Callable[[list[np.ndarray]], np.ndarray]] = {
     "probabilities": lambda logits: np.log(np.mean([softmax(one, axis=-1) for one in logits], axis=0)),
@@ -156,8 +157,8 @@ def test_a_teacher_that_is_given_twice_is_refused(place: Place) -> None:
 
 def test_one_teacher_s_outputs_stay_as_they_are_and_several_are_averaged() -> None:
     one = outputs(1.0, 3.0)
-    assert averaged([one], "logits") is one
-    both = averaged([one, outputs(-4.0, 0.0)], "logits")
+    assert averaged([one], "logits", Classification()) is one
+    both = averaged([one, outputs(-4.0, 0.0)], "logits", Classification())
     assert torch.equal(both["val"]["logits"], torch.tensor([[-1.5, 1.5]])) and set(both) == {"train", "val"}
 
 

@@ -61,7 +61,7 @@ def test_an_epoch_shows_every_sample_exactly_once(
 )
 def test_only_the_last_batch_is_smaller(batch_size: int, batches_per_item: int, items: list[list[int]]) -> None:
     loader = TensorLoader(a_split(), batch_size=batch_size, shuffle_seed=1, batches_per_item=batches_per_item)
-    assert [[len(batch.labels) for batch in item] for item in loader] == items
+    assert [[len(batch.target) for batch in item] for item in loader] == items
     assert len(loader) == len(items)
     assert loader.batches == sum(len(item) for item in items)
     assert loader.last_batch_size == items[-1][-1]
@@ -76,7 +76,7 @@ def test_inputs_labels_and_teacher_outputs_stay_with_their_sample(shuffle_seed: 
             for row, sample in enumerate(batch.ids.tolist()):
                 assert isinstance(batch.inputs, Tensor)
                 assert batch.inputs[row].tolist() == [sample, -sample]
-                assert batch.labels[row] == sample % 3
+                assert batch.target[row] == sample % 3
                 assert batch.teacher["logits"][row].tolist() == [10 * sample, sample + 0.5, sample]
                 assert batch.teacher["feature"][row].tolist() == [100 * sample]
 
@@ -130,10 +130,6 @@ def test_the_number_of_batches_in_an_item_does_not_change_the_order() -> None:
         (torch.zeros(3, 2), torch.zeros(4, dtype=torch.long), "same length"),
         ({"a": torch.zeros(3), "b": torch.zeros(2)}, torch.zeros(3, dtype=torch.long), "same length"),
         (torch.zeros(0, 2), torch.zeros(0, dtype=torch.long), "at least 1"),
-        (torch.zeros(3, 2), torch.zeros(3), "dtype int64"),
-        (torch.zeros(3, 2), torch.zeros(3, dtype=torch.int32), "dtype int64"),
-        (torch.zeros(3, 2), torch.zeros(3, 1, dtype=torch.long), r"shape \(N,\)"),
-        (torch.zeros(2, 2), torch.tensor([0, -1]), "class indices from 0"),
     ],
 )
 def test_a_split_refuses_invalid_inputs_and_labels(inputs: Inputs, labels: Tensor, message: str) -> None:
@@ -274,12 +270,6 @@ class Holder:
         (torch.zeros(2, 3, device="meta"), torch.tensor([0, 1]), "one that is on the meta device"),
         ({}, torch.tensor([0, 1]), "got an empty dict"),
         (torch.tensor(1.0), torch.tensor([0]), "inputs .* but is one number"),
-        (torch.zeros(2, 3), torch.zeros(2, 1, dtype=torch.long), r"shape \(2, 1\).*flatten\(\) drops"),
-        (torch.zeros(2, 3), torch.eye(2), r"argmax\(1\) makes some"),
-        (torch.zeros(2, 3), torch.tensor([0.0, 1.0]), r"float32: .long\(\) makes some"),
-        (torch.zeros(2, 3), torch.tensor([0.0, float("nan")]), "not whole numbers"),
-        (torch.zeros(2, 3), torch.tensor([True, False]), r"bool: .long\(\)"),
-        (torch.zeros(2, 3), torch.tensor([0, -100]), "the smallest -100: leave out what has no label"),
     ],
 )
 def test_invalid_inputs_are_refused_with_the_conversion(inputs: Any, labels: Any, words: str) -> None:

@@ -15,6 +15,7 @@ from lightning_modules.data.tensors import Split, TensorDataModule
 from lightning_modules.features import capture_features
 from lightning_modules.methods import METHODS, Criterion, make_criterion
 from lightning_modules.networks import ConvNet
+from lightning_modules.outputs import Regression
 
 LAYERS = {"student_layer": "block1", "teacher_layer": "block1"}
 PARAMETERS: dict[str, dict[str, Any]] = {
@@ -30,17 +31,22 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "contrastive": {"contrastive_weight": 0.5, "contrastive_temperature": 0.2, **LAYERS},
     "self_distillation": {"trust": 0.8},
     "label_smoothing": {"smoothing": 0.1},
+    "teacher_values": {"alpha": 0.3},
+    "bounded_regression": {"bounded_weight": 0.5, "margin": 12.0},
 }
+OF_NUMBERS = ("teacher_values", "bounded_regression")
 EACH = [(method, name) for method, given in PARAMETERS.items() for name in given]
 BATCH, CLASSES = 6, 4
 
 
-def some_data() -> TensorDataModule:
+def some_data(method: str = "soft_target") -> TensorDataModule:
     """12 training samples of 8x8 pixels, and what a teacher's two blocks and logits gave for each."""
     draw = torch.Generator().manual_seed(3)
 
     def split(size: int) -> Split:
-        return Split(torch.rand(size, 1, 8, 8, generator=draw), torch.arange(size) % CLASSES)
+        labels = torch.arange(size) % CLASSES
+        numbers = nn.functional.one_hot(labels, CLASSES).float()
+        return Split(torch.rand(size, 1, 8, 8, generator=draw), numbers if method in OF_NUMBERS else labels)
 
     def outputs(size: int) -> dict[str, Tensor]:
         return {
@@ -61,6 +67,8 @@ def a_student(seed: int = 0) -> ConvNet:
 
 def set_up(method: str, student: nn.Module, data: TensorDataModule, **changed: Any) -> Criterion:
     criterion = make_criterion(method, **{**PARAMETERS[method], **changed})
+    if method in OF_NUMBERS:
+        criterion.output = Regression()
     criterion.setup(student, data, epochs=2)
     data.teacher_layers = criterion.teacher_layers
     return criterion
@@ -78,7 +86,7 @@ def loss_of(criterion: Criterion, student: nn.Module, batch: Batch) -> Tensor:
 
 def gradient(method: str, **changed: Any) -> Tensor:
     """Of the student's first weights in the second epoch, what is random drawn alike."""
-    data, student = some_data(), a_student()
+    data, student = some_data(method), a_student()
     criterion = set_up(method, student, data, **changed)
     for batch in batches(data):
         loss_of(criterion, student, batch)
@@ -121,7 +129,7 @@ def test_a_student_starts_with_the_same_weights_and_modes_for_every_method(metho
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_methods_parameters_are_drawn_from_the_seed_and_get_a_gradient(method: str) -> None:
-    data, student = some_data(), a_student()
+    data, student = some_data(method), a_student()
     learned = [set_up(method, a_student(seed), data).state_dict() for seed in (0, 0, 1)]
     criterion = set_up(method, student, data)
     assert bool(list(criterion.parameters())) == (method in ("hint", "contrastive"))
@@ -133,7 +141,7 @@ def test_a_methods_parameters_are_drawn_from_the_seed_and_get_a_gradient(method:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_does_not_draw_from_the_global_generator(method: str) -> None:
-    data, student = some_data(), a_student().eval()  # without dropout, what is drawn is the criterion's
+    data, student = some_data(method), a_student().eval()  # without dropout, what is drawn is the criterion's
     criterion = set_up(method, student, data)
     criterion.begin_epoch(0)
     before = torch.get_rng_state()
@@ -144,13 +152,14 @@ def test_a_method_does_not_draw_from_the_global_generator(method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_terms_are_named_alike_and_hard_loss_is_that_of_the_labels(method: str) -> None:
-    data, student = some_data(), a_student().eval()
+    data, student = some_data(method), a_student().eval()
     criterion, batch = set_up(method, student, data), next(batches(data))
     with capture_features(student, criterion.student_layers) as features:
         logits = student(batch.inputs)
     terms = criterion(logits, batch, features)
     assert set(terms) == {"hard_loss", "soft_loss"}
-    torch.testing.assert_close(terms["hard_loss"].value.detach(), nn.functional.cross_entropy(logits, batch.labels))
+    hard_loss = nn.functional.mse_loss if method in OF_NUMBERS else nn.functional.cross_entropy
+    torch.testing.assert_close(terms["hard_loss"].value.detach(), hard_loss(logits, batch.target))
 
 
 @pytest.mark.parametrize("method", METHODS)

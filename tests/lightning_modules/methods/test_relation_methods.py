@@ -72,7 +72,7 @@ def test_the_contrastive_loss_uses_the_embeddings_and_these_negatives() -> None:
     expected = contrastive_representation_loss(
         criterion.student_embedding(features["block1"].mean(dim=(2, 3))),
         criterion.teacher_embedding(batch.teacher["block1"].mean(dim=(2, 3))),
-        criterion._negatives(batch.labels),
+        criterion._negatives(batch.target),
         temperature=0.2,
         samples=12,
     )

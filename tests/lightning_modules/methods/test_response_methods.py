@@ -34,7 +34,7 @@ def a_batch(rows: int = 6, classes: int = 4) -> tuple[torch.Tensor, Batch]:
 def test_weighted_terms_sum_to_the_distillation_loss(alpha: float, temperature: float) -> None:
     logits, batch = a_batch()
     terms = DistillationCriterion(temperature=temperature, alpha=alpha)(logits, batch)
-    loss = distillation_loss(logits, batch.teacher["logits"], batch.labels, alpha=alpha, temperature=temperature)
+    loss = distillation_loss(logits, batch.teacher["logits"], batch.target, alpha=alpha, temperature=temperature)
     assert set(terms) == {"hard_loss", "soft_loss"}
     assert (terms["hard_loss"].weight, terms["soft_loss"].weight) == (alpha, 1 - alpha)
     assert sum(term.weight * float(term.value) for term in terms.values()) == pytest.approx(float(loss), rel=1e-12)
@@ -76,7 +76,7 @@ def test_a_method_without_parameters_adds_nothing_to_a_checkpoint() -> None:
 
 def test_each_method_is_the_loss_of_its_paper_beside_the_labels() -> None:
     logits, batch = a_batch()
-    teacher, labels = batch.teacher["logits"], batch.labels
+    teacher, labels = batch.teacher["logits"], batch.target
     hard = hard_label_loss(logits, labels)
     expected = {
         "soft_target": distillation_loss(logits, teacher, labels, alpha=0.3, temperature=3.0),

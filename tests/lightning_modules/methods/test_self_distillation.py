@@ -32,7 +32,7 @@ def logits_of(epoch: int, ids: list[int]) -> Tensor:
 def test_the_first_epoch_uses_the_labels_alone() -> None:
     criterion, batch = a_criterion(), a_batch([3, 0])
     loss = weighted_sum(criterion(logits_of(0, [3, 0]), batch))
-    torch.testing.assert_close(loss, F.cross_entropy(logits_of(0, [3, 0]), batch.labels))
+    torch.testing.assert_close(loss, F.cross_entropy(logits_of(0, [3, 0]), batch.target))
 
 
 def test_each_later_epoch_uses_the_previous_logits_of_the_same_sample_with_growing_trust() -> None:
@@ -44,7 +44,7 @@ def test_each_later_epoch_uses_the_previous_logits_of_the_same_sample_with_growi
             if epoch:
                 trust = 0.8 * (epoch + 1) / 4  # 0.4, 0.6, 0.8
                 earlier = logits_of(epoch - 1, ids)
-                expected = self_distillation_loss(logits, earlier, batch.labels, trust=trust)
+                expected = self_distillation_loss(logits, earlier, batch.target, trust=trust)
                 torch.testing.assert_close(loss, expected)
         criterion.end_epoch()
 

@@ -1,0 +1,271 @@
+"""Define the base classes of output kinds.
+
+An output kind is the only place that knows what a network's output means. Kinds whose outputs are scores of classes
+give them as *rows*: logits (R, C) with a target each, R of them for a batch, without those that have no label. So every
+method of distillation that compares rows of logits works on all of these kinds, and so do agreement, divergence and
+calibration.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lightning_modules.batch import Batch
+from lightning_modules.ensemble import mean_of_logits, mean_of_probabilities
+from lightning_modules.losses import hard_label_loss
+
+Metrics = Mapping[str, tuple[Metric, Literal["maximize", "minimize"]]]
+"""Metrics by name, each with the direction that is better; the first one is the primary metric."""
+
+
+class Output(ABC):
+    """What a network's output means.
+
+    Below, ``size`` is the number of classes, labels or values that a network's output has for each place.
+
+    Attributes:
+        metric_directions: Names of the default metrics, each with its direction; the first one is the primary metric.
+        shape: Shape of a batch's output, in words.
+        labels_text: What the labels of a split must be, in words.
+        size_axis: Axis of an output that has ``size`` entries, counted from the last one.
+        least_size: Least ``size`` that is meaningful.
+        has_classes: Whether an output is scores of classes, which can be compared as rows of logits.
+        has_one_row: Whether each sample has one row, so that a method may keep something by sample.
+        may_exceed_labels: Whether an output may have more entries than the labels need.
+        size: Number that was declared; ``None`` reads it from the labels.
+    """
+
+    metric_directions: ClassVar[Mapping[str, Literal["maximize", "minimize"]]]
+    shape: ClassVar[str]
+    labels_text: ClassVar[str]
+    size_axis: ClassVar[int] = -1
+    least_size: ClassVar[int] = 1
+    has_classes: ClassVar[bool] = False
+    has_one_row: ClassVar[bool] = False
+    may_exceed_labels: ClassVar[bool] = False
+    size: int | None = None
+
+    @abstractmethod
+    def labels_fault(self, labels: Tensor) -> str | None:
+        """Return why labels are not of this kind, and how to convert them; ``None`` if they are.
+
+        Args:
+            labels: The labels of a split, first dimension N.
+        """
+
+    @abstractmethod
+    def size_of(self, labels: Tensor) -> int:
+        """Return the size that the labels of a split need."""
+
+    def counts(self, labels: Tensor, size: int) -> Tensor:
+        """Return how often each class occurs, shape (C,)."""
+        raise NotImplementedError(f"{self} has no classes that exclude one another")
+
+    @abstractmethod
+    def output_shape(self, labels: Tensor, size: int) -> tuple[int, ...]:
+        """Return the shape of an output for samples with these labels."""
+
+    @abstractmethod
+    def hard_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss from the labels, a scalar, averaged over the rows.
+
+        Args:
+            logits: Rows of logits (R, C), or the network's output where it has no classes.
+            target: The targets of the rows, or of the batch.
+        """
+
+    @abstractmethod
+    def metrics(self, size: int) -> Metrics:
+        """Return new default metrics, updated with ``metric_inputs``."""
+
+    @abstractmethod
+    def perfect(self, labels: Tensor, size: int) -> Tensor:
+        """Return an output that is right for every sample."""
+
+    @abstractmethod
+    def wrong(self, labels: Tensor, size: int) -> Tensor:
+        """Return an output that is wrong for every sample."""
+
+    @abstractmethod
+    def constants(self, labels: Tensor, size: int) -> Sequence[Tensor]:
+        """Return the best outputs that do not depend on the sample, each for one sample: without its dimension."""
+
+    def row_classes(self, size: int) -> int:
+        """Return the number of classes C of a row; 0 where an output has no classes."""
+        return 0
+
+    def blocks(self, size: int) -> int:
+        """Return the number of rows, one after the other, that have classes of their own: 1 where all have the same."""
+        return 1
+
+    def names_of_classes(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return the names of the classes of all rows, for the names that a task gives its classes or labels."""
+        return tuple(names)
+
+    def metric_inputs(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what metrics are updated with, for an output and its labels."""
+        return logits, labels
+
+    def as_rows(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
+        """Return a batch's rows of logits, and the batch with targets and teacher's logits of the same rows.
+
+        Outputs without classes are returned as they are.
+        """
+        return logits, batch
+
+    def rows_of(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the rows of logits (R, C) and labels (R,) of an output."""
+        raise NotImplementedError(f"{self} has no classes")
+
+    def view_targets_fault(self, targets: Tensor, labels: Tensor, size: int) -> str | None:
+        """Return what targets that a view gives in place of labels must be, and are not; ``None`` if they are right.
+
+        Args:
+            targets: The view's targets of some samples.
+            labels: The labels of these samples.
+            size: Size of the output.
+        """
+        if targets.shape == labels.shape and targets.dtype == labels.dtype:
+            return None
+        found = f"shape {tuple(targets.shape)} and {targets.dtype}"
+        return f"as the labels, shape {tuple(labels.shape)} and {labels.dtype}, but got {found}"
+
+    def for_training(self, labels: Tensor, size: int) -> Self:
+        """Return the kind with what it takes from the labels of the training split, as weights of the classes."""
+        return self
+
+    def ensemble_logits(self, members: Sequence[Tensor], average: str) -> Tensor:
+        """Return the mean output of several networks.
+
+        Args:
+            members: The output of each.
+            average: ``"probabilities"`` or ``"logits"``; the same for outputs without classes.
+        """
+        return torch.stack([*members]).mean(0)
+
+    def looks_softmaxed(self, logits: Tensor) -> bool:
+        """Return whether supposed logits are probabilities already."""
+        return False
+
+    def __str__(self) -> str:
+        return type(self).__name__
+
+
+class CategoricalOutput(Output):
+    """Base class of outputs whose rows are scores of classes that exclude one another.
+
+    Args:
+        classes: Number of classes C; ``None`` reads it from the labels.
+        class_weights: Weights of the classes in the hard-label loss, one for each; ``"balanced"`` takes the inverse of
+            how often each occurs in the training split. They are scaled to a mean of 1 over the training split.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+
+    least_size = 2
+    has_classes = True
+    may_exceed_labels = True
+
+    def __init__(
+        self, classes: int | None = None, *, class_weights: Literal["balanced"] | Sequence[float] | None = None
+    ) -> None:
+        if classes is not None and (not isinstance(classes, int) or isinstance(classes, bool) or classes < 2):
+            raise ValueError(f"classes must be a whole number of at least 2, but got {classes=}.")
+        self.size = classes
+        self.class_weights = _checked_weights(class_weights, classes)
+        self._weights: Tensor | None = None
+
+    def row_classes(self, size: int) -> int:
+        return size
+
+    def hard_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the cross-entropy with the labels, in nats, weighted by class if there are weights."""
+        if self._weights is None:
+            return hard_label_loss(logits, target)
+        weights = self._weights.to(logits.device)
+        terms = torch.log_softmax(logits.float(), -1) * weights
+        if target.is_floating_point():
+            return -(terms * target).sum() / len(logits)
+        return -terms.gather(1, target[:, None]).sum() / len(logits)
+
+    def for_training(self, labels: Tensor, size: int) -> Self:
+        if self.class_weights is None:
+            return self
+        counts = self.counts(labels, size)
+        if self.class_weights == "balanced":
+            weights = torch.where(counts > 0, counts.sum() / (counts.clamp(min=1) * (counts > 0).sum()), 0.0)
+        else:
+            if len(self.class_weights) != size:
+                raise ValueError(
+                    f"class_weights must hold a weight for each of the {size} classes, but hold "
+                    f"{len(self.class_weights)}."
+                )
+            weights = torch.tensor(self.class_weights, dtype=torch.float32)
+        weights = weights.float().cpu()
+        found = copy.copy(self)
+        found._weights = weights * counts.sum().cpu() / (weights * counts.cpu()).sum()
+        return found
+
+    def counts(self, labels: Tensor, size: int) -> Tensor:
+        """Return how often each class occurs, shape (C,)."""
+        return torch.bincount(self._valid(labels), minlength=size)
+
+    def _valid(self, labels: Tensor) -> Tensor:
+        """Return the labels that count, shape (R,)."""
+        return labels.flatten()
+
+    def constants(self, labels: Tensor, size: int) -> Sequence[Tensor]:
+        """Return the most frequent class alone, and the frequencies of all classes, as logits."""
+        counts = self.counts(labels, size).float()
+        alone = torch.zeros(size, device=labels.device)
+        alone[counts.argmax()] = 1.0
+        frequent = (counts / counts.sum()).clamp_min(1e-6).log()
+        return [self._everywhere(row, labels) for row in (alone, frequent)]
+
+    def _everywhere(self, row: Tensor, labels: Tensor) -> Tensor:
+        """Return a row of logits as the output for one sample."""
+        return row
+
+    def ensemble_logits(self, members: Sequence[Tensor], average: str) -> Tensor:
+        mean = mean_of_logits if average == "logits" else mean_of_probabilities
+        rows = mean([member.movedim(self.size_axis, -1) for member in members])
+        return rows.movedim(-1, self.size_axis)
+
+    def looks_softmaxed(self, logits: Tensor) -> bool:
+        sums = logits.sum(self.size_axis)
+        return bool((logits >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}({self.size or ''})"
+
+
+def batch_of_rows(batch: Batch, target: Tensor, teacher_logits: Tensor | None) -> Batch:
+    """Return a batch whose target and teacher's logits are of rows."""
+    teacher = dict(batch.teacher)
+    if teacher_logits is not None:
+        teacher["logits"] = teacher_logits
+    return replace(batch, target=target, teacher=teacher)
+
+
+def _checked_weights(given: Any, classes: int | None) -> Literal["balanced"] | tuple[float, ...] | None:
+    if given is None or given == "balanced":
+        return given  # type: ignore[no-any-return]
+    if isinstance(given, str):
+        raise ValueError(f"class_weights must be 'balanced' or a weight for each class, but got {given!r}.")
+    weights = tuple(float(weight) for weight in given)
+    if not weights or min(weights) < 0 or not 0 < sum(weights) < float("inf"):
+        raise ValueError(f"class_weights must be at least 0, finite and not all 0, but got {given!r}.")
+    if classes is not None and len(weights) != classes:
+        raise ValueError(
+            f"class_weights must hold a weight for each of the {classes} classes, but hold {len(weights)}."
+        )
+    return weights

@@ -1,0 +1,195 @@
+"""Define outputs of many classes for each sample: one for each pixel, or for each token."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+from torchmetrics.text import Perplexity
+
+from lightning_modules.batch import Batch
+from lightning_modules.outputs.base import CategoricalOutput, Metrics, batch_of_rows
+
+
+class _DenseOutput(CategoricalOutput):
+    """Base class of outputs with a class for each place of a sample, some of which may have no label.
+
+    Args:
+        classes: Number of classes C; ``None`` reads it from the labels.
+        ignore_index: Label of a place that has none.
+        class_weights: As of ``CategoricalOutput``.
+    """
+
+    def __init__(
+        self,
+        classes: int | None = None,
+        *,
+        ignore_index: int,
+        class_weights: Literal["balanced"] | Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(classes, class_weights=class_weights)
+        self.ignore_index = ignore_index
+
+    def labels_fault(self, labels: Tensor) -> str | None:
+        """Return why labels are no class indices; ``None`` if they are."""
+        found = f"shape {tuple(labels.shape)} and {labels.dtype}"
+        if labels.ndim != self._axes or labels.dtype != torch.int64:
+            return f"{found}{': call .long()' if labels.ndim == self._axes else ''}"
+        valid = self._valid(labels)
+        if not len(valid):
+            return f"nothing but {self.ignore_index}, which is no label"
+        if valid.min() < 0:
+            return f"{int(valid.min())}; what has no label must be {self.ignore_index} (ignore_index)"
+        if self.size is not None and valid.max() >= self.size:
+            return (
+                f"{int(valid.max())}, but there are {self.size} classes; what has no label must be "
+                f"{self.ignore_index} (ignore_index)"
+            )
+        return None
+
+    @property
+    @abstractmethod
+    def _axes(self) -> int:
+        """Return the number of axes of labels."""
+
+    def size_of(self, labels: Tensor) -> int:
+        """Return the number of classes in the labels, which count from 0."""
+        return int(self._valid(labels).max()) + 1
+
+    def _valid(self, labels: Tensor) -> Tensor:
+        flat = labels.flatten()
+        return flat[flat != self.ignore_index]
+
+    def as_rows(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
+        """Return the rows of places that have a label.
+
+        A batch without any gets one row of zeros, which adds nothing to a gradient: the mean over no row is no number.
+        """
+        labels = batch.target.flatten()
+        valid = labels != self.ignore_index
+        theirs = batch.teacher.get("logits")
+        if not bool(valid.any()):
+            row = (self._flat(logits)[:1] * 0).nan_to_num(0.0)
+            return row, batch_of_rows(batch, labels.new_zeros(1), None if theirs is None else row.detach())
+        rows = self._flat(logits)[valid]
+        return rows, batch_of_rows(batch, labels[valid], None if theirs is None else self._flat(theirs)[valid])
+
+    def rows_of(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the rows of places that have a label."""
+        flat = labels.flatten()
+        valid = flat != self.ignore_index
+        return self._flat(logits)[valid], flat[valid]
+
+    def _flat(self, logits: Tensor) -> Tensor:
+        """Return logits of all places, shape (places, C)."""
+        return logits.movedim(self.size_axis, -1).flatten(0, -2)
+
+    def perfect(self, labels: Tensor, size: int) -> Tensor:
+        """Return a logit of 10 for the true class, and 0 for the others."""
+        known = labels.where(labels != self.ignore_index, 0)
+        return 10 * torch.nn.functional.one_hot(known, size).float().movedim(-1, self.size_axis)
+
+    def wrong(self, labels: Tensor, size: int) -> Tensor:
+        """Return a logit of 10 for the class after the true one, and 0 for the others."""
+        return self.perfect(torch.where(labels != self.ignore_index, (labels + 1) % size, self.ignore_index), size)
+
+
+class Segmentation(_DenseOutput):
+    """One class for each pixel: labels are masks (N, H, W) of class indices, outputs are logits (B, C, H, W).
+
+    The primary metric is ``miou``, the mean intersection over union of the classes; ``pixel_accuracy`` is logged too.
+
+    Args:
+        classes: Number of classes C; ``None`` reads it from the labels.
+        ignore_index: Label of a pixel that has none.
+        class_weights: As of ``CategoricalOutput``.
+    """
+
+    metric_directions: ClassVar[Mapping[str, Literal["maximize", "minimize"]]] = {
+        "miou": "maximize",
+        "pixel_accuracy": "maximize",
+    }
+    shape = "(B, C, H, W)"
+    labels_text = "masks of class indices from 0, shape (N, H, W) and dtype int64"
+    size_axis = -3
+    _axes = 3
+
+    def __init__(
+        self,
+        classes: int | None = None,
+        *,
+        ignore_index: int = 255,
+        class_weights: Literal["balanced"] | Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(classes, ignore_index=ignore_index, class_weights=class_weights)
+
+    def output_shape(self, labels: Tensor, size: int) -> tuple[int, ...]:
+        """Return (N, C, H, W)."""
+        return (len(labels), size, *labels.shape[1:])
+
+    def metrics(self, size: int) -> Metrics:
+        """Return mean intersection over union, and the accuracy of pixels."""
+        ignored = self.ignore_index
+        overlap = MulticlassJaccardIndex(size, average="macro", ignore_index=ignored, validate_args=False)
+        accuracy = MulticlassAccuracy(size, average="micro", ignore_index=ignored, validate_args=False)
+        return {"miou": (overlap, "maximize"), "pixel_accuracy": (accuracy, "maximize")}
+
+    def _everywhere(self, row: Tensor, labels: Tensor) -> Tensor:
+        return row[:, None, None].expand(-1, *labels.shape[1:])
+
+
+class Tokens(_DenseOutput):
+    """One class for each token: labels are class indices (N, L), outputs are logits (B, L, C).
+
+    For tagging, and for next tokens, whose labels are shifted by one place already. The primary metric is ``accuracy``
+    of the tokens; ``perplexity`` is logged too. Metrics are updated with rows of valid tokens, (R, C) and (R,).
+
+    Args:
+        classes: Number of classes C; ``None`` reads it from the labels.
+        ignore_index: Label of a token that has none, as padding.
+        class_weights: As of ``CategoricalOutput``.
+    """
+
+    metric_directions: ClassVar[Mapping[str, Literal["maximize", "minimize"]]] = {
+        "accuracy": "maximize",
+        "perplexity": "minimize",
+    }
+    shape = "(B, L, C)"
+    labels_text = "class indices from 0, shape (N, L) and dtype int64"
+    _axes = 2
+
+    def __init__(
+        self,
+        classes: int | None = None,
+        *,
+        ignore_index: int = -100,
+        class_weights: Literal["balanced"] | Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(classes, ignore_index=ignore_index, class_weights=class_weights)
+
+    def output_shape(self, labels: Tensor, size: int) -> tuple[int, ...]:
+        """Return (N, L, C)."""
+        return (*labels.shape, size)
+
+    def metrics(self, size: int) -> Metrics:
+        """Return the accuracy of tokens, and the perplexity."""
+        accuracy = MulticlassAccuracy(num_classes=size, average="micro", validate_args=False)
+        return {"accuracy": (accuracy, "maximize"), "perplexity": (_RowPerplexity(), "minimize")}
+
+    def metric_inputs(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the rows of valid tokens."""
+        return self.rows_of(logits, labels)
+
+    def _everywhere(self, row: Tensor, labels: Tensor) -> Tensor:
+        return row.expand(*labels.shape[1:], -1)
+
+
+class _RowPerplexity(Perplexity):
+    """Perplexity, updated with rows (R, C) and (R,)."""
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        super().update(preds[None].float(), target[None])

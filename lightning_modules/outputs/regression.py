@@ -1,0 +1,76 @@
+"""Define the output of a network that gives numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics.regression import MeanAbsoluteError, R2Score
+
+from lightning_modules.outputs.base import Metrics, Output
+
+
+class Regression(Output):
+    """Numbers: targets and outputs have shape (N, V), float32, on the same scale.
+
+    The hard-label loss is the mean squared error. There are no classes, so agreement, divergence and calibration have
+    no meaning here, and are absent. The primary metric is ``mae``, the mean absolute error; ``r2`` is logged too.
+
+    Args:
+        values: Number of values V; ``None`` reads it from the targets.
+
+    Raises:
+        ValueError: If it is no whole number of at least 1.
+    """
+
+    metric_directions: ClassVar[Mapping[str, Literal["maximize", "minimize"]]] = {"mae": "minimize", "r2": "maximize"}
+    shape = "(B, V)"
+    labels_text = "numbers of shape (N, V) and dtype float32"
+
+    def __init__(self, values: int | None = None) -> None:
+        if values is not None and (not isinstance(values, int) or isinstance(values, bool) or values < 1):
+            raise ValueError(f"values must be a whole number of at least 1, but got {values=}.")
+        self.size = values
+
+    def labels_fault(self, labels: Tensor) -> str | None:
+        """Return why targets are no numbers of shape (N, V); ``None`` if they are."""
+        found = f"shape {tuple(labels.shape)} and {labels.dtype}"
+        if labels.ndim != 2:
+            return f"{found}{': .unsqueeze(1) makes one value a sample' if labels.ndim == 1 else ''}"
+        if self.size is not None and labels.shape[1] != self.size:
+            return f"{found}, but {self.size} values were declared"
+        return None if labels.dtype == torch.float32 else f"{found}: call .float()"
+
+    def size_of(self, labels: Tensor) -> int:
+        """Return the number of values V."""
+        return labels.shape[1]
+
+    def output_shape(self, labels: Tensor, size: int) -> tuple[int, ...]:
+        """Return (N, V)."""
+        return (len(labels), size)
+
+    def hard_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the mean squared error, in squared units of the target."""
+        return F.mse_loss(logits.float(), target)
+
+    def metrics(self, size: int) -> Metrics:
+        """Return the mean absolute error, and the share of variance that is explained."""
+        return {"mae": (MeanAbsoluteError(), "minimize"), "r2": (R2Score(), "maximize")}
+
+    def perfect(self, labels: Tensor, size: int) -> Tensor:
+        """Return the targets."""
+        return labels
+
+    def wrong(self, labels: Tensor, size: int) -> Tensor:
+        """Return the targets, moved by more than they vary."""
+        return labels + 3 * labels.std(0, correction=0) + 1
+
+    def constants(self, labels: Tensor, size: int) -> Sequence[Tensor]:
+        """Return the mean and the median of the targets."""
+        return [labels.mean(0), labels.median(0).values]
+
+    def __str__(self) -> str:
+        return f"Regression({self.size or ''})"
