@@ -89,7 +89,7 @@ def test_a_task_of_any_output_is_searched_scored_and_reported(tmp_path: Path, sp
     assert "3/3 done" in output and f"teacher   {primary} " in output
     (trial, *_) = [one for one in load(tmp_path, study).trials if one.state.name == "COMPLETE"]
     scores = trial.user_attrs["metrics"]
-    assert list(scores)[0] == primary and others <= scores.keys()
+    assert next(iter(scores)) == primary and others <= scores.keys()
     assert ({"agreement", "teacher_kl", "ece"} <= scores.keys()) == has_classes
     assert (tmp_path / "mlruns" / "trials" / study / str(trial.number) / "answers.safetensors").exists() == has_classes
     table = pd.read_csv(tmp_path / "mlruns" / "trials" / study / "report" / "trials.csv")

@@ -125,7 +125,7 @@ def subsample(data: TensorDataModule, device: torch.device) -> TensorDataModule:
 
 def _subsample_split(split: Split) -> Split:
     ids = torch.linspace(0, len(split) - 1, min(SAMPLES, len(split))).long()
-    return Split(select(split.inputs, ids), split.labels[ids])
+    return split.at(ids)
 
 
 def format_values(values: Mapping[str, Any]) -> str:

@@ -32,17 +32,17 @@ def check_splits_are_disjoint(context: CheckContext) -> str:
 
 def _by_content(split: Split) -> dict[bytes, list[int]]:
     """Return positions by a hash of the inputs; labels are ignored, for a sample with another label leaks too."""
-    columns = [
-        values.reshape(len(split), -1).contiguous().view(torch.uint8).numpy()
-        for values in split.tensors().values()
-        if values is not split.labels
-    ]
     found: dict[bytes, list[int]] = defaultdict(list)
-    for position in range(len(split)):
-        hasher = hashlib.blake2b(digest_size=16)
-        for column in columns:
-            hasher.update(column[position].data)
-        found[hasher.digest()].append(position)
+    position = 0
+    for inputs in split.all_inputs():
+        parts = [inputs[name] for name in sorted(inputs)] if isinstance(inputs, dict) else [inputs]
+        columns = [part.reshape(len(part), -1).contiguous().view(torch.uint8).numpy() for part in parts]
+        for row in range(len(parts[0])):
+            hasher = hashlib.blake2b(digest_size=16)
+            for column in columns:
+                hasher.update(column[row].data)
+            found[hasher.digest()].append(position)
+            position += 1
     return found
 
 

@@ -20,7 +20,6 @@ from harness.task import make_metrics
 from harness.teachers.make import AS_IT_IS, find_teacher
 from harness.teachers.outputs import find_teacher_outputs, run_teacher
 from harness.teachers.untrained import learns
-from lightning_modules.batch import select
 from lightning_modules.classifier import TeacherModule
 from lightning_modules.data.tensors import Split
 from lightning_modules.data.views import show
@@ -124,11 +123,11 @@ def _compare_cached(context: CheckContext) -> str:
     for name, outputs in cached.items():
         split = data.splits[name]
         ids = torch.linspace(0, len(split) - 1, min(SAMPLES, len(split))).long()
-        inputs, stored = select(split.inputs, ids), outputs["logits"][ids]
+        shown, stored = split.at(ids), outputs["logits"][ids]
         if name == "train" and data.views is not None:
-            (inputs, _), stored = show(data.views, inputs, ids, 0), stored[:, 0]
-        shown = Split(inputs, split.labels[ids]).to(context.device)
-        _compare(stored, logits_of(context.teacher, shown.inputs), f"samples of {name} in the cache")
+            inputs, _ = show(data.views, shown.inputs, ids, 0)
+            shown, stored = Split(inputs, shown.labels), stored[:, 0]
+        _compare(stored, logits_of(context.teacher, shown.to(context.device).inputs), f"samples of {name} in the cache")
     return ", and those kept in the cache"
 
 

@@ -19,8 +19,8 @@ from harness.core.content import derived_seed, digest, tensors_digest
 from harness.networks.shape import shape_of
 from harness.studies.start import Start
 from harness.training.fit import seed_draws
-from lightning_modules.batch import Inputs, call, select
-from lightning_modules.data.tensors import Split, TensorDataModule
+from lightning_modules.batch import Inputs, call
+from lightning_modules.data.tensors import TensorDataModule
 
 _ASKED = 32  # samples of each split, at most
 _KEPT = 512  # numbers of a network's answers that are compared
@@ -41,7 +41,7 @@ def samples_of(data: TensorDataModule, device: torch.device | None = None) -> li
     for name in ("train", "val"):
         split = data.splits[name]
         ids = torch.linspace(0, len(split) - 1, min(_ASKED, len(split))).long().to(split.labels.device)
-        batches.append(Split(select(split.inputs, ids), split.labels[ids]).to(device or data.device).inputs)
+        batches.append(split.at(ids).to(device or data.device).inputs)
     return batches
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from harness.core.errors import Unfit
 from harness.space import SearchSpace
-from lightning_modules.batch import initialize_lazy_layers, select
+from lightning_modules.batch import initialize_lazy_layers
 from lightning_modules.data.tensors import Split, TensorDataModule
 
 PROBED_SAMPLES = 16
@@ -58,4 +58,4 @@ def probe_samples(data: TensorDataModule) -> Split:
     """Return the validation samples that networks are checked with, repeated where there are too few."""
     split = data.splits["val"]
     ids = torch.arange(PROBED_SAMPLES, device=split.labels.device) % len(split)
-    return Split(select(split.inputs, ids), split.labels[ids])
+    return split.at(ids)

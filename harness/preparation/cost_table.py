@@ -27,7 +27,7 @@ from harness.space import SearchSpace
 from harness.studies.study import Study
 from harness.teachers.ensemble import labels
 from harness.teachers.make import Teacher
-from lightning_modules.batch import Inputs, call, select
+from lightning_modules.batch import Inputs, call
 from lightning_modules.data.tensors import TensorDataModule
 
 _NAMED = 3  # students that are named, of those that memory does not suffice for
@@ -260,7 +260,7 @@ def limit_s_of(settings: Settings, space: SearchSpace, data: TensorDataModule, n
 def example_inputs(data: TensorDataModule, size: int) -> Inputs:
     """Return the inputs of a batch of ``size`` for measuring: validation samples, repeated where there are too few."""
     split = data.splits["val"]
-    return select(split.inputs, torch.arange(size, device=data.device) % len(split))
+    return split.at(torch.arange(size, device=data.device) % len(split)).inputs
 
 
 def used_conditions(study: Study) -> BackendConditions:

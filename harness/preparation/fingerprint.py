@@ -17,7 +17,8 @@ def fingerprint(data: TensorDataModule) -> str:
     """Return a content hash of every sample and its label, and of every view."""
     hasher = TensorHasher()
     for split, part in data.splits.items():
-        _add(hasher, split, part.inputs)
+        for inputs in part.all_inputs():
+            _add(hasher, split, inputs)
         hasher.add(f"{split} labels", part.labels)
     if data.views is not None:
         train = data.splits["train"]

@@ -16,7 +16,7 @@ from harness.networks.students import build_student, middle_architecture, named,
 from harness.preparation.method_checks import check_layers, teacher_layers
 from harness.space import SearchSpace
 from harness.teachers.outputs import Outputs, run_teacher
-from lightning_modules.batch import call, evaluating, select
+from lightning_modules.batch import call, evaluating
 from lightning_modules.data.tensors import Split, TensorDataModule
 from lightning_modules.outputs import Output
 
@@ -112,7 +112,7 @@ def _few(split: Split) -> Split:
     is_other = (split.labels != split.labels[0]).reshape(len(split), -1).any(1)
     others = is_other.nonzero().flatten()[:1]
     ids = torch.cat([others.new_zeros(1), others if len(others) else others.new_full((1,), len(split) - 1)])
-    return Split(select(split.inputs, ids), split.labels[ids])
+    return split.at(ids)
 
 
 def _check_masks(name: str, student: Tensor, teacher: Tensor) -> None:

@@ -199,9 +199,9 @@ def check_losses(epoch: int, metrics: dict[str, float], data: TensorDataModule) 
 def _data_faults(data: TensorDataModule) -> Iterator[str]:
     """Describe how many samples of each split hold NaN or infinity."""
     for name, part in data.splits.items():
-        for key, values in part.inputs.items() if isinstance(part.inputs, dict) else [("", part.inputs)]:
+        for key, values in part.tensors().items():
             if broken := not_finite(values):
-                where = f" in {key!r}" if key else ""
+                where = "" if key == "inputs" else f" in {key.removeprefix('inputs.')!r}"
                 yield f"{len(broken):,} of {len(values):,} {name} samples hold NaN or infinity{where}"
 
 

@@ -165,7 +165,7 @@ class _WorkerPool:
             target=run_worker,
             args=(self.task.work, number, self.threads, settings, theirs, inherited),
             name=f"worker-{number}",
-            daemon=True,
+            daemon=False,  # a daemon may start no processes, and data that are on disk are read by some
         )
         # A signal between the start of a process and its registration here would leave the process without an owner.
         without_main = contextlib.nullcontext() if self.forks else start_method.without_main_module()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.batch import Batch, Inputs, select
+from lightning_modules.data.loading import batch_starts, epoch_order
 from lightning_modules.data.views import Views, show
 
 
@@ -65,6 +66,14 @@ class Split:
         inputs = self.inputs
         named = {f"inputs.{k}": v for k, v in inputs.items()} if isinstance(inputs, dict) else {"inputs": inputs}
         return {**named, "labels": self.labels}
+
+    def all_inputs(self) -> Iterator[Inputs]:
+        """Yield the inputs of all samples in order, some at a time."""
+        yield self.inputs
+
+    def at(self, ids: Tensor) -> Split:
+        """Return the samples at some positions."""
+        return Split(select(self.inputs, ids), self.labels[ids])
 
     def few(self, count: int) -> Split:
         """Return the first ``count`` samples, or all if there are fewer."""
@@ -161,7 +170,7 @@ class TensorLoader:
     @property
     def batches(self) -> int:
         """Return the number of batches, and so of optimizer steps, in an epoch."""
-        return _batches(len(self.split), self.batch_size)
+        return len(batch_starts(len(self.split), self.batch_size))
 
     @property
     def last_batch_size(self) -> int:
@@ -173,7 +182,8 @@ class TensorLoader:
 
     def __iter__(self) -> Iterator[list[Batch]]:
         # An item is gathered at once and its batches are slices of it: a quarter of the time of gathering each batch.
-        order, starts = self._order(), [self.batch_size * batch for batch in range(self.batches)]
+        order = epoch_order(len(self.split), self.shuffle_seed, self.epoch).to(self.split.labels.device)
+        starts = batch_starts(len(self.split), self.batch_size)
         for first in range(0, len(starts), self.batches_per_item):
             edges = [*starts[first : first + self.batches_per_item + 1], len(order)][: self.batches_per_item + 1]
             ids = order[edges[0] : edges[-1]]
@@ -195,21 +205,6 @@ class TensorLoader:
                 )
                 for part in parts
             ]
-
-    def _order(self) -> Tensor:
-        size, device = len(self.split), self.split.labels.device
-        if self.shuffle_seed is None:
-            return torch.arange(size, device=device)
-        # Drawn on the CPU, so that the order does not depend on the device. The seed holds both numbers in full:
-        # neighbouring (seed, epoch) pairs must not share an order.
-        generator = torch.Generator().manual_seed((self.shuffle_seed << 24) + self.epoch)
-        return torch.randperm(size, generator=generator).to(device)
-
-
-def _batches(samples: int, batch_size: int) -> int:
-    """Return the number of batches; a single remaining sample does not make a batch of its own."""
-    whole, left = divmod(samples, batch_size)
-    return whole + (left > 1 or (left == 1 and not whole))
 
 
 class TensorDataModule(pl.LightningDataModule):
@@ -263,7 +258,7 @@ class TensorDataModule(pl.LightningDataModule):
     @property
     def steps_per_epoch(self) -> int:
         """Return the number of optimizer steps in an epoch."""
-        return _batches(len(self.splits["train"]), self.batch_size)
+        return len(batch_starts(len(self.splits["train"]), self.batch_size))
 
     def attach(self, teacher_outputs: dict[str, dict[str, Tensor]]) -> None:
         """Attach the teacher's stored outputs to the samples, by split and name, each of first dimension N.

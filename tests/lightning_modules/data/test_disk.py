@@ -1,0 +1,176 @@
+"""Datasets that are read sample by sample: the same batches as from memory, whoever reads them, and clear refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
+
+from lightning_modules.batch import Batch, select
+from lightning_modules.data import DatasetDataModule, Split, TensorDataModule
+
+SIZE, WIDTH = 23, 3
+
+
+def split_of(size: int, *, named: bool = False) -> Split:
+    draw = torch.Generator().manual_seed(size)
+    inputs = torch.rand(size, WIDTH, generator=draw)
+    return Split({"x": inputs, "mask": inputs > 0.5} if named else inputs, torch.arange(size) % 4)
+
+
+class Rows(Dataset[Any]):
+    """The samples of a split, one by one."""
+
+    def __init__(self, split: Split) -> None:
+        self.split, self.read = split, 0
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, place: int) -> tuple[Any, int]:
+        self.read += 1
+        return select(self.split.inputs, torch.tensor(place)), int(self.split.labels[place])
+
+
+def modules(*, workers: int = 0, named: bool = False, **sizes: int) -> tuple[TensorDataModule, DatasetDataModule]:
+    """Return data modules of the same samples: in memory, and read."""
+    splits = {name: split_of(size, named=named) for name, size in (("train", SIZE), ("val", 5), ("test", 4))}
+    rows = {name: Rows(split) for name, split in splits.items()}
+    return (
+        TensorDataModule(**splits, **sizes),  # type: ignore[arg-type]
+        DatasetDataModule(**rows, workers=workers, **sizes),  # type: ignore[arg-type]
+    )
+
+
+def tensors_of(batch: Batch) -> dict[str, Tensor]:
+    inputs = batch.inputs if isinstance(batch.inputs, dict) else {"inputs": batch.inputs}
+    return {"ids": batch.ids, "target": batch.target, **inputs, **batch.teacher}
+
+
+def assert_same(one: Any, other: Any) -> None:
+    ours, theirs = ([batch for item in loader for batch in item] for loader in (one, other))
+    assert len(ours) == len(theirs) > 0
+    for left, right in zip(ours, theirs, strict=True):
+        named = tensors_of(left)
+        assert named.keys() == tensors_of(right).keys()
+        for name, value in tensors_of(right).items():
+            assert torch.equal(named[name], value) and named[name].dtype == value.dtype, name
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("batch_size", [4, 11, 64])  # 23 = 5 * 4 + 3 = 2 * 11 + 1: one left joins the batch before it
+def test_batches_are_those_of_the_same_samples_in_memory(workers: int, named: bool, batch_size: int) -> None:
+    held, read = modules(workers=workers, named=named, batch_size=batch_size, eval_batch_size=4)
+    outputs = {"train": {"logits": torch.rand(SIZE, 4)}, "val": {"logits": torch.rand(5, 4)}}
+    for module in (held, read):
+        module.seed = 7
+        module.attach(outputs)
+    assert held.steps_per_epoch == read.steps_per_epoch
+    one, other = held.train_dataloader(), read.train_dataloader()
+    assert one.last_batch_size == other.last_batch_size
+    for epoch in (0, 1, 0):
+        one.set_epoch(epoch)
+        other.set_epoch(epoch)
+        assert_same(one, other)
+    assert_same(held.ordered("val"), read.ordered("val"))
+
+
+def test_a_few_samples_are_those_of_a_split_in_memory() -> None:
+    held, read = modules()
+    ids = torch.tensor([4, 0, 9])
+    for ours, theirs in (
+        (held.splits["train"].at(ids), read.splits["train"].at(ids)),
+        (held.splits["val"].few(2), read.splits["val"].few(2)),
+        (held.splits["val"].few(99), read.splits["val"].few(99)),
+    ):
+        assert isinstance(ours.inputs, Tensor) and isinstance(theirs.inputs, Tensor)
+        assert torch.equal(ours.inputs, theirs.inputs) and torch.equal(ours.labels, theirs.labels)
+    parts = list(read.splits["train"].all_inputs())
+    whole = held.splits["train"].inputs
+    assert isinstance(whole, Tensor)
+    assert torch.equal(torch.cat([part for part in parts if isinstance(part, Tensor)]), whole)
+
+
+def test_labels_are_read_once_and_not_at_all_where_the_dataset_lists_them() -> None:
+    _, read = modules()
+    rows = read.splits["val"].dataset  # type: ignore[attr-defined]
+    assert read.splits["val"].labels.tolist() == read.splits["val"].labels.tolist() == [0, 1, 2, 3, 0]
+    assert rows.read == 5
+    listed = Rows(split_of(6))
+    listed.targets = [0, 1, 2, 3, 0, 1]  # type: ignore[attr-defined]
+    module = DatasetDataModule(train=listed, val=listed, test=listed)
+    assert module.splits["val"].labels.tolist() == listed.targets and listed.read == 0  # type: ignore[attr-defined]
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return 3
+
+
+@pytest.mark.parametrize(
+    ("dataset", "error", "told"),
+    [
+        (Stream(), TypeError, "train must be a map-style dataset, .* but got Stream: the teacher's outputs are joined"),
+        (iter([1]), TypeError, "but got list_iterator"),
+        ([], ValueError, "train must have a sample at least"),
+    ],
+)
+def test_what_is_no_map_style_dataset_is_refused(dataset: Any, error: type[Exception], told: str) -> None:
+    val = Rows(split_of(4))
+    with pytest.raises(error, match=told):
+        DatasetDataModule(train=dataset, val=val, test=val)
+
+
+@pytest.mark.parametrize("workers", [-1, 1.5, True])
+def test_a_number_of_workers_that_is_none_is_refused(workers: Any) -> None:
+    rows = Rows(split_of(4))
+    with pytest.raises(ValueError, match="workers must be a whole number of at least 0"):
+        DatasetDataModule(train=rows, val=rows, test=rows, workers=workers)
+
+
+class Broken(Rows):
+    """A dataset whose fifth sample is something else."""
+
+    def __init__(self, fifth: Any) -> None:
+        super().__init__(split_of(8))
+        self.fifth = fifth
+
+    def __getitem__(self, place: int) -> Any:
+        if place != 4:
+            return super().__getitem__(place)
+        if isinstance(self.fifth, Exception):
+            raise self.fifth
+        return self.fifth
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("fifth", "told"),
+    [
+        (OSError("torn.png is no image"), "^sample 4 of val can't be read: OSError: torn.png is no image$"),
+        ((torch.zeros(WIDTH),), r"^sample 4 of val must be \(input, label\), but got tuple of 1.$"),
+        (torch.zeros(WIDTH), r"^sample 4 of val must be \(input, label\), but got Tensor.$"),
+        ((torch.zeros(WIDTH + 1), 0), r"^samples of val must be tensors of one shape, .* but are \(3,\), \(4,\): "),
+        (("text", 0), "^samples of val must be tensors of one shape, .* but are .*str"),
+    ],
+)
+def test_a_sample_that_can_not_be_used_is_named(workers: int, fifth: Any, told: str) -> None:
+    rows = Rows(split_of(4))
+    module = DatasetDataModule(train=rows, val=Broken(fifth), test=rows, workers=workers)
+    with pytest.raises(ValueError, match=told):
+        list(module.ordered("val"))
+
+
+def test_a_dataset_whose_length_changes_is_refused() -> None:
+    _, read = modules()
+    rows = read.splits["train"].dataset  # type: ignore[attr-defined]
+    rows.split = split_of(SIZE + 2)
+    with pytest.raises(ValueError, match="train must keep its length, 23 samples, but has 25 now"):
+        list(read.train_dataloader())
