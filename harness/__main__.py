@@ -51,61 +51,13 @@ def confirm(asked: ConfirmSettings) -> None:
 
         terminal = Terminal()
         with terminal.loading("PyTorch, Optuna and MLflow"):
-            from harness.core.errors import HarnessError
-            from harness.preparation.concurrency import workers_together
-            from harness.preparation.prepare import prepare
-            from harness.preparation.scoring import score
-            from harness.reporting.notes import nothing_to_confirm
-            from harness.reporting.report import report
-            from harness.reporting.result import collect
+            from harness.confirming import confirm_picks
             from harness.storage.access import storage_in_reach
             from harness.studies.opening import reopen_study
-            from harness.teachers.outputs import SEARCHED
-            from harness.tracking.spool import Spool
-            from harness.trials.confirm import SPLIT, untrained_confirmations
-            from harness.trials.context import TrialContext
-            from harness.trials.controls import describe_controls, untrained_controls
-            from harness.trials.progress import RetrainingDisplay
-            from harness.trials.worker import sync_spools
-            from harness.trials.worker_pool import retrain_locally
 
             reach.enter_context(storage_in_reach(asked.places))
             study, space = reopen_study(asked)
-        study.retry.notifier.say = terminal.say
-        settings = study.settings
-        found = collect(study)
-        picks = found.picked
-        if not picks:
-            raise HarnessError(nothing_to_confirm(found))
-        mirror.connect(settings.experiment, settings.runs_dir, say=terminal.say)
-        study.join()
-        sync_spools(study, mirror)
-        if study.finished() < len(study.trials()):
-            terminal.say("the search is not over: these are its picks so far.")
-        spool = Spool(study.folder, mirror.notify)
-        tries = untrained_controls(study, settings, space, picks, of=picks)
-        if tries or untrained_confirmations(study, settings, space, picks, asked.seeds) or study.tested_teacher is None:
-            prepared = prepare(settings, space, study, terminal, mirror, splits=(*SEARCHED, SPLIT))
-            context = TrialContext(settings=settings, space=space, study=study, prepared=prepared, mirror=mirror)
-            if study.tested_teacher is None:
-                logits = prepared.data.teacher_outputs[SPLIT]["logits"]
-                study.tested_teacher = score(logits, prepared.data, space, prepared.classes, split=SPLIT)
-            if tries := untrained_controls(
-                study, settings, space, picks, of=picks
-            ):  # of a search that had fewer controls
-                told = describe_controls(tries, study, workers_together(settings, space, prepared.data.device))
-                terminal.say_wrapped(f"controls  {told}; --controls plain leaves out the tuned ones", indent=" " * 10)
-                titles = [retraining.title for retraining in tries]
-                with RetrainingDisplay(terminal, "controls", titles, space.epochs) as display:
-                    retrain_locally(tries, context, display)
-            left = untrained_confirmations(study, settings, space, picks, asked.seeds)
-            titles = [retraining.title for retraining in left]
-            with RetrainingDisplay(terminal, "confirm", titles, space.epochs) as display:
-                retrain_locally(left, context, display)
-        else:
-            terminal.say(f"study {settings.study!r} is confirmed with {asked.seeds} seeds; --seeds takes more.")
-        report(study, terminal, spool)
-        spool.close()
+        confirm_picks(study, space, asked.seeds, mirror, terminal)
 
 
 def doctor(settings: Settings) -> None:

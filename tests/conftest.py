@@ -16,31 +16,23 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Tests run beside one another: threads would wait for one another at each of a thousand small steps.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
-import torch
 from forked import Forked
-from mlflow import MlflowClient
-from safetensors.torch import save_file
 
+from harness.core.content import exclusive
 from harness.metrics import METRICS
-from harness.preparation.prepare import prepare
-from harness.sampling.proposal import Proposer
-from harness.screen.terminal import Terminal
 from harness.settings import Places, Settings, StudyPlaces
-from harness.space import SearchSpace, load_space
-from harness.storage.access import open_storage
-from harness.studies.claim import Claim
-from harness.studies.claiming import TrialClaimer
-from harness.studies.opening import open_study
-from harness.studies.study import Study
 from harness.tracking.mirror import Mirror
-from harness.training.checkpoint import epochs_kept
-from search_spaces.digits import SPACE
+
+if TYPE_CHECKING:  # imported where they are used: the process that starts pytest-xdist's workers needs none of them
+    from harness.space import SearchSpace
+    from harness.studies.claim import Claim
+    from harness.studies.study import Study
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -134,6 +126,8 @@ def epochs_logged(folder: Path, study: str, number: int) -> int:
 
 def epochs_of_checkpoint(folder: Path, study: str, number: int) -> int:
     """After how many epochs a trial would go on."""
+    from harness.training.checkpoint import epochs_kept
+
     return epochs_kept(folder / "mlruns" / "trials" / study / str(number))
 
 
@@ -179,6 +173,8 @@ class Moving(Settings):
 
 @functools.cache
 def _empty_study_database() -> Path:
+    from harness.storage.access import open_storage
+
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder)
     file = folder / "optuna.db"
@@ -210,6 +206,9 @@ def is_free(lock: Path) -> bool:
 
 def claimed(study: Study, space: SearchSpace) -> Claim | None:
     """A claim as a new process makes it, which has proposed nothing yet."""
+    from harness.sampling.proposal import Proposer
+    from harness.studies.claiming import TrialClaimer
+
     settings = study.settings
     proposer = Proposer(space, sampler=settings.sampler, seed=settings.seed, directions=study.directions)
     return TrialClaimer(study, proposer).claim()
@@ -233,13 +232,24 @@ def untimed(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name not in METRICS or not METRICS[name].is_timed}
 
 
-def opened(settings: Settings, space: SearchSpace = SPACE) -> Study:
-    """The study, as a new process finds it."""
+def opened(settings: Settings, space: SearchSpace | None = None) -> Study:
+    """The study, as a new process finds it; of the digits, unless another space is given."""
+    from harness.storage.access import open_storage
+    from harness.studies.opening import open_study
+    from search_spaces.digits import SPACE
+
+    space = SPACE if space is None else space
     return open_study(settings, replace(space, epochs=settings.epochs or space.epochs), open_storage(settings))
 
 
 def prepared_with_fresh_teacher(space_file: Path) -> Study:
     """Prepare a study of a space, in its file's folder, that is given the task's own teacher with fresh weights."""
+    from safetensors.torch import save_file
+
+    from harness.preparation.prepare import prepare
+    from harness.screen.terminal import Terminal
+    from harness.space import load_space
+
     folder, space = space_file.parent, load_space(space_file)
     checkpoint = folder / "teacher.safetensors"
     save_file(space.task.teacher().state_dict(), checkpoint)
@@ -262,6 +272,19 @@ def metrics(accuracy: float, cost: float) -> dict[str, float]:
     return {"accuracy": accuracy, **dict.fromkeys(METRICS, cost)}
 
 
+_MEMORY, _NEEDED = Path("/dev/shm"), 4 << 30  # bytes; the fast tests leave far less
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the files of the fast tests in memory, where there is room: on a disk, SQLite waits at each commit.
+
+    Slow tests stay on the disk, which is where searches are killed and go on.
+    """
+    fast = "not slow" in (config.getoption("markexpr") or "")
+    if fast and _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _NEEDED:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first: a file is one worker's, and short ones at the end leave none of them idle."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
@@ -271,6 +294,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def two_threads() -> Iterator[None]:
     """Torch has two threads in this process, for a test of what becomes of them."""
+    import torch
+
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(1)
@@ -278,9 +303,15 @@ def two_threads() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables in it, which take two seconds to make."""
-    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    MlflowClient(f"sqlite:///{file}").search_experiments()
+    """A database with MLflow's tables in it, which take two seconds to make: one for all workers of pytest-xdist."""
+    own = tmp_path_factory.getbasetemp()
+    folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    file = folder / "empty-mlflow.db"
+    with exclusive(folder / "empty-mlflow.lock"):
+        if not file.exists():
+            from mlflow import MlflowClient
+
+            MlflowClient(f"sqlite:///{file}").search_experiments()
     return file
 
 

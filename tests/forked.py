@@ -13,8 +13,11 @@ import runpy
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 LIBRARIES = (
     "alembic.context",
@@ -77,6 +80,40 @@ class Forked:
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+
+class Partner:
+    """A function of a test in a process of its own, with which the test converses through a pipe.
+
+    Args:
+        target: Called there with the other end of the pipe. Its module is imported anew.
+    """
+
+    def __init__(self, target: Callable[[Connection], None]) -> None:
+        self._pipe, theirs = multiprocessing.Pipe()
+        self._process = _SERVER.Process(target=_converse, args=(target, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def tell(self, *words: Any) -> None:
+        self._pipe.send(words)
+
+    def answer(self) -> dict[str, Any]:
+        """Return its next answer; what it raised instead fails the test."""
+        found: dict[str, Any] = self._pipe.recv()
+        assert "traceback" not in found, found["traceback"]
+        return found
+
+    def end(self) -> None:
+        self._process.kill()  # SIGKILL
+        self._process.join()
+
+
+def _converse(target: Callable[[Connection], None], pipe: Connection) -> None:
+    try:
+        target(pipe)
+    except Exception:
+        pipe.send({"traceback": traceback.format_exc()})
 
 
 def _run(command: Sequence[Path | str], output: Path, env: Mapping[str, str]) -> None:

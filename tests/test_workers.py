@@ -15,6 +15,8 @@ from forked import Forked
 
 from harness.tracking.spool import read_events
 
+pytestmark = pytest.mark.slow
+
 # Which trials are pruned depends on which ended before; without, the numbers are the same whoever is faster.
 FLAGS = ("--space", "cancer.py", "--sampler", "random", "--pruner", "none", "--trials", "12", "--epochs", "6")
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Literal
+
+from harness.core.errors import HarnessError, Unfit, is_out_of_memory, one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +52,8 @@ class Metric:
         is_default_objective: Whether it spans the front where ``--objectives`` is not given.
         may_be_unknown: Whether it can't be computed for some students, whose trials then lack it.
         combine: Computes a measured cost of networks that run one after the other from the cost of each.
-        score: Computes it from the answers on a split, once the student is trained.
+        score: Computes it from the answers on a split, once the student is trained. A mistake in it is reported under
+            the metric's name, as one in ``derive`` is.
         derive: Computes it from the costs of a student and of its teacher; ``None`` where these don't determine it.
     """
 
@@ -72,6 +77,9 @@ class Metric:
             raise ValueError(
                 f"direction of metric {self.name!r} must be 'maximize' or 'minimize', but got {self.direction!r}."
             )
+        if self.score is not None:
+            declared = self.score.score if isinstance(self.score, _CheckedScore) else self.score  # of ``replace``
+            object.__setattr__(self, "score", _CheckedScore(self.name, declared))
         object.__setattr__(self, "label", self.label or self.name)
         object.__setattr__(self, "heading", self.heading or self.name)
 
@@ -101,5 +109,48 @@ class Metric:
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
     def of_costs(self, student: Costs, teacher: Costs) -> float | None:
-        """Return the value of a metric that is known before training; ``None`` where it can't be computed."""
-        return self.derive(student, teacher) if self.derive else student.get(self.name)
+        """Return the value of a metric that is known before training; ``None`` where it can't be computed.
+
+        Raises:
+            Unfit: If ``derive`` raises.
+        """
+        if self.derive is None:
+            return student.get(self.name)
+        with _reported_as(self.name, "derive(student, teacher) must give a number or None"):
+            return self.derive(student, teacher)
+
+
+@dataclass(frozen=True)
+class _CheckedScore:
+    """A metric's ``score``, whose mistakes are reported under the metric's name, and which gives one number."""
+
+    name: str
+    score: Callable[[SplitLogits], Tensor]
+
+    def __call__(self, logits: SplitLogits) -> Tensor:
+        with _reported_as(self.name, "score(logits) must give one number"):
+            value = self.score(logits)
+            float(value)  # here, where what PyTorch says of a tensor of several numbers can be attributed
+            return value
+
+
+@contextlib.contextmanager
+def _reported_as(name: str, expected: str) -> Iterator[None]:
+    """Report an error of a metric's own code under the metric's name; one of memory is not its fault.
+
+    Raises:
+        Unfit: If the block raises another error, which is its cause.
+    """
+    try:
+        yield
+    except HarnessError:
+        raise
+    except Exception as error:  # of any type: the code is the declaration's own
+        if is_out_of_memory(error):
+            raise
+        own = traceback.extract_tb(error.__traceback__)[2:3]  # below this frame and that of the call
+        place = f" in {own[0].filename}, line {own[0].lineno}" if own else ""
+        raise Unfit(
+            f"metric {name!r}: {expected}, but fails{place}: {type(error).__name__}: {one_line(error).rstrip('.')}",
+            "mend its declaration",
+        ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from harness.core.content import exclusive, write_atomically
 from harness.reporting import plots
 from harness.reporting.agreement import TeacherAgreement, agreement_table
 from harness.reporting.agreement_picture import draw_agreement
+from harness.reporting.method_comparison import method_table
 from harness.reporting.notes import (
     agreement_lines,
     caveats,
@@ -110,10 +111,13 @@ def summary(result: Result) -> str:
         f"{len(result.trials)} trials ({', '.join(f'{count} {state}' for state, count in states.items())}), "
         f"{len(result.front)} on the front of {_markdown(', '.join(result.titles))}.",
         "",
-        *(f"| {' | '.join(map(_cell, row if own else row[:-1]))} |" for row in (header, ["---"] * len(header), *rows)),
+        *_table(*([row if own else row[:-1] for row in (header, *rows)])),
         "",
         *(f"- {_markdown(line)}" for line in notes(result)),
     ]
+    if result.methods:
+        titles, methods = method_table(result.methods, result.primary)
+        lines += ["", "### Methods", "", *_table(titles, *methods)]
     if compared := agreement_lines(result, whole=True):
         lines += ["", "### Teacher-student agreement", "", *(f"- {_markdown(line)}" for line in compared)]
     if confirmed := confirmed_lines(result):
@@ -127,6 +131,11 @@ def summary(result: Result) -> str:
         ]
         lines += [text for line in caveats(result) for text in ("", _markdown(line))]
     return "\n".join(lines) + "\n"
+
+
+def _table(header: Sequence[str], *rows: Sequence[str]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    return [f"| {' | '.join(map(_cell, row))} |" for row in (header, ["---"] * len(header), *rows)]
 
 
 def _cell(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from harness.metrics import metrics_in_every_table
+from harness.reporting.method_comparison import method_table
 from harness.reporting.notes import agreement_lines, caveats, confirmed_intro, notes
 from harness.reporting.result import Result
 from harness.screen.formatting import cell, heading, parameter_texts
@@ -21,6 +22,9 @@ def show(result: Result, terminal: Terminal) -> None:
         terminal.say_wrapped(f"Columns omitted to fit the width: {', '.join(omitted)}; trials.csv has all.")
     for line in (*notes(result), *agreement_lines(result)):
         terminal.say_wrapped(line)
+    if result.methods:
+        terminal.say("")
+        _show_table(*_methods(result), terminal)
     if head := confirmed_intro(result):
         terminal.say("")
         terminal.say_wrapped(head)
@@ -44,7 +48,7 @@ def _front(result: Result) -> tuple[list[Column], list[Row]]:
     columns = [
         Column("trial"),
         *(Column(heading(name), omit_rank=ranks.get(name, 0)) for name in result.columns),
-        *(Column(heading(name), folds=True) for name in shared),
+        *(Column(heading(name), is_text=name == result.method_column, folds=True) for name in shared),
         Column("pick", is_text=True),
     ]
     rows = [
@@ -65,6 +69,11 @@ def _omission_order() -> list[str]:
     scores = [metric.name for metric in metrics_in_every_table() if not metric.known_before_training]
     costs = [metric.name for metric in metrics_in_every_table() if metric.known_before_training]
     return [*scores, "tuned_control", "control", *costs]
+
+
+def _methods(result: Result) -> tuple[list[Column], list[Row]]:
+    (name, *numbers), rows = method_table(result.methods, result.primary)
+    return [Column(name, is_text=True), *map(Column, numbers)], [Row(cells) for cells in rows]
 
 
 def _confirmed(result: Result) -> tuple[list[Column], list[Row]]:

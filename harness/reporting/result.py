@@ -17,9 +17,11 @@ from harness.metrics import is_timed, metrics_in_every_table
 from harness.preparation.cost_table import used_conditions
 from harness.region import Region
 from harness.reporting.agreement import TeacherAgreement
+from harness.reporting.method_comparison import MethodResult, compare_methods
 from harness.reporting.trials_table import judged_frame, parameter_columns
 from harness.screen.formatting import cell
 from harness.settings import Settings
+from harness.space import METHOD
 from harness.studies.study import Study
 from harness.tracking.spool import curves
 from harness.training.predictions import PREDICTIONS, load_predictions
@@ -56,6 +58,7 @@ class Result:
         primary_bounds: Least and greatest value of the primary metric; ``None`` for an unknown one.
         region: The region of interest: students outside it are on no front.
         parameters: Columns of the searched parameters (``harness.core.names``).
+        method_column: That of the method, where methods are searched; empty elsewhere.
         conditions: What latency was measured on.
         curves: Metrics by name and epoch, by trial number.
         agreements: Answers compared with the teacher's, by trial number.
@@ -83,6 +86,7 @@ class Result:
     primary_bounds: tuple[float | None, float | None]
     region: Region
     parameters: tuple[str, ...]
+    method_column: str
     conditions: BackendConditions
     curves: dict[int, dict[str, dict[int, float]]]
     agreements: dict[int, TeacherAgreement]
@@ -147,17 +151,27 @@ class Result:
     def own_parameters(self) -> list[str]:
         """Return the parameters that a table lists below each row, for columns of them would leave no room.
 
-        If methods have parameters of their own, these are, and so are all whose values are words, as the method's name.
+        If methods have parameters of their own, these are, and so are all whose values are words, but for the method.
         """
         own = [name for name in self.parameters if self.trials[name].isna().any()]
         words = [name for name in self.parameters if pd.api.types.infer_dtype(self.trials[name]) == "string"]
-        return [name for name in self.parameters if own and name in (*own, *words)]
+        return [name for name in self.parameters if own and name in (*own, *words) and name != self.method_column]
 
     @property
     def shared_parameters(self) -> list[str]:
         """Return the other parameters, which every trial has."""
         own = self.own_parameters
         return [name for name in self.parameters if name not in own]
+
+    @property
+    def methods(self) -> list[MethodResult]:
+        """Return what each method came to, the best first; none unless several were tried."""
+        if not self.method_column:
+            return []
+        found = compare_methods(
+            self.trials, self.method_column, self.primary, self.region, maximized=self.primary_is_maximized
+        )
+        return found if len(found) > 1 else []
 
     @property
     def titles(self) -> list[str]:
@@ -192,6 +206,7 @@ def collect(study: Study) -> Result:
     controls = {number: metrics for number, metrics in plain_control_metrics(study).items() if number in on_front}
     best = {number: found for number, found in tuned_controls(study).items() if number in on_front}
     _compare(frame, controls, best, study)
+    columns = parameter_columns(study)
     return Result(
         study=study.settings.study,
         trials=frame,
@@ -205,7 +220,8 @@ def collect(study: Study) -> Result:
         primary_is_maximized=study.primary_direction == "maximize",
         primary_bounds=study.primary_bounds,
         region=study.region,
-        parameters=tuple(parameter_columns(study).values()),
+        parameters=tuple(columns.values()),
+        method_column=columns.get(METHOD, ""),
         conditions=used_conditions(study),
         curves={number: curves(study.trial_folder(number)) for number in on_front},
         agreements=_agreements({number: str(number) for number in on_front}, study),

@@ -7,8 +7,9 @@ import gc
 import textwrap
 from collections.abc import Iterator
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.text import Text
 
 
@@ -42,7 +43,16 @@ class Terminal:
 
     def show(self, renderable: RenderableType) -> None:
         """Write a table, or whatever else rich renders; a line that is too long for the terminal is not cut."""
-        self.console.print(renderable, crop=False)
+        self.console.print(Group(*self._unpadded(renderable)), crop=False)
+
+    def _unpadded(self, renderable: RenderableType) -> Iterator[Text]:
+        """Yield what rich renders, line by line, without the blanks that fill its lines up to the table's width."""
+        for line in Segment.split_lines(self.console.render(renderable)):
+            text = Text.assemble(
+                *((segment.text, segment.style or "") for segment in line), no_wrap=True, overflow="ignore"
+            )
+            text.rstrip()
+            yield text
 
     @contextlib.contextmanager
     def spinner(self, text: str) -> Iterator[None]:

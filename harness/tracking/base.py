@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, NoReturn, Protocol
 
+from harness.core.addresses import redact
+from harness.core.errors import HarnessError, did_you_mean
 from harness.core.plugins import modules_of
 
 MIRROR_LOCK = "mirror.lock"
@@ -98,7 +100,8 @@ class Tracker(ABC):
             say: Called with a line of text, now and later, about what the store repairs or refuses.
 
         Raises:
-            Exception: Of any type, if the store does not answer; its text is shown.
+            HarnessError: If the address is a mistake (``refuse_scheme``); its text is shown as it stands.
+            Exception: Of any other type, if the store does not answer; its text is shown as the reason.
         """
 
     @abstractmethod
@@ -123,16 +126,48 @@ class Tracker(ABC):
 
 
 def find_tracker(address: str) -> Tracker:
-    """Return the tracker of an address, by its scheme."""
-    scheme, separator, _ = address.partition("://")
-    own = [one for one in _trackers() if separator and scheme in one.schemes]
+    """Return the tracker of an address, by its scheme.
+
+    Raises:
+        HarnessError: If the address has the scheme of a tracker, but no ``://`` after it.
+    """
+    scheme = address.partition(":")[0]
+    own = [one for one in _trackers() if ":" in address and scheme in one.schemes]
+    if own:
+        check_slashes(address)
     (tracker,) = own or [one for one in _trackers() if not one.schemes]
     return tracker(address)
 
 
-def tracker_schemes() -> list[str]:
-    """Return the schemes of the trackers that have one."""
-    return [scheme for one in _trackers() for scheme in one.schemes]
+def check_slashes(address: str) -> None:
+    """Check that an address has ``://`` after its scheme.
+
+    Raises:
+        HarnessError: If it has fewer slashes.
+    """
+    scheme, _, place = address.partition(":")
+    if not place.startswith("//"):
+        raise HarnessError(
+            f"--tracking-uri must have '://' after its kind, but got {redact(address)!r}; did you mean {scheme}://…?"
+        )
+
+
+def refuse_scheme(address: str, schemes: Iterable[str]) -> NoReturn:
+    """Refuse an address of a scheme that no tracker takes.
+
+    Args:
+        address: The address.
+        schemes: Schemes of the one tracker that takes all addresses that no other one takes.
+
+    Raises:
+        HarnessError: Always.
+    """
+    known = [*filter(None, schemes), *(scheme for one in _trackers() for scheme in one.schemes)]
+    near = did_you_mean(address.partition(":")[0], known)
+    raise HarnessError(
+        f"--tracking-uri must be a folder or an address of one of the kinds {', '.join(known)}, but got "
+        f"{redact(address)!r}{near.replace('?', '://…?')}"
+    )
 
 
 def tracker_named(name: str) -> type[Tracker]:

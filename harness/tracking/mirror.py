@@ -97,10 +97,7 @@ class Mirror:
         """
         self._answered.wait()
         if self._failure is not None:
-            raise HarnessError(
-                f"--tracking-uri must be the address of a tracking store that answers, but {self._tracker.name} at "
-                f"{redact(self._tracker.address)} does not: {self._failure}"
-            )
+            raise HarnessError(self._failure)
         self._connected = True
 
     def notify(self, folder: Path) -> None:
@@ -239,10 +236,16 @@ class Mirror:
             self._replace_process()
         if not self._answered.is_set():
             command = f"python -m {_MODULE} {self._tracker.name} </dev/null"
-            self._failure = self._failure or (
+            self._failure = self._failure or self._no_answer(
                 f"the process that logs to it ends (exit code {code}); to see why: {command}"
             )
             self._answered.set()
+
+    def _no_answer(self, why: str) -> str:
+        return (
+            f"--tracking-uri must be the address of a tracking store that answers, but {self._tracker.name} at "
+            f"{redact(self._tracker.address)} does not: {why}"
+        )
 
     def _replace_process(self) -> None:
         """Start another process, and send it what the one before was sent."""
@@ -268,8 +271,10 @@ class Mirror:
         if "ready" in message:  # "failed" is followed by the end of the stream
             self.experiment_id, self.store = message["experiment_id"], message["store"]
             self._answered.set()
+        elif "refused" in message:
+            self._failure = message["refused"]
         elif "failed" in message:
-            self._failure = message["failed"]
+            self._failure = self._no_answer(message["failed"])
         elif "notice" in message:
             self._notifier.say(f"{name.lower():<9} {message['notice']}")
         elif "away" in message:

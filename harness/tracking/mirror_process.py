@@ -28,7 +28,7 @@ from typing import Any
 
 from harness.core.addresses import lock_of
 from harness.core.content import exclusive, is_worked_on
-from harness.core.errors import one_line
+from harness.core.errors import HarnessError, one_line
 from harness.tracking.base import MIRROR_LOCK, RunStore, find_tracker, tracker_named
 from harness.tracking.inbox import Inbox
 
@@ -138,6 +138,9 @@ def main(tracker_name: str) -> int:
         return 0  # the search ended before it had anything to log
     try:
         store = _open_store(json.loads(first_line))
+    except HarnessError as error:
+        _tell(refused=str(error))
+        return 1
     except Exception as error:
         _tell(failed=_cause(error))
         return 1

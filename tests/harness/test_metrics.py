@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -17,8 +18,9 @@ from conftest import README, ROOT, TEACHER_COSTS, ended, environment, load, open
 from forked import Forked
 from mlflow import MlflowClient
 from safetensors.torch import load_file
+from torch import Tensor
 
-from harness.core.errors import HarnessError
+from harness.core.errors import HarnessError, Unfit
 from harness.core.metric import Costs, Metric, SplitLogits
 from harness.core.names import COLUMNS, logged_name
 from harness.cost.base import Conditions, backends
@@ -136,7 +138,9 @@ def test_a_derived_cost_is_known_before_training_as_far_as_its_costs_are(monkeyp
     students = {key_of({"width": 2}): STUDENT, key_of({"width": 3}): uncounted}
     table = CostTable({"torch_eager": Conditions("a processor")}, TEACHER_COSTS, students)
     assert table.metrics({"width": 2})["flops"] == 400
-    assert table.metrics({"width": 3}).keys() == METRICS.keys() - {"macs", "flops", "agreement", "teacher_kl", "ece"}
+    assert table.metrics({"width": 3}).keys() == (
+        {name for name, metric in METRICS.items() if metric.known_before_training} - {"macs", "flops"}
+    )
     assert METRICS["flops"].known_before_training and not METRICS["flops"].may_be_budget
     assert unknown_for_some(["accuracy", "flops", "parameters", "macs", "flops"]) == ["flops", "macs"]
 
@@ -193,6 +197,48 @@ def test_a_metric_of_an_unknown_direction_is_refused() -> None:
         Metric("brier", "max")  # type: ignore[arg-type]
 
 
+def _raise(*logits: object) -> float:
+    raise ZeroDivisionError("division by zero.")
+
+
+@pytest.mark.parametrize(
+    ("score", "found"),
+    [
+        (_raise, rf"in {__file__}, line \d+: ZeroDivisionError: division by zero;"),
+        (lambda logits: logits.student.mean(-1), r"\w+Error: .*; mend"),
+        (lambda logits: None, "TypeError: float"),
+    ],
+)
+def test_a_score_that_fails_is_reported_under_its_metrics_name(score: Callable[..., Any], found: str) -> None:
+    metric = Metric("brier", "minimize", score=score)
+    assert metric.score is not None
+    with pytest.raises(Unfit, match=rf"^metric 'brier': score\(logits\) must give one number, but fails.*{found}"):
+        metric.score(LOGITS)
+
+
+def test_a_metric_that_is_declared_after_another_one_is_reported_under_its_own_name() -> None:
+    metric = replace(Metric("brier", "minimize", score=_raise), name="mine")
+    assert metric.score is not None
+    with pytest.raises(Unfit, match=r"^metric 'mine': score"):
+        metric.score(LOGITS)
+
+
+def test_a_derived_metric_that_fails_is_reported_under_its_name() -> None:
+    metric = Metric("flops", "minimize", derive=lambda student, teacher: 2 * student["mac"])
+    with pytest.raises(Unfit, match=r"^metric 'flops': derive\(student, teacher\) .*: KeyError: 'mac'; mend its decl"):
+        metric.of_costs(STUDENT, TEACHER_COSTS)
+
+
+def test_memory_that_runs_out_while_a_metric_is_computed_is_not_the_metrics_fault() -> None:
+    def score(logits: SplitLogits) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    metric = Metric("brier", "minimize", score=score)
+    assert metric.score is not None
+    with pytest.raises(torch.OutOfMemoryError):
+        metric.score(LOGITS)
+
+
 def test_every_metric_has_a_name_that_flags_tables_and_mlflow_can_say() -> None:
     assert not {*METRICS} & {*COLUMNS}
     for name, metric in METRICS.items():
@@ -203,15 +249,15 @@ def test_every_metric_has_a_name_that_flags_tables_and_mlflow_can_say() -> None:
 @pytest.mark.parametrize(
     "listed",
     [
-        lambda: re.search(r"an objective that is not known before the end \((.*?)\)", README, re.DOTALL),
+        lambda: re.search(r"an objective that only a trained student has \((.*?)\)", README, re.DOTALL),
         lambda: re.search(r"Beside its accuracy a trial has (.*?) all on the validation split", README, re.DOTALL),
     ],
 )
-def test_the_readme_lists_all_scores_where_it_lists_them(listed: Callable[[], re.Match[str] | None]) -> None:
+def test_what_the_readme_calls_scores_are_scores(listed: Callable[[], re.Match[str] | None]) -> None:
     found = listed()
     assert found is not None
-    scores = {name for name, metric in METRICS.items() if not metric.known_before_training}
-    assert set(re.findall(r"`(\w+)`", found[1])) == scores
+    named = re.findall(r"`(\w+)`", found[1])
+    assert named and not any(METRICS[name].known_before_training for name in named)
 
 
 def _environment(program: Path) -> dict[str, str]:

@@ -25,11 +25,11 @@ ROWS = [
 
 
 def printed(columns: list[Column], rows: list[Row], width: int) -> tuple[list[str], list[str]]:
-    """The lines of a table on a terminal of a width, without blanks at their ends; and the columns that it omits."""
+    """The lines of a table on a terminal of a width, and the columns that it omits."""
     written = StringIO()
     table, omitted = build_table(columns, rows, width)
     Terminal(Console(file=written, width=width)).show(table)
-    return [line.rstrip() for line in written.getvalue().splitlines()], omitted
+    return written.getvalue().splitlines(), omitted
 
 
 def test_where_there_is_room_all_columns_stand_two_blanks_apart() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +12,9 @@ from typing import Any
 
 import optuna
 import pytest
-from conftest import claimed, environment, metrics, opened, settings_in
+from claiming_partner import claim_as_told
+from conftest import claimed, metrics, opened, settings_in
+from forked import Partner
 from optuna.distributions import IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -31,79 +31,11 @@ from search_spaces.digits import SPACE
 
 RECIPES = ["repdistiller", "distilbert", "keras"]
 
-WORKER = """
-import json, sys
-from harness.studies.claiming import TrialClaimer
-from harness.sampling.first_trials import InitialTrials
-from harness.sampling.proposal import Proposer
-from harness.settings import SAMPLERS, Settings
-from harness.storage.access import open_storage
-from harness.studies.opening import open_study
-from pathlib import Path
-from search_spaces.digits import SPACE
-
-def answer(**what):
-    print(json.dumps(what), flush=True)
-
-answer(ready=True)
-for line in sys.stdin:
-    word, folder, *rest = json.loads(line)
-    if word == "open":
-        settings = Settings(space_name="digits", space_file=Path("digits.py"), study="s", trials=rest[0],
-                            storage=f"sqlite:///{folder}/optuna.db", runs_dir=Path(folder) / "mlruns")
-        storage = open_storage(settings)
-        answer(storage=True)
-    elif word == "make":
-        study = open_study(settings, SPACE, storage)
-        claimer = TrialClaimer(study, Proposer(SPACE, sampler="tpe", seed=0, directions=study.directions))
-        answer(id=study.id)
-    elif word == "claim":
-        claim = claimer.claim()
-        answer(number=claim.trial.number, params=claim.configuration.params())
-    elif word == "claim all":
-        claims = []
-        while (claim := claimer.claim()) is not None:
-            claims.append(claim)
-        answer(numbers=[claim.trial.number for claim in claims])
-"""
-
-
-class Worker:
-    """Another process that opens studies and claims trials as it is told."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", WORKER],
-            env=environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def tell(self, *words: Any) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps([str(w) if isinstance(w, Path) else w for w in words]) + "\n")
-        self.process.stdin.flush()
-
-    def answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None and self.process.stderr is not None
-        line = self.process.stdout.readline()
-        assert line, self.process.stderr.read()
-        found: dict[str, Any] = json.loads(line)
-        return found
-
-    def end(self) -> None:
-        self.process.kill()  # SIGKILL
-        self.process.communicate()
-
 
 @pytest.fixture(scope="module")
-def workers() -> Iterator[list[Worker]]:
-    """Two processes that have imported all they need, and wait."""
-    started = [Worker(), Worker()]
-    for worker in started:
-        assert worker.answer() == {"ready": True}
+def workers() -> Iterator[list[Partner]]:
+    """Two processes that wait to be told what to do."""
+    started = [Partner(claim_as_told), Partner(claim_as_told)]
     yield started
     for worker in started:
         worker.end()
@@ -125,7 +57,7 @@ def test_the_first_trials_are_the_recipes_also_after_a_restart(settings: Setting
     assert study.finished() == 4
 
 
-def test_simultaneous_first_starts_create_one_study(tmp_path: Path, workers: list[Worker]) -> None:
+def test_simultaneous_first_starts_create_one_study(tmp_path: Path, workers: list[Partner]) -> None:
     for n in range(6):
         folder = tmp_path / str(n)
         folder.mkdir()
@@ -144,7 +76,7 @@ def test_simultaneous_first_starts_create_one_study(tmp_path: Path, workers: lis
         database.close()
 
 
-def test_concurrent_processes_begin_exactly_the_trials_asked_for(tmp_path: Path, workers: list[Worker]) -> None:
+def test_concurrent_processes_begin_exactly_the_trials_asked_for(tmp_path: Path, workers: list[Partner]) -> None:
     for worker in workers:
         worker.tell("open", tmp_path, 25)
         worker.tell("make", tmp_path)
@@ -160,11 +92,11 @@ def test_concurrent_processes_begin_exactly_the_trials_asked_for(tmp_path: Path,
 
 
 def test_a_trial_is_resumed_elsewhere_only_after_its_process_was_killed(tmp_path: Path, settings: Settings) -> None:
-    worker = Worker()
+    worker = Partner(claim_as_told)
     worker.tell("open", tmp_path, 3)
     worker.tell("make", tmp_path)
     worker.tell("claim", tmp_path)
-    begun = [worker.answer() for _ in range(4)][-1]
+    begun = [worker.answer() for _ in range(3)][-1]
     study = opened(settings)
     second = claimed(study, SPACE)
     assert begun["number"] == 0 and second is not None and (second.trial.number, second.resumed) == (1, False)

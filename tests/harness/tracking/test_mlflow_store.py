@@ -16,6 +16,7 @@ from mlflow.entities import Run, RunStatus, ViewType
 from mlflow.exceptions import MlflowException
 
 from harness.core.content import FolderLock, LeaseLock
+from harness.core.errors import HarnessError
 from harness.tracking.base import find_tracker
 from harness.tracking.mirror import Mirror
 from harness.tracking.mirror_process import _mark_if_interrupted
@@ -805,6 +806,26 @@ def is_settled(folder: Path) -> bool:
     return bool(json.loads((folder / STATE_FILE).read_text())["offset"] == (folder / SPOOL).stat().st_size)
 
 
-def test_an_address_that_no_tracker_takes_is_refused_with_those_that_one_takes(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no tracker takes an address of this kind; trackers here take sqlite:///FILE"):
-        find_tracker("csv:///runs.csv").open("kd-x", tmp_path, say=print)
+@pytest.mark.parametrize(
+    ("address", "error"),
+    [
+        ("csv:///runs.csv", r"kinds file, databricks, .*, sqlite, mssql, but got 'csv:///runs.csv'$"),
+        ("htp://me:secret@host", r"kinds .*, but got 'htp://me:\*\*\*@host'; did you mean http://…\?$"),
+        ("postgres://host/db", r"; did you mean postgresql://…\?$"),
+        ("sqlite:/runs.db", r"after its kind, but got 'sqlite:/runs.db'; did you mean sqlite://…\?$"),
+        ("https:/host", r"but got 'https:/host'; did you mean https://…\?$"),
+    ],
+)
+def test_an_address_that_no_tracker_takes_is_refused_with_what_is_near(
+    address: str, error: str, tmp_path: Path
+) -> None:
+    with pytest.raises(HarnessError, match=f"^--tracking-uri must .*{error}"):
+        find_tracker(address).open("kd-x", tmp_path, say=print)
+
+
+def test_a_refused_address_is_no_store_that_does_not_answer(tmp_path: Path) -> None:
+    with (
+        Mirror("htp://host") as mirror,
+        pytest.raises(HarnessError, match=r"^--tracking-uri must be a folder"),
+    ):
+        mirror.connect("kd-test", tmp_path / "mlruns", say=print)

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from conftest import EXAMPLE, PATIENCE_S, ROOT, environment, load
 
+from harness.core.errors import HarnessError
 from harness.tracking.base import find_tracker
+from harness.tracking.trackers.mlflow import MlflowTracker
 
 JSON_LINES = '''\
 """Events of all runs as lines of JSON in one file."""
@@ -141,3 +143,10 @@ def test_a_tracker_in_one_new_file_logs_a_search_to_the_end(tree: Path) -> None:
 def test_every_address_that_no_other_tracker_takes_is_mlflows(address: str, shares_files: bool) -> None:
     tracker = find_tracker(address)
     assert (tracker.name, tracker.address, tracker.shares_files) == ("MLflow", address, shares_files)
+
+
+@pytest.mark.parametrize("address", ["jsonl:/runs", "jsonl:runs"])
+def test_a_trackers_scheme_without_its_slashes_is_not_mlflows(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MlflowTracker, "schemes", ("jsonl",))
+    with pytest.raises(HarnessError, match=f"'://' after its kind, but got '{address}'; did you mean jsonl://…\\?$"):
+        find_tracker(address)

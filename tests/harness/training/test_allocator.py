@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
-import sys
+import resource
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
+import torch
+from forked import Partner
+
+from harness.training.allocator import raise_malloc_thresholds
 
 _PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 pytestmark = [
@@ -16,33 +20,35 @@ pytestmark = [
     pytest.mark.skipif(_PAGES.exists() and "[always]" in _PAGES.read_text(), reason="2 MB are one page fault here"),
 ]
 
-_FAULTS = """
-import resource, sys, torch
-from harness.training.allocator import raise_malloc_thresholds
-if sys.argv[1] == "kept":
-    raise_malloc_thresholds()
-def faults():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):  # what is kept is cut into small blocks too, until there are enough of those
-    torch.ones(24 << 20)  # 96 MB
-before = faults()
-for _ in range(5):
-    torch.ones(24 << 20)
-print(faults() - before)
-"""
+_ELEMENTS = 24 << 20  # 96 MB in single precision
 
 
-def page_faults(how: str, **environment: str) -> int:
-    command = [sys.executable, "-c", _FAULTS, how]
-    untold = {name: v for name, v in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**untold, **environment})
-    return int(done.stdout)
+def count_faults(pipe: Connection) -> None:
+    """Answer how many page faults five large tensors take, in an environment with these variables more."""
+    (keeps, variables) = pipe.recv()
+    os.environ.update(variables)
+    if keeps:
+        raise_malloc_thresholds()
+    for _ in range(20):  # what is kept is cut into small blocks too, until there are enough of those
+        torch.ones(_ELEMENTS)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.ones(_ELEMENTS)
+    pipe.send({"faults": resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before})
+
+
+def page_faults(*, keeps: bool, **variables: str) -> int:
+    partner = Partner(count_faults)
+    partner.tell(keeps, variables)
+    faults: int = partner.answer()["faults"]
+    partner.end()
+    return faults
 
 
 def test_the_memory_of_a_large_tensor_is_reused_for_the_next() -> None:
-    assert page_faults("as it is") > 50_000  # of 4 KB
-    assert page_faults("kept") < 500
+    assert page_faults(keeps=False) > 50_000  # of 4 KB
+    assert page_faults(keeps=True) < 500
 
 
 def test_an_environment_that_configures_malloc_is_respected() -> None:
-    assert page_faults("kept", MALLOC_MMAP_THRESHOLD_="1000000") > 50_000
+    assert page_faults(keeps=True, MALLOC_MMAP_THRESHOLD_="1000000") > 50_000

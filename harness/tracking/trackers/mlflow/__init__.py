@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 
 from harness.core.addresses import has_password, redact, sqlite_path
 from harness.core.argv import VARIABLES
-from harness.tracking.base import RunStore, Tracker, tracker_schemes
+from harness.tracking.base import RunStore, Tracker, check_slashes, refuse_scheme
 
 _UI_DEFAULT = "sqlite:///mlflow.db"  # what `mlflow ui` shows unless it is told of another store
 
@@ -34,9 +34,13 @@ class MlflowTracker(Tracker):
 
     def open(self, experiment: str, artifact_root: Path, *, say: Callable[[str], None]) -> RunStore:
         """Open the store, a local database with the tables of this MLflow version."""
+        from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
+
         from harness.tracking.trackers.mlflow.database import check_answers, prepare_database
         from harness.tracking.trackers.mlflow.store import MlflowStore
 
+        if re.match(r"(sqlite|postgresql|mysql|mssql)\b|https?:", self.address):
+            check_slashes(self.address)
         for library in ("mlflow", "alembic"):
             logging.getLogger(library).setLevel(logging.ERROR)
         if (path := sqlite_path(self.address)) is not None:
@@ -45,14 +49,8 @@ class MlflowTracker(Tracker):
             check_answers(self.address)
         try:
             return MlflowStore(self.address, experiment, artifact_root, on_refused=say)
-        except Exception as error:
-            if "unsupported URI" not in str(error):
-                raise
-            others = "".join(f", {scheme}://" for scheme in tracker_schemes())
-            raise ValueError(
-                "no tracker takes an address of this kind; trackers here take sqlite:///FILE, http://, https://, "
-                f"postgresql://, mysql:// and mssql://{others}"
-            ) from error
+        except UnsupportedModelRegistryStoreURIException as error:  # which MLflow raises for tracking stores too
+            refuse_scheme(self.address, error.supported_uri_schemes)
 
     def ui_command(self, executable: Callable[[str], str]) -> str | None:
         """Return the command that starts MLflow's page; ``None`` for a server, which has one."""
