@@ -14,6 +14,7 @@ from harness.core.errors import did_you_mean, one_line
 from harness.core.names import check_metric_name
 from harness.metrics import METRICS
 from harness.space_ranges import bounds_of, middle_of
+from harness.space_training import check_task_training
 from harness.task import Task, class_names
 from lightning_modules.methods import METHODS, Criterion
 
@@ -41,6 +42,7 @@ def check_task(task: Task, *, epochs: int) -> None:
             f"{did_you_mean(task.metric_direction, ('maximize', 'minimize'), otherwise='.')}"
         )
     check_metric_name(task.metric_name, METRICS)
+    check_task_training(task.training)
     class_names(task)
     rate = task.teacher_learning_rate
     if not isinstance(rate, Real) or not 0 < rate < math.inf:

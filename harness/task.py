@@ -14,6 +14,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_modules.data.tensors import TensorDataModule
+from lightning_modules.training import Training
 
 
 class Task(ABC):
@@ -22,6 +23,7 @@ class Task(ABC):
     Attributes:
         metric_name: Name of the primary metric, in the log and as an objective.
         metric_direction: ``"maximize"`` or ``"minimize"``.
+        training: How students are trained; what a space varies in its ``training`` group wins.
         class_names: Names of the classes in reports, in their order; empty uses their numbers.
         teacher_epochs: Epochs of the teacher's training, where no checkpoint is given.
         teacher_learning_rate: Peak learning rate of that training.
@@ -29,6 +31,7 @@ class Task(ABC):
 
     metric_name: ClassVar[str] = "accuracy"
     metric_direction: ClassVar[str] = "maximize"
+    training: ClassVar[Training] = Training()
     class_names: ClassVar[tuple[str, ...]] = ()
     teacher_epochs: ClassVar[int] = 20
     teacher_learning_rate: ClassVar[float] = 1e-2

@@ -12,6 +12,7 @@ from harness.core.content import tensors_digest
 from harness.doctor.check import Check, CheckFailed, CheckWarning, describe_error
 from harness.doctor.context import CheckContext, subsample
 from harness.space import load_space
+from harness.space_training import batch_sizes
 from lightning_modules.batch import Inputs, select
 from lightning_modules.data import tensors
 from lightning_modules.data.tensors import TensorDataModule, not_finite
@@ -48,7 +49,9 @@ def check_data_loads(context: CheckContext) -> str:
                 )
     context.data = data
     context.classes = 1 + max(int(split.labels.max()) for split in data.splits.values())
-    context.sample = subsample(data, context.device)
+    space = context.space
+    largest = batch_sizes(space.task.training, space.training, data.batch_size)[-1]
+    context.sample = subsample(data, context.device, largest)
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
     return f"{sizes}; {context.classes} classes; finite"
 

@@ -23,6 +23,7 @@ from lightning_modules.batch import select
 from lightning_modules.classifier import TeacherModule
 from lightning_modules.data.tensors import Split
 from lightning_modules.data.views import show
+from lightning_modules.training import Training
 
 _PARTS_SHOWN = 3
 
@@ -56,7 +57,7 @@ def check_teacher_learns(context: CheckContext) -> str:
         metric=task.metric(context.classes),
         metric_name=task.metric_name,
         total_steps=STEPS,
-        learning_rate=task.teacher_learning_rate,
+        settings=Training(learning_rate=task.teacher_learning_rate),
     )
     module.to(context.device).train()
     losses = [float(loss) for loss in train_steps(module, context.batches())]

@@ -18,12 +18,15 @@ from harness.core.content import tensors_digest
 from harness.core.errors import HarnessError
 from harness.networks.students import build_student, middle_architecture
 from harness.space import SearchSpace
+from harness.space_training import training_variants
 from lightning_modules.batch import Batch, call, select
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.features import capture_features
 from lightning_modules.methods import Criterion, Term
+from lightning_modules.training.smoothing import smoothed
 
 _MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
+_PROBED_SMOOTHING = 0.25
 
 
 def check_own_methods(
@@ -82,6 +85,13 @@ def _own_method_fault(space: SearchSpace, method: str, values: Mapping[str, Any]
         return (
             "reads batch.labels, but the views mix samples, whose true classes are in batch.truth; read that, or set "
             "needs_labels = True in its class."
+        )
+    variants = training_variants(space.task.training, space.training)
+    classes = call(student, batch.inputs).shape[1]
+    if any(one.label_smoothing for one in variants) and _ignores_smoothing(terms, batch, classes):
+        return (
+            "reads batch.labels, but the training has label_smoothing, which is in batch.truth, floats (B, C); "
+            "give that to hard_label_loss."
         )
     return None
 
@@ -154,6 +164,17 @@ def _reads_labels(terms: Callable[[Batch], Any], data: TensorDataModule) -> bool
     return any(
         torch.equal(given[name].value, again[name].value) and not torch.equal(given[name].value, changed[name].value)
         for name in given
+    )
+
+
+def _ignores_smoothing(terms: Callable[[Batch], Any], batch: Batch, classes: int) -> bool:
+    """Return whether some term changes with the labels, but none with smoothed targets in their place."""
+    given, again = terms(batch), terms(batch)
+    others = terms(replace(batch, labels=batch.labels.roll(1)))
+    softer = terms(smoothed(batch, torch.zeros(len(batch.ids), classes, device=batch.ids.device), _PROBED_SMOOTHING))
+    settled = [name for name in given if torch.equal(given[name].value, again[name].value)]
+    return any(not torch.equal(given[name].value, others[name].value) for name in settled) and all(
+        torch.equal(given[name].value, softer[name].value) for name in settled
     )
 
 

@@ -51,7 +51,7 @@ class SelfDistillationCriterion(Criterion):
 
     def forward(self, logits: Tensor, batch: Batch, features: Features | None = None) -> dict[str, Term]:
         """Return hard_loss and, in training, soft_loss for student logits of shape (B, C); store the logits."""
-        hard_loss = hard_label_loss(logits, batch.labels)
+        hard_loss = hard_label_loss(logits, batch.truth)
         if not self.training:
             return {"hard_loss": Term(1.0, hard_loss)}
         soft_loss, trust = hard_loss, 0.0
