@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -124,7 +125,7 @@ def _check_patterns(space: SearchSpace, variants: list[Training], data: TensorDa
 
 def _each_optimizer(variants: list[Training]) -> list[Training]:
     """Return the first of some trainings with each optimizer, and with each set of settings that a factory is given."""
-    found = {}
+    found: dict[Any, Training] = {}
     for one in variants:
         key = one.optimizer, one.momentum is None, one.weight_decay is None
         found.setdefault(key, one)

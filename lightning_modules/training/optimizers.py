@@ -59,7 +59,7 @@ def _pattern(training: Training, name: str) -> str | None:
 
 def _parameters(training: Training, module: nn.Module) -> list[Any]:
     """Return all parameters, or groups of them where they have settings of their own."""
-    spared = set() if training.decays_all else _norms_and_biases(module)
+    spared = set() if training.decays_all or training.decay is None else _norms_and_biases(module)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         pattern = _pattern(training, name.removeprefix(NETWORK)) if name.startswith(NETWORK) else None
@@ -115,7 +115,7 @@ def _by_factory(training: Training, parameters: list[Any]) -> torch.optim.Optimi
 
 def _check_taken(name: str, optimizer: torch.optim.Optimizer, parameters: list[Any], rate: float) -> None:
     """Check that a factory's optimizer has the parameters and learning rates that the factory was called with."""
-    groups = parameters if isinstance(parameters[0], dict) else [{"params": parameters, "lr": rate}]
+    groups: list[Any] = parameters if isinstance(parameters[0], dict) else [{"params": parameters, "lr": rate}]
     wanted = {id(one): group["lr"] for group in groups for one in group["params"]}
     found = {id(one): group["lr"] for group in optimizer.param_groups for one in group["params"]}
     if found.keys() != wanted.keys():

@@ -15,7 +15,7 @@ _CPU_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # of x86, and of ARM
 def has_bfloat16(device: torch.device) -> bool:
     """Return whether a device computes in bfloat16 itself; elsewhere it is emulated, slower than float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and bool(set(_CPU_FLAGS) & _cpu_flags())
 
 

@@ -86,7 +86,7 @@ class Training:
 
     def given(self) -> dict[str, Any]:
         """Return the keywords that differ from their defaults, by name."""
-        default = {one.name: {} if one.name == "groups" else one.default for one in fields(self)}
+        default: dict[str, Any] = {one.name: {} if one.name == "groups" else one.default for one in fields(self)}
         return {name: value for name in default if (value := getattr(self, name)) != default[name]}
 
     def varied(self, values: Mapping[str, Any]) -> Training:

@@ -130,7 +130,7 @@ def stubborn(parameters: Iterable[Any], lr: float) -> torch.optim.Optimizer:
     ("given", "message"),
     [
         ({"optimizer": dict}, "the factory dict must return a torch.optim.Optimizer, but returned dict"),
-        ({"optimizer": forgetful}, r"the factory forgetful must give its optimizer all 14 parameters .* but SGD has 1"),
+        ({"optimizer": forgetful}, r"the factory forgetful must give its optimizer all 15 parameters .* but SGD has 1"),
         ({"optimizer": stubborn}, "the learning rate lr that it is called with, 0.01 here, but SGD has 0.5"),
         (
             {"optimizer": torch.optim.Adagrad, "momentum": 0.5},

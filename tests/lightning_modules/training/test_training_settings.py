@@ -21,7 +21,7 @@ def test_each_keyword_has_a_check_and_each_check_a_keyword() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"optimizer": "adamv"}, r"optimizer must be one of adamw, adam, sgd, or a factory, but got 'adamv'; did you mea"),
+        ({"optimizer": "adamv"}, r"optimizer must be one of adamw, adam, sgd, or a factory, but got 'adamv'; did you"),
         ({"optimizer": None}, "optimizer must be one of adamw, adam, sgd, or a factory, but got None"),
         ({"learning_rate": 0}, "learning_rate must be positive and finite, but got 0"),
         ({"learning_rate": float("inf")}, "learning_rate must be positive and finite, but got inf"),
@@ -31,9 +31,9 @@ def test_each_keyword_has_a_check_and_each_check_a_keyword() -> None:
         ({"weight_decay": -1e-4}, "weight_decay must be at least 0 and finite, but got -0.0001"),
         ({"weight_decay": float("nan")}, "weight_decay must be at least 0 and finite, but got nan"),
         ({"decay_on": "norms"}, "decay_on must be one of weights, all, but got 'norms'"),
-        ({"schedule": "cosinus"}, "schedule must be one of one_cycle, cosine, step, constant, .*did you mean 'cosine'?"),
+        ({"schedule": "cosinus"}, "schedule must be one of one_cycle, cosine, step, constant, .*; did you mean 'cosi"),
         ({"warmup": 1.0}, r"warmup must be in \[0, 1\), but got 1.0"),
-        ({"schedule": "step", "milestones": (0.75, 0.5)}, r"milestones must be shares of the steps in \(0, 1\), ascend"),
+        ({"schedule": "step", "milestones": (0.75, 0.5)}, r"milestones must be shares of the steps in \(0, 1\), asc"),
         ({"schedule": "step", "milestones": (30, 60)}, r"milestones must be shares of the steps in \(0, 1\)"),
         ({"schedule": "step", "milestones": ()}, r"milestones must be shares of the steps in \(0, 1\)"),
         ({"schedule": "step", "step_factor": 1.0}, r"step_factor must be in \(0, 1\), but got 1.0"),
@@ -42,7 +42,7 @@ def test_each_keyword_has_a_check_and_each_check_a_keyword() -> None:
         ({"accumulate": 0}, "accumulate must be a whole number of at least 1, but got 0"),
         ({"accumulate": True}, "accumulate must be a whole number of at least 1, but got True"),
         ({"clip_norm": 0.0}, "clip_norm must be positive and finite, but got 0.0"),
-        ({"precision": "bf16"}, "precision must be one of 32, bf16-mixed, but got 'bf16'; did you mean 'bf16-mixed'?"),
+        ({"precision": "bf16"}, "precision must be one of 32, bf16-mixed, but got 'bf16'"),
         ({"precision": 16}, "precision must be one of 32, bf16-mixed, but got 16"),
         ({"ema_decay": 1.0}, r"ema_decay must be in \(0, 1\), but got 1.0"),
         ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), but got 1.0"),
@@ -93,7 +93,7 @@ def test_what_is_varied_wins_and_what_it_leaves_without_effect_goes() -> None:
     assert base.varied({}) == base
     with pytest.raises(ValueError, match=r"momentum must be in \[0, 1\), but got 2"):
         base.varied({"optimizer": "adam", "momentum": 2})  # though adam has none
-    with pytest.raises(ValueError, match="a training must name some of optimizer, .*but got 'lr'"):
+    with pytest.raises(ValueError, match=r"a training must name some of optimizer, .*but got 'lr'"):
         base.varied({"lr": 2})
 
 
