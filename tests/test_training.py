@@ -1,4 +1,4 @@
-"""A search of students that are trained by other means than the default: told, controlled, logged, killed and resumed."""
+"""A search of students that are not trained by the default: told, controlled, logged, killed and resumed."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ def test_a_search_says_how_students_are_trained(undisturbed: Path) -> None:
     output = " ".join((undisturbed / "output-kept.txt").read_text().split())
     assert "4/4 done" in output and "trainings on labels alone" in output
     assert (
-        "training optimizer sgd, momentum 0.8, schedule cosine, warmup 0.1, accumulate 2, clip_norm 1.0, ema_decay 0.9; "
-        "searched: learning_rate, batch_size, label_smoothing" in output
+        "training optimizer sgd, momentum 0.8, schedule cosine, warmup 0.1, accumulate 2, clip_norm 1.0, ema_decay 0.9"
+        "; searched: learning_rate, batch_size, label_smoothing" in output
     )
     assert "ema_decay 0.9 is not reached: it has grown to" in output  # 48 samples, two batches a step: 24 steps
 
