@@ -39,6 +39,7 @@ from lightning_modules.data.embedded import fashion_mnist
 from lightning_modules.data.tensors import Split, TensorDataModule
 from lightning_modules.data.views import ShiftedViews
 from lightning_modules.methods import DistillationCriterion
+from lightning_modules.training import Training
 
 EPOCHS, TEACHER_EPOCHS, SEEDS, BATCH = 10, 12, 3, 128
 TEMPERATURES = (1.0, 2.0, 2.5, 4.0, 8.0, 20.0)
@@ -75,7 +76,7 @@ def trained_teacher(seed: int, folder: Path, epochs: int = TEACHER_EPOCHS) -> nn
         network,
         metrics={"accuracy": MulticlassAccuracy(num_classes=10, average="micro")},
         total_steps=epochs * data.steps_per_epoch,
-        learning_rate=1e-3,
+        settings=Training(learning_rate=1e-3),
     )
     run(module, data, epochs, seed)
     state = {name: value.contiguous() for name, value in network.state_dict().items()}
@@ -99,7 +100,7 @@ def student(units: int, data: TensorDataModule, seed: int, *, temperature: float
         DistillationCriterion(temperature=temperature, alpha=alpha),
         metrics={"accuracy": MulticlassAccuracy(num_classes=10, average="micro")},
         total_steps=EPOCHS * data.steps_per_epoch,
-        learning_rate=1e-3,
+        settings=Training(learning_rate=1e-3),
     )
     run(module, data, EPOCHS, seed)
     return module.network

@@ -311,7 +311,12 @@ def _placed(space: SearchSpace | str | os.PathLike[str]) -> tuple[SearchSpace | 
         if file and name not in _MAINS and getattr(module, "SPACE", None) is space:
             return None, Path(file)  # it is run anew: the workers, and a later search, run what the file says by then
     own = [space.criteria[method] for method in space.own_methods]
-    return replace(space, code=code_of_classes([type(space.task), *own])), None
+    training = space.task.training
+    factory = [training.optimizer] if callable(training.optimizer) else []
+    code = code_of_classes([type(space.task), *own, *factory])
+    # A value, which no code of the task may say: it may be made elsewhere.
+    said = {"training": str(training.texts())} if training.given() else {}
+    return replace(space, code=replace(code, files={**code.files, **said})), None
 
 
 def _name_of(space: SearchSpace) -> str:

@@ -16,7 +16,7 @@ class ConvertedLoss(NamedTuple):
         temperature: Softening T, unitless.
         alpha: Weight of the hard labels, in [0, 1].
         factor: The remaining factor. A learning rate of SGD must be multiplied by it, and the weight decay left as it
-            is; AdamW, which trains here, takes the same steps whatever the factor.
+            is; AdamW, which trains by default, takes the same steps whatever the factor.
     """
 
     temperature: float

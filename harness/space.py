@@ -31,9 +31,16 @@ from harness.space_checks import (
 )
 from harness.space_files import run_space_file
 from harness.space_ranges import hold, listed, middle_of, suggest
+from harness.space_training import (
+    check_training_group,
+    check_training_names,
+    hold_idle,
+    storable_training,
+    training_with,
+)
 from harness.task import Task, declared_metrics
-from lightning_modules.classifier import ClassifierModule, check_training
 from lightning_modules.methods import HINTON, METHODS, Criterion, make_criterion
+from lightning_modules.training import Training
 
 # A tuple as a choice is warned of where it is declared; here it is stored as text.
 warnings.filterwarnings("ignore", "Choices for a categorical distribution should be", UserWarning)
@@ -80,7 +87,8 @@ class SearchSpace:
         distillation: ``temperature`` and ``alpha`` (the weight of the **hard-label** loss). Or, by name of a method
             (``lightning_modules.methods.METHODS``, or any other name with a ``Method`` of one's own), the parameters
             of each: ``method`` is searched then too, and a method's parameters exist in its own trials only.
-        training: ``learning_rate`` and ``weight_decay``, as far as they vary.
+        training: Keywords of ``lightning_modules.training.Training``, as far as they vary; they win over
+            ``task.training``.
         epochs: Epochs of a trial, unless the command line says otherwise.
         code: The source code of the space file and of the modules that it imports; set by ``load_space``.
 
@@ -97,9 +105,8 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         check_task(self.task, epochs=self.epochs)
-        for group, plain in (("student", False), ("training", True)):
-            kept = {name: storable(name, dist, plain=plain) for name, dist in getattr(self, group).items()}
-            object.__setattr__(self, group, kept)
+        object.__setattr__(self, "student", {name: storable(name, dist) for name, dist in self.student.items()})
+        object.__setattr__(self, "training", storable_training(self.training))
         for method, parameters in self.methods.items():
             check_criterion(method, self.criteria.get(method))
             taken = sorted(set(self.student) & set(LOSS_NAMES))
@@ -119,9 +126,7 @@ class SearchSpace:
                         f"{name} must have one range in all methods that have it, but got {distribution} and "
                         f"{self.distributions[name]}."
                     )
-        check_names(
-            "training", self.training, keywords_of(ClassifierModule.__init__) & {"learning_rate", "weight_decay"}
-        )
+        check_training_names(self.training)
         check_parameter_names(self.distributions)
         for metric in declared_metrics(self.task)[1:]:
             if metric.name in self.distributions:
@@ -129,12 +134,11 @@ class SearchSpace:
         self._check_domains()
 
     def _check_domains(self) -> None:
-        """Check that losses and optimizer accept each choice, and the ends of every range."""
+        """Check that losses and training accept each choice, and the ends of every range."""
         for method, parameters in self.methods.items():
             check_kinds(parameters, self.criteria[method].__init__)
             check_ends(f"method {method!r}", parameters, self.criteria[method])
-        check_kinds(self.training, ClassifierModule.__init__)
-        check_ends("the optimizer", self.training, check_training)
+        check_training_group(self.task.training, self.training)
 
     @cached_property
     def methods(self) -> dict[str, Distributions]:
@@ -173,6 +177,10 @@ class SearchSpace:
         parameters = dict(configuration.distillation)
         method = parameters.pop(METHOD, HINTON)
         return self.criteria[method](**parameters) if method in self.criteria else make_criterion(method, **parameters)
+
+    def training_of(self, configuration: Configuration) -> Training:
+        """Return how a configuration's student is trained: as it says, and else as the task does."""
+        return training_with(self.task.training, self.training, configuration.training)
 
     @cached_property
     def _method(self) -> dict[str, BaseDistribution]:
@@ -213,7 +221,8 @@ class SearchSpace:
         """Return the space with some parameters held at a value, given as text.
 
         Where alpha is held at 1, the loss does not depend on the teacher, and so not on the temperature: it is held
-        too, in the middle of its range, unless it is given.
+        too, in the middle of its range, unless it is given. So is what has no effect beside a training parameter, as
+        the momentum beside AdamW.
 
         Raises:
             HarnessError: If a name is unknown, a value is outside its range, or alpha is held at 1 for several methods.
@@ -252,7 +261,7 @@ class SearchSpace:
             distillation={name: Method(self.criteria[name], group) for name, group in methods.items()}
             if self._method
             else methods[HINTON],
-            training=narrowed(self.training),
+            training=hold_idle(self.task.training, narrowed(self.training)),
         )
 
     @property

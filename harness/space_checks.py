@@ -14,6 +14,7 @@ from harness.core.errors import did_you_mean, one_line
 from harness.core.names import check_metric_name
 from harness.metrics import METRICS
 from harness.space_ranges import bounds_of, middle_of
+from harness.space_training import check_task_training
 from harness.task import Task, class_names, declared_metrics
 from lightning_modules.methods import METHODS, Criterion
 from lightning_modules.outputs import Output
@@ -47,6 +48,7 @@ def check_task(task: Task, *, epochs: int) -> None:
                 f"{did_you_mean(metric.direction, ('maximize', 'minimize'), otherwise='.')}"
             )
         check_metric_name(metric.name, METRICS)
+    check_task_training(task.training)
     class_names(task)
     rate = task.teacher_learning_rate
     if not isinstance(rate, Real) or not 0 < rate < math.inf:

@@ -15,6 +15,7 @@ from torchmetrics import Metric
 
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.outputs import Classification, Output
+from lightning_modules.training import Training
 
 
 class Task(ABC):
@@ -26,6 +27,7 @@ class Task(ABC):
             own primary metric.
         metric_direction: ``"maximize"`` or ``"minimize"``: which way ``metric`` is better; empty takes that of the
             output's own primary metric, or ``"maximize"`` where ``metric`` is the task's own.
+        training: How students are trained; what a space varies in its ``training`` group wins.
         class_names: Names of the classes in reports, in their order; empty uses their numbers.
         teacher_epochs: Epochs of the teacher's training, where no checkpoint is given.
         teacher_learning_rate: Peak learning rate of that training.
@@ -34,6 +36,7 @@ class Task(ABC):
     output: ClassVar[Output] = Classification()
     metric_name: ClassVar[str] = ""
     metric_direction: ClassVar[str] = ""
+    training: ClassVar[Training] = Training()
     class_names: ClassVar[tuple[str, ...]] = ()
     teacher_epochs: ClassVar[int] = 20
     teacher_learning_rate: ClassVar[float] = 1e-2

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -17,9 +17,14 @@ from lightning_modules.batch import Batch, call, evaluating
 from lightning_modules.features import capture_features
 from lightning_modules.methods import Criterion, HardLabelCriterion, Term
 from lightning_modules.outputs import Classification, Output
+from lightning_modules.training.average import WeightAverage
+from lightning_modules.training.optimizers import make_optimizer
+from lightning_modules.training.precision import used_precision
+from lightning_modules.training.schedules import make_schedule
+from lightning_modules.training.settings import Training
+from lightning_modules.training.updates import Updates
 
 _CLASSIFICATION = Classification()
-_WARM_UP = 0.3  # share of the steps, OneCycleLR's default
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class _Evaluated:
 
 
 class ClassifierModule(pl.LightningModule):
-    """Trains a network with a method, AdamW and a one-cycle schedule.
+    """Trains a network with a method.
 
     At the end of each epoch, ``epoch_metrics`` holds ``train/loss`` and ``train/<term>`` (means over the samples),
     ``val/loss``, ``val/<term>``, ``val/<metric>`` and, if the batches hold the teacher's scores of classes,
@@ -53,8 +58,7 @@ class ClassifierModule(pl.LightningModule):
         output: What an output means.
         metrics: Metrics by their name in the log, updated with ``output.metric_inputs``.
         total_steps: Optimizer steps of the whole training, for the schedule.
-        learning_rate: Peak of the schedule.
-        weight_decay: Decoupled weight decay of AdamW.
+        settings: How it is trained; ``None`` is the default.
     """
 
     def __init__(
@@ -65,11 +69,9 @@ class ClassifierModule(pl.LightningModule):
         output: Output = _CLASSIFICATION,
         metrics: Mapping[str, Metric],
         total_steps: int,
-        learning_rate: float = 1e-2,
-        weight_decay: float = 1e-4,
+        settings: Training | None = None,
     ) -> None:
         super().__init__()
-        check_training(learning_rate=learning_rate, weight_decay=weight_decay)
         # An item of the loader is a list of batches (see TensorLoader), with an optimizer step for each.
         self.automatic_optimization = False
         self.network = network
@@ -78,40 +80,57 @@ class ClassifierModule(pl.LightningModule):
         self.metric_names = tuple(metrics)
         self.metrics = nn.ModuleList(metrics.values())
         self.total_steps = total_steps
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
+        self.settings = settings = Training() if settings is None else settings
+        self.criterion.label_smoothing = settings.label_smoothing
+        # None where nothing is averaged: a submodule would be part of every checkpoint.
+        self.average = None if settings.ema_decay is None else WeightAverage(network, settings.ema_decay)
+        self.updates = Updates(settings)
         self.epoch_metrics: dict[str, float] = {}
         self._training = _TermMeans()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return AdamW over network and method, and its schedule, stepped with each optimizer step."""
-        optimizer = torch.optim.AdamW(
-            self.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
-        )
-        schedule = _schedule(optimizer, self.learning_rate, self.total_steps)
+        """Return the optimizer of network and method, and its schedule, stepped with each optimizer step."""
+        optimizer = make_optimizer(self.settings, self)
+        schedule = make_schedule(self.settings, optimizer, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def trained_network(self) -> nn.Module:
+        """Return the network as it is deployed after the training: with its averaged weights, if they are averaged."""
+        if self.average is not None:
+            self.average.load_into(self.network)
+        return self.network
 
     def terms(self, batch: Batch) -> dict[str, Term]:
         """Return the terms of the loss for a batch, with their graph."""
         return self._evaluate(batch).terms
 
     def training_step(self, batches: list[Batch], batch_idx: int) -> None:
-        """Take an optimizer step for each batch of an item."""
+        """Take an optimizer step for each batch of an item, or for as many as are accumulated."""
         # On one device in one precision, the bare optimizer is enough, at half of the cost of Lightning's.
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         schedule: Any = self.lr_schedulers()
         for batch in batches:
             evaluated = self._evaluate(batch)
-            optimizer.zero_grad()
-            weighted_sum(evaluated.terms).backward()
-            optimizer.step()
-            schedule.step()
-            self._training.add(evaluated.terms, len(evaluated.rows))
+            loss, samples = weighted_sum(evaluated.terms), len(evaluated.rows)
+            if self.updates.add(loss, samples, optimizer, schedule):
+                self._update_average()
+            self._training.add(evaluated.terms, samples)
+
+    def _update_average(self) -> None:
+        if self.average is not None:
+            self.average.update(self.network)
 
     def _evaluate(self, batch: Batch) -> _Evaluated:
         """Call the network with a batch, and compute the terms of the loss."""
-        with capture_features(self.network, self.criterion.student_layers) as features:
+        device = batch.ids.device
+        mixed = self.training and used_precision(self.settings.precision, device) != "32"
+        with (
+            capture_features(self.network, self.criterion.student_layers) as features,
+            torch.autocast(device.type, torch.bfloat16) if mixed else nullcontext(),
+        ):
             logits = call(self.network, batch.inputs)
+        if mixed:  # losses are computed in float32
+            logits, features = logits.float(), {name: value.float() for name, value in features.items()}
         rows, of_rows = self.output.as_rows(logits, batch)
         return _Evaluated(logits, rows, of_rows, self.criterion(rows, of_rows, features))
 
@@ -120,9 +139,12 @@ class ClassifierModule(pl.LightningModule):
         self._training = _TermMeans()
 
     def on_train_epoch_end(self) -> None:
-        """Validate, and collect the epoch's metrics."""
+        """Take the step that is left, validate what would be deployed, and collect the epoch's metrics."""
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        if self.updates.finish(optimizer, self.lr_schedulers()):
+            self._update_average()
         self.criterion.end_epoch()
-        with evaluating(self):
+        with evaluating(self), nullcontext() if self.average is None else self.average.applied(self.network):
             validated = self._validate(self.trainer.datamodule.ordered("val"))  # type: ignore[attr-defined]
         self.epoch_metrics = {f"train/{name}": value for name, value in self._training.compute().items()}
         self.epoch_metrics |= {f"val/{name}": value for name, value in validated.items()}
@@ -149,18 +171,6 @@ class ClassifierModule(pl.LightningModule):
         return values
 
 
-def check_training(*, learning_rate: float = 1e-2, weight_decay: float = 1e-4) -> None:
-    """Check hyperparameters of a training.
-
-    Raises:
-        ValueError: If ``learning_rate`` is not positive and finite, or ``weight_decay`` not at least 0 and finite.
-    """
-    if not 0 < learning_rate < math.inf:
-        raise ValueError(f"learning_rate must be positive and finite, but got {learning_rate=}.")
-    if not 0 <= weight_decay < math.inf:
-        raise ValueError(f"weight_decay must be at least 0 and finite, but got {weight_decay=}.")
-
-
 class StudentModule(ClassifierModule):
     """Trains a student. The teacher is not part of the module: batches hold its outputs."""
 
@@ -170,17 +180,6 @@ class TeacherModule(ClassifierModule):
 
     def __init__(self, network: nn.Module, **training: Any) -> None:
         super().__init__(network, HardLabelCriterion(), **training)
-
-
-def _schedule(optimizer: torch.optim.Optimizer, peak: float, total_steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """Return the one-cycle schedule: warm-up to ``peak`` over 30 % of the steps, then annealing to nearly zero.
-
-    With three steps or fewer, the warm-up is shorter than one step: OneCycleLR would never reach its peak, and take a
-    single step at 4e-6 of it. Such a training starts at the peak and decays along a cosine.
-    """
-    if _WARM_UP * total_steps < 1:
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total_steps)
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=peak, total_steps=total_steps, pct_start=_WARM_UP)
 
 
 def weighted_sum(terms: dict[str, Term]) -> Tensor:

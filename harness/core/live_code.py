@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -15,7 +15,7 @@ from harness.core.sources import Code, code_of, is_own, package_code, plain
 _CONSTANTS = (bool, int, float, complex, str, bytes, type(None))
 
 
-def code_of_classes(classes: Iterable[type]) -> Code:
+def code_of_classes(classes: Iterable[type | Callable[..., Any]]) -> Code:
     """Return the code of classes, and of all of the user's own code that they reach by the names they use.
 
     Classes and functions are followed through their bases, globals and closures; a module of the user's own that they
@@ -23,7 +23,7 @@ def code_of_classes(classes: Iterable[type]) -> Code:
     it, which differs between versions of Python.
 
     Args:
-        classes: Classes of the user's own, or of this package or installed ones, which say nothing.
+        classes: Classes, or functions, of the user's own, or of this package or installed ones, which say nothing.
     """
     files: dict[str, str] = {}
     waiting: list[Any] = list(classes)

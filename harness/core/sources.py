@@ -26,6 +26,8 @@ _ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("harness", "lightning_modules")
 _TRAINS = (
     "lightning_modules/**/*.py",
+    "harness/space_training.py",
+    "harness/training/batches.py",
     "harness/training/fit.py",
     "harness/trials/trial.py",
     "harness/trials/controls.py",

@@ -113,11 +113,17 @@ class CheckContext:
         return module.to(self.device)
 
 
-def subsample(data: TensorDataModule, device: torch.device) -> TensorDataModule:
-    """Return a copy of a data module with evenly spaced samples of each split, on ``device``."""
+def subsample(data: TensorDataModule, device: torch.device, batch_size: int) -> TensorDataModule:
+    """Return a copy of a data module with evenly spaced samples of each split, on ``device``.
+
+    Args:
+        data: The data.
+        device: The device.
+        batch_size: Samples in a batch, of which ``BATCH`` are taken at most.
+    """
     sample = copy.copy(data)
     sample.splits = {name: _subsample_split(split) for name, split in data.splits.items()}
-    sample.batch_size = min(data.batch_size, BATCH)
+    sample.batch_size = min(batch_size, BATCH)
     sample.teacher_outputs = {}
     sample.move_to(device)
     return sample

@@ -14,6 +14,7 @@ from harness.doctor.check import Check, CheckFailed, CheckWarning, describe_erro
 from harness.doctor.context import CheckContext, subsample
 from harness.networks.logits import label_classes
 from harness.space import load_space
+from harness.space_training import batch_sizes
 from harness.task import load_data
 from lightning_modules.batch import Inputs, select
 from lightning_modules.data import tensors
@@ -49,8 +50,10 @@ def check_data_loads(context: CheckContext) -> str:
                     "fill or drop what is missing before it goes into a Split: one NaN makes every weight NaN",
                 )
     context.data = data
-    context.classes = label_classes(data, context.space.task.output)
-    context.sample = subsample(data, context.device)
+    space = context.space
+    context.classes = label_classes(data, space.task.output)
+    largest = batch_sizes(space.task.training, space.training, data.batch_size)[-1]
+    context.sample = subsample(data, context.device, largest)
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
     return f"{sizes}; {context.space.task.output}, {context.classes} by the labels; finite"
 

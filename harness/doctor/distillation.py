@@ -17,9 +17,12 @@ from harness.preparation.method_checks import check_layers_of, classes_fault, ta
 from harness.preparation.mixing import mixes_targets
 from harness.space import METHOD, Configuration
 from harness.space_ranges import ends
+from harness.space_training import batch_sizes
+from harness.training.batches import with_batches_of
 from harness.training.fit import seed_draws
 from lightning_modules.batch import Batch
 from lightning_modules.classifier import weighted_sum
+from lightning_modules.training import Training
 
 _INERT = 1e-5  # relative change of a gradient: rounding changes it less, an effective parameter more
 _SHOWN = 3
@@ -157,9 +160,23 @@ def _corners(context: CheckContext, method: str) -> Iterator[dict[str, Any]]:
 
 
 def check_last_batch(context: CheckContext) -> str:
-    """Check that the loss of the last training batch, which may be smaller than the others, is finite."""
-    samples, batch_size = len(context.data.splits["train"]), context.data.batch_size
-    size = context.data.train_dataloader().last_batch_size
+    """Check that the loss of the last training batch, which may be smaller than the others, is finite.
+
+    Where the batch size is searched, there is one for each choice, or end of its range.
+    """
+    space, samples, found = context.space, len(context.data.splits["train"]), dict[int, int]()
+    for batch_size in batch_sizes(space.task.training, space.training, context.data.batch_size):
+        data = with_batches_of(context.data, Training(batch_size=batch_size))
+        found.setdefault(data.train_dataloader().last_batch_size, batch_size)
+    for size in found:
+        _check_batch_of(size, context)
+    told = (
+        f"{_counted(size, 'sample')}: the last of {samples:,} in batches of {batch}" for size, batch in found.items()
+    )
+    return "; ".join(told)
+
+
+def _check_batch_of(size: int, context: CheckContext) -> None:
     batch = context.batches(size)[0]
     for method, (name, architecture) in itertools.product(_methods(context), context.extremes().items()):
         with attributing_errors(f"{method}, student({name}), a batch of {size}", context):
@@ -168,7 +185,6 @@ def check_last_batch(context: CheckContext) -> str:
             raise CheckFailed(
                 f"{method}: the loss of student({name}) is {loss} on the last batch, of {_counted(size, 'sample')}"
             )
-    return f"{_counted(size, 'sample')}: the last of {samples:,} in batches of {batch_size}"
 
 
 def _counted(number: int, noun: str) -> str:

@@ -23,6 +23,7 @@ from harness.teachers.untrained import learns
 from lightning_modules.classifier import TeacherModule
 from lightning_modules.data.tensors import Split
 from lightning_modules.data.views import show
+from lightning_modules.training import Training
 
 _PARTS_SHOWN = 3
 
@@ -55,7 +56,7 @@ def check_teacher_learns(context: CheckContext) -> str:
         output=task.output,
         metrics=make_metrics(task, context.classes),
         total_steps=STEPS,
-        learning_rate=task.teacher_learning_rate,
+        settings=Training(learning_rate=task.teacher_learning_rate),
     )
     module.to(context.device).train()
     losses = [float(loss) for loss in train_steps(module, context.batches())]

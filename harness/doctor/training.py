@@ -11,24 +11,30 @@ from safetensors.torch import load, save
 from torch import nn
 
 from harness.core.content import tensors_digest
-from harness.doctor.check import Check, CheckFailed
+from harness.doctor.check import Check, CheckFailed, CheckWarning, attributing_errors
 from harness.doctor.context import CheckContext
 from harness.networks.consistency import ASKED, TOLERANCE, distance, logits_of
 from harness.networks.students import build_student
+from harness.preparation.training_checks import check_trainings, training_surprises
+from harness.space_ranges import ends
+from harness.space_training import beside_effect
 from harness.task import deployed_network
 from harness.tracking.autologging import switch_off_autologging
+from harness.training.batches import with_batches_of
 from harness.training.checkpoint import Checkpoints
 from harness.training.fit import FitConfig, fit, seed_draws
 from harness.training.tensor_file import cpu_state, load_state
 
 _SHOWN = 3
+_BATCH, _EPOCHS = 8, 2  # of the trainings that show what a parameter changes
 
 
 def check_teacher_unchanged(context: CheckContext) -> str:
     """Check that a student's training changes none of the teacher's weights and buffers."""
     before = cpu_state(context.teacher)
-    method, steps = context.methods[0], context.sample.steps_per_epoch
-    module = context.module(context.configuration(method), steps=steps)
+    configuration = context.configuration(context.methods[0])
+    steps = context.space.training_of(configuration).steps_per_epoch(context.sample.steps_per_epoch)
+    module = context.module(configuration, steps=steps)
     with tempfile.TemporaryDirectory() as folder:
         switch_off_autologging()
         config = FitConfig(epochs=1, folder=Path(folder), accelerator=context.settings.accelerator, seed=0)
@@ -96,6 +102,46 @@ def check_student_saves(context: CheckContext) -> str:
     return f"{len(state)} tensors, {size_mb:.3g} MB, give a fresh student the same logits"
 
 
+def check_training_parameters(context: CheckContext) -> str:
+    """Check that each parameter of the training group changes what is trained, between the ends of its range."""
+    space, inert, moving = context.space, [], 0
+    check_trainings(space, context.data)
+    for name, distribution in space.training.items():
+        values = ends(distribution)
+        if len(values) < 2:
+            continue
+        with attributing_errors(name, context):
+            first, *others = (_trained_with(context, name, value) for value in values)
+        if any(other != first for other in others):
+            moving += 1
+        else:
+            inert.append(name)
+    surprises = list(training_surprises(space, context.data))
+    if inert:
+        raise CheckWarning(f"a student trained for {_EPOCHS} epochs on few samples is the same with {', '.join(inert)}")
+    if surprises:
+        raise CheckWarning("; ".join(surprises))
+    return f"each of {moving} parameters changes the trained student" if moving else "nothing of it is searched"
+
+
+def _trained_with(context: CheckContext, name: str, value: Any) -> str:
+    """Return a digest of a student that is trained on the sample with a value of one parameter."""
+    space = context.space
+    beside = beside_effect(space.task.training, space.training, name)
+    configuration = context.configuration(context.methods[0], **beside, **{name: value})
+    training = space.training_of(configuration)
+    data = with_batches_of(context.sample, training)
+    if name != "batch_size":
+        data.batch_size = _BATCH  # so that there are steps for schedules and averages
+    steps = _EPOCHS * training.steps_per_epoch(data.steps_per_epoch)
+    module = context.module(configuration, steps=steps)
+    with tempfile.TemporaryDirectory() as folder:
+        switch_off_autologging()
+        accelerator = context.settings.accelerator
+        fit(module, data, FitConfig(epochs=_EPOCHS, folder=Path(folder), accelerator=accelerator, seed=0))
+    return tensors_digest(cpu_state(module.trained_network()))
+
+
 CHECKS = (
     Check(
         "teacher unchanged",
@@ -113,6 +159,12 @@ CHECKS = (
         "student kept",
         check_student_saves,
         "register what a student needs as parameters or buffers (register_buffer), not as plain attributes",
+        needs=("teacher unchanged",),
+    ),
+    Check(
+        "training",
+        check_training_parameters,
+        "widen its range, or take it out of the space: a parameter without effect costs trials and means nothing",
         needs=("teacher unchanged",),
     ),
 )

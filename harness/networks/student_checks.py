@@ -19,6 +19,7 @@ from harness.networks.sharing import check_apart
 from harness.networks.state import check_state
 from harness.networks.students import UserCodeContext, build_student, named, probe_samples
 from harness.space import SearchSpace
+from harness.space_training import batch_sizes
 from harness.training.fit import seed_draws
 from harness.training.tensor_file import cpu_state
 from lightning_modules.batch import Inputs, call, evaluating
@@ -205,7 +206,7 @@ def _check_architecture(
             "give teacher and students one logit for each class",
         )
     _note_layers(name, network, split, layers, found)
-    _check_smallest_batch(name, network, data)
+    _check_smallest_batch(name, network, space, data)
     return network, _fingerprint(network, split.inputs, logits)
 
 
@@ -287,9 +288,10 @@ def _note_layers(name: str, network: nn.Module, split: Split, layers: Sequence[s
             found.shapes.setdefault(layer, {}).setdefault(tuple(features[layer].shape[1:]), name)
 
 
-def _check_smallest_batch(name: str, network: nn.Module, data: TensorDataModule) -> None:
+def _check_smallest_batch(name: str, network: nn.Module, space: SearchSpace, data: TensorDataModule) -> None:
     """Check that a student can be trained on a batch of one, where there are such."""
-    if min(data.batch_size, len(data.splits["train"])) > 1:
+    smallest = batch_sizes(space.task.training, space.training, data.batch_size)[0]
+    if min(smallest, len(data.splits["train"])) > 1:
         return
     try:
         with torch.no_grad():

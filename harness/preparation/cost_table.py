@@ -27,6 +27,7 @@ from harness.space import SearchSpace
 from harness.studies.study import Study
 from harness.teachers.ensemble import labels
 from harness.teachers.make import Teacher
+from harness.training.batches import with_batches_of
 from lightning_modules.batch import Inputs, call
 from lightning_modules.data.tensors import TensorDataModule
 
@@ -246,12 +247,13 @@ def too_large(space: SearchSpace, costs: CostTable) -> str:
 
 def limit_s_of(settings: Settings, space: SearchSpace, data: TensorDataModule, network: nn.Module) -> float:
     """Return how many seconds costs may be measured, by how long a study of students like this one would train."""
+    usual = with_batches_of(data, space.training_of(space.configuration(space.middle())))
     training_s = expected_steps_s(
         network,
         partial(example_inputs, data),
-        batch_size=data.batch_size,
+        batch_size=usual.batch_size,
         threads=1,
-        steps=settings.trials * space.epochs * data.steps_per_epoch,
+        steps=settings.trials * space.epochs * usual.steps_per_epoch,
     )
     workers = workers_together(settings, space, data.device)
     return time_limit_s(training_s / min(workers, settings.trials))

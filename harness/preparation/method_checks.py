@@ -14,6 +14,7 @@ from harness.core.errors import HarnessError, one_line
 from harness.networks.student_checks import Students
 from harness.space import METHOD, SearchSpace
 from harness.space_ranges import listed
+from harness.space_training import training_variants
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.methods.feature import FeatureCriterion
 
@@ -91,6 +92,9 @@ def targets_fault(method: str, space: SearchSpace) -> str | None:
 def classes_fault(method: str, space: SearchSpace, classes: int) -> str | None:
     """Return why a method has no meaning for the task's output or this number of classes; ``None`` if it has."""
     output, criterion = space.task.output, space.criteria[method]
+    smooths = any(one.label_smoothing for one in training_variants(space.task.training, space.training))
+    if smooths and not output.has_classes:
+        return f"label_smoothing can't be used: it spreads a label over classes, but the task's output is {output}"
     refused = f"method {method!r} can't be searched: it"
     if criterion.needs_classes and not output.has_classes:
         return f"{refused} compares scores of classes, but the task's output is {output}"

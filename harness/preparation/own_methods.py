@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, SupportsFloat
 
 import numpy as np
+import torch
 from optuna.distributions import CategoricalDistribution
 from torch import Tensor, nn
 
@@ -17,12 +18,14 @@ from harness.core.content import tensors_digest
 from harness.core.errors import HarnessError, one_line
 from harness.networks.students import build_student, middle_architecture
 from harness.space import SearchSpace
+from harness.space_training import training_variants
 from lightning_modules.batch import Batch, call, select
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.features import capture_features
 from lightning_modules.methods import Criterion, Term
 
 _MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
+_PROBED_SMOOTHING = 0.25
 
 
 def check_own_methods(
@@ -79,6 +82,12 @@ def _own_method_fault(space: SearchSpace, method: str, values: Mapping[str, Any]
         )
     if lost := _lost_on_resume(criterion, state, lambda: terms(_half(batch))):
         return f"can't be resumed: {lost}."
+    variants = training_variants(space.task.training, space.training)
+    if any(one.label_smoothing for one in variants) and _ignores_smoothing(criterion, terms, batch):
+        return (
+            "ignores the label_smoothing of the training: take its loss from the labels from self.hard_loss(logits, "
+            "batch)."
+        )
     return None if criterion.needs_labels else _mixed_targets_fault(terms, data)
 
 
@@ -153,6 +162,20 @@ def _mixed_targets_fault(terms: Callable[[Batch], Any], data: TensorDataModule) 
         f"can't be trained on the mixed targets of the views, probabilities in batch.target: {fault}; {remedy}."
         if fault
         else None
+    )
+
+
+def _ignores_smoothing(criterion: Criterion, terms: Callable[[Batch], Any], batch: Batch) -> bool:
+    """Return whether some term changes with the targets, but none with label smoothing, in training."""
+    criterion.train()
+    given, again = terms(batch), terms(batch)
+    others = terms(replace(batch, target=batch.target.roll(1, 0)))
+    criterion.label_smoothing = _PROBED_SMOOTHING
+    softer = terms(batch)
+    criterion.label_smoothing = 0.0
+    settled = [name for name in given if torch.equal(given[name].value, again[name].value)]
+    return any(not torch.equal(given[name].value, others[name].value) for name in settled) and all(
+        torch.equal(given[name].value, softer[name].value) for name in settled
     )
 
 

@@ -43,8 +43,8 @@ def training_warnings(network: nn.Module) -> list[str]:
         shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
         found.append(
             f"is a LightningModule whose {shown} will not be used: its forward alone is, trained by the space's method "
-            "with AdamW (search learning_rate and weight_decay in the space's training group); a teacher that must be "
-            "trained by them is trained before, and given as --teacher FILE"
+            "as the task's training = Training(…) says; a teacher that must be trained by them is trained before, and "
+            "given as --teacher FILE"
         )
     if not network.training:
         found.append("is given in eval mode, and is trained so, without dropout: call train() before it is returned")

@@ -34,6 +34,7 @@ from harness.preparation.sanity_warnings import SAME_WEIGHTS, network_warnings, 
 from harness.preparation.scoring import score
 from harness.preparation.student_identity import student_starts, students_digest
 from harness.preparation.teacher_checks import check_outputs, check_teacher
+from harness.preparation.training_checks import check_trainings, training_line, training_surprises
 from harness.preparation.user_code import middle_student, middle_student_code, user_code
 from harness.region import Scores, region_of
 from harness.screen.terminal import Terminal
@@ -126,6 +127,14 @@ class PreparationSteps:
             deployed = deployed_network(space.task, network).to(data.device)
             fault = find_inconsistency(deployed, example_inputs(data, ASKED))
         return found if fault is None else [*found, f"answers inconsistently: {fault.found}"]
+
+    def check_trainings(self, data: TensorDataModule) -> None:
+        """Check how students are trained, and tell it where it is not the default."""
+        with self.task_code("training"):
+            check_trainings(self._space, data)
+        if line := training_line(self._space, data.device):
+            self._terminal.say_wrapped(f"training  {line}", indent=INDENT)
+        self.warnings += training_surprises(self._space, data)
 
     def collect_warnings(self, students: Students) -> None:
         """Collect sanity warnings about the task and what its students have in common."""

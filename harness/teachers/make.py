@@ -26,6 +26,7 @@ from harness.training.fit import EpochListener, FitConfig, fit, loss_check
 from harness.training.tensor_file import cpu_state, load_state, save_tensors
 from lightning_modules.classifier import TeacherModule
 from lightning_modules.data.tensors import TensorDataModule
+from lightning_modules.training import Training
 
 _FILE = "teacher.safetensors"
 AS_IT_IS = "nothing of it is trained by gradients: taken as it is"
@@ -207,7 +208,7 @@ def _train(
         output=space.task.output.for_training(data.splits["train"].labels, classes),
         metrics=make_metrics(space.task, classes),
         total_steps=space.task.teacher_epochs * data.steps_per_epoch,
-        learning_rate=space.task.teacher_learning_rate,
+        settings=Training(learning_rate=space.task.teacher_learning_rate),
     )
     spool.set_state("RUNNING", kept=epochs_kept(folder))
     listener.on_start(space.task.teacher_epochs, spool.kept)

@@ -7,12 +7,14 @@ import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from harness.core.addresses import redact
 from harness.core.content import write_atomically
 from harness.core.errors import HarnessError, Interrupted, LeaseLost, TrialFailed, TrialPruned, one_line
 from harness.preparation.student_costs import costs_of
+from harness.preparation.training_checks import fixed_training
 from harness.storage.access import STORAGE_ERRORS
 from harness.storage.leases import Lease
 from harness.studies.study import Study
@@ -101,7 +103,7 @@ def run_training(
     """
     try:
         with open_spool(training.folder, training.lease, context.mirror) as spool:
-            begin_spool(spool, training, context.study)
+            begin_spool(spool, training, context.study, fixed_training(context.space, context.prepared.data.device))
             if pruner is not None and training.resumed:
                 pruner.restore(spool)
             kept = spool.kept if training.resumed else None
@@ -178,8 +180,17 @@ def open_spool(folder: Path, lease: Lease, mirror: MirrorClient) -> Iterator[Spo
             raise
 
 
-def begin_spool(spool: Spool, training: TrainingRun, study: Study) -> None:
-    """Log the start of a run: its tags, parameters and the state RUNNING."""
+def begin_spool(
+    spool: Spool, training: TrainingRun, study: Study, settings: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Log the start of a run: its tags, parameters and the state RUNNING.
+
+    Args:
+        spool: The spool of the run.
+        training: The training.
+        study: The study.
+        settings: What its task sets of all trainings alike, by name; logged as ``training.name``.
+    """
     spool.begin(
         training.run_name,
         tags={
@@ -187,7 +198,11 @@ def begin_spool(spool: Spool, training: TrainingRun, study: Study) -> None:
             "kd.run_key": f"{study.id}/{training.key}",
             **training.tags,
         },
-        params={**training.spec.configuration.params(), **training.extra_params},
+        params={
+            **training.spec.configuration.params(),
+            **{f"training.{name}": value for name, value in settings.items()},
+            **training.extra_params,
+        },
         parent=study.folder,
         taken_ms=training.lease.taken_ms if training.resumed and study.may_be_elsewhere else None,
     )

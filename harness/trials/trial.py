@@ -25,6 +25,7 @@ from harness.storage.leases import Lease
 from harness.task import deployed_network, make_metrics, primary_metric
 from harness.tracking.autologging import switch_off_autologging
 from harness.tracking.spool import Spool
+from harness.training.batches import with_batches_of
 from harness.training.fit import EpochListener, FitConfig, fit, seed_draws
 from harness.training.predictions import PREDICTIONS, compare_predictions, save_predictions
 from harness.training.tensor_file import cpu_state, save_tensors
@@ -141,20 +142,21 @@ def train_student(
     Raises:
         TrialFailed, TrialPruned: If a listener raises them.
     """
-    data = prepared.data
+    training = space.training_of(spec.configuration)
+    data = with_batches_of(prepared.data, training)
     module = student_module(
         spec.configuration,
         space,
         data,
         classes=prepared.classes,
-        total_steps=space.epochs * data.steps_per_epoch,
+        total_steps=space.epochs * training.steps_per_epoch(data.steps_per_epoch),
         seed=spec.seed,
     )
     data.seed, data.teacher_layers = spec.order_seed, module.criterion.teacher_layers
     switch_off_autologging()
     config = FitConfig(epochs=space.epochs, folder=folder, accelerator=accelerator, seed=spec.seed)
     fit(module, data, config, listeners=listeners)
-    return module.network
+    return module.trained_network()
 
 
 def student_module(
@@ -171,7 +173,7 @@ def student_module(
     Args:
         configuration: Architecture, distillation and training parameters.
         space: Its task builds the student; its epochs are the length of the whole training.
-        data: The data, with the teacher's outputs.
+        data: The data, in batches of the training's size, with the teacher's outputs.
         classes: Number of classes C.
         total_steps: Optimizer steps of the whole training.
         seed: Seed of the initial weights.
@@ -187,7 +189,7 @@ def student_module(
         output=output,
         metrics=make_metrics(space.task, classes),
         total_steps=total_steps,
-        **configuration.training,
+        settings=space.training_of(configuration),
     )
 
 

@@ -39,6 +39,7 @@ class Criterion(nn.Module):
         needs_values: Whether it compares numbers, so that outputs of classes are excluded.
         needs_one_row: Whether each sample must have one row, so that a class for each pixel or token is excluded.
         output: What the logits mean; rows of logits reach a method, one for each sample of a classifier.
+        label_smoothing: Share of the target that ``hard_loss`` spreads over all classes in training, in [0, 1).
     """
 
     student_layers: tuple[str, ...] = ()
@@ -49,6 +50,7 @@ class Criterion(nn.Module):
     needs_values = False
     needs_one_row = False
     output: Output = Classification()
+    label_smoothing: float = 0.0
 
     def setup(self, student: nn.Module, data: TensorDataModule, *, epochs: int) -> None:
         """Create what depends on student and data, before the training; the default does nothing.
@@ -75,7 +77,7 @@ class Criterion(nn.Module):
 
     def hard_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the loss from the labels, as the output kind has it: a scalar, before weighting."""
-        return self.output.hard_loss(logits, batch.target)
+        return self.output.hard_loss(logits, batch.target, smoothing=self.label_smoothing if self.training else 0.0)
 
     def begin_epoch(self, seed: int) -> None:
         """Start an epoch; the default does nothing.

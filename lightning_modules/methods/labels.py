@@ -6,7 +6,6 @@ from torch import Tensor
 
 from lightning_modules.batch import Batch
 from lightning_modules.features import Features
-from lightning_modules.losses import smoothed_label_loss
 from lightning_modules.methods.base import Criterion, Term
 
 
@@ -43,7 +42,9 @@ class SmoothedLabelCriterion(Criterion):
 
     def forward(self, logits: Tensor, batch: Batch, features: Features | None = None) -> dict[str, Term]:
         """Return hard_loss and soft_loss for student logits of shape (B, C)."""
+        beside = self.label_smoothing if self.training else 0.0  # of the training: labels are smoothed twice
+        smoothing = 1 - (1 - self.smoothing) * (1 - beside)
         return {
             "hard_loss": Term(0.0, self.hard_loss(logits.detach(), batch)),
-            "soft_loss": Term(1.0, smoothed_label_loss(logits, batch.target, smoothing=self.smoothing)),
+            "soft_loss": Term(1.0, self.output.hard_loss(logits, batch.target, smoothing=smoothing)),
         }

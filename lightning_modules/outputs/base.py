@@ -9,18 +9,20 @@ calibration.
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_modules.batch import Batch
 from lightning_modules.ensemble import mean_of_logits, mean_of_probabilities
-from lightning_modules.losses import hard_label_loss
+from lightning_modules.losses import hard_label_loss, smoothed_label_loss
 
 Metrics = Mapping[str, tuple[Metric, Literal["maximize", "minimize"]]]
 """Metrics by name, each with the direction that is better; the first one is the primary metric."""
@@ -74,12 +76,14 @@ class Output(ABC):
         """Return the shape of an output for samples with these labels."""
 
     @abstractmethod
-    def hard_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+    def hard_loss(self, logits: Tensor, target: Tensor, *, smoothing: float = 0.0) -> Tensor:
         """Return the loss from the labels, a scalar, averaged over the rows.
 
         Args:
             logits: Rows of logits (R, C), or the network's output where it has no classes.
             target: The targets of the rows, or of the batch.
+            smoothing: Share of the target that is spread over all classes, in [0, 1): Szegedy et al. (2016), section 7.
+                arXiv:1512.00567. An output without classes has none.
         """
 
     @abstractmethod
@@ -187,15 +191,13 @@ class CategoricalOutput(Output):
     def row_classes(self, size: int) -> int:
         return size
 
-    def hard_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+    def hard_loss(self, logits: Tensor, target: Tensor, *, smoothing: float = 0.0) -> Tensor:
         """Return the cross-entropy with the labels, in nats, weighted by class if there are weights."""
         if self._weights is None:
-            return hard_label_loss(logits, target)
-        weights = self._weights.to(logits.device)
-        terms = torch.log_softmax(logits.float(), -1) * weights
-        if target.is_floating_point():
-            return -(terms * target).sum() / len(logits)
-        return -terms.gather(1, target[:, None]).sum() / len(logits)
+            return cross_entropy(logits, target, smoothing)
+        weighted = smoothed_targets(logits, target, smoothing) * self._weights.to(logits.device)
+        logs = torch.log_softmax(logits.float(), -1)
+        return -(logs.masked_fill(weighted == 0, 0.0) * weighted).sum() / len(logits)
 
     def for_training(self, labels: Tensor, size: int) -> Self:
         if self.class_weights is None:
@@ -246,6 +248,22 @@ class CategoricalOutput(Output):
 
     def __str__(self) -> str:
         return f"{type(self).__name__}({self.size or ''})"
+
+
+def cross_entropy(logits: Tensor, target: Tensor, smoothing: float) -> Tensor:
+    """Return the cross-entropy of rows with targets, smoothed if ``smoothing`` is above 0; a scalar in nats."""
+    if smoothing:
+        return smoothed_label_loss(logits, target, smoothing=smoothing)
+    return hard_label_loss(logits, target)
+
+
+def smoothed_targets(logits: Tensor, target: Tensor, smoothing: float) -> Tensor:
+    """Return targets as probabilities, shape (R, C), of which a share is spread over the classes that are possible."""
+    given = target if target.is_floating_point() else F.one_hot(target, logits.shape[1]).float()
+    if not smoothing:
+        return given
+    possible = (logits.detach() != -math.inf).to(given)
+    return (1 - smoothing) * given + smoothing * possible / possible.sum(1, keepdim=True)
 
 
 def batch_of_rows(batch: Batch, target: Tensor, teacher_logits: Tensor | None) -> Batch:

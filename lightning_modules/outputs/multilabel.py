@@ -11,8 +11,7 @@ from torch import Tensor
 from torchmetrics.classification import MultilabelAveragePrecision, MultilabelF1Score
 
 from lightning_modules.batch import Batch
-from lightning_modules.losses import hard_label_loss
-from lightning_modules.outputs.base import Metrics, Output, batch_of_rows
+from lightning_modules.outputs.base import Metrics, Output, batch_of_rows, cross_entropy, smoothed_targets
 
 
 class MultiLabel(Output):
@@ -105,14 +104,13 @@ class MultiLabel(Output):
         """Return probabilities, which torchmetrics need not guess, and whole targets."""
         return logits.float().sigmoid(), labels.long()
 
-    def hard_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+    def hard_loss(self, logits: Tensor, target: Tensor, *, smoothing: float = 0.0) -> Tensor:
         """Return the binary cross-entropy in nats, averaged over the rows."""
         if self._presence is None:
-            return hard_label_loss(logits, target)
+            return cross_entropy(logits, target, smoothing)
         weights = self._presence.to(logits.device).repeat(len(logits) // len(self._presence))
-        logs = torch.log_softmax(logits.float(), -1)
-        present = target[:, 1] if target.ndim == 2 else target.float()
-        return -(weights * present * logs[:, 1] + (1 - present) * logs[:, 0]).mean()
+        logs, given = torch.log_softmax(logits.float(), -1), smoothed_targets(logits, target, smoothing)
+        return -(weights * given[:, 1] * logs[:, 1] + given[:, 0] * logs[:, 0]).mean()
 
     def for_training(self, labels: Tensor, size: int) -> Self:
         """Return the kind with the weights of its labels."""

@@ -52,7 +52,7 @@ class Regression(Output):
         """Return (N, V)."""
         return (len(labels), size)
 
-    def hard_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+    def hard_loss(self, logits: Tensor, target: Tensor, *, smoothing: float = 0.0) -> Tensor:
         """Return the mean squared error, in squared units of the target."""
         return F.mse_loss(logits.float(), target)
 

@@ -422,7 +422,7 @@ def doctor(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_readme_s_example_passes_and_a_broken_one_ends_with_code_1(example: Path) -> None:
     ended = doctor(example, "--space", "cancer.py")
     assert ended.returncode == 0 and ended.stderr == "", ended
-    assert ended.stdout.endswith("33 checks: 32 ok, 1 skipped\n")
+    assert ended.stdout.endswith("34 checks: 33 ok, 1 skipped\n")
     (example / "cancer.py").write_text(EXAMPLE.replace("return perceptron(width)", "return perceptron(None)"))
     ended = doctor(example, "--space", "cancer.py")
     assert ended.returncode == 1 and ended.stderr == "" and "Traceback" not in ended.stdout

@@ -44,7 +44,7 @@ def a_space(
         ({"distillation": {"temperature": TEMPERATURE, "alpha": ALPHA, "tau": ALPHA}}, "'tau', which would reach not"),
         ({"distillation": {"temperature": TEMPERATURE}}, "'alpha' is missing"),
         ({"distillation": {"alpha": ALPHA}}, "'temperature' is missing"),
-        ({"training": {"momentum": ALPHA}}, "'momentum', which would reach nothing"),
+        ({"training": {"momentums": ALPHA}}, "'momentums', which would reach nothing; did you mean momentum?"),
         ({"training": {"network": ALPHA}}, "'network', which would reach nothing"),
         ({"student": {"alpha": ALPHA}}, "student must not name 'alpha', which is the loss's, in every control too"),
         (

@@ -17,6 +17,7 @@ from lightning_modules.data.tensors import Split, TensorDataModule
 from lightning_modules.features import Features
 from lightning_modules.methods import Criterion, DistillationCriterion, Term
 from lightning_modules.networks import ConvNet
+from lightning_modules.training import Training
 
 # Lightning's, of a choice that is meant: batches are cut on their device, so the module moves none.
 pytestmark = pytest.mark.filterwarnings("ignore:You have overridden `transfer_batch_to_device`:UserWarning")
@@ -47,8 +48,7 @@ def settings(total_steps: int) -> dict[str, object]:
     return {
         "metrics": {"accuracy": MulticlassAccuracy(num_classes=CLASSES, average="micro")},
         "total_steps": total_steps,
-        "learning_rate": LEARNING_RATE,
-        "weight_decay": WEIGHT_DECAY,
+        "settings": Training(learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY),
     }
 
 
@@ -166,7 +166,7 @@ def test_the_logged_loss_is_the_weighted_sum_of_the_logged_terms() -> None:
 
 def test_training_terms_are_means_over_the_samples_though_the_last_batch_is_small() -> None:
     data, module = some_data(), a_student(linear(), total_steps=3)
-    module.learning_rate = 1e-12  # the weights stay, so that the whole epoch can be worked out at once
+    module.settings = Training(learning_rate=1e-12)  # the weights stay: the whole epoch can be worked out at once
     fit(module, data)
     split = data.splits["train"]
     hard, soft = terms_by_scipy(linear()(split.inputs), split.labels, data.teacher_outputs["train"]["logits"])
@@ -178,7 +178,7 @@ def test_validation_uses_the_last_weights_and_every_sample_once() -> None:
     data, logged = some_data(), []
     for epochs in (1, 2):
         module = a_student(linear(seed=5), total_steps=6)
-        module.learning_rate = 0.3
+        module.settings = Training(learning_rate=0.3)
         fit(module, data, epochs=epochs)
         logged.append(module.epoch_metrics)
     split, teacher = data.splits["val"], data.teacher_outputs["val"]["logits"]

@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_modules.batch import Batch
-from lightning_modules.classifier import weighted_sum
+from lightning_modules.classifier import StudentModule, weighted_sum
 from lightning_modules.data.tensors import Split, TensorDataModule
 from lightning_modules.features import capture_features
 from lightning_modules.methods import METHODS, Criterion, make_criterion
 from lightning_modules.networks import ConvNet
 from lightning_modules.outputs import Regression
+from lightning_modules.training import Training
 
 LAYERS = {"student_layer": "block1", "teacher_layer": "block1"}
 PARAMETERS: dict[str, dict[str, Any]] = {
@@ -107,6 +109,25 @@ def test_every_parameter_of_a_method_changes_the_gradient(method: str, name: str
     value = PARAMETERS[method][name]
     other = "block2" if isinstance(value, str) else 0.5 * value
     assert float((gradient(method) - gradient(method, **{name: other})).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method not in OF_NUMBERS])
+def test_label_smoothing_reaches_the_loss_of_every_method_in_training_alone(method: str) -> None:
+    def loss(smoothing: float, *, training: bool) -> Tensor:
+        data, student = some_data(), a_student()
+        module = StudentModule(
+            student,
+            set_up(method, student, data),
+            metrics={"accuracy": MulticlassAccuracy(num_classes=CLASSES)},
+            total_steps=1,
+            settings=Training(label_smoothing=smoothing),
+        ).train(training)
+        module.criterion.begin_epoch(0)
+        batch = next(batches(data) if training else iter(next(iter(data.ordered("val")))))
+        return weighted_sum(module.terms(batch)).detach()
+
+    assert float((loss(0.0, training=True) - loss(0.2, training=True)).abs()) > 1e-3
+    assert torch.equal(loss(0.0, training=False), loss(0.2, training=False))
 
 
 @pytest.mark.parametrize(("method", "name"), [(m, n) for m, n in EACH if not n.endswith("_layer")])

@@ -13,6 +13,7 @@ from lightning_modules.batch import Batch
 from lightning_modules.losses import hard_label_loss, soft_target_loss
 from lightning_modules.methods import METHODS, DistillationCriterion, make_criterion
 from lightning_modules.outputs import Classification, MultiLabel, Output, Regression, Segmentation, Tokens
+from lightning_modules.outputs.base import smoothed_targets
 
 IGNORED = 255
 MASKS = torch.tensor([[[0, 1, IGNORED], [2, 2, 1]], [[IGNORED, 0, 0], [1, 1, 2]]])
@@ -182,6 +183,40 @@ def test_weights_of_labels_are_those_of_torch() -> None:
 def test_without_weights_the_loss_of_a_classifier_is_the_cross_entropy() -> None:
     logits, labels = draw(4, 3), torch.tensor([0, 2, 1, 2])
     assert torch.equal(Classification().hard_loss(logits, labels), hard_label_loss(logits, labels))
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("weights", [None, (2.0, 1.0, 0.5)])
+def test_label_smoothing_is_pytorchs_of_labels_of_mixed_targets_and_with_weights(
+    soft: bool, weights: tuple[float, ...] | None
+) -> None:
+    labels, logits = torch.tensor([2, 0, 1, 2]), draw(4, 3)
+    target = torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0], [0.2, 0.3, 0.5], [0.0, 0.0, 1.0]]) if soft else labels
+    output = Classification(3, class_weights=weights).for_training(labels, 3)
+    q = 0.7 * (target if soft else F.one_hot(labels, 3).float()) + 0.1
+    scaled = torch.tensor(weights or (1.0, 1.0, 1.0))
+    scaled = scaled / scaled[labels].mean()
+    expected = -(q * scaled * logits.log_softmax(1)).sum() / 4
+    torch.testing.assert_close(output.hard_loss(logits, target, smoothing=0.3), expected)
+    if weights is None:
+        torch.testing.assert_close(expected, F.cross_entropy(logits, target, label_smoothing=0.3))
+
+
+def test_label_smoothing_gives_a_masked_class_no_share() -> None:
+    logits = draw(4, 3)
+    logits[0, 1] = -math.inf
+    labels = torch.tensor([2, 0, 1, 2])
+    found = smoothed_targets(logits, labels, 0.3)
+    assert found[0].tolist() == pytest.approx([0.15, 0.0, 0.85]) and found[1].tolist() == pytest.approx([0.8, 0.1, 0.1])
+    weighted = Classification(3, class_weights=(1.0, 2.0, 3.0)).for_training(labels, 3)
+    assert weighted.hard_loss(logits, labels, smoothing=0.3).isfinite()
+
+
+def test_label_smoothing_of_several_labels_is_that_of_each() -> None:
+    logits = draw(4, 3)
+    rows, of_rows = MultiLabel(3).as_rows(logits, batch_of(TRAITS))
+    expected = F.binary_cross_entropy_with_logits(logits, 0.8 * TRAITS + 0.1)
+    torch.testing.assert_close(MultiLabel(3).hard_loss(rows, of_rows.target, smoothing=0.2), expected)
 
 
 def test_methods_know_which_outputs_they_need() -> None:
