@@ -12,12 +12,14 @@ from torch import nn
 
 from harness.core.content import exclusive
 from harness.core.errors import if_memory_suffices
+from harness.core.metric import Costs
 from harness.cost.base import BackendConditions, CostBackend, backends
-from harness.cost.counting import VERSION, count_costs, uncounted_of
+from harness.cost.counting import VERSION, Counts, count_costs, uncounted_of
 from harness.cost.kept import KeptCosts, kept_costs_file, kept_costs_key
 from harness.cost.latency import expected_steps_s, time_limit_s
 from harness.cost.rounds import FEWEST_ROUNDS, ROUNDS, Rounds
 from harness.cost.table import MOST_ARCHITECTURES, CostTable, key_of, total_costs
+from harness.metrics import METRICS
 from harness.networks.students import middle_architecture, named
 from harness.preparation.concurrency import workers_together
 from harness.preparation.user_code import Deployed, deployed_of, middle_student, middle_student_code, user_code
@@ -25,6 +27,7 @@ from harness.screen.terminal import Terminal
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.studies.study import Study
+from harness.teachers.black_box import BlackBoxTeacher
 from harness.teachers.ensemble import labels
 from harness.teachers.make import Teacher
 from lightning_modules.batch import Inputs, call, select
@@ -54,7 +57,8 @@ def cost_table(
                 table = _found_or_measured(settings, space, teachers, data, terminal)
                 study.costs = table.to_json()
                 measured = "1 architecture" if len(table.students) == 1 else f"{len(table.students)} architectures"
-                terminal.say(f"costs     {measured} and the teacher on {table.conditions}")
+                and_teacher = " and the teacher" if any(teacher.network for teacher in teachers) else ""
+                terminal.say(f"costs     {measured}{and_teacher} on {table.conditions}")
     return table
 
 
@@ -74,7 +78,8 @@ def _found_or_measured(
         limit_s = limit_s_of(settings, space, data, middle_student(space, data, settings))
     students = _measurable(space, data, settings)
     members = dict(zip(labels(len(teachers)), teachers, strict=True))
-    measuring = _Measuring.of(settings, space, data, terminal, {**members, **students})
+    costed = {name: one for name, one in members.items() if one.network is not None}
+    measuring = _Measuring.of(settings, space, data, terminal, {**costed, **students})
     found = backends()
     with exclusive(measuring.lock):
         counted = measuring.counted(students)
@@ -92,8 +97,27 @@ def _found_or_measured(
     for by_backend in measured.values():
         for name, of_one in by_backend.costs.items():
             costs[name] |= of_one
-    each = [costs.pop(name) for name in members]
+    each = [_of_teacher(one, costs.pop(name, {})) for name, one in members.items()]
     return CostTable(conditions, total_costs(each), costs, each if len(each) > 1 else (), uncounted)
+
+
+def _of_teacher(teacher: Teacher, costs: Costs) -> Costs:
+    """Return a teacher's costs: what is counted of one that is no PyTorch network would be counted of what asks it."""
+    if teacher.black_box is None:
+        return costs
+    return {**{name: value for name, value in costs.items() if name not in Counts._fields}, **teacher.black_box.costs()}
+
+
+def known_costs(teacher: nn.Module | BlackBoxTeacher) -> dict[str, float]:
+    """Return which costs of a teacher will be known: each is 1, or 0 for parameters that it has not.
+
+    Args:
+        teacher: The network; or what is asked in its place, prepared.
+    """
+    timed = {name: 1.0 for name, one in METRICS.items() if one.is_measured and name not in Counts._fields}
+    if isinstance(teacher, BlackBoxTeacher):
+        return {**(timed if teacher.is_costed else {}), **dict.fromkeys(teacher.costs(), 1.0)}
+    return {**timed, "parameters": float(any(True for _ in teacher.parameters()))}
 
 
 @dataclass(frozen=True)
@@ -126,7 +150,7 @@ class _Measuring:
         each: Mapping[str, Teacher | Deployed],
     ) -> _Measuring:
         """Return the measuring of teachers and students."""
-        networks = {name: one.network for name, one in each.items()}
+        networks = {name: one.network for name, one in each.items() if one.network is not None}
         trainable = {name: one.trainable_parameters for name, one in each.items()}
         key = kept_costs_key(networks, example_inputs(data, 1), trainable, space.code.key)
         return cls(settings, data, terminal, networks, trainable, key)

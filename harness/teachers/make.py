@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -16,6 +17,8 @@ from harness.cost.counting import trainable_parameters
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.studies.start import Start
+from harness.task import class_names
+from harness.teachers.black_box import BlackBoxTeacher, Ground
 from harness.teachers.cache import ArtifactCache
 from harness.teachers.untrained import BindStart, begin_teacher, build_teacher, learns, teacher_start
 from harness.tracking.autologging import switch_off_autologging
@@ -26,7 +29,7 @@ from harness.training.tensor_file import cpu_state, load_state, save_tensors
 from lightning_modules.classifier import TeacherModule
 from lightning_modules.data.tensors import TensorDataModule
 
-_FILE = "teacher.safetensors"
+_FILE, _WHAT = "teacher.safetensors", "teacher"
 AS_IT_IS = "nothing of it is trained by gradients: taken as it is"
 """The note on a teacher without trainable parameters, such as an estimator behind a module."""
 
@@ -36,18 +39,20 @@ class Teacher:
     """A frozen teacher.
 
     Attributes:
-        network: In eval mode, without gradients.
+        network: In eval mode, without gradients; ``None`` where only its answers are known.
         start: Identifies it, on any processor.
         spool: The log of its own MLflow run.
         run_key: Identifies that run on any machine.
         trainable_parameters: How many of its parameters its own training changes.
+        black_box: What is asked in place of the network; ``None`` where that is PyTorch's.
     """
 
-    network: nn.Module
+    network: nn.Module | None
     start: Start
     spool: Spool
     run_key: str
     trainable_parameters: int
+    black_box: BlackBoxTeacher | None = None
 
     @property
     def digest(self) -> str:
@@ -84,7 +89,7 @@ def make_teacher(
     artifacts: ArtifactCache,
     listener: TeacherListener,
     bind_start: BindStart,
-    check: Callable[[nn.Module], None] = lambda network: None,
+    check: Callable[[nn.Module | BlackBoxTeacher], None] = lambda network: None,
 ) -> Teacher:
     """Load the teacher from its checkpoint or from the cache, or train it; without trainable parameters, use it as is.
 
@@ -98,62 +103,56 @@ def make_teacher(
         artifacts: Finds a teacher that is kept, and keeps the one that is trained.
         listener: Called as the training goes on.
         bind_start: Called with what a teacher starts from, before it is trained.
-        check: Raises if the network can't teach, before it is trained.
+        check: Raises if the teacher can't teach, before it is trained or asked.
 
     Raises:
         HarnessError: If the checkpoint can't be used.
     """
-    network, start, key = begin_teacher(space, data, dataset, settings, bind_start, listener.on_note)
+    built = build_teacher(space, data, settings, listener.on_note)
+    source = "as it is" if settings.teacher is None else str(settings.teacher)
+
+    def begun(folder: Path) -> Spool:
+        return _begun(folder, source, dataset, space, data, settings, listener)
+
+    if isinstance(built, BlackBoxTeacher):
+        ground = Ground(data, dataset, classes, class_names(space.task), settings.seed, listener.on_note)
+        return _prepared(built, ground, settings, artifacts, begun, check)
+    network, start, key = begin_teacher(built, space, data, dataset, settings, bind_start)
     check(network)
     is_trained_here = settings.teacher is None and learns(network)
-    source = "trained" if is_trained_here else str(settings.teacher or "as it is")
+    source = "trained" if is_trained_here else source
     folder = settings.cache_dir / "teachers" / key
-    run_key, file = f"teacher/{key}", folder / _FILE
-
-    def begun() -> Spool:
-        spool = Spool(folder, listener.on_append)
-        spool.begin(
-            f"teacher-{key[:8]}",
-            tags={"kd.role": "teacher", "kd.run_key": run_key},
-            params={
-                "source": source,
-                "epochs": space.task.teacher_epochs,
-                "learning_rate": space.task.teacher_learning_rate,
-                "batch_size": data.batch_size,
-                "seed": settings.seed,
-                "dataset": dataset,
-            },
-        )
-        return spool
+    run_key, file = _run_key(key), folder / _FILE
 
     def train(files: list[Path]) -> None:
         nonlocal network
-        with contextlib.closing(begun()) as spool:
+        with contextlib.closing(begun(folder)) as spool:
             _train(network, space, data, classes, folder, spool, settings, listener)
         _save(network, file, key)
         drop_checkpoints(folder)
         # As another start will load it: what it has learnt beside its tensors is not kept.
-        network = build_teacher(space, data, settings)
+        network = cast(nn.Module, build_teacher(space, data, settings))
 
     if not is_trained_here:
         if settings.teacher is None:
             listener.on_note(AS_IT_IS)
-        spool = begun()
+        spool = begun(folder)
     else:
-        what = "teacher"
         artifacts.get_or_create(
             [file],
             lock=folder / "lock",
             name=f"teacher {key}",
-            what=what,
+            what=_WHAT,
             doing="trains the teacher",
             run_key=run_key,
             run_folder=folder,
             load=lambda path: _load_kept(network, path, key),
             make=train,
         )
-        spool = begun()  # not before: whoever trains it, on whatever machine, makes its run, and nobody a second one
-        artifacts.share([file], what, folder)
+        spool = begun(
+            folder
+        )  # not before: whoever trains it, on whatever machine, makes its run, and nobody a second one
+        artifacts.share([file], _WHAT, folder)
     trainable = trainable_parameters(network)
     network.to(data.device).eval().requires_grad_(False)
     if is_trained_here:
@@ -161,9 +160,82 @@ def make_teacher(
     return Teacher(network, start, spool, run_key, trainable)
 
 
+def _run_key(key: str) -> str:
+    return f"teacher/{key}"
+
+
+def _begun(
+    folder: Path,
+    source: str,
+    dataset: str,
+    space: SearchSpace,
+    data: TensorDataModule,
+    settings: Settings,
+    listener: TeacherListener,
+) -> Spool:
+    """Begin the log of a teacher's run, whose key is the name of its folder."""
+    spool = Spool(folder, listener.on_append)
+    spool.begin(
+        f"teacher-{folder.name[:8]}",
+        tags={"kd.role": "teacher", "kd.run_key": _run_key(folder.name)},
+        params={
+            "source": source,
+            "epochs": space.task.teacher_epochs,
+            "learning_rate": space.task.teacher_learning_rate,
+            "batch_size": data.batch_size,
+            "seed": settings.seed,
+            "dataset": dataset,
+        },
+    )
+    return spool
+
+
+def _prepared(
+    given: BlackBoxTeacher,
+    ground: Ground,
+    settings: Settings,
+    artifacts: ArtifactCache,
+    begun: Callable[[Path], Spool],
+    check: Callable[[BlackBoxTeacher], None],
+) -> Teacher:
+    """Prepare a teacher that is no network, and identify it; what it learns is kept in the folder of its run."""
+    teachers = settings.cache_dir / "teachers"
+    kept: list[tuple[str, str]] = []
+
+    def keep(key: str, name: str, load: Callable[[Path], None], make: Callable[[Path], None]) -> None:
+        folder = teachers / key
+
+        def made(files: list[Path]) -> None:
+            with contextlib.closing(begun(folder)) as spool:
+                spool.set_state("RUNNING")
+                make(files[0])
+
+        artifacts.get_or_create(
+            [folder / name],
+            lock=folder / "lock",
+            name=f"teacher {key}",
+            what=_WHAT,
+            doing="fits the teacher",
+            run_key=_run_key(key),
+            run_folder=folder,
+            load=load,
+            make=made,
+        )
+        kept.append((key, name))
+
+    given.prepare(replace(ground, keep=keep))
+    check(given)
+    start = given.start(ground.data)
+    key = kept[0][0] if kept else start.digest
+    spool = begun(teachers / key)
+    artifacts.share([teachers / one / name for one, name in kept], _WHAT, teachers / key)
+    network = given.network()
+    return Teacher(network and network.eval(), start, spool, _run_key(key), 0, given)
+
+
 def find_teacher(
     space: SearchSpace, data: TensorDataModule, dataset: str, settings: Settings
-) -> tuple[nn.Module, Path | None]:
+) -> tuple[nn.Module | BlackBoxTeacher, Path | None]:
     """Return the teacher as far as it is there without training, and its file. Nothing is written.
 
     Args:
@@ -173,12 +245,16 @@ def find_teacher(
         settings: Where the cache is, and whether there is a checkpoint.
 
     Returns:
-        The network, on the CPU, in the mode that the task leaves it in; ``None`` beside it means that of no file.
+        The network, on the CPU, in the mode that the task leaves it in, or a teacher that is none, still to be prepared;
+        ``None`` beside it means that it is of no file.
 
     Raises:
         HarnessError: If the checkpoint can't be used.
     """
-    network, _, key = begin_teacher(space, data, dataset, settings)
+    built = build_teacher(space, data, settings)
+    if isinstance(built, BlackBoxTeacher):
+        return built, settings.teacher
+    network, _, key = begin_teacher(built, space, data, dataset, settings)
     if settings.teacher is not None:
         return network, settings.teacher
     if not learns(network):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -25,15 +25,18 @@ class Split:
         inputs: Inputs of a network, first dimension N: a tensor, or a dict of tensors. Any mapping is converted to a
             dict; a tensor with a graph is detached, and an inference tensor is copied to a normal one.
         labels: Class indices, shape (N,), int64.
+        ids: Names of the samples, N different whole numbers or texts; outputs of a teacher that come from a file are
+            joined by them. ``None`` where samples are known by their position alone.
 
     Raises:
-        TypeError: If inputs or labels are not tensors.
+        TypeError: If inputs or labels are not tensors, or ids are neither whole numbers nor texts.
         ValueError: If it is empty, inputs and labels differ in length, labels are not class indices, or inputs are
             float64 (networks are float32), bool outside of a dict, or not dense.
     """
 
     inputs: Inputs
     labels: Tensor
+    ids: Sequence[int | str] | None = None
 
     def __post_init__(self) -> None:
         inputs = self.inputs
@@ -60,6 +63,9 @@ class Split:
                 "labels must be class indices from 0 of shape (N,) and dtype int64, but got "
                 f"{_labels_fault(self.labels)}."
             )
+        if self.ids is not None:
+            object.__setattr__(self, "ids", sample_ids(self.ids))
+            check_ids({"this split": self})
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -72,13 +78,45 @@ class Split:
 
     def few(self, count: int) -> Split:
         """Return the first ``count`` samples, or all if there are fewer."""
-        return Split(select(self.inputs, slice(count)), self.labels[:count])
+        return Split(select(self.inputs, slice(count)), self.labels[:count], self.ids and self.ids[:count])
 
     def to(self, device: torch.device) -> Split:
         """Return the same samples on ``device``."""
         inputs = self.inputs
         moved = {k: v.to(device) for k, v in inputs.items()} if isinstance(inputs, dict) else inputs.to(device)
-        return Split(moved, self.labels.to(device))
+        return Split(moved, self.labels.to(device), self.ids)
+
+
+def sample_ids(given: Any) -> tuple[int | str, ...]:
+    """Return names of samples, from any sequence, as whole numbers and texts.
+
+    Raises:
+        TypeError: If one is neither.
+    """
+    values = given.tolist() if hasattr(given, "tolist") else list(given)
+    for one in values:
+        if isinstance(one, bool) or not isinstance(one, int | str):
+            raise TypeError(f"ids of samples must be whole numbers or texts, but got {one!r} ({type(one).__name__}).")
+    return tuple(values)
+
+
+def check_ids(splits: Mapping[str, Split]) -> None:
+    """Check that ids name one sample each, over all splits.
+
+    Raises:
+        ValueError: If there is not one for each sample, or two are the same.
+    """
+    seen: dict[int | str, str] = {}
+    for name, part in splits.items():
+        if part.ids is not None and len(part.ids) != len(part):
+            raise ValueError(
+                f"ids must name each of the {len(part)} samples of a split, but there are {len(part.ids)}."
+            )
+        for one in part.ids or ():
+            if one in seen:
+                where = name if seen[one] == name else f"{seen[one]} and {name}"
+                raise ValueError(f"ids must name one sample each, but {one!r} names two of {where}.")
+            seen[one] = name
 
 
 def not_finite(values: Tensor) -> list[int]:
@@ -270,6 +308,7 @@ class TensorDataModule(pl.LightningDataModule):
                 raise TypeError(
                     f"{name} must be a Split(inputs, labels) of lightning_modules.data, but got {type(part).__name__}."
                 )
+        check_ids(self.splits)
         self.batch_size = int(batch_size)  # NumPy's integers can't be written to JSON
         self.eval_batch_size = int(eval_batch_size)
         self.views = views
