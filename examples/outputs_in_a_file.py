@@ -1,6 +1,6 @@
 """Outputs in a file teach: what some model said of each sample, joined to the samples by their ids.
 
-python examples/outputs_in_a_file.py answers.parquet                        # writes such a file, as another program would
+python examples/outputs_in_a_file.py answers.parquet  # writes such a file, as another program would
 python search.py --space examples/outputs_in_a_file.py --teacher answers.parquet --trials 20 --study answers
 
 The file has a column ``id`` and one for each class, named as in ``class_names``. The model that made it is not needed.

@@ -1,4 +1,4 @@
-"""Gradient-boosted trees teach a perceptron: a teacher that is no PyTorch network, on scikit-learn's handwritten digits.
+"""Gradient-boosted trees, no PyTorch network, teach a perceptron, on scikit-learn's handwritten digits.
 
 python search.py --space examples/trees_teach_a_perceptron.py --trials 20 --study trees
 

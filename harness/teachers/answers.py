@@ -16,6 +16,9 @@ PROBABILITIES, LOG_PROBABILITIES, LOGITS, LABELS, TOP_K = (
 KINDS = (PROBABILITIES, LOG_PROBABILITIES, LOGITS, LABELS, TOP_K)
 """The forms in which a teacher may answer."""
 
+SCORED = (LOGITS, PROBABILITIES, LOG_PROBABILITIES)
+"""Those of them that give each class a number."""
+
 FLOOR = 1e-6
 """The least probability that is stored: a probability of 0 has no logarithm, and no student can follow it there."""
 
@@ -64,6 +67,12 @@ def to_logits(values: Tensor, kind: str, who: str, name: Callable[[int], str]) -
         _refuse(off, f"a sum of {first:.6g} instead of 1 of", kind, who, name, remedy)
     floored = shares < FLOOR
     return Logits(shares.clamp(min=FLOOR).log().float(), int(floored.sum()))
+
+
+def are_probabilities(answers: Tensor) -> bool:
+    """Return whether answers, shape (N, C), are probabilities: none negative, and a sum of 1 for each sample."""
+    sums = answers.double().sum(1)
+    return bool((answers >= 0).all()) and bool(((sums - 1).abs() < _SUM).all())
 
 
 def from_labels(labels: Tensor, classes: int) -> Tensor:

@@ -94,7 +94,6 @@ class BlackBoxTeacher(ABC):
         who: What it is, in messages.
         is_costed: Whether what it answers is computed here, so that its latency can be measured.
         warnings: Sanity warnings that its preparation found, a phrase each.
-        is_fitted_here: Whether its preparation has taught it something.
         floored: How many of the probabilities that it gave so far were floored (``harness.teachers.answers.FLOOR``).
     """
 
@@ -103,7 +102,6 @@ class BlackBoxTeacher(ABC):
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
-        self.is_fitted_here = False
         self.floored = 0
         self._classes, self._names = 0, tuple[str, ...]()
 
@@ -116,6 +114,11 @@ class BlackBoxTeacher(ABC):
         self.warnings = []
         self._classes, self._names = ground.classes, ground.names
         self._prepare(ground)
+
+    @property
+    def learns(self) -> bool:
+        """Return whether its preparation fits it to the training samples."""
+        return False
 
     @property
     @abstractmethod
@@ -148,7 +151,7 @@ class BlackBoxTeacher(ABC):
 
     def network(self) -> nn.Module | None:
         """Return the teacher as a module without tensors, which can be timed; ``None`` if it is not costed."""
-        return _Asked(self) if self.is_costed else None
+        return AskedNetwork(self) if self.is_costed else None
 
     def start(self, data: TensorDataModule) -> Start:
         """Return what identifies the teacher, which is prepared: its content, and where it is asked here its answers.
@@ -180,8 +183,12 @@ class BlackBoxTeacher(ABC):
         return logits
 
 
-class _Asked(nn.Module):
-    """A black-box teacher as a module without tensors, for what calls networks."""
+class AskedNetwork(nn.Module):
+    """A black-box teacher as a module without tensors, for what calls networks.
+
+    Args:
+        teacher: The teacher; it can be called only if it is costed.
+    """
 
     def __init__(self, teacher: BlackBoxTeacher) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -20,6 +20,7 @@ from harness.studies.start import Start
 from harness.task import class_names
 from harness.teachers.black_box import BlackBoxTeacher, Ground
 from harness.teachers.cache import ArtifactCache
+from harness.teachers.prepare_black_box import WHAT, prepare_black_box, run_key_of
 from harness.teachers.untrained import BindStart, begin_teacher, build_teacher, learns, teacher_start
 from harness.tracking.autologging import switch_off_autologging
 from harness.tracking.spool import Spool
@@ -29,7 +30,7 @@ from harness.training.tensor_file import cpu_state, load_state, save_tensors
 from lightning_modules.classifier import TeacherModule
 from lightning_modules.data.tensors import TensorDataModule
 
-_FILE, _WHAT = "teacher.safetensors", "teacher"
+_FILE = "teacher.safetensors"
 AS_IT_IS = "nothing of it is trained by gradients: taken as it is"
 """The note on a teacher without trainable parameters, such as an estimator behind a module."""
 
@@ -116,13 +117,15 @@ def make_teacher(
 
     if isinstance(built, BlackBoxTeacher):
         ground = Ground(data, dataset, classes, class_names(space.task), settings.seed, listener.on_note)
-        return _prepared(built, ground, settings, artifacts, begun, check)
+        start, spool = prepare_black_box(built, ground, settings.cache_dir / "teachers", artifacts, begun, check)
+        asked = built.network()
+        return Teacher(asked and asked.eval(), start, spool, run_key_of(spool.folder), 0, built)
     network, start, key = begin_teacher(built, space, data, dataset, settings, bind_start)
     check(network)
     is_trained_here = settings.teacher is None and learns(network)
     source = "trained" if is_trained_here else source
     folder = settings.cache_dir / "teachers" / key
-    run_key, file = _run_key(key), folder / _FILE
+    run_key, file = run_key_of(folder), folder / _FILE
 
     def train(files: list[Path]) -> None:
         nonlocal network
@@ -142,7 +145,7 @@ def make_teacher(
             [file],
             lock=folder / "lock",
             name=f"teacher {key}",
-            what=_WHAT,
+            what=WHAT,
             doing="trains the teacher",
             run_key=run_key,
             run_folder=folder,
@@ -152,16 +155,12 @@ def make_teacher(
         spool = begun(
             folder
         )  # not before: whoever trains it, on whatever machine, makes its run, and nobody a second one
-        artifacts.share([file], _WHAT, folder)
+        artifacts.share([file], WHAT, folder)
     trainable = trainable_parameters(network)
     network.to(data.device).eval().requires_grad_(False)
     if is_trained_here:
         start = teacher_start(network, data)  # with the weights that it was trained to
     return Teacher(network, start, spool, run_key, trainable)
-
-
-def _run_key(key: str) -> str:
-    return f"teacher/{key}"
 
 
 def _begun(
@@ -177,7 +176,7 @@ def _begun(
     spool = Spool(folder, listener.on_append)
     spool.begin(
         f"teacher-{folder.name[:8]}",
-        tags={"kd.role": "teacher", "kd.run_key": _run_key(folder.name)},
+        tags={"kd.role": "teacher", "kd.run_key": run_key_of(folder)},
         params={
             "source": source,
             "epochs": space.task.teacher_epochs,
@@ -188,49 +187,6 @@ def _begun(
         },
     )
     return spool
-
-
-def _prepared(
-    given: BlackBoxTeacher,
-    ground: Ground,
-    settings: Settings,
-    artifacts: ArtifactCache,
-    begun: Callable[[Path], Spool],
-    check: Callable[[BlackBoxTeacher], None],
-) -> Teacher:
-    """Prepare a teacher that is no network, and identify it; what it learns is kept in the folder of its run."""
-    teachers = settings.cache_dir / "teachers"
-    kept: list[tuple[str, str]] = []
-
-    def keep(key: str, name: str, load: Callable[[Path], None], make: Callable[[Path], None]) -> None:
-        folder = teachers / key
-
-        def made(files: list[Path]) -> None:
-            with contextlib.closing(begun(folder)) as spool:
-                spool.set_state("RUNNING")
-                make(files[0])
-
-        artifacts.get_or_create(
-            [folder / name],
-            lock=folder / "lock",
-            name=f"teacher {key}",
-            what=_WHAT,
-            doing="fits the teacher",
-            run_key=_run_key(key),
-            run_folder=folder,
-            load=load,
-            make=made,
-        )
-        kept.append((key, name))
-
-    given.prepare(replace(ground, keep=keep))
-    check(given)
-    start = given.start(ground.data)
-    key = kept[0][0] if kept else start.digest
-    spool = begun(teachers / key)
-    artifacts.share([teachers / one / name for one, name in kept], _WHAT, teachers / key)
-    network = given.network()
-    return Teacher(network and network.eval(), start, spool, _run_key(key), 0, given)
 
 
 def find_teacher(
@@ -245,8 +201,8 @@ def find_teacher(
         settings: Where the cache is, and whether there is a checkpoint.
 
     Returns:
-        The network, on the CPU, in the mode that the task leaves it in, or a teacher that is none, still to be prepared;
-        ``None`` beside it means that it is of no file.
+        The network, on the CPU, in the mode that the task leaves it in, or a teacher that is none, still to be
+        prepared; ``None`` beside it means that it is of no file.
 
     Raises:
         HarnessError: If the checkpoint can't be used.

@@ -126,9 +126,8 @@ def build_teacher(
         return network
     if not isinstance(network, nn.Module):
         raise Unfit(
-            f"teacher() must give a torch.nn.Module, or a teacher of harness.teachers, but gives "
-            f"{type(network).__name__}",
-            "return the network from it; SklearnTeacher(estimator), OnnxTeacher(file) and others hold what is none",
+            f"teacher() must give a torch.nn.Module, but gives {type(network).__name__}",
+            "return the network from it, or what is none in a class of harness.teachers, as SklearnTeacher(estimator)",
         )
     initialize_lazy_layers(network, data.splits["val"].few(1).to(torch.device("cpu")).inputs)
     if settings.teacher is not None:

@@ -20,12 +20,12 @@ from harness.networks.digest import rounded_answers
 from harness.teachers.answers import FLOOR, LOGITS, PROBABILITIES, to_logits
 from harness.teachers.black_box import BlackBoxTeacher, Ground, Prepare, Query, flat_inputs
 from harness.teachers.estimator_file import Untrusted, load_estimators, save_estimators
+from harness.teachers.estimators import SCORES, check_answers, classes_of, is_fitted, rows_of, seeded_copy
 from lightning_modules.batch import Inputs, select
 
 _FILE = "teacher.skops"
 _VERSION = 1  # raised when estimators are fitted in another way
 _ASKED = 4096  # rows of a split by which an estimator that came fitted is identified
-_SCORES = ("predict_proba", "decision_function")
 _SHOWN = 3
 
 
@@ -76,7 +76,7 @@ class SklearnTeacher(BlackBoxTeacher):
     who: ClassVar[str] = "the estimator that teaches"
 
     def __init__(
-        self, estimator: Any, *, inputs: Prepare = flat_inputs, folds: int = 5, scores: str = _SCORES[0]
+        self, estimator: Any, *, inputs: Prepare = flat_inputs, folds: int = 5, scores: str = SCORES[0]
     ) -> None:
         super().__init__()
         if not hasattr(estimator, "fit") or not hasattr(estimator, "get_params") or isinstance(estimator, type):
@@ -84,10 +84,10 @@ class SklearnTeacher(BlackBoxTeacher):
             raise ValueError(f"SklearnTeacher must get an estimator of scikit-learn, but got {found}.")
         if isinstance(folds, bool) or not isinstance(folds, int) or folds < 2:
             raise ValueError(f"folds must be a whole number of at least 2, but got {folds!r}.")
-        if scores not in _SCORES:
-            raise ValueError(f"scores must be one of {' or '.join(_SCORES)}, but got {scores!r}.")
+        if scores not in SCORES:
+            raise ValueError(f"scores must be one of {' or '.join(SCORES)}, but got {scores!r}.")
         self._given, self._inputs, self._folds, self._scores = estimator, inputs, folds, scores
-        self.was_fitted = _is_fitted(estimator)
+        self.was_fitted = is_fitted(estimator)
         self._whole: Any = estimator
         self._parts: list[Any] = []
         self._part_of_row = np.zeros(0, dtype=np.int64)
@@ -95,12 +95,17 @@ class SklearnTeacher(BlackBoxTeacher):
         self._key = ""
 
     @property
+    def learns(self) -> bool:
+        """Return whether the estimator is fitted here."""
+        return not self.was_fitted
+
+    @property
     def content(self) -> str:
         """Return a digest of the kind of estimator, its parameters and what it is fitted on."""
         return digest("sklearn", type(self._given).__name__, repr(self._given), self._scores, self._key)
 
     def _prepare(self, ground: Ground) -> None:
-        _check_answers(self._given, self._scores)
+        check_answers(self._given, self._scores)
         self._places.clear()
         if self.was_fitted:
             self._key = self._ask_fitted(ground)
@@ -110,16 +115,14 @@ class SklearnTeacher(BlackBoxTeacher):
 
     def _fit_or_load(self, ground: Ground) -> None:
         import sklearn
-        from sklearn.base import clone
 
-        seeded, names = _seeded(clone(self._given), ground.seed)
+        seeded, names = seeded_copy(self._given, ground.seed)
         folds = self._split(ground)
         self._key = digest(
             "fit", _VERSION, type(seeded).__module__, repr(seeded.get_params()), ground.dataset, len(self._part_of_row),
             folds, ground.seed, sklearn.__version__,
         )  # fmt: skip
         told = f"; {', '.join(names)} set from the seed" if names else ""
-        self.is_fitted_here = True
 
         def fit() -> list[Any]:
             ground.note(
@@ -157,7 +160,7 @@ class SklearnTeacher(BlackBoxTeacher):
         from sklearn.base import clone
 
         try:
-            return clone(estimator).fit(_taken(rows, chosen), labels[chosen])
+            return clone(estimator).fit(rows_of(rows, chosen), labels[chosen])
         except Exception as error:
             raise Unfit(
                 f"{self.who} can't be fitted: {type(error).__name__}: {one_line(error).rstrip('.')}",
@@ -222,7 +225,7 @@ class SklearnTeacher(BlackBoxTeacher):
                 f"{self.who} can't answer: {type(error).__name__}: {one_line(error).rstrip('.')}",
                 "let inputs= give what it takes: by default it gets an array (samples, features)",
             ) from error
-        kind = PROBABILITIES if self._scores == _SCORES[0] else LOGITS
+        kind = PROBABILITIES if self._scores == SCORES[0] else LOGITS
         if kind == LOGITS and found.ndim == 1:
             found = np.stack([np.zeros_like(found), found], axis=1)  # two classes: log odds of the second
         places = self._places_of(estimator)
@@ -243,7 +246,7 @@ class SklearnTeacher(BlackBoxTeacher):
         return self._places.setdefault(id(estimator), torch.tensor([int(one) for one in self._labels_of(estimator)]))
 
     def _labels_of(self, estimator: Any) -> list[int]:
-        return [self._label(one) for one in _classes_of(estimator)]
+        return [self._label(one) for one in classes_of(estimator)]
 
     def _label(self, given: Any) -> int:
         text = str(given)
@@ -282,61 +285,4 @@ class SklearnTeacher(BlackBoxTeacher):
             "rows: if it was fitted on these training rows, what it says of them is their labels, not what it would "
             "say of new ones; an estimator that is not fitted yet is asked out of fold"
         )
-        return digest("fitted", [str(one) for one in _classes_of(self._given)], said)
-
-
-def _taken(rows: Any, chosen: np.ndarray) -> Any:
-    """Return some rows of an array, a sparse matrix, a data frame or a list."""
-    if hasattr(rows, "iloc"):
-        return rows.iloc[chosen]
-    return [rows[place] for place in chosen] if isinstance(rows, list | tuple) else rows[chosen]
-
-
-def _is_fitted(estimator: Any) -> bool:
-    from sklearn.exceptions import NotFittedError
-    from sklearn.utils.validation import check_is_fitted
-
-    try:
-        check_is_fitted(estimator)
-    except (NotFittedError, TypeError):
-        return False
-    return True
-
-
-def _check_answers(estimator: Any, scores: str) -> None:
-    """Check that an estimator answers with a probability for each class, or with what was asked for in its place.
-
-    Raises:
-        Unfit: If it does not.
-    """
-    who = f"the {type(estimator).__name__} that teaches"
-    if hasattr(estimator, scores):
-        return
-    if scores == _SCORES[0] and hasattr(estimator, _SCORES[1]):
-        raise Unfit(
-            f"{who} has no predict_proba, and its decision_function has a scale of its own, which is no log odds",
-            "calibrate it, CalibratedClassifierCV(estimator), or say scores='decision_function' if its values are "
-            "logits all the same",
-        )
-    raise Unfit(f"{who} must be a classifier with {scores}, but has none", "take a classifier")
-
-
-def _classes_of(estimator: Any) -> list[Any]:
-    classes = getattr(estimator, "classes_", None)
-    if classes is None or any(isinstance(one, np.ndarray | list) for one in classes):
-        raise Unfit(
-            f"the {type(estimator).__name__} that teaches must be a classifier of one label a sample, with classes_",
-            "fit it on one label a sample",
-        )
-    return list(classes)
-
-
-def _seeded(estimator: Any, seed: int) -> tuple[Any, list[str]]:
-    """Set each ``random_state`` that is ``None`` from a seed; return the estimator and their names."""
-    names = [
-        name
-        for name, value in sorted(estimator.get_params(deep=True).items())
-        if value is None and (name == "random_state" or name.endswith("__random_state"))
-    ]
-    estimator.set_params(**{name: derived_seed(seed, "teacher", name) for name in names})
-    return estimator, names
+        return digest("fitted", [str(one) for one in classes_of(self._given)], said)
