@@ -247,5 +247,5 @@ def flat_inputs(inputs: Inputs) -> np.ndarray:
 def missing_extra(library: str, extra: str, what: str) -> HarnessError:
     """Return the error that a library is missing which an extra of this package installs."""
     return HarnessError(
-        f"{what} needs {library}, which is not installed; pip install 'kd-harness[{extra}]' installs it."
+        f"{what} needs {library}, which is not installed; pip install {library} (kd-harness[{extra}] has all it needs)."
     )

@@ -92,7 +92,7 @@ def _table(path: Path) -> Any:
             return pd.read_parquet(path)
         if path.suffix == ".jsonl":
             return pd.read_json(path, lines=True, dtype=False, precise_float=True)
-        return pd.read_csv(path, float_precision="round_trip", keep_default_na=False, na_values=[""])
+        return pd.read_csv(path, keep_default_na=False, na_values=[""])
     except Exception as error:  # pandas has many of its own
         raise ValueError(f"must be a table of outputs, but can't be read ({error})") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,7 +60,7 @@ class FunctionTeacher(BlackBoxTeacher):
     def _ask(self, query: Query) -> Tensor:
         found = self._function(self._inputs(query.inputs))
         try:
-            answers = found.detach().cpu() if isinstance(found, Tensor) else torch.as_tensor(found)
+            answers = found.detach().cpu() if isinstance(found, Tensor) else torch.from_numpy(np.array(found))
         except (TypeError, ValueError, RuntimeError):
             raise Unfit(
                 f"{self.who} must return a tensor, an array or lists of numbers, but returns a {type(found).__name__}",

@@ -258,7 +258,7 @@ class SklearnTeacher(BlackBoxTeacher):
             f" ({', '.join(self._names[:10])})" if self._names else ""
         )
         raise Unfit(
-            f"{self.who} has a class {given!r}, which is none of {known}",
+            f"{self.who} has a class {text!r}, which is none of {known}",
             "fit it on the task's labels, counted from 0, or on its class_names",
         )
 

@@ -144,7 +144,7 @@ class StoredOutputs(BlackBoxTeacher):
     def _table(self) -> Tensor:
         values = self._values.to_numpy(dtype=float) if hasattr(self._values, "to_numpy") else self._values
         try:
-            table = torch.as_tensor(np.asarray(values, dtype=float))
+            table = torch.from_numpy(np.array(values, dtype=float))
         except (TypeError, ValueError):
             raise Unfit(f"{self.who} must be numbers, but are not", "give a column of numbers for each class") from None
         if table.ndim != 2:
@@ -199,8 +199,8 @@ class StoredOutputs(BlackBoxTeacher):
         if bad.any():
             row = int(np.argwhere(bad)[0][0])
             raise Unfit(
-                f"{self.who} name a class {given[bad].ravel()[0]!r} for {name(row)}, which is none of the task's "
-                f"{self._classes}",
+                f"{self.who} name a class {given[bad].ravel().tolist()[0]!r} for {name(row)}, which is none of the "
+                f"task's {self._classes}",
                 "name classes as class_names does, or count them from 0",
             )
         return torch.from_numpy(places)

@@ -142,7 +142,7 @@ def test_an_estimator_that_came_fitted_is_asked_as_it_is_with_a_warning() -> Non
     torch.testing.assert_close(found["train"], log(fitted.predict_proba(arrays("train")[0])))
     (warning,) = teacher.warnings
     right = fitted.score(*arrays("train"))
-    assert f"is right on {right:.1%} of the training rows" in warning and "its labels" in warning
+    assert f"is right on {right:.1%} of the training rows" in warning and "is their labels" in warning
     other = SklearnTeacher(GaussianNB().fit(*arrays("val")))
     other.prepare(ground(DATA))
     assert teacher.start(DATA).digest != other.start(DATA).digest
@@ -156,7 +156,7 @@ def test_classes_are_found_by_name_and_missing_ones_are_named() -> None:
     assert found[:, 0].max() == pytest.approx(FLOOR) and bool((found[:, 1:].sum(1) > 0.99).all())
     assert "has never seen 1 of the task's classes ('ant')" in teacher.warnings[1]
     unknown = SklearnTeacher(GaussianNB().fit(inputs, np.array(["ant", "bee", "dog"])[labels]))
-    with pytest.raises(HarnessError, match=r"has a class .*dog.*none of the task's 3 .ant, bee, cat\)"):
+    with pytest.raises(HarnessError, match=r"has a class 'dog', which is none of the 3 classes of the task \(ant"):
         unknown.prepare(ground(DATA))
 
 

@@ -36,7 +36,7 @@ def said() -> pd.DataFrame:
 def logits_of(table: pd.DataFrame, split: str) -> torch.Tensor:
     """The logarithms of the probabilities in a table, in the order of a split."""
     rows = table.set_index("id").loc[[f"{split}-{row}" for row in range(SIZES[split])], list(NAMES)]
-    return torch.from_numpy(rows.to_numpy()).log().float()
+    return torch.from_numpy(rows.to_numpy().copy()).log().float()
 
 
 def teacher(table: pd.DataFrame, **changes: Any) -> StoredOutputs:
@@ -186,7 +186,7 @@ def test_safetensors_hold_outputs_or_weights(tmp_path: Path) -> None:
         name: replace(part, ids=numbers[IDS.index(f"{name}-0") :][: len(part)].tolist())
         for name, part in data.splits.items()
     }
-    logits = np.log(said()[list(NAMES)].to_numpy()).astype(np.float32)
+    logits = np.ascontiguousarray(np.log(said()[list(NAMES)].to_numpy()), dtype=np.float32)
     save_file({"ids": numbers, "logits": logits}, table)
     save_file({"0.weight": logits}, weights)
     given = teacher_in(table, NAMES)
