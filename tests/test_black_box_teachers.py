@@ -69,13 +69,13 @@ def test_a_file_of_outputs_teaches_and_nothing_is_compared_with_costs_that_nobod
         assert not set(OF_THE_TEACHER) & run.data.metrics.keys()
     # Other answers are another teacher.
     other = pd.read_parquet(answers)
-    other.loc[0, ["zero", "one"]] = other.loc[0, ["one", "zero"]].to_numpy()
+    other.loc[0, other.columns[1:]] = 0.1
     other.to_parquet(tmp_path / "other.parquet")
     error = refused(tmp_path, *command, "--teacher", "other.parquet", "--trials", "3")
     assert "study 'answers' was begun with other teacher" in error
     # What is confirmed is asked of the test split.
     confirm = Forked(
-        "harness", "confirm", "--study", "answers", "--space", str(ANSWERS), "--seeds", "1", "--workers", "1",
+        "harness", "confirm", "--study", "answers", "--space", str(ANSWERS), "--seeds", "2", "--workers", "1",
         "--controls", "plain", output=tmp_path / "confirm.txt", env=environment(),
     )  # fmt: skip
     assert confirm.wait(600) == 0, (tmp_path / "confirm.txt").read_text()

@@ -71,7 +71,8 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _of_arrays(arrays: dict[str, np.ndarray]) -> Found:
-    keys = Keys(**{_KEYS[name]: value for name, value in arrays.items() if name in _KEYS})
+    found: dict[str, Any] = {_KEYS[name]: value for name, value in arrays.items() if name in _KEYS}
+    keys = Keys(**found)
     classes = [str(one) for one in arrays["classes"].tolist()] if "classes" in arrays else None
     if set(_TOP_K) <= arrays.keys():
         return Found(keys, tuple(arrays[name] for name in _TOP_K), TOP_K, None)

@@ -78,7 +78,7 @@ class OnnxTeacher(ModelFile):
     def _chosen_output(self, ground: Ground) -> str:
         """Return the name of the output that is asked for: the one of shape (B, C), where several are."""
         outputs = self._session.get_outputs()
-        names = [one.name for one in outputs]
+        names: list[str] = [one.name for one in outputs]
         if self._output is not None:
             if self._output not in names:
                 raise Unfit(
@@ -86,7 +86,9 @@ class OnnxTeacher(ModelFile):
                 )
             return self._output
         rows = [one for one in outputs if one.type in _FLOATS and len(one.shape) == 2]
-        fitting = [one.name for one in rows if not isinstance(one.shape[1], int) or one.shape[1] == ground.classes]
+        fitting: list[str] = [
+            one.name for one in rows if not isinstance(one.shape[1], int) or one.shape[1] == ground.classes
+        ]
         if len(names) == 1:
             return names[0]
         if len(fitting) != 1:

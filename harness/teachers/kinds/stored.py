@@ -28,6 +28,7 @@ from harness.teachers.joining import Keys
 from harness.teachers.output_files import SUFFIXES, holds_outputs, read_outputs
 
 _SHOWN = 3
+_TABLE = "the table of outputs"
 
 
 def recognizes(path: Path) -> bool:
@@ -90,8 +91,8 @@ class StoredOutputs(BlackBoxTeacher):
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, but got {kind!r}.")
         self._keys = Keys(ids, split, row, view)
-        columns = getattr(values, "columns", None)
-        self._columns = None if classes is None and columns is None else list(columns if classes is None else classes)
+        columns: Any = getattr(values, "columns", None) if classes is None else classes
+        self._columns = None if columns is None else list(columns)
         self._kind, self._values = kind, values
         self._logits: dict[str, Tensor] = {}
         first = values[0] if kind == TOP_K else values
@@ -136,10 +137,10 @@ class StoredOutputs(BlackBoxTeacher):
         if self._kind == TOP_K:
             indices, shares = (np.asarray(part) for part in self._values)
             places = self._indices(indices, name)
-            values = from_top_k(places, torch.from_numpy(shares.astype(float)), self._classes, self.who, name)
-            return to_logits(values, PROBABILITIES, self.who, name)
+            values = from_top_k(places, torch.from_numpy(shares.astype(float)), self._classes, _TABLE, name)
+            return to_logits(values, PROBABILITIES, _TABLE, name)
         table = self._table()
-        return to_logits(table[:, self._order(table.shape[1])], self._kind, self.who, name)
+        return to_logits(table[:, self._order(table.shape[1])], self._kind, _TABLE, name)
 
     def _table(self) -> Tensor:
         values = self._values.to_numpy(dtype=float) if hasattr(self._values, "to_numpy") else self._values
