@@ -22,7 +22,7 @@ SCORED = (LOGITS, PROBABILITIES, LOG_PROBABILITIES)
 FLOOR = 1e-6
 """The least probability that is stored: a probability of 0 has no logarithm, and no student can follow it there."""
 
-_SUM = 1e-3  # by which the probabilities of a sample may miss 1: of half precision, and of rounding to four digits
+_SUM = 1e-3  # by which the probabilities of a sample may miss 1: of half precision, and of rounding to four decimals
 _SHOWN = 3  # samples that are named
 
 
