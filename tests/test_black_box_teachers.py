@@ -38,6 +38,8 @@ def test_trees_teach_and_are_not_fitted_again(tmp_path: Path) -> None:
     first = search(tmp_path, *command, "--trials", "1")
     fitted = "HistGradientBoostingClassifier is fitted on 1,077 training rows; what it says of these is out of fold"
     assert fitted in first and "1 architecture and the teacher on" in first
+    compared = "the latency of the teacher is that of scikit-learn as Python calls it, and students' that of eager"
+    assert first.count(compared) == 2  # at the start, and beneath the result
     again = search(tmp_path, *command, "--trials", "2")
     assert "is fitted" not in again and "2/2 done" in again
     study = load(tmp_path, "trees")
@@ -80,6 +82,15 @@ def test_a_file_of_outputs_teaches_and_nothing_is_compared_with_costs_that_nobod
     )  # fmt: skip
     assert confirm.wait(600) == 0, (tmp_path / "confirm.txt").read_text()
     assert "The teacher's accuracy there is 0.9" in (tmp_path / "confirm.txt").read_text()
+
+
+def test_a_space_too_large_to_be_measured_beforehand_needs_no_teacher_with_costs(tmp_path: Path, answers: Path) -> None:
+    text, narrow = ANSWERS.read_text(), "IntDistribution(4, 64, log=True)"
+    assert narrow in text
+    (tmp_path / "wide.py").write_text(text.replace(narrow, "IntDistribution(4, 600, log=True)"))
+    command = ("--epochs", "1", "--min", "none", "--controls", "none", "--trials", "1", "--max", "parameters=9000")
+    output = search(tmp_path, "--space", "wide.py", "--teacher", str(answers), *command)
+    assert "students: p50 of at least 5 rounds" in output and "teacher: ;" not in output and "1/1 done" in output
 
 
 def test_a_mixed_ensemble_has_no_costs_that_one_of_it_lacks(tmp_path: Path, answers: Path) -> None:

@@ -12,7 +12,6 @@ from torch import nn
 
 from harness.core.content import exclusive
 from harness.core.errors import if_memory_suffices
-from harness.core.metric import Costs
 from harness.cost.base import BackendConditions, CostBackend, backends
 from harness.cost.counting import VERSION, Counts, count_costs, uncounted_of
 from harness.cost.kept import KeptCosts, kept_costs_file, kept_costs_key
@@ -33,6 +32,7 @@ from harness.teachers.make import Teacher
 from lightning_modules.batch import Inputs, call, select
 from lightning_modules.data.tensors import TensorDataModule
 
+_SHARE_APART = 0.25  # of the time for costs, added for teachers that are measured by themselves
 _NAMED = 3  # students that are named, of those that memory does not suffice for
 
 
@@ -78,8 +78,8 @@ def _found_or_measured(
         limit_s = limit_s_of(settings, space, data, middle_student(space, data, settings))
     students = _measurable(space, data, settings)
     members = dict(zip(labels(len(teachers)), teachers, strict=True))
-    costed = {name: one for name, one in members.items() if one.network is not None}
-    measuring = _Measuring.of(settings, space, data, terminal, {**costed, **students})
+    networks = {name: one for name, one in members.items() if one.black_box is None}
+    measuring = _Measuring.of(settings, space, data, terminal, {**networks, **students})
     found = backends()
     with exclusive(measuring.lock):
         counted = measuring.counted(students)
@@ -88,7 +88,8 @@ def _found_or_measured(
     uncounted = counted.uncounted
     if not students:  # more architectures than are measured beforehand: the middle one stands for their layers
         for name, one in conditions.items():
-            precision = f"teacher: {one.precision}; students: p50 of at least {FEWEST_ROUNDS} rounds"
+            of_teacher = f"teacher: {one.precision}; " if one.precision else ""
+            precision = f"{of_teacher}students: p50 of at least {FEWEST_ROUNDS} rounds"
             conditions[name] = replace(one, precision=precision, spread=None)
         with middle_student_code(space, settings):
             middle = deployed_of(space, middle_architecture(space), data, settings).network.eval()
@@ -97,15 +98,28 @@ def _found_or_measured(
     for by_backend in measured.values():
         for name, of_one in by_backend.costs.items():
             costs[name] |= of_one
-    each = [_of_teacher(one, costs.pop(name, {})) for name, one in members.items()]
+    others = {name: one for name, one in members.items() if one.black_box is not None}
+    costs |= _of_black_boxes(others, _Measuring.of(settings, space, data, terminal, others), limit_s)
+    each = [costs.pop(name) for name in members]
     return CostTable(conditions, total_costs(each), costs, each if len(each) > 1 else (), uncounted)
 
 
-def _of_teacher(teacher: Teacher, costs: Costs) -> Costs:
-    """Return a teacher's costs: what is counted of one that is no PyTorch network would be counted of what asks it."""
-    if teacher.black_box is None:
-        return costs
-    return {**{name: value for name, value in costs.items() if name not in Counts._fields}, **teacher.black_box.costs()}
+def _of_black_boxes(
+    teachers: Mapping[str, Teacher], measuring: _Measuring, limit_s: float
+) -> dict[str, dict[str, float]]:
+    """Return the costs of teachers that are no PyTorch network, as far as they have any.
+
+    They are measured apart from the students: another library's jitter is not theirs, and what it is said to be decides
+    which students count as equally fast.
+    """
+    costs = {name: dict(one.black_box.costs()) for name, one in teachers.items() if one.black_box is not None}
+    if measuring.networks:
+        found = backends()
+        with exclusive(measuring.lock):
+            for backend in found:
+                for name, one in measuring.measured(backend, _SHARE_APART * limit_s / len(found)).costs.items():
+                    costs[name] |= one
+    return costs
 
 
 def known_costs(teacher: nn.Module | BlackBoxTeacher) -> dict[str, float]:
@@ -183,6 +197,8 @@ class _Measuring:
     def measured(self, backend: CostBackend, limit_s: float) -> KeptCosts:
         """Return what a backend measures; kept costs are measured further where there is time for more rounds."""
         conditions, names = backend.conditions(self.data.device), list(self.networks)
+        if not names:  # students are measured one by one, under these conditions
+            return KeptCosts({}, conditions)
         file = kept_costs_file(self.settings.cache_dir, self.key, backend.name, backend.version, conditions)
         rounds, most = Rounds(file.with_suffix(".rounds")), conditions.throughput_batch
         kept = self._kept_with(rounds, file)

@@ -227,8 +227,8 @@ class PreparationSteps:
             logits = answered["val"]["logits"].float()
             for warning in network_warnings(logits, scored, reached[self._space.task.metric_name]):
                 self._warn(f"{name} {warning}", file)
-            for warning in teacher.black_box.warnings if teacher.black_box else ():
-                self._warn(f"{name} {warning}", file)
+            if teacher.black_box is not None:
+                self._warn_of_black_box(name, teacher.black_box, file)
             if teacher.network is not None:
                 with user_code("the teacher", self._settings):
                     fault = find_inconsistency(teacher.network, example_inputs(data, ASKED))
@@ -236,6 +236,16 @@ class PreparationSteps:
                     self._warn(f"{name} answers inconsistently: {fault.found}", file)
             _finish_teacher(teacher, reached, cost)
             self._mirror.notify(teacher.spool.folder)  # a kept teacher may be new to this tracking store
+
+    def _warn_of_black_box(self, name: str, teacher: BlackBoxTeacher, file: Path | None) -> None:
+        for warning in teacher.warnings:
+            self._warn(f"{name} {warning}", file)
+        if teacher.is_costed:
+            self.warnings.append(
+                f"the latency of {name} is that of {teacher.runtime} as Python calls it, and students' that of eager "
+                "PyTorch: speedup compares the two"
+            )
+            self._terminal.say_wrapped(f"warning   {self.warnings[-1]}", indent=INDENT)
 
     def report_students(self, student_warnings: Sequence[str], costs: CostTable) -> None:
         """Show the warnings about students, and store all so far with the study."""

@@ -93,12 +93,14 @@ class BlackBoxTeacher(ABC):
     Attributes:
         who: What it is, in messages.
         is_costed: Whether what it answers is computed here, so that its latency can be measured.
+        runtime: What computes its answers, where it is costed: its latency is compared with that of eager PyTorch.
         warnings: Sanity warnings that its preparation found, a phrase each.
         floored: How many of the probabilities that it gave so far were floored (``harness.teachers.answers.FLOOR``).
     """
 
     who: ClassVar[str]
     is_costed: ClassVar[bool] = True
+    runtime: ClassVar[str] = "another library"
 
     def __init__(self) -> None:
         self.warnings: list[str] = []

@@ -42,6 +42,7 @@ class OnnxTeacher(ModelFile):
     """
 
     who: ClassVar[str] = "the ONNX model that teaches"
+    runtime: ClassVar[str] = "ONNX Runtime"
 
     _session: Any = None
     _size: tuple[int, float] = (0, 0.0)

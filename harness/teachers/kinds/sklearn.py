@@ -74,6 +74,7 @@ class SklearnTeacher(BlackBoxTeacher):
     """
 
     who: ClassVar[str] = "the estimator that teaches"
+    runtime: ClassVar[str] = "scikit-learn"
 
     def __init__(
         self, estimator: Any, *, inputs: Prepare = flat_inputs, folds: int = 5, scores: str = SCORES[0]
