@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +16,9 @@ from test_bad_input import refused
 
 pytestmark = pytest.mark.slow
 
-TREES, ANSWERS = (ROOT / "examples" / f"{name}.py" for name in ("trees_teach_a_perceptron", "outputs_in_a_file"))
+TREES, ANSWERS, KERAS = (
+    ROOT / "examples" / f"{name}.py" for name in ("trees_teach_a_perceptron", "outputs_in_a_file", "keras_teaches")
+)
 SMALL = ("--epochs", "2", "--min", "none", "--controls", "none", "--fix", "width=8", "--recipe", "none")
 OF_THE_TEACHER = ("compression", "speedup")
 
@@ -28,7 +31,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.mark.parametrize("file", [TREES, ANSWERS])
+@pytest.mark.parametrize("file", [TREES, ANSWERS, KERAS])
 def test_the_examples_are_short(file: Path) -> None:
     assert len(file.read_text().splitlines()) < 60
 
@@ -91,6 +94,18 @@ def test_a_space_too_large_to_be_measured_beforehand_needs_no_teacher_with_costs
     command = ("--epochs", "1", "--min", "none", "--controls", "none", "--trials", "1", "--max", "parameters=9000")
     output = search(tmp_path, "--space", "wide.py", "--teacher", str(answers), *command)
     assert "students: p50 of at least 5 rounds" in output and "teacher: ;" not in output and "1/1 done" in output
+
+
+def test_a_keras_network_teaches(tmp_path: Path) -> None:
+    if find_spec("tensorflow") is None:
+        pytest.skip("pip install 'tensorflow>=2.19'")
+    run = {"cwd": tmp_path, "env": environment(), "check": True, "capture_output": True, "text": True}
+    subprocess.run([sys.executable, KERAS, "digits.keras"], **run)  # type: ignore[call-overload]
+    command = ("--space", str(KERAS), "--study", "keras", "--trials", "2", "--workers", "2", *SMALL)
+    output = search(tmp_path, *command, "--max", "parameters=4000")
+    assert "digits.keras answers with probabilities: their logarithms are stored as its logits" in output
+    assert "2/2 done" in output and load(tmp_path, "keras").user_attrs["kd.teacher"]["parameters"] == 5930
+    assert "its channels are last" in refused(tmp_path, "--teacher", "digits.keras", "--study", "flat")
 
 
 def test_a_mixed_ensemble_has_no_costs_that_one_of_it_lacks(tmp_path: Path, answers: Path) -> None:

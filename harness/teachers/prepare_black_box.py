@@ -10,6 +10,7 @@ from pathlib import Path
 from harness.studies.start import Start
 from harness.teachers.black_box import BlackBoxTeacher, Ground
 from harness.teachers.cache import ArtifactCache
+from harness.tracking.autologging import switch_off_autologging
 from harness.tracking.spool import Spool
 
 WHAT = "teacher"
@@ -65,6 +66,7 @@ def prepare_black_box(
         )
         kept.append(file)
 
+    switch_off_autologging()
     given.prepare(replace(ground, keep=keep))
     check(given)
     start = given.start(ground.data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from harness.core.errors import HarnessError
 from harness.teachers import SklearnTeacher
 from harness.teachers.answers import FLOOR
 from harness.teachers.black_box import teacher_in
+from lightning_modules.batch import Inputs
 from lightning_modules.data.tensors import Split
+from lightning_modules.data.views import Views
 
 DATA = clusters()
 
@@ -54,6 +57,27 @@ def test_training_rows_are_answered_out_of_fold_and_others_by_all_rows() -> None
     for split in ("val", "test"):
         torch.testing.assert_close(found[split], log(whole.predict_proba(arrays(split)[0])))
     assert not torch.allclose(found["train"], log(whole.predict_proba(inputs)), atol=1e-3)
+
+
+@dataclass(frozen=True)
+class Doubled(Views):
+    """The second view of a sample has all numbers doubled."""
+
+    def of(self, inputs: Inputs, ids: torch.Tensor, view: int) -> Inputs:
+        assert isinstance(inputs, torch.Tensor)
+        return inputs * (1 + view)
+
+
+def test_views_of_training_rows_are_answered_out_of_fold_too() -> None:
+    found = outputs(SklearnTeacher(GaussianNB()), ground(clusters(views=Doubled(2)), seed=5))["train"]
+    assert found.shape == (45, 2, 3)
+    inputs, labels = arrays("train")
+    folds = StratifiedKFold(5, shuffle=True, random_state=derived_seed(5, "teacher", "folds"))
+    for seen, held_out in folds.split(inputs, labels):
+        fitted = GaussianNB().fit(inputs[seen], labels[seen])
+        for view in range(2):
+            shares = fitted.predict_proba(inputs[held_out] * (1 + view))
+            torch.testing.assert_close(found[held_out, view], log(shares))
 
 
 def test_a_memorising_estimator_does_not_teach_the_labels_that_it_has_seen() -> None:
