@@ -102,7 +102,8 @@ def search(
         seed: Decides every draw.
         timeout: Seconds after which no further trial starts.
         accept_changes: Whether to go on with changed code, start weights or another teacher.
-        teacher: Checkpoint of the teacher, or of several that teach as one; by default one is trained, once.
+        teacher: Checkpoint of the teacher, or of several that teach as one; or what is no PyTorch network, as a file of
+            outputs, ``.onnx``, ``.keras`` or ``.skops``. By default one is trained, once.
         teachers: How many teachers to train that teach as one.
         ensemble: What is averaged of several teachers.
         data_dir: Where the task finds its data.

@@ -38,8 +38,8 @@ def _calibration_error(logits: SplitLogits) -> Tensor:
 
 
 def _compression(student: Costs, teacher: Costs) -> float | None:
-    """Return how many times fewer parameters a student has; ``None`` where the teacher has none."""
-    return teacher["parameters"] / max(student["parameters"], 1) if teacher["parameters"] else None
+    """Return how many times fewer parameters a student has; ``None`` where the teacher has none, or none are known."""
+    return teacher["parameters"] / max(student["parameters"], 1) if teacher.get("parameters") else None
 
 
 _COUNT, _RATIO = "{:,.0f}", "{:.1f}x"
@@ -102,9 +102,9 @@ def cost_metrics(student: Costs, teacher: Costs) -> dict[str, float]:
 
 
 def timed_text(costs: Costs) -> str:
-    """Return the timed costs among the default objectives as a line of text shows them: ``0.123 ms``."""
+    """Return the timed costs among the default objectives as a line of text shows them: ``0.123 ms``; empty if none."""
     timed = [METRICS[name] for name in DEFAULT_OBJECTIVES if METRICS[name].is_timed]
-    return ", ".join(f"{costs[metric.name]:.3f} {metric.unit}" for metric in timed)
+    return ", ".join(f"{costs[metric.name]:.3f} {metric.unit}" for metric in timed if metric.name in costs)
 
 
 def budget_names() -> list[str]:

@@ -40,8 +40,8 @@ def pairs(part: Split) -> Split:
     classes = part.labels[:, None, None].expand(-1, *level.shape[1:])
     masks = torch.where(level > 0.5, classes, torch.where(level < 0.1, BACKGROUND, UNSURE))
     half = len(ink) // 2
-    beside = (torch.cat([each[:half], each[half : 2 * half]], -1) for each in (ink, masks))
-    return Split(*beside)
+    pictures, classes = (torch.cat([each[:half], each[half : 2 * half]], -1) for each in (ink, masks))
+    return Split(pictures, classes)
 
 
 def network(width: int) -> nn.Module:

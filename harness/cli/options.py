@@ -96,7 +96,8 @@ def teacher_option(default: str) -> click.Option:
         "--teacher",
         "FILE",
         "checkpoint of the teacher: safetensors, state_dict or Lightning, or a student of an earlier study of the "
-        f"space{default}",
+        "space; or a teacher that is no PyTorch network: what it said (.parquet .csv .jsonl .npz .safetensors), "
+        f".onnx, .keras, the folder of a SavedModel, or .skops{default}",
         repeated=True,
     )
 

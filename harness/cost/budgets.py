@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from optuna.distributions import BaseDistribution, IntDistribution
-from torch import nn
 
 from harness.core.errors import HarnessError
+from harness.core.metric import Costs
 from harness.cost.table import MOST_ARCHITECTURES, CostTable, key_of
 from harness.metrics import METRICS, budget_names, unknown_for_some
 from harness.space import SearchSpace
@@ -40,21 +40,25 @@ def always_known() -> str:
     return f"{', '.join(names)} or {last}"
 
 
-def check_compared(teacher: nn.Module, objectives: Sequence[str]) -> None:
-    """Check that students' sizes are compared only with a teacher that has parameters.
+def check_compared(teacher: Costs, objectives: Sequence[str]) -> None:
+    """Check that students' costs are compared only with what the teacher has.
 
     Args:
-        teacher: The teacher.
+        teacher: Its costs as far as they will be known, each some number above 0; one that it has not is 0 or missing.
         objectives: Names of the objectives.
 
     Raises:
-        HarnessError: If it has no parameters.
+        HarnessError: If it lacks one.
     """
-    if "compression" in objectives and not any(True for _ in teacher.parameters()):
-        raise HarnessError(
-            "--objectives must ask for costs that are known, but there is no compression of a teacher that has no "
-            "parameters; ask for parameters or size_mb instead."
-        )
+    student = {name: 1.0 for name, metric in METRICS.items() if metric.is_measured}
+    for name in objectives:
+        if name in METRICS and METRICS[name].derive and METRICS[name].of_costs(student, teacher) is None:
+            lacking = "parameters" if METRICS[name].is_timed is False else "known latency"
+            instead = ("parameters", "size_mb") if lacking == "parameters" else ("latency_p50_ms", "latency_p95_ms")
+            raise HarnessError(
+                f"--objectives must ask for costs that are known, but there is no {name} of a teacher that has no "
+                f"{lacking}; ask for {' or '.join(instead)} instead."
+            )
 
 
 def over(costs: Mapping[str, float], budgets: Mapping[str, float]) -> bool:

@@ -81,12 +81,12 @@ class CostTable:
         try:
             content = json.loads(text)
             conditions = {name: Conditions(**one) for name, one in content["conditions"].items()}
-            students, members = dict(content["students"]), content.get("members", ())
+            students, members = dict(content["students"]), [dict(one) for one in content.get("members", ())]
             needed = _always_known(conditions)
-            for costs in (content["teacher"], *students.values(), *members):
+            for costs in students.values():  # a teacher may be known by its answers alone
                 if lacking := needed - costs.keys():
                     raise ValueError(f"no cost table: {sorted(lacking)[0]} is missing")
-            return cls(conditions, content["teacher"], students, members, content.get("uncounted", ()))
+            return cls(conditions, dict(content["teacher"]), students, members, content.get("uncounted", ()))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no cost table: {error!r}") from error
 

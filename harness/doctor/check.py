@@ -9,7 +9,7 @@ import sysconfig
 import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import CodeType
 from typing import Literal, get_args
@@ -52,6 +52,10 @@ class CheckSkipped(Exception):
     """Raised by a check that has nothing to check; the message says why."""
 
 
+class CheckNotApplicable(CheckSkipped):
+    """Raised by a check that has no meaning for a task; checks that need it are run all the same."""
+
+
 @dataclass(frozen=True)
 class Check:
     """A check.
@@ -78,12 +82,14 @@ class Finding:
         state: How it ended.
         found: What was found, in one line.
         remedy: What to do about it; empty if nothing.
+        is_blocking: Whether checks that need it are skipped, where it failed or was skipped.
     """
 
     name: str
     state: State
     found: str
     remedy: str = ""
+    is_blocking: bool = True
 
 
 def run_checks(checks: Sequence[Check], context: CheckContext, terminal: Terminal) -> list[Finding]:
@@ -101,7 +107,7 @@ def run_checks(checks: Sequence[Check], context: CheckContext, terminal: Termina
         finding = _skipped(check, causes[0]) if causes else _run_check(check, context)
         if finding.state == "FAILED":
             reasons[check.name] = f"'{check.name}' failed"
-        elif finding.state == "skipped":
+        elif finding.state == "skipped" and finding.is_blocking:
             reasons[check.name] = finding.found.removeprefix(_NOT_CHECKED)
         findings.append(finding)
         if finding.state != "skipped":
@@ -135,6 +141,8 @@ def _run_check(check: Check, context: CheckContext) -> Finding:
     seed_draws(derived_seed("doctor", check.name), torch.device("cpu"))
     try:
         return Finding(check.name, "ok", check.run(context))
+    except CheckNotApplicable as reason:
+        return replace(_skipped(check, str(reason)), is_blocking=False)
     except CheckSkipped as reason:
         return _skipped(check, str(reason))
     except Unfit as error:

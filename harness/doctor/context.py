@@ -16,6 +16,7 @@ from harness.preparation.method_checks import teacher_layers
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
 from harness.task import deployed_network
+from harness.teachers.black_box import BlackBoxTeacher
 from harness.training.fit import seed_draws
 from harness.trials.trial import student_module
 from lightning_modules.batch import Batch, Inputs, select
@@ -41,6 +42,7 @@ class CheckContext:
         classes: Number of classes C, by the labels first, and by the logits once they are known.
         sample: Some samples of each split, on the device, joined to the teacher's outputs once there are any.
         teacher: The teacher, in eval mode.
+        black_box: What is asked, where the teacher is no PyTorch network: ``teacher`` calls it, if it can be called.
         teacher_is_trained: Whether it is trained, or used as it is: only then do its predictions mean anything.
         students: Architectures with their number of parameters, in ascending order.
         kinds: Results of students of every kind.
@@ -58,11 +60,17 @@ class CheckContext:
     sample: TensorDataModule = field(init=False)
     teacher: nn.Module = field(init=False)
     teacher_is_trained: bool = field(init=False)
+    black_box: BlackBoxTeacher | None = field(init=False, default=None)
     students: list[tuple[dict[str, Any], int]] = field(init=False)
     kinds: Students = field(init=False)
     methods: list[str] = field(init=False)
     trained: StudentModule = field(init=False)
     checkpoint: dict[str, Any] = field(init=False)
+
+    @property
+    def has_only_answers(self) -> bool:
+        """Return whether the teacher can't be called with inputs: all that is known of it are its answers."""
+        return self.black_box is not None and not self.black_box.is_costed
 
     def inputs(self, size: int) -> Inputs:
         """Return the inputs of the first ``size`` validation samples, on the device."""
@@ -129,9 +137,13 @@ def subsample(data: TensorDataModule, device: torch.device, batch_size: int) -> 
     return sample
 
 
+def sampled_rows(split: Split) -> Tensor:
+    """Return the positions of the samples that ``subsample`` takes of a split."""
+    return torch.linspace(0, len(split) - 1, min(SAMPLES, len(split))).long()
+
+
 def _subsample_split(split: Split) -> Split:
-    ids = torch.linspace(0, len(split) - 1, min(SAMPLES, len(split))).long()
-    return split.at(ids)
+    return split.at(sampled_rows(split))
 
 
 def format_values(values: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 from harness.doctor.check import Check, CheckFailed, CheckSkipped, CheckWarning
 from harness.doctor.context import CheckContext
 from harness.networks.consistency import logits_of
+from harness.networks.logits import check_covers_labels
 from harness.preparation.chance import check_metrics
 from harness.preparation.mixing import REMEDY, mixes_targets, no_control_reason
 from harness.preparation.sanity_warnings import no_better_than_chance
@@ -27,7 +28,10 @@ _MAX_TEACHER_S = 5.0  # for the teacher on the whole validation split; else a sa
 
 def check_labels_within_logits(context: CheckContext) -> str:
     """Check that teacher and students have the same number of logits, and one for each label."""
-    check_pair(context.teacher, context.space, context.sample, context.kinds)
+    if context.has_only_answers:
+        check_covers_labels("the teacher", context.kinds.classes, context.data, context.space.task.output)
+    else:
+        check_pair(context.teacher, context.space, context.sample, context.kinds)
     labelled, context.classes = context.classes, context.kinds.classes
     check_class_names(context.space.task, labelled, context.classes)
     if labelled < context.classes:
@@ -109,6 +113,8 @@ def check_region_reachable(context: CheckContext) -> str:
 def _validated(context: CheckContext) -> tuple[Tensor, Tensor]:
     """Return the teacher's logits and the labels of the validation split, or of its sample if that is too slow."""
     few, whole = context.sample.splits["val"], context.data.splits["val"]
+    if context.has_only_answers:
+        return context.sample.teacher_outputs["val"]["logits"], few.labels
     started = time.perf_counter()
     logits = logits_of(context.teacher, few.inputs)
     expected_s = (time.perf_counter() - started) * len(whole) / len(few)

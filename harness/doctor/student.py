@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 import torch
 from optuna.samplers import RandomSampler
+from torch import nn
 
 from harness.core.content import tensors_digest
 from harness.core.errors import HarnessError, advising
@@ -97,11 +98,18 @@ def check_nothing_ignored(context: CheckContext) -> str:
     student = context.student(context.students[0][0])
     found = [f"the task {one}" for one in task_warnings(context.space.task, Task)]
     found += [f"a student {one}" for one in training_warnings(student)]
-    if not context.settings.teachers and learns(teacher := context.space.task.teacher()):
+    if not context.settings.teachers and context.black_box is None and learns(teacher := _network_of(context)):
         found += [f"the teacher {one}" for one in training_warnings(teacher)]
     if found:
         raise CheckWarning("; ".join(found))
     return "no method or name of the task, its teacher and its students"
+
+
+def _network_of(context: CheckContext) -> nn.Module:
+    """Return the task's teacher as it is given, which was seen to be a network."""
+    teacher = context.space.task.teacher()
+    assert isinstance(teacher, nn.Module)
+    return teacher
 
 
 def check_students_are_deterministic(context: CheckContext) -> str:

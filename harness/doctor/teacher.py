@@ -8,7 +8,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from harness.doctor.check import Check, CheckFailed, CheckWarning
+from harness.doctor.black_box import ASKED_ONCE, NO_NETWORK, ask_black_box, load_black_box
+from harness.doctor.check import Check, CheckFailed, CheckNotApplicable, CheckWarning
 from harness.doctor.context import SAMPLES, STEPS, CheckContext, train_steps
 from harness.doctor.network_checks import check_deterministic, check_raw_logits
 from harness.networks.consistency import ASKED, TOLERANCE, distance, logits_of
@@ -17,6 +18,7 @@ from harness.preparation.fingerprint import fingerprint
 from harness.preparation.method_checks import teacher_layers
 from harness.preparation.teacher_checks import check_outputs
 from harness.task import make_metrics
+from harness.teachers.black_box import BlackBoxTeacher
 from harness.teachers.make import AS_IT_IS, find_teacher
 from harness.teachers.outputs import find_teacher_outputs, run_teacher
 from harness.teachers.untrained import learns
@@ -32,6 +34,8 @@ def check_teacher_loads(context: CheckContext) -> str:
     """Check that the teacher can be built, and loaded from ``--teacher`` or the cache if they have one."""
     context.dataset = fingerprint(context.data)
     network, file = find_teacher(context.space, context.data, context.dataset, context.settings)
+    if isinstance(network, BlackBoxTeacher):
+        return load_black_box(network, context)
     is_fresh = file is None and learns(network)
     context.teacher, context.teacher_is_trained = network.to(context.device), not is_fresh
     weights = "fresh weights, for none are stored" if is_fresh else AS_IT_IS if file is None else f"weights of {file}"
@@ -41,6 +45,8 @@ def check_teacher_loads(context: CheckContext) -> str:
 
 def check_teacher_logits(context: CheckContext) -> str:
     """Check that the teacher returns raw logits, or what else the output kind has, for a batch."""
+    if context.black_box is not None:
+        return ask_black_box(context.black_box, context)
     labels, output = context.sample.splits["val"].labels[:ASKED], context.space.task.output
     shape = check_raw_logits("the teacher", context.teacher, context.inputs(ASKED), labels, output)
     return f"raw and finite, shape {shape}"
@@ -49,6 +55,8 @@ def check_teacher_logits(context: CheckContext) -> str:
 def check_teacher_learns(context: CheckContext) -> str:
     """Check that a teacher without weights can be trained: its loss stays finite for some steps."""
     task = context.space.task
+    if context.black_box is not None:
+        raise CheckNotApplicable(NO_NETWORK)
     if context.teacher_is_trained:
         return "it is trained already" if context.settings.teachers or learns(context.teacher) else AS_IT_IS
     module = TeacherModule(
@@ -69,6 +77,8 @@ def check_teacher_learns(context: CheckContext) -> str:
 
 def check_teacher_in_eval_mode(context: CheckContext) -> str:
     """Check that no submodule of the teacher is in train mode while its outputs are computed."""
+    if context.black_box is not None:
+        raise CheckNotApplicable(NO_NETWORK)
     training: dict[str, None] = {}
 
     def note(name: str, part: nn.Module) -> torch.utils.hooks.RemovableHandle:
@@ -93,13 +103,21 @@ def check_teacher_in_eval_mode(context: CheckContext) -> str:
 
 def check_teacher_is_deterministic(context: CheckContext) -> str:
     """Check that a sample has the same teacher logits in two calls, and alone as in a batch."""
+    if context.has_only_answers:
+        raise CheckNotApplicable(ASKED_ONCE)
     check_deterministic(context.teacher, context.inputs(ASKED))
     return "the same logits twice, and of a sample alone"
 
 
 def check_stored_outputs(context: CheckContext) -> str:
     """Check that stored outputs equal the live teacher's on the very inputs that a student sees, shuffled."""
+    if context.has_only_answers:
+        raise CheckNotApplicable(ASKED_ONCE)
     sample, loader = context.sample, context.sample.train_dataloader()
+    if context.black_box is not None:  # what it says of training samples may be out of fold
+        val = sample.splits["val"]
+        _compare(sample.teacher_outputs["val"]["logits"], logits_of(context.teacher, val.inputs), "validation samples")
+        return f"those that it gives again, of {len(val)} validation samples"
     views = 1 if sample.views is None else sample.views.count
     for view in range(views):
         loader.set_epoch(view)

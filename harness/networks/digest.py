@@ -54,13 +54,17 @@ def network_digest(network: nn.Module, answers: Tensor) -> str:
         network: The network.
         answers: Its answers, from ``answers_of``.
     """
+    held = _steady[network] if network in _steady else _attributes(network)
+    return digest(repr(network), weights_digest(network), held, rounded_answers(answers))
+
+
+def rounded_answers(answers: Tensor) -> list[Any]:
+    """Return what tells answers from others though their last bits differ: shape, norm, and two random projections."""
     unit = answers.double().flatten()
     size = float(unit.norm())
     drawn = torch.from_numpy(np.random.default_rng(0).standard_normal((2, len(unit))))
     shares = [round(float(share), 2) + 0.0 for share in drawn @ (unit / size)] if size else []
-    answered = [list(answers.shape), round(math.log(size), 2) if size else None, shares]
-    held = _steady[network] if network in _steady else _attributes(network)
-    return digest(repr(network), weights_digest(network), held, answered)
+    return [list(answers.shape), round(math.log(size), 2) if size else None, shares]
 
 
 def weights_digest(network: nn.Module) -> str:

@@ -162,8 +162,9 @@ def writable_folder(value: object) -> Path:
 
 
 def checkpoint(value: object) -> Path:
-    """Return the path of a teacher's checkpoint, which must be a file."""
-    if not os.path.isfile(str(value)):  # Path's own raises for a name that is too long
+    """Return the path of a teacher's checkpoint or answers: a file, or the folder that TensorFlow saves a model in."""
+    is_model = os.path.isfile(os.path.join(str(value), "saved_model.pb"))
+    if not os.path.isfile(str(value)) and not is_model:  # Path's own raises for a name that is too long
         raise ValueError(f"must be a checkpoint file, but there is no file {str(value)!r}")
     return Path(str(value))
 

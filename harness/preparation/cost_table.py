@@ -13,11 +13,12 @@ from torch import nn
 from harness.core.content import exclusive
 from harness.core.errors import if_memory_suffices
 from harness.cost.base import BackendConditions, CostBackend, backends
-from harness.cost.counting import VERSION, count_costs, uncounted_of
+from harness.cost.counting import VERSION, Counts, count_costs, uncounted_of
 from harness.cost.kept import KeptCosts, kept_costs_file, kept_costs_key
 from harness.cost.latency import expected_steps_s, time_limit_s
 from harness.cost.rounds import FEWEST_ROUNDS, ROUNDS, Rounds
 from harness.cost.table import MOST_ARCHITECTURES, CostTable, key_of, total_costs
+from harness.metrics import METRICS
 from harness.networks.students import middle_architecture, named
 from harness.preparation.concurrency import workers_together
 from harness.preparation.user_code import Deployed, deployed_of, middle_student, middle_student_code, user_code
@@ -25,12 +26,14 @@ from harness.screen.terminal import Terminal
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.studies.study import Study
+from harness.teachers.black_box import BlackBoxTeacher
 from harness.teachers.ensemble import labels
 from harness.teachers.make import Teacher
 from harness.training.batches import with_batches_of
 from lightning_modules.batch import Inputs, call
 from lightning_modules.data.tensors import TensorDataModule
 
+_SHARE_APART = 0.25  # of the time for costs, added for teachers that are measured by themselves
 _NAMED = 3  # students that are named, of those that memory does not suffice for
 
 
@@ -55,7 +58,8 @@ def cost_table(
                 table = _found_or_measured(settings, space, teachers, data, terminal)
                 study.costs = table.to_json()
                 measured = "1 architecture" if len(table.students) == 1 else f"{len(table.students)} architectures"
-                terminal.say(f"costs     {measured} and the teacher on {table.conditions}")
+                and_teacher = " and the teacher" if any(teacher.network for teacher in teachers) else ""
+                terminal.say(f"costs     {measured}{and_teacher} on {table.conditions}")
     return table
 
 
@@ -75,7 +79,8 @@ def _found_or_measured(
         limit_s = limit_s_of(settings, space, data, middle_student(space, data, settings))
     students = _measurable(space, data, settings)
     members = dict(zip(labels(len(teachers)), teachers, strict=True))
-    measuring = _Measuring.of(settings, space, data, terminal, {**members, **students})
+    networks = {name: one for name, one in members.items() if one.black_box is None}
+    measuring = _Measuring.of(settings, space, data, terminal, {**networks, **students})
     found = backends()
     with exclusive(measuring.lock):
         counted = measuring.counted(students)
@@ -84,7 +89,8 @@ def _found_or_measured(
     uncounted = counted.uncounted
     if not students:  # more architectures than are measured beforehand: the middle one stands for their layers
         for name, one in conditions.items():
-            precision = f"teacher: {one.precision}; students: p50 of at least {FEWEST_ROUNDS} rounds"
+            of_teacher = f"teacher: {one.precision}; " if one.precision else ""
+            precision = f"{of_teacher}students: p50 of at least {FEWEST_ROUNDS} rounds"
             conditions[name] = replace(one, precision=precision, spread=None)
         with middle_student_code(space, settings):
             middle = deployed_of(space, middle_architecture(space), data, settings).network.eval()
@@ -93,8 +99,40 @@ def _found_or_measured(
     for by_backend in measured.values():
         for name, of_one in by_backend.costs.items():
             costs[name] |= of_one
+    others = {name: one for name, one in members.items() if one.black_box is not None}
+    costs |= _of_black_boxes(others, _Measuring.of(settings, space, data, terminal, others), limit_s)
     each = [costs.pop(name) for name in members]
     return CostTable(conditions, total_costs(each), costs, each if len(each) > 1 else (), uncounted)
+
+
+def _of_black_boxes(
+    teachers: Mapping[str, Teacher], measuring: _Measuring, limit_s: float
+) -> dict[str, dict[str, float]]:
+    """Return the costs of teachers that are no PyTorch network, as far as they have any.
+
+    They are measured apart from the students: another library's jitter is not theirs, and what it is said to be decides
+    which students count as equally fast.
+    """
+    costs = {name: dict(one.black_box.costs()) for name, one in teachers.items() if one.black_box is not None}
+    if measuring.networks:
+        found = backends()
+        with exclusive(measuring.lock):
+            for backend in found:
+                for name, one in measuring.measured(backend, _SHARE_APART * limit_s / len(found)).costs.items():
+                    costs[name] |= one
+    return costs
+
+
+def known_costs(teacher: nn.Module | BlackBoxTeacher) -> dict[str, float]:
+    """Return which costs of a teacher will be known: each is 1, or 0 for parameters that it has not.
+
+    Args:
+        teacher: The network; or what is asked in its place, prepared.
+    """
+    timed = {name: 1.0 for name, one in METRICS.items() if one.is_measured and name not in Counts._fields}
+    if isinstance(teacher, BlackBoxTeacher):
+        return {**(timed if teacher.is_costed else {}), **dict.fromkeys(teacher.costs(), 1.0)}
+    return {**timed, "parameters": float(any(True for _ in teacher.parameters()))}
 
 
 @dataclass(frozen=True)
@@ -127,7 +165,7 @@ class _Measuring:
         each: Mapping[str, Teacher | Deployed],
     ) -> _Measuring:
         """Return the measuring of teachers and students."""
-        networks = {name: one.network for name, one in each.items()}
+        networks = {name: one.network for name, one in each.items() if one.network is not None}
         trainable = {name: one.trainable_parameters for name, one in each.items()}
         key = kept_costs_key(networks, example_inputs(data, 1), trainable, space.code.key)
         return cls(settings, data, terminal, networks, trainable, key)
@@ -160,6 +198,8 @@ class _Measuring:
     def measured(self, backend: CostBackend, limit_s: float) -> KeptCosts:
         """Return what a backend measures; kept costs are measured further where there is time for more rounds."""
         conditions, names = backend.conditions(self.data.device), list(self.networks)
+        if not names:  # students are measured one by one, under these conditions
+            return KeptCosts({}, conditions)
         file = kept_costs_file(self.settings.cache_dir, self.key, backend.name, backend.version, conditions)
         rounds, most = Rounds(file.with_suffix(".rounds")), conditions.throughput_batch
         kept = self._kept_with(rounds, file)

@@ -45,6 +45,23 @@ def check_teachers(space: SearchSpace, teachers: int) -> None:
         )
 
 
+def check_no_layers(teacher: str, layers: Sequence[str]) -> None:
+    """Check that a space compares no layers where the teacher is no PyTorch network, and has none.
+
+    Args:
+        teacher: What it is, in the message.
+        layers: Names of the teacher's layers that trials may need.
+
+    Raises:
+        HarnessError: If it does.
+    """
+    if layers:
+        raise HarnessError(
+            f"a teacher whose layers teach must be a PyTorch network, but this is a {teacher}, which has no layer "
+            f"{layers[0]!r}; take a method that compares answers, as soft_target: --fix {METHOD}=soft_target."
+        )
+
+
 def check_classes(space: SearchSpace, classes: int) -> None:
     """Check that each method has a meaning for the task's output, and for this number of classes.
 

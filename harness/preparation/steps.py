@@ -20,10 +20,11 @@ from harness.metrics import METRICS, cost_metrics, timed_text, unknown_for_some
 from harness.networks.consistency import ASKED, find_inconsistency
 from harness.networks.deployment import check_deployed
 from harness.networks.student_checks import Students, check_students
-from harness.preparation.cost_table import example_inputs
+from harness.preparation.cost_table import example_inputs, known_costs
 from harness.preparation.fingerprint import fingerprint
 from harness.preparation.method_checks import (
     check_classes,
+    check_no_layers,
     check_student_layers,
     check_targets,
     student_layers,
@@ -43,6 +44,7 @@ from harness.space import SearchSpace
 from harness.studies.changes import pin_starts
 from harness.studies.study import Study
 from harness.task import Task, class_names, deployed_network, load_data, primary_metric
+from harness.teachers.black_box import BlackBoxTeacher
 from harness.teachers.cache import ArtifactCache, null_lock
 from harness.teachers.ensemble import labels, make_teachers
 from harness.teachers.make import Teacher
@@ -148,9 +150,12 @@ class PreparationSteps:
     def make_teachers(self, data: TensorDataModule, dataset: str, students: Students) -> list[Teacher]:
         """Train, find or load each teacher."""
 
-        def check(network: nn.Module) -> None:
+        def check(network: nn.Module | BlackBoxTeacher) -> None:
+            budget.check_compared(known_costs(network), self._study.objectives)
+            if isinstance(network, BlackBoxTeacher):
+                check_no_layers(type(network).__name__, teacher_layers(self._space))
+                return
             check_teacher(network, self._space, data, students)
-            budget.check_compared(network, self._study.objectives)
             if not self._settings.teachers and learns(network):
                 found = [f"the teacher {one}" for one in training_warnings(network)]
                 self.warnings.extend(one for one in found if one not in self.warnings)
@@ -231,12 +236,25 @@ class PreparationSteps:
             logits = answered["val"]["logits"].float()
             for warning in network_warnings(logits, self._space.task.output, scored, reached[scored.metric]):
                 self._warn(f"{name} {warning}", file)
-            with user_code("the teacher", self._settings):
-                fault = find_inconsistency(teacher.network, example_inputs(data, ASKED))
-            if fault is not None:
-                self._warn(f"{name} answers inconsistently: {fault.found}", file)
+            if teacher.black_box is not None:
+                self._warn_of_black_box(name, teacher.black_box, file)
+            if teacher.network is not None:
+                with user_code("the teacher", self._settings):
+                    fault = find_inconsistency(teacher.network, example_inputs(data, ASKED))
+                if fault is not None:
+                    self._warn(f"{name} answers inconsistently: {fault.found}", file)
             _finish_teacher(teacher, reached, cost)
             self._mirror.notify(teacher.spool.folder)  # a kept teacher may be new to this tracking store
+
+    def _warn_of_black_box(self, name: str, teacher: BlackBoxTeacher, file: Path | None) -> None:
+        for warning in teacher.warnings:
+            self._warn(f"{name} {warning}", file)
+        if teacher.is_costed:
+            self.warnings.append(
+                f"the latency of {name} is that of {teacher.runtime} as Python calls it, and students' that of eager "
+                "PyTorch: speedup compares the two"
+            )
+            self._terminal.say_wrapped(f"warning   {self.warnings[-1]}", indent=INDENT)
 
     def report_students(self, student_warnings: Sequence[str], costs: CostTable) -> None:
         """Show the warnings about students, and store all so far with the study."""
@@ -271,9 +289,11 @@ def attach_outputs(outputs: Outputs, data: TensorDataModule, space: SearchSpace,
 
 def describe_network(space: SearchSpace, scores: Mapping[str, float], cost: Costs) -> str:
     """Return a teacher's primary metric and its costs, as a line of text shows them."""
-    parameters = f"{cost['parameters']:,.0f}" if cost["parameters"] else "no"
     name = primary_metric(space.task).name
-    return f"{name} {scores[name]:.4f} (validation), {parameters} parameters, {timed_text(cost)}"
+    told = [f"{name} {scores[name]:.4f} (validation)"]
+    if "parameters" in cost:
+        told.append(f"{cost['parameters']:,.0f} parameters" if cost["parameters"] else "no parameters")
+    return ", ".join([*told, timed_text(cost) or "its costs are not known"])
 
 
 def check_class_names(task: Task, labelled: int, classes: int) -> tuple[str, ...]:
@@ -307,5 +327,5 @@ def _finish_teacher(teacher: Teacher, scores: Mapping[str, float], cost: Costs) 
 def teacher_metrics(scores: Mapping[str, float], cost: Costs) -> dict[str, float]:
     """Return a teacher's metrics; counts of tensors say nothing of one that has no parameters, and are left out."""
     metrics = {**scores, **cost_metrics(cost, cost)}
-    uncounted = () if cost["parameters"] else Counts._fields
+    uncounted = () if cost.get("parameters") else Counts._fields
     return {name: value for name, value in metrics.items() if name not in uncounted}

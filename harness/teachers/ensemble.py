@@ -18,6 +18,7 @@ from harness.studies.changes import known_starts
 from harness.studies.start import Start
 from harness.studies.study import Study
 from harness.task import Task, primary_metric
+from harness.teachers.black_box import BlackBoxTeacher
 from harness.teachers.cache import ArtifactCache
 from harness.teachers.make import Teacher, TeacherListener, make_teacher
 from harness.teachers.outputs import Outputs
@@ -40,7 +41,7 @@ def make_teachers(
     terminal: Terminal,
     mirror: Mirror,
     bind_start: BindStart,
-    check: Callable[[nn.Module], None] = lambda network: None,
+    check: Callable[[nn.Module | BlackBoxTeacher], None] = lambda network: None,
 ) -> list[Teacher]:
     """Load or train each teacher by itself, one after the other.
 
@@ -54,7 +55,7 @@ def make_teachers(
         terminal: Shows their training.
         mirror: Notified of their runs' new log entries.
         bind_start: Called with what each starts from, before it is trained.
-        check: Raises if a network can't teach, before it is trained.
+        check: Raises if a teacher can't teach, before it is trained or asked.
 
     Returns:
         The teachers in the order of their digests: the order in which they are given makes no other ensemble.

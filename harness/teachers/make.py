@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -16,8 +17,10 @@ from harness.cost.counting import trainable_parameters
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.studies.start import Start
-from harness.task import make_metrics
+from harness.task import class_names, make_metrics
+from harness.teachers.black_box import BlackBoxTeacher, Ground
 from harness.teachers.cache import ArtifactCache
+from harness.teachers.prepare_black_box import WHAT, prepare_black_box, run_key_of
 from harness.teachers.untrained import BindStart, begin_teacher, build_teacher, learns, teacher_start
 from harness.tracking.autologging import switch_off_autologging
 from harness.tracking.spool import Spool
@@ -38,18 +41,20 @@ class Teacher:
     """A frozen teacher.
 
     Attributes:
-        network: In eval mode, without gradients.
+        network: In eval mode, without gradients; ``None`` where only its answers are known.
         start: Identifies it, on any processor.
         spool: The log of its own MLflow run.
         run_key: Identifies that run on any machine.
         trainable_parameters: How many of its parameters its own training changes.
+        black_box: What is asked in place of the network; ``None`` where that is PyTorch's.
     """
 
-    network: nn.Module
+    network: nn.Module | None
     start: Start
     spool: Spool
     run_key: str
     trainable_parameters: int
+    black_box: BlackBoxTeacher | None = None
 
     @property
     def digest(self) -> str:
@@ -86,7 +91,7 @@ def make_teacher(
     artifacts: ArtifactCache,
     listener: TeacherListener,
     bind_start: BindStart,
-    check: Callable[[nn.Module], None] = lambda network: None,
+    check: Callable[[nn.Module | BlackBoxTeacher], None] = lambda network: None,
 ) -> Teacher:
     """Load the teacher from its checkpoint or from the cache, or train it; without trainable parameters, use it as is.
 
@@ -100,62 +105,58 @@ def make_teacher(
         artifacts: Finds a teacher that is kept, and keeps the one that is trained.
         listener: Called as the training goes on.
         bind_start: Called with what a teacher starts from, before it is trained.
-        check: Raises if the network can't teach, before it is trained.
+        check: Raises if the teacher can't teach, before it is trained or asked.
 
     Raises:
         HarnessError: If the checkpoint can't be used.
     """
-    network, start, key = begin_teacher(space, data, dataset, settings, bind_start, listener.on_note)
+    built = build_teacher(space, data, settings, listener.on_note)
+    source = "as it is" if settings.teacher is None else str(settings.teacher)
+
+    def begun(folder: Path) -> Spool:
+        return _begun(folder, source, dataset, space, data, settings, listener)
+
+    if isinstance(built, BlackBoxTeacher):
+        ground = Ground(data, dataset, classes, class_names(space.task), settings.seed, listener.on_note)
+        start, spool = prepare_black_box(built, ground, settings.cache_dir / "teachers", artifacts, begun, check)
+        asked = built.network()
+        return Teacher(asked and asked.eval(), start, spool, run_key_of(spool.folder), 0, built)
+    network, start, key = begin_teacher(built, space, data, dataset, settings, bind_start)
     check(network)
     is_trained_here = settings.teacher is None and learns(network)
-    source = "trained" if is_trained_here else str(settings.teacher or "as it is")
+    source = "trained" if is_trained_here else source
     folder = settings.cache_dir / "teachers" / key
-    run_key, file = f"teacher/{key}", folder / _FILE
-
-    def begun() -> Spool:
-        spool = Spool(folder, listener.on_append)
-        spool.begin(
-            f"teacher-{key[:8]}",
-            tags={"kd.role": "teacher", "kd.run_key": run_key},
-            params={
-                "source": source,
-                "epochs": space.task.teacher_epochs,
-                "learning_rate": space.task.teacher_learning_rate,
-                "batch_size": data.batch_size,
-                "seed": settings.seed,
-                "dataset": dataset,
-            },
-        )
-        return spool
+    run_key, file = run_key_of(folder), folder / _FILE
 
     def train(files: list[Path]) -> None:
         nonlocal network
-        with contextlib.closing(begun()) as spool:
+        with contextlib.closing(begun(folder)) as spool:
             _train(network, space, data, classes, folder, spool, settings, listener)
         _save(network, file, key)
         drop_checkpoints(folder)
         # As another start will load it: what it has learnt beside its tensors is not kept.
-        network = build_teacher(space, data, settings)
+        network = cast(nn.Module, build_teacher(space, data, settings))
 
     if not is_trained_here:
         if settings.teacher is None:
             listener.on_note(AS_IT_IS)
-        spool = begun()
+        spool = begun(folder)
     else:
-        what = "teacher"
         artifacts.get_or_create(
             [file],
             lock=folder / "lock",
             name=f"teacher {key}",
-            what=what,
+            what=WHAT,
             doing="trains the teacher",
             run_key=run_key,
             run_folder=folder,
             load=lambda path: _load_kept(network, path, key),
             make=train,
         )
-        spool = begun()  # not before: whoever trains it, on whatever machine, makes its run, and nobody a second one
-        artifacts.share([file], what, folder)
+        spool = begun(
+            folder
+        )  # not before: whoever trains it, on whatever machine, makes its run, and nobody a second one
+        artifacts.share([file], WHAT, folder)
     trainable = trainable_parameters(network)
     network.to(data.device).eval().requires_grad_(False)
     if is_trained_here:
@@ -163,9 +164,35 @@ def make_teacher(
     return Teacher(network, start, spool, run_key, trainable)
 
 
+def _begun(
+    folder: Path,
+    source: str,
+    dataset: str,
+    space: SearchSpace,
+    data: TensorDataModule,
+    settings: Settings,
+    listener: TeacherListener,
+) -> Spool:
+    """Begin the log of a teacher's run, whose key is the name of its folder."""
+    spool = Spool(folder, listener.on_append)
+    spool.begin(
+        f"teacher-{folder.name[:8]}",
+        tags={"kd.role": "teacher", "kd.run_key": run_key_of(folder)},
+        params={
+            "source": source,
+            "epochs": space.task.teacher_epochs,
+            "learning_rate": space.task.teacher_learning_rate,
+            "batch_size": data.batch_size,
+            "seed": settings.seed,
+            "dataset": dataset,
+        },
+    )
+    return spool
+
+
 def find_teacher(
     space: SearchSpace, data: TensorDataModule, dataset: str, settings: Settings
-) -> tuple[nn.Module, Path | None]:
+) -> tuple[nn.Module | BlackBoxTeacher, Path | None]:
     """Return the teacher as far as it is there without training, and its file. Nothing is written.
 
     Args:
@@ -175,12 +202,16 @@ def find_teacher(
         settings: Where the cache is, and whether there is a checkpoint.
 
     Returns:
-        The network, on the CPU, in the mode that the task leaves it in; ``None`` beside it means that of no file.
+        The network, on the CPU, in the mode that the task leaves it in, or a teacher that is none, still to be
+        prepared; ``None`` beside it means that it is of no file.
 
     Raises:
         HarnessError: If the checkpoint can't be used.
     """
-    network, _, key = begin_teacher(space, data, dataset, settings)
+    built = build_teacher(space, data, settings)
+    if isinstance(built, BlackBoxTeacher):
+        return built, settings.teacher
+    network, _, key = begin_teacher(built, space, data, dataset, settings)
     if settings.teacher is not None:
         return network, settings.teacher
     if not learns(network):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from harness.core.content import digest, tensors_digest
+from harness.teachers.answers import FLOOR
+from harness.teachers.black_box import BlackBoxTeacher, Query
 from harness.teachers.cache import ArtifactCache
 from harness.teachers.make import Teacher
 from harness.training.tensor_file import save_tensors
@@ -23,6 +25,8 @@ SEARCHED = ("train", "val")
 
 Outputs = dict[str, dict[str, Tensor]]
 """A teacher's outputs by split and name; ``["train"]["logits"]`` has shape (N, C), or (N, V, C) with V views."""
+
+_Answer = Callable[[Query], dict[str, Tensor]]
 
 _LOGITS = "logits"
 
@@ -65,7 +69,11 @@ def make_teacher_outputs(
         kept[name] = _load(file, keys[name], data, splits)
 
     def compute(missing: list[Path]) -> None:
-        made = _forward(teacher.network, data, [names[file] for file in missing], splits)
+        asked = teacher.black_box or teacher.network
+        assert asked is not None
+        made = _forward(asked, data, [names[file] for file in missing], splits)
+        if teacher.black_box is not None and (floored := teacher.black_box.floored):
+            artifacts.say(f"teacher   {floored:,} of its probabilities are below {FLOOR:g}, and are stored as that")
         for file in missing:
             name = names[file]
             by_split = made.pop(name)
@@ -92,12 +100,16 @@ def make_teacher_outputs(
 
 
 def run_teacher(
-    network: nn.Module, data: TensorDataModule, *, layers: Sequence[str] = (), splits: Sequence[str] = SEARCHED
+    network: nn.Module | BlackBoxTeacher,
+    data: TensorDataModule,
+    *,
+    layers: Sequence[str] = (),
+    splits: Sequence[str] = SEARCHED,
 ) -> Outputs:
     """Compute what is stored of a teacher: its outputs for every sample, on the CPU.
 
     Args:
-        network: The teacher, in eval mode.
+        network: The teacher: in eval mode, or prepared.
         data: Its samples, in a fixed order.
         layers: Names of the layers whose outputs are wanted beside the logits.
         splits: Names of the splits.
@@ -151,13 +163,11 @@ def _load(file: Path, key: str, data: TensorDataModule, splits: Sequence[str]) -
 
 @torch.no_grad()
 def _forward(
-    network: nn.Module, data: TensorDataModule, names: Sequence[str], splits: Sequence[str]
+    asked: nn.Module | BlackBoxTeacher, data: TensorDataModule, names: Sequence[str], splits: Sequence[str]
 ) -> dict[str, dict[str, Tensor]]:
     """Return outputs by name and split; each tensor is allocated once, for features are large."""
-    assert not network.training
     layers = [name for name in names if name != _LOGITS]
-    if layers:
-        probe_features(network, data.splits["val"].few(2).inputs, layers)  # raises for what can't be stored
+    answer = _answers_of_black_box(asked) if isinstance(asked, BlackBoxTeacher) else _answers_of(asked, data, layers)
     outputs: dict[str, dict[str, Tensor]] = {name: {} for name in names}
     for split in splits:
         loader = data.ordered(split)
@@ -165,11 +175,30 @@ def _forward(
         for view in range(*views or (1,)):
             loader.set_epoch(view)
             for batch in (batch for item in loader for batch in item):
-                with capture_features(network, layers) as found:
-                    found[_LOGITS] = call(network, batch.inputs)
+                found = answer(Query(split, batch.ids, view, batch.inputs))
                 rows = batch.ids.cpu()
                 for name in names:
                     if split not in outputs[name]:
                         outputs[name][split] = torch.empty(len(loader.split), *views, *found[name].shape[1:])
                     outputs[name][split][(rows, view) if views else rows] = found[name].float().cpu()
     return outputs
+
+
+def _answers_of(network: nn.Module, data: TensorDataModule, layers: Sequence[str]) -> _Answer:
+    """Return what asks a network for its logits and the outputs of some layers."""
+    assert not network.training
+    if layers:
+        probe_features(network, data.splits["val"].few(2).inputs, layers)  # raises for what can't be stored
+
+    def answer(query: Query) -> dict[str, Tensor]:
+        with capture_features(network, layers) as found:
+            found[_LOGITS] = call(network, query.inputs)
+        return found
+
+    return answer
+
+
+def _answers_of_black_box(teacher: BlackBoxTeacher) -> _Answer:
+    """Return what asks a teacher that is no network; it has no layers."""
+    teacher.floored = 0
+    return lambda query: {_LOGITS: teacher.ask(query)}

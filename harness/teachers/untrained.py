@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from harness.core.content import derived_seed, digest
-from harness.core.errors import Unfit
+from harness.core.errors import HarnessError, Unfit
 from harness.cost.counting import trainable_parameters
 from harness.networks.digest import answers_of, network_digest, sampled_answers, samples_of, weights_digest
 from harness.networks.shape import shape_of
@@ -18,7 +18,9 @@ from harness.networks.state import check_same_state
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.studies.start import Start
+from harness.task import class_names
 from harness.teachers.assistant import is_student, load_assistant
+from harness.teachers.black_box import BlackBoxTeacher, teacher_in
 from harness.teachers.files import load_checkpoint
 from harness.training.fit import seed_draws
 from lightning_modules.batch import initialize_lazy_layers
@@ -50,27 +52,23 @@ def learns(network: nn.Module) -> bool:
 
 
 def begin_teacher(
+    network: nn.Module,
     space: SearchSpace,
     data: TensorDataModule,
     dataset: str,
     settings: Settings,
     bind_start: BindStart = lambda name, start: start,
-    note: Callable[[str], None] = lambda text: None,
 ) -> UntrainedTeacher:
-    """Build a teacher, or load it from its checkpoint, and identify it.
+    """Identify a teacher.
 
     Args:
-        space: Its task gives the network and its recipe.
+        network: From ``build_teacher``.
+        space: Its task gives its recipe.
         data: Its training data.
         dataset: Fingerprint of that data.
         settings: The seed, and the checkpoint, if there is one.
         bind_start: Called with what a teacher that is to be trained starts from.
-        note: Called with a line of text about the checkpoint.
-
-    Raises:
-        HarnessError: If the checkpoint can't be used.
     """
-    network = build_teacher(space, data, settings, note)
     before = list(network.state_dict())
     start = teacher_start(network.to(data.device), data)
     check_same_state("the teacher", before, network)
@@ -97,15 +95,39 @@ def teacher_start(network: nn.Module, data: TensorDataModule) -> Start:
 
 def build_teacher(
     space: SearchSpace, data: TensorDataModule, settings: Settings, note: Callable[[str], None] = lambda text: None
-) -> nn.Module:
-    """Build a teacher with fresh weights under the study's seed, or with those of its checkpoint."""
+) -> nn.Module | BlackBoxTeacher:
+    """Build a teacher with fresh weights under the study's seed, or with those of its checkpoint.
+
+    Args:
+        space: Its task gives the teacher.
+        data: Gives lazy layers their sizes.
+        settings: The seed, and the checkpoint, if there is one.
+        note: Called with a line of text about the checkpoint.
+
+    Returns:
+        A network, or a teacher that is none, which is still to be prepared.
+
+    Raises:
+        HarnessError: If the checkpoint can't be used, or the task gives neither.
+    """
     seed_draws(derived_seed(settings.seed, "teacher"), torch.device("cpu"))
-    if settings.teacher is not None and is_student(settings.teacher):
-        return load_assistant(settings.teacher, space, data, settings.space_name)
-    network = space.task.teacher()
+    if settings.teacher is not None:
+        if is_student(settings.teacher):
+            return load_assistant(settings.teacher, space, data, settings.space_name)
+        if (black_box := teacher_in(settings.teacher, class_names(space.task))) is not None:
+            return black_box
+    network: object = space.task.teacher()
+    if isinstance(network, BlackBoxTeacher):
+        if settings.teacher is not None:
+            raise HarnessError(
+                f"--teacher {settings.teacher} must be of a network that teacher() builds, but that gives a "
+                f"{type(network).__name__}, which has no weights to be filled; leave --teacher out."
+            )
+        return network
     if not isinstance(network, nn.Module):
         raise Unfit(
-            f"teacher() must give a torch.nn.Module, but gives {type(network).__name__}", "return the network from it"
+            f"teacher() must give a torch.nn.Module, but gives {type(network).__name__}",
+            "return the network from it, or what is none in a class of harness.teachers, as SklearnTeacher(estimator)",
         )
     initialize_lazy_layers(network, data.splits["val"].few(1).to(torch.device("cpu")).inputs)
     if settings.teacher is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -10,7 +11,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from lightning_modules.batch import Inputs, select
-from lightning_modules.data.tensors import Split
+from lightning_modules.data.tensors import Split, sample_ids
 
 _MIN_SAMPLES = 5  # of a class: one for each part of 20 %
 _SPLIT_SEED = 0  # splits are part of the dataset: no flag moves them
@@ -24,12 +25,13 @@ class Splits(TypedDict):
     test: Split
 
 
-def stratified_splits(inputs: Inputs, labels: Tensor) -> Splits:
+def stratified_splits(inputs: Inputs, labels: Tensor, ids: Sequence[int | str] | None = None) -> Splits:
     """Return stratified splits ``train``, ``val`` and ``test`` of 60, 20 and 20 %, always with the same samples.
 
     Args:
         inputs: A tensor, or a dict of tensors, of first dimension N.
         labels: Class indices, shape (N,).
+        ids: Names of the samples, for teachers whose outputs come from a file; ``None`` for none.
 
     Raises:
         TypeError: If the labels are not a tensor.
@@ -52,8 +54,13 @@ def stratified_splits(inputs: Inputs, labels: Tensor) -> Splits:
             f"{int(classes[counts.argmin()])} has {int(counts.min())}."
         ) from error
 
-    def part(ids: Tensor) -> Split:
-        return Split(select(inputs, ids), labels[ids])
+    names = None if ids is None else sample_ids(ids)
+    if names is not None and len(names) != len(labels):
+        raise ValueError(f"ids must name each of the {len(labels)} samples, but there are {len(names)}.")
+
+    def part(chosen: Tensor) -> Split:
+        named = None if names is None else [names[place] for place in chosen.tolist()]
+        return Split(select(inputs, chosen), labels[chosen], named)
 
     return Splits(train=part(rest[train]), val=part(rest[val]), test=part(test))
 

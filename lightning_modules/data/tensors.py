@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -27,15 +27,18 @@ class Split:
             dict; a tensor with a graph is detached, and an inference tensor is copied to a normal one.
         labels: What is right for each sample, first dimension N, as the output kind of the task wants it: class indices
             (N,), int64, for a classifier (``lightning_modules.outputs``).
+        ids: Names of the samples, N different whole numbers or texts; outputs of a teacher that come from a file are
+            joined by them. ``None`` where samples are known by their position alone.
 
     Raises:
-        TypeError: If inputs or labels are not tensors.
+        TypeError: If inputs or labels are not tensors, or ids are neither whole numbers nor texts.
         ValueError: If it is empty, inputs and labels differ in length, or inputs are float64 (networks are float32),
             bool outside of a dict, or not dense.
     """
 
     inputs: Inputs
     labels: Tensor
+    ids: Sequence[int | str] | None = None
 
     def __post_init__(self) -> None:
         inputs = self.inputs
@@ -57,6 +60,9 @@ class Split:
                 "inputs and labels of a split must have the same length, at least 1, but got "
                 f"{ {name: tuple(value.shape) for name, value in self.tensors().items()} }."
             )
+        if self.ids is not None:
+            object.__setattr__(self, "ids", sample_ids(self.ids))
+            check_ids({"this split": self})
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -72,18 +78,52 @@ class Split:
         yield self.inputs
 
     def at(self, ids: Tensor) -> Split:
-        """Return the samples at some positions."""
-        return Split(select(self.inputs, ids), self.labels[ids])
+        """Return the samples at some positions, without their ids if a position occurs twice."""
+        places = ids.tolist()
+        names = None if self.ids is None or len(set(places)) < len(places) else [self.ids[place] for place in places]
+        return Split(select(self.inputs, ids), self.labels[ids], names)
 
     def few(self, count: int) -> Split:
         """Return the first ``count`` samples, or all if there are fewer."""
-        return Split(select(self.inputs, slice(count)), self.labels[:count])
+        return Split(select(self.inputs, slice(count)), self.labels[:count], self.ids and self.ids[:count])
 
     def to(self, device: torch.device) -> Split:
         """Return the same samples on ``device``."""
         inputs = self.inputs
         moved = {k: v.to(device) for k, v in inputs.items()} if isinstance(inputs, dict) else inputs.to(device)
-        return Split(moved, self.labels.to(device))
+        return Split(moved, self.labels.to(device), self.ids)
+
+
+def sample_ids(given: Any) -> tuple[int | str, ...]:
+    """Return names of samples, from any sequence, as whole numbers and texts.
+
+    Raises:
+        TypeError: If one is neither.
+    """
+    values = given.tolist() if hasattr(given, "tolist") else list(given)
+    for one in values:
+        if isinstance(one, bool) or not isinstance(one, int | str):
+            raise TypeError(f"ids of samples must be whole numbers or texts, but got {one!r} ({type(one).__name__}).")
+    return tuple(values)
+
+
+def check_ids(splits: Mapping[str, Split]) -> None:
+    """Check that ids name one sample each, over all splits.
+
+    Raises:
+        ValueError: If there is not one for each sample, or two are the same.
+    """
+    seen: dict[int | str, str] = {}
+    for name, part in splits.items():
+        if part.ids is not None and len(part.ids) != len(part):
+            raise ValueError(
+                f"ids must name each of the {len(part)} samples of a split, but there are {len(part.ids)}."
+            )
+        for one in part.ids or ():
+            if one in seen:
+                where = name if seen[one] == name else f"{seen[one]} and {name}"
+                raise ValueError(f"ids must name one sample each, but {one!r} names two of {where}.")
+            seen[one] = name
 
 
 def not_finite(values: Tensor) -> list[int]:
@@ -247,6 +287,7 @@ class TensorDataModule(pl.LightningDataModule):
                 raise TypeError(
                     f"{name} must be a Split(inputs, labels) of lightning_modules.data, but got {type(part).__name__}."
                 )
+        check_ids(self.splits)
         self.batch_size = int(batch_size)  # NumPy's integers can't be written to JSON
         self.eval_batch_size = int(eval_batch_size)
         self.views = views

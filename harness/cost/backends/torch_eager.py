@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from lightning_modules.batch import Inputs
 
 
-def _speedup(student: Costs, teacher: Costs) -> float:
-    """Return how many times faster a student is than its teacher, by their median latencies."""
+def _speedup(student: Costs, teacher: Costs) -> float | None:
+    """Return how many times faster a student is than its teacher by median latency; ``None`` if that is not known."""
+    if "latency_p50_ms" not in teacher:
+        return None
     return teacher["latency_p50_ms"] / student["latency_p50_ms"]
 
 
