@@ -147,7 +147,7 @@ class Settings(StudyPlaces):
 
     @property
     def file_of_space(self) -> Path:
-        """The file of a space that is in one."""
+        """Return the file of a space that is in one."""
         assert self.space_file is not None
         return self.space_file
 
