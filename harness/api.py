@@ -313,8 +313,8 @@ def _placed(space: SearchSpace | str | os.PathLike[str]) -> tuple[SearchSpace | 
             return None, Path(file)  # it is run anew: the workers, and a later search, run what the file says by then
     own = [space.criteria[method] for method in space.own_methods]
     training = space.task.training
-    factory = [training.optimizer] if callable(training.optimizer) else []
-    code = code_of_classes([type(space.task), *own, *factory])
+    factory = getattr(training.optimizer, "func", training.optimizer)  # of a functools.partial
+    code = code_of_classes([type(space.task), *own, *([factory] if callable(factory) else [])])
     # A value, which no code of the task may say: it may be made elsewhere.
     said = {"training": str(training.texts())} if training.given() else {}
     return replace(space, code=replace(code, files={**code.files, **said})), None

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -119,6 +120,33 @@ def test_code_that_a_script_changes_is_not_resumed_as_the_same(example: Path) ->
     assert "nn.Tanh()" in changed
     told = run(example, changed, expect=1)
     assert "perceptron has" in told and "Tanh" in told
+
+
+def test_a_space_in_no_file_is_known_by_how_it_trains_too() -> None:
+    from functools import partial
+
+    import torch
+
+    from harness.api import _placed
+    from lightning_modules.training import Training
+    from search_spaces.digits import SPACE, Digits
+
+    class Own(Digits):
+        pass
+
+    def mine(parameters: object, lr: float) -> torch.optim.Optimizer:
+        raise NotImplementedError
+
+    found = set()
+    for training in (Training(), Training(momentum=0.5, optimizer="sgd"), Training(optimizer=mine),
+                     Training(optimizer=partial(mine, 1)), Training(optimizer=partial(mine, 2))):  # fmt: skip
+        task = Own()
+        task.training = training  # type: ignore[misc]
+        space, file = _placed(replace(SPACE, task=task))
+        assert space is not None and file is None
+        found.add(space.code.key)
+        assert any("mine" in name for name in space.code.files) is callable(training.optimizer)
+    assert len(found) == 5
 
 
 def test_the_package_imports_nothing_heavy_by_itself() -> None:

@@ -95,6 +95,21 @@ def test_a_method_that_gives_no_loss_is_refused_before_a_trial_trains(example: P
     assert not load(example, "cancer").trials
 
 
+@pytest.mark.slow
+def test_a_method_that_label_smoothing_does_not_reach_is_refused(example: Path) -> None:
+    written(example)
+    file, flags = example / "cancer.py", ("--space", "cancer.py", "--trials", "1", "--epochs", "1", "--no-controls")
+    smooth = 'training={"label_smoothing": FloatDistribution(0, 0.2), '
+    file.write_text(file.read_text().replace("training={", smooth))
+    output = search(example, *flags, expect=2)
+    (error,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert "method 'squared' reads batch.labels, but the training has label_smoothing, which is in batch.truth" in error
+    file.write_text(
+        file.read_text().replace("cross_entropy(logits, batch.labels)", "cross_entropy(logits, batch.truth)")
+    )
+    assert "1/1 done" in search(example, *flags, "--study", "other")
+
+
 GROWS = """
         if not hasattr(self, "layer"):
             self.layer = nn.Linear(2, 2)

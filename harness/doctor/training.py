@@ -55,7 +55,8 @@ def check_teacher_separate(context: CheckContext) -> str:
     teacher = _tensors(context.teacher)
     configured: Any = module.configure_optimizers()
     optimized = [parameter for group in configured["optimizer"].param_groups for parameter in group["params"]]
-    places = {"optimizer": optimized, "state_dict": list(module.state_dict(keep_vars=True).values())}
+    kept = [value for value in module.state_dict(keep_vars=True).values() if isinstance(value, torch.Tensor)]
+    places = {"optimizer": optimized, "state_dict": kept}
     found = [
         f"{sum(value.data_ptr() in teacher for value in values)} of its tensors in the student's {place}"
         for place, values in places.items()

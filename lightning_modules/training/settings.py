@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -128,6 +129,9 @@ class Training:
 
 def keyword_text(value: Any) -> str:
     """Return the text of a keyword's value: the name of a factory, anything else as it is written."""
+    if isinstance(value, functools.partial):
+        given = [*map(str, value.args), *(f"{name}={one}" for name, one in value.keywords.items())]
+        return f"{keyword_text(value.func)}({', '.join(given)})"
     return str(getattr(value, "__qualname__", None) or type(value).__name__) if callable(value) else str(value)
 
 

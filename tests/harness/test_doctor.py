@@ -182,8 +182,21 @@ def test_each_check_has_a_task_that_breaks_it() -> None:
         "ignored",
         "controls",
         "region",
+        "training",
     }  # a budget, a trained teacher; warnings; bounds of the command line
     assert {check.name for check in CHECKS} == {broken.check for broken in BROKEN.values()} | elsewhere
+
+
+def test_each_parameter_of_a_training_is_seen_to_change_it(tmp_path: Path) -> None:
+    several = """training={
+        "optimizer": CategoricalDistribution(["adamw", "sgd"]), "momentum": FloatDistribution(0, 0.9),
+        "batch_size": IntDistribution(10, 60), "label_smoothing": FloatDistribution(0, 0.2),
+        "ema_decay": FloatDistribution(0.5, 0.9), "accumulate": IntDistribution(1, 4), """
+    findings = findings_of(settings_of(tmp_path, ("training={", several)))
+    assert (names(findings, "warning"), names(findings, "FAILED")) == (["training"], [])
+    assert findings["training"].found.startswith("momentum is searched in all trials, but momentum has no effect with")
+    batches = "10 samples: the last of 200 in batches of 10; 20 samples: the last of 200 in batches of 60"
+    assert findings["last batch"].found == batches
 
 
 @pytest.mark.parametrize(
@@ -202,6 +215,16 @@ def test_each_check_has_a_task_that_breaks_it() -> None:
             "the smallest has 2,203 parameters, and its teacher 1,507",
         ),
         ("teacher's logits", [(TEACHER, "return nn.Sequential(Net(32), nn.ReLU())")], "no logit of 16 samples is neg"),
+        (
+            "training",
+            [("training={", 'training={"clip_norm": FloatDistribution(1e6, 1e7), ')],
+            "a student trained for 2 epochs on few samples is the same with clip_norm",
+        ),
+        (
+            "training",
+            [("training={", 'training={"batch_size": CategoricalDistribution([16, 500]), ')],
+            "a batch_size of 500 is that of all 200 training samples in one batch",
+        ),
         (
             "MACs",
             [INVERTED],

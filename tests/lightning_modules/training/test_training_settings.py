@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import fields
 from typing import Any
 
@@ -112,9 +113,10 @@ def test_the_last_step_of_an_epoch_takes_the_batches_that_are_left(batches: int,
 
 def test_the_text_says_what_is_not_the_default() -> None:
     assert Training().texts() == {}
-    made = Training(optimizer=torch.optim.RMSprop, label_smoothing=0.1, groups={"a": {"learning_rate": 2}})
+    factory = functools.partial(torch.optim.RMSprop, alpha=0.5)
+    made = Training(optimizer=factory, label_smoothing=0.1, groups={"a": {"learning_rate": 2}})
     assert made.texts() == {
-        "optimizer": "RMSprop", "label_smoothing": "0.1", "groups": "{'a': {'learning_rate': 2.0}}",
+        "optimizer": "RMSprop(alpha=0.5)", "label_smoothing": "0.1", "groups": "{'a': {'learning_rate': 2.0}}",
     }  # fmt: skip
 
 
