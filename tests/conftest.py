@@ -305,9 +305,9 @@ def two_threads() -> Iterator[None]:
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with MLflow's tables in it, which take two seconds to make: one for all workers of pytest-xdist."""
     own = tmp_path_factory.getbasetemp()
-    folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-    file = folder / "empty-mlflow.db"
-    with exclusive(folder / "empty-mlflow.lock"):
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "empty-store"
+    file = folder / "mlflow.db"  # the name that a copy of it keeps
+    with exclusive(folder / "lock"):
         if not file.exists():
             from mlflow import MlflowClient
 
