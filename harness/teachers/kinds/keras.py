@@ -103,9 +103,7 @@ class KerasTeacher(ModelFile):
 def _keras(path: Path) -> Any:
     """Import Keras, with TensorFlow on one thread, as students are measured."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault(
-        "TF_ENABLE_ONEDNN_OPTS", "0"
-    )  # sums in another order on each processor, and says so at length
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # or sums depend on the processor, and a page is printed
     with contextlib.suppress(ImportError):
         # Torch's builds for GPUs bring Triton, and import it when they count or compile. Imported after TensorFlow, it
         # ends the process with a segmentation fault (seen with tensorflow 2.21): both bring LLVM.
