@@ -101,6 +101,44 @@ def test_two_workers_read_pictures_with_processes_of_their_own(pictures: Path, t
     assert "600 train, 200 val, 200 test samples" in output and "4/4 done" in output
 
 
+FOLDERS = """
+from optuna.distributions import FloatDistribution, IntDistribution
+
+from harness import SearchSpace, Task
+from lightning_modules.data import ImageFolders
+from lightning_modules.networks import ConvNet
+
+
+class Digits(Task):
+    teacher_epochs = 2
+
+    def data(self, data_dir):
+        return ImageFolders(data_dir, size=8, batch_size=64, workers=1)
+
+    def teacher(self):
+        return ConvNet(16, size=8, channels=3)
+
+    def student(self, *, width):
+        return ConvNet(width, size=8, channels=3)
+
+
+SPACE = SearchSpace(
+    task=Digits(),
+    student={"width": IntDistribution(2, 8, log=True)},
+    distillation={"temperature": FloatDistribution(1, 20, log=True), "alpha": FloatDistribution(0, 1)},
+    training={"learning_rate": FloatDistribution(1e-3, 3e-2, log=True)},
+    epochs=2,
+)
+"""
+
+
+def test_pictures_in_a_folder_for_each_class_are_searched(pictures: Path, tmp_path: Path) -> None:
+    pytest.importorskip("torchvision", reason="pip install 'kd-harness[vision]'")
+    (tmp_path / "space.py").write_text(FOLDERS)
+    output = search(tmp_path, *command(pictures, "--min", "none"))
+    assert "4/4 done" in output and "599 train, 200 val, 201 test samples" in output
+
+
 def test_a_picture_that_is_none_is_named_before_anything_trains(pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "space.py").write_text(SPACE)
     torn = sorted(pictures.glob("*/*.png"))[0]

@@ -46,6 +46,10 @@ class TensorHasher:
         self._hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         self._hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
+    def add_text(self, text: str) -> None:
+        """Hash a text."""
+        self._hasher.update(f"text {text} ".encode())
+
     def key(self) -> str:
         """Return a key of 16 hexadecimal digits for what was added so far."""
         return self._hasher.hexdigest()[:16]

@@ -67,7 +67,8 @@ def prepare(
     bound = settings.bound or study.bound
     check_reach(bound, scored)
     labelled = label_classes(data, space.task.output)
-    named_classes = space.task.output.names_of_classes(check_class_names(space.task, labelled, students.classes))
+    names = check_class_names(space.task, labelled, students.classes, data.class_names)
+    named_classes = space.task.output.names_of_classes(names)
     student_warnings = run.student_warnings(data)  # before a teacher is made: memory must suffice for a student
     run.collect_warnings(students)
     teachers = run.make_teachers(data, dataset, students)

@@ -296,18 +296,19 @@ def describe_network(space: SearchSpace, scores: Mapping[str, float], cost: Cost
     return ", ".join([*told, timed_text(cost) or "its costs are not known"])
 
 
-def check_class_names(task: Task, labelled: int, classes: int) -> tuple[str, ...]:
+def check_class_names(task: Task, labelled: int, classes: int, from_data: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Return the names of the classes. Logits beyond the labels of the data need no names.
 
     Args:
         task: Names the classes.
+        from_data: The names that the data give, for a task that gives none.
         labelled: Number of classes that the labels have.
         classes: Number of logits C.
 
     Raises:
         Unfit: If there are fewer names than labelled classes, or more than logits.
     """
-    names = class_names(task)
+    names = class_names(task) or from_data
     if names and not labelled <= len(names) <= classes:
         raise Unfit(
             f"the task's class_names must name each of its {labelled} classes, but name {len(names)}",

@@ -74,6 +74,11 @@ class DatasetSplit(Split):
         """Raise an error: inputs need not fit in memory."""
         raise AttributeError(f"{self.name} is read sample by sample: at(ids) gives some of them.")
 
+    @property
+    def declared_fingerprint(self) -> str | None:
+        """Return what the dataset says that it is (``fingerprint``); ``None`` if its samples must be read to know."""
+        return getattr(self.dataset, "fingerprint", None)
+
     def all_inputs(self) -> Iterator[Inputs]:
         """Yield the inputs of all samples in order, some at a time; the labels are kept as they are read."""
         labels = []

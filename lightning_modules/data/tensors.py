@@ -73,6 +73,11 @@ class Split:
         named = {f"inputs.{k}": v for k, v in inputs.items()} if isinstance(inputs, dict) else {"inputs": inputs}
         return {**named, "labels": self.labels}
 
+    @property
+    def declared_fingerprint(self) -> str | None:
+        """Return a hash that stands for all samples; ``None`` if they must be hashed."""
+        return None
+
     def all_inputs(self) -> Iterator[Inputs]:
         """Yield the inputs of all samples in order, some at a time."""
         yield self.inputs
@@ -291,6 +296,7 @@ class TensorDataModule(pl.LightningDataModule):
         self.batch_size = int(batch_size)  # NumPy's integers can't be written to JSON
         self.eval_batch_size = int(eval_batch_size)
         self.views = views
+        self.class_names: tuple[str, ...] = ()  # of a kind of data that knows them, as folders
         self.seed = 0
         self.device = torch.device("cpu")
         self.teacher_outputs: dict[str, dict[str, Tensor]] = {}

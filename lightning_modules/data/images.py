@@ -1,0 +1,209 @@
+"""Serve photographs in a folder for each class (``pip install 'kd-harness[vision]'``)."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lightning_modules.data.disk import DatasetDataModule
+
+SPLITS = ("train", "val", "test")
+_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
+_SHOWN = 3  # pictures that are named
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a folder.
+
+    Attributes:
+        file: Its file.
+        label: Index of its class.
+        digest: Hash of the file's bytes.
+    """
+
+    file: Path
+    label: int
+    digest: str
+
+
+class PictureDataset(Dataset[Any]):
+    """Reads pictures: the shorter side scaled to ``size``, the middle square cut out, normalised.
+
+    Args:
+        pictures: The pictures.
+        size: Pixels of a side.
+        mean: Mean of each channel, of values in [0, 1], that is subtracted.
+        std: Deviation of each channel that values are divided by.
+    """
+
+    def __init__(self, pictures: Sequence[Picture], *, size: int, mean: Sequence[float], std: Sequence[float]) -> None:
+        from torchvision.transforms import v2
+
+        self.pictures = tuple(pictures)
+        self.targets = [picture.label for picture in pictures]
+        self._see = v2.Compose(
+            [
+                v2.Resize(size, antialias=True),
+                v2.CenterCrop(size),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(list(mean), list(std)),
+            ]
+        )
+        known = "".join(f"{picture.digest}{picture.label} " for picture in pictures)
+        self.fingerprint = hashlib.sha256(f"{known}{size} {mean} {std}".encode()).hexdigest()[:16]
+        """Stands for all that the dataset gives, in place of reading it."""
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        from PIL import Image
+        from torchvision.transforms.v2 import functional
+
+        picture = self.pictures[place]
+        with Image.open(picture.file) as image:
+            pixels = functional.pil_to_tensor(image.convert("RGB"))
+        return self._see(pixels), picture.label
+
+
+class ImageFolders(DatasetDataModule):
+    """Data module of pictures in a folder for each class, which are read while networks train.
+
+    A folder with ``train``, ``val`` and ``test`` in it has its own splits. Otherwise each class is split by the content
+    of its pictures, 60, 20 and 20 %: always alike, whatever they are called, and copies of one picture never part.
+
+    Args:
+        folder: The folder.
+        size: Pixels of a side of what networks are shown.
+        batch_size: Samples in a training batch.
+        eval_batch_size: Samples in an evaluation batch; by default as many.
+        workers: Processes that read pictures ahead of their use.
+        mean: Mean of each channel, of values in [0, 1]: ImageNet's by default.
+        std: Deviation of each channel.
+        skip_unreadable: Whether files that are no pictures are left out; otherwise they are refused.
+
+    Attributes:
+        class_names: Names of the classes: those of the folders, sorted.
+        skipped: Files that were left out.
+
+    Raises:
+        ImportError: If torchvision is not installed.
+        ValueError: If there are fewer than two classes or a split without pictures, a file can't be read, or the splits
+            have other classes.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str | None,
+        *,
+        size: int,
+        batch_size: int = 64,
+        eval_batch_size: int | None = None,
+        workers: int = 0,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        skip_unreadable: bool = False,
+    ) -> None:
+        try:
+            import torchvision  # noqa: F401
+        except ImportError as error:
+            raise ImportError("ImageFolders needs torchvision: pip install 'kd-harness[vision]'") from error
+        if folder is None:
+            raise ValueError("ImageFolders needs a folder of pictures: name it by --data-dir.")
+        top = Path(folder)
+        if not top.is_dir():
+            raise ValueError(
+                f"a folder with a folder of pictures for each class is needed, but there is no folder {top}."
+            )
+        has_splits = all((top / name).is_dir() for name in SPLITS)
+        names = _class_names([top / name for name in SPLITS] if has_splits else [top])
+        found, unreadable = _read_pictures(top, names, SPLITS if has_splits else ("",))
+        if unreadable and not skip_unreadable:
+            more = f" and {len(unreadable) - _SHOWN:,} more" if len(unreadable) > _SHOWN else ""
+            raise ValueError(
+                f"{len(unreadable):,} files in {top} can't be read as pictures "
+                f"({', '.join(map(str, unreadable[:_SHOWN]))}{more}); remove them, or take skip_unreadable=True."
+            )
+        parts = found if has_splits else _split_by_content(found[""])
+        for name, pictures in parts.items():
+            if not pictures:
+                raise ValueError(f"{top} must have a picture for {name} at least, but has none.")
+        sets = {name: PictureDataset(pictures, size=size, mean=mean, std=std) for name, pictures in parts.items()}
+        super().__init__(
+            train=sets["train"],
+            val=sets["val"],
+            test=sets["test"],
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            workers=workers,
+        )
+        self.class_names = names
+        self.skipped = tuple(unreadable)
+
+
+def _class_names(places: Sequence[Path]) -> tuple[str, ...]:
+    """Return the names of the classes, the same in all places."""
+    each = [sorted(path.name for path in place.iterdir() if path.is_dir() and path.name[0] != ".") for place in places]
+    for place, names in zip(places, each, strict=True):
+        if names != each[0]:
+            odd = sorted({*names} ^ {*each[0]})
+            raise ValueError(
+                f"all splits must have the same classes, but {odd[0]!r} is not in both {places[0]} and {place}."
+            )
+    if len(each[0]) < 2:
+        raise ValueError(
+            f"{places[0]} must have a folder of pictures for each of two classes at least, but has "
+            f"{', '.join(each[0]) or 'none'}."
+        )
+    return tuple(each[0])
+
+
+def _read_pictures(
+    top: Path, names: Sequence[str], places: Sequence[str]
+) -> tuple[dict[str, list[Picture]], list[Path]]:
+    """Return the pictures of each place, in the order of their paths, and the files that are no pictures."""
+    from PIL import Image
+
+    found: dict[str, list[Picture]] = {}
+    unreadable: list[Path] = []
+    for place in places:
+        found[place] = []
+        for label, name in enumerate(names):
+            for file in sorted((top / place / name).rglob("*")):
+                if file.suffix.lower() not in _SUFFIXES or not file.is_file():
+                    continue
+                content = file.read_bytes()
+                try:
+                    with Image.open(io.BytesIO(content)) as image:
+                        image.verify()
+                except Exception:  # of many types, by format
+                    unreadable.append(file)
+                    continue
+                found[place].append(Picture(file, label, hashlib.sha256(content).hexdigest()[:16]))
+    return found, unreadable
+
+
+def _split_by_content(pictures: Sequence[Picture]) -> dict[str, list[Picture]]:
+    """Return the pictures of each split: of each class, in the order of their hashes, the first ones train."""
+    parts: dict[str, list[Picture]] = {name: [] for name in SPLITS}
+    place: dict[str, str] = {}  # of each content, in whatever class a copy is
+    for label in sorted({picture.label for picture in pictures}):
+        of_class = [picture for picture in pictures if picture.label == label]
+        digests = sorted({picture.digest for picture in of_class})
+        first, second = (round(share * len(digests)) for share in (_SHARES["train"], 1 - _SHARES["test"]))
+        for count, digest in enumerate(digests):
+            place.setdefault(digest, "train" if count < first else "val" if count < second else "test")
+        for picture in of_class:
+            parts[place[picture.digest]].append(picture)
+    return parts
