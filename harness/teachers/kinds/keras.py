@@ -7,6 +7,7 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -107,7 +108,7 @@ def _keras(path: Path) -> Any:
     with contextlib.suppress(ImportError):
         # Torch's builds for GPUs bring Triton, and import it when they count or compile. Imported after TensorFlow, it
         # ends the process with a segmentation fault (seen with tensorflow 2.21): both bring LLVM.
-        import triton  # noqa: F401
+        import_module("triton")
     try:
         import keras
     except ImportError as error:
