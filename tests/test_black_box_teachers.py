@@ -87,6 +87,37 @@ def test_a_file_of_outputs_teaches_and_nothing_is_compared_with_costs_that_nobod
     assert "The teacher's accuracy there is 0.9" in (tmp_path / "confirm.txt").read_text()
 
 
+ASKING = """
+import torch
+from harness.teachers import FunctionTeacher
+
+
+def ask(inputs):
+    with open("asked.txt", "a") as file:
+        file.write(f"{len(inputs)}\\n")
+    return torch.nn.functional.one_hot((inputs.sum(1) % 10).long(), 10) * 0.9 + 0.01
+
+
+class FromAFile(Task):
+"""
+
+
+def test_a_function_is_asked_once_for_every_sample(tmp_path: Path) -> None:
+    text = ANSWERS.read_text().replace("class FromAFile(Task):\n", ASKING.lstrip())
+    given = 'return FunctionTeacher(ask, digest="by the sum, 1", kind="probabilities")'
+    (line,) = (line for line in text.splitlines() if line.strip().startswith("raise ValueError("))
+    (tmp_path / "asking.py").write_text(text.replace(line, f"        {given}"))
+    command = ("--space", "asking.py", *SMALL)
+    output = search(tmp_path, *command, "--trials", "1")
+    assert "its costs are not known" in output
+    search(tmp_path, *command, "--trials", "2")
+    assert sum(map(int, (tmp_path / "asked.txt").read_text().split())) == 1_077 + 360
+    renamed = (tmp_path / "asking.py").read_text().replace("by the sum, 1", "by the sum, 2")
+    (tmp_path / "asking.py").write_text(renamed)
+    search(tmp_path, *command, "--trials", "3", "--accept-changes")  # by another name, it is another teacher
+    assert sum(map(int, (tmp_path / "asked.txt").read_text().split())) == 2 * (1_077 + 360)
+
+
 def test_a_space_too_large_to_be_measured_beforehand_needs_no_teacher_with_costs(tmp_path: Path, answers: Path) -> None:
     text, narrow = ANSWERS.read_text(), "IntDistribution(4, 64, log=True)"
     assert narrow in text

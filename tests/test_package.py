@@ -25,8 +25,8 @@ UNNAMED = {"pyarrow"}
 
 
 def normal(name: str) -> str:
-    """The name of a distribution as all that compare names write it (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", name).lower()
+    """The name of a distribution as all that compare names write it (PEP 503), whatever its build is for."""
+    return re.sub(r"[-_.]+", "-", name).lower().removesuffix("-cpu")
 
 
 def declared(requirements: list[str]) -> set[str]:
@@ -34,10 +34,8 @@ def declared(requirements: list[str]) -> set[str]:
 
 
 REQUIRED = declared(PROJECT["dependencies"])
-OPTIONAL = {
-    extra: declared(PROJECT["optional-dependencies"][extra])
-    for extra in ("vision", "postgres", "slurm", "ray", "keras", "onnx", "sklearn")
-}
+EXTRAS = ("vision", "postgres", "slurm", "ray", "keras", "onnx", "sklearn")
+OPTIONAL = {extra: declared(PROJECT["optional-dependencies"][extra]) for extra in EXTRAS}
 
 
 def imported(*places: Path) -> Iterator[str]:
@@ -59,12 +57,11 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     used = set()
     for module in modules:
         # A module of an extra that is not installed has the name of its distribution.
-        distributions = {normal(name).removesuffix("-cpu") for name in known.get(module, [module])}
+        distributions = {normal(name) for name in known.get(module, [module])}
         assert distributions & allowed, f"{module}, of {distributions}, is not declared"
         used |= distributions & allowed
     assert REQUIRED - used == UNNAMED
-    imported_here = set(OPTIONAL) - {"postgres"}  # psycopg is imported by SQLAlchemy
-    assert used - REQUIRED == set().union(*(OPTIONAL[extra] for extra in imported_here))
+    assert used - REQUIRED == set().union(*OPTIONAL.values()) - OPTIONAL["postgres"]  # psycopg: by SQLAlchemy
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,12 +29,14 @@ class Keys:
         splits: Names of the splits, beside ``rows``.
         rows: Positions of the samples in their splits.
         views: Views of the samples; ``None`` where there are none.
+        is_untyped: Whether ids come from a file that does not tell numbers from texts: those of the data decide.
     """
 
     ids: Sequence[int | str] | None = None
     splits: Sequence[str] | None = None
     rows: Sequence[int] | None = None
     views: Sequence[int] | None = None
+    is_untyped: bool = False
 
     def __post_init__(self) -> None:
         for name in ("ids", "splits", "rows", "views"):
@@ -64,6 +66,9 @@ class Keys:
         Raises:
             Unfit: If a sample has no row or two, a row is of no sample, or views do not match.
         """
+        if self.is_untyped and self.ids is not None and _has_numbers(data):
+            numbers = [int(one) if str(one).isdecimal() else one for one in self.ids]
+            return replace(self, ids=numbers, is_untyped=False).places(data)
         views = 1 if data.views is None else data.views.count
         if views > 1 and self.views is None:
             raise Unfit(
@@ -144,6 +149,12 @@ class Keys:
             return ""
         kinds = ["text" if isinstance(one, str) else "whole numbers" for one in (self.ids[0], theirs)]
         return f" (ids are {kinds[0]} there, and {kinds[1]} in the data)"
+
+
+def _has_numbers(data: TensorDataModule) -> bool:
+    """Return whether the data's ids are whole numbers."""
+    first = next((part.ids[0] for part in data.splits.values() if part.ids), "")
+    return isinstance(first, int)
 
 
 def _listed(name: str, given: Any) -> list[Any]:

@@ -51,7 +51,9 @@ def read_outputs(path: Path) -> Found:
     Raises:
         ValueError, OSError: If they can't be read, or do not say what they are.
     """
-    return _of_arrays(_arrays(path)) if path.suffix in (".npz", ".safetensors") else _of_table(_table(path))
+    if path.suffix in (".npz", ".safetensors"):
+        return _of_arrays(_arrays(path))
+    return _of_table(_table(path), is_untyped=path.suffix == ".csv")
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
@@ -93,15 +95,15 @@ def _table(path: Path) -> Any:
             return pd.read_parquet(path)
         if path.suffix == ".jsonl":
             return pd.read_json(path, lines=True, dtype=False, precise_float=True)
-        return pd.read_csv(path, keep_default_na=False, na_values=[""])
+        return pd.read_csv(path, dtype={"id": str, "ids": str}, keep_default_na=False, na_values=[""])
     except Exception as error:  # pandas has many of its own
         raise ValueError(f"must be a table of outputs, but can't be read ({error})") from error
 
 
-def _of_table(table: Any) -> Found:
+def _of_table(table: Any, *, is_untyped: bool) -> Found:
     names = {name: name.strip() if isinstance(name, str) else str(name) for name in table.columns}
     table = table.rename(columns=names)
-    keys = Keys(**{_KEYS[name]: table[name] for name in table.columns if name in _KEYS})
+    keys = Keys(**{_KEYS[name]: table[name] for name in table.columns if name in _KEYS}, is_untyped=is_untyped)
     rest = [name for name in table.columns if name not in _KEYS]
     if len(rest) == 1 and rest[0] in _LABEL:
         return Found(keys, table[rest[0]].to_numpy(), LABELS, None)

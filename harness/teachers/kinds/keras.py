@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
 import zipfile
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -108,7 +108,7 @@ def _keras(path: Path) -> Any:
     with contextlib.suppress(ImportError):
         # Torch's builds for GPUs bring Triton, and import it when they count or compile. Imported after TensorFlow, it
         # ends the process with a segmentation fault (seen with tensorflow 2.21): both bring LLVM.
-        importlib.import_module("triton")
+        import_module("triton")
     try:
         import keras
     except ImportError as error:

@@ -7,6 +7,7 @@ an estimator that is fitted here answers training rows out of fold: each row by 
 from __future__ import annotations
 
 import warnings
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -214,7 +215,15 @@ class SklearnTeacher(BlackBoxTeacher):
         return logits
 
     def _call(self, inputs: Inputs) -> Tensor:
-        return self._answer(self._whole, inputs)
+        with self._threads.limit(limits=1):  # as students are measured
+            return self._answer(self._whole, inputs)
+
+    @cached_property
+    def _threads(self) -> Any:
+        """Return what limits the threads of the libraries that are loaded, once an estimator was asked."""
+        from threadpoolctl import ThreadpoolController
+
+        return ThreadpoolController()
 
     def _answer(self, estimator: Any, inputs: Inputs) -> Tensor:
         """Return an estimator's logits, each class in its place."""

@@ -44,15 +44,13 @@ def load(path: Path, names: tuple[str, ...]) -> StoredOutputs:
     """
     try:
         found = read_outputs(path)
-        return StoredOutputs(
-            found.keys.ids,
-            found.values,
-            kind=found.kind,
-            classes=found.classes,
-            split=found.keys.splits,
-            row=found.keys.rows,
-            view=found.keys.views,
-        )
+        keys = found.keys
+        teacher = StoredOutputs(
+            keys.ids, found.values, kind=found.kind, classes=found.classes, split=keys.splits, row=keys.rows,
+            view=keys.views,
+        )  # fmt: skip
+        teacher._keys = keys  # which know that a file may not tell numbers from texts
+        return teacher
     except (ValueError, OSError) as error:
         raise HarnessError(f"--teacher {path} {one_line(error).rstrip('.')}.") from error
 

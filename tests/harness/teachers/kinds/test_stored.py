@@ -194,6 +194,17 @@ def test_safetensors_hold_outputs_or_weights(tmp_path: Path) -> None:
     torch.testing.assert_close(outputs(given, ground(data))["train"], logits_of(said(), "train"))
 
 
+@pytest.mark.parametrize("make", [int, "{:03}".format])  # "007" is another id than 7
+def test_ids_of_a_csv_file_are_what_those_of_the_data_are(tmp_path: Path, make: Any) -> None:
+    data, table = clusters(ids=False), said().assign(id=[make(one) for one in range(ROWS)])
+    table.to_csv(tmp_path / "answers.csv", index=False)
+    places = {"train": slice(0, 45), "val": slice(45, 60), "test": slice(60, 75)}
+    data.splits = {name: replace(part, ids=table["id"][places[name]].tolist()) for name, part in data.splits.items()}
+    given = teacher_in(tmp_path / "answers.csv", NAMES)
+    assert given is not None
+    torch.testing.assert_close(outputs(given, ground(data))["val"], logits_of(said(), "val"))
+
+
 def test_a_table_says_by_its_numbers_what_it_holds(tmp_path: Path) -> None:
     table = said()
     raw = table.assign(**{name: 5 + np.log(table[name]) for name in NAMES})
