@@ -160,6 +160,11 @@ def declared_metrics(task: Task) -> tuple[TaskMetric, ...]:
             raise ValueError(
                 "a task must declare metrics() or metric(), but has both; give metrics() the one of metric()."
             )
+        for name in ("metric_name", "metric_direction"):
+            if getattr(task, name):
+                raise ValueError(
+                    f"{name} belongs to metric(), but the task has metrics(), which says both; leave it out."
+                )
         return tuple(TaskMetric(name, direction) for name, (_, direction) in _given_metrics(task).items())
     default = [TaskMetric(name, direction) for name, direction in task.output.metric_directions.items()]
     if not _has_one_metric(task):

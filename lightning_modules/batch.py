@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -39,6 +39,17 @@ def select(inputs: Inputs, ids: Tensor | slice) -> Inputs:
     if isinstance(inputs, Mapping):
         return {name: value[ids] for name, value in inputs.items()}
     return inputs[ids]
+
+
+def join(parts: Iterable[Inputs]) -> Inputs:
+    """Return inputs in one piece; a single part is returned as it is."""
+    each = list(parts)
+    if len(each) == 1:
+        return each[0]
+    first = each[0]
+    if isinstance(first, Mapping):
+        return {name: torch.cat([part[name] for part in each if isinstance(part, Mapping)]) for name in first}
+    return torch.cat([part for part in each if isinstance(part, Tensor)])
 
 
 def call(network: nn.Module, inputs: Inputs) -> Tensor:

@@ -35,11 +35,13 @@ class _Evaluated:
         logits: Its output.
         rows: The rows of logits of the output.
         batch: The batch, with targets and teacher's logits of the same rows.
+        count: How many rows count in means: none of a batch without a label.
         terms: The terms of the loss, with their graph.
     """
 
     logits: Tensor
     rows: Tensor
+    count: int
     batch: Batch
     terms: dict[str, Term]
 
@@ -111,7 +113,7 @@ class ClassifierModule(pl.LightningModule):
         schedule: Any = self.lr_schedulers()
         for batch in batches:
             evaluated = self._evaluate(batch)
-            loss, samples = weighted_sum(evaluated.terms), len(evaluated.rows)
+            loss, samples = weighted_sum(evaluated.terms), evaluated.count
             if self.updates.add(loss, samples, optimizer, schedule):
                 self._update_average()
             self._training.add(evaluated.terms, samples)
@@ -132,7 +134,8 @@ class ClassifierModule(pl.LightningModule):
         if mixed:  # losses are computed in float32
             logits, features = logits.float(), {name: value.float() for name, value in features.items()}
         rows, of_rows = self.output.as_rows(logits, batch)
-        return _Evaluated(logits, rows, of_rows, self.criterion(rows, of_rows, features))
+        count = self.output.count_rows(batch.target, rows)
+        return _Evaluated(logits, rows, count, of_rows, self.criterion(rows, of_rows, features))
 
     def on_train_epoch_start(self) -> None:
         """Reset the means of the training terms."""
@@ -158,7 +161,9 @@ class ClassifierModule(pl.LightningModule):
             metric.reset()
         for batch in (batch for item in items for batch in item):
             evaluated = self._evaluate(batch)
-            means.add(evaluated.terms, len(evaluated.rows))
+            means.add(evaluated.terms, evaluated.count)
+            if not evaluated.count:
+                continue
             scored = self.output.metric_inputs(evaluated.logits, batch.target)
             for metric in metrics.values():
                 metric.update(*scored)

@@ -103,9 +103,9 @@ def test_a_method_that_label_smoothing_does_not_reach_is_refused(example: Path) 
     file.write_text(file.read_text().replace("training={", smooth))
     output = search(example, *flags, expect=2)
     (error,) = [line for line in output.splitlines() if line.startswith("error: ")]
-    assert "method 'squared' reads batch.labels, but the training has label_smoothing, which is in batch.truth" in error
+    assert "method 'squared' ignores the label_smoothing of the training: take its loss from the labels from" in error
     file.write_text(
-        file.read_text().replace("cross_entropy(logits, batch.labels)", "cross_entropy(logits, batch.truth)")
+        file.read_text().replace("nn.functional.cross_entropy(logits, batch.target)", "self.hard_loss(logits, batch)")
     )
     assert "1/1 done" in search(example, *flags, "--study", "other")
 

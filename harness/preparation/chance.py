@@ -52,7 +52,7 @@ def _metric_fault(metric: Any, output: Output, labels: Tensor, classes: int) -> 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for part in labels.split(_samples_at_once(output, labels, classes)):
-                metric.update(*output.metric_inputs(output.perfect(part, classes), part))
+                _update(metric, output, output.perfect(part, classes), part)
             value = metric.compute()
         if isinstance(value, Tensor) and value.numel() != 1:
             return f"{kind} gives a tensor of shape {tuple(value.shape)}"
@@ -61,6 +61,13 @@ def _metric_fault(metric: Any, output: Output, labels: Tensor, classes: int) -> 
     except Exception as error:
         return f"{kind} fails: {type(error).__name__}: {one_line(error)}"
     return None
+
+
+def _update(metric: Metric, output: Output, answers: Tensor, labels: Tensor) -> None:
+    """Update a metric, unless nothing of these samples has a label."""
+    scored, known = output.metric_inputs(answers, labels)
+    if len(known):
+        metric.update(scored, known)
 
 
 def _no_number(what: str, found: str, output: Output, labels: Tensor, classes: int) -> Unfit:
@@ -114,7 +121,7 @@ def scored(metric: Metric, answer: Callable[[Tensor], Tensor], output: Output, l
     with warnings.catch_warnings(), contextlib.suppress(Exception):
         warnings.simplefilter("ignore")
         for part in labels.split(_samples_at_once(output, labels, classes)):
-            metric.update(*output.metric_inputs(answer(part), part))
+            _update(metric, output, answer(part), part)
         value = float(metric.compute())
     metric.reset()
     return value

@@ -17,8 +17,8 @@ def fingerprint(data: TensorDataModule) -> str:
     """Return a content hash of every sample and its label, and of every view."""
     hasher = TensorHasher()
     for split, part in data.splits.items():
-        if part.declared_fingerprint is not None:
-            hasher.add_text(f"{split} is {part.declared_fingerprint}")
+        if part.fingerprint is not None:
+            hasher.add_text(f"{split} is {part.fingerprint}")
             continue
         for inputs in part.all_inputs():
             _add(hasher, split, inputs)

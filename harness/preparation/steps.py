@@ -102,6 +102,8 @@ class PreparationSteps:
         """Check students of every kind, and bind the study to their start weights."""
         space = self._space
         students = check_students(space, data, self.task_code, layers=student_layers(space))
+        with self.task_code("output"):  # its weights, one for each class
+            space.task.output.for_training(data.splits["train"].labels, students.classes)
         check_deployed(space, data, self.task_code, classes=students.classes)
         pin_starts(self._study, student_starts(space, data, self._settings))
         check_classes(space, students.classes)
@@ -309,6 +311,8 @@ def check_class_names(task: Task, labelled: int, classes: int, from_data: tuple[
         Unfit: If there are fewer names than labelled classes, or more than logits.
     """
     names = class_names(task) or from_data
+    if names and not task.output.has_classes:
+        raise Unfit(f"the task has class_names, but its output, {task.output}, has no classes", "leave class_names out")
     if names and not labelled <= len(names) <= classes:
         raise Unfit(
             f"the task's class_names must name each of its {labelled} classes, but name {len(names)}",

@@ -68,7 +68,8 @@ def compare_predictions(
             sample, each of which is absent or present.
     """
     if len(student_logits) > MOST_ROWS * 2:  # evenly chosen: a row for each pixel would take more than the student
-        chosen = slice(None, None, len(student_logits) // MOST_ROWS // blocks * blocks + 1)
+        samples = torch.arange(0, len(student_logits) // blocks, len(student_logits) // MOST_ROWS)
+        chosen = (samples[:, None] * blocks + torch.arange(blocks)).flatten().to(student_logits.device)
         student_logits, teacher_logits, labels = student_logits[chosen], teacher_logits[chosen], labels[chosen]
     rows = max(1, _CHUNK // student_logits.shape[1])
     parts = zip(student_logits.split(rows), teacher_logits.split(rows), labels.split(rows), strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from harness.core.content import derived_seed, tensors_digest
 from harness.core.errors import NO_ROOM, TrialFailed, is_out_of_memory, one_line
 from harness.cost.table import key_of
+from harness.metrics import METRICS
 from harness.networks.students import build_student
 from harness.preparation.prepared import Prepared
 from harness.preparation.sanity_warnings import no_score_text
@@ -95,11 +96,7 @@ def run_student(
         check_as_costed(network, architecture, space, study, prepared)
         logits = ordered_logits(network, data, spec.split)
         scores = score(logits, data, space, prepared.classes, split=spec.split)
-        for name, value in scores.items():
-            if not math.isfinite(value):
-                raise TrialFailed(
-                    no_score_text(name, value) if name == primary_metric(space.task).name else f"{name} is {value}"
-                )
+        scores = _finite(scores, primary_metric(space.task).name, study.objectives)
         lease.report_progress(space.epochs)
         state = cpu_state(network)
         metadata = {"space": context.settings.space_name, "architecture": key_of(architecture)}
@@ -191,6 +188,19 @@ def student_module(
         total_steps=total_steps,
         settings=space.training_of(configuration),
     )
+
+
+def _finite(scores: Mapping[str, float], primary: str, objectives: Sequence[str]) -> dict[str, float]:
+    """Return the scores that are numbers.
+
+    Raises:
+        TrialFailed: If the primary metric, an objective or a score of ``METRICS`` is none; another metric of the task
+            that is none is left out.
+    """
+    for name, value in scores.items():
+        if not math.isfinite(value) and (name in METRICS or name in (primary, *objectives)):
+            raise TrialFailed(no_score_text(name, value) if name == primary else f"{name} is {value}")
+    return {name: value for name, value in scores.items() if math.isfinite(value)}
 
 
 @torch.no_grad()

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Sequence, Sized
+from functools import partial
 from numbers import Integral
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from lightning_modules.batch import Batch, Inputs
 from lightning_modules.data.loading import batch_starts, epoch_order
+from lightning_modules.data.reading import Collate, Positions, end_with_parent, joined, leaves
 from lightning_modules.data.tensors import Split, TensorDataModule
 
 _READ_AT_ONCE = 256  # samples, where all of them are read once
+_READ_TWICE = 8  # samples, to see whether something is drawn at random
 
 
 class DatasetSplit(Split):
@@ -48,6 +53,7 @@ class DatasetSplit(Split):
         object.__setattr__(self, "device", torch.device("cpu"))
         object.__setattr__(self, "_length", len(cast(Sized, dataset)))
         object.__setattr__(self, "_labels", None)
+        object.__setattr__(self, "_content", None)
         if not len(self):
             raise ValueError(f"{name} must have a sample at least, but the dataset is empty.")
 
@@ -57,15 +63,21 @@ class DatasetSplit(Split):
     device: torch.device
     _length: int
     _labels: Tensor | None
+    _content: str | None
 
     def __len__(self) -> int:
         return self._length
 
     @property
     def labels(self) -> Tensor:
-        """Return the labels of all samples, which are kept; of a dataset without ``targets``, all samples are read."""
+        """Return the labels of all samples, which are kept; all samples are read for them, unless they are listed.
+
+        A dataset with a ``fingerprint`` may list them as ``targets``; every batch is compared with them.
+        """
         if self._labels is None:
-            object.__setattr__(self, "_labels", self._read_labels().to(self.device))
+            listed = getattr(self.dataset, "targets", None) if self._declared is not None else None
+            found = self._scan() if listed is None or len(listed) != len(self) else torch.as_tensor(listed)
+            object.__setattr__(self, "_labels", found.to(self.device))
         assert self._labels is not None
         return self._labels
 
@@ -75,18 +87,53 @@ class DatasetSplit(Split):
         raise AttributeError(f"{self.name} is read sample by sample: at(ids) gives some of them.")
 
     @property
-    def declared_fingerprint(self) -> str | None:
-        """Return what the dataset says that it is (``fingerprint``); ``None`` if its samples must be read to know."""
+    def _declared(self) -> str | None:
+        """Return what the dataset says that it is; ``None`` if its samples must be read to know."""
         return getattr(self.dataset, "fingerprint", None)
 
-    def all_inputs(self) -> Iterator[Inputs]:
-        """Yield the inputs of all samples in order, some at a time; the labels are kept as they are read."""
-        labels = []
+    @property
+    def fingerprint(self) -> str | None:
+        """Return what the dataset says that it is (``fingerprint``), or a hash of all its samples and labels."""
+        if self._declared is None and self._content is None:
+            labels = self._scan()
+            if self._labels is None:
+                object.__setattr__(self, "_labels", labels.to(self.device))
+        return self._declared or self._content
+
+    def _scan(self) -> Tensor:
+        """Read all samples once, note a hash of their content, and return their labels.
+
+        Raises:
+            ValueError: If a sample can't be read, or differs from read to read.
+        """
+        self._check_repeatable()
+        hasher, labels = hashlib.sha256(), []
         for _, inputs, some in self.batches(torch.arange(len(self)).split(_READ_AT_ONCE)):
+            for name, part in sorted(inputs.items()) if isinstance(inputs, dict) else [("", inputs)]:
+                hasher.update(f"{name} {part.dtype} {tuple(part.shape)} ".encode())
+                hasher.update(part.contiguous().view(-1).view(torch.uint8).numpy().data)
             labels.append(some)
+        whole = torch.cat(labels)
+        hasher.update(f"labels {whole.dtype} {tuple(whole.shape)} ".encode())
+        hasher.update(whole.contiguous().view(-1).view(torch.uint8).numpy().data)
+        object.__setattr__(self, "_content", hasher.hexdigest()[:16])
+        return whole
+
+    def _check_repeatable(self) -> None:
+        """Check that a few samples are the same when they are read again: the teacher is asked about them once."""
+        for place in torch.linspace(0, len(self) - 1, min(_READ_TWICE, len(self))).long().tolist():
+            once, again = self.collate([place]), self.collate([place])
+            pairs = zip(leaves(once), leaves(again), strict=True)
+            if not all(torch.equal(one.nan_to_num(), other.nan_to_num()) for one, other in pairs):
+                raise ValueError(
+                    f"sample {place} of {self.name} must be the same each time that it is read, but is not: the "
+                    "teacher's answers are stored, so nothing may be drawn at random in the dataset."
+                )
+
+    def all_inputs(self) -> Iterator[Inputs]:
+        """Yield the inputs of all samples in order, some at a time."""
+        for _, inputs, _ in self.batches(torch.arange(len(self)).split(_READ_AT_ONCE)):
             yield inputs
-        if self._labels is None:
-            object.__setattr__(self, "_labels", torch.cat(labels).to(self.device))
 
     def at(self, ids: Tensor) -> Split:
         """Return the samples at some positions, in memory."""
@@ -107,11 +154,12 @@ class DatasetSplit(Split):
         object.__setattr__(moved, "device", device)
         if self._labels is not None:
             object.__setattr__(moved, "_labels", self._labels.to(device))
+        object.__setattr__(moved, "_content", self._content)
         return moved
 
     def collate(self, ids: Sequence[int]) -> tuple[Inputs, Tensor]:
         """Read samples, and join them to a batch."""
-        return _joined([self.read(place) for place in ids], self.name)
+        return joined([self.read(place) for place in ids], self.name)
 
     def read(self, place: int) -> tuple[Any, Any]:
         """Read one sample.
@@ -131,12 +179,6 @@ class DatasetSplit(Split):
             )
         return found[0], found[1]
 
-    def _read_labels(self) -> Tensor:
-        known = getattr(self.dataset, "targets", None)
-        if known is not None and len(known) == len(self):
-            return torch.as_tensor(known)
-        return torch.cat([batch[2] for batch in self.batches(torch.arange(len(self)).split(_READ_AT_ONCE))])
-
     def batches(self, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Inputs, Tensor]]:
         """Yield ids, inputs and labels of batches, read ahead by the workers, on the CPU.
 
@@ -146,12 +188,14 @@ class DatasetSplit(Split):
         if (now := len(cast(Sized, self.dataset))) != len(self):
             raise ValueError(f"{self.name} must keep its length, {len(self):,} samples, but has {now:,} now.")
         loader = DataLoader(
-            _Positions(self),
+            Positions(self.read),
             batch_sampler=cast("Sampler[list[int]]", [part.tolist() for part in parts]),
             num_workers=self.workers,
             # Forks, whatever Python's default is: a dataset's class may be in a file that no other process can import.
             multiprocessing_context="fork" if self.workers and sys.platform == "linux" else None,
-            collate_fn=_Collate(self.name),
+            collate_fn=Collate(self.name),
+            worker_init_fn=partial(end_with_parent, os.getpid()),
+            generator=torch.Generator(),  # else each pass would draw from the generator that a training seeds
         )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores
@@ -161,51 +205,6 @@ class DatasetSplit(Split):
             except ValueError as error:
                 # A worker's error comes with the worker's traceback; its last line is the message.
                 raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
-
-
-class _Positions(Dataset[Any]):
-    """Gives each sample with its position."""
-
-    def __init__(self, split: DatasetSplit) -> None:
-        self._split = split
-
-    def __getitem__(self, place: int) -> tuple[int, Any, Any]:
-        return (place, *self._split.read(place))
-
-
-class _Collate:
-    """Joins samples to a batch, with their positions."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __call__(self, samples: list[tuple[int, Any, Any]]) -> tuple[Tensor, Inputs, Tensor]:
-        ids = torch.tensor([place for place, _, _ in samples])
-        return (ids, *_joined([(found, label) for _, found, label in samples], self._name))
-
-
-def _joined(samples: list[tuple[Any, Any]], name: str) -> tuple[Inputs, Tensor]:
-    try:
-        inputs, labels = default_collate(samples)
-    except (RuntimeError, TypeError, AttributeError, KeyError) as error:
-        shapes = sorted({str(_shape(found)) for found, _ in samples})
-        raise ValueError(
-            f"samples of {name} must be tensors of one shape, or dicts of such, with a label each, but are "
-            f"{', '.join(shapes[:3])}: {str(error).splitlines()[0]}"
-        ) from error
-    if isinstance(inputs, Mapping):
-        return dict(inputs), torch.as_tensor(labels)
-    if not isinstance(inputs, Tensor):
-        raise ValueError(f"inputs of {name} must be tensors or dicts of tensors, but are {_shape(samples[0][0])}.")
-    return inputs, torch.as_tensor(labels)
-
-
-def _shape(value: Any) -> object:
-    if isinstance(value, Tensor):
-        return tuple(value.shape)
-    if isinstance(value, Mapping):
-        return {str(key): _shape(one) for key, one in value.items()}
-    return type(value).__name__
 
 
 class DatasetLoader:
@@ -261,7 +260,19 @@ class DatasetLoader:
                 else inputs.to(device)
             )
             teacher = {name: values[there].to(device) for name, values in self.teacher.items()}
-            yield [Batch(ids=there, inputs=moved, target=labels.to(device), teacher=teacher)]
+            target = self.split.labels[there]
+            self._check_labels(ids, labels, target.cpu())
+            yield [Batch(ids=there, inputs=moved, target=target, teacher=teacher)]
+
+    def _check_labels(self, ids: Tensor, read: Tensor, known: Tensor) -> None:
+        differs = (read != known).reshape(len(ids), -1).any(1) if read.shape == known.shape else torch.ones(len(ids))
+        if not bool(differs.any()):
+            return
+        place = int(differs.nonzero()[0])
+        raise ValueError(
+            f"sample {int(ids[place])} of {self.split.name} must have one label, but is read with "
+            f"{read[place].tolist()} where its dataset's targets say {known[place].tolist()}."
+        )
 
     def _starts(self) -> list[int]:
         return batch_starts(len(self.split), self.batch_size)
@@ -299,7 +310,9 @@ class DatasetDataModule(TensorDataModule):
             raise ValueError(f"workers must be a whole number of at least 0, but got {workers=}.")
         given = {"train": train, "val": val, "test": test}
         splits = {name: DatasetSplit(each, workers=int(workers), name=name) for name, each in given.items()}
-        super().__init__(**splits, batch_size=batch_size, eval_batch_size=eval_batch_size or batch_size)
+        super().__init__(
+            **splits, batch_size=batch_size, eval_batch_size=batch_size if eval_batch_size is None else eval_batch_size
+        )
 
     def train_dataloader(self) -> Any:
         """Return training batches, shuffled by (``seed``, epoch)."""

@@ -74,8 +74,8 @@ class Split:
         return {**named, "labels": self.labels}
 
     @property
-    def declared_fingerprint(self) -> str | None:
-        """Return a hash that stands for all samples; ``None`` if they must be hashed."""
+    def fingerprint(self) -> str | None:
+        """Return a hash that stands for all samples and labels; ``None`` if these tensors are to be hashed."""
         return None
 
     def all_inputs(self) -> Iterator[Inputs]:

@@ -125,6 +125,15 @@ class Output(ABC):
         """
         return logits, batch
 
+    def count_rows(self, target: Tensor, rows: Tensor) -> int:
+        """Return how many of a batch's rows count; less than there are if the batch has no label.
+
+        Args:
+            target: The targets of the batch.
+            rows: Its rows, from ``as_rows``.
+        """
+        return len(rows)
+
     def rows_of(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rows of logits (R, C) and labels (R,) of an output."""
         raise NotImplementedError(f"{self} has no classes")
@@ -141,6 +150,10 @@ class Output(ABC):
             return None
         found = f"shape {tuple(targets.shape)} and {targets.dtype}"
         return f"as the labels, shape {tuple(labels.shape)} and {labels.dtype}, but got {found}"
+
+    def are_mixed(self, targets: Tensor) -> bool:
+        """Return whether targets that a view gives are probabilities in place of labels."""
+        return self.has_classes and targets.is_floating_point()
 
     def for_training(self, labels: Tensor, size: int) -> Self:
         """Return the kind with what it takes from the labels of the training split, as weights of the classes."""

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
-from torchmetrics.text import Perplexity
 
 from lightning_modules.batch import Batch
 from lightning_modules.outputs.base import CategoricalOutput, Metrics, batch_of_rows
@@ -77,6 +78,10 @@ class _DenseOutput(CategoricalOutput):
             return row, batch_of_rows(batch, labels.new_zeros(1), None if theirs is None else row.detach())
         rows = self._flat(logits)[valid]
         return rows, batch_of_rows(batch, labels[valid], None if theirs is None else self._flat(theirs)[valid])
+
+    def count_rows(self, target: Tensor, rows: Tensor) -> int:
+        """Return the number of places that have a label: 0 where ``as_rows`` gives a row of zeros."""
+        return len(rows) if len(rows) > 1 else int((target != self.ignore_index).sum())
 
     def rows_of(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rows of places that have a label."""
@@ -188,8 +193,27 @@ class Tokens(_DenseOutput):
         return row.expand(*labels.shape[1:], -1)
 
 
-class _RowPerplexity(Perplexity):
-    """Perplexity, updated with rows (R, C) and (R,)."""
+class _RowPerplexity(Metric):
+    """Perplexity, updated with rows of logits (R, C) and labels (R,).
 
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        super().update(preds[None].float(), target[None])
+    torchmetrics' own takes the logarithm of a softmax, which a wrong token of a probability below 1e-38 makes infinite.
+    """
+
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = False
+    plot_lower_bound = 1.0
+    loss: Tensor
+    rows: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("loss", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("rows", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        self.loss += F.cross_entropy(logits.float(), target, reduction="sum").double()
+        self.rows += len(target)
+
+    def compute(self) -> Tensor:
+        return (self.loss / self.rows).exp()

@@ -83,8 +83,22 @@ class MultiLabel(Output):
         return size
 
     def names_of_classes(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Return two names for each label: without it, and with it."""
-        return tuple(name for label in names for name in (f"not {label}", label))
+        """Return two names for each label: absent, and present."""
+        return tuple(f"{label}: {told}" for label in names for told in ("no", "yes"))
+
+    def view_targets_fault(self, targets: Tensor, labels: Tensor, size: int) -> str | None:
+        """Return what targets of a view must be, and are not; ``None`` if they are probabilities of each label."""
+        if targets.shape != labels.shape:
+            return f"of shape {tuple(labels.shape)} as the labels, but got {tuple(targets.shape)}"
+        values = targets.float()
+        if not bool(((values >= 0) & (values <= 1)).all()):
+            return f"probabilities of each label, from 0 to 1, but got {targets[0].tolist()}"
+        return None
+
+    def are_mixed(self, targets: Tensor) -> bool:
+        """Return whether some label is neither absent nor present."""
+        values = targets.float()
+        return bool(((values > 0) & (values < 1)).any())
 
     def output_shape(self, labels: Tensor, size: int) -> tuple[int, ...]:
         """Return (N, L)."""
@@ -175,8 +189,8 @@ def _pairs(logits: Tensor) -> Tensor:
 
 
 def _targets(target: Tensor) -> Tensor:
-    """Return targets of the rows: class indices (N · L,), or probabilities (N · L, 2) of floats."""
+    """Return targets of the rows: class indices (N · L,), or probabilities (N · L, 2) if some label is in between."""
     flat = target.reshape(-1)
-    if not flat.is_floating_point():
+    if not flat.is_floating_point() or bool(((flat == 0) | (flat == 1)).all()):
         return flat.long()
     return torch.stack([1 - flat, flat], dim=1)

@@ -48,7 +48,7 @@ class Updates:
         parameters = [one for group in optimizer.param_groups for one in group["params"] if one.grad is not None]
         if self._accumulate > 1:
             for parameter in parameters:
-                parameter.grad.div_(self._samples)
+                parameter.grad.div_(max(self._samples, 1))  # 0: no label in all of them
         if self._clip_norm is not None:
             nn.utils.clip_grad_norm_(parameters, self._clip_norm)
         self._batches = self._samples = 0

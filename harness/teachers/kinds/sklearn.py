@@ -22,7 +22,7 @@ from harness.teachers.answers import FLOOR, LOGITS, PROBABILITIES, to_logits
 from harness.teachers.black_box import BlackBoxTeacher, Ground, Prepare, Query, flat_inputs
 from harness.teachers.estimator_file import Untrusted, load_estimators, save_estimators
 from harness.teachers.estimators import SCORES, check_answers, classes_of, is_fitted, rows_of, seeded_copy
-from lightning_modules.batch import Inputs, select
+from lightning_modules.batch import Inputs, join, select
 
 _FILE = "teacher.skops"
 _VERSION = 1  # raised when estimators are fitted in another way
@@ -132,7 +132,7 @@ class SklearnTeacher(BlackBoxTeacher):
                 f"is out of fold, {folds} folds by class{told}"
             )
             train = ground.data.splits["train"]
-            rows, labels = self._inputs(train.inputs), train.labels.cpu().numpy()
+            rows, labels = self._inputs(join(train.all_inputs())), train.labels.cpu().numpy()
             chosen = [np.flatnonzero(self._part_of_row != part) for part in range(folds)]
             return [self._fit(seeded, rows, labels, one) for one in [np.arange(len(labels)), *chosen]]
 

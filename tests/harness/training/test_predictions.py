@@ -162,3 +162,18 @@ def test_missing_or_damaged_predictions_load_as_none(tmp_path: Path, content: by
 def test_a_file_of_other_tensors_loads_as_none(tmp_path: Path) -> None:
     save_file({"0.weight": torch.zeros(2)}, tmp_path / "student")
     assert load_predictions(tmp_path / "student") is None
+
+
+@pytest.mark.parametrize("blocks", [1, 20])
+def test_of_very_many_rows_an_even_choice_of_whole_samples_is_compared(
+    blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.training.predictions.MOST_ROWS", 100)
+    samples = 5_000 // blocks
+    labels = torch.arange(samples)[:, None].expand(-1, blocks).flatten() % 2  # equal within a sample
+    logits = torch.nn.functional.one_hot(labels, 2).float()
+    found = compare_predictions(logits, logits, labels, blocks=blocks)
+    assert 100 <= len(found.labels) <= 200 and len(found.labels) % blocks == 0
+    assert torch.equal(found.labels // 2, torch.arange(len(found.labels), dtype=torch.int32) % blocks)
+    assert torch.equal(found.labels, found.teacher)
+    assert len({*(found.labels.view(-1, blocks) % 2).float().mean(1).tolist()} - {0.0, 1.0}) == 0

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import environment, wait_for
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
+from harness.core.content import LeaseLock
 from lightning_modules.batch import Batch, select
 from lightning_modules.data import DatasetDataModule, Split, TensorDataModule
 
@@ -95,15 +100,100 @@ def test_a_few_samples_are_those_of_a_split_in_memory() -> None:
     assert torch.equal(torch.cat([part for part in parts if isinstance(part, Tensor)]), whole)
 
 
-def test_labels_are_read_once_and_not_at_all_where_the_dataset_lists_them() -> None:
+def test_samples_are_read_once_for_labels_and_fingerprint_and_not_at_all_where_the_dataset_declares_both() -> None:
     _, read = modules()
-    rows = read.splits["val"].dataset  # type: ignore[attr-defined]
-    assert read.splits["val"].labels.tolist() == read.splits["val"].labels.tolist() == [0, 1, 2, 3, 0]
-    assert rows.read == 5
+    split, rows = read.splits["val"], read.splits["val"].dataset  # type: ignore[attr-defined]
+    assert split.labels.tolist() == split.labels.tolist() == [0, 1, 2, 3, 0] and split.fingerprint is not None
+    assert rows.read == 5 + 2 * 5  # a few are read twice more, to be compared
     listed = Rows(split_of(6))
-    listed.targets = [0, 1, 2, 3, 0, 1]  # type: ignore[attr-defined]
+    listed.targets, listed.fingerprint = [0, 1, 2, 3, 0, 1], "mine"  # type: ignore[attr-defined]
     module = DatasetDataModule(train=listed, val=listed, test=listed)
     assert module.splits["val"].labels.tolist() == listed.targets and listed.read == 0  # type: ignore[attr-defined]
+    assert module.splits["val"].fingerprint == "mine"
+
+
+def test_other_samples_or_labels_have_another_fingerprint() -> None:
+    def fingerprint(split: Split) -> str | None:
+        rows = Rows(split)
+        return DatasetDataModule(train=rows, val=rows, test=rows).splits["val"].fingerprint
+
+    first = split_of(6)
+    assert isinstance(first.inputs, Tensor)
+    moved, relabelled = first.inputs.clone(), first.labels.clone()
+    moved[5, 2] += 1
+    relabelled[0] = 3
+    found = {fingerprint(one) for one in (first, Split(moved, first.labels), Split(first.inputs, relabelled))}
+    assert len(found) == 3 and fingerprint(first) in found
+
+
+def test_labels_that_are_read_otherwise_than_listed_are_refused() -> None:
+    """As torchvision's ``target_transform`` leaves ``targets`` as they were."""
+    listed = Rows(split_of(6))
+    listed.targets, listed.fingerprint = [0, 1, 2, 0, 0, 1], "mine"  # type: ignore[attr-defined]
+    module = DatasetDataModule(train=listed, val=listed, test=listed)
+    told = "sample 3 of val must have one label, but is read with 3 where its dataset's targets say 0"
+    with pytest.raises(ValueError, match=told):
+        list(module.ordered("val"))
+
+
+class Random(Rows):
+    def __getitem__(self, place: int) -> tuple[Any, int]:
+        inputs, label = super().__getitem__(place)
+        return inputs + torch.rand(1), label
+
+
+def test_a_dataset_that_draws_at_random_is_refused() -> None:
+    rows = Random(split_of(6))
+    module = DatasetDataModule(train=rows, val=rows, test=rows)
+    with pytest.raises(ValueError, match="sample 0 of val must be the same each time that it is read, but is not"):
+        _ = module.splits["val"].labels
+
+
+def test_reading_draws_nothing_from_the_generator_that_a_training_seeds() -> None:
+    _, read = modules(workers=1)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    list(read.ordered("val"))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+READER = """
+import os, sys, time
+import torch
+from torch.utils.data import Dataset
+from harness.core.content import LeaseLock
+from lightning_modules.data import DatasetDataModule
+
+
+class Slow(Dataset):
+    fingerprint, targets = "slow", [0, 1] * 4
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, place):
+        print(os.getpid(), flush=True)
+        time.sleep(600)
+
+
+lease = LeaseLock(__import__("pathlib").Path(sys.argv[1]))
+assert lease.acquire()
+list(DatasetDataModule(train=Slow(), val=Slow(), test=Slow(), workers=1).ordered("val"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no signal comes when a parent ends")
+def test_readers_end_with_the_process_they_read_for_and_free_its_locks(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", READER, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=environment()
+    )
+    assert process.stdout is not None
+    assert int(process.stdout.readline()) != process.pid
+    assert not LeaseLock(tmp_path).is_free()
+    process.kill()
+    process.wait()
+    wait_for(lambda: LeaseLock(tmp_path).is_free())
+    process.stdout.close()
 
 
 class Stream(IterableDataset[Any]):

@@ -88,7 +88,7 @@ def test_the_middle_of_a_picture_is_shown_normalised(folder: Path) -> None:
 
 def test_data_are_told_apart_by_their_pictures_and_by_how_they_are_shown(folder: Path) -> None:
     def fingerprint(**how: object) -> str | None:
-        return ImageFolders(folder, **{"size": 8, **how}).splits["train"].declared_fingerprint  # type: ignore[arg-type]
+        return ImageFolders(folder, **{"size": 8, **how}).splits["train"].fingerprint  # type: ignore[arg-type]
 
     first = fingerprint()
     assert first == fingerprint() != fingerprint(size=4) != fingerprint(size=4, mean=(0, 0, 0))

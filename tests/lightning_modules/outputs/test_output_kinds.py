@@ -219,6 +219,39 @@ def test_label_smoothing_of_several_labels_is_that_of_each() -> None:
     torch.testing.assert_close(MultiLabel(3).hard_loss(rows, of_rows.target, smoothing=0.2), expected)
 
 
+def test_a_batch_without_a_label_counts_for_nothing() -> None:
+    output = Tokens(3)
+    nothing, logits = torch.full((2, 4), -100), draw(2, 4, 3)
+    rows, _ = output.as_rows(logits, batch_of(nothing))
+    assert len(rows) == 1 and output.count_rows(nothing, rows) == 0
+    rows, _ = output.as_rows(logits, batch_of(TAGS))
+    assert output.count_rows(TAGS, rows) == len(rows) == 5
+    one = torch.full((2, 4), -100)
+    one[0, 0] = 1
+    rows, _ = output.as_rows(logits, batch_of(one))
+    assert output.count_rows(one, rows) == len(rows) == 1
+
+
+def test_perplexity_stays_a_number_however_wrong_a_token_is() -> None:
+    metric, _ = Tokens(3).metrics(3)["perplexity"]
+    logits = torch.tensor([[[5.0, 0.0, 0.0], [200.0, 0.0, 0.0]]])
+    found = float(metric(*Tokens(3).metric_inputs(logits, torch.tensor([[0, 1]]))))
+    expected = F.cross_entropy(logits[0].double(), torch.tensor([0, 1])).exp()
+    assert found == pytest.approx(float(expected), rel=1e-5) and math.isfinite(found)
+
+
+def test_targets_of_views_of_several_labels_are_probabilities_of_each() -> None:
+    output, labels = MultiLabel(3), TRAITS.long()
+    assert output.view_targets_fault(0.5 * TRAITS, labels, 3) is None and output.are_mixed(0.5 * TRAITS)
+    assert output.view_targets_fault(TRAITS, labels, 3) is None and not output.are_mixed(TRAITS)
+    assert "from 0 to 1, but got" in str(output.view_targets_fault(5 * TRAITS, labels, 3))
+    assert Classification(3).are_mixed(torch.eye(3)) and not Segmentation(3).are_mixed(MASKS)
+
+
+def test_labels_have_two_names_each() -> None:
+    assert MultiLabel(2).names_of_classes(("a", "not a")) == ("a: no", "a: yes", "not a: no", "not a: yes")
+
+
 def test_methods_know_which_outputs_they_need() -> None:
     needs = {name: (one.needs_classes, one.needs_values, one.needs_one_row) for name, one in METHODS.items()}
     assert needs["soft_target"] == needs["decoupled"] == (True, False, False)
