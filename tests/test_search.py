@@ -331,5 +331,5 @@ def test_the_method_is_searched_and_a_trial_has_its_own_method_s_parameters(tmp_
         names = {"width", "learning_rate", "method", *SPACE.methods[trial.params["method"]]}
         assert trial.params.keys() == names == logged[trial.number] and trial.state.name == "COMPLETE"
     front = output[output.index("the Pareto front") :]
-    rows = re.findall(r"\n {8}method (\w+), \w+ \S+", front)  # below each row, its own parameters
-    assert rows and set(rows) <= methods and "nan" not in front
+    rows = re.findall(r"\n +\d+ +0\.\d{4}[^\n]* ([a-z]\w+) +0\.\d{4}[^\n]*\n {8}\w+ \S+", front)
+    assert rows and set(rows) <= methods and "nan" not in front  # the method in a row, its own parameters below
