@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import sqlalchemy as sql
 from conftest import Silent, opened, settings_in
 from servers import Postgres
@@ -69,7 +70,7 @@ def test_a_worker_that_lost_its_lease_does_not_overwrite_the_result_of_its_succe
     )  # fmt: skip
     terminal = Terminal()
     display = RetrainingDisplay(terminal, "controls", [control.title], SPACE.epochs)
-    prepared: Any = SimpleNamespace(data=None)
+    prepared: Any = SimpleNamespace(data=SimpleNamespace(device=torch.device("cpu")))
     context = TrialContext(settings=settings, space=SPACE, study=study, prepared=prepared, mirror=Silent())
     retrain([control], context, display)
     display.close()
