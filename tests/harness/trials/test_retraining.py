@@ -9,8 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 import sqlalchemy as sql
+import torch
 from conftest import Silent, opened, settings_in
 from servers import Postgres
 
