@@ -41,6 +41,13 @@ def select(inputs: Inputs, ids: Tensor | slice) -> Inputs:
     return inputs[ids]
 
 
+def moved_to(device: torch.device, inputs: Inputs) -> Inputs:
+    """Return a tensor, or every tensor of a dict, on a device."""
+    if isinstance(inputs, Mapping):
+        return {name: value.to(device) for name, value in inputs.items()}
+    return inputs.to(device)
+
+
 def join(parts: Iterable[Inputs]) -> Inputs:
     """Return inputs in one piece; a single part is returned as it is."""
     each = list(parts)

@@ -77,9 +77,6 @@ class Metric:
             raise ValueError(
                 f"direction of metric {self.name!r} must be 'maximize' or 'minimize', but got {self.direction!r}."
             )
-        if self.score is not None:
-            declared = self.score.score if isinstance(self.score, _CheckedScore) else self.score  # of ``replace``
-            object.__setattr__(self, "score", _CheckedScore(self.name, declared))
         object.__setattr__(self, "label", self.label or self.name)
         object.__setattr__(self, "heading", self.heading or self.name)
 
@@ -108,6 +105,16 @@ class Metric:
         """Return its label at the axis of a plot, with its unit."""
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
+    def of_answers(self, answers: SplitLogits) -> float:
+        """Return the value of a metric that has a ``score``.
+
+        Raises:
+            Unfit: If ``score`` raises, or gives something else than one number.
+        """
+        assert self.score is not None
+        with _reported_as(self.name, "score(logits) must give one number"):
+            return float(self.score(answers))
+
     def of_costs(self, student: Costs, teacher: Costs) -> float | None:
         """Return the value of a metric that is known before training; ``None`` where it can't be computed.
 
@@ -118,20 +125,6 @@ class Metric:
             return student.get(self.name)
         with _reported_as(self.name, "derive(student, teacher) must give a number or None"):
             return self.derive(student, teacher)
-
-
-@dataclass(frozen=True)
-class _CheckedScore:
-    """A metric's ``score``, whose mistakes are reported under the metric's name, and which gives one number."""
-
-    name: str
-    score: Callable[[SplitLogits], Tensor]
-
-    def __call__(self, logits: SplitLogits) -> Tensor:
-        with _reported_as(self.name, "score(logits) must give one number"):
-            value = self.score(logits)
-            float(value)  # here, where what PyTorch says of a tensor of several numbers can be attributed
-            return value
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from harness.region import Scores, sign_of
 from harness.space import SearchSpace
 from harness.task import Task, make_metrics, primary_metric
 from lightning_modules.data.tensors import TensorDataModule
+from lightning_modules.outputs import Output
 
 
 def scores_of(task: Task, data: TensorDataModule, classes: int) -> Scores:
@@ -53,7 +54,20 @@ def score(
     }
     if not output.has_classes:
         return scores
-    rows, row_labels = output.rows_of(logits, labels)
-    theirs, _ = output.rows_of(data.teacher_outputs[split]["logits"], labels)
-    answered = SplitLogits(rows, theirs, row_labels, output.row_classes(classes))
-    return scores | {name: float(declared.score(answered)) for name, declared in METRICS.items() if declared.score}
+    answers = answers_in_rows(logits, data, output, classes, split=split)
+    return scores | {name: declared.of_answers(answers) for name, declared in METRICS.items() if declared.score}
+
+
+def answers_in_rows(logits: Tensor, data: TensorDataModule, output: Output, classes: int, *, split: str) -> SplitLogits:
+    """Return what a network and its teacher answer on a split, as rows of logits.
+
+    Args:
+        logits: The network's output for every sample of the split in order, first dimension N.
+        data: The data, with the teacher's outputs.
+        output: The output kind, which has classes.
+        classes: Number of classes C, or labels, of the output.
+        split: Name of the split.
+    """
+    rows, labels = output.rows_of(logits, data.splits[split].labels)
+    theirs, _ = output.rows_of(data.teacher_outputs[split]["logits"], data.splits[split].labels)
+    return SplitLogits(rows, theirs, labels, output.row_classes(classes))

@@ -18,7 +18,7 @@ from harness.metrics import METRICS
 from harness.networks.students import build_student
 from harness.preparation.prepared import Prepared
 from harness.preparation.sanity_warnings import no_score_text
-from harness.preparation.scoring import score
+from harness.preparation.scoring import answers_in_rows, score
 from harness.preparation.student_costs import check_as_costed, costs_of
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
@@ -104,9 +104,9 @@ def run_student(
         save_tensors(state, folder / STUDENT, metadata)
         output = space.task.output
         if output.has_classes:
-            rows, labels = output.rows_of(logits, data.splits[spec.split].labels)
-            theirs, _ = output.rows_of(data.teacher_outputs[spec.split]["logits"], data.splits[spec.split].labels)
-            compared = compare_predictions(rows, theirs, labels, blocks=output.blocks(prepared.classes))
+            found = answers_in_rows(logits, data, output, prepared.classes, split=spec.split)
+            blocks = output.blocks(prepared.classes)
+            compared = compare_predictions(found.student, found.teacher, found.labels, blocks=blocks)
             save_predictions(compared, folder / PREDICTIONS)
     if spec.split != "val":
         scores = {f"{spec.split}/{name}": value for name, value in scores.items()}

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
-from lightning_modules.batch import Batch, Inputs
-from lightning_modules.data.loading import batch_starts, epoch_order
+from lightning_modules.batch import Batch, Inputs, moved_to
+from lightning_modules.data.loading import EpochLoader
 from lightning_modules.data.reading import Collate, Positions, end_with_parent, joined, leaves
 from lightning_modules.data.tensors import Split, TensorDataModule
 
@@ -76,8 +76,10 @@ class DatasetSplit(Split):
         """
         if self._labels is None:
             listed = getattr(self.dataset, "targets", None) if self._declared is not None else None
-            found = self._scan() if listed is None or len(listed) != len(self) else torch.as_tensor(listed)
-            object.__setattr__(self, "_labels", found.to(self.device))
+            if listed is None or len(listed) != len(self):
+                self._scan()
+            else:
+                object.__setattr__(self, "_labels", torch.as_tensor(listed).to(self.device))
         assert self._labels is not None
         return self._labels
 
@@ -95,13 +97,11 @@ class DatasetSplit(Split):
     def fingerprint(self) -> str | None:
         """Return what the dataset says that it is (``fingerprint``), or a hash of all its samples and labels."""
         if self._declared is None and self._content is None:
-            labels = self._scan()
-            if self._labels is None:
-                object.__setattr__(self, "_labels", labels.to(self.device))
+            self._scan()
         return self._declared or self._content
 
-    def _scan(self) -> Tensor:
-        """Read all samples once, note a hash of their content, and return their labels.
+    def _scan(self) -> None:
+        """Read all samples once, and keep their labels and a hash of their content.
 
         Raises:
             ValueError: If a sample can't be read, or differs from read to read.
@@ -117,7 +117,7 @@ class DatasetSplit(Split):
         hasher.update(f"labels {whole.dtype} {tuple(whole.shape)} ".encode())
         hasher.update(whole.contiguous().view(-1).view(torch.uint8).numpy().data)
         object.__setattr__(self, "_content", hasher.hexdigest()[:16])
-        return whole
+        object.__setattr__(self, "_labels", whole.to(self.device))
 
     def _check_repeatable(self) -> None:
         """Check that a few samples are the same when they are read again: the teacher is asked about them once."""
@@ -187,82 +187,52 @@ class DatasetSplit(Split):
         """
         if (now := len(cast(Sized, self.dataset))) != len(self):
             raise ValueError(f"{self.name} must keep its length, {len(self):,} samples, but has {now:,} now.")
-        loader = DataLoader(
-            Positions(self.read),
-            batch_sampler=cast("Sampler[list[int]]", [part.tolist() for part in parts]),
-            num_workers=self.workers,
-            # Forks, whatever Python's default is: a dataset's class may be in a file that no other process can import.
-            multiprocessing_context="fork" if self.workers and sys.platform == "linux" else None,
-            collate_fn=Collate(self.name),
-            worker_init_fn=partial(end_with_parent, os.getpid()),
-            generator=torch.Generator(),  # else each pass would draw from the generator that a training seeds
-        )
-        with warnings.catch_warnings():
+        with warnings.catch_warnings():  # for as long as readers are started, and not while batches are used
             warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores
             warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, which readers do not use
-            try:
-                yield from loader
-            except ValueError as error:
-                # A worker's error comes with the worker's traceback; its last line is the message.
-                raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
+            reading = iter(
+                DataLoader(
+                    Positions(self.read),
+                    batch_sampler=cast("Sampler[list[int]]", [part.tolist() for part in parts]),
+                    num_workers=self.workers,
+                    # Forks, whatever Python's default is: a dataset's class may be in a file that no other process
+                    # can import.
+                    multiprocessing_context="fork" if self.workers and sys.platform == "linux" else None,
+                    collate_fn=Collate(self.name),
+                    worker_init_fn=partial(end_with_parent, os.getpid()),
+                    generator=torch.Generator(),  # else each pass would draw from the one that a training seeds
+                )
+            )
+        try:
+            yield from reading
+        except ValueError as error:
+            # A worker's error comes with the worker's traceback; its last line is the message.
+            raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
 
 
-class DatasetLoader:
-    """Iterates over a split that is read from disk, in an order that depends on (seed, epoch) alone.
-
-    Args:
-        split: The samples.
-        batch_size: Samples in a batch; a single remaining sample joins the batch before it.
-        teacher: The teacher's stored outputs for every sample, first dimension N.
-        shuffle_seed: Seed of the order, with the epoch; ``None`` keeps the order of the split.
-    """
+class DatasetLoader(EpochLoader):
+    """Iterates over a split that is read from disk; arguments as of ``EpochLoader``."""
 
     views = None
 
-    def __init__(
-        self,
-        split: DatasetSplit,
-        *,
-        batch_size: int,
-        teacher: dict[str, Tensor] | None = None,
-        shuffle_seed: int | None = None,
-    ) -> None:
-        self.split, self.batch_size, self.teacher, self.shuffle_seed = split, batch_size, teacher or {}, shuffle_seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, which decides the order; call it before each pass, also after a resume."""
-        self.epoch = epoch
-
-    @property
-    def batches(self) -> int:
-        """Return the number of batches, and so of optimizer steps, in an epoch."""
-        return len(self._starts())
-
-    @property
-    def last_batch_size(self) -> int:
-        """Return the number of samples in the last batch: fewer than in the others, or one more."""
-        return len(self.split) - self._starts()[-1]
+    def __init__(self, split: DatasetSplit, **how: Any) -> None:
+        super().__init__(split, **how)
+        self.split = split
 
     def __len__(self) -> int:
         return self.batches
 
     def __iter__(self) -> Iterator[list[Batch]]:
-        order = epoch_order(len(self.split), self.shuffle_seed, self.epoch)
+        order = self._order()
         edges = [*self._starts(), len(order)]
         parts = [order[first:last] for first, last in itertools.pairwise(edges)]
         device = self.split.device
         for ids, inputs, labels in self.split.batches(parts):
             there = ids.to(device)
-            moved = (
-                {name: value.to(device) for name, value in inputs.items()}
-                if isinstance(inputs, dict)
-                else inputs.to(device)
-            )
-            teacher = {name: values[there].to(device) for name, values in self.teacher.items()}
             target = self.split.labels[there]
             self._check_labels(ids, labels, target.cpu())
-            yield [Batch(ids=there, inputs=moved, target=target, teacher=teacher)]
+            teacher = {name: values[there].to(device) for name, values in self.teacher.items()}
+            yield [Batch(ids=there, inputs=moved_to(device, inputs), target=target, teacher=teacher)]
 
     def _check_labels(self, ids: Tensor, read: Tensor, known: Tensor) -> None:
         differs = (read != known).reshape(len(ids), -1).any(1) if read.shape == known.shape else torch.ones(len(ids))
@@ -273,9 +243,6 @@ class DatasetLoader:
             f"sample {int(ids[place])} of {self.split.name} must have one label, but is read with "
             f"{read[place].tolist()} where its dataset's targets say {known[place].tolist()}."
         )
-
-    def _starts(self) -> list[int]:
-        return batch_starts(len(self.split), self.batch_size)
 
 
 class DatasetDataModule(TensorDataModule):

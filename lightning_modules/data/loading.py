@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
+
 import torch
 from torch import Tensor
 
@@ -26,3 +28,51 @@ def batch_starts(samples: int, batch_size: int) -> list[int]:
     whole, left = divmod(samples, batch_size)
     count = whole + (left > 1 or (left == 1 and not whole))
     return [batch_size * batch for batch in range(count)]
+
+
+class EpochLoader:
+    """Base class of loaders, whose epochs have an order and batches that depend on (seed, epoch) alone.
+
+    Args:
+        split: The samples.
+        batch_size: Samples in a batch; the last batch may be smaller, but a single remaining sample joins the batch
+            before it: BatchNorm can't be trained on one sample.
+        teacher: The teacher's stored outputs for every sample, first dimension N, second V if there are views.
+        shuffle_seed: Seed of the order, with the epoch; ``None`` keeps the order of the split.
+    """
+
+    def __init__(
+        self,
+        split: Sized,
+        *,
+        batch_size: int,
+        teacher: dict[str, Tensor] | None = None,
+        shuffle_seed: int | None = None,
+    ) -> None:
+        self._samples = len(split)
+        self.batch_size = batch_size
+        self.teacher = teacher or {}
+        self.shuffle_seed = shuffle_seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch, which decides order and view; call it before each pass, also after a resume."""
+        self.epoch = epoch
+
+    @property
+    def batches(self) -> int:
+        """Return the number of batches, and so of optimizer steps, in an epoch."""
+        return len(self._starts())
+
+    @property
+    def last_batch_size(self) -> int:
+        """Return the number of samples in the last batch: fewer than in the others, or one more."""
+        return self._samples - self._starts()[-1]
+
+    def _starts(self) -> list[int]:
+        """Return where each batch begins in the order of the epoch."""
+        return batch_starts(self._samples, self.batch_size)
+
+    def _order(self) -> Tensor:
+        """Return the order of the samples in the epoch, shape (N,), int64, on the CPU."""
+        return epoch_order(self._samples, self.shuffle_seed, self.epoch)

@@ -13,8 +13,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lightning_modules.batch import Batch, Inputs, select
-from lightning_modules.data.loading import batch_starts, epoch_order
+from lightning_modules.batch import Batch, Inputs, moved_to, select
+from lightning_modules.data.loading import EpochLoader, batch_starts
 from lightning_modules.data.views import Views, show
 
 
@@ -94,9 +94,7 @@ class Split:
 
     def to(self, device: torch.device) -> Split:
         """Return the same samples on ``device``."""
-        inputs = self.inputs
-        moved = {k: v.to(device) for k, v in inputs.items()} if isinstance(inputs, dict) else inputs.to(device)
-        return Split(moved, self.labels.to(device), self.ids)
+        return Split(moved_to(device, self.inputs), self.labels.to(device), self.ids)
 
 
 def sample_ids(given: Any) -> tuple[int | str, ...]:
@@ -173,7 +171,7 @@ def _how_to_convert(value: Any) -> str:
     return "torch.from_numpy makes one of an array, torch.tensor of a list"
 
 
-class TensorLoader:
+class TensorLoader(EpochLoader):
     """Iterates over a split in groups of batches, in an order that depends on (seed, epoch) alone.
 
     Lightning spends a third of a millisecond around each ``training_step``, as much as a small network's whole step.
@@ -182,10 +180,7 @@ class TensorLoader:
 
     Args:
         split: The samples.
-        batch_size: Samples in a batch; the last batch may be smaller, but a single remaining sample joins the batch
-            before it: BatchNorm can't be trained on one sample.
-        teacher: The teacher's stored outputs for every sample, first dimension N, second V if there are views.
-        shuffle_seed: Seed of the order, with the epoch; ``None`` keeps the order of the split.
+        batch_size, teacher, shuffle_seed: As of ``EpochLoader``.
         batches_per_item: Batches in one item.
         views: Views of the samples, one in each epoch; ``None`` for no augmentation.
     """
@@ -200,35 +195,17 @@ class TensorLoader:
         batches_per_item: int = 32,
         views: Views | None = None,
     ) -> None:
+        super().__init__(split, batch_size=batch_size, teacher=teacher, shuffle_seed=shuffle_seed)
         self.split = split
-        self.batch_size = batch_size
-        self.teacher = teacher or {}
-        self.shuffle_seed = shuffle_seed
         self.batches_per_item = batches_per_item
         self.views = views
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, which decides order and view; call it before each pass, also after a resume."""
-        self.epoch = epoch
-
-    @property
-    def batches(self) -> int:
-        """Return the number of batches, and so of optimizer steps, in an epoch."""
-        return len(batch_starts(len(self.split), self.batch_size))
-
-    @property
-    def last_batch_size(self) -> int:
-        """Return the number of samples in the last batch: fewer than in the others, or one more."""
-        return len(self.split) - (self.batches - 1) * self.batch_size
 
     def __len__(self) -> int:
         return -(-self.batches // self.batches_per_item)
 
     def __iter__(self) -> Iterator[list[Batch]]:
         # An item is gathered at once and its batches are slices of it: a quarter of the time of gathering each batch.
-        order = epoch_order(len(self.split), self.shuffle_seed, self.epoch).to(self.split.labels.device)
-        starts = batch_starts(len(self.split), self.batch_size)
+        order, starts = self._order().to(self.split.labels.device), self._starts()
         for first in range(0, len(starts), self.batches_per_item):
             edges = [*starts[first : first + self.batches_per_item + 1], len(order)][: self.batches_per_item + 1]
             ids = order[edges[0] : edges[-1]]

@@ -70,14 +70,13 @@ class _DenseOutput(CategoricalOutput):
 
         A batch without any gets one row of zeros, which adds nothing to a gradient: the mean over no row is no number.
         """
-        labels = batch.target.flatten()
-        valid = labels != self.ignore_index
-        theirs = batch.teacher.get("logits")
-        if not bool(valid.any()):
-            row = (self._flat(logits)[:1] * 0).nan_to_num(0.0)
-            return row, batch_of_rows(batch, labels.new_zeros(1), None if theirs is None else row.detach())
-        rows = self._flat(logits)[valid]
-        return rows, batch_of_rows(batch, labels[valid], None if theirs is None else self._flat(theirs)[valid])
+        rows, target = self.rows_of(logits, batch.target)
+        given = batch.teacher.get("logits")
+        theirs = None if given is None else self.rows_of(given, batch.target)[0]
+        if not len(rows):
+            rows, target = (self._flat(logits)[:1] * 0).nan_to_num(0.0), batch.target.new_zeros(1)
+            theirs = None if given is None else rows.detach()
+        return rows, batch_of_rows(batch, target, theirs)
 
     def count_rows(self, target: Tensor, rows: Tensor) -> int:
         """Return the number of places that have a label: 0 where ``as_rows`` gives a row of zeros."""

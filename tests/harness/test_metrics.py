@@ -213,14 +213,14 @@ def test_a_score_that_fails_is_reported_under_its_metrics_name(score: Callable[.
     metric = Metric("brier", "minimize", score=score)
     assert metric.score is not None
     with pytest.raises(Unfit, match=rf"^metric 'brier': score\(logits\) must give one number, but fails.*{found}"):
-        metric.score(LOGITS)
+        metric.of_answers(LOGITS)
 
 
 def test_a_metric_that_is_declared_after_another_one_is_reported_under_its_own_name() -> None:
     metric = replace(Metric("brier", "minimize", score=_raise), name="mine")
     assert metric.score is not None
     with pytest.raises(Unfit, match=r"^metric 'mine': score"):
-        metric.score(LOGITS)
+        metric.of_answers(LOGITS)
 
 
 def test_a_derived_metric_that_fails_is_reported_under_its_name() -> None:
@@ -236,7 +236,7 @@ def test_memory_that_runs_out_while_a_metric_is_computed_is_not_the_metrics_faul
     metric = Metric("brier", "minimize", score=score)
     assert metric.score is not None
     with pytest.raises(torch.OutOfMemoryError):
-        metric.score(LOGITS)
+        metric.of_answers(LOGITS)
 
 
 def test_every_metric_has_a_name_that_flags_tables_and_mlflow_can_say() -> None:
