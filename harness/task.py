@@ -13,6 +13,7 @@ import numpy as np
 from torch import nn
 from torchmetrics import Metric
 
+from lightning_modules.data.own import data_module_of, is_lightning
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.outputs import Classification, Output
 from lightning_modules.training import Training
@@ -42,8 +43,10 @@ class Task(ABC):
     teacher_learning_rate: ClassVar[float] = 1e-2
 
     @abstractmethod
-    def data(self, data_dir: Path | None) -> TensorDataModule:
+    def data(self, data_dir: Path | None) -> TensorDataModule | Any:
         """Return the data in fixed train, validation and test splits; the same ones at each call.
+
+        A ``LightningDataModule`` of map-style datasets is taken too (``lightning_modules.data.own``).
 
         Args:
             data_dir: The value of ``--data-dir``.
@@ -227,8 +230,12 @@ def load_data(task: Task, data_dir: Path | None) -> TensorDataModule:
         ValueError: If labels are not of the output's kind.
     """
     data = task.data(data_dir)
+    if not isinstance(data, TensorDataModule) and is_lightning(data):
+        data = data_module_of(data)
     if not isinstance(data, TensorDataModule):
-        raise TypeError(f"data() must return a TensorDataModule, but returned {type(data).__name__}.")
+        raise TypeError(
+            f"data() must return a TensorDataModule or a LightningDataModule, but returned {type(data).__name__}."
+        )
     for name, split in data.splits.items():
         if fault := task.output.labels_fault(split.labels):
             raise ValueError(f"labels of {name} must be {task.output.labels_text}, but got {fault}.")

@@ -55,7 +55,8 @@ def check_data_loads(context: CheckContext) -> str:
     largest = batch_sizes(space.task.training, space.training, data.batch_size)[-1]
     context.sample = subsample(data, context.device, largest)
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
-    return f"{sizes}; {context.space.task.output}, {context.classes} by the labels; finite"
+    told = f"{sizes}; {context.space.task.output}, {context.classes} by the labels; finite"
+    return "; ".join([told, *data.notes])
 
 
 def is_split_error(error: Exception) -> bool:
@@ -66,7 +67,7 @@ def is_split_error(error: Exception) -> bool:
 
 def check_data_is_repeatable(context: CheckContext) -> str:
     """Check that a second call of ``data()`` returns the same samples in the same order."""
-    again = context.space.task.data(context.settings.data_dir)
+    again = load_data(context.space.task, context.settings.data_dir)
     for name, split in context.data.splits.items():
         if tensors_digest(split.tensors()) != tensors_digest(again.splits[name].tensors()):
             raise CheckFailed(f"a second call of data() gives other samples, or another order, in {name}")
@@ -135,7 +136,8 @@ CHECKS = (
     Check(
         "data",
         check_data_loads,
-        "give data(data_dir) a TensorDataModule of three Splits; --data-dir says where its files are",
+        "give data(data_dir) a TensorDataModule of three Splits or a LightningDataModule; --data-dir says where its "
+        "files are",
         needs=("space file",),
     ),
     Check(

@@ -94,6 +94,8 @@ class PreparationSteps:
         sizes = ", ".join(f"{len(part):,} {name}" for name, part in data.splits.items())
         views = "" if data.views is None else f", {data.views.count} views of each to train on"
         self._terminal.say(f"data      {sizes} samples{views}, {dataset}")
+        for note in data.notes:
+            self._terminal.say_wrapped(f"data      {note}", indent=INDENT)
         data.move_to(device)
         self._study.pin_inputs(dataset=dataset, students=students_digest(self._space, data, self._settings))
         return data, dataset

@@ -274,6 +274,7 @@ class TensorDataModule(pl.LightningDataModule):
         self.eval_batch_size = int(eval_batch_size)
         self.views = views
         self.class_names: tuple[str, ...] = ()  # of a kind of data that knows them, as folders
+        self.notes: tuple[str, ...] = ()  # what a person should know of how the data were taken, a phrase each
         self.seed = 0
         self.device = torch.device("cpu")
         self.teacher_outputs: dict[str, dict[str, Tensor]] = {}

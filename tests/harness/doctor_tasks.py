@@ -150,7 +150,7 @@ BROKEN: dict[str, Broken] = {
         "data",
         [(DATA, "return dict(")],
         "",
-        "data() must return a TensorDataModule, but returned dict",
+        "data() must return a TensorDataModule or a LightningDataModule, but returned dict",
         "fix the named line as the message says",
     ),
     "splits drawn anew at each call": Broken(

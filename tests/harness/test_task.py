@@ -86,7 +86,7 @@ def test_labels_of_another_kind_are_refused_with_the_split_and_what_to_do() -> N
     with pytest.raises(ValueError, match=r"labels of train must be numbers of shape .* but got .*: call \.float\(\)"):
         load_data(numbers(Regression(), torch.zeros(3, 1, dtype=torch.int64)), None)
     assert len(load_data(numbers(Regression(), torch.zeros(3, 1)), None).splits["val"]) == 3
-    with pytest.raises(TypeError, match="must return a TensorDataModule, but returned list"):
+    with pytest.raises(TypeError, match="must return a TensorDataModule or a LightningDataModule, but returned list"):
         load_data(task(data=lambda self, data_dir: []), None)
 
 
