@@ -96,8 +96,12 @@ class Task(ABC):
         return {}
 
 
-def class_names(task: Task) -> tuple[str, ...]:
-    """Return the names of the classes as strings; empty where a task names none.
+def class_names(task: Task, from_data: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Return the names of the classes as strings; empty where neither a task nor its data name any.
+
+    Args:
+        task: The task.
+        from_data: The names that its data give, for a task that gives none.
 
     Raises:
         ValueError: If ``class_names`` is no sequence of names, or a name stands for several classes.
@@ -121,7 +125,7 @@ def class_names(task: Task) -> tuple[str, ...]:
                 f"class_names must tell the classes apart, but {name!r} names classes {', '.join(shown[:-1])} and "
                 f"{shown[-1]}; give each a name of its own."
             )
-    return texts
+    return texts or from_data
 
 
 _SHOWN = 3  # classes that are named

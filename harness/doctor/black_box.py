@@ -28,7 +28,7 @@ def load_black_box(teacher: BlackBoxTeacher, context: CheckContext) -> str:
     """
     notes: list[str] = []
     data = context.sample if teacher.learns else context.data
-    names = class_names(context.space.task)
+    names = class_names(context.space.task, context.data.class_names)
     context.black_box, context.teacher = teacher, AskedNetwork(teacher).eval()
     context.teacher_is_trained = not teacher.learns
     teacher.prepare(Ground(data, context.dataset, _classes(context), names, context.settings.seed, notes.append))

@@ -33,7 +33,7 @@ def check_labels_within_logits(context: CheckContext) -> str:
     else:
         check_pair(context.teacher, context.space, context.sample, context.kinds)
     labelled, context.classes = context.classes, context.kinds.classes
-    check_class_names(context.space.task, labelled, context.classes)
+    check_class_names(context.space.task, labelled, context.classes, context.data.class_names)
     if labelled < context.classes:
         return f"0 to {labelled - 1} of {context.classes} logits in teacher and student"
     return f"0 to {labelled - 1}, a logit for each in teacher and student"

@@ -34,7 +34,7 @@ from harness.task import Task
 from harness.teachers.untrained import learns
 from harness.training.fit import seed_draws
 from harness.training.tensor_file import cpu_state
-from lightning_modules.batch import call
+from lightning_modules.batch import call, initialize_lazy_layers
 
 _MEASURE_S = 5.0  # for latencies
 _MAX_BUILT = 64  # architectures; a larger space is sampled
@@ -106,10 +106,10 @@ def check_nothing_ignored(context: CheckContext) -> str:
 
 
 def _network_of(context: CheckContext) -> nn.Module:
-    """Return the task's teacher as it is given, which was seen to be a network."""
+    """Return the task's teacher as it is given, which was seen to be a network; lazy layers have their sizes."""
     teacher = context.space.task.teacher()
     assert isinstance(teacher, nn.Module)
-    return teacher
+    return initialize_lazy_layers(teacher, context.data.splits["val"].few(1).inputs)
 
 
 def check_students_are_deterministic(context: CheckContext) -> str:

@@ -312,7 +312,7 @@ def check_class_names(task: Task, labelled: int, classes: int, from_data: tuple[
     Raises:
         Unfit: If there are fewer names than labelled classes, or more than logits.
     """
-    names = class_names(task) or from_data
+    names = class_names(task, from_data)
     if names and not task.output.has_classes:
         raise Unfit(f"the task has class_names, but its output, {task.output}, has no classes", "leave class_names out")
     if names and not labelled <= len(names) <= classes:

@@ -128,7 +128,8 @@ def build_teacher(
     if settings.teacher is not None:
         if is_student(settings.teacher):
             return load_assistant(settings.teacher, space, data, settings.space_name)
-        if (black_box := teacher_in(settings.teacher, class_names(space.task))) is not None:
+        names = class_names(space.task, data.class_names)
+        if (black_box := teacher_in(settings.teacher, names)) is not None:
             return _of_classes(black_box, space.task)
     network: object = space.task.teacher()
     if isinstance(network, BlackBoxTeacher):

@@ -3,7 +3,8 @@
 from lightning_modules.data.disk import DatasetDataModule
 from lightning_modules.data.images import ImageFolders
 from lightning_modules.data.splits import stratified_splits
+from lightning_modules.data.tables import Tables
 from lightning_modules.data.tensors import Split, TensorDataModule
 from lightning_modules.data.views import Views
 
-__all__ = ["DatasetDataModule", "ImageFolders", "Split", "TensorDataModule", "Views", "stratified_splits"]
+__all__ = ["DatasetDataModule", "ImageFolders", "Split", "Tables", "TensorDataModule", "Views", "stratified_splits"]

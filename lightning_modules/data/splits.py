@@ -7,11 +7,14 @@ from typing import TypedDict
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from lightning_modules.batch import Inputs, select
 from lightning_modules.data.tensors import Split, sample_ids
+
+NAMES = ("train", "val", "test")
 
 _MIN_SAMPLES = 5  # of a class: one for each part of 20 %
 _SPLIT_SEED = 0  # splits are part of the dataset: no flag moves them
@@ -79,3 +82,25 @@ def stratified(labels: Tensor, *, share: float) -> tuple[Tensor, Tensor]:
         np.arange(len(labels)), test_size=share, stratify=labels.numpy(), random_state=_SPLIT_SEED
     )
     return torch.from_numpy(np.sort(first)), torch.from_numpy(np.sort(second))
+
+
+def split_by_content(keys: Sequence[str], classes: NDArray[np.int64]) -> NDArray[np.str_]:
+    """Return the split of each sample, ``train``, ``val`` or ``test``, of 60, 20 and 20 % of each class.
+
+    Samples of one key are in one split, which depends on the keys alone and not on the order of the samples. Those of a
+    class are put in the order of their keys, and the first 60 % train.
+
+    Args:
+        keys: Hashes of what the samples hold, or of the groups that they belong to; N texts.
+        classes: Class of each sample, shape (N,); a key with several classes counts for the lowest.
+    """
+    known, places, counts = np.unique(np.asarray(keys), return_inverse=True, return_counts=True)
+    class_of = np.full(len(known), np.iinfo(np.int64).max)
+    np.minimum.at(class_of, places, classes)
+    parts = np.empty(len(known), dtype="<U5")
+    for one in np.unique(class_of):
+        here = np.flatnonzero(class_of == one)
+        # Twice the rank of a key's middle sample, for whole numbers are compared alike on every machine.
+        middle, total = 2 * counts[here].cumsum() - counts[here], counts[here].sum()
+        parts[here] = np.array(NAMES)[(5 * middle >= 6 * total).astype(int) + (5 * middle >= 8 * total)]
+    return parts[places]

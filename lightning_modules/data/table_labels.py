@@ -1,0 +1,118 @@
+"""Read the labels of a table: one class a row, several labels, or numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from lightning_modules.data.encoding import Rows
+from lightning_modules.data.table_files import holds_dates, is_numeric, numbers, rows
+
+KINDS = ("classification", "multilabel", "regression")
+_MANY_SHARE, _MANY = 0.2, 1000  # whole numbers with more different values than this are amounts
+
+
+class Labels(NamedTuple):
+    """Labels of all rows.
+
+    Attributes:
+        values: As the output kind wants them: (N,) or (N, L) int64, or (N, V) float32.
+        class_names: Names of the classes or labels; none of numbers.
+    """
+
+    values: Tensor
+    class_names: tuple[str, ...]
+
+
+def read_labels(frame: pd.DataFrame, names: Sequence[str], kind: str) -> Labels:
+    """Return the labels in some columns of a table.
+
+    Args:
+        frame: The table.
+        names: The columns.
+        kind: One of ``KINDS``.
+
+    Raises:
+        ValueError: If a label is missing, or is not of this kind.
+    """
+    for name in names:
+        if (missing := frame[name].isna()).any():
+            raise ValueError(
+                f"label {name!r} must be known in each row, but is missing in {rows(missing)} (empty, or a word such "
+                "as NA or None): fill these rows in, or take them out."
+            )
+        if holds_dates(frame[name]):
+            raise ValueError(f"label {name!r} must hold classes or numbers, but holds dates: make numbers of them.")
+        if frame[name].nunique() < 2:
+            raise ValueError(
+                f"label {name!r} must have two values at least, but is {frame[name].iloc[0]!s} in each row."
+            )
+    if kind == "classification":
+        return _classes(frame[names[0]])
+    if kind == "multilabel":
+        columns = [_presence(frame[name]) for name in names]
+        return Labels(torch.from_numpy(np.stack(columns, 1)), tuple(names))
+    for name in names:
+        if not is_numeric(frame[name]):
+            raise ValueError(
+                f"label {name!r} must hold numbers for regression, but has {frame[name].iloc[0]!r} in row 1."
+            )
+    values = np.stack([numbers(frame[name]) for name in names], 1)
+    return Labels(torch.from_numpy(values.astype(np.float32)), ())
+
+
+def _classes(series: pd.Series[Any]) -> Labels:
+    """Return class indices, shape (N,): of numbers in their order, of texts in that of the alphabet."""
+    if not is_numeric(series):
+        texts = series.astype(object).map(str).to_numpy(dtype=str)
+        known, places = np.unique(texts, return_inverse=True)
+        return Labels(torch.from_numpy(places.astype(np.int64)), tuple(map(str, known)))
+    values = numbers(series)
+    known, places = np.unique(values, return_inverse=True)
+    if len(parts := np.flatnonzero(values % 1)):
+        raise _amounts(series, f"{values[parts[0]]:g} in row {parts[0] + 1}")
+    if len(known) > min(_MANY, max(2, _MANY_SHARE * len(values))):
+        raise _amounts(series, f"{len(known):,} different numbers in {len(values):,} rows")
+    is_bool = all(isinstance(value, bool | np.bool_) for value in series.unique())
+    names = [str(bool(value)) if is_bool else str(int(value)) for value in known]
+    return Labels(torch.from_numpy(places.astype(np.int64)), tuple(names))
+
+
+def _amounts(series: pd.Series[Any], found: str) -> ValueError:
+    return ValueError(
+        f"label {str(series.name)!r} must hold classes, but has {found}: amounts are learnt by kind='regression', with "
+        "output = Regression() in the task."
+    )
+
+
+def _presence(series: pd.Series[Any]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return 0 or 1 for each row, shape (N,)."""
+    known = [0, 1, False, True]
+    odd = np.array([value not in known for value in series.astype(object)])
+    if odd.any():
+        place = int(odd.argmax())
+        raise ValueError(
+            f"label {str(series.name)!r} must be 0 or 1 in each row, for it is one of several, but is "
+            f"{series.iloc[place]!s} in row {place + 1}."
+        )
+    return series.astype(object).map(int).to_numpy(dtype=np.int64)
+
+
+def standardised(values: Tensor, train: Rows) -> tuple[Tensor, tuple[float, ...], tuple[float, ...]]:
+    """Return numbers scaled to a mean of 0 and a deviation of 1 over the training rows, with both of each column."""
+    held = values.double().numpy()
+    means, deviations = [], []
+    for column in held.T:
+        given = column[train]
+        mean = math.fsum(given) / len(given)
+        means.append(mean)
+        deviations.append(math.sqrt(math.fsum((given - mean) ** 2) / len(given)))
+    if min(deviations) == 0:
+        raise ValueError("a label must vary in the training rows, but has one value in all of them.")
+    return torch.from_numpy(((held - means) / deviations).astype(np.float32)), tuple(means), tuple(deviations)

@@ -1,0 +1,270 @@
+"""Serve tables (CSV, TSV, Parquet): columns of numbers and categories, encoded by the training rows alone."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from lightning_modules.batch import select
+from lightning_modules.data.encoding import encode, row_digests
+from lightning_modules.data.splits import NAMES, split_by_content
+from lightning_modules.data.table_files import Column, as_column, check_columns, read_table, rows
+from lightning_modules.data.table_labels import KINDS, Labels, read_labels, standardised
+from lightning_modules.data.tensors import Split, TensorDataModule, sample_ids
+
+_LARGE = 100.0  # deviation of labels above which, or below whose inverse, networks learn them slowly
+
+
+class Tables(TensorDataModule):
+    """Data module of a table, held in memory.
+
+    Numbers and booleans are filled and standardised; texts are categories. What is needed for that, the medians, means,
+    deviations and categories, is taken from the training rows alone. A value that is missing in training rows gets a
+    column of 0 and 1 (numbers), or is a category of its own. Dates are refused.
+
+    Rows are split 60, 20 and 20 % of each class by a hash of their inputs, so always alike, and rows with the same
+    inputs are in one split; or as a column says, or by groups.
+
+    Args:
+        file: A file of CSV or TSV (also ``.gz``, UTF-8, with a header) or Parquet.
+        label: The column to predict; several for ``multilabel`` and ``regression``.
+        kind: ``"classification"``, ``"multilabel"`` (columns of 0 and 1) or ``"regression"``, as the task's output; by
+            default classification for one label, and multilabel for several.
+        split: Column that says ``train``, ``val`` or ``test``; it is no input.
+        group: Column whose groups (a patient, a page) stay together when rows are split; it is no input.
+        id: Column that names the rows, for teachers whose outputs come from a file; it is no input.
+        drop: Columns to leave out.
+        categorical: Columns of numbers that are names of categories, as postal codes.
+        categories: ``"one-hot"``: inputs are a tensor (N, D), float32, whose columns ``feature_names`` names.
+            ``"indices"``: inputs are a dict of ``numbers`` (N, D), float32, and ``categories`` (N, C), int64, for
+            embeddings of ``cardinalities``; either is absent where there are no such columns.
+        max_categories: Most categories of a column that are told apart, the most frequent ones of the training rows.
+        missing: What stands for a missing number: ``"median"`` or ``"mean"`` of the training rows.
+        standardize_label: Whether numbers to predict are standardised by the training rows.
+        separator: Of the columns of a text file; by default the comma of .csv, and the tab of .tsv.
+        batch_size: Samples in a training batch.
+        eval_batch_size: Samples in an evaluation batch.
+
+    Attributes:
+        class_names: Names of the classes or labels.
+        feature_names: Names of the columns of inputs; of ``"indices"``, of ``numbers`` and then of ``categories``.
+        cardinalities: Number of indices of each column of ``categories``; 0 stands for a category that no training row
+            has, or for a rare one.
+        label_mean, label_deviation: Of each label that was standardised, before it was; empty for others.
+        notes: What was left out or joined.
+
+    Raises:
+        ValueError: If the file can't be read, an argument is out of its range, or a column is not what it is taken for.
+    """
+
+    def __init__(
+        self,
+        file: Path | str | None,
+        *,
+        label: str | Sequence[str],
+        kind: Literal["classification", "multilabel", "regression"] | None = None,
+        split: str | None = None,
+        group: str | None = None,
+        id: str | None = None,
+        drop: Sequence[str] = (),
+        categorical: Sequence[str] = (),
+        categories: Literal["one-hot", "indices"] = "one-hot",
+        max_categories: int = 100,
+        missing: Literal["median", "mean"] = "median",
+        standardize_label: bool = False,
+        separator: str | None = None,
+        batch_size: int = 64,
+        eval_batch_size: int = 512,
+    ) -> None:
+        if file is None:
+            raise ValueError("Tables needs a file, as data_dir / 'table.csv': name its folder by --data-dir.")
+        labels = (label,) if isinstance(label, str) else tuple(label)
+        kind = kind or ("classification" if isinstance(label, str) else "multilabel")
+        _check_choice("kind", kind, KINDS)
+        _check_choice("categories", categories, ("one-hot", "indices"))
+        _check_choice("missing", missing, ("median", "mean"))
+        _check_labels(labels, kind, standardize_label)
+        if isinstance(max_categories, bool) or not isinstance(max_categories, Integral) or max_categories < 1:
+            raise ValueError(f"max_categories must be a whole number of at least 1, but got {max_categories!r}.")
+        path, roles = Path(file), _Roles(labels, split, group, id, _several(drop), _several(categorical))
+        frame = read_table(path, separator=separator, text=[] if id is None else [id])
+        columns = roles.inputs(frame, path)
+        ids = None if id is None else _ids(frame[id])
+        found = read_labels(frame, labels, kind)
+        parts = _parts(frame, columns, found, roles)
+        train = parts == "train"
+        known = encode(columns, train, one_hot=categories == "one-hot", missing=missing, most=int(max_categories))
+        values, means, deviations = found.values, (), ()
+        if kind == "regression":
+            scaled, means, deviations = standardised(values, train)
+            values = scaled if standardize_label else values
+        splits = {}
+        for name in NAMES:
+            places = np.flatnonzero(parts == name)
+            here = torch.from_numpy(places)
+            named = None if ids is None else [ids[place] for place in places]
+            splits[name] = Split(select(known.inputs, here), values[here], named)
+        super().__init__(**splits, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        self.class_names = found.class_names
+        self.feature_names = known.names
+        self.cardinalities = known.cardinalities
+        self.label_mean, self.label_deviation = (means, deviations) if standardize_label else ((), ())
+        self.notes = (*known.notes, *_scales(labels, deviations, standardize_label))
+
+
+@dataclass(frozen=True)
+class _Roles:
+    """What the columns of a table are, beside inputs."""
+
+    label: tuple[str, ...]
+    split: str | None
+    group: str | None
+    id: str | None
+    drop: tuple[str, ...]
+    categorical: tuple[str, ...]
+
+    def inputs(self, frame: pd.DataFrame, file: Path) -> list[Column]:
+        """Return the columns that are inputs, in the order of the file.
+
+        Raises:
+            ValueError: If a column that is named is not there, has two roles, or no column is left.
+        """
+        named = {"label": self.label, "split": (self.split,), "group": (self.group,), "id": (self.id,)}
+        named |= {"drop": self.drop, "categorical": self.categorical}
+        role: dict[str, str] = {}
+        for option, columns in named.items():
+            given = [column for column in columns if column is not None]
+            check_columns(frame, given, option, file)
+            for column in given:
+                if column in role:
+                    raise ValueError(
+                        f"column {column!r} must have one role, but is named by {role[column]} and {option}."
+                    )
+                role[column] = option
+        if self.split is not None and self.group is not None:
+            raise ValueError("rows must be split by split= or by group=, but both are given: leave one out.")
+        kept = [name for name in map(str, frame.columns) if role.get(name, "categorical") == "categorical"]
+        if not kept:
+            raise ValueError(f"{file} must have a column that is an input, but all of them have another role.")
+        return [as_column(frame[name], is_category=name in self.categorical) for name in kept]
+
+
+def _several(names: Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _check_choice(option: str, value: object, known: Sequence[str]) -> None:
+    """Check that a value is one of several.
+
+    Raises:
+        ValueError: If it is not; the message says which may be meant.
+    """
+    if value not in known:
+        near = difflib.get_close_matches(str(value).lower(), known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise ValueError(f"{option} must be one of {', '.join(known)}, but got {value!r}{hint}")
+
+
+def _check_labels(labels: tuple[str, ...], kind: str, standardize: bool) -> None:
+    """Check that the number of labels and what is done to them fit their kind."""
+    if not labels or (kind == "classification" and len(labels) > 1):
+        raise ValueError(
+            f"label must name one column for classification, or several for multilabel and regression, but {kind=} has "
+            f"{len(labels)}."
+        )
+    if standardize and kind != "regression":
+        raise ValueError(f"standardize_label=True is for kind='regression', but got {kind=}: leave it out.")
+
+
+def _parts(frame: pd.DataFrame, columns: Sequence[Column], labels: Labels, roles: _Roles) -> NDArray[np.str_]:
+    """Return the split of each row.
+
+    Raises:
+        ValueError: If a row has none, or a split has no row of a class.
+    """
+    classes = labels.values.numpy() if labels.values.ndim == 1 else np.zeros(len(frame), dtype=np.int64)
+    if roles.split is not None:
+        parts = _told(frame[roles.split])
+    elif roles.group is not None:
+        if (absent := frame[roles.group].isna()).any():
+            raise ValueError(f"group {roles.group!r} must be known in each row, but is missing in {rows(absent)}.")
+        groups = as_column(frame[roles.group], is_category=True)
+        parts = split_by_content(row_digests([groups]), np.zeros(len(frame), dtype=np.int64))
+    else:
+        parts = split_by_content(row_digests(columns), classes)
+    _check_classes(parts, classes, labels.class_names if labels.values.ndim == 1 else (), roles)
+    return parts
+
+
+def _told(series: pd.Series[Any]) -> NDArray[np.str_]:
+    """Return the splits that a column tells."""
+    told = series.astype(object).map(str).to_numpy(dtype=str)
+    odd = ~np.isin(told, NAMES)
+    if odd.any():
+        raise ValueError(
+            f"split {str(series.name)!r} must say train, val or test in each row, but has "
+            f"{series[odd].iloc[0]!r} in {rows(odd)}."
+        )
+    return told
+
+
+def _check_classes(parts: NDArray[np.str_], classes: NDArray[np.int64], names: Sequence[str], roles: _Roles) -> None:
+    """Check that each split has rows; of each class, where rows were split by class."""
+    for part in NAMES:
+        here = np.unique(classes[parts == part])
+        lacking = sorted({*np.unique(classes).tolist()} - {*here.tolist()})
+        if not len(here):
+            how = "groups" if roles.group else "rows" if roles.split else "different rows"
+            raise ValueError(f"{part} must have rows, but has none: the table has too few {how}.")
+        if lacking and roles.split is None and roles.group is None:
+            count = int((classes == lacking[0]).sum())
+            raise ValueError(
+                f"each class must have 5 different rows at least, for 20 % to be one, but {names[lacking[0]]!r} has "
+                f"{count}, and none in {part}: drop the class, join it to another, or say split= by a column."
+            )
+        if lacking and part == "train":
+            raise ValueError(f"each class must have rows in train, but {names[lacking[0]]!r} has none there.")
+
+
+def _ids(series: pd.Series[Any]) -> tuple[int | str, ...]:
+    """Return the names of the rows: whole numbers where all are.
+
+    Raises:
+        ValueError: If a row has none, or two have the same.
+    """
+    name = str(series.name)
+    if (absent := series.isna()).any():
+        raise ValueError(f"id {name!r} must name each row, but is missing in {rows(absent)}.")
+    values = series.tolist()
+    if all(isinstance(value, str) for value in values) and all(str(value).isdecimal() for value in values):
+        whole = [int(value) for value in values]
+        values = whole if [str(value) for value in whole] == values else values  # "007" stays a text
+    if (doubled := series.duplicated(keep=False)).any():
+        raise ValueError(
+            f"id {name!r} must name one row each, but {series[doubled].iloc[0]!r} names two of the rows "
+            f"{rows(doubled).removeprefix('rows ')}."
+        )
+    return sample_ids(values)
+
+
+def _scales(labels: Sequence[str], deviations: Sequence[float], standardize: bool) -> list[str]:
+    """Describe the scale of numbers to predict, where it matters."""
+    if standardize:
+        return [
+            f"label {name!r} is in units of its deviation, {one:g}"
+            for name, one in zip(labels, deviations, strict=True)
+        ]
+    return [
+        f"label {name!r} has a deviation of {one:g}, which networks learn slowly: standardize_label=True"
+        for name, one in zip(labels, deviations, strict=False)
+        if not 1 / _LARGE <= one <= _LARGE
+    ]
