@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.core.content import write_atomically
 
-FORMAT = 3
+FORMAT = 4
 """Raised when files of the cache, or what their content keys are made of, change."""
 
 

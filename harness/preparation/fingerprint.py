@@ -17,12 +17,7 @@ def fingerprint(data: TensorDataModule) -> str:
     """Return a content hash of every sample and its label, and of every view."""
     hasher = TensorHasher()
     for split, part in data.splits.items():
-        if part.fingerprint is not None:
-            hasher.add_text(f"{split} is {part.fingerprint}")
-            continue
-        for inputs in part.all_inputs():
-            _add(hasher, split, inputs)
-        hasher.add(f"{split} labels", part.labels)
+        hasher.add_text(f"{split} is {part.fingerprint}")
     if data.views is not None:
         train = data.splits["train"]
         size = max(1, min(_HASHED_AT_ONCE, _HASHED_BYTES // max(1, _bytes_of(train.few(1).inputs))))

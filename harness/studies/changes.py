@@ -10,7 +10,7 @@ from harness.core.sources import Code
 from harness.studies.start import Start
 from harness.studies.study import Study
 
-FORMAT = 3
+FORMAT = 4
 """Version of the way in which studies are stored, increased when other versions of this program would misread it."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import sys
@@ -14,14 +13,14 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset
 
 from lightning_modules.batch import Batch, Inputs, moved_to
+from lightning_modules.data.content import HASHED_AT_ONCE, samples_digest
 from lightning_modules.data.loading import EpochLoader
 from lightning_modules.data.reading import Collate, Positions, end_with_parent, joined, leaves
-from lightning_modules.data.tensors import Split, TensorDataModule
+from lightning_modules.data.tensors import Split, TensorDataModule, sample_ids
 
-_READ_AT_ONCE = 256  # samples, where all of them are read once
 _READ_TWICE = 8  # samples, to see whether something is drawn at random
 
 
@@ -30,12 +29,12 @@ class DatasetSplit(Split):
 
     Args:
         dataset: Gives (input, label) for each position: an input is a tensor or a dict of tensors, a label a number or
-            a tensor. Its length must not change.
+            a tensor. Its length must not change. An attribute ``ids`` names the samples, as those of ``Split`` do.
         workers: Processes that read samples ahead of their use; 0 reads in this process.
         name: The split's name in messages.
 
     Raises:
-        TypeError: If the dataset has no length or no samples by position, as an iterable one.
+        TypeError: If the dataset has no length or no samples by position, as an iterable one, or ids are no names.
         ValueError: If it is empty.
     """
 
@@ -54,6 +53,8 @@ class DatasetSplit(Split):
         object.__setattr__(self, "_length", len(cast(Sized, dataset)))
         object.__setattr__(self, "_labels", None)
         object.__setattr__(self, "_content", None)
+        names = listed_ids(dataset)
+        object.__setattr__(self, "ids", None if names is None else sample_ids(names))
         if not len(self):
             raise ValueError(f"{name} must have a sample at least, but the dataset is empty.")
 
@@ -94,11 +95,14 @@ class DatasetSplit(Split):
         return getattr(self.dataset, "fingerprint", None)
 
     @property
-    def fingerprint(self) -> str | None:
+    def fingerprint(self) -> str:
         """Return what the dataset says that it is (``fingerprint``), or a hash of all its samples and labels."""
-        if self._declared is None and self._content is None:
+        if self._declared is not None:
+            return self._declared
+        if self._content is None:
             self._scan()
-        return self._declared or self._content
+        assert self._content is not None
+        return self._content
 
     def _scan(self) -> None:
         """Read all samples once, and keep their labels and a hash of their content.
@@ -107,17 +111,15 @@ class DatasetSplit(Split):
             ValueError: If a sample can't be read, or differs from read to read.
         """
         self._check_repeatable()
-        hasher, labels = hashlib.sha256(), []
-        for _, inputs, some in self.batches(torch.arange(len(self)).split(_READ_AT_ONCE)):
-            for name, part in sorted(inputs.items()) if isinstance(inputs, dict) else [("", inputs)]:
-                hasher.update(f"{name} {part.dtype} {tuple(part.shape)} ".encode())
-                hasher.update(part.contiguous().view(-1).view(torch.uint8).numpy().data)
-            labels.append(some)
-        whole = torch.cat(labels)
-        hasher.update(f"labels {whole.dtype} {tuple(whole.shape)} ".encode())
-        hasher.update(whole.contiguous().view(-1).view(torch.uint8).numpy().data)
-        object.__setattr__(self, "_content", hasher.hexdigest()[:16])
-        object.__setattr__(self, "_labels", whole.to(self.device))
+        labels: list[Tensor] = []
+
+        def parts() -> Iterator[tuple[Inputs, Tensor]]:
+            for _, inputs, some in self.batches(torch.arange(len(self)).split(HASHED_AT_ONCE)):
+                labels.append(some)
+                yield inputs, some
+
+        object.__setattr__(self, "_content", samples_digest(parts()))
+        object.__setattr__(self, "_labels", torch.cat(labels).to(self.device))
 
     def _check_repeatable(self) -> None:
         """Check that a few samples are the same when they are read again: the teacher is asked about them once."""
@@ -132,13 +134,15 @@ class DatasetSplit(Split):
 
     def all_inputs(self) -> Iterator[Inputs]:
         """Yield the inputs of all samples in order, some at a time."""
-        for _, inputs, _ in self.batches(torch.arange(len(self)).split(_READ_AT_ONCE)):
+        for _, inputs, _ in self.batches(torch.arange(len(self)).split(HASHED_AT_ONCE)):
             yield inputs
 
     def at(self, ids: Tensor) -> Split:
-        """Return the samples at some positions, in memory."""
-        inputs, labels = self.collate([int(place) for place in ids])
-        return Split(inputs, labels).to(self.device)
+        """Return the samples at some positions, in memory, without their ids if a position occurs twice."""
+        places = [int(place) for place in ids]
+        inputs, labels = self.collate(places)
+        names = None if self.ids is None or len({*places}) < len(places) else [self.ids[place] for place in places]
+        return Split(inputs, labels, names).to(self.device)
 
     def few(self, count: int) -> Split:
         """Return the first ``count`` samples, or all if there are fewer, in memory."""
@@ -208,6 +212,15 @@ class DatasetSplit(Split):
         except ValueError as error:
             # A worker's error comes with the worker's traceback; its last line is the message.
             raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
+
+
+def listed_ids(dataset: Any) -> Any:
+    """Return the ids that a dataset lists, or the one that a ``Subset`` is of; ``None`` if its samples have none."""
+    names = getattr(dataset, "ids", None)
+    if names is None and type(dataset) is Subset:
+        whole = listed_ids(dataset.dataset)
+        return None if whole is None else [whole[place] for place in dataset.indices]
+    return None if callable(names) else names  # a method of that name is the dataset's own
 
 
 class DatasetLoader(EpochLoader):

@@ -28,11 +28,13 @@ class Picture:
 
     Attributes:
         file: Its file.
+        name: Its path in the folder of all pictures, which names it for teachers whose outputs come from a file.
         label: Index of its class.
         digest: Hash of the file's bytes.
     """
 
     file: Path
+    name: str
     label: int
     digest: str
 
@@ -52,6 +54,7 @@ class PictureDataset(Dataset[Any]):
 
         self.pictures = tuple(pictures)
         self.targets = [picture.label for picture in pictures]
+        self.ids = [picture.name for picture in pictures]
         self._see = v2.Compose(
             [
                 v2.Resize(size, antialias=True),
@@ -190,7 +193,9 @@ def _read_pictures(
                 except Exception:  # of many types, by format
                     unreadable.append(file)
                     continue
-                found[place].append(Picture(file, label, hashlib.sha256(content).hexdigest()[:16]))
+                found[place].append(
+                    Picture(file, file.relative_to(top).as_posix(), label, hashlib.sha256(content).hexdigest()[:16])
+                )
     return found, unreadable
 
 

@@ -26,7 +26,7 @@ from torch.utils.data import (
     get_worker_info,
 )
 
-from lightning_modules.data.disk import DatasetDataModule
+from lightning_modules.data.disk import DatasetDataModule, listed_ids
 from lightning_modules.data.reading import leaves
 from lightning_modules.data.tensors import Split, TensorDataModule
 
@@ -239,6 +239,7 @@ class _Served(Dataset[Any]):
 
     def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any] | None, start: Any) -> None:
         self.dataset, self._collate, self._start, self._started = dataset, collate, start, False
+        self.ids = listed_ids(dataset)
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.batch import Batch, Inputs, moved_to, select
+from lightning_modules.data.content import HASHED_AT_ONCE, samples_digest
 from lightning_modules.data.loading import EpochLoader, batch_starts
 from lightning_modules.data.views import Views, show
 
@@ -74,9 +75,10 @@ class Split:
         return {**named, "labels": self.labels}
 
     @property
-    def fingerprint(self) -> str | None:
-        """Return a hash that stands for all samples and labels; ``None`` if these tensors are to be hashed."""
-        return None
+    def fingerprint(self) -> str:
+        """Return a hash that stands for all samples and labels: the same for samples that are read one by one."""
+        parts = (slice(first, first + HASHED_AT_ONCE) for first in range(0, len(self), HASHED_AT_ONCE))
+        return samples_digest((select(self.inputs, part), self.labels[part]) for part in parts)
 
     def all_inputs(self) -> Iterator[Inputs]:
         """Yield the inputs of all samples in order, some at a time."""

@@ -10,12 +10,16 @@ from typing import Any
 import pytest
 import torch
 from conftest import environment, wait_for
+from grounds import ground, outputs
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset, Subset
 
 from harness.core.content import LeaseLock
+from harness.preparation.fingerprint import fingerprint
+from harness.teachers import StoredOutputs
 from lightning_modules.batch import Batch, select
 from lightning_modules.data import DatasetDataModule, Split, TensorDataModule
+from lightning_modules.data.disk import DatasetSplit
 
 SIZE, WIDTH = 23, 3
 
@@ -113,7 +117,7 @@ def test_samples_are_read_once_for_labels_and_fingerprint_and_not_at_all_where_t
 
 
 def test_other_samples_or_labels_have_another_fingerprint() -> None:
-    def fingerprint(split: Split) -> str | None:
+    def known_by(split: Split) -> str | None:
         rows = Rows(split)
         return DatasetDataModule(train=rows, val=rows, test=rows).splits["val"].fingerprint
 
@@ -122,8 +126,60 @@ def test_other_samples_or_labels_have_another_fingerprint() -> None:
     moved, relabelled = first.inputs.clone(), first.labels.clone()
     moved[5, 2] += 1
     relabelled[0] = 3
-    found = {fingerprint(one) for one in (first, Split(moved, first.labels), Split(first.inputs, relabelled))}
-    assert len(found) == 3 and fingerprint(first) in found
+    found = {known_by(one) for one in (first, Split(moved, first.labels), Split(first.inputs, relabelled))}
+    assert len(found) == 3 and known_by(first) in found
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_the_same_samples_have_the_same_fingerprint_in_memory_and_read(named: bool) -> None:
+    held, read = modules(named=named)
+    assert fingerprint(held) == fingerprint(read)
+    many = split_of(600, named=named)  # more than are hashed at once
+    rows = DatasetSplit(Rows(many), workers=1, name="train")
+    assert rows.fingerprint == many.fingerprint != split_of(601, named=named).fingerprint
+
+
+def with_ids(size: int, names: Any) -> Rows:
+    rows = Rows(split_of(size))
+    rows.ids = names  # type: ignore[attr-defined]
+    return rows
+
+
+def named_module(**names: Any) -> DatasetDataModule:
+    sizes = {"train": 6, "val": 3, "test": 2}
+    given = {name: [f"{name}-{place}" for place in range(size)] for name, size in sizes.items()} | names
+    return DatasetDataModule(**{name: with_ids(size, given[name]) for name, size in sizes.items()})  # type: ignore[arg-type]
+
+
+def test_a_dataset_may_name_its_samples() -> None:
+    module = named_module()
+    train = module.splits["train"]
+    assert train.ids == tuple(f"train-{place}" for place in range(6)) == train.to(torch.device("cpu")).ids
+    assert train.few(2).ids == ("train-0", "train-1") and train.at(torch.tensor([4, 1])).ids == ("train-4", "train-1")
+    assert train.at(torch.tensor([4, 4])).ids is None
+    assert modules()[1].splits["train"].ids is None
+    part = Subset(Subset(with_ids(6, list("abcdef")), [5, 3, 1]), [2, 0])
+    assert DatasetSplit(part, workers=0, name="train").ids == ("b", "f")
+    assert DatasetSplit(with_ids(6, lambda: "abcdef"), workers=0, name="train").ids is None
+
+
+def test_ids_of_datasets_that_name_no_single_sample_are_refused() -> None:
+    with pytest.raises(ValueError, match="each of the 3 samples of a split, but there are 2"):
+        named_module(val=["a", "b"])
+    with pytest.raises(ValueError, match="'train-1' names two of train and val"):
+        named_module(val=["a", "b", "train-1"])
+    with pytest.raises(TypeError, match=r"whole numbers or texts, but got 0.5 \(float\)"):
+        named_module(val=["a", "b", 0.5])
+
+
+def test_outputs_in_a_file_are_joined_to_samples_that_are_read_by_their_ids() -> None:
+    module = named_module()
+    rows = [(name, one) for name in ("train", "val") for one in module.splits[name].ids or ()]
+    backwards = [one for _, one in reversed(rows)]
+    logits = torch.rand(len(rows), 4)
+    teacher = StoredOutputs(backwards, logits.numpy(), kind="logits")
+    found = outputs(teacher, ground(module, classes=4, names=()))
+    assert torch.equal(torch.cat([found["train"], found["val"]]), logits.flip(0))
 
 
 def test_labels_that_are_read_otherwise_than_listed_are_refused() -> None:

@@ -97,6 +97,17 @@ def test_data_are_told_apart_by_their_pictures_and_by_how_they_are_shown(folder:
     assert fingerprint() != first
 
 
+def test_pictures_are_named_by_their_paths(folder: Path, tmp_path: Path) -> None:
+    data = ImageFolders(folder, size=8)
+    for name, part in data.splits.items():
+        assert part.ids == tuple(files(data, name)) and part.few(2).ids == part.ids[:2]
+    top = tmp_path / "split"
+    for name in ("train", "val", "test"):
+        shutil.copytree(folder / "cat", top / name / "cat")
+        shutil.copytree(folder / "dog", top / name / "dog")
+    assert (ImageFolders(top, size=8).splits["test"].ids or ())[-1] == "test/dog/9.png"
+
+
 def test_files_that_are_no_pictures_are_refused_or_left_out_as_told(folder: Path) -> None:
     (folder / "cat" / "0.png").write_text("no picture")
     (folder / "dog" / "1.png").write_bytes((folder / "dog" / "1.png").read_bytes()[:20])

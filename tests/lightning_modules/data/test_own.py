@@ -258,7 +258,8 @@ def test_a_collate_fn_is_followed_sample_by_sample() -> None:
 
 def test_what_a_dataset_says_of_itself_reaches_through_a_collate_fn() -> None:
     module = data_module_of(Own(lambda size: Rows(tensors(size)), {"collate_fn": lambda rows: default_collate(rows)}))
-    assert module.splits["test"].dataset.ids[1] == "7-1"  # type: ignore[attr-defined]
+    assert module.splits["test"].ids == tuple(f"7-{place}" for place in range(7))
+    assert module.splits["test"].dataset.source is not None  # type: ignore[attr-defined]
 
 
 def test_worker_init_fn_is_called_once_in_each_reader() -> None:
