@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -14,7 +14,8 @@ from torch import nn
 from torchmetrics import Metric
 
 from lightning_modules.data.own import data_module_of, is_lightning
-from lightning_modules.data.tensors import TensorDataModule
+from lightning_modules.data.sampling import EpochSampler
+from lightning_modules.data.tensors import Split, TensorDataModule
 from lightning_modules.outputs import Classification, Output
 from lightning_modules.training import Training
 
@@ -51,6 +52,20 @@ class Task(ABC):
         Args:
             data_dir: The value of ``--data-dir``.
         """
+
+    def sampler(self, split: Split, seed: int, epoch: int) -> Iterable[int]:
+        """Return which training samples an epoch shows, in their order, as positions in the split.
+
+        By default each is shown once, in an order drawn by seed and epoch. Leave samples out or repeat them, as many in
+        each epoch; the seed (of a trial and its controls) and the epoch alone must decide. Teachers that are trained
+        here are shown the same.
+
+        Args:
+            split: The training samples, on the CPU.
+            seed: Seed of the training.
+            epoch: The epoch, from 0.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def teacher(self) -> nn.Module:
@@ -231,7 +246,7 @@ def load_data(task: Task, data_dir: Path | None) -> TensorDataModule:
 
     Raises:
         TypeError: If the task returns no data module.
-        ValueError: If labels are not of the output's kind.
+        ValueError: If labels are not of the output's kind, or the task's sampler can't be followed.
     """
     data = task.data(data_dir)
     if not isinstance(data, TensorDataModule) and is_lightning(data):
@@ -243,4 +258,6 @@ def load_data(task: Task, data_dir: Path | None) -> TensorDataModule:
     for name, split in data.splits.items():
         if fault := task.output.labels_fault(split.labels):
             raise ValueError(f"labels of {name} must be {task.output.labels_text}, but got {fault}.")
+    if _is_overridden(task, "sampler"):
+        data.sampler = EpochSampler(task.sampler, data.splits["train"])
     return data

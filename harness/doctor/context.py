@@ -133,6 +133,7 @@ def subsample(data: TensorDataModule, device: torch.device, batch_size: int) -> 
     sample.splits = {name: _subsample_split(split) for name, split in data.splits.items()}
     sample.batch_size = min(batch_size, BATCH)
     sample.teacher_outputs = {}
+    sample.sampler = None  # which knows the positions of all samples
     sample.move_to(device)
     return sample
 

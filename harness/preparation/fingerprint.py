@@ -14,10 +14,12 @@ _HASHED_AT_ONCE, _HASHED_BYTES = 4096, 2**26  # samples, and bytes of them: view
 
 
 def fingerprint(data: TensorDataModule) -> str:
-    """Return a content hash of every sample and its label, and of every view."""
+    """Return a content hash of every sample and its label, of every view, and of what an epoch shows."""
     hasher = TensorHasher()
     for split, part in data.splits.items():
         hasher.add_text(f"{split} is {part.fingerprint}")
+    if data.sampler is not None:
+        hasher.add("an epoch shows", data.sampler.order(0, 0))
     if data.views is not None:
         train = data.splits["train"]
         size = max(1, min(_HASHED_AT_ONCE, _HASHED_BYTES // max(1, _bytes_of(train.few(1).inputs))))

@@ -105,6 +105,7 @@ def few_samples(data: TensorDataModule) -> TensorDataModule:
     sample = copy.copy(data)
     sample.splits = {name: _few(part) for name, part in data.splits.items()}
     sample.teacher_outputs = {}
+    sample.sampler = None  # which knows the positions of all samples
     return sample
 
 

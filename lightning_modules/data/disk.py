@@ -295,7 +295,7 @@ class DatasetDataModule(TensorDataModule):
         )
 
     def train_dataloader(self) -> Any:
-        """Return training batches, shuffled by (``seed``, epoch)."""
+        """Return training batches, in an order by (``seed``, epoch)."""
         if not isinstance(self.splits["train"], DatasetSplit):  # a sample of it is in memory
             return super().train_dataloader()
         return DatasetLoader(
@@ -303,6 +303,7 @@ class DatasetDataModule(TensorDataModule):
             batch_size=self.batch_size,
             teacher=self._batch_outputs("train"),
             shuffle_seed=self.seed,
+            sampler=self.sampler,
         )
 
     def ordered(self, split: str) -> Any:

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sized
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+
+class Sampling(Protocol):
+    """Gives the order of each epoch (``lightning_modules.data.sampling``), of ``size`` samples."""
+
+    size: int
+
+    def order(self, seed: int, epoch: int) -> Tensor:
+        """Return positions of samples, shape (``size``,), int64, on the CPU."""
 
 
 def epoch_order(samples: int, seed: int | None, epoch: int) -> Tensor:
@@ -39,6 +49,7 @@ class EpochLoader:
             before it: BatchNorm can't be trained on one sample.
         teacher: The teacher's stored outputs for every sample, first dimension N, second V if there are views.
         shuffle_seed: Seed of the order, with the epoch; ``None`` keeps the order of the split.
+        sampler: Gives the order in place of a shuffle; ``None`` shows each sample once.
     """
 
     def __init__(
@@ -48,8 +59,10 @@ class EpochLoader:
         batch_size: int,
         teacher: dict[str, Tensor] | None = None,
         shuffle_seed: int | None = None,
+        sampler: Sampling | None = None,
     ) -> None:
-        self._samples = len(split)
+        self._samples = len(split) if sampler is None else sampler.size
+        self._sampler = sampler
         self.batch_size = batch_size
         self.teacher = teacher or {}
         self.shuffle_seed = shuffle_seed
@@ -75,4 +88,6 @@ class EpochLoader:
 
     def _order(self) -> Tensor:
         """Return the order of the samples in the epoch, shape (N,), int64, on the CPU."""
+        if self._sampler is not None:
+            return self._sampler.order(self.shuffle_seed or 0, self.epoch)
         return epoch_order(self._samples, self.shuffle_seed, self.epoch)

@@ -198,8 +198,8 @@ def _sampled(dataset: Dataset[Any], sampler: Any, who: str) -> Dataset[Any]:
         return dataset
     what = "replacement or num_samples" if type(sampler) is RandomSampler else "it"
     raise ValueError(
-        f"{who} must show each sample once an epoch, but has a {type(sampler).__name__}: leave {what} out; classes are "
-        "weighted by class_weights of the task's output."
+        f"{who} must show each sample once an epoch, but has a {type(sampler).__name__}: leave {what} out, and let the "
+        "task's sampler(split, seed, epoch) give the positions."
     )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_modules.batch import Batch, Inputs, moved_to, select
 from lightning_modules.data.content import HASHED_AT_ONCE, samples_digest
-from lightning_modules.data.loading import EpochLoader, batch_starts
+from lightning_modules.data.loading import EpochLoader, Sampling, batch_starts
 from lightning_modules.data.views import Views, show
 
 
@@ -182,7 +182,7 @@ class TensorLoader(EpochLoader):
 
     Args:
         split: The samples.
-        batch_size, teacher, shuffle_seed: As of ``EpochLoader``.
+        batch_size, teacher, shuffle_seed, sampler: As of ``EpochLoader``.
         batches_per_item: Batches in one item.
         views: Views of the samples, one in each epoch; ``None`` for no augmentation.
     """
@@ -194,10 +194,11 @@ class TensorLoader(EpochLoader):
         batch_size: int,
         teacher: dict[str, Tensor] | None = None,
         shuffle_seed: int | None = None,
+        sampler: Sampling | None = None,
         batches_per_item: int = 32,
         views: Views | None = None,
     ) -> None:
-        super().__init__(split, batch_size=batch_size, teacher=teacher, shuffle_seed=shuffle_seed)
+        super().__init__(split, batch_size=batch_size, teacher=teacher, shuffle_seed=shuffle_seed, sampler=sampler)
         self.split = split
         self.batches_per_item = batches_per_item
         self.views = views
@@ -277,6 +278,7 @@ class TensorDataModule(pl.LightningDataModule):
         self.views = views
         self.class_names: tuple[str, ...] = ()  # of a kind of data that knows them, as folders
         self.notes: tuple[str, ...] = ()  # what a person should know of how the data were taken, a phrase each
+        self.sampler: Sampling | None = None  # of a task that says which samples an epoch shows
         self.seed = 0
         self.device = torch.device("cpu")
         self.teacher_outputs: dict[str, dict[str, Tensor]] = {}
@@ -285,7 +287,8 @@ class TensorDataModule(pl.LightningDataModule):
     @property
     def steps_per_epoch(self) -> int:
         """Return the number of optimizer steps in an epoch."""
-        return len(batch_starts(len(self.splits["train"]), self.batch_size))
+        shown = len(self.splits["train"]) if self.sampler is None else self.sampler.size
+        return len(batch_starts(shown, self.batch_size))
 
     def attach(self, teacher_outputs: dict[str, dict[str, Tensor]]) -> None:
         """Attach the teacher's stored outputs to the samples, by split and name, each of first dimension N.
@@ -323,12 +326,13 @@ class TensorDataModule(pl.LightningDataModule):
         self.attach(self.teacher_outputs)
 
     def train_dataloader(self) -> TensorLoader:
-        """Return training batches, shuffled by (``seed``, epoch)."""
+        """Return training batches, in an order by (``seed``, epoch)."""
         return TensorLoader(
             self.splits["train"],
             batch_size=self.batch_size,
             teacher=self._batch_outputs("train"),
             shuffle_seed=self.seed,
+            sampler=self.sampler,
             views=self.views,
         )
 

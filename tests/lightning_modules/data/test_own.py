@@ -338,7 +338,7 @@ LIKE = r"train_dataloader\(\) of Own must "
         (
             lambda rows: DataLoader(rows, sampler=WeightedRandomSampler([1.0] * 23, 23)),
             ValueError,
-            LIKE + "show each sample once an epoch, but has a WeightedRandomSampler: leave it out; classes",
+            LIKE + "show each sample once an epoch, but has a WeightedRandomSampler: leave it out, and let",
         ),
         (
             lambda rows: DataLoader(rows, sampler=RandomSampler(rows, replacement=True)),
