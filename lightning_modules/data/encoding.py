@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -117,10 +116,10 @@ class FittedCategories:
 
     def indices(self, column: CategoryColumn) -> NDArray[np.int64]:
         """Return the index of each row's category, shape (N,)."""
-        places: dict[str | None, int] = {value: place for place, value in enumerate(self.known, 1)}
-        if self.has_missing:
-            places[None] = len(self.known) + 1
-        return np.array([places.get(value, 0) for value in column.values], dtype=np.int64)
+        places = {value: place for place, value in enumerate(self.known, 1)}
+        missing = len(self.known) + 1 if self.has_missing else 0
+        found = np.array([*(places.get(value, 0) for value in column.categories), missing], dtype=np.int64)
+        return found[column.codes]  # -1, of a missing one, is the last
 
     def one_hot(self, column: CategoryColumn) -> Floats:
         """Return a column of 0 and 1 for each category, shape (N, D).
@@ -143,9 +142,10 @@ def fit_categories(column: CategoryColumn, train: Rows, most: int) -> FittedCate
     Raises:
         ValueError: If nearly each training row has a category of its own.
     """
-    given = [value for value, is_train in zip(column.values, train, strict=True) if is_train]
-    counts = Counter(value for value in given if value is not None)
-    present = counts.total()
+    given = column.codes[train]
+    every = np.bincount(given[given >= 0], minlength=len(column.categories)).tolist()
+    counts = {value: count for value, count in zip(column.categories, every, strict=True) if count}
+    present = sum(counts.values())
     if present >= _NAMES_ROWS and len(counts) > _NAMES_SHARE * present:
         raise ValueError(
             f"column {column.name!r} must hold categories, but has {len(counts):,} different texts in {present:,} "
@@ -159,19 +159,17 @@ def fit_categories(column: CategoryColumn, train: Rows, most: int) -> FittedCate
 def row_digests(columns: Sequence[Column]) -> list[str]:
     """Return a hash of what each row holds in some columns, whatever their order."""
     ordered = sorted(columns, key=lambda column: column.name)
-    size = len(ordered[0].values)
+    size = len(columns[0].values if isinstance(columns[0], NumberColumn) else columns[0].codes)
     held = [column.values for column in ordered if isinstance(column, NumberColumn)]
     numbers = np.stack(held, 1) if held else np.zeros((size, 0))
-    numbers = np.where(np.isnan(numbers), np.nan, numbers)  # NaN has many bit patterns
-    texts = [column.values for column in ordered if isinstance(column, CategoryColumn)]
-    found = []
-    for place, row in enumerate(np.ascontiguousarray(numbers)):
-        hasher = hashlib.sha256(row.tobytes())
-        for values in texts:
-            value = values[place]
-            hasher.update(b"-" if value is None else f"{len(value)}:{value}".encode())
-        found.append(hasher.hexdigest()[:32])
-    return found
+    numbers = np.ascontiguousarray(np.where(np.isnan(numbers), np.nan, numbers))  # NaN has many bit patterns
+    texts = []
+    for column in ordered:
+        if isinstance(column, CategoryColumn):
+            names = [f"{len(value)}:{value}".encode() for value in column.categories] + [b"-"]
+            texts.append([names[code] for code in column.codes])
+    rows = zip((row.tobytes() for row in numbers), *texts, strict=True)
+    return [hashlib.sha256(b"".join(row)).hexdigest()[:32] for row in rows]
 
 
 class Encoded(NamedTuple):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
 import difflib
 import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,12 @@ _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _PARQUET = (".parquet", ".pq")
 _SHOWN = 3  # rows or columns that are named
 _DATE = re.compile(r"(\d{4}-\d{1,2}-\d{1,2}([T ].*)?|\d{1,2}[/.]\d{1,2}[/.]\d{2,4})")
+
+_KINDS_OF_PANDAS = {
+    **dict.fromkeys(("boolean", "integer", "floating", "mixed-integer-float", "decimal"), "numbers"),
+    **dict.fromkeys(("datetime64", "datetime", "date", "time", "timedelta64", "timedelta", "period"), "dates"),
+}
+"""What ``infer_dtype`` calls values that are taken as numbers, or refused as dates."""
 
 Floats = NDArray[np.float64]
 
@@ -44,11 +48,13 @@ class CategoryColumn:
 
     Attributes:
         name: Its name.
-        values: The category of each of N rows, as text; ``None`` where it is missing.
+        codes: Position in ``categories`` of each row's category, shape (N,), or -1 where it is missing.
+        categories: Names of the categories.
     """
 
     name: str
-    values: list[str | None]
+    codes: NDArray[np.int64]
+    categories: tuple[str, ...]
 
 
 Column = NumberColumn | CategoryColumn
@@ -60,7 +66,7 @@ def read_table(file: Path, *, separator: str | None, text: Iterable[str] = ()) -
     Args:
         file: A file of CSV or TSV, also with ``.gz``, in UTF-8 and with a header, or of Parquet.
         separator: Of the columns of a text file; ``None`` goes by its name.
-        text: Columns that are read as text, whatever they hold.
+        text: Columns of names, which are read from a text file as whole numbers if all are, and else as they stand.
 
     Raises:
         ValueError: If it can't be read, has no rows, or a column has no name of its own.
@@ -102,7 +108,19 @@ def _read_text(file: Path, separator: str, text: list[str]) -> tuple[list[str], 
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # of rows with more values than the header has names
         frame = pd.read_csv(file, **how, low_memory=False, dtype=dict.fromkeys(text, str))
+    for name in text:
+        if name in frame and (names := _whole_numbers(frame[name])) is not None:
+            frame[name] = names
     return [str(name) for name in header.iloc[0]], frame
+
+
+def _whole_numbers(series: pd.Series[Any]) -> list[int] | None:
+    """Return texts as whole numbers, if that loses nothing: "007" is a text, and so are the others then."""
+    values = series.tolist()
+    if not all(isinstance(value, str) and value.isascii() and value.isdecimal() for value in values):
+        return None
+    found = [int(value) for value in values]
+    return found if [str(value) for value in found] == values else None
 
 
 def check_columns(frame: pd.DataFrame, named: Sequence[str], option: str, file: Path) -> None:
@@ -142,17 +160,17 @@ def as_column(series: pd.Series[Any], *, is_category: bool) -> Column:
     Raises:
         ValueError: If it holds dates, infinity, or values of another kind.
     """
-    name, kind = str(series.name), _kind(series)
+    name, kind = str(series.name), kind_of(series)
     if kind == "dates":
         raise ValueError(
             f"column {name!r} holds dates: make numbers of them first (as days since a date, or the month), or leave "
             "it out by drop=."
         )
     if kind == "categories" or (is_category and kind == "numbers"):
-        absent = series.isna()
-        return CategoryColumn(
-            name, [None if gone else _text(value) for gone, value in zip(absent, series.astype(object), strict=True)]
-        )
+        codes, found = pd.factorize(series.astype(object))
+        names = [_text(value) for value in found]
+        known, places = np.unique(np.array(names, dtype=str), return_inverse=True)  # 1 and "1" are one category
+        return CategoryColumn(name, np.append(places, -1)[codes], tuple(map(str, known)))
     if kind != "numbers":
         raise ValueError(
             f"column {name!r} must hold numbers, booleans or texts, but holds {kind}: convert it, or leave it out by "
@@ -167,42 +185,23 @@ def numbers(series: pd.Series[Any]) -> Floats:
     Raises:
         ValueError: If one is infinite.
     """
-    values = series.astype(object).where(series.notna(), np.nan).to_numpy().astype(np.float64)
+    values = series.to_numpy(dtype=np.float64, na_value=np.nan)
     if (endless := np.isinf(values)).any():
         raise ValueError(f"column {str(series.name)!r} must hold finite numbers, but has infinity in {rows(endless)}.")
     return values + 0.0  # no -0, which is another number to a hash
 
 
-def is_numeric(series: pd.Series[Any]) -> bool:
-    """Return whether a column holds numbers or booleans."""
-    return _kind(series) == "numbers"
-
-
-def holds_dates(series: pd.Series[Any]) -> bool:
-    """Return whether a column holds dates or times, also as texts such as 2026-11-30 or 30/11/2026."""
-    return _kind(series) == "dates"
-
-
-def _kind(series: pd.Series[Any]) -> str:
-    """Return ``"numbers"``, ``"categories"``, ``"dates"``, or the name of another type."""
-    dtype = series.dtype
-    if isinstance(dtype, pd.CategoricalDtype):
+def kind_of(series: pd.Series[Any]) -> str:
+    """Return ``"numbers"``, ``"categories"``, ``"dates"`` (or times, also as texts), or what else a column holds."""
+    if isinstance(series.dtype, pd.CategoricalDtype):
         return "categories"
-    if types.is_datetime64_any_dtype(dtype) or types.is_timedelta64_dtype(dtype):
-        return "dates"
-    if types.is_complex_dtype(dtype):
-        return str(dtype)
-    if types.is_bool_dtype(dtype) or types.is_numeric_dtype(dtype):
-        return "numbers"
-    present = series.dropna()
-    if all(isinstance(value, str) for value in present):
-        return "dates" if len(present) and all(map(_DATE.fullmatch, present)) else "categories"
-    if all(isinstance(value, Number | np.bool_) and not isinstance(value, complex) for value in present):
-        return "numbers"
-    odd = next(value for value in present if not isinstance(value, str | Number))
-    if isinstance(odd, datetime.date | datetime.time | datetime.timedelta):
-        return "dates"
-    return type(odd).__name__
+    found = types.infer_dtype(series, skipna=True)
+    if found in _KINDS_OF_PANDAS:
+        return _KINDS_OF_PANDAS[found]
+    if found not in ("string", "empty"):
+        return f"values of type {found}"
+    present = pd.unique(series.dropna().astype(object))
+    return "dates" if len(present) and all(map(_DATE.fullmatch, present)) else "categories"
 
 
 def _text(value: Any) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.data.encoding import Rows
-from lightning_modules.data.table_files import holds_dates, is_numeric, numbers, rows
+from lightning_modules.data.table_files import kind_of, numbers, rows
 
 KINDS = ("classification", "multilabel", "regression")
 _MANY_SHARE, _MANY = 0.2, 1000  # whole numbers with more different values than this are amounts
@@ -47,8 +47,8 @@ def read_labels(frame: pd.DataFrame, names: Sequence[str], kind: str) -> Labels:
                 f"label {name!r} must be known in each row, but is missing in {rows(missing)} (empty, or a word such "
                 "as NA or None): fill these rows in, or take them out."
             )
-        if holds_dates(frame[name]):
-            raise ValueError(f"label {name!r} must hold classes or numbers, but holds dates: make numbers of them.")
+        if (held := kind_of(frame[name])) not in ("numbers", "categories"):
+            raise ValueError(f"label {name!r} must hold classes or numbers, but holds {held}: convert it.")
         if frame[name].nunique() < 2:
             raise ValueError(
                 f"label {name!r} must have two values at least, but is {frame[name].iloc[0]!s} in each row."
@@ -59,7 +59,7 @@ def read_labels(frame: pd.DataFrame, names: Sequence[str], kind: str) -> Labels:
         columns = [_presence(frame[name]) for name in names]
         return Labels(torch.from_numpy(np.stack(columns, 1)), tuple(names))
     for name in names:
-        if not is_numeric(frame[name]):
+        if kind_of(frame[name]) != "numbers":
             raise ValueError(
                 f"label {name!r} must hold numbers for regression, but has {frame[name].iloc[0]!r} in row 1."
             )
@@ -69,7 +69,7 @@ def read_labels(frame: pd.DataFrame, names: Sequence[str], kind: str) -> Labels:
 
 def _classes(series: pd.Series[Any]) -> Labels:
     """Return class indices, shape (N,): of numbers in their order, of texts in that of the alphabet."""
-    if not is_numeric(series):
+    if kind_of(series) != "numbers":
         texts = series.astype(object).map(str).to_numpy(dtype=str)
         known, places = np.unique(texts, return_inverse=True)
         return Labels(torch.from_numpy(places.astype(np.int64)), tuple(map(str, known)))

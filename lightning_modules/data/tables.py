@@ -236,7 +236,7 @@ def _check_classes(parts: NDArray[np.str_], classes: NDArray[np.int64], names: S
 
 
 def _ids(series: pd.Series[Any]) -> tuple[int | str, ...]:
-    """Return the names of the rows: whole numbers where all are.
+    """Return the names of the rows.
 
     Raises:
         ValueError: If a row has none, or two have the same.
@@ -244,16 +244,12 @@ def _ids(series: pd.Series[Any]) -> tuple[int | str, ...]:
     name = str(series.name)
     if (absent := series.isna()).any():
         raise ValueError(f"id {name!r} must name each row, but is missing in {rows(absent)}.")
-    values = series.tolist()
-    if all(isinstance(value, str) for value in values) and all(str(value).isdecimal() for value in values):
-        whole = [int(value) for value in values]
-        values = whole if [str(value) for value in whole] == values else values  # "007" stays a text
     if (doubled := series.duplicated(keep=False)).any():
         raise ValueError(
             f"id {name!r} must name one row each, but {series[doubled].iloc[0]!r} names two of the rows "
             f"{rows(doubled).removeprefix('rows ')}."
         )
-    return sample_ids(values)
+    return sample_ids(series)
 
 
 def _scales(labels: Sequence[str], deviations: Sequence[float], standardize: bool) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +137,35 @@ def test_parquet_keeps_categories_nullable_numbers_and_a_named_index(tmp_path: P
     assert {"city=Oslo", "age", "member"} <= {*data.feature_names}
 
 
+def test_gaps_among_booleans_and_decimals_leave_them_numbers(tmp_path: Path) -> None:
+    draw = np.random.default_rng(1)
+    frame = table().assign(paid=draw.choice(np.array([True, False, None], dtype=object), ROWS))
+    frame["price"] = [Decimal(row) / 4 for row in range(ROWS)]
+    data = tables(tmp_path, frame, name="table.parquet")
+    assert {"paid", "paid is missing", "price"} <= {*data.feature_names}
+    told = frame_of(data, "val", frame)["paid"].isna().astype(float).tolist()
+    assert tensor(data, "val")[:, data.feature_names.index("paid is missing")].tolist() == told
+
+
+@pytest.mark.parametrize(
+    ("column", "told"),
+    [
+        ([[1, 2]] * ROWS, "column 'odd' must hold numbers, booleans or texts, but holds values of type mixed"),
+        ([datetime.date(2026, 11, 30)] * ROWS, "column 'odd' holds dates"),
+        ([datetime.timedelta(days=2)] * ROWS, "column 'odd' holds dates"),
+        ([b"x"] * ROWS, "but holds values of type bytes"),
+    ],
+)
+def test_values_of_other_types_are_refused_as_inputs_and_as_labels(
+    tmp_path: Path, column: list[Any], told: str
+) -> None:
+    frame = table().assign(odd=column)
+    with pytest.raises(ValueError, match=told):
+        tables(tmp_path, frame, name="table.parquet")
+    with pytest.raises(ValueError, match="label 'odd' must hold classes or numbers, but holds "):
+        tables(tmp_path, frame, name="table.parquet", label="odd")
+
+
 def test_splits_are_stratified_and_do_not_depend_on_the_order_of_rows_or_columns(tmp_path: Path) -> None:
     data = tables(tmp_path)
     counts = table()["kind"].value_counts()
@@ -181,6 +212,9 @@ def test_ids_name_the_rows_as_numbers_where_all_are(tmp_path: Path) -> None:
     assert first([f"r{place:03}" for place in range(ROWS)]) == ["r000", "r001"]
     assert first([str(place + 5) for place in range(ROWS)]) == [5, 6]
     assert first([f"{place:03}" for place in range(ROWS)]) == ["000", "001"]
+    frame = table().assign(name=[str(place) for place in range(ROWS)])
+    data = tables(tmp_path, frame, name="table.parquet")  # which tells texts from numbers
+    assert sorted(data.splits["val"].ids or ())[0] in {*frame["name"]}
     assert tables(tmp_path, id=None, drop="name").splits["train"].ids is None
 
 
