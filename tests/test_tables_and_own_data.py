@@ -47,7 +47,7 @@ def test_the_example_of_a_table_is_searched_and_its_study_goes_on(wines: Path, t
     output = search(tmp_path, *flags)
     assert "107 train, 35 val, 36 test samples" in output and "4/4 done" in output
     again = search(tmp_path, *flags)
-    assert "error" not in again and len(numbers(tmp_path, "wines")) == 4
+    assert "error: " not in again and len(numbers(tmp_path, "wines")) == 4
 
 
 def test_outputs_in_a_file_are_joined_to_the_rows_of_a_table_by_the_column_that_names_them(
