@@ -10,13 +10,12 @@ stated beside it, for it is paid once, not once a trial.
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from learning_curves import prepared_for
@@ -27,53 +26,22 @@ from harness.preparation.prepared import Prepared
 from harness.preparation.scoring import score
 from harness.space import Configuration, SearchSpace
 from harness.trials.trial import TrainingSpec, ordered_logits, train_student
-from lightning_modules.batch import Batch, call
-from lightning_modules.data.tensors import TensorDataModule, TensorLoader
+from lightning_modules.batch import call
+from lightning_modules.data.live import LiveTeacher
+from lightning_modules.data.tensors import TensorDataModule
 
 SPACE = "fashion-mnist-shifted"
 CONFIGURATION = Configuration({"width": 8}, {"temperature": 4.0, "alpha": 0.3}, {"learning_rate": 0.01})
-_ENDLESS = 2**31  # views: one of its own for every epoch
 
 
-class OnlineLoader(TensorLoader):
-    """Asks a teacher about each batch, as it is moved this time."""
-
-    def __init__(self, network: nn.Module, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.network = network
-
-    @torch.no_grad()
-    def _asked(self, batch: Batch) -> Batch:
-        return replace(batch, teacher={"logits": call(self.network, batch.inputs)})
-
-    def __iter__(self) -> Iterator[list[Batch]]:
-        for item in super().__iter__():
-            yield [self._asked(batch) for batch in item]
-
-
-class OnlineData(TensorDataModule):
-    """The same samples, with a teacher that is asked at every step."""
-
-    def __init__(self, network: nn.Module, stored: TensorDataModule) -> None:
-        assert stored.views is not None
-        super().__init__(
-            train=stored.splits["train"],
-            val=stored.splits["val"],
-            test=stored.splits["test"],
-            batch_size=stored.batch_size,
-            views=replace(stored.views, count=_ENDLESS, seed=1),
-        )
-        self.network = network
-        self.attach({"val": stored.teacher_outputs["val"]})
-
-    def train_dataloader(self) -> TensorLoader:
-        return OnlineLoader(
-            self.network,
-            self.splits["train"],
-            batch_size=self.batch_size,
-            shuffle_seed=self.seed,
-            views=self.views,
-        )
+def with_online_teacher(stored: TensorDataModule, network: nn.Module) -> TensorDataModule:
+    """Return the same samples, fresh in each epoch, with a teacher that is asked at every step."""
+    assert stored.views is not None
+    online = copy.copy(stored)
+    online.views = replace(stored.views, count=1, fresh=True, seed=1)
+    online.attach({"val": stored.teacher_outputs["val"]})
+    online.live = LiveTeacher([network], average=lambda logits: logits[0])
+    return online
 
 
 def trained(space: SearchSpace, prepared: Prepared, seed: int) -> tuple[float, float]:
@@ -102,7 +70,7 @@ def main() -> None:
     (file,) = (runs_dir / "cache" / "teachers").glob("*/teacher.safetensors")
     network = space.task.teacher().eval().requires_grad_(False)
     network.load_state_dict(load_file(file))
-    online = replace(stored, data=OnlineData(network, stored.data))
+    online = replace(stored, data=with_online_teacher(stored.data, network))
     views = stored.data.views
     assert views is not None
     started = time.perf_counter()

@@ -64,6 +64,7 @@ def search(
     teacher: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     teachers: int | None = None,
     ensemble: str | None = None,
+    teacher_outputs: str = "auto",
     data_dir: str | os.PathLike[str] | None = None,
     accelerator: str = "auto",
     workers: int | None = None,
@@ -106,6 +107,8 @@ def search(
             outputs, ``.onnx``, ``.keras`` or ``.skops``. By default one is trained, once.
         teachers: How many teachers to train that teach as one.
         ensemble: What is averaged of several teachers.
+        teacher_outputs: ``"stored"``, ``"live"`` or ``"auto"``: whether a teacher is asked once about each training
+            sample, or about each batch.
         data_dir: Where the task finds its data.
         accelerator: Lightning's name of the device.
         workers: Trials at a time; by default one for each core, or one on a GPU. A space that is in no file is searched

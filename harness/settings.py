@@ -9,6 +9,8 @@ SAMPLERS = ("front", "tpe", "nsga2", "gp", "random")
 PRUNERS = ("pareto", "none")
 AVERAGES = ("probabilities", "logits")
 """The quantities of several teachers that can be averaged; see ``harness.teachers.ensemble``."""
+TEACHER_OUTPUTS = ("auto", "stored", "live")
+"""See ``harness.teachers.asking``."""
 CONTROLS = ("tuned", "plain", "none")
 """See ``harness.trials.controls``: ``tuned`` has the plain ones too."""
 CONFIRM_CONTROLS = CONTROLS[:2]
@@ -96,6 +98,7 @@ class Settings(StudyPlaces):
         teachers: Checkpoints of the teachers; none trains some.
         trained_teachers: How many are trained, where none is given, each with a seed of its own.
         average: One of ``AVERAGES``; nothing where there is one teacher.
+        teacher_outputs: One of ``TEACHER_OUTPUTS``: whether a teacher is asked once, or about each training batch.
         epochs: Epochs of every trial; ``None`` takes the space's.
         objectives: Names of the metrics that span the front; ``None`` takes accuracy, latency and parameters.
         sampler: One of ``SAMPLERS``.
@@ -122,6 +125,7 @@ class Settings(StudyPlaces):
     teachers: tuple[Path, ...] = ()
     trained_teachers: int = 1
     average: str = AVERAGES[0]
+    teacher_outputs: str = TEACHER_OUTPUTS[0]
     epochs: int | None = None
     objectives: tuple[str, ...] | None = None
     sampler: str = SAMPLERS[0]

@@ -27,7 +27,7 @@ from harness.metrics import DEFAULT_OBJECTIVES, METRICS
 from harness.options.commands import NO_RECIPE, search_settings, space_of
 from harness.options.given import Given
 from harness.recipes import DEFAULT_RECIPES, RECIPES
-from harness.settings import AVERAGES, CONTROLS, PRUNERS, SAMPLERS, Settings
+from harness.settings import AVERAGES, CONTROLS, PRUNERS, SAMPLERS, TEACHER_OUTPUTS, Settings
 
 _ABOUT = """\
 Search the students of a teacher: trains small students by knowledge
@@ -70,6 +70,13 @@ def search_command(typed: str) -> Command:
                     "|".join(AVERAGES),
                     "what is averaged of several teachers: their probabilities, or their centred logits (default: "
                     f"{AVERAGES[0]})",
+                ),
+                option(
+                    "--teacher-outputs",
+                    "|".join(TEACHER_OUTPUTS),
+                    "stored: the teacher is asked once about each training sample, and its outputs are kept; live: it "
+                    "is asked about each batch, as it is trained on; auto: what is cheaper, and live where views are "
+                    f"fresh or samples mixed (default: {TEACHER_OUTPUTS[0]})",
                 ),
             ],
             _WORKERS: _workers(),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from harness.networks.student_checks import Students
 from harness.networks.students import build_student
 from harness.preparation.method_checks import teacher_layers
+from harness.preparation.teacher_checks import sample_of
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
 from harness.task import deployed_network
@@ -130,7 +131,7 @@ def subsample(data: TensorDataModule, device: torch.device, batch_size: int) -> 
         batch_size: Samples in a batch, of which ``BATCH`` are taken at most.
     """
     sample = copy.copy(data)
-    sample.splits = {name: _subsample_split(split) for name, split in data.splits.items()}
+    sample.splits = {name: sample_of(data, name, sampled_rows(split)) for name, split in data.splits.items()}
     sample.batch_size = min(batch_size, BATCH)
     sample.teacher_outputs = {}
     sample.sampler = None  # which knows the positions of all samples
@@ -141,10 +142,6 @@ def subsample(data: TensorDataModule, device: torch.device, batch_size: int) -> 
 def sampled_rows(split: Split) -> Tensor:
     """Return the positions of the samples that ``subsample`` takes of a split."""
     return torch.linspace(0, len(split) - 1, min(SAMPLES, len(split))).long()
-
-
-def _subsample_split(split: Split) -> Split:
-    return split.at(sampled_rows(split))
 
 
 def format_values(values: Mapping[str, Any]) -> str:

@@ -16,10 +16,8 @@ from harness.networks.logits import label_classes
 from harness.space import load_space
 from harness.space_training import batch_sizes
 from harness.task import load_data
-from lightning_modules.batch import Inputs, select
 from lightning_modules.data import tensors
-from lightning_modules.data.tensors import not_finite
-from lightning_modules.data.views import show
+from lightning_modules.data.tensors import TensorDataModule, not_finite
 
 _OF_SPLITS = Path(tensors.__file__).resolve().parent
 _OF_TASK = Path(task.__file__).resolve()  # which checks the labels
@@ -54,6 +52,7 @@ def check_data_loads(context: CheckContext) -> str:
     context.classes = label_classes(data, space.task.output)
     largest = batch_sizes(space.task.training, space.training, data.batch_size)[-1]
     context.sample = subsample(data, context.device, largest)
+    context.sample.soft_targets = lambda target: space.task.output.soft_targets(target, context.classes)
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
     told = f"{sizes}; {context.space.task.output}, {context.classes} by the labels; finite"
     return "; ".join([told, *data.notes])
@@ -108,25 +107,22 @@ def check_views_are_repeatable(context: CheckContext) -> str:
     views, sample = context.data.views, context.sample
     if views is None:
         return "none: samples are used as they are"
-    ids = torch.arange(min(16, len(sample.splits["train"])))
-    train = sample.splits["train"].to(torch.device("cpu"))
+    ids = torch.arange(min(16, len(sample.splits["train"])), device=sample.device)
     seen = []
-    for view in range(views.count):
-        at_once = _view(context, train.inputs, ids, view)
-        backwards = _view(context, train.inputs, ids.flip(0), view)
-        alone = _view(context, train.inputs, ids[3:4], view)
+    for view in views.examples:
+        at_once, backwards = _view(sample, ids, view), _view(sample, ids.flip(0), view)
+        alone = _view(sample, ids[3:4], view)
         for name, values in at_once.items():
             if not (torch.equal(values, backwards[name].flip(0)) and torch.equal(values[3:4], alone[name])):
                 raise CheckFailed(f"view {view} of a sample changes when it is computed again, or in another batch")
         seen.append(tensors_digest(at_once))
-    if views.count > 1 and len(set(seen)) == 1:
-        raise CheckWarning(f"all {views.count} views of a sample are the same")
-    return f"{views.count} of each sample, the same in any batch"
+    if len(views.examples) > 1 and len(set(seen)) == 1:
+        raise CheckWarning(f"all {'fresh' if views.fresh else views.count} views of a sample are the same")
+    return f"{views}, the same in any batch"
 
 
-def _view(context: CheckContext, inputs: Inputs, ids: Tensor, view: int) -> dict[str, Tensor]:
-    assert context.data.views is not None
-    shown, targets = show(context.data.views, select(inputs, ids), ids, view)
+def _view(sample: TensorDataModule, ids: Tensor, view: int) -> dict[str, Tensor]:
+    shown, targets = sample.shown(ids, view)
     named = shown if isinstance(shown, dict) else {"inputs": shown}
     return named if targets is None else {**named, "targets": targets}
 

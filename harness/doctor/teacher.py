@@ -20,11 +20,11 @@ from harness.preparation.teacher_checks import check_outputs
 from harness.task import make_metrics
 from harness.teachers.black_box import BlackBoxTeacher
 from harness.teachers.make import AS_IT_IS, find_teacher
-from harness.teachers.outputs import find_teacher_outputs, run_teacher
+from harness.teachers.outputs import SEARCHED, find_teacher_outputs, run_teacher
 from harness.teachers.untrained import learns
 from lightning_modules.classifier import TeacherModule
+from lightning_modules.data.live import LiveTeacher
 from lightning_modules.data.tensors import Split
-from lightning_modules.data.views import show
 from lightning_modules.training import Training
 
 _PARTS_SHOWN = 3
@@ -89,9 +89,14 @@ def check_teacher_in_eval_mode(context: CheckContext) -> str:
     context.teacher.eval().requires_grad_(False)
     hooks = [note(name or "the whole", part) for name, part in context.teacher.named_modules()]
     try:
-        outputs = run_teacher(context.teacher, context.sample, layers=teacher_layers(context.space))
+        sample = context.sample
+        is_live = sample.views is not None and not sample.views.can_be_stored
+        splits = ("val",) if is_live else SEARCHED
+        outputs = run_teacher(context.teacher, sample, layers=teacher_layers(context.space), splits=splits)
         check_outputs("the teacher", outputs, context.space.task.output)
-        context.sample.attach(outputs)
+        sample.attach(outputs)
+        if is_live:
+            sample.live = LiveTeacher([context.teacher], average=lambda logits: logits[0])
     finally:
         for hook in hooks:
             hook.remove()
@@ -118,13 +123,15 @@ def check_stored_outputs(context: CheckContext) -> str:
         val = sample.splits["val"]
         _compare(sample.teacher_outputs["val"]["logits"], logits_of(context.teacher, val.inputs), "validation samples")
         return f"those that it gives again, of {len(val)} validation samples"
-    views = 1 if sample.views is None else sample.views.count
-    for view in range(views):
+    if sample.live is not None:
+        raise CheckNotApplicable(f"none: {sample.views}, about which it is asked live")
+    views = range(1) if sample.views is None else sample.views.examples
+    for view in views:
         loader.set_epoch(view)
         for batch in (batch for item in loader for batch in item):
             _compare(batch.teacher["logits"], logits_of(context.teacher, batch.inputs), "shuffled training samples")
     shown = f"live ones, of {len(sample.splits['train'])} shuffled samples" + (
-        f", {views} views of each" if sample.views else ""
+        f", {sample.views}" if sample.views else ""
     )
     return shown + _compare_cached(context)
 
@@ -144,7 +151,7 @@ def _compare_cached(context: CheckContext) -> str:
         ids = torch.linspace(0, len(split) - 1, min(SAMPLES, len(split))).long()
         shown, stored = split.at(ids), outputs["logits"][ids]
         if name == "train" and data.views is not None:
-            inputs, _ = show(data.views, shown.inputs, ids, 0)
+            inputs, _ = data.shown(ids, 0)
             shown, stored = Split(inputs, shown.labels), stored[:, 0]
         _compare(stored, logits_of(context.teacher, shown.to(context.device).inputs), f"samples of {name} in the cache")
     return ", and those kept in the cache"

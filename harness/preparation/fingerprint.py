@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from harness.core.content import TensorHasher
-from lightning_modules.batch import Inputs, select
+from lightning_modules.batch import Inputs
 from lightning_modules.data.tensors import TensorDataModule
-from lightning_modules.data.views import show
+from lightning_modules.data.views import Views
 
+_HASHED_IN_PART = 64  # samples whose views stand for those of all
 _HASHED_AT_ONCE, _HASHED_BYTES = 4096, 2**26  # samples, and bytes of them: views need not fit in memory
 
 
@@ -21,15 +22,27 @@ def fingerprint(data: TensorDataModule) -> str:
     if data.sampler is not None:
         hasher.add("an epoch shows", data.sampler.order(0, 0))
     if data.views is not None:
-        train = data.splits["train"]
-        size = max(1, min(_HASHED_AT_ONCE, _HASHED_BYTES // max(1, _bytes_of(train.few(1).inputs))))
-        for view in range(data.views.count):
-            for ids in torch.arange(len(train)).split(size):
-                inputs, targets = show(data.views, select(train.inputs, ids), ids, view)
-                _add(hasher, f"view {view} of train", inputs)
-                if targets is not None:
-                    hasher.add(f"view {view} of train: targets", targets)
+        _add_views(hasher, data, data.views)
     return hasher.key()
+
+
+def _add_views(hasher: TensorHasher, data: TensorDataModule, views: Views) -> None:
+    """Hash every view of every sample; of views that are fresh, or read from disk, those of some samples."""
+    train = data.splits["train"]
+    in_part = views.fresh or train.is_read
+    ids = torch.linspace(0, len(train) - 1, min(_HASHED_IN_PART, len(train))).long() if in_part else None
+    ids = torch.arange(len(train)) if ids is None else ids
+    if in_part:
+        hasher.add_text(f"{len(views.examples)} views, fresh: {views.fresh}, seed {views.seed}")
+    if views.mix is not None:
+        hasher.add_text(f"mixed by {views.mix!r}, seed {views.seed}")
+    size = max(1, min(_HASHED_AT_ONCE, _HASHED_BYTES // max(1, _bytes_of(train.few(1).inputs))))
+    for view in views.examples:
+        for some in ids.split(size):
+            inputs, targets = data.shown(some, view)
+            _add(hasher, f"view {view} of train", inputs)
+            if targets is not None:
+                hasher.add(f"view {view} of train: targets", targets)
 
 
 def _bytes_of(inputs: Inputs) -> int:

@@ -89,6 +89,24 @@ def check_targets(space: SearchSpace, are_mixed: bool) -> None:
         _refuse_unfit(space, lambda method: targets_fault(method, space))
 
 
+def check_live(space: SearchSpace) -> None:
+    """Check that each method can be trained with a teacher that is asked live.
+
+    Args:
+        space: The space, with fixed parameters.
+
+    Raises:
+        HarnessError: If one needs the outputs of all training samples at once.
+    """
+    _refuse_unfit(space, lambda method: _live_fault(method, space))
+
+
+def _live_fault(method: str, space: SearchSpace) -> str | None:
+    if not space.criteria[method].needs_stored:
+        return None
+    return f"method {method!r} can't be searched: it needs the teacher's stored outputs, but the teacher is asked live"
+
+
 def _refuse_unfit(space: SearchSpace, fault_of: Callable[[str], str | None]) -> None:
     """Refuse a space if one of its methods has a fault: name the first, and how to leave all such methods out."""
     faults = {method: fault for method in space.methods if (fault := fault_of(method))}

@@ -18,10 +18,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from harness.core.errors import HarnessError
+from harness.core.errors import HarnessError, one_line
 from lightning_modules.batch import Inputs, select
+from lightning_modules.data.augment import Augment
 from lightning_modules.data.tensors import TensorDataModule
-from lightning_modules.data.views import Views, show
 from lightning_modules.outputs import Output
 
 PROBED = 32
@@ -54,19 +54,24 @@ def mixes_targets(data: TensorDataModule, classes: int, output: Output) -> bool:
     if data.views is None:
         return False
     ids = torch.arange(min(_ALONE, len(data.splits["train"])), device=data.device)
-    found = [_shown(data, data.views, ids, view)[1] for view in range(data.views.count)]
+    found = [data.shown(ids, view)[1] for view in data.views.examples]
     given = [targets for targets in found if targets is not None]
+    labels = data.splits["train"].labels[ids]
+    if data.views.mix is not None:
+        try:
+            output.soft_targets(given[0] if given else labels, classes)
+        except ValueError as error:
+            raise HarnessError(one_line(error)) from error
     if not given:
-        return False
+        return data.views.mix is not None
     if len(given) < len(found):
         raise HarnessError(
             "all views must give targets, or none, but some of Views.of's answers are (inputs, targets)."
         )
-    labels = data.splits["train"].labels[ids]
     for targets in given:
         if fault := output.view_targets_fault(targets, labels, classes):
             raise HarnessError(f"targets of a view must be {fault}.")
-    return any(output.are_mixed(targets) for targets in given)
+    return data.views.mix is not None or any(output.are_mixed(targets) for targets in given)
 
 
 def find_unrepeatable_view(data: TensorDataModule) -> str:
@@ -79,14 +84,12 @@ def find_unrepeatable_view(data: TensorDataModule) -> str:
         return ""
     ids = _probed(data)
     alone = ids[:: max(1, len(ids) // _ALONE)]
-    for view in range(data.views.count):
-        batch, again = (_flat(_shown(data, data.views, ids, view)[0]) for _ in range(2))
+    for view in data.views.examples:
+        batch, again = (_flat(data.shown(ids, view)[0]) for _ in range(2))
         if not torch.equal(batch, again):  # it draws anew each time, which is no mixing
             return _ANEW
         for place, one in enumerate(ids):
-            if one in alone and not _close(
-                _flat(_shown(data, data.views, one[None], view)[0]), batch[place : place + 1]
-            ):
+            if one in alone and not _close(_flat(data.shown(one[None], view)[0]), batch[place : place + 1]):
                 return _BESIDE
     return ""
 
@@ -109,19 +112,15 @@ def no_control_reason(data: TensorDataModule, classes: int, output: Output) -> s
         return f"the views mix samples, {labelled}"
     if find_unrepeatable_view(data) == _BESIDE:
         return f"{_BESIDE}, as a mix of them does, {labelled}"
-    for sample, view, other in _mixed(data, data.views):
+    for sample, view, other in _mixed(data):
         return f"the views mix samples (view {view} of training sample {sample} holds sample {other}), {labelled}"
     return ""
-
-
-def _shown(data: TensorDataModule, views: Views, ids: Tensor, view: int) -> tuple[Inputs, Tensor | None]:
-    return show(views, select(data.splits["train"].inputs, ids), ids, view)
 
 
 def _probed(data: TensorDataModule) -> Tensor:
     assert data.views is not None
     size = len(data.splits["train"])
-    count = min(size, max(_ALONE, PROBED // data.views.count))
+    count = min(size, max(_ALONE, PROBED // len(data.views.examples)))
     return torch.linspace(0, size - 1, count, device=data.device).long()
 
 
@@ -135,15 +134,18 @@ def _close(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.allclose(one, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()))
 
 
-def _mixed(data: TensorDataModule, views: Views) -> Iterator[tuple[int, int, int]]:
+def _mixed(data: TensorDataModule) -> Iterator[tuple[int, int, int]]:
     """Yield (sample, view, mixed-in sample of another class); none if fewer than ``_HITS`` views hold one."""
-    train, ids = data.splits["train"], _probed(data)
+    if isinstance(data.views, Augment):  # its transform is given one sample, and none to mix it with
+        return
+    assert data.views is not None
+    train, ids, examples = data.splits["train"], _probed(data), data.views.examples
     own, labels = _flat(select(train.inputs, ids)), train.labels.cpu()
-    shown = torch.cat([_flat(_shown(data, views, ids, view)[0]) for view in range(views.count)])
+    shown = torch.cat([_flat(data.shown(ids, view)[0]) for view in examples])
     if shown.shape[1:] != own.shape[1:] or shown.shape[1] < _LEAST_VALUES:
         return
     found = []
-    for place, held in _held(shown, own.repeat(views.count, 1), data).items():
+    for place, held in _held(shown, own.repeat(len(examples), 1), data).items():
         view, sample = place // len(ids), int(ids[place % len(ids)])
         held.discard(sample)
         if held and not any(torch.equal(labels[other], labels[sample]) for other in held):

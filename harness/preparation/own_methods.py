@@ -150,7 +150,7 @@ def _mixed_targets_fault(terms: Callable[[Batch], Any], data: TensorDataModule) 
     """Return why terms can't be computed with the probabilities that views give as targets; ``None`` if they can."""
     if data.views is None:
         return None
-    batch = next(iter(data.ordered("train")))[0]
+    batch = next(iter(data.train_dataloader()))[0]
     if not batch.target.is_floating_point():
         return None
     remedy = "take class probabilities too, or set needs_labels = True in its class"

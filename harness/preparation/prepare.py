@@ -73,10 +73,13 @@ def prepare(
     run.collect_warnings(students)
     teachers = run.make_teachers(data, dataset, students)
     teacher_digest = bind_teachers(study, [teacher.start for teacher in teachers], settings.average)
+    live = run.ask_live(teachers, data)
     run.begin_work(no_control, scored, named_classes)
-    outputs = run.make_outputs(teachers, data, dataset, splits)
+    stored = splits if live is None else [split for split in splits if split != "train"]
+    outputs = run.make_outputs(teachers, data, dataset, stored)
     scores = [attach_outputs(one, data, space, students.classes) for one in outputs]
     ensemble = attach_outputs(averaged(outputs, settings.average, space.task.output), data, space, students.classes)
+    data.live = live
     check_own_methods(space, data, run.task_code)
     costs = cost_table(settings, space, study, teachers, data, terminal)
     run.show_warnings([too_large(space, costs), unrepeatable])

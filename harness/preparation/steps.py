@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ from harness.preparation.cost_table import example_inputs, known_costs
 from harness.preparation.fingerprint import fingerprint
 from harness.preparation.method_checks import (
     check_classes,
+    check_live,
     check_no_layers,
     check_student_layers,
     check_targets,
@@ -44,6 +45,7 @@ from harness.space import SearchSpace
 from harness.studies.changes import pin_starts
 from harness.studies.study import Study
 from harness.task import Task, class_names, deployed_network, load_data, primary_metric
+from harness.teachers.asking import STORED, asking_costs, how_to_ask, live_teacher, told
 from harness.teachers.black_box import BlackBoxTeacher
 from harness.teachers.cache import ArtifactCache, null_lock
 from harness.teachers.ensemble import labels, make_teachers
@@ -53,6 +55,7 @@ from harness.teachers.untrained import learns
 from harness.tracking.mirror import Mirror
 from harness.training.fit import device_of
 from lightning_modules.batch import call
+from lightning_modules.data.live import LiveTeacher
 from lightning_modules.data.tensors import TensorDataModule
 
 _PROBED_SAMPLES = 16  # by which it is seen whether a student gives logits
@@ -92,7 +95,7 @@ class PreparationSteps:
         with self.task_code("views"):
             dataset = fingerprint(data)
         sizes = ", ".join(f"{len(part):,} {name}" for name, part in data.splits.items())
-        views = "" if data.views is None else f", {data.views.count} views of each to train on"
+        views = "" if data.views is None else f", {data.views} to train on"
         self._terminal.say(f"data      {sizes} samples{views}, {dataset}")
         for note in data.notes:
             self._terminal.say_wrapped(f"data      {note}", indent=INDENT)
@@ -116,6 +119,7 @@ class PreparationSteps:
         """Return why no control is fair, empty where one is, and a warning of views that are not repeatable."""
         with self.task_code("views"):
             check_targets(self._space, mixes_targets(data, classes, self._space.task.output))
+            data.soft_targets = partial(self._space.task.output.soft_targets, size=classes)
             no_control = no_control_reason(data, classes, self._space.task.output)
             fault = find_unrepeatable_view(data)
         if no_control:
@@ -190,6 +194,23 @@ class PreparationSteps:
         study.no_control = no_control
         study.primary_bounds = scored.bounds
         study.class_names = names
+
+    def ask_live(self, teachers: Sequence[Teacher], data: TensorDataModule) -> LiveTeacher | None:
+        """Choose how the teachers are asked, tell what either way takes, and return them if they are asked live."""
+        space, settings, study = self._space, self._settings, self._study
+        networks = [one.network for one in teachers if one.network is not None and one.black_box is None]
+        with user_code("the teacher", settings):
+            costs = None
+            if len(networks) == len(teachers):
+                costs = asking_costs(networks, data, space, settings, teacher_layers(space))
+            way = how_to_ask(settings.teacher_outputs, study.how_teachers_are_asked, teachers, data, costs)
+            study.pin_inputs(teacher_outputs=way)
+            if costs is not None:
+                self._terminal.say_wrapped(f"outputs   {told(way, costs)}", indent=INDENT)
+            if way == STORED:
+                return None
+            check_live(space)
+            return live_teacher(teachers, space, settings.average, example_inputs(data, ASKED))
 
     def make_outputs(
         self, teachers: Sequence[Teacher], data: TensorDataModule, dataset: str, splits: Sequence[str]

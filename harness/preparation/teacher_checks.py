@@ -103,17 +103,29 @@ def check_outputs(who: str, outputs: Outputs, output: Output) -> None:
 def few_samples(data: TensorDataModule) -> TensorDataModule:
     """Return a data module of two samples of each split, with different labels where there are any."""
     sample = copy.copy(data)
-    sample.splits = {name: _few(part) for name, part in data.splits.items()}
+    sample.splits = {name: sample_of(data, name, _few(part)) for name, part in data.splits.items()}
     sample.teacher_outputs = {}
     sample.sampler = None  # which knows the positions of all samples
     return sample
 
 
-def _few(split: Split) -> Split:
+def sample_of(data: TensorDataModule, split: str, ids: Tensor) -> Split:
+    """Return some samples of a split; in memory, but where views of them are to be shown.
+
+    Args:
+        data: The data.
+        split: Name of the split.
+        ids: Positions of the samples.
+    """
+    part = data.splits[split]
+    return part.part(ids) if split == "train" and data.views is not None else part.at(ids)
+
+
+def _few(split: Split) -> Tensor:
+    """Return the positions of two samples."""
     is_other = (split.labels != split.labels[0]).reshape(len(split), -1).any(1)
     others = is_other.nonzero().flatten()[:1]
-    ids = torch.cat([others.new_zeros(1), others if len(others) else others.new_full((1,), len(split) - 1)])
-    return split.at(ids)
+    return torch.cat([others.new_zeros(1), others if len(others) else others.new_full((1,), len(split) - 1)])
 
 
 def _check_masks(name: str, student: Tensor, teacher: Tensor) -> None:

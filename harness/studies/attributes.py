@@ -229,6 +229,12 @@ class StudyAttributes:
             self.costs_are_outdated = True
 
     @property
+    def how_teachers_are_asked(self) -> str | None:
+        """Return ``"stored"`` or ``"live"``, as it was so far; ``None`` if no teacher was asked yet."""
+        way: str | None = self.attrs.get(PREPARED_ATTR, {}).get("teacher_outputs")
+        return way
+
+    @property
     def ensemble(self) -> str:
         """Return the kind of average and the digests of an ensemble of teachers; empty for one teacher."""
         teacher = self.attrs.get(PREPARED_ATTR, {}).get("teacher", "")

@@ -1,5 +1,6 @@
 """Data for training: splits, data modules that serve them in batches, and views of samples."""
 
+from lightning_modules.data.augment import Augment, CutMix, Mix, MixUp
 from lightning_modules.data.disk import DatasetDataModule
 from lightning_modules.data.images import ImageFolders
 from lightning_modules.data.splits import stratified_splits
@@ -7,4 +8,16 @@ from lightning_modules.data.tables import Tables
 from lightning_modules.data.tensors import Split, TensorDataModule
 from lightning_modules.data.views import Views
 
-__all__ = ["DatasetDataModule", "ImageFolders", "Split", "Tables", "TensorDataModule", "Views", "stratified_splits"]
+__all__ = [
+    "Augment",
+    "CutMix",
+    "DatasetDataModule",
+    "ImageFolders",
+    "Mix",
+    "MixUp",
+    "Split",
+    "Tables",
+    "TensorDataModule",
+    "Views",
+    "stratified_splits",
+]

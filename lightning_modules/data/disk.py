@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence, Sized
+from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
 from typing import Any, cast
@@ -16,12 +17,26 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset
 
 from lightning_modules.batch import Batch, Inputs, moved_to
+from lightning_modules.data.augment import Augment, Augmentable, Transform
 from lightning_modules.data.content import HASHED_AT_ONCE, samples_digest
 from lightning_modules.data.loading import EpochLoader
 from lightning_modules.data.reading import Collate, Positions, end_with_parent, joined, leaves
 from lightning_modules.data.tensors import Split, TensorDataModule, sample_ids
 
 _READ_TWICE = 8  # samples, to see whether something is drawn at random
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A view of samples that are read.
+
+    Attributes:
+        augment: Makes it.
+        view: Its index.
+    """
+
+    augment: Augment
+    view: int
 
 
 class DatasetSplit(Split):
@@ -58,6 +73,7 @@ class DatasetSplit(Split):
         if not len(self):
             raise ValueError(f"{name} must have a sample at least, but the dataset is empty.")
 
+    is_read = True
     dataset: Dataset[Any]
     workers: int
     name: str
@@ -144,6 +160,10 @@ class DatasetSplit(Split):
         names = None if self.ids is None or len({*places}) < len(places) else [self.ids[place] for place in places]
         return Split(inputs, labels, names).to(self.device)
 
+    def part(self, ids: Tensor) -> Split:
+        """Return the samples at some positions, still to be read."""
+        return DatasetSplit(_part(self.dataset, ids.tolist()), workers=0, name=self.name).to(self.device)
+
     def few(self, count: int) -> Split:
         """Return the first ``count`` samples, or all if there are fewer, in memory."""
         return self.at(torch.arange(min(count, len(self))))
@@ -161,18 +181,18 @@ class DatasetSplit(Split):
         object.__setattr__(moved, "_content", self._content)
         return moved
 
-    def collate(self, ids: Sequence[int]) -> tuple[Inputs, Tensor]:
-        """Read samples, and join them to a batch."""
-        return joined([self.read(place) for place in ids], self.name)
+    def collate(self, ids: Sequence[int], shown: Shown | None = None) -> tuple[Inputs, Tensor]:
+        """Read samples, as they are or in one view, and join them to a batch."""
+        return joined([self.read(place, shown) for place in ids], self.name)
 
-    def read(self, place: int) -> tuple[Any, Any]:
-        """Read one sample.
+    def read(self, place: int, shown: Shown | None = None) -> tuple[Any, Any]:
+        """Read one sample, as it is or in one view.
 
         Raises:
             ValueError: If the dataset can't give it, or gives something else than (input, label).
         """
         try:
-            found = self.dataset[place]
+            found = self.dataset[place] if shown is None else shown.augment.read(self.dataset, place, shown.view)
         except Exception as error:
             raise ValueError(f"sample {place} of {self.name} can't be read: {type(error).__name__}: {error}") from error
         if not isinstance(found, tuple | list) or len(found) != 2:
@@ -183,8 +203,12 @@ class DatasetSplit(Split):
             )
         return found[0], found[1]
 
-    def batches(self, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Inputs, Tensor]]:
+    def batches(self, parts: Sequence[Tensor], shown: Shown | None = None) -> Iterator[tuple[Tensor, Inputs, Tensor]]:
         """Yield ids, inputs and labels of batches, read ahead by the workers, on the CPU.
+
+        Args:
+            parts: Positions of the samples of each batch.
+            shown: The view that is read; ``None`` reads samples as they are.
 
         Raises:
             ValueError: If the dataset has another length than before, or can't give a sample.
@@ -196,7 +220,7 @@ class DatasetSplit(Split):
             warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, which readers do not use
             reading = iter(
                 DataLoader(
-                    Positions(self.read),
+                    Positions(partial(self.read, shown=shown)),
                     batch_sampler=cast("Sampler[list[int]]", [part.tolist() for part in parts]),
                     num_workers=self.workers,
                     # Forks, whatever Python's default is: a dataset's class may be in a file that no other process
@@ -223,14 +247,41 @@ def listed_ids(dataset: Any) -> Any:
     return None if callable(names) else names  # a method of that name is the dataset's own
 
 
+class _Part(Dataset[Any]):
+    """Some samples of a dataset."""
+
+    def __init__(self, dataset: Dataset[Any], places: Sequence[int]) -> None:
+        self._dataset = dataset
+        self._places = places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, place: int) -> Any:
+        return self._dataset[self._places[place]]
+
+
+class _AugmentablePart(_Part):
+    """Some samples of a dataset that has more of a sample than it gives."""
+
+    _dataset: Augmentable  # type: ignore[assignment]
+
+    def augmented(self, place: int, transform: Transform) -> tuple[Any, Any]:
+        """Return a sample whose original has gone through a transform."""
+        return self._dataset.augmented(self._places[place], transform)
+
+
+def _part(dataset: Dataset[Any], places: Sequence[int]) -> Dataset[Any]:
+    return (_AugmentablePart if isinstance(dataset, Augmentable) else _Part)(dataset, places)
+
+
 class DatasetLoader(EpochLoader):
     """Iterates over a split that is read from disk; arguments as of ``EpochLoader``."""
 
-    views = None
+    split: DatasetSplit
 
     def __init__(self, split: DatasetSplit, **how: Any) -> None:
         super().__init__(split, **how)
-        self.split = split
 
     def __len__(self) -> int:
         return self.batches
@@ -239,13 +290,18 @@ class DatasetLoader(EpochLoader):
         order = self._order()
         edges = [*self._starts(), len(order)]
         parts = [order[first:last] for first, last in itertools.pairwise(edges)]
-        device = self.split.device
-        for ids, inputs, labels in self.split.batches(parts):
+        device, augment = self.split.device, self.views
+        assert augment is None or isinstance(augment, Augment)
+        reading = self.split.batches(parts, None if augment is None else Shown(augment, self.view))
+        for number, (ids, inputs, labels) in enumerate(reading):
             there = ids.to(device)
             target = self.split.labels[there]
-            self._check_labels(ids, labels, target.cpu())
-            teacher = {name: values[there].to(device) for name, values in self.teacher.items()}
-            yield [Batch(ids=there, inputs=moved_to(device, inputs), target=target, teacher=teacher)]
+            if augment is not None and augment.joint:
+                target = labels.to(device)
+            else:
+                self._check_labels(ids, labels, target.cpu())
+            batch = Batch(ids=there, inputs=moved_to(device, inputs), target=target, teacher=self._stored(there))
+            yield [self._completed(batch, number)]
 
     def _check_labels(self, ids: Tensor, read: Tensor, known: Tensor) -> None:
         differs = (read != known).reshape(len(ids), -1).any(1) if read.shape == known.shape else torch.ones(len(ids))
@@ -270,9 +326,10 @@ class DatasetDataModule(TensorDataModule):
         batch_size: Samples in a training batch.
         eval_batch_size: Samples in an evaluation batch; by default as many.
         workers: Processes that read samples; 0 reads in the process that trains.
+        augment: Augments training samples as they are read; ``None`` shows them as they are.
 
     Raises:
-        TypeError: If a dataset is not map-style.
+        TypeError: If a dataset is not map-style, or ``augment`` no ``Augment``.
         ValueError: If a dataset is empty, or a number is out of its range.
     """
 
@@ -285,34 +342,32 @@ class DatasetDataModule(TensorDataModule):
         batch_size: int = 64,
         eval_batch_size: int | None = None,
         workers: int = 0,
+        augment: Augment | None = None,
     ) -> None:
         if isinstance(workers, bool) or not isinstance(workers, Integral) or workers < 0:
             raise ValueError(f"workers must be a whole number of at least 0, but got {workers=}.")
         given = {"train": train, "val": val, "test": test}
         splits = {name: DatasetSplit(each, workers=int(workers), name=name) for name, each in given.items()}
         super().__init__(
-            **splits, batch_size=batch_size, eval_batch_size=batch_size if eval_batch_size is None else eval_batch_size
+            **splits,
+            batch_size=batch_size,
+            eval_batch_size=batch_size if eval_batch_size is None else eval_batch_size,
+            augment=augment,
         )
 
-    def train_dataloader(self) -> Any:
-        """Return training batches, in an order by (``seed``, epoch)."""
-        if not isinstance(self.splits["train"], DatasetSplit):  # a sample of it is in memory
-            return super().train_dataloader()
-        return DatasetLoader(
-            self._split("train"),
-            batch_size=self.batch_size,
-            teacher=self._batch_outputs("train"),
-            shuffle_seed=self.seed,
-            sampler=self.sampler,
-        )
+    def shown(self, ids: Tensor, view: int) -> tuple[Inputs, Tensor | None]:
+        """Return one view of some training samples, and its targets, if it has any."""
+        train = self.splits["train"]
+        if not isinstance(train, DatasetSplit):  # a sample of it is in memory
+            return super().shown(ids, view)
+        assert isinstance(self.views, Augment)
+        inputs, labels = train.collate([int(place) for place in ids], Shown(self.views, view))
+        return moved_to(train.device, inputs), labels.to(train.device) if self.views.joint else None
 
-    def ordered(self, split: str) -> Any:
-        """Return batches of ``split`` in the order of its samples."""
-        if not isinstance(self.splits[split], DatasetSplit):
-            return super().ordered(split)
-        return DatasetLoader(self._split(split), batch_size=self.eval_batch_size, teacher=self._batch_outputs(split))
-
-    def _split(self, name: str) -> DatasetSplit:
-        split = self.splits[name]
-        assert isinstance(split, DatasetSplit)
-        return split
+    def _loader(self, split: str, **how: Any) -> EpochLoader:
+        """Return batches of a split, which is read ahead."""
+        part = self.splits[split]
+        if not isinstance(part, DatasetSplit):
+            return super()._loader(split, **how)
+        views = self.views if split == "train" else None
+        return DatasetLoader(part, teacher=self._batch_outputs(split), views=views, **how)

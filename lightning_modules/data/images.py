@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lightning_modules.data.augment import Augment, Transform
 from lightning_modules.data.disk import DatasetDataModule
 
 SPLITS = ("train", "val", "test")
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
+_ROUNDING = 1e-3  # by which a resized picture may leave [0, 1]
 _SHOWN = 3  # pictures that are named
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -71,13 +73,37 @@ class PictureDataset(Dataset[Any]):
         return len(self.pictures)
 
     def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        return self._see(self._pixels(place)), self.targets[place]
+
+    def augmented(self, place: int, transform: Transform) -> tuple[Tensor, int]:
+        """Return a picture, transformed before it is scaled, cut and normalised, and its label.
+
+        Args:
+            place: Position of the picture.
+            transform: Called with its pixels (3, H, W), uint8, at the size of the file.
+
+        Raises:
+            ValueError: If it returns no pixels (3, H, W), uint8 or floats in [0, 1].
+        """
+        pixels = transform(self._pixels(place))
+        if not isinstance(pixels, Tensor) or pixels.ndim != 3 or len(pixels) != 3:
+            found = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
+            raise ValueError(f"a transform must return pixels (3, H, W), but returned {found}.")
+        if pixels.is_floating_point() and not -_ROUNDING <= float(pixels.min()) <= float(pixels.max()) <= 1 + _ROUNDING:
+            raise ValueError(
+                f"a transform must return uint8 or floats in [0, 1], but returned {float(pixels.min()):.3g} to "
+                f"{float(pixels.max()):.3g}; leave normalising to mean= and std= of the folder."
+            )
+        return self._see(pixels.as_subclass(Tensor)), self.targets[place]
+
+    def _pixels(self, place: int) -> Tensor:
+        """Return the pixels of a picture (3, H, W), uint8, as they are in the file."""
         from PIL import Image
         from torchvision.transforms.v2 import functional
 
-        picture = self.pictures[place]
-        with Image.open(picture.file) as image:
-            pixels = functional.pil_to_tensor(image.convert("RGB"))
-        return self._see(pixels), picture.label
+        with Image.open(self.pictures[place].file) as image:
+            pixels: Tensor = functional.pil_to_tensor(image.convert("RGB"))
+        return pixels
 
 
 class ImageFolders(DatasetDataModule):
@@ -93,7 +119,9 @@ class ImageFolders(DatasetDataModule):
         eval_batch_size: Samples in an evaluation batch; by default as many.
         workers: Processes that read pictures ahead of their use.
         mean: Mean of each channel, of values in [0, 1]: ImageNet's by default.
-        std: Deviation of each channel.
+        std: Deviation of each channel. Normalising is part of what a deployed network is given: it is said here alone.
+        augment: Augments training pictures: its transform is called with the pixels of the file (3, H, W), uint8; what
+            it returns is scaled to ``size``, cut and normalised as every picture is. ``None`` shows them as they are.
         skip_unreadable: Whether files that are no pictures are left out; otherwise they are refused.
 
     Attributes:
@@ -116,6 +144,7 @@ class ImageFolders(DatasetDataModule):
         workers: int = 0,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        augment: Augment | None = None,
         skip_unreadable: bool = False,
     ) -> None:
         try:
@@ -150,6 +179,7 @@ class ImageFolders(DatasetDataModule):
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             workers=workers,
+            augment=augment,
         )
         self.class_names = names
         self.skipped = tuple(unreadable)

@@ -2,11 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence, Sized
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from lightning_modules.batch import Batch
+from lightning_modules.data.live import LiveTeacher
+from lightning_modules.data.views import BatchMix, Views
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """Mixes the samples of batches.
+
+    Attributes:
+        mix: How.
+        soft_targets: Returns targets of a batch as floats, which can be mixed.
+        seed: Seed of the draws, with that of the order, the epoch and the batch.
+    """
+
+    mix: BatchMix
+    soft_targets: Callable[[Tensor], Tensor]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A teacher that is asked about each batch.
+
+    Attributes:
+        teacher: The teacher.
+        layers: Its layers whose outputs batches hold beside the logits.
+    """
+
+    teacher: LiveTeacher
+    layers: Sequence[str] = ()
 
 
 class Sampling(Protocol):
@@ -40,7 +74,7 @@ def batch_starts(samples: int, batch_size: int) -> list[int]:
     return [batch_size * batch for batch in range(count)]
 
 
-class EpochLoader:
+class EpochLoader(ABC):
     """Base class of loaders, whose epochs have an order and batches that depend on (seed, epoch) alone.
 
     Args:
@@ -50,6 +84,9 @@ class EpochLoader:
         teacher: The teacher's stored outputs for every sample, first dimension N, second V if there are views.
         shuffle_seed: Seed of the order, with the epoch; ``None`` keeps the order of the split.
         sampler: Gives the order in place of a shuffle; ``None`` shows each sample once.
+        views: Views of the samples, one in each epoch; ``None`` shows them as they are.
+        mixing: Mixes the samples of each batch; ``None`` mixes none.
+        asked: The teacher that is asked about each batch; ``None`` where its outputs are stored, or not needed.
     """
 
     def __init__(
@@ -60,13 +97,28 @@ class EpochLoader:
         teacher: dict[str, Tensor] | None = None,
         shuffle_seed: int | None = None,
         sampler: Sampling | None = None,
+        views: Views | None = None,
+        mixing: Mixing | None = None,
+        asked: Asked | None = None,
     ) -> None:
-        self._samples = len(split) if sampler is None else sampler.size
+        self.split = split
         self._sampler = sampler
+        self._samples = len(split) if sampler is None else sampler.size
         self.batch_size = batch_size
         self.teacher = teacher or {}
         self.shuffle_seed = shuffle_seed
+        self.views = views
+        self._mixing = mixing
+        self._asked = asked
         self.epoch = 0
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of items, each of which is a list of batches."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[list[Batch]]:
+        """Yield the items of the epoch."""
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, which decides order and view; call it before each pass, also after a resume."""
@@ -91,3 +143,29 @@ class EpochLoader:
         if self._sampler is not None:
             return self._sampler.order(self.shuffle_seed or 0, self.epoch)
         return epoch_order(self._samples, self.shuffle_seed, self.epoch)
+
+    @property
+    def view(self) -> int:
+        """Return the view that the epoch shows; 0 where there are none."""
+        return 0 if self.views is None else self.views.view_of(self.epoch)
+
+    def _stored(self, ids: Tensor) -> dict[str, Tensor]:
+        """Return the teacher's stored outputs of some samples, in the view of the epoch."""
+        if self.views is None:
+            return {name: values[ids] for name, values in self.teacher.items()}
+        return {name: values[ids, self.view] for name, values in self.teacher.items()}
+
+    def _completed(self, batch: Batch, number: int) -> Batch:
+        """Return a batch of the epoch, mixed, with what the teacher says of it, as far as that is wanted.
+
+        Args:
+            batch: The batch.
+            number: Its number in the epoch.
+        """
+        if self._mixing is not None:
+            seeds = (self._mixing.seed, self.shuffle_seed or 0, self.epoch, number)
+            inputs, target = self._mixing.mix(batch.inputs, self._mixing.soft_targets(batch.target), seeds)
+            batch = replace(batch, inputs=inputs, target=target)
+        if self._asked is not None:
+            batch = replace(batch, teacher=self._asked.teacher(batch.inputs, self._asked.layers))
+        return batch

@@ -37,7 +37,7 @@ _COLLATED = 4  # samples, to see whether a collate_fn gives each what it gives i
 _HOOKS = {
     "on_before_batch_transfer": "change samples in the dataset",
     "transfer_batch_to_device": "give tensors or dicts of tensors, which are moved",
-    "on_after_batch_transfer": "change samples in the dataset, or draw views of them (lightning_modules.data.Views)",
+    "on_after_batch_transfer": "change samples in the dataset, or give them and an Augment to DatasetDataModule",
     "state_dict": "let samples depend on their position alone, for a trial resumes by its seed and epoch",
     "load_state_dict": "let samples depend on their position alone, for a trial resumes by its seed and epoch",
 }

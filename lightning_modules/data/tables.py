@@ -20,6 +20,7 @@ from lightning_modules.data.splits import NAMES, split_by_content
 from lightning_modules.data.table_files import Column, as_column, check_columns, read_table, rows
 from lightning_modules.data.table_labels import KINDS, Labels, read_labels, standardised
 from lightning_modules.data.tensors import Split, TensorDataModule, sample_ids
+from lightning_modules.data.views import Views
 
 _LARGE = 100.0  # deviation of labels above which, or below whose inverse, networks learn them slowly
 
@@ -53,6 +54,7 @@ class Tables(TensorDataModule):
         separator: Of the columns of a text file; by default the comma of .csv, and the tab of .tsv.
         batch_size: Samples in a training batch.
         eval_batch_size: Samples in an evaluation batch.
+        views: Views of the encoded training rows; ``None`` for none.
 
     Attributes:
         class_names: Names of the classes or labels.
@@ -84,6 +86,7 @@ class Tables(TensorDataModule):
         separator: str | None = None,
         batch_size: int = 64,
         eval_batch_size: int = 512,
+        views: Views | None = None,
     ) -> None:
         if file is None:
             raise ValueError("Tables needs a file, as data_dir / 'table.csv': name its folder by --data-dir.")
@@ -113,7 +116,7 @@ class Tables(TensorDataModule):
             here = torch.from_numpy(places)
             named = None if ids is None else [ids[place] for place in places]
             splits[name] = Split(select(known.inputs, here), values[here], named)
-        super().__init__(**splits, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        super().__init__(**splits, batch_size=batch_size, eval_batch_size=eval_batch_size, views=views)
         self.class_names = found.class_names
         self.feature_names = known.names
         self.cardinalities = known.cardinalities

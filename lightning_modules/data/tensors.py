@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from lightning_modules.batch import Batch, Inputs, moved_to, select
+from lightning_modules.data.augment import Augment
 from lightning_modules.data.content import HASHED_AT_ONCE, samples_digest
-from lightning_modules.data.loading import EpochLoader, Sampling, batch_starts
-from lightning_modules.data.views import Views, show
+from lightning_modules.data.live import LiveTeacher
+from lightning_modules.data.loading import Asked, EpochLoader, Mixing, Sampling, batch_starts
+from lightning_modules.data.views import Views
+
+_ITEM_BYTES = 2**26  # of inputs that are gathered at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +44,9 @@ class Split:
     inputs: Inputs
     labels: Tensor
     ids: Sequence[int | str] | None = None
+
+    is_read: ClassVar[bool] = False
+    """Whether samples are read one by one, and need not fit in memory."""
 
     def __post_init__(self) -> None:
         inputs = self.inputs
@@ -89,6 +96,10 @@ class Split:
         places = ids.tolist()
         names = None if self.ids is None or len(set(places)) < len(places) else [self.ids[place] for place in places]
         return Split(select(self.inputs, ids), self.labels[ids], names)
+
+    def part(self, ids: Tensor) -> Split:
+        """Return the samples at some positions as a split of their own, of which views can be shown."""
+        return self.at(ids)
 
     def few(self, count: int) -> Split:
         """Return the first ``count`` samples, or all if there are fewer."""
@@ -182,26 +193,16 @@ class TensorLoader(EpochLoader):
 
     Args:
         split: The samples.
-        batch_size, teacher, shuffle_seed, sampler: As of ``EpochLoader``.
-        batches_per_item: Batches in one item.
-        views: Views of the samples, one in each epoch; ``None`` for no augmentation.
+        batches_per_item: Batches in one item, at most; fewer where they are large.
+        how: As of ``EpochLoader``.
     """
 
-    def __init__(
-        self,
-        split: Split,
-        *,
-        batch_size: int,
-        teacher: dict[str, Tensor] | None = None,
-        shuffle_seed: int | None = None,
-        sampler: Sampling | None = None,
-        batches_per_item: int = 32,
-        views: Views | None = None,
-    ) -> None:
-        super().__init__(split, batch_size=batch_size, teacher=teacher, shuffle_seed=shuffle_seed, sampler=sampler)
-        self.split = split
-        self.batches_per_item = batches_per_item
-        self.views = views
+    split: Split
+
+    def __init__(self, split: Split, *, batches_per_item: int = 32, **how: Any) -> None:
+        super().__init__(split, **how)
+        one = sum(value.nbytes for value in split.tensors().values()) / len(split) * self.batch_size
+        self.batches_per_item = max(1, min(batches_per_item, int(_ITEM_BYTES / max(one, 1))))
 
     def __len__(self) -> int:
         return -(-self.batches // self.batches_per_item)
@@ -212,23 +213,22 @@ class TensorLoader(EpochLoader):
         for first in range(0, len(starts), self.batches_per_item):
             edges = [*starts[first : first + self.batches_per_item + 1], len(order)][: self.batches_per_item + 1]
             ids = order[edges[0] : edges[-1]]
-            inputs, target = select(self.split.inputs, ids), self.split.labels[ids]
-            if self.views is None:
-                teacher = {name: values[ids] for name, values in self.teacher.items()}
-            else:
-                view = self.epoch % self.views.count
-                inputs, given = show(self.views, inputs, ids, view)
+            inputs, target, teacher = select(self.split.inputs, ids), self.split.labels[ids], self._stored(ids)
+            if self.views is not None:
+                inputs, given = self.views.shown(inputs, target, ids, self.view)
                 target = target if given is None else given
-                teacher = {name: values[ids, view] for name, values in self.teacher.items()}
             parts = (slice(one - edges[0], other - edges[0]) for one, other in itertools.pairwise(edges))
             yield [
-                Batch(
-                    ids=ids[part],
-                    inputs=select(inputs, part),
-                    target=target[part],
-                    teacher={name: values[part] for name, values in teacher.items()},
+                self._completed(
+                    Batch(
+                        ids=ids[part],
+                        inputs=select(inputs, part),
+                        target=target[part],
+                        teacher={name: values[part] for name, values in teacher.items()},
+                    ),
+                    first + place,
                 )
-                for part in parts
+                for place, part in enumerate(parts)
             ]
 
 
@@ -241,11 +241,16 @@ class TensorDataModule(pl.LightningDataModule):
         test: Samples that the search never sees.
         batch_size: Samples in a training batch.
         eval_batch_size: Samples in an evaluation batch.
-        views: Views of the training samples for teacher and students; ``None`` for no augmentation.
+        views: Views of the training samples for teacher and students, computed for whole batches; ``None`` for none.
+        augment: The same by a transform of single samples, and mixing.
+
+    Attributes:
+        live: The teacher, where it is asked about each training batch; ``None`` where its outputs are stored.
+        soft_targets: Returns targets of a batch as floats, by the output kind of the task; samples are mixed with them.
 
     Raises:
-        TypeError: If a split is not a ``Split``, or ``views`` is not an instance of ``Views``.
-        ValueError: If a batch size is not a whole number of at least 1.
+        TypeError: If a split is not a ``Split``, ``views`` no ``Views`` or ``augment`` no ``Augment``.
+        ValueError: If a batch size is not a whole number of at least 1, or both views and a transform are given.
     """
 
     def __init__(
@@ -257,6 +262,7 @@ class TensorDataModule(pl.LightningDataModule):
         batch_size: int = 64,
         eval_batch_size: int = 512,
         views: Views | None = None,
+        augment: Augment | None = None,
     ) -> None:
         super().__init__()
         for size in (batch_size, eval_batch_size):
@@ -264,8 +270,16 @@ class TensorDataModule(pl.LightningDataModule):
                 raise ValueError(
                     f"batch sizes must be whole numbers, at least 1, but got {batch_size=} and {eval_batch_size=}."
                 )
-        if views is not None and not isinstance(views, Views):
-            raise TypeError(f"views must be an instance of lightning_modules.data.views.Views, but got {views!r}.")
+        if views is not None and (not isinstance(views, Views) or isinstance(views, Augment)):
+            where = "; it belongs in augment=" if isinstance(views, Augment) else ""
+            raise TypeError(
+                f"views must be an instance of lightning_modules.data.views.Views, but got {views!r}{where}."
+            )
+        if augment is not None and not isinstance(augment, Augment):
+            where = "; it belongs in views=" if isinstance(augment, Views) else ""
+            raise TypeError(f"augment must be Augment(..) of lightning_modules.data, but got {augment!r}{where}.")
+        if views is not None and augment is not None:
+            raise ValueError("samples must be augmented by views= or by augment=, but both are given.")
         self.splits = {"train": train, "val": val, "test": test}
         for name, part in self.splits.items():
             if not isinstance(part, Split):
@@ -275,7 +289,7 @@ class TensorDataModule(pl.LightningDataModule):
         check_ids(self.splits)
         self.batch_size = int(batch_size)  # NumPy's integers can't be written to JSON
         self.eval_batch_size = int(eval_batch_size)
-        self.views = views
+        self.views: Views | None = augment if views is None else views
         self.class_names: tuple[str, ...] = ()  # of a kind of data that knows them, as folders
         self.notes: tuple[str, ...] = ()  # what a person should know of how the data were taken, a phrase each
         self.sampler: Sampling | None = None  # of a task that says which samples an epoch shows
@@ -283,6 +297,8 @@ class TensorDataModule(pl.LightningDataModule):
         self.device = torch.device("cpu")
         self.teacher_outputs: dict[str, dict[str, Tensor]] = {}
         self.teacher_layers: tuple[str, ...] = ()  # the teacher's layers whose outputs batches hold beside its logits
+        self.live: LiveTeacher | None = None
+        self.soft_targets: Callable[[Tensor], Tensor] | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -325,29 +341,44 @@ class TensorDataModule(pl.LightningDataModule):
         self.splits = {name: split.to(device) for name, split in self.splits.items()}
         self.attach(self.teacher_outputs)
 
-    def train_dataloader(self) -> TensorLoader:
-        """Return training batches, in an order by (``seed``, epoch)."""
-        return TensorLoader(
-            self.splits["train"],
+    def shown(self, ids: Tensor, view: int) -> tuple[Inputs, Tensor | None]:
+        """Return one view of some training samples, and its targets, if it has any.
+
+        Args:
+            ids: Positions of the samples, shape (B,), int64.
+            view: Index of the view.
+        """
+        assert self.views is not None
+        train = self.splits["train"]
+        return self.views.shown(select(train.inputs, ids), train.labels[ids], ids, view)
+
+    def train_dataloader(self) -> EpochLoader:
+        """Return training batches, in an order by (``seed``, epoch), mixed, with the teacher's outputs."""
+        mixing = None
+        if self.views is not None and self.views.mix is not None:
+            assert self.soft_targets is not None  # before anything trains
+            mixing = Mixing(self.views.mix, self.soft_targets, self.views.seed)
+        return self._loader(
+            "train",
             batch_size=self.batch_size,
-            teacher=self._batch_outputs("train"),
             shuffle_seed=self.seed,
             sampler=self.sampler,
-            views=self.views,
+            mixing=mixing,
+            asked=None if self.live is None else Asked(self.live, self.teacher_layers),
         )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Return the batch unchanged: it is sliced on the device already (see ``move_to``)."""
         return batch
 
-    def ordered(self, split: str) -> TensorLoader:
+    def ordered(self, split: str) -> EpochLoader:
         """Return batches of ``split`` in the order of its samples; for ``train``, ``set_epoch`` selects the view."""
-        return TensorLoader(
-            self.splits[split],
-            batch_size=self.eval_batch_size,
-            teacher=self._batch_outputs(split),
-            views=self.views if split == "train" else None,
-        )
+        return self._loader(split, batch_size=self.eval_batch_size)
+
+    def _loader(self, split: str, **how: Any) -> EpochLoader:
+        """Return batches of a split, with the teacher's stored outputs, as far as there are some."""
+        views = self.views if split == "train" else None
+        return TensorLoader(self.splits[split], teacher=self._batch_outputs(split), views=views, **how)
 
     def _batch_outputs(self, split: str) -> dict[str, Tensor]:
         """Return the teacher's outputs that batches hold: gathering unused ones would take most of a step."""

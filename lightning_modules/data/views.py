@@ -2,14 +2,15 @@
 
 Free random augmentation would need the teacher at every step, or pair the student with outputs of another image: both
 must see the same view (Beyer et al. 2022, arXiv:2106.05237). So a sample has a fixed number of *views*, each a function
-of (seed, sample, view): the teacher is evaluated once on each of them, and a student's epochs cycle through them.
+of (seed, sample, view): the teacher is evaluated once on each of them, and a student's epochs cycle through them. Where
+views are fresh in each epoch, or samples mixed, the teacher is asked live (``lightning_modules.data.live``).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -18,14 +19,27 @@ from torch import Tensor
 
 from lightning_modules.batch import Inputs
 
+FRESH = "fresh"
+"""In place of a number of views: each epoch has its own."""
+_LOOKED_AT = 2  # fresh views, where views are looked at
+
+
+class BatchMix(Protocol):
+    """Mixes the samples of a batch, and their targets (``lightning_modules.data.augment.Mix``)."""
+
+    def __call__(self, inputs: Inputs, targets: Tensor, seeds: tuple[int, ...]) -> tuple[Inputs, Tensor]:
+        """Return mixed inputs and targets, which depend on ``seeds`` alone."""
+
 
 @dataclass(frozen=True)
 class Views(ABC):
     """Views of samples.
 
     Attributes:
-        count: Number V of views of each sample, at least 1.
+        count: Number V of views of each sample, at least 1; 1 where they are fresh.
         seed: Seed of the draws, with sample and view, in [0, 2^31).
+        fresh: Whether each epoch has a view of its own, so that a teacher's answers to them can't be stored.
+        mix: Mixes the samples of each training batch; ``None`` mixes none.
         mixes: Whether a view may mix several samples (MixUp, CutMix). A subclass must declare mixing that can't be
             detected; ``of`` must return targets then, or no gain is claimed.
 
@@ -35,6 +49,8 @@ class Views(ABC):
 
     count: int = 4
     seed: int = 0
+    fresh: bool = field(default=False, kw_only=True)
+    mix: BatchMix | None = field(default=None, kw_only=True)
     mixes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -42,6 +58,30 @@ class Views(ABC):
             raise ValueError(f"a sample must have at least 1 view, but got {self.count=}.")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed must lie in [0, 2^31), but got {self.seed=}.")
+
+    @property
+    def can_be_stored(self) -> bool:
+        """Return whether a teacher's answers to all views can be stored."""
+        return not self.fresh and self.mix is None
+
+    @property
+    def examples(self) -> range:
+        """Return the views to look at: all, or the first ones where each epoch has its own."""
+        return range(_LOOKED_AT if self.fresh else self.count)
+
+    def view_of(self, epoch: int) -> int:
+        """Return the view that an epoch shows."""
+        return epoch if self.fresh else epoch % self.count
+
+    def __str__(self) -> str:
+        views = "fresh views" if self.fresh else f"{self.count} views of each"
+        if self.mix is None:
+            return views
+        return (
+            f"samples mixed by {self.mix!r}"
+            if self.count == 1 and not self.fresh
+            else f"{views}, mixed by {self.mix!r}"
+        )
 
     @abstractmethod
     def of(self, inputs: Inputs, ids: Tensor, view: int) -> Inputs | tuple[Inputs, Tensor]:
@@ -60,21 +100,20 @@ class Views(ABC):
             The inputs, or the inputs and the class probabilities, shape (B, C), floats, each row summing to 1.
         """
 
+    def shown(self, inputs: Inputs, labels: Tensor, ids: Tensor, view: int) -> tuple[Inputs, Tensor | None]:
+        """Return one view of some samples, and its targets, if it has any.
 
-def show(views: Views, inputs: Inputs, ids: Tensor, view: int) -> tuple[Inputs, Tensor | None]:
-    """Return one view of some samples, and its targets of shape (B, C), float32, if it has any.
-
-    Args:
-        views: The views.
-        inputs: The original samples, first dimension B.
-        ids: Positions of the samples in their split, shape (B,), int64.
-        view: Index of the view.
-    """
-    shown = views.of(inputs, ids, view)
-    if not isinstance(shown, tuple):
-        return shown, None
-    inputs, targets = shown
-    return inputs, targets.to(ids.device, torch.float32 if targets.is_floating_point() else targets.dtype)
+        Args:
+            inputs: The original samples, first dimension B.
+            labels: Their labels, first dimension B.
+            ids: Positions of the samples in their split, shape (B,), int64.
+            view: Index of the view.
+        """
+        shown = self.of(inputs, ids, view)
+        if not isinstance(shown, tuple):
+            return shown, None
+        inputs, targets = shown
+        return inputs, targets.to(ids.device, torch.float32 if targets.is_floating_point() else targets.dtype)
 
 
 @dataclass(frozen=True)

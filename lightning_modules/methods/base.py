@@ -38,6 +38,8 @@ class Criterion(nn.Module):
         needs_classes: Whether it compares rows of logits, so that outputs without classes are excluded.
         needs_values: Whether it compares numbers, so that outputs of classes are excluded.
         needs_one_row: Whether each sample must have one row, so that a class for each pixel or token is excluded.
+        needs_stored: Whether it needs the teacher's outputs for all training samples at once, so that a teacher can't
+            be asked live.
         output: What the logits mean; rows of logits reach a method, one for each sample of a classifier.
         label_smoothing: Share of the target that ``hard_loss`` spreads over all classes in training, in [0, 1).
     """
@@ -49,6 +51,7 @@ class Criterion(nn.Module):
     needs_classes = False
     needs_values = False
     needs_one_row = False
+    needs_stored = False
     output: Output = Classification()
     label_smoothing: float = 0.0
 

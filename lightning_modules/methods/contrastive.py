@@ -44,6 +44,7 @@ class ContrastiveCriterion(FeatureCriterion):
     """
 
     needs_labels = needs_classes = needs_one_row = True  # negatives are samples of another class
+    needs_stored = True  # and are drawn from all of them
     student_embedding: nn.Linear
     teacher_embedding: nn.Linear
 

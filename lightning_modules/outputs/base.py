@@ -151,6 +151,18 @@ class Output(ABC):
         found = f"shape {tuple(targets.shape)} and {targets.dtype}"
         return f"as the labels, shape {tuple(labels.shape)} and {labels.dtype}, but got {found}"
 
+    def soft_targets(self, target: Tensor, size: int) -> Tensor:
+        """Return targets of a batch as floats, of which weighted sums are targets too: samples are mixed with them.
+
+        Args:
+            target: The targets of a batch.
+            size: Size of the output.
+
+        Raises:
+            ValueError: If samples of this kind can't be mixed.
+        """
+        raise ValueError(f"samples can't be mixed where the output is {self}: leave out mix=.")
+
     def are_mixed(self, targets: Tensor) -> bool:
         """Return whether targets that a view gives are probabilities in place of labels."""
         return self.has_classes and targets.is_floating_point()

@@ -65,6 +65,10 @@ class Classification(CategoricalOutput):
             return f"probabilities that sum to 1 for each sample, but got {targets[0].tolist()}"
         return None
 
+    def soft_targets(self, target: Tensor, size: int) -> Tensor:
+        """Return probabilities of the classes (B, C)."""
+        return target if target.is_floating_point() else torch.nn.functional.one_hot(target, size).float()
+
     def perfect(self, labels: Tensor, size: int) -> Tensor:
         """Return a logit of 10 for the true class, and 0 for the others."""
         return 10 * torch.nn.functional.one_hot(labels, size).float()

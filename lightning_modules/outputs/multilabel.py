@@ -95,6 +95,10 @@ class MultiLabel(Output):
             return f"probabilities of each label, from 0 to 1, but got {targets[0].tolist()}"
         return None
 
+    def soft_targets(self, target: Tensor, size: int) -> Tensor:
+        """Return the probability of each label (B, L)."""
+        return target.float()
+
     def are_mixed(self, targets: Tensor) -> bool:
         """Return whether some label is neither absent nor present."""
         values = targets.float()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from torch import Tensor
 
-from lightning_modules.data import Tables, TensorDataModule
+from lightning_modules.batch import Inputs
+from lightning_modules.data import Tables, TensorDataModule, Views
 from lightning_modules.outputs import Classification, MultiLabel, Regression
 
 ROWS = 120
@@ -321,6 +323,24 @@ def test_several_labels_are_columns_of_0_and_1(tmp_path: Path) -> None:
 def test_batch_sizes_are_those_given(tmp_path: Path) -> None:
     data = tables(tmp_path, batch_size=7, eval_batch_size=9)
     assert (data.batch_size, data.eval_batch_size) == (7, 9)
+
+
+@dataclass(frozen=True)
+class Shifted(Views):
+    """Rows moved by the number of the view."""
+
+    def of(self, inputs: Inputs, ids: Tensor, view: int) -> Inputs:
+        assert isinstance(inputs, Tensor)
+        return inputs + view
+
+
+def test_encoded_rows_may_have_views(tmp_path: Path) -> None:
+    data = tables(tmp_path, views=Shifted(count=2), batch_size=ROWS)
+    loader = data.train_dataloader()
+    loader.set_epoch(1)
+    ((batch,),) = loader
+    assert isinstance(batch.inputs, Tensor)
+    assert torch.equal(batch.inputs, tensor(data, "train")[batch.ids] + 1)
 
 
 def test_another_separator_is_taken_as_told(tmp_path: Path) -> None:

@@ -1,0 +1,203 @@
+"""How teachers are asked: once about each training sample, whose answers are stored, or live, about each batch.
+
+Stored outputs are the cheaper way for many students of one teacher. They are impossible where epochs show fresh views,
+or samples are mixed: there the teacher answers what the student sees, as it sees it (Beyer et al. 2022,
+arXiv:2106.05237).
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from harness.core.errors import HarnessError
+from harness.networks.consistency import find_inconsistency
+from harness.settings import Settings
+from harness.space import SearchSpace
+from harness.teachers.make import Teacher
+from lightning_modules.batch import Inputs, call
+from lightning_modules.data.live import LiveTeacher
+from lightning_modules.data.tensors import TensorDataModule
+from lightning_modules.features import probe_features
+
+AUTO, STORED, LIVE = "auto", "stored", "live"
+_TIMED = (2, 64)  # samples: the first batch warms up, and tells whether the second is affordable
+_AFFORDABLE_S = 2.0
+_ROOM = 1.5  # of free disk space, of what is stored
+_BYTES = 4  # of a stored number
+
+
+@dataclass(frozen=True)
+class AskingCosts:
+    """What it takes to ask the teachers of a study.
+
+    Attributes:
+        samples: Training samples N.
+        views: Stored views V of each; 0 where the answers to them can't be stored.
+        sample_s: Seconds that the teachers take for a sample.
+        sample_bytes: Bytes that are stored of a view of a sample.
+        epochs: Epochs of a trial.
+        trials: Trials of the study.
+        free_bytes: Free disk space where it would be stored.
+    """
+
+    samples: int
+    views: int
+    sample_s: float
+    sample_bytes: int
+    epochs: int
+    trials: int
+    free_bytes: int
+
+    @property
+    def stored_bytes(self) -> int:
+        """Return what is stored of the training split."""
+        return self.samples * self.views * self.sample_bytes
+
+    @property
+    def stored_s(self) -> float:
+        """Return how long it takes to store it, once."""
+        return self.samples * self.views * self.sample_s
+
+    @property
+    def trial_s(self) -> float:
+        """Return how long a live teacher takes in a trial that is not pruned."""
+        return self.samples * self.epochs * self.sample_s
+
+
+def asking_costs(
+    networks: Sequence[nn.Module], data: TensorDataModule, space: SearchSpace, settings: Settings, layers: Sequence[str]
+) -> AskingCosts:
+    """Time the teachers on a few validation samples, and return what it takes to ask them."""
+    split = data.splits["val"]
+    logits, features = probe_features(networks[0], split.few(2).inputs, layers)
+    stored = [logits, *features.values()]
+    return AskingCosts(
+        samples=len(data.splits["train"]),
+        views=1 if data.views is None else data.views.count if data.views.can_be_stored else 0,
+        sample_s=sum(_seconds(network, data) for network in networks),
+        sample_bytes=_BYTES * sum(values[0].numel() for values in stored),
+        epochs=space.epochs,
+        trials=settings.trials,
+        free_bytes=_free_bytes(settings.cache_dir),
+    )
+
+
+def _seconds(network: nn.Module, data: TensorDataModule) -> float:
+    """Return the seconds that a network takes for a sample."""
+    first, second = (data.splits["val"].few(size).to(data.device).inputs for size in _TIMED)
+    _time(network, first)
+    taken = _time(network, first) / _size(first)
+    return _time(network, second) / _size(second) if taken * _size(second) < _AFFORDABLE_S else taken
+
+
+@torch.no_grad()
+def _time(network: nn.Module, inputs: Inputs) -> float:
+    began_s = time.perf_counter()
+    call(network, inputs)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began_s
+
+
+def _size(inputs: Inputs) -> int:
+    return len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
+
+
+def how_to_ask(
+    asked: str,
+    before: str | None,
+    teachers: Sequence[Teacher],
+    data: TensorDataModule,
+    costs: AskingCosts | None,
+) -> str:
+    """Return ``"stored"`` or ``"live"``.
+
+    Args:
+        asked: ``--teacher-outputs``.
+        before: How the study's teachers were asked so far; ``None`` if they were not.
+        teachers: The teachers.
+        data: The data.
+        costs: What either way takes; ``None`` where not all teachers are PyTorch networks.
+
+    Raises:
+        HarnessError: If what is asked for is impossible.
+    """
+    only_live = data.views is not None and not data.views.can_be_stored
+    if only_live and asked == STORED:
+        what = "epochs show fresh views" if data.views is not None and data.views.fresh else "samples are mixed"
+        raise HarnessError(
+            f"--teacher-outputs stored is impossible where {what}: there are answers to all that students are shown by "
+            "a live teacher alone; leave it out, or take a number of views and no mix."
+        )
+    if costs is None:
+        if not only_live and asked != LIVE:
+            return STORED
+        kind = next(type(one.black_box).__name__ for one in teachers if one.black_box is not None)
+        what = "--teacher-outputs live needs" if not only_live else f"{data.views} need"
+        raise HarnessError(
+            f"{what} a teacher that can be asked about each batch, a PyTorch network, but this is a {kind}; its "
+            "answers can be stored: take a number of views and no mix."
+        )
+    if only_live or asked != AUTO:
+        return LIVE if only_live else asked
+    if before is not None:
+        return before
+    is_cheaper = costs.views > costs.epochs * costs.trials
+    return LIVE if is_cheaper or costs.stored_bytes * _ROOM > costs.free_bytes else STORED
+
+
+def told(way: str, costs: AskingCosts) -> str:
+    """Return a line about how teachers are asked, and what either way takes."""
+    live = f"about {_about(costs.trial_s)} of each full trial"
+    if not costs.views:
+        return f"asked live about each batch: {live}"
+    views = f"{costs.views} views of " if costs.views > 1 else ""
+    stored = f"{views}{costs.samples:,} samples, {_size_text(costs.stored_bytes)}, about {_about(costs.stored_s)} once"
+    if way == STORED:
+        return f"stored: {stored}; a live teacher would take {live}"
+    return f"asked live about each batch: {live}; to store would take {stored}"
+
+
+def live_teacher(teachers: Sequence[Teacher], space: SearchSpace, average: str, inputs: Inputs) -> LiveTeacher:
+    """Return the teachers of a study as they are asked live.
+
+    Args:
+        teachers: PyTorch networks, in eval mode.
+        space: Its task says what is averaged.
+        average: One of ``harness.settings.AVERAGES``.
+        inputs: Inputs of some samples.
+
+    Raises:
+        HarnessError: If one answers a question differently each time, or is in train mode.
+    """
+    networks = [one.network for one in teachers if one.network is not None]
+    for network in networks:
+        if fault := find_inconsistency(network, inputs):
+            raise HarnessError(f"a teacher that is asked live must answer alike each time, but {fault}")
+    try:
+        return LiveTeacher(networks, partial(space.task.output.ensemble_logits, average=average))
+    except ValueError as error:
+        raise HarnessError(str(error)) from error
+
+
+def _free_bytes(folder: Path) -> int:
+    """Return the free disk space where a folder is, or will be."""
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    return shutil.disk_usage(there).free
+
+
+def _size_text(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB" if size < 1e9 else f"{size / 1e9:,.1f} GB"
+
+
+def _about(seconds: float) -> str:
+    """Return a measured time, rounded."""
+    return f"{seconds:.1g} s" if seconds < 1 else f"{seconds:,.0f} s" if seconds < 600 else f"{seconds / 60:,.0f} min"

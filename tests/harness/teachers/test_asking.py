@@ -1,0 +1,120 @@
+"""How teachers are asked: what is possible, what is cheaper, and what a person is told."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.core.errors import HarnessError
+from harness.teachers.asking import AskingCosts, asking_costs, how_to_ask, live_teacher, told
+from harness.teachers.kinds.function import FunctionTeacher
+from lightning_modules.data import Augment, MixUp, Split, TensorDataModule
+from lightning_modules.data.views import ShiftedViews, Views
+
+COSTS = AskingCosts(samples=1000, views=4, sample_s=0.002, sample_bytes=40, epochs=10, trials=50, free_bytes=10_000_000)
+NETWORK = [SimpleNamespace(black_box=None)]
+BLACK_BOX = [SimpleNamespace(black_box=FunctionTeacher(lambda inputs: inputs, digest="x"))]
+
+
+def data_with(views: Views | None) -> Any:
+    return SimpleNamespace(views=views)
+
+
+def way(asked: str, views: Views | None = None, *, before: str | None = None, **costs: Any) -> str:
+    return how_to_ask(asked, before, NETWORK, data_with(views), replace(COSTS, **costs))  # type: ignore[arg-type]
+
+
+def test_costs_of_either_way_are_multiples_of_what_a_sample_takes() -> None:
+    assert COSTS.stored_bytes == 160_000 and COSTS.stored_s == 8.0 and COSTS.trial_s == 20.0
+
+
+def test_what_a_person_asks_for_is_done() -> None:
+    assert way("stored") == "stored" and way("live") == "live" and way("live", ShiftedViews()) == "live"
+
+
+def test_outputs_are_stored_where_that_is_cheaper_and_there_is_room() -> None:
+    assert way("auto") == "stored"  # 4 views once, not 10 epochs of 50 trials
+    assert way("auto", trials=1, epochs=3) == "live"  # 4 views, of which 3 are shown
+    assert way("auto", trials=1, epochs=4) == "stored"
+    assert way("auto", free_bytes=239_000) == "live"  # 160,000 bytes, and half as many left
+    assert way("auto", free_bytes=241_000) == "stored"
+
+
+def test_a_study_goes_on_as_it_began() -> None:
+    assert way("auto", before="live") == "live" and way("auto", before="stored", trials=1, epochs=1) == "stored"
+
+
+@pytest.mark.parametrize(
+    ("views", "what"),
+    [(Augment(abs, views="fresh"), "epochs show fresh views"), (Augment(mix=MixUp()), "samples are mixed")],
+)
+def test_fresh_and_mixed_samples_are_asked_about_live(views: Views, what: str) -> None:
+    assert way("auto", views) == way("live", views) == "live"
+    with pytest.raises(HarnessError, match=f"--teacher-outputs stored is impossible where {what}"):
+        way("stored", views)
+
+
+def test_a_teacher_that_is_no_network_is_asked_once() -> None:
+    def of(asked: str, views: Views | None) -> str:
+        return how_to_ask(asked, None, BLACK_BOX, data_with(views), None)  # type: ignore[arg-type]
+
+    assert of("auto", None) == of("stored", ShiftedViews()) == "stored"
+    with pytest.raises(HarnessError, match=r"--teacher-outputs live needs a teacher that .* but this is a FunctionTea"):
+        of("live", None)
+    with pytest.raises(HarnessError, match="fresh views need a teacher that can be asked about each batch"):
+        of("auto", Augment(abs, views="fresh"))
+
+
+def test_both_ways_are_told_with_bytes_and_times() -> None:
+    assert told("stored", COSTS) == (
+        "stored: 4 views of 1,000 samples, 0.2 MB, about 8 s once; a live teacher would take about 20 s of each full "
+        "trial"
+    )
+    assert told("live", replace(COSTS, views=1, samples=2_000_000, sample_bytes=4000)) == (
+        "asked live about each batch: about 667 min of each full trial; to store would take 2,000,000 samples, "
+        "8.0 GB, about 67 min once"
+    )
+    assert told("live", replace(COSTS, views=0, sample_s=1e-6)) == (
+        "asked live about each batch: about 0.01 s of each full trial"
+    )
+
+
+class Drops(nn.Module):
+    """Has a dropout that no mode turns off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.last(nn.functional.dropout(inputs, 0.5))
+
+
+def test_a_live_teacher_whose_dropout_is_on_is_refused() -> None:
+    space: Any = SimpleNamespace(task=SimpleNamespace(output=None))
+    teacher: Any = SimpleNamespace(network=Drops().eval(), black_box=None)
+    with pytest.raises(HarnessError, match=r"must answer alike each time, but the same batch asked twice has logits"):
+        live_teacher([teacher], space, "probabilities", torch.rand(16, 4))
+
+
+def test_two_times_of_a_batch_give_the_time_of_a_sample() -> None:
+    class Sleeps(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            time.sleep(len(inputs) / 1000)
+            return inputs
+
+    rows = Split(torch.rand(100, 5), torch.arange(100) % 5)
+    data = TensorDataModule(train=rows, val=rows, test=rows, views=None)
+    space: Any = SimpleNamespace(epochs=7)
+    settings: Any = SimpleNamespace(trials=3, cache_dir=Path("nowhere"))
+    found = asking_costs([Sleeps(), Sleeps()], data, space, settings, ())
+    assert 0.002 <= found.sample_s < 0.004  # both
+    assert (found.samples, found.views, found.sample_bytes, found.epochs, found.trials) == (100, 1, 20, 7, 3)
+    assert found.free_bytes > 0
