@@ -451,7 +451,7 @@ def test_a_study_of_another_version_of_the_program_is_refused_in_one_line(settin
     study.optuna.set_user_attr("kd.identity", identity if found is None else {**identity, "format": found})
     told = (
         f"study 's' was made by another version of kd-harness, which stored it in format {found or 1}, and this one "
-        "reads format 3; go on with that version, or use --study to name a new one."
+        "reads format 4; go on with that version, or use --study to name a new one."
     )
     assert refused(settings) == told
     with pytest.raises(HarnessError) as raised:
