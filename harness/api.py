@@ -44,7 +44,7 @@ _MAINS = ("__main__", "__mp_main__")  # a script may have imported the space fro
 
 
 def search(
-    space: SearchSpace | str | os.PathLike[str] = "digits",
+    space: SearchSpace | str | os.PathLike[str] | None = None,
     *,
     trials: int = 50,
     study: str | None = None,
@@ -66,6 +66,10 @@ def search(
     ensemble: str | None = None,
     teacher_outputs: str = "auto",
     data_dir: str | os.PathLike[str] | None = None,
+    data: str | os.PathLike[str] | None = None,
+    label: str | None = None,
+    students: str | Sequence[str] = (),
+    image_size: int | None = None,
     accelerator: str = "auto",
     workers: int | None = None,
     launcher: str = "local",
@@ -87,7 +91,8 @@ def search(
     returns what was found. Ctrl-C stops in good order: nothing is lost, and the same call goes on.
 
     Args:
-        space: A ``SearchSpace``, the name of an embedded space, or a Python file that sets ``SPACE``.
+        space: A ``SearchSpace``, the name of an embedded space, or a Python file that sets ``SPACE``; by default
+            ``"digits"``.
         trials: Trials of the whole study, those of earlier calls included.
         study: Name of the study; by default the space's.
         epochs: Epochs of a trial; by default the space's.
@@ -110,6 +115,11 @@ def search(
         teacher_outputs: ``"stored"``, ``"live"`` or ``"auto"``: whether a teacher is asked once about each training
             sample, or about each batch.
         data_dir: Where the task finds its data.
+        data: A folder of pictures for each class, or a table: the space file that it stands for is written into the
+            current folder. ``space`` is left out then.
+        label: Column of the classes in that table.
+        students: Networks that are searched on those pictures, as ``"timm:lcnet_050"``.
+        image_size: Pixels of a side of what networks are shown of them.
         accelerator: Lightning's name of the device.
         workers: Trials at a time; by default one for each core, or one on a GPU. A space that is in no file is searched
             by forks of this process, or by this process alone where it can't fork; then that is said.
@@ -135,7 +145,9 @@ def search(
     keywords = dict(locals())
     for name in keywords.pop("unknown"):
         raise TypeError(f"search() has no keyword {name!r}{did_you_mean(name, keywords)}")
-    declared, file = _placed(keywords.pop("space"))
+    if data is not None and space is not None:
+        raise ValueError("data= stands for a space, so space must be left out.")
+    declared, file = (None, None) if space is None else _placed(space)
     given = Given(keywords | {"space": file, "slurm": _sbatch_options(slurm)}, program=_program())
     placement = placement_of(given)
     if declared is not None and file is None:

@@ -18,6 +18,7 @@ from harness.space_training import check_task_training
 from harness.task import Task, class_names, declared_metrics
 from lightning_modules.methods import METHODS, Criterion
 from lightning_modules.outputs import Output
+from lightning_modules.training import Training
 
 Distributions = Mapping[str, BaseDistribution]
 
@@ -53,6 +54,19 @@ def check_task(task: Task, *, epochs: int) -> None:
     rate = task.teacher_learning_rate
     if not isinstance(rate, Real) or not 0 < rate < math.inf:
         raise ValueError(f"teacher_learning_rate must be a positive number, but got {rate!r}.")
+    if task.teacher_training is None:
+        return
+    if not isinstance(task.teacher_training, Training):
+        raise ValueError(f"teacher_training must be Training(…), but got {task.teacher_training!r}.")
+    if rate != Task.teacher_learning_rate:
+        raise ValueError(
+            "a task must set teacher_training or teacher_learning_rate, but has both; give the rate to Training(…)."
+        )
+    if task.teacher_training.label_smoothing and not task.output.has_classes:
+        raise ValueError(
+            f"teacher_training can't have label_smoothing, which spreads a label over classes: the output is "
+            f"{task.output}."
+        )
 
 
 def check_criterion(method: str, criterion: Any) -> None:

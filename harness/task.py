@@ -33,6 +33,7 @@ class Task(ABC):
         class_names: Names of the classes in reports, in their order; empty uses their numbers.
         teacher_epochs: Epochs of the teacher's training, where no checkpoint is given.
         teacher_learning_rate: Peak learning rate of that training.
+        teacher_training: How it is trained, in place of ``teacher_learning_rate``; ``None`` is the default training.
     """
 
     output: ClassVar[Output] = Classification()
@@ -42,6 +43,7 @@ class Task(ABC):
     class_names: ClassVar[tuple[str, ...]] = ()
     teacher_epochs: ClassVar[int] = 20
     teacher_learning_rate: ClassVar[float] = 1e-2
+    teacher_training: ClassVar[Training | None] = None
 
     @abstractmethod
     def data(self, data_dir: Path | None) -> TensorDataModule | Any:
@@ -109,6 +111,11 @@ class Task(ABC):
         All are logged, and may be objectives. By default there is ``metric``, or what the output kind declares.
         """
         return {}
+
+
+def teacher_training(task: Task) -> Training:
+    """Return how the teacher of a task is trained."""
+    return task.teacher_training or Training(learning_rate=task.teacher_learning_rate)
 
 
 def class_names(task: Task, from_data: tuple[str, ...] = ()) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from harness.launchers.placement import DEFAULT_MINUTES, LAUNCHERS, Placement, p
 from harness.metrics import DEFAULT_OBJECTIVES, METRICS
 from harness.options.commands import NO_RECIPE, search_settings, space_of
 from harness.options.given import Given
+from harness.options.written_space import DEFAULT_IMAGE_SIZE, DEFAULT_STUDENTS, DEFAULT_TEACHER
 from harness.recipes import DEFAULT_RECIPES, RECIPES
 from harness.settings import AVERAGES, CONTROLS, PRUNERS, SAMPLERS, TEACHER_OUTPUTS, Settings
 
@@ -61,8 +62,29 @@ def search_command(typed: str) -> Command:
         groups={
             _SEARCHED: _searched(),
             SOURCES: [
-                teacher_option("; if repeated, all teach as one (default: train one, and keep it)"),
+                teacher_option(
+                    "; if repeated, all teach as one (default: train one, and keep it). With --data FOLDER: a "
+                    "pretrained network, timm:NAME or torchvision:NAME, with @FILE.safetensors for weights of a file "
+                    f"(default: {DEFAULT_TEACHER})"
+                ),
                 DATA_DIR,
+                option(
+                    "--data",
+                    "FOLDER|TABLE",
+                    "search without a Python file: pictures in a folder for each class, or a table (.csv .tsv "
+                    ".parquet); the space file that it stands for is written here, to be edited",
+                ),
+                option("--label", "COLUMN", "of --data TABLE: the column of the classes"),
+                option(
+                    "--students",
+                    "timm:A,B,..",
+                    f"of --data FOLDER: the networks that are searched (default: {DEFAULT_STUDENTS})",
+                ),
+                option(
+                    "--image-size",
+                    "PIXELS",
+                    f"of --data FOLDER: side of what networks are shown (default: {DEFAULT_IMAGE_SIZE})",
+                ),
                 ACCELERATOR,
                 option("--teachers", "N", "train this many teachers, with different seeds, that teach as one"),
                 option(
@@ -99,6 +121,8 @@ def _examples(search: str) -> str:
         (f"{search} --trials 50", "digits; again: it resumes"),
         (f"{search} --space fashion-mnist --trials 30", "Fashion-MNIST"),
         (f"{search} --space my_space.py --teacher best.ckpt", "your own task"),
+        (f"{search} --data photos --teacher timm:resnet18", "no Python file"),
+        (f"{search} --data table.csv --label class", "rows of a table"),
         (f"{search} --fix alpha=0.5 --study half", "hold a parameter"),
         (f"{search} --recipe hinton", "published settings"),
         (f"{search} --max parameters=2000 --study tiny", "none over a budget"),

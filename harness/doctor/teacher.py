@@ -17,7 +17,7 @@ from harness.networks.digest import answers_of, network_digest, samples_of
 from harness.preparation.fingerprint import fingerprint
 from harness.preparation.method_checks import teacher_layers
 from harness.preparation.teacher_checks import check_outputs
-from harness.task import make_metrics
+from harness.task import make_metrics, teacher_training
 from harness.teachers.black_box import BlackBoxTeacher
 from harness.teachers.make import AS_IT_IS, find_teacher
 from harness.teachers.outputs import SEARCHED, find_teacher_outputs, run_teacher
@@ -25,7 +25,6 @@ from harness.teachers.untrained import learns
 from lightning_modules.classifier import TeacherModule
 from lightning_modules.data.live import LiveTeacher
 from lightning_modules.data.tensors import Split
-from lightning_modules.training import Training
 
 _PARTS_SHOWN = 3
 
@@ -64,7 +63,7 @@ def check_teacher_learns(context: CheckContext) -> str:
         output=task.output,
         metrics=make_metrics(task, context.classes),
         total_steps=STEPS,
-        settings=Training(learning_rate=task.teacher_learning_rate),
+        settings=teacher_training(task),
     )
     module.to(context.device).train()
     losses = [float(loss) for loss in train_steps(module, context.batches())]

@@ -8,6 +8,7 @@ from pathlib import Path
 from harness.metrics import budget_names
 from harness.options import values
 from harness.options.given import Given, InvalidOption
+from harness.options.written_space import DATA_OPTIONS, is_network, written_space
 from harness.recipes import RECIPES
 from harness.settings import (
     AVERAGES,
@@ -31,7 +32,12 @@ NO_RECIPE = "none"
 
 
 def space_of(given: Given) -> tuple[str, Path]:
-    """Return the name and the file of the space that a command works on."""
+    """Return the name and the file of the space that a command works on; write the one that ``--data`` stands for."""
+    if given.has("data"):
+        return values.space(written_space(given))
+    for name in DATA_OPTIONS:
+        if given.has(name):
+            raise InvalidOption(f"{given.spell(name)} needs {given.spell('data')}, a folder of pictures or a table")
     return given.read("space", values.space, None) or values.space(DEFAULT_SPACE)
 
 
@@ -54,7 +60,13 @@ def search_settings(given: Given, space_name: str, space_file: Path | None) -> S
     Raises:
         InvalidOption: If an option is invalid.
     """
-    teachers = tuple(given.read_all("teacher", values.checkpoint))
+    named = [text for text in given.read_all("teacher", str) if is_network(text)]
+    if named and not given.has("data"):
+        raise InvalidOption(
+            f"{given.spell('teacher')} {named[0]} needs {given.spell('data')}, a folder of pictures; in a space file, "
+            "let teacher() return lightning_modules.pretrained.network(..)"
+        )
+    teachers = () if named else tuple(given.read_all("teacher", values.checkpoint))
     trained = given.read("teachers", values.at_least_one, None)
     average = given.read("ensemble", values.one_of(AVERAGES), None)
     if teachers and trained is not None:

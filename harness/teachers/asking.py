@@ -28,7 +28,7 @@ from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.features import probe_features
 
 AUTO, STORED, LIVE = "auto", "stored", "live"
-_TIMED = (2, 64)  # samples: the first batch warms up, and tells whether the second is affordable
+_TIMED = (2, 64)  # samples: the first batch tells whether the second is affordable
 _AFFORDABLE_S = 2.0
 _ROOM = 1.5  # of free disk space, of what is stored
 _BYTES = 4  # of a stored number
@@ -93,9 +93,12 @@ def asking_costs(
 def _seconds(network: nn.Module, data: TensorDataModule) -> float:
     """Return the seconds that a network takes for a sample."""
     first, second = (data.splits["val"].few(size).to(data.device).inputs for size in _TIMED)
-    _time(network, first)
+    _time(network, first)  # the first call with inputs of a size takes longer
     taken = _time(network, first) / _size(first)
-    return _time(network, second) / _size(second) if taken * _size(second) < _AFFORDABLE_S else taken
+    if taken * _size(second) > _AFFORDABLE_S:
+        return taken
+    _time(network, second)
+    return _time(network, second) / _size(second)
 
 
 @torch.no_grad()

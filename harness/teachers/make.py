@@ -17,19 +17,19 @@ from harness.cost.counting import trainable_parameters
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.studies.start import Start
-from harness.task import class_names, make_metrics
+from harness.task import class_names, make_metrics, teacher_training
 from harness.teachers.black_box import BlackBoxTeacher, Ground
 from harness.teachers.cache import ArtifactCache
 from harness.teachers.prepare_black_box import WHAT, prepare_black_box, run_key_of
 from harness.teachers.untrained import BindStart, begin_teacher, build_teacher, learns, teacher_start
 from harness.tracking.autologging import switch_off_autologging
 from harness.tracking.spool import Spool
+from harness.training.batches import with_batches_of
 from harness.training.checkpoint import drop_checkpoints, epochs_kept
 from harness.training.fit import EpochListener, FitConfig, fit, loss_check
 from harness.training.tensor_file import cpu_state, load_state, save_tensors
 from lightning_modules.classifier import TeacherModule
 from lightning_modules.data.tensors import TensorDataModule
-from lightning_modules.training import Training
 
 _FILE = "teacher.safetensors"
 AS_IT_IS = "nothing of it is trained by gradients: taken as it is"
@@ -182,8 +182,8 @@ def _begun(
         params={
             "source": source,
             "epochs": space.task.teacher_epochs,
-            "learning_rate": space.task.teacher_learning_rate,
-            "batch_size": data.batch_size,
+            "learning_rate": teacher_training(space.task).learning_rate,
+            "batch_size": teacher_training(space.task).batch_size or data.batch_size,
             "seed": settings.seed,
             "dataset": dataset,
         },
@@ -235,12 +235,14 @@ def _train(
     settings: Settings,
     listener: TeacherListener,
 ) -> None:
+    training = teacher_training(space.task)
+    data = with_batches_of(data, training)
     module = TeacherModule(
         network,
         output=space.task.output.for_training(data.splits["train"].labels, classes),
         metrics=make_metrics(space.task, classes),
-        total_steps=space.task.teacher_epochs * data.steps_per_epoch,
-        settings=Training(learning_rate=space.task.teacher_learning_rate),
+        total_steps=space.task.teacher_epochs * training.steps_per_epoch(data.steps_per_epoch),
+        settings=training,
     )
     spool.set_state("RUNNING", kept=epochs_kept(folder))
     listener.on_start(space.task.teacher_epochs, spool.kept)
@@ -258,6 +260,7 @@ def _train(
         seed=derived_seed(settings.seed, "teacher", "epochs"),
     )
     fit(module, data, config, listeners=[on_epoch, loss_check(data)], on_progress=listener.on_progress)
+    module.trained_network()  # loads averaged weights into it, if there are some
 
 
 def _save(network: nn.Module, file: Path, key: str) -> None:

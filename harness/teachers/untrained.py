@@ -76,9 +76,9 @@ def begin_teacher(
     if settings.teacher is not None or not learns(network):
         return UntrainedTeacher(network, start, start.digest)
     # Fresh weights under a fixed seed stand for the architecture, and what is answered with them for its code.
-    recipe = digest(
-        dataset, space.task.teacher_epochs, space.task.teacher_learning_rate, data.batch_size, settings.seed
-    )
+    task = space.task
+    given = [] if task.teacher_training is None else [task.teacher_training.texts()]
+    recipe = digest(dataset, task.teacher_epochs, task.teacher_learning_rate, data.batch_size, settings.seed, *given)
     asked = replace(start, exact=digest(recipe, shape_of(network)))
     bound = bind_start(f"the teacher (seed {settings.seed})", asked)
     return UntrainedTeacher(network, start, digest("teacher", _RECIPE_VERSION, bound.exact, bound.digest))

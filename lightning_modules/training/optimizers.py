@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from lightning_modules.training.settings import Training, keyword_text
+from lightning_modules.training.values import FROZEN
 
 NETWORK = "network."
 """What the names of the network's parameters begin with in the module that is trained."""
@@ -21,7 +22,7 @@ _CLASSES: dict[Any, type[torch.optim.Optimizer]] = {
 }
 _MOMENTUM = 0.9
 _WIDE_NORMS = (nn.LayerNorm, nn.RMSNorm)  # whose weights may have several dimensions; those of others have one
-_ALIKE = (1.0, 1.0)  # factors of the learning rate and of the weight decay
+_ALIKE = (1.0, 1.0, 0.0)  # factors of the learning rate and of the weight decay, and the share of frozen steps
 
 
 def make_optimizer(training: Training, module: nn.Module) -> torch.optim.Optimizer:
@@ -60,21 +61,22 @@ def _pattern(training: Training, name: str) -> str | None:
 def _parameters(training: Training, module: nn.Module) -> list[Any]:
     """Return all parameters, or groups of them where they have settings of their own."""
     spared = set() if training.decays_all or training.decay is None else _norms_and_biases(module)
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         pattern = _pattern(training, name.removeprefix(NETWORK)) if name.startswith(NETWORK) else None
         given = training.groups[pattern] if pattern is not None else {}
         decay = 0.0 if parameter in spared else given.get("weight_decay", 1.0)
-        groups.setdefault((given.get("learning_rate", 1.0), decay), []).append(parameter)
+        factors = given.get("learning_rate", 1.0), decay, given.get(FROZEN, 0.0)
+        groups.setdefault(factors, []).append(parameter)
     set_for_factory = callable(training.optimizer) and (training.momentum, training.decay) != (None, None)
     if list(groups) == [_ALIKE] and not set_for_factory:
         return groups[_ALIKE]
     return [{"params": params, **_settings(training, *factors)} for factors, params in groups.items()]
 
 
-def _settings(training: Training, rate: float, decay: float) -> dict[str, float]:
+def _settings(training: Training, rate: float, decay: float, frozen: float) -> dict[str, float]:
     """Return the settings of a group, given its factors."""
-    found = {"lr": training.learning_rate * rate}
+    found = {"lr": training.learning_rate * rate, **({FROZEN: frozen} if frozen else {})}
     if training.decay is not None:
         found["weight_decay"] = training.decay * decay
     if training.momentum is not None:

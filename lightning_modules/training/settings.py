@@ -56,7 +56,8 @@ class Training:
             training alone, so that validation losses compare.
         groups: Factors of ``learning_rate`` and ``weight_decay`` by patterns of parameters' names in the network, as
             ``{"head.*": {"learning_rate": 10.0}}``. ``*`` and ``?`` stand for any characters and for one; the first
-            pattern that matches a name holds.
+            pattern that matches a name holds. ``frozen`` is the share of the steps, at first, in which a group is not
+            trained, as in ``{"head.*": {"learning_rate": 10.0}, "*": {"frozen": 0.2}}`` of a pretrained network.
 
     Raises:
         ValueError: If a value is outside its range, or has no effect beside the others.

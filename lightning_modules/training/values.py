@@ -15,6 +15,8 @@ PRECISIONS = ("32", "bf16-mixed")
 DECAY_ON = ("weights", "all")
 FACTORS = ("learning_rate", "weight_decay")
 """What a group of parameters can have a factor of."""
+FROZEN = "frozen"
+"""Share of the steps in which a group of parameters is not trained at first."""
 
 
 def checked(name: str, value: Any) -> Any:
@@ -94,9 +96,10 @@ def _groups(value: Any) -> dict[str, dict[str, float]]:
         if not isinstance(pattern, str) or not pattern or not factors:
             raise _Unfit(wanted)
         for factor in factors:
-            _one_of(FACTORS)(factor)
+            _one_of((*FACTORS, FROZEN))(factor)
         at_least_0 = _number("factors of at least 0 and finite", lambda factor: 0 <= factor < math.inf)
-        found[pattern] = {factor: at_least_0(number) for factor, number in factors.items()}
+        share = _number("frozen for a share of the steps in [0, 1)", lambda value: 0 <= value < 1)
+        found[pattern] = {name: (share if name == FROZEN else at_least_0)(value) for name, value in factors.items()}
     return found
 
 

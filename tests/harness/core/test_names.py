@@ -23,6 +23,8 @@ from harness.preparation.steps import check_class_names
 from harness.sampling.candidates import SpaceEncoder
 from harness.space import SearchSpace
 from harness.task import Task, class_names
+from lightning_modules.outputs import Regression
+from lightning_modules.training import Training
 from search_spaces.digits import SPACE, Digits
 
 
@@ -194,6 +196,15 @@ def test_parameters_with_the_same_name_in_mlflow_are_refused() -> None:
         ({"teacher_epochs": "20"}, "teacher_epochs must be at least 1, a whole number, but got '20'"),
         ({"teacher_learning_rate": -1.0}, "teacher_learning_rate must be a positive number, but got -1.0"),
         ({"teacher_learning_rate": "0.1"}, "teacher_learning_rate must be a positive number, but got '0.1'"),
+        ({"teacher_training": "sgd"}, r"teacher_training must be Training\(…\), but got 'sgd'"),
+        (
+            {"teacher_training": Training(), "teacher_learning_rate": 0.5},
+            "must set teacher_training or teacher_learning_rate, but has both",
+        ),
+        (
+            {"teacher_training": Training(label_smoothing=0.1), "output": Regression(1)},
+            r"teacher_training can't have label_smoothing, .* the output is Regression\(1\)",
+        ),
         ({"class_names": "ab"}, "class_names must be a sequence of strings or integers, .*but got 'ab'"),
         ({"class_names": {0: "a", 1: "b"}}, "class_names must be a sequence"),
         ({"class_names": {"a", "b"}}, "class_names must be a sequence"),

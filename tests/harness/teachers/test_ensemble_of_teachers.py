@@ -28,8 +28,10 @@ from harness.studies.study import Study
 from harness.teachers.cache import ArtifactCache, null_lock
 from harness.teachers.ensemble import averaged, bind_teachers, ensemble_name, make_teachers
 from harness.teachers.make import Teacher
+from harness.teachers.untrained import build_teacher
 from harness.tracking.spool import SPOOL, read_events
 from lightning_modules.outputs import Classification
+from lightning_modules.training import Training
 
 AVERAGES: dict[str, Callable[[list[np.ndarray]], np.ndarray]] = {
     "probabilities": lambda logits: np.log(np.mean([softmax(one, axis=-1) for one in logits], axis=0)),
@@ -219,3 +221,28 @@ def test_an_ensemble_costs_what_its_members_cost_and_each_has_a_run_of_its_own(p
     labels = prepared.data.splits["val"].labels
     accuracy = (prepared.data.teacher_outputs["val"]["logits"].argmax(-1) == labels).float().mean()
     assert metrics["accuracy"] == pytest.approx(float(accuracy))
+
+
+def test_a_teacher_is_trained_as_its_task_says(place: Place) -> None:
+    def made(training: Training) -> tuple[str, dict[str, Tensor], int]:
+        place.space.task.teacher_training = training  # type: ignore[misc]
+        (teacher,) = place.teachers()
+        assert teacher.network is not None
+        losses = [event for event in read_events(teacher.spool.folder / SPOOL) if event["event"] == "metrics"]
+        return teacher.digest, dict(teacher.network.named_parameters()), len(losses)
+
+    before = dict(fresh(place).named_parameters())
+    _, still, epochs = made(Training(optimizer="sgd", learning_rate=1e-30))
+    assert epochs == 2 and all(torch.allclose(still[name], value) for name, value in before.items())
+    digest, moved, _ = made(Training(optimizer="sgd", learning_rate=0.1, groups={"0.*": {"frozen": 0.99}}))
+    first = [name for name in before if name.startswith("0.")]
+    assert first and all(torch.equal(moved[name], before[name]) for name in first)  # frozen for 11.88 of 12 steps
+    assert not any(torch.allclose(moved[name], before[name]) for name in before if name not in first)
+    assert digest == made(Training(optimizer="sgd", learning_rate=0.1, groups={"0.*": {"frozen": 0.99}}))[0]
+
+
+def fresh(place: Place) -> nn.Module:
+    """The teacher as it begins: with the weights that the study's seed gives."""
+    network = build_teacher(place.space, place.space.task.data(None), place.settings)
+    assert isinstance(network, nn.Module)
+    return network

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from lightning_modules.training import Training
+from lightning_modules.training.optimizers import make_optimizer
 from lightning_modules.training.schedules import make_schedule
 
 
@@ -109,3 +111,56 @@ def test_a_schedule_goes_on_from_its_state(schedule: str) -> None:
         second.step()
         resumed.step()
     assert seen == whole[5:]
+
+
+@pytest.mark.parametrize(
+    ("settings", "total"),
+    [
+        ({}, 10),
+        ({"schedule": "cosine", "warmup": 0.2}, 10),
+        ({"schedule": "constant"}, 10),
+        ({"schedule": "step"}, 10),
+        ({}, 3),  # of a warm-up below one step
+    ],
+)
+def test_a_frozen_group_has_no_rate_at_first_and_then_that_of_the_schedule(
+    settings: dict[str, Any], total: int
+) -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    module = nn.ModuleDict({"network": network})
+    groups = {"1.*": {"learning_rate": 10.0}, "*": {"frozen": 0.4}}
+    training = Training(learning_rate=0.1, groups=groups, optimizer="sgd", **settings)
+    free = Training(learning_rate=0.1, groups={"1.*": {"learning_rate": 10.0}}, optimizer="sgd", **settings)
+    rates = {}
+    for name, one in (("frozen", training), ("free", free)):
+        optimizer = make_optimizer(one, module)
+        schedule = make_schedule(one, optimizer, total)
+        rates[name] = []
+        for _ in range(total):
+            found = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+            rates[name].append((found[id(network[0].weight)], found[id(network[1].weight)]))
+            optimizer.step()
+            schedule.step()
+    for step, ((trunk, head), (free_trunk, free_head)) in enumerate(zip(rates["frozen"], rates["free"], strict=True)):
+        assert head == pytest.approx(free_head)
+        assert trunk == (0.0 if step < 0.4 * total else pytest.approx(free_trunk))
+
+
+def test_a_frozen_trunk_keeps_its_weights_until_its_share_of_the_steps() -> None:
+    network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    training = Training(learning_rate=0.1, groups={"1.*": {"learning_rate": 10.0}, "*": {"frozen": 0.5}})
+    optimizer = make_optimizer(training, nn.ModuleDict({"network": network}))
+    schedule = make_schedule(training, optimizer, 6)
+    before, changed = network[0].weight.detach().clone(), []
+    for _ in range(6):
+        optimizer.zero_grad()
+        network(torch.ones(4, 3)).pow(2).sum().backward()
+        optimizer.step()
+        schedule.step()
+        changed.append(not torch.equal(network[0].weight, before))
+    assert changed == [False, False, False, True, True, True]
+
+
+def test_a_share_of_frozen_steps_is_below_1() -> None:
+    with pytest.raises(ValueError, match=r"frozen for a share of the steps in \[0, 1\)"):
+        Training(groups={"*": {"frozen": 1.0}})
