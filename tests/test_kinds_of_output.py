@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -75,6 +76,13 @@ SPACES = {
     "tagging": ("accuracy", {"perplexity"}, True),
 }
 """The primary metric of each space, its other ones, and whether its outputs have classes."""
+TOLD = {
+    "diabetes": r"errs by \d\.\d+ on average, the teacher by \d",
+    "digit_traits": r"of the teacher's [\d,]+ right labels .* in label (even|above four|prime|has a loop): (no|yes) ",
+    "digit_masks": r"of the teacher's [\d,]+ right pixels .*its IoU falls most in class \d",
+    "tagging": r"of the teacher's [\d,]+ right tokens ",
+}
+"""What the report says of a pick, in the words of the output kind."""
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -84,17 +92,22 @@ def test_a_task_of_any_output_is_searched_scored_and_reported(tmp_path: Path, sp
     if space == "tagging":
         file = tmp_path / "tagging.py"
         file.write_text(TAGGING)
-    output = search(tmp_path, "--space", str(file), "--trials", "3", "--epochs", "2", "--controls", "plain")
+    flags = ("--trials", "3", "--epochs", "2", "--controls", "plain", "--min", "none")
+    output = search(tmp_path, "--space", str(file), *flags)
     study = space.replace("_", "-")
     assert "3/3 done" in output and f"teacher   {primary} " in output
     (trial, *_) = [one for one in load(tmp_path, study).trials if one.state.name == "COMPLETE"]
     scores = trial.user_attrs["metrics"]
     assert next(iter(scores)) == primary and others <= scores.keys()
     assert ({"agreement", "teacher_kl", "ece"} <= scores.keys()) == has_classes
-    assert (tmp_path / "mlruns" / "trials" / study / str(trial.number) / "answers.safetensors").exists() == has_classes
-    table = pd.read_csv(tmp_path / "mlruns" / "trials" / study / "report" / "trials.csv")
+    folder = tmp_path / "mlruns" / "trials" / study
+    assert (folder / str(trial.number) / "answers.safetensors").exists()
+    table = pd.read_csv(folder / "report" / "trials.csv")
     assert table[primary].notna().any() and table["agreement"].notna().any() == has_classes
-    assert ("answers.safetensors" in output) is False  # nothing is said to be missing that can't be there
+    assert re.search(TOLD[space], output)
+    assert "answers.safetensors" not in output  # nothing is said to be missing
+    assert (folder / "report" / "transfer.csv").exists()
+    assert (folder / "report" / "transfer.png").exists() == has_classes
 
 
 def test_another_metric_of_the_task_may_be_an_objective(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from torchmetrics import Metric
 from lightning_modules.batch import Batch
 from lightning_modules.ensemble import mean_of_logits, mean_of_probabilities
 from lightning_modules.losses import hard_label_loss, smoothed_label_loss
+from lightning_modules.outputs.errors import Errors
 
 Metrics = Mapping[str, tuple[Metric, Literal["maximize", "minimize"]]]
 """Metrics by name, each with the direction that is better; the first one is the primary metric."""
@@ -42,6 +43,8 @@ class Output(ABC):
         has_classes: Whether an output is scores of classes, which can be compared as rows of logits.
         has_one_row: Whether each sample has one row, so that a method may keep something by sample.
         may_exceed_labels: Whether an output may have more entries than the labels need.
+        row_word: What one of the rows is called in reports: a sample, a pixel, a token, a label.
+        compares_overlap: Whether reports compare classes by their intersection over union too.
         size: Number that was declared; ``None`` reads it from the labels.
     """
 
@@ -53,6 +56,8 @@ class Output(ABC):
     has_classes: ClassVar[bool] = False
     has_one_row: ClassVar[bool] = False
     may_exceed_labels: ClassVar[bool] = False
+    row_word: ClassVar[str] = "sample"
+    compares_overlap: ClassVar[bool] = False
     size: int | None = None
 
     @abstractmethod
@@ -137,6 +142,18 @@ class Output(ABC):
     def rows_of(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rows of logits (R, C) and labels (R,) of an output."""
         raise NotImplementedError(f"{self} has no classes")
+
+    def describe_errors(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Errors | None:
+        """Return how a student errs beside its teacher, for reports; ``None`` if nothing is to be said.
+
+        It is asked where an output has no classes: those of classes are compared row by row.
+
+        Args:
+            student: The student's output for every sample of a split, first dimension N.
+            teacher: The teacher's output for the same samples.
+            labels: Their labels.
+        """
+        return None
 
     def view_targets_fault(self, targets: Tensor, labels: Tensor, size: int) -> str | None:
         """Return what targets that a view gives in place of labels must be, and are not; ``None`` if they are right.

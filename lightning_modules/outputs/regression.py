@@ -11,6 +11,7 @@ from torch import Tensor
 from torchmetrics.regression import MeanAbsoluteError, R2Score
 
 from lightning_modules.outputs.base import Metrics, Output
+from lightning_modules.outputs.errors import Errors, value_errors
 
 
 class Regression(Output):
@@ -59,6 +60,10 @@ class Regression(Output):
     def metrics(self, size: int) -> Metrics:
         """Return the mean absolute error, and the share of variance that is explained."""
         return {"mae": (MeanAbsoluteError(), "minimize"), "r2": (R2Score(), "maximize")}
+
+    def describe_errors(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Errors:
+        """Return the errors of each value, in units of the target: all, and by range of the target."""
+        return value_errors(student, teacher, labels)
 
     def perfect(self, labels: Tensor, size: int) -> Tensor:
         """Return the targets."""
