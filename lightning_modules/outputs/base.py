@@ -11,9 +11,9 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,18 @@ from lightning_modules.outputs.errors import Errors
 
 Metrics = Mapping[str, tuple[Metric, Literal["maximize", "minimize"]]]
 """Metrics by name, each with the direction that is better; the first one is the primary metric."""
+
+
+class TeacherFault(NamedTuple):
+    """Why a teacher's outputs can't be what an output kind means.
+
+    Attributes:
+        found: What they are, as it follows on "the teacher gives".
+        remedy: What to do.
+    """
+
+    found: str
+    remedy: str
 
 
 class Output(ABC):
@@ -152,6 +164,26 @@ class Output(ABC):
             student: The student's output for every sample of a split, first dimension N.
             teacher: The teacher's output for the same samples.
             labels: Their labels.
+        """
+        return None
+
+    def teacher_fault(self, answers: Tensor, labels: Tensor) -> TeacherFault | None:
+        """Return why a teacher's outputs have another meaning than the labels; ``None`` if they are not seen to have.
+
+        Args:
+            answers: Its outputs for the samples of a split.
+            labels: The labels of these samples.
+        """
+        return None
+
+    def teacher_map(self, answers: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """Return the map of a teacher's outputs to what students are to give; ``None`` if they are the same.
+
+        Its text, ``str(map)``, is shown.
+
+        Args:
+            answers: The teacher's outputs for the training samples.
+            labels: The labels of these samples.
         """
         return None
 
