@@ -13,6 +13,7 @@ import numpy as np
 from torch import nn
 from torchmetrics import Metric
 
+from lightning_modules.batch import Inputs
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.outputs import Classification, Output
 from lightning_modules.training import Training
@@ -62,6 +63,18 @@ class Task(ABC):
             architecture: A value for each parameter of the space's ``student`` group.
         """
 
+    def teacher_inputs(self, inputs: Inputs) -> Any:
+        """Return what a teacher takes that is no PyTorch network, for the inputs of a batch.
+
+        It is asked of such a teacher alone, from ``--teacher FILE`` or from ``teacher()``, as of one that knows images
+        with their channels last: ``return inputs.permute(0, 2, 3, 1).numpy()``. Without it, each kind has its default
+        (``harness.teachers``). Outputs in a file are joined by ids, and take no inputs.
+
+        Args:
+            inputs: A tensor (B, ...), or a dict of tensors.
+        """
+        return inputs
+
     def deployed(self, student: nn.Module) -> nn.Module:
         """Return the network that is deployed of a student: it is scored, costed and saved in the student's place.
 
@@ -91,6 +104,11 @@ class Task(ABC):
         All are logged, and may be objectives. By default there is ``metric``, or what the output kind declares.
         """
         return {}
+
+
+def maps_teacher_inputs(task: Task) -> bool:
+    """Return whether a task says what a teacher takes that is no PyTorch network."""
+    return _is_overridden(task, "teacher_inputs")
 
 
 def class_names(task: Task) -> tuple[str, ...]:

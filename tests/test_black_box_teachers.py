@@ -19,6 +19,22 @@ pytestmark = pytest.mark.slow
 TREES, ANSWERS, KERAS = (
     ROOT / "examples" / f"{name}.py" for name in ("trees_teach_a_perceptron", "outputs_in_a_file", "keras_teaches")
 )
+TURNED = '''
+"""Digits, for a teacher in a file that knows pictures with their channels last."""
+
+from dataclasses import replace
+
+from search_spaces.digits import SPACE as DIGITS
+from search_spaces.digits import Digits
+
+
+class ChannelsLast(Digits):
+    def teacher_inputs(self, inputs):
+        return inputs.permute(0, 2, 3, 1).numpy()
+
+
+SPACE = replace(DIGITS, task=ChannelsLast())
+'''
 SMALL = ("--epochs", "2", "--min", "none", "--controls", "none", "--fix", "width=8", "--recipe", "none")
 OF_THE_TEACHER = ("compression", "speedup")
 
@@ -137,6 +153,11 @@ def test_a_keras_network_teaches(tmp_path: Path) -> None:
     assert "digits.keras answers with probabilities: their logarithms are stored as its logits" in output
     assert "2/2 done" in output and load(tmp_path, "keras").user_attrs["kd.teacher"]["parameters"] == 5930
     assert "its channels are last" in refused(tmp_path, "--teacher", "digits.keras", "--study", "flat")
+    (tmp_path / "turned.py").write_text(TURNED)
+    flags = ("--study", "turned", "--trials", "1", *SMALL, "--max", "parameters=4000")
+    output = search(tmp_path, "--space", "turned.py", "--teacher", "digits.keras", *flags)
+    same, turned = (load(tmp_path, name).user_attrs["kd.teacher"] for name in ("keras", "turned"))
+    assert "1/1 done" in output and turned["accuracy"] == same["accuracy"]
 
 
 def test_a_mixed_ensemble_has_no_costs_that_one_of_it_lacks(tmp_path: Path, answers: Path) -> None:

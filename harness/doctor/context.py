@@ -44,7 +44,6 @@ class CheckContext:
         teacher: The teacher, in eval mode.
         black_box: What is asked, where the teacher is no PyTorch network: ``teacher`` calls it, if it can be called.
         teacher_map: Maps what the teacher answers to what students are to give; ``None`` where it is the same.
-        teacher_map: Maps what the teacher answers to what students are to give; ``None`` where it is the same.
         teacher_is_trained: Whether it is trained, or used as it is: only then do its predictions mean anything.
         students: Architectures with their number of parameters, in ascending order.
         kinds: Results of students of every kind.
@@ -63,7 +62,6 @@ class CheckContext:
     teacher: nn.Module = field(init=False)
     teacher_is_trained: bool = field(init=False)
     black_box: BlackBoxTeacher | None = field(init=False, default=None)
-    teacher_map: Callable[[Tensor], Tensor] | None = field(init=False, default=None)
     teacher_map: Callable[[Tensor], Tensor] | None = field(init=False, default=None)
     students: list[tuple[dict[str, Any], int]] = field(init=False)
     kinds: Students = field(init=False)

@@ -90,6 +90,10 @@ class Query:
 class BlackBoxTeacher(ABC):
     """A teacher that is asked, and never trained by gradients.
 
+    Args:
+        inputs: Maps the inputs of a batch to what the teacher takes; ``None`` takes ``default``.
+        default: What the kind takes by default.
+
     Attributes:
         who: What it is, in messages.
         is_costed: Whether what it answers is computed here, so that its latency can be measured.
@@ -102,7 +106,9 @@ class BlackBoxTeacher(ABC):
     is_costed: ClassVar[bool] = True
     runtime: ClassVar[str] = "another library"
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: Prepare | None = None, default: Prepare = lambda inputs: inputs) -> None:
+        self._inputs = default if inputs is None else inputs
+        self._has_inputs = inputs is not None
         self.warnings: list[str] = []
         self.floored = 0
         self._classes, self._names = 0, tuple[str, ...]()
@@ -116,6 +122,19 @@ class BlackBoxTeacher(ABC):
         self.warnings = []
         self._classes, self._names = ground.classes, ground.names
         self._prepare(ground)
+
+    def take(self, inputs: Prepare) -> None:
+        """Let a function of the task map the inputs of a batch to what the teacher takes.
+
+        Raises:
+            HarnessError: If the teacher was given another one.
+        """
+        if self._has_inputs:
+            raise HarnessError(
+                f"the task must say once what its teacher takes, but has teacher_inputs() and a {type(self).__name__} "
+                "with inputs=; leave one of them out."
+            )
+        self._inputs = inputs
 
     @property
     def learns(self) -> bool:

@@ -37,14 +37,14 @@ class ModelFile(BlackBoxTeacher):
         self,
         path: str | Path,
         *,
-        inputs: Prepare = numpy_inputs,
+        inputs: Prepare | None = None,
         kind: str | None = None,
         output: str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(inputs, numpy_inputs)
         if kind is not None and kind not in SCORED:
             raise ValueError(f"kind must be one of {', '.join(SCORED)}, but got {kind!r}.")
-        self._path, self._inputs, self._given_kind, self._output = Path(path), inputs, kind, output
+        self._path, self._given_kind, self._output = Path(path), kind, output
         self._kind = kind or LOGITS
         self._content = ""
 
@@ -95,8 +95,8 @@ class ModelFile(BlackBoxTeacher):
         except Exception as error:
             raise Unfit(
                 f"{self.who} can't answer: {type(error).__name__}: {one_line(error).rstrip('.')}",
-                "let inputs= give what it takes, as inputs=lambda x: x.permute(0, 2, 3, 1).numpy() where channels are "
-                "last",
+                "let inputs=, or the task's teacher_inputs(), give what it takes, as x.permute(0, 2, 3, 1).numpy() "
+                "where channels are last",
             ) from error
         if found.ndim != 2:
             raise Unfit(
@@ -118,9 +118,12 @@ def refuse_shape(who: str, name: str, wanted: Any, given: tuple[int, ...]) -> Un
     shown = f"({', '.join('*' if not isinstance(one, int) else str(one) for one in wanted)})"
     rest = tuple(wanted[1:])
     last = len(given) == 4 and (given[2], given[3], given[1]) == rest
-    remedy = "let inputs= give what it takes"
+    remedy = "let inputs=, or the task's teacher_inputs(), give what it takes"
     if last:
-        remedy = "its channels are last: inputs=lambda x: x.permute(0, 2, 3, 1).numpy()"
+        remedy = (
+            "its channels are last: inputs=lambda x: x.permute(0, 2, 3, 1).numpy(), or the same from the task's "
+            "teacher_inputs()"
+        )
     return Unfit(f"{who} takes {name!r} of shape {shown}, but is given {given}", remedy)
 
 

@@ -119,7 +119,8 @@ def load_predictions(path: Path) -> Predictions | None:
     """Return the predictions in a file; ``None`` if it is missing, holds none, or can't be read."""
     try:
         tensors, kind = _read(path, _CLASSES)
-        return Predictions(**kind, **tensors)
+        fields: dict[str, Any] = {**kind, **tensors}
+        return Predictions(**fields)
     except _UNREADABLE:
         return None
 

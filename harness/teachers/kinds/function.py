@@ -38,16 +38,16 @@ class FunctionTeacher(BlackBoxTeacher):
         *,
         digest: str,
         kind: str = LOGITS,
-        inputs: Prepare = lambda inputs: inputs,
+        inputs: Prepare | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(inputs)
         if not callable(function):
             raise ValueError(f"FunctionTeacher must get a function, but got {type(function).__name__}.")
         if not isinstance(digest, str) or not digest.strip():
             raise ValueError(f"digest must name what answers, such as 'model-x, 2026-11', but got {digest!r}.")
         if kind not in _KINDS:
             raise ValueError(f"kind must be one of {', '.join(_KINDS)}, but got {kind!r}.")
-        self._function, self._digest, self._kind, self._inputs = function, digest, kind, inputs
+        self._function, self._digest, self._kind = function, digest, kind
 
     @property
     def content(self) -> str:

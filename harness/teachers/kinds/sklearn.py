@@ -78,9 +78,9 @@ class SklearnTeacher(BlackBoxTeacher):
     runtime: ClassVar[str] = "scikit-learn"
 
     def __init__(
-        self, estimator: Any, *, inputs: Prepare = flat_inputs, folds: int = 5, scores: str = SCORES[0]
+        self, estimator: Any, *, inputs: Prepare | None = None, folds: int = 5, scores: str = SCORES[0]
     ) -> None:
-        super().__init__()
+        super().__init__(inputs, flat_inputs)
         if not hasattr(estimator, "fit") or not hasattr(estimator, "get_params") or isinstance(estimator, type):
             found = "a class" if isinstance(estimator, type) else type(estimator).__name__
             raise ValueError(f"SklearnTeacher must get an estimator of scikit-learn, but got {found}.")
@@ -88,7 +88,7 @@ class SklearnTeacher(BlackBoxTeacher):
             raise ValueError(f"folds must be a whole number of at least 2, but got {folds!r}.")
         if scores not in SCORES:
             raise ValueError(f"scores must be one of {' or '.join(SCORES)}, but got {scores!r}.")
-        self._given, self._inputs, self._folds, self._scores = estimator, inputs, folds, scores
+        self._given, self._folds, self._scores = estimator, folds, scores
         self.was_fitted = is_fitted(estimator)
         self._whole: Any = estimator
         self._parts: list[Any] = []
