@@ -187,3 +187,26 @@ def test_a_checkpoint_fills_no_teacher_that_is_no_network(tmp_path: Path) -> Non
     (tmp_path / "some.pt").write_text("")
     error = refused(tmp_path, "--space", str(TREES), "--teacher", "some.pt", *SMALL)
     assert "must be of a network that teacher() builds, but that gives a SklearnTeacher" in error
+
+
+@pytest.mark.parametrize(
+    ("space", "estimator", "told"),
+    [
+        ("diabetes", "HistGradientBoostingRegressor(max_iter=20)", "errs by "),
+        ("digit_traits", "RandomForestClassifier(20)", "right labels"),
+    ],
+)
+def test_trees_teach_numbers_and_several_labels(tmp_path: Path, space: str, estimator: str, told: str) -> None:
+    text = (ROOT / "search_spaces" / f"{space}.py").read_text()
+    start, end = text.index("    def teacher"), text.index("    def student")
+    teacher = f"    def teacher(self) -> Any:\n        return SklearnTeacher({estimator})\n\n"
+    name = estimator.partition("(")[0]
+    imports = f"from sklearn.ensemble import {name}\nfrom harness.teachers import SklearnTeacher\n"
+    head, marker, rest = (text[:start] + teacher + text[end:]).partition("import torch\n")
+    (tmp_path / "trees.py").write_text(head + imports + marker + rest)
+    small = ("--epochs", "2", "--min", "none", "--controls", "none", "--trials", "1")
+    output = search(tmp_path, "--space", "trees.py", "--study", "trees", *small)
+    assert "what it says of these is out of fold, 5 folds;" in output and "1/1 done" in output and told in output
+    doctor = (sys.executable, "-m", "harness", "doctor", "--space", "trees.py")
+    found = subprocess.run(doctor, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert found.returncode == 0 and "FAILED" not in found.stdout, found.stdout

@@ -233,7 +233,7 @@ class TeacherAgreement:
         fall = (self.by_class["teacher_iou"] - self.by_class["student_iou"]).dropna()
         if not len(fall) or fall.max() <= 0:
             return ""
-        worst = int(fall.index[fall.argmax()])
+        worst = int(fall.to_numpy().argmax())
         student, teacher = self.by_class.loc[worst, ["student_iou", "teacher_iou"]]
         return f"; its IoU falls most in class {self.name(worst)} ({student:.3f}, the teacher's {teacher:.3f})"
 

@@ -21,7 +21,7 @@ from harness.core.errors import HarnessError, Unfit
 from harness.core.plugins import modules_of
 from harness.networks.digest import answers_of, rounded_answers, sampled_answers, samples_of
 from harness.studies.start import Start
-from harness.teachers.answers import Logits
+from harness.teachers.answers import OF_CLASSES, Logits
 from lightning_modules.batch import Inputs
 from lightning_modules.data.tensors import TensorDataModule
 
@@ -55,6 +55,7 @@ class Ground:
         seed: Decides every draw.
         note: Called with a line of text about the teacher.
         keep: Keeps what is learnt; ``None`` where nothing is to be written.
+        numbers_of: What the C numbers of a sample are of: classes, labels, or values.
     """
 
     data: TensorDataModule
@@ -64,6 +65,7 @@ class Ground:
     seed: int = 0
     note: Callable[[str], None] = lambda text: None
     keep: Keep | None = None
+    numbers_of: str = OF_CLASSES
 
     def named(self, place: int) -> str:
         """Return the name of a class in messages."""
@@ -111,7 +113,7 @@ class BlackBoxTeacher(ABC):
         self._has_inputs = inputs is not None
         self.warnings: list[str] = []
         self.floored = 0
-        self._classes, self._names = 0, tuple[str, ...]()
+        self._classes, self._names, self._numbers_of = 0, tuple[str, ...](), OF_CLASSES
 
     def prepare(self, ground: Ground) -> None:
         """Fit, load or join what the teacher needs to answer; called before it is asked.
@@ -120,7 +122,7 @@ class BlackBoxTeacher(ABC):
             HarnessError: If it can't teach on this ground.
         """
         self.warnings = []
-        self._classes, self._names = ground.classes, ground.names
+        self._classes, self._names, self._numbers_of = ground.classes, ground.names, ground.numbers_of
         self._prepare(ground)
 
     def take(self, inputs: Prepare) -> None:
@@ -198,8 +200,8 @@ class BlackBoxTeacher(ABC):
         if logits.shape != (samples, self._classes):
             raise Unfit(
                 f"{self.who} must give {samples} samples one row of {self._classes} numbers each, as the students have "
-                f"classes, but gives shape {tuple(logits.shape)}",
-                "give teacher and students the same classes in the same order",
+                f"{self._numbers_of}, but gives shape {tuple(logits.shape)}",
+                f"give teacher and students the same {self._numbers_of} in the same order",
             )
         return logits
 

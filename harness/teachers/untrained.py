@@ -99,10 +99,10 @@ def _asked(teacher: BlackBoxTeacher, task: Task) -> BlackBoxTeacher:
     Raises:
         HarnessError: If the task's output has no row of numbers for each sample, or its inputs are said twice.
     """
-    if not task.output.has_one_row:
+    if not task.output.numbers_of:
         raise HarnessError(
-            f"a {type(teacher).__name__} must teach one class for each sample, but the task's output is {task.output}; "
-            "let teacher() return a torch.nn.Module that gives such outputs."
+            f"a {type(teacher).__name__} must give one row of numbers for each sample, but the task's output is "
+            f"{task.output}; let teacher() return a torch.nn.Module that gives such outputs."
         )
     if maps_teacher_inputs(task):
         teacher.take(task.teacher_inputs)

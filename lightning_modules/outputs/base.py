@@ -56,6 +56,8 @@ class Output(ABC):
         has_one_row: Whether each sample has one row, so that a method may keep something by sample.
         may_exceed_labels: Whether an output may have more entries than the labels need.
         row_word: What one of the rows is called in reports: a sample, a pixel, a token, a label.
+        numbers_of: What the row of numbers is of that each sample has, for teachers that are no network: classes that
+            exclude one another, labels that do not, or values; empty where a sample has no such row.
         compares_overlap: Whether reports compare classes by their intersection over union too.
         size: Number that was declared; ``None`` reads it from the labels.
     """
@@ -70,6 +72,7 @@ class Output(ABC):
     may_exceed_labels: ClassVar[bool] = False
     row_word: ClassVar[str] = "sample"
     compares_overlap: ClassVar[bool] = False
+    numbers_of: ClassVar[Literal["", "classes", "labels", "values"]] = ""
     size: int | None = None
 
     @abstractmethod

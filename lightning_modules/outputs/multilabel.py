@@ -39,6 +39,7 @@ class MultiLabel(Output):
     labels_text = "0 or 1 for each of L labels, shape (N, L), whole numbers or float32"
     has_classes = True
     row_word = "label"
+    numbers_of = "labels"
 
     def __init__(
         self, labels: int | None = None, *, class_weights: Literal["balanced"] | Sequence[float] | None = None

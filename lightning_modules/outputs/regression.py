@@ -38,6 +38,7 @@ class Regression(Output):
     metric_directions: ClassVar[Mapping[str, Literal["maximize", "minimize"]]] = {"mae": "minimize", "r2": "maximize"}
     shape = "(B, V)"
     labels_text = "numbers of shape (N, V) and dtype float32"
+    numbers_of = "values"
 
     def __init__(self, values: int | None = None, *, teacher_scale: Literal["targets", "own"] = "targets") -> None:
         if values is not None and (not isinstance(values, int) or isinstance(values, bool) or values < 1):
