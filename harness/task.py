@@ -13,6 +13,7 @@ import numpy as np
 from torch import nn
 from torchmetrics import Metric
 
+from lightning_modules.batch import Inputs
 from lightning_modules.data.own import data_module_of, is_lightning
 from lightning_modules.data.sampling import EpochSampler
 from lightning_modules.data.tensors import Split, TensorDataModule
@@ -82,6 +83,18 @@ class Task(ABC):
             architecture: A value for each parameter of the space's ``student`` group.
         """
 
+    def teacher_inputs(self, inputs: Inputs) -> Any:
+        """Return what a teacher takes that is no PyTorch network, for the inputs of a batch.
+
+        It is asked of such a teacher alone, from ``--teacher FILE`` or from ``teacher()``, as of one that knows images
+        with their channels last: ``return inputs.permute(0, 2, 3, 1).numpy()``. Without it, each kind has its default
+        (``harness.teachers``). Outputs in a file are joined by ids, and take no inputs.
+
+        Args:
+            inputs: A tensor (B, ...), or a dict of tensors.
+        """
+        return inputs
+
     def deployed(self, student: nn.Module) -> nn.Module:
         """Return the network that is deployed of a student: it is scored, costed and saved in the student's place.
 
@@ -111,6 +124,11 @@ class Task(ABC):
         All are logged, and may be objectives. By default there is ``metric``, or what the output kind declares.
         """
         return {}
+
+
+def maps_teacher_inputs(task: Task) -> bool:
+    """Return whether a task says what a teacher takes that is no PyTorch network."""
+    return _is_overridden(task, "teacher_inputs")
 
 
 def teacher_training(task: Task) -> Training:

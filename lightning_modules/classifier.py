@@ -16,6 +16,7 @@ from torchmetrics import Metric
 from lightning_modules.batch import Batch, call, evaluating
 from lightning_modules.features import capture_features
 from lightning_modules.methods import Criterion, HardLabelCriterion, Term
+from lightning_modules.methods.base import with_targets_of
 from lightning_modules.outputs import Classification, Output
 from lightning_modules.training.average import WeightAverage
 from lightning_modules.training.optimizers import make_optimizer
@@ -89,6 +90,7 @@ class ClassifierModule(pl.LightningModule):
         self.updates = Updates(settings)
         self.epoch_metrics: dict[str, float] = {}
         self._training = _TermMeans()
+        self._mixes = False  # whether training batches have probabilities in place of labels
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer of network and method, and its schedule, stepped with each optimizer step."""
@@ -114,6 +116,7 @@ class ClassifierModule(pl.LightningModule):
         for batch in batches:
             evaluated = self._evaluate(batch)
             loss, samples = weighted_sum(evaluated.terms), evaluated.count
+            self._mixes = evaluated.batch.target.is_floating_point()
             if self.updates.add(loss, samples, optimizer, schedule):
                 self._update_average()
             self._training.add(evaluated.terms, samples)
@@ -134,6 +137,7 @@ class ClassifierModule(pl.LightningModule):
         if mixed:  # losses are computed in float32
             logits, features = logits.float(), {name: value.float() for name, value in features.items()}
         rows, of_rows = self.output.as_rows(logits, batch)
+        of_rows = with_targets_of(self.criterion, rows, of_rows, mixed=self._mixes)
         count = self.output.count_rows(batch.target, rows)
         return _Evaluated(logits, rows, count, of_rows, self.criterion(rows, of_rows, features))
 

@@ -19,6 +19,22 @@ pytestmark = pytest.mark.slow
 TREES, ANSWERS, KERAS = (
     ROOT / "examples" / f"{name}.py" for name in ("trees_teach_a_perceptron", "outputs_in_a_file", "keras_teaches")
 )
+TURNED = '''
+"""Digits, for a teacher in a file that knows pictures with their channels last."""
+
+from dataclasses import replace
+
+from search_spaces.digits import SPACE as DIGITS
+from search_spaces.digits import Digits
+
+
+class ChannelsLast(Digits):
+    def teacher_inputs(self, inputs):
+        return inputs.permute(0, 2, 3, 1).numpy()
+
+
+SPACE = replace(DIGITS, task=ChannelsLast())
+'''
 SMALL = ("--epochs", "2", "--min", "none", "--controls", "none", "--fix", "width=8", "--recipe", "none")
 OF_THE_TEACHER = ("compression", "speedup")
 
@@ -137,6 +153,11 @@ def test_a_keras_network_teaches(tmp_path: Path) -> None:
     assert "digits.keras answers with probabilities: their logarithms are stored as its logits" in output
     assert "2/2 done" in output and load(tmp_path, "keras").user_attrs["kd.teacher"]["parameters"] == 5930
     assert "its channels are last" in refused(tmp_path, "--teacher", "digits.keras", "--study", "flat")
+    (tmp_path / "turned.py").write_text(TURNED)
+    flags = ("--study", "turned", "--trials", "1", *SMALL, "--max", "parameters=4000")
+    output = search(tmp_path, "--space", "turned.py", "--teacher", "digits.keras", *flags)
+    same, turned = (load(tmp_path, name).user_attrs["kd.teacher"] for name in ("keras", "turned"))
+    assert "1/1 done" in output and turned["accuracy"] == same["accuracy"]
 
 
 def test_a_mixed_ensemble_has_no_costs_that_one_of_it_lacks(tmp_path: Path, answers: Path) -> None:
@@ -166,3 +187,26 @@ def test_a_checkpoint_fills_no_teacher_that_is_no_network(tmp_path: Path) -> Non
     (tmp_path / "some.pt").write_text("")
     error = refused(tmp_path, "--space", str(TREES), "--teacher", "some.pt", *SMALL)
     assert "must be of a network that teacher() builds, but that gives a SklearnTeacher" in error
+
+
+@pytest.mark.parametrize(
+    ("space", "estimator", "told"),
+    [
+        ("diabetes", "HistGradientBoostingRegressor(max_iter=20)", "errs by "),
+        ("digit_traits", "RandomForestClassifier(20)", "right labels"),
+    ],
+)
+def test_trees_teach_numbers_and_several_labels(tmp_path: Path, space: str, estimator: str, told: str) -> None:
+    text = (ROOT / "search_spaces" / f"{space}.py").read_text()
+    start, end = text.index("    def teacher"), text.index("    def student")
+    teacher = f"    def teacher(self) -> Any:\n        return SklearnTeacher({estimator})\n\n"
+    name = estimator.partition("(")[0]
+    imports = f"from sklearn.ensemble import {name}\nfrom harness.teachers import SklearnTeacher\n"
+    head, marker, rest = (text[:start] + teacher + text[end:]).partition("import torch\n")
+    (tmp_path / "trees.py").write_text(head + imports + marker + rest)
+    small = ("--epochs", "2", "--min", "none", "--controls", "none", "--trials", "1")
+    output = search(tmp_path, "--space", "trees.py", "--study", "trees", *small)
+    assert "what it says of these is out of fold, 5 folds;" in output and "1/1 done" in output and told in output
+    doctor = (sys.executable, "-m", "harness", "doctor", "--space", "trees.py")
+    found = subprocess.run(doctor, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert found.returncode == 0 and "FAILED" not in found.stdout, found.stdout

@@ -31,7 +31,18 @@ def load_black_box(teacher: BlackBoxTeacher, context: CheckContext) -> str:
     names = class_names(context.space.task, context.data.class_names)
     context.black_box, context.teacher = teacher, AskedNetwork(teacher).eval()
     context.teacher_is_trained = not teacher.learns
-    teacher.prepare(Ground(data, context.dataset, _classes(context), names, context.settings.seed, notes.append))
+    numbers_of = context.space.task.output.numbers_of
+    teacher.prepare(
+        Ground(
+            data,
+            context.dataset,
+            _classes(context),
+            names,
+            context.settings.seed,
+            notes.append,
+            numbers_of=numbers_of,
+        )
+    )
     told = f"a {type(teacher).__name__}, no PyTorch network{''.join(f'; {note}' for note in notes)}"
     if teacher.warnings:
         raise CheckWarning(

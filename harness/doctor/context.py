@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -44,6 +44,7 @@ class CheckContext:
         sample: Some samples of each split, on the device, joined to the teacher's outputs once there are any.
         teacher: The teacher, in eval mode.
         black_box: What is asked, where the teacher is no PyTorch network: ``teacher`` calls it, if it can be called.
+        teacher_map: Maps what the teacher answers to what students are to give; ``None`` where it is the same.
         teacher_is_trained: Whether it is trained, or used as it is: only then do its predictions mean anything.
         students: Architectures with their number of parameters, in ascending order.
         kinds: Results of students of every kind.
@@ -62,6 +63,7 @@ class CheckContext:
     teacher: nn.Module = field(init=False)
     teacher_is_trained: bool = field(init=False)
     black_box: BlackBoxTeacher | None = field(init=False, default=None)
+    teacher_map: Callable[[Tensor], Tensor] | None = field(init=False, default=None)
     students: list[tuple[dict[str, Any], int]] = field(init=False)
     kinds: Students = field(init=False)
     methods: list[str] = field(init=False)

@@ -19,6 +19,7 @@ from harness.preparation.sanity_warnings import no_better_than_chance
 from harness.preparation.scoring import scores_of
 from harness.preparation.steps import check_class_names
 from harness.preparation.teacher_checks import check_pair
+from harness.preparation.teacher_scale import check_scale, mapped, training_answers
 from harness.region import check_name, check_reach, region_of
 from harness.task import make_metrics, primary_metric
 from harness.teachers.outputs import run_teacher
@@ -52,17 +53,19 @@ def check_controls_are_fair(context: CheckContext) -> str:
 
 def check_teacher_beats_chance(context: CheckContext) -> str:
     """Check that a trained teacher's primary metric is better than that of a constant prediction."""
+    scale = _map_outputs(context)
     if not context.teacher_is_trained:
         raise CheckSkipped("there is no trained teacher yet: start a search, which trains it first, and repeat")
     labels, output = context.sample.splits["val"].labels, context.space.task.output
     logits = context.sample.teacher_outputs["val"]["logits"]
+    check_scale("the teacher", logits, labels, output)
     scores = scores_of(context.space.task, context.sample, context.classes)
     reached = _measured(context, logits, labels)
     found = f"{scores.metric} {reached:.4f} on {len(labels)} validation samples"
     if no_better_than_chance(scores, reached):
         hint = _permutation_hint(*output.rows_of(logits, labels)) if output.has_one_row else ""
         raise CheckFailed(f"{found}, no better than a constant answer, which has {scores.chance:.4f}{hint}")
-    return f"{found}; a constant answer has {scores.chance:.4f}"
+    return f"{found}; a constant answer has {scores.chance:.4f}{scale}"
 
 
 def _permutation_hint(logits: Tensor, labels: Tensor) -> str:
@@ -110,6 +113,17 @@ def check_region_reachable(context: CheckContext) -> str:
     return f"{region}{asked}"
 
 
+def _map_outputs(context: CheckContext) -> str:
+    """Map the sample's outputs where the teacher has a scale of its own, for the checks after this; return the map."""
+    sample = context.sample
+    answers, labels = training_answers(sample.teacher_outputs, sample)
+    context.teacher_map = context.space.task.output.teacher_map(answers, labels)
+    if context.teacher_map is None:
+        return ""
+    sample.attach(mapped(sample.teacher_outputs, context.teacher_map))
+    return f"; a target is taken to be {context.teacher_map}"
+
+
 def _validated(context: CheckContext) -> tuple[Tensor, Tensor]:
     """Return the teacher's logits and the labels of the validation split, or of its sample if that is too slow."""
     few, whole = context.sample.splits["val"], context.data.splits["val"]
@@ -119,12 +133,17 @@ def _validated(context: CheckContext) -> tuple[Tensor, Tensor]:
     logits = logits_of(context.teacher, few.inputs)
     expected_s = (time.perf_counter() - started) * len(whole) / len(few)
     if len(whole) == len(few) or expected_s > _MAX_TEACHER_S:
-        return logits.float(), few.labels
+        return _as_given(context, logits.float()), few.labels
     data = copy.copy(context.data)
     data.splits = {"val": whole}
     data.move_to(context.device)
     logits = run_teacher(context.teacher, data, splits=("val",))["val"]["logits"]
-    return logits.to(context.device), data.splits["val"].labels
+    return _as_given(context, logits.to(context.device)), data.splits["val"].labels
+
+
+def _as_given(context: CheckContext, answers: Tensor) -> Tensor:
+    """Return the teacher's answers as students are to give them."""
+    return answers if context.teacher_map is None else context.teacher_map(answers)
 
 
 def _measured(context: CheckContext, logits: Tensor, labels: Tensor) -> float:

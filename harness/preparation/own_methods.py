@@ -23,6 +23,7 @@ from lightning_modules.batch import Batch, call, select
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.features import capture_features
 from lightning_modules.methods import Criterion, Term
+from lightning_modules.methods.base import with_targets_of
 
 _MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
 _PROBED_SMOOTHING = 0.25
@@ -72,7 +73,7 @@ def _own_method_fault(space: SearchSpace, method: str, values: Mapping[str, Any]
         with capture_features(student, criterion.student_layers) as features:
             logits = call(student, batch.inputs)
         rows, of_rows = output.as_rows(logits, batch)
-        return criterion(rows, of_rows, features)
+        return criterion(rows, with_targets_of(criterion, rows, of_rows), features)
 
     batch = next(iter(data.ordered("val")))[0]
     if fault := _terms_fault(terms(batch)):

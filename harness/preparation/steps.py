@@ -36,6 +36,7 @@ from harness.preparation.sanity_warnings import SAME_WEIGHTS, network_warnings, 
 from harness.preparation.scoring import score
 from harness.preparation.student_identity import student_starts, students_digest
 from harness.preparation.teacher_checks import check_outputs, check_teacher
+from harness.preparation.teacher_scale import on_scale
 from harness.preparation.training_checks import check_trainings, training_line, training_surprises
 from harness.preparation.user_code import middle_student, middle_student_code, user_code
 from harness.region import Scores, region_of
@@ -215,7 +216,7 @@ class PreparationSteps:
     def make_outputs(
         self, teachers: Sequence[Teacher], data: TensorDataModule, dataset: str, splits: Sequence[str]
     ) -> list[Outputs]:
-        """Compute or find each teacher's outputs, and check that they are numbers."""
+        """Compute or find each teacher's outputs, check that they are numbers, and bring them to the labels' scale."""
         cache_dir, layers = self._settings.cache_dir, teacher_layers(self._space)
         with user_code("the teacher", self._settings):
             outputs = [
@@ -224,9 +225,15 @@ class PreparationSteps:
                 )
                 for one in teachers
             ]
+        scaled = []
         for name, one in zip(labels(len(teachers)), outputs, strict=True):
             check_outputs(f"the {name}", one, self._space.task.output)
-        return outputs
+
+            def note(text: str, name: str = name) -> None:
+                self._terminal.say_wrapped(f"{name:<9} {text}", indent=INDENT)
+
+            scaled.append(on_scale(f"the {name}", one, data, self._space.task.output, note))
+        return scaled
 
     def show_warnings(self, more: Sequence[str]) -> None:
         """Show the warnings that were collected, and ``more``; empty ones are none."""

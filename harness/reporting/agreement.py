@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -13,9 +14,48 @@ from numpy.typing import NDArray
 
 from harness.screen.formatting import printable
 from harness.training.predictions import Predictions
+from lightning_modules.outputs import Errors
 
 _LONGEST_NAME = 60  # characters of a class's name in a sentence; tables have all of it
 _NAMED = 3  # classes that a sentence names; if more lose equally, it gives only the count
+
+
+class Comparison(Protocol):
+    """A comparison of a student's answers with its teacher's."""
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Return the table in ``transfer.csv``."""
+
+    def sentence(self) -> str:
+        """Return what is said of the student, as it follows on its name."""
+
+    def mistakes(self) -> str:
+        """Return further sentences; empty if there are none."""
+
+
+@dataclass(frozen=True, eq=False)
+class DescribedErrors:
+    """A comparison in the words of an output kind that has no classes.
+
+    Attributes:
+        errors: What it says.
+    """
+
+    errors: Errors
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Return the table that the output kind gives."""
+        return pd.DataFrame(dict(self.errors.table))
+
+    def sentence(self) -> str:
+        """Return what the output kind says of the student."""
+        return self.errors.sentence
+
+    def mistakes(self) -> str:
+        """Return its further sentences."""
+        return self.errors.details
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +97,8 @@ class TeacherAgreement:
           both_wrong · Σ_k p(the teacher says k | it is wrong) · p(the student says k | it is wrong);
         - ``teacher_accuracy``, ``student_accuracy``, ``lost_share``, ``won_share``: shares of the samples;
         - ``teacher_kl`` (nats), ``rank_correlation`` (over ``Predictions.ranked`` classes): means over the samples that
-          have one.
+          have one;
+        - ``teacher_iou``, ``student_iou``: intersection over union, where the output kind compares classes by it.
         """
         labels, teacher, student = self._labels, self._teacher, self._student
         teacher_right, student_right = teacher == labels, student == labels
@@ -86,7 +127,17 @@ class TeacherAgreement:
         for name in ("teacher_kl", "rank_correlation"):
             values = pd.Series(getattr(self.answers, name).double().numpy())
             frame[name] = values.groupby(labels).mean().reindex(frame.index)
+        if self.answers.compares_overlap:
+            for who, said in (("teacher", teacher), ("student", student)):
+                right = frame[f"{who}_right"]
+                union = frame["samples"] + np.bincount(said, minlength=len(frame)) - right
+                frame[f"{who}_iou"] = right / union.where(union > 0)
         return frame
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Return the counts by class, with the class's number as ``label``."""
+        return self.by_class.rename_axis("label").reset_index()
 
     @cached_property
     def confusions(self) -> pd.DataFrame:
@@ -111,7 +162,7 @@ class TeacherAgreement:
 
     def sentence(self) -> str:
         """Return what the student keeps and loses; as counts, because a share of a small class means little."""
-        return f"{self.balance()}{self._losses()}."
+        return f"{self.balance()}{self._losses()}{self._overlap()}."
 
     def balance(self) -> str:
         """Return how many of the teacher's right answers the student keeps, and how many wrong ones it corrects."""
@@ -120,7 +171,18 @@ class TeacherAgreement:
         kept = right - total["lost"]
         share = f" ({100 * kept / right:.1f} %)" if right else ""
         corrected = f" and corrects {total['won']:,} of its {wrong:,} wrong ones" if wrong else ""
-        return f"keeps {kept:,} of the teacher's {right:,} right answers{share}{corrected}"
+        what = "answers" if self.answers.row_word == "sample" else self.rows
+        return f"keeps {kept:,} of the teacher's {right:,} right {what}{share}{corrected}"
+
+    @property
+    def rows(self) -> str:
+        """Return what rows are called."""
+        return f"{self.answers.row_word}s"
+
+    @property
+    def groups(self) -> str:
+        """Return what rows are counted by: their class, or, where each of several labels has classes, their label."""
+        return "class" if self.answers.classes == self.answers.choices else "label"
 
     def mistakes(self) -> str:
         """Return sentences on the mistakes that student and teacher share, and on divergence and ranking."""
@@ -128,11 +190,20 @@ class TeacherAgreement:
         said = []
         if total["both_wrong"] and self.answers.choices > 2:
             said.append(
-                f"Both are wrong on {total['both_wrong']:,.0f} of {total['samples']:,.0f} samples and give the same "
-                f"wrong answer on {total['same_mistake']:,.0f}; by chance it would be "
+                f"Both are wrong on {total['both_wrong']:,.0f} of {total['samples']:,.0f} {self.rows} and give the "
+                f"same wrong answer on {total['same_mistake']:,.0f}; by chance it would be "
                 f"{total['same_mistake_by_chance']:,.1f}."
             )
-        said.append(f"Its KL from the teacher is {float(self.answers.teacher_kl.mean()):.3f} nats a sample.")
+        if (blocks := self.answers.classes // self.answers.choices) > 1:
+            student, teacher = (
+                (said == self._labels).reshape(-1, blocks).all(1) for said in (self._student, self._teacher)
+            )
+            said.append(
+                f"It has all {blocks} labels right on {student.sum():,} of {len(student):,} samples, the teacher on "
+                f"{teacher.sum():,}."
+            )
+        divergence = float(self.answers.teacher_kl.mean())
+        said.append(f"Its KL from the teacher is {divergence:.3f} nats a {self.answers.row_word}.")
         correlation = float(self.answers.rank_correlation.nanmean())
         if not np.isnan(correlation):
             ranked = self.answers.ranked
@@ -146,13 +217,25 @@ class TeacherAgreement:
         most = self.by_class["lost"].max()
         worst = self.by_class[self.by_class["lost"] == most]
         if most < 2 or len(worst) > _NAMED:
-            return f"; no class loses more than {most:,}" if most else ""
+            return f"; no {self.groups} loses more than {most:,}" if most else ""
         named, taken_for = [], self.lost_as.groupby("label")["answer"].first()
         for label, row in worst.iterrows():
             count = row["lost_to_count"]
-            answer = f", {count:,} as {self.name(int(taken_for[label]))}" if count > 1 else ""
-            named.append(f"class {self.name(int(label))} ({most:,} of {row['samples']:,}{answer})")
+            is_told = count > 1 and self.groups == "class"  # a label is absent or present: it is the other one
+            answer = f", {count:,} as {self.name(int(taken_for[label]))}" if is_told else ""
+            named.append(f"{self.groups} {self.name(int(label))} ({most:,} of {row['samples']:,}{answer})")
         return f"; it loses most in {' and '.join(named)}"
+
+    def _overlap(self) -> str:
+        """Return the class whose intersection over union falls most, where classes are compared by it."""
+        if not self.answers.compares_overlap:
+            return ""
+        fall = (self.by_class["teacher_iou"] - self.by_class["student_iou"]).dropna()
+        if not len(fall) or fall.max() <= 0:
+            return ""
+        worst = int(fall.to_numpy().argmax())
+        student, teacher = self.by_class.loc[worst, ["student_iou", "teacher_iou"]]
+        return f"; its IoU falls most in class {self.name(worst)} ({student:.3f}, the teacher's {teacher:.3f})"
 
     def _same_mistake_by_chance(self, counts: pd.DataFrame) -> pd.Series:
         wrong = self.confusions
@@ -180,8 +263,8 @@ class TeacherAgreement:
         return self.answers.student.long().numpy()
 
 
-def agreement_table(agreements: Mapping[int, TeacherAgreement], names: Mapping[int, str]) -> pd.DataFrame:
-    """Return every trial's table by class below one another, with ``trial``, ``pick`` and ``label`` before it.
+def agreement_table(agreements: Mapping[int, Comparison], names: Mapping[int, str]) -> pd.DataFrame:
+    """Return every trial's table below one another, with ``trial`` and ``pick`` before it.
 
     Args:
         agreements: By trial number; at least one.
@@ -189,7 +272,7 @@ def agreement_table(agreements: Mapping[int, TeacherAgreement], names: Mapping[i
     """
     tables = []
     for number, agreement in agreements.items():
-        table = agreement.by_class.rename_axis("label").reset_index()
+        table = agreement.table
         table.insert(0, "pick", names.get(number, ""))
         table.insert(0, "trial", number)
         tables.append(table)

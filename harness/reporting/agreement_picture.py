@@ -46,10 +46,11 @@ def draw_agreement(agreements: Mapping[str, TeacherAgreement], path: Path, *, ti
     one, (above, below) = next(iter(agreements.values())), panels[0]
     samples = one.by_class["samples"]
     above.set_yticks(range(len(classes)), [f"{_class_text(one, n)} ({samples[n]:,})" for n in classes])
-    above.set_ylabel("class (samples)" if len(classes) == len(samples) else "classes that changed most (samples)")
+    is_whole = len(classes) == len(samples)
+    above.set_ylabel(f"class ({one.rows})" if is_whole else f"classes that changed most ({one.rows})")
     pairs = [f"{_class_text(one, label)} → {_class_text(one, answer)}" for label, answer in confusions]
     below.set_yticks(range(len(pairs)), pairs)
-    few = f" ({left_out} that changed by one or two samples are left out)" if left_out else ""
+    few = f" ({left_out} that changed by one or two {one.rows} are left out)" if left_out else ""
     below.set_title(f"true class → wrong answer{few}", loc="left", fontsize=8)
     _scale_classes(above, list(agreements.values()))
     if confusions:
@@ -121,7 +122,11 @@ def _draw_classes(panel: Axes, agreement: TeacherAgreement, classes: list[int]) 
     panel.set_ylim(len(rows) - 0.5, -0.5)
     panel.xaxis.set_major_formatter(lambda value, _: f"{abs(value):g} %")
     few = rows[["lost", "won"]].to_numpy()
-    pale = "\npale: one or two samples, which may be chance" if ((few > 0) & (few < _FEWEST_CHANGED)).any() else ""
+    pale = (
+        f"\npale: one or two {agreement.rows}, which may be chance"
+        if ((few > 0) & (few < _FEWEST_CHANGED)).any()
+        else ""
+    )
     panel.set_xlabel(f"← lost: only the teacher is right       won: only the student is right →{pale}")
 
 
@@ -143,8 +148,8 @@ def _draw_confusions(panel: Axes, agreement: TeacherAgreement, confusions: Seque
         # A ring, so that a star at the same place shows in it.
         panel.plot(student, row, "o", color=_STUDENT, fillstyle="none", markersize=11, label="" if row else "student")
     if not confusions:
-        nothing = f"no confusion changed by {_FEWEST_CHANGED} samples or more"
+        nothing = f"no confusion changed by {_FEWEST_CHANGED} {agreement.rows} or more"
         panel.text(0.5, 0.5, nothing, ha="center", va="center", transform=panel.transAxes, fontsize=8)
     panel.set_ylim(max(len(confusions), 1) - 0.5, -0.5)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panel.set_xlabel("samples")
+    panel.set_xlabel(agreement.rows)

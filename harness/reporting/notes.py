@@ -159,8 +159,9 @@ def agreement_lines(result: Result, *, whole: bool = False) -> list[str]:
             shown.append((f"the control of trial {number}, on labels alone,", result.control_agreements.get(number)))
         for who, found in shown:
             if found is not None:
-                lines.append(f"{who} {found.sentence()}{f' {found.mistakes()}' if whole else ''}")
-    compared = bool(result.trials["agreement"].notna().any())  # not where the output has no classes
+                lines.append(f"{who} {found.sentence()} {found.mistakes() if whole else ''}".rstrip())
+    # Not where the output kind says nothing of errors.
+    compared = bool(result.trials["agreement"].notna().any()) or bool(result.agreements)
     missing = sum(number not in result.agreements for number in result.front["number"])
     if missing and compared:
         lines.append(

@@ -70,7 +70,7 @@ def _files(result: Result) -> dict[str, Callable[[Path], Any]]:
         }
     if result.confirmed:
         files["confirm.csv"] = lambda path: confirmed_table(result.confirmed, result.picked).to_csv(path, index=False)
-    if result.agreements:
+    if any(len(found.table) for found in result.agreements.values()):
         files["transfer.csv"] = lambda path: agreement_table(result.agreements, result.picked).to_csv(path, index=False)
     if columns := _pictured(result):
         title = f"{result.study}: agreement with the teacher on the validation split"
@@ -79,12 +79,12 @@ def _files(result: Result) -> dict[str, Callable[[Path], Any]]:
 
 
 def _pictured(result: Result) -> dict[str, TeacherAgreement]:
-    """Return the picks whose answers are in the runs folder, by the title of their column in the picture."""
+    """Return the picks whose answers are in the runs folder, by the title of their column in the picture of classes."""
     parameters = result.front.set_index("number")["parameters"]
     return {
-        f"{pick} (trial {number}, {parameters[number]:,.0f} parameters)": result.agreements[number]
+        f"{pick} (trial {number}, {parameters[number]:,.0f} parameters)": found
         for number, pick in result.picked.items()
-        if number in result.agreements
+        if isinstance(found := result.agreements.get(number), TeacherAgreement)
     }
 
 

@@ -16,7 +16,7 @@ from harness.hints import confirm_command
 from harness.metrics import is_timed, metrics_in_every_table
 from harness.preparation.cost_table import used_conditions
 from harness.region import Region
-from harness.reporting.agreement import TeacherAgreement
+from harness.reporting.agreement import Comparison, DescribedErrors, TeacherAgreement
 from harness.reporting.method_comparison import MethodResult, compare_methods
 from harness.reporting.trials_table import judged_frame, parameter_columns
 from harness.screen.formatting import cell
@@ -24,7 +24,7 @@ from harness.settings import Settings
 from harness.space import METHOD
 from harness.studies.study import Study
 from harness.tracking.spool import curves
-from harness.training.predictions import PREDICTIONS, load_predictions
+from harness.training.predictions import PREDICTIONS, load_errors, load_predictions
 from harness.trials.confirm import Confirmation, confirmed
 from harness.trials.controls import (
     PLAIN,
@@ -89,8 +89,8 @@ class Result:
     method_column: str
     conditions: BackendConditions
     curves: dict[int, dict[str, dict[int, float]]]
-    agreements: dict[int, TeacherAgreement]
-    control_agreements: dict[int, TeacherAgreement]
+    agreements: dict[int, Comparison]
+    control_agreements: dict[int, Comparison]
     confirmed: list[Confirmation]
     tested_teacher: dict[str, float] | None
     controls: dict[int, dict[str, float]]
@@ -258,10 +258,17 @@ def _as_searched(study: Study) -> Settings:
     return replace(study.settings, space_name=study.space_name, space_file=file)
 
 
-def _agreements(folders: dict[int, str], study: Study) -> dict[int, TeacherAgreement]:
+def _agreements(folders: dict[int, str], study: Study) -> dict[int, Comparison]:
     """Return the comparisons with the teacher, by trial number, from files in these places of the study's folder."""
     if not study.owns_folder():
         return {}
-    found = {number: load_predictions(study.folder / folder / PREDICTIONS) for number, folder in folders.items()}
-    names = study.class_names
-    return {number: TeacherAgreement(answers, names) for number, answers in found.items() if answers is not None}
+    found = {number: _comparison(study.folder / folder / PREDICTIONS, study) for number, folder in folders.items()}
+    return {number: compared for number, compared in found.items() if compared is not None}
+
+
+def _comparison(file: Path, study: Study) -> Comparison | None:
+    """Return the comparison in a file, of classes or of what else the output kind gives; ``None`` if it has none."""
+    if (answers := load_predictions(file)) is not None:
+        return TeacherAgreement(answers, study.class_names)
+    errors = load_errors(file)
+    return None if errors is None else DescribedErrors(errors)

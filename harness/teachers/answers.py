@@ -10,14 +10,19 @@ from torch import Tensor
 
 from harness.core.errors import Unfit
 
-PROBABILITIES, LOG_PROBABILITIES, LOGITS, LABELS, TOP_K = (
-    "probabilities", "log_probabilities", "logits", "labels", "top_k",
+PROBABILITIES, LOG_PROBABILITIES, LOGITS, LABELS, TOP_K, VALUES = (
+    "probabilities", "log_probabilities", "logits", "labels", "top_k", "values",
 )  # fmt: skip
-KINDS = (PROBABILITIES, LOG_PROBABILITIES, LOGITS, LABELS, TOP_K)
+KINDS = (PROBABILITIES, LOG_PROBABILITIES, LOGITS, LABELS, TOP_K, VALUES)
 """The forms in which a teacher may answer."""
 
 SCORED = (LOGITS, PROBABILITIES, LOG_PROBABILITIES)
 """Those of them that give each class a number."""
+
+OF_CLASSES, OF_LABELS, OF_VALUES = "classes", "labels", "values"
+"""What the numbers of a sample may be of, as ``lightning_modules.outputs.Output.numbers_of`` says."""
+
+_KINDS_OF = {OF_CLASSES: KINDS[:-1], OF_LABELS: (*SCORED, LABELS), OF_VALUES: (VALUES,)}
 
 FLOOR = 1e-6
 """The least probability that is stored: a probability of 0 has no logarithm, and no student can follow it there."""
@@ -38,14 +43,37 @@ class Logits(NamedTuple):
     floored: int
 
 
-def to_logits(values: Tensor, kind: str, who: str, name: Callable[[int], str]) -> Logits:
+def usable_kind(given: str | None, numbers_of: str, who: str) -> str:
+    """Return the form of a teacher's answers; logits, or values of a regression, where none is said.
+
+    Args:
+        given: One of ``KINDS``, or ``None``.
+        numbers_of: What the numbers are of.
+        who: The teacher's name in messages.
+
+    Raises:
+        Unfit: If the task's output has no such answers.
+    """
+    known = _KINDS_OF[numbers_of]
+    if given is None:
+        return VALUES if numbers_of == OF_VALUES else LOGITS
+    if given not in known:
+        raise Unfit(f"{who} gives {given}, but the task's output has {numbers_of}", f"give {' or '.join(known)}")
+    return given
+
+
+def to_logits(values: Tensor, kind: str, who: str, name: Callable[[int], str], numbers_of: str = OF_CLASSES) -> Logits:
     """Return a teacher's answers as logits: logits unchanged, probabilities by their logarithm.
+
+    Of several labels, a probability becomes the log odds of the label. Values of a regression stay as they are.
 
     Args:
         values: Its answers, shape (N, C).
-        kind: ``"probabilities"``, ``"log_probabilities"`` or ``"logits"``.
+        kind: ``"probabilities"``, ``"log_probabilities"``, ``"logits"`` or ``"values"``; of several labels also
+            ``"labels"``, 0 or 1 for each.
         who: The teacher's name in messages.
         name: Gives the name of a row in messages.
+        numbers_of: What the numbers are of.
 
     Raises:
         Unfit: If a row is no such answer.
@@ -53,6 +81,8 @@ def to_logits(values: Tensor, kind: str, who: str, name: Callable[[int], str]) -
     numbers = values.double()
     _refuse(numbers.isnan().any(1), "NaN among", kind, who, name, "look at how they were made")
     _refuse((numbers == torch.inf).any(1), "infinity among", kind, who, name, "look at how they were made")
+    if numbers_of != OF_CLASSES:
+        return _apart(numbers, kind, who, name)
     if kind == LOGITS:
         _refuse((numbers == -torch.inf).all(1), "nothing but -inf for", kind, who, name, "give each sample numbers")
         return Logits(values.float(), 0)
@@ -67,6 +97,33 @@ def to_logits(values: Tensor, kind: str, who: str, name: Callable[[int], str]) -
         _refuse(off, f"a sum of {first:.6g} instead of 1 of", kind, who, name, remedy)
     floored = shares < FLOOR
     return Logits(shares.clamp(min=FLOOR).log().float(), int(floored.sum()))
+
+
+def _apart(numbers: Tensor, kind: str, who: str, name: Callable[[int], str]) -> Logits:
+    """Return answers whose columns do not exclude one another: values, or log odds of labels."""
+    if kind in (VALUES, LOGITS):
+        _refuse((numbers == -torch.inf).any(1), "-infinity among", kind, who, name, "look at how they were made")
+        return Logits(numbers.float(), 0)
+    shares = numbers.exp() if kind == LOG_PROBABILITIES else numbers
+    off = ((shares < 0) | (shares > 1 + _SUM)).any(1)
+    _refuse(off, "numbers that are none from 0 to 1 among", kind, who, name, "are they logits? say kind='logits'")
+    if kind == LABELS:
+        _refuse(((shares != 0) & (shares != 1)).any(1), "numbers between 0 and 1 among", kind, who, name,
+                "say kind='probabilities'")  # fmt: skip
+    floored = (shares < FLOOR) | (shares > 1 - FLOOR)
+    return Logits(shares.clamp(FLOOR, 1 - FLOOR).logit().float(), int(floored.sum()))
+
+
+def are_shares(answers: Tensor, numbers_of: str) -> bool:
+    """Return whether answers, shape (N, C), are probabilities of classes, or of labels that do not exclude one another.
+
+    Args:
+        answers: The answers.
+        numbers_of: What the numbers are of.
+    """
+    if numbers_of == OF_LABELS:
+        return bool(((answers >= 0) & (answers <= 1)).all())
+    return numbers_of == OF_CLASSES and are_probabilities(answers)
 
 
 def are_probabilities(answers: Tensor) -> bool:

@@ -21,7 +21,7 @@ from harness.core.errors import HarnessError, Unfit
 from harness.core.plugins import modules_of
 from harness.networks.digest import answers_of, rounded_answers, sampled_answers, samples_of
 from harness.studies.start import Start
-from harness.teachers.answers import Logits
+from harness.teachers.answers import OF_CLASSES, Logits
 from lightning_modules.batch import Inputs
 from lightning_modules.data.tensors import TensorDataModule
 
@@ -55,6 +55,7 @@ class Ground:
         seed: Decides every draw.
         note: Called with a line of text about the teacher.
         keep: Keeps what is learnt; ``None`` where nothing is to be written.
+        numbers_of: What the C numbers of a sample are of: classes, labels, or values.
     """
 
     data: TensorDataModule
@@ -64,6 +65,7 @@ class Ground:
     seed: int = 0
     note: Callable[[str], None] = lambda text: None
     keep: Keep | None = None
+    numbers_of: str = OF_CLASSES
 
     def named(self, place: int) -> str:
         """Return the name of a class in messages."""
@@ -90,6 +92,10 @@ class Query:
 class BlackBoxTeacher(ABC):
     """A teacher that is asked, and never trained by gradients.
 
+    Args:
+        inputs: Maps the inputs of a batch to what the teacher takes; ``None`` takes ``default``.
+        default: What the kind takes by default.
+
     Attributes:
         who: What it is, in messages.
         is_costed: Whether what it answers is computed here, so that its latency can be measured.
@@ -102,10 +108,12 @@ class BlackBoxTeacher(ABC):
     is_costed: ClassVar[bool] = True
     runtime: ClassVar[str] = "another library"
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: Prepare | None = None, default: Prepare = lambda inputs: inputs) -> None:
+        self._inputs = default if inputs is None else inputs
+        self._has_inputs = inputs is not None
         self.warnings: list[str] = []
         self.floored = 0
-        self._classes, self._names = 0, tuple[str, ...]()
+        self._classes, self._names, self._numbers_of = 0, tuple[str, ...](), OF_CLASSES
 
     def prepare(self, ground: Ground) -> None:
         """Fit, load or join what the teacher needs to answer; called before it is asked.
@@ -114,8 +122,21 @@ class BlackBoxTeacher(ABC):
             HarnessError: If it can't teach on this ground.
         """
         self.warnings = []
-        self._classes, self._names = ground.classes, ground.names
+        self._classes, self._names, self._numbers_of = ground.classes, ground.names, ground.numbers_of
         self._prepare(ground)
+
+    def take(self, inputs: Prepare) -> None:
+        """Let a function of the task map the inputs of a batch to what the teacher takes.
+
+        Raises:
+            HarnessError: If the teacher was given another one.
+        """
+        if self._has_inputs:
+            raise HarnessError(
+                f"the task must say once what its teacher takes, but has teacher_inputs() and a {type(self).__name__} "
+                "with inputs=; leave one of them out."
+            )
+        self._inputs = inputs
 
     @property
     def learns(self) -> bool:
@@ -179,8 +200,8 @@ class BlackBoxTeacher(ABC):
         if logits.shape != (samples, self._classes):
             raise Unfit(
                 f"{self.who} must give {samples} samples one row of {self._classes} numbers each, as the students have "
-                f"classes, but gives shape {tuple(logits.shape)}",
-                "give teacher and students the same classes in the same order",
+                f"{self._numbers_of}, but gives shape {tuple(logits.shape)}",
+                f"give teacher and students the same {self._numbers_of} in the same order",
             )
         return logits
 

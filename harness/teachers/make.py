@@ -117,8 +117,16 @@ def make_teacher(
         return _begun(folder, source, dataset, space, data, settings, listener)
 
     if isinstance(built, BlackBoxTeacher):
-        names = class_names(space.task, data.class_names)
-        ground = Ground(data, dataset, classes, names, settings.seed, listener.on_note)
+        task = space.task
+        ground = Ground(
+            data,
+            dataset,
+            classes,
+            class_names(task, data.class_names),
+            settings.seed,
+            listener.on_note,
+            numbers_of=task.output.numbers_of,
+        )
         start, spool = prepare_black_box(built, ground, settings.cache_dir / "teachers", artifacts, begun, check)
         asked = built.network()
         return Teacher(asked and asked.eval(), start, spool, run_key_of(spool.folder), 0, built)

@@ -13,7 +13,16 @@ from torch import Tensor
 
 from harness.core.content import digest
 from harness.core.errors import HarnessError, Unfit, one_line
-from harness.teachers.answers import LOGITS, PROBABILITIES, SCORED, are_probabilities, to_logits
+from harness.teachers.answers import (
+    LOGITS,
+    OF_LABELS,
+    PROBABILITIES,
+    SCORED,
+    VALUES,
+    are_shares,
+    to_logits,
+    usable_kind,
+)
 from harness.teachers.black_box import BlackBoxTeacher, Ground, Prepare, Query, numpy_inputs
 from lightning_modules.batch import Inputs
 
@@ -28,8 +37,8 @@ class ModelFile(BlackBoxTeacher):
         path: The file or folder.
         inputs: Maps the inputs of a batch to what the model takes: an array, or a dict of arrays by the names of its
             inputs. By default they are those of the data as NumPy arrays.
-        kind: What it answers: ``"logits"``, ``"probabilities"`` or ``"log_probabilities"``; ``None`` looks whether its
-            answers to some samples are probabilities.
+        kind: What it answers: ``"logits"``, ``"probabilities"`` or ``"log_probabilities"``, or ``"values"`` of a
+            regression; ``None`` looks whether its answers to some samples are probabilities.
         output: Name of the output that is wanted, of a model that has several.
     """
 
@@ -37,15 +46,15 @@ class ModelFile(BlackBoxTeacher):
         self,
         path: str | Path,
         *,
-        inputs: Prepare = numpy_inputs,
+        inputs: Prepare | None = None,
         kind: str | None = None,
         output: str | None = None,
     ) -> None:
-        super().__init__()
-        if kind is not None and kind not in SCORED:
-            raise ValueError(f"kind must be one of {', '.join(SCORED)}, but got {kind!r}.")
-        self._path, self._inputs, self._given_kind, self._output = Path(path), inputs, kind, output
-        self._kind = kind or LOGITS
+        super().__init__(inputs, numpy_inputs)
+        if kind is not None and kind not in (*SCORED, VALUES):
+            raise ValueError(f"kind must be one of {', '.join((*SCORED, VALUES))}, but got {kind!r}.")
+        self._path, self._given_kind, self._output = Path(path), kind, output
+        self._kind = kind or LOGITS  # until it is asked
         self._content = ""
 
     @property
@@ -72,19 +81,21 @@ class ModelFile(BlackBoxTeacher):
     def _prepare(self, ground: Ground) -> None:
         if not self._path.exists():
             raise HarnessError(f"a model that teaches must be in a file that exists, but there is no {self._path}.")
+        self._kind = usable_kind(self._given_kind, ground.numbers_of, self.who)
         self._content = _content_of(self._path)
         self._open(ground)
         answers = self._answers(ground.data.splits["val"].few(_PROBED).inputs)
-        if self._given_kind is None:
-            self._kind = PROBABILITIES if are_probabilities(answers) else LOGITS
-            if self._kind == PROBABILITIES:
-                ground.note(f"{self._path.name} answers with probabilities: their logarithms are stored as its logits")
+        if self._given_kind is None and are_shares(answers, ground.numbers_of):
+            self._kind = PROBABILITIES
+            stored = "log odds" if ground.numbers_of == OF_LABELS else "logarithms"
+            ground.note(f"{self._path.name} answers with probabilities: their {stored} are stored as its logits")
 
     def _ask(self, query: Query) -> Tensor:
         return self._call(query.inputs)
 
     def _call(self, inputs: Inputs) -> Tensor:
-        told = to_logits(self._answers(inputs), self._kind, self.who, lambda row: f"sample {row} of a batch")
+        name = "sample {} of a batch".format
+        told = to_logits(self._answers(inputs), self._kind, self.who, name, self._numbers_of)
         return self._count_floored(told)
 
     def _answers(self, inputs: Inputs) -> Tensor:
@@ -95,9 +106,11 @@ class ModelFile(BlackBoxTeacher):
         except Exception as error:
             raise Unfit(
                 f"{self.who} can't answer: {type(error).__name__}: {one_line(error).rstrip('.')}",
-                "let inputs= give what it takes, as inputs=lambda x: x.permute(0, 2, 3, 1).numpy() where channels are "
-                "last",
+                "let inputs=, or the task's teacher_inputs(), give what it takes, as x.permute(0, 2, 3, 1).numpy() "
+                "where channels are last",
             ) from error
+        if found.ndim == 1 and self._classes == 1:
+            found = found[:, None]
         if found.ndim != 2:
             raise Unfit(
                 f"{self.who} must answer with one row of numbers for each sample, but gives shape {found.shape}",
@@ -118,9 +131,12 @@ def refuse_shape(who: str, name: str, wanted: Any, given: tuple[int, ...]) -> Un
     shown = f"({', '.join('*' if not isinstance(one, int) else str(one) for one in wanted)})"
     rest = tuple(wanted[1:])
     last = len(given) == 4 and (given[2], given[3], given[1]) == rest
-    remedy = "let inputs= give what it takes"
+    remedy = "let inputs=, or the task's teacher_inputs(), give what it takes"
     if last:
-        remedy = "its channels are last: inputs=lambda x: x.permute(0, 2, 3, 1).numpy()"
+        remedy = (
+            "its channels are last: inputs=lambda x: x.permute(0, 2, 3, 1).numpy(), or the same from the task's "
+            "teacher_inputs()"
+        )
     return Unfit(f"{who} takes {name!r} of shape {shown}, but is given {given}", remedy)
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from harness.teachers.answers import KINDS, LABELS, LOG_PROBABILITIES, LOGITS, PROBABILITIES, TOP_K
+from harness.teachers.answers import KINDS, LABELS, LOG_PROBABILITIES, LOGITS, PROBABILITIES, TOP_K, VALUES
 from harness.teachers.joining import Keys
 
 SUFFIXES = (".parquet", ".csv", ".jsonl", ".npz", ".safetensors")
@@ -16,6 +16,7 @@ SUFFIXES = (".parquet", ".csv", ".jsonl", ".npz", ".safetensors")
 _KEYS = {"id": "ids", "ids": "ids", "split": "splits", "row": "rows", "view": "views"}
 """Columns and arrays that say which sample a row is of."""
 _LABEL = ("label", "labels")
+_VALUE = "value"
 _TOP_K = ("top_k_classes", "top_k_probabilities")
 
 
@@ -27,12 +28,14 @@ class Found(NamedTuple):
         values: What was said, as ``StoredOutputs`` takes it.
         kind: One of ``harness.teachers.answers.KINDS``.
         classes: Names of the columns; ``None`` where they have none.
+        is_guessed: Whether the kind is guessed from the numbers.
     """
 
     keys: Keys
     values: Any
     kind: str
     classes: list[str] | None
+    is_guessed: bool = False
 
 
 def holds_outputs(path: Path) -> bool:
@@ -81,7 +84,8 @@ def _of_arrays(arrays: dict[str, np.ndarray]) -> Found:
     kinds = [kind for kind in (*KINDS, "label") if kind in arrays]
     if len(kinds) != 1:
         raise ValueError(
-            f"must hold one of {', '.join(KINDS[:4])} or {' and '.join(_TOP_K)}, but holds {', '.join(arrays)}"
+            f"must hold one of {', '.join(kind for kind in KINDS if kind != TOP_K)} or {' and '.join(_TOP_K)}, but "
+            f"holds {', '.join(arrays)}"
         )
     kind = LABELS if kinds[0] in _LABEL else kinds[0]
     return Found(keys, arrays[kinds[0]], kind, classes)
@@ -107,19 +111,21 @@ def _of_table(table: Any, *, is_untyped: bool) -> Found:
     rest = [name for name in table.columns if name not in _KEYS]
     if len(rest) == 1 and rest[0] in _LABEL:
         return Found(keys, table[rest[0]].to_numpy(), LABELS, None)
+    if len(rest) == 1 and rest[0] == _VALUE:
+        return Found(keys, table[rest].to_numpy(dtype=float), VALUES, None)
     if len(rest) == 1 and rest[0] in KINDS:
         return _of_cells(keys, table[rest[0]].tolist(), rest[0])
     if len(rest) < 2:
         raise ValueError(
-            f"must have a column for each class, a column label, or one of {', '.join(KINDS)} with lists, beside "
-            f"{', '.join(_KEYS)}; but has {', '.join(table.columns)}"
+            f"must have a column for each class, a column label or value, or one of {', '.join(KINDS)} with lists, "
+            f"beside {', '.join(_KEYS)}; but has {', '.join(table.columns)}"
         )
     values = table[rest].to_numpy()
     try:
         values = values.astype(float)
     except (TypeError, ValueError):
         raise ValueError(f"must have numbers in its columns of classes ({', '.join(rest[:5])}), but has not") from None
-    return Found(keys, values, _kind_of(values), rest)
+    return Found(keys, values, _kind_of(values), rest, is_guessed=True)
 
 
 def _of_cells(keys: Keys, cells: list[Any], kind: str) -> Found:

@@ -18,7 +18,7 @@ from harness.networks.state import check_same_state
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.studies.start import Start
-from harness.task import Task, class_names
+from harness.task import Task, class_names, maps_teacher_inputs
 from harness.teachers.assistant import is_student, load_assistant
 from harness.teachers.black_box import BlackBoxTeacher, teacher_in
 from harness.teachers.files import load_checkpoint
@@ -93,17 +93,19 @@ def teacher_start(network: nn.Module, data: TensorDataModule) -> Start:
     return Start(weights_digest(network), sampled_answers(answers), network_digest(network, answers))
 
 
-def _of_classes(teacher: BlackBoxTeacher, task: Task) -> BlackBoxTeacher:
-    """Return a teacher that is no PyTorch network, whose answers are read as those of a classifier.
+def _asked(teacher: BlackBoxTeacher, task: Task) -> BlackBoxTeacher:
+    """Return a teacher that is no PyTorch network, which is asked with what the task says that it takes.
 
     Raises:
-        HarnessError: If the task's output is of another kind.
+        HarnessError: If the task's output has no row of numbers for each sample, or its inputs are said twice.
     """
-    if not task.output.has_one_row:
+    if not task.output.numbers_of:
         raise HarnessError(
-            f"a {type(teacher).__name__} must teach one class for each sample, but the task's output is {task.output}; "
-            "let teacher() return a torch.nn.Module that gives such outputs."
+            f"a {type(teacher).__name__} must give one row of numbers for each sample, but the task's output is "
+            f"{task.output}; let teacher() return a torch.nn.Module that gives such outputs."
         )
+    if maps_teacher_inputs(task):
+        teacher.take(task.teacher_inputs)
     return teacher
 
 
@@ -130,10 +132,10 @@ def build_teacher(
             return load_assistant(settings.teacher, space, data, settings.space_name)
         names = class_names(space.task, data.class_names)
         if (black_box := teacher_in(settings.teacher, names)) is not None:
-            return _of_classes(black_box, space.task)
+            return _asked(black_box, space.task)
     network: object = space.task.teacher()
     if isinstance(network, BlackBoxTeacher):
-        _of_classes(network, space.task)
+        _asked(network, space.task)
         if settings.teacher is not None:
             raise HarnessError(
                 f"--teacher {settings.teacher} must be of a network that teacher() builds, but that gives a "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from harness.training.tensor_file import save_tensors
 from lightning_modules.losses._numeric import kl_terms
+from lightning_modules.outputs import Errors
 
 PREDICTIONS = "answers.safetensors"
 RANKED = 100
@@ -19,6 +22,8 @@ RANKED = 100
 MOST_ROWS = 1_000_000
 """Number of rows of a split that are compared, or up to twice as many; of more, an even choice of about so many."""
 
+_CLASSES, _ERRORS = "classes", "errors"  # entries of a file's metadata
+_UNREADABLE = (OSError, SafetensorError, TypeError, KeyError, ValueError)
 _CHUNK = 2**22  # logits that are compared at once, 16 MB: the softmaxes take several times their memory
 
 
@@ -39,6 +44,8 @@ class Predictions:
             than two classes are left.
         classes: Number of classes that have a name of their own.
         choices: Number of classes that a row chooses among: fewer where each of several labels has two of its own.
+        row_word: What a row is called.
+        compares_overlap: Whether classes are compared by their intersection over union too.
     """
 
     labels: Tensor
@@ -48,6 +55,8 @@ class Predictions:
     rank_correlation: Tensor
     classes: int
     choices: int
+    row_word: str = "sample"
+    compares_overlap: bool = False
 
     @property
     def ranked(self) -> int:
@@ -56,7 +65,13 @@ class Predictions:
 
 
 def compare_predictions(
-    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, blocks: int = 1
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    blocks: int = 1,
+    row_word: str = "sample",
+    compares_overlap: bool = False,
 ) -> Predictions:
     """Compare a student's logits with its teacher's.
 
@@ -66,6 +81,8 @@ def compare_predictions(
         labels: True classes, shape (N,).
         blocks: Number of classes of their own that each row in turn chooses among: 1, or the number of labels of a
             sample, each of which is absent or present.
+        row_word: What a row is called.
+        compares_overlap: Whether classes are compared by their intersection over union too.
     """
     if len(student_logits) > MOST_ROWS * 2:  # evenly chosen: a row for each pixel would take more than the student
         samples = torch.arange(0, len(student_logits) // blocks, len(student_logits) // MOST_ROWS)
@@ -85,25 +102,48 @@ def compare_predictions(
         rank_correlation=correlation,
         classes=choices * blocks,
         choices=choices,
+        row_word=row_word,
+        compares_overlap=compares_overlap,
     )
 
 
 def save_predictions(predictions: Predictions, path: Path) -> None:
     """Write predictions to a file; equal predictions give equal bytes."""
     tensors = {name: value.contiguous() for name, value in vars(predictions).items() if isinstance(value, Tensor)}
+    kind = {name: value for name, value in vars(predictions).items() if name not in tensors}
     # One entry only: safetensors writes several in an order that differs from process to process.
-    save_tensors(tensors, path, {"classes": f"{predictions.classes} {predictions.choices}"})
+    save_tensors(tensors, path, {_CLASSES: json.dumps(kind)})
 
 
 def load_predictions(path: Path) -> Predictions | None:
-    """Return the predictions in a file; ``None`` if it is missing or can't be read."""
+    """Return the predictions in a file; ``None`` if it is missing, holds none, or can't be read."""
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            classes, choices = map(int, file.metadata()["classes"].split())
-            return Predictions(classes=classes, choices=choices, **tensors)
-    except (OSError, SafetensorError, TypeError, KeyError, ValueError):
+        tensors, kind = _read(path, _CLASSES)
+        fields: dict[str, Any] = {**kind, **tensors}
+        return Predictions(**fields)
+    except _UNREADABLE:
         return None
+
+
+def save_errors(errors: Errors, path: Path) -> None:
+    """Write the errors of an output without classes to a file; equal ones give equal bytes."""
+    told = {"sentence": errors.sentence, "details": errors.details, "table": errors.table}
+    answers = {name: value.contiguous() for name, value in errors.answers.items()}
+    save_tensors(answers, path, {_ERRORS: json.dumps(told)})
+
+
+def load_errors(path: Path) -> Errors | None:
+    """Return the errors in a file; ``None`` if it is missing, holds none, or can't be read."""
+    try:
+        answers, told = _read(path, _ERRORS)
+        return Errors(answers=answers, **told)
+    except _UNREADABLE:
+        return None
+
+
+def _read(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()[what])
 
 
 def _compare(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -18,7 +18,7 @@ from harness.metrics import METRICS
 from harness.networks.students import build_student
 from harness.preparation.prepared import Prepared
 from harness.preparation.sanity_warnings import no_score_text
-from harness.preparation.scoring import answers_in_rows, score
+from harness.preparation.scoring import score
 from harness.preparation.student_costs import check_as_costed, costs_of
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
@@ -28,8 +28,9 @@ from harness.tracking.autologging import switch_off_autologging
 from harness.tracking.spool import Spool
 from harness.training.batches import with_batches_of
 from harness.training.fit import EpochListener, FitConfig, fit, seed_draws
-from harness.training.predictions import PREDICTIONS, compare_predictions, save_predictions
+from harness.training.predictions import PREDICTIONS
 from harness.training.tensor_file import cpu_state, save_tensors
+from harness.trials.comparison import save_comparison
 from harness.trials.context import TrialContext
 from lightning_modules.batch import call
 from lightning_modules.classifier import StudentModule
@@ -102,17 +103,12 @@ def run_student(
         metadata = {"space": context.settings.space_name, "architecture": key_of(architecture)}
         metadata["digest"] = tensors_digest(state)
         save_tensors(state, folder / STUDENT, metadata)
-        output = space.task.output
-        if output.has_classes:
-            found = answers_in_rows(logits, data, output, prepared.classes, split=spec.split)
-            blocks = output.blocks(prepared.classes)
-            compared = compare_predictions(found.student, found.teacher, found.labels, blocks=blocks)
-            save_predictions(compared, folder / PREDICTIONS)
+        is_compared = save_comparison(logits, data, space.task.output, prepared.classes, spec.split, folder)
     if spec.split != "val":
         scores = {f"{spec.split}/{name}": value for name, value in scores.items()}
     spool.metrics(scores)
     spool.artifact(folder / STUDENT)
-    if space.task.output.has_classes:
+    if is_compared:
         spool.artifact(folder / PREDICTIONS)
     return scores | costs
 

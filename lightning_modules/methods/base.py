@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.batch import Batch
@@ -30,11 +32,20 @@ class Criterion(nn.Module):
     Its keywords are the searchable parameters. Its own parameters and buffers are trained and checkpointed with the
     network, but are not part of the saved student.
 
+    ``batch.target`` has one form in all batches of a task, of training and of validation:
+
+    - class indices (R,), int64, of a classifier, of pixels and of tokens;
+    - probabilities (R, C), float32, of a classifier whose views give targets, as those that mix samples do;
+    - probabilities (R, 2), float32, of several labels: absent and present;
+    - class indices (R,), int64, with ``needs_labels``, whatever the output;
+    - the targets of the samples where the output has no classes: numbers (B, V) of a regression.
+
     Attributes:
         student_layers: Names of the student's layers whose outputs it needs.
         teacher_layers: Names of the teacher's layers whose stored outputs it needs, beside the logits.
         least_classes: Minimum number of classes C.
-        needs_labels: Whether each row must have one true class, so that mixed samples are excluded.
+        needs_labels: Whether each row must have one true class, so that mixed samples are excluded, and targets are
+            class indices.
         needs_classes: Whether it compares rows of logits, so that outputs without classes are excluded.
         needs_values: Whether it compares numbers, so that outputs of classes are excluded.
         needs_one_row: Whether each sample must have one row, so that a class for each pixel or token is excluded.
@@ -74,6 +85,7 @@ class Criterion(nn.Module):
             logits: Rows of logits of the network, shape (R, C), one for each sample of a classifier; or the network's
                 output where that has no classes.
             batch: The batch that the network was called with; its target and the teacher's logits are of the same rows.
+                The target's form is that of every batch of the task (see the class).
             features: Outputs of ``student_layers``; ``None`` if the method needs none.
         """
         raise NotImplementedError
@@ -122,6 +134,25 @@ class HardAndSoft(Criterion):
     def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
         """Return the loss from the teacher's outputs, before weighting."""
         raise NotImplementedError
+
+
+def with_targets_of(criterion: Criterion, rows: Tensor, batch: Batch, *, mixed: bool = False) -> Batch:
+    """Return a batch whose target has the form that a method sees in all batches of a task (see ``Criterion``).
+
+    Args:
+        criterion: The method.
+        rows: Rows of logits (R, C).
+        batch: The batch, with targets of the same rows.
+        mixed: Whether the training batches of the task have probabilities, which views gave.
+    """
+    if not criterion.output.has_classes:
+        return batch
+    has_shares = batch.target.is_floating_point()
+    if criterion.needs_labels and has_shares:
+        return replace(batch, target=batch.target.argmax(1))
+    if mixed and not has_shares:
+        return replace(batch, target=F.one_hot(batch.target, rows.shape[1]).float())
+    return batch
 
 
 def check_positive(**values: float) -> None:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +23,22 @@ from torchmetrics import Metric
 from lightning_modules.batch import Batch
 from lightning_modules.ensemble import mean_of_logits, mean_of_probabilities
 from lightning_modules.losses import hard_label_loss, smoothed_label_loss
+from lightning_modules.outputs.errors import Errors
 
 Metrics = Mapping[str, tuple[Metric, Literal["maximize", "minimize"]]]
 """Metrics by name, each with the direction that is better; the first one is the primary metric."""
+
+
+class TeacherFault(NamedTuple):
+    """Why a teacher's outputs can't be what an output kind means.
+
+    Attributes:
+        found: What they are, as it follows on "the teacher gives".
+        remedy: What to do.
+    """
+
+    found: str
+    remedy: str
 
 
 class Output(ABC):
@@ -42,6 +55,10 @@ class Output(ABC):
         has_classes: Whether an output is scores of classes, which can be compared as rows of logits.
         has_one_row: Whether each sample has one row, so that a method may keep something by sample.
         may_exceed_labels: Whether an output may have more entries than the labels need.
+        row_word: What one of the rows is called in reports: a sample, a pixel, a token, a label.
+        numbers_of: What the row of numbers is of that each sample has, for teachers that are no network: classes that
+            exclude one another, labels that do not, or values; empty where a sample has no such row.
+        compares_overlap: Whether reports compare classes by their intersection over union too.
         size: Number that was declared; ``None`` reads it from the labels.
     """
 
@@ -53,6 +70,9 @@ class Output(ABC):
     has_classes: ClassVar[bool] = False
     has_one_row: ClassVar[bool] = False
     may_exceed_labels: ClassVar[bool] = False
+    row_word: ClassVar[str] = "sample"
+    compares_overlap: ClassVar[bool] = False
+    numbers_of: ClassVar[Literal["", "classes", "labels", "values"]] = ""
     size: int | None = None
 
     @abstractmethod
@@ -137,6 +157,38 @@ class Output(ABC):
     def rows_of(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rows of logits (R, C) and labels (R,) of an output."""
         raise NotImplementedError(f"{self} has no classes")
+
+    def describe_errors(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Errors | None:
+        """Return how a student errs beside its teacher, for reports; ``None`` if nothing is to be said.
+
+        It is asked where an output has no classes: those of classes are compared row by row.
+
+        Args:
+            student: The student's output for every sample of a split, first dimension N.
+            teacher: The teacher's output for the same samples.
+            labels: Their labels.
+        """
+        return None
+
+    def teacher_fault(self, answers: Tensor, labels: Tensor) -> TeacherFault | None:
+        """Return why a teacher's outputs have another meaning than the labels; ``None`` if they are not seen to have.
+
+        Args:
+            answers: Its outputs for the samples of a split.
+            labels: The labels of these samples.
+        """
+        return None
+
+    def teacher_map(self, answers: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """Return the map of a teacher's outputs to what students are to give; ``None`` if they are the same.
+
+        Its text, ``str(map)``, is shown.
+
+        Args:
+            answers: The teacher's outputs for the training samples.
+            labels: The labels of these samples.
+        """
+        return None
 
     def view_targets_fault(self, targets: Tensor, labels: Tensor, size: int) -> str | None:
         """Return what targets that a view gives in place of labels must be, and are not; ``None`` if they are right.

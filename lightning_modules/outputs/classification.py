@@ -22,6 +22,7 @@ class Classification(CategoricalOutput):
     shape = "(B, C)"
     labels_text = "class indices from 0 of shape (N,) and dtype int64"
     has_one_row = True
+    numbers_of = "classes"
 
     def labels_fault(self, labels: Tensor) -> str | None:
         """Return why labels are not class indices, and how to convert them; ``None`` if they are."""

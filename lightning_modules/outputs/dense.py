@@ -120,6 +120,8 @@ class Segmentation(_DenseOutput):
     shape = "(B, C, H, W)"
     labels_text = "masks of class indices from 0, shape (N, H, W) and dtype int64"
     size_axis = -3
+    row_word = "pixel"
+    compares_overlap = True
     _axes = 3
 
     def __init__(
@@ -164,6 +166,7 @@ class Tokens(_DenseOutput):
     }
     shape = "(B, L, C)"
     labels_text = "class indices from 0, shape (N, L) and dtype int64"
+    row_word = "token"
     _axes = 2
 
     def __init__(

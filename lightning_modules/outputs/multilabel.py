@@ -38,6 +38,8 @@ class MultiLabel(Output):
     shape = "(B, L)"
     labels_text = "0 or 1 for each of L labels, shape (N, L), whole numbers or float32"
     has_classes = True
+    row_word = "label"
+    numbers_of = "labels"
 
     def __init__(
         self, labels: int | None = None, *, class_weights: Literal["balanced"] | Sequence[float] | None = None
@@ -149,7 +151,7 @@ class MultiLabel(Output):
         return found
 
     def as_rows(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
-        """Return L rows of two classes for each sample."""
+        """Return L rows of two classes for each sample; their targets are the probabilities of both, (N · L, 2)."""
         theirs = batch.teacher.get("logits")
         return _pairs(logits), batch_of_rows(batch, _targets(batch.target), None if theirs is None else _pairs(theirs))
 
@@ -193,8 +195,9 @@ def _pairs(logits: Tensor) -> Tensor:
 
 
 def _targets(target: Tensor) -> Tensor:
-    """Return targets of the rows: class indices (N · L,), or probabilities (N · L, 2) if some label is in between."""
-    flat = target.reshape(-1)
-    if not flat.is_floating_point() or bool(((flat == 0) | (flat == 1)).all()):
-        return flat.long()
+    """Return the probabilities of absence and presence, shape (N · L, 2), float32, for targets (N, L).
+
+    They have one form for every batch: whether some label of a batch lies between 0 and 1 is chance.
+    """
+    flat = target.reshape(-1).float()
     return torch.stack([1 - flat, flat], dim=1)

@@ -19,7 +19,7 @@ from harness.task import Task, TaskMetric, declared_metrics, load_data, make_met
 from harness.teachers import StoredOutputs
 from harness.teachers.untrained import build_teacher
 from lightning_modules.data import Split, TensorDataModule
-from lightning_modules.outputs import MultiLabel, Output, Regression
+from lightning_modules.outputs import MultiLabel, Output, Regression, Segmentation
 from search_spaces.digits import SPACE, Digits
 
 
@@ -97,11 +97,11 @@ def test_class_names_of_a_task_without_classes_are_refused() -> None:
     assert check_class_names(task(), 2, 2, ("cat", "dog")) == ("cat", "dog")  # those of the data
 
 
-def test_a_teacher_that_is_no_network_teaches_classes_alone(tmp_path: Path) -> None:
+def test_a_teacher_that_is_no_network_teaches_one_row_a_sample(tmp_path: Path) -> None:
     teacher = StoredOutputs([1, 2], [[0.5, 0.5], [0.1, 0.9]], kind="probabilities")
 
     class Traits(Digits):
-        output = MultiLabel(2)
+        output = Segmentation(2)
 
         def teacher(self) -> Any:
             return teacher
@@ -113,6 +113,7 @@ def test_a_teacher_that_is_no_network_teaches_classes_alone(tmp_path: Path) -> N
 
     space = replace(SPACE, task=Traits())
     with pytest.raises(
-        HarnessError, match=r"a StoredOutputs must teach one class for each sample, but .* MultiLabel\(2\)"
+        HarnessError,
+        match=r"a StoredOutputs must give one row of numbers for each sample, but .* Segmentation\(2\)",
     ):
         build_teacher(space, space.task.data(None), settings_in(tmp_path / "runs", trials=1))

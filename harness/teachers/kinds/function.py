@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.core.content import digest
 from harness.core.errors import Unfit
-from harness.teachers.answers import KINDS, LABELS, LOGITS, TOP_K, from_labels, to_logits
+from harness.teachers.answers import KINDS, LABELS, LOGITS, OF_CLASSES, TOP_K, from_labels, to_logits, usable_kind
 from harness.teachers.black_box import BlackBoxTeacher, Ground, Prepare, Query
 
 _KINDS = tuple(kind for kind in KINDS if kind != TOP_K)
@@ -24,8 +24,9 @@ class FunctionTeacher(BlackBoxTeacher):
         function: From what ``inputs`` gives of a batch to its answers, shape (B, C): a tensor, an array or lists.
         digest: Names what answers, such as ``"gpt-x, 2026-11"``. Answers are kept under this name and are not asked for
             again until it changes.
-        kind: What it answers: ``"logits"``, ``"probabilities"``, ``"log_probabilities"``, or ``"labels"``, class
-            indices (B,).
+        kind: What it answers: ``"logits"``, ``"probabilities"``, ``"log_probabilities"``, or ``"labels"``: class
+            indices (B,), or 0 or 1 for each of several labels (B, L). ``"values"`` of a regression. ``None`` is logits,
+            or values where the task's output has them.
         inputs: Maps the inputs of a batch to what the function takes; by default they stay tensors.
     """
 
@@ -37,17 +38,18 @@ class FunctionTeacher(BlackBoxTeacher):
         function: Callable[[Any], Any],
         *,
         digest: str,
-        kind: str = LOGITS,
-        inputs: Prepare = lambda inputs: inputs,
+        kind: str | None = None,
+        inputs: Prepare | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(inputs)
         if not callable(function):
             raise ValueError(f"FunctionTeacher must get a function, but got {type(function).__name__}.")
         if not isinstance(digest, str) or not digest.strip():
             raise ValueError(f"digest must name what answers, such as 'model-x, 2026-11', but got {digest!r}.")
-        if kind not in _KINDS:
+        if kind is not None and kind not in _KINDS:
             raise ValueError(f"kind must be one of {', '.join(_KINDS)}, but got {kind!r}.")
-        self._function, self._digest, self._kind, self._inputs = function, digest, kind, inputs
+        self._function, self._digest, self._given_kind = function, digest, kind
+        self._kind = kind or LOGITS  # until it is known what the numbers are of
 
     @property
     def content(self) -> str:
@@ -55,7 +57,7 @@ class FunctionTeacher(BlackBoxTeacher):
         return digest("function", self._digest, self._kind)
 
     def _prepare(self, ground: Ground) -> None:
-        pass
+        self._kind = usable_kind(self._given_kind, ground.numbers_of, self.who)
 
     def _ask(self, query: Query) -> Tensor:
         found = self._function(self._inputs(query.inputs))
@@ -67,7 +69,9 @@ class FunctionTeacher(BlackBoxTeacher):
                 "return one row of numbers for each sample",
             ) from None
         rows = [f"{query.split} sample {row}" for row in query.rows.tolist()]
-        if self._kind == LABELS:
+        if answers.ndim == 1 and self._classes == 1:
+            answers = answers[:, None]
+        if self._kind == LABELS and self._numbers_of == OF_CLASSES:
             return from_labels(self._labels(answers, len(rows)), self._classes)
         if answers.ndim != 2 or len(answers) != len(rows):
             raise Unfit(
@@ -75,7 +79,7 @@ class FunctionTeacher(BlackBoxTeacher):
                 f"shape {tuple(answers.shape)}",
                 "return one row of numbers for each sample",
             )
-        return self._count_floored(to_logits(answers, self._kind, self.who, rows.__getitem__))
+        return self._count_floored(to_logits(answers, self._kind, self.who, rows.__getitem__, self._numbers_of))
 
     def _labels(self, answers: Tensor, samples: int) -> Tensor:
         is_valid = answers.shape == (samples,) and not answers.is_floating_point()

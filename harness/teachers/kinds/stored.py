@@ -16,12 +16,19 @@ from harness.teachers.answers import (
     FLOOR,
     KINDS,
     LABELS,
+    LOGITS,
+    OF_CLASSES,
+    OF_LABELS,
+    OF_VALUES,
     PROBABILITIES,
     TOP_K,
+    VALUES,
     Logits,
+    are_shares,
     from_labels,
     from_top_k,
     to_logits,
+    usable_kind,
 )
 from harness.teachers.black_box import BlackBoxTeacher, Ground, Query
 from harness.teachers.joining import Keys
@@ -49,6 +56,7 @@ def load(path: Path, names: tuple[str, ...]) -> StoredOutputs:
             keys.ids, found.values, kind=found.kind, classes=found.classes, split=keys.splits, row=keys.rows,
             view=keys.views,
         )  # fmt: skip
+        teacher._is_guessed = found.is_guessed
         teacher._keys = keys  # which know that a file may not tell numbers from texts
         return teacher
     except (ValueError, OSError) as error:
@@ -64,7 +72,9 @@ class StoredOutputs(BlackBoxTeacher):
         values: What was said, one row for each sample: a data frame whose columns are classes, or an array (N, C). Of
             ``"labels"``, names or indices of classes (N,). Of ``"top_k"``, a pair: classes (N, k) and their
             probabilities (N, k), of which the rest up to 1 is spread evenly over the other classes.
-        kind: ``"probabilities"``, ``"log_probabilities"``, ``"logits"``, ``"labels"`` or ``"top_k"``.
+            Of several labels, columns are labels, and ``"labels"`` are 0 or 1 for each (N, L).
+        kind: ``"probabilities"``, ``"log_probabilities"``, ``"logits"``, ``"labels"`` or ``"top_k"``; ``"values"`` of a
+            regression.
         classes: Names of the columns of ``values``; by default those of a data frame, or the task's order.
         split: Name of each row's split, in place of ids.
         row: Position of each row's sample in that split, in place of ids.
@@ -91,7 +101,7 @@ class StoredOutputs(BlackBoxTeacher):
         self._keys = Keys(ids, split, row, view)
         columns: Any = getattr(values, "columns", None) if classes is None else classes
         self._columns = None if columns is None else list(columns)
-        self._kind, self._values = kind, values
+        self._kind, self._values, self._is_guessed = kind, values, False
         self._logits: dict[str, Tensor] = {}
         first = values[0] if kind == TOP_K else values
         if len(first) != len(self._keys):
@@ -105,16 +115,18 @@ class StoredOutputs(BlackBoxTeacher):
         return digest("outputs", tensors_digest(self._logits))
 
     def _prepare(self, ground: Ground) -> None:
+        self._kind = self._known_kind(ground)
         told = self._told()
         self._logits = {split: told.values[places] for split, places in self._keys.places(ground.data).items()}
-        if self._kind == LABELS:
+        if self._kind == LABELS and ground.numbers_of == OF_CLASSES:
             ground.note(
                 f"its labels are stored as one class near 1 and {FLOOR:g} for each other: they say nothing of which "
                 "wrong class is likelier, so a higher T does no more than smooth them"
             )
         elif told.floored:
             ground.note(
-                f"{told.floored:,} of {told.values.numel():,} probabilities are below {FLOOR:g}: stored as that"
+                f"{told.floored:,} of {told.values.numel():,} probabilities are below {FLOOR:g}"
+                f"{' or as near to 1' if ground.numbers_of == OF_LABELS else ''}: stored as that"
             )
         if self._kind == TOP_K:
             ground.note("what its top k leave of 1 is spread evenly over the other classes")
@@ -127,10 +139,20 @@ class StoredOutputs(BlackBoxTeacher):
         found = self._logits[query.split][query.rows.cpu()]
         return found[:, query.view] if found.ndim == 3 else found
 
+    def _known_kind(self, ground: Ground) -> str:
+        """Return what the rows are: of a table that does not say it, by what the task's output has."""
+        if not self._is_guessed or ground.numbers_of == OF_CLASSES:
+            return usable_kind(self._kind, ground.numbers_of, self.who)
+        if ground.numbers_of == OF_VALUES:
+            if self._columns is not None and len(self._columns) == self._classes:
+                ground.note(f"its columns {', '.join(map(str, self._columns))} are taken as the values in their order")
+            return VALUES
+        return PROBABILITIES if are_shares(self._table(), ground.numbers_of) else LOGITS
+
     def _told(self) -> Logits:
         """Return all rows as logits of the task's classes."""
         name = self._keys.name
-        if self._kind == LABELS:
+        if self._kind == LABELS and self._numbers_of == OF_CLASSES:
             return Logits(from_labels(self._indices(np.asarray(self._values), name), self._classes), 0)
         if self._kind == TOP_K:
             indices, shares = (np.asarray(part) for part in self._values)
@@ -138,7 +160,7 @@ class StoredOutputs(BlackBoxTeacher):
             values = from_top_k(places, torch.from_numpy(shares.astype(float)), self._classes, _TABLE, name)
             return to_logits(values, PROBABILITIES, _TABLE, name)
         table = self._table()
-        return to_logits(table[:, self._order(table.shape[1])], self._kind, _TABLE, name)
+        return to_logits(table[:, self._order(table.shape[1])], self._kind, _TABLE, name, self._numbers_of)
 
     def _table(self) -> Tensor:
         values = self._values.to_numpy(dtype=float) if hasattr(self._values, "to_numpy") else self._values
@@ -146,6 +168,8 @@ class StoredOutputs(BlackBoxTeacher):
             table = torch.from_numpy(np.array(values, dtype=float))
         except (TypeError, ValueError):
             raise Unfit(f"{self.who} must be numbers, but are not", "give a column of numbers for each class") from None
+        if table.ndim == 1 and self._classes == 1:
+            table = table[:, None]
         if table.ndim != 2:
             raise Unfit(
                 f"{self.who} must have a row of {self._classes} numbers for each sample, but have shape "
@@ -160,11 +184,11 @@ class StoredOutputs(BlackBoxTeacher):
         Raises:
             Unfit: If a class has none, or a column is of no class.
         """
-        if self._columns is None:
+        if self._columns is None or self._numbers_of == OF_VALUES:
             if columns != self._classes:
                 raise Unfit(
-                    f"{self.who} have {columns} columns, but the task has {self._classes} classes",
-                    "give a column for each class, in the task's order",
+                    f"{self.who} have {columns} columns, but the task has {self._classes} {self._numbers_of}",
+                    "give a column for each, in the task's order",
                 )
             return list(range(columns))
         places = [self._class(one) for one in self._columns]

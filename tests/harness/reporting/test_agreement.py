@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import confusion_matrix
+from torchmetrics.classification import MulticlassJaccardIndex
 
-from harness.reporting.agreement import TeacherAgreement, agreement_table
+from harness.reporting.agreement import DescribedErrors, TeacherAgreement, agreement_table
 from harness.training.predictions import Predictions
+from lightning_modules.outputs import Errors
 
 NAMES = ("cat", "dog", "owl")
 
@@ -195,3 +197,65 @@ def test_the_table_has_a_row_for_each_trial_and_class() -> None:
 def test_of_many_classes_it_is_said_how_many_are_ranked() -> None:
     found = TeacherAgreement(answers([0, 1], [0, 1], [0, 2], classes=30_000)).mistakes()
     assert "Its ranking of the 100 most likely wrong classes follows the teacher's" in found
+
+
+PIXELS = Predictions(**vars(WORKED) | {"row_word": "pixel", "compares_overlap": True})
+"""Intersection over union. Teacher, class 0: 3 right, 6 labelled, 4 said: 3 / 7; class 1: 2 / (4 + 4 - 2) = 1 / 3;
+class 2: 0 / (0 + 2). Student, class 0: 2 / (6 + 3 - 2) = 2 / 7; class 1: 2 / (4 + 5 - 2) = 2 / 7; class 2: 0 / 2.
+"""
+
+
+def test_classes_of_pixels_are_compared_by_intersection_over_union_and_called_pixels() -> None:
+    found = TeacherAgreement(PIXELS, NAMES)
+    assert found.by_class["teacher_iou"].tolist() == pytest.approx([3 / 7, 1 / 3, 0])
+    assert found.by_class["student_iou"].tolist() == pytest.approx([2 / 7, 2 / 7, 0])
+    assert "teacher_iou" not in TeacherAgreement(WORKED, NAMES).by_class
+    assert found.sentence() == (
+        "keeps 2 of the teacher's 5 right pixels (40.0 %) and corrects 2 of its 5 wrong ones; it loses most in class "
+        "cat (2 of 6, 2 as dog); its IoU falls most in class cat (0.286, the teacher's 0.429)."
+    )
+    assert "Both are wrong on 3 of 10 pixels and give the same wrong answer on 2;" in found.mistakes()
+    assert "nats a pixel." in found.mistakes()
+
+
+def test_intersection_over_union_is_that_of_torchmetrics() -> None:
+    drawn_ones = Predictions(**vars(drawn(500, 7)) | {"compares_overlap": True})
+    table = TeacherAgreement(drawn_ones).by_class
+    metric = MulticlassJaccardIndex(7, average="none")
+    assert table["student_iou"].tolist() == pytest.approx(metric(drawn_ones.student, drawn_ones.labels).tolist())
+
+
+def test_a_class_that_nobody_has_seen_has_no_intersection_over_union_and_an_equal_student_loses_none() -> None:
+    alike = Predictions(**vars(answers([0, 1], [0, 1], [0, 1])) | {"compares_overlap": True})
+    found = TeacherAgreement(alike, NAMES)
+    assert math.isnan(found.by_class["student_iou"][2])
+    assert found.sentence() == "keeps 2 of the teacher's 2 right answers (100.0 %)."
+
+
+def test_labels_are_compared_each_in_its_own_name() -> None:
+    """Four samples of the labels "big" (classes 0 and 1) and "red" (2 and 3).
+
+    The teacher has all right but one, and so three samples whole; the student adds "big" twice, and misses "red" once.
+    """
+    names = ("big: no", "big: yes", "red: no", "red: yes")
+    given = answers([0, 2, 0, 3, 1, 3, 1, 2], [0, 2, 0, 3, 1, 3, 0, 2], [1, 2, 1, 2, 1, 3, 1, 2], 4)
+    found = TeacherAgreement(Predictions(**vars(given) | {"choices": 2, "row_word": "label"}), names)
+    assert found.sentence() == (
+        "keeps 4 of the teacher's 7 right labels (57.1 %) and corrects 1 of its 1 wrong ones; it loses most in label "
+        "big: no (2 of 2)."
+    )
+    assert "It has all 2 labels right on 2 of 4 samples, the teacher on 3." in found.mistakes()
+    assert "nats a label." in found.mistakes()
+
+
+def test_the_errors_of_an_output_without_classes_are_told_in_its_own_words() -> None:
+    told = Errors(answers={}, sentence="errs.", details="Much.", table={"value": [0], "student_mae": [2.5]})
+    found = DescribedErrors(told)
+    assert (found.sentence(), found.mistakes()) == ("errs.", "Much.")
+    table = agreement_table({3: found, 5: found}, {5: "small"})
+    assert table.to_dict("list") == {
+        "trial": [3, 5],
+        "pick": ["", "small"],
+        "value": [0, 0],
+        "student_mae": [2.5, 2.5],
+    }

@@ -45,8 +45,9 @@ from harness.studies.opening import find_study, open_study
 from harness.studies.study import Study
 from harness.task import primary_metric
 from harness.tracking.spool import SPOOL, Spool, read_events
-from harness.training.predictions import PREDICTIONS, compare_predictions, save_predictions
+from harness.training.predictions import PREDICTIONS, compare_predictions, save_errors, save_predictions
 from harness.trials.controls import untrained_controls
+from lightning_modules.outputs import Errors
 from search_spaces import digits_methods
 from search_spaces.digits import SPACE, Digits
 
@@ -635,6 +636,28 @@ def test_each_pick_says_what_it_keeps_of_the_teachers_answers(settings: Settings
     assert table["class"].tolist() == ["cat", "dog", "owl"] * 4
     assert table.loc[table["trial"] == 2, "lost_to"].tolist() == ["dog", "", "dog"]
     assert (study.folder / "report" / "transfer.png").stat().st_size > 10_000
+
+
+def test_an_output_without_classes_says_how_each_pick_errs_and_has_a_table_but_no_picture(settings: Settings) -> None:
+    study = a_study(settings, STUDENTS)
+    for number in range(3):  # not of trial 3, which is on the front too
+        told = Errors(answers={}, sentence=f"errs by {number}.", details="Much.", table={"student_mae": [number]})
+        (study.folder / str(number)).mkdir(parents=True, exist_ok=True)
+        save_errors(told, study.folder / str(number) / PREDICTIONS)
+    result, (screen, text) = collect(study), terminal()
+    assert agreement_lines(result) == [
+        "balanced (trial 2) errs by 2.",
+        "small (trial 1) errs by 1.",
+        "accurate (trial 0) errs by 0.",
+        "Not compared with the teacher's answers: 1 of the 4 trials on the front, whose answers.safetensors is not in "
+        "this --runs-dir, or can't be read.",
+    ]
+    assert "- balanced (trial 2) errs by 2. Much." in summary(result)
+    report(study, screen)
+    assert "errs by 1." in text.getvalue()
+    table = pd.read_csv(study.folder / "report" / "transfer.csv", keep_default_na=False)
+    assert table["student_mae"].tolist() == [0, 1, 2] and table["pick"].tolist() == ["accurate", "small", "balanced"]
+    assert not (study.folder / "report" / "transfer.png").exists()
 
 
 @pytest.mark.parametrize("left", ["none", "damaged", "some"])

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT, environment
 from grounds import NAMES, clusters, ground, outputs
+from torch import Tensor
 
 import harness.teachers
 import harness.teachers.kinds
 from harness.core.errors import HarnessError
-from harness.teachers.black_box import flat_inputs, is_black_box, missing_extra, teacher_in
+from harness.settings import Settings
+from harness.teachers import FunctionTeacher
+from harness.teachers.black_box import BlackBoxTeacher, flat_inputs, is_black_box, missing_extra, teacher_in
+from harness.teachers.untrained import build_teacher
+from lightning_modules.batch import Inputs
+from search_spaces.digits import SPACE, Digits
 
 THIRD = """
 from harness.teachers.answers import to_logits
@@ -95,3 +102,77 @@ def test_a_missing_library_is_named_with_what_installs_it() -> None:
     assert told == (
         "keeping it needs skops, which is not installed; pip install skops (kd-harness[sklearn] has all it needs)."
     )
+
+
+class TakesSums(Digits):
+    """Digits whose teacher takes the sum of a picture's pixels."""
+
+    def teacher_inputs(self, inputs: Inputs) -> Tensor:
+        assert isinstance(inputs, Tensor)
+        return inputs.sum((1, 2, 3))
+
+
+def sums_in_each_class(sums: Tensor) -> Tensor:
+    assert sums.ndim == 1
+    return sums[:, None] * torch.arange(10)
+
+
+class OfFunction(TakesSums):
+    def teacher(self) -> FunctionTeacher:  # type: ignore[override]
+        return FunctionTeacher(sums_in_each_class, digest="sums")
+
+
+class SaidTwice(TakesSums):
+    def teacher(self) -> FunctionTeacher:  # type: ignore[override]
+        return FunctionTeacher(sums_in_each_class, digest="sums", inputs=lambda inputs: inputs)
+
+
+def built(task: Digits, folder: Path, *teachers: Path) -> BlackBoxTeacher:
+    settings = Settings(space_name="s", study="s", runs_dir=folder, teachers=teachers)
+    given = build_teacher(replace(SPACE, task=task), task.data(None), settings)
+    assert isinstance(given, BlackBoxTeacher)
+    return given
+
+
+def test_a_task_says_what_its_teacher_takes(tmp_path: Path) -> None:
+    data = SPACE.task.data(None)
+    given = built(OfFunction(), tmp_path)
+    found = outputs(given, ground(data, classes=10, names=()), "val")["val"]
+    inputs = data.splits["val"].inputs
+    assert isinstance(inputs, Tensor)
+    torch.testing.assert_close(found, inputs.flatten(1).sum(1)[:, None] * torch.arange(10.0))
+
+
+def test_a_task_says_what_a_teacher_in_a_file_takes(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="pip install 'kd-harness[onnx]'")
+    pytest.importorskip("onnxruntime", reason="pip install 'kd-harness[onnx]'")
+    kinds = onnx.TensorProto
+    helper = onnx.helper
+    graph = helper.make_graph(
+        [
+            helper.make_node("Unsqueeze", ["sums", "last"], ["column"]),
+            helper.make_node("Mul", ["column", "row"], ["y"]),
+        ],
+        "sums",
+        [helper.make_tensor_value_info("sums", kinds.FLOAT, ["batch"])],
+        [helper.make_tensor_value_info("y", kinds.FLOAT, ["batch", 10])],
+        [
+            helper.make_tensor("last", kinds.INT64, [1], [1]),
+            helper.make_tensor("row", kinds.FLOAT, [1, 10], [float(place) for place in range(10)]),
+        ],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(made, tmp_path / "sums.onnx")
+    data = SPACE.task.data(None)
+    on = ground(data, classes=10, names=())
+    found = outputs(built(TakesSums(), tmp_path, tmp_path / "sums.onnx"), on, "val")["val"]
+    inputs = data.splits["val"].inputs
+    assert isinstance(inputs, Tensor)
+    torch.testing.assert_close(found, inputs.flatten(1).sum(1)[:, None] * torch.arange(10.0))
+    with pytest.raises(HarnessError, match=r"takes 'sums' of shape .*teacher_inputs\(\)"):
+        built(Digits(), tmp_path, tmp_path / "sums.onnx").prepare(on)
+
+
+def test_what_a_teacher_takes_is_said_once(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match=r"has teacher_inputs\(\) and a FunctionTeacher with inputs="):
+        built(SaidTwice(), tmp_path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +14,16 @@ from scipy.special import rel_entr, softmax
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from harness.training.predictions import Predictions, compare_predictions, load_predictions, save_predictions
+from harness.training.predictions import (
+    Predictions,
+    compare_predictions,
+    load_errors,
+    load_predictions,
+    save_errors,
+    save_predictions,
+)
 from lightning_modules.losses import soft_target_loss
+from lightning_modules.outputs import Errors
 
 
 def some_logits(samples: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -177,3 +187,37 @@ def test_of_very_many_rows_an_even_choice_of_whole_samples_is_compared(
     assert torch.equal(found.labels // 2, torch.arange(len(found.labels), dtype=torch.int32) % blocks)
     assert torch.equal(found.labels, found.teacher)
     assert len({*(found.labels.view(-1, blocks) % 2).float().mean(1).tolist()} - {0.0, 1.0}) == 0
+
+
+@pytest.mark.parametrize("words", [{}, {"row_word": "pixel", "compares_overlap": True}])
+def test_predictions_keep_what_their_rows_are_called(tmp_path: Path, words: dict[str, Any]) -> None:
+    save_predictions(compare_predictions(*some_logits(20, 4), **words), tmp_path / "answers")
+    found = load_predictions(tmp_path / "answers")
+    assert found is not None
+    assert (found.row_word, found.compares_overlap) == (("pixel", True) if words else ("sample", False))
+
+
+def test_errors_load_as_saved_and_are_no_predictions(tmp_path: Path) -> None:
+    table = {"value": [0, 1], "correlation": [0.5, math.nan]}
+    told = Errors(answers={"labels": torch.ones(2, 1)}, sentence="errs.", details="Much.", table=table)
+    written = set()
+    for _ in range(20):
+        save_errors(told, tmp_path / "answers")
+        written.add((tmp_path / "answers").read_bytes())
+    found = load_errors(tmp_path / "answers")
+    assert found is not None and len(written) == 1
+    assert (found.sentence, found.details, found.answers["labels"].tolist()) == ("errs.", "Much.", [[1.0], [1.0]])
+    assert found.table["value"] == [0, 1] and math.isnan(found.table["correlation"][1])  # type: ignore[arg-type]
+    assert load_predictions(tmp_path / "answers") is None
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no safetensors at all"])
+def test_missing_or_damaged_errors_load_as_none(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "answers").write_bytes(content)
+    assert load_errors(tmp_path / "answers") is None
+
+
+def test_predictions_are_no_errors(tmp_path: Path) -> None:
+    save_predictions(compare_predictions(*some_logits(20, 4)), tmp_path / "answers")
+    assert load_errors(tmp_path / "answers") is None

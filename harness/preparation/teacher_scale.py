@@ -1,0 +1,66 @@
+"""Bring a teacher's outputs to the scale on which their output kind compares them, or refuse them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from harness.core.errors import Unfit
+from harness.teachers.outputs import Outputs
+from lightning_modules.data.tensors import TensorDataModule
+from lightning_modules.outputs import Output
+
+_LOGITS = "logits"
+
+
+def check_scale(who: str, answers: Tensor, labels: Tensor, output: Output) -> None:
+    """Check that a teacher's answers are on the scale of the labels.
+
+    Args:
+        who: The teacher's name in messages.
+        answers: Its outputs for the samples of a split.
+        labels: Their labels.
+        output: The output kind.
+
+    Raises:
+        Unfit: If they are not, and the output does not say so.
+    """
+    if fault := output.teacher_fault(answers, labels):
+        raise Unfit(f"{who} gives {fault.found}", fault.remedy)
+
+
+def on_scale(
+    who: str, outputs: Outputs, data: TensorDataModule, output: Output, note: Callable[[str], None]
+) -> Outputs:
+    """Return a teacher's outputs, mapped where the output kind says that they have a scale of their own.
+
+    Args:
+        who: The teacher's name in messages.
+        outputs: By split and name, those of the training split among them, to which a map is fitted.
+        data: The samples.
+        output: The output kind.
+        note: Called with a line of text about the map.
+
+    Raises:
+        Unfit: If they are on another scale than the labels, and the output does not say so.
+    """
+    check_scale(who, outputs["val"][_LOGITS], data.splits["val"].labels, output)
+    found = output.teacher_map(*training_answers(outputs, data))
+    if found is None:
+        return outputs
+    note(f"its numbers have a scale of their own: a target is taken to be {found}, fitted to the training split")
+    return mapped(outputs, found)
+
+
+def training_answers(outputs: Outputs, data: TensorDataModule) -> tuple[Tensor, Tensor]:
+    """Return a teacher's answers to all views of the training samples, and a label for each."""
+    answers, labels = outputs["train"][_LOGITS], data.splits["train"].labels
+    if data.views is None:
+        return answers, labels
+    return answers.flatten(0, 1), labels.repeat_interleave(data.views.count, 0)
+
+
+def mapped(outputs: Outputs, change: Callable[[Tensor], Tensor]) -> Outputs:
+    """Return outputs whose answers are mapped; those of layers stay."""
+    return {split: {**named, _LOGITS: change(named[_LOGITS])} for split, named in outputs.items()}
