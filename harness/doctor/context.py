@@ -15,10 +15,10 @@ from harness.networks.students import build_student
 from harness.preparation.method_checks import teacher_layers
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
+from harness.students.training import student_module
 from harness.task import deployed_network
 from harness.teachers.black_box import BlackBoxTeacher
 from harness.training.fit import seed_draws
-from harness.trials.trial import student_module
 from lightning_modules.batch import Batch, Inputs, select
 from lightning_modules.classifier import ClassifierModule, StudentModule, weighted_sum
 from lightning_modules.data.tensors import Split, TensorDataModule

@@ -52,7 +52,7 @@ def check_data_loads(context: CheckContext) -> str:
     context.data = data
     space = context.space
     context.classes = label_classes(data, space.task.output)
-    largest = batch_sizes(space.task.training, space.training, data.batch_size)[-1]
+    largest = batch_sizes(space.task.training, space.varied_training, data.batch_size)[-1]
     context.sample = subsample(data, context.device, largest)
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
     return f"{sizes}; {context.space.task.output}, {context.classes} by the labels; finite"

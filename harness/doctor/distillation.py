@@ -165,7 +165,7 @@ def check_last_batch(context: CheckContext) -> str:
     Where the batch size is searched, there is one for each choice, or end of its range.
     """
     space, samples, found = context.space, len(context.data.splits["train"]), dict[int, int]()
-    for batch_size in batch_sizes(space.task.training, space.training, context.data.batch_size):
+    for batch_size in batch_sizes(space.task.training, space.varied_training, context.data.batch_size):
         data = with_batches_of(context.data, Training(batch_size=batch_size))
         found.setdefault(data.train_dataloader().last_batch_size, batch_size)
     for size in found:

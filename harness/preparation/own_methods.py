@@ -82,7 +82,7 @@ def _own_method_fault(space: SearchSpace, method: str, values: Mapping[str, Any]
         )
     if lost := _lost_on_resume(criterion, state, lambda: terms(_half(batch))):
         return f"can't be resumed: {lost}."
-    variants = training_variants(space.task.training, space.training)
+    variants = training_variants(space.task.training, space.varied_training)
     if any(one.label_smoothing for one in variants) and _ignores_smoothing(criterion, terms, batch):
         return (
             "ignores the label_smoothing of the training: take its loss from the labels from self.hard_loss(logits, "
