@@ -130,11 +130,18 @@ class ModuleTraining:
             "is_taught": configuration.is_taught,
         }
 
-    def run(self, folder: Path, accelerator: str, listeners: Sequence[EpochListener] | None = None) -> nn.Module:
-        """Train to the last epoch, as of ``StudentTraining``."""
+    def run(
+        self,
+        folder: Path,
+        accelerator: str,
+        listeners: Sequence[EpochListener] | None = None,
+        *,
+        callbacks: Sequence[pl.Callback] = (),
+    ) -> nn.Module:
+        """Train to the last epoch, as of ``StudentTraining``, with further callbacks of Lightning's."""
         switch_off_autologging()
         config = ModuleConfig(folder=folder, accelerator=accelerator, **self._config)
-        fit_module(self.module, self._data, config, listeners=listeners)
+        fit_module(self.module, self._data, config, listeners=listeners, callbacks=callbacks)
         return self.module
 
 

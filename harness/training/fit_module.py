@@ -63,6 +63,7 @@ def fit_module(
     config: ModuleConfig,
     *,
     listeners: Sequence[EpochListener] | None = None,
+    callbacks: Sequence[pl.Callback] = (),
 ) -> None:
     """Train ``module`` by its own code to its last epoch, from the newest checkpoint in the training's folder.
 
@@ -74,6 +75,7 @@ def fit_module(
         config: Length, folder, device, seed, and how it is scored.
         listeners: As of ``harness.training.fit.fit``. An epoch's metrics are ``train/loss``, the mean of the losses
             that ``training_step`` returned, ``val/<metric>``, ``val/agreement``, and what the module logs.
+        callbacks: Further callbacks of Lightning's.
 
     Raises:
         TrialFailed: If the module stops before its last epoch, gives NaN, reads the teacher where there is none, or has
@@ -87,7 +89,7 @@ def fit_module(
         config.accelerator,
         epochs=config.epochs,
         folder=config.folder,
-        callbacks=[callback],
+        callbacks=[*callbacks, callback],
         plugins=[_TrainingState(checkpoints, callback)],
         logger=log,
     )
