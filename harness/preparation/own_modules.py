@@ -125,7 +125,7 @@ class _Watch(pl.Callback):
         if loss.numel() != 1:
             fault = f"has the shape {list(loss.shape)}"
         elif not loss.isfinite():
-            fault = f"is {float(loss)}"
+            fault = f"is {float(loss.detach())}"
         elif not loss.requires_grad:
             fault = "has no gradient"
         if fault:

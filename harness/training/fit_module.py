@@ -26,7 +26,15 @@ from harness.core.content import derived_seed
 from harness.core.errors import TrialFailed
 from harness.training import fit as fitting
 from harness.training.checkpoint import Checkpoints
-from harness.training.fit import EpochListener, FitConfig, loss_check, make_trainer, quiet_lightning, seed_draws
+from harness.training.fit import (
+    EpochListener,
+    FitConfig,
+    check_losses,
+    loss_check,
+    make_trainer,
+    quiet_lightning,
+    seed_draws,
+)
 from lightning_modules.batch import call, evaluating
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.outputs import Output
@@ -207,7 +215,9 @@ class EpochCallback(Checkpoint):
             self._sizes.append(len(batch.ids))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._scores = {f"val/{name}": value for name, value in self._validated(pl_module).items()}
+        self._scores = {
+            f"val/{name}": value for name, value in self._validated(pl_module, trainer.current_epoch).items()
+        }
         for name, value in self._scores.items():  # for schedules that follow one
             pl_module.log(name, value, logger=False, batch_size=1)
         self.epoch, self.loop = trainer.current_epoch, deepcopy(trainer.fit_loop.state_dict())
@@ -216,7 +226,7 @@ class EpochCallback(Checkpoint):
         self._report(trainer)
 
     @torch.no_grad()
-    def _validated(self, module: pl.LightningModule) -> dict[str, float]:
+    def _validated(self, module: pl.LightningModule, epoch: int) -> dict[str, float]:
         """Return the scores of what ``forward`` answers to the validation split."""
         output = self._config.output
         scores = SplitScores(output, {name: one.to(module.device) for name, one in self._config.metrics.items()})
@@ -224,7 +234,8 @@ class EpochCallback(Checkpoint):
             for batch in (batch for item in self._data.ordered("val") for batch in item):
                 logits = call(module, batch.inputs)
                 if logits.isnan().any():
-                    raise TrialFailed(f"forward gives NaN for validation samples after epoch {self.epoch + 1}")
+                    check_losses(epoch, self._mean_loss(), self._data)  # says more
+                    raise TrialFailed(f"forward gives NaN for validation samples in epoch {epoch}")
                 scores.add(logits, *output.as_rows(logits, batch), batch.target)
         return scores.compute()
 

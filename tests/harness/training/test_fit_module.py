@@ -332,7 +332,7 @@ def test_a_module_whose_answers_are_nan_fails(tmp_path: Path) -> None:
             if self.current_epoch == 1:
                 nn.init.constant_(self.net[4].weight, torch.nan)  # type: ignore[arg-type]
 
-    with pytest.raises(TrialFailed, match=r"^forward gives NaN for validation samples after epoch 1$"):
+    with pytest.raises(TrialFailed, match=r"^forward gives NaN for validation samples in epoch 1$"):
         trained(Explodes, tmp_path)
 
 
