@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,8 +98,8 @@ def fit_module(
         config.accelerator,
         epochs=config.epochs,
         folder=config.folder,
-        callbacks=[*callbacks, callback],
-        plugins=[_TrainingState(checkpoints, callback)],
+        callbacks=[_EpochStart(callback), *callbacks, callback],
+        plugins=[_TrainingState(checkpoints, callback, config.folder)],
         logger=log,
     )
     with quiet_lightning():
@@ -143,15 +144,19 @@ def random_states_restored(device: torch.device) -> Iterator[None]:
 class _TrainingState(CheckpointIO):
     """Keeps Lightning's state of a training as safetensors and JSON: nothing is ever unpickled."""
 
-    def __init__(self, checkpoints: Checkpoints, callback: EpochCallback) -> None:
-        self._checkpoints, self._callback = checkpoints, callback
+    def __init__(self, checkpoints: Checkpoints, callback: EpochCallback, folder: Path) -> None:
+        self._checkpoints, self._callback, self._folder = checkpoints, callback, folder
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write the state after an epoch.
 
         Raises:
-            TrialFailed: If it holds what is neither tensors nor plain values.
+            TrialFailed: If it is not this training that asks, or it holds what is neither tensors nor plain values.
         """
+        if path is not self._folder:
+            raise TrialFailed(
+                f"the module must leave checkpoints to the engine, which resumes trials, but saves one as {path}"
+            )
         state = {name: value for name, value in checkpoint.items() if name not in _LEFT_OUT}
         state["loops"] = {**state["loops"], "fit_loop": self._callback.loop}
         try:
@@ -173,11 +178,25 @@ class _TrainingState(CheckpointIO):
         """Do nothing: a finished training's checkpoints are dropped together."""
 
 
+class _EpochStart(pl.Callback):
+    """Begins each epoch before the module's own callbacks: what they do then belongs to that epoch.
+
+    A ``Checkpoint`` comes after them, which is where an epoch's end belongs.
+    """
+
+    def __init__(self, callback: EpochCallback) -> None:
+        self._callback = callback
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._callback.begin_epoch(trainer)
+
+
 class EpochCallback(Checkpoint):
     """Seeds each epoch, scores the module at its end, calls the listeners, then writes a checkpoint.
 
     The listeners and the checkpoint come when the epoch is over for Lightning too, at the next one's start: schedules
-    that advance by epoch, and what is logged once an epoch, are later than any hook of the epoch's end.
+    that advance by epoch, and what is logged once an epoch, are later than any hook of the epoch's end. After the last
+    epoch there is no checkpoint: hooks of the training's end may change the module, and are not called without one.
 
     Attributes:
         epoch: The last epoch that is over, from 0; -1 before.
@@ -200,8 +219,19 @@ class EpochCallback(Checkpoint):
         self._scores: dict[str, float] | None = None  # of an epoch that was not reported yet
         self._saved_s = -math.inf if checkpoints.newest is None else time.monotonic()
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._report(trainer)
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        others = [one for one in trainer.checkpoint_callbacks if one is not self]
+        for one in (*trainer.early_stopping_callbacks, *others):
+            raise TrialFailed(
+                f"the module must leave checkpoints and early stopping to the engine, but has {type(one).__name__}: "
+                "leave it out of configure_callbacks()"
+            )
+
+    def begin_epoch(self, trainer: pl.Trainer) -> None:
+        """Report the epoch that is over, keep its state, and seed the next one."""
+        if self._report() and time.monotonic() - self._saved_s >= fitting.CHECKPOINTS_APART_S:
+            trainer.save_checkpoint(self._config.folder)
+            self._saved_s = time.monotonic()
         epoch = trainer.current_epoch
         seed_all(derived_seed(self._config.seed, epoch), trainer.strategy.root_device)
         trainer.train_dataloader.set_epoch(epoch)  # type: ignore[union-attr]
@@ -223,7 +253,7 @@ class EpochCallback(Checkpoint):
         self.epoch, self.loop = trainer.current_epoch, deepcopy(trainer.fit_loop.state_dict())
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._report(trainer)
+        self._report()
 
     @torch.no_grad()
     def _validated(self, module: pl.LightningModule, epoch: int) -> dict[str, float]:
@@ -239,19 +269,16 @@ class EpochCallback(Checkpoint):
                 scores.add(logits, *output.as_rows(logits, batch), batch.target)
         return scores.compute()
 
-    def _report(self, trainer: pl.Trainer) -> None:
-        """Tell the listeners of the epoch that is over, and write a checkpoint."""
+    def _report(self) -> bool:
+        """Tell the listeners of the epoch that is over; return whether there is one."""
         if self._scores is None:
-            return
+            return False
         logged = {self._free_name(name): value for name, value in self._log.take().items()}
         metrics = {**self._mean_loss(), **logged, **self._scores}
         self._scores = None
         for listener in self._listeners:
             listener(self.epoch, metrics)
-        is_last = self.epoch + 1 == self._config.epochs
-        if is_last or time.monotonic() - self._saved_s >= fitting.CHECKPOINTS_APART_S:
-            trainer.save_checkpoint(self._config.folder)
-            self._saved_s = time.monotonic()
+        return True
 
     def _mean_loss(self) -> dict[str, float]:
         """Return the mean over the samples of the losses that training steps returned, if they did."""

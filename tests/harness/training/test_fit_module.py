@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from harness.core.content import derived_seed, tensors_digest
@@ -21,6 +23,7 @@ from harness.core.errors import TrialFailed
 from harness.training.checkpoint import Checkpoints, epochs_kept
 from harness.training.fit_module import ModuleConfig, fit_module, random_states_restored, seed_all
 from lightning_modules.batch import Batch
+from lightning_modules.data import DatasetDataModule
 from lightning_modules.data.tensors import Split, TensorDataModule
 from lightning_modules.losses import distillation_loss
 from lightning_modules.outputs import Classification
@@ -154,6 +157,16 @@ class Keeps(Own):
         self.factor = checkpoint["factor"]
 
 
+class Ends(Own):
+    """Changes its weights when it begins an epoch, and when all are over."""
+
+    def on_train_epoch_start(self) -> None:
+        nn.init.normal_(self.net[4].bias)
+
+    def on_train_end(self) -> None:
+        self.net[0].weight.data *= 0.5
+
+
 class Validates(Own):
     """Has a validation step of its own, which draws."""
 
@@ -161,7 +174,7 @@ class Validates(Own):
         self.log("val/own_loss", self.loss(batch) + torch.rand(()))
 
 
-FORMS: list[type[Own]] = [Own, Plain, ByStep, EveryOther, OnPlateau, Milestones, ByHand, Keeps, Validates]
+FORMS: list[type[Own]] = [Own, Plain, ByStep, EveryOther, OnPlateau, Milestones, ByHand, Keeps, Ends, Validates]
 
 
 def some_data() -> TensorDataModule:
@@ -215,9 +228,9 @@ def test_a_training_that_is_cut_within_an_epoch_goes_on_to_the_same_bits(form: t
     assert digest_of(resumed) == digest_of(whole) and resumed.calls == 2 * BATCHES
     assert curves["cut"] == curves["whole"] and list(curves["whole"]) == [0, 1, 2, 3]
     again = trained(form, tmp_path / "cut")
-    assert digest_of(again) == digest_of(whole) and not again.calls  # nothing is left to be trained
+    assert digest_of(again) == digest_of(whole) and again.calls == BATCHES  # the last epoch
     states = [Checkpoints(tmp_path / name).newest for name in ("whole", "cut")]
-    assert [one and one["epoch"] for one in states] == [3, 3]
+    assert [one and one["epoch"] for one in states] == [2, 2]
     for part in ("optimizer_states", "lr_schedulers"):
         assert str(states[0]["trainer"][part]) == str(states[1]["trainer"][part])  # type: ignore[index]
 
@@ -324,6 +337,71 @@ def test_a_module_that_stops_early_fails(tmp_path: Path) -> None:
 
     with pytest.raises(TrialFailed, match=r"must train for all 4 epochs, .* but stopped after 2: leave early stopping"):
         trained(Stops, tmp_path)
+
+
+@pytest.mark.parametrize("kind", [EarlyStopping, ModelCheckpoint])
+def test_callbacks_that_would_stop_or_save_a_training_are_refused(kind: type[pl.Callback], tmp_path: Path) -> None:
+    class Called(Plain):
+        def configure_callbacks(self) -> Any:
+            return [kind(monitor="val/accuracy")]  # type: ignore[call-arg]
+
+    with pytest.raises(TrialFailed, match=rf"to the engine, but has {kind.__name__}: leave it out of configure_call"):
+        trained(Called, tmp_path)
+
+
+def test_a_module_that_saves_a_checkpoint_itself_fails(tmp_path: Path) -> None:
+    class Saves(Plain):
+        def on_train_epoch_end(self) -> None:
+            self.trainer.save_checkpoint(tmp_path / "mine.ckpt")
+
+    with pytest.raises(TrialFailed, match=r"^the module must leave checkpoints to the engine, .* saves one as .*mine"):
+        trained(Saves, tmp_path)
+    assert not (tmp_path / "mine.ckpt").exists() and Checkpoints(tmp_path).newest is None
+
+
+@pytest.mark.usefixtures("kept_each_epoch")
+def test_the_state_of_a_modules_own_callback_is_kept(tmp_path: Path) -> None:
+    class Counter(pl.Callback):
+        def __init__(self) -> None:
+            self.epochs = 0
+
+        def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            self.epochs += 1
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"epochs": self.epochs}
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            self.epochs = state_dict["epochs"]
+
+    class Called(Plain):
+        def configure_callbacks(self) -> Any:
+            self.counter = Counter()
+            return [self.counter]
+
+    with pytest.raises(Cut):
+        trained(Called, tmp_path, cut_at=2 * BATCHES + 4)
+    assert trained(Called, tmp_path).counter.epochs == EPOCHS
+
+
+class Rows(Dataset[Any]):
+    def __init__(self, split: Split) -> None:
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> Any:
+        assert isinstance(self.split.inputs, Tensor)
+        return self.split.inputs[index], self.split.labels[index]
+
+
+def test_data_that_are_read_sample_by_sample_give_the_same_student(tmp_path: Path) -> None:
+    whole = some_data()
+    parts: dict[str, Any] = {name: Rows(split) for name, split in whole.splits.items()}
+    read = DatasetDataModule(**parts, batch_size=BATCH, workers=1)
+    read.attach(whole.teacher_outputs)
+    assert digest_of(trained(Own, tmp_path / "a")) == digest_of(trained(Own, tmp_path / "b", data=read))
 
 
 def test_a_module_whose_answers_are_nan_fails(tmp_path: Path) -> None:
