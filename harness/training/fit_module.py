@@ -25,6 +25,7 @@ from torchmetrics import Metric
 
 from harness.core.content import derived_seed
 from harness.core.errors import TrialFailed
+from harness.core.names import LONGEST
 from harness.training import fit as fitting
 from harness.training.checkpoint import Checkpoints
 from harness.training.fit import (
@@ -130,7 +131,7 @@ def seed_all(seed: int, device: torch.device) -> None:
 def random_states_restored(device: torch.device) -> Iterator[None]:
     """Give all generators their states back at the end of the context."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    own = None if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
+    own = None if device.type == "cpu" else torch.get_device_module(device).get_rng_state()
     try:
         yield
     finally:
@@ -138,7 +139,7 @@ def random_states_restored(device: torch.device) -> Iterator[None]:
         np.random.set_state(states[1])
         random.setstate(states[2])
         if own is not None:
-            torch.get_device_module(device).set_rng_state(own, device)
+            torch.get_device_module(device).set_rng_state(own)
 
 
 class _TrainingState(CheckpointIO):
@@ -291,4 +292,5 @@ class EpochCallback(Checkpoint):
 
     def _free_name(self, name: str) -> str:
         """Return the name under which a module's value is logged: the engine's own names are taken."""
-        return f"{OWN}{name}" if name in self._config.taken or name in (self._scores or ()) else name
+        free = f"{OWN}{name}" if name in self._config.taken or name in (self._scores or ()) else name
+        return free[:LONGEST]

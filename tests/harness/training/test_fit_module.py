@@ -264,6 +264,7 @@ def test_an_epoch_has_the_means_of_its_losses_and_logged_values_and_the_scores_o
             self.log("size", float(len(batch.ids)))
             self.log("val/accuracy", 0.5)
             self.log("hidden", 1.0, logger=False)
+            self.log("l" * 300, 2.0)
             self.log("both", float(batch_idx), on_step=True, on_epoch=True, batch_size=1)
             return self.loss(batch) * 0 + float(batch_idx)
 
@@ -283,6 +284,7 @@ def test_an_epoch_has_the_means_of_its_losses_and_logged_values_and_the_scores_o
         "train/loss": pytest.approx(sum(size * step for step, size in enumerate(sizes)) / 26),
         "size": pytest.approx(26 / 7),
         "own/val/accuracy": 0.5,
+        "l" * 200: 2.0,
         "both_step": 3.0,
         "both_epoch": 3.0,
         "once": 9.0,
