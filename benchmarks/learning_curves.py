@@ -29,7 +29,7 @@ from harness.preparation.concurrency import usable_cores
 from harness.preparation.prepare import prepare
 from harness.preparation.prepared import Prepared
 from harness.screen.terminal import Terminal
-from harness.space import Configuration, SearchSpace, load_space
+from harness.space import SearchSpace, load_space
 from harness.storage.access import open_storage
 from harness.studies.opening import open_study
 from harness.task import primary_metric
@@ -63,12 +63,11 @@ def run(job: tuple[dict[str, Any], int]) -> dict[str, Any]:
     """Train one student to the end; its configuration, seed, seconds and validation accuracy after each epoch."""
     (values, seed), (space, prepared) = job, _task
     started = time.perf_counter()
-    groups = (space.student, space.distillation, space.training)
     accuracy: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         train_student(
             TrainingSpec(
-                configuration=Configuration(*({name: values[name] for name in group} for group in groups)),
+                configuration=space.configuration(values),
                 seed=derived_seed(seed, json.dumps(values)),
                 order_seed=seed,
             ),

@@ -32,9 +32,9 @@ from optuna.samplers import RandomSampler
 from harness.core.content import derived_seed
 from harness.preparation.concurrency import usable_cores
 from harness.preparation.prepared import Prepared
-from harness.space import METHOD, Configuration, SearchSpace
+from harness.space import LABELS_ALONE, METHOD, Configuration, SearchSpace
 from harness.trials.confirm import interval
-from harness.trials.controls import LABELS_ALONE, control_configuration
+from harness.trials.controls import control_configuration
 from harness.trials.trial import TrainingSpec, ordered_logits, train_student
 
 SPACE, WIDTH, EPOCHS, SEEDS = "fashion-mnist-methods", 8, 6, 3

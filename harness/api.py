@@ -259,10 +259,9 @@ class Result:
                 "its file was moved."
             )
         space = self._space or self._embedded_space()
-        architecture = {name: trial.params[name] for name in self._study.groups["student"]}
         where = self._study.settings.data_dir or self._study.sources["data_dir"]
         data = load_data(space.task, None if where is None else Path(where))
-        network = deployed_network(space.task, build_student(space, architecture, data))
+        network = deployed_network(space.task, build_student(space, space.building(trial.params), data))
         load_state(network, load_file(file))
         return network.eval()
 

@@ -30,6 +30,7 @@ from harness.space_checks import (
     keywords_of,
 )
 from harness.space_files import run_space_file
+from harness.space_module import LABELS, OWN_TRAINING, check_module_space
 from harness.space_ranges import hold, listed, middle_of, suggest
 from harness.space_training import (
     check_training_group,
@@ -38,7 +39,7 @@ from harness.space_training import (
     storable_training,
     training_with,
 )
-from harness.task import Task, declared_metrics
+from harness.task import Task, declared_metrics, has_own_training
 from lightning_modules.methods import HINTON, METHODS, Criterion, make_criterion
 from lightning_modules.training import Training
 
@@ -47,17 +48,27 @@ warnings.filterwarnings("ignore", "Choices for a categorical distribution should
 
 METHOD = "method"
 """Name of the parameter that chooses among methods."""
+LABELS_ALONE = {LABELS: 1.0, "temperature": 1.0}
+"""Distillation parameters with all weight on the labels; the temperature then has no effect."""
 LOSS_NAMES = ("temperature", "alpha")
 """Parameters of every control's loss, whatever the method: a parameter of the student can't have these names."""
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """One point of a space, grouped as the space is."""
+    """One point of a space, grouped as the space is.
+
+    Attributes:
+        student: Values of the architecture.
+        distillation: Values of the method.
+        training: Values of the training.
+        is_taught: Whether the teacher's outputs are at hand; not for a control.
+    """
 
     student: dict[str, Any]
     distillation: dict[str, Any]
     training: dict[str, Any]
+    is_taught: bool = True
 
     def params(self) -> dict[str, Any]:
         """Return every value by name."""
@@ -83,12 +94,13 @@ class SearchSpace:
 
     Attributes:
         task: What is being compressed.
-        student: Architecture; reaches ``task.student``.
+        student: Architecture; reaches ``task.student``, or ``task.module``.
         distillation: ``temperature`` and ``alpha`` (the weight of the **hard-label** loss). Or, by name of a method
             (``lightning_modules.methods.METHODS``, or any other name with a ``Method`` of one's own), the parameters
-            of each: ``method`` is searched then too, and a method's parameters exist in its own trials only.
+            of each: ``method`` is searched then too, and a method's parameters exist in its own trials only. Of a
+            task with ``module``: other keywords of it, ``alpha`` among them, if it is to have a control.
         training: Keywords of ``lightning_modules.training.Training``, as far as they vary; they win over
-            ``task.training``.
+            ``task.training``. Of a task with ``module``: other keywords of it, which its tuned controls vary.
         epochs: Epochs of a trial, unless the command line says otherwise.
         code: The source code of the space file and of the modules that it imports; set by ``load_space``.
 
@@ -106,7 +118,20 @@ class SearchSpace:
     def __post_init__(self) -> None:
         check_task(self.task, epochs=self.epochs)
         object.__setattr__(self, "student", {name: storable(name, dist) for name, dist in self.student.items()})
-        object.__setattr__(self, "training", storable_training(self.training))
+        if self.trains_itself:
+            groups = {"student": self.student, "distillation": self.distillation, "training": self.training}
+            check_module_space(self.task, groups)
+            object.__setattr__(self, "training", {name: storable(name, dist) for name, dist in self.training.items()})
+        else:
+            object.__setattr__(self, "training", storable_training(self.training))
+            self._check_methods()
+        check_parameter_names(self.distributions)
+        for metric in declared_metrics(self.task)[1:]:
+            if metric.name in self.distributions:
+                raise ValueError(f"metric {metric.name!r} must have another name than a parameter; rename one of them.")
+
+    def _check_methods(self) -> None:
+        """Check the methods, their parameters and the training group against what they reach."""
         for method, parameters in self.methods.items():
             check_criterion(method, self.criteria.get(method))
             taken = sorted(set(self.student) & set(LOSS_NAMES))
@@ -127,10 +152,6 @@ class SearchSpace:
                         f"{self.distributions[name]}."
                     )
         check_training_names(self.training)
-        check_parameter_names(self.distributions)
-        for metric in declared_metrics(self.task)[1:]:
-            if metric.name in self.distributions:
-                raise ValueError(f"metric {metric.name!r} must have another name than a parameter; rename one of them.")
         self._check_domains()
 
     def _check_domains(self) -> None:
@@ -141,8 +162,15 @@ class SearchSpace:
         check_training_group(self.task.training, self.training)
 
     @cached_property
+    def trains_itself(self) -> bool:
+        """Return whether students train themselves (``Task.module``), without a method and a ``Training``."""
+        return has_own_training(self.task)
+
+    @cached_property
     def methods(self) -> dict[str, Distributions]:
-        """Return the parameters of each method by its name."""
+        """Return the parameters of each method by its name; of students that train themselves under one name."""
+        if self.trains_itself:
+            return {OWN_TRAINING: {name: storable(name, dist) for name, dist in self.distillation.items()}}  # type: ignore[arg-type]
         given = {
             name: value if isinstance(value, Mapping) else storable(name, value, plain=True)
             for name, value in self._distributions_of_methods().items()
@@ -165,6 +193,8 @@ class SearchSpace:
     @cached_property
     def criteria(self) -> dict[str, type[Criterion]]:
         """Return the criterion of each method by its name."""
+        if self.trains_itself:
+            return {}
         own = {name: value.criterion for name, value in self.distillation.items() if isinstance(value, Method)}
         known = {name: METHODS[name] for name in self.methods if name in METHODS}
         return {**known, **own}
@@ -180,7 +210,18 @@ class SearchSpace:
 
     def training_of(self, configuration: Configuration) -> Training:
         """Return how a configuration's student is trained: as it says, and else as the task does."""
-        return training_with(self.task.training, self.training, configuration.training)
+        values = {name: configuration.training[name] for name in self.varied_training}
+        return training_with(self.task.training, self.varied_training, values)
+
+    @property
+    def varied_training(self) -> Distributions:
+        """Return the keywords of ``Training`` that vary: none where students train themselves."""
+        return {} if self.trains_itself else self.training
+
+    def labels_alone(self, configuration: Configuration) -> Configuration:
+        """Return a configuration without its teacher, as controls are trained."""
+        parameters = {**configuration.distillation, LABELS: 1.0} if self.trains_itself else dict(LABELS_ALONE)
+        return replace(configuration, distillation=parameters, is_taught=False)
 
     @cached_property
     def _method(self) -> dict[str, BaseDistribution]:
@@ -260,14 +301,16 @@ class SearchSpace:
             student=narrowed(self.student),
             distillation={name: Method(self.criteria[name], group) for name, group in methods.items()}
             if self._method
-            else methods[HINTON],
-            training=hold_idle(self.task.training, narrowed(self.training)),
+            else next(iter(methods.values())),
+            training=narrowed(self.training)
+            if self.trains_itself
+            else hold_idle(self.task.training, narrowed(self.training)),
         )
 
     @property
     def own_methods(self) -> list[str]:
         """Return the names of the methods whose criterion the space defines itself."""
-        return [name for name in self.methods if name not in METHODS]
+        return [name for name in self.criteria if name not in METHODS]
 
     @property
     def groups(self) -> dict[str, list[str]]:
@@ -307,9 +350,21 @@ class SearchSpace:
         middle = {name: middle_of(distribution) for name, distribution in self.branches[method].items()}
         return middle | ({METHOD: method} if self._method else {})
 
-    def build_student(self, architecture: Mapping[str, Any]) -> nn.Module:
-        """Return a student with fresh weights, of an architecture whose choices are as storages keep them."""
-        return self.task.student(**{name: chosen(self.student[name], value) for name, value in architecture.items()})
+    def build_student(self, values: Mapping[str, Any]) -> nn.Module:
+        """Return a student with fresh weights.
+
+        Args:
+            values: Of its architecture, as storages keep them. Of a student that trains itself, also of any other
+                parameter; those that are missing are in the middle of their ranges.
+        """
+        if not self.trains_itself:
+            return self.task.student(**{name: chosen(self.student[name], value) for name, value in values.items()})
+        every = self.middle() | dict(values)
+        return self.task.module(**{name: chosen(self.distributions[name], value) for name, value in every.items()})
+
+    def building(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those of a trial's parameters that its student is built from."""
+        return {name: params[name] for name in (self.distributions if self.trains_itself else self.student)}
 
     def architectures(self, *, limit: int) -> list[dict[str, Any]] | None:
         """Return every architecture of the space, or ``None`` if they are uncountable or more than ``limit``."""

@@ -15,7 +15,7 @@ from harness.core.names import check_metric_name
 from harness.metrics import METRICS
 from harness.space_ranges import bounds_of, middle_of
 from harness.space_training import check_task_training
-from harness.task import Task, class_names, declared_metrics
+from harness.task import Task, class_names, declared_metrics, has_own_training
 from lightning_modules.methods import METHODS, Criterion
 from lightning_modules.outputs import Output
 from lightning_modules.training import Training
@@ -38,6 +38,7 @@ def check_task(task: Task, *, epochs: int) -> None:
     for name, count in (("epochs", epochs), ("teacher_epochs", task.teacher_epochs)):
         if not isinstance(count, int) or count < 1:
             raise ValueError(f"{name} must be at least 1, a whole number, but got {count!r}.")
+    has_own_training(task)
     if not isinstance(task.output, Output):
         raise ValueError(
             f"output must be an output kind, as Classification() of lightning_modules.outputs, but got {task.output!r}."

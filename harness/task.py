@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pytorch_lightning as pl
 from torch import nn
 from torchmetrics import Metric
 
@@ -24,13 +25,16 @@ from lightning_modules.training import Training
 class Task(ABC):
     """A teacher, its data, and the students that may replace it.
 
+    A task defines either ``student``, whose networks are trained by the space's method, or ``module``, whose
+    LightningModules are trained by their own code.
+
     Attributes:
         output: What a network's output means (``lightning_modules.outputs``).
         metric_name: Name of what ``metric`` returns, in the log and as an objective; empty takes that of the output's
             own primary metric.
         metric_direction: ``"maximize"`` or ``"minimize"``: which way ``metric`` is better; empty takes that of the
             output's own primary metric, or ``"maximize"`` where ``metric`` is the task's own.
-        training: How students are trained; what a space varies in its ``training`` group wins.
+        training: How students are trained; what a space varies in its ``training`` group wins. Not beside ``module``.
         class_names: Names of the classes in reports, in their order; empty uses their numbers.
         teacher_epochs: Epochs of the teacher's training, where no checkpoint is given.
         teacher_learning_rate: Peak learning rate of that training.
@@ -74,7 +78,6 @@ class Task(ABC):
     def teacher(self) -> nn.Module:
         """Return a teacher with fresh weights: from a batch's inputs to an output, for a classifier logits (B, C)."""
 
-    @abstractmethod
     def student(self, *args: Any, **architecture: Any) -> nn.Module:
         """Return a student with fresh weights: from a batch's inputs to an output of the teacher's shape.
 
@@ -82,6 +85,22 @@ class Task(ABC):
             args: Empty; it lets a task declare its own keywords, as ``student(self, *, width: int)``, under mypy too.
             architecture: A value for each parameter of the space's ``student`` group.
         """
+        raise NotImplementedError
+
+    def module(self, *args: Any, **parameters: Any) -> pl.LightningModule:
+        """Return a student that trains itself, with fresh weights: a LightningModule with its own ``training_step``.
+
+        Its ``forward`` maps a batch's inputs to an output of the teacher's shape, and is what is costed, scored and
+        saved. Its ``training_step`` gets one ``lightning_modules.batch.Batch`` at a time, with ``inputs``, ``target``,
+        ``ids`` and ``teacher["logits"]``. With ``alpha=1`` it must read no output of the teacher: so its control is
+        trained.
+
+        Args:
+            args: Empty, as of ``student``.
+            parameters: A value for each parameter of the space, of its groups ``student``, ``distillation`` and
+                ``training``. What is built must depend on those of ``student`` alone.
+        """
+        raise NotImplementedError
 
     def teacher_inputs(self, inputs: Inputs) -> Any:
         """Return what a teacher takes that is no PyTorch network, for the inputs of a batch.
@@ -104,9 +123,9 @@ class Task(ABC):
         student for the costs and wherever a saved student is loaded.
 
         Args:
-            student: From ``student``, trained or fresh; it may be taken apart, for it is not used any more. The network
-                must have the same names, shapes and types of state for both: the fresh one is costed, and a trained
-                state is loaded into one.
+            student: From ``student`` or ``module``, trained or fresh; it may be taken apart, for it is not used any
+                more. The network must have the same names, shapes and types of state for both: the fresh one is
+                costed, and a trained state is loaded into one.
         """
         return student
 
@@ -134,6 +153,21 @@ def maps_teacher_inputs(task: Task) -> bool:
 def teacher_training(task: Task) -> Training:
     """Return how the teacher of a task is trained."""
     return task.teacher_training or Training(learning_rate=task.teacher_learning_rate)
+
+
+def has_own_training(task: Task) -> bool:
+    """Return whether a task's students train themselves: it defines ``module`` in place of ``student``.
+
+    Raises:
+        ValueError: If it defines both, or neither.
+    """
+    own, by_method = _is_overridden(task, "module"), _is_overridden(task, "student")
+    if own == by_method:
+        raise ValueError(
+            "a task must define student(), trained by the space's method, or module(), a LightningModule trained by "
+            f"its own code, but {type(task).__name__} defines {'both; leave one out' if own else 'neither'}."
+        )
+    return own
 
 
 def class_names(task: Task, from_data: tuple[str, ...] = ()) -> tuple[str, ...]:

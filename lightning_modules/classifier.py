@@ -18,6 +18,7 @@ from lightning_modules.features import capture_features
 from lightning_modules.methods import Criterion, HardLabelCriterion, Term
 from lightning_modules.methods.base import with_targets_of
 from lightning_modules.outputs import Classification, Output
+from lightning_modules.scoring import SplitScores
 from lightning_modules.training.average import WeightAverage
 from lightning_modules.training.optimizers import make_optimizer
 from lightning_modules.training.precision import used_precision
@@ -159,25 +160,13 @@ class ClassifierModule(pl.LightningModule):
     @torch.no_grad()  # not inference mode: tensors that a network caches between calls could not be trained with
     def _validate(self, items: Iterable[list[Batch]]) -> dict[str, float]:
         """Return means of the terms, metric and agreement over a split. Lightning's own loop takes twice as long."""
-        means, agreeing = _TermMeans(), []
         metrics = {name: cast(Metric, metric) for name, metric in zip(self.metric_names, self.metrics, strict=True)}
-        for metric in metrics.values():
-            metric.reset()
+        means, scores = _TermMeans(), SplitScores(self.output, metrics)
         for batch in (batch for item in items for batch in item):
             evaluated = self._evaluate(batch)
             means.add(evaluated.terms, evaluated.count)
-            if not evaluated.count:
-                continue
-            scored = self.output.metric_inputs(evaluated.logits, batch.target)
-            for metric in metrics.values():
-                metric.update(*scored)
-            theirs = evaluated.batch.teacher.get("logits") if self.output.has_classes else None
-            if theirs is not None:
-                agreeing.append((evaluated.rows.argmax(-1) == theirs.argmax(-1)).sum())
-        values = means.compute() | {name: float(metric.compute()) for name, metric in metrics.items()}
-        if agreeing:
-            values["agreement"] = float(torch.stack(agreeing).sum()) / means.samples
-        return values
+            scores.add(evaluated.logits, evaluated.rows, evaluated.batch, batch.target)
+        return means.compute() | scores.compute()
 
 
 class StudentModule(ClassifierModule):

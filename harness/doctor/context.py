@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
@@ -16,10 +17,10 @@ from harness.preparation.method_checks import teacher_layers
 from harness.preparation.teacher_checks import sample_of
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
+from harness.students.training import StudentTraining, student_module, student_training
 from harness.task import deployed_network
 from harness.teachers.black_box import BlackBoxTeacher
 from harness.training.fit import seed_draws
-from harness.trials.trial import student_module
 from lightning_modules.batch import Batch, Inputs, select
 from lightning_modules.classifier import ClassifierModule, StudentModule, weighted_sum
 from lightning_modules.data.tensors import Split, TensorDataModule
@@ -49,8 +50,8 @@ class CheckContext:
         students: Architectures with their number of parameters, in ascending order.
         kinds: Results of students of every kind.
         methods: The space's methods that fit the task.
-        trained: A student after an epoch on the sample.
-        checkpoint: The checkpoint of that training.
+        trained: What Lightning trains of a student, after an epoch on the sample.
+        trained_student: The student of it.
     """
 
     settings: Settings
@@ -67,8 +68,8 @@ class CheckContext:
     students: list[tuple[dict[str, Any], int]] = field(init=False)
     kinds: Students = field(init=False)
     methods: list[str] = field(init=False)
-    trained: StudentModule = field(init=False)
-    checkpoint: dict[str, Any] = field(init=False)
+    trained: pl.LightningModule = field(init=False)
+    trained_student: nn.Module = field(init=False)
 
     @property
     def has_only_answers(self) -> bool:
@@ -110,6 +111,14 @@ class CheckContext:
     def configuration(self, method: str, **values: Any) -> Configuration:
         """Return the middle of a method's ranges, with ``values`` for some parameters."""
         return self.space.configuration(self.space.middle(method) | values)
+
+    def training(
+        self, configuration: Configuration, *, epochs: int = 1, data: TensorDataModule | None = None
+    ) -> StudentTraining:
+        """Build a student's training of some epochs on the sample, or on other data of it."""
+        space = replace(self.space, epochs=epochs)
+        data = self.sample if data is None else data
+        return student_training(configuration, space, data, classes=self.classes, seed=0, order_seed=0)
 
     def module(self, configuration: Configuration, *, steps: int = STEPS) -> StudentModule:
         """Build a student's module for some steps, with the same fresh weights at each call, on the device."""

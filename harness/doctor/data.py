@@ -50,7 +50,7 @@ def check_data_loads(context: CheckContext) -> str:
     context.data = data
     space = context.space
     context.classes = label_classes(data, space.task.output)
-    largest = batch_sizes(space.task.training, space.training, data.batch_size)[-1]
+    largest = batch_sizes(space.task.training, space.varied_training, data.batch_size)[-1]
     context.sample = subsample(data, context.device, largest)
     context.sample.soft_targets = lambda target: space.task.output.soft_targets(target, context.classes)
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())

@@ -5,16 +5,25 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from harness.core.errors import HarnessError
-from harness.doctor.check import Check, CheckFailed, CheckSkipped, attributing_errors
+from harness.doctor.check import (
+    Check,
+    CheckFailed,
+    CheckNotApplicable,
+    CheckSkipped,
+    CheckWarning,
+    attributing_errors,
+)
 from harness.doctor.context import CheckContext, format_values, train_steps
 from harness.preparation.method_checks import check_layers_of, classes_fault, targets_fault
-from harness.preparation.mixing import mixes_targets
+from harness.preparation.mixing import mixes_targets, remedy_of
+from harness.preparation.own_modules import check_own_training
 from harness.space import METHOD, Configuration
 from harness.space_ranges import ends
 from harness.space_training import batch_sizes
@@ -31,6 +40,9 @@ _SHOWN = 3
 def check_methods_fit(context: CheckContext) -> str:
     """Check that each method supports the task's classes, and each pair of layers that the space offers it."""
     space, faults = context.space, list[str]()
+    if space.trains_itself:
+        context.methods = list(space.methods)
+        return _check_own_training(context)
     context.methods = []
     mixed = mixes_targets(context.data, context.classes, space.task.output)
     for method in space.methods:
@@ -55,7 +67,24 @@ def check_methods_fit(context: CheckContext) -> str:
     return ", ".join(context.methods)
 
 
+def _check_own_training(context: CheckContext) -> str:
+    """Check that students that train themselves can be trained, resumed, and trained as controls."""
+
+    def of_own(what: str) -> AbstractContextManager[None]:
+        return attributing_errors(what, context)
+
+    accelerator = context.settings.accelerator
+    found = check_own_training(context.space, context.sample, of_own, classes=context.classes, accelerator=accelerator)
+    if found.no_control:
+        raise CheckWarning(f"{found}; no control possible: {found.no_control}", remedy_of(found.no_control))
+    if found.warnings:
+        raise CheckWarning("; ".join(found.warnings), "let configure_optimizers() have it, or freeze it")
+    return f"{found}; the same when it is resumed; its control reads no teacher"
+
+
 def _methods(context: CheckContext) -> list[str]:
+    if context.space.trains_itself:
+        raise CheckNotApplicable("students are trained by their own code")
     if not context.methods:
         raise CheckSkipped("no method fits the task")
     return context.methods
@@ -165,7 +194,7 @@ def check_last_batch(context: CheckContext) -> str:
     Where the batch size is searched, there is one for each choice, or end of its range.
     """
     space, samples, found = context.space, len(context.data.splits["train"]), dict[int, int]()
-    for batch_size in batch_sizes(space.task.training, space.training, context.data.batch_size):
+    for batch_size in batch_sizes(space.task.training, space.varied_training, context.data.batch_size):
         data = with_batches_of(context.data, Training(batch_size=batch_size))
         found.setdefault(data.train_dataloader().last_batch_size, batch_size)
     for size in found:

@@ -46,6 +46,8 @@ def check_controls_are_fair(context: CheckContext) -> str:
     mixed = mixes_targets(context.data, context.classes, output)
     if why := no_control_reason(context.data, context.classes, output):
         raise CheckWarning(f"no control possible: {why}", REMEDY)
+    if context.space.trains_itself:
+        return "samples are not seen to be mixed; 'methods' tells whether module() has a control"
     return (
         "labels alone, on the same mixed or soft targets" if mixed else "labels alone; samples are not seen to be mixed"
     )
@@ -116,6 +118,8 @@ def check_region_reachable(context: CheckContext) -> str:
 def _map_outputs(context: CheckContext) -> str:
     """Map the sample's outputs where the teacher has a scale of its own, for the checks after this; return the map."""
     sample = context.sample
+    if sample.live is not None:  # refused where there is a map (``harness.preparation.teacher_scale``)
+        return ""
     answers, labels = training_answers(sample.teacher_outputs, sample)
     context.teacher_map = context.space.task.output.teacher_map(answers, labels)
     if context.teacher_map is None:

@@ -97,7 +97,8 @@ def check_nothing_ignored(context: CheckContext) -> str:
     """Check that task, teacher and students define no method or attribute that a training ignores."""
     student = context.student(context.students[0][0])
     found = [f"the task {one}" for one in task_warnings(context.space.task, Task)]
-    found += [f"a student {one}" for one in training_warnings(student)]
+    by_itself = context.space.trains_itself
+    found += [f"a student {one}" for one in training_warnings(student, by_itself=by_itself)]
     if not context.settings.teachers and context.black_box is None and learns(teacher := _network_of(context)):
         found += [f"the teacher {one}" for one in training_warnings(teacher)]
     if found:

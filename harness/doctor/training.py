@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from safetensors.torch import load, save
 from torch import nn
@@ -16,14 +18,16 @@ from harness.doctor.context import CheckContext
 from harness.networks.consistency import ASKED, TOLERANCE, distance, logits_of
 from harness.networks.students import build_student
 from harness.preparation.training_checks import check_trainings, training_surprises
+from harness.space import Configuration
+from harness.space_module import OWN_TRAINING
 from harness.space_ranges import ends
 from harness.space_training import beside_effect
 from harness.task import deployed_network
 from harness.tracking.autologging import switch_off_autologging
 from harness.training.batches import with_batches_of
-from harness.training.checkpoint import Checkpoints
 from harness.training.fit import FitConfig, fit, seed_draws
 from harness.training.tensor_file import cpu_state, load_state
+from lightning_modules.classifier import StudentModule
 
 _SHOWN = 3
 _BATCH, _EPOCHS = 8, 2  # of the trainings that show what a parameter changes
@@ -34,13 +38,10 @@ def check_teacher_unchanged(context: CheckContext) -> str:
     before = cpu_state(context.teacher)
     configuration = context.configuration(context.methods[0])
     steps = context.space.training_of(configuration).steps_per_epoch(context.sample.steps_per_epoch)
-    module = context.module(configuration, steps=steps)
+    training = context.training(configuration)
     with tempfile.TemporaryDirectory() as folder:
-        switch_off_autologging()
-        config = FitConfig(epochs=1, folder=Path(folder), accelerator=context.settings.accelerator, seed=0)
-        fit(module, context.sample, config)
-        context.checkpoint = Checkpoints(Path(folder)).newest or {}
-    context.trained = module.to(context.device)
+        context.trained_student = training.run(Path(folder), context.settings.accelerator).to(context.device)
+    context.trained = training.module.to(context.device)
     after = cpu_state(context.teacher)
     changed = [name for name in before if tensors_digest({name: before[name]}) != tensors_digest({name: after[name]})]
     if changed:
@@ -53,21 +54,31 @@ def check_teacher_separate(context: CheckContext) -> str:
     """Check that no tensor of the teacher is in a student's optimizer or checkpoint, and no copy of it in a student."""
     module = context.trained
     teacher = _tensors(context.teacher)
-    configured: Any = module.configure_optimizers()
-    optimized = [parameter for group in configured["optimizer"].param_groups for parameter in group["params"]]
-    kept = [value for value in module.state_dict(keep_vars=True).values() if isinstance(value, torch.Tensor)]
+    optimized = _optimized(module)
+    kept: list[torch.Tensor] = [
+        value for value in module.state_dict(keep_vars=True).values() if isinstance(value, torch.Tensor)
+    ]
     places = {"optimizer": optimized, "state_dict": kept}
     found = [
         f"{sum(value.data_ptr() in teacher for value in values)} of its tensors in the student's {place}"
         for place, values in places.items()
         if any(value.data_ptr() in teacher for value in values)
     ]
-    copies = [name for name, part in module.network.named_modules() if name and _is_like(part, context.teacher)]
-    if copies and _parameters(module.network) > _parameters(context.teacher):
+    student = context.trained_student
+    copies = [name for name, part in student.named_modules() if name and _is_like(part, context.teacher)]
+    if copies and _parameters(student) > _parameters(context.teacher):
         found.append(f"a whole teacher in the student, at {copies[0]!r}, and in the checkpoint")
     if found:
         raise CheckFailed("; ".join(found))
-    return f"not in optimizer, state_dict, checkpoint ({len(context.checkpoint['module'])} tensors)"
+    return f"not in optimizer, state_dict, checkpoint ({len(kept)} tensors)"
+
+
+def _optimized(module: pl.LightningModule) -> list[torch.Tensor]:
+    """Return what a student's optimizers change; one that trains itself may ask for a trainer, which is gone."""
+    if not isinstance(module, StudentModule):
+        return [parameter for parameter in module.parameters() if parameter.requires_grad]
+    configured: Any = module.configure_optimizers()
+    return [parameter for group in configured["optimizer"].param_groups for parameter in group["params"]]
 
 
 def _tensors(network: nn.Module) -> set[int]:
@@ -87,7 +98,7 @@ def _is_like(part: nn.Module, network: nn.Module) -> bool:
 
 def check_student_saves(context: CheckContext) -> str:
     """Check that a fresh student with the saved weights of a trained one has the same logits, as deployed."""
-    trained = deployed_network(context.space.task, context.trained.network).to(context.device)
+    trained = deployed_network(context.space.task, context.trained_student).to(context.device)
     inputs = context.inputs(ASKED)
     expected = logits_of(trained, inputs)
     architecture = {name: value for name, value in context.space.middle().items() if name in context.space.student}
@@ -104,10 +115,15 @@ def check_student_saves(context: CheckContext) -> str:
 
 
 def check_training_parameters(context: CheckContext) -> str:
-    """Check that each parameter of the training group changes what is trained, between the ends of its range."""
+    """Check that each parameter of the training group changes what is trained, between the ends of its range.
+
+    Of students that train themselves, each parameter of the distillation group is checked too.
+    """
     space, inert, moving = context.space, [], 0
-    check_trainings(space, context.data)
-    for name, distribution in space.training.items():
+    if not space.trains_itself:
+        check_trainings(space, context.data)
+    own = space.methods[OWN_TRAINING] if space.trains_itself else {}
+    for name, distribution in {**own, **space.training}.items():
         values = ends(distribution)
         if len(values) < 2:
             continue
@@ -117,7 +133,7 @@ def check_training_parameters(context: CheckContext) -> str:
             moving += 1
         else:
             inert.append(name)
-    surprises = list(training_surprises(space, context.data))
+    surprises = [] if space.trains_itself else list(training_surprises(space, context.data))
     if inert:
         raise CheckWarning(f"a student trained for {_EPOCHS} epochs on few samples is the same with {', '.join(inert)}")
     if surprises:
@@ -128,6 +144,8 @@ def check_training_parameters(context: CheckContext) -> str:
 def _trained_with(context: CheckContext, name: str, value: Any) -> str:
     """Return a digest of a student that is trained on the sample with a value of one parameter."""
     space = context.space
+    if space.trains_itself:
+        return _trained_by_itself(context, context.configuration(context.methods[0], **{name: value}))
     beside = beside_effect(space.task.training, space.training, name)
     configuration = context.configuration(context.methods[0], **beside, **{name: value})
     training = space.training_of(configuration)
@@ -141,6 +159,15 @@ def _trained_with(context: CheckContext, name: str, value: Any) -> str:
         accelerator = context.settings.accelerator
         fit(module, data, FitConfig(epochs=_EPOCHS, folder=Path(folder), accelerator=accelerator, seed=0))
     return tensors_digest(cpu_state(module.trained_network()))
+
+
+def _trained_by_itself(context: CheckContext, configuration: Configuration) -> str:
+    """Return a digest of a student that trains itself, after some epochs on the sample in small batches."""
+    data = copy.copy(context.sample)
+    data.batch_size = _BATCH
+    with tempfile.TemporaryDirectory() as folder:
+        training = context.training(configuration, epochs=_EPOCHS, data=data)
+        return tensors_digest(cpu_state(training.run(Path(folder), context.settings.accelerator)))
 
 
 CHECKS = (

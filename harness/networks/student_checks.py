@@ -290,7 +290,7 @@ def _note_layers(name: str, network: nn.Module, split: Split, layers: Sequence[s
 
 def _check_smallest_batch(name: str, network: nn.Module, space: SearchSpace, data: TensorDataModule) -> None:
     """Check that a student can be trained on a batch of one, where there are such."""
-    smallest = batch_sizes(space.task.training, space.training, data.batch_size)[0]
+    smallest = batch_sizes(space.task.training, space.varied_training, data.batch_size)[0]
     if min(smallest, len(data.splits["train"])) > 1:
         return
     try:

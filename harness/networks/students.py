@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import nn
 
@@ -13,6 +14,7 @@ from harness.core.errors import Unfit
 from harness.space import SearchSpace
 from lightning_modules.batch import initialize_lazy_layers
 from lightning_modules.data.tensors import Split, TensorDataModule
+from lightning_modules.own_module import trains_itself
 
 PROBED_SAMPLES = 16
 """Samples that a student is called with when it is checked."""
@@ -26,13 +28,16 @@ def build_student(space: SearchSpace, architecture: Mapping[str, Any], data: Ten
 
     Args:
         space: Its task builds the student.
-        architecture: A value for each parameter of the space's ``student`` group.
+        architecture: A value for each parameter of the space's ``student`` group, and of others as
+            ``SearchSpace.build_student`` takes them.
         data: The data, on any device.
 
     Raises:
-        Unfit: If the task returns no network.
+        Unfit: If the task returns no network, or one that is trained otherwise than the task says.
     """
     network = space.build_student(architecture)
+    if fault := _kind_fault(network, space):
+        raise Unfit(f"{named(architecture)} must give {fault[0]}", fault[1])
     if not isinstance(network, nn.Module):
         raise Unfit(
             f"{named(architecture)} must give a torch.nn.Module, but gives {type(network).__name__}",
@@ -42,6 +47,25 @@ def build_student(space: SearchSpace, architecture: Mapping[str, Any], data: Ten
     if not places <= {"cpu", "meta"}:  # a frozen backbone that students share is on the device of the last one
         network.to(torch.device("cpu"))
     return initialize_lazy_layers(network, data.splits["val"].few(1).to(torch.device("cpu")).inputs)
+
+
+def _kind_fault(network: object, space: SearchSpace) -> tuple[str, str] | None:
+    """Return what a student should be and is not, and what to do; ``None`` if it is trained as its task says."""
+    if space.trains_itself and not trains_itself(network):
+        is_module = isinstance(network, pl.LightningModule)
+        found = f"{type(network).__module__}.{type(network).__name__}"
+        return (
+            "a pytorch_lightning.LightningModule with a training_step of its own from module(), but gives "
+            + ("one without" if is_module else found),
+            "define training_step" if is_module else "import pytorch_lightning, and derive from its LightningModule",
+        )
+    if not space.trains_itself and trains_itself(network):
+        return (
+            "a network that the space's method trains from student(), but gives a LightningModule with a training_step "
+            "of its own, which would not be used",
+            "call student() module(), which is trained by its own code, or return the network within it",
+        )
+    return None
 
 
 def middle_architecture(space: SearchSpace) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def _live_fault(method: str, space: SearchSpace) -> str | None:
 
 def _refuse_unfit(space: SearchSpace, fault_of: Callable[[str], str | None]) -> None:
     """Refuse a space if one of its methods has a fault: name the first, and how to leave all such methods out."""
-    faults = {method: fault for method in space.methods if (fault := fault_of(method))}
+    faults = {method: fault for method in space.criteria if (fault := fault_of(method))}
     if faults:
         unfit = list(faults)
         raise HarnessError(
@@ -127,7 +127,7 @@ def targets_fault(method: str, space: SearchSpace) -> str | None:
 def classes_fault(method: str, space: SearchSpace, classes: int) -> str | None:
     """Return why a method has no meaning for the task's output or this number of classes; ``None`` if it has."""
     output, criterion = space.task.output, space.criteria[method]
-    smooths = any(one.label_smoothing for one in training_variants(space.task.training, space.training))
+    smooths = any(one.label_smoothing for one in training_variants(space.task.training, space.varied_training))
     if smooths and not output.has_classes:
         return f"label_smoothing can't be used: it spreads a label over classes, but the task's output is {output}"
     refused = f"method {method!r} can't be searched: it"
@@ -217,7 +217,7 @@ def _check_student_layers_of(method: str, layers: Sequence[str], students: Stude
 
 def _remedy(space: SearchSpace, unfit: list[str]) -> str | None:
     """Return the advice that leaves methods out; ``None`` if no method would be left."""
-    fit = [method for method in space.methods if method not in unfit]
+    fit = [method for method in space.criteria if method not in unfit]
     if not fit:
         return None
     return f"Leave {', '.join(unfit)} out of the space, or hold another: --fix {METHOD}={fit[0]}"
@@ -225,7 +225,7 @@ def _remedy(space: SearchSpace, unfit: list[str]) -> str | None:
 
 def _layered(space: SearchSpace) -> Iterator[tuple[str, dict[str, list[Any]]]]:
     """Yield the methods that compare layers, each with the names of its possible layers."""
-    for method in space.methods:
+    for method in space.criteria:
         made = [space.criteria[method](**values) for values in _combinations(space, method)]
         layers = {
             _STUDENT: list(dict.fromkeys(layer for one in made for layer in one.student_layers)),

@@ -29,6 +29,11 @@ PROBED = 32
 
 REMEDY = "let Views.of return (inputs, targets), the probabilities of the classes mixed as the inputs are"
 
+MODULE_REMEDY = (
+    "let module() take alpha, the weight of the true labels, and read batch.teacher only where it is below 1"
+)
+_OF_MODULE = "module("
+
 _ANEW = "a view of a sample is another one each time that it is asked for"
 _BESIDE = "a view of a sample depends on the samples beside it in a batch"
 _ALONE = 4  # of them, asked about alone too
@@ -38,6 +43,11 @@ _VALUES = 8_000_000  # of the training samples, compared at a time
 _COSINE2 = 0.999  # squared, above which what a view adds may be another sample
 _RESIDUAL = 1e-3  # of what a view adds, that no weighted sum explains: rounding
 _POSITIONS = 32  # of a replaced part, compared first
+
+
+def remedy_of(no_control: str) -> str:
+    """Return what to do about the reason why no control is possible."""
+    return MODULE_REMEDY if no_control.startswith(_OF_MODULE) else REMEDY
 
 
 def mixes_targets(data: TensorDataModule, classes: int, output: Output) -> bool:

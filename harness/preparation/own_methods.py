@@ -83,7 +83,7 @@ def _own_method_fault(space: SearchSpace, method: str, values: Mapping[str, Any]
         )
     if lost := _lost_on_resume(criterion, state, lambda: terms(_half(batch))):
         return f"can't be resumed: {lost}."
-    variants = training_variants(space.task.training, space.training)
+    variants = training_variants(space.task.training, space.varied_training)
     if any(one.label_smoothing for one in variants) and _ignores_smoothing(criterion, terms, batch):
         return (
             "ignores the label_smoothing of the training: take its loss from the labels from self.hard_loss(logits, "
@@ -118,10 +118,10 @@ def _lost_on_resume(criterion: Criterion, state: set[str], call_again: Callable[
     if type(criterion).get_extra_state is not nn.Module.get_extra_state:
         return ""
     plain = [name for name in vars(criterion) if name not in _MODULE_ATTRIBUTES]
-    before = {name: _content(getattr(criterion, name)) for name in plain}
+    before = {name: content_of(getattr(criterion, name)) for name in plain}
     criterion.end_epoch()
     call_again()
-    changed = [name for name in plain if _content(getattr(criterion, name, None)) != before[name]]
+    changed = [name for name in plain if content_of(getattr(criterion, name, None)) != before[name]]
     if not changed:
         return ""
     return (
@@ -130,7 +130,7 @@ def _lost_on_resume(criterion: Criterion, state: set[str], call_again: Callable[
     )
 
 
-def _content(value: object) -> object:
+def content_of(value: object) -> object:
     """Return what an attribute holds, as far as it can be compared: numbers, texts, tensors, arrays and lists of them.
 
     Generators, which ``begin_epoch`` seeds, functions and objects of any other kind are all alike here.
@@ -140,9 +140,9 @@ def _content(value: object) -> object:
     if isinstance(value, np.ndarray):
         return str(value.dtype), value.shape, value.tobytes()
     if isinstance(value, list | tuple):
-        return [_content(one) for one in value]
+        return [content_of(one) for one in value]
     if isinstance(value, dict):
-        return {str(name): _content(one) for name, one in value.items()}
+        return {str(name): content_of(one) for name, one in value.items()}
     # As text, for NaN is not equal to itself.
     return repr(value) if isinstance(value, bool | int | float | complex | str | bytes | None) else type(value)
 

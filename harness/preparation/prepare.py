@@ -61,7 +61,7 @@ def prepare(
     run = PreparationSteps(settings, space, study, terminal, mirror)
     data, dataset = run.load_data()
     students = run.check_students(data)
-    run.check_trainings(data)
+    run.check_trainings(data, students.classes)
     no_control, unrepeatable = run.check_views(data, students.classes)
     scored = scores_of(space.task, data, students.classes)
     bound = settings.bound or study.bound

@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import math
 
+import pytorch_lightning as pl
 from torch import Tensor, nn
 
 from harness.region import Scores
 from lightning_modules.outputs import Output
+from lightning_modules.own_module import UNUSED, overrides
 
 
 def unused_methods(network: nn.Module) -> list[str]:
@@ -32,14 +34,18 @@ def _is_hook(name: str, base: type) -> bool:
     return name.startswith(_HOOKS) and hasattr(base, name)
 
 
-def training_warnings(network: nn.Module) -> list[str]:
+def training_warnings(network: nn.Module, *, by_itself: bool = False) -> list[str]:
     """Return warnings about how a network declares its own training, a phrase each.
 
     Args:
         network: A student or a teacher, as its task returns it.
+        by_itself: Whether it is a student that its own code trains.
     """
     found = []
-    if names := unused_methods(network):
+    if by_itself and isinstance(network, pl.LightningModule):
+        if names := [name for name in UNUSED if overrides(network, name)]:
+            found.append(f"has {', '.join(names)}, which will not be used: data and final scores are the task's")
+    elif names := unused_methods(network):
         shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
         found.append(
             f"is a LightningModule whose {shown} will not be used: its forward alone is, trained by the space's method "

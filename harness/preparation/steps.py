@@ -31,7 +31,8 @@ from harness.preparation.method_checks import (
     student_layers,
     teacher_layers,
 )
-from harness.preparation.mixing import REMEDY, find_unrepeatable_view, mixes_targets, no_control_reason
+from harness.preparation.mixing import find_unrepeatable_view, mixes_targets, no_control_reason, remedy_of
+from harness.preparation.own_modules import check_own_training
 from harness.preparation.sanity_warnings import SAME_WEIGHTS, network_warnings, task_warnings, training_warnings
 from harness.preparation.scoring import score
 from harness.preparation.student_identity import student_starts, students_digest
@@ -83,6 +84,7 @@ class PreparationSteps:
         self._settings, self._space, self._study = settings, space, study
         self._terminal, self._mirror = terminal, mirror
         self.warnings: list[str] = []
+        self._own_control = ""  # why students that train themselves have no control
 
     def task_code(self, what: str) -> AbstractContextManager[None]:
         """Attribute errors within the context to a part of the task."""
@@ -108,6 +110,7 @@ class PreparationSteps:
         """Check students of every kind, and bind the study to their start weights."""
         space = self._space
         students = check_students(space, data, self.task_code, layers=student_layers(space))
+        data.soft_targets = partial(space.task.output.soft_targets, size=students.classes)
         with self.task_code("output"):  # its weights, one for each class
             space.task.output.for_training(data.splits["train"].labels, students.classes)
         check_deployed(space, data, self.task_code, classes=students.classes)
@@ -120,18 +123,19 @@ class PreparationSteps:
         """Return why no control is fair, empty where one is, and a warning of views that are not repeatable."""
         with self.task_code("views"):
             check_targets(self._space, mixes_targets(data, classes, self._space.task.output))
-            data.soft_targets = partial(self._space.task.output.soft_targets, size=classes)
-            no_control = no_control_reason(data, classes, self._space.task.output)
+            no_control = no_control_reason(data, classes, self._space.task.output) or self._own_control
             fault = find_unrepeatable_view(data)
         if no_control:
-            self._terminal.say_wrapped(f"controls  no control possible: {no_control}; {REMEDY}", indent=INDENT)
+            self._terminal.say_wrapped(
+                f"controls  no control possible: {no_control}; {remedy_of(no_control)}", indent=INDENT
+            )
         return no_control, fault and f"{fault}: students are not shown what the teacher was asked about"
 
     def student_warnings(self, data: TensorDataModule) -> list[str]:
         """Return sanity warnings about the middle student before it is trained, a phrase each."""
         space = self._space
         network = middle_student(space, data, self._settings)
-        found = training_warnings(network)
+        found = training_warnings(network, by_itself=space.trains_itself)
         network.eval()
         with middle_student_code(space, self._settings), torch.no_grad():
             found += network_warnings(call(network, example_inputs(data, _PROBED_SAMPLES)).float(), space.task.output)
@@ -139,8 +143,16 @@ class PreparationSteps:
             fault = find_inconsistency(deployed, example_inputs(data, ASKED))
         return found if fault is None else [*found, f"answers inconsistently: {fault.found}"]
 
-    def check_trainings(self, data: TensorDataModule) -> None:
+    def check_trainings(self, data: TensorDataModule, classes: int) -> None:
         """Check how students are trained, and tell it where it is not the default."""
+        if self._space.trains_itself:
+            found = check_own_training(
+                self._space, data, self.task_code, classes=classes, accelerator=self._settings.accelerator
+            )
+            self._own_control = found.no_control
+            self.warnings += found.warnings
+            self._terminal.say_wrapped(f"training  {found}", indent=INDENT)
+            return
         with self.task_code("training"):
             check_trainings(self._space, data)
         if line := training_line(self._space, data.device):

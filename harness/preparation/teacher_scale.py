@@ -37,7 +37,8 @@ def on_scale(
 
     Args:
         who: The teacher's name in messages.
-        outputs: By split and name, those of the training split among them, to which a map is fitted.
+        outputs: By split and name. A map is fitted to those of the training split, which are absent where the teacher is
+            asked live.
         data: The samples.
         output: The output kind.
         note: Called with a line of text about the map.
@@ -46,6 +47,13 @@ def on_scale(
         Unfit: If they are on another scale than the labels, and the output does not say so.
     """
     check_scale(who, outputs["val"][_LOGITS], data.splits["val"].labels, output)
+    if "train" not in outputs:  # the teacher is asked live about what is trained on
+        if output.teacher_map(outputs["val"][_LOGITS], data.splits["val"].labels) is not None:
+            raise Unfit(
+                f"{who} must have stored outputs, to which the map of its own scale is fitted, but is asked live",
+                "take a number of views and no mix, or a teacher that answers in units of the target",
+            )
+        return outputs
     found = output.teacher_map(*training_answers(outputs, data))
     if found is None:
         return outputs

@@ -36,7 +36,7 @@ def check_trainings(space: SearchSpace, data: TensorDataModule) -> None:
         ValueError: If a factory's optimizer does not fit.
         Exception: What a factory raises.
     """
-    variants = training_variants(space.task.training, space.training)
+    variants = training_variants(space.task.training, space.varied_training)
     _check_precision(space, data.device)
     _check_patterns(space, variants, data)
     student = build_student(space, middle_architecture(space), data).to(data.device)
@@ -49,7 +49,7 @@ def training_line(space: SearchSpace, device: torch.device) -> str:
     fixed = fixed_training(space, device)
     if not fixed:
         return ""
-    searched = f"; searched: {', '.join(space.training)}" if space.training else ""
+    searched = f"; searched: {', '.join(space.varied_training)}" if space.varied_training else ""
     return f"{', '.join(f'{name} {value}' for name, value in fixed.items())}{searched}"
 
 
@@ -61,7 +61,7 @@ def fixed_training(space: SearchSpace, device: torch.device) -> dict[str, str]:
         device: The device, which decides on the precision.
     """
     training = space.task.training
-    given = {name: value for name, value in training.texts().items() if name not in space.training}
+    given = {name: value for name, value in training.texts().items() if name not in space.varied_training}
     if "precision" in given:
         given["precision"] = used_precision(training.precision, device)
     return given
@@ -69,8 +69,8 @@ def fixed_training(space: SearchSpace, device: torch.device) -> dict[str, str]:
 
 def training_surprises(space: SearchSpace, data: TensorDataModule) -> Iterator[str]:
     """Yield warnings about what is set or searched of a training and is not as it seems, a phrase each."""
-    yield from idle_warnings(space.task.training, space.training)
-    variants = training_variants(space.task.training, space.training)
+    yield from idle_warnings(space.task.training, space.varied_training)
+    variants = training_variants(space.task.training, space.varied_training)
     if any(one.precision == _MIXED for one in variants) and used_precision(_MIXED, data.device) != _MIXED:
         yield f"students are trained in precision 32 in place of {_MIXED}, for the {data.device.type} has no bfloat16"
     samples = len(data.splits["train"])
@@ -96,7 +96,7 @@ def _short_averages(space: SearchSpace, variants: list[Training], batches: list[
 
 
 def _check_precision(space: SearchSpace, device: torch.device) -> None:
-    searched = space.training.get("precision")
+    searched = space.varied_training.get("precision")
     if searched is not None and not searched.single() and used_precision(_MIXED, device) != _MIXED:
         raise Unfit(
             f"precision can't be searched here, for the {device.type} has no bfloat16: all trials would be the same",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.metrics import is_timed, metric_named
-from harness.preparation.mixing import REMEDY
+from harness.preparation.mixing import remedy_of
 from harness.reporting.result import Result
 from harness.reporting.trials_table import small_margin
 from harness.screen.formatting import configuration_text
@@ -37,7 +37,9 @@ def _gain_notes(result: Result) -> list[str]:
     lines, gains = [], result.compared["gain"]
     taught = [not is_own_control({"alpha": row.get("alpha")}) for _, row in result.front.iterrows()]
     if result.no_control:
-        lines.append(f"No control possible: {result.no_control}; no gain is claimed. To get one, {REMEDY}.")
+        lines.append(
+            f"No control possible: {result.no_control}; no gain is claimed. To get one, {remedy_of(result.no_control)}."
+        )
     if len(gains):
         lines.append(
             f"Gain: improvement in {result.primary} over {_control(result)}; {(gains > 0).sum()} of {len(gains)} are "

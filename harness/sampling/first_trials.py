@@ -11,6 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from harness.core.errors import HarnessError
 from harness.recipes import DEFAULT_RECIPES, RECIPES
 from harness.space import SearchSpace
+from harness.space_module import OWN_TRAINING
 from harness.space_ranges import member
 from lightning_modules.methods import HINTON
 
@@ -50,9 +51,10 @@ def first_trials(
     for name in dict.fromkeys((*requested, *(DEFAULT_RECIPES if defaults else ()))):
         reason = _why_outside(name, space)
         if reason is None:
-            ranges = space.methods[HINTON]
+            method = _method_of(space)
+            ranges = space.methods[method]
             values = {key: member(ranges[key], value) for key, value in RECIPES[name].items()}
-            found[name] = space.middle(HINTON) | values
+            found[name] = space.middle(method) | values
         elif name in requested:
             raise HarnessError(f"--recipe {name} can't be tried: {reason}.")
     return found
@@ -60,13 +62,21 @@ def first_trials(
 
 def _why_outside(name: str, space: SearchSpace) -> str | None:
     """Return why a recipe lies outside the space; ``None`` if it does not."""
-    if HINTON not in space.methods:
+    method = _method_of(space)
+    if method not in space.methods:
         return f"it is of method {HINTON}, and the space has only {', '.join(space.methods)}"
-    ranges = space.methods[HINTON]
+    ranges = space.methods[method]
     for key, value in RECIPES[name].items():
+        if key not in ranges:
+            return f"its {key} is {value:.4g}, and {key} is none of module()'s in distillation"
         if member(ranges[key], value) is None:
             return f"its {key} is {value:.4g}, and the space has {_describe(ranges[key])}"
     return None
+
+
+def _method_of(space: SearchSpace) -> str:
+    """Return the method that recipes are of; where students train themselves, they set ``module()``'s parameters."""
+    return OWN_TRAINING if space.trains_itself else HINTON
 
 
 def _describe(distribution: BaseDistribution) -> str:

@@ -21,7 +21,7 @@ from harness.task import deployed_network
 from harness.training.tensor_file import load_state
 from lightning_modules.data.tensors import TensorDataModule
 
-_ARCHITECTURE = "architecture"
+_ARCHITECTURE, _OTHERS = "architecture", "parameters"
 
 
 def is_student(file: Path) -> bool:
@@ -59,8 +59,9 @@ def load_assistant(file: Path, space: SearchSpace, data: TensorDataModule, space
             f"--teacher {file} must be a student of the space's parameters ({', '.join(sorted(space.student))}), but "
             f"is {named(architecture)}; train it again with this space."
         )
+    others = json.loads(metadata.get(_OTHERS, "{}"))  # of a student that trains itself
     try:
-        student = deployed_network(space.task, build_student(space, architecture, data))
+        student = deployed_network(space.task, build_student(space, {**architecture, **others}, data))
         load_state(student, state)
     except Exception as error:
         raise HarnessError(

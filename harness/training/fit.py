@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -48,7 +49,7 @@ def device_of(accelerator: str) -> torch.device:
         HarnessError: If this machine has no such device.
     """
     try:
-        return _trainer(accelerator, epochs=0, folder=Path()).strategy.root_device
+        return make_trainer(accelerator, epochs=0, folder=Path()).strategy.root_device
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         here = [name for name in AcceleratorRegistry if AcceleratorRegistry[name]["accelerator"].is_available()]
         raise HarnessError(
@@ -103,17 +104,24 @@ def fit(
     callback = _ResumeCallback(
         checkpoints, config.seed, [loss_check(data)] if listeners is None else listeners, on_progress
     )
-    trainer = _trainer(
+    trainer = make_trainer(
         config.accelerator, epochs=config.epochs - callback.done, folder=config.folder, callbacks=[callback]
     )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The `srun` command is available")  # printed wherever Slurm is installed
-        for category in (UserWarning, FutureWarning):
-            warnings.filterwarnings("ignore", module="pytorch_lightning", category=category)
+    with quiet_lightning():
         try:
             trainer.fit(module, datamodule=data)
         finally:
             data.trainer = None  # else the data, which outlives the training, would keep it and its listeners alive
+
+
+@contextlib.contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Drop Lightning's warnings within the context, which recommend what is chosen otherwise here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The `srun` command is available")  # printed wherever Slurm is installed
+        for category in (UserWarning, FutureWarning):
+            warnings.filterwarnings("ignore", module="pytorch_lightning", category=category)
+        yield
 
 
 class _ResumeCallback(Checkpoint):
@@ -185,13 +193,13 @@ def loss_check(data: TensorDataModule) -> EpochListener:
 
 
 def check_losses(epoch: int, metrics: dict[str, float], data: TensorDataModule) -> None:
-    """Check that an epoch's losses are finite.
+    """Check that an epoch's losses are finite, of those that it has: a module that trains itself may have none.
 
     Raises:
         TrialFailed: If a loss is not; the message counts samples that are not finite either.
     """
     for name in ("train/loss", "val/loss"):
-        if not math.isfinite(metrics[name]):
+        if not math.isfinite(metrics.get(name, 0.0)):
             faults = "".join(f"; {fault}" for fault in _data_faults(data))
             raise TrialFailed(f"{name} is {metrics[name]} in epoch {epoch}{faults}")
 
@@ -217,9 +225,27 @@ def seed_draws(seed: int, device: torch.device) -> None:
         torch.get_device_module(device).manual_seed(seed)
 
 
-def _trainer(accelerator: str, *, epochs: int, folder: Path, callbacks: Any = None) -> pl.Trainer:
+def make_trainer(
+    accelerator: str,
+    *,
+    epochs: int,
+    folder: Path,
+    callbacks: Any = None,
+    plugins: Sequence[Any] = (),
+    logger: Any = None,
+) -> pl.Trainer:
+    """Return a Trainer for one device, which shows and writes nothing by itself.
+
+    Args:
+        accelerator: Lightning's name of the device.
+        epochs: Number of epochs.
+        folder: Where user's callbacks may write.
+        callbacks: Callbacks, a ``Checkpoint`` among them, if checkpoints are written.
+        plugins: Further plugins.
+        logger: Receives what is logged at each step; ``None`` logs nothing.
+    """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The `srun` command is available")  # as below
+        warnings.filterwarnings("ignore", "The `srun` command is available")  # as above
         return pl.Trainer(
             max_epochs=epochs,
             accelerator=accelerator,
@@ -227,9 +253,10 @@ def _trainer(accelerator: str, *, epochs: int, folder: Path, callbacks: Any = No
             callbacks=callbacks,
             default_root_dir=folder,
             # Under Slurm, Lightning would requeue the job and load any hpc_ckpt_* file: a worker is not a job.
-            plugins=[LightningEnvironment()],
-            logger=False,
-            enable_checkpointing=callbacks is not None,  # _ResumeCallback is one
+            plugins=[LightningEnvironment(), *plugins],
+            logger=logger or False,
+            log_every_n_steps=1,
+            enable_checkpointing=callbacks is not None,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -36,9 +36,6 @@ from harness.studies.study import Study
 from harness.trials.retraining import Retraining
 from harness.trials.trial import TrainingSpec, seed_of
 from lightning_modules.methods import HINTON, METHODS
-
-LABELS_ALONE = {"alpha": 1.0, "temperature": 1.0}
-"""Distillation parameters with all weight on the labels; the temperature then has no effect."""
 
 MIN_TRIES = 5
 """Minimum number of tries of a tuned control."""
@@ -71,12 +68,8 @@ def control_configuration(
         space: Its space.
         training: Training settings; ``None`` takes those of the configuration.
     """
-    training = {name: params[name] for name in space.training} if training is None else training
-    return Configuration(
-        student={name: params[name] for name in space.student},
-        distillation=dict(LABELS_ALONE),
-        training=dict(training),
-    )
+    own = space.configuration(params)
+    return space.labels_alone(own if training is None else replace(own, training=dict(training)))
 
 
 def control_params(space: SearchSpace) -> dict[str, str]:

@@ -15,7 +15,6 @@ from harness.core.content import derived_seed, tensors_digest
 from harness.core.errors import NO_ROOM, TrialFailed, is_out_of_memory, one_line
 from harness.cost.table import key_of
 from harness.metrics import METRICS
-from harness.networks.students import build_student
 from harness.preparation.prepared import Prepared
 from harness.preparation.sanity_warnings import no_score_text
 from harness.preparation.scoring import score
@@ -23,17 +22,15 @@ from harness.preparation.student_costs import check_as_costed, costs_of
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
 from harness.storage.leases import Lease
-from harness.task import deployed_network, make_metrics, primary_metric
-from harness.tracking.autologging import switch_off_autologging
+from harness.students.training import student_training
+from harness.task import deployed_network, primary_metric
 from harness.tracking.spool import Spool
-from harness.training.batches import with_batches_of
-from harness.training.fit import EpochListener, FitConfig, fit, seed_draws
+from harness.training.fit import EpochListener
 from harness.training.predictions import PREDICTIONS
 from harness.training.tensor_file import cpu_state, save_tensors
 from harness.trials.comparison import save_comparison
 from harness.trials.context import TrialContext
 from lightning_modules.batch import call
-from lightning_modules.classifier import StudentModule
 from lightning_modules.data.tensors import TensorDataModule
 
 STUDENT = "student.safetensors"
@@ -101,6 +98,8 @@ def run_student(
         lease.report_progress(space.epochs)
         state = cpu_state(network)
         metadata = {"space": context.settings.space_name, "architecture": key_of(architecture)}
+        if others := {k: v for k, v in space.building(spec.configuration.params()).items() if k not in architecture}:
+            metadata["parameters"] = key_of(others)  # of what a student that trains itself was built with
         metadata["digest"] = tensors_digest(state)
         save_tensors(state, folder / STUDENT, metadata)
         is_compared = save_comparison(logits, data, space.task.output, prepared.classes, spec.split, folder)
@@ -135,55 +134,15 @@ def train_student(
     Raises:
         TrialFailed, TrialPruned: If a listener raises them.
     """
-    training = space.training_of(spec.configuration)
-    data = with_batches_of(prepared.data, training)
-    module = student_module(
+    training = student_training(
         spec.configuration,
         space,
-        data,
+        prepared.data,
         classes=prepared.classes,
-        total_steps=space.epochs * training.steps_per_epoch(data.steps_per_epoch),
         seed=spec.seed,
+        order_seed=spec.order_seed,
     )
-    data.seed, data.teacher_layers = spec.order_seed, module.criterion.teacher_layers
-    switch_off_autologging()
-    config = FitConfig(epochs=space.epochs, folder=folder, accelerator=accelerator, seed=spec.seed)
-    fit(module, data, config, listeners=listeners)
-    return module.trained_network()
-
-
-def student_module(
-    configuration: Configuration,
-    space: SearchSpace,
-    data: TensorDataModule,
-    *,
-    classes: int,
-    total_steps: int,
-    seed: int,
-) -> StudentModule:
-    """Build the module of a student with fresh weights.
-
-    Args:
-        configuration: Architecture, distillation and training parameters.
-        space: Its task builds the student; its epochs are the length of the whole training.
-        data: The data, in batches of the training's size, with the teacher's outputs.
-        classes: Number of classes C.
-        total_steps: Optimizer steps of the whole training.
-        seed: Seed of the initial weights.
-    """
-    seed_draws(seed, torch.device("cpu"))  # weights are drawn on the CPU, whatever the device
-    student = build_student(space, configuration.student, data)
-    criterion = space.criterion(configuration)
-    criterion.output = output = space.task.output.for_training(data.splits["train"].labels, classes)
-    criterion.setup(student, data, epochs=space.epochs)  # last: the weights must not depend on it
-    return StudentModule(
-        student,
-        criterion,
-        output=output,
-        metrics=make_metrics(space.task, classes),
-        total_steps=total_steps,
-        settings=space.training_of(configuration),
-    )
+    return training.run(folder, accelerator, listeners)
 
 
 def _finite(scores: Mapping[str, float], primary: str, objectives: Sequence[str]) -> dict[str, float]:

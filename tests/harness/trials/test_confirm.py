@@ -11,9 +11,10 @@ from conftest import claimed, metrics, opened, settings_in
 from scipy.stats import ttest_1samp
 
 from harness.settings import Settings
+from harness.space import LABELS_ALONE
 from harness.studies.study import Study
 from harness.trials.confirm import confirmed, confirmed_table, interval, untrained_confirmations
-from harness.trials.controls import LABELS_ALONE, untrained_controls
+from harness.trials.controls import untrained_controls
 from search_spaces.digits import SPACE
 from search_spaces.digits_methods import SPACE as METHODS
 

@@ -1,0 +1,1 @@
+"""Students in training: by a method and a ``Training``, or by their own code."""

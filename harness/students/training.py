@@ -1,0 +1,179 @@
+"""How a configuration's student is built and trained: by its method and ``Training``, or by its own code.
+
+This is the one place where the two differ; what trains a student calls ``student_training``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from harness.metrics import METRICS
+from harness.networks.students import build_student
+from harness.space import Configuration, SearchSpace
+from harness.task import declared_metrics, make_metrics
+from harness.tracking.autologging import switch_off_autologging
+from harness.training.batches import with_batches_of
+from harness.training.fit import EpochListener, FitConfig, fit, seed_draws
+from harness.training.fit_module import ModuleConfig, fit_module, seed_all
+from lightning_modules.classifier import StudentModule
+from lightning_modules.data.tensors import TensorDataModule
+
+
+class StudentTraining(Protocol):
+    """The training of one student, with fresh weights."""
+
+    @property
+    def module(self) -> pl.LightningModule:
+        """Return what Lightning trains."""
+
+    def run(self, folder: Path, accelerator: str, listeners: Sequence[EpochListener] | None = None) -> nn.Module:
+        """Train to the last epoch, from the newest checkpoint in ``folder`` if there is one, and return the student.
+
+        Args:
+            folder: Folder of the training.
+            accelerator: Lightning's name of the device.
+            listeners: As in ``harness.training.fit.fit``.
+
+        Raises:
+            TrialFailed, TrialPruned: If a listener raises them.
+        """
+
+
+def student_training(
+    configuration: Configuration,
+    space: SearchSpace,
+    data: TensorDataModule,
+    *,
+    classes: int,
+    seed: int,
+    order_seed: int,
+) -> StudentTraining:
+    """Build a configuration's student with fresh weights, to be trained.
+
+    Args:
+        configuration: Architecture, distillation and training parameters.
+        space: Its task builds the student; its epochs are the length of the training.
+        data: The data, with the teacher's outputs; they stay as they are.
+        classes: Number of classes C.
+        seed: Seed of the initial weights and of the draws in each epoch.
+        order_seed: Seed of the order of the data.
+    """
+    kind = ModuleTraining if space.trains_itself else MethodTraining
+    return kind(configuration, space, data, classes=classes, seed=seed, order_seed=order_seed)
+
+
+class MethodTraining:
+    """A training by the method and the ``Training`` of a configuration; takes the arguments of ``student_training``."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        space: SearchSpace,
+        data: TensorDataModule,
+        *,
+        classes: int,
+        seed: int,
+        order_seed: int,
+    ) -> None:
+        training = space.training_of(configuration)
+        self._data, self._epochs, self._seed = with_batches_of(data, training), space.epochs, seed
+        self.module = student_module(
+            configuration,
+            space,
+            self._data,
+            classes=classes,
+            total_steps=space.epochs * training.steps_per_epoch(self._data.steps_per_epoch),
+            seed=seed,
+        )
+        self._data.seed, self._data.teacher_layers = order_seed, self.module.criterion.teacher_layers
+
+    def run(self, folder: Path, accelerator: str, listeners: Sequence[EpochListener] | None = None) -> nn.Module:
+        """Train to the last epoch, as of ``StudentTraining``."""
+        switch_off_autologging()
+        config = FitConfig(epochs=self._epochs, folder=folder, accelerator=accelerator, seed=self._seed)
+        fit(self.module, self._data, config, listeners=listeners)
+        return self.module.trained_network()
+
+
+class ModuleTraining:
+    """A training by the student's own code; takes the arguments of ``student_training``."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        space: SearchSpace,
+        data: TensorDataModule,
+        *,
+        classes: int,
+        seed: int,
+        order_seed: int,
+    ) -> None:
+        self._data = with_batches_of(data, space.task.training)
+        self._data.seed, self._data.teacher_layers = order_seed, ()
+        seed_all(seed, torch.device("cpu"))  # weights are drawn on the CPU, whatever the device
+        module = build_student(space, configuration.params(), data)
+        assert isinstance(module, pl.LightningModule)  # it was checked where it was built
+        names = {*METRICS, *(metric.name for metric in declared_metrics(space.task))}
+        self.module = module
+        self._config: dict[str, Any] = {
+            "epochs": space.epochs,
+            "seed": seed,
+            "output": space.task.output,
+            "metrics": make_metrics(space.task, classes),
+            "taken": frozenset(f"{split}{name}" for name in names for split in ("", "val/", "test/")),
+            "is_taught": configuration.is_taught,
+        }
+
+    def run(
+        self,
+        folder: Path,
+        accelerator: str,
+        listeners: Sequence[EpochListener] | None = None,
+        *,
+        callbacks: Sequence[pl.Callback] = (),
+    ) -> nn.Module:
+        """Train to the last epoch, as of ``StudentTraining``, with further callbacks of Lightning's."""
+        switch_off_autologging()
+        config = ModuleConfig(folder=folder, accelerator=accelerator, **self._config)
+        fit_module(self.module, self._data, config, listeners=listeners, callbacks=callbacks)
+        return self.module
+
+
+def student_module(
+    configuration: Configuration,
+    space: SearchSpace,
+    data: TensorDataModule,
+    *,
+    classes: int,
+    total_steps: int,
+    seed: int,
+) -> StudentModule:
+    """Build the module of a student with fresh weights, which a method trains.
+
+    Args:
+        configuration: Architecture, distillation and training parameters.
+        space: Its task builds the student; its epochs are the length of the whole training.
+        data: The data, in batches of the training's size, with the teacher's outputs.
+        classes: Number of classes C.
+        total_steps: Optimizer steps of the whole training.
+        seed: Seed of the initial weights.
+    """
+    seed_draws(seed, torch.device("cpu"))  # weights are drawn on the CPU, whatever the device
+    student = build_student(space, configuration.student, data)
+    criterion = space.criterion(configuration)
+    criterion.output = output = space.task.output.for_training(data.splits["train"].labels, classes)
+    criterion.setup(student, data, epochs=space.epochs)  # last: the weights must not depend on it
+    return StudentModule(
+        student,
+        criterion,
+        output=output,
+        metrics=make_metrics(space.task, classes),
+        total_steps=total_steps,
+        settings=space.training_of(configuration),
+    )
