@@ -37,7 +37,7 @@ def on_scale(
 
     Args:
         who: The teacher's name in messages.
-        outputs: By split and name. A map is fitted to those of the training split, which are absent where the teacher is
+        outputs: By split and name. A map is fitted to those of the training split, which are absent where a teacher is
             asked live.
         data: The samples.
         output: The output kind.
