@@ -80,20 +80,26 @@ def run(job: tuple[dict[str, Any], int]) -> dict[str, Any]:
     return {**values, "seed": seed, "seconds": time.perf_counter() - started, "accuracy": accuracy}
 
 
-def prepared_for(name: str, runs_dir: Path) -> tuple[SearchSpace, Prepared]:
-    """Return an embedded space, and what its trials stand on, kept in ``runs_dir``."""
+def prepared_for(space: str, runs_dir: Path, *flags: str) -> tuple[SearchSpace, Prepared]:
+    """Return a space, and what its trials stand on, kept in ``runs_dir``.
+
+    Args:
+        space: Value of ``--space``.
+        runs_dir: Value of ``--runs-dir``.
+        flags: Further flags of ``search.py``.
+    """
     folder = Path(tempfile.mkdtemp())
     settings, _ = parse_search(
         [
-            *("--space", name, "--accelerator", "cpu", "--runs-dir", str(runs_dir), "--study", "grid"),
+            *("--space", space, "--accelerator", "cpu", "--runs-dir", str(runs_dir), "--study", "grid", *flags),
             *("--storage", f"sqlite:///{folder}/optuna.db", "--tracking-uri", f"sqlite:///{folder}/mlflow.db"),
         ]
     )
-    space = load_space(settings.file_of_space, settings.epochs)
+    declared = load_space(settings.file_of_space, settings.epochs)
     with Mirror(settings.tracking_uri) as mirror:
         mirror.connect(settings.experiment, settings.runs_dir, say=print)
-        study = open_study(settings, space, open_storage(settings))
-        return space, prepare(settings, space, study, Terminal(), mirror)
+        study = open_study(settings, declared, open_storage(settings))
+        return declared, prepare(settings, declared, study, Terminal(), mirror)
 
 
 def thin_out(prepared: Prepared) -> None:

@@ -189,3 +189,36 @@ def test_a_live_teacher_with_dropout_on_is_refused_before_a_trial(tmp_path: Path
     file.write_text(file.read_text().replace("class Digits", drops + "class Digits"))
     output = search(tmp_path, *flags, expect=2)
     assert "a teacher that is asked live must answer alike each time" in output and "trial 0" not in output
+
+
+def test_samples_that_can_not_be_mixed_are_named_before_a_teacher_is_made(tmp_path: Path) -> None:
+    flags = in_memory(tmp_path, ", augment=Augment(mix=CutMix())")
+    file = tmp_path / "space.py"
+    flat = "{n: Split(s.inputs[:400].flatten(1), s.labels[:400]) for n, s in data.splits.items()}"
+    text = file.read_text().replace("{n: s.few(400) for n, s in data.splits.items()}", flat)
+    file.write_text(
+        text.replace("import Augment, CutMix, MixUp, TensorD", "import Augment, CutMix, MixUp, Split, TensorD")
+    )
+    file.write_text(
+        file.read_text()
+        .replace("ConvNet(16, size=8)", "nn.Linear(64, 10)")
+        .replace("ConvNet(width, size=8)", "nn.Sequential(nn.Linear(64, width), nn.Linear(width, 10))")
+    )
+    output = search(tmp_path, *flags, expect=2)
+    assert "CutMix must have images (B, C, H, W), but got inputs of shape (4, 64)" in output
+    assert "teacher   0/" not in output
+
+
+def test_a_control_does_not_ask_the_live_teacher(tmp_path: Path) -> None:
+    """Each call of the teacher about a training batch writes a byte."""
+    flags = in_memory(tmp_path, ", augment=Augment(noisy, views='fresh')", teacher="Counting(ConvNet(16, size=8))")
+    file = tmp_path / "space.py"
+    counting = (
+        "class Counting(nn.Sequential):\n    def forward(self, x):\n        if torch.is_inference_mode_enabled():\n"
+        "            open('calls', 'a').write('.')\n        return super().forward(x)\n\n\n"
+    )
+    file.write_text(file.read_text().replace("class Digits", counting + "class Digits"))
+    search(tmp_path, *flags, "--controls", "none")
+    alone = (tmp_path / "calls").stat().st_size
+    search(tmp_path, *flags, "--controls", "plain")
+    assert alone > 0 and (tmp_path / "calls").stat().st_size == alone

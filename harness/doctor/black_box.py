@@ -12,6 +12,7 @@ from harness.networks.students import middle_architecture
 from harness.preparation.method_checks import check_no_layers, teacher_layers
 from harness.preparation.teacher_checks import check_outputs
 from harness.task import class_names
+from harness.teachers.asking import AUTO, check_can_be_asked
 from harness.teachers.black_box import AskedNetwork, BlackBoxTeacher, Ground, Query
 from harness.teachers.outputs import SEARCHED
 
@@ -26,6 +27,7 @@ def load_black_box(teacher: BlackBoxTeacher, context: CheckContext) -> str:
         HarnessError: If it can't teach this task.
         CheckWarning: If something about it may not be intended.
     """
+    check_can_be_asked(AUTO, context.data, teacher)
     notes: list[str] = []
     data = context.sample if teacher.learns else context.data
     names = class_names(context.space.task, context.data.class_names)

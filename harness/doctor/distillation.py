@@ -21,12 +21,13 @@ from harness.doctor.check import (
     attributing_errors,
 )
 from harness.doctor.context import CheckContext, format_values, train_steps
-from harness.preparation.method_checks import check_layers_of, classes_fault, targets_fault
+from harness.preparation.method_checks import check_layers_of, classes_fault, live_fault, targets_fault
 from harness.preparation.mixing import mixes_targets, remedy_of
 from harness.preparation.own_modules import check_own_training
 from harness.space import METHOD, Configuration
 from harness.space_ranges import ends
 from harness.space_training import batch_sizes
+from harness.teachers.asking import asks_live
 from harness.training.batches import with_batches_of
 from harness.training.fit import seed_draws
 from lightning_modules.batch import Batch
@@ -47,6 +48,8 @@ def check_methods_fit(context: CheckContext) -> str:
     mixed = mixes_targets(context.data, context.classes, space.task.output)
     for method in space.methods:
         fault = classes_fault(method, space, context.classes) or (targets_fault(method, space) if mixed else None)
+        if fault is None and asks_live(context.data):
+            fault = live_fault(method, space)
         if fault is None:
             try:
                 check_layers_of(method, space, context.kinds, context.sample)

@@ -18,6 +18,7 @@ from harness.preparation.fingerprint import fingerprint
 from harness.preparation.method_checks import teacher_layers
 from harness.preparation.teacher_checks import check_outputs
 from harness.task import make_metrics, teacher_training
+from harness.teachers.asking import asks_live
 from harness.teachers.black_box import BlackBoxTeacher
 from harness.teachers.make import AS_IT_IS, find_teacher
 from harness.teachers.outputs import SEARCHED, find_teacher_outputs, run_teacher
@@ -89,7 +90,7 @@ def check_teacher_in_eval_mode(context: CheckContext) -> str:
     hooks = [note(name or "the whole", part) for name, part in context.teacher.named_modules()]
     try:
         sample = context.sample
-        is_live = sample.views is not None and not sample.views.can_be_stored
+        is_live = asks_live(sample)
         splits = ("val",) if is_live else SEARCHED
         outputs = run_teacher(context.teacher, sample, layers=teacher_layers(context.space), splits=splits)
         check_outputs("the teacher", outputs, context.space.task.output)

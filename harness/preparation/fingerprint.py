@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from harness.core.content import TensorHasher
+from harness.core.content import TensorHasher, digest
+from harness.core.sources import Code
 from lightning_modules.batch import Inputs
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.data.views import Views
@@ -26,10 +27,30 @@ def fingerprint(data: TensorDataModule) -> str:
     return hasher.key()
 
 
+def cache_key(data: TensorDataModule, dataset: str, code: Code) -> str:
+    """Return what stands for the data in the keys of teachers and their outputs, which studies share.
+
+    Where the fingerprint holds the views of some samples alone, the code of the space file stands for the rest.
+
+    Args:
+        data: The data.
+        dataset: Their fingerprint.
+        code: The code of the space.
+    """
+    if data.views is None or not _hashed_in_part(data, data.views):
+        return dataset
+    return digest("views", dataset, dict(code.files))
+
+
+def _hashed_in_part(data: TensorDataModule, views: Views) -> bool:
+    """Return whether the views of some samples stand for those of all."""
+    return views.fresh or data.splits["train"].is_read
+
+
 def _add_views(hasher: TensorHasher, data: TensorDataModule, views: Views) -> None:
     """Hash every view of every sample; of views that are fresh, or read from disk, those of some samples."""
     train = data.splits["train"]
-    in_part = views.fresh or train.is_read
+    in_part = _hashed_in_part(data, views)
     ids = torch.linspace(0, len(train) - 1, min(_HASHED_IN_PART, len(train))).long() if in_part else None
     ids = torch.arange(len(train)) if ids is None else ids
     if in_part:

@@ -98,10 +98,11 @@ def check_live(space: SearchSpace) -> None:
     Raises:
         HarnessError: If one needs the outputs of all training samples at once.
     """
-    _refuse_unfit(space, lambda method: _live_fault(method, space))
+    _refuse_unfit(space, lambda method: live_fault(method, space))
 
 
-def _live_fault(method: str, space: SearchSpace) -> str | None:
+def live_fault(method: str, space: SearchSpace) -> str | None:
+    """Return why a method can't be trained with a live teacher; ``None`` if it can."""
     if not space.criteria[method].needs_stored:
         return None
     return f"method {method!r} can't be searched: it needs the teacher's stored outputs, but the teacher is asked live"

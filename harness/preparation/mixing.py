@@ -20,7 +20,6 @@ from torch import Tensor
 
 from harness.core.errors import HarnessError, one_line
 from lightning_modules.batch import Inputs, select
-from lightning_modules.data.augment import Augment
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.outputs import Output
 
@@ -69,7 +68,8 @@ def mixes_targets(data: TensorDataModule, classes: int, output: Output) -> bool:
     labels = data.splits["train"].labels[ids]
     if data.views.mix is not None:
         try:
-            output.soft_targets(given[0] if given else labels, classes)
+            inputs, _ = data.shown(ids, data.views.examples[0])
+            data.views.mix(inputs, output.soft_targets(given[0] if given else labels, classes), (0,))
         except ValueError as error:
             raise HarnessError(one_line(error)) from error
     if not given:
@@ -146,9 +146,9 @@ def _close(one: Tensor, other: Tensor) -> bool:
 
 def _mixed(data: TensorDataModule) -> Iterator[tuple[int, int, int]]:
     """Yield (sample, view, mixed-in sample of another class); none if fewer than ``_HITS`` views hold one."""
-    if isinstance(data.views, Augment):  # its transform is given one sample, and none to mix it with
-        return
     assert data.views is not None
+    if data.splits["train"].is_read:  # samples are not compared with all others: they may not fit in memory
+        return
     train, ids, examples = data.splits["train"], _probed(data), data.views.examples
     own, labels = _flat(select(train.inputs, ids)), train.labels.cpu()
     shown = torch.cat([_flat(data.shown(ids, view)[0]) for view in examples])

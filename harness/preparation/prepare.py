@@ -8,6 +8,7 @@ from harness.cost import budgets as budget
 from harness.networks.logits import label_classes
 from harness.preparation.cache_format import check_cache
 from harness.preparation.cost_table import cost_table, too_large
+from harness.preparation.fingerprint import cache_key
 from harness.preparation.method_checks import check_teachers
 from harness.preparation.own_methods import check_own_methods
 from harness.preparation.prepared import Prepared
@@ -60,6 +61,7 @@ def prepare(
     raise_malloc_thresholds()
     run = PreparationSteps(settings, space, study, terminal, mirror)
     data, dataset = run.load_data()
+    kept_under = cache_key(data, dataset, space.code)
     students = run.check_students(data)
     run.check_trainings(data, students.classes)
     no_control, unrepeatable = run.check_views(data, students.classes)
@@ -71,12 +73,13 @@ def prepare(
     named_classes = space.task.output.names_of_classes(names)
     student_warnings = run.student_warnings(data)  # before a teacher is made: memory must suffice for a student
     run.collect_warnings(students)
-    teachers = run.make_teachers(data, dataset, students)
+    run.check_asking(data)
+    teachers = run.make_teachers(data, kept_under, students)
     teacher_digest = bind_teachers(study, [teacher.start for teacher in teachers], settings.average)
     live = run.ask_live(teachers, data)
     run.begin_work(no_control, scored, named_classes)
     stored = splits if live is None else [split for split in splits if split != "train"]
-    outputs = run.make_outputs(teachers, data, dataset, stored)
+    outputs = run.make_outputs(teachers, data, kept_under, stored)
     scores = [attach_outputs(one, data, space, students.classes) for one in outputs]
     ensemble = attach_outputs(averaged(outputs, settings.average, space.task.output), data, space, students.classes)
     data.live = live

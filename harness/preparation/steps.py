@@ -47,7 +47,16 @@ from harness.space import SearchSpace
 from harness.studies.changes import pin_starts
 from harness.studies.study import Study
 from harness.task import Task, class_names, deployed_network, load_data, primary_metric
-from harness.teachers.asking import STORED, asking_costs, how_to_ask, live_teacher, told
+from harness.teachers.asking import (
+    LIVE,
+    STORED,
+    asking_costs,
+    asks_live,
+    check_can_be_asked,
+    how_to_ask,
+    live_teacher,
+    told,
+)
 from harness.teachers.black_box import BlackBoxTeacher
 from harness.teachers.cache import ArtifactCache, null_lock
 from harness.teachers.ensemble import labels, make_teachers
@@ -129,7 +138,10 @@ class PreparationSteps:
             self._terminal.say_wrapped(
                 f"controls  no control possible: {no_control}; {remedy_of(no_control)}", indent=INDENT
             )
-        return no_control, fault and f"{fault}: students are not shown what the teacher was asked about"
+        lost = "a trial that is cut is not resumed to the same bits"
+        if data.views is not None and data.views.can_be_stored:
+            lost = "students are not shown what the teacher was asked about"
+        return no_control, fault and f"{fault}: {lost}"
 
     def student_warnings(self, data: TensorDataModule) -> list[str]:
         """Return sanity warnings about the middle student before it is trained, a phrase each."""
@@ -175,6 +187,7 @@ class PreparationSteps:
             budget.check_compared(known_costs(network), self._study.objectives)
             if isinstance(network, BlackBoxTeacher):
                 check_no_layers(type(network).__name__, teacher_layers(self._space))
+                check_can_be_asked(self._settings.teacher_outputs, data, network)
                 return
             check_teacher(network, self._space, data, students)
             if not self._settings.teachers and learns(network):
@@ -208,22 +221,32 @@ class PreparationSteps:
         study.primary_bounds = scored.bounds
         study.class_names = names
 
+    def check_asking(self, data: TensorDataModule) -> None:
+        """Check that teachers can be asked as a person wants, as far as that is known before they are made."""
+        check_can_be_asked(self._settings.teacher_outputs, data)
+        if asks_live(data) or self._settings.teacher_outputs == LIVE:
+            check_live(self._space)
+
     def ask_live(self, teachers: Sequence[Teacher], data: TensorDataModule) -> LiveTeacher | None:
         """Choose how the teachers are asked, tell what either way takes, and return them if they are asked live."""
         space, settings, study = self._space, self._settings, self._study
         networks = [one.network for one in teachers if one.network is not None and one.black_box is None]
+        if len(networks) < len(teachers):  # answers of what is no PyTorch network are stored
+            study.pin_inputs(teacher_outputs=STORED)
+            return None
+        before = None if study.is_unused() else study.how_teachers_are_asked
         with user_code("the teacher", settings):
-            costs = None
-            if len(networks) == len(teachers):
-                costs = asking_costs(networks, data, space, settings, teacher_layers(space))
-            way = how_to_ask(settings.teacher_outputs, study.how_teachers_are_asked, teachers, data, costs)
+            costs = asking_costs(networks, data, space, settings, teacher_layers(space))
+            faults = [find_inconsistency(network, example_inputs(data, ASKED)) for network in networks]
+            may_be_live = not (any(faults) or any(one.needs_stored for one in space.criteria.values()))
+            way = how_to_ask(settings.teacher_outputs, before, data, costs, may_be_live=may_be_live)
+            live = None
+            if way == LIVE:
+                check_live(space)
+                live = live_teacher(teachers, space, settings.average, example_inputs(data, ASKED))
             study.pin_inputs(teacher_outputs=way)
-            if costs is not None:
-                self._terminal.say_wrapped(f"outputs   {told(way, costs)}", indent=INDENT)
-            if way == STORED:
-                return None
-            check_live(space)
-            return live_teacher(teachers, space, settings.average, example_inputs(data, ASKED))
+            self._terminal.say_wrapped(f"outputs   {told(way, costs)}", indent=INDENT)
+        return live
 
     def make_outputs(
         self, teachers: Sequence[Teacher], data: TensorDataModule, dataset: str, splits: Sequence[str]

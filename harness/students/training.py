@@ -23,6 +23,7 @@ from harness.training.fit import EpochListener, FitConfig, fit, seed_draws
 from harness.training.fit_module import ModuleConfig, fit_module, seed_all
 from lightning_modules.classifier import StudentModule
 from lightning_modules.data.tensors import TensorDataModule
+from lightning_modules.methods import HardLabelCriterion
 
 
 class StudentTraining(Protocol):
@@ -83,6 +84,8 @@ class MethodTraining:
     ) -> None:
         training = space.training_of(configuration)
         self._data, self._epochs, self._seed = with_batches_of(data, training), space.epochs, seed
+        if not configuration.is_taught:
+            self._data.live = None  # a control is trained on labels alone: nobody needs the answers
         self.module = student_module(
             configuration,
             space,
@@ -166,7 +169,8 @@ def student_module(
     """
     seed_draws(seed, torch.device("cpu"))  # weights are drawn on the CPU, whatever the device
     student = build_student(space, configuration.student, data)
-    criterion = space.criterion(configuration)
+    is_asked = data.live is not None or "train" in data.teacher_outputs
+    criterion = space.criterion(configuration) if configuration.is_taught or is_asked else HardLabelCriterion()
     criterion.output = output = space.task.output.for_training(data.splits["train"].labels, classes)
     criterion.setup(student, data, epochs=space.epochs)  # last: the weights must not depend on it
     return StudentModule(

@@ -21,6 +21,7 @@ from harness.core.errors import HarnessError
 from harness.networks.consistency import find_inconsistency
 from harness.settings import Settings
 from harness.space import SearchSpace
+from harness.teachers.black_box import BlackBoxTeacher
 from harness.teachers.make import Teacher
 from lightning_modules.batch import Inputs, call
 from lightning_modules.data.live import LiveTeacher
@@ -81,7 +82,7 @@ def asking_costs(
     stored = [logits, *features.values()]
     return AskingCosts(
         samples=len(data.splits["train"]),
-        views=1 if data.views is None else data.views.count if data.views.can_be_stored else 0,
+        views=0 if asks_live(data) else 1 if data.views is None else data.views.count,
         sample_s=sum(_seconds(network, data) for network in networks),
         sample_bytes=_BYTES * sum(values[0].numel() for values in stored),
         epochs=space.epochs,
@@ -105,7 +106,7 @@ def _seconds(network: nn.Module, data: TensorDataModule) -> float:
 def _time(network: nn.Module, inputs: Inputs) -> float:
     began_s = time.perf_counter()
     call(network, inputs)
-    if torch.cuda.is_available():
+    if next(iter(inputs.values()) if isinstance(inputs, dict) else iter([inputs])).is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - began_s
 
@@ -114,47 +115,53 @@ def _size(inputs: Inputs) -> int:
     return len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
 
 
-def how_to_ask(
-    asked: str,
-    before: str | None,
-    teachers: Sequence[Teacher],
-    data: TensorDataModule,
-    costs: AskingCosts | None,
-) -> str:
-    """Return ``"stored"`` or ``"live"``.
+def check_can_be_asked(asked: str, data: TensorDataModule, teacher: BlackBoxTeacher | None = None) -> None:
+    """Check that a teacher can be asked as a person wants, about what students are shown.
 
     Args:
         asked: ``--teacher-outputs``.
-        before: How the study's teachers were asked so far; ``None`` if they were not.
-        teachers: The teachers.
         data: The data.
-        costs: What either way takes; ``None`` where not all teachers are PyTorch networks.
+        teacher: A teacher that is no PyTorch network; ``None`` for any.
 
     Raises:
-        HarnessError: If what is asked for is impossible.
+        HarnessError: If it can't.
     """
-    only_live = data.views is not None and not data.views.can_be_stored
+    only_live = asks_live(data)
     if only_live and asked == STORED:
         what = "epochs show fresh views" if data.views is not None and data.views.fresh else "samples are mixed"
         raise HarnessError(
             f"--teacher-outputs stored is impossible where {what}: there are answers to all that students are shown by "
             "a live teacher alone; leave it out, or take a number of views and no mix."
         )
-    if costs is None:
-        if not only_live and asked != LIVE:
-            return STORED
-        kind = next(type(one.black_box).__name__ for one in teachers if one.black_box is not None)
-        what = "--teacher-outputs live needs" if not only_live else f"{data.views} need"
+    if teacher is not None and (only_live or asked == LIVE):
+        what = f"{data.views} need" if only_live else "--teacher-outputs live needs"
         raise HarnessError(
-            f"{what} a teacher that can be asked about each batch, a PyTorch network, but this is a {kind}; its "
-            "answers can be stored: take a number of views and no mix."
+            f"{what} a teacher that can be asked about each batch, a PyTorch network, but this is a "
+            f"{type(teacher).__name__}; its answers can be stored: take a number of views and no mix."
         )
-    if only_live or asked != AUTO:
-        return LIVE if only_live else asked
+
+
+def asks_live(data: TensorDataModule) -> bool:
+    """Return whether answers to what students are shown can't be stored."""
+    return data.views is not None and not data.views.can_be_stored
+
+
+def how_to_ask(asked: str, before: str | None, data: TensorDataModule, costs: AskingCosts, *, may_be_live: bool) -> str:
+    """Return ``"stored"`` or ``"live"``, of what is possible.
+
+    Args:
+        asked: ``--teacher-outputs``.
+        before: How the study's teachers were asked so far; ``None`` if they were not.
+        data: The data.
+        costs: What either way takes.
+        may_be_live: Whether methods and teachers are fit for a live teacher.
+    """
+    if asks_live(data) or asked != AUTO:
+        return LIVE if asks_live(data) else asked
     if before is not None:
         return before
-    is_cheaper = costs.views > costs.epochs * costs.trials
-    return LIVE if is_cheaper or costs.stored_bytes * _ROOM > costs.free_bytes else STORED
+    is_cheaper = costs.views > costs.epochs * costs.trials or costs.stored_bytes * _ROOM > costs.free_bytes
+    return LIVE if is_cheaper and may_be_live else STORED
 
 
 def told(way: str, costs: AskingCosts) -> str:

@@ -6,6 +6,7 @@ view) around each call, and restored: so a trial that was killed sees the same b
 
 from __future__ import annotations
 
+import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -44,8 +45,8 @@ class Mix(ABC):
     """
 
     def __init__(self, alpha: float) -> None:
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not alpha > 0:
-            raise ValueError(f"alpha of {type(self).__name__} must be a number above 0, but got {alpha!r}.")
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
+            raise ValueError(f"alpha of {type(self).__name__} must be a finite number above 0, but got {alpha!r}.")
         self.alpha = float(alpha)
 
     def __call__(self, inputs: Inputs, targets: Tensor, seeds: tuple[int, ...]) -> tuple[Inputs, Tensor]:
@@ -191,11 +192,8 @@ class Augment(Views):
         if not self.joint:
             return self.of(inputs, ids, view), None
         targets = dict(_rows(ids, labels))
-        pairs = [
-            _checked_pair(self._called(one, targets[place], place=place, view=view))
-            for place, one in _rows(ids, inputs)
-        ]
-        given = stacked([target for _, target in pairs], ids.device)
+        pairs = [self._called(one, targets[place], place=place, view=view) for place, one in _rows(ids, inputs)]
+        given = stacked([torch.as_tensor(target) for _, target in pairs], ids.device)
         assert isinstance(given, Tensor)
         return stacked([one for one, _ in pairs], ids.device), given
 
@@ -209,13 +207,17 @@ class Augment(Views):
                 return dataset.augmented(place, transform)
             raise ValueError(f"{type(dataset).__name__} gives its transform pictures alone, so joint=True is no use.")
         found, label = dataset[place]
-        return _checked_pair(transform(found, label)) if self.joint else (transform(found), label)
+        return transform(found, label) if self.joint else (transform(found), label)
 
     def _called(self, *sample: Any, place: int, view: int) -> Any:
-        """Call the transform with generators that are seeded by (seed, sample, view)."""
+        """Call the transform with generators that are seeded by (seed, sample, view), on a copy of the sample."""
         assert self.transform is not None
         with seeded(self.seed, place, view):
-            return self.transform(*sample)
+            shown = self.transform(*(copied(one) for one in sample))
+        return _checked_pair(shown) if self.joint else _checked(shown)
+
+    __eq__ = object.__eq__  # transforms can't be compared
+    __hash__ = object.__hash__
 
     def __repr__(self) -> str:
         views = '"fresh"' if self.fresh else self.count
@@ -250,7 +252,10 @@ def stacked(samples: list[Any], device: torch.device) -> Inputs:
         ValueError: If they are no tensors of one shape.
     """
     if isinstance(samples[0], dict):
-        return {name: _stacked([one[name] for one in samples], device) for name in samples[0]}
+        names = list(samples[0])
+        if any(not isinstance(one, dict) or list(one) != names for one in samples):
+            raise ValueError(f"a transform must give all samples the same names, {', '.join(names)}, in one order.")
+        return {name: _stacked([one[name] for one in samples], device) for name in names}
     return _stacked(samples, device)
 
 
@@ -271,7 +276,26 @@ def _rows(ids: Tensor, inputs: Inputs) -> Iterator[tuple[int, Any]]:
         yield place, {name: value[row] for name, value in here.items()} if isinstance(here, dict) else here[row]
 
 
+def copied(sample: Any) -> Any:
+    """Return a copy of the tensors of a sample: a transform may work in place."""
+    if isinstance(sample, dict):
+        return {name: copied(value) for name, value in sample.items()}
+    return sample.clone() if isinstance(sample, Tensor) else sample
+
+
+def _checked(shown: Any) -> Any:
+    """Return what a transform gave.
+
+    Raises:
+        ValueError: If it is float64: networks are float32.
+    """
+    for one in shown.values() if isinstance(shown, dict) else (shown,):
+        if isinstance(one, Tensor) and one.dtype == torch.float64:
+            raise ValueError("a transform must return float32, as networks are, but returned float64: call .float().")
+    return shown
+
+
 def _checked_pair(given: Any) -> tuple[Any, Any]:
     if not isinstance(given, tuple | list) or len(given) != 2:
         raise ValueError(f"a joint transform must return (input, target), but returned {type(given).__name__}.")
-    return given[0], given[1]
+    return _checked(given[0]), _checked(given[1])

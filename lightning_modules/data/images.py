@@ -89,6 +89,10 @@ class PictureDataset(Dataset[Any]):
         if not isinstance(pixels, Tensor) or pixels.ndim != 3 or len(pixels) != 3:
             found = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
             raise ValueError(f"a transform must return pixels (3, H, W), but returned {found}.")
+        if not pixels.is_floating_point() and pixels.dtype != torch.uint8:
+            raise ValueError(
+                f"a transform must return uint8 or floats in [0, 1], but got {pixels.dtype}; .to(torch.uint8) does."
+            )
         if pixels.is_floating_point() and not -_ROUNDING <= float(pixels.min()) <= float(pixels.max()) <= 1 + _ROUNDING:
             raise ValueError(
                 f"a transform must return uint8 or floats in [0, 1], but returned {float(pixels.min()):.3g} to "

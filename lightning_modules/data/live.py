@@ -43,7 +43,8 @@ class LiveTeacher:
             logits = [call(network, inputs) for network in self._networks]
             found["logits"] = logits[0] if len(logits) == 1 else self._average(logits)
         self._check_mode()
-        return {name: values.clone() for name, values in found.items()}  # what is trained on is no inference tensor
+        # What is trained on is no inference tensor, and float32, as stored outputs are.
+        return {name: values.clone().float() for name, values in found.items()}
 
     def _check_mode(self) -> None:
         for network in self._networks:

@@ -56,8 +56,13 @@ class Views(ABC):
     def __post_init__(self) -> None:
         if self.count < 1:
             raise ValueError(f"a sample must have at least 1 view, but got {self.count=}.")
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed must lie in [0, 2^31), but got {self.seed=}.")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed must lie in [0, 2^31), a whole number, but got {self.seed=}.")
+        if self.mix is not None and not callable(self.mix):
+            raise ValueError(
+                f"mix of views must mix the samples of batches, as MixUp(..) does, but got {self.mix!r}; call a "
+                "parameter of your own by another name."
+            )
 
     @property
     def can_be_stored(self) -> bool:

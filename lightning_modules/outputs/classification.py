@@ -57,6 +57,8 @@ class Classification(CategoricalOutput):
 
     def view_targets_fault(self, targets: Tensor, labels: Tensor, size: int) -> str | None:
         """Return what probabilities of a view must be, and are not; ``None`` if they are right."""
+        if targets.dtype == torch.int64 and targets.shape == labels.shape:
+            return None  # of a transform that is given the label
         shape = (len(labels), size)
         if tuple(targets.shape) != shape or not targets.is_floating_point():
             wanted = f"probabilities of the {size} classes, floats of shape {shape} for {len(labels)} samples"

@@ -13,22 +13,23 @@ import torch
 from torch import Tensor, nn
 
 from harness.core.errors import HarnessError
-from harness.teachers.asking import AskingCosts, asking_costs, how_to_ask, live_teacher, told
+from harness.teachers.asking import AskingCosts, asking_costs, check_can_be_asked, how_to_ask, live_teacher, told
 from harness.teachers.kinds.function import FunctionTeacher
 from lightning_modules.data import Augment, MixUp, Split, TensorDataModule
 from lightning_modules.data.views import ShiftedViews, Views
 
 COSTS = AskingCosts(samples=1000, views=4, sample_s=0.002, sample_bytes=40, epochs=10, trials=50, free_bytes=10_000_000)
-NETWORK = [SimpleNamespace(black_box=None)]
-BLACK_BOX = [SimpleNamespace(black_box=FunctionTeacher(lambda inputs: inputs, digest="x"))]
+BLACK_BOX = FunctionTeacher(lambda inputs: inputs, digest="x")
 
 
 def data_with(views: Views | None) -> Any:
     return SimpleNamespace(views=views)
 
 
-def way(asked: str, views: Views | None = None, *, before: str | None = None, **costs: Any) -> str:
-    return how_to_ask(asked, before, NETWORK, data_with(views), replace(COSTS, **costs))  # type: ignore[arg-type]
+def way(
+    asked: str, views: Views | None = None, *, before: str | None = None, may_be_live: bool = True, **costs: Any
+) -> str:
+    return how_to_ask(asked, before, data_with(views), replace(COSTS, **costs), may_be_live=may_be_live)
 
 
 def test_costs_of_either_way_are_multiples_of_what_a_sample_takes() -> None:
@@ -58,18 +59,21 @@ def test_a_study_goes_on_as_it_began() -> None:
 def test_fresh_and_mixed_samples_are_asked_about_live(views: Views, what: str) -> None:
     assert way("auto", views) == way("live", views) == "live"
     with pytest.raises(HarnessError, match=f"--teacher-outputs stored is impossible where {what}"):
-        way("stored", views)
+        check_can_be_asked("stored", data_with(views))
+    check_can_be_asked("auto", data_with(views))
 
 
 def test_a_teacher_that_is_no_network_is_asked_once() -> None:
-    def of(asked: str, views: Views | None) -> str:
-        return how_to_ask(asked, None, BLACK_BOX, data_with(views), None)  # type: ignore[arg-type]
-
-    assert of("auto", None) == of("stored", ShiftedViews()) == "stored"
+    check_can_be_asked("auto", data_with(None), BLACK_BOX)
+    check_can_be_asked("stored", data_with(ShiftedViews()), BLACK_BOX)
     with pytest.raises(HarnessError, match=r"--teacher-outputs live needs a teacher that .* but this is a FunctionTea"):
-        of("live", None)
+        check_can_be_asked("live", data_with(None), BLACK_BOX)
     with pytest.raises(HarnessError, match="fresh views need a teacher that can be asked about each batch"):
-        of("auto", Augment(abs, views="fresh"))
+        check_can_be_asked("auto", data_with(Augment(abs, views="fresh")), BLACK_BOX)
+
+
+def test_outputs_are_stored_where_methods_or_teacher_are_not_fit_for_a_live_one() -> None:
+    assert way("auto", trials=1, epochs=3, may_be_live=False) == "stored"
 
 
 def test_both_ways_are_told_with_bytes_and_times() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from lightning_modules.batch import Batch, Inputs
 from lightning_modules.data import Augment, CutMix, DatasetDataModule, Mix, MixUp, Split, TensorDataModule
 from lightning_modules.data.live import LiveTeacher
-from lightning_modules.data.views import ShiftedViews
+from lightning_modules.data.views import ShiftedViews, Views
 from lightning_modules.outputs import Classification, MultiLabel, Regression, Segmentation
 
 SIZE = 20
@@ -246,7 +246,7 @@ def test_what_can_not_be_augmented_or_mixed_is_refused() -> None:
         Augment("flip")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"mix must be MixUp\(\.\.\)"):
         Augment(mix=0.2)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="alpha of MixUp must be a number above 0, but got 0"):
+    with pytest.raises(ValueError, match="alpha of MixUp must be a finite number above 0, but got 0"):
         MixUp(0)
     with pytest.raises(ValueError, match=r"needs a transform of \(input, target\)"):
         Augment(mix=MixUp(), joint=True)
@@ -267,6 +267,52 @@ def test_what_can_not_be_augmented_or_mixed_is_refused() -> None:
         Augment(lambda sample: "text").of(torch.ones(2, 3), torch.arange(2), 0)
     with pytest.raises(ValueError, match=r"one shape, but gave \(1,\) and \(2,\)"):
         Augment(lambda sample: sample[: int(sample[0])]).of(torch.tensor([[1.0, 1, 1], [2, 2, 2]]), torch.arange(2), 0)
+
+
+def test_a_transform_that_works_in_place_does_not_reach_the_sample() -> None:
+    for data in (held(Augment(lambda x: x.add_(1.0), views=2)), read(Augment(lambda x: x.add_(1.0), views=2))):
+        shown = [inputs_by_id(data, epoch) for epoch in range(3)]
+        assert all(torch.equal(one, shown[0]) for one in shown)
+        torch.testing.assert_close(shown[0], tensor(split_of(SIZE).inputs) + 1)
+
+
+def test_what_networks_can_not_take_is_refused_where_it_is_made() -> None:
+    for data in (held(Augment(lambda x: x.double())), read(Augment(lambda x: x.double()))):
+        with pytest.raises(ValueError, match=r"must return float32, as networks are, but returned float64"):
+            batches(data, 0)
+    with pytest.raises(ValueError, match="a finite number above 0, but got inf"):
+        MixUp(float("inf"))
+    with pytest.raises(ValueError, match=r"a whole number, but got self.seed=1\.5"):
+        Augment(noisy, seed=1.5)  # type: ignore[arg-type]
+
+    @dataclass(frozen=True)
+    class Own(Views):
+        mix: float = 0.3  # type: ignore[assignment]
+
+        def of(self, inputs: Inputs, ids: Tensor, view: int) -> Inputs:
+            return inputs
+
+    with pytest.raises(ValueError, match=r"mix of views must mix .* but got 0\.3; call a parameter of"):
+        Own()
+
+
+def test_names_of_a_dict_of_inputs_stay_the_same() -> None:
+    def odd(sample: Any) -> Any:
+        return sample if sample["x"] > 1 else {"x": sample["x"], "y": sample["x"]}
+
+    with pytest.raises(ValueError, match="must give all samples the same names, x, y, in one order"):
+        Augment(odd).of({"x": torch.tensor([1.0, 2.0])}, torch.arange(2), 0)
+
+
+def test_a_joint_transform_may_leave_the_label_of_a_class_as_it_is() -> None:
+    augment = Augment(lambda x, y: (x + 1, y), views="fresh", joint=True)
+    labels = split_of(SIZE).labels
+    for data in (held(augment), read(augment)):
+        for batch in batches(data, 1):
+            assert torch.equal(batch.target, labels[batch.ids]) and batch.target.dtype == torch.int64
+        targets = data.shown(torch.arange(4), 0)[1]
+        assert targets is not None and Classification().view_targets_fault(targets, labels[:4], 3) is None
+        assert not Classification().are_mixed(targets)
 
 
 def test_targets_are_softened_by_the_kind_of_output() -> None:
@@ -346,6 +392,9 @@ class TestPictures:
         data = ImageFolders(folder, size=8, augment=Augment(lambda pixels: pixels.float() / 128 - 1, views="fresh"))
         with pytest.raises(ValueError, match="leave normalising to mean= and std= of the folder"):
             batches(data, 0)
+        whole = ImageFolders(folder, size=8, augment=Augment(lambda pixels: pixels.int(), views="fresh"))
+        with pytest.raises(ValueError, match=r"floats in \[0, 1\], but got torch\.int32; \.to\(torch\.uint8\) does"):
+            batches(whole, 0)
         odd = ImageFolders(folder, size=8, augment=Augment(lambda pixels: pixels[0], views="fresh"))
         with pytest.raises(ValueError, match=r"must return pixels \(3, H, W\), but returned \(8, 12\)"):
             batches(odd, 0)

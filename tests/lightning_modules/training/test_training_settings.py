@@ -48,7 +48,7 @@ def test_each_keyword_has_a_check_and_each_check_a_keyword() -> None:
         ({"ema_decay": 1.0}, r"ema_decay must be in \(0, 1\), but got 1.0"),
         ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), but got 1.0"),
         ({"groups": {"head.*": 10.0}}, "groups must be patterns of names with factors, as .*but got {'head.*': 10.0}"),
-        ({"groups": {"head.*": {"lr": 10.0}}}, "groups must be one of learning_rate, weight_decay, but got"),
+        ({"groups": {"head.*": {"lr": 10.0}}}, "groups must be one of learning_rate, weight_decay, frozen, but got"),
         ({"groups": {"head.*": {"learning_rate": -1.0}}}, "groups must be factors of at least 0 and finite, but got"),
         ({"groups": ["head.*"]}, "groups must be patterns of names with factors"),
     ],
