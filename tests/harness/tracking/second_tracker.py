@@ -62,11 +62,11 @@ class JsonLinesStore:
             progress.save(folder)
 
     def publish(self, folder: Path, file: Path, *, anew: bool) -> None:
-        """Do nothing: ``shares_files`` is false."""
+        """Raise an error: nobody calls it, for ``shares_files`` is false."""
         raise NotImplementedError
 
     def fetch(self, folder: Path, file: Path, run_key: str) -> bool:
-        """Do nothing: ``shares_files`` is false."""
+        """Raise an error: nobody calls it, for ``shares_files`` is false."""
         raise NotImplementedError
 
     def mark_interrupted(self, folder: Path) -> None:
