@@ -132,7 +132,7 @@ def search(
         slurm: Slurm: further options of sbatch, by name.
         ray_address: Ray: the cluster.
         storage: The study's database; by default ``$KD_STORAGE`` or ``sqlite:///optuna.db``.
-        tracking_uri: MLflow's address; by default ``$MLFLOW_TRACKING_URI`` or ``sqlite:///mlflow.db``.
+        tracking_uri: Address of a tracker, MLflow by default: ``$MLFLOW_TRACKING_URI`` or ``sqlite:///mlflow.db``.
         runs_dir: Folder of caches, checkpoints and reports; by default ``$KD_RUNS_DIR`` or ``mlruns``.
         unknown: None: any other keyword is a mistake.
 

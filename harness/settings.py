@@ -54,7 +54,7 @@ class Places:
 
     Attributes:
         storage: Optuna's storage address: ``sqlite:///…`` or ``postgresql…://…``.
-        tracking_uri: MLflow's tracking address.
+        tracking_uri: Address of a tracker, MLflow by default.
         runs_dir: Folder of caches, checkpoints and run artifacts.
         program: What starts this program's commands, in the hints of messages.
     """
@@ -157,7 +157,7 @@ class Settings(StudyPlaces):
 
     @property
     def experiment(self) -> str:
-        """MLflow's experiment."""
+        """The tracker's experiment."""
         return f"kd-{self.space_name}"
 
 

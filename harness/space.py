@@ -52,6 +52,10 @@ LABELS_ALONE = {LABELS: 1.0, "temperature": 1.0}
 """Distillation parameters with all weight on the labels; the temperature then has no effect."""
 LOSS_NAMES = ("temperature", "alpha")
 """Parameters of every control's loss, whatever the method: a parameter of the student can't have these names."""
+_HOW_METHODS = (
+    "; this space has one method: search one whose name ends in -methods (--help lists the spaces), or name methods in "
+    "a space file, as distillation={'soft_target': {…}, 'hint': {…}}."
+)
 
 
 @dataclass(frozen=True)
@@ -270,9 +274,11 @@ class SearchSpace:
         """
         unknown = sorted(set(values) - set(self.distributions))
         if unknown:
+            asks_for_methods = unknown[0] == METHOD and not self.trains_itself
+            remedy = did_you_mean(unknown[0], self.distributions, otherwise=".")
             raise HarnessError(
                 f"--fix must name a parameter of the space ({', '.join(self.distributions)}), but got {unknown[0]!r}"
-                f"{did_you_mean(unknown[0], self.distributions, otherwise='.')}"
+                f"{_HOW_METHODS if asks_for_methods else remedy}"
             )
 
         def narrowed(group: Distributions) -> Distributions:

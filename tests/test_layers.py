@@ -121,3 +121,10 @@ def test_the_architecture_lists_every_file() -> None:
             assert (
                 path.name == "__init__.py" or place.name in kept or in_folder in listed or path.name == "__main__.py"
             ), f"{path.relative_to(ROOT)} is missing"
+
+
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "CONTRIBUTING.md"])
+def test_files_that_a_table_of_changes_names_exist(page: str) -> None:
+    text = (ROOT / page).read_text().partition("## Every file")[0]
+    named = set(re.findall(r"(?<![\w.-])(?:tests|harness|search_spaces|lightning_modules)/[\w/.]*\w", text))
+    assert named and [name for name in named if not (ROOT / name).exists()] == []

@@ -50,7 +50,7 @@ Exit code: 0 all is well, 1 a check failed, 2 the command can't be run."""
 _MOVE = """\
 Move a study to another storage, with all its trials and what is known of them:
 from the file where it began to a server that many machines reach, or back. Its
-runs folder stays, so interrupted trials resume and MLflow's runs continue. No
+runs folder stays, so interrupted trials resume and tracked runs continue. No
 process may be working on the study. An interrupted move leaves the study where
 it was, and the same command repeats it. Afterwards the old storage says where
 the study went."""
@@ -62,8 +62,8 @@ left. The pace is measured by the clocks of the machines that work on it."""
 
 _REPORT = """\
 Show a study's front and its picks, at any time, also during the search; write
-tables and plots, and log them to MLflow, with those of the study's runs that it
-lacks."""
+tables and plots, and log them to the tracker, with those of the study's runs
+that it lacks."""
 
 _STUDY = "name of the study (default: the only one; several are listed)"
 

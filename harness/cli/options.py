@@ -20,7 +20,7 @@ ACCELERATOR = option("--accelerator", "NAME", "Lightning's accelerator: auto, cp
 ACCEPT_CHANGES = switch(
     "--accept-changes",
     "resume a study although its space file, the modules that it imports, start weights or teacher have changed; the "
-    "change, and before which trial, is noted in the study and in MLflow",
+    "change, and before which trial, is noted in the study and at the tracker",
 )
 STORAGE = option(
     "--storage",

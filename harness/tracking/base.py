@@ -23,16 +23,40 @@ class RunStore(Protocol):
 
     A spool (``harness.tracking.spool.SPOOL`` in a run's folder) holds lines of JSON with an ``event`` each:
 
+    ============= =================================================================================================
+    ``run``       begins a run, once (skip others): ``name``, ``tags``, ``params`` (text), ``parent``, ``taken_ms``
+    ``metrics``   ``values`` by name, with a ``step``, the epoch from 0, or ``None`` for the whole run
+    ``tags``      ``values`` by name: they replace those of the same names
+    ``artifact``  ``path`` of a file or folder that belongs to the run, relative to the run's folder
+    ``state``     ``state``: RUNNING (again whenever a process goes on), WAITING (interrupted), COMPLETE, PRUNED or
+                  FAIL; ``kept``, if not 0: epochs that were restored from a checkpoint
+    ``elsewhere`` ``taken_ms``: this machine goes on with a run of which another machine may have sent events
+    ============= =================================================================================================
+
+    Fields beside those:
+
     ============ ==================================================================================================
-    ``run``      begins a run: ``name``, ``tags``, ``params``; ``tags["kd.run_key"]`` is the same on every machine
-    ``metrics``  ``values`` by name, with a ``step``, the epoch, or ``None``
-    ``tags``     ``values`` by name
-    ``artifact`` ``path`` of a file or folder that belongs to the run
-    ``state``    ``state``: RUNNING, WAITING (interrupted), COMPLETE, PRUNED or FAIL
+    ``time_ms``  of every event: when it was written, Unix time in ms
+    ``unsure``   of any event, true: the worker's heartbeat was overdue, so another machine may own the run by then
+    ``parent``   of ``run``: folder of the parent run's spool, relative to the run's folder, or ``None``
+    ``taken_ms`` of ``run`` (left out where only one machine knows it) and ``elsewhere``: since when this folder owns it
     ============ ==================================================================================================
 
-    Each has its time too. A store keeps in ``SendProgress`` how far it has sent a spool, and the last state that it
-    sent. It holds ``exclusive(folder / MIRROR_LOCK)`` while it sends: several processes may send one spool.
+    Tags of ``run`` that a store may rely on; other names that begin with ``kd.`` are for people:
+
+    ============== ================================================================================================
+    ``kd.run_key`` of every run: the same on every machine, and no other run has it
+    ``kd.role``    of every run: study, teacher, trial, control or confirm
+    ``kd.study``   of all but teachers: name of the study
+    ``kd.trial``   of trials: number of the trial
+    ============== ================================================================================================
+
+    ``USER_TAG``, ``SOURCE_TAG``, ``COMMIT_TAG`` and ``NOTE_TAG`` of ``harness.tracking.spool`` may be shown in places
+    of their own.
+
+    A store keeps in ``SendProgress`` how far it has sent a spool, and the last state that it sent. It holds
+    ``exclusive(folder / MIRROR_LOCK)`` while it sends: several processes may send one spool. A process can be killed
+    after events were sent and before the progress was saved, so the progress alone can't tell what was sent.
 
     Attributes:
         experiment_id: The tracker's own name of the experiment.

@@ -227,6 +227,12 @@ def test_the_middle_is_a_method_s_own() -> None:
     assert of_methods().middle("label_smoothing").keys() == {"width", "method", "smoothing"}
 
 
+def test_a_method_that_is_held_where_none_is_searched_is_refused_with_how_methods_are_searched() -> None:
+    with pytest.raises(HarnessError, match=r"'method'; .* -methods .*, or .* distillation=\{'soft_target'") as one:
+        SPACE.fixed({"method": "hint"})
+    assert "\n" not in str(one.value)
+
+
 def test_a_method_is_held_fixed_with_its_own_parameters_only() -> None:
     held = of_methods().fixed({"method": "soft_target", "alpha": "0.25"})
     assert list(held.methods) == ["soft_target"]

@@ -23,6 +23,7 @@ from harness.preparation.method_checks import (
 from harness.space import SearchSpace
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.features import probe_features
+from lightning_modules.methods import METHODS
 from search_spaces import digits, digits_methods, fashion_mnist_methods
 
 ALPHA, WEIGHT = FloatDistribution(0.0, 1.0), FloatDistribution(1.0, 10.0)
@@ -121,7 +122,7 @@ def test_layers_of_several_teachers_are_refused_with_what_to_do() -> None:
         check_teachers(digits_methods.SPACE.fixed({"method": "hint"}), 2)
 
 
-@pytest.mark.parametrize("method", ["decoupled", "standardized"])
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.least_classes == 3])
 def test_methods_that_say_nothing_of_two_classes_are_refused_with_what_to_do(method: str) -> None:
     check_classes(digits_methods.SPACE, 3)
     check_classes(digits_methods.SPACE.fixed({"method": "correlation"}), 2)

@@ -14,10 +14,11 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run, RunStatus, ViewType
 from mlflow.exceptions import MlflowException
+from store_contract import StoreContract
 
 from harness.core.content import FolderLock, LeaseLock
 from harness.core.errors import HarnessError
-from harness.tracking.base import find_tracker
+from harness.tracking.base import RunStore, find_tracker
 from harness.tracking.mirror import Mirror
 from harness.tracking.mirror_process import _mark_if_interrupted
 from harness.tracking.progress import STATE_FILE, is_sent
@@ -104,6 +105,27 @@ WHOLE = (
     metrics(None, 4, parameters=1234.0),
     state("COMPLETE", 5),
 )
+
+
+class TestMlflow(StoreContract):
+    """MLflow's store keeps the contract of every store."""
+
+    @pytest.fixture(autouse=True)
+    def _empty(self, empty_store: Path) -> None:
+        self.empty = empty_store
+
+    def open_store(self, place: Path) -> MlflowStore:
+        if not (place / "mlflow.db").exists():
+            shutil.copy(self.empty, place / "mlflow.db")
+        return MlflowStore(f"sqlite:///{place}/mlflow.db", "kd-test", place / "mlruns")
+
+    def points(self, store: RunStore, name: str) -> list[tuple[str, int, float]]:
+        assert isinstance(store, MlflowStore)
+        return [(name, step, value) for run in runs(store) for step, _, value in history(store, run, name)]
+
+    def states(self, store: RunStore) -> list[str]:
+        assert isinstance(store, MlflowStore)
+        return [state for run in runs(store) for state, status in RUN_STATUS.items() if status == run.info.status]
 
 
 def test_a_spool_becomes_a_run_with_all_that_it_says(store: MlflowStore, tmp_path: Path) -> None:

@@ -11,72 +11,55 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import second_tracker
 from conftest import EXAMPLE, PATIENCE_S, ROOT, environment, load
+from second_tracker import JsonLinesStore
+from store_contract import StoreContract, begun
 
 from harness.core.errors import HarnessError
-from harness.tracking.base import find_tracker
+from harness.tracking.base import RunStore, find_tracker
+from harness.tracking.progress import STATE_FILE
 from harness.tracking.trackers.mlflow import MlflowTracker
 
-JSON_LINES = '''\
-"""Events of all runs as lines of JSON in one file."""
-
-import json
-import sys
-from pathlib import Path
-
-from harness.tracking.base import Tracker
-from harness.tracking.progress import SendProgress
-from harness.tracking.spool import SPOOL, read_events, read_events_until
+SAMPLE = Path(second_tracker.__file__)
+ORIGIN = '"experiment": self.experiment_id'
 
 
-class JsonLinesTracker(Tracker):
-    name = "JSON lines"
-    schemes = ("jsonl",)
-    shares_files = False
+class TestJsonLines(StoreContract):
+    """The sample keeps the contract."""
 
-    def open(self, experiment, artifact_root, *, say):
-        return JsonLinesStore(Path(self.address.removeprefix("jsonl://")), experiment)
+    def open_store(self, place: Path) -> JsonLinesStore:
+        return JsonLinesStore(place / "runs.jsonl", "kd-test")
 
-    def ui_command(self, executable):
-        return None
+    def points(self, store: RunStore, name: str) -> list[tuple[str, int, float]]:
+        logged = [line for line in _lines(store) if line["event"] == "metrics"]
+        return [(name, line["step"], line["values"][name]) for line in logged]
 
-    def runs_page(self, experiment_id, *, study, metric):
-        return f"file://{self.address.removeprefix('jsonl://')}#{study}/{metric}"
+    def states(self, store: RunStore) -> list[str]:
+        return [*{line["run"]: line["state"] for line in _lines(store) if line["event"] == "state"}.values()]
+
+    def test_an_interrupted_run_has_one_line_that_says_so(self, tmp_path: Path) -> None:
+        store, folder = self.open_store(tmp_path), begun(tmp_path)
+        store.send(folder)
+        before = (folder / STATE_FILE).read_text()
+        store.mark_interrupted(folder)
+        (folder / STATE_FILE).write_text(before)  # as after a kill before the progress was saved
+        store.mark_interrupted(folder)
+        assert [line["state"] for line in _lines(store) if line["event"] == "state"] == ["RUNNING", "WAITING"]
+
+    def test_a_line_that_was_torn_by_a_kill_is_written_whole(self, tmp_path: Path) -> None:
+        store, folder = self.open_store(tmp_path), begun(tmp_path)
+        store.send(folder)
+        whole = store.file.read_bytes()
+        store.file.write_bytes(whole[:-5])
+        (folder / STATE_FILE).unlink()
+        store.send(folder)
+        assert store.file.read_bytes() == whole
 
 
-class JsonLinesStore:
-    def __init__(self, file, experiment):
-        file.touch()
-        self.file, self.experiment_id, self.identity = file, experiment, str(file)
-
-    def _append(self, folder, events, end):
-        key = read_events(folder / SPOOL)[0]["tags"]["kd.run_key"]
-        origin = {"run": key, "experiment": self.experiment_id, "end": end, "has_mlflow": "mlflow" in sys.modules}
-        with open(self.file, "a") as lines:
-            lines.write("".join(json.dumps({**origin, **event}) + "\\n" for event in events))
-        states = [event["state"] for event in events if event["event"] == "state"]
-        return states[-1:]
-
-    def send(self, folder):
-        progress = SendProgress.load(folder, self.identity)
-        events, end = read_events_until(folder / SPOOL, progress.offset)
-        if events:
-            progress.state = (self._append(folder, events, end) or [progress.state])[0]
-            progress.offset = end
-            progress.save(folder)
-
-    def publish(self, folder, file, *, anew):
-        raise NotImplementedError
-
-    def fetch(self, folder, file, run_key):
-        raise NotImplementedError
-
-    def mark_interrupted(self, folder):
-        progress = SendProgress.load(folder, self.identity)
-        if progress.state == "RUNNING":
-            (progress.state,) = self._append(folder, [{"event": "state", "state": "WAITING"}], progress.offset)
-            progress.save(folder)
-'''
+def _lines(store: RunStore) -> list[dict[str, Any]]:
+    assert isinstance(store, JsonLinesStore)
+    return [json.loads(line) for line in store.file.read_text().splitlines()]
 
 
 @pytest.fixture
@@ -84,7 +67,10 @@ def tree(tmp_path: Path) -> Path:
     """A copy of the harness with one file more, and the README's example."""
     shutil.copytree(ROOT / "harness", tmp_path / "harness")
     shutil.copy(ROOT / "search.py", tmp_path)
-    (tmp_path / "harness" / "tracking" / "trackers" / "jsonl.py").write_text(JSON_LINES)
+    sample = SAMPLE.read_text()
+    assert sample.count(ORIGIN) == 1
+    traced = sample.replace(ORIGIN, f'{ORIGIN}, "has_mlflow": "mlflow" in __import__("sys").modules')
+    (tmp_path / "harness" / "tracking" / "trackers" / "jsonl.py").write_text(traced)
     (tmp_path / "cancer.py").write_text(EXAMPLE)
     return tmp_path
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
+import re
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from harness.tracking.base import RunStore
 from harness.tracking.spool import SPOOL, STATES, Spool, curves, read_events, read_events_until
 
 
@@ -19,6 +22,23 @@ def lines_of(folder: Path) -> list[dict[str, Any]]:
     """The file as JSON lines, read without the code under test; times apart."""
     events = [json.loads(line) for line in (folder / SPOOL).read_text().splitlines()]
     return [{key: value for key, value in event.items() if key != "time_ms"} for event in events]
+
+
+def test_every_event_and_field_of_a_spool_is_in_the_contract_of_trackers(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "3", is_valid=lambda: False)
+    for _ in range(2):
+        spool.begin("trial-0003", tags={}, params={}, parent=tmp_path, taken_ms=1)
+    spool.set_state("RUNNING", kept=2)
+    spool.metrics({"loss": 1.0}, step=0)
+    spool.tags({"kd.role": "trial"})
+    spool.artifact(tmp_path / "3" / "a.txt")
+    spool.close()
+    named = set(re.findall(r"``(\w+)``", str(RunStore.__doc__)))
+    events = read_events(tmp_path / "3" / SPOOL)
+    assert {name for event in events for name in (event["event"], *event)} - {"event"} <= named
+    assert {*STATES} <= set(re.findall(r"[A-Z]+", str(RunStore.__doc__)))
+    written = set(re.findall(r'_append\(\s*"(\w+)"', inspect.getsource(Spool)))
+    assert {event["event"] for event in events} == written  # none was forgotten here
 
 
 def test_an_event_is_on_disk_at_once_with_the_time(tmp_path: Path) -> None:

@@ -15,11 +15,13 @@ from scipy.special import log_softmax, rel_entr, softmax
 from scipy.stats import pearsonr
 from torch import Tensor
 
+from lightning_modules import losses
 from lightning_modules.losses import (
     correlation_loss,
     decoupled_loss,
     distillation_loss,
     hard_label_loss,
+    response,
     self_distillation_loss,
     smoothed_label_loss,
     soft_target_loss,
@@ -402,13 +404,23 @@ def test_a_constant_row_is_standardized_to_a_uniform_prediction_without_gradient
     assert student.grad is not None and not student.grad.any()
 
 
-KNOBS = {
+OF_LOGITS = [loss for name, loss in vars(response).items() if name in losses.__all__]
+KNOBS: dict[Callable[..., Tensor], dict[str, tuple[float, float]]] = {
+    soft_target_loss: {"temperature": (2.0, 3.0)},
+    distillation_loss: {"alpha": (0.3, 0.4), "temperature": (2.0, 3.0)},
     smoothed_label_loss: {"smoothing": (0.1, 0.2)},
     self_distillation_loss: {"trust": (0.3, 0.4)},
     decoupled_loss: {"temperature": (2.0, 3.0), "target_weight": (1.0, 2.0), "non_target_weight": (4.0, 5.0)},
     correlation_loss: {"temperature": (2.0, 3.0), "inter_weight": (1.0, 2.0), "intra_weight": (1.0, 2.0)},
     standardized_soft_target_loss: {"temperature": (2.0, 3.0)},
 }
+
+
+def test_every_parameter_of_every_loss_of_logits_is_tested_below() -> None:
+    given = {loss: inspect.signature(loss).parameters.values() for loss in OF_LOGITS}
+    knobs = {loss: {one.name for one in given[loss] if one.kind == one.KEYWORD_ONLY} for loss in OF_LOGITS}
+    tested = {loss: set(values) for loss, values in KNOBS.items()}
+    assert tested == {loss: names for loss, names in knobs.items() if names}
 
 
 @pytest.mark.parametrize(

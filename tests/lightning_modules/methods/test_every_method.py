@@ -36,7 +36,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "teacher_values": {"alpha": 0.3},
     "bounded_regression": {"bounded_weight": 0.5, "margin": 12.0},
 }
-OF_NUMBERS = ("teacher_values", "bounded_regression")
+OF_NUMBERS = [name for name, method in METHODS.items() if method.needs_values]
 EACH = [(method, name) for method, given in PARAMETERS.items() for name in given]
 BATCH, CLASSES = 6, 4
 

@@ -18,7 +18,7 @@ from lightning_modules.losses import (
     smoothed_label_loss,
     standardized_soft_target_loss,
 )
-from lightning_modules.methods import DistillationCriterion, HardLabelCriterion, make_criterion
+from lightning_modules.methods import METHODS, DistillationCriterion, HardLabelCriterion, make_criterion
 
 
 def a_batch(rows: int = 6, classes: int = 4) -> tuple[torch.Tensor, Batch]:
@@ -86,5 +86,6 @@ def test_each_method_is_the_loss_of_its_paper_beside_the_labels() -> None:
         "correlation": hard + correlation_loss(logits, teacher, temperature=3.0, inter_weight=2.0, intra_weight=0.5),
         "label_smoothing": smoothed_label_loss(logits, labels, smoothing=0.1),
     }
+    assert set(expected) == {name for name, one in METHODS.items() if one.needs_classes and not one.needs_one_row}
     found = {method: weighted_sum(make_criterion(method, **PARAMETERS[method])(logits, batch)) for method in expected}
     assert {m: float(v) for m, v in found.items()} == pytest.approx({m: float(v) for m, v in expected.items()})
