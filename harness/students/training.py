@@ -119,6 +119,8 @@ class ModuleTraining:
     ) -> None:
         self._data = with_batches_of(data, space.task.training)
         self._data.seed, self._data.teacher_layers = order_seed, ()
+        if not configuration.is_taught:
+            self._data.live = None
         seed_all(seed, torch.device("cpu"))  # weights are drawn on the CPU, whatever the device
         module = build_student(space, configuration.params(), data)
         assert isinstance(module, pl.LightningModule)  # it was checked where it was built
