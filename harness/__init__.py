@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from harness.api import Result, load_study, search
     from harness.space import Method, SearchSpace
+    from harness.space_families import Choice
     from harness.task import Task
 
-__all__ = ["Method", "Result", "SearchSpace", "Task", "load_study", "search"]
+__all__ = ["Choice", "Method", "Result", "SearchSpace", "Task", "load_study", "search"]
 
 _PLACES = {
+    "Choice": "harness.space_families",
     "Method": "harness.space",
     "Result": "harness.api",
     "SearchSpace": "harness.space",

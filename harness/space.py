@@ -29,6 +29,7 @@ from harness.space_checks import (
     check_task,
     keywords_of,
 )
+from harness.space_families import Choice, family_groups, kept_families
 from harness.space_files import run_space_file
 from harness.space_module import LABELS, OWN_TRAINING, check_module_space
 from harness.space_ranges import hold, listed, middle_of, suggest
@@ -50,6 +51,8 @@ METHOD = "method"
 """Name of the parameter that chooses among methods."""
 LABELS_ALONE = {LABELS: 1.0, "temperature": 1.0}
 """Distillation parameters with all weight on the labels; the temperature then has no effect."""
+Branch = tuple[str, str]
+"""The name of a method and of a family of students; the latter is empty where there are no families."""
 LOSS_NAMES = ("temperature", "alpha")
 """Parameters of every control's loss, whatever the method: a parameter of the student can't have these names."""
 _HOW_METHODS = (
@@ -98,7 +101,8 @@ class SearchSpace:
 
     Attributes:
         task: What is being compressed.
-        student: Architecture; reaches ``task.student``, or ``task.module``.
+        student: Architecture; reaches ``task.student``, or ``task.module``. Families of students with parameters of
+            their own are a ``Choice``.
         distillation: ``temperature`` and ``alpha`` (the weight of the **hard-label** loss). Or, by name of a method
             (``lightning_modules.methods.METHODS``, or any other name with a ``Method`` of one's own), the parameters
             of each: ``method`` is searched then too, and a method's parameters exist in its own trials only. Of a
@@ -107,6 +111,8 @@ class SearchSpace:
             ``task.training``. Of a task with ``module``: other keywords of it, which its tuned controls vary.
         epochs: Epochs of a trial, unless the command line says otherwise.
         code: The source code of the space file and of the modules that it imports; set by ``load_space``.
+        chooser: The parameter that chooses a family of students; set by a ``Choice``, and empty without one.
+        families: The names of the parameters of each family; set by a ``Choice``.
 
     Raises:
         ValueError: If a parameter's name is unknown to the function that it should reach, missing, or used twice.
@@ -118,9 +124,14 @@ class SearchSpace:
     training: Distributions = field(default_factory=dict)
     epochs: int = 20
     code: Code = field(default_factory=Code, repr=False, compare=False)
+    chooser: str = ""
+    families: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_task(self.task, epochs=self.epochs)
+        if isinstance(self.student, Choice):
+            object.__setattr__(self, "chooser", self.student.name)
+            object.__setattr__(self, "families", self.student.names)
         object.__setattr__(self, "student", {name: storable(name, dist) for name, dist in self.student.items()})
         if self.trains_itself:
             groups = {"student": self.student, "distillation": self.distillation, "training": self.training}
@@ -240,17 +251,36 @@ class SearchSpace:
         return {**self.student, **self._method, **parameters, **self.training}
 
     @cached_property
-    def branches(self) -> dict[str, dict[str, BaseDistribution]]:
-        """Return the distributions of a trial of each method, by name."""
+    def branches(self) -> dict[Branch, dict[str, BaseDistribution]]:
+        """Return the distributions of a trial of each method and family, by name."""
         return {
-            method: {**self.student, **self._method, **parameters, **self.training}
+            (method, family): {
+                **{name: self.student[name] for name in group},
+                **self._method,
+                **parameters,
+                **self.training,
+            }
             for method, parameters in self.methods.items()
+            for family, group in self.student_groups.items()
         }
+
+    @cached_property
+    def student_groups(self) -> dict[str, dict[str, BaseDistribution]]:
+        """Return the distributions of each family's students, the choice held; all under "" without families."""
+        return family_groups(self.student, self.chooser, self.families)
+
+    def branch_key(self, params: Mapping[str, Any]) -> Branch:
+        """Return the method and the family of a configuration."""
+        return params.get(METHOD, next(iter(self.methods))), params.get(self.chooser, "") if self.chooser else ""
 
     def branch_of(self, params: Mapping[str, Any]) -> dict[str, BaseDistribution] | None:
         """Return the distributions of a configuration's parameters; ``None`` if it is not complete."""
-        branch = self.branches.get(params.get(METHOD, next(iter(self.methods))), {})
+        branch = self.branches.get(self.branch_key(params), {})
         return branch if branch.keys() == params.keys() else None
+
+    def architecture_of(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those of a configuration's parameters that are its student's."""
+        return {name: params[name] for name in self.student if name in params}
 
     def fault(self, values: Mapping[str, Any]) -> str | None:
         """Return why values by name do not belong to the space; ``None`` if they do."""
@@ -288,9 +318,11 @@ class SearchSpace:
         if METHOD in values:
             hold(METHOD, self.distributions[METHOD], values[METHOD])
             methods = {values[METHOD]: methods[values[METHOD]]}
-            elsewhere = sorted(set(values) - set(self.branches[values[METHOD]]))
-            if elsewhere:
-                raise HarnessError(f"--fix {elsewhere[0]} reaches nothing where method is {values[METHOD]!r}.")
+            self._check_reaches(values, METHOD, 0)
+        student, families = narrowed(self.student), self.families
+        if self.chooser in values:
+            self._check_reaches(values, self.chooser, 1)
+            student, families = kept_families(student, self.chooser, families, values)
         shipped = {name: group for name, group in methods.items() if name in METHODS}  # alpha weighs the labels there
         alone = [name for name, group in shipped.items() if "alpha" in values and _is_labels_alone(group)]
         if alone and len(methods) > 1:
@@ -304,7 +336,8 @@ class SearchSpace:
             methods = {alone[0]: {**group, "temperature": held}}
         return replace(
             self,
-            student=narrowed(self.student),
+            student=student,
+            families=families,
             distillation={name: Method(self.criteria[name], group) for name, group in methods.items()}
             if self._method
             else next(iter(methods.values())),
@@ -312,6 +345,19 @@ class SearchSpace:
             if self.trains_itself
             else hold_idle(self.task.training, narrowed(self.training)),
         )
+
+    def _check_reaches(self, values: Mapping[str, str], decides: str, place: int) -> None:
+        """Check that each value that is held exists beside the one that is held of what decides.
+
+        Args:
+            values: What is held, as text.
+            decides: The method's or the family's parameter.
+            place: Its place in the key of a branch.
+        """
+        of_it = [branch for key, branch in self.branches.items() if key[place] == values[decides]]
+        elsewhere = sorted(set(values) - {name for branch in of_it for name in branch})
+        if elsewhere:
+            raise HarnessError(f"--fix {elsewhere[0]} reaches nothing where {decides} is {values[decides]!r}.")
 
     @property
     def own_methods(self) -> list[str]:
@@ -333,7 +379,9 @@ class SearchSpace:
         def suggested(group: Distributions) -> dict[str, Any]:
             return {name: suggest(trial, name, distribution) for name, distribution in group.items()}
 
-        student, chosen = suggested(self.student), suggested(self._method)
+        family = suggest(trial, self.chooser, self.student[self.chooser]) if self.chooser else ""
+        student = suggested({name: self.student[name] for name in self.student_groups[family]})
+        chosen = suggested(self._method)
         parameters = suggested(self.methods[chosen.get(METHOD, next(iter(self.methods)))])
         return Configuration(student, {**chosen, **parameters}, suggested(self.training))
 
@@ -341,20 +389,22 @@ class SearchSpace:
         """Return the configuration of these parameters, in its groups."""
         branch = self.methods[params.get(METHOD, next(iter(self.methods)))]
         return Configuration(
-            student={name: params[name] for name in self.student},
+            student={name: params[name] for name in self.student_groups[self.branch_key(params)[1]]},
             distillation={name: params[name] for name in (*self._method, *branch)},
             training={name: params[name] for name in self.training},
         )
 
-    def middle(self, method: str | None = None) -> dict[str, Any]:
+    def middle(self, method: str | None = None, family: str | None = None) -> dict[str, Any]:
         """Return the middle of every range (of its logarithm where it is sampled so): a neutral starting point.
 
         Args:
             method: The method; ``None`` takes the first one.
+            family: The family of students; ``None`` takes the first one.
         """
         method = next(iter(self.methods)) if method is None else method
-        middle = {name: middle_of(distribution) for name, distribution in self.branches[method].items()}
-        return middle | ({METHOD: method} if self._method else {})
+        family = next(iter(self.student_groups)) if family is None else family
+        middle = {name: middle_of(distribution) for name, distribution in self.branches[method, family].items()}
+        return middle | ({METHOD: method} if self._method else {}) | ({self.chooser: family} if self.chooser else {})
 
     def build_student(self, values: Mapping[str, Any]) -> nn.Module:
         """Return a student with fresh weights.
@@ -370,20 +420,23 @@ class SearchSpace:
 
     def building(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return those of a trial's parameters that its student is built from."""
-        return {name: params[name] for name in (self.distributions if self.trains_itself else self.student)}
+        return dict(params) if self.trains_itself else self.architecture_of(params)
 
     def architectures(self, *, limit: int) -> list[dict[str, Any]] | None:
         """Return every architecture of the space, or ``None`` if they are uncountable or more than ``limit``."""
-        choices = [listed(distribution, limit) for distribution in self.student.values()]
-        if any(values is None for values in choices):
-            return None
-        if math.prod(len(values) for values in choices if values is not None) > limit:
-            return None
-        return [dict(zip(self.student, combination, strict=True)) for combination in itertools.product(*choices)]  # type: ignore[arg-type]
+        found: list[dict[str, Any]] = []
+        for group in self.student_groups.values():
+            choices = [values for one in group.values() if (values := listed(one, limit)) is not None]
+            if len(choices) < len(group) or len(found) + math.prod(map(len, choices)) > limit:
+                return None
+            found += [dict(zip(group, combination, strict=True)) for combination in itertools.product(*choices)]
+        return found
 
     def declaration(self) -> dict[str, Any]:
         """Return the space as JSON-like values: a resumed study's must be those that it was begun with."""
-        return {name: json.loads(distribution_to_json(dist)) for name, dist in self.distributions.items()}
+        declared = {name: json.loads(distribution_to_json(dist)) for name, dist in self.distributions.items()}
+        families = {name: list(group) for name, group in self.families.items()}
+        return {**declared, "families": families} if self.chooser else declared
 
 
 def load_space(file: Path, epochs: int | None = None) -> SearchSpace:

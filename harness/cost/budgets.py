@@ -89,8 +89,8 @@ def within(space: SearchSpace, budgets: Mapping[str, float], costs: CostTable) -
         raise HarnessError(_none_within(architectures, budgets, costs))
 
     def narrowed(name: str, distribution: BaseDistribution) -> BaseDistribution:
-        values = [architecture[name] for architecture in kept]
-        if isinstance(distribution, IntDistribution):
+        values = [architecture[name] for architecture in kept if name in architecture]
+        if values and isinstance(distribution, IntDistribution):
             low, high = min(values), max(values)
             return IntDistribution(low, high, log=distribution.log, step=distribution.step)
         return distribution  # steps of decimals would not meet their old grid again

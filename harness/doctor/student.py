@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -23,12 +23,14 @@ from harness.doctor.check import Check, CheckFailed, CheckWarning, attributing_e
 from harness.doctor.context import CheckContext, format_values
 from harness.doctor.network_checks import check_deterministic, check_raw_logits
 from harness.metrics import METRICS, unknown_for_some
+from harness.networks.architectures import outer_architectures
 from harness.networks.consistency import ASKED, TOLERANCE, distance
 from harness.networks.deployment import check_deployed
 from harness.networks.student_checks import check_students, find_empty_layer, range_advice
 from harness.preparation.cost_table import example_inputs
 from harness.preparation.method_checks import student_layers
 from harness.preparation.sanity_warnings import SAME_WEIGHTS, task_warnings, training_warnings
+from harness.space import SearchSpace
 from harness.space_ranges import ends
 from harness.task import Task
 from harness.teachers.untrained import learns
@@ -68,7 +70,7 @@ def check_students_build(context: CheckContext) -> str:
 def _sample_architectures(context: CheckContext) -> list[dict[str, Any]]:
     """Return the architectures at the low and the high ends of all ranges, and a uniform sample."""
     space = context.space
-    found = [{name: ends(dist)[side] for name, dist in space.student.items()} for side in (0, -1)]
+    found = outer_architectures(space)
     study = optuna.create_study(sampler=RandomSampler(0))
     while len(found) < _MAX_BUILT:
         found.append(space.suggest(study.ask()).student)
@@ -143,12 +145,8 @@ def check_student_seed(context: CheckContext) -> str:
 def check_architecture_parameters(context: CheckContext) -> str:
     """Check that each architecture parameter changes the student: its parameters, its MACs, or at least its logits."""
     space, inert, told = context.space, [], []
-    middle = {name: value for name, value in space.middle().items() if name in space.student}
-    for name, distribution in space.student.items():
-        values = ends(distribution)
-        if len(values) < 2:
-            continue
-        counts, answers = zip(*(_profile(context, middle | {name: value}) for value in values), strict=True)
+    for name, values, architectures in _varied(space):
+        counts, answers = zip(*(_profile(context, one) for one in architectures), strict=True)
         if len(set(counts)) > 1:
             fewest, most = min(count[0] for count in counts), max(count[0] for count in counts)
             told.append(f"{name} ({fewest:,} to {most:,} parameters)")
@@ -159,6 +157,24 @@ def check_architecture_parameters(context: CheckContext) -> str:
     if inert:
         raise CheckFailed(f"nothing changes with {', '.join(inert)}: neither parameters, nor MACs, nor logits")
     return ", ".join(told) if told else "no parameter of the student varies"
+
+
+def _varied(space: SearchSpace) -> Iterator[tuple[str, Sequence[Any], list[dict[str, Any]]]]:
+    """Yield each parameter that varies, its ends, and a student with each, the rest in the middle of their ranges.
+
+    A parameter is varied in the first family that has it, and the choice of a family among their middles.
+    """
+    if space.chooser and len(space.families) > 1:
+        middles = [space.architecture_of(space.middle(family=family)) for family in space.families]
+        yield space.chooser, list(space.families), middles
+    seen = {space.chooser}
+    for family, group in space.student_groups.items():
+        middle = space.architecture_of(space.middle(family=family))
+        for name, distribution in group.items():
+            values = ends(distribution)
+            if name not in seen and len(values) > 1:
+                yield name, values, [middle | {name: value} for value in values]
+            seen.add(name)
 
 
 def _profile(context: CheckContext, architecture: Mapping[str, Any]) -> tuple[tuple[int, int | None], str]:

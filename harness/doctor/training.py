@@ -101,7 +101,7 @@ def check_student_saves(context: CheckContext) -> str:
     trained = deployed_network(context.space.task, context.trained_student).to(context.device)
     inputs = context.inputs(ASKED)
     expected = logits_of(trained, inputs)
-    architecture = {name: value for name, value in context.space.middle().items() if name in context.space.student}
+    architecture = context.space.architecture_of(context.space.middle())
     state = load(save(cpu_state(trained)))
     seed_draws(1, torch.device("cpu"))  # a value that is drawn and not saved differs then
     space = context.space

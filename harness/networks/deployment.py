@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from harness.core.errors import Unfit, if_memory_suffices
+from harness.networks.architectures import outer_architectures
 from harness.networks.logits import check_logits
 from harness.networks.state import check_state
 from harness.networks.students import UserCodeContext, build_student, middle_architecture, named, probe_samples
 from harness.space import SearchSpace
-from harness.space_ranges import ends
 from harness.task import Task, deployed_network
 from lightning_modules.batch import call
 from lightning_modules.data.tensors import TensorDataModule
@@ -32,8 +32,7 @@ def check_deployed(space: SearchSpace, data: TensorDataModule, user_code: UserCo
     if type(space.task).deployed is Task.deployed:
         return
     split = probe_samples(data)
-    outer = [{name: ends(values)[side] for name, values in space.student.items()} for side in (0, -1)]
-    for architecture in (middle_architecture(space), *outer):
+    for architecture in (middle_architecture(space), *outer_architectures(space)):
         name = f"deployed({named(architecture)})"
         with user_code(name), if_memory_suffices():
             student = build_student(space, architecture, data).to(data.device)

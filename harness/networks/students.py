@@ -70,7 +70,7 @@ def _kind_fault(network: object, space: SearchSpace) -> tuple[str, str] | None:
 
 def middle_architecture(space: SearchSpace) -> dict[str, Any]:
     """Return the architecture in the middle of the space's ranges."""
-    return {name: value for name, value in space.middle().items() if name in space.student}
+    return space.architecture_of(space.middle())
 
 
 def named(architecture: Mapping[str, Any]) -> str:

@@ -35,8 +35,13 @@ def student_starts(space: SearchSpace, data: TensorDataModule, settings: Setting
     size = sum(value.numel() for value in middle_student(space, data, settings).state_dict().values())
     architectures = space.architectures(limit=MOST_ARCHITECTURES)
     if architectures is None or size * len(architectures) > _HASHED_NUMBERS:
-        outer = [(name, value) for name, distribution in space.student.items() for value in ends(distribution)]
-        architectures = [middle] if size * len(outer) > _HASHED_NUMBERS else [middle | {n: v} for n, v in outer]
+        outer = [
+            space.architecture_of(space.middle(family=family)) | {name: value}
+            for family, group in space.student_groups.items()
+            for name, distribution in group.items()
+            for value in ends(distribution)
+        ]
+        architectures = [middle] if size * len(outer) > _HASHED_NUMBERS else outer
     starts = {}
     for architecture in architectures:
         seed_draws(derived_seed("start"), torch.device("cpu"))

@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from harness.space import METHOD, SearchSpace
+from harness.space import METHOD, Branch, SearchSpace
 
 Array = NDArray[np.float64]
 
 _STEP, _SWITCH = 0.08, 0.2  # of a neighbour: standard deviation in ranges; probability of drawing a choice again
-_ABSENT = 0.5  # coordinate of a parameter that a method does not have
+_ABSENT = 0.5  # coordinate of a parameter that a method or a family does not have
+ABSENT = -1.0
+"""Stands for the value of an architecture's parameter that its family does not have; Optuna stores no such one."""
 
 
 class SpaceEncoder:
@@ -42,34 +44,35 @@ class SpaceEncoder:
         return np.concatenate(axes)
 
     def sample(self, rng: np.random.Generator, count: int) -> list[CandidateSet]:
-        """Sample configurations uniformly from the space, one set for each method that was drawn."""
+        """Sample configurations uniformly from the space, one set for each method and family that was drawn."""
         counts = rng.multinomial(count, np.full(len(self._branches), 1 / len(self._branches)))
         return [
-            self._candidates(method, rng.random((int(number), len(branch))))
-            for (method, branch), number in zip(self._branches.items(), counts, strict=True)
+            self._candidates(key, rng.random((int(number), len(branch))))
+            for (key, branch), number in zip(self._branches.items(), counts, strict=True)
             if number
         ]
 
     def neighbours(self, rng: np.random.Generator, configuration: Mapping[str, Any], count: int) -> CandidateSet:
-        """Sample neighbours of a configuration, with the same method."""
-        method = configuration.get(METHOD, next(iter(self._branches)))
-        branch = self._branches[method]
+        """Sample neighbours of a configuration, with the same method and family."""
+        key = self._space.branch_key(configuration)
+        branch = self._branches[key]
         centre = np.array([_to_unit_interval(dist, configuration[name]) for name, dist in branch.items()])
         choices = np.array([isinstance(distribution, CategoricalDistribution) for distribution in branch.values()])
         steps = np.where(choices, 0.0, rng.normal(0, _STEP, size=(count, len(branch))))
         switched = choices & (rng.random((count, len(branch))) < _SWITCH)
         units = np.where(switched, rng.random((count, len(branch))), np.clip(centre + steps, 0, 1))
-        return self._candidates(method, units)
+        return self._candidates(key, units)
 
-    def _candidates(self, method: str, units: Array) -> CandidateSet:
-        """Return the configurations of a method at points of the unit cube, shape (N, parameters)."""
-        branch = self._branches[method]
+    def _candidates(self, key: Branch, units: Array) -> CandidateSet:
+        """Return the configurations of a method and family at points of the unit cube, shape (N, parameters)."""
+        branch = self._branches[key]
         columns = {
             name: from_unit_interval(distribution, column)
             for (name, distribution), column in zip(branch.items(), units.T, strict=True)
         }
-        if METHOD in branch:
-            columns[METHOD] = np.full(len(units), branch[METHOD].to_internal_repr(method))
+        for name, chosen in zip((METHOD, self._space.chooser), key, strict=True):
+            if name in branch:
+                columns[name] = np.full(len(units), branch[name].to_internal_repr(chosen))
         axes = [self._axes(name, columns.get(name), len(units)) for name in self._space.distributions]
         return CandidateSet(branch, columns, np.hstack(axes))
 
@@ -91,7 +94,7 @@ class SpaceEncoder:
 
 
 class CandidateSet:
-    """Sampled configurations of one method.
+    """Sampled configurations of one method and family.
 
     Args:
         branch: Their distributions by name.
@@ -111,8 +114,9 @@ class CandidateSet:
         return {name: dist.to_external_repr(float(self._columns[name][place])) for name, dist in self._branch.items()}
 
     def rows(self, names: Sequence[str]) -> list[tuple[float, ...]]:
-        """Return some parameters of each configuration, as Optuna stores them."""
-        columns = [self._columns[name].tolist() for name in names]
+        """Return some parameters of each configuration, as Optuna stores them; ``ABSENT`` where it has none."""
+        absent = [ABSENT] * len(self)
+        columns = [self._columns[name].tolist() if name in self._columns else absent for name in names]
         return list(zip(*columns, strict=True)) if columns else [()] * len(self)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.sampling.candidates import SpaceEncoder
+from harness.sampling.candidates import ABSENT, SpaceEncoder
 from harness.sampling.curve_model import CurveModel
 from harness.sampling.hypervolume_improvement import ExpectedHypervolumeImprovement, QualityScale
 from harness.sampling.subsampling import evenly_spaced
@@ -239,7 +239,11 @@ class ModelFitter:
 
     def _key(self, params: Mapping[str, Any]) -> tuple[float, ...]:
         """Return the key of an architecture: its parameters as Optuna stores them."""
-        return tuple(float(self._space.student[name].to_internal_repr(params[name])) for name in self.names)
+        distributions = self._space.student
+        return tuple(
+            float(distributions[name].to_internal_repr(params[name])) if name in params else ABSENT
+            for name in self.names
+        )
 
 
 def _subsample(trials: Sequence[ObservedTrial], required: set[int]) -> list[ObservedTrial]:

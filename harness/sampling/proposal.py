@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import optuna
@@ -24,6 +24,8 @@ from harness.sampling.forecast import Forecast
 from harness.sampling.subsampling import evenly_spaced
 from harness.space import METHOD, SearchSpace
 from harness.space_ranges import listed
+
+_Value = TypeVar("_Value")
 
 _SAMPLER_DRAWS = 10  # before the rest of the space is sampled uniformly
 _UNIFORM_DRAWS = 10_000
@@ -205,10 +207,10 @@ class Proposer:
             )
         if middle is None:
             return {}
-        found = {name: params | middle for name, params in self._first_trials.items()}
+        found = {name: {**self._without_architecture(each), **middle} for name, each in self._first_trials.items()}
         defaults = [name for name in found if name not in requested]
         for name, architecture in zip((*defaults[:1], *defaults[1:][-1:]), self._initial.small, strict=False):
-            found[name] |= architecture
+            found[name] = {**self._without_architecture(found[name]), **architecture}
         return found
 
     def _nearest_to_middle(self, refused: Counter[str]) -> dict[str, Any] | None:
@@ -223,8 +225,10 @@ class Proposer:
             return None
 
         def distance(architecture: dict[str, Any]) -> float:
-            pairs = ((lists[name] or [], architecture[name], middle[name]) for name in architecture)
-            return sum(((values.index(a) - values.index(b)) / len(values)) ** 2 for values, a, b in pairs)
+            pairs = ((lists[name] or [], architecture[name], middle.get(name)) for name in architecture)
+            return sum(
+                ((values.index(a) - values.index(b)) / len(values)) ** 2 if b in values else 1 for values, a, b in pairs
+            )
 
         for architecture in sorted(architectures, key=distance)[:_MAX_REFUSALS]:
             if architecture == middle:
@@ -275,7 +279,8 @@ class Proposer:
         """Return all values of the parameters beside the architecture's; ``None`` if infinite, or too many."""
         found: list[dict[str, Any]] = []
         for method in self.space.methods:
-            rest = {name: dist for name, dist in self.space.branches[method].items() if name not in self.space.student}
+            branch = next(branch for key, branch in self.space.branches.items() if key[0] == method)
+            rest = self._without_architecture(branch)
             values = {name: listed(distribution, MAX_CONFIGURATIONS) for name, distribution in rest.items()}
             if METHOD in rest:
                 values[METHOD] = [method]
@@ -292,7 +297,11 @@ class Proposer:
         return self._refusal(self._architecture(params)) is None
 
     def _architecture(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: params[name] for name in self.space.student}
+        return self.space.architecture_of(params)
+
+    def _without_architecture(self, values: Mapping[str, _Value]) -> dict[str, _Value]:
+        """Return what is not of the student, by name."""
+        return {name: value for name, value in values.items() if name not in self.space.student}
 
 
 def _none_allowed(refused: Counter[str]) -> str:

@@ -54,7 +54,7 @@ def load_assistant(file: Path, space: SearchSpace, data: TensorDataModule, space
     if metadata.get("digest") != tensors_digest(state):
         raise HarnessError(f"--teacher {file} must be as its trial left it, but its content does not match its hash.")
     architecture = json.loads(metadata[_ARCHITECTURE])
-    if set(architecture) != set(space.student):
+    if all(set(architecture) != set(group) for group in space.student_groups.values()):
         raise HarnessError(
             f"--teacher {file} must be a student of the space's parameters ({', '.join(sorted(space.student))}), but "
             f"is {named(architecture)}; train it again with this space."

@@ -93,7 +93,7 @@ def _pruner(context: TrialContext, forecast: Forecast | None) -> Pruner | None:
         return None
 
     def costs(params: Mapping[str, Any]) -> dict[str, float]:
-        return costs_of({name: params[name] for name in space.student}, space, study, prepared)
+        return costs_of(space.architecture_of(params), space, study, prepared)
 
     return Pruner(study, epochs=space.epochs, costs_of=costs, forecast=forecast)
 

@@ -212,7 +212,7 @@ def test_a_method_s_parameters_exist_in_its_own_trials_only() -> None:
     assert {params["method"] for params in found} == set(own)
     for params in found:
         assert params.keys() == {"width", "method"} | own[params["method"]]
-        assert space.branch_of(params) == space.branches[params["method"]]
+        assert space.branch_of(params) == space.branches[params["method"], ""]
         assert space.branch_of({**params, "temperature": 1.0, "smoothing": 0.1}) is None
     assert space.branch_of({"width": 3, "method": "magic"}) is None
 
