@@ -155,7 +155,7 @@ def test_the_package_imports_nothing_heavy_by_itself() -> None:
     found = subprocess.run(
         [sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=True
     )
-    assert found.stdout.startswith("[] ['Method', 'Result', 'SearchSpace', 'Task', 'load_study', 'search']")
+    assert found.stdout.startswith("[] ['Choice', 'Method', 'Result', 'SearchSpace', 'Task', 'load_study', 'search']")
 
 
 def test_every_flag_of_the_search_is_a_keyword() -> None:

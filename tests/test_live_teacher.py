@@ -175,12 +175,6 @@ def test_stored_views_of_a_transform_are_asked_about_once(tmp_path: Path) -> Non
     assert all(trial.state.name == "COMPLETE" for trial in load(tmp_path, "space").trials)
 
 
-def test_stored_outputs_of_mixed_samples_are_refused_in_a_line(tmp_path: Path) -> None:
-    flags = in_memory(tmp_path, ", augment=Augment(mix=MixUp())")
-    output = search(tmp_path, *flags, "--teacher-outputs", "stored", expect=2)
-    assert "--teacher-outputs stored is impossible where samples are mixed" in output and "trial 0" not in output
-
-
 def test_a_live_teacher_with_dropout_on_is_refused_before_a_trial(tmp_path: Path) -> None:
     noisy = "nn.Sequential(Noisy(), ConvNet(16, size=8))"
     flags = in_memory(tmp_path, ", augment=Augment(noisy, views='fresh')", teacher=noisy)
