@@ -41,6 +41,11 @@ def select(inputs: Inputs, ids: Tensor | slice) -> Inputs:
     return inputs[ids]
 
 
+def first_of(inputs: Inputs) -> Tensor:
+    """Return a tensor of inputs: the tensor itself, or the first one of a dict."""
+    return next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs
+
+
 def moved_to(device: torch.device, inputs: Inputs) -> Inputs:
     """Return a tensor, or every tensor of a dict, on a device."""
     if isinstance(inputs, Mapping):

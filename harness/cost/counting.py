@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from harness.cost.macs import macs_of
 from harness.training.tensor_file import cpu_state
-from lightning_modules.batch import Inputs
+from lightning_modules.batch import Inputs, first_of
 
 VERSION = 7  # raised when costs are counted in another way: kept ones are then counted anew
 
@@ -47,7 +47,7 @@ def count_costs(network: nn.Module, inputs: Inputs, trainable: int | None = None
     return Counts(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         trainable_parameters=trainable_parameters(network) if trainable is None else trainable,
-        macs=None if uncounted else macs // len(_first(inputs)),
+        macs=None if uncounted else macs // len(first_of(inputs)),
         size_mb=len(save(cpu_state(network))) / 1e6,
     )
 
@@ -60,7 +60,3 @@ def trainable_parameters(network: nn.Module) -> int:
 def uncounted_of(networks: Iterable[nn.Module], inputs: Inputs) -> tuple[str, ...]:
     """Return the operations of networks that multiply and have no formula, by name, each once."""
     return tuple(sorted({name for network in networks for name in macs_of(network, inputs).uncounted}))
-
-
-def _first(inputs: Inputs) -> Tensor:
-    return next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs

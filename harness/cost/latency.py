@@ -10,7 +10,6 @@ import time
 import timeit
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from torch import nn
 
 from harness.core.errors import if_memory_suffices
 from harness.cost.rounds import CALLS_A_ROUND, ROUNDS, Rounds
-from lightning_modules.batch import Inputs, call
+from lightning_modules.batch import Inputs, call, first_of
 
 _PATIENCE_S = 0.3  # with batches that grow, before the time of larger ones is extrapolated from theirs
 _FORWARD_AND_BACKWARD = 3  # calls that a training step takes as long as: a backward pass is two
@@ -197,7 +196,7 @@ def _clock_of(inputs: Inputs) -> Callable[[], float]:
     The timer of ``torch.utils.benchmark`` looks for an accelerator at each end: 0.06 ms in a build for GPUs on a
     machine that has none, as much as a small student's call.
     """
-    first: Any = next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs
+    first = first_of(inputs)
     if first.device.type == "cpu":
         return timeit.default_timer
     wait = torch.get_device_module(first.device).synchronize

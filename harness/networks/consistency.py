@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.core.errors import Unfit
-from lightning_modules.batch import Inputs, call, select
+from lightning_modules.batch import Inputs, call, first_of, select
 
 ASKED = 16
 """Samples that a network is called with together, and then one by one."""
@@ -32,7 +32,7 @@ def find_inconsistency(network: nn.Module, inputs: Inputs) -> Unfit | None:
         network: In any mode; it is left in eval mode.
         inputs: Inputs of a batch.
     """
-    together, samples = logits_of(network, inputs), _samples(inputs)
+    together, samples = logits_of(network, inputs), len(first_of(inputs))
     apart = distance(logits_of(network, inputs), together)
     if apart > TOLERANCE:
         return Unfit(
@@ -66,7 +66,3 @@ def distance(one: Tensor, other: Tensor) -> float:
     if not largest.isfinite():  # a NaN would pass as no difference
         return math.inf
     return float(apart / largest) if largest else 0.0
-
-
-def _samples(inputs: Inputs) -> int:
-    return len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)

@@ -22,7 +22,7 @@ from harness.space import SearchSpace
 from harness.space_training import batch_sizes
 from harness.training.fit import seed_draws
 from harness.training.tensor_file import cpu_state
-from lightning_modules.batch import Inputs, call, evaluating
+from lightning_modules.batch import Inputs, call, evaluating, first_of
 from lightning_modules.data.tensors import Split, TensorDataModule
 from lightning_modules.features import probe_features
 
@@ -306,7 +306,7 @@ def _check_smallest_batch(name: str, network: nn.Module, space: SearchSpace, dat
 def _fingerprint(network: nn.Module, inputs: Inputs, logits: Tensor) -> str:
     """Return a digest of a student under a fixed seed: its layers, weights, and answers in eval and train mode."""
     before = repr(network), tensors_digest(cpu_state(network))
-    seed_draws(0, inputs.device if isinstance(inputs, Tensor) else next(iter(inputs.values())).device)
+    seed_draws(0, first_of(inputs).device)
     with torch.no_grad():
         answers = call(network, inputs)
     return digest(*before, tensors_digest({"eval": logits, "train": answers}))

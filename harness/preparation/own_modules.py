@@ -26,12 +26,13 @@ from harness.space_module import LABELS
 from harness.space_ranges import bounds_of
 from harness.students.training import ModuleTraining
 from harness.task import deployed_network
-from harness.training.fit_module import random_states_restored
+from harness.teachers.asking import asks_live
 from harness.training.tensor_file import cpu_state
 from lightning_modules.batch import call
 from lightning_modules.data.live import LiveTeacher
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.own_module import TeacherRead
+from lightning_modules.random_states import random_states_restored
 
 _BATCH, _BATCHES, _EPOCHS = 32, 2, 2
 _SHOWN = 3
@@ -250,7 +251,7 @@ def _few(space: SearchSpace, data: TensorDataModule) -> TensorDataModule:
     }
     few.teacher_outputs = {}
     network = build_student(space, middle_architecture(space), data).to(data.device).eval()
-    is_live = few.views is not None and not few.views.can_be_stored
+    is_live = asks_live(few)
     few.live = LiveTeacher([network], average=lambda logits: logits[0]) if is_live else None
     outputs = {}
     with torch.no_grad():

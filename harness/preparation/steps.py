@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from harness.core.errors import Unfit
+from harness.core.errors import HarnessError, Unfit
 from harness.core.metric import Costs
 from harness.cost import budgets as budget
 from harness.cost.counting import Counts
@@ -48,6 +48,7 @@ from harness.studies.changes import pin_starts
 from harness.studies.study import Study
 from harness.task import Task, class_names, deployed_network, load_data, primary_metric
 from harness.teachers.asking import (
+    AUTO,
     LIVE,
     STORED,
     asking_costs,
@@ -138,9 +139,9 @@ class PreparationSteps:
             self._terminal.say_wrapped(
                 f"controls  no control possible: {no_control}; {remedy_of(no_control)}", indent=INDENT
             )
-        lost = "a trial that is cut is not resumed to the same bits"
-        if data.views is not None and data.views.can_be_stored:
-            lost = "students are not shown what the teacher was asked about"
+        lost = "students are not shown what the teacher was asked about"
+        if asks_live(data):
+            lost = "a trial that is cut is not resumed to the same bits"
         return no_control, fault and f"{fault}: {lost}"
 
     def student_warnings(self, data: TensorDataModule) -> list[str]:
@@ -237,13 +238,16 @@ class PreparationSteps:
         before = None if study.is_unused() else study.how_teachers_are_asked
         with user_code("the teacher", settings):
             costs = asking_costs(networks, data, space, settings, teacher_layers(space))
-            faults = [find_inconsistency(network, example_inputs(data, ASKED)) for network in networks]
-            may_be_live = not (any(faults) or any(one.needs_stored for one in space.criteria.values()))
+            may_be_live = not any(one.needs_stored for one in space.criteria.values())
             way = how_to_ask(settings.teacher_outputs, before, data, costs, may_be_live=may_be_live)
             live = None
             if way == LIVE:
-                check_live(space)
-                live = live_teacher(teachers, space, settings.average, example_inputs(data, ASKED))
+                try:
+                    live = live_teacher(teachers, space, settings.average, example_inputs(data, ASKED))
+                except HarnessError:
+                    if settings.teacher_outputs != AUTO or before == LIVE or asks_live(data):
+                        raise
+                    way = STORED  # of a teacher that answers differently each time
             study.pin_inputs(teacher_outputs=way)
             self._terminal.say_wrapped(f"outputs   {told(way, costs)}", indent=INDENT)
         return live

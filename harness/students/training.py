@@ -24,6 +24,7 @@ from harness.training.fit_module import ModuleConfig, fit_module, seed_all
 from lightning_modules.classifier import StudentModule
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.methods import HardLabelCriterion
+from lightning_modules.training import Training
 
 
 class StudentTraining(Protocol):
@@ -83,9 +84,7 @@ class MethodTraining:
         order_seed: int,
     ) -> None:
         training = space.training_of(configuration)
-        self._data, self._epochs, self._seed = with_batches_of(data, training), space.epochs, seed
-        if not configuration.is_taught:
-            self._data.live = None  # a control is trained on labels alone: nobody needs the answers
+        self._data, self._epochs, self._seed = _own_data(data, training, configuration), space.epochs, seed
         self.module = student_module(
             configuration,
             space,
@@ -117,10 +116,8 @@ class ModuleTraining:
         seed: int,
         order_seed: int,
     ) -> None:
-        self._data = with_batches_of(data, space.task.training)
+        self._data = _own_data(data, space.task.training, configuration)
         self._data.seed, self._data.teacher_layers = order_seed, ()
-        if not configuration.is_taught:
-            self._data.live = None
         seed_all(seed, torch.device("cpu"))  # weights are drawn on the CPU, whatever the device
         module = build_student(space, configuration.params(), data)
         assert isinstance(module, pl.LightningModule)  # it was checked where it was built
@@ -148,6 +145,14 @@ class ModuleTraining:
         config = ModuleConfig(folder=folder, accelerator=accelerator, **self._config)
         fit_module(self.module, self._data, config, listeners=listeners, callbacks=callbacks)
         return self.module
+
+
+def _own_data(data: TensorDataModule, training: Training, configuration: Configuration) -> TensorDataModule:
+    """Return the data in a training's batches; nobody asks a live teacher for a control, which needs no answers."""
+    own = with_batches_of(data, training)
+    if not configuration.is_taught:
+        own.live = None
+    return own
 
 
 def student_module(

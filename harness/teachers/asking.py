@@ -23,7 +23,7 @@ from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.teachers.black_box import BlackBoxTeacher
 from harness.teachers.make import Teacher
-from lightning_modules.batch import Inputs, call
+from lightning_modules.batch import Inputs, call, first_of
 from lightning_modules.data.live import LiveTeacher
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.features import probe_features
@@ -95,24 +95,20 @@ def _seconds(network: nn.Module, data: TensorDataModule) -> float:
     """Return the seconds that a network takes for a sample."""
     first, second = (data.splits["val"].few(size).to(data.device).inputs for size in _TIMED)
     _time(network, first)  # the first call with inputs of a size takes longer
-    taken = _time(network, first) / _size(first)
-    if taken * _size(second) > _AFFORDABLE_S:
+    taken = _time(network, first) / len(first_of(first))
+    if taken * len(first_of(second)) > _AFFORDABLE_S:
         return taken
     _time(network, second)
-    return _time(network, second) / _size(second)
+    return _time(network, second) / len(first_of(second))
 
 
 @torch.no_grad()
 def _time(network: nn.Module, inputs: Inputs) -> float:
     began_s = time.perf_counter()
     call(network, inputs)
-    if next(iter(inputs.values()) if isinstance(inputs, dict) else iter([inputs])).is_cuda:
+    if first_of(inputs).is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - began_s
-
-
-def _size(inputs: Inputs) -> int:
-    return len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
 
 
 def check_can_be_asked(asked: str, data: TensorDataModule, teacher: BlackBoxTeacher | None = None) -> None:
@@ -154,7 +150,7 @@ def how_to_ask(asked: str, before: str | None, data: TensorDataModule, costs: As
         before: How the study's teachers were asked so far; ``None`` if they were not.
         data: The data.
         costs: What either way takes.
-        may_be_live: Whether methods and teachers are fit for a live teacher.
+        may_be_live: Whether the methods are fit for a live teacher.
     """
     if asks_live(data) or asked != AUTO:
         return LIVE if asks_live(data) else asked

@@ -22,7 +22,7 @@ from harness.core.plugins import modules_of
 from harness.networks.digest import answers_of, rounded_answers, sampled_answers, samples_of
 from harness.studies.start import Start
 from harness.teachers.answers import OF_CLASSES, Logits
-from lightning_modules.batch import Inputs
+from lightning_modules.batch import Inputs, first_of
 from lightning_modules.data.tensors import TensorDataModule
 
 Prepare = Callable[[Any], Any]
@@ -219,7 +219,7 @@ class AskedNetwork(nn.Module):
 
     def forward(self, *args: Tensor, **named: Tensor) -> Tensor:
         inputs: Inputs = named if named else args[0]
-        first = next(iter(inputs.values())) if isinstance(inputs, dict) else inputs
+        first = first_of(inputs)
         teacher = self._asked[0]
         return teacher._checked(teacher._call(inputs), len(first)).to(first.device)
 

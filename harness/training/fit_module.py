@@ -8,8 +8,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,21 +124,6 @@ def seed_all(seed: int, device: torch.device) -> None:
     seed_draws(seed, device)
     np.random.seed(seed % _SEEDS)
     random.seed(seed)
-
-
-@contextmanager
-def random_states_restored(device: torch.device) -> Iterator[None]:
-    """Give all generators their states back at the end of the context."""
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    own = None if device.type == "cpu" else torch.get_device_module(device).get_rng_state()
-    try:
-        yield
-    finally:
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])
-        random.setstate(states[2])
-        if own is not None:
-            torch.get_device_module(device).set_rng_state(own)
 
 
 class _TrainingState(CheckpointIO):

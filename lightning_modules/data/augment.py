@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 
 from lightning_modules.batch import Inputs, moved_to
 from lightning_modules.data.views import FRESH, Views
+from lightning_modules.random_states import random_states_restored
 
 Transform = Callable[..., Any]
 """Called with a sample's input, returns another one; called with (input, target) and returns both, if ``joint``."""
@@ -231,18 +232,12 @@ def seeded(*seeds: int) -> Iterator[None]:
     Args:
         seeds: Numbers that the seed depends on.
     """
-    generator = torch.default_generator
-    kept = generator.get_state(), np.random.get_state(), random.getstate()
-    first, second = np.random.SeedSequence(seeds).generate_state(2)
-    generator.manual_seed(int(first) << 32 | int(second))
-    np.random.seed(int(first))
-    random.seed(int(second))
-    try:
+    with random_states_restored():
+        first, second = np.random.SeedSequence(seeds).generate_state(2)
+        torch.default_generator.manual_seed(int(first) << 32 | int(second))
+        np.random.seed(int(first))
+        random.seed(int(second))
         yield
-    finally:
-        generator.set_state(kept[0])
-        np.random.set_state(kept[1])
-        random.setstate(kept[2])
 
 
 def stacked(samples: list[Any], device: torch.device) -> Inputs:

@@ -21,12 +21,13 @@ from torchmetrics.classification import MulticlassAccuracy
 from harness.core.content import derived_seed, tensors_digest
 from harness.core.errors import TrialFailed
 from harness.training.checkpoint import Checkpoints, epochs_kept
-from harness.training.fit_module import ModuleConfig, fit_module, random_states_restored, seed_all
+from harness.training.fit_module import ModuleConfig, fit_module, seed_all
 from lightning_modules.batch import Batch
 from lightning_modules.data import DatasetDataModule
 from lightning_modules.data.tensors import Split, TensorDataModule
 from lightning_modules.losses import distillation_loss
 from lightning_modules.outputs import Classification
+from lightning_modules.random_states import random_states_restored
 
 EPOCHS, SAMPLES, BATCH, BATCHES = 4, 26, 4, 7
 
