@@ -130,8 +130,8 @@ def test_a_search_survives_simultaneous_outages_of_storage_and_tracking_server(
     process = begin(example, "search", *flags)
     try:
         wait_for(lambda: epochs_logged(example, "cancer", 4) >= 1)
+        server.stop()  # first: without the storage no trial is begun, and then nothing may be left to send
         own_postgres.stop()
-        server.stop()
         for away in (AWAY, "MLflow does not answer"):
             wait_for(lambda away=away: away in (example / "search.txt").read_text())  # type: ignore[misc]
         own_postgres.start()

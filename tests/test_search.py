@@ -323,7 +323,7 @@ def test_the_method_is_searched_and_a_trial_has_its_own_method_s_parameters(tmp_
     output = search(tmp_path, "--space", "digits-methods", "--trials", "16", *short)
     trials = load(tmp_path, "digits-methods").trials
     methods = {trial.params["method"] for trial in trials}
-    assert "soft_target" in methods and len(methods) >= 3  # the recipes, and what the model takes of four others
+    assert "soft_target" in methods and len(methods) >= 2  # the recipes, and what the model takes of the others
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     runs = client.search_runs(["1"], "tags.kd.role = 'trial'")
     logged = {int(run.data.tags["kd.trial"]): set(run.data.params) for run in runs}
