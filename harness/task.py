@@ -314,9 +314,10 @@ def load_data(task: Task, data_dir: Path | None) -> TensorDataModule:
         raise TypeError(
             f"data() must return a TensorDataModule or a LightningDataModule, but returned {type(data).__name__}."
         )
-    for name, split in data.splits.items():
-        if fault := task.output.labels_fault(split.labels):
-            raise ValueError(f"labels of {name} must be {task.output.labels_text}, but got {fault}.")
-    if _is_overridden(task, "sampler"):
-        data.sampler = EpochSampler(task.sampler, data.splits["train"])
+    for fold in data.folds:
+        for name, split in fold.splits.items():
+            if fault := task.output.labels_fault(split.labels):
+                raise ValueError(f"labels of {name} must be {task.output.labels_text}, but got {fault}.")
+        if _is_overridden(task, "sampler"):
+            fold.sampler = EpochSampler(task.sampler, fold.splits["train"])
     return data
