@@ -10,6 +10,7 @@ from harness.preparation.cache_format import check_cache
 from harness.preparation.cost_table import cost_table, too_large
 from harness.preparation.fingerprint import cache_key
 from harness.preparation.method_checks import check_teachers
+from harness.preparation.origins import trained_origins
 from harness.preparation.own_methods import check_own_methods
 from harness.preparation.prepared import Prepared
 from harness.preparation.scoring import scores_of
@@ -75,6 +76,7 @@ def prepare(
     run.collect_warnings(students)
     run.check_asking(data)
     teachers = run.make_teachers(data, kept_under, students)
+    data.origins = trained_origins(data.origins, teachers[0])
     teacher_digest = bind_teachers(study, [teacher.start for teacher in teachers], settings.average)
     live = run.ask_live(teachers, data)
     run.begin_work(no_control, scored, named_classes)

@@ -22,7 +22,7 @@ from harness.preparation.student_costs import check_as_costed, costs_of
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
 from harness.storage.leases import Lease
-from harness.students.training import student_training
+from harness.students.training import StudentTraining, student_training
 from harness.task import deployed_network, primary_metric
 from harness.tracking.spool import Spool
 from harness.training.fit import EpochListener
@@ -87,9 +87,10 @@ def run_student(
     with _resource_errors_as_failures():
         costs = costs_of(architecture, space, study, prepared)
         spool.metrics(costs)
-        student = train_student(
-            spec, space, prepared, folder=folder, accelerator=context.settings.accelerator, listeners=listeners
-        )
+        training = _training_of(spec, space, prepared)
+        if training.started is not None:
+            spool.tags({"kd.start": str(training.started)})
+        student = training.run(folder, context.settings.accelerator, listeners)
         network = deployed_network(space.task, student.to(data.device)).to(data.device)
         check_as_costed(network, architecture, space, study, prepared)
         logits = ordered_logits(network, data, spec.split)
@@ -134,7 +135,11 @@ def train_student(
     Raises:
         TrialFailed, TrialPruned: If a listener raises them.
     """
-    training = student_training(
+    return _training_of(spec, space, prepared).run(folder, accelerator, listeners)
+
+
+def _training_of(spec: TrainingSpec, space: SearchSpace, prepared: Prepared) -> StudentTraining:
+    return student_training(
         spec.configuration,
         space,
         prepared.data,
@@ -142,7 +147,6 @@ def train_student(
         seed=spec.seed,
         order_seed=spec.order_seed,
     )
-    return training.run(folder, accelerator, listeners)
 
 
 def _finite(scores: Mapping[str, float], primary: str, objectives: Sequence[str]) -> dict[str, float]:
