@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +62,9 @@ class _Group:
     def width(self, axis: Axis, size: int) -> int:
         """Return how many indices of an axis of some size belong to a unit."""
         return size // (self.copies[axis] * self.units)
+
+
+_known: WeakKeyDictionary[nn.Module, dict[tuple[Axis, ...], list[_Group]]] = WeakKeyDictionary()
 
 
 def cut(cutting: Cutting, inputs: Inputs) -> dict[str, Tensor]:
@@ -162,7 +166,17 @@ def _state(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _groups(network: nn.Module, axes: list[Axis], inputs: Inputs) -> list[_Group]:
-    """Return which axes of a network count the same units, as far as that is seen of the axes that are given."""
+    """Return which axes of a network count the same units, as far as that is seen of the axes that are given.
+
+    A teacher's are found once in a process, for students that differ from it in the same axes.
+    """
+    known, key = _known.setdefault(network, {}), tuple(axes)
+    if key not in known:
+        known[key] = _found_groups(network, axes, inputs)
+    return known[key]
+
+
+def _found_groups(network: nn.Module, axes: list[Axis], inputs: Inputs) -> list[_Group]:
     with random_states_restored(), evaluating(network), _Marking.of(network, inputs) as marking:
         links = [link for axis in axes for link in marking.links(axis)]
     return _joined([*links, *marking.fixed_links(axes)])
@@ -246,23 +260,23 @@ class _Marking:
         size = self._state[name].shape[number]
         if axis in self._inputs_alone() or not self._state[name].is_floating_point():
             return
-        everything = self._mark(axis, torch.ones(size, dtype=torch.bool))
-        first = self._mark(axis, torch.arange(size) == 0)
-        left = {one for one, mask in everything.items() if mask.any() and not first[one].all()}
-        for copies in _COPIES:
-            if size % copies:
-                continue
+        left: dict[Axis, int] | None = None  # layers that are reached in a way that is not known yet, and their sizes
+        for copies in (copies for copies in _COPIES if size % copies == 0):
             for units in _divisors(size // copies):
-                fitting = [one for one in left if len(everything[one]) % units == 0]
-                if not fitting:
+                if left is not None and not any(length % units == 0 for length in left.values()):
                     continue
                 some = _some(units)
                 masks = [self._mark(axis, _spread(each, copies, size)) for each in (some, ~some)]
-                for one in fitting:
+                if left is None:
+                    left = {one: len(mask) for one, mask in masks[0].items() if (mask | masks[1][one]).any()}
+                for one in [one for one, length in left.items() if length % units == 0]:
                     seen = [mask[one].reshape(units, -1).any(1) for mask in masks]
                     if torch.equal(seen[0], some) and torch.equal(seen[1], ~some):
-                        left.discard(one)
+                        del left[one]
                         yield _Link((axis, one), (copies, 1), units)
+                if (copies, units) == (1, size) and left:  # of what a single mark fills whole, no unit is to be told
+                    first = self._mark(axis, torch.arange(size) == 0)
+                    left = {one: length for one, length in left.items() if not first[one].all()}
                 if not left:
                     return
 

@@ -22,6 +22,7 @@ from harness.networks.students import build_student, middle_architecture, named,
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.space_initial import start_files, starts_of
+from harness.students.training import start_inputs
 from harness.studies.start import Start
 from harness.teachers.ensemble import number_of_teachers
 from harness.teachers.make import Teacher
@@ -115,11 +116,6 @@ def _tried(space: SearchSpace, data: TensorDataModule, architecture: Mapping[str
 
 
 _REMEDY = "hold another start, as --fix start=scratch, or narrow the student group"
-
-
-def start_inputs(data: TensorDataModule) -> Any:
-    """Return inputs of a small batch on the CPU, with which networks are called to see their units."""
-    return data.splits["val"].few(2).to(torch.device("cpu")).inputs
 
 
 def _check_handed(space: SearchSpace, data: TensorDataModule) -> None:

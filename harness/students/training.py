@@ -23,6 +23,7 @@ from harness.tracking.autologging import switch_off_autologging
 from harness.training.batches import with_batches_of
 from harness.training.fit import EpochListener, FitConfig, fit, seed_draws
 from harness.training.fit_module import ModuleConfig, fit_module, seed_all
+from lightning_modules.batch import Inputs
 from lightning_modules.classifier import StudentModule
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.initial import SCRATCH, Started, start_from
@@ -183,13 +184,18 @@ def begin_student(
     return student, _start(student, configuration, data)
 
 
+def start_inputs(data: TensorDataModule) -> Inputs:
+    """Return the inputs of a sample on the CPU: networks are called with it to see which units are the same."""
+    return data.splits["val"].few(1).to(torch.device("cpu")).inputs
+
+
 def _start(student: nn.Module, configuration: Configuration, data: TensorDataModule) -> Started | None:
     """Copy the start weights of a configuration into a student whose weights were drawn."""
     start = configuration.initial.get(START, SCRATCH)
     if start == SCRATCH:
         return None
     try:
-        return start_from(student, start, data.origins, data.splits["val"].few(2).to(torch.device("cpu")).inputs)
+        return start_from(student, start, data.origins, start_inputs(data))
     except ValueError as error:
         raise TrialFailed(f"start={start} is impossible: {one_line(error)}") from error
 
