@@ -161,7 +161,5 @@ def test_a_file_that_fits_only_some_of_the_students_is_refused(
     save_file({"1.bias": torch.zeros(3)}, tmp_path / "w.safetensors")
     space = a_space("w.safetensors")
     data.origins = find_origins(space, data, settings)
-    with pytest.raises(
-        HarnessError, match=r"student\(width=4\) can't begin .*'1.bias' is \[3\], and the student's \[4\]"
-    ):
+    with pytest.raises(HarnessError, match=r"student\(width=4\) can't .*'1.bias' is \[3\], and the student's \[4\]"):
         list(check_starts(space, data))
