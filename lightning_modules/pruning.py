@@ -83,14 +83,9 @@ def cut(cutting: Cutting, inputs: Inputs) -> dict[str, Tensor]:
     own, theirs = _state(cutting.student), _state(cutting.teacher)
     pairs = [(name, other) for name, other in cutting.names.items() if own[name].ndim == theirs[other].ndim]
     students_of = {other: name for name, other in pairs}
-    differing = [
-        (other, axis)
-        for name, other in pairs
-        for axis in range(own[name].ndim)
-        if own[name].shape[axis] != theirs[other].shape[axis]
-    ]
+    axes = [(other, axis) for name, other in pairs for axis in range(own[name].ndim)]  # those of one size bind others
     kept: dict[Axis, Tensor] = {}
-    groups = _groups(cutting.teacher, differing, inputs)
+    groups = _groups(cutting.teacher, axes, inputs)
     for group in groups:
         axes = [axis for axis in group.copies if axis[0] in students_of]
         sizes = {axis: own[students_of[axis[0]]].shape[axis[1]] for axis in axes}
@@ -168,7 +163,7 @@ def _state(network: nn.Module) -> dict[str, Tensor]:
 def _groups(network: nn.Module, axes: list[Axis], inputs: Inputs) -> list[_Group]:
     """Return which axes of a network count the same units, as far as that is seen of the axes that are given.
 
-    A teacher's are found once in a process, for students that differ from it in the same axes.
+    A teacher's are found once in a process, for students that have the same tensors of it.
     """
     known, key = _known.setdefault(network, {}), tuple(axes)
     if key not in known:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import environment, load, search
+from conftest import load, search
 from safetensors.torch import save_file
 
 from harness import load_study
@@ -70,19 +68,3 @@ def test_what_students_start_from_is_searched_told_logged_and_loaded_again(tmp_p
     for trial in trials[:2]:
         right = result.student(trial.number)(val.inputs).argmax(-1) == val.labels
         assert float(right.float().mean()) == pytest.approx(trial.user_attrs["metrics"]["accuracy"])
-    command = [
-        sys.executable,
-        "-m",
-        "harness",
-        "confirm",
-        "--study",
-        "small",
-        "--space",
-        "small.py",
-        "--seeds",
-        "2",
-        "--controls",
-        "plain",
-    ]
-    confirmed = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
-    assert confirmed.returncode == 0, confirmed.stdout + confirmed.stderr

@@ -258,3 +258,53 @@ def test_a_network_that_can_not_be_called_so_is_refused_in_words() -> None:
 
     with pytest.raises(ValueError, match=r"its forward fails on it \(RuntimeError\); hold start=layers"):
         copy_from_teacher(Strict(2), Strict(3), torch.randn(1, 4))
+
+
+class RootMeanSquare(nn.Module):
+    """A norm of a person's own."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+
+
+class LanguageModel(nn.Module):
+    """A decoder of today: grouped queries, a gated layer, norms of its own, and one matrix at both ends."""
+
+    def __init__(self, width: int, groups: int, of_group: int, hidden: int) -> None:
+        super().__init__()
+        self.of_group = of_group
+        self.embed, self.last = nn.Embedding(11, width), nn.Linear(width, 11, bias=False)
+        self.last.weight = self.embed.weight
+        sizes = {"q": groups * of_group * 4, "k": groups * 4, "v": groups * 4, "gate": hidden, "up": hidden}
+        self.takes = nn.ModuleDict({name: nn.Linear(width, size, bias=False) for name, size in sizes.items()})
+        self.out, self.down = nn.Linear(sizes["q"], width, bias=False), nn.Linear(hidden, width, bias=False)
+        self.first, self.second = RootMeanSquare(width), RootMeanSquare(width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        q, k, v = (self.takes[one](self.first(x)).unflatten(-1, (-1, 4)).transpose(1, 2) for one in "qkv")
+        k, v = (one.repeat_interleave(self.of_group, 1) for one in (k, v))
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        y = self.second(x)
+        return torch.as_tensor(
+            self.last(x + self.down(nn.functional.silu(self.takes["gate"](y)) * self.takes["up"](y)))
+        )
+
+
+def test_grouped_queries_are_kept_with_their_keys_and_values() -> None:
+    teacher, student, tokens = drawn(LanguageModel(8, 3, 2, 6)), LanguageModel(8, 2, 2, 4), torch.tensor([[1, 4, 9, 2]])
+    kill(teacher, range(8, 16), ("takes.q.weight", 0), ("out.weight", 1))  # both queries of the second group
+    kill(teacher, range(4, 8), ("takes.k.weight", 0), ("takes.v.weight", 0))
+    kill(teacher, (0, 5), ("takes.gate.weight", 0), ("takes.up.weight", 0), ("down.weight", 1))
+    assert copy_from_teacher(student, teacher, tokens).unmatched == ()
+    torch.testing.assert_close(student.eval()(tokens), teacher(tokens))
+
+
+def test_groups_of_other_queries_are_refused_in_words() -> None:
+    with pytest.raises(ValueError, match="must keep whole heads of attention"):  # as many keys, and half the queries
+        copy_from_teacher(LanguageModel(8, 3, 1, 6), drawn(LanguageModel(8, 3, 2, 6)), torch.tensor([[1, 4]]))
