@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lightning_modules.batch import Inputs
 from lightning_modules.pruning import Cutting, cut
+from lightning_modules.units import state_of
 
 SCRATCH, LAYERS, PRUNED = "scratch", "layers", "pruned"
 """Start weights as ``student()`` gives them; copied by name; copied by name and cut to the student's width."""
@@ -157,11 +158,6 @@ def _copied(student: nn.Module, tensors: Mapping[str, Tensor]) -> Started:
         of_numbers=sum(sizes.values()),
         unmatched=tuple(name for name in own if name not in tensors),
     )
-
-
-def state_of(network: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of a network's state by name; they share its memory."""
-    return {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.initial import copy_from_teacher, state_of
+from lightning_modules.initial import copy_from_teacher
+from lightning_modules.units import state_of
 
 
 def drawn(network: nn.Module) -> nn.Module:
