@@ -21,6 +21,7 @@ from harness.core.errors import HarnessError, did_you_mean
 from harness.core.names import check_parameter_names
 from harness.core.sources import Code, code_of
 from harness.space_checks import (
+    TEACHER,
     Distributions,
     check_criterion,
     check_ends,
@@ -31,6 +32,7 @@ from harness.space_checks import (
 )
 from harness.space_families import Choice, family_groups, kept_families
 from harness.space_files import run_space_file
+from harness.space_initial import check_initial, hands_teacher, needs_teacher
 from harness.space_module import LABELS, OWN_TRAINING, check_module_space
 from harness.space_ranges import hold, listed, middle_of, suggest
 from harness.space_training import (
@@ -69,17 +71,19 @@ class Configuration:
         student: Values of the architecture.
         distillation: Values of the method.
         training: Values of the training.
+        initial: What the student's weights start from.
         is_taught: Whether the teacher's outputs are at hand; not for a control.
     """
 
     student: dict[str, Any]
     distillation: dict[str, Any]
     training: dict[str, Any]
+    initial: dict[str, Any] = field(default_factory=dict)
     is_taught: bool = True
 
     def params(self) -> dict[str, Any]:
         """Return every value by name."""
-        return {**self.student, **self.distillation, **self.training}
+        return {**self.student, **self.distillation, **self.training, **self.initial}
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,8 @@ class SearchSpace:
             task with ``module``: other keywords of it, ``alpha`` among them, if it is to have a control.
         training: Keywords of ``lightning_modules.training.Training``, as far as they vary; they win over
             ``task.training``. Of a task with ``module``: other keywords of it, which its tuned controls vary.
+        initial: Start weights: ``start`` alone, a choice of ``"scratch"`` (as ``student()`` gives them), ``"layers"``
+            and ``"pruned"`` (of the teacher, ``lightning_modules.initial``), and files of safetensors.
         epochs: Epochs of a trial, unless the command line says otherwise.
         code: The source code of the space file and of the modules that it imports; set by ``load_space``.
         chooser: The parameter that chooses a family of students; set by a ``Choice``, and empty without one.
@@ -122,6 +128,7 @@ class SearchSpace:
     student: Distributions
     distillation: Mapping[str, BaseDistribution | Distributions | Method]
     training: Distributions = field(default_factory=dict)
+    initial: Distributions = field(default_factory=dict)
     epochs: int = 20
     code: Code = field(default_factory=Code, repr=False, compare=False)
     chooser: str = ""
@@ -140,6 +147,9 @@ class SearchSpace:
         else:
             object.__setattr__(self, "training", storable_training(self.training))
             self._check_methods()
+        object.__setattr__(self, "initial", {name: storable(name, dist) for name, dist in self.initial.items()})
+        others = itertools.chain(self.student, self.training, self._method, *self.methods.values())
+        check_initial(self.initial, set(others))
         check_parameter_names(self.distributions)
         for metric in declared_metrics(self.task)[1:]:
             if metric.name in self.distributions:
@@ -155,6 +165,8 @@ class SearchSpace:
                     f"student must not name {taken[0]!r}, which is the loss's, in every control too; "
                     "call the argument of student() otherwise."
                 )
+            if self.hands_teacher and TEACHER in self.student:
+                raise ValueError(f"student must not name {TEACHER!r}, which student() is handed; leave it out.")
             names = [*self.student, METHOD, *parameters, *self.training]
             if len(set(names)) < len(names):
                 twice = sorted({name for name in names if names.count(name) > 1})
@@ -248,7 +260,7 @@ class SearchSpace:
     def distributions(self) -> dict[str, BaseDistribution]:
         """Return every parameter's distribution by name, in declaration order; a trial has those of one method."""
         parameters = {name: dist for group in self.methods.values() for name, dist in group.items()}
-        return {**self.student, **self._method, **parameters, **self.training}
+        return {**self.student, **self._method, **parameters, **self.training, **self.initial}
 
     @cached_property
     def branches(self) -> dict[Branch, dict[str, BaseDistribution]]:
@@ -259,6 +271,7 @@ class SearchSpace:
                 **self._method,
                 **parameters,
                 **self.training,
+                **self.initial,
             }
             for method, parameters in self.methods.items()
             for family, group in self.student_groups.items()
@@ -344,6 +357,7 @@ class SearchSpace:
             training=narrowed(self.training)
             if self.trains_itself
             else hold_idle(self.task.training, narrowed(self.training)),
+            initial=narrowed(self.initial),
         )
 
     def _check_reaches(self, values: Mapping[str, str], decides: str, place: int) -> None:
@@ -366,8 +380,9 @@ class SearchSpace:
 
     @property
     def groups(self) -> dict[str, list[str]]:
-        """Return the names of the student's and the training's parameters; ``tuned``: those of training that vary."""
+        """Return the names of parameters by group; ``tuned``: those of training that vary."""
         return {
+            **({"initial": list(self.initial)} if self.initial else {}),
             "student": list(self.student),
             "training": list(self.training),
             "tuned": [name for name, distribution in self.training.items() if not distribution.single()],
@@ -383,7 +398,8 @@ class SearchSpace:
         student = suggested({name: self.student[name] for name in self.student_groups[family]})
         chosen = suggested(self._method)
         parameters = suggested(self.methods[chosen.get(METHOD, next(iter(self.methods)))])
-        return Configuration(student, {**chosen, **parameters}, suggested(self.training))
+        training, initial = suggested(self.training), suggested(self.initial)
+        return Configuration(student, {**chosen, **parameters}, training, initial)
 
     def configuration(self, params: Mapping[str, Any]) -> Configuration:
         """Return the configuration of these parameters, in its groups."""
@@ -392,6 +408,7 @@ class SearchSpace:
             student={name: params[name] for name in self.student_groups[self.branch_key(params)[1]]},
             distillation={name: params[name] for name in (*self._method, *branch)},
             training={name: params[name] for name in self.training},
+            initial={name: params[name] for name in self.initial},
         )
 
     def middle(self, method: str | None = None, family: str | None = None) -> dict[str, Any]:
@@ -406,21 +423,34 @@ class SearchSpace:
         middle = {name: middle_of(distribution) for name, distribution in self.branches[method, family].items()}
         return middle | ({METHOD: method} if self._method else {}) | ({self.chooser: family} if self.chooser else {})
 
-    def build_student(self, values: Mapping[str, Any]) -> nn.Module:
+    @cached_property
+    def hands_teacher(self) -> bool:
+        """Return whether ``student()``, or ``module()``, is handed the frozen teacher."""
+        return hands_teacher(self.task)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Return whether the teacher's network is at hand wherever students are trained."""
+        return needs_teacher(self.task, self.initial)
+
+    def build_student(self, values: Mapping[str, Any], teacher: nn.Module | None = None) -> nn.Module:
         """Return a student with fresh weights.
 
         Args:
             values: Of its architecture, as storages keep them. Of a student that trains itself, also of any other
                 parameter; those that are missing are in the middle of their ranges.
+            teacher: A copy of the teacher of its own, where the task is handed one.
         """
-        if not self.trains_itself:
-            return self.task.student(**{name: chosen(self.student[name], value) for name, value in values.items()})
-        every = self.middle() | dict(values)
-        return self.task.module(**{name: chosen(self.distributions[name], value) for name, value in every.items()})
+        every = self.middle() | dict(values) if self.trains_itself else values
+        given = {name: chosen(self.distributions[name], every[name]) for name in every if name not in self.initial}
+        make = self.task.module if self.trains_itself else self.task.student
+        return make(**given, **({TEACHER: teacher} if self.hands_teacher else {}))
 
     def building(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return those of a trial's parameters that its student is built from."""
-        return dict(params) if self.trains_itself else self.architecture_of(params)
+        if not self.trains_itself:
+            return self.architecture_of(params)
+        return {name: value for name, value in params.items() if name not in self.initial}
 
     def architectures(self, *, limit: int) -> list[dict[str, Any]] | None:
         """Return every architecture of the space, or ``None`` if they are uncountable or more than ``limit``."""

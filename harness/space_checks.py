@@ -22,6 +22,9 @@ from lightning_modules.training import Training
 
 Distributions = Mapping[str, BaseDistribution]
 
+TEACHER = "teacher"
+"""The keyword by which ``student()`` and ``module()`` ask for the frozen teacher: no parameter of a space."""
+
 _KINDS: Mapping[str, tuple[type, str]] = {"float": (Real, "a number"), "str": (str, "a string")}
 
 

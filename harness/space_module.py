@@ -8,7 +8,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 
 from harness.core.errors import did_you_mean
-from harness.space_checks import keywords_of
+from harness.space_checks import TEACHER, keywords_of
 from harness.task import Task
 
 Distributions = Mapping[str, BaseDistribution]
@@ -35,7 +35,7 @@ def check_module_space(task: Task, groups: Mapping[str, Mapping[str, Any]]) -> N
                 f"distillation must give each parameter of module() a distribution, for students that train themselves "
                 f"have no method, but {name!r} is {type(given).__name__}."
             )
-    known = keywords_of(task.module)
+    known = keywords_of(task.module) - {TEACHER}
     for group, parameters in groups.items():
         for name in parameters:
             if name == "method":

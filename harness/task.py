@@ -83,7 +83,9 @@ class Task(ABC):
 
         Args:
             args: Empty; it lets a task declare its own keywords, as ``student(self, *, width: int)``, under mypy too.
-            architecture: A value for each parameter of the space's ``student`` group.
+            architecture: A value for each parameter of the space's ``student`` group. A keyword ``teacher`` is no
+                parameter: it is given a frozen copy of the teacher, in eval mode, on the CPU. What is taken of its
+                weights must be in the student's own state.
         """
         raise NotImplementedError
 
@@ -98,7 +100,8 @@ class Task(ABC):
         Args:
             args: Empty, as of ``student``.
             parameters: A value for each parameter of the space, of its groups ``student``, ``distillation`` and
-                ``training``. What is built must depend on those of ``student`` alone.
+                ``training``. What is built must depend on those of ``student`` alone. A keyword ``teacher`` is given
+                a frozen copy of the teacher, as to ``student``.
         """
         raise NotImplementedError
 

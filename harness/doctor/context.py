@@ -17,7 +17,7 @@ from harness.preparation.method_checks import teacher_layers
 from harness.preparation.teacher_checks import sample_of
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
-from harness.students.training import StudentTraining, student_module, student_training
+from harness.students.training import StudentTraining, begin_student, student_module, student_training
 from harness.task import deployed_network
 from harness.teachers.black_box import BlackBoxTeacher
 from harness.training.fit import seed_draws
@@ -122,13 +122,14 @@ class CheckContext:
 
     def module(self, configuration: Configuration, *, steps: int = STEPS) -> StudentModule:
         """Build a student's module for some steps, with the same fresh weights at each call, on the device."""
+        student, _ = begin_student(configuration, self.space, self.sample, seed=0)
         module = student_module(
+            student,
             configuration,
             replace(self.space, epochs=EPOCHS),
             self.sample,
             classes=self.classes,
             total_steps=steps,
-            seed=0,
         )
         return module.to(self.device)
 

@@ -29,6 +29,7 @@ from harness.networks.deployment import check_deployed
 from harness.networks.student_checks import check_students, find_empty_layer, range_advice
 from harness.preparation.cost_table import example_inputs
 from harness.preparation.method_checks import student_layers
+from harness.preparation.origins import check_starts
 from harness.preparation.sanity_warnings import SAME_WEIGHTS, task_warnings, training_warnings
 from harness.space import SearchSpace
 from harness.space_ranges import ends
@@ -92,7 +93,8 @@ def check_student_logits(context: CheckContext) -> str:
             check_raw_logits(f"student({name})", context.student(architecture), context.inputs(ASKED), labels, output)
             deployed = context.deployed(architecture)
             shape = check_raw_logits(f"deployed(student({name}))", deployed, context.inputs(ASKED), labels, output)
-    return f"raw and finite, shape {shape}; the teacher's inputs"
+    starts = "".join(f"; start {line}" for line in check_starts(context.space, sample))
+    return f"raw and finite, shape {shape}; the teacher's inputs{starts}"
 
 
 def check_nothing_ignored(context: CheckContext) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from dataclasses import replace
 
 import torch
 from safetensors import SafetensorError
@@ -14,8 +16,10 @@ from harness.doctor.context import SAMPLES, STEPS, CheckContext, train_steps
 from harness.doctor.network_checks import check_deterministic, check_raw_logits
 from harness.networks.consistency import ASKED, TOLERANCE, distance, logits_of
 from harness.networks.digest import answers_of, network_digest, samples_of
+from harness.networks.handed_teacher import frozen
 from harness.preparation.fingerprint import fingerprint
 from harness.preparation.method_checks import teacher_layers
+from harness.preparation.origins import find_origins
 from harness.preparation.teacher_checks import check_outputs
 from harness.task import make_metrics, teacher_training
 from harness.teachers.asking import asks_live
@@ -33,7 +37,10 @@ _PARTS_SHOWN = 3
 def check_teacher_loads(context: CheckContext) -> str:
     """Check that the teacher can be built, and loaded from ``--teacher`` or the cache if they have one."""
     context.dataset = fingerprint(context.data)
+    context.sample.origins = find_origins(context.space, context.data, context.settings)
     network, file = find_teacher(context.space, context.data, context.dataset, context.settings)
+    if context.sample.origins.teacher is not None and isinstance(network, nn.Module):
+        context.sample.origins = replace(context.sample.origins, teacher=frozen(copy.deepcopy(network)))
     if isinstance(network, BlackBoxTeacher):
         return load_black_box(network, context)
     is_fresh = file is None and learns(network)

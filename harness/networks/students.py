@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from harness.core.errors import Unfit
+from harness.networks.handed_teacher import teacher_for_student
 from harness.space import SearchSpace
 from lightning_modules.batch import initialize_lazy_layers
 from lightning_modules.data.tensors import Split, TensorDataModule
@@ -35,7 +36,7 @@ def build_student(space: SearchSpace, architecture: Mapping[str, Any], data: Ten
     Raises:
         Unfit: If the task returns no network, or one that is trained otherwise than the task says.
     """
-    network = space.build_student(architecture)
+    network = space.build_student(architecture, teacher_for_student(space, data))
     if fault := _kind_fault(network, space):
         raise Unfit(f"{named(architecture)} must give {fault[0]}", fault[1])
     if not isinstance(network, nn.Module):

@@ -218,7 +218,7 @@ def _no_control(trial: _Trial, configuration: Configuration) -> str:
 def _check_same_network(space: SearchSpace, data: TensorDataModule, user_code: UserCodeContext) -> None:
     """Check that what is deployed depends on the architecture alone: costs are looked up by it."""
     middle, others = space.middle(), {**space.distributions}
-    for name in space.student:
+    for name in (*space.student, *space.initial):
         others.pop(name)
     architecture = middle_architecture(space)
     usual = _measured(space, data, architecture, user_code)

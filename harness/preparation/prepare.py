@@ -10,6 +10,7 @@ from harness.preparation.cache_format import check_cache
 from harness.preparation.cost_table import cost_table, too_large
 from harness.preparation.fingerprint import cache_key, fingerprint_of_folds
 from harness.preparation.method_checks import check_teachers
+from harness.preparation.origins import trained_origins
 from harness.preparation.own_methods import check_own_methods
 from harness.preparation.prepared import Prepared
 from harness.preparation.scoring import mean_of_folds, scores_of
@@ -69,6 +70,8 @@ def prepare(
     run.collect_warnings(students)
     run.check_asking(data)
     made = run.make_teachers(data, kept_under, students)
+    for fold, teachers in zip(folds, made, strict=True):
+        fold.origins = trained_origins(fold.origins, teachers[0])
     every = {teacher.digest: teacher.start for teachers in made for teacher in teachers}
     teacher_digest = bind_teachers(
         study, list(every.values()), settings.average if len(every) == len(made[0]) else FOLDS

@@ -34,6 +34,7 @@ from harness.preparation.method_checks import (
     teacher_layers,
 )
 from harness.preparation.mixing import find_unrepeatable_view, mixes_targets, no_control_reason, remedy_of
+from harness.preparation.origins import check_starts, file_starts, find_origins
 from harness.preparation.own_modules import check_own_training
 from harness.preparation.sanity_warnings import SAME_WEIGHTS, network_warnings, task_warnings, training_warnings
 from harness.preparation.scoring import score
@@ -117,7 +118,10 @@ class PreparationSteps:
         self._terminal.say(f"data      {sizes} samples{folds}{views}, {dataset}")
         for note in data.notes:
             self._terminal.say_wrapped(f"data      {note}", indent=INDENT)
+        with self.task_code("teacher"):
+            origins = find_origins(self._space, data, self._settings)
         for fold in data.folds:
+            fold.origins = origins
             fold.move_to(device)
         self._study.pin_inputs(dataset=dataset, students=students_digest(self._space, data, self._settings))
         return data, each
@@ -131,7 +135,9 @@ class PreparationSteps:
             with self.task_code("output"):  # its weights, one for each class
                 space.task.output.for_training(fold.splits["train"].labels, students.classes)
         check_deployed(space, data, self.task_code, classes=students.classes)
-        pin_starts(self._study, student_starts(space, data, self._settings))
+        pin_starts(self._study, student_starts(space, data, self._settings) | file_starts(data.origins))
+        for line in check_starts(space, data):
+            self._terminal.say_wrapped(f"start     {line}", indent=INDENT)
         check_classes(space, students.classes)
         check_student_layers(space, students)
         return students

@@ -13,16 +13,20 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from harness.core.errors import TrialFailed, one_line
 from harness.metrics import METRICS
 from harness.networks.students import build_student
 from harness.space import Configuration, SearchSpace
+from harness.space_initial import START
 from harness.task import declared_metrics, make_metrics
 from harness.tracking.autologging import switch_off_autologging
 from harness.training.batches import with_batches_of
 from harness.training.fit import EpochListener, FitConfig, fit, seed_draws
 from harness.training.fit_module import ModuleConfig, fit_module, seed_all
+from lightning_modules.batch import Inputs
 from lightning_modules.classifier import StudentModule
 from lightning_modules.data.tensors import TensorDataModule
+from lightning_modules.initial import SCRATCH, Started, start_from
 from lightning_modules.methods import HardLabelCriterion
 from lightning_modules.training import Training
 
@@ -33,6 +37,10 @@ class StudentTraining(Protocol):
     @property
     def module(self) -> pl.LightningModule:
         """Return what Lightning trains."""
+
+    @property
+    def started(self) -> Started | None:
+        """Return what of the student began with weights that were not drawn; ``None`` where all were."""
 
     def run(self, folder: Path, accelerator: str, listeners: Sequence[EpochListener] | None = None) -> nn.Module:
         """Train to the last epoch, from the newest checkpoint in ``folder`` if there is one, and return the student.
@@ -85,13 +93,14 @@ class MethodTraining:
     ) -> None:
         training = space.training_of(configuration)
         self._data, self._epochs, self._seed = _own_data(data, training, configuration), space.epochs, seed
+        student, self.started = begin_student(configuration, space, self._data, seed=seed)
         self.module = student_module(
+            student,
             configuration,
             space,
             self._data,
             classes=classes,
             total_steps=space.epochs * training.steps_per_epoch(self._data.steps_per_epoch),
-            seed=seed,
         )
         self._data.seed, self._data.teacher_layers = order_seed, self.module.criterion.teacher_layers
 
@@ -121,6 +130,7 @@ class ModuleTraining:
         seed_all(seed, torch.device("cpu"))  # weights are drawn on the CPU, whatever the device
         module = build_student(space, configuration.params(), data)
         assert isinstance(module, pl.LightningModule)  # it was checked where it was built
+        self.started = _start(module, configuration, self._data)
         names = {*METRICS, *(metric.name for metric in declared_metrics(space.task))}
         self.module = module
         self._config: dict[str, Any] = {
@@ -155,27 +165,60 @@ def _own_data(data: TensorDataModule, training: Training, configuration: Configu
     return own
 
 
+def begin_student(
+    configuration: Configuration, space: SearchSpace, data: TensorDataModule, *, seed: int
+) -> tuple[nn.Module, Started | None]:
+    """Build a student with its start weights, to be trained by a method, and return what of it began with them.
+
+    Args:
+        configuration: Architecture and start.
+        space: Its task builds the student.
+        data: Hold what it may start from.
+        seed: Seed of the weights that are drawn.
+
+    Raises:
+        TrialFailed: If the student can't start so.
+    """
+    seed_draws(seed, torch.device("cpu"))  # weights are drawn on the CPU, whatever the device
+    student = build_student(space, configuration.student, data)
+    return student, _start(student, configuration, data)
+
+
+def start_inputs(data: TensorDataModule) -> Inputs:
+    """Return the inputs of a sample on the CPU: networks are called with it to see which units are the same."""
+    return data.splits["val"].few(1).to(torch.device("cpu")).inputs
+
+
+def _start(student: nn.Module, configuration: Configuration, data: TensorDataModule) -> Started | None:
+    """Copy the start weights of a configuration into a student whose weights were drawn."""
+    start = configuration.initial.get(START, SCRATCH)
+    if start == SCRATCH:
+        return None
+    try:
+        return start_from(student, start, data.origins, start_inputs(data))
+    except ValueError as error:
+        raise TrialFailed(f"start={start} is impossible: {one_line(error)}") from error
+
+
 def student_module(
+    student: nn.Module,
     configuration: Configuration,
     space: SearchSpace,
     data: TensorDataModule,
     *,
     classes: int,
     total_steps: int,
-    seed: int,
 ) -> StudentModule:
-    """Build the module of a student with fresh weights, which a method trains.
+    """Build the module of a student, which a method trains. Call it at once after ``begin_student``, whose draws go on.
 
     Args:
+        student: From ``begin_student``.
         configuration: Architecture, distillation and training parameters.
-        space: Its task builds the student; its epochs are the length of the whole training.
+        space: Its epochs are the length of the whole training.
         data: The data, in batches of the training's size, with the teacher's outputs.
         classes: Number of classes C.
         total_steps: Optimizer steps of the whole training.
-        seed: Seed of the initial weights.
     """
-    seed_draws(seed, torch.device("cpu"))  # weights are drawn on the CPU, whatever the device
-    student = build_student(space, configuration.student, data)
     is_asked = data.live is not None or "train" in data.teacher_outputs
     criterion = space.criterion(configuration) if configuration.is_taught or is_asked else HardLabelCriterion()
     criterion.output = output = space.task.output.for_training(data.splits["train"].labels, classes)

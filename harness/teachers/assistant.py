@@ -6,6 +6,7 @@ Where teacher and student are far apart, an assistant of a size between them may
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from harness.space import SearchSpace
 from harness.task import deployed_network
 from harness.training.tensor_file import load_state
 from lightning_modules.data.tensors import TensorDataModule
+from lightning_modules.initial import Origins
 
 _ARCHITECTURE, _OTHERS = "architecture", "parameters"
 
@@ -61,7 +63,9 @@ def load_assistant(file: Path, space: SearchSpace, data: TensorDataModule, space
         )
     others = json.loads(metadata.get(_OTHERS, "{}"))  # of a student that trains itself
     try:
-        student = deployed_network(space.task, build_student(space, {**architecture, **others}, data))
+        fresh = copy.copy(data)
+        fresh.origins = Origins()  # not what the assistant itself is to be handed to
+        student = deployed_network(space.task, build_student(space, {**architecture, **others}, fresh))
         load_state(student, state)
     except Exception as error:
         raise HarnessError(

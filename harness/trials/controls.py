@@ -199,8 +199,9 @@ def _draw_settings(count: int, settings: Settings, space: SearchSpace, key: str)
 
 
 def _architecture(params: Mapping[str, Any], study: Study) -> str:
-    """Return a key for the architecture of a trial's student."""
-    return digest("architecture", {name: params.get(name) for name in study.groups["student"]})
+    """Return a key for the architecture of a trial's student, and what it starts from: its controls start alike."""
+    names = [*study.groups["student"], *study.groups.get("initial", ())]
+    return digest("architecture", {name: params.get(name) for name in names})
 
 
 def _is_try(trial: FrozenTrial) -> bool:

@@ -24,7 +24,7 @@ from harness.preparation.student_costs import check_as_costed, costs_of
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
 from harness.storage.leases import Lease
-from harness.students.training import student_training
+from harness.students.training import StudentTraining, student_training
 from harness.task import deployed_network, primary_metric
 from harness.tracking.spool import Spool
 from harness.training.checkpoint import fold_folder
@@ -98,7 +98,7 @@ def run_student(
         spool.metrics(costs)
         is_compared, of_folds = False, []
         for fold, data in enumerate(prepared.data.folds):
-            network, logits, scores = _run_fold(spec, fold, folder, context, listeners(fold))
+            network, logits, scores = _run_fold(spec, fold, spool, context, listeners(fold))
             of_folds.append(scores)
             lease.report_progress(space.epochs)
             if fold == 0:
@@ -117,7 +117,7 @@ def run_student(
 def _run_fold(
     spec: TrainingSpec,
     fold: int,
-    folder: Path,
+    spool: Spool,
     context: TrialContext,
     listeners: Sequence[EpochListener],
 ) -> tuple[nn.Module, Tensor, dict[str, float]]:
@@ -126,22 +126,17 @@ def _run_fold(
     Args:
         spec: What to train.
         fold: The fold, from 0.
-        folder: Folder of the whole training.
+        spool: The spool of the whole training's run.
         context: What every training needs.
         listeners: As in ``harness.training.fit.fit``.
     """
     space, study, prepared = context.space, context.study, context.prepared
-    own, data = fold_folder(folder, fold), prepared.data.folds[fold]
+    own, data = fold_folder(spool.folder, fold), prepared.data.folds[fold]
     own.mkdir(exist_ok=True)
-    student = train_student(
-        spec,
-        space,
-        prepared,
-        folder=own,
-        accelerator=context.settings.accelerator,
-        listeners=listeners,
-        fold=fold,
-    )
+    training = _training_of(spec, space, prepared, fold)
+    if training.started is not None and fold == 0:
+        spool.tags({"kd.start": str(training.started)})
+    student = training.run(own, context.settings.accelerator, listeners)
     network = deployed_network(space.task, student.to(data.device)).to(data.device)
     check_as_costed(network, spec.configuration.student, space, study, prepared)
     logits = ordered_logits(network, data, spec.split)
@@ -181,7 +176,6 @@ def train_student(
     folder: Path,
     accelerator: str,
     listeners: Sequence[EpochListener] | None = None,
-    fold: int = 0,
 ) -> nn.Module:
     """Build a student and train it to the end, from the newest checkpoint in ``folder`` if there is one.
 
@@ -192,12 +186,15 @@ def train_student(
         folder: Folder of the training.
         accelerator: Lightning's name of the device.
         listeners: As in ``harness.training.fit.fit``.
-        fold: The fold of the data, from 0.
 
     Raises:
         TrialFailed, TrialPruned: If a listener raises them.
     """
-    training = student_training(
+    return _training_of(spec, space, prepared).run(folder, accelerator, listeners)
+
+
+def _training_of(spec: TrainingSpec, space: SearchSpace, prepared: Prepared, fold: int = 0) -> StudentTraining:
+    return student_training(
         spec.configuration,
         space,
         prepared.data.folds[fold],
@@ -205,7 +202,6 @@ def train_student(
         seed=spec.seed,
         order_seed=spec.order_seed,
     )
-    return training.run(folder, accelerator, listeners)
 
 
 def _finite(scores: Mapping[str, float], primary: str, objectives: Sequence[str]) -> dict[str, float]:

@@ -21,6 +21,7 @@ from lightning_modules.data.folds import check_folds, fold_numbers
 from lightning_modules.data.live import LiveTeacher
 from lightning_modules.data.loading import Asked, EpochLoader, Mixing, Sampling, batch_starts
 from lightning_modules.data.views import Views
+from lightning_modules.initial import Origins
 
 _ITEM_BYTES = 2**26  # of inputs that are gathered at once
 
@@ -276,6 +277,7 @@ class TensorDataModule(pl.LightningDataModule):
             in one fold.
 
     Attributes:
+        origins: What students may start from.
         live: The teacher, where it is asked about each training batch; ``None`` where its outputs are stored.
         soft_targets: Returns targets of a batch as floats, by the output kind of the task; samples are mixed with them.
 
@@ -331,6 +333,7 @@ class TensorDataModule(pl.LightningDataModule):
         self.device = torch.device("cpu")
         self.teacher_outputs: dict[str, dict[str, Tensor]] = {}
         self.teacher_layers: tuple[str, ...] = ()  # the teacher's layers whose outputs batches hold beside its logits
+        self.origins = Origins()
         self.live: LiveTeacher | None = None
         self.soft_targets: Callable[[Tensor], Tensor] | None = None
         self._folds: tuple[TensorDataModule, ...] = ()

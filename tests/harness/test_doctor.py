@@ -97,6 +97,16 @@ def test_a_healthy_task_passes_all_checks_and_nothing_is_written(
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["here", "points.py"]
 
 
+def test_what_students_start_from_is_told_as_in_a_search(tmp_path: Path) -> None:
+    shaped = (STUDENT, "return Net(width, depth, classes=teacher.head.out_features)")
+    handed = ("def student(self, *, width, depth):", "def student(self, *, width, depth, teacher):")
+    group = '    initial={"start": CategoricalDistribution(["scratch", "pruned"])},'
+    findings = findings_of(settings_of(tmp_path, shaped, handed, ("\n    training={", f"\n{group}\n    training={{")))
+    assert not names(findings, "FAILED")
+    told = findings["student's logits"].found  # 8 * 4 + 4, 2 * 4, 4 * 4 + 4 and 4 * 3 + 3 numbers
+    assert told.endswith("; start pruned: of student(width=4, depth=1) 79 of 79 parameters, 11 of 11 tensors")
+
+
 def test_a_given_teacher_is_checked(tmp_path: Path) -> None:
     settings = saved_teacher(tmp_path, settings_of(tmp_path))
     findings = findings_of(settings)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from torch import Tensor, nn
 
 from harness.core.errors import HarnessError, Unfit
@@ -19,10 +20,12 @@ from harness.preparation.mixing import MODULE_REMEDY, REMEDY, remedy_of
 from harness.preparation.own_modules import OwnTraining, check_own_training
 from harness.preparation.sanity_warnings import training_warnings
 from harness.space import SearchSpace
+from harness.students.training import student_training
 from harness.task import Task
 from lightning_modules.batch import Batch
 from lightning_modules.data.tensors import Split, TensorDataModule
 from lightning_modules.data.views import Views
+from lightning_modules.initial import Origins
 from lightning_modules.losses import distillation_loss
 from lightning_modules.outputs import Classification
 
@@ -100,6 +103,28 @@ def test_a_module_that_can_be_trained_is_and_leaves_no_trace() -> None:
 
 def test_views_are_trained_on_too() -> None:
     assert found_of(a_space(), some_data(Noise(count=2))).no_control == ""
+
+
+def test_a_module_is_handed_the_teacher_and_starts_from_it() -> None:
+    class Handed(OwnTask):
+        teacher: Callable[..., Any] = lambda self: nn.Sequential(nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, 3))
+
+    def module(self: Task, *, width: int, alpha: float, lr: float, teacher: nn.Module) -> pl.LightningModule:
+        assert not teacher.training
+        return Own(width, alpha, lr)
+
+    space = replace(
+        a_space(task=Handed, module=module), initial={"start": CategoricalDistribution(["pruned", "scratch"])}
+    )
+    data, teacher = some_data(), Handed().teacher()
+    data.origins = Origins(teacher.eval())
+    assert found_of(space, data).no_control == ""
+    configuration = space.configuration(space.middle())
+    training = student_training(configuration, space, data, classes=3, seed=0, order_seed=0)
+    assert training.started is not None and training.started.unmatched == ()
+    assert torch.equal(training.module.state_dict()["net.2.bias"], teacher.state_dict()["2.bias"])
+    control = student_training(space.labels_alone(configuration), space, data, classes=3, seed=0, order_seed=0)
+    assert all(torch.equal(v, control.module.state_dict()[k]) for k, v in training.module.state_dict().items())
 
 
 class Reads(Own):

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from harness.core.content import tensors_digest
 from harness.core.errors import HarnessError
 from harness.cost.table import key_of
+from harness.networks.students import build_student
 from harness.space import SearchSpace, load_space
 from harness.teachers.assistant import is_student, load_assistant
+from lightning_modules.initial import Origins
 
 
 @pytest.fixture
@@ -47,6 +49,24 @@ def refused(file: Path, space: SearchSpace) -> str:
 def test_a_student_is_built_and_filled(tmp_path: Path, space: SearchSpace, state: dict[str, Tensor]) -> None:
     loaded = load_assistant(kept(tmp_path, state), space, space.task.data(None), "cancer").state_dict()
     assert set(loaded) == set(state) and all(torch.equal(loaded[name], state[name]) for name in state)
+
+
+def test_a_student_that_was_handed_another_teacher_is_built_beside_the_task_s_own(
+    tmp_path: Path, space: SearchSpace
+) -> None:
+    class Handed(type(space.task)):  # type: ignore[misc]
+        def teacher(self) -> nn.Module:
+            return nn.Sequential(nn.Linear(30, 5), nn.Linear(5, 2))
+
+        def student(self, *, width: int, teacher: nn.Sequential) -> nn.Module:
+            return nn.Sequential(nn.Linear(30, width), nn.Linear(width, teacher[1].in_features), nn.Linear(5, 2))
+
+    handed = replace(space, task=Handed())
+    data = handed.task.data(None)
+    state = dict(build_student(handed, {"width": 4}, data).state_dict())
+    data.origins = Origins(nn.Sequential(nn.Linear(30, 7), nn.Linear(7, 2)))  # as the assistant itself would be
+    loaded = load_assistant(kept(tmp_path, state, digest=tensors_digest(state)), handed, data, "cancer").state_dict()
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
 
 
 def test_a_student_is_told_from_other_checkpoints(tmp_path: Path, state: dict[str, Tensor]) -> None:

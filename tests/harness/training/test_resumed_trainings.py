@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from torch import nn
 
 from harness.core.content import tensors_digest
@@ -18,6 +18,7 @@ from harness.task import Task
 from harness.training.checkpoint import epochs_kept
 from harness.trials.trial import TrainingSpec, train_student
 from lightning_modules.data.tensors import Split, TensorDataModule
+from lightning_modules.initial import Origins
 from lightning_modules.training import Training
 
 # Lightning's, of a choice that is meant: batches are cut on their device, so the module moves none.
@@ -45,7 +46,9 @@ def some_data() -> TensorDataModule:
 SIZES = (("train", SAMPLES), ("val", 7))
 
 
-def trained(training: Training, folder: Path, *, cut_at: int | None = None, batch_size: int = BATCH) -> str:
+def trained(
+    training: Training, folder: Path, *, cut_at: int | None = None, batch_size: int = BATCH, start: str = "scratch"
+) -> str:
     """The digest of a student trained to the end, or until a call of it in training, whose number is given."""
     given, calls = training, 0
 
@@ -58,12 +61,10 @@ def trained(training: Training, folder: Path, *, cut_at: int | None = None, batc
     class Own(Task):
         training = given
         data: Callable[..., Any] = lambda self, data_dir: some_data()
-        teacher: Callable[..., Any] = lambda self: nn.Linear(4, 3)
+        teacher: Callable[..., Any] = lambda self: a_network(9)
 
         def student(self, *, width: int) -> nn.Module:
-            network = nn.Sequential(
-                nn.Linear(4, width), nn.BatchNorm1d(width), nn.Dropout(0.2), nn.ReLU(), nn.Linear(width, 3)
-            )
+            network = a_network(width)
             network.register_forward_pre_hook(count)
             return network
 
@@ -71,12 +72,15 @@ def trained(training: Training, folder: Path, *, cut_at: int | None = None, batc
         task=Own(),
         student={"width": IntDistribution(2, 8)},
         distillation={"temperature": FloatDistribution(1, 9), "alpha": FloatDistribution(0, 1)},
+        initial={"start": CategoricalDistribution(["scratch", "layers", "pruned"])},
         epochs=EPOCHS,
     )
     folder.mkdir(exist_ok=True)
-    configuration = Configuration({"width": 5}, {"temperature": 4.0, "alpha": 0.3}, {})
+    configuration = Configuration({"width": 5}, {"temperature": 4.0, "alpha": 0.3}, {}, {"start": start})
     prepared: Any = SimpleNamespace(data=some_data(), classes=3)
     prepared.data.batch_size = batch_size
+    torch.manual_seed(7)
+    prepared.data.origins = Origins(a_network(9).eval())
     network = train_student(
         TrainingSpec(configuration=configuration, seed=1, order_seed=2),
         space,
@@ -86,6 +90,10 @@ def trained(training: Training, folder: Path, *, cut_at: int | None = None, batc
     )
     assert prepared.data.batch_size == batch_size and prepared.data.seed == 0  # shared with other trials
     return tensors_digest(network.state_dict())
+
+
+def a_network(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(width), nn.Dropout(0.2), nn.ReLU(), nn.Linear(width, 3))
 
 
 TRAININGS = {
@@ -110,6 +118,15 @@ def test_a_training_that_is_cut_within_an_epoch_goes_on_to_the_same_bits(
     assert epochs_kept(tmp_path / "cut") == 2
     assert trained(TRAININGS[name], tmp_path / "cut") == whole
     assert trained(TRAININGS[name], tmp_path / "cut") == whole  # nothing is left to be trained
+
+
+@pytest.mark.usefixtures("kept_each_epoch")
+def test_a_training_with_start_weights_that_is_cut_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    whole = {start: trained(Training(), tmp_path / start, start=start) for start in ("scratch", "layers", "pruned")}
+    assert len(set(whole.values())) == 3
+    with pytest.raises(Cut):
+        trained(Training(), tmp_path / "cut", cut_at=2 * BATCHES + 4, start="pruned")
+    assert trained(Training(), tmp_path / "cut", start="pruned") == whole["pruned"]
 
 
 def test_each_of_them_is_another_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

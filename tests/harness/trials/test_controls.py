@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import Silent, claimed, metrics, opened, settings_in
+from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 
 from harness.core.content import derived_seed
@@ -57,6 +58,25 @@ def due(study: Study, **settings: Any) -> list[int]:
 
 def plain(study: Study, **settings: Any) -> Settings:
     return replace(study.settings, controls="plain", **settings)
+
+
+def test_a_control_starts_as_its_trial_and_tuned_ones_are_of_one_start(settings: Settings) -> None:
+    starts = CategoricalDistribution(["scratch", "pruned"])
+    space = replace(SPACE.fixed({"width": "8"}), initial={"start": starts})
+    study = opened(replace(settings, trials=6), space)
+    for accuracy in (0.9, 0.8, 0.7, 0.6, 0.5, 0.4):
+        claim = claimed(study, space)
+        assert claim is not None
+        claim.complete(metrics(accuracy, 1 - accuracy))
+        claim.lease.release()
+    started = {trial.number: trial.params["start"] for trial in study.trials()}
+    assert set(started.values()) == {"scratch", "pruned"}
+    controls = untrained_controls(study, replace(study.settings, controls="tuned"), space, list(started))
+    tries = [one for one in controls if one.tags["kd.control"] == "tuned"]
+    for one in controls:
+        numbers = [int(number) for number in one.tags["kd.control_of"].split(", ")]
+        assert {started[number] for number in numbers} == {one.spec.configuration.initial["start"]}
+    assert len({one.name.split("/")[1] for one in tries}) == 2  # one set of tries for each start
 
 
 def test_each_trial_on_the_front_needs_one_plain_control(settings: Settings) -> None:
