@@ -18,6 +18,7 @@ from lightning_modules.batch import Inputs
 from lightning_modules.data.own import data_module_of, is_lightning
 from lightning_modules.data.sampling import EpochSampler
 from lightning_modules.data.tensors import Split, TensorDataModule
+from lightning_modules.data.unlabelled import check_labels
 from lightning_modules.outputs import Classification, Output
 from lightning_modules.training import Training
 
@@ -53,6 +54,9 @@ class Task(ABC):
     @abstractmethod
     def data(self, data_dir: Path | None) -> TensorDataModule | Any:
         """Return the data in fixed train, validation and test splits; the same ones at each call.
+
+        Training samples may have no label, as each output kind marks it (``Output.is_labelled``): the teacher labels
+        them.
 
         A ``LightningDataModule`` of map-style datasets is taken too (``lightning_modules.data.own``).
 
@@ -305,7 +309,8 @@ def load_data(task: Task, data_dir: Path | None) -> TensorDataModule:
 
     Raises:
         TypeError: If the task returns no data module.
-        ValueError: If labels are not of the output's kind, or the task's sampler can't be followed.
+        ValueError: If labels are not of the output's kind or missing where they are needed, or the task's sampler can't
+            be followed.
     """
     data = task.data(data_dir)
     if not isinstance(data, TensorDataModule) and is_lightning(data):
@@ -314,9 +319,8 @@ def load_data(task: Task, data_dir: Path | None) -> TensorDataModule:
         raise TypeError(
             f"data() must return a TensorDataModule or a LightningDataModule, but returned {type(data).__name__}."
         )
-    for name, split in data.splits.items():
-        if fault := task.output.labels_fault(split.labels):
-            raise ValueError(f"labels of {name} must be {task.output.labels_text}, but got {fault}.")
+    check_labels(data.splits, task.output)
+    data.is_labelled = task.output.is_labelled
     if _is_overridden(task, "sampler"):
         data.sampler = EpochSampler(task.sampler, data.splits["train"])
     return data

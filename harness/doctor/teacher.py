@@ -26,6 +26,7 @@ from harness.teachers.untrained import learns
 from lightning_modules.classifier import TeacherModule
 from lightning_modules.data.live import LiveTeacher
 from lightning_modules.data.tensors import Split
+from lightning_modules.data.unlabelled import output_for_training
 
 _PARTS_SHOWN = 3
 
@@ -61,7 +62,7 @@ def check_teacher_learns(context: CheckContext) -> str:
         return "it is trained already" if context.settings.teachers or learns(context.teacher) else AS_IT_IS
     module = TeacherModule(
         context.teacher,
-        output=task.output,
+        output=output_for_training(task.output, context.sample, context.classes),
         metrics=make_metrics(task, context.classes),
         total_steps=STEPS,
         settings=teacher_training(task),

@@ -83,7 +83,7 @@ def prepare(
     scores = [attach_outputs(one, data, space, students.classes) for one in outputs]
     ensemble = attach_outputs(averaged(outputs, settings.average, space.task.output), data, space, students.classes)
     data.live = live
-    check_own_methods(space, data, run.task_code)
+    check_own_methods(space, data, run.task_code, classes=students.classes)
     costs = cost_table(settings, space, study, teachers, data, terminal)
     run.show_warnings([too_large(space, costs), unrepeatable])
     run.report_teachers(teachers, outputs, scores, costs, scored, data)

@@ -28,6 +28,7 @@ from harness.preparation.method_checks import (
     check_no_layers,
     check_student_layers,
     check_targets,
+    check_unlabelled,
     student_layers,
     teacher_layers,
 )
@@ -69,6 +70,7 @@ from harness.training.fit import device_of
 from lightning_modules.batch import call
 from lightning_modules.data.live import LiveTeacher
 from lightning_modules.data.tensors import TensorDataModule
+from lightning_modules.data.unlabelled import output_for_training, unlabelled_count
 
 _PROBED_SAMPLES = 16  # by which it is seen whether a student gives logits
 INDENT = " " * 10  # of what continues a line
@@ -95,6 +97,7 @@ class PreparationSteps:
         self._terminal, self._mirror = terminal, mirror
         self.warnings: list[str] = []
         self._own_control = ""  # why students that train themselves have no control
+        self._unlabelled = 0
 
     def task_code(self, what: str) -> AbstractContextManager[None]:
         """Attribute errors within the context to a part of the task."""
@@ -110,6 +113,9 @@ class PreparationSteps:
         sizes = ", ".join(f"{len(part):,} {name}" for name, part in data.splits.items())
         views = "" if data.views is None else f", {data.views} to train on"
         self._terminal.say(f"data      {sizes} samples{views}, {dataset}")
+        self._unlabelled = unlabelled_count(data)
+        if told := unlabelled_text(self._unlabelled, len(data.splits["train"])):
+            self._terminal.say_wrapped(f"data      {told}", indent=INDENT)
         for note in data.notes:
             self._terminal.say_wrapped(f"data      {note}", indent=INDENT)
         data.move_to(device)
@@ -122,11 +128,12 @@ class PreparationSteps:
         students = check_students(space, data, self.task_code, layers=student_layers(space))
         data.soft_targets = partial(space.task.output.soft_targets, size=students.classes)
         with self.task_code("output"):  # its weights, one for each class
-            space.task.output.for_training(data.splits["train"].labels, students.classes)
+            output_for_training(space.task.output, data, students.classes)
         check_deployed(space, data, self.task_code, classes=students.classes)
         pin_starts(self._study, student_starts(space, data, self._settings))
         check_classes(space, students.classes)
         check_student_layers(space, students)
+        check_unlabelled(space, self._unlabelled)
         return students
 
     def check_views(self, data: TensorDataModule, classes: int) -> tuple[str, str]:
@@ -219,6 +226,7 @@ class PreparationSteps:
         study = self._study
         study.begin_work()
         study.no_control = no_control
+        study.unlabelled = self._unlabelled
         study.primary_bounds = scored.bounds
         study.class_names = names
 
@@ -350,6 +358,16 @@ class PreparationSteps:
             self.warnings.append(f"the teacher itself is not in the region ({region}), so few students may be")
             self._terminal.say_wrapped(f"warning   {self.warnings[-1]}", indent=INDENT)
             study.sanity_warnings = tuple(self.warnings)
+
+
+def unlabelled_text(unlabelled: int, samples: int) -> str:
+    """Return how training samples without a label are used, in one line; empty where all have one."""
+    if not unlabelled:
+        return ""
+    return (
+        f"{unlabelled:,} of {samples:,} training samples are unlabelled: the teacher alone teaches them; controls, and "
+        f"a teacher that is trained here, see the {samples - unlabelled:,} labelled ones"
+    )
 
 
 def attach_outputs(outputs: Outputs, data: TensorDataModule, space: SearchSpace, classes: int) -> dict[str, float]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import torch
 from conftest import environment, wait_for
 from grounds import ground, outputs
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, Subset
+from torch.utils.data import Dataset, IterableDataset, Subset, get_worker_info
 
 from harness.core.content import LeaseLock
 from harness.preparation.fingerprint import fingerprint
@@ -20,6 +23,7 @@ from harness.teachers import StoredOutputs
 from lightning_modules.batch import Batch, select
 from lightning_modules.data import DatasetDataModule, Split, TensorDataModule
 from lightning_modules.data.disk import DatasetSplit
+from lightning_modules.data.reading import UnreadableData, unreadable_text
 
 SIZE, WIDTH = 23, 3
 
@@ -303,8 +307,21 @@ class Broken(Rows):
         (OSError("torn.png is no image"), "^sample 4 of val can't be read: OSError: torn.png is no image$"),
         ((torch.zeros(WIDTH),), r"^sample 4 of val must be \(input, label\), but got tuple of 1.$"),
         (torch.zeros(WIDTH), r"^sample 4 of val must be \(input, label\), but got Tensor.$"),
-        ((torch.zeros(WIDTH + 1), 0), r"^samples of val must be tensors of one shape, .* but are \(3,\), \(4,\): "),
-        (("text", 0), "^samples of val must be tensors of one shape, .* but are .*str"),
+        (
+            (torch.zeros(WIDTH + 1), 0),
+            r"^sample 4 of val .* sample 0, but its input is float32 of shape \(4,\), not .*3,",
+        ),
+        (
+            (torch.zeros(WIDTH).double(), 0),
+            r"^sample 4 of val .* sample 0, but its input is float64 of shape \(3,\), not",
+        ),
+        (("text", 0), "^sample 4 of val must have the form of sample 0, but its input is str, not float32"),
+        ((torch.zeros(WIDTH), 0.5), "^sample 4 of val .* sample 0, but its label is a number, not a whole number"),
+        (
+            (torch.zeros(WIDTH), torch.zeros(2, 2)),
+            r"^sample 4 of val .*, but its label is float32 of shape \(2, 2\), not",
+        ),
+        (({"x": torch.zeros(WIDTH)}, 0), "^sample 4 of val .* sample 0, but its input is missing, not float32"),
     ],
 )
 def test_a_sample_that_can_not_be_used_is_named(workers: int, fifth: Any, told: str) -> None:
@@ -312,6 +329,37 @@ def test_a_sample_that_can_not_be_used_is_named(workers: int, fifth: Any, told: 
     module = DatasetDataModule(train=rows, val=Broken(fifth), test=rows, workers=workers)
     with pytest.raises(ValueError, match=told):
         list(module.ordered("val"))
+
+
+def test_a_mask_of_another_size_than_the_others_is_named_though_it_is_in_a_later_batch() -> None:
+    class Masks(Dataset[Any]):
+        def __len__(self) -> int:
+            return 9
+
+        def __getitem__(self, place: int) -> Any:
+            return torch.zeros(1, 4, 4), torch.zeros(4 - place // 8, 4, dtype=torch.int64)
+
+    module = DatasetDataModule(train=Masks(), val=Masks(), test=Masks(), batch_size=4, eval_batch_size=1)
+    with pytest.raises(
+        UnreadableData, match=r"sample 8 of val .* its label is int64 of shape \(3, 4\), not .*\(4, 4\)"
+    ):
+        list(module.ordered("val"))
+
+
+def test_a_reader_that_is_killed_is_said_in_one_line() -> None:
+    class Killing(Rows):
+        def __getitem__(self, place: int) -> Any:
+            if get_worker_info() is not None and place == 4:
+                time.sleep(0.5)  # its parent has begun to wait for it
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().__getitem__(place)
+
+    rows = Rows(split_of(4))
+    module = DatasetDataModule(train=rows, val=Killing(split_of(8)), test=rows, workers=1, eval_batch_size=2)
+    with pytest.raises(UnreadableData, match=r"^a process that reads samples was killed: where") as raised:
+        list(module.ordered("val"))
+    assert unreadable_text(raised.value) == str(raised.value) and unreadable_text(RuntimeError("else")) is None
+    assert unreadable_text(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")) == str(raised.value)
 
 
 def test_a_dataset_whose_length_changes_is_refused() -> None:

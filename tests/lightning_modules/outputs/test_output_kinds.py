@@ -276,7 +276,7 @@ def test_methods_know_which_outputs_they_need() -> None:
         (Segmentation(3), torch.full((2, 4, 4), -1), "-1; what has no label must be 255"),
         (Segmentation(3), torch.zeros(2, dtype=torch.int64), "shape (2,)"),
         (Tokens(), torch.full((2, 3), -1), "-1; what has no label must be -100"),
-        (Classification(), torch.tensor([0, -100]), "the smallest -100: leave out what has no label"),
+        (Classification(), torch.tensor([0, -100]), "the smallest -100: count classes from 0"),
         (Classification(), torch.zeros(2, 1, dtype=torch.long), "shape (2, 1) and torch.int64: .flatten() drops"),
         (Classification(), torch.eye(2), "argmax(1) makes some"),
         (Classification(), torch.tensor([0.0, 1.0]), "float32: .long() makes some"),
