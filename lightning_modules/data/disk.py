@@ -22,6 +22,7 @@ from lightning_modules.data.augment import Augment, Augmentable, Transform
 from lightning_modules.data.content import HASHED_AT_ONCE, samples_digest
 from lightning_modules.data.loading import EpochLoader
 from lightning_modules.data.reading import (
+    KILLED,
     Collate,
     Form,
     Positions,
@@ -251,8 +252,10 @@ class DatasetSplit(Split):
             # A worker's error comes with the worker's traceback; its last line is the message.
             told = str(error).strip().splitlines()[-1]
             raise UnreadableData(re.sub(r"^(\w+\.)*(ValueError|UnreadableData): ", "", told)) from error
-        except RuntimeError as error:
-            if (killed := unreadable_text(error)) is None:
+        except (RuntimeError, EOFError, OSError) as error:
+            # A dataset's own errors come as UnreadableData: another one is of the way from a reader, which has ended.
+            killed = unreadable_text(error) if isinstance(error, RuntimeError) else KILLED if self.workers else None
+            if killed is None:
                 raise
         if killed:  # not raised from PyTorch's error, which would keep the readers, and be raised for them again
             raise UnreadableData(killed)

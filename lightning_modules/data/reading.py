@@ -19,6 +19,11 @@ from torch.utils.data import Dataset, default_collate
 from lightning_modules.batch import Inputs
 
 _KILLED = re.compile(r"DataLoader worker \(pid.*\) (is killed by signal|exited unexpectedly)")  # PyTorch's words
+KILLED = (
+    "a process that reads samples was killed: where memory is short, take fewer workers= or a smaller batch; the "
+    "system's log says who killed it"
+)
+"""What is told of a reader that has ended before its work."""
 _SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent ends
 
 
@@ -34,10 +39,7 @@ def unreadable_text(error: BaseException) -> str | None:
     if isinstance(error, UnreadableData):
         return str(error)
     if isinstance(error, RuntimeError) and _KILLED.search(str(error)):
-        return (
-            "a process that reads samples was killed: where memory is short, take fewer workers= or a smaller batch; "
-            "the system's log says who killed it"
-        )
+        return KILLED
     return None
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ import torch
 from conftest import environment, wait_for
 from grounds import ground, outputs
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, Subset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, Subset
 
 from harness.core.content import LeaseLock
 from harness.preparation.fingerprint import fingerprint
@@ -23,7 +20,7 @@ from harness.teachers import StoredOutputs
 from lightning_modules.batch import Batch, select
 from lightning_modules.data import DatasetDataModule, Split, TensorDataModule
 from lightning_modules.data.disk import DatasetSplit
-from lightning_modules.data.reading import UnreadableData, unreadable_text
+from lightning_modules.data.reading import KILLED, UnreadableData, unreadable_text
 
 SIZE, WIDTH = 23, 3
 
@@ -346,20 +343,24 @@ def test_a_mask_of_another_size_than_the_others_is_named_though_it_is_in_a_later
         list(module.ordered("val"))
 
 
-def test_a_reader_that_is_killed_is_said_in_one_line() -> None:
-    class Killing(Rows):
-        def __getitem__(self, place: int) -> Any:
-            if get_worker_info() is not None and place == 4:
-                time.sleep(0.5)  # its parent has begun to wait for it
-                os.kill(os.getpid(), signal.SIGKILL)
-            return super().__getitem__(place)
+DEAD = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+
+@pytest.mark.parametrize("error", [DEAD, EOFError(), ConnectionResetError(104, "reset by peer")])
+def test_a_reader_that_is_killed_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def reading(*_: Any) -> Any:
+        raise error
+        yield
 
     rows = Rows(split_of(4))
-    module = DatasetDataModule(train=rows, val=Killing(split_of(8)), test=rows, workers=1, eval_batch_size=2)
+    module = DatasetDataModule(train=rows, val=rows, test=rows, workers=1)
+    assert len(module.splits["val"].labels) == 4
+    monkeypatch.setattr(DatasetSplit, "_reading", reading)
     with pytest.raises(UnreadableData, match=r"^a process that reads samples was killed: where") as raised:
         list(module.ordered("val"))
-    assert unreadable_text(raised.value) == str(raised.value) and unreadable_text(RuntimeError("else")) is None
-    assert unreadable_text(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")) == str(raised.value)
+    assert raised.value.__context__ is None  # which would keep the readers
+    assert unreadable_text(raised.value) == unreadable_text(DEAD) == KILLED
+    assert unreadable_text(RuntimeError("another one")) is None
 
 
 def test_a_dataset_whose_length_changes_is_refused() -> None:
