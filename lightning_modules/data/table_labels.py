@@ -51,7 +51,7 @@ def read_labels(frame: pd.DataFrame, names: Sequence[str], kind: str, *, unlabel
     known: Rows = np.ones(len(frame), dtype=bool)
     if unlabelled:
         missing = frame[list(names)].isna().to_numpy()
-        known = ~missing.all(1)
+        known = np.logical_not(missing).any(1)
         if not known.any():
             raise ValueError(f"label {names[0]!r} must be known in some rows, but is missing in all.")
         first = frame.iloc[int(known.argmax())]  # stands in for a label, so that rows keep their numbers in messages

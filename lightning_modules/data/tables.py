@@ -219,7 +219,7 @@ def _parts(frame: pd.DataFrame, columns: Sequence[Column], labels: Labels, roles
     else:
         keys = np.array(row_digests(columns))
         parts = np.full(len(frame), "train", dtype="<U5")
-        parts[known] = split_by_content(keys[known], classes[known])
+        parts[known] = split_by_content(keys[known].tolist(), classes[known])
         place = dict(zip(keys[known], parts[known], strict=True))
         parts[~known] = [place.get(key, "train") for key in keys[~known]]
     parts[~known & (parts != "train")] = _NOWHERE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from harness.core.errors import TrialFailed
+from harness.doctor.check import CheckWarning
 from harness.doctor.context import subsample
+from harness.doctor.data import check_classes_in_splits
 from harness.preparation.steps import unlabelled_text
 from harness.preparation.teacher_checks import few_samples
 from harness.training.fit import check_losses
@@ -345,3 +348,17 @@ def test_a_dataset_s_samples_without_a_label_are_said() -> None:
     assert unlabelled_text(1000, 1437).startswith(
         "1,000 of 1,437 training samples are unlabelled: the teacher alone teaches"
     )
+
+
+def test_the_doctor_counts_classes_in_labelled_samples_alone() -> None:
+    data = data_of(torch.tensor([0, NONE, 1, 1]))
+    space = SimpleNamespace(task=SimpleNamespace(output=Classification()))
+    context: Any = SimpleNamespace(data=data, classes=2, space=space)
+    assert check_classes_in_splits(context) == "all 2 in each split"
+    labels = torch.tensor([[NAN, NAN], [1.0, 2.0], [1.0, 3.0]])
+    known = Split(INPUTS[1:3], labels[1:])
+    context.data = TensorDataModule(train=Split(INPUTS[:3], labels), val=known, test=known)
+    context.data.is_labelled = Regression().is_labelled
+    context.space.task.output = Regression()
+    with pytest.raises(CheckWarning, match="column 0 of the labels of train has one value"):
+        check_classes_in_splits(context)

@@ -278,6 +278,7 @@ def test_methods_know_which_outputs_they_need() -> None:
         (Tokens(), torch.full((2, 3), -1), "-1; what has no label must be -100"),
         (Classification(), torch.tensor([0, -100]), "the smallest -100: count classes from 0"),
         (Classification(), torch.zeros(2, 1, dtype=torch.long), "shape (2, 1) and torch.int64: .flatten() drops"),
+        (Classification(3), torch.tensor([0, 3]), "3, but there are 3 classes, counted from 0"),
         (Classification(), torch.eye(2), "argmax(1) makes some"),
         (Classification(), torch.tensor([0.0, 1.0]), "float32: .long() makes some"),
         (Classification(), torch.tensor([0.0, float("nan")]), "not whole numbers"),
