@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from torch import nn
 from torchmetrics import Metric
 
@@ -39,6 +40,8 @@ class Task(ABC):
         class_names: Names of the classes in reports, in their order; empty uses their numbers.
         teacher_epochs: Epochs of the teacher's training, where no checkpoint is given.
         teacher_learning_rate: Peak learning rate of that training.
+        teacher_outputs_dtype: ``"float16"`` stores what teachers say of training samples in half of the bytes; the
+            largest error is said, and losses are computed in float32 all the same.
         teacher_training: How it is trained, in place of ``teacher_learning_rate``; ``None`` is the default training.
     """
 
@@ -50,6 +53,7 @@ class Task(ABC):
     teacher_epochs: ClassVar[int] = 20
     teacher_learning_rate: ClassVar[float] = 1e-2
     teacher_training: ClassVar[Training | None] = None
+    teacher_outputs_dtype: ClassVar[str] = "float32"
 
     @abstractmethod
     def data(self, data_dir: Path | None) -> TensorDataModule | Any:
@@ -152,6 +156,20 @@ class Task(ABC):
 def maps_teacher_inputs(task: Task) -> bool:
     """Return whether a task says what a teacher takes that is no PyTorch network."""
     return _is_overridden(task, "teacher_inputs")
+
+
+def teacher_outputs_dtype(task: Task) -> torch.dtype:
+    """Return the type in which a teacher's outputs for training samples are stored.
+
+    Raises:
+        ValueError: If a task names another one than float32 and float16.
+    """
+    known = {"float32": torch.float32, "float16": torch.float16}
+    if task.teacher_outputs_dtype not in known:
+        raise ValueError(
+            f"teacher_outputs_dtype must be 'float32' or 'float16', but got {task.teacher_outputs_dtype!r}."
+        )
+    return known[task.teacher_outputs_dtype]
 
 
 def teacher_training(task: Task) -> Training:

@@ -47,7 +47,7 @@ from harness.settings import Bound, Settings
 from harness.space import SearchSpace
 from harness.studies.changes import pin_starts
 from harness.studies.study import Study
-from harness.task import Task, class_names, deployed_network, load_data, primary_metric
+from harness.task import Task, class_names, deployed_network, load_data, primary_metric, teacher_outputs_dtype
 from harness.teachers.asking import (
     AUTO,
     LIVE,
@@ -268,7 +268,14 @@ class PreparationSteps:
         with user_code("the teacher", self._settings):
             outputs = [
                 make_teacher_outputs(
-                    one, data, dataset, splits=splits, layers=layers, cache_dir=cache_dir, artifacts=self._artifacts
+                    one,
+                    data,
+                    dataset,
+                    splits=splits,
+                    layers=layers,
+                    dtype=teacher_outputs_dtype(self._space.task),
+                    cache_dir=cache_dir,
+                    artifacts=self._artifacts,
                 )
                 for one in teachers
             ]

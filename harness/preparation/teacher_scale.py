@@ -64,7 +64,7 @@ def on_scale(
 
 def training_answers(outputs: Outputs, data: TensorDataModule) -> tuple[Tensor, Tensor]:
     """Return a teacher's answers to all views of the labelled training samples, and a label for each."""
-    answers, labels = outputs["train"][_LOGITS], data.splits["train"].labels
+    answers, labels = outputs["train"][_LOGITS].float(), data.splits["train"].labels
     if (known := labelled_positions(data)) is not None:
         answers, labels = answers[known.to(answers.device)], labels[known.to(labels.device)]
     if data.views is None:
@@ -74,4 +74,4 @@ def training_answers(outputs: Outputs, data: TensorDataModule) -> tuple[Tensor, 
 
 def mapped(outputs: Outputs, change: Callable[[Tensor], Tensor]) -> Outputs:
     """Return outputs whose answers are mapped; those of layers stay."""
-    return {split: {**named, _LOGITS: change(named[_LOGITS])} for split, named in outputs.items()}
+    return {split: {**named, _LOGITS: change(named[_LOGITS].float())} for split, named in outputs.items()}

@@ -161,10 +161,9 @@ class EpochLoader(ABC):
         return torch.tensor([self.views.view_of(int(one)) for one in numbers])[places]
 
     def _stored(self, ids: Tensor, view: int | Tensor) -> dict[str, Tensor]:
-        """Return the teacher's stored outputs of some samples, all in one view, or each in its own."""
-        if self.views is None:
-            return {name: values[ids] for name, values in self.teacher.items()}
-        return {name: values[ids, view] for name, values in self.teacher.items()}
+        """Return the teacher's stored outputs of some samples, all in one view, or each in its own, in float32."""
+        places = ids if self.views is None else (ids, view)
+        return {name: values[places].float() for name, values in self.teacher.items()}
 
     def _completed(self, batch: Batch, number: int) -> Batch:
         """Return a batch of the epoch, mixed, with what the teacher says of it, as far as that is wanted.
