@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from harness.core.errors import HarnessError
 from harness.preparation.concurrency import workers_together
 from harness.preparation.prepare import prepare
-from harness.preparation.scoring import score
 from harness.reporting.notes import nothing_to_confirm
 from harness.reporting.report import report
 from harness.reporting.result import collect
@@ -73,8 +72,7 @@ def _train(context: TrialContext, picks: Mapping[int, str], seeds: int, terminal
     """Score the teacher; train the controls of a search that had fewer of them, then all with fresh seeds."""
     settings, space, study, prepared = context.settings, context.space, context.study, context.prepared
     if study.tested_teacher is None:
-        logits = prepared.data.teacher_outputs[SPLIT]["logits"]
-        study.tested_teacher = score(logits, prepared.data, space, prepared.classes, split=SPLIT)
+        study.tested_teacher = prepared.teacher_scores(space, SPLIT)
     if tries := untrained_controls(study, settings, space, picks, of=picks):
         told = describe_controls(tries, study, workers_together(settings, space, prepared.data.device))
         terminal.say_wrapped(f"controls  {told}; --controls plain leaves out the tuned ones", indent=" " * 10)
@@ -84,5 +82,5 @@ def _train(context: TrialContext, picks: Mapping[int, str], seeds: int, terminal
 
 def _retrain(label: str, retrainings: list[Retraining], context: TrialContext, terminal: Terminal) -> None:
     titles = [retraining.title for retraining in retrainings]
-    with RetrainingDisplay(terminal, label, titles, context.space.epochs) as display:
+    with RetrainingDisplay(terminal, label, titles, context.prepared.epochs_of(context.space)) as display:
         retrain_locally(retrainings, context, display)

@@ -103,13 +103,13 @@ class Search:
         if settings.pruner == "pareto" and (why := why_no_pruning(study)):
             terminal.say(f"pruner    none, for {why}")
         context = TrialContext(settings=settings, space=space, study=study, prepared=prepared, mirror=self._mirror)
-        with SearchDisplay(terminal, study, space.epochs) as display:
+        with SearchDisplay(terminal, study, prepared.epochs_of(space)) as display:
             search_locally(context, display)
         if left := self._controls_left():
             told = describe_controls(left, study, workers_together(settings, space, prepared.data.device))
             terminal.say_wrapped(f"controls  {told}{_fewer(settings)}", indent=_INDENT)
             names = [control.title for control in left]
-            with RetrainingDisplay(terminal, "controls", names, space.epochs) as bar:
+            with RetrainingDisplay(terminal, "controls", names, prepared.epochs_of(space)) as bar:
                 retrain_locally(left, context, bar)
         sync_spools(study, self._mirror)  # a worker elsewhere may have been lost before its last word
 

@@ -9,6 +9,8 @@ SAMPLERS = ("front", "tpe", "nsga2", "gp", "random")
 PRUNERS = ("pareto", "none")
 AVERAGES = ("probabilities", "logits")
 """The quantities of several teachers that can be averaged; see ``harness.teachers.ensemble``."""
+FOLDS = "folds"
+"""Stands in place of what is averaged in the name of several teachers, where each fold has its own."""
 TEACHER_OUTPUTS = ("auto", "stored", "live")
 """See ``harness.teachers.asking``."""
 CONTROLS = ("tuned", "plain", "none")

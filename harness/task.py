@@ -337,8 +337,9 @@ def load_data(task: Task, data_dir: Path | None) -> TensorDataModule:
         raise TypeError(
             f"data() must return a TensorDataModule or a LightningDataModule, but returned {type(data).__name__}."
         )
-    check_labels(data.splits, task.output)
-    data.is_labelled = task.output.is_labelled
-    if _is_overridden(task, "sampler"):
-        data.sampler = EpochSampler(task.sampler, data.splits["train"])
+    for fold in data.folds:
+        check_labels(fold.splits, task.output, folds=len(data.folds))
+        fold.is_labelled = task.output.is_labelled
+        if _is_overridden(task, "sampler"):
+            fold.sampler = EpochSampler(task.sampler, fold.splits["train"])
     return data

@@ -96,6 +96,12 @@ def search(folder: Path, *arguments: str, expect: int = 0) -> str:
     return ended(start(folder, *arguments), folder / "output.txt", expect=expect)
 
 
+def engine(folder: Path, *arguments: str, expect: int = 0) -> str:
+    """Run ``python -m harness`` in ``folder``, its libraries imported; what it printed."""
+    file = folder / "engine.txt"
+    return ended(Forked("harness", *arguments, output=file, env=environment()), file, expect=expect)
+
+
 def ended(process: Forked | subprocess.Popen[str], file: Path, *, expect: int = 0) -> str:
     """Wait for a command to end as expected; what it printed into ``file``."""
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT, environment, load, search
+from conftest import ROOT, engine, environment, load, search
 from forked import Forked
 from mlflow import MlflowClient
 from test_bad_input import refused
@@ -207,6 +207,4 @@ def test_trees_teach_numbers_and_several_labels(tmp_path: Path, space: str, esti
     small = ("--epochs", "2", "--min", "none", "--controls", "none", "--trials", "1")
     output = search(tmp_path, "--space", "trees.py", "--study", "trees", *small)
     assert "what it says of these is out of fold, 5 folds;" in output and "1/1 done" in output and told in output
-    doctor = (sys.executable, "-m", "harness", "doctor", "--space", "trees.py")
-    found = subprocess.run(doctor, cwd=tmp_path, env=environment(), capture_output=True, text=True)
-    assert found.returncode == 0 and "FAILED" not in found.stdout, found.stdout
+    assert "FAILED" not in engine(tmp_path, "doctor", "--space", "trees.py")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import EXAMPLE, environment, load, search
+from conftest import EXAMPLE, engine, load, search
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from harness.core.errors import HarnessError
@@ -69,12 +67,11 @@ def test_a_method_of_one_s_own_is_searched_beside_others_and_has_controls(exampl
 @pytest.mark.slow
 def test_the_doctor_checks_a_method_of_one_s_own(example: Path) -> None:
     written(example)
-    command = [sys.executable, "-m", "harness", "doctor", "--space", "cancer.py"]
-    found = subprocess.run(command, cwd=example, env=environment(), capture_output=True, text=True)
-    assert re.search(r"ok +methods +squared, soft_target$", found.stdout, re.MULTILINE), found.stdout
+    told = engine(example, "doctor", "--space", "cancer.py")
+    assert re.search(r"ok +methods +squared, soft_target$", told, re.MULTILINE), told
     written(example, term='batch.teacher["logits"].mean() + 0 * logits.mean()')
-    found = subprocess.run(command, cwd=example, env=environment(), capture_output=True, text=True)
-    assert "the student's gradient does not change with weight of squared" in found.stdout
+    told = engine(example, "doctor", "--space", "cancer.py", expect=1)
+    assert "the student's gradient does not change with weight of squared" in told
 
 
 @pytest.mark.parametrize(

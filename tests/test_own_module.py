@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import PATIENCE_S, ROOT, environment, epochs_of_checkpoint, load, numbers, search, start
+from conftest import PATIENCE_S, ROOT, engine, environment, epochs_of_checkpoint, load, numbers, search, start
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
@@ -71,11 +71,7 @@ def students(folder: Path, number: int) -> dict[str, torch.Tensor]:
 
 
 def command(folder: Path, *arguments: str, expect: int = 0) -> str:
-    found = subprocess.run(
-        [sys.executable, "-m", "harness", *arguments], cwd=folder, env=environment(), capture_output=True, text=True
-    )
-    assert found.returncode == expect, found.stdout + found.stderr
-    return " ".join((found.stdout + found.stderr).split())
+    return " ".join(engine(folder, *arguments, expect=expect).split())
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from conftest import (
     EXAMPLE,
     PATIENCE_S,
     ROOT,
+    engine,
     epochs_logged,
     epochs_of_checkpoint,
     load,
@@ -256,18 +257,11 @@ def test_each_sampler_searches_and_its_seed_decides(example: Path, sampler: str)
 
 
 def test_the_report_can_be_had_at_any_time(finished: Path) -> None:
-    import subprocess
-    import sys
-
-    from conftest import environment
-
-    command = [sys.executable, "-m", "harness", "report", "--study", "cancer"]
-    shown = subprocess.run(command, cwd=finished, env=environment(), capture_output=True, text=True, check=True)
-    assert "the Pareto front" in shown.stdout and "tables and plots are in" in shown.stdout
-    missing = subprocess.run([*command[:-1], "other"], cwd=finished, env=environment(), capture_output=True, text=True)
-    assert missing.returncode == 2
+    shown = engine(finished, "report", "--study", "cancer")
+    assert "the Pareto front" in shown and "tables and plots are in" in shown
+    missing = engine(finished, "report", "--study", "other", expect=2)
     # A build of torch for GPUs may have said before that it finds none.
-    assert missing.stderr.splitlines()[-1] == "error: sqlite:///optuna.db must hold study 'other', but holds cancer."
+    assert missing.splitlines()[-1] == "error: sqlite:///optuna.db must hold study 'other', but holds cancer."
 
 
 def test_a_finished_study_takes_another_bound_and_its_run_tells_it(finished: Path, tmp_path: Path) -> None:

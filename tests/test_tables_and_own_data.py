@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT, environment, epochs_logged, numbers, search, start, wait_for
+from conftest import ROOT, engine, environment, epochs_logged, numbers, search, start, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -31,10 +31,9 @@ def error_of(output: str) -> str:
 
 
 def doctor(folder: Path, *flags: str, expect: int) -> str:
-    command = [sys.executable, "-m", "harness", "doctor", *flags]
-    found = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
-    assert found.returncode == expect and "Traceback" not in found.stdout + found.stderr, found.stdout + found.stderr
-    return found.stdout
+    told = engine(folder, "doctor", *flags, expect=expect)
+    assert "Traceback" not in told
+    return told
 
 
 def test_the_doctor_finds_nothing_wrong_with_the_example_of_a_table(wines: Path, tmp_path: Path) -> None:

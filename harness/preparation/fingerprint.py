@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,11 @@ def fingerprint(data: TensorDataModule) -> str:
     if data.views is not None:
         _add_views(hasher, data, data.views)
     return hasher.key()
+
+
+def fingerprint_of_folds(fingerprints: Sequence[str]) -> str:
+    """Return what stands for all folds, from the fingerprint of each; of one it is its own."""
+    return fingerprints[0] if len(fingerprints) == 1 else digest("folds", *fingerprints)
 
 
 def cache_key(data: TensorDataModule, dataset: str, code: Code) -> str:

@@ -8,26 +8,19 @@ from harness.cost import budgets as budget
 from harness.networks.logits import label_classes
 from harness.preparation.cache_format import check_cache
 from harness.preparation.cost_table import cost_table, too_large
-from harness.preparation.fingerprint import cache_key
+from harness.preparation.fingerprint import cache_key, fingerprint_of_folds
 from harness.preparation.method_checks import check_teachers
 from harness.preparation.own_methods import check_own_methods
 from harness.preparation.prepared import Prepared
-from harness.preparation.scoring import scores_of
-from harness.preparation.steps import (
-    INDENT,
-    PreparationSteps,
-    attach_outputs,
-    check_class_names,
-    describe_network,
-    teacher_metrics,
-)
+from harness.preparation.scoring import mean_of_folds, scores_of
+from harness.preparation.steps import INDENT, PreparationSteps, check_class_names, teacher_metrics
 from harness.region import check_reach
 from harness.screen.terminal import Terminal
-from harness.settings import Settings
+from harness.settings import FOLDS, Settings
 from harness.space import SearchSpace
 from harness.studies.study import Study
 from harness.task import primary_metric
-from harness.teachers.ensemble import averaged, bind_teachers, number_of_teachers
+from harness.teachers.ensemble import bind_teachers, number_of_teachers
 from harness.teachers.outputs import SEARCHED
 from harness.tracking.mirror import Mirror
 from harness.training.allocator import raise_malloc_thresholds
@@ -60,8 +53,9 @@ def prepare(
     check_cache(settings.cache_dir, lambda text: terminal.say_wrapped(text, indent=INDENT))
     raise_malloc_thresholds()
     run = PreparationSteps(settings, space, study, terminal, mirror)
-    data, dataset = run.load_data()
-    kept_under = cache_key(data, dataset, space.code)
+    data, fingerprints = run.load_data()
+    folds, dataset = data.folds, fingerprint_of_folds(fingerprints)
+    kept_under = [cache_key(fold, one, space.code) for fold, one in zip(folds, fingerprints, strict=True)]
     students = run.check_students(data)
     run.check_trainings(data, students.classes)
     no_control, unrepeatable = run.check_views(data, students.classes)
@@ -74,21 +68,27 @@ def prepare(
     student_warnings = run.student_warnings(data)  # before a teacher is made: memory must suffice for a student
     run.collect_warnings(students)
     run.check_asking(data)
-    teachers = run.make_teachers(data, kept_under, students)
-    teacher_digest = bind_teachers(study, [teacher.start for teacher in teachers], settings.average)
-    live = run.ask_live(teachers, data)
+    made = run.make_teachers(data, kept_under, students)
+    every = {teacher.digest: teacher.start for teachers in made for teacher in teachers}
+    teacher_digest = bind_teachers(
+        study, list(every.values()), settings.average if len(every) == len(made[0]) else FOLDS
+    )
+    live = run.ask_live(made, data)
     run.begin_work(no_control, scored, named_classes)
-    stored = splits if live is None else [split for split in splits if split != "train"]
-    outputs = run.make_outputs(teachers, data, kept_under, stored)
-    scores = [attach_outputs(one, data, space, students.classes) for one in outputs]
-    ensemble = attach_outputs(averaged(outputs, settings.average, space.task.output), data, space, students.classes)
-    data.live = live
+    stored = splits if live[0] is None else [split for split in splits if split != "train"]
+    taught = [
+        run.attach_answers(teachers, fold, key, stored, students.classes)
+        for teachers, fold, key in zip(made, folds, kept_under, strict=True)
+    ]
+    for fold, teacher in zip(folds, live, strict=True):
+        fold.live = teacher
     check_own_methods(space, data, run.task_code, classes=students.classes)
-    costs = cost_table(settings, space, study, teachers, data, terminal)
+    costs = cost_table(settings, space, study, made[0], data, terminal)
     run.show_warnings([too_large(space, costs), unrepeatable])
-    run.report_teachers(teachers, outputs, scores, costs, scored, data)
-    if len(teachers) > 1:
-        terminal.say(f"ensemble  {describe_network(space, ensemble, costs.teacher)}, mean of the {teacher_digest}")
+    for each in taught:
+        run.report_teachers(each, costs, scored, teacher_digest)
+    ensemble = mean_of_folds([each.scores for each in taught])
+    run.report_mean([each.scores for each in taught])
     run.report_students(student_warnings, costs)
     study.teacher = teacher_metrics(ensemble, costs.teacher)
     budget.check_counted(costs.uncounted, settings.budgets, study.objectives)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.cost.table import CostTable
+from harness.preparation.scoring import mean_of_folds, score
+from harness.space import SearchSpace
 from lightning_modules.data.tensors import TensorDataModule
 
 
@@ -14,7 +16,7 @@ class Prepared:
     """What every trial of a study needs.
 
     Attributes:
-        data: The data, on the device, with the teacher's outputs attached.
+        data: The data, on the device, with the teacher's outputs attached, in each of its folds.
         classes: Number of classes C.
         dataset: Fingerprint of the data.
         teacher_digest: Content hash of the teacher; of several, the kind of their average and the hash of each.
@@ -29,3 +31,16 @@ class Prepared:
     teacher_digest: str
     costs: CostTable
     states: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+
+    def epochs_of(self, space: SearchSpace) -> int:
+        """Return the epochs of a training of a space, those of all folds together."""
+        return space.epochs * len(self.data.folds)
+
+    def teacher_scores(self, space: SearchSpace, split: str) -> dict[str, float]:
+        """Return the scores of the teacher's outputs on a split; of folds, whose teachers differ, the means."""
+        return mean_of_folds(
+            [
+                score(data.teacher_outputs[split]["logits"], data, space, self.classes, split=split)
+                for data in self.data.folds
+            ]
+        )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
 from torch import Tensor
 
 from harness.core.metric import SplitLogits
@@ -56,6 +59,12 @@ def score(
         return scores
     answers = answers_in_rows(logits, data, output, classes, split=split)
     return scores | {name: declared.of_answers(answers) for name, declared in METRICS.items() if declared.score}
+
+
+def mean_of_folds(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of each score over folds; one that is missing in some fold is left out."""
+    names = [name for name in scores[0] if all(name in one for one in scores)]
+    return {name: fmean(one[name] for one in scores) for name in names}
 
 
 def answers_in_rows(logits: Tensor, data: TensorDataModule, output: Output, classes: int, *, split: str) -> SplitLogits:

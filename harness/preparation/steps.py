@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from statistics import fmean, stdev
 
 import torch
 from torch import nn
@@ -21,7 +23,7 @@ from harness.networks.consistency import ASKED, find_inconsistency
 from harness.networks.deployment import check_deployed
 from harness.networks.student_checks import Students, check_students
 from harness.preparation.cost_table import example_inputs, known_costs
-from harness.preparation.fingerprint import fingerprint
+from harness.preparation.fingerprint import fingerprint, fingerprint_of_folds
 from harness.preparation.method_checks import (
     check_classes,
     check_live,
@@ -61,7 +63,7 @@ from harness.teachers.asking import (
 )
 from harness.teachers.black_box import BlackBoxTeacher
 from harness.teachers.cache import ArtifactCache, null_lock
-from harness.teachers.ensemble import labels, make_teachers
+from harness.teachers.ensemble import averaged, labels, make_teachers
 from harness.teachers.make import Teacher
 from harness.teachers.outputs import Outputs, make_teacher_outputs
 from harness.teachers.untrained import learns
@@ -96,6 +98,7 @@ class PreparationSteps:
         self._settings, self._space, self._study = settings, space, study
         self._terminal, self._mirror = terminal, mirror
         self.warnings: list[str] = []
+        self._finished: set[Path] = set()  # folders of the teachers' runs
         self._own_control = ""  # why students that train themselves have no control
         self._unlabelled = 0
 
@@ -103,32 +106,36 @@ class PreparationSteps:
         """Attribute errors within the context to a part of the task."""
         return user_code(f"the task's {what}", self._settings)
 
-    def load_data(self) -> tuple[TensorDataModule, str]:
-        """Return the data, moved to the device, and their fingerprint, which the study is bound to."""
+    def load_data(self) -> tuple[TensorDataModule, list[str]]:
+        """Return the data, moved to the device, and the fingerprint of each fold; the study is bound to them."""
         device = device_of(self._settings.accelerator)
         with self.task_code("data"):
             data = load_data(self._space.task, self._settings.data_dir)
         with self.task_code("views"):
-            dataset = fingerprint(data)
+            each = [fingerprint(fold) for fold in data.folds]
+        dataset = fingerprint_of_folds(each)
         sizes = ", ".join(f"{len(part):,} {name}" for name, part in data.splits.items())
         views = "" if data.views is None else f", {data.views} to train on"
-        self._terminal.say(f"data      {sizes} samples{views}, {dataset}")
+        folds = "" if len(each) == 1 else f" in the first of {len(each)} folds"
+        self._terminal.say(f"data      {sizes} samples{folds}{views}, {dataset}")
         self._unlabelled = unlabelled_count(data)
         if told := unlabelled_text(self._unlabelled, len(data.splits["train"])):
             self._terminal.say_wrapped(f"data      {told}", indent=INDENT)
         for note in data.notes:
             self._terminal.say_wrapped(f"data      {note}", indent=INDENT)
-        data.move_to(device)
+        for fold in data.folds:
+            fold.move_to(device)
         self._study.pin_inputs(dataset=dataset, students=students_digest(self._space, data, self._settings))
-        return data, dataset
+        return data, each
 
     def check_students(self, data: TensorDataModule) -> Students:
         """Check students of every kind, and bind the study to their start weights."""
         space = self._space
         students = check_students(space, data, self.task_code, layers=student_layers(space))
-        data.soft_targets = partial(space.task.output.soft_targets, size=students.classes)
-        with self.task_code("output"):  # its weights, one for each class
-            output_for_training(space.task.output, data, students.classes)
+        for fold in data.folds:
+            fold.soft_targets = partial(space.task.output.soft_targets, size=students.classes)
+            with self.task_code("output"):  # its weights, one for each class
+                output_for_training(space.task.output, fold, students.classes)
         check_deployed(space, data, self.task_code, classes=students.classes)
         pin_starts(self._study, student_starts(space, data, self._settings))
         check_classes(space, students.classes)
@@ -188,8 +195,34 @@ class PreparationSteps:
         if students.unseeded is not None:
             self.warnings.append(f"{students.unseeded} {SAME_WEIGHTS}")
 
-    def make_teachers(self, data: TensorDataModule, dataset: str, students: Students) -> list[Teacher]:
-        """Train, find or load each teacher."""
+    def make_teachers(self, data: TensorDataModule, datasets: Sequence[str], students: Students) -> list[list[Teacher]]:
+        """Train, find or load the teachers of each fold: one that has seen a fold's validation samples tells of them.
+
+        Args:
+            data: The data.
+            datasets: What stands for the data of each fold in keys.
+            students: What is known of students.
+        """
+        made: list[list[Teacher]] = []
+        for fold, dataset in zip(data.folds, datasets, strict=True):
+            name = f" of fold {len(made) + 1} of {len(datasets)}" if len(datasets) > 1 else ""
+            made.append(self._make_teachers(fold, dataset, students, name))
+        first, *others = made
+        known = {teacher.digest: teacher for teacher in first}
+        for teachers in others:
+            for place, teacher in enumerate(teachers):
+                if (same := known.get(teacher.digest)) is None:
+                    continue
+                teacher.spool.close()  # its run is that of the first fold's
+                teachers[place] = replace(teacher, spool=same.spool) if teacher.black_box else same
+        if others and any(teacher.digest in known for teacher in others[0]):
+            self.warnings.append(
+                "the teacher is the same in all folds: if it has seen these samples, it tells students of those that "
+                "validate them; one that is trained here is trained for each fold"
+            )
+        return made
+
+    def _make_teachers(self, data: TensorDataModule, dataset: str, students: Students, fold: str) -> list[Teacher]:
 
         def check(network: nn.Module | BlackBoxTeacher) -> None:
             budget.check_compared(known_costs(network), self._study.objectives)
@@ -202,6 +235,8 @@ class PreparationSteps:
                 found = [f"the teacher {one}" for one in training_warnings(network)]
                 self.warnings.extend(one for one in found if one not in self.warnings)
 
+        if fold and not self._settings.teachers:
+            self._terminal.say(f"teacher   {fold.removeprefix(' of ')}")
         with self.task_code("teacher"):
             return make_teachers(
                 self._space,
@@ -213,7 +248,7 @@ class PreparationSteps:
                 terminal=self._terminal,
                 mirror=self._mirror,
                 check=check,
-                bind_start=lambda name, start: pin_starts(self._study, {name: start})[name],
+                bind_start=lambda name, start: pin_starts(self._study, {f"{name}{fold}": start})[f"{name}{fold}"],
             )
 
     @cached_property
@@ -236,7 +271,19 @@ class PreparationSteps:
         if asks_live(data) or self._settings.teacher_outputs == LIVE:
             check_live(self._space)
 
-    def ask_live(self, teachers: Sequence[Teacher], data: TensorDataModule) -> LiveTeacher | None:
+    def ask_live(self, made: Sequence[Sequence[Teacher]], data: TensorDataModule) -> Sequence[LiveTeacher | None]:
+        """Return the teachers of each fold as they are asked live; ``None`` where their outputs are stored."""
+        first = self._ask_live(made[0], data)
+        if first is None:
+            return [None] * len(made)
+        with user_code("the teacher", self._settings):
+            others = [
+                live_teacher(teachers, self._space, self._settings.average, example_inputs(fold, ASKED))
+                for teachers, fold in zip(made[1:], data.folds[1:], strict=True)
+            ]
+        return [first, *others]
+
+    def _ask_live(self, teachers: Sequence[Teacher], data: TensorDataModule) -> LiveTeacher | None:
         """Choose how the teachers are asked, tell what either way takes, and return them if they are asked live."""
         space, settings, study = self._space, self._settings, self._study
         networks = [one.network for one in teachers if one.network is not None and one.black_box is None]
@@ -260,7 +307,25 @@ class PreparationSteps:
             self._terminal.say_wrapped(f"outputs   {told(way, costs)}", indent=INDENT)
         return live
 
-    def make_outputs(
+    def attach_answers(
+        self, teachers: Sequence[Teacher], data: TensorDataModule, dataset: str, splits: Sequence[str], classes: int
+    ) -> Answers:
+        """Join the teachers' answers, computed or found, to the samples of one fold, averaged if there are several.
+
+        Args:
+            teachers: The teachers of that fold.
+            data: Its data.
+            dataset: What stands for them in keys.
+            splits: Splits for which answers are stored.
+            classes: Number of classes C.
+        """
+        outputs = self._make_outputs(teachers, data, dataset, splits)
+        each = [attach_outputs(one, data, self._space, classes) for one in outputs]
+        together = averaged(outputs, self._settings.average, self._space.task.output)
+        scores = attach_outputs(together, data, self._space, classes)
+        return Answers(teachers=teachers, outputs=outputs, each=each, scores=scores, data=data)
+
+    def _make_outputs(
         self, teachers: Sequence[Teacher], data: TensorDataModule, dataset: str, splits: Sequence[str]
     ) -> list[Outputs]:
         """Compute or find each teacher's outputs, check that they are numbers, and bring them to the labels' scale."""
@@ -303,22 +368,26 @@ class PreparationSteps:
         look = doctor_command(self._settings, file)
         self._terminal.say_wrapped(f"warning   {warning}; look: {look}", indent=INDENT)
 
-    def report_teachers(
-        self,
-        teachers: Sequence[Teacher],
-        outputs: Sequence[Outputs],
-        scores: Sequence[Mapping[str, float]],
-        costs: CostTable,
-        scored: Scores,
-        data: TensorDataModule,
-    ) -> None:
-        """Show each teacher with its sanity warnings, and finish its run."""
+    def report_teachers(self, told: Answers, costs: CostTable, scored: Scores, together: str) -> None:
+        """Show each teacher of a fold with its sanity warnings, and finish its run.
+
+        Args:
+            told: What the teachers answered.
+            costs: Costs of the teachers.
+            scored: What is known of the primary metric.
+            together: The common name of the teachers.
+        """
+        teachers, data = told.teachers, told.data
         names = labels(len(teachers)) if len(teachers) > 1 else ["the teacher"]
         files, members = self._settings.teachers or [None] * len(teachers), costs.members or [costs.teacher]
         for name, teacher, file, answered, reached, cost in zip(
-            names, teachers, files, outputs, scores, members, strict=True
+            names, teachers, files, told.outputs, told.each, members, strict=True
         ):
             self._terminal.say(f"teacher   {describe_network(self._space, reached, cost)}, {teacher.digest}")
+            is_finished = teacher.spool.folder in self._finished
+            self._finished.add(teacher.spool.folder)
+            if is_finished:
+                continue
             logits = answered["val"]["logits"].float()
             for warning in network_warnings(logits, self._space.task.output, scored, reached[scored.metric]):
                 self._warn(f"{name} {warning}", file)
@@ -331,6 +400,17 @@ class PreparationSteps:
                     self._warn(f"{name} answers inconsistently: {fault.found}", file)
             _finish_teacher(teacher, reached, cost)
             self._mirror.notify(teacher.spool.folder)  # a kept teacher may be new to this tracking store
+        if len(teachers) > 1:
+            described = describe_network(self._space, told.scores, costs.teacher)
+            self._terminal.say(f"ensemble  {described}, mean of the {together}")
+
+    def report_mean(self, scores: Sequence[Mapping[str, float]]) -> None:
+        """Show the mean of the teachers' primary metric over folds, where there are several."""
+        if len(scores) > 1:
+            name = primary_metric(self._space.task).name
+            values = [one[name] for one in scores]
+            told = f"{name} {fmean(values):.4f} ± {stdev(values):.4f}"
+            self._terminal.say(f"folds     {told}, the mean and the deviation over {len(values)} teachers")
 
     def _warn_of_black_box(self, name: str, teacher: BlackBoxTeacher, file: Path | None) -> None:
         for warning in teacher.warnings:
@@ -375,6 +455,25 @@ def unlabelled_text(unlabelled: int, samples: int) -> str:
         f"{unlabelled:,} of {samples:,} training samples are unlabelled: the teacher alone teaches them; controls, and "
         f"a teacher that is trained here, see the {samples - unlabelled:,} labelled ones"
     )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Answers:
+    """What the teachers of one fold answered.
+
+    Attributes:
+        teachers: The teachers.
+        outputs: The outputs of each.
+        each: The scores of each on the validation split.
+        scores: Those of their average.
+        data: The data of that fold.
+    """
+
+    teachers: Sequence[Teacher]
+    outputs: Sequence[Outputs]
+    each: Sequence[Mapping[str, float]]
+    scores: Mapping[str, float]
+    data: TensorDataModule
 
 
 def attach_outputs(outputs: Outputs, data: TensorDataModule, space: SearchSpace, classes: int) -> dict[str, float]:

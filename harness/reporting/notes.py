@@ -7,6 +7,7 @@ from harness.preparation.mixing import remedy_of
 from harness.reporting.result import Result
 from harness.reporting.trials_table import small_margin
 from harness.screen.formatting import configuration_text
+from harness.settings import FOLDS
 from harness.training.predictions import PREDICTIONS
 from harness.trials.confirm import FEW_SEEDS, Interval
 from harness.trials.controls import PLAIN, is_own_control
@@ -14,15 +15,16 @@ from harness.trials.controls import PLAIN, is_own_control
 
 def notes(result: Result) -> list[str]:
     """Return the notes on the front, one sentence or a few a line."""
+    where = f"the mean over {result.folds} folds" if result.folds else "on the validation split"
     lines = [
-        f"Latency measured on {result.conditions}; {result.primary} is the last epoch's, on the validation split.",
+        f"Latency measured on {result.conditions}; {result.primary} is the last epoch's, {where}.",
         *_spread_notes(result),
         region_note(result),
         *(f"Warning: {warning}." for warning in result.sanity_warnings),
         *(f"Warning: the trials are not all comparable: {change}." for change in result.changes),
     ]
     if result.ensemble:
-        lines.append(f"The teacher is the mean of the {result.ensemble}; its costs are those of all of them in turn.")
+        lines.append(_ensemble_note(result.ensemble))
     lines += _gain_notes(result)
     if len(result.front) and "small" not in result.picks:
         _, within = small_margin(result.primary_bounds, result.teacher[result.primary])
@@ -57,6 +59,17 @@ def _gain_notes(result: Result) -> list[str]:
         reasons = ", ".join(f"trial {number}: {why}" for number, why in result.failed_controls.items())
         lines.append(f"{len(result.failed_controls)} controls failed, so these gains are unknown ({reasons}).")
     return lines
+
+
+def _ensemble_note(ensemble: str) -> str:
+    """Describe several teachers: what is averaged of them, or that each fold has its own."""
+    average, _, digests = ensemble.partition(" of ")
+    if average == FOLDS:
+        return (
+            f"Each fold has a teacher of its own, {digests}, trained without the samples that validate it; the student "
+            "that is kept, and whose answers are compared with its teacher's, is the first fold's."
+        )
+    return f"The teacher is the mean of the {ensemble}; its costs are those of all of them in turn."
 
 
 def _spread_notes(result: Result) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from harness.core.errors import HarnessError
+from harness.core.names import FOLD_SPREAD
 from harness.core.pareto import front_by_spread
 from harness.cost.base import BackendConditions
 from harness.hints import confirm_command
@@ -134,7 +135,14 @@ class Result:
         gain = ["control", *(["tuned_control"] if self.tuned_controls else []), "gain"] if self.controls else []
         gain = ["gain"] if self.no_control else gain
         others = [metric.name for metric in metrics_in_every_table() if metric.name in self.teacher]
-        return list(dict.fromkeys([self.primary, *gain, *self.objectives, *others]))
+        spread = [FOLD_SPREAD] if self.folds else []
+        return list(dict.fromkeys([self.primary, *spread, *gain, *self.objectives, *others]))
+
+    @property
+    def folds(self) -> int:
+        """Return the number of folds whose mean a score is; 0 where samples are not cut into folds."""
+        suffix = f"/{self.primary}"
+        return sum(name.startswith("fold_") and name.endswith(suffix) for name in map(str, self.trials))
 
     @property
     def compared(self) -> pd.DataFrame:

@@ -7,10 +7,12 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
+from harness.core.names import FOLD_SPREAD
 from harness.metrics import METRICS
 
 _HEADINGS = {
     "tuned_control": "tuned",
+    FOLD_SPREAD: "± folds",
     "temperature": "T",
     "alpha": "α",
     "learning_rate": "lr",

@@ -143,7 +143,7 @@ def bind_teachers(study: Study, starts: Sequence[Start], average: str) -> str:
     Args:
         study: The study, whose lease is held.
         starts: Identify the teachers, in order; last bits may differ on another processor.
-        average: One of ``harness.settings.AVERAGES``.
+        average: As of ``ensemble_name``.
 
     Raises:
         HarnessError: If the study was begun with others.
@@ -161,7 +161,7 @@ def ensemble_name(teachers: Sequence[str], average: str) -> str:
 
     Args:
         teachers: Their digests, in order.
-        average: One of ``harness.settings.AVERAGES``.
+        average: One of ``harness.settings.AVERAGES``, or ``harness.settings.FOLDS``.
     """
     digests = ", ".join(teachers)
     return digests if len(teachers) == 1 else f"{average} of {digests}"

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import warnings
 import zlib
 from pathlib import Path
@@ -58,23 +59,35 @@ class Checkpoints:
         self._next = 1 - self._next
 
 
+def fold_folder(folder: Path, fold: int) -> Path:
+    """Return the folder of the checkpoints of a fold of a training, from 0: of the first it is the training's own."""
+    return folder / f"fold-{fold + 1}" if fold else folder
+
+
 def epochs_kept(folder: Path) -> int:
-    """Return the number of epochs after which a training resumes, from its checkpoints' headers alone."""
-    found = [0]
-    for name in _NAMES:
-        with (
-            contextlib.suppress(*_UNREADABLE),
-            safe_open(folder / name, "pt") as file,
-        ):
-            structure = json.loads(_texts(file)["structure"])
-            found += [number + 1 for key, number in structure["items"] if key == "epoch"]
-    return max(found)
+    """Return the number of epochs after which a training resumes, of all folds, from its checkpoints' headers alone."""
+    return sum(max((_epoch_in(one / name) for name in _NAMES), default=0) for one in _folders(folder))
+
+
+def _epoch_in(file: Path) -> int:
+    """Return the number of epochs after which a checkpoint was written; 0 if it can't be read."""
+    with contextlib.suppress(*_UNREADABLE), safe_open(file, "pt") as reader:
+        items = json.loads(_texts(reader)["structure"])["items"]
+        return max((int(number) + 1 for key, number in items if key == "epoch"), default=0)
+    return 0
 
 
 def drop_checkpoints(folder: Path) -> None:
     """Delete the checkpoints of a training that is over."""
+    own, *folds = _folders(folder)
     for name in _NAMES:
-        (folder / name).unlink(missing_ok=True)
+        (own / name).unlink(missing_ok=True)
+    for fold in folds:
+        shutil.rmtree(fold)
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [folder, *sorted(folder.glob("fold-*"))]
 
 
 def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:

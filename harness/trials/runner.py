@@ -123,8 +123,13 @@ def _run(
     number, results = training.number, training.results
     try:
         _check_deaths(spool)
-        listeners = _epoch_listeners(training, spool, context, display, pruner)
-        metrics = run_student(training.spec, spool, training.lease, context, listeners)
+        metrics = run_student(
+            training.spec,
+            spool,
+            training.lease,
+            context,
+            lambda fold: _epoch_listeners(fold, training, spool, context, display, pruner),
+        )
     except TrialPruned as pruned:
         reason = one_line(pruned)
         architecture = training.spec.configuration.student
@@ -164,15 +169,25 @@ def _run(
 
 
 def _epoch_listeners(
-    training: TrainingRun, spool: Spool, context: TrialContext, display: Display, pruner: PruningListener | None
+    fold: int,
+    training: TrainingRun,
+    spool: Spool,
+    context: TrialContext,
+    display: Display,
+    pruner: PruningListener | None,
 ) -> list[EpochListener]:
-    """Return what is called after each epoch, in this order: lease, log, loss check, display, pruner."""
+    """Return what is called after each epoch of a fold, in this order: lease, log, loss check, display, pruner.
+
+    The curves of the first fold decide whether a trial is pruned; those of later ones are logged by other names.
+    """
+    data, before = context.prepared.data.folds[fold], fold * context.space.epochs
+    prefix = f"fold_{fold + 1}/" if fold else ""
     return [
         lambda epoch, metrics: training.lease.report_progress(epoch + 1),
-        lambda epoch, metrics: spool.metrics(metrics, step=epoch),
-        loss_check(context.prepared.data),  # before the pruner: a student whose loss is NaN may have an accuracy
-        lambda epoch, metrics: display.epoch(training.number, epoch),
-        *([] if pruner is None else [pruner]),
+        lambda epoch, metrics: spool.metrics({f"{prefix}{k}": v for k, v in metrics.items()}, step=epoch),
+        loss_check(data),  # before the pruner: a student whose loss is NaN may have an accuracy
+        lambda epoch, metrics: display.epoch(training.number, before + epoch),
+        *([] if pruner is None or fold else [pruner]),
     ]
 
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import stdev
 
 import torch
 from torch import Tensor, nn
 
 from harness.core.content import derived_seed, tensors_digest
 from harness.core.errors import NO_ROOM, TrialFailed, is_out_of_memory, one_line
+from harness.core.names import FOLD_SPREAD
 from harness.cost.table import key_of
 from harness.metrics import METRICS
 from harness.preparation.prepared import Prepared
 from harness.preparation.sanity_warnings import no_score_text
-from harness.preparation.scoring import score
+from harness.preparation.scoring import mean_of_folds, score
 from harness.preparation.student_costs import check_as_costed, costs_of
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
@@ -25,6 +27,7 @@ from harness.storage.leases import Lease
 from harness.students.training import student_training
 from harness.task import deployed_network, primary_metric
 from harness.tracking.spool import Spool
+from harness.training.checkpoint import fold_folder
 from harness.training.fit import EpochListener
 from harness.training.predictions import PREDICTIONS
 from harness.training.tensor_file import cpu_state, save_tensors
@@ -59,22 +62,29 @@ def seed_of(settings: Settings, number: int) -> int:
 
 
 def run_student(
-    spec: TrainingSpec, spool: Spool, lease: Lease, context: TrialContext, listeners: Sequence[EpochListener]
+    spec: TrainingSpec,
+    spool: Spool,
+    lease: Lease,
+    context: TrialContext,
+    listeners: Callable[[int], Sequence[EpochListener]],
 ) -> dict[str, float]:
     """Train a student to the end, score its deployed network, and save that network in the spool's folder.
 
-    The numbers are the same whatever ran before, and however often the training was interrupted.
+    The numbers are the same whatever ran before, and however often the training was interrupted. Where samples are cut
+    into folds, a student is trained for each, the scores are means over folds, and the first fold's student is saved.
 
     Args:
         spec: What to train.
         spool: The spool of its run, begun.
         lease: This worker's lease of it; confirmed before anything is written.
         context: What every training needs.
-        listeners: Called in order at the end of each epoch, the loss check among them; each may end the training.
+        listeners: Returns, for a fold from 0, what is called in order at the end of each epoch, the loss check among
+            it; each may end the training.
 
     Returns:
         The final metrics by name: the primary metric, the scores and the costs of ``METRICS``. Scores of another split
-        than ``val`` have its name as prefix, as in ``test/agreement``.
+        than ``val`` have its name as prefix, as in ``test/agreement``. Of folds also the primary metric of each, and
+        its standard deviation over them, ``FOLD_SPREAD``.
 
     Raises:
         TrialFailed: If the loss is not finite, memory or disk space runs out, or the deployed network has other shapes
@@ -82,27 +92,19 @@ def run_student(
         TrialPruned: If a listener prunes it.
         LeaseLost: If another worker has taken it over.
     """
-    space, study, prepared = context.space, context.study, context.prepared
-    data, folder, architecture = prepared.data, spool.folder, spec.configuration.student
+    space, prepared, folder = context.space, context.prepared, spool.folder
     with _resource_errors_as_failures():
-        costs = costs_of(architecture, space, study, prepared)
+        costs = costs_of(spec.configuration.student, space, context.study, prepared)
         spool.metrics(costs)
-        student = train_student(
-            spec, space, prepared, folder=folder, accelerator=context.settings.accelerator, listeners=listeners
-        )
-        network = deployed_network(space.task, student.to(data.device)).to(data.device)
-        check_as_costed(network, architecture, space, study, prepared)
-        logits = ordered_logits(network, data, spec.split)
-        scores = score(logits, data, space, prepared.classes, split=spec.split)
-        scores = _finite(scores, primary_metric(space.task).name, study.objectives)
-        lease.report_progress(space.epochs)
-        state = cpu_state(network)
-        metadata = {"space": context.settings.space_name, "architecture": key_of(architecture)}
-        if others := {k: v for k, v in space.building(spec.configuration.params()).items() if k not in architecture}:
-            metadata["parameters"] = key_of(others)  # of what a student that trains itself was built with
-        metadata["digest"] = tensors_digest(state)
-        save_tensors(state, folder / STUDENT, metadata)
-        is_compared = save_comparison(logits, data, space.task.output, prepared.classes, spec.split, folder)
+        is_compared, of_folds = False, []
+        for fold, data in enumerate(prepared.data.folds):
+            network, logits, scores = _run_fold(spec, fold, folder, context, listeners(fold))
+            of_folds.append(scores)
+            lease.report_progress(space.epochs)
+            if fold == 0:
+                _save(network, spec.configuration, folder / STUDENT, context)
+                is_compared = save_comparison(logits, data, space.task.output, prepared.classes, spec.split, folder)
+        scores = mean_scores(of_folds, primary_metric(space.task).name)
     if spec.split != "val":
         scores = {f"{spec.split}/{name}": value for name, value in scores.items()}
     spool.metrics(scores)
@@ -110,6 +112,65 @@ def run_student(
     if is_compared:
         spool.artifact(folder / PREDICTIONS)
     return scores | costs
+
+
+def _run_fold(
+    spec: TrainingSpec,
+    fold: int,
+    folder: Path,
+    context: TrialContext,
+    listeners: Sequence[EpochListener],
+) -> tuple[nn.Module, Tensor, dict[str, float]]:
+    """Train a student on a fold, and return its deployed network, its logits and its scores on the split of ``spec``.
+
+    Args:
+        spec: What to train.
+        fold: The fold, from 0.
+        folder: Folder of the whole training.
+        context: What every training needs.
+        listeners: As in ``harness.training.fit.fit``.
+    """
+    space, study, prepared = context.space, context.study, context.prepared
+    own, data = fold_folder(folder, fold), prepared.data.folds[fold]
+    own.mkdir(exist_ok=True)
+    student = train_student(
+        spec,
+        space,
+        prepared,
+        folder=own,
+        accelerator=context.settings.accelerator,
+        listeners=listeners,
+        fold=fold,
+    )
+    network = deployed_network(space.task, student.to(data.device)).to(data.device)
+    check_as_costed(network, spec.configuration.student, space, study, prepared)
+    logits = ordered_logits(network, data, spec.split)
+    scores = score(logits, data, space, prepared.classes, split=spec.split)
+    return network, logits, _finite(scores, primary_metric(space.task).name, study.objectives)
+
+
+def mean_scores(of_folds: Sequence[Mapping[str, float]], primary: str) -> dict[str, float]:
+    """Return the mean of each score over folds; of several folds also the primary metric of each, and its spread.
+
+    Args:
+        of_folds: Scores by name of each fold.
+        primary: Name of the primary metric.
+    """
+    if len(of_folds) == 1:
+        return dict(of_folds[0])
+    values = [scores[primary] for scores in of_folds]
+    each = {f"fold_{number}/{primary}": value for number, value in enumerate(values, 1)}
+    return {**mean_of_folds(of_folds), FOLD_SPREAD: stdev(values), **each}
+
+
+def _save(network: nn.Module, configuration: Configuration, file: Path, context: TrialContext) -> None:
+    """Save the state of a deployed network, and what it was built from."""
+    space, architecture, state = context.space, configuration.student, cpu_state(network)
+    metadata = {"space": context.settings.space_name, "architecture": key_of(architecture)}
+    if others := {k: v for k, v in space.building(configuration.params()).items() if k not in architecture}:
+        metadata["parameters"] = key_of(others)  # of what a student that trains itself was built with
+    metadata["digest"] = tensors_digest(state)
+    save_tensors(state, file, metadata)
 
 
 def train_student(
@@ -120,6 +181,7 @@ def train_student(
     folder: Path,
     accelerator: str,
     listeners: Sequence[EpochListener] | None = None,
+    fold: int = 0,
 ) -> nn.Module:
     """Build a student and train it to the end, from the newest checkpoint in ``folder`` if there is one.
 
@@ -130,6 +192,7 @@ def train_student(
         folder: Folder of the training.
         accelerator: Lightning's name of the device.
         listeners: As in ``harness.training.fit.fit``.
+        fold: The fold of the data, from 0.
 
     Raises:
         TrialFailed, TrialPruned: If a listener raises them.
@@ -137,7 +200,7 @@ def train_student(
     training = student_training(
         spec.configuration,
         space,
-        prepared.data,
+        prepared.data.folds[fold],
         classes=prepared.classes,
         seed=spec.seed,
         order_seed=spec.order_seed,

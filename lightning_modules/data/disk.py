@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import re
@@ -15,7 +16,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler, Subset
 
 from lightning_modules.batch import Batch, Inputs, moved_to
 from lightning_modules.data.augment import Augment, Augmentable, Transform
@@ -108,8 +109,8 @@ class DatasetSplit(Split):
         A dataset with a ``fingerprint`` may list them as ``targets``; every batch is compared with them.
         """
         if self._labels is None:
-            listed = getattr(self.dataset, "targets", None) if self._declared is not None else None
-            if listed is None or len(listed) != len(self):
+            listed = _targets(self.dataset) if self._declared is not None else None
+            if listed is None:
                 self._scan()
             else:
                 object.__setattr__(self, "_labels", torch.as_tensor(listed).to(self.device))
@@ -124,7 +125,7 @@ class DatasetSplit(Split):
     @property
     def _declared(self) -> str | None:
         """Return what the dataset says that it is; ``None`` if its samples must be read to know."""
-        return getattr(self.dataset, "fingerprint", None)
+        return _known(self.dataset)
 
     @property
     def fingerprint(self) -> str:
@@ -179,6 +180,21 @@ class DatasetSplit(Split):
     def part(self, ids: Tensor) -> Split:
         """Return the samples at some positions, still to be read."""
         return DatasetSplit(_part(self.dataset, ids.tolist()), workers=0, name=self.name).to(self.device)
+
+    def selection(self, ids: Tensor) -> Split:
+        """Return the samples at some positions, still to be read, by as many workers."""
+        places = ids.tolist()
+        found = DatasetSplit(_part(self.dataset, places), workers=self.workers, name=self.name)
+        object.__setattr__(found, "_labels", self.labels[ids.to(self.device)])
+        object.__setattr__(found, "_content", hashlib.sha256(f"{self.fingerprint} {places}".encode()).hexdigest()[:16])
+        return found.to(self.device)
+
+    def joined_with(self, other: Split) -> Split:
+        """Return these samples and those of another split after them, still to be read."""
+        assert isinstance(other, DatasetSplit)  # of the same data module
+        return DatasetSplit(_joined(self.dataset, other.dataset), workers=self.workers, name="train and val").to(
+            self.device
+        )
 
     def few(self, count: int) -> Split:
         """Return the first ``count`` samples, or all if there are fewer, in memory."""
@@ -301,6 +317,8 @@ class _Part(Dataset[Any]):
     def __init__(self, dataset: Dataset[Any], places: Sequence[int]) -> None:
         self._dataset = dataset
         self._places = places
+        names = listed_ids(dataset)
+        self.ids = None if names is None else [names[place] for place in places]
 
     def __len__(self) -> int:
         return len(self._places)
@@ -321,6 +339,48 @@ class _AugmentablePart(_Part):
 
 def _part(dataset: Dataset[Any], places: Sequence[int]) -> Dataset[Any]:
     return (_AugmentablePart if isinstance(dataset, Augmentable) else _Part)(dataset, places)
+
+
+class _Joined(ConcatDataset[Any]):
+    """The samples of two datasets, one after the other, with what both say of them."""
+
+    def __init__(self, first: Dataset[Any], second: Dataset[Any]) -> None:
+        super().__init__([first, second])
+        self.ids = _after(listed_ids(first), listed_ids(second))
+        self.targets = _after(_targets(first), _targets(second))
+        known = _known(first), _known(second)
+        self.fingerprint = None if None in known else " ".join(map(str, known))
+
+
+class _AugmentableJoined(_Joined):
+    """The same of datasets that have more of a sample than they give."""
+
+    def augmented(self, place: int, transform: Transform) -> tuple[Any, Any]:
+        """Return a sample whose original has gone through a transform."""
+        first, second = cast("list[Augmentable]", self.datasets)
+        size = self.cumulative_sizes[0]
+        return first.augmented(place, transform) if place < size else second.augmented(place - size, transform)
+
+
+def _joined(first: Dataset[Any], second: Dataset[Any]) -> Dataset[Any]:
+    both = isinstance(first, Augmentable) and isinstance(second, Augmentable)
+    return (_AugmentableJoined if both else _Joined)(first, second)
+
+
+def _after(first: Any, second: Any) -> list[Any] | None:
+    """Return what two datasets list, one after the other; ``None`` where one lists nothing."""
+    return None if first is None or second is None else [*first, *second]
+
+
+def _known(dataset: Any) -> str | None:
+    """Return what a dataset says that it is; ``None`` if its samples must be read to know."""
+    return getattr(dataset, "fingerprint", None)
+
+
+def _targets(dataset: Any) -> Any:
+    """Return the labels that a dataset lists, one for each sample; ``None`` if they must be read."""
+    listed = getattr(dataset, "targets", None)
+    return None if listed is None or len(listed) != len(dataset) else listed
 
 
 class DatasetLoader(EpochLoader):
@@ -384,6 +444,8 @@ class DatasetDataModule(TensorDataModule):
         eval_batch_size: Samples in an evaluation batch; by default as many.
         workers: Processes that read samples; 0 reads in the process that trains.
         augment: Augments training samples as they are read; ``None`` shows them as they are.
+        folds: As of ``TensorDataModule``.
+        groups: As of ``TensorDataModule``.
 
     Raises:
         TypeError: If a dataset is not map-style, or ``augment`` no ``Augment``.
@@ -400,6 +462,8 @@ class DatasetDataModule(TensorDataModule):
         eval_batch_size: int | None = None,
         workers: int = 0,
         augment: Augment | None = None,
+        folds: int | None = None,
+        groups: Sequence[Any] | None = None,
     ) -> None:
         if isinstance(workers, bool) or not isinstance(workers, Integral) or workers < 0:
             raise ValueError(f"workers must be a whole number of at least 0, but got {workers=}.")
@@ -410,6 +474,8 @@ class DatasetDataModule(TensorDataModule):
             batch_size=batch_size,
             eval_batch_size=batch_size if eval_batch_size is None else eval_batch_size,
             augment=augment,
+            folds=folds,
+            groups=groups,
         )
 
     def shown(self, ids: Tensor, view: int) -> tuple[Inputs, Tensor | None]:

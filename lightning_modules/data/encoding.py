@@ -53,7 +53,7 @@ class FittedNumbers:
         return np.stack([*scaled, *([missing.astype(np.float64)] if self.has_indicator else [])], 1)
 
 
-def fit_numbers(column: NumberColumn, train: Rows, missing: str) -> FittedNumbers:
+def fit_numbers(column: NumberColumn, train: Rows, missing: str, known: Rows | None = None) -> FittedNumbers:
     """Fit a column of numbers to the training rows.
 
     Sums are rounded once (``math.fsum``), so that all machines give the same bits.
@@ -62,6 +62,7 @@ def fit_numbers(column: NumberColumn, train: Rows, missing: str) -> FittedNumber
         column: The column.
         train: Which rows train.
         missing: ``"median"`` or ``"mean"``: what stands for a missing value.
+        known: Which rows say what columns it gives; ``None`` takes ``train``.
 
     Raises:
         ValueError: If the numbers are too large to be squared.
@@ -69,12 +70,19 @@ def fit_numbers(column: NumberColumn, train: Rows, missing: str) -> FittedNumber
     given = column.values[train]
     present = given[~np.isnan(given)]
     if not len(present):
+        if known is not None and not np.isnan(column.values[known]).all():
+            raise ValueError(
+                f"column {column.name!r} must have a number in the training rows of each fold, but has none in one of "
+                "them: take fewer folds, or leave it out by drop=."
+            )
         return FittedNumbers(column.name, 0.0, 0.0, 0.0, False)
     fill = float(np.median(present)) if missing == "median" else math.fsum(present) / len(present)
     filled = np.where(np.isnan(given), fill, given)
-    has_indicator = len(present) < len(given)
+    every = given if known is None else column.values[known]
+    has_indicator = bool(np.isnan(every).any())
     if filled.min() == filled.max():
-        return FittedNumbers(column.name, fill, fill, 0.0, has_indicator)
+        varies = np.nanmin(every) < np.nanmax(every)  # where other folds need the column
+        return FittedNumbers(column.name, fill, fill, float(varies), has_indicator)
     with np.errstate(over="ignore"):
         mean = math.fsum(filled) / len(filled)
         deviation = math.sqrt(math.fsum((filled - mean) ** 2) / len(filled))
@@ -188,12 +196,16 @@ class Encoded(NamedTuple):
     notes: tuple[str, ...]
 
 
-def encode(columns: Sequence[Column], train: Rows, *, one_hot: bool, missing: str, most: int) -> Encoded:
+def encode(
+    columns: Sequence[Column], train: Rows, *, one_hot: bool, missing: str, most: int, known: Rows | None = None
+) -> Encoded:
     """Encode columns by the training rows.
 
     Args:
         columns: The columns, in the order of the file.
         train: Which rows train.
+        known: Which rows say what columns and categories there are; ``None`` takes ``train``. Networks of all folds
+            have the same inputs, and so the folds' training rows together say it, and each fold's own say the rest.
         one_hot: Whether categories are columns of 0 and 1 beside the numbers, or indices.
         missing: As of ``fit_numbers``.
         most: As of ``fit_categories``.
@@ -208,24 +220,25 @@ def encode(columns: Sequence[Column], train: Rows, *, one_hot: bool, missing: st
     constant, notes = [], []
     for column in columns:
         if isinstance(column, NumberColumn):
-            fitted = fit_numbers(column, train, missing)
+            fitted = fit_numbers(column, train, missing, known)
             if fitted.feature_names:
                 parts.append(_finite(fitted.encode(column), column.name))
                 names += fitted.feature_names
             else:
                 constant.append(column.name)
             continue
-        known = fit_categories(column, train, most)
-        if len(known.feature_names) < 2:
+        rows = train if known is None else known
+        categories = fit_categories(column, rows, most)
+        if len(categories.feature_names) < 2:
             constant.append(column.name)
             continue
-        notes += _notes(known, column, train)
+        notes += _notes(categories, column, rows)
         if one_hot:
-            parts.append(known.one_hot(column))
-            names += known.feature_names
+            parts.append(categories.one_hot(column))
+            names += categories.feature_names
         else:
-            indices.append(known.indices(column))
-            cardinalities[column.name] = known.cardinality
+            indices.append(categories.indices(column))
+            cardinalities[column.name] = categories.cardinality
     if not parts and not indices:
         raise ValueError("a column must vary in the training rows, but none does: there is nothing to learn from.")
     if constant:

@@ -136,6 +136,7 @@ class ImageFolders(DatasetDataModule):
         augment: Augments training pictures: its transform is called with the pixels of the file (3, H, W), uint8; what
             it returns is scaled to ``size``, cut and normalised as every picture is. ``None`` shows them as they are.
         skip_unreadable: Whether files that are no pictures are left out; otherwise they are refused.
+        folds: As of ``TensorDataModule``; copies of one picture stay in one fold.
 
     Attributes:
         class_names: Names of the classes: those of the folders, sorted.
@@ -159,6 +160,7 @@ class ImageFolders(DatasetDataModule):
         std: Sequence[float] = IMAGENET_STD,
         augment: Augment | None = None,
         skip_unreadable: bool = False,
+        folds: int | None = None,
     ) -> None:
         try:
             import torchvision  # noqa: F401
@@ -193,6 +195,8 @@ class ImageFolders(DatasetDataModule):
             eval_batch_size=eval_batch_size,
             workers=workers,
             augment=augment,
+            folds=folds,
+            groups=None if folds is None else [one.digest for name in SPLITS[:2] for one in parts[name]],
         )
         self.class_names = names
         self.skipped = tuple(unreadable)

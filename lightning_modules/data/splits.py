@@ -98,13 +98,36 @@ def split_by_content(keys: Sequence[str], classes: NDArray[np.int64]) -> NDArray
         keys: Hashes of what the samples hold, or of the groups that they belong to; N texts.
         classes: Class of each sample, shape (N,); a key with several classes counts for the lowest.
     """
+    middle, total = _ranks(keys, classes)
+    found: NDArray[np.str_] = np.array(NAMES)[(5 * middle >= 6 * total).astype(int) + (5 * middle >= 8 * total)]
+    return found
+
+
+def folds_by_content(keys: Sequence[str], classes: NDArray[np.int64], folds: int) -> NDArray[np.int64]:
+    """Return the fold that validates each sample, from 0, shape (N,), of about equal size in each class.
+
+    Samples of one key are in one fold, which depends on the keys alone, as of ``split_by_content``.
+
+    Args:
+        keys: As of ``split_by_content``.
+        classes: As of ``split_by_content``.
+        folds: Number of folds.
+    """
+    middle, total = _ranks(keys, classes)
+    found: NDArray[np.int64] = middle * folds // (2 * total)
+    return found
+
+
+def _ranks(keys: Sequence[str], classes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return twice the rank of the middle sample of each sample's key in its class, and the size of that class.
+
+    Whole numbers are compared alike on every machine.
+    """
     known, places, counts = np.unique(np.asarray(keys), return_inverse=True, return_counts=True)
     class_of = np.full(len(known), np.iinfo(np.int64).max)
     np.minimum.at(class_of, places, classes)
-    parts = np.empty(len(known), dtype="<U5")
+    middle, total = np.empty(len(known), dtype=np.int64), np.empty(len(known), dtype=np.int64)
     for one in np.unique(class_of):
         here = np.flatnonzero(class_of == one)
-        # Twice the rank of a key's middle sample, for whole numbers are compared alike on every machine.
-        middle, total = 2 * counts[here].cumsum() - counts[here], counts[here].sum()
-        parts[here] = np.array(NAMES)[(5 * middle >= 6 * total).astype(int) + (5 * middle >= 8 * total)]
-    return parts[places]
+        middle[here], total[here] = 2 * counts[here].cumsum() - counts[here], counts[here].sum()
+    return middle[places], total[places]

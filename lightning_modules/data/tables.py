@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from lightning_modules.batch import select
-from lightning_modules.data.encoding import encode, row_digests
-from lightning_modules.data.splits import NAMES, split_by_content
+from lightning_modules.data.encoding import Encoded, encode, row_digests
+from lightning_modules.data.folds import check_folds
+from lightning_modules.data.splits import NAMES, folds_by_content, split_by_content
 from lightning_modules.data.table_files import Column, as_column, check_columns, read_table, rows
 from lightning_modules.data.table_labels import KINDS, Labels, read_labels, standardised
 from lightning_modules.data.tensors import Split, TensorDataModule, sample_ids
@@ -58,6 +59,9 @@ class Tables(TensorDataModule):
         batch_size: Samples in a training batch.
         eval_batch_size: Samples in an evaluation batch.
         views: Views of the encoded training rows; ``None`` for none.
+        folds: Number of folds, for cross-validation: rows that train or validate are cut into as many parts by class
+            and content, or by groups, as of ``TensorDataModule``. Medians, means and deviations are those of a fold's
+            own training rows; the rows of all folds say which columns and categories there are, and the unit of labels.
 
     Attributes:
         class_names: Names of the classes or labels.
@@ -91,6 +95,7 @@ class Tables(TensorDataModule):
         batch_size: int = 64,
         eval_batch_size: int = 512,
         views: Views | None = None,
+        folds: int | None = None,
     ) -> None:
         if file is None:
             raise ValueError("Tables needs a file, as data_dir / 'table.csv': name its folder by --data-dir.")
@@ -107,21 +112,33 @@ class Tables(TensorDataModule):
         columns = roles.inputs(frame, path)
         ids = None if id is None else _ids(frame[id])
         found = read_labels(frame, labels, kind, unlabelled=unlabelled)
+        if folds is not None and not found.known.all():
+            raise ValueError("unlabelled=True and folds= can't go together, for each fold is scored: leave one out.")
         parts = _parts(frame, columns, found, roles)
         left_out = int((parts == _NOWHERE).sum())
-        train = parts == "train"
-        known = encode(columns, train, one_hot=categories == "one-hot", missing=missing, most=int(max_categories))
+        learnt = None if folds is None else parts != "test"
         values, means, deviations = found.values, (), ()
         if kind == "regression":
-            scaled, means, deviations = standardised(values, train & found.known)
+            scaled, means, deviations = standardised(
+                values, (parts == "train" if learnt is None else learnt) & found.known
+            )
             values = scaled if standardize_label else values
-        splits = {}
-        for name in NAMES:
-            places = np.flatnonzero(parts == name)
-            here = torch.from_numpy(places)
-            named = None if ids is None else [ids[place] for place in places]
-            splits[name] = Split(select(known.inputs, here), values[here], named)
+        how: dict[str, Any] = {"one_hot": categories == "one-hot", "missing": missing, "most": int(max_categories)}
+
+        def encoded(parts: NDArray[np.str_]) -> tuple[dict[str, Split], Encoded]:
+            known = encode(columns, parts == "train", **how, known=learnt)
+            splits = {}
+            for name in NAMES:
+                places = np.flatnonzero(parts == name)
+                here = torch.from_numpy(places)
+                named = None if ids is None else [ids[place] for place in places]
+                splits[name] = Split(select(known.inputs, here), values[here], named)
+            return splits, known
+
+        each = [parts] if folds is None else _parts_of_folds(parts, check_folds(folds), frame, columns, found, roles)
+        (splits, known), *others = map(encoded, each)
         super().__init__(**splits, batch_size=batch_size, eval_batch_size=eval_batch_size, views=views)
+        self._splits_of_others = [of_other for of_other, _ in others]
         self.class_names = found.class_names
         self.feature_names = known.names
         self.cardinalities = known.cardinalities
@@ -202,7 +219,7 @@ def _parts(frame: pd.DataFrame, columns: Sequence[Column], labels: Labels, roles
     Raises:
         ValueError: If a row has none, or a split has no row of a class.
     """
-    classes = labels.values.numpy() if labels.values.ndim == 1 else np.zeros(len(frame), dtype=np.int64)
+    classes = _classes(labels)
     known = labels.known
     if roles.split is not None:
         parts = _told(frame[roles.split])
@@ -225,6 +242,39 @@ def _parts(frame: pd.DataFrame, columns: Sequence[Column], labels: Labels, roles
     parts[~known & (parts != "train")] = _NOWHERE
     _check_classes(parts[known], classes[known], labels.class_names if labels.values.ndim == 1 else (), roles)
     return parts
+
+
+def _parts_of_folds(
+    parts: NDArray[np.str_],
+    folds: int,
+    frame: pd.DataFrame,
+    columns: Sequence[Column],
+    labels: Labels,
+    roles: _Roles,
+) -> list[NDArray[np.str_]]:
+    """Return the split of each row in each fold: rows of test stay there.
+
+    Raises:
+        ValueError: If a fold lacks rows, or rows of a class.
+    """
+    rest = np.flatnonzero(parts != "test")
+    classes = _classes(labels)[rest]
+    keys = [as_column(frame[roles.group], is_category=True)] if roles.group is not None else columns
+    digests = np.array(row_digests(keys))[rest]
+    numbers = folds_by_content(digests.tolist(), np.zeros_like(classes) if roles.group else classes, folds)
+    found = []
+    for fold in range(folds):
+        own = parts.copy()
+        own[rest] = np.where(numbers == fold, "val", "train")
+        _check_classes(own, _classes(labels), labels.class_names if labels.values.ndim == 1 else (), roles)
+        found.append(own)
+    return found
+
+
+def _classes(labels: Labels) -> NDArray[np.int64]:
+    """Return the class of each row; 0 where labels are no classes."""
+    values: NDArray[np.int64] = labels.values.numpy()
+    return values if values.ndim == 1 else np.zeros(len(values), dtype=np.int64)
 
 
 def _told(series: pd.Series[Any]) -> NDArray[np.str_]:

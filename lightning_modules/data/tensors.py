@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from torch import Tensor
 from lightning_modules.batch import Batch, Inputs, moved_to, select
 from lightning_modules.data.augment import Augment
 from lightning_modules.data.content import HASHED_AT_ONCE, samples_digest
+from lightning_modules.data.folds import check_folds, fold_numbers
 from lightning_modules.data.live import LiveTeacher
 from lightning_modules.data.loading import Asked, EpochLoader, Mixing, Sampling, batch_starts
 from lightning_modules.data.views import Views, shown_each
@@ -100,6 +102,30 @@ class Split:
     def part(self, ids: Tensor) -> Split:
         """Return the samples at some positions as a split of their own, of which views can be shown."""
         return self.at(ids)
+
+    def selection(self, ids: Tensor) -> Split:
+        """Return the samples at some positions as a split to train on, or to score."""
+        return self.at(ids)
+
+    def joined_with(self, other: Split) -> Split:
+        """Return these samples and those of another split after them."""
+        if self.inputs_form != other.inputs_form:
+            raise ValueError(
+                f"samples of one form are needed to be cut into folds, but got {self.inputs_form} and "
+                f"{other.inputs_form}."
+            )
+        both = zip(self.tensors().items(), other.tensors().values(), strict=True)
+        joined = {name: torch.cat([own, its]) for (name, own), its in both}
+        labels = joined.pop("labels")
+        named = {name.removeprefix("inputs."): value for name, value in joined.items()}
+        inputs = named if isinstance(self.inputs, dict) else joined["inputs"]
+        names = None if self.ids is None or other.ids is None else [*self.ids, *other.ids]
+        return Split(inputs, labels, names)
+
+    @property
+    def inputs_form(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of a sample's inputs and label by name."""
+        return {name: tuple(value.shape[1:]) for name, value in self.tensors().items()}
 
     def few(self, count: int) -> Split:
         """Return the first ``count`` samples, or all if there are fewer."""
@@ -244,6 +270,11 @@ class TensorDataModule(pl.LightningDataModule):
         eval_batch_size: Samples in an evaluation batch.
         views: Views of the training samples for teacher and students, computed for whole batches; ``None`` for none.
         augment: The same by a transform of single samples, and mixing.
+        folds: Number of folds, for cross-validation: the samples of ``train`` and ``val`` are cut into as many parts,
+            each of which validates what the others train. A trial then trains a student for each, and its score is
+            their mean. This module is that of the first fold. ``None`` keeps the two splits as they are.
+        groups: The group of each sample, as a patient, those of ``train`` and then of ``val``: samples of one group are
+            in one fold.
 
     Attributes:
         live: The teacher, where it is asked about each training batch; ``None`` where its outputs are stored.
@@ -253,7 +284,8 @@ class TensorDataModule(pl.LightningDataModule):
 
     Raises:
         TypeError: If a split is not a ``Split``, ``views`` no ``Views`` or ``augment`` no ``Augment``.
-        ValueError: If a batch size is not a whole number of at least 1, or both views and a transform are given.
+        ValueError: If a batch size is not a whole number of at least 1, both views and a transform are given, or
+            samples can't be cut into folds.
     """
 
     def __init__(
@@ -266,6 +298,8 @@ class TensorDataModule(pl.LightningDataModule):
         eval_batch_size: int = 512,
         views: Views | None = None,
         augment: Augment | None = None,
+        folds: int | None = None,
+        groups: Sequence[Any] | None = None,
     ) -> None:
         super().__init__()
         for size in (batch_size, eval_batch_size):
@@ -303,6 +337,22 @@ class TensorDataModule(pl.LightningDataModule):
         self.live: LiveTeacher | None = None
         self.soft_targets: Callable[[Tensor], Tensor] | None = None
         self.is_labelled: Callable[[Tensor], Tensor] | None = None
+        self._folds: tuple[TensorDataModule, ...] = ()
+        self._splits_of_others: list[dict[str, Split]] = []  # the splits of each further fold
+        if folds is not None:
+            self.splits, *self._splits_of_others = _cut(self.splits, check_folds(folds), groups)
+        elif groups is not None:
+            raise ValueError("groups are those of folds, but no folds are asked for: give folds=, or leave it out.")
+
+    @property
+    def folds(self) -> tuple[TensorDataModule, ...]:
+        """Return the data of each fold, this module first; it alone where samples are not cut into folds."""
+        if not self._folds:
+            others = [copy.copy(self) for _ in self._splits_of_others]
+            for other, splits in zip(others, self._splits_of_others, strict=True):
+                other.splits, other._splits_of_others = splits, []
+            self._folds = (self, *others)
+        return self._folds
 
     @property
     def steps_per_epoch(self) -> int:
@@ -388,3 +438,17 @@ class TensorDataModule(pl.LightningDataModule):
         """Return the teacher's outputs that batches hold: gathering unused ones would take most of a step."""
         outputs = self.teacher_outputs.get(split, {})
         return {name: values for name, values in outputs.items() if name == "logits" or name in self.teacher_layers}
+
+
+def _cut(splits: Mapping[str, Split], folds: int, groups: Sequence[Any] | None) -> list[dict[str, Split]]:
+    """Return the splits of each fold."""
+    samples = splits["train"].joined_with(splits["val"])
+    numbers = torch.from_numpy(fold_numbers(samples.labels, folds, groups))
+    return [
+        {
+            "train": samples.selection((numbers != fold).nonzero().flatten()),
+            "val": samples.selection((numbers == fold).nonzero().flatten()),
+            "test": splits["test"],
+        }
+        for fold in range(folds)
+    ]

@@ -22,8 +22,13 @@ from lightning_modules.outputs import Output
 _Kind = TypeVar("_Kind", bound=Output)
 
 
-def check_labels(splits: Mapping[str, Split], output: Output) -> None:
+def check_labels(splits: Mapping[str, Split], output: Output, *, folds: int = 1) -> None:
     """Check that the labels of splits are of an output's kind, and that samples without one are for training alone.
+
+    Args:
+        splits: The splits by name.
+        output: The output kind.
+        folds: Number of folds that training and validation samples are cut into; each is scored, so all have labels.
 
     Raises:
         ValueError: If they are not; the message names the split.
@@ -32,6 +37,11 @@ def check_labels(splits: Mapping[str, Split], output: Output) -> None:
         labels = split.labels
         known = output.is_labelled(labels)
         if count := int((~known).sum()):
+            if folds > 1 and not output.may_be_blank:
+                raise ValueError(
+                    f"samples that are cut into folds must have a label each, for each fold is scored, but {count:,} "
+                    f"of the {len(split):,} of {name} have none ({output.unlabelled_text}): leave folds= or these out."
+                )
             if name == "train" and count < len(split):
                 labels = labels[known]
             elif not output.may_be_blank:

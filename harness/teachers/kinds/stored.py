@@ -115,6 +115,8 @@ class StoredOutputs(BlackBoxTeacher):
         return digest("outputs", tensors_digest(self._logits))
 
     def _prepare(self, ground: Ground) -> None:
+        if self._keys.ids is None and len(ground.data.folds) > 1:
+            raise Unfit(f"{self.who} must name samples by ids where samples are cut into folds", "give ids in both")
         self._kind = self._known_kind(ground)
         told = self._told()
         self._logits = {split: told.values[places] for split, places in self._keys.places(ground.data).items()}

@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from harness.training.checkpoint import Checkpoints, drop_checkpoints, epochs_kept, load_checkpoint, save_checkpoint
+from harness.training.checkpoint import (
+    Checkpoints,
+    drop_checkpoints,
+    epochs_kept,
+    fold_folder,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 
 def checkpoint(epoch: int = 0) -> dict[str, Any]:
@@ -96,3 +103,13 @@ def test_a_torn_checkpoint_is_skipped_with_a_warning_and_the_previous_one_used(t
     assert checkpoints.newest["epoch"] == 6
     checkpoints.save(checkpoint(8))  # over the torn one
     assert sorted(load_checkpoint(path)["epoch"] for path in tmp_path.iterdir()) == [6, 8]
+
+
+def test_a_training_in_folds_resumes_in_the_one_that_it_was_in_and_leaves_no_checkpoint_of_any(tmp_path: Path) -> None:
+    for fold, epoch in ((0, 7), (1, 7), (2, 4)):
+        folder = fold_folder(tmp_path, fold)
+        folder.mkdir(exist_ok=True)
+        Checkpoints(folder).save(checkpoint(epoch))
+    assert fold_folder(tmp_path, 0) == tmp_path and epochs_kept(tmp_path) == 8 + 8 + 5
+    drop_checkpoints(tmp_path)
+    assert epochs_kept(tmp_path) == 0 and not list(tmp_path.iterdir())

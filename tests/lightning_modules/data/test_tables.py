@@ -503,6 +503,13 @@ def test_rows_without_a_label_are_left_out_where_others_like_them_are_scored(tmp
     assert f"{left_out} rows without a label are left out: their inputs are in val or test" in data.notes
 
 
+def test_rows_without_a_label_are_in_no_folds(tmp_path: Path) -> None:
+    frame = table()
+    frame.loc[4, "kind"] = None
+    with pytest.raises(ValueError, match=r"unlabelled=True and folds= can't go together"):
+        tables(tmp_path, frame, unlabelled=True, folds=3)
+
+
 def test_rows_that_a_column_puts_into_val_must_have_a_label(tmp_path: Path) -> None:
     frame = table()
     frame["part"] = ["train", "val", "test"] * (ROWS // 3)

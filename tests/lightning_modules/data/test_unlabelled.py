@@ -88,6 +88,13 @@ def test_only_training_samples_may_have_no_label_and_others_are_counted(kind: st
         check_labels({"train": none}, output)
 
 
+def test_samples_that_are_cut_into_folds_need_labels() -> None:
+    with pytest.raises(
+        ValueError, match=r"cut into folds must have a label each, .* but 5 of the 8 of train have none"
+    ):
+        check_labels({"train": Split(INPUTS, LABELS)}, Classification(), folds=2)
+
+
 def test_samples_that_are_ignored_everywhere_may_be_evaluated_and_count_in_nothing() -> None:
     check_labels({"val": Split(INPUTS[:2], MASKS)}, Segmentation())
     with pytest.raises(ValueError, match="nothing but 255"):

@@ -20,6 +20,7 @@ from harness.teachers import StoredOutputs
 from harness.teachers.answers import FLOOR
 from harness.teachers.black_box import teacher_in
 from lightning_modules.batch import Inputs
+from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.data.views import Views
 
 DATA = clusters()
@@ -109,6 +110,8 @@ def test_without_ids_in_the_data_rows_are_joined_by_their_position_or_refused() 
         None, table[list(NAMES)], kind="probabilities", split=list(split), row=[int(one) for one in row]
     )
     torch.testing.assert_close(outputs(given, ground(bare))["val"], logits_of(table, "val"))
+    with pytest.raises(HarnessError, match="must name samples by ids where samples are cut into folds"):
+        given.prepare(ground(TensorDataModule(**bare.splits, folds=2)))
     with pytest.raises(ValueError, match="of which sample each row is"):
         StoredOutputs(None, table[list(NAMES)], kind="probabilities")
 
