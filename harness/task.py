@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from torch import nn
 from torchmetrics import Metric
 
@@ -18,6 +19,7 @@ from lightning_modules.batch import Inputs
 from lightning_modules.data.own import data_module_of, is_lightning
 from lightning_modules.data.sampling import EpochSampler
 from lightning_modules.data.tensors import Split, TensorDataModule
+from lightning_modules.data.unlabelled import check_labels
 from lightning_modules.outputs import Classification, Output
 from lightning_modules.training import Training
 
@@ -38,6 +40,8 @@ class Task(ABC):
         class_names: Names of the classes in reports, in their order; empty uses their numbers.
         teacher_epochs: Epochs of the teacher's training, where no checkpoint is given.
         teacher_learning_rate: Peak learning rate of that training.
+        teacher_outputs_dtype: ``"float16"`` stores what teachers say of training samples in half of the bytes; the
+            largest error is said, and losses are computed in float32 all the same.
         teacher_training: How it is trained, in place of ``teacher_learning_rate``; ``None`` is the default training.
     """
 
@@ -49,10 +53,14 @@ class Task(ABC):
     teacher_epochs: ClassVar[int] = 20
     teacher_learning_rate: ClassVar[float] = 1e-2
     teacher_training: ClassVar[Training | None] = None
+    teacher_outputs_dtype: ClassVar[str] = "float32"
 
     @abstractmethod
     def data(self, data_dir: Path | None) -> TensorDataModule | Any:
         """Return the data in fixed train, validation and test splits; the same ones at each call.
+
+        Training samples may have no label, as each output kind marks it (``Output.is_labelled``): the teacher labels
+        them.
 
         A ``LightningDataModule`` of map-style datasets is taken too (``lightning_modules.data.own``).
 
@@ -151,6 +159,20 @@ class Task(ABC):
 def maps_teacher_inputs(task: Task) -> bool:
     """Return whether a task says what a teacher takes that is no PyTorch network."""
     return _is_overridden(task, "teacher_inputs")
+
+
+def teacher_outputs_dtype(task: Task) -> torch.dtype:
+    """Return the type in which a teacher's outputs for training samples are stored.
+
+    Raises:
+        ValueError: If a task names another one than float32 and float16.
+    """
+    known = {"float32": torch.float32, "float16": torch.float16}
+    if task.teacher_outputs_dtype not in known:
+        raise ValueError(
+            f"teacher_outputs_dtype must be 'float32' or 'float16', but got {task.teacher_outputs_dtype!r}."
+        )
+    return known[task.teacher_outputs_dtype]
 
 
 def teacher_training(task: Task) -> Training:
@@ -308,7 +330,8 @@ def load_data(task: Task, data_dir: Path | None) -> TensorDataModule:
 
     Raises:
         TypeError: If the task returns no data module.
-        ValueError: If labels are not of the output's kind, or the task's sampler can't be followed.
+        ValueError: If labels are not of the output's kind or missing where they are needed, or the task's sampler can't
+            be followed.
     """
     data = task.data(data_dir)
     if not isinstance(data, TensorDataModule) and is_lightning(data):
@@ -318,9 +341,8 @@ def load_data(task: Task, data_dir: Path | None) -> TensorDataModule:
             f"data() must return a TensorDataModule or a LightningDataModule, but returned {type(data).__name__}."
         )
     for fold in data.folds:
-        for name, split in fold.splits.items():
-            if fault := task.output.labels_fault(split.labels):
-                raise ValueError(f"labels of {name} must be {task.output.labels_text}, but got {fault}.")
+        check_labels(fold.splits, task.output, folds=len(data.folds))
+        fold.is_labelled = task.output.is_labelled
         if _is_overridden(task, "sampler"):
             fold.sampler = EpochSampler(task.sampler, fold.splits["train"])
     return data

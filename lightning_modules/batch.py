@@ -12,6 +12,9 @@ from torch.nn.parameter import is_lazy
 
 Inputs = Tensor | dict[str, Tensor]
 
+UNLABELLED = -100
+"""In place of a class where a row has no label, as PyTorch's own losses ignore it; NaN in place of floats."""
+
 
 @dataclass(slots=True)
 class Batch:
@@ -21,7 +24,8 @@ class Batch:
         ids: Positions of the samples in their split, shape (B,), int64.
         inputs: Inputs of a network: a tensor (B, …) or a dict of such tensors (passed as keywords).
         target: What the labels say, as the output kind has it (``lightning_modules.outputs``): of a classifier class
-            indices (B,), int64, or the probabilities (B, C) that a view gives in their place.
+            indices (B,), int64, or the probabilities (B, C) that a view gives in their place. A training sample that
+            the teacher alone labels has ``UNLABELLED``, or NaN where targets are floats.
         teacher: The teacher's stored outputs for these samples by name; ``"logits"`` has shape (B, C), never softmaxed.
             Empty while the teacher itself is trained.
         mask: True at valid positions of padded inputs; ``None`` if nothing is padded.
@@ -39,6 +43,16 @@ def select(inputs: Inputs, ids: Tensor | slice) -> Inputs:
     if isinstance(inputs, Mapping):
         return {name: value[ids] for name, value in inputs.items()}
     return inputs[ids]
+
+
+def labelled_rows(target: Tensor) -> Tensor:
+    """Return which rows of a batch have a label, shape (R,), bool: not those of ``UNLABELLED``, or with NaN.
+
+    Args:
+        target: Targets of rows, first dimension R.
+    """
+    rows = target.reshape(len(target), -1)
+    return ~rows.isnan().any(1) if rows.is_floating_point() else (rows != UNLABELLED).any(1)
 
 
 def first_of(inputs: Inputs) -> Tensor:

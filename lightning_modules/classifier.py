@@ -13,7 +13,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from lightning_modules.batch import Batch, call, evaluating
+from lightning_modules.batch import Batch, call, evaluating, labelled_rows
 from lightning_modules.features import capture_features
 from lightning_modules.methods import Criterion, HardLabelCriterion, Term
 from lightning_modules.methods.base import with_targets_of
@@ -27,6 +27,7 @@ from lightning_modules.training.settings import Training
 from lightning_modules.training.updates import Updates
 
 _CLASSIFICATION = Classification()
+_HARD = "hard_loss"
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,14 @@ class _Evaluated:
         rows: The rows of logits of the output.
         batch: The batch, with targets and teacher's logits of the same rows.
         count: How many rows count in means: none of a batch without a label.
+        labelled: How many of them have a label; ``None`` where all have.
         terms: The terms of the loss, with their graph.
     """
 
     logits: Tensor
     rows: Tensor
     count: int
+    labelled: Tensor | None
     batch: Batch
     terms: dict[str, Term]
 
@@ -120,7 +123,7 @@ class ClassifierModule(pl.LightningModule):
             self._mixes = evaluated.batch.target.is_floating_point()
             if self.updates.add(loss, samples, optimizer, schedule):
                 self._update_average()
-            self._training.add(evaluated.terms, samples)
+            self._training.add(evaluated.terms, samples, evaluated.labelled)
 
     def _update_average(self) -> None:
         if self.average is not None:
@@ -137,10 +140,12 @@ class ClassifierModule(pl.LightningModule):
             logits = call(self.network, batch.inputs)
         if mixed:  # losses are computed in float32
             logits, features = logits.float(), {name: value.float() for name, value in features.items()}
-        rows, of_rows = self.output.as_rows(logits, batch)
+        alone = self.training and self.output.has_unlabelled  # whether there may be rows that only the teacher labels
+        rows, of_rows = (self.output.taught_rows if alone else self.output.as_rows)(logits, batch)
         of_rows = with_targets_of(self.criterion, rows, of_rows, mixed=self._mixes)
         count = self.output.count_rows(batch.target, rows)
-        return _Evaluated(logits, rows, count, of_rows, self.criterion(rows, of_rows, features))
+        labelled = labelled_rows(of_rows.target).sum() if alone else None
+        return _Evaluated(logits, rows, count, labelled, of_rows, self.criterion(rows, of_rows, features))
 
     def on_train_epoch_start(self) -> None:
         """Reset the means of the training terms."""
@@ -197,12 +202,20 @@ class _TermMeans:
         self._weights: list[list[float]] = []  # of each batch: a method may change them from step to step
         self._values: list[Tensor] = []
         self._sizes: list[int] = []
+        self._labelled: list[Tensor] = []
 
     @property
     def samples(self) -> int:
         return sum(self._sizes)
 
-    def add(self, terms: dict[str, Term], samples: int) -> None:
+    def add(self, terms: dict[str, Term], samples: int, labelled: Tensor | None = None) -> None:
+        """Add the terms of a batch.
+
+        Args:
+            terms: Each the mean over the batch's rows; ``hard_loss`` over those with a label.
+            samples: Number of rows.
+            labelled: Number of rows with a label, in each batch or in none; ``None`` where all have one.
+        """
         if self._sizes and self._names != list(terms):
             raise ValueError(
                 f"a method must give the same terms for each batch, but gave {', '.join(self._names)}, and then "
@@ -212,10 +225,16 @@ class _TermMeans:
         self._weights.append([term.weight for term in terms.values()])
         self._values += [term.value.detach() for term in terms.values()]
         self._sizes.append(samples)
+        if labelled is not None:
+            self._labelled.append(labelled)
 
     def compute(self) -> dict[str, float]:
         values = torch.stack(self._values).cpu().double().view(len(self._sizes), len(self._names))
         shares = torch.tensor(self._sizes, dtype=torch.float64) / self.samples
         weights = torch.tensor(self._weights, dtype=torch.float64)
         loss = float((shares @ (weights * values)).sum())
-        return {"loss": loss, **dict(zip(self._names, (shares @ values).tolist(), strict=True))}
+        means = dict(zip(self._names, (shares @ values).tolist(), strict=True))
+        if self._labelled and _HARD in means:  # a mean over the rows that have a label
+            counts = torch.stack(self._labelled).cpu().double()
+            means[_HARD] = float(counts @ values[:, self._names.index(_HARD)] / counts.sum().clamp(min=1))
+        return {"loss": loss, **means}

@@ -71,7 +71,7 @@ def _answers(teacher: BlackBoxTeacher, context: CheckContext, split: str) -> Ten
     """Return the answers to the sample of a split, shape (N, C), or (N, V, C) with V views."""
     loader = context.sample.ordered(split)
     # A teacher that was fitted to the sample knows its rows by their place there, and others by that in all data.
-    rows = torch.arange(len(loader.split)) if teacher.learns else sampled_rows(context.data.splits[split])
+    rows = torch.arange(len(loader.split)) if teacher.learns else sampled_rows(context.data, split)
     views = []
     for view in range(1 if loader.views is None else loader.views.count):
         loader.set_epoch(view)

@@ -23,7 +23,8 @@ from harness.teachers.black_box import BlackBoxTeacher
 from harness.training.fit import seed_draws
 from lightning_modules.batch import Batch, Inputs, select
 from lightning_modules.classifier import ClassifierModule, StudentModule, weighted_sum
-from lightning_modules.data.tensors import Split, TensorDataModule
+from lightning_modules.data.tensors import TensorDataModule
+from lightning_modules.data.unlabelled import spread_over_both
 
 SAMPLES = 128  # of a split, evenly spaced: enough for batches and views, and fast to evaluate
 BATCH = 64
@@ -143,7 +144,7 @@ def subsample(data: TensorDataModule, device: torch.device, batch_size: int) -> 
         batch_size: Samples in a batch, of which ``BATCH`` are taken at most.
     """
     sample = copy.copy(data)
-    sample.splits = {name: sample_of(data, name, sampled_rows(split)) for name, split in data.splits.items()}
+    sample.splits = {name: sample_of(data, name, sampled_rows(data, name)) for name in data.splits}
     sample.batch_size = min(batch_size, BATCH)
     sample.teacher_outputs = {}
     sample.sampler = None  # which knows the positions of all samples
@@ -151,9 +152,12 @@ def subsample(data: TensorDataModule, device: torch.device, batch_size: int) -> 
     return sample
 
 
-def sampled_rows(split: Split) -> Tensor:
+def sampled_rows(data: TensorDataModule, name: str) -> Tensor:
     """Return the positions of the samples that ``subsample`` takes of a split."""
-    return torch.linspace(0, len(split) - 1, min(SAMPLES, len(split))).long()
+    if name == "train":
+        return spread_over_both(data, SAMPLES)
+    size = len(data.splits[name])
+    return torch.linspace(0, size - 1, min(SAMPLES, size)).long()
 
 
 def format_values(values: Mapping[str, Any]) -> str:

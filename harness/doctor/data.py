@@ -13,11 +13,13 @@ from harness.core.content import tensors_digest
 from harness.doctor.check import Check, CheckFailed, CheckWarning, describe_error
 from harness.doctor.context import CheckContext, subsample
 from harness.networks.logits import label_classes
+from harness.preparation.steps import unlabelled_text
 from harness.space import load_space
 from harness.space_training import batch_sizes
 from harness.task import load_data
 from lightning_modules.data import tensors
 from lightning_modules.data.tensors import TensorDataModule, not_finite
+from lightning_modules.data.unlabelled import given_labels, unlabelled_count
 
 _OF_SPLITS = Path(tensors.__file__).resolve().parent
 _OF_TASK = Path(task.__file__).resolve()  # which checks the labels
@@ -40,7 +42,7 @@ def check_data_loads(context: CheckContext) -> str:
         raise CheckFailed(describe_error(error, context, "data"), "fix the named line as the message says") from error
     for name, split in data.splits.items():
         for what, values in split.tensors().items():
-            broken = not_finite(values)
+            broken = not_finite(given_labels(data) if what == "labels" and name == "train" else values)
             if broken:
                 raise CheckFailed(
                     f"{what} of {name} hold NaN or infinity in {len(broken)} of {len(split):,} samples "
@@ -55,7 +57,8 @@ def check_data_loads(context: CheckContext) -> str:
     context.sample.soft_targets = lambda target: space.task.output.soft_targets(target, context.classes)
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
     told = f"{sizes}; {context.space.task.output}, {context.classes} by the labels; finite"
-    return "; ".join([told, *data.notes])
+    alone = unlabelled_text(unlabelled_count(data), len(data.splits["train"]))
+    return "; ".join([told, *filter(None, [alone]), *data.notes])
 
 
 def is_split_error(error: Exception) -> bool:
@@ -79,7 +82,8 @@ def check_classes_in_splits(context: CheckContext) -> str:
     if not output.may_exceed_labels:
         return _check_columns_vary(context)
     for name, split in context.data.splits.items():
-        counts = output.counts(split.labels, context.classes)
+        labels = given_labels(context.data) if name == "train" else split.labels
+        counts = output.counts(labels, context.classes)
         missing = (counts == 0).nonzero().flatten().tolist()
         if missing:
             more = f" and {len(missing) - _SHOWN:,} more" if len(missing) > _SHOWN else ""
@@ -94,7 +98,8 @@ def _check_columns_vary(context: CheckContext) -> str:
     constant = [
         f"column {column} of the labels of {name} has one value"
         for name, split in context.data.splits.items()
-        for column in (split.labels == split.labels[:1]).all(0).nonzero().flatten().tolist()
+        for labels in [given_labels(context.data) if name == "train" else split.labels]
+        for column in (labels == labels[:1]).all(0).nonzero().flatten().tolist()
     ]
     if constant:
         more = f" and {len(constant) - _SHOWN:,} more" if len(constant) > _SHOWN else ""

@@ -21,7 +21,13 @@ from harness.doctor.check import (
     attributing_errors,
 )
 from harness.doctor.context import CheckContext, format_values, train_steps
-from harness.preparation.method_checks import check_layers_of, classes_fault, live_fault, targets_fault
+from harness.preparation.method_checks import (
+    check_layers_of,
+    classes_fault,
+    live_fault,
+    targets_fault,
+    unlabelled_fault,
+)
 from harness.preparation.mixing import mixes_targets, remedy_of
 from harness.preparation.own_modules import check_own_training
 from harness.space import METHOD, Configuration
@@ -32,6 +38,7 @@ from harness.training.batches import with_batches_of
 from harness.training.fit import seed_draws
 from lightning_modules.batch import Batch
 from lightning_modules.classifier import weighted_sum
+from lightning_modules.data.unlabelled import unlabelled_count
 from lightning_modules.training import Training
 
 _INERT = 1e-5  # relative change of a gradient: rounding changes it less, an effective parameter more
@@ -48,6 +55,7 @@ def check_methods_fit(context: CheckContext) -> str:
     mixed = mixes_targets(context.data, context.classes, space.task.output)
     for method in space.methods:
         fault = classes_fault(method, space, context.classes) or (targets_fault(method, space) if mixed else None)
+        fault = fault or unlabelled_fault(method, space, unlabelled_count(context.data))
         if fault is None and asks_live(context.data):
             fault = live_fault(method, space)
         if fault is None:

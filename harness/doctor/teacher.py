@@ -21,7 +21,7 @@ from harness.preparation.fingerprint import fingerprint
 from harness.preparation.method_checks import teacher_layers
 from harness.preparation.origins import find_origins
 from harness.preparation.teacher_checks import check_outputs
-from harness.task import make_metrics, teacher_training
+from harness.task import make_metrics, teacher_outputs_dtype, teacher_training
 from harness.teachers.asking import asks_live
 from harness.teachers.black_box import BlackBoxTeacher
 from harness.teachers.make import AS_IT_IS, find_teacher
@@ -30,6 +30,7 @@ from harness.teachers.untrained import learns
 from lightning_modules.classifier import TeacherModule
 from lightning_modules.data.live import LiveTeacher
 from lightning_modules.data.tensors import Split
+from lightning_modules.data.unlabelled import output_for_training
 
 _PARTS_SHOWN = 3
 
@@ -68,7 +69,7 @@ def check_teacher_learns(context: CheckContext) -> str:
         return "it is trained already" if context.settings.teachers or learns(context.teacher) else AS_IT_IS
     module = TeacherModule(
         context.teacher,
-        output=task.output,
+        output=output_for_training(task.output, context.sample, context.classes),
         metrics=make_metrics(task, context.classes),
         total_steps=STEPS,
         settings=teacher_training(task),
@@ -148,7 +149,13 @@ def _compare_cached(context: CheckContext) -> str:
     data = context.data
     digest = network_digest(context.teacher, answers_of(context.teacher, samples_of(data, context.device)))
     try:
-        cached = find_teacher_outputs(digest, data, context.dataset, cache_dir=context.settings.cache_dir)
+        cached = find_teacher_outputs(
+            digest,
+            data,
+            context.dataset,
+            cache_dir=context.settings.cache_dir,
+            dtype=teacher_outputs_dtype(context.space.task),
+        )
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckWarning(f"those kept are damaged ({error})", "nothing: a search computes them again") from error
     if cached is None:
@@ -156,7 +163,7 @@ def _compare_cached(context: CheckContext) -> str:
     for name, outputs in cached.items():
         split = data.splits[name]
         ids = torch.linspace(0, len(split) - 1, min(SAMPLES, len(split))).long()
-        shown, stored = split.at(ids), outputs["logits"][ids]
+        shown, stored = split.at(ids), outputs["logits"][ids].float()
         if name == "train" and data.views is not None:
             inputs, _ = data.shown(ids, 0)
             shown, stored = Split(inputs, shown.labels), stored[:, 0]

@@ -101,6 +101,29 @@ def check_live(space: SearchSpace) -> None:
     _refuse_unfit(space, lambda method: live_fault(method, space))
 
 
+def check_unlabelled(space: SearchSpace, unlabelled: int) -> None:
+    """Check that each method can be trained on samples that the teacher alone labels, where there are some.
+
+    Args:
+        space: The space, with fixed parameters.
+        unlabelled: Number of training samples without a label.
+
+    Raises:
+        HarnessError: If one compares with the labels itself.
+    """
+    _refuse_unfit(space, lambda method: unlabelled_fault(method, space, unlabelled))
+
+
+def unlabelled_fault(method: str, space: SearchSpace, unlabelled: int) -> str | None:
+    """Return why a method can't be trained on samples without a label; ``None`` if it can, or there are none."""
+    criterion = space.criteria[method]
+    if not unlabelled or not criterion.needs_teacher or not (criterion.needs_labels or criterion.reads_labels):
+        return None
+    return (
+        f"method {method!r} can't be searched: it needs a label for each training sample, but {unlabelled:,} have none"
+    )
+
+
 def live_fault(method: str, space: SearchSpace) -> str | None:
     """Return why a method can't be trained with a live teacher; ``None`` if it can."""
     if not space.criteria[method].needs_stored:

@@ -21,6 +21,7 @@ from torch import Tensor
 from harness.core.errors import HarnessError, one_line
 from lightning_modules.batch import Inputs, select
 from lightning_modules.data.tensors import TensorDataModule
+from lightning_modules.data.unlabelled import labelled_positions
 from lightning_modules.outputs import Output
 
 PROBED = 32
@@ -62,7 +63,9 @@ def mixes_targets(data: TensorDataModule, classes: int, output: Output) -> bool:
     """
     if data.views is None:
         return False
-    ids = torch.arange(min(_ALONE, len(data.splits["train"])), device=data.device)
+    known = labelled_positions(data)
+    ids = torch.arange(len(data.splits["train"])) if known is None else known
+    ids = ids[:_ALONE].to(data.device)
     found = [data.shown(ids, view)[1] for view in data.views.examples]
     given = [targets for targets in found if targets is not None]
     labels = data.splits["train"].labels[ids]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -21,16 +22,22 @@ from harness.space import SearchSpace
 from harness.space_training import training_variants
 from lightning_modules.batch import Batch, call, select
 from lightning_modules.data.tensors import TensorDataModule
+from lightning_modules.data.unlabelled import output_for_training, spread_over_both, unlabelled_count
 from lightning_modules.features import capture_features
 from lightning_modules.methods import Criterion, Term
 from lightning_modules.methods.base import with_targets_of
 
 _MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
 _PROBED_SMOOTHING = 0.25
+_PROBED = 8  # training samples, where some have no label
 
 
 def check_own_methods(
-    space: SearchSpace, data: TensorDataModule, user_code: Callable[[str], AbstractContextManager[None]]
+    space: SearchSpace,
+    data: TensorDataModule,
+    user_code: Callable[[str], AbstractContextManager[None]],
+    *,
+    classes: int,
 ) -> None:
     """Call each of the user's own methods once, with fresh students, and check the terms that it returns.
 
@@ -38,6 +45,7 @@ def check_own_methods(
         space: The space, with fixed parameters.
         data: The data, with the teacher's outputs.
         user_code: Attributes errors in the task's own code.
+        classes: Number of classes C, labels or values of the output.
 
     Raises:
         HarnessError: If a method fails, or returns no terms that can be minimised.
@@ -45,7 +53,7 @@ def check_own_methods(
     for method in space.own_methods:
         for values in _each_choice(space, method):
             with user_code(f"method {method!r}"):
-                fault = _own_method_fault(space, method, values, data)
+                fault = _own_method_fault(space, method, values, data, classes)
             if fault:
                 raise HarnessError(f"method {method!r} {fault}")
 
@@ -59,11 +67,13 @@ def _each_choice(space: SearchSpace, method: str) -> Iterator[dict[str, Any]]:
             yield from ({**middle, name: choice} for choice in distribution.choices if choice != middle[name])
 
 
-def _own_method_fault(space: SearchSpace, method: str, values: Mapping[str, Any], data: TensorDataModule) -> str | None:
+def _own_method_fault(
+    space: SearchSpace, method: str, values: Mapping[str, Any], data: TensorDataModule, classes: int
+) -> str | None:
     """Return why a method of the user's own can't be searched with these values, as a clause; ``None`` if it can."""
     student = build_student(space, middle_architecture(space), data).to(data.device)
     criterion = space.criteria[method](**values)
-    criterion.output = output = space.task.output
+    criterion.output = output = output_for_training(space.task.output, data, classes)
     criterion.setup(student, data, epochs=space.epochs)
     criterion.to(data.device)
     data.teacher_layers = criterion.teacher_layers
@@ -72,7 +82,7 @@ def _own_method_fault(space: SearchSpace, method: str, values: Mapping[str, Any]
     def terms(batch: Batch) -> Any:
         with capture_features(student, criterion.student_layers) as features:
             logits = call(student, batch.inputs)
-        rows, of_rows = output.as_rows(logits, batch)
+        rows, of_rows = (output.taught_rows if output.has_unlabelled else output.as_rows)(logits, batch)
         return criterion(rows, with_targets_of(criterion, rows, of_rows), features)
 
     batch = next(iter(data.ordered("val")))[0]
@@ -89,6 +99,8 @@ def _own_method_fault(space: SearchSpace, method: str, values: Mapping[str, Any]
             "ignores the label_smoothing of the training: take its loss from the labels from self.hard_loss(logits, "
             "batch)."
         )
+    if fault := _unlabelled_fault(terms, data):
+        return fault
     return None if criterion.needs_labels else _mixed_targets_fault(terms, data)
 
 
@@ -147,6 +159,40 @@ def content_of(value: object) -> object:
     return repr(value) if isinstance(value, bool | int | float | complex | str | bytes | None) else type(value)
 
 
+def _unlabelled_fault(terms: Callable[[Batch], Any], data: TensorDataModule) -> str | None:
+    """Return why terms can't be computed of training samples without a label; ``None`` if they can."""
+    if not unlabelled_count(data):
+        return None
+    some = spread_over_both(data, _PROBED)
+    known = data.is_labelled(data.splits["train"].labels[some.to(data.device)]).cpu() if data.is_labelled else some > -1
+    for ids, what in ((some, "samples with and without a label"), (some[~known], "samples without a label")):
+        own = copy.copy(data)
+        own.sampler, own.batch_size = _Chosen(ids), len(ids)
+        try:
+            fault = _terms_fault(terms(next(iter(own.train_dataloader()))[0]))
+        except Exception as error:
+            fault = f"it raises {type(error).__name__}: {one_line(error)}"
+        if fault:
+            return (
+                f"can't be trained on {what}, whose batch.target is -100 or NaN: {fault}; take the loss of the labels "
+                "from self.hard_loss(logits, batch), which leaves them out, or leave the method out."
+            )
+    return None
+
+
+class _Chosen:
+    """Shows some samples in each epoch."""
+
+    def __init__(self, ids: Tensor) -> None:
+        self._ids, self.size = ids, len(ids)
+
+    def order(self, seed: int, epoch: int) -> Tensor:
+        return self._ids
+
+    def showings(self, epoch: int) -> None:
+        pass
+
+
 def _mixed_targets_fault(terms: Callable[[Batch], Any], data: TensorDataModule) -> str | None:
     """Return why terms can't be computed with the probabilities that views give as targets; ``None`` if they can."""
     if data.views is None:
@@ -193,7 +239,7 @@ def _terms_fault(terms: object) -> str | None:
             shape = list(term.value.shape) if isinstance(term.value, Tensor) else type(term.value).__name__
             return f"the value of {name!r} is {shape}"
         if not term.value.isfinite() or not math.isfinite(term.weight):
-            return f"{name!r} is {float(term.value)} with weight {term.weight}"
+            return f"{name!r} is {float(term.value.detach())} with weight {term.weight}"
         if name == "loss" or not re.fullmatch(r"\w+", str(name)):
             return f"a term is called {name!r}, which must be a word, and not the name of their sum"
     if not any(term.value.requires_grad for term in terms.values()):

@@ -31,6 +31,7 @@ from harness.training.tensor_file import cpu_state
 from lightning_modules.batch import call
 from lightning_modules.data.live import LiveTeacher
 from lightning_modules.data.tensors import TensorDataModule
+from lightning_modules.data.unlabelled import spread_over_both
 from lightning_modules.own_module import TeacherRead
 from lightning_modules.random_states import random_states_restored
 
@@ -246,7 +247,7 @@ def _few(space: SearchSpace, data: TensorDataModule) -> TensorDataModule:
     few = copy.copy(data)
     few.batch_size = min(data.batch_size, _BATCH)
     few.splits = {
-        name: sample_of(data, name, _spread(len(part), _BATCHES * few.batch_size, data))
+        name: sample_of(data, name, _spread(name, len(part), _BATCHES * few.batch_size, data))
         for name, part in data.splits.items()
     }
     few.teacher_outputs = {}
@@ -263,5 +264,7 @@ def _few(space: SearchSpace, data: TensorDataModule) -> TensorDataModule:
     return few
 
 
-def _spread(samples: int, most: int, data: TensorDataModule) -> Tensor:
+def _spread(split: str, samples: int, most: int, data: TensorDataModule) -> Tensor:
+    if split == "train":
+        return spread_over_both(data, most).to(data.device)
     return torch.linspace(0, samples - 1, min(most, samples)).long().to(data.device)

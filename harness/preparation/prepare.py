@@ -85,7 +85,7 @@ def prepare(
     ]
     for fold, teacher in zip(folds, live, strict=True):
         fold.live = teacher
-    check_own_methods(space, data, run.task_code)
+    check_own_methods(space, data, run.task_code, classes=students.classes)
     costs = cost_table(settings, space, study, made[0], data, terminal)
     run.show_warnings([too_large(space, costs), unrepeatable])
     for each in taught:

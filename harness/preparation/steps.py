@@ -30,6 +30,7 @@ from harness.preparation.method_checks import (
     check_no_layers,
     check_student_layers,
     check_targets,
+    check_unlabelled,
     student_layers,
     teacher_layers,
 )
@@ -49,7 +50,7 @@ from harness.settings import Bound, Settings
 from harness.space import SearchSpace
 from harness.studies.changes import pin_starts
 from harness.studies.study import Study
-from harness.task import Task, class_names, deployed_network, load_data, primary_metric
+from harness.task import Task, class_names, deployed_network, load_data, primary_metric, teacher_outputs_dtype
 from harness.teachers.asking import (
     AUTO,
     LIVE,
@@ -72,6 +73,7 @@ from harness.training.fit import device_of
 from lightning_modules.batch import call
 from lightning_modules.data.live import LiveTeacher
 from lightning_modules.data.tensors import TensorDataModule
+from lightning_modules.data.unlabelled import output_for_training, unlabelled_count
 
 _PROBED_SAMPLES = 16  # by which it is seen whether a student gives logits
 INDENT = " " * 10  # of what continues a line
@@ -99,6 +101,7 @@ class PreparationSteps:
         self.warnings: list[str] = []
         self._finished: set[Path] = set()  # folders of the teachers' runs
         self._own_control = ""  # why students that train themselves have no control
+        self._unlabelled = 0
 
     def task_code(self, what: str) -> AbstractContextManager[None]:
         """Attribute errors within the context to a part of the task."""
@@ -116,6 +119,9 @@ class PreparationSteps:
         views = "" if data.views is None else f", {data.views} to train on"
         folds = "" if len(each) == 1 else f" in the first of {len(each)} folds"
         self._terminal.say(f"data      {sizes} samples{folds}{views}, {dataset}")
+        self._unlabelled = unlabelled_count(data)
+        if told := unlabelled_text(self._unlabelled, len(data.splits["train"])):
+            self._terminal.say_wrapped(f"data      {told}", indent=INDENT)
         for note in data.notes:
             self._terminal.say_wrapped(f"data      {note}", indent=INDENT)
         with self.task_code("teacher"):
@@ -133,13 +139,14 @@ class PreparationSteps:
         for fold in data.folds:
             fold.soft_targets = partial(space.task.output.soft_targets, size=students.classes)
             with self.task_code("output"):  # its weights, one for each class
-                space.task.output.for_training(fold.splits["train"].labels, students.classes)
+                output_for_training(space.task.output, fold, students.classes)
         check_deployed(space, data, self.task_code, classes=students.classes)
         pin_starts(self._study, student_starts(space, data, self._settings) | file_starts(data.origins))
         for line in check_starts(space, data):
             self._terminal.say_wrapped(f"start     {line}", indent=INDENT)
         check_classes(space, students.classes)
         check_student_layers(space, students)
+        check_unlabelled(space, self._unlabelled)
         return students
 
     def check_views(self, data: TensorDataModule, classes: int) -> tuple[str, str]:
@@ -260,6 +267,7 @@ class PreparationSteps:
         study = self._study
         study.begin_work()
         study.no_control = no_control
+        study.unlabelled = self._unlabelled
         study.primary_bounds = scored.bounds
         study.class_names = names
 
@@ -331,7 +339,14 @@ class PreparationSteps:
         with user_code("the teacher", self._settings):
             outputs = [
                 make_teacher_outputs(
-                    one, data, dataset, splits=splits, layers=layers, cache_dir=cache_dir, artifacts=self._artifacts
+                    one,
+                    data,
+                    dataset,
+                    splits=splits,
+                    layers=layers,
+                    dtype=teacher_outputs_dtype(self._space.task),
+                    cache_dir=cache_dir,
+                    artifacts=self._artifacts,
                 )
                 for one in teachers
             ]
@@ -436,6 +451,16 @@ class PreparationSteps:
             self.warnings.append(f"the teacher itself is not in the region ({region}), so few students may be")
             self._terminal.say_wrapped(f"warning   {self.warnings[-1]}", indent=INDENT)
             study.sanity_warnings = tuple(self.warnings)
+
+
+def unlabelled_text(unlabelled: int, samples: int) -> str:
+    """Return how training samples without a label are used, in one line; empty where all have one."""
+    if not unlabelled:
+        return ""
+    return (
+        f"{unlabelled:,} of {samples:,} training samples are unlabelled: the teacher alone teaches them; controls, and "
+        f"a teacher that is trained here, see the {samples - unlabelled:,} labelled ones"
+    )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -18,6 +18,7 @@ from harness.space import SearchSpace
 from harness.teachers.outputs import Outputs, run_teacher
 from lightning_modules.batch import call, evaluating
 from lightning_modules.data.tensors import Split, TensorDataModule
+from lightning_modules.data.unlabelled import labelled_positions
 from lightning_modules.outputs import Output
 
 
@@ -103,7 +104,7 @@ def check_outputs(who: str, outputs: Outputs, output: Output) -> None:
 def few_samples(data: TensorDataModule) -> TensorDataModule:
     """Return a data module of two samples of each split, with different labels where there are any."""
     sample = copy.copy(data)
-    sample.splits = {name: sample_of(data, name, _few(part)) for name, part in data.splits.items()}
+    sample.splits = {name: sample_of(data, name, _few(data, name)) for name in data.splits}
     sample.teacher_outputs = {}
     sample.sampler = None  # which knows the positions of all samples
     return sample
@@ -121,11 +122,13 @@ def sample_of(data: TensorDataModule, split: str, ids: Tensor) -> Split:
     return part.part(ids) if split == "train" and data.views is not None else part.at(ids)
 
 
-def _few(split: Split) -> Tensor:
-    """Return the positions of two samples."""
-    is_other = (split.labels != split.labels[0]).reshape(len(split), -1).any(1)
-    others = is_other.nonzero().flatten()[:1]
-    return torch.cat([others.new_zeros(1), others if len(others) else others.new_full((1,), len(split) - 1)])
+def _few(data: TensorDataModule, name: str) -> Tensor:
+    """Return the positions of two samples of a split, with labels where it has some."""
+    labels, known = data.splits[name].labels, labelled_positions(data) if name == "train" else None
+    places = torch.arange(len(labels), device=labels.device) if known is None else known.to(labels.device)
+    is_other = (labels[places] != labels[places[0]]).reshape(len(places), -1).any(1)
+    others = places[is_other][:1]
+    return torch.cat([places[:1], others if len(others) else places[-1:]])
 
 
 def _check_masks(name: str, student: Tensor, teacher: Tensor) -> None:

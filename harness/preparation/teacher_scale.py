@@ -9,6 +9,7 @@ from torch import Tensor
 from harness.core.errors import Unfit
 from harness.teachers.outputs import Outputs
 from lightning_modules.data.tensors import TensorDataModule
+from lightning_modules.data.unlabelled import labelled_positions
 from lightning_modules.outputs import Output
 
 _LOGITS = "logits"
@@ -62,8 +63,10 @@ def on_scale(
 
 
 def training_answers(outputs: Outputs, data: TensorDataModule) -> tuple[Tensor, Tensor]:
-    """Return a teacher's answers to all views of the training samples, and a label for each."""
-    answers, labels = outputs["train"][_LOGITS], data.splits["train"].labels
+    """Return a teacher's answers to all views of the labelled training samples, and a label for each."""
+    answers, labels = outputs["train"][_LOGITS].float(), data.splits["train"].labels
+    if (known := labelled_positions(data)) is not None:
+        answers, labels = answers[known.to(answers.device)], labels[known.to(labels.device)]
     if data.views is None:
         return answers, labels
     return answers.flatten(0, 1), labels.repeat_interleave(data.views.count, 0)
@@ -71,4 +74,4 @@ def training_answers(outputs: Outputs, data: TensorDataModule) -> tuple[Tensor, 
 
 def mapped(outputs: Outputs, change: Callable[[Tensor], Tensor]) -> Outputs:
     """Return outputs whose answers are mapped; those of layers stay."""
-    return {split: {**named, _LOGITS: change(named[_LOGITS])} for split, named in outputs.items()}
+    return {split: {**named, _LOGITS: change(named[_LOGITS].float())} for split, named in outputs.items()}

@@ -42,6 +42,11 @@ def _gain_notes(result: Result) -> list[str]:
         lines.append(
             f"No control possible: {result.no_control}; no gain is claimed. To get one, {remedy_of(result.no_control)}."
         )
+    if result.unlabelled and not result.no_control:
+        lines.append(
+            f"{result.unlabelled:,} training samples are unlabelled: the teacher alone teaches them, and controls are "
+            "trained on the labelled ones, in as many steps."
+        )
     if len(gains):
         lines.append(
             f"Gain: improvement in {result.primary} over {_control(result)}; {(gains > 0).sum()} of {len(gains)} are "

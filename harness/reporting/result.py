@@ -68,6 +68,7 @@ class Result:
         tuned_controls: Tuned controls, by trial number.
         tuned_parameters: Names of the training settings that vary, by which a control is tuned.
         no_control: Why no fair control is possible; empty if one is.
+        unlabelled: Number of training samples that the teacher alone teaches.
         failed_controls: Why controls failed, by trial number.
         confirmed: Picks and their controls, trained with fresh seeds and scored on the test split.
         tested_teacher: The teacher's scores on the test split; ``None`` before anything was confirmed.
@@ -98,6 +99,7 @@ class Result:
     tuned_controls: dict[int, TunedControl]
     tuned_parameters: list[str]
     no_control: str
+    unlabelled: int
     failed_controls: dict[int, str]
     confirm_command: str
 
@@ -238,6 +240,7 @@ def collect(study: Study) -> Result:
         tuned_controls=best,
         tuned_parameters=study.tuned_parameters,
         no_control=study.no_control or "",
+        unlabelled=study.unlabelled,
         failed_controls={number: why for number, why in failed_plain_controls(study).items() if number in on_front},
         confirmed=confirmed(study),
         tested_teacher=study.tested_teacher,

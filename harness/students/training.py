@@ -16,8 +16,9 @@ from torch import nn
 from harness.core.errors import TrialFailed, one_line
 from harness.metrics import METRICS
 from harness.networks.students import build_student
-from harness.space import Configuration, SearchSpace
+from harness.space import METHOD, Configuration, SearchSpace
 from harness.space_initial import START
+from harness.space_module import LABELS
 from harness.task import declared_metrics, make_metrics
 from harness.tracking.autologging import switch_off_autologging
 from harness.training.batches import with_batches_of
@@ -26,8 +27,9 @@ from harness.training.fit_module import ModuleConfig, fit_module, seed_all
 from lightning_modules.batch import Inputs
 from lightning_modules.classifier import StudentModule
 from lightning_modules.data.tensors import TensorDataModule
+from lightning_modules.data.unlabelled import labelled_alone, output_for_training
 from lightning_modules.initial import SCRATCH, Started, start_from
-from lightning_modules.methods import HardLabelCriterion
+from lightning_modules.methods import HINTON, METHODS, HardLabelCriterion
 from lightning_modules.training import Training
 
 
@@ -92,7 +94,7 @@ class MethodTraining:
         order_seed: int,
     ) -> None:
         training = space.training_of(configuration)
-        self._data, self._epochs, self._seed = _own_data(data, training, configuration), space.epochs, seed
+        self._data, self._epochs, self._seed = _own_data(data, training, configuration, space), space.epochs, seed
         student, self.started = begin_student(configuration, space, self._data, seed=seed)
         self.module = student_module(
             student,
@@ -125,7 +127,7 @@ class ModuleTraining:
         seed: int,
         order_seed: int,
     ) -> None:
-        self._data = _own_data(data, space.task.training, configuration)
+        self._data = _own_data(data, space.task.training, configuration, space)
         self._data.seed, self._data.teacher_layers = order_seed, ()
         seed_all(seed, torch.device("cpu"))  # weights are drawn on the CPU, whatever the device
         module = build_student(space, configuration.params(), data)
@@ -157,9 +159,16 @@ class ModuleTraining:
         return self.module
 
 
-def _own_data(data: TensorDataModule, training: Training, configuration: Configuration) -> TensorDataModule:
-    """Return the data in a training's batches; nobody asks a live teacher for a control, which needs no answers."""
+def _own_data(
+    data: TensorDataModule, training: Training, configuration: Configuration, space: SearchSpace
+) -> TensorDataModule:
+    """Return the data in a training's batches; nobody asks a live teacher for a control, which needs no answers.
+
+    What is trained on labels alone is shown the samples that have one, in as many steps.
+    """
     own = with_batches_of(data, training)
+    if _is_from_labels_alone(configuration, space):
+        own = labelled_alone(own, in_full=True)
     if not configuration.is_taught:
         own.live = None
     return own
@@ -200,6 +209,15 @@ def _start(student: nn.Module, configuration: Configuration, data: TensorDataMod
         raise TrialFailed(f"start={start} is impossible: {one_line(error)}") from error
 
 
+def _is_from_labels_alone(configuration: Configuration, space: SearchSpace) -> bool:
+    """Return whether a student learns nothing from a teacher: a control, alpha = 1, or a baseline without one."""
+    method = configuration.distillation.get(METHOD, next(iter(space.methods)))
+    weighs_labels = space.trains_itself or method in METHODS or method == HINTON
+    if not configuration.is_taught or (weighs_labels and configuration.distillation.get(LABELS) == 1.0):
+        return True
+    return method in space.criteria and not space.criteria[method].needs_teacher
+
+
 def student_module(
     student: nn.Module,
     configuration: Configuration,
@@ -221,7 +239,7 @@ def student_module(
     """
     is_asked = data.live is not None or "train" in data.teacher_outputs
     criterion = space.criterion(configuration) if configuration.is_taught or is_asked else HardLabelCriterion()
-    criterion.output = output = space.task.output.for_training(data.splits["train"].labels, classes)
+    criterion.output = output = output_for_training(space.task.output, data, classes)
     criterion.setup(student, data, epochs=space.epochs)  # last: the weights must not depend on it
     return StudentModule(
         student,

@@ -72,6 +72,8 @@ class StudyAttributes:
     """The least and the greatest possible value of the primary metric; ``None`` for one that is not known."""
     no_control = Stored[str | None]("kd.no_control")
     """Why no training on labels alone is a fair control; empty where one is, ``None`` before that is known."""
+    unlabelled = Stored("kd.unlabelled", int, 0)
+    """Number of training samples without a label, which the teacher alone teaches."""
     sanity_warnings = Stored[tuple[str, ...]]("kd.misgivings", tuple, ())
     """Sanity warnings about its teachers and students, a sentence each."""
     costs_are_outdated = Stored("kd.costs_outdated", bool)

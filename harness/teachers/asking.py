@@ -21,6 +21,7 @@ from harness.core.errors import HarnessError
 from harness.networks.consistency import find_inconsistency
 from harness.settings import Settings
 from harness.space import SearchSpace
+from harness.task import teacher_outputs_dtype
 from harness.teachers.black_box import BlackBoxTeacher
 from harness.teachers.make import Teacher
 from lightning_modules.batch import Inputs, call, first_of
@@ -32,7 +33,6 @@ AUTO, STORED, LIVE = "auto", "stored", "live"
 _TIMED = (2, 64)  # samples: the first batch tells whether the second is affordable
 _AFFORDABLE_S = 2.0
 _ROOM = 1.5  # of free disk space, of what is stored
-_BYTES = 4  # of a stored number
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def asking_costs(
         samples=len(data.splits["train"]),
         views=0 if asks_live(data) else 1 if data.views is None else data.views.count,
         sample_s=sum(_seconds(network, data) for network in networks),
-        sample_bytes=_BYTES * sum(values[0].numel() for values in stored),
+        sample_bytes=teacher_outputs_dtype(space.task).itemsize * sum(values[0].numel() for values in stored),
         epochs=space.epochs,
         trials=settings.trials,
         free_bytes=_free_bytes(settings.cache_dir),

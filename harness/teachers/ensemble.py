@@ -177,5 +177,5 @@ def averaged(outputs: Sequence[Outputs], average: str, output: Output) -> Output
     """
     if len(outputs) == 1:
         return outputs[0]
-    members = {split: [one[split][_LOGITS] for one in outputs] for split in outputs[0]}
+    members = {split: [one[split][_LOGITS].float() for one in outputs] for split in outputs[0]}
     return {split: {_LOGITS: output.ensemble_logits(each, average)} for split, each in members.items()}

@@ -26,6 +26,7 @@ from harness.teachers.answers import (
 )
 from harness.teachers.black_box import Ground
 from harness.teachers.estimators import SCORES, check_answers, classes_of
+from lightning_modules.data.unlabelled import given_labels
 
 _SHOWN = 3
 
@@ -145,7 +146,7 @@ class OfClasses(Reading):
         return [str(one) for one in classes_of(estimator)]
 
     def warnings(self, estimator: Any, ground: Ground) -> list[str]:
-        labelled = set(ground.data.splits["train"].labels.unique().tolist())
+        labelled = set(given_labels(ground.data).unique().tolist())
         missing = sorted(labelled - set(self._places(estimator)))
         if not missing:
             return []

@@ -30,6 +30,7 @@ from harness.training.fit import EpochListener, FitConfig, fit, loss_check
 from harness.training.tensor_file import cpu_state, load_state, save_tensors
 from lightning_modules.classifier import TeacherModule
 from lightning_modules.data.tensors import TensorDataModule
+from lightning_modules.data.unlabelled import labelled_alone, output_for_training
 
 _FILE = "teacher.safetensors"
 AS_IT_IS = "nothing of it is trained by gradients: taken as it is"
@@ -244,10 +245,10 @@ def _train(
     listener: TeacherListener,
 ) -> None:
     training = teacher_training(space.task)
-    data = with_batches_of(data, training)
+    data = labelled_alone(with_batches_of(data, training), in_full=False)
     module = TeacherModule(
         network,
-        output=space.task.output.for_training(data.splits["train"].labels, classes),
+        output=output_for_training(space.task.output, data, classes),
         metrics=make_metrics(space.task, classes),
         total_steps=space.task.teacher_epochs * training.steps_per_epoch(data.steps_per_epoch),
         settings=training,

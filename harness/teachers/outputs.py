@@ -29,6 +29,7 @@ Outputs = dict[str, dict[str, Tensor]]
 _Answer = Callable[[Query], dict[str, Tensor]]
 
 _LOGITS = "logits"
+_HALVED = "train"  # the split whose outputs may be stored in float16: the largest, which nothing is scored on
 
 
 def make_teacher_outputs(
@@ -38,6 +39,7 @@ def make_teacher_outputs(
     *,
     splits: Sequence[str] = SEARCHED,
     layers: Sequence[str] = (),
+    dtype: torch.dtype = torch.float32,
     cache_dir: Path,
     artifacts: ArtifactCache,
 ) -> Outputs:
@@ -53,13 +55,14 @@ def make_teacher_outputs(
         dataset: Fingerprint of the data.
         splits: Names of the splits.
         layers: Names of the layers whose outputs are wanted beside the logits.
+        dtype: Type of those of the training split: float32, or float16, whose largest error is said.
         cache_dir: Root of the caches.
         artifacts: Finds outputs that are kept, and keeps those that are computed.
 
     Raises:
         ValueError: If there is no layer of a name, or what it gives can't be stored.
     """
-    keys = {name: _key(teacher.digest, dataset, name, splits) for name in (_LOGITS, *layers)}
+    keys = {name: _key(teacher.digest, dataset, name, splits, dtype) for name in (_LOGITS, *layers)}
     files = {name: _file(cache_dir, key) for name, key in keys.items()}
     names = {file: name for name, file in files.items()}
     kept: dict[str, dict[str, Tensor]] = {}
@@ -77,6 +80,8 @@ def make_teacher_outputs(
         for file in missing:
             name = names[file]
             by_split = made.pop(name)
+            if dtype == torch.float16 and _HALVED in by_split:
+                artifacts.say(f"teacher   {_halve(by_split, name)}")
             metadata = {"key": keys[name], "name": name, "teacher": teacher.digest, "dataset": dataset}
             _save(by_split, file, metadata)
             if name != _LOGITS:
@@ -122,14 +127,19 @@ def run_teacher(
 
 
 def find_teacher_outputs(
-    teacher_digest: str, data: TensorDataModule, dataset: str, *, cache_dir: Path
+    teacher_digest: str,
+    data: TensorDataModule,
+    dataset: str,
+    *,
+    cache_dir: Path,
+    dtype: torch.dtype = torch.float32,
 ) -> Outputs | None:
     """Return the kept logits of a teacher; ``None`` if there are none.
 
     Raises:
         SafetensorError, OSError, ValueError: If they are damaged.
     """
-    key = _key(teacher_digest, dataset, _LOGITS, SEARCHED)
+    key = _key(teacher_digest, dataset, _LOGITS, SEARCHED, dtype)
     file = _file(cache_dir, key)
     if not file.exists():
         return None
@@ -140,8 +150,30 @@ def _file(cache_dir: Path, key: str) -> Path:
     return cache_dir / "teacher_outputs" / f"{key}.safetensors"
 
 
-def _key(teacher_digest: str, dataset: str, name: str, splits: Sequence[str]) -> str:
-    return digest("teacher outputs", 2, teacher_digest, dataset, name, *splits)
+def _key(teacher_digest: str, dataset: str, name: str, splits: Sequence[str], dtype: torch.dtype) -> str:
+    halved = [str(dtype)] if dtype != torch.float32 else []
+    return digest("teacher outputs", 2, teacher_digest, dataset, name, *splits, *halved)
+
+
+def _halve(by_split: dict[str, Tensor], name: str) -> str:
+    """Store a teacher's outputs for the training split in float16, and return the largest error that it makes.
+
+    Raises:
+        ValueError: If a number does not fit.
+    """
+    whole = by_split[_HALVED]
+    half = whole.half()
+    finite = whole.isfinite()
+    what = "logits" if name == _LOGITS else f"outputs of its layer {name}"
+    if not bool((half.isfinite() == finite).all()):
+        largest = float(whole[finite].abs().max())
+        raise ValueError(
+            f"its {what} must be within ±65,504 to be stored in float16, but go up to {largest:,.4g}: leave "
+            "teacher_outputs_dtype out"
+        )
+    by_split[_HALVED] = half
+    error = float((half.float() - whole)[finite].abs().max()) if bool(finite.any()) else 0.0
+    return f"its {what} for training samples are stored in float16, off by at most {error:.2g}"
 
 
 def _save(by_split: dict[str, Tensor], file: Path, metadata: dict[str, str]) -> None:

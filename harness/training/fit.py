@@ -19,12 +19,14 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.accelerators import AcceleratorRegistry
 from pytorch_lightning.callbacks import Checkpoint
+from torch import Tensor
 
 from harness.core.content import derived_seed
 from harness.core.errors import HarnessError, TrialFailed
 from harness.training.checkpoint import Checkpoints
 from lightning_modules.classifier import ClassifierModule
 from lightning_modules.data.tensors import TensorDataModule, not_finite
+from lightning_modules.data.unlabelled import given_labels
 
 EpochListener = Callable[[int, dict[str, float]], None]
 """Called with the index of an epoch, from 0, and its metrics, before the epoch's checkpoint is written."""
@@ -205,10 +207,14 @@ def check_losses(epoch: int, metrics: dict[str, float], data: TensorDataModule) 
 
 
 def _data_faults(data: TensorDataModule) -> Iterator[str]:
-    """Describe how many samples of each split hold NaN or infinity."""
+    """Describe how many samples of each split hold NaN or infinity; NaN in place of a label is none."""
+
+    def labelled(name: str, labels: Tensor) -> Tensor:
+        return given_labels(data) if name == "train" else labels
+
     for name, part in data.splits.items():
         for key, values in part.tensors().items():
-            if broken := not_finite(values):
+            if broken := not_finite(labelled(name, values) if values is part.labels else values):
                 where = "" if key == "inputs" else f" in {key.removeprefix('inputs.')!r}"
                 yield f"{len(broken):,} of {len(values):,} {name} samples hold NaN or infinity{where}"
 

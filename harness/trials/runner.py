@@ -23,6 +23,7 @@ from harness.training.checkpoint import drop_checkpoints, epochs_kept
 from harness.training.fit import EpochListener, loss_check
 from harness.trials.context import Display, MirrorClient, TrialContext
 from harness.trials.trial import TrainingSpec, run_student
+from lightning_modules.data.reading import unreadable_text
 
 FAILURE = "failure.txt"
 _MAX_DEATHS = 3  # deaths of workers without progress between them, after which a training fails
@@ -145,6 +146,13 @@ def _run(
     except (Interrupted, LeaseLost, *STORAGE_ERRORS):
         raise
     except Exception as error:
+        if (fault := unreadable_text(error)) is not None:
+            if not training.lease.is_lost():
+                spool.set_state("WAITING")  # not the training's fault: it is resumed
+            raise HarnessError(
+                f"{training.title} waits, for its data can't be read: {fault.rstrip('.')}; once they can, the same "
+                "command goes on where it was."
+            ) from error
         reason, report = f"{type(error).__name__}: {one_line(error)}", training.folder / FAILURE
         text = redact(traceback.format_exc()).encode("utf-8", errors="replace")
         write_atomically(report, lambda path: path.write_bytes(text))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence, Sized
@@ -21,7 +22,19 @@ from lightning_modules.batch import Batch, Inputs, moved_to
 from lightning_modules.data.augment import Augment, Augmentable, Transform
 from lightning_modules.data.content import HASHED_AT_ONCE, samples_digest
 from lightning_modules.data.loading import EpochLoader
-from lightning_modules.data.reading import Collate, Positions, end_with_parent, joined, leaves
+from lightning_modules.data.reading import (
+    KILLED,
+    Collate,
+    Form,
+    Positions,
+    UnreadableData,
+    check_form,
+    end_with_parent,
+    form_of,
+    joined,
+    leaves,
+    unreadable_text,
+)
 from lightning_modules.data.tensors import Split, TensorDataModule, sample_ids
 
 _READ_TWICE = 8  # samples, to see whether something is drawn at random
@@ -33,11 +46,11 @@ class Shown:
 
     Attributes:
         augment: Makes it.
-        view: Its index.
+        view: Its index; of each sample in the order in which they are read, shape (N,), where they differ.
     """
 
     augment: Augment
-    view: int
+    view: int | Tensor
 
 
 class DatasetSplit(Split):
@@ -45,7 +58,8 @@ class DatasetSplit(Split):
 
     Args:
         dataset: Gives (input, label) for each position: an input is a tensor or a dict of tensors, a label a number or
-            a tensor. Its length must not change. An attribute ``ids`` names the samples, as those of ``Split`` do.
+            a tensor, of one shape and type in all samples. Its length must not change. An attribute ``ids`` names the
+            samples, as those of ``Split`` do.
         workers: Processes that read samples ahead of their use; 0 reads in this process.
         name: The split's name in messages.
 
@@ -69,6 +83,7 @@ class DatasetSplit(Split):
         object.__setattr__(self, "_length", len(cast(Sized, dataset)))
         object.__setattr__(self, "_labels", None)
         object.__setattr__(self, "_content", None)
+        object.__setattr__(self, "_forms", {})
         names = listed_ids(dataset)
         object.__setattr__(self, "ids", None if names is None else sample_ids(names))
         if not len(self):
@@ -82,6 +97,7 @@ class DatasetSplit(Split):
     _length: int
     _labels: Tensor | None
     _content: str | None
+    _forms: dict[bool, tuple[int, Form]]
 
     def __len__(self) -> int:
         return self._length
@@ -199,20 +215,27 @@ class DatasetSplit(Split):
 
     def collate(self, ids: Sequence[int], shown: Shown | None = None) -> tuple[Inputs, Tensor]:
         """Read samples, as they are or in one view, and join them to a batch."""
-        return joined([self.read(place, shown) for place in ids], self.name)
+        samples = [self.read(place, shown=shown) for place in ids]
+        check_form(ids, samples, self.name)
+        return joined(samples, self.name)
 
-    def read(self, place: int, shown: Shown | None = None) -> tuple[Any, Any]:
-        """Read one sample, as it is or in one view.
+    def read(self, place: int, view: int | None = None, *, shown: Shown | None = None) -> tuple[Any, Any]:
+        """Read one sample, as it is or in one view: ``view``, or that of ``shown``.
 
         Raises:
-            ValueError: If the dataset can't give it, or gives something else than (input, label).
+            UnreadableData: If the dataset can't give it, or gives something else than (input, label).
         """
         try:
-            found = self.dataset[place] if shown is None else shown.augment.read(self.dataset, place, shown.view)
+            if shown is None:
+                found = self.dataset[place]
+            else:
+                found = shown.augment.read(self.dataset, place, int(shown.view) if view is None else view)
         except Exception as error:
-            raise ValueError(f"sample {place} of {self.name} can't be read: {type(error).__name__}: {error}") from error
+            raise UnreadableData(
+                f"sample {place} of {self.name} can't be read: {type(error).__name__}: {error}"
+            ) from error
         if not isinstance(found, tuple | list) or len(found) != 2:
-            raise ValueError(
+            raise UnreadableData(
                 f"sample {place} of {self.name} must be (input, label), but got {type(found).__name__}"
                 + (f" of {len(found)}" if isinstance(found, tuple | list) else "")
                 + "."
@@ -227,17 +250,41 @@ class DatasetSplit(Split):
             shown: The view that is read; ``None`` reads samples as they are.
 
         Raises:
-            ValueError: If the dataset has another length than before, or can't give a sample.
+            UnreadableData: If the dataset has another length than before, can't give a sample, or gives one of another
+                form than the first, or a process that reads is killed.
         """
         if (now := len(cast(Sized, self.dataset))) != len(self):
-            raise ValueError(f"{self.name} must keep its length, {len(self):,} samples, but has {now:,} now.")
+            raise UnreadableData(f"{self.name} must keep its length, {len(self):,} samples, but has {now:,} now.")
+        indices: list[Any] = [part.tolist() for part in parts]
+        if shown is not None and isinstance(shown.view, Tensor):
+            views = shown.view.split([len(part) for part in parts])
+            indices = [list(zip(part, each.tolist(), strict=True)) for part, each in zip(indices, views, strict=True)]
+        killed: str | None = None
+        try:
+            for ids, inputs, labels in self._reading(indices, shown):
+                self._check_form(ids, inputs, labels, shown is not None)
+                yield ids, inputs, labels
+        except ValueError as error:
+            # A worker's error comes with the worker's traceback; its last line is the message.
+            told = str(error).strip().splitlines()[-1]
+            raise UnreadableData(re.sub(r"^(\w+\.)*(ValueError|UnreadableData): ", "", told)) from error
+        except (RuntimeError, EOFError, OSError) as error:
+            # A dataset's own errors come as UnreadableData: another one is of the way from a reader, which has ended.
+            killed = unreadable_text(error) if isinstance(error, RuntimeError) else KILLED if self.workers else None
+            if killed is None:
+                raise
+        if killed:  # not raised from PyTorch's error, which would keep the readers, and be raised for them again
+            raise UnreadableData(killed)
+
+    def _reading(self, indices: list[Any], shown: Shown | None) -> Iterator[tuple[Tensor, Inputs, Tensor]]:
+        """Start the workers, and return an iterator over the batches of samples at some indices."""
         with warnings.catch_warnings():  # for as long as readers are started, and not while batches are used
             warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores
             warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, which readers do not use
-            reading = iter(
+            return iter(
                 DataLoader(
                     Positions(partial(self.read, shown=shown)),
-                    batch_sampler=cast("Sampler[list[int]]", [part.tolist() for part in parts]),
+                    batch_sampler=cast("Sampler[list[int]]", indices),
                     num_workers=self.workers,
                     # Forks, whatever Python's default is: a dataset's class may be in a file that no other process
                     # can import.
@@ -247,11 +294,12 @@ class DatasetSplit(Split):
                     generator=torch.Generator(),  # else each pass would draw from the one that a training seeds
                 )
             )
-        try:
-            yield from reading
-        except ValueError as error:
-            # A worker's error comes with the worker's traceback; its last line is the message.
-            raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
+
+    def _check_form(self, ids: Tensor, inputs: Inputs, labels: Tensor, is_view: bool) -> None:
+        """Check that a batch has the form of the first one that was read, of samples as they are or in views."""
+        first = {name: one[0] for name, one in inputs.items()} if isinstance(inputs, dict) else inputs[0]
+        place, sample = int(ids[0]), (first, labels[0])
+        check_form([place], [sample], self.name, self._forms.setdefault(is_view, (place, form_of(sample))))
 
 
 def listed_ids(dataset: Any) -> Any:
@@ -352,23 +400,32 @@ class DatasetLoader(EpochLoader):
         parts = [order[first:last] for first, last in itertools.pairwise(edges)]
         device, augment = self.split.device, self.views
         assert augment is None or isinstance(augment, Augment)
-        reading = self.split.batches(parts, None if augment is None else Shown(augment, self.view))
+        views = self._views()
+        reading = self.split.batches(
+            parts, None if augment is None else Shown(augment, self.view if views is None else views)
+        )
         for number, (ids, inputs, labels) in enumerate(reading):
             there = ids.to(device)
+            view = self.view if views is None else views[edges[number] : edges[number + 1]].to(device)
             target = self.split.labels[there]
             if augment is not None and augment.joint:
                 target = labels.to(device)
             else:
                 self._check_labels(ids, labels, target.cpu())
-            batch = Batch(ids=there, inputs=moved_to(device, inputs), target=target, teacher=self._stored(there))
+            batch = Batch(ids=there, inputs=moved_to(device, inputs), target=target, teacher=self._stored(there, view))
             yield [self._completed(batch, number)]
 
     def _check_labels(self, ids: Tensor, read: Tensor, known: Tensor) -> None:
-        differs = (read != known).reshape(len(ids), -1).any(1) if read.shape == known.shape else torch.ones(len(ids))
+        differs = torch.ones(len(ids))
+        if read.shape == known.shape:
+            unlike = read != known
+            if read.is_floating_point() and known.is_floating_point():
+                unlike &= ~(read.isnan() & known.isnan())  # without a label
+            differs = unlike.reshape(len(ids), -1).any(1)
         if not bool(differs.any()):
             return
         place = int(differs.nonzero()[0])
-        raise ValueError(
+        raise UnreadableData(
             f"sample {int(ids[place])} of {self.split.name} must have one label, but is read with "
             f"{read[place].tolist()} where its dataset's targets say {known[place].tolist()}."
         )

@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lightning_modules.batch import UNLABELLED
 from lightning_modules.data.augment import Augment, Transform
 from lightning_modules.data.disk import DatasetDataModule
 
 SPLITS = ("train", "val", "test")
+_ALONE = "unlabelled"  # folder of pictures without a label
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_COMPLETE = {".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9"}  # ends of complete files, whose content is checked by none
 _SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
 _ROUNDING = 1e-3  # by which a resized picture may leave [0, 1]
 _SHOWN = 3  # pictures that are named
@@ -31,7 +34,7 @@ class Picture:
     Attributes:
         file: Its file.
         name: Its path in the folder of all pictures, which names it for teachers whose outputs come from a file.
-        label: Index of its class.
+        label: Index of its class; ``UNLABELLED`` if it has none.
         digest: Hash of the file's bytes.
     """
 
@@ -105,16 +108,22 @@ class PictureDataset(Dataset[Any]):
         from PIL import Image
         from torchvision.transforms.v2 import functional
 
-        with Image.open(self.pictures[place].file) as image:
-            pixels: Tensor = functional.pil_to_tensor(image.convert("RGB"))
+        file = self.pictures[place].file
+        try:
+            with Image.open(file) as image:
+                pixels: Tensor = functional.pil_to_tensor(image.convert("RGB"))
+        except OSError as error:
+            raise OSError(f"{file}: {error}") from error
         return pixels
 
 
 class ImageFolders(DatasetDataModule):
     """Data module of pictures in a folder for each class, which are read while networks train.
 
-    A folder with ``train``, ``val`` and ``test`` in it has its own splits. Otherwise each class is split by the content
-    of its pictures, 60, 20 and 20 %: always alike, whatever they are called, and copies of one picture never part.
+    A folder with ``train``, ``val`` and ``test`` in it has its own splits; pictures in a folder ``unlabelled`` beside
+    them, at whatever depth, are training samples that the teacher alone labels. Otherwise each class is split by the
+    content of its pictures, 60, 20 and 20 %: always alike, whatever they are called, and copies of one picture never
+    part.
 
     Args:
         folder: The folder.
@@ -167,13 +176,13 @@ class ImageFolders(DatasetDataModule):
         has_splits = all((top / name).is_dir() for name in SPLITS)
         names = _class_names([top / name for name in SPLITS] if has_splits else [top])
         found, unreadable = _read_pictures(top, names, SPLITS if has_splits else ("",))
+        if has_splits and (top / _ALONE).is_dir():
+            found[_ALONE], more = _read_folder(top, top / _ALONE, UNLABELLED)
+            unreadable += more
         if unreadable and not skip_unreadable:
-            more = f" and {len(unreadable) - _SHOWN:,} more" if len(unreadable) > _SHOWN else ""
-            raise ValueError(
-                f"{len(unreadable):,} files in {top} can't be read as pictures "
-                f"({', '.join(map(str, unreadable[:_SHOWN]))}{more}); remove them, or take skip_unreadable=True."
-            )
+            raise ValueError(f"{_unreadable_text(top, unreadable)}; remove them, or take skip_unreadable=True.")
         parts = found if has_splits else _split_by_content(found[""])
+        parts["train"] = [*parts["train"], *parts.pop(_ALONE, [])]
         for name, pictures in parts.items():
             if not pictures:
                 raise ValueError(f"{top} must have a picture for {name} at least, but has none.")
@@ -191,6 +200,15 @@ class ImageFolders(DatasetDataModule):
         )
         self.class_names = names
         self.skipped = tuple(unreadable)
+        if unreadable:
+            self.notes = (f"{_unreadable_text(top, unreadable)}, and are left out",)
+
+
+def _unreadable_text(top: Path, unreadable: Sequence[Path]) -> str:
+    """Return how many files are no pictures, the first ones by name."""
+    more = f" and {len(unreadable) - _SHOWN:,} more" if len(unreadable) > _SHOWN else ""
+    named = f"{', '.join(map(str, unreadable[:_SHOWN]))}{more}"
+    return f"{len(unreadable):,} files in {top} can't be read as pictures ({named})"
 
 
 def _class_names(places: Sequence[Path]) -> tuple[str, ...]:
@@ -214,26 +232,38 @@ def _read_pictures(
     top: Path, names: Sequence[str], places: Sequence[str]
 ) -> tuple[dict[str, list[Picture]], list[Path]]:
     """Return the pictures of each place, in the order of their paths, and the files that are no pictures."""
-    from PIL import Image
-
     found: dict[str, list[Picture]] = {}
     unreadable: list[Path] = []
     for place in places:
         found[place] = []
         for label, name in enumerate(names):
-            for file in sorted((top / place / name).rglob("*")):
-                if file.suffix.lower() not in _SUFFIXES or not file.is_file():
-                    continue
-                content = file.read_bytes()
-                try:
-                    with Image.open(io.BytesIO(content)) as image:
-                        image.verify()
-                except Exception:  # of many types, by format
-                    unreadable.append(file)
-                    continue
-                found[place].append(
-                    Picture(file, file.relative_to(top).as_posix(), label, hashlib.sha256(content).hexdigest()[:16])
-                )
+            some, more = _read_folder(top, top / place / name, label)
+            found[place] += some
+            unreadable += more
+    return found, unreadable
+
+
+def _read_folder(top: Path, folder: Path, label: int) -> tuple[list[Picture], list[Path]]:
+    """Return the pictures of one label in a folder, in the order of their paths, and the files that are no pictures."""
+    from PIL import Image
+
+    found: list[Picture] = []
+    unreadable: list[Path] = []
+    for file in sorted(folder.rglob("*")):
+        if file.suffix.lower() not in _SUFFIXES or not file.is_file():
+            continue
+        content = file.read_bytes()
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                image.verify()
+            if not content.endswith(_COMPLETE.get(file.suffix.lower(), b"")):
+                with Image.open(io.BytesIO(content)) as image:
+                    image.load()  # what verify() does not do, for files that seem to be cut
+        except Exception:  # of many types, by format
+            unreadable.append(file)
+            continue
+        digest = hashlib.sha256(content).hexdigest()[:16]
+        found.append(Picture(file, file.relative_to(top).as_posix(), label, digest))
     return found, unreadable
 
 

@@ -51,6 +51,9 @@ class Sampling(Protocol):
     def order(self, seed: int, epoch: int) -> Tensor:
         """Return positions of samples, shape (``size``,), int64, on the CPU."""
 
+    def showings(self, epoch: int) -> Tensor | None:
+        """Return which showing of its sample each one of an epoch is, which its view follows; ``None``: the epoch."""
+
 
 def epoch_order(samples: int, seed: int | None, epoch: int) -> Tensor:
     """Return the order of the samples in an epoch, shape (N,), int64, on the CPU.
@@ -149,11 +152,18 @@ class EpochLoader(ABC):
         """Return the view that the epoch shows; 0 where there are none."""
         return 0 if self.views is None else self.views.view_of(self.epoch)
 
-    def _stored(self, ids: Tensor) -> dict[str, Tensor]:
-        """Return the teacher's stored outputs of some samples, in the view of the epoch."""
-        if self.views is None:
-            return {name: values[ids] for name, values in self.teacher.items()}
-        return {name: values[ids, self.view] for name, values in self.teacher.items()}
+    def _views(self) -> Tensor | None:
+        """Return the view of each sample of the epoch, in its order; ``None`` where all show that of the epoch."""
+        showings = None if self.views is None or self._sampler is None else self._sampler.showings(self.epoch)
+        if showings is None or self.views is None:
+            return None
+        numbers, places = showings.unique(return_inverse=True)
+        return torch.tensor([self.views.view_of(int(one)) for one in numbers])[places]
+
+    def _stored(self, ids: Tensor, view: int | Tensor) -> dict[str, Tensor]:
+        """Return the teacher's stored outputs of some samples, all in one view, or each in its own, in float32."""
+        places = ids if self.views is None else (ids, view)
+        return {name: values[places].float() for name, values in self.teacher.items()}
 
     def _completed(self, batch: Batch, number: int) -> Batch:
         """Return a batch of the epoch, mixed, with what the teacher says of it, as far as that is wanted.

@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_modules.data.tensors import Split
 
 _MOST = 100  # times as many samples as there are: one that gives more is taken to go on for ever
+_MORE = 10_000_000  # samples beyond those that there are, at most: their positions are held in memory
 
 Sampler = Callable[[Split, int, int], Iterable[int]]
 """Returns the positions of an epoch's samples, for the training split, a seed and an epoch."""
@@ -56,8 +57,11 @@ class EpochSampler:
             )
         return found
 
+    def showings(self, epoch: int) -> None:
+        """Return nothing: an epoch's samples show its view."""
+
     def _asked(self, seed: int, epoch: int) -> Tensor:
-        found = _positions(self._sampler(self._split, seed, epoch), _MOST * len(self._split))
+        found = _positions(self._sampler(self._split, seed, epoch), len(self._split))
         if not len(found):
             raise ValueError(
                 f"sampler(split, seed, epoch) must give a sample at least, but gives none in epoch {epoch}."
@@ -71,8 +75,9 @@ class EpochSampler:
         return found
 
 
-def _positions(given: Any, most: int) -> Tensor:
-    """Return positions as a tensor."""
+def _positions(given: Any, samples: int) -> Tensor:
+    """Return positions as a tensor; ``samples`` is the number of samples that there are."""
+    most = min(_MOST * samples, samples + _MORE)
     if isinstance(given, Tensor | np.ndarray):
         values = torch.as_tensor(given)
         if values.ndim == 1 and not values.is_floating_point() and values.dtype != torch.bool:
@@ -88,7 +93,7 @@ def _positions(given: Any, most: int) -> Tensor:
     found = list(itertools.islice(given, most + 1))
     if len(found) > most:
         raise ValueError(
-            f"sampler(split, seed, epoch) must end, but gives more than {_MOST} times as many samples as there are; "
+            f"sampler(split, seed, epoch) must end, but gives more than {most:,} samples where there are {samples:,}; "
             "itertools.islice cuts one that goes on for ever."
         )
     for one in found:

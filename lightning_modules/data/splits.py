@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from lightning_modules.batch import Inputs, select
+from lightning_modules.batch import UNLABELLED, Inputs, select
 from lightning_modules.data.tensors import Split, sample_ids
 
 NAMES = ("train", "val", "test")
@@ -33,7 +33,7 @@ def stratified_splits(inputs: Inputs, labels: Tensor, ids: Sequence[int | str] |
 
     Args:
         inputs: A tensor, or a dict of tensors, of first dimension N.
-        labels: Class indices, shape (N,).
+        labels: Class indices, shape (N,); samples with ``UNLABELLED`` are in ``train``, beside the 60 %.
         ids: Names of the samples, for teachers whose outputs come from a file; ``None`` for none.
 
     Raises:
@@ -45,13 +45,16 @@ def stratified_splits(inputs: Inputs, labels: Tensor, ids: Sequence[int | str] |
             f"labels of stratified_splits must be a tensor, but got {type(labels).__name__}: torch.from_numpy makes "
             "one of an array, torch.tensor of a list."
         )
+    is_none = labels == UNLABELLED if labels.ndim == 1 else torch.zeros(len(labels), dtype=torch.bool)
+    known = (~is_none).nonzero().flatten()
+    given = labels[known]
     try:
-        rest, test = stratified(labels, share=0.2)
-        train, val = stratified(labels[rest], share=0.25)
+        rest, test = stratified(given, share=0.2)
+        train, val = stratified(given[rest], share=0.25)
     except ValueError as error:
         if labels.ndim != 1 or labels.is_floating_point():
             raise
-        classes, counts = labels.unique(return_counts=True)
+        classes, counts = given.unique(return_counts=True)
         raise ValueError(
             f"stratified_splits must have at least {_MIN_SAMPLES} samples of each class, but class "
             f"{int(classes[counts.argmin()])} has {int(counts.min())}."
@@ -65,7 +68,8 @@ def stratified_splits(inputs: Inputs, labels: Tensor, ids: Sequence[int | str] |
         named = None if names is None else [names[place] for place in chosen.tolist()]
         return Split(select(inputs, chosen), labels[chosen], named)
 
-    return Splits(train=part(rest[train]), val=part(rest[val]), test=part(test))
+    to_train = torch.cat([known[rest[train]], is_none.nonzero().flatten()]).sort().values
+    return Splits(train=part(to_train), val=part(known[rest[val]]), test=part(known[test]))
 
 
 def stratified(labels: Tensor, *, share: float) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from lightning_modules.batch import UNLABELLED
 from lightning_modules.data.encoding import Rows
 from lightning_modules.data.table_files import kind_of, numbers, rows
 
@@ -24,28 +25,51 @@ class Labels(NamedTuple):
     Attributes:
         values: As the output kind wants them: (N,) or (N, L) int64, or (N, V) float32.
         class_names: Names of the classes or labels; none of numbers.
+        known: Which rows have a label, shape (N,); the values of others are those that their output kind has for none.
     """
 
     values: Tensor
     class_names: tuple[str, ...]
+    known: Rows
 
 
-def read_labels(frame: pd.DataFrame, names: Sequence[str], kind: str) -> Labels:
+_NONE = {"classification": UNLABELLED, "multilabel": -1, "regression": math.nan}
+
+
+def read_labels(frame: pd.DataFrame, names: Sequence[str], kind: str, *, unlabelled: bool = False) -> Labels:
     """Return the labels in some columns of a table.
 
     Args:
         frame: The table.
         names: The columns.
         kind: One of ``KINDS``.
+        unlabelled: Whether rows may have none.
 
     Raises:
         ValueError: If a label is missing, or is not of this kind.
     """
+    known: Rows = np.ones(len(frame), dtype=bool)
+    if unlabelled:
+        missing = frame[list(names)].isna().to_numpy()
+        known = np.logical_not(missing).any(1)
+        if not known.any():
+            raise ValueError(f"label {names[0]!r} must be known in some rows, but is missing in all.")
+        first = frame.iloc[int(known.argmax())]  # stands in for a label, so that rows keep their numbers in messages
+        frame = frame[list(names)].copy()
+        for name in names:
+            frame.loc[~known, name] = first[name]
+    found = _read(frame, names, kind)
+    found.values[torch.from_numpy(~known)] = _NONE[kind]
+    return found._replace(known=known)
+
+
+def _read(frame: pd.DataFrame, names: Sequence[str], kind: str) -> Labels:
+    every: Rows = np.ones(len(frame), dtype=bool)
     for name in names:
         if (missing := frame[name].isna()).any():
             raise ValueError(
                 f"label {name!r} must be known in each row, but is missing in {rows(missing)} (empty, or a word such "
-                "as NA or None): fill these rows in, or take them out."
+                "as NA or None): fill these rows in, take them out, or leave them to the teacher, unlabelled=True."
             )
         if (held := kind_of(frame[name])) not in ("numbers", "categories"):
             raise ValueError(f"label {name!r} must hold classes or numbers, but holds {held}: convert it.")
@@ -57,14 +81,14 @@ def read_labels(frame: pd.DataFrame, names: Sequence[str], kind: str) -> Labels:
         return _classes(frame[names[0]])
     if kind == "multilabel":
         columns = [_presence(frame[name]) for name in names]
-        return Labels(torch.from_numpy(np.stack(columns, 1)), tuple(names))
+        return Labels(torch.from_numpy(np.stack(columns, 1)), tuple(names), every)
     for name in names:
         if kind_of(frame[name]) != "numbers":
             raise ValueError(
                 f"label {name!r} must hold numbers for regression, but has {frame[name].iloc[0]!r} in row 1."
             )
     values = np.stack([numbers(frame[name]) for name in names], 1)
-    return Labels(torch.from_numpy(values.astype(np.float32)), ())
+    return Labels(torch.from_numpy(values.astype(np.float32)), (), every)
 
 
 def _classes(series: pd.Series[Any]) -> Labels:
@@ -72,7 +96,9 @@ def _classes(series: pd.Series[Any]) -> Labels:
     if kind_of(series) != "numbers":
         texts = series.astype(object).map(str).to_numpy(dtype=str)
         known, places = np.unique(texts, return_inverse=True)
-        return Labels(torch.from_numpy(places.astype(np.int64)), tuple(map(str, known)))
+        return Labels(
+            torch.from_numpy(places.astype(np.int64)), tuple(map(str, known)), np.ones(len(texts), dtype=bool)
+        )
     values = numbers(series)
     known, places = np.unique(values, return_inverse=True)
     if len(parts := np.flatnonzero(values % 1)):
@@ -81,7 +107,7 @@ def _classes(series: pd.Series[Any]) -> Labels:
         raise _amounts(series, f"{len(known):,} different numbers in {len(values):,} rows")
     is_bool = all(isinstance(value, bool | np.bool_) for value in series.unique())
     names = [str(bool(value)) if is_bool else str(int(value)) for value in known]
-    return Labels(torch.from_numpy(places.astype(np.int64)), tuple(names))
+    return Labels(torch.from_numpy(places.astype(np.int64)), tuple(names), np.ones(len(values), dtype=bool))
 
 
 def _amounts(series: pd.Series[Any], found: str) -> ValueError:

@@ -23,6 +23,7 @@ from lightning_modules.data.table_labels import KINDS, Labels, read_labels, stan
 from lightning_modules.data.tensors import Split, TensorDataModule, sample_ids
 from lightning_modules.data.views import Views
 
+_NOWHERE = ""  # in place of the split of a row that is left out
 _LARGE = 100.0  # deviation of labels above which, or below whose inverse, networks learn them slowly
 
 
@@ -51,6 +52,8 @@ class Tables(TensorDataModule):
             embeddings of ``cardinalities``; either is absent where there are no such columns.
         max_categories: Most categories of a column that are told apart, the most frequent ones of the training rows.
         missing: What stands for a missing number: ``"median"`` or ``"mean"`` of the training rows.
+        unlabelled: Whether rows without a label are training samples that the teacher alone labels; by default they are
+            refused. Those that the split puts elsewhere, as their inputs or their group do, are left out.
         standardize_label: Whether numbers to predict are standardised by the training rows.
         separator: Of the columns of a text file; by default the comma of .csv, and the tab of .tsv.
         batch_size: Samples in a training batch.
@@ -86,6 +89,7 @@ class Tables(TensorDataModule):
         categories: Literal["one-hot", "indices"] = "one-hot",
         max_categories: int = 100,
         missing: Literal["median", "mean"] = "median",
+        unlabelled: bool = False,
         standardize_label: bool = False,
         separator: str | None = None,
         batch_size: int = 64,
@@ -107,12 +111,17 @@ class Tables(TensorDataModule):
         frame = read_table(path, separator=separator, text=[] if id is None else [id])
         columns = roles.inputs(frame, path)
         ids = None if id is None else _ids(frame[id])
-        found = read_labels(frame, labels, kind)
+        found = read_labels(frame, labels, kind, unlabelled=unlabelled)
+        if folds is not None and not found.known.all():
+            raise ValueError("unlabelled=True and folds= can't go together, for each fold is scored: leave one out.")
         parts = _parts(frame, columns, found, roles)
+        left_out = int((parts == _NOWHERE).sum())
         learnt = None if folds is None else parts != "test"
         values, means, deviations = found.values, (), ()
         if kind == "regression":
-            scaled, means, deviations = standardised(values, parts == "train" if learnt is None else learnt)
+            scaled, means, deviations = standardised(
+                values, (parts == "train" if learnt is None else learnt) & found.known
+            )
             values = scaled if standardize_label else values
         how: dict[str, Any] = {"one_hot": categories == "one-hot", "missing": missing, "most": int(max_categories)}
 
@@ -135,6 +144,9 @@ class Tables(TensorDataModule):
         self.cardinalities = known.cardinalities
         self.label_mean, self.label_deviation = (means, deviations) if standardize_label else ((), ())
         self.notes = (*known.notes, *_scales(labels, deviations, standardize_label))
+        if left_out:
+            owner = "group" if group else "inputs"
+            self.notes += (f"{left_out:,} rows without a label are left out: their {owner} are in val or test",)
 
 
 @dataclass(frozen=True)
@@ -208,16 +220,27 @@ def _parts(frame: pd.DataFrame, columns: Sequence[Column], labels: Labels, roles
         ValueError: If a row has none, or a split has no row of a class.
     """
     classes = _classes(labels)
+    known = labels.known
     if roles.split is not None:
         parts = _told(frame[roles.split])
+        if (lacking := ~known & (parts != "train")).any():
+            raise ValueError(
+                f"label {roles.label[0]!r} must be known in each row of val and test, but is missing in "
+                f"{rows(lacking)}."
+            )
     elif roles.group is not None:
         if (absent := frame[roles.group].isna()).any():
             raise ValueError(f"group {roles.group!r} must be known in each row, but is missing in {rows(absent)}.")
         groups = as_column(frame[roles.group], is_category=True)
         parts = split_by_content(row_digests([groups]), np.zeros(len(frame), dtype=np.int64))
     else:
-        parts = split_by_content(row_digests(columns), classes)
-    _check_classes(parts, classes, labels.class_names if labels.values.ndim == 1 else (), roles)
+        keys = np.array(row_digests(columns))
+        parts = np.full(len(frame), "train", dtype="<U5")
+        parts[known] = split_by_content(keys[known].tolist(), classes[known])
+        place = dict(zip(keys[known], parts[known], strict=True))
+        parts[~known] = [place.get(key, "train") for key in keys[~known]]
+    parts[~known & (parts != "train")] = _NOWHERE
+    _check_classes(parts[known], classes[known], labels.class_names if labels.values.ndim == 1 else (), roles)
     return parts
 
 

@@ -20,7 +20,7 @@ from lightning_modules.data.content import HASHED_AT_ONCE, samples_digest
 from lightning_modules.data.folds import check_folds, fold_numbers
 from lightning_modules.data.live import LiveTeacher
 from lightning_modules.data.loading import Asked, EpochLoader, Mixing, Sampling, batch_starts
-from lightning_modules.data.views import Views
+from lightning_modules.data.views import Views, shown_each
 from lightning_modules.initial import Origins
 
 _ITEM_BYTES = 2**26  # of inputs that are gathered at once
@@ -236,13 +236,14 @@ class TensorLoader(EpochLoader):
 
     def __iter__(self) -> Iterator[list[Batch]]:
         # An item is gathered at once and its batches are slices of it: a quarter of the time of gathering each batch.
-        order, starts = self._order().to(self.split.labels.device), self._starts()
+        order, starts, views = self._order().to(self.split.labels.device), self._starts(), self._views()
         for first in range(0, len(starts), self.batches_per_item):
             edges = [*starts[first : first + self.batches_per_item + 1], len(order)][: self.batches_per_item + 1]
             ids = order[edges[0] : edges[-1]]
-            inputs, target, teacher = select(self.split.inputs, ids), self.split.labels[ids], self._stored(ids)
+            view = self.view if views is None else views[edges[0] : edges[-1]].to(ids.device)
+            inputs, target, teacher = select(self.split.inputs, ids), self.split.labels[ids], self._stored(ids, view)
             if self.views is not None:
-                inputs, given = self.views.shown(inputs, target, ids, self.view)
+                inputs, given = shown_each(self.views, inputs, target, ids, view)
                 target = target if given is None else given
             parts = (slice(one - edges[0], other - edges[0]) for one, other in itertools.pairwise(edges))
             yield [
@@ -280,6 +281,8 @@ class TensorDataModule(pl.LightningDataModule):
         origins: What students may start from.
         live: The teacher, where it is asked about each training batch; ``None`` where its outputs are stored.
         soft_targets: Returns targets of a batch as floats, by the output kind of the task; samples are mixed with them.
+        is_labelled: Returns which labels say something, by the output kind; the teacher alone labels the other training
+            samples (``lightning_modules.data.unlabelled``). ``None`` where all do.
 
     Raises:
         TypeError: If a split is not a ``Split``, ``views`` no ``Views`` or ``augment`` no ``Augment``.
@@ -336,6 +339,7 @@ class TensorDataModule(pl.LightningDataModule):
         self.origins = Origins()
         self.live: LiveTeacher | None = None
         self.soft_targets: Callable[[Tensor], Tensor] | None = None
+        self.is_labelled: Callable[[Tensor], Tensor] | None = None
         self._folds: tuple[TensorDataModule, ...] = ()
         self._splits_of_others: list[dict[str, Split]] = []  # the splits of each further fold
         if folds is not None:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_modules.batch import Inputs
+from lightning_modules.batch import Inputs, join, select
 
 FRESH = "fresh"
 """In place of a number of views: each epoch has its own."""
@@ -119,6 +119,19 @@ class Views(ABC):
             return shown, None
         inputs, targets = shown
         return inputs, targets.to(ids.device, torch.float32 if targets.is_floating_point() else targets.dtype)
+
+
+def shown_each(
+    views: Views, inputs: Inputs, labels: Tensor, ids: Tensor, view: int | Tensor
+) -> tuple[Inputs, Tensor | None]:
+    """Return samples as ``Views.shown`` does, all in one view, or each in its own, shape (B,)."""
+    if isinstance(view, int):
+        return views.shown(inputs, labels, ids, view)
+    order = view.argsort(stable=True)
+    parts = order.split(view.unique(return_counts=True)[1].tolist())
+    shown = [views.shown(select(inputs, part), labels[part], ids[part], int(view[part[0]])) for part in parts]
+    back, targets = order.argsort(), [given for _, given in shown if given is not None]
+    return select(join(each for each, _ in shown), back), torch.cat(targets)[back] if targets else None
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.batch import Batch
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.features import Features
 from lightning_modules.outputs import Classification, Output
+from lightning_modules.outputs.base import one_hot
 
 
 class Term(NamedTuple):
@@ -40,6 +40,9 @@ class Criterion(nn.Module):
     - class indices (R,), int64, with ``needs_labels``, whatever the output;
     - the targets of the samples where the output has no classes: numbers (B, V) of a regression.
 
+    In training, rows of samples that the teacher alone labels have the target ``UNLABELLED``, -100, or NaN where
+    targets are floats; ``hard_loss`` leaves them out (``lightning_modules.batch.labelled_rows`` tells them).
+
     Attributes:
         student_layers: Names of the student's layers whose outputs it needs.
         teacher_layers: Names of the teacher's layers whose stored outputs it needs, beside the logits.
@@ -52,6 +55,9 @@ class Criterion(nn.Module):
         needs_stored: Whether it needs the teacher's outputs for all training samples at once, so that a teacher can't
             be asked live.
         output: What the logits mean; rows of logits reach a method, one for each sample of a classifier.
+        reads_labels: Whether it compares with the labels itself, beside ``hard_loss``, so that each training sample
+            must have one. Methods with ``needs_labels`` do anyway, but for those without a teacher.
+        needs_teacher: Whether a teacher is needed; baselines without are trained on the samples that have a label.
         label_smoothing: Share of the target that ``hard_loss`` spreads over all classes in training, in [0, 1).
     """
 
@@ -63,6 +69,8 @@ class Criterion(nn.Module):
     needs_values = False
     needs_one_row = False
     needs_stored = False
+    reads_labels = False
+    needs_teacher = True
     output: Output = Classification()
     label_smoothing: float = 0.0
 
@@ -91,8 +99,17 @@ class Criterion(nn.Module):
         raise NotImplementedError
 
     def hard_loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Return the loss from the labels, as the output kind has it: a scalar, before weighting."""
-        return self.output.hard_loss(logits, batch.target, smoothing=self.label_smoothing if self.training else 0.0)
+        """Return the loss from the labels, as the output kind has it: a scalar, before weighting.
+
+        In training it is the mean over the rows that have a label, and 0 where none has one.
+        """
+        return self.smoothed_loss(logits, batch, self.label_smoothing if self.training else 0.0)
+
+    def smoothed_loss(self, logits: Tensor, batch: Batch, smoothing: float) -> Tensor:
+        """Return ``hard_loss`` with a smoothing of its own, in [0, 1)."""
+        alone = self.training and self.output.has_unlabelled
+        loss = self.output.labelled_loss if alone else self.output.hard_loss
+        return loss(logits, batch.target, smoothing=smoothing)
 
     def begin_epoch(self, seed: int) -> None:
         """Start an epoch; the default does nothing.
@@ -151,7 +168,7 @@ def with_targets_of(criterion: Criterion, rows: Tensor, batch: Batch, *, mixed: 
     if criterion.needs_labels and has_shares:
         return replace(batch, target=batch.target.argmax(1))
     if mixed and not has_shares:
-        return replace(batch, target=F.one_hot(batch.target, rows.shape[1]).float())
+        return replace(batch, target=one_hot(batch.target, rows.shape[1]))
     return batch
 
 

@@ -62,7 +62,7 @@ class ContrastiveCriterion(FeatureCriterion):
     def set_up_features(self, student_features: Tensor, teacher_features: Tensor, data: TensorDataModule) -> None:
         """Create the embeddings, and the pooled features that negatives are drawn from."""
         labels = data.splits["train"].labels
-        stored = data.teacher_outputs["train"][self.teacher_layers[0]]
+        stored = data.teacher_outputs["train"][self.teacher_layers[0]].float()
         if data.views is not None:
             labels, stored = labels.repeat_interleave(data.views.count), stored.flatten(0, 1)
         self.others = _OtherClasses(labels)

@@ -12,6 +12,8 @@ from lightning_modules.methods.base import Criterion, Term
 class HardLabelCriterion(Criterion):
     """The loss from the labels alone, which trains teachers: cross-entropy, or the output kind's own."""
 
+    needs_teacher = False
+
     def forward(self, logits: Tensor, batch: Batch, features: Features | None = None) -> dict[str, Term]:
         """Return hard_loss."""
         return {"hard_loss": Term(1.0, self.hard_loss(logits, batch))}
@@ -33,6 +35,7 @@ class SmoothedLabelCriterion(Criterion):
     """
 
     needs_classes = True
+    needs_teacher = False
 
     def __init__(self, *, smoothing: float) -> None:
         super().__init__()
@@ -46,5 +49,5 @@ class SmoothedLabelCriterion(Criterion):
         smoothing = 1 - (1 - self.smoothing) * (1 - beside)
         return {
             "hard_loss": Term(0.0, self.hard_loss(logits.detach(), batch)),
-            "soft_loss": Term(1.0, self.output.hard_loss(logits, batch.target, smoothing=smoothing)),
+            "soft_loss": Term(1.0, self.smoothed_loss(logits, batch, smoothing)),
         }

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.batch import Batch
+from lightning_modules.batch import Batch, labelled_rows
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.features import Features, probe_features
 from lightning_modules.losses import self_distillation_loss
@@ -33,6 +33,7 @@ class SelfDistillationCriterion(Criterion):
 
     needs_labels = True  # the previous prediction is of another mix of samples
     needs_classes = needs_one_row = True
+    needs_teacher = False
     earlier: Tensor
 
     def __init__(self, *, trust: float) -> None:
@@ -58,7 +59,10 @@ class SelfDistillationCriterion(Criterion):
         soft_loss, trust = hard_loss, 0.0
         if self.epochs_done:
             trust = self.trust * (self.epochs_done + 1) / self.epochs
-            soft_loss = self_distillation_loss(logits, self.earlier[batch.ids], batch.target, trust=1.0)
+            known = labelled_rows(batch.target) if self.output.has_unlabelled else slice(None)
+            ours, target = logits[known], batch.target[known]
+            if len(ours):
+                soft_loss = self_distillation_loss(ours, self.earlier[batch.ids][known], target, trust=1.0)
         self.earlier[batch.ids] = logits.detach().float()
         return {"hard_loss": Term(1 - trust, hard_loss), "soft_loss": Term(trust, soft_loss)}
 

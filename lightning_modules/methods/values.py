@@ -49,6 +49,7 @@ class BoundedRegressionCriterion(HardAndSoft):
     """
 
     needs_values = True
+    reads_labels = True  # the teacher's error bounds the student's
 
     def __init__(self, *, bounded_weight: float, margin: float) -> None:
         check_positive(bounded_weight=bounded_weight)

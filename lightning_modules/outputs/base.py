@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_modules.batch import Batch
+from lightning_modules.batch import UNLABELLED, Batch, labelled_rows
 from lightning_modules.ensemble import mean_of_logits, mean_of_probabilities
 from lightning_modules.losses import hard_label_loss, smoothed_label_loss
 from lightning_modules.outputs.errors import Errors
@@ -59,7 +59,10 @@ class Output(ABC):
         numbers_of: What the row of numbers is of that each sample has, for teachers that are no network: classes that
             exclude one another, labels that do not, or values; empty where a sample has no such row.
         compares_overlap: Whether reports compare classes by their intersection over union too.
+        may_be_blank: Whether samples without any label may be evaluated, where they count in nothing.
+        unlabelled_text: What marks a training sample that the teacher alone labels, in words.
         size: Number that was declared; ``None`` reads it from the labels.
+        has_unlabelled: Whether training batches may hold rows without a label.
     """
 
     metric_directions: ClassVar[Mapping[str, Literal["maximize", "minimize"]]]
@@ -73,7 +76,19 @@ class Output(ABC):
     row_word: ClassVar[str] = "sample"
     compares_overlap: ClassVar[bool] = False
     numbers_of: ClassVar[Literal["", "classes", "labels", "values"]] = ""
+    may_be_blank: ClassVar[bool] = False
+    unlabelled_text: ClassVar[str] = f"{UNLABELLED}, or NaN in place of floats"
     size: int | None = None
+    has_unlabelled: bool = False
+
+    def is_labelled(self, labels: Tensor) -> Tensor:
+        """Return which samples have a label, shape (N,), bool; the others are taught by the teacher alone.
+
+        Args:
+            labels: Labels of a split, or targets of a batch, first dimension N.
+        """
+        rows = labels.reshape(len(labels), -1)
+        return ~rows.isnan().all(1) if rows.is_floating_point() else (rows != UNLABELLED).any(1)
 
     @abstractmethod
     def labels_fault(self, labels: Tensor) -> str | None:
@@ -144,6 +159,31 @@ class Output(ABC):
         Outputs without classes are returned as they are.
         """
         return logits, batch
+
+    def taught_rows(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
+        """Return rows as ``as_rows`` does, those of samples without any label among them, which the teacher labels.
+
+        Their targets are ``UNLABELLED``, or NaN.
+        """
+        return self.as_rows(logits, batch)
+
+    def labelled_loss(self, logits: Tensor, target: Tensor, *, smoothing: float = 0.0) -> Tensor:
+        """Return ``hard_loss`` over the rows that have a label, a scalar: their mean, or 0 where none has one.
+
+        It is the mean over these rows alone, and not over all: so the weight of the labels, as alpha, is that of two
+        means whatever share of a batch is labelled, and means what it does where all are.
+
+        Args:
+            logits: Rows of logits (R, C), or the network's output where it has no classes.
+            target: The targets of the rows.
+            smoothing: As of ``hard_loss``.
+        """
+        known = labelled_rows(target)
+        if bool(known.all()):
+            return self.hard_loss(logits, target, smoothing=smoothing)
+        if not bool(known.any()):
+            return logits.masked_fill(~logits.isfinite(), 0.0).sum() * 0.0
+        return self.hard_loss(logits[known], target[known], smoothing=smoothing)
 
     def count_rows(self, target: Tensor, rows: Tensor) -> int:
         """Return how many of a batch's rows count; less than there are if the batch has no label.
@@ -332,6 +372,12 @@ def cross_entropy(logits: Tensor, target: Tensor, smoothing: float) -> Tensor:
     if smoothing:
         return smoothed_label_loss(logits, target, smoothing=smoothing)
     return hard_label_loss(logits, target)
+
+
+def one_hot(target: Tensor, classes: int) -> Tensor:
+    """Return class indices as probabilities, shape (R, C), float32; NaN where a row has no label."""
+    known = labelled_rows(target)
+    return F.one_hot(target.where(known, 0), classes).float().masked_fill(~known[:, None], math.nan)
 
 
 def smoothed_targets(logits: Tensor, target: Tensor, smoothing: float) -> Tensor:

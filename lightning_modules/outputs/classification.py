@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_modules.outputs.base import CategoricalOutput, Metrics
+from lightning_modules.batch import UNLABELLED
+from lightning_modules.outputs.base import CategoricalOutput, Metrics, one_hot
 
 
 class Classification(CategoricalOutput):
@@ -27,7 +28,9 @@ class Classification(CategoricalOutput):
     def labels_fault(self, labels: Tensor) -> str | None:
         """Return why labels are not class indices, and how to convert them; ``None`` if they are."""
         if labels.dtype == torch.int64 and labels.ndim == 1 and labels.min() >= 0:
-            return None
+            if self.size is None or labels.max() < self.size:
+                return None
+            return f"{int(labels.max())}, but there are {self.size} classes, counted from 0"
         if labels.ndim == 2 and labels.shape[1] > 1:
             how = ": .argmax(1) makes some of one score or mark a class; soft ones are given by views, with the inputs"
         elif labels.ndim > 1:
@@ -36,7 +39,10 @@ class Classification(CategoricalOutput):
             whole = labels.is_complex() or bool((labels != labels.long()).any())
             how = ", and they are not whole numbers" if whole else ": .long() makes some of whole numbers"
         else:
-            how = f", the smallest {int(labels.min())}: leave out what has no label, and count classes from 0"
+            how = (
+                f", the smallest {int(labels.min())}: count classes from 0, and give {UNLABELLED} to training samples "
+                "without a label"
+            )
         return f"shape {tuple(labels.shape)} and {labels.dtype}{how}"
 
     def size_of(self, labels: Tensor) -> int:
@@ -69,8 +75,8 @@ class Classification(CategoricalOutput):
         return None
 
     def soft_targets(self, target: Tensor, size: int) -> Tensor:
-        """Return probabilities of the classes (B, C)."""
-        return target if target.is_floating_point() else torch.nn.functional.one_hot(target, size).float()
+        """Return probabilities of the classes (B, C); NaN without a label, and so of each mix with such a sample."""
+        return target if target.is_floating_point() else one_hot(target, size)
 
     def perfect(self, labels: Tensor, size: int) -> Tensor:
         """Return a logit of 10 for the true class, and 0 for the others."""

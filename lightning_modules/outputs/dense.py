@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
-from lightning_modules.batch import Batch
+from lightning_modules.batch import UNLABELLED, Batch
 from lightning_modules.outputs.base import CategoricalOutput, Metrics, batch_of_rows
 
 
@@ -34,6 +34,17 @@ class _DenseOutput(CategoricalOutput):
     ) -> None:
         super().__init__(classes, class_weights=class_weights)
         self.ignore_index = ignore_index
+
+    may_be_blank = True
+
+    @property
+    def unlabelled_text(self) -> str:  # type: ignore[override]
+        """Return what marks a sample that the teacher alone labels."""
+        return f"{self.ignore_index} in each place"
+
+    def is_labelled(self, labels: Tensor) -> Tensor:
+        """Return which samples have a label in some place, shape (N,), bool."""
+        return (labels.reshape(len(labels), -1) != self.ignore_index).any(1)
 
     def labels_fault(self, labels: Tensor) -> str | None:
         """Return why labels are no class indices; ``None`` if they are."""
@@ -78,6 +89,21 @@ class _DenseOutput(CategoricalOutput):
             theirs = None if given is None else rows.detach()
         return rows, batch_of_rows(batch, target, theirs)
 
+    def taught_rows(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Batch]:
+        """Return the rows of places that have a label, and all places of samples without any.
+
+        Places of padding are left out: where ``batch.mask`` or an input ``attention_mask`` of the labels' shape is 0.
+        """
+        alone = ~self.is_labelled(batch.target)
+        if not bool(alone.any()):
+            return self.as_rows(logits, batch)
+        has_label = (batch.target != self.ignore_index).flatten()
+        taught = (alone.view(-1, *[1] * (batch.target.ndim - 1)) & _is_no_padding(batch)).flatten()
+        kept, given = has_label | taught, batch.teacher.get("logits")
+        target = batch.target.flatten().masked_fill(~has_label, UNLABELLED)[kept]
+        theirs = None if given is None else self._flat(given)[kept]
+        return self._flat(logits)[kept], batch_of_rows(batch, target, theirs)
+
     def count_rows(self, target: Tensor, rows: Tensor) -> int:
         """Return the number of places that have a label: 0 where ``as_rows`` gives a row of zeros."""
         return len(rows) if len(rows) > 1 else int((target != self.ignore_index).sum())
@@ -100,6 +126,15 @@ class _DenseOutput(CategoricalOutput):
     def wrong(self, labels: Tensor, size: int) -> Tensor:
         """Return a logit of 10 for the class after the true one, and 0 for the others."""
         return self.perfect(torch.where(labels != self.ignore_index, (labels + 1) % size, self.ignore_index), size)
+
+
+def _is_no_padding(batch: Batch) -> Tensor:
+    """Return where samples are, of the labels' shape; everywhere where nothing says so."""
+    mask = batch.mask
+    if mask is None and isinstance(batch.inputs, dict):
+        mask = batch.inputs.get("attention_mask")
+    is_one = mask is not None and mask.shape == batch.target.shape
+    return mask.bool() if mask is not None and is_one else torch.ones_like(batch.target, dtype=torch.bool)
 
 
 class Segmentation(_DenseOutput):

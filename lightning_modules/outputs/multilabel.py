@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, Self
 
@@ -12,6 +13,8 @@ from torchmetrics.classification import MultilabelAveragePrecision, MultilabelF1
 
 from lightning_modules.batch import Batch
 from lightning_modules.outputs.base import Metrics, Output, batch_of_rows, cross_entropy, smoothed_targets
+
+_NONE = -1  # in place of each label of a sample that has none
 
 
 class MultiLabel(Output):
@@ -36,6 +39,7 @@ class MultiLabel(Output):
         "average_precision": "maximize",
     }
     shape = "(B, L)"
+    unlabelled_text = "a row of -1, or of NaN"
     labels_text = "0 or 1 for each of L labels, shape (N, L), whole numbers or float32"
     has_classes = True
     row_word = "label"
@@ -57,6 +61,12 @@ class MultiLabel(Output):
             raise ValueError(f"class_weights must be positive and finite, but got {class_weights!r}.")
         self._presence: Tensor | None = None
 
+    def is_labelled(self, labels: Tensor) -> Tensor:
+        """Return which samples have labels, shape (N,), bool: not those with a row of -1, or of NaN."""
+        rows = labels.reshape(len(labels), -1)
+        is_absent = rows == _NONE
+        return ~(is_absent | rows.isnan() if rows.is_floating_point() else is_absent).all(1)
+
     def labels_fault(self, labels: Tensor) -> str | None:
         """Return why targets are not 0 or 1 for each label; ``None`` if they are."""
         found = f"shape {tuple(labels.shape)} and {labels.dtype}"
@@ -69,6 +79,8 @@ class MultiLabel(Output):
         values = labels.float()
         if not bool(((values == 0) | (values == 1)).all()):
             other = values[(values != 0) & (values != 1)][0]
+            if other.isnan() or other == _NONE:
+                return f"{float(other):g} for some labels of a sample: give all of them, or none by a whole row of it"
             return f"{float(other):g} among them; soft ones are given by views, with the inputs"
         return None
 
@@ -98,8 +110,8 @@ class MultiLabel(Output):
         return None
 
     def soft_targets(self, target: Tensor, size: int) -> Tensor:
-        """Return the probability of each label (B, L)."""
-        return target.float()
+        """Return the probability of each label (B, L); NaN without labels, and so of each mix with such a sample."""
+        return _known(target.float())
 
     def are_mixed(self, targets: Tensor) -> bool:
         """Return whether some label is neither absent nor present."""
@@ -197,7 +209,13 @@ def _pairs(logits: Tensor) -> Tensor:
 def _targets(target: Tensor) -> Tensor:
     """Return the probabilities of absence and presence, shape (N · L, 2), float32, for targets (N, L).
 
-    They have one form for every batch: whether some label of a batch lies between 0 and 1 is chance.
+    They have one form for every batch: whether some label of a batch lies between 0 and 1 is chance. They are NaN where
+    a sample has no labels.
     """
-    flat = target.reshape(-1).float()
+    flat = _known(target.reshape(-1).float())
     return torch.stack([1 - flat, flat], dim=1)
+
+
+def _known(target: Tensor) -> Tensor:
+    """Return float targets, with NaN where there is no label."""
+    return target.masked_fill(target < 0, math.nan)

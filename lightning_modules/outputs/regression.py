@@ -37,6 +37,7 @@ class Regression(Output):
 
     metric_directions: ClassVar[Mapping[str, Literal["maximize", "minimize"]]] = {"mae": "minimize", "r2": "maximize"}
     shape = "(B, V)"
+    unlabelled_text = "a row of NaN"
     labels_text = "numbers of shape (N, V) and dtype float32"
     numbers_of = "values"
 
@@ -54,7 +55,11 @@ class Regression(Output):
             return f"{found}{': .unsqueeze(1) makes one value a sample' if labels.ndim == 1 else ''}"
         if self.size is not None and labels.shape[1] != self.size:
             return f"{found}, but {self.size} values were declared"
-        return None if labels.dtype == torch.float32 else f"{found}: call .float()"
+        if labels.dtype != torch.float32:
+            return f"{found}: call .float()"
+        if count := int((labels.isnan().any(1) & ~labels.isnan().all(1)).sum()):
+            return f"NaN for some values of {count:,} samples: give all of a sample's values, or none"
+        return None
 
     def size_of(self, labels: Tensor) -> int:
         """Return the number of values V."""

@@ -69,6 +69,7 @@ def test_the_first_declared_metric_is_primary(declared: dict[str, Any], metrics:
         ({"metrics": lambda self: {"r2": (R2Score(), "up")}}, "must be 'maximize' or 'minimize', but got 'up'"),
         ({"metrics": lambda self: {"r2": R2Score(), "macs": R2Score()}}, "'macs' has another meaning"),
         ({"metrics": lambda self: {"f1": R2Score(), "width": R2Score()}}, "another name than a parameter"),
+        ({"teacher_outputs_dtype": "half"}, "teacher_outputs_dtype must be 'float32' or 'float16', but got 'half'"),
         ({"output": "regression"}, r"output must be an output kind, as Classification\(\)"),
     ],
 )

@@ -23,11 +23,13 @@ from harness.teachers.estimator_answers import OfClasses, OfLabels, OfValues, Re
 from harness.teachers.estimator_file import Untrusted, load_estimators, save_estimators
 from harness.teachers.estimators import SCORES, is_fitted, rows_of, seeded_copy
 from lightning_modules.batch import Inputs, join, select
+from lightning_modules.data.unlabelled import given_labels, labelled_positions
 
 _FILE = "teacher.skops"
 _VERSION = 1  # raised when estimators are fitted in another way
 _ASKED = 4096  # rows of a split by which an estimator that came fitted is identified
 _SHOWN = 3
+_UNLABELLED = -1  # in place of a row's fold, where it has no label: no estimator is fitted on it
 
 
 def recognizes(path: Path) -> bool:
@@ -68,7 +70,8 @@ class SklearnTeacher(BlackBoxTeacher):
 
     One that is not fitted is fitted once on the training split, and kept. What it says of training rows is then out of
     fold: the rows are split in ``folds`` parts, by class where each has one, and each part is answered by a copy fitted
-    on the others. A ``random_state`` that is ``None`` is set from the study's seed.
+    on the others. Rows without a label are answered by one that is fitted on all labelled ones. A ``random_state`` that
+    is ``None`` is set from the study's seed.
 
     One that is fitted is asked as it is, of training rows too: whether it has seen them, nobody knows here.
 
@@ -132,17 +135,19 @@ class SklearnTeacher(BlackBoxTeacher):
             folds, ground.seed, sklearn.__version__,
         )  # fmt: skip
         told = f"; {', '.join(names)} set from the seed" if names else ""
+        fitted = int((self._part_of_row != _UNLABELLED).sum())
+        others = len(self._part_of_row) - fitted
+        alone = f"; the {others:,} without a label are asked of what is fitted on all of these" if others else ""
 
         def fit() -> list[Any]:
             ground.note(
-                f"{type(seeded).__name__} is fitted on {len(self._part_of_row):,} training rows; what it says of these "
-                f"is out of fold, {self._reading.folds_text(folds)}{told}"
+                f"{type(seeded).__name__} is fitted on {fitted:,} training rows; what it says of these is out of fold, "
+                f"{self._reading.folds_text(folds)}{told}{alone}"
             )
-            train = ground.data.splits["train"]
+            train, parts = ground.data.splits["train"], self._part_of_row
             rows, labels = self._inputs(join(train.all_inputs())), train.labels.cpu().numpy()
-            chosen = [np.flatnonzero(self._part_of_row != part) for part in range(folds)]
-            labels = self._reading.targets(labels)
-            return [self._fit(seeded, rows, labels, one) for one in [np.arange(len(labels)), *chosen]]
+            chosen = [np.flatnonzero((parts != part) & (parts != _UNLABELLED)) for part in range(folds)]
+            return [self._fit(seeded, rows, labels, one) for one in [np.flatnonzero(parts != _UNLABELLED), *chosen]]
 
         self._whole, *self._parts = self._kept(ground, fit) if ground.keep else fit()
 
@@ -170,7 +175,7 @@ class SklearnTeacher(BlackBoxTeacher):
         from sklearn.base import clone
 
         try:
-            return clone(estimator).fit(rows_of(rows, chosen), labels[chosen])
+            return clone(estimator).fit(rows_of(rows, chosen), self._reading.targets(labels[chosen]))
         except Exception as error:
             raise Unfit(
                 f"{self.who} can't be fitted: {type(error).__name__}: {one_line(error).rstrip('.')}",
@@ -179,14 +184,18 @@ class SklearnTeacher(BlackBoxTeacher):
 
     def _split(self, ground: Ground) -> int:
         """Assign each training row to a fold; return the number of folds."""
-        labels = ground.data.splits["train"].labels.cpu().numpy()
+        labels = given_labels(ground.data).cpu().numpy()
         if len(labels) < self._folds:
             raise Unfit(
                 f"{self.who} needs at least one training row a fold, but there are {len(labels)} rows for "
                 f"{self._folds} folds",
                 "name fewer folds",
             )
-        self._part_of_row = self._reading.split(labels, self._folds, ground)
+        known = labelled_positions(ground.data)
+        self._part_of_row = np.full(len(ground.data.splits["train"]), _UNLABELLED)
+        self._part_of_row[slice(None) if known is None else known.numpy()] = self._reading.split(
+            labels, self._folds, ground
+        )
         return self._folds
 
     def _ask(self, query: Query) -> Tensor:
@@ -196,7 +205,8 @@ class SklearnTeacher(BlackBoxTeacher):
         logits = torch.empty(len(rows), self._classes)
         for part in np.unique(self._part_of_row[rows]):
             chosen = torch.from_numpy(np.flatnonzero(self._part_of_row[rows] == part))
-            logits[chosen] = self._answer(self._parts[int(part)], select(query.inputs, chosen))
+            asked = self._whole if part == _UNLABELLED else self._parts[int(part)]
+            logits[chosen] = self._answer(asked, select(query.inputs, chosen))
         return logits
 
     def _call(self, inputs: Inputs) -> Tensor:
@@ -231,7 +241,9 @@ class SklearnTeacher(BlackBoxTeacher):
         reached, said = [], []
         for name in ("train", "val"):
             split = ground.data.splits[name]
-            chosen = torch.linspace(0, len(split) - 1, min(_ASKED, len(split))).long().to(split.labels.device)
+            known = labelled_positions(ground.data) if name == "train" else None
+            places = torch.arange(len(split)) if known is None else known
+            chosen = places[torch.linspace(0, len(places) - 1, min(_ASKED, len(places))).long()].to(split.labels.device)
             answers = self._answer(self._given, select(split.inputs, chosen))
             reached.append(self._reading.quality(answers, split.labels[chosen].cpu()))
             said.append(rounded_answers(answers))

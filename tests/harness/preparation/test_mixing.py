@@ -13,6 +13,7 @@ from harness.core.errors import HarnessError
 from harness.preparation.method_checks import check_targets
 from harness.preparation.mixing import find_unrepeatable_view, mixes_targets, no_control_reason
 from lightning_modules.batch import Inputs
+from lightning_modules.data import Augment, MixUp
 from lightning_modules.data.tensors import Split, TensorDataModule
 from lightning_modules.data.views import ShiftedViews, Views, uniforms
 from lightning_modules.methods import METHODS
@@ -184,3 +185,12 @@ def test_mixes_are_seen_whatever_part_of_the_samples_is_compared_at_once(monkeyp
     whole = no_control_reason(data, 10, Classification())
     monkeypatch.setattr("harness.preparation.mixing._VALUES", 64 * 100)  # a hundred digits
     assert no_control_reason(data, 10, Classification()) == whole != ""
+
+
+def test_views_that_mix_are_looked_at_on_samples_that_have_a_label() -> None:
+    labels = LABELS.where(torch.arange(len(LABELS)) > 50, -100)
+    split = Split(IMAGES, labels)
+    data = TensorDataModule(train=split, val=split, test=split, augment=Augment(mix=MixUp()))
+    data.is_labelled = Classification().is_labelled
+    assert mixes_targets(data, 10, Classification())
+    assert no_control_reason(data, 10, Classification()) == ""

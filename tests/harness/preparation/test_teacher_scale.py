@@ -77,3 +77,14 @@ def test_a_teacher_on_the_targets_scale_and_one_of_classes_are_left_as_they_are(
     assert on_scale("the teacher", given, data(), Regression(1), print) is given
     assert on_scale("the teacher", given, data(), Classification(), print) is given
     check_scale("the teacher", CELSIUS, CELSIUS, Regression(1))
+
+
+def test_a_line_is_fitted_to_the_samples_that_have_a_label() -> None:
+    made = data()
+    known = torch.arange(40)[:, None] % 2 == 0
+    made.splits["train"] = Split(torch.zeros(40, 1), CELSIUS.where(known, torch.nan))
+    made.is_labelled = Regression().is_labelled
+    # What it says of unlabelled samples is far off the line, which goes through the labelled ones.
+    given = outputs((CELSIUS * 1.8 + 32).where(known, 1e6))
+    found = on_scale("it", given, made, Regression(teacher_scale="own"), lambda text: None)
+    torch.testing.assert_close(found["val"]["logits"], CELSIUS, rtol=1e-4, atol=1e-3)

@@ -732,6 +732,14 @@ def test_the_gain_of_a_pick_is_over_its_tuned_control_and_says_so(settings: Sett
     assert over_plain == [] or any("over plain controls; --controls tuned" in note for note in notes(result))
 
 
+def test_how_controls_are_trained_is_said_where_samples_have_no_label(settings: Settings) -> None:
+    study = a_study(settings, STUDENTS)
+    assert not any("unlabelled" in note for note in notes(collect(study)))
+    study.unlabelled = 1000
+    told = "1,000 training samples are unlabelled: the teacher alone teaches them, and controls are trained on the lab"
+    assert any(note.startswith(told) for note in notes(collect(study)))
+
+
 def test_where_no_control_is_possible_it_stands_instead_of_a_gain(settings: Settings) -> None:
     study = a_study(settings, STUDENTS)
     study.store_retrained("controls/1", {"metrics": metrics(0.93, 0.4, 400)})

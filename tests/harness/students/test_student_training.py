@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +79,27 @@ class ByItself(Base):
 CONFIGURATION = Configuration({"width": 5}, {"temperature": 4.0, "alpha": 0.3}, {})
 
 
-def a_training(task: Task, *, seed: int = 1, order_seed: int = 2, is_taught: bool = True) -> StudentTraining:
+def a_training(
+    task: Task,
+    *,
+    seed: int = 1,
+    order_seed: int = 2,
+    is_taught: bool = True,
+    alpha: float = 0.3,
+    data: TensorDataModule | None = None,
+) -> StudentTraining:
     space = SearchSpace(
         task=task,
         student={"width": IntDistribution(2, 8)},
         distillation={"temperature": FloatDistribution(1, 9), "alpha": FloatDistribution(0, 1)},
         epochs=2,
     )
-    configuration = CONFIGURATION if is_taught else space.labels_alone(CONFIGURATION)
-    return student_training(configuration, space, some_data(), classes=3, seed=seed, order_seed=order_seed)
+    values = {**CONFIGURATION.distillation, "alpha": alpha}
+    configuration = replace(CONFIGURATION, distillation=values)
+    if not is_taught:
+        configuration = space.labels_alone(configuration)
+    data = some_data() if data is None else data
+    return student_training(configuration, space, data, classes=3, seed=seed, order_seed=order_seed)
 
 
 @pytest.mark.parametrize(("task", "kind"), [(ByMethod(), MethodTraining), (ByItself(), ModuleTraining)])
@@ -117,3 +130,21 @@ def test_a_control_of_a_module_has_no_teacher_at_hand(tmp_path: Path) -> None:
     assert isinstance(training.module, Own) and training.module.loss == {"temperature": 4.0, "alpha": 1.0}
     with pytest.raises(TrialFailed, match="no control is possible"):
         training.run(tmp_path, "cpu")
+
+
+@pytest.mark.parametrize("task", [ByMethod(), ByItself()])
+@pytest.mark.parametrize(("alpha", "is_taught"), [(0.3, True), (1.0, True), (0.3, False)])
+def test_what_learns_from_labels_alone_is_shown_the_labelled_samples_in_as_many_steps(
+    task: Task, alpha: float, is_taught: bool
+) -> None:
+    data = some_data()
+    train = data.splits["train"]
+    labels = train.labels.where(torch.arange(24) % 4 == 0, -100)
+    data.splits["train"] = Split(train.inputs, labels)
+    data.is_labelled = task.output.is_labelled
+    own = a_training(task, alpha=alpha, is_taught=is_taught, data=data)._data  # type: ignore[attr-defined]
+    shown = torch.cat([batch.ids for item in own.train_dataloader() for batch in item])
+    from_labels_alone = alpha == 1 or not is_taught
+    assert len(shown) == 24 and own.steps_per_epoch == 3
+    assert sorted(set(shown.tolist())) == (list(range(0, 24, 4)) if from_labels_alone else list(range(24)))
+    assert (shown.bincount()[::4] == (4 if from_labels_alone else 1)).all()

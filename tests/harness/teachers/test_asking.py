@@ -116,9 +116,11 @@ def test_two_times_of_a_batch_give_the_time_of_a_sample() -> None:
 
     rows = Split(torch.rand(100, 5), torch.arange(100) % 5)
     data = TensorDataModule(train=rows, val=rows, test=rows, views=None)
-    space: Any = SimpleNamespace(epochs=7)
+    space: Any = SimpleNamespace(epochs=7, task=SimpleNamespace(teacher_outputs_dtype="float32"))
     settings: Any = SimpleNamespace(trials=3, cache_dir=Path("nowhere"))
     found = asking_costs([Sleeps(), Sleeps()], data, space, settings, ())
     assert 0.002 <= found.sample_s < 0.004  # both
     assert (found.samples, found.views, found.sample_bytes, found.epochs, found.trials) == (100, 1, 20, 7, 3)
+    space.task.teacher_outputs_dtype = "float16"
+    assert asking_costs([Sleeps()], data, space, settings, ()).sample_bytes == 10
     assert found.free_bytes > 0

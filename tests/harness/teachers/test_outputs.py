@@ -36,10 +36,10 @@ class Watched:
         self.said: list[str] = []
         self.calls: list[int] = []
 
-    def outputs(self, *layers: str, dataset: str = "some data") -> Outputs:
+    def outputs(self, *layers: str, dataset: str = "some data", dtype: torch.dtype = torch.float32) -> Outputs:
         self.calls.clear()
         return make_teacher_outputs(
-            self.teacher, self.data, dataset, layers=layers, cache_dir=self.folder,
+            self.teacher, self.data, dataset, layers=layers, dtype=dtype, cache_dir=self.folder,
             artifacts=ArtifactCache(null_lock, Silent(), self.said.append),
         )  # fmt: skip
 
@@ -137,3 +137,40 @@ def test_a_layer_that_the_teacher_does_not_have_is_answered_with_those_that_it_h
     with pytest.raises(ValueError, match=r"^a layer must be one of 0, 1, 2, but got 'block1'.$"):
         watched.outputs("block1")
     assert not watched.files
+
+
+def test_outputs_for_training_samples_are_halved_on_request_and_the_error_is_said_once(
+    tmp_path: Path,
+) -> None:
+    watched = Watched(tmp_path)
+    whole, half = watched.outputs("0"), watched.outputs("0", dtype=torch.float16)
+    assert watched.calls and len(watched.files) == 4  # under keys of their own
+    for name in ("logits", "0"):
+        assert half["train"][name].dtype == torch.float16 and half["val"][name].dtype == torch.float32
+        assert torch.equal(half["train"][name], whole["train"][name].half())
+        assert torch.equal(half["val"][name], whole["val"][name])
+    error = float((whole["train"]["logits"].half().float() - whole["train"]["logits"]).abs().max())
+    told = [line for line in watched.said if "its logits for training samples are stored in float16" in line]
+    assert (
+        told == [f"teacher   its logits for training samples are stored in float16, off by at most {error:.2g}"]
+        and error > 0
+    )
+    assert torch.equal(watched.outputs("0", dtype=torch.float16)["train"]["0"], half["train"]["0"])
+    assert watched.calls == [] and len([line for line in watched.said if "float16" in line]) == 2
+    watched.data.attach(half)
+    batch = next(iter(watched.data.train_dataloader()))[0]
+    assert batch.teacher["logits"].dtype == torch.float32
+    assert torch.equal(batch.teacher["logits"], half["train"]["logits"][batch.ids].float())
+
+
+def test_numbers_that_float16_does_not_hold_are_refused(tmp_path: Path) -> None:
+    watched = Watched(tmp_path)
+    with torch.no_grad():
+        watched.network[2].bias += torch.tensor([0.0, 70_000.0, -torch.inf])
+    with pytest.raises(
+        ValueError, match=r"its logits must be within ±65,504 .* but go up to 7e\+04: leave teacher_outputs_"
+    ):
+        watched.outputs(dtype=torch.float16)
+    with torch.no_grad():
+        watched.network[2].bias[1] = 0.0  # -inf stays what it is
+    assert bool((watched.outputs(dataset="other", dtype=torch.float16)["train"]["logits"][:, 2] == -torch.inf).all())

@@ -28,6 +28,7 @@ from harness.trials.retraining import Retraining, mark_waiting_runs, retrain
 from harness.trials.runner import FAILURE, PruningListener, begin_spool, run_training
 from harness.trials.trial import STUDENT, TrainingSpec
 from harness.trials.worker import run_trials, trial_run
+from lightning_modules.data.reading import UnreadableData
 
 TASK = """
 import torch
@@ -183,6 +184,24 @@ def test_a_pruned_trial_stores_its_costs_and_the_reason(context: TrialContext) -
     assert trial.user_attrs["metrics"]["parameters"] == 8 * width + width + 3 * width + 3
     assert calls[-1] == ("pruned", trial.number, "no chance")
     assert last_state(claim.folder / SPOOL) == "PRUNED" and not list(claim.folder.glob("checkpoint*"))
+
+
+KILLED = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+
+@pytest.mark.parametrize("error", [UnreadableData("sample 3 of train can't be read"), KILLED])
+def test_data_that_can_not_be_read_leave_a_trial_to_be_resumed(context: TrialContext, error: Exception) -> None:
+    claim = claim_of(context)
+    number = claim.trial.number
+    with pytest.raises(
+        HarnessError, match=rf"trial {number} waits, for its data can't be read: .*goes on where it was"
+    ):
+        run(with_student(context, error), claim)
+    assert context.study.trials()[number].state.name == "RUNNING"
+    assert last_state(claim.folder / SPOOL) == "WAITING" and not (claim.folder / FAILURE).exists()
+    again = claim_of(context)
+    assert again.trial.number == number
+    assert run(context, again)[-1][0] == "finished"
 
 
 def test_an_error_in_the_users_code_ends_the_search_and_leaves_a_traceback_without_passwords(

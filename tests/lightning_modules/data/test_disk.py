@@ -20,6 +20,7 @@ from harness.teachers import StoredOutputs
 from lightning_modules.batch import Batch, select
 from lightning_modules.data import DatasetDataModule, Split, TensorDataModule
 from lightning_modules.data.disk import DatasetSplit
+from lightning_modules.data.reading import KILLED, UnreadableData, unreadable_text
 
 SIZE, WIDTH = 23, 3
 
@@ -303,8 +304,21 @@ class Broken(Rows):
         (OSError("torn.png is no image"), "^sample 4 of val can't be read: OSError: torn.png is no image$"),
         ((torch.zeros(WIDTH),), r"^sample 4 of val must be \(input, label\), but got tuple of 1.$"),
         (torch.zeros(WIDTH), r"^sample 4 of val must be \(input, label\), but got Tensor.$"),
-        ((torch.zeros(WIDTH + 1), 0), r"^samples of val must be tensors of one shape, .* but are \(3,\), \(4,\): "),
-        (("text", 0), "^samples of val must be tensors of one shape, .* but are .*str"),
+        (
+            (torch.zeros(WIDTH + 1), 0),
+            r"^sample 4 of val .* sample 0, but its input is float32 of shape \(4,\), not .*3,",
+        ),
+        (
+            (torch.zeros(WIDTH).double(), 0),
+            r"^sample 4 of val .* sample 0, but its input is float64 of shape \(3,\), not",
+        ),
+        (("text", 0), "^sample 4 of val must have the form of sample 0, but its input is str, not float32"),
+        ((torch.zeros(WIDTH), 0.5), "^sample 4 of val .* sample 0, but its label is a number, not a whole number"),
+        (
+            (torch.zeros(WIDTH), torch.zeros(2, 2)),
+            r"^sample 4 of val .*, but its label is float32 of shape \(2, 2\), not",
+        ),
+        (({"x": torch.zeros(WIDTH)}, 0), "^sample 4 of val .* sample 0, but its input is missing, not float32"),
     ],
 )
 def test_a_sample_that_can_not_be_used_is_named(workers: int, fifth: Any, told: str) -> None:
@@ -312,6 +326,41 @@ def test_a_sample_that_can_not_be_used_is_named(workers: int, fifth: Any, told: 
     module = DatasetDataModule(train=rows, val=Broken(fifth), test=rows, workers=workers)
     with pytest.raises(ValueError, match=told):
         list(module.ordered("val"))
+
+
+def test_a_mask_of_another_size_than_the_others_is_named_though_it_is_in_a_later_batch() -> None:
+    class Masks(Dataset[Any]):
+        def __len__(self) -> int:
+            return 9
+
+        def __getitem__(self, place: int) -> Any:
+            return torch.zeros(1, 4, 4), torch.zeros(4 - place // 8, 4, dtype=torch.int64)
+
+    module = DatasetDataModule(train=Masks(), val=Masks(), test=Masks(), batch_size=4, eval_batch_size=1)
+    with pytest.raises(
+        UnreadableData, match=r"sample 8 of val .* its label is int64 of shape \(3, 4\), not .*\(4, 4\)"
+    ):
+        list(module.ordered("val"))
+
+
+DEAD = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+
+@pytest.mark.parametrize("error", [DEAD, EOFError(), ConnectionResetError(104, "reset by peer")])
+def test_a_reader_that_is_killed_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def reading(*_: Any) -> Any:
+        raise error
+        yield
+
+    rows = Rows(split_of(4))
+    module = DatasetDataModule(train=rows, val=rows, test=rows, workers=1)
+    assert len(module.splits["val"].labels) == 4
+    monkeypatch.setattr(DatasetSplit, "_reading", reading)
+    with pytest.raises(UnreadableData, match=r"^a process that reads samples was killed: where") as raised:
+        list(module.ordered("val"))
+    assert raised.value.__context__ is None  # which would keep the readers
+    assert unreadable_text(raised.value) == unreadable_text(DEAD) == KILLED
+    assert unreadable_text(RuntimeError("another one")) is None
 
 
 def test_a_dataset_whose_length_changes_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from lightning_modules.data import ImageFolders
+from lightning_modules.data.reading import UnreadableData
 
 pytest.importorskip("torchvision", reason="pip install 'kd-harness[vision]'")
 
@@ -116,6 +118,8 @@ def test_files_that_are_no_pictures_are_refused_or_left_out_as_told(folder: Path
         ImageFolders(folder, size=8)
     data = ImageFolders(folder, size=8, skip_unreadable=True)
     assert [path.name for path in data.skipped] == ["0.png", "1.png"]
+    (note,) = data.notes
+    assert note.startswith("2 files in ") and note.endswith("1.png), and are left out")
     assert sum(map(len, data.splits.values())) == 2 * COUNT - 2
 
 
@@ -141,3 +145,38 @@ def test_a_class_of_too_few_pictures_for_its_splits_is_refused(tmp_path: Path) -
         Image.fromarray(np.full((4, 4, 3), len(name) + ord(name[0]), dtype=np.uint8)).save(tmp_path / name / "0.png")
     with pytest.raises(ValueError, match="must have a picture for val at least, but has none"):
         ImageFolders(tmp_path, size=4)
+
+
+def test_pictures_in_a_folder_unlabelled_beside_the_splits_train_without_a_label(folder: Path, tmp_path: Path) -> None:
+    top = tmp_path / "parts"
+    for place, name in enumerate(("train", "val", "test")):
+        for kind in ("cat", "dog"):
+            (top / name / kind).mkdir(parents=True)
+            shutil.copy(folder / kind / f"{place}.png", top / name / kind / "one.png")
+    (top / "unlabelled" / "some").mkdir(parents=True)
+    shutil.copy(folder / "cat" / "5.png", top / "unlabelled" / "some" / "a.png")
+    data = ImageFolders(top, size=8)
+    assert data.class_names == ("cat", "dog")
+    assert data.splits["train"].labels.tolist() == [0, 1, -100]
+    assert [len(data.splits[name]) for name in ("val", "test")] == [2, 2]
+    assert data.splits["train"].ids == ("train/cat/one.png", "train/dog/one.png", "unlabelled/some/a.png")
+    (top / "unlabelled" / "some" / "b.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"1 files in .* can't be read as pictures \(.*b\.png\)"):
+        ImageFolders(top, size=8)
+
+
+def test_a_jpeg_that_is_cut_is_no_picture_and_one_that_is_cut_later_is_named(folder: Path) -> None:
+    for place in range(2):
+        with Image.open(folder / "cat" / f"{place}.png") as image:
+            image.resize((64, 64)).save(folder / "cat" / f"{place}.jpg")
+    whole = (folder / "cat" / "0.jpg").read_bytes()
+    (folder / "cat" / "0.jpg").write_bytes(whole[: len(whole) // 2])  # its header is complete
+    (folder / "cat" / "1.jpg").write_bytes((folder / "cat" / "1.jpg").read_bytes() + b"more")
+    data = ImageFolders(folder, size=8, skip_unreadable=True)
+    assert [path.name for path in data.skipped] == ["0.jpg"]
+    picture = data.splits["val"].dataset.pictures[0]  # type: ignore[attr-defined]
+    picture.file.write_bytes(b"no picture")
+    with pytest.raises(
+        UnreadableData, match=rf"^sample 0 of val can't be read: OSError: {re.escape(str(picture.file))}: "
+    ):
+        list(data.ordered("val"))

@@ -197,3 +197,17 @@ def test_five_samples_of_each_class_can_be_split_and_a_class_with_fewer_is_named
         stratified_splits(torch.zeros(8, 3), torch.arange(8) % 4)
     with pytest.raises(TypeError, match=r"must be a tensor, but got ndarray: torch\.from_numpy makes one"):
         stratified_splits(torch.zeros(20, 3), np.arange(20) % 2)  # type: ignore[arg-type]
+
+
+def test_samples_without_a_label_are_in_train_and_the_others_are_split_as_without_them() -> None:
+    labels = torch.arange(50) % 2
+    marked = labels.clone()
+    marked[10:20] = -100
+    inputs = torch.arange(50.0)[:, None]
+    found, known = stratified_splits(inputs, marked), marked != -100
+    expected = stratified_splits(inputs[known], marked[known])
+    for name in ("val", "test"):
+        assert torch.equal(found[name].inputs, expected[name].inputs)  # type: ignore[literal-required]
+    train = found["train"]
+    assert torch.equal(train.inputs[train.labels != -100], expected["train"].inputs)  # type: ignore[index, arg-type]
+    assert (train.labels == -100).sum() == 10

@@ -459,3 +459,63 @@ def test_a_missing_data_dir_is_named() -> None:
 def test_a_byte_order_mark_of_a_spreadsheet_is_no_part_of_a_name(tmp_path: Path) -> None:
     file = written(tmp_path, table(), encoding="utf-8-sig")
     assert Tables(file, label="kind", id="name").class_names == ("apple", "fig", "plum")
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression", "multilabel"])
+def test_rows_without_a_label_train_where_that_is_said_and_the_others_are_split_as_without_them(
+    tmp_path: Path, kind: Any
+) -> None:
+    frame = table()
+    label: Any = {"classification": "kind", "regression": "age", "multilabel": ["member", "old"]}[kind]
+    frame["old"] = (frame["age"] > 40).astype(int)
+    frame["member"] = frame["member"].astype(int)
+    how = {"label": label, "kind": kind, "drop": ["kind"] if kind != "classification" else []}
+    whole = tables(tmp_path, frame.iloc[20:], **how)
+    frame[label] = frame[label].astype(object)
+    frame.loc[:19, label] = None
+    with pytest.raises(ValueError, match=r"is missing in rows .*, or leave them to the teacher, unlabelled=True"):
+        tables(tmp_path, frame, **how)
+    data = tables(tmp_path, frame, unlabelled=True, standardize_label=kind == "regression", **how)
+    for name in SPLITS:
+        own = [one for one in data.splits[name].ids or () if int(str(one)[1:]) >= 20]
+        assert own == list(whole.splits[name].ids or ())
+    output = {"classification": Classification(), "regression": Regression(), "multilabel": MultiLabel()}[kind]
+    train = data.splits["train"]
+    known = output.is_labelled(train.labels)
+    assert [one for one, told in zip(train.ids or (), known.tolist(), strict=True) if not told] == [
+        f"r{place}" for place in range(20)
+    ]
+    assert output.is_labelled(data.splits["val"].labels).all()
+    if kind == "regression":  # by the labelled training rows alone
+        assert train.labels[known].mean() == pytest.approx(0, abs=1e-6)
+        assert train.labels[known].std(correction=0) == pytest.approx(1, abs=1e-6)
+
+
+def test_rows_without_a_label_are_left_out_where_others_like_them_are_scored(tmp_path: Path) -> None:
+    frame = table().drop(columns="name")
+    whole = tables(tmp_path, frame, id=None)
+    counts = {name: len(whole.splits[name]) for name in SPLITS}
+    copies = frame.copy()
+    copies["kind"] = None
+    data = tables(tmp_path, pd.concat([frame, copies]), id=None, unlabelled=True)
+    assert {name: len(data.splits[name]) for name in SPLITS} == {**counts, "train": 2 * counts["train"]}
+    left_out = counts["val"] + counts["test"]
+    assert f"{left_out} rows without a label are left out: their inputs are in val or test" in data.notes
+
+
+def test_rows_without_a_label_are_in_no_folds(tmp_path: Path) -> None:
+    frame = table()
+    frame.loc[4, "kind"] = None
+    with pytest.raises(ValueError, match=r"unlabelled=True and folds= can't go together"):
+        tables(tmp_path, frame, unlabelled=True, folds=3)
+
+
+def test_rows_that_a_column_puts_into_val_must_have_a_label(tmp_path: Path) -> None:
+    frame = table()
+    frame["part"] = ["train", "val", "test"] * (ROWS // 3)
+    frame.loc[4, "kind"] = None
+    with pytest.raises(ValueError, match="must be known in each row of val and test, but is missing in row"):
+        tables(tmp_path, frame, split="part", unlabelled=True)
+    frame["kind"] = None
+    with pytest.raises(ValueError, match="must be known in some rows, but is missing in all"):
+        tables(tmp_path, frame, split="part", unlabelled=True)

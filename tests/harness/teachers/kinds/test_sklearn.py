@@ -28,6 +28,7 @@ from harness.teachers.black_box import teacher_in
 from lightning_modules.batch import Inputs
 from lightning_modules.data.tensors import Split
 from lightning_modules.data.views import Views
+from lightning_modules.outputs import Classification
 
 DATA = clusters()
 
@@ -274,3 +275,36 @@ def test_a_tree_that_points_outside_of_itself_is_refused(tmp_path: Path) -> None
     dump(fitted, tmp_path / "trees.skops")
     with pytest.raises(HarnessError, match="a tree points outside of itself"):
         teacher_in(tmp_path / "trees.skops", NAMES)
+
+
+def test_rows_without_a_label_are_fitted_on_by_none_and_asked_of_all_others() -> None:
+    data, notes = clusters(), list[str]()
+    inputs, labels = arrays("train")
+    known = (np.arange(45) // 3) % 3 < 2  # two in three of each class
+    given = torch.from_numpy(np.where(known, labels, -100))
+    data.splits["train"] = Split(torch.from_numpy(inputs), given)
+    data.is_labelled = Classification().is_labelled
+    found = outputs(SklearnTeacher(GaussianNB()), ground(data, seed=5, note=notes.append))
+    folds = StratifiedKFold(5, shuffle=True, random_state=derived_seed(5, "teacher", "folds"))
+    few, theirs = inputs[known], labels[known]
+    held_out = cross_val_predict(GaussianNB(), few, theirs, cv=folds, method="predict_proba")
+    torch.testing.assert_close(found["train"][torch.from_numpy(known)], log(held_out))
+    whole = GaussianNB().fit(few, theirs)
+    torch.testing.assert_close(found["train"][torch.from_numpy(~known)], log(whole.predict_proba(inputs[~known])))
+    torch.testing.assert_close(found["val"], log(whole.predict_proba(arrays("val")[0])))
+    assert notes == [
+        f"GaussianNB is fitted on {known.sum()} training rows; what it says of these is out of fold, 5 folds by class; "
+        f"the {(~known).sum()} without a label are asked of what is fitted on all of these"
+    ]
+
+
+def test_how_right_a_fitted_estimator_is_counts_labelled_rows_alone() -> None:
+    data = clusters()
+    inputs, labels = arrays("train")
+    fitted = GaussianNB().fit(inputs, labels)
+    known = fitted.predict(inputs) == labels
+    data.splits["train"] = Split(torch.from_numpy(inputs), torch.from_numpy(np.where(known, labels, -100)))
+    data.is_labelled = Classification().is_labelled
+    teacher = SklearnTeacher(fitted)
+    teacher.prepare(ground(data))
+    assert not known.all() and "is right on 100.0% of the training rows" in teacher.warnings[0]
