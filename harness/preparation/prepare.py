@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from harness.cost import budgets as budget
 from harness.networks.logits import label_classes
@@ -10,6 +11,7 @@ from harness.preparation.cache_format import check_cache
 from harness.preparation.cost_table import cost_table, too_large
 from harness.preparation.fingerprint import cache_key
 from harness.preparation.method_checks import check_teachers
+from harness.preparation.new_data import attach_new
 from harness.preparation.own_methods import check_own_methods
 from harness.preparation.prepared import Prepared
 from harness.preparation.scoring import scores_of
@@ -41,6 +43,7 @@ def prepare(
     mirror: Mirror,
     *,
     splits: Sequence[str] = SEARCHED,
+    on: Path | None = None,
 ) -> Prepared:
     """Make or find all that a trial needs, and bind the study to it.
 
@@ -51,6 +54,7 @@ def prepare(
         terminal: Shows what is made.
         mirror: Notified of the teacher's new log entries.
         splits: Splits for which the teacher's outputs are needed.
+        on: Folder or file of new data that is prepared too.
 
     Raises:
         HarnessError: If the data, the teacher's checkpoint or the device can't be had, the study was begun with others,
@@ -61,6 +65,7 @@ def prepare(
     raise_malloc_thresholds()
     run = PreparationSteps(settings, space, study, terminal, mirror)
     data, dataset = run.load_data()
+    new = None if on is None else run.load_new(on, data)
     kept_under = cache_key(data, dataset, space.code)
     students = run.check_students(data)
     run.check_trainings(data, students.classes)
@@ -79,7 +84,9 @@ def prepare(
     live = run.ask_live(teachers, data)
     run.begin_work(no_control, scored, named_classes)
     stored = splits if live is None else [split for split in splits if split != "train"]
-    outputs = run.make_outputs(teachers, data, kept_under, stored)
+    outputs = run.make_outputs(teachers, data, kept_under, stored, new)
+    if new is not None:
+        outputs = attach_new(new, outputs, settings.average, space.task.output)
     scores = [attach_outputs(one, data, space, students.classes) for one in outputs]
     ensemble = attach_outputs(averaged(outputs, settings.average, space.task.output), data, space, students.classes)
     data.live = live
@@ -94,4 +101,6 @@ def prepare(
     budget.check_counted(costs.uncounted, settings.budgets, study.objectives)
     run.set_region(bound, scored, ensemble[primary_metric(space.task).name])
     budget.within(space, settings.budgets, costs)  # raises now, if no student is
-    return Prepared(data=data, classes=students.classes, dataset=dataset, teacher_digest=teacher_digest, costs=costs)
+    return Prepared(
+        data=data, classes=students.classes, dataset=dataset, teacher_digest=teacher_digest, costs=costs, new=new
+    )

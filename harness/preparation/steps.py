@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from harness.core.content import digest
 from harness.core.errors import HarnessError, Unfit
 from harness.core.metric import Costs
 from harness.cost import budgets as budget
@@ -32,6 +33,7 @@ from harness.preparation.method_checks import (
     teacher_layers,
 )
 from harness.preparation.mixing import find_unrepeatable_view, mixes_targets, no_control_reason, remedy_of
+from harness.preparation.new_data import NEW, load_new_data
 from harness.preparation.own_modules import check_own_training
 from harness.preparation.sanity_warnings import SAME_WEIGHTS, network_warnings, task_warnings, training_warnings
 from harness.preparation.scoring import score
@@ -115,6 +117,14 @@ class PreparationSteps:
         data.move_to(device)
         self._study.pin_inputs(dataset=dataset, students=students_digest(self._space, data, self._settings))
         return data, dataset
+
+    def load_new(self, path: Path, data: TensorDataModule) -> TensorDataModule:
+        """Return new data of the form of the study's, and tell what it is."""
+        with self.task_code(f"data of --on {path}"):
+            new = load_new_data(self._space.task, path, data)
+            split = new.splits[NEW]
+            self._terminal.say(f"new data  {len(split):,} samples of {path}, {split.fingerprint}")
+        return new
 
     def check_students(self, data: TensorDataModule) -> Students:
         """Check students of every kind, and bind the study to their start weights."""
@@ -253,17 +263,32 @@ class PreparationSteps:
         return live
 
     def make_outputs(
-        self, teachers: Sequence[Teacher], data: TensorDataModule, dataset: str, splits: Sequence[str]
+        self,
+        teachers: Sequence[Teacher],
+        data: TensorDataModule,
+        dataset: str,
+        splits: Sequence[str],
+        new: TensorDataModule | None,
     ) -> list[Outputs]:
-        """Compute or find each teacher's outputs, check that they are numbers, and bring them to the labels' scale."""
-        cache_dir, layers = self._settings.cache_dir, teacher_layers(self._space)
+        """Compute or find each teacher's outputs, check that they are numbers, and bring them to the labels' scale.
+
+        Args:
+            teachers: The teachers.
+            data: The data.
+            dataset: What stands for it in keys.
+            splits: Names of its splits.
+            new: New data, whose outputs are those of the split ``NEW``; ``None`` for none.
+        """
+        make = partial(make_teacher_outputs, cache_dir=self._settings.cache_dir, artifacts=self._artifacts)
+        layers = teacher_layers(self._space)
         with user_code("the teacher", self._settings):
-            outputs = [
-                make_teacher_outputs(
-                    one, data, dataset, splits=splits, layers=layers, cache_dir=cache_dir, artifacts=self._artifacts
-                )
-                for one in teachers
-            ]
+            outputs = [make(one, data, dataset, splits=splits, layers=layers) for one in teachers]
+            if new is not None:
+                key = digest("new data", dataset, new.splits[NEW].fingerprint)
+                outputs = [
+                    {**known, **make(one, new, key, splits=(NEW,))}
+                    for known, one in zip(outputs, teachers, strict=True)
+                ]
         scaled = []
         for name, one in zip(labels(len(teachers)), outputs, strict=True):
             check_outputs(f"the {name}", one, self._space.task.output)
