@@ -64,7 +64,7 @@ def test_the_example_of_a_table_is_searched_and_its_study_goes_on(wines: Path, t
     said = harness(tmp_path, *command, "--on", "warm")
     assert "new data  178 samples of warm" in said and "On warm, 178 new samples" in said and "its teacher" in said
     said = harness(tmp_path, *command, "--on", "odd")
-    assert "confirmed with 2 seeds" in said and "fresh seed" not in said and "On odd, 178 new samples" in said
+    assert "confirmed with 2 seeds" in said and "confirm   " not in said and "On odd, 178 new samples" in said
     table = pd.read_csv(tmp_path / "mlruns" / "trials" / "wines" / "report" / "new_data.csv")
     assert table["on"].unique().tolist() == ["warm", "odd"] and {"student", "teacher"} <= {*table["arm"]}
 
