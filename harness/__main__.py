@@ -57,7 +57,7 @@ def confirm(asked: ConfirmSettings) -> None:
 
             reach.enter_context(storage_in_reach(asked.places))
             study, space = reopen_study(asked)
-        confirm_picks(study, space, asked.seeds, mirror, terminal)
+        confirm_picks(study, space, asked.seeds, mirror, terminal, on=asked.on)
 
 
 def doctor(settings: Settings) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 from harness.core.errors import HarnessError
 from harness.preparation.concurrency import workers_together
@@ -16,22 +18,26 @@ from harness.studies.study import Study
 from harness.teachers.outputs import SEARCHED
 from harness.tracking.mirror import Mirror
 from harness.tracking.spool import Spool
-from harness.trials.confirm import SPLIT, untrained_confirmations
+from harness.trials.confirm import SPLIT, confirmations, seeds_confirmed, untrained_confirmations
 from harness.trials.context import TrialContext
 from harness.trials.controls import describe_controls, untrained_controls
+from harness.trials.new_data_scores import score_on
 from harness.trials.progress import RetrainingDisplay
 from harness.trials.retraining import Retraining
 from harness.trials.worker import sync_spools
 from harness.trials.worker_pool import retrain_locally
 
 
-def confirm_picks(study: Study, space: SearchSpace, seeds: int, mirror: Mirror, terminal: Terminal) -> None:
+def confirm_picks(
+    study: Study, space: SearchSpace, seeds: int, mirror: Mirror, terminal: Terminal, *, on: Path | None = None
+) -> None:
     """Train what has no result yet of the picks and their controls, and report.
 
     Args:
         study: The study, reopened.
         space: Its space.
         seeds: Number of fresh seeds for each.
+        on: New data that all of them are scored on too; ``None`` for none.
         mirror: Sends the runs to the tracker.
         terminal: Shows progress and the report.
 
@@ -48,12 +54,17 @@ def confirm_picks(study: Study, space: SearchSpace, seeds: int, mirror: Mirror, 
     if study.finished() < len(study.trials()):
         terminal.say("the search is not over: these are its picks so far.")
     spool = Spool(study.folder, mirror.notify)
-    if _is_confirmed(study, space, found.picked, seeds):
+    if is_confirmed := _is_confirmed(study, space, found.picked, seeds):
         terminal.say(f"study {settings.study!r} is confirmed with {seeds} seeds; --seeds takes more.")
-    else:
-        prepared = prepare(settings, space, study, terminal, mirror, splits=(*SEARCHED, SPLIT))
+    if on is not None or not is_confirmed:
+        prepared = prepare(settings, space, study, terminal, mirror, splits=(*SEARCHED, SPLIT), on=on)
+        new, prepared = prepared.new, replace(prepared, new=None)  # workers do without it
         context = TrialContext(settings=settings, space=space, study=study, prepared=prepared, mirror=mirror)
         _train(context, found.picked, seeds, terminal)
+        if on is not None and new is not None:
+            trained = confirmations(study, settings, space, found.picked, max(seeds, seeds_confirmed(study)))
+            with terminal.spinner(f"scoring on {on} …"):
+                score_on(on, new, trained, context, spool, terminal.say_wrapped)
     report(study, terminal, spool)
     spool.close()
 
@@ -77,7 +88,8 @@ def _train(context: TrialContext, picks: Mapping[int, str], seeds: int, terminal
         told = describe_controls(tries, study, workers_together(settings, space, prepared.data.device))
         terminal.say_wrapped(f"controls  {told}; --controls plain leaves out the tuned ones", indent=" " * 10)
         _retrain("controls", tries, context, terminal)
-    _retrain("confirm", untrained_confirmations(study, settings, space, picks, seeds), context, terminal)
+    if left := untrained_confirmations(study, settings, space, picks, seeds):
+        _retrain("confirm", left, context, terminal)
 
 
 def _retrain(label: str, retrainings: list[Retraining], context: TrialContext, terminal: Terminal) -> None:

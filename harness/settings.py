@@ -171,6 +171,7 @@ class ConfirmSettings:
         places: The study, and where it is kept.
         seeds: Fresh seeds with which each pick and its controls are trained.
         controls: One of ``CONFIRM_CONTROLS``.
+        on: Folder or file of new data that picks, controls and teacher are scored on too; ``None`` for none.
         space_file: The Python file that declares the space; ``None`` for an embedded space.
         data_dir: Where the data is now; ``None`` where it was searched.
         teachers: Where the teachers' checkpoints are now; none where they were when it was searched.
@@ -182,6 +183,7 @@ class ConfirmSettings:
     places: StudyPlaces
     seeds: int = 5
     controls: str = CONFIRM_CONTROLS[0]
+    on: Path | None = None
     space_file: Path | None = None
     data_dir: Path | None = None
     teachers: tuple[Path, ...] = ()

@@ -47,6 +47,19 @@ def test_the_example_of_a_table_is_searched_and_its_study_goes_on(wines: Path, t
     assert "107 train, 35 val, 36 test samples" in output and "4/4 done" in output
     again = search(tmp_path, *flags)
     assert "error: " not in again and len(numbers(tmp_path, "wines")) == 4
+    # Confirmed on new rows beside the test split; on others then, without a training.
+    table = pd.read_csv(wines / "wines.csv")
+    for name, more in (("warm", 30.0), ("odd", 90.0)):
+        # No row of the table is among them.
+        (tmp_path / name).mkdir()
+        table.assign(proline=table["proline"] + more).to_csv(tmp_path / name / "wines.csv", index=False)
+    command = ("confirm", "--study", "wines", "--space", str(EXAMPLE), "--seeds", "2", "--controls", "plain")
+    said = engine(tmp_path, *command, "--workers", "1", "--on", "warm")
+    assert "new data  178 samples of warm" in said and "On warm, 178 new samples" in said and "its teacher" in said
+    said = engine(tmp_path, *command, "--workers", "1", "--on", "odd")
+    assert "confirmed with 2 seeds" in said and "confirm   " not in said and "On odd, 178 new samples" in said
+    table = pd.read_csv(tmp_path / "mlruns" / "trials" / "wines" / "report" / "new_data.csv")
+    assert table["on"].unique().tolist() == ["warm", "odd"] and {"student", "teacher"} <= {*table["arm"]}
 
 
 def test_outputs_in_a_file_are_joined_to_the_rows_of_a_table_by_the_column_that_names_them(

@@ -39,7 +39,7 @@ each once on the test split, which the search has never seen. Reports means with
 whose training settings were tuned (--controls plain: over the plain one, with
 the student's own settings). The same command resumes; more --seeds add to those
 that are there. Don't pick again after seeing these scores: that would select on
-the test split."""
+the test split. --on says how much each loses on new data, beside its teacher."""
 
 _DOCTOR = """\
 Check a task and its space: data and splits, teacher and its stored outputs,
@@ -86,6 +86,7 @@ def _program() -> Group:
             (f"{started} status --study digits", "during it"),
             (f"{started} report --study digits", "after it"),
             (f"{started} confirm --study digits --seeds 5", "is it a gain?"),
+            (f"{started} confirm --study photos --on photos2/", "and elsewhere?"),
             (f"{started} move --study digits --to postgresql+psycopg://me@host/kd", ""),
         ),
     )
@@ -141,6 +142,12 @@ def _confirm() -> Command:
                     f"which say little (default: {ConfirmSettings.seeds})",
                 ),
                 controls_option("with each pick", CONFIRM_CONTROLS),
+                option(
+                    "--on",
+                    "FOLDER|FILE",
+                    "score them, and the teacher, on new data too: of the same classes, or of the same columns; the "
+                    "students are kept, so further data trains nothing",
+                ),
                 option("--workers", "N", "students at a time (default: the cores)"),
                 option("--accelerator", "NAME", "Lightning's accelerator (default: auto)"),
             ],

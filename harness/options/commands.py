@@ -166,6 +166,7 @@ def confirm_settings(given: Given) -> ConfirmSettings:
     return ConfirmSettings(
         seeds=given.read("seeds", values.at_least_two, ConfirmSettings.seeds),
         controls=given.read("controls", values.one_of(CONFIRM_CONTROLS), CONFIRM_CONTROLS[0]),
+        on=given.read("on", values.folder_or_file, None),
         space_file=None if space is None else space[1],
         data_dir=given.read("data_dir", values.folder, None),
         teachers=tuple(given.read_all("teacher", values.checkpoint)),

@@ -141,6 +141,13 @@ def folder(value: object) -> Path:
     return Path(text)
 
 
+def folder_or_file(value: object) -> Path:
+    """Return the path of a folder or a file that exists."""
+    if not os.path.exists(str(value)):  # Path's own raises for a name that is too long
+        raise ValueError(f"must be a folder or a file, but there is no {str(value)!r}")
+    return Path(str(value))
+
+
 def writable_folder(value: object) -> Path:
     """Create a folder where it does not exist, check that it can be written, and return its path."""
     path = folder(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from harness.cost import budgets as budget
 from harness.networks.logits import label_classes
@@ -35,6 +36,7 @@ def prepare(
     mirror: Mirror,
     *,
     splits: Sequence[str] = SEARCHED,
+    on: Path | None = None,
 ) -> Prepared:
     """Make or find all that a trial needs, and bind the study to it.
 
@@ -45,6 +47,7 @@ def prepare(
         terminal: Shows what is made.
         mirror: Notified of the teacher's new log entries.
         splits: Splits for which the teacher's outputs are needed.
+        on: Folder or file of new data that is prepared too.
 
     Raises:
         HarnessError: If the data, the teacher's checkpoint or the device can't be had, the study was begun with others,
@@ -55,6 +58,7 @@ def prepare(
     raise_malloc_thresholds()
     run = PreparationSteps(settings, space, study, terminal, mirror)
     data, fingerprints = run.load_data()
+    new = None if on is None else run.load_new(on, data)
     folds, dataset = data.folds, fingerprint_of_folds(fingerprints)
     kept_under = [cache_key(fold, one, space.code) for fold, one in zip(folds, fingerprints, strict=True)]
     students = run.check_students(data)
@@ -80,7 +84,7 @@ def prepare(
     run.begin_work(no_control, scored, named_classes)
     stored = splits if live[0] is None else [split for split in splits if split != "train"]
     taught = [
-        run.attach_answers(teachers, fold, key, stored, students.classes)
+        run.attach_answers(teachers, fold, key, stored, students.classes, new)
         for teachers, fold, key in zip(made, folds, kept_under, strict=True)
     ]
     for fold, teacher in zip(folds, live, strict=True):
@@ -97,4 +101,6 @@ def prepare(
     budget.check_counted(costs.uncounted, settings.budgets, study.objectives)
     run.set_region(bound, scored, ensemble[primary_metric(space.task).name])
     budget.within(space, settings.budgets, costs)  # raises now, if no student is
-    return Prepared(data=data, classes=students.classes, dataset=dataset, teacher_digest=teacher_digest, costs=costs)
+    return Prepared(
+        data=data, classes=students.classes, dataset=dataset, teacher_digest=teacher_digest, costs=costs, new=new
+    )

@@ -23,6 +23,7 @@ class Prepared:
         costs: Costs of the teacher and of every architecture that the space can reach, as far as memory sufficed to
             measure them.
         states: Shapes and types of the deployed state of a fresh student, by architecture, filled in on demand.
+        new: New data (``harness.preparation.new_data``), with the teacher's outputs, where it was asked for.
     """
 
     data: TensorDataModule
@@ -31,6 +32,7 @@ class Prepared:
     teacher_digest: str
     costs: CostTable
     states: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    new: TensorDataModule | None = None
 
     def epochs_of(self, space: SearchSpace) -> int:
         """Return the epochs of a training of a space, those of all folds together."""

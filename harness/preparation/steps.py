@@ -12,6 +12,7 @@ from statistics import fmean, stdev
 import torch
 from torch import nn
 
+from harness.core.content import digest
 from harness.core.errors import HarnessError, Unfit
 from harness.core.metric import Costs
 from harness.cost import budgets as budget
@@ -35,6 +36,7 @@ from harness.preparation.method_checks import (
     teacher_layers,
 )
 from harness.preparation.mixing import find_unrepeatable_view, mixes_targets, no_control_reason, remedy_of
+from harness.preparation.new_data import NEW, attach_new, load_new_data
 from harness.preparation.origins import check_starts, file_starts, find_origins
 from harness.preparation.own_modules import check_own_training
 from harness.preparation.sanity_warnings import SAME_WEIGHTS, network_warnings, task_warnings, training_warnings
@@ -131,6 +133,19 @@ class PreparationSteps:
             fold.move_to(device)
         self._study.pin_inputs(dataset=dataset, students=students_digest(self._space, data, self._settings))
         return data, each
+
+    def load_new(self, path: Path, data: TensorDataModule) -> TensorDataModule:
+        """Return new data of the form of the study's, and tell what it is."""
+        if len(data.folds) > 1:
+            raise HarnessError(
+                "--on needs a study whose samples are not cut into folds: a score on test is the mean over students of "
+                "all folds, and the first alone is kept."
+            )
+        with self.task_code(f"data of --on {path}"):
+            new = load_new_data(self._space.task, path, data)
+            split = new.splits[NEW]
+            self._terminal.say(f"new data  {len(split):,} samples of {path}, {split.fingerprint}")
+        return new
 
     def check_students(self, data: TensorDataModule) -> Students:
         """Check students of every kind, and bind the study to their start weights."""
@@ -314,7 +329,13 @@ class PreparationSteps:
         return live
 
     def attach_answers(
-        self, teachers: Sequence[Teacher], data: TensorDataModule, dataset: str, splits: Sequence[str], classes: int
+        self,
+        teachers: Sequence[Teacher],
+        data: TensorDataModule,
+        dataset: str,
+        splits: Sequence[str],
+        classes: int,
+        new: TensorDataModule | None = None,
     ) -> Answers:
         """Join the teachers' answers, computed or found, to the samples of one fold, averaged if there are several.
 
@@ -324,32 +345,43 @@ class PreparationSteps:
             dataset: What stands for them in keys.
             splits: Splits for which answers are stored.
             classes: Number of classes C.
+            new: New data, to which the answers are joined too; ``None`` for none.
         """
-        outputs = self._make_outputs(teachers, data, dataset, splits)
+        outputs = self._make_outputs(teachers, data, dataset, splits, new)
+        if new is not None:
+            outputs = attach_new(new, outputs, self._settings.average, self._space.task.output)
         each = [attach_outputs(one, data, self._space, classes) for one in outputs]
         together = averaged(outputs, self._settings.average, self._space.task.output)
         scores = attach_outputs(together, data, self._space, classes)
         return Answers(teachers=teachers, outputs=outputs, each=each, scores=scores, data=data)
 
     def _make_outputs(
-        self, teachers: Sequence[Teacher], data: TensorDataModule, dataset: str, splits: Sequence[str]
+        self,
+        teachers: Sequence[Teacher],
+        data: TensorDataModule,
+        dataset: str,
+        splits: Sequence[str],
+        new: TensorDataModule | None,
     ) -> list[Outputs]:
-        """Compute or find each teacher's outputs, check that they are numbers, and bring them to the labels' scale."""
-        cache_dir, layers = self._settings.cache_dir, teacher_layers(self._space)
+        """Compute or find each teacher's outputs, check that they are numbers, and bring them to the labels' scale.
+
+        Args:
+            teachers: The teachers.
+            data: The data.
+            dataset: What stands for it in keys.
+            splits: Names of its splits.
+            new: New data, whose outputs are those of the split ``NEW``; ``None`` for none.
+        """
+        make = partial(make_teacher_outputs, cache_dir=self._settings.cache_dir, artifacts=self._artifacts)
+        layers, dtype = teacher_layers(self._space), teacher_outputs_dtype(self._space.task)
         with user_code("the teacher", self._settings):
-            outputs = [
-                make_teacher_outputs(
-                    one,
-                    data,
-                    dataset,
-                    splits=splits,
-                    layers=layers,
-                    dtype=teacher_outputs_dtype(self._space.task),
-                    cache_dir=cache_dir,
-                    artifacts=self._artifacts,
-                )
-                for one in teachers
-            ]
+            outputs = [make(one, data, dataset, splits=splits, layers=layers, dtype=dtype) for one in teachers]
+            if new is not None:
+                key = digest("new data", dataset, new.splits[NEW].fingerprint)
+                outputs = [
+                    {**known, **make(one, new, key, splits=(NEW,))}
+                    for known, one in zip(outputs, teachers, strict=True)
+                ]
         scaled = []
         for name, one in zip(labels(len(teachers)), outputs, strict=True):
             check_outputs(f"the {name}", one, self._space.task.output)

@@ -17,6 +17,7 @@ from harness.reporting import plots
 from harness.reporting.agreement import TeacherAgreement, agreement_table
 from harness.reporting.agreement_picture import draw_agreement
 from harness.reporting.method_comparison import method_table
+from harness.reporting.new_data_report import new_data_intro, new_data_lines
 from harness.reporting.notes import (
     agreement_lines,
     caveats,
@@ -33,8 +34,11 @@ from harness.screen.terminal import Terminal
 from harness.studies.study import Study
 from harness.tracking.spool import NOTE_TAG, SPOOL, Spool, last_state, read_events
 from harness.trials.confirm import confirmed_table
+from harness.trials.new_data_scores import new_data_table
 
-_OPTIONAL_FILES = ("front.html", "front.png", "curves.png", "confirm.csv", "transfer.csv", "transfer.png")
+_OPTIONAL_FILES = (
+    "front.html", "front.png", "curves.png", "confirm.csv", "new_data.csv", "transfer.csv", "transfer.png",
+)  # fmt: skip
 """Files that a report may lack: there is no front any more under another region of interest."""
 
 
@@ -44,7 +48,8 @@ def write_report(result: Result, folder: Path) -> None:
     Args:
         result: The result.
         folder: Where to write ``trials.csv``, ``trials.parquet``, ``summary.md``, and, where there is something to
-            report, ``front.html``, ``front.png``, ``curves.png``, ``transfer.csv``, ``transfer.png``, ``confirm.csv``.
+            report, ``front.html``, ``front.png``, ``curves.png``, ``transfer.csv``, ``transfer.png``, ``confirm.csv``,
+            ``new_data.csv``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = _files(result)
@@ -70,6 +75,8 @@ def _files(result: Result) -> dict[str, Callable[[Path], Any]]:
         }
     if result.confirmed:
         files["confirm.csv"] = lambda path: confirmed_table(result.confirmed, result.picked).to_csv(path, index=False)
+    if result.new_data:
+        files["new_data.csv"] = lambda path: new_data_table(result.new_data, result.picked).to_csv(path, index=False)
     if any(len(found.table) for found in result.agreements.values()):
         files["transfer.csv"] = lambda path: agreement_table(result.agreements, result.picked).to_csv(path, index=False)
     if columns := _pictured(result):
@@ -130,6 +137,10 @@ def summary(result: Result) -> str:
             *(f"- {_markdown(line)}" for line in confirmed),
         ]
         lines += [text for line in caveats(result) for text in ("", _markdown(line))]
+    for one in result.new_data:
+        told = new_data_lines(one, result.picked)
+        lines += ["", "### New data", "", _markdown(new_data_intro(one, result.primary)), ""]
+        lines += [f"- {_markdown(line)}" for line in told]
     return "\n".join(lines) + "\n"
 
 

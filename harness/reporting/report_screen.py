@@ -6,6 +6,7 @@ import math
 
 from harness.metrics import metrics_in_every_table
 from harness.reporting.method_comparison import method_table
+from harness.reporting.new_data_report import new_data_intro, new_data_lines, new_data_rows
 from harness.reporting.notes import agreement_lines, caveats, confirmed_intro, notes
 from harness.reporting.result import Result
 from harness.screen.formatting import cell, heading, parameter_texts
@@ -31,6 +32,13 @@ def show(result: Result, terminal: Terminal) -> None:
         terminal.say("")
         _show_table(*_confirmed(result), terminal)
         for line in caveats(result):
+            terminal.say_wrapped(line)
+    for one in result.new_data:
+        terminal.say("")
+        terminal.say_wrapped(new_data_intro(one, result.primary))
+        terminal.say("")
+        _show_table(*new_data_rows(one, result.picked), terminal)
+        for line in new_data_lines(one, result.picked):
             terminal.say_wrapped(line)
 
 

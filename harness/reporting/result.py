@@ -37,6 +37,7 @@ from harness.trials.controls import (
     plain_control_name,
     tuned_controls,
 )
+from harness.trials.new_data_scores import NewDataResult, new_data_results
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -72,6 +73,7 @@ class Result:
         failed_controls: Why controls failed, by trial number.
         confirmed: Picks and their controls, trained with fresh seeds and scored on the test split.
         tested_teacher: The teacher's scores on the test split; ``None`` before anything was confirmed.
+        new_data: What confirmed students scored on new data (``confirm --on``), one for each set of it.
         confirm_command: The command that confirms the picks.
     """
 
@@ -95,6 +97,7 @@ class Result:
     control_agreements: dict[int, Comparison]
     confirmed: list[Confirmation]
     tested_teacher: dict[str, float] | None
+    new_data: list[NewDataResult]
     controls: dict[int, dict[str, float]]
     tuned_controls: dict[int, TunedControl]
     tuned_parameters: list[str]
@@ -244,6 +247,7 @@ def collect(study: Study) -> Result:
         failed_controls={number: why for number, why in failed_plain_controls(study).items() if number in on_front},
         confirmed=confirmed(study),
         tested_teacher=study.tested_teacher,
+        new_data=new_data_results(study),
         confirm_command=confirm_command(_as_searched(study)),
     )
 

@@ -18,6 +18,7 @@ _BOUND_ATTR = "kd.bound"
 _COSTS_ATTR = "kd.costs"
 _REGION_ATTR = "kd.region"
 _RETRAINED = "kd.retrained."
+_NEW_DATA = "kd.new_data."
 PREPARED_ATTR = "kd.prepared"
 
 _Value = TypeVar("_Value")
@@ -165,6 +166,17 @@ class StudyAttributes:
     def store_retrained(self, name: str, result: Mapping[str, Any]) -> None:
         """Store the result of a student that was retrained: each in an attribute of its own, for several workers."""
         self.store(f"{_RETRAINED}{name}", dict(result))
+
+    def new_data_scores(self) -> dict[str, dict[str, Any]]:
+        """Return scores of confirmed students on new data, by its fingerprint (``harness.trials.new_data_scores``)."""
+        found = {key.removeprefix(_NEW_DATA): value for key, value in self.attrs.items() if key.startswith(_NEW_DATA)}
+        return dict(sorted(found.items(), key=lambda item: item[1]["place"]))
+
+    def store_new_data_scores(self, fingerprint: str, result: Mapping[str, Any]) -> None:
+        """Store what confirmed students scored on new data, in an attribute of its own."""
+        known = self.new_data_scores()
+        place = known[fingerprint]["place"] if fingerprint in known else len(known)
+        self.store(f"{_NEW_DATA}{fingerprint}", {**result, "place": place})
 
     def starts(self) -> dict[str, Start]:
         """Return the start weights that networks are pinned to, by the networks' names."""

@@ -40,13 +40,23 @@ CONFIDENCE = 0.95
 FEW_SEEDS = 3
 """With fewer seeds, an interval is so wide that it says little."""
 _FOLDER = "confirm"
-_STUDENT, _CONTROL, _TUNED = "student", "control", "tuned"
+STUDENT, CONTROL = "student", "control"
+"""Arms of a confirmation; that of a tuned control is named after its settings."""
+_TUNED = "tuned"
 
 
 def untrained_confirmations(
     study: Study, settings: Settings, space: SearchSpace, picks: Mapping[int, str], seeds: int
 ) -> list[Retraining]:
-    """Return the confirmations without a result, seed by seed.
+    """Return the confirmations without a result, seed by seed; arguments as of ``confirmations``."""
+    known = study.retrained()
+    return [one for one in confirmations(study, settings, space, picks, seeds) if one.name not in known]
+
+
+def confirmations(
+    study: Study, settings: Settings, space: SearchSpace, picks: Mapping[int, str], seeds: int
+) -> list[Retraining]:
+    """Return the confirmations of picks and their controls, seed by seed.
 
     Args:
         study: The study.
@@ -55,25 +65,22 @@ def untrained_confirmations(
         picks: Name of each pick by the trial's number.
         seeds: Number of fresh seeds for each.
     """
-    params, known = {trial.number: trial.params for trial in study.trials()}, study.retrained()
+    params = {trial.number: trial.params for trial in study.trials()}
     best = tuned_controls(study) if settings.controls == TUNED else {}
     found = []
     for index in range(seeds):
         seed = derived_seed(settings.seed, _FOLDER, index)
         for number, pick in picks.items():
-            configurations = {_STUDENT: space.configuration(params[number])}
+            configurations = {STUDENT: space.configuration(params[number])}
             if not is_own_control(params[number]) and not study.no_control:
-                configurations[_CONTROL] = control_configuration(params[number], space)
+                configurations[CONTROL] = control_configuration(params[number], space)
                 if number in best and not best[number].is_plain:  # else it would be the same training
                     training = best[number].chosen.training
                     configurations[_tuned_arm(training)] = control_configuration(params[number], space, training)
             for arm, configuration in configurations.items():
-                name = f"{_FOLDER}/{number}/{arm}-{index}"
-                if name in known:
-                    continue
                 found.append(
                     Retraining(
-                        name=name,
+                        name=name_of(number, arm, index),
                         title=f"{_arm_title(arm)} of trial {number}, fresh seed {index + 1}",
                         spec=TrainingSpec(configuration=configuration, seed=seed, order_seed=seed, split=SPLIT),
                         tags={
@@ -84,10 +91,21 @@ def untrained_confirmations(
                             "kd.seed_index": str(index),
                         },
                         facts={"pick": pick},
-                        extra_params={} if arm == _STUDENT else control_params(space),
+                        extra_params={} if arm == STUDENT else control_params(space),
                     )
                 )
     return found
+
+
+def name_of(number: int, arm: str, index: int) -> str:
+    """Return the name of a confirmation: of a trial, of one of its arms, with the seed of an index."""
+    return f"{_FOLDER}/{number}/{arm}-{index}"
+
+
+def seeds_confirmed(study: Study) -> int:
+    """Return the number of fresh seeds that some pick was confirmed with."""
+    names = [name for name in study.retrained() if name.startswith(f"{_FOLDER}/")]
+    return max((int(name.rpartition("-")[2]) + 1 for name in names), default=0)
 
 
 def _tuned_arm(training: Mapping[str, Any]) -> str:
@@ -232,11 +250,11 @@ def _shown(found: Interval) -> str:
 
 
 @dataclass
-class _Results:
+class ArmResults:
     """Results of a trial's confirmations: scores by arm and seed, and reasons of failures by arm."""
 
     pick: str
-    scores: dict[str, dict[int, float]] = field(default_factory=lambda: {_STUDENT: {}, _CONTROL: {}})
+    scores: dict[str, dict[int, float]] = field(default_factory=lambda: {STUDENT: {}, CONTROL: {}})
     reasons: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -246,19 +264,20 @@ def confirmed(study: Study) -> list[Confirmation]:
     params: dict[int, Mapping[str, Any]] = {trial.number: trial.params for trial in study.trials()}
     found = (
         _confirmation(number, results, best.get(number), is_own_control(params[number]), study)
-        for number, results in sorted(_results_by_trial(study).items())
+        for number, results in sorted(results_by_trial(study).items())
     )
     return [each for each in found if each is not None]
 
 
-def _results_by_trial(study: Study) -> dict[int, _Results]:
-    by_trial: dict[int, _Results] = {}
+def results_by_trial(study: Study) -> dict[int, ArmResults]:
+    """Return the results of all confirmations, by the trial's number."""
+    by_trial: dict[int, ArmResults] = {}
     for name, result in sorted(study.retrained().items()):
         if not name.startswith(f"{_FOLDER}/"):
             continue
         _, trial, run = name.split("/")
         arm, _, index = run.partition("-")
-        results = by_trial.setdefault(int(trial), _Results(result["pick"]))
+        results = by_trial.setdefault(int(trial), ArmResults(result["pick"]))
         results.pick = result["pick"]
         scores = results.scores.setdefault(arm, {})
         if "metrics" in result:
@@ -269,7 +288,7 @@ def _results_by_trial(study: Study) -> dict[int, _Results]:
 
 
 def _confirmation(
-    number: int, results: _Results, best: TunedControl | None, alone: bool, study: Study
+    number: int, results: ArmResults, best: TunedControl | None, alone: bool, study: Study
 ) -> Confirmation | None:
     """Return the confirmation of a trial; ``None`` if it has fewer than two complete pairs and no failed seed.
 
@@ -281,23 +300,23 @@ def _confirmation(
         study: The study.
     """
     arms, no_control = results.scores, bool(study.no_control)
-    tuned_arm = _arm_of(best, arms)
-    over = {} if alone or no_control else {PLAIN: _CONTROL}
+    tuned_arm = arm_of(best, arms)
+    over = {} if alone or no_control else {PLAIN: CONTROL}
     if over and tuned_arm is not None:
         over[TUNED] = tuned_arm
-    paired = sorted(set(arms[_STUDENT]).intersection(*(arms[arm] for arm in over.values())))
+    paired = sorted(set(arms[STUDENT]).intersection(*(arms[arm] for arm in over.values())))
     failures = {
         arm: Failures(len(arms[arm]) + len(reasons), reasons)
-        for arm in {_STUDENT, *over.values()}
+        for arm in {STUDENT, *over.values()}
         if (reasons := tuple(results.reasons.get(arm, ())))
     }
     enough = len(paired) >= 2
     if not enough and not failures:
         return None
-    scores = {arm: [arms[arm][seed] for seed in paired] if enough else [] for arm in (_STUDENT, *over.values())}
+    scores = {arm: [arms[arm][seed] for seed in paired] if enough else [] for arm in (STUDENT, *over.values())}
     means = {arm: interval(values) for arm, values in scores.items() if values}
     gain_over = next(reversed(over), "")
-    pairs = zip(scores[_STUDENT], scores.get(over.get(gain_over, ""), []), strict=False)
+    pairs = zip(scores[STUDENT], scores.get(over.get(gain_over, ""), []), strict=False)
     gains = [study.primary_sign * (student - control) for student, control in pairs]
     return Confirmation(
         number=number,
@@ -305,23 +324,23 @@ def _confirmation(
         alone=alone,
         no_control=no_control,
         seeds=len(paired),
-        student=means.get(_STUDENT),
-        control=means.get(_CONTROL),
+        student=means.get(STUDENT),
+        control=means.get(CONTROL),
         tuned=None if tuned_arm is None else means.get(tuned_arm),
         tuned_training={} if best is None or tuned_arm is None else best.chosen.training,
         gain=interval(gains) if gains else None,
         gain_over=gain_over,
-        student_failures=failures.get(_STUDENT, Failures()),
-        control_failures=failures.get(_CONTROL, Failures()),
-        tuned_failures=failures.get(tuned_arm or "", Failures()) if tuned_arm != _CONTROL else Failures(),
+        student_failures=failures.get(STUDENT, Failures()),
+        control_failures=failures.get(CONTROL, Failures()),
+        tuned_failures=failures.get(tuned_arm or "", Failures()) if tuned_arm != CONTROL else Failures(),
     )
 
 
-def _arm_of(best: TunedControl | None, arms: Mapping[str, Any]) -> str | None:
+def arm_of(best: TunedControl | None, arms: Mapping[str, Any]) -> str | None:
     """Return the arm of the currently chosen tuned control; ``None`` if it was not trained."""
     if best is None:
         return None
-    arm = _CONTROL if best.is_plain else _tuned_arm(best.chosen.training)
+    arm = CONTROL if best.is_plain else _tuned_arm(best.chosen.training)
     return arm if arm in arms else None
 
 

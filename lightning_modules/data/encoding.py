@@ -180,19 +180,77 @@ def row_digests(columns: Sequence[Column]) -> list[str]:
     return [hashlib.sha256(b"".join(row)).hexdigest()[:32] for row in rows]
 
 
+@dataclass(frozen=True)
+class Encoder:
+    """What encodes the columns of a table, fitted to training rows.
+
+    Attributes:
+        fitted: The columns that are inputs, each as it was fitted.
+        one_hot: Whether categories are columns of 0 and 1 beside the numbers, or indices.
+    """
+
+    fitted: tuple[FittedNumbers | FittedCategories, ...]
+    one_hot: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return names of the columns that it gives; of indices last."""
+        as_numbers = [one for one in self.fitted if self.one_hot or isinstance(one, FittedNumbers)]
+        indexed = () if self.one_hot else tuple(one.name for one in self._categories)
+        return (*(name for one in as_numbers for name in one.feature_names), *indexed)
+
+    @property
+    def cardinalities(self) -> tuple[int, ...]:
+        """Return the number of indices of each column of ``categories``."""
+        return () if self.one_hot else tuple(one.cardinality for one in self._categories)
+
+    @property
+    def _categories(self) -> list[FittedCategories]:
+        return [one for one in self.fitted if isinstance(one, FittedCategories)]
+
+    def encode(self, columns: Sequence[Column]) -> Inputs:
+        """Return rows as inputs, of the rows that it was fitted to or of others.
+
+        Args:
+            columns: The fitted columns, in any order; others are left out.
+
+        Raises:
+            ValueError: If a column is missing, is of another kind, or has a number far from those of training rows.
+        """
+        given = {column.name: column for column in columns}
+        parts: list[Floats] = []
+        indices: list[NDArray[np.int64]] = []
+        for one in self.fitted:
+            column = given.get(one.name)
+            if isinstance(one, FittedNumbers):
+                if not isinstance(column, NumberColumn):
+                    raise ValueError(f"column {one.name!r} must hold numbers, as in the rows that were trained on.")
+                parts.append(_finite(one.encode(column), one.name))
+            elif not isinstance(column, CategoryColumn):
+                raise ValueError(f"column {one.name!r} must hold categories, as in the rows that were trained on.")
+            elif self.one_hot:
+                parts.append(one.one_hot(column))
+            else:
+                indices.append(one.indices(column))
+        inputs: dict[str, Tensor] = {}
+        if parts:
+            inputs["numbers"] = torch.from_numpy(np.concatenate(parts, 1).astype(np.float32))
+        if indices:
+            inputs["categories"] = torch.from_numpy(np.stack(indices, 1))
+        return inputs["numbers"] if self.one_hot else inputs
+
+
 class Encoded(NamedTuple):
     """The inputs of a table.
 
     Attributes:
         inputs: A tensor (N, D), float32, or a dict of ``numbers`` (N, D) and ``categories`` (N, C), int64.
-        names: Names of the columns.
-        cardinalities: Number of indices of each column of ``categories``.
+        encoder: What encodes them, and other rows alike.
         notes: What was left out or joined, a phrase each.
     """
 
     inputs: Inputs
-    names: tuple[str, ...]
-    cardinalities: tuple[int, ...]
+    encoder: Encoder
     notes: tuple[str, ...]
 
 
@@ -206,24 +264,20 @@ def encode(
         train: Which rows train.
         known: Which rows say what columns and categories there are; ``None`` takes ``train``. Networks of all folds
             have the same inputs, and so the folds' training rows together say it, and each fold's own say the rest.
-        one_hot: Whether categories are columns of 0 and 1 beside the numbers, or indices.
+        one_hot: As of ``Encoder``.
         missing: As of ``fit_numbers``.
         most: As of ``fit_categories``.
 
     Raises:
         ValueError: If a column can't be encoded, or none varies.
     """
-    parts: list[Floats] = []
-    indices: list[NDArray[np.int64]] = []
-    names: list[str] = []
-    cardinalities: dict[str, int] = {}
+    fitted: list[FittedNumbers | FittedCategories] = []
     constant, notes = [], []
     for column in columns:
         if isinstance(column, NumberColumn):
-            fitted = fit_numbers(column, train, missing, known)
-            if fitted.feature_names:
-                parts.append(_finite(fitted.encode(column), column.name))
-                names += fitted.feature_names
+            of_numbers = fit_numbers(column, train, missing, known)
+            if of_numbers.feature_names:
+                fitted.append(of_numbers)
             else:
                 constant.append(column.name)
             continue
@@ -233,25 +287,15 @@ def encode(
             constant.append(column.name)
             continue
         notes += _notes(categories, column, rows)
-        if one_hot:
-            parts.append(categories.one_hot(column))
-            names += categories.feature_names
-        else:
-            indices.append(categories.indices(column))
-            cardinalities[column.name] = categories.cardinality
-    if not parts and not indices:
+        fitted.append(categories)
+    if not fitted:
         raise ValueError("a column must vary in the training rows, but none does: there is nothing to learn from.")
     if constant:
         more = f" and {len(constant) - _SHOWN:,} more" if len(constant) > _SHOWN else ""
         shown = ", ".join(map(repr, constant[:_SHOWN]))
         notes.append(f"left out, for no training row differs from another there: {shown}{more}")
-    inputs: dict[str, Tensor] = {}
-    if parts:
-        inputs["numbers"] = torch.from_numpy(np.concatenate(parts, 1).astype(np.float32))
-    if indices:
-        inputs["categories"] = torch.from_numpy(np.stack(indices, 1))
-    whole = inputs["numbers"] if one_hot else inputs
-    return Encoded(whole, (*names, *cardinalities), tuple(cardinalities.values()), tuple(notes))
+    encoder = Encoder(tuple(fitted), one_hot)
+    return Encoded(encoder.encode(columns), encoder, tuple(notes))
 
 
 def _finite(values: Floats, name: str) -> Floats:

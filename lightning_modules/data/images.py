@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from lightning_modules.batch import UNLABELLED
 from lightning_modules.data.augment import Augment, Transform
-from lightning_modules.data.disk import DatasetDataModule
+from lightning_modules.data.disk import DatasetDataModule, DatasetSplit
 
 SPLITS = ("train", "val", "test")
 _ALONE = "unlabelled"  # folder of pictures without a label
@@ -179,8 +179,7 @@ class ImageFolders(DatasetDataModule):
         if has_splits and (top / _ALONE).is_dir():
             found[_ALONE], more = _read_folder(top, top / _ALONE, UNLABELLED)
             unreadable += more
-        if unreadable and not skip_unreadable:
-            raise ValueError(f"{_unreadable_text(top, unreadable)}; remove them, or take skip_unreadable=True.")
+        _check_readable(top, unreadable, skip=skip_unreadable)
         parts = found if has_splits else _split_by_content(found[""])
         parts["train"] = [*parts["train"], *parts.pop(_ALONE, [])]
         for name, pictures in parts.items():
@@ -202,6 +201,47 @@ class ImageFolders(DatasetDataModule):
         self.skipped = tuple(unreadable)
         if unreadable:
             self.notes = (f"{_unreadable_text(top, unreadable)}, and are left out",)
+        self._show: dict[str, Any] = {"size": size, "mean": mean, "std": std}
+        self._skips, self._workers = skip_unreadable, workers
+        self._searched = frozenset(one.digest for name in ("train", "val") for one in parts[name])
+
+    def new_samples(self, path: Path) -> DatasetSplit:
+        """Return the pictures of another folder, scaled, cut and normalised as these.
+
+        Of a folder with ``train``, ``val`` and ``test`` in it, these are the pictures of ``test``, and else all.
+
+        Args:
+            path: The folder, with a folder of pictures for each class.
+
+        Raises:
+            ValueError: If it has other classes, no pictures, or some that were trained on or chosen by.
+        """
+        if not path.is_dir():
+            raise ValueError(f"a folder with a folder of pictures for each class is needed, but {path} is none.")
+        top = path / "test" if all((path / name).is_dir() for name in SPLITS) else path
+        names = _class_names([top])
+        if odd := sorted({*names} ^ {*self.class_names}):
+            where = f"has no {odd[0]!r}" if odd[0] in self.class_names else f"has {odd[0]!r} beside them"
+            raise ValueError(
+                f"new pictures must have the {len(self.class_names)} classes that were trained on, but {top} {where}."
+            )
+        found, unreadable = _read_pictures(top, names, ("",))
+        _check_readable(top, unreadable, skip=self._skips)
+        if not found[""]:
+            raise ValueError(f"{top} must have a picture at least, but has none.")
+        if seen := [one.file for one in found[""] if one.digest in self._searched]:
+            raise ValueError(
+                f"{len(seen):,} of the {len(found['']):,} pictures in {top} were trained on or chosen by ({seen[0]}): "
+                "take them out, for they are not new."
+            )
+        dataset = PictureDataset(found[""], **self._show)
+        return DatasetSplit(dataset, workers=self._workers, name="the new pictures")
+
+
+def _check_readable(top: Path, unreadable: Sequence[Path], *, skip: bool) -> None:
+    """Check that all files are pictures, or may be skipped."""
+    if unreadable and not skip:
+        raise ValueError(f"{_unreadable_text(top, unreadable)}; remove them, or take skip_unreadable=True.")
 
 
 def _unreadable_text(top: Path, unreadable: Sequence[Path]) -> str:

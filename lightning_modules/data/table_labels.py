@@ -16,6 +16,7 @@ from lightning_modules.data.encoding import Rows
 from lightning_modules.data.table_files import kind_of, numbers, rows
 
 KINDS = ("classification", "multilabel", "regression")
+_SHOWN = 6  # classes that are named
 _MANY_SHARE, _MANY = 0.2, 1000  # whole numbers with more different values than this are amounts
 
 
@@ -65,14 +66,8 @@ def read_labels(frame: pd.DataFrame, names: Sequence[str], kind: str, *, unlabel
 
 def _read(frame: pd.DataFrame, names: Sequence[str], kind: str) -> Labels:
     every: Rows = np.ones(len(frame), dtype=bool)
+    _check_known(frame, names)
     for name in names:
-        if (missing := frame[name].isna()).any():
-            raise ValueError(
-                f"label {name!r} must be known in each row, but is missing in {rows(missing)} (empty, or a word such "
-                "as NA or None): fill these rows in, take them out, or leave them to the teacher, unlabelled=True."
-            )
-        if (held := kind_of(frame[name])) not in ("numbers", "categories"):
-            raise ValueError(f"label {name!r} must hold classes or numbers, but holds {held}: convert it.")
         if frame[name].nunique() < 2:
             raise ValueError(
                 f"label {name!r} must have two values at least, but is {frame[name].iloc[0]!s} in each row."
@@ -82,13 +77,63 @@ def _read(frame: pd.DataFrame, names: Sequence[str], kind: str) -> Labels:
     if kind == "multilabel":
         columns = [_presence(frame[name]) for name in names]
         return Labels(torch.from_numpy(np.stack(columns, 1)), tuple(names), every)
+    return Labels(_amounts_of(frame, names), (), every)
+
+
+def read_like(frame: pd.DataFrame, names: Sequence[str], kind: str, class_names: Sequence[str]) -> Tensor:
+    """Return the labels of rows beside those whose labels ``read_labels`` read, in the same terms.
+
+    Args:
+        frame: The table; it need not have every class.
+        names: The columns.
+        kind: One of ``KINDS``.
+        class_names: Names of the classes.
+
+    Raises:
+        ValueError: If a label is missing, is not of this kind, or is another class.
+    """
+    _check_known(frame, names)
+    if kind == "regression":
+        return _amounts_of(frame, names)
+    if kind == "multilabel":
+        return torch.from_numpy(np.stack([_presence(frame[name]) for name in names], 1))
+    series = frame[names[0]]
+    texts = [_class_text(value) for value in series.astype(object)]
+    if odd := sorted({*texts} - {*class_names}):
+        shown = ", ".join([*class_names[:_SHOWN], *([".."] if len(class_names) > _SHOWN else [])])
+        raise ValueError(
+            f"label {names[0]!r} must hold classes of the table that was searched ({shown}), but has {odd[0]!r} in "
+            f"{rows([text == odd[0] for text in texts])}."
+        )
+    place = {name: number for number, name in enumerate(class_names)}
+    return torch.tensor([place[text] for text in texts])
+
+
+def _class_text(value: Any) -> str:
+    """Return the name of a class: a whole number among floats is written as one."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _check_known(frame: pd.DataFrame, names: Sequence[str]) -> None:
+    """Check that each label is known and of a kind that can be learnt."""
+    for name in names:
+        if (missing := frame[name].isna()).any():
+            raise ValueError(
+                f"label {name!r} must be known in each row, but is missing in {rows(missing)} (empty, or a word such "
+                "as NA or None): fill these rows in, take them out, or leave them to the teacher, unlabelled=True."
+            )
+        if (held := kind_of(frame[name])) not in ("numbers", "categories"):
+            raise ValueError(f"label {name!r} must hold classes or numbers, but holds {held}: convert it.")
+
+
+def _amounts_of(frame: pd.DataFrame, names: Sequence[str]) -> Tensor:
+    """Return numbers to predict, shape (N, V), float32."""
     for name in names:
         if kind_of(frame[name]) != "numbers":
             raise ValueError(
                 f"label {name!r} must hold numbers for regression, but has {frame[name].iloc[0]!r} in row 1."
             )
-    values = np.stack([numbers(frame[name]) for name in names], 1)
-    return Labels(torch.from_numpy(values.astype(np.float32)), (), every)
+    return torch.from_numpy(np.stack([numbers(frame[name]) for name in names], 1).astype(np.float32))
 
 
 def _classes(series: pd.Series[Any]) -> Labels:

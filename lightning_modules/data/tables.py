@@ -15,15 +15,16 @@ import torch
 from numpy.typing import NDArray
 
 from lightning_modules.batch import select
-from lightning_modules.data.encoding import Encoded, encode, row_digests
+from lightning_modules.data.encoding import Encoded, Encoder, FittedCategories, encode, row_digests
 from lightning_modules.data.folds import check_folds
 from lightning_modules.data.splits import NAMES, folds_by_content, split_by_content
 from lightning_modules.data.table_files import Column, as_column, check_columns, read_table, rows
-from lightning_modules.data.table_labels import KINDS, Labels, read_labels, standardised
+from lightning_modules.data.table_labels import KINDS, Labels, read_labels, read_like, standardised
 from lightning_modules.data.tensors import Split, TensorDataModule, sample_ids
 from lightning_modules.data.views import Views
 
 _NOWHERE = ""  # in place of the split of a row that is left out
+_SHOWN = 3  # columns that are named
 _LARGE = 100.0  # deviation of labels above which, or below whose inverse, networks learn them slowly
 
 
@@ -140,13 +141,58 @@ class Tables(TensorDataModule):
         super().__init__(**splits, batch_size=batch_size, eval_batch_size=eval_batch_size, views=views)
         self._splits_of_others = [of_other for of_other, _ in others]
         self.class_names = found.class_names
-        self.feature_names = known.names
-        self.cardinalities = known.cardinalities
-        self.label_mean, self.label_deviation = (means, deviations) if standardize_label else ((), ())
+        self.feature_names = known.encoder.names
+        self.cardinalities = known.encoder.cardinalities
+        self.label_mean: tuple[float, ...] = means if standardize_label else ()
+        self.label_deviation: tuple[float, ...] = deviations if standardize_label else ()
+        self._file: Path = path
+        self._separator: str | None = separator
+        self._kind: str = kind
+        self._roles: _Roles = roles
+        self._encoder: Encoder = known.encoder
         self.notes = (*known.notes, *_scales(labels, deviations, standardize_label))
         if left_out:
             owner = "group" if group else "inputs"
             self.notes += (f"{left_out:,} rows without a label are left out: their {owner} are in val or test",)
+
+    def new_samples(self, path: Path) -> Split:
+        """Return the rows of another table, encoded by the training rows of this one.
+
+        Where it has the column that ``split`` names, these are its rows of ``test``, and else all of them.
+
+        Args:
+            path: The table, or the folder of one that is called as this is.
+
+        Raises:
+            ValueError: If it is this table, a column is missing or of another kind, or a class is another.
+        """
+        file = path / self._file.name if path.is_dir() else path
+        if file.exists() and file.samefile(self._file):
+            raise ValueError(f"{file} is the table that was searched: its rows are not new.")
+        roles = self._roles
+        frame = read_table(file, separator=self._separator, text=[] if roles.id is None else [roles.id])
+        if roles.split is not None and roles.split in frame:
+            frame = frame[_told(frame[roles.split]) == "test"].reset_index(drop=True)
+            if frame.empty:
+                raise ValueError(f"{file} must have rows of test, but {roles.split!r} says test in none.")
+        fitted = self._encoder.fitted
+        if lacking := [name for name in (*roles.label, *(one.name for one in fitted)) if name not in frame]:
+            raise ValueError(
+                f"{file} must have the columns of {self._file}, but lacks {', '.join(map(repr, lacking[:_SHOWN]))}"
+                f"{f' and {len(lacking) - _SHOWN:,} more' if len(lacking) > _SHOWN else ''}."
+            )
+        columns = [_column_like(frame[one.name], isinstance(one, FittedCategories)) for one in fitted]
+        values = read_like(frame, roles.label, self._kind, self.class_names)
+        if self.label_deviation:
+            values = (values.double() - torch.tensor(self.label_mean)) / torch.tensor(self.label_deviation)
+        ids = _ids(frame[roles.id]) if roles.id is not None and roles.id in frame else None
+        return Split(self._encoder.encode(columns), values.float() if self._kind == "regression" else values, ids)
+
+
+def _column_like(series: pd.Series[Any], is_category: bool) -> Column:
+    """Return a column of the kind that it was trained on; numbers that are all missing are read as texts."""
+    is_blank = not is_category and bool(series.isna().all())
+    return as_column(series.astype(float) if is_blank else series, is_category=is_category)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
@@ -423,6 +424,17 @@ class TensorDataModule(pl.LightningDataModule):
             mixing=mixing,
             asked=None if self.live is None else Asked(self.live, self.teacher_layers),
         )
+
+    def new_samples(self, path: Path) -> Split | None:
+        """Return samples of the same form from elsewhere, to score networks on that are trained on these.
+
+        A kind of data that is read from a folder or a file knows how: what is fitted to training samples stays. For
+        others, this is ``None``, and ``Task.data(path)`` is asked.
+
+        Args:
+            path: The folder or the file.
+        """
+        return None
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Return the batch unchanged: it is sliced on the device already (see ``move_to``)."""

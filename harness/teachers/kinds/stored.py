@@ -137,7 +137,9 @@ class StoredOutputs(BlackBoxTeacher):
 
     def _ask(self, query: Query) -> Tensor:
         if query.split not in self._logits:
-            raise Unfit(f"{self.who} have no rows for the samples of {query.split}", "add them")
+            is_of_study = query.split in ("train", "val", "test")
+            remedy = "add them" if is_of_study else "a teacher that can be asked is needed, or leave out --on"
+            raise Unfit(f"{self.who} have no rows for the samples of {query.split}", remedy)
         found = self._logits[query.split][query.rows.cpu()]
         return found[:, query.view] if found.ndim == 3 else found
 

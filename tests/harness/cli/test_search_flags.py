@@ -180,6 +180,18 @@ def test_the_help_of_confirm_says_that_the_accelerator_is_not_as_it_was(capsys: 
     assert "--data-dir" in as_then
 
 
+def test_new_data_to_confirm_on_is_a_folder_or_a_file_that_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "new.csv").touch()
+    for path in (tmp_path, tmp_path / "new.csv"):
+        assert parse_command(["confirm", "--study", "s", "--on", str(path)])[1][0].on == path
+    assert parse_command(["confirm", "--study", "s"])[1][0].on is None
+    with pytest.raises(SystemExit):
+        parse_command(["confirm", "--study", "s", "--on", str(tmp_path / "old.csv")])
+    assert "--on must be a folder or a file, but there is no" in only_line(capsys.readouterr().err)
+
+
 def test_the_help_names_the_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse_search(["--help"])

@@ -929,3 +929,40 @@ def test_a_parameter_with_the_name_of_another_column_has_one_of_its_own(settings
     assert "params.state " in (study.folder / "report" / "front.html").read_text()
     known = {*COLUMNS, *METRICS, study.primary, *result.parameters}
     assert set(result.trials) <= known, "harness.core.names.COLUMNS must name each column of the table"
+
+
+@pytest.mark.parametrize(
+    ("teacher", "said"),
+    [
+        (0.94, "it generalises worse than its teacher."),
+        (0.2, "it generalises better than its teacher."),
+        (0.85, "no difference from its teacher is shown."),
+    ],
+)
+def test_what_was_scored_on_new_data_is_on_the_screen_in_the_summary_and_in_a_table(
+    settings: Settings, teacher: float, said: str
+) -> None:
+    study = a_study(settings, STUDENTS)
+    confirmed_over(study, 0.93, 0.95)
+    scores = [(f"confirm/0/{arm}-{place}", (0.83, 0.852)[place]) for arm in ("student", "control") for place in (0, 1)]
+    named = {name: {"accuracy": accuracy} for name, accuracy in scores}
+    study.store_new_data_scores(
+        "f", {"path": "other_photos", "samples": 1500, "teacher": {"accuracy": teacher}, "scores": named}
+    )
+    result = collect(study)
+    screen, text = terminal()
+    show(result, screen)
+    shown = " ".join(text.getvalue().split())
+    intro = f"The teacher, one network, goes from 0.9500 to {teacher:.4f}, a drop of {0.95 - teacher:.4f}."
+    assert "On other_photos, 1,500 new samples: accuracy there" in shown and intro in shown and said in shown
+    # Drops of 0.100 and 0.098, of its control 0.120 and 0.078.
+    assert "0 accurate student 2 0.9400 ± 0.1271 0.8410 ± 0.1398 0.0990 ± 0.0127" in shown
+    assert "Beside its plain control: +0.0000" in shown and "Two seeds say little: more --seeds" in shown
+    end = "control: +0.0000 [-0.2541, +0.2541]."
+    (sentence,) = (line for line in summary(result).splitlines() if line.endswith(end))
+    assert sentence.startswith("- accurate (trial 0): drop 0.0990, its teacher's") and said in sentence
+    write_report(result, study.folder / "report")
+    table = pd.read_csv(study.folder / "report" / "new_data.csv")
+    assert table["arm"].tolist() == ["student", "control", "teacher"] and table["new"].iloc[2] == teacher
+    study.store_retrained("confirm/0/student-2", {"pick": "accurate", "reason": "loss is nan"})
+    assert "1 of its seeds failed, so it is unproven." in summary(collect(study))

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from harness.core.errors import HarnessError
 from harness.teachers import StoredOutputs
 from harness.teachers.answers import FLOOR
-from harness.teachers.black_box import teacher_in
+from harness.teachers.black_box import Query, teacher_in
 from lightning_modules.batch import Inputs
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.data.views import Views
@@ -99,6 +99,9 @@ def test_a_test_split_without_rows_is_said_and_refused_once_it_is_asked_about() 
     assert notes == ["it has no outputs for the test split: confirm needs them"]
     with pytest.raises(HarnessError, match="no rows for the samples of test"):
         outputs(given, ground(DATA), "test")
+    # New data (confirm --on) can't be added to them.
+    with pytest.raises(HarnessError, match="no rows for the samples of new; a teacher that can be asked is needed"):
+        given.ask(Query("new", torch.arange(2), 0, torch.zeros(2, 1)))
 
 
 def test_without_ids_in_the_data_rows_are_joined_by_their_position_or_refused() -> None:
