@@ -15,7 +15,9 @@ from harness.preparation.origins import trained_origins
 from harness.preparation.own_methods import check_own_methods
 from harness.preparation.prepared import Prepared
 from harness.preparation.scoring import mean_of_folds, scores_of
-from harness.preparation.steps import INDENT, PreparationSteps, check_class_names, teacher_metrics
+from harness.preparation.steps import PreparationSteps, check_class_names
+from harness.preparation.teacher_steps import TeacherSteps, teacher_metrics
+from harness.preparation.warning_list import INDENT, WarningList
 from harness.region import check_reach
 from harness.screen.terminal import Terminal
 from harness.settings import FOLDS, Settings
@@ -56,7 +58,9 @@ def prepare(
     check_teachers(space, number_of_teachers(settings))
     check_cache(settings.cache_dir, lambda text: terminal.say_wrapped(text, indent=INDENT))
     raise_malloc_thresholds()
-    run = PreparationSteps(settings, space, study, terminal, mirror)
+    warnings = WarningList(settings, terminal)
+    run = PreparationSteps(settings, space, study, terminal, warnings)
+    teaching = TeacherSteps(settings, space, study, terminal, mirror, warnings)
     data, fingerprints = run.load_data()
     new = None if on is None else run.load_new(on, data)
     folds, dataset = data.folds, fingerprint_of_folds(fingerprints)
@@ -72,30 +76,31 @@ def prepare(
     named_classes = space.task.output.names_of_classes(names)
     student_warnings = run.student_warnings(data)  # before a teacher is made: memory must suffice for a student
     run.collect_warnings(students)
-    run.check_asking(data)
-    made = run.make_teachers(data, kept_under, students)
+    teaching.check_asking(data)
+    made = teaching.make(data, kept_under, students)
     for fold, teachers in zip(folds, made, strict=True):
         fold.origins = trained_origins(fold.origins, teachers[0])
     every = {teacher.digest: teacher.start for teachers in made for teacher in teachers}
     teacher_digest = bind_teachers(
         study, list(every.values()), settings.average if len(every) == len(made[0]) else FOLDS
     )
-    live = run.ask_live(made, data)
+    live = teaching.ask_live(made, data)
     run.begin_work(no_control, scored, named_classes)
     stored = splits if live[0] is None else [split for split in splits if split != "train"]
     taught = [
-        run.attach_answers(teachers, fold, key, stored, students.classes, new)
+        teaching.attach_answers(teachers, fold, key, stored, students.classes, new)
         for teachers, fold, key in zip(made, folds, kept_under, strict=True)
     ]
     for fold, teacher in zip(folds, live, strict=True):
         fold.live = teacher
     check_own_methods(space, data, run.task_code, classes=students.classes)
     costs = cost_table(settings, space, study, made[0], data, terminal)
-    run.show_warnings([too_large(space, costs), unrepeatable])
+    warnings.add(too_large(space, costs), unrepeatable)
+    warnings.show()
     for each in taught:
-        run.report_teachers(each, costs, scored, teacher_digest)
+        teaching.report(each, costs, scored, teacher_digest)
     ensemble = mean_of_folds([each.scores for each in taught])
-    run.report_mean([each.scores for each in taught])
+    teaching.report_mean([each.scores for each in taught])
     run.report_students(student_warnings, costs)
     study.teacher = teacher_metrics(ensemble, costs.teacher)
     budget.check_counted(costs.uncounted, settings.budgets, study.objectives)
