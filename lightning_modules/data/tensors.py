@@ -341,7 +341,7 @@ class TensorDataModule(pl.LightningDataModule):
         self.live: LiveTeacher | None = None
         self.soft_targets: Callable[[Tensor], Tensor] | None = None
         self.is_labelled: Callable[[Tensor], Tensor] | None = None
-        self._folds: tuple[TensorDataModule, ...] = ()
+        self._other_folds: tuple[TensorDataModule, ...] = ()
         self._splits_of_others: list[dict[str, Split]] = []  # the splits of each further fold
         if folds is not None:
             self.splits, *self._splits_of_others = _cut(self.splits, check_folds(folds), groups)
@@ -351,12 +351,12 @@ class TensorDataModule(pl.LightningDataModule):
     @property
     def folds(self) -> tuple[TensorDataModule, ...]:
         """Return the data of each fold, this module first; it alone where samples are not cut into folds."""
-        if not self._folds:
+        if len(self._other_folds) < len(self._splits_of_others):
             others = [copy.copy(self) for _ in self._splits_of_others]
             for other, splits in zip(others, self._splits_of_others, strict=True):
                 other.splits, other._splits_of_others = splits, []
-            self._folds = (self, *others)
-        return self._folds
+            self._other_folds = tuple(others)
+        return (self, *self._other_folds)
 
     @property
     def steps_per_epoch(self) -> int:
