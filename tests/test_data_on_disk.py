@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import epochs_logged, numbers, search, start, wait_for
+from conftest import search
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -77,22 +77,6 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(pictures: Path, *more: str) -> tuple[str, ...]:
     flags = ("--space", "space.py", "--data-dir", str(pictures), "--objectives", "accuracy,parameters")
     return (*flags, "--trials", "4", "--controls", "none", *more)
-
-
-def test_a_search_that_is_killed_while_pictures_are_read_ends_with_the_same_numbers(
-    pictures: Path, tmp_path: Path
-) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    for folder in (whole, cut):
-        folder.mkdir()
-        (folder / "space.py").write_text(SPACE)
-    search(whole, *command(pictures))
-    process = start(cut, *command(pictures))
-    wait_for(lambda: epochs_logged(cut, "space", 1) >= 1 or process.poll() is not None)
-    process.kill()
-    process.wait()
-    search(cut, *command(pictures))
-    assert numbers(cut, "space") == numbers(whole, "space") != []
 
 
 def test_two_workers_read_pictures_with_processes_of_their_own(pictures: Path, tmp_path: Path) -> None:

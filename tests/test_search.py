@@ -180,7 +180,7 @@ def test_a_search_killed_again_and_again_gives_the_numbers_of_one_that_was_not(e
 def test_a_signal_stops_at_once_and_the_trial_goes_on_in_its_run(
     example: Path, number: signal.Signals, code: int
 ) -> None:
-    long = ("--space", "cancer.py", "--trials", "1", "--epochs", "1000")
+    long = ("--space", "cancer.py", "--trials", "1", "--epochs", "300", "--no-controls")
     began = time.monotonic()
     process = start(example, *long)
     wait_for(lambda: epochs_logged(example, "cancer", 0) >= 3)

@@ -23,7 +23,7 @@ from harness.tracking.spool import read_events
 
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 
-EPOCHS = 40
+EPOCHS = 25
 # Which trials are pruned depends on which ended before; without, the numbers are the same whoever is faster.
 FLAGS = ("--space", "cancer.py", "--sampler", "random", "--pruner", "none", "--no-controls", "--epochs", str(EPOCHS))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT, engine, environment, epochs_logged, numbers, search, start, wait_for
+from conftest import ROOT, engine, environment, numbers, search
 
 pytestmark = pytest.mark.slow
 
@@ -170,24 +170,15 @@ SAMPLER = """
     def teacher(self):"""
 
 
-def test_a_task_that_samples_its_epochs_is_searched_and_ends_the_same_if_it_is_cut(tmp_path: Path) -> None:
-    flags = ("--space", "space.py", *QUICK, "--controls", "none", "--min", "none", "--epochs", "6")
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    for folder in (whole, cut):
-        folder.mkdir()
-        (folder / "space.py").write_text(OWN.replace("\n    def teacher(self):", SAMPLER))
-    search(whole, *flags)
-    process = start(cut, *flags)
-    wait_for(lambda: epochs_logged(cut, "space", 1) >= 1 or process.poll() is not None)
-    process.kill()
-    process.wait()
-    search(cut, *flags)
-    assert numbers(cut, "space") == numbers(whole, "space") != []
-    assert "FAILED" not in doctor(whole, "--space", "space.py", expect=0)
+def test_a_task_that_samples_its_epochs_is_searched(tmp_path: Path) -> None:
+    (tmp_path / "space.py").write_text(OWN.replace("\n    def teacher(self):", SAMPLER))
+    flags = ("--space", "space.py", *QUICK, "--controls", "none", "--min", "none")
+    assert "4/4 done" in search(tmp_path, *flags)
+    assert "FAILED" not in doctor(tmp_path, "--space", "space.py", expect=0)
 
 
 def test_a_sampler_that_never_ends_is_refused_in_one_line(tmp_path: Path) -> None:
     endless = SAMPLER.replace("torch.randint(len(split), (200,), generator=generator)", "iter(int, 1)")
     (tmp_path / "space.py").write_text(OWN.replace("\n    def teacher(self):", endless))
-    told = "sampler(split, seed, epoch) must end, but gives more than 100 times as many samples"
+    told = "sampler(split, seed, epoch) must end, but gives more than 36,000 samples"  # 100 times as many as there are
     assert told in error_of(search(tmp_path, "--space", "space.py", *QUICK, expect=2))
