@@ -40,7 +40,7 @@ from lightning_modules.pretrained import network
 
 SIDE, SIZE, BATCH, WORKERS, EPOCHS, RATE = 160, 96, 64, 2, 3, 0.01
 TEMPERATURE, ALPHA = 4.0, 0.3
-TEACHER, STUDENT = "torchvision:resnet18", "torchvision:squeezenet1_1"
+STUDENT = "torchvision:squeezenet1_1"
 CLASSES = 4
 
 SPACE = """
@@ -171,6 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--teacher", default="torchvision:resnet18", help="a larger one is asked for longer")
     asked = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     pictures = folder / "pictures"
@@ -179,10 +180,10 @@ def main() -> None:
     prepared = {}
     for name, views in (("live", '"fresh"'), ("stored", "4")):
         file = folder / f"{name}_space.py"
-        file.write_text(textwrap.dedent(SPACE).format(views=views, teacher=TEACHER, student=STUDENT, **how))
+        file.write_text(textwrap.dedent(SPACE).format(views=views, teacher=asked.teacher, student=STUDENT, **how))
         prepared[name] = prepared_for(str(file), folder / "runs", "--data-dir", str(pictures))
     torch.manual_seed(0)
-    teacher = network(TEACHER, classes=CLASSES).eval().requires_grad_(False)
+    teacher = network(asked.teacher, classes=CLASSES).eval().requires_grad_(False)
     configuration = Configuration({"family": STUDENT}, {"temperature": 4.0, "alpha": 0.3}, {"learning_rate": RATE})
 
     def trial(name: str, seed: int) -> Callable[[], object]:
