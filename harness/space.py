@@ -63,6 +63,15 @@ _HOW_METHODS = (
 )
 
 
+def is_own_control(params: Mapping[str, Any]) -> bool:
+    """Return whether a trial was trained on labels alone itself: its ``alpha`` is 1.
+
+    The parameter ``alpha`` weighs the labels in every method that ships; what it is in a space's own method only that
+    method knows.
+    """
+    return params.get(LABELS) == 1.0 and params.get(METHOD, HINTON) in METHODS
+
+
 @dataclass(frozen=True)
 class Configuration:
     """One point of a space, grouped as the space is.

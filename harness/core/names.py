@@ -11,13 +11,13 @@ import unicodedata
 from collections.abc import Iterable
 
 LONGEST = 200  # characters; MLflow takes 250, with prefixes as "val/"
-COLUMNS = (
-    *("number", "state", "recipe", "reason", "started", "finished"),
-    *("front", "pick", "control", "tuned_control", "gain_over", "gain", "fold_spread"),
-)
-"""Columns of a table of trials beside parameters and metrics."""
 FOLD_SPREAD = "fold_spread"
 """The standard deviation of the primary metric over folds, of a trial whose score is their mean."""
+COLUMNS = (
+    *("number", "state", "recipe", "reason", "started", "finished"),
+    *("front", "pick", "control", "tuned_control", "gain_over", "gain", FOLD_SPREAD),
+)
+"""Columns of a table of trials beside parameters and metrics."""
 _LOSSES = ("loss", "hard_loss", "soft_loss", "temperature", "alpha")
 _PREFIXES = ("train/", "val/", "test/", "params.")
 

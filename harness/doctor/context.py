@@ -154,10 +154,7 @@ def subsample(data: TensorDataModule, device: torch.device, batch_size: int) -> 
 
 def sampled_rows(data: TensorDataModule, name: str) -> Tensor:
     """Return the positions of the samples that ``subsample`` takes of a split."""
-    if name == "train":
-        return spread_over_both(data, SAMPLES)
-    size = len(data.splits[name])
-    return torch.linspace(0, size - 1, min(SAMPLES, size)).long()
+    return spread_over_both(data, SAMPLES, name)
 
 
 def format_values(values: Mapping[str, Any]) -> str:

@@ -42,7 +42,7 @@ def check_data_loads(context: CheckContext) -> str:
         raise CheckFailed(describe_error(error, context, "data"), "fix the named line as the message says") from error
     for name, split in data.splits.items():
         for what, values in split.tensors().items():
-            broken = not_finite(given_labels(data) if what == "labels" and name == "train" else values)
+            broken = not_finite(given_labels(data, name) if what == "labels" else values)
             if broken:
                 raise CheckFailed(
                     f"{what} of {name} hold NaN or infinity in {len(broken)} of {len(split):,} samples "
@@ -81,9 +81,8 @@ def check_classes_in_splits(context: CheckContext) -> str:
     gaps, output = [], context.space.task.output
     if not output.may_exceed_labels:
         return _check_columns_vary(context)
-    for name, split in context.data.splits.items():
-        labels = given_labels(context.data) if name == "train" else split.labels
-        counts = output.counts(labels, context.classes)
+    for name in context.data.splits:
+        counts = output.counts(given_labels(context.data, name), context.classes)
         missing = (counts == 0).nonzero().flatten().tolist()
         if missing:
             more = f" and {len(missing) - _SHOWN:,} more" if len(missing) > _SHOWN else ""
@@ -97,8 +96,8 @@ def _check_columns_vary(context: CheckContext) -> str:
     """Check that each column of labels has more than one value in each split."""
     constant = [
         f"column {column} of the labels of {name} has one value"
-        for name, split in context.data.splits.items()
-        for labels in [given_labels(context.data) if name == "train" else split.labels]
+        for name in context.data.splits
+        for labels in [given_labels(context.data, name)]
         for column in (labels == labels[:1]).all(0).nonzero().flatten().tolist()
     ]
     if constant:

@@ -51,7 +51,7 @@ def _fresh(space: SearchSpace, data: TensorDataModule) -> nn.Module:
     teacher: object = space.task.teacher()
     check_is_network(teacher, space)
     assert isinstance(teacher, nn.Module)
-    return initialize_lazy_layers(teacher, data.splits["val"].few(1).to(torch.device("cpu")).inputs)
+    return initialize_lazy_layers(teacher, data.one_sample())
 
 
 def check_is_network(teacher: object, space: SearchSpace) -> None:

@@ -47,7 +47,7 @@ def build_student(space: SearchSpace, architecture: Mapping[str, Any], data: Ten
     places = {value.device.type for value in (*network.parameters(), *network.buffers())}
     if not places <= {"cpu", "meta"}:  # a frozen backbone that students share is on the device of the last one
         network.to(torch.device("cpu"))
-    return initialize_lazy_layers(network, data.splits["val"].few(1).to(torch.device("cpu")).inputs)
+    return initialize_lazy_layers(network, data.one_sample())
 
 
 def _kind_fault(network: object, space: SearchSpace) -> tuple[str, str] | None:

@@ -22,7 +22,6 @@ from harness.networks.students import build_student, middle_architecture, named,
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.space_initial import start_files, starts_of
-from harness.students.training import start_inputs
 from harness.studies.start import Start
 from harness.teachers.ensemble import number_of_teachers
 from harness.teachers.make import Teacher
@@ -110,7 +109,7 @@ def _tried(space: SearchSpace, data: TensorDataModule, architecture: Mapping[str
     with random_states_restored():
         student = build_student(space, architecture, data)
         try:
-            return start_from(student, start, data.origins, start_inputs(data))
+            return start_from(student, start, data.origins, data.one_sample())
         except ValueError as error:
             raise Unfit(f"{named(architecture)} can't begin with start={start}: {one_line(error)}", _REMEDY) from error
 

@@ -247,8 +247,8 @@ def _few(space: SearchSpace, data: TensorDataModule) -> TensorDataModule:
     few = copy.copy(data)
     few.batch_size = min(data.batch_size, _BATCH)
     few.splits = {
-        name: sample_of(data, name, _spread(name, len(part), _BATCHES * few.batch_size, data))
-        for name, part in data.splits.items()
+        name: sample_of(data, name, spread_over_both(data, _BATCHES * few.batch_size, name).to(data.device))
+        for name in data.splits
     }
     few.teacher_outputs = {}
     network = build_student(space, middle_architecture(space), data).to(data.device).eval()
@@ -262,9 +262,3 @@ def _few(space: SearchSpace, data: TensorDataModule) -> TensorDataModule:
             outputs[name] = {"logits": logits[:, None].expand(-1, views, *logits.shape[1:]) if views else logits}
     few.attach(outputs)
     return few
-
-
-def _spread(split: str, samples: int, most: int, data: TensorDataModule) -> Tensor:
-    if split == "train":
-        return spread_over_both(data, most).to(data.device)
-    return torch.linspace(0, samples - 1, min(most, samples)).long().to(data.device)

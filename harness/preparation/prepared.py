@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.cost.table import CostTable
-from harness.preparation.scoring import mean_of_folds, score
+from harness.preparation.scoring import mean_of_folds, teacher_scores
 from harness.space import SearchSpace
 from lightning_modules.data.tensors import TensorDataModule
 
@@ -40,9 +40,4 @@ class Prepared:
 
     def teacher_scores(self, space: SearchSpace, split: str) -> dict[str, float]:
         """Return the scores of the teacher's outputs on a split; of folds, whose teachers differ, the means."""
-        return mean_of_folds(
-            [
-                score(data.teacher_outputs[split]["logits"], data, space, self.classes, split=split)
-                for data in self.data.folds
-            ]
-        )
+        return mean_of_folds([teacher_scores(data, space, self.classes, split=split) for data in self.data.folds])

@@ -61,6 +61,11 @@ def score(
     return scores | {name: declared.of_answers(answers) for name, declared in METRICS.items() if declared.score}
 
 
+def teacher_scores(data: TensorDataModule, space: SearchSpace, classes: int, *, split: str = "val") -> dict[str, float]:
+    """Return the scores of the teacher's stored outputs on a split; arguments as of ``score``."""
+    return score(data.teacher_outputs[split]["logits"], data, space, classes, split=split)
+
+
 def mean_of_folds(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Return the mean of each score over folds; one that is missing in some fold is left out."""
     names = [name for name in scores[0] if all(name in one for one in scores)]

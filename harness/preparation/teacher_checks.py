@@ -124,7 +124,7 @@ def sample_of(data: TensorDataModule, split: str, ids: Tensor) -> Split:
 
 def _few(data: TensorDataModule, name: str) -> Tensor:
     """Return the positions of two samples of a split, with labels where it has some."""
-    labels, known = data.splits[name].labels, labelled_positions(data) if name == "train" else None
+    labels, known = data.splits[name].labels, labelled_positions(data, name)
     places = torch.arange(len(labels), device=labels.device) if known is None else known.to(labels.device)
     is_other = (labels[places] != labels[places[0]]).reshape(len(places), -1).any(1)
     others = places[is_other][:1]

@@ -27,7 +27,7 @@ from harness.preparation.method_checks import (
 )
 from harness.preparation.new_data import NEW, attach_new
 from harness.preparation.sanity_warnings import network_warnings, training_warnings
-from harness.preparation.scoring import score
+from harness.preparation.scoring import teacher_scores
 from harness.preparation.teacher_checks import check_outputs, check_teacher
 from harness.preparation.teacher_scale import on_scale
 from harness.preparation.user_code import user_code
@@ -328,7 +328,7 @@ class Answers:
 def attach_outputs(outputs: Outputs, data: TensorDataModule, space: SearchSpace, classes: int) -> dict[str, float]:
     """Join a teacher's outputs to the data, and return its scores."""
     data.attach(outputs)
-    return score(data.teacher_outputs["val"]["logits"], data, space, classes)
+    return teacher_scores(data, space, classes)
 
 
 def describe_network(space: SearchSpace, scores: Mapping[str, float], cost: Costs) -> str:

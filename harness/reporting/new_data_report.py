@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from harness.screen.formatting import printable, signed
 from harness.screen.table import Column, Row
-from harness.trials.confirm import FEW_SEEDS, Interval
+from harness.trials.confirm import FEW_SEEDS, pick_name
 from harness.trials.new_data_scores import Drop, Generalisation, NewDataResult
 
 _VERDICTS = {
@@ -50,7 +50,7 @@ def new_data_rows(result: NewDataResult, picked: Mapping[int, str]) -> tuple[lis
     rows = []
     for one in result.picks:
         for place, drop in enumerate(one.drops):
-            names = ["", ""] if place else [str(one.number), _name(one, picked)]
+            names = ["", ""] if place else [str(one.number), pick_name(one.number, one.pick, picked)]
             rows.append(Row([*names, *_cells(drop), "" if place else one.verdict]))
     shown = [f"{value:.4f}" for value in (result.teacher_test, result.teacher_new, result.teacher_drop)]
     rows.append(Row(["", "", "teacher", "", *shown, "", ""], style="dim", stands_apart=True))
@@ -58,22 +58,15 @@ def new_data_rows(result: NewDataResult, picked: Mapping[int, str]) -> tuple[lis
 
 
 def _cells(drop: Drop) -> list[str]:
-    scores = [_interval(one) for one in (drop.test, drop.new, drop.drop)]
-    return [drop.arm, str(drop.seeds), *scores, _interval(drop.beyond_teacher, sign="+")]
-
-
-def _interval(found: Interval, sign: str = "") -> str:
-    return f"{found.mean:{sign}.4f} ± {found.high - found.mean:.4f}"
-
-
-def _name(one: Generalisation, picked: Mapping[int, str]) -> str:
-    return picked.get(one.number, f"formerly {one.pick}")
+    scores = [one.with_margin() for one in (drop.test, drop.new, drop.drop)]
+    return [drop.arm, str(drop.seeds), *scores, drop.beyond_teacher.with_margin("+")]
 
 
 def _sentence(one: Generalisation, teacher_drop: float, picked: Mapping[int, str]) -> str:
     student, more = one.student, one.student.beyond_teacher
+    name = pick_name(one.number, one.pick, picked)
     told = (
-        f"{_name(one, picked)} (trial {one.number}): drop {student.drop.mean:.4f}, its teacher's {teacher_drop:.4f}, "
+        f"{name} (trial {one.number}): drop {student.drop.mean:.4f}, its teacher's {teacher_drop:.4f}, "
         f"difference {signed(more.mean)} [{signed(more.low)}, {signed(more.high)}]"
     )
     if one.failed:

@@ -8,9 +8,10 @@ from harness.reporting.result import Result
 from harness.reporting.trials_table import small_margin
 from harness.screen.formatting import configuration_text
 from harness.settings import FOLDS
+from harness.space import is_own_control
 from harness.training.predictions import PREDICTIONS
 from harness.trials.confirm import FEW_SEEDS, Interval
-from harness.trials.controls import PLAIN, is_own_control
+from harness.trials.controls import PLAIN
 
 
 def notes(result: Result) -> list[str]:

@@ -12,7 +12,7 @@ from harness.reporting.result import Result
 from harness.screen.formatting import cell, heading, parameter_texts
 from harness.screen.table import Column, Row, build_table
 from harness.screen.terminal import Terminal
-from harness.trials.confirm import Confirmation, Interval
+from harness.trials.confirm import Confirmation, Interval, pick_name
 
 
 def show(result: Result, terminal: Terminal) -> None:
@@ -108,14 +108,14 @@ def _has_tuned(result: Result) -> bool:
 
 
 def _confirmed_cells(one: Confirmation, result: Result) -> list[str]:
-    pick = result.picked.get(one.number, f"formerly {one.pick}")
+    pick = pick_name(one.number, one.pick, result.picked)
     scores = [one.student, one.control, *([one.tuned] if _has_tuned(result) else [])]
     gain = _interval(one.gain, sign="+")
     return [str(one.number), pick, str(one.seeds), *map(_interval, scores), gain, one.verdict]
 
 
 def _interval(found: Interval | None, sign: str = "") -> str:
-    return "" if found is None else f"{found.mean:{sign}.4f} ± {found.high - found.mean:.4f}"
+    return "" if found is None else found.with_margin(sign)
 
 
 def _failures(one: Confirmation) -> list[str]:

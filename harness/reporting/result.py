@@ -22,7 +22,7 @@ from harness.reporting.method_comparison import MethodResult, compare_methods
 from harness.reporting.trials_table import judged_frame, parameter_columns
 from harness.screen.formatting import cell
 from harness.settings import Settings
-from harness.space import METHOD
+from harness.space import METHOD, is_own_control
 from harness.studies.study import Study
 from harness.tracking.spool import curves
 from harness.training.predictions import PREDICTIONS, load_errors, load_predictions
@@ -32,7 +32,6 @@ from harness.trials.controls import (
     TUNED,
     TunedControl,
     failed_plain_controls,
-    is_own_control,
     plain_control_metrics,
     plain_control_name,
     tuned_controls,

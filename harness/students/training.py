@@ -16,20 +16,18 @@ from torch import nn
 from harness.core.errors import TrialFailed, one_line
 from harness.metrics import METRICS
 from harness.networks.students import build_student
-from harness.space import METHOD, Configuration, SearchSpace
+from harness.space import METHOD, Configuration, SearchSpace, is_own_control
 from harness.space_initial import START
-from harness.space_module import LABELS
 from harness.task import declared_metrics, make_metrics
 from harness.tracking.autologging import switch_off_autologging
 from harness.training.batches import with_batches_of
 from harness.training.fit import EpochListener, FitConfig, fit, seed_draws
 from harness.training.fit_module import ModuleConfig, fit_module, seed_all
-from lightning_modules.batch import Inputs
 from lightning_modules.classifier import StudentModule
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.data.unlabelled import labelled_alone, output_for_training
 from lightning_modules.initial import SCRATCH, Started, start_from
-from lightning_modules.methods import HINTON, METHODS, HardLabelCriterion
+from lightning_modules.methods import HardLabelCriterion
 from lightning_modules.training import Training
 
 
@@ -193,28 +191,22 @@ def begin_student(
     return student, _start(student, configuration, data)
 
 
-def start_inputs(data: TensorDataModule) -> Inputs:
-    """Return the inputs of a sample on the CPU: networks are called with it to see which units are the same."""
-    return data.splits["val"].few(1).to(torch.device("cpu")).inputs
-
-
 def _start(student: nn.Module, configuration: Configuration, data: TensorDataModule) -> Started | None:
     """Copy the start weights of a configuration into a student whose weights were drawn."""
     start = configuration.initial.get(START, SCRATCH)
     if start == SCRATCH:
         return None
     try:
-        return start_from(student, start, data.origins, start_inputs(data))
+        return start_from(student, start, data.origins, data.one_sample())
     except ValueError as error:
         raise TrialFailed(f"start={start} is impossible: {one_line(error)}") from error
 
 
 def _is_from_labels_alone(configuration: Configuration, space: SearchSpace) -> bool:
     """Return whether a student learns nothing from a teacher: a control, alpha = 1, or a baseline without one."""
-    method = configuration.distillation.get(METHOD, next(iter(space.methods)))
-    weighs_labels = space.trains_itself or method in METHODS or method == HINTON
-    if not configuration.is_taught or (weighs_labels and configuration.distillation.get(LABELS) == 1.0):
+    if not configuration.is_taught or is_own_control(configuration.distillation):
         return True
+    method = configuration.distillation.get(METHOD, next(iter(space.methods)))
     return method in space.criteria and not space.criteria[method].needs_teacher
 
 

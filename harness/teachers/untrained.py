@@ -147,7 +147,7 @@ def build_teacher(
             f"teacher() must give a torch.nn.Module, but gives {type(network).__name__}",
             "return the network from it, or what is none in a class of harness.teachers, as SklearnTeacher(estimator)",
         )
-    initialize_lazy_layers(network, data.splits["val"].few(1).to(torch.device("cpu")).inputs)
+    initialize_lazy_layers(network, data.one_sample())
     if settings.teacher is not None:
         if left_out := load_checkpoint(network, settings.teacher):
             more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""

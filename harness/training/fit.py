@@ -19,7 +19,6 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.accelerators import AcceleratorRegistry
 from pytorch_lightning.callbacks import Checkpoint
-from torch import Tensor
 
 from harness.core.content import derived_seed
 from harness.core.errors import HarnessError, TrialFailed
@@ -208,13 +207,9 @@ def check_losses(epoch: int, metrics: dict[str, float], data: TensorDataModule) 
 
 def _data_faults(data: TensorDataModule) -> Iterator[str]:
     """Describe how many samples of each split hold NaN or infinity; NaN in place of a label is none."""
-
-    def labelled(name: str, labels: Tensor) -> Tensor:
-        return given_labels(data) if name == "train" else labels
-
     for name, part in data.splits.items():
         for key, values in part.tensors().items():
-            if broken := not_finite(labelled(name, values) if values is part.labels else values):
+            if broken := not_finite(given_labels(data, name) if values is part.labels else values):
                 where = "" if key == "inputs" else f" in {key.removeprefix('inputs.')!r}"
                 yield f"{len(broken):,} of {len(values):,} {name} samples hold NaN or infinity{where}"
 

@@ -21,7 +21,7 @@ from scipy.stats import t as students_t
 from harness.core.content import derived_seed, digest
 from harness.screen.formatting import configuration_text
 from harness.settings import Settings
-from harness.space import SearchSpace
+from harness.space import SearchSpace, is_own_control
 from harness.studies.study import Study
 from harness.trials.controls import (
     PLAIN,
@@ -29,7 +29,6 @@ from harness.trials.controls import (
     TunedControl,
     control_configuration,
     control_params,
-    is_own_control,
     tuned_controls,
 )
 from harness.trials.retraining import Retraining
@@ -117,6 +116,17 @@ def _arm_title(arm: str) -> str:
     return "tuned control" if arm.startswith(_TUNED) else arm
 
 
+def pick_name(number: int, confirmed_as: str, picked: Mapping[int, str]) -> str:
+    """Return the name of a confirmed pick: its present one, or what it was if it is none any more.
+
+    Args:
+        number: The trial's number.
+        confirmed_as: Its name when it was confirmed.
+        picked: Name of each current pick by the trial's number.
+    """
+    return picked.get(number, f"formerly {confirmed_as}")
+
+
 @dataclass(frozen=True)
 class Interval:
     """A mean over seeds with its confidence interval.
@@ -130,6 +140,10 @@ class Interval:
     mean: float
     low: float
     high: float
+
+    def with_margin(self, sign: str = "") -> str:
+        """Return the mean and the margin of its interval as text; with its sign, if ``sign`` is ``"+"``."""
+        return f"{self.mean:{sign}.4f} ± {self.high - self.mean:.4f}"
 
 
 def interval(values: Sequence[float]) -> Interval:
@@ -223,7 +237,7 @@ class Confirmation:
             primary: Name of the primary metric.
             picked: Name of each current pick by the trial's number.
         """
-        who = f"{picked.get(self.number, f'formerly {self.pick}')} (trial {self.number})"
+        who = f"{pick_name(self.number, self.pick, picked)} (trial {self.number})"
         if self.student is None:
             return f"{who}: {', '.join(self.failures)}; too few are left for a mean: {self.verdict}."
         student = f"{who}: {primary} {_shown(self.student)} over {self.seeds} seeds"

@@ -31,11 +31,10 @@ from harness.core.content import derived_seed, digest
 from harness.sampling.candidates import from_unit_interval
 from harness.screen.formatting import duration_text
 from harness.settings import Settings
-from harness.space import METHOD, Configuration, SearchSpace
+from harness.space import METHOD, Configuration, SearchSpace, is_own_control
 from harness.studies.study import Study
 from harness.trials.retraining import Retraining
 from harness.trials.trial import TrainingSpec, seed_of
-from lightning_modules.methods import HINTON, METHODS
 
 MIN_TRIES = 5
 """Minimum number of tries of a tuned control."""
@@ -47,15 +46,6 @@ _FOLDER, _TRIES_FOLDER = "controls", "tuned"
 def plain_control_name(number: int) -> str:
     """Return the name of a trial's plain control."""
     return f"{_FOLDER}/{number}"
-
-
-def is_own_control(params: Mapping[str, Any]) -> bool:
-    """Return whether a trial was trained on labels alone itself: its ``alpha`` is 1.
-
-    The parameter ``alpha`` weighs the labels in every method that ships; what it is in a space's own method only that
-    method knows.
-    """
-    return params.get("alpha") == 1.0 and params.get(METHOD, HINTON) in METHODS
 
 
 def control_configuration(

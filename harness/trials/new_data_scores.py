@@ -20,14 +20,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from harness.preparation.new_data import NEW
-from harness.preparation.scoring import score
+from harness.preparation.scoring import score, teacher_scores
 from harness.preparation.user_code import deployed_of
+from harness.space import is_own_control
 from harness.studies.study import Study
 from harness.tracking.spool import SPOOL, Spool, last_state
 from harness.training.tensor_file import load_state
 from harness.trials.confirm import CONTROL, STUDENT, Interval, arm_of, interval, name_of, results_by_trial
 from harness.trials.context import TrialContext
-from harness.trials.controls import PLAIN, TUNED, is_own_control, tuned_controls
+from harness.trials.controls import PLAIN, TUNED, tuned_controls
 from harness.trials.retraining import Retraining
 from harness.trials.trial import STUDENT as FILE
 from harness.trials.trial import ordered_logits
@@ -70,7 +71,7 @@ def score_on(
             continue
         scores[one.name] = score(ordered_logits(network, new, NEW), new, context.space, prepared.classes, split=NEW)
         _log(scores[one.name], study.folder / one.name, path, fingerprint, spool)
-    teacher = score(new.teacher_outputs[NEW]["logits"], new, context.space, prepared.classes, split=NEW)
+    teacher = teacher_scores(new, context.space, prepared.classes, split=NEW)
     found = {"path": str(path), "samples": len(new.splits[NEW]), "teacher": teacher, "scores": scores}
     study.store_new_data_scores(fingerprint, found)
     if absent:

@@ -59,13 +59,13 @@ def read_labels(frame: pd.DataFrame, names: Sequence[str], kind: str, *, unlabel
         frame = frame[list(names)].copy()
         for name in names:
             frame.loc[~known, name] = first[name]
-    found = _read(frame, names, kind)
-    found.values[torch.from_numpy(~known)] = _NONE[kind]
-    return found._replace(known=known)
+    values, class_names = _read(frame, names, kind)
+    values[torch.from_numpy(~known)] = _NONE[kind]
+    return Labels(values, class_names, known)
 
 
-def _read(frame: pd.DataFrame, names: Sequence[str], kind: str) -> Labels:
-    every: Rows = np.ones(len(frame), dtype=bool)
+def _read(frame: pd.DataFrame, names: Sequence[str], kind: str) -> tuple[Tensor, tuple[str, ...]]:
+    """Return labels, of which none is missing, and the names of the classes."""
     _check_known(frame, names)
     for name in names:
         if frame[name].nunique() < 2:
@@ -76,8 +76,8 @@ def _read(frame: pd.DataFrame, names: Sequence[str], kind: str) -> Labels:
         return _classes(frame[names[0]])
     if kind == "multilabel":
         columns = [_presence(frame[name]) for name in names]
-        return Labels(torch.from_numpy(np.stack(columns, 1)), tuple(names), every)
-    return Labels(_amounts_of(frame, names), (), every)
+        return torch.from_numpy(np.stack(columns, 1)), tuple(names)
+    return _amounts_of(frame, names), ()
 
 
 def read_like(frame: pd.DataFrame, names: Sequence[str], kind: str, class_names: Sequence[str]) -> Tensor:
@@ -136,14 +136,12 @@ def _amounts_of(frame: pd.DataFrame, names: Sequence[str]) -> Tensor:
     return torch.from_numpy(np.stack([numbers(frame[name]) for name in names], 1).astype(np.float32))
 
 
-def _classes(series: pd.Series[Any]) -> Labels:
-    """Return class indices, shape (N,): of numbers in their order, of texts in that of the alphabet."""
+def _classes(series: pd.Series[Any]) -> tuple[Tensor, tuple[str, ...]]:
+    """Return class indices, shape (N,), and names: of numbers in their order, of texts in that of the alphabet."""
     if kind_of(series) != "numbers":
         texts = series.astype(object).map(str).to_numpy(dtype=str)
         known, places = np.unique(texts, return_inverse=True)
-        return Labels(
-            torch.from_numpy(places.astype(np.int64)), tuple(map(str, known)), np.ones(len(texts), dtype=bool)
-        )
+        return torch.from_numpy(places.astype(np.int64)), tuple(map(str, known))
     values = numbers(series)
     known, places = np.unique(values, return_inverse=True)
     if len(parts := np.flatnonzero(values % 1)):
@@ -152,7 +150,7 @@ def _classes(series: pd.Series[Any]) -> Labels:
         raise _amounts(series, f"{len(known):,} different numbers in {len(values):,} rows")
     is_bool = all(isinstance(value, bool | np.bool_) for value in series.unique())
     names = [str(bool(value)) if is_bool else str(int(value)) for value in known]
-    return Labels(torch.from_numpy(places.astype(np.int64)), tuple(names), np.ones(len(values), dtype=bool))
+    return torch.from_numpy(places.astype(np.int64)), tuple(names)
 
 
 def _amounts(series: pd.Series[Any], found: str) -> ValueError:

@@ -436,6 +436,10 @@ class TensorDataModule(pl.LightningDataModule):
         """
         return None
 
+    def one_sample(self) -> Inputs:
+        """Return the inputs of one validation sample, on the CPU, with which networks are called before they train."""
+        return self.splits["val"].few(1).to(torch.device("cpu")).inputs
+
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Return the batch unchanged: it is sliced on the device already (see ``move_to``)."""
         return batch

@@ -61,9 +61,12 @@ _NEEDED = {
 }
 
 
-def labelled_positions(data: TensorDataModule) -> Tensor | None:
-    """Return the positions of the training samples that have a label, shape (L,), on the CPU; ``None`` if all have."""
-    if data.is_labelled is None:
+def labelled_positions(data: TensorDataModule, split: str = "train") -> Tensor | None:
+    """Return the positions of a split's samples that have a label, shape (L,), on the CPU; ``None`` if all have.
+
+    Those of other splits than ``train`` all do.
+    """
+    if split != "train" or data.is_labelled is None:
         return None
     known = data.is_labelled(data.splits["train"].labels)
     return None if bool(known.all()) else known.nonzero().flatten().cpu()
@@ -75,20 +78,21 @@ def unlabelled_count(data: TensorDataModule) -> int:
     return 0 if known is None else len(data.splits["train"]) - len(known)
 
 
-def given_labels(data: TensorDataModule) -> Tensor:
-    """Return the labels of the training samples that have one, first dimension L."""
-    labels, known = data.splits["train"].labels, labelled_positions(data)
+def given_labels(data: TensorDataModule, split: str = "train") -> Tensor:
+    """Return the labels of a split's samples that have one, first dimension L."""
+    labels, known = data.splits[split].labels, labelled_positions(data, split)
     return labels if known is None else labels[known.to(labels.device)]
 
 
-def spread_over_both(data: TensorDataModule, most: int) -> Tensor:
-    """Return the positions of some training samples, evenly spaced; half of them labelled, where not all are.
+def spread_over_both(data: TensorDataModule, most: int, split: str = "train") -> Tensor:
+    """Return the positions of some samples of a split, evenly spaced; half of them labelled, where not all are.
 
     Args:
         data: The data.
         most: Number of samples, or all where there are fewer.
+        split: The split.
     """
-    known, size = labelled_positions(data), len(data.splits["train"])
+    known, size = labelled_positions(data, split), len(data.splits[split])
     if known is None or most >= size:
         return torch.linspace(0, size - 1, min(most, size)).long()
     others = torch.ones(size, dtype=torch.bool).index_fill(0, known, False).nonzero().flatten()

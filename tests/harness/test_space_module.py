@@ -11,9 +11,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from harness.core.errors import HarnessError
 from harness.recipes import RECIPES
 from harness.sampling.first_trials import first_trials
-from harness.space import Configuration, Method, SearchSpace
+from harness.space import Configuration, Method, SearchSpace, is_own_control
 from harness.task import Task, has_own_training
-from harness.trials.controls import control_configuration, is_own_control
+from harness.trials.controls import control_configuration
 from lightning_modules.methods import Criterion
 from lightning_modules.outputs import Classification
 from lightning_modules.training import Training

@@ -241,7 +241,7 @@ class SklearnTeacher(BlackBoxTeacher):
         reached, said = [], []
         for name in ("train", "val"):
             split = ground.data.splits[name]
-            known = labelled_positions(ground.data) if name == "train" else None
+            known = labelled_positions(ground.data, name)
             places = torch.arange(len(split)) if known is None else known
             chosen = places[torch.linspace(0, len(places) - 1, min(_ASKED, len(places))).long()].to(split.labels.device)
             answers = self._answer(self._given, select(split.inputs, chosen))

@@ -16,12 +16,11 @@ from optuna.trial import TrialState, create_trial
 
 from harness.core.content import derived_seed
 from harness.settings import Settings
-from harness.space import SearchSpace
+from harness.space import SearchSpace, is_own_control
 from harness.studies.study import Study
 from harness.tracking.spool import SPOOL
 from harness.trials.controls import (
     describe_controls,
-    is_own_control,
     plain_control_metrics,
     tuned_controls,
     untrained_controls,
