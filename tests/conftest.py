@@ -44,6 +44,16 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 EXAMPLE = re.search(r"## Your own task.*?```python\n(.*?)```", README, re.DOTALL)[1]  # type: ignore[index]
 """The README's example of a task of one's own."""
+_SAMPLER = """
+    def sampler(self, split, seed, epoch):
+        time.sleep(0.05)
+        return torch.randperm(len(split), generator=torch.Generator().manual_seed((seed + epoch) % 2**63))
+
+    def teacher(self):"""
+LASTING = EXAMPLE.replace("import torch\n", "import time\n\nimport torch\n", 1).replace(
+    "\n    def teacher(self):", _SAMPLER
+)
+"""The example with epochs of 50 ms, which wait for most of it: its trials last, and leave processors to other tests."""
 
 PATIENCE_S = 600
 """How long a test waits for what must come, however busy the machine is. Only a failure takes it."""
@@ -334,13 +344,20 @@ def example(tmp_path: Path, empty_store: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def lasting(example: Path) -> Path:
+    """A folder with the example whose epochs last, and MLflow's tables."""
+    (example / "cancer.py").write_text(LASTING)
+    return example
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with the README's example, searched to the end: 8 trials of study ``cancer``, none pruned."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "cancer.py").write_text(EXAMPLE)
     command = ("--space", "cancer.py", "--trials", "8", "--epochs", "6", "--pruner", "none")
-    ended(typed(folder, *command), folder / "output.txt")
+    search(folder, *command)
     yield folder
 
 

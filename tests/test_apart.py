@@ -145,28 +145,28 @@ def test_who_waits_for_a_worker_on_another_machine_says_so(tmp_path: Path, postg
 
 
 def test_a_trial_of_a_machine_that_is_lost_begins_again_in_its_run(
-    example: Path, server: MlflowServer, postgres: Postgres
+    lasting: Path, server: MlflowServer, postgres: Postgres
 ) -> None:
-    trials, epochs = 2, 600  # a trial is in the middle for some seconds: what was never sent is lost with its disk
-    search(example, *FLAGS, "--trials", str(trials), "--epochs", str(epochs))
-    undisturbed = reached(f"sqlite:///{example}/optuna.db")
+    trials, epochs = 2, 100  # a trial is in the middle for some seconds: what was never sent is lost with its disk
+    search(lasting, *FLAGS, "--trials", str(trials), "--epochs", str(epochs))
+    undisturbed = reached(f"sqlite:///{lasting}/optuna.db")
     storage = postgres.new_database("lost")
-    lost = begin_apart(example, server, storage, "lost", trials=trials, epochs=epochs)
+    lost = begin_apart(lasting, server, storage, "lost", trials=trials, epochs=epochs)
     other = None
     try:
         wait_for(lambda: any("train/loss" in run.data.metrics for run in _running(server)))
         kill_machine(lost)
-        for part in (example / "lost").rglob("*"):  # all but the lock by which one host knows at once that it is dead
+        for part in (lasting / "lost").rglob("*"):  # all but the lock by which one host knows at once that it is dead
             if part.is_file() and "workers" not in part.parts:
                 part.unlink()
-        shutil.rmtree(example / "lost" / "cache")
-        other = begin_apart(example, server, storage, "other", trials=trials, epochs=epochs)
-        assert other.wait(PATIENCE_S) == 0, (example / "other.txt").read_text()
+        shutil.rmtree(lasting / "lost" / "cache")
+        other = begin_apart(lasting, server, storage, "other", trials=trials, epochs=epochs)
+        assert other.wait(PATIENCE_S) == 0, (lasting / "other.txt").read_text()
     finally:
         for process in filter(None, (lost, other)):
             process.kill()
             process.wait()
-    said = (example / "other.txt").read_text()
+    said = (lasting / "other.txt").read_text()
     assert "it starts again, for no checkpoint of it is here" in said
     assert "teacher   found on the tracking server" in said and "trained in" not in said
     assert reached(storage) == undisturbed

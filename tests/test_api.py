@@ -13,7 +13,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import EXAMPLE, ROOT, environment, search, wait_for
+from conftest import EXAMPLE, ROOT, ended, environment, search, wait_for
+from forked import Forked
 from nbclient import NotebookClient
 
 import harness
@@ -22,23 +23,13 @@ IN_MEMORY = EXAMPLE.replace("SPACE = ", "declared = ")
 """The README's example in a script, which sets no SPACE: the space is in no file that could be loaded."""
 
 
-def started(folder: Path, script: str) -> subprocess.Popen[str]:
+def started(folder: Path, script: str) -> Forked:
     (folder / "script.py").write_text(script)
-    with open(folder / "output.txt", "w") as output:
-        return subprocess.Popen(
-            [sys.executable, "script.py"],
-            cwd=folder,
-            env=environment(),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    return Forked(folder / "script.py", output=folder / "output.txt", env=environment())
 
 
 def run(folder: Path, script: str, *, expect: int = 0) -> str:
-    process = started(folder, script)
-    assert process.wait(300) == expect, (folder / "output.txt").read_text()
-    return (folder / "output.txt").read_text()
+    return ended(started(folder, script), folder / "output.txt", expect=expect)
 
 
 @pytest.mark.slow

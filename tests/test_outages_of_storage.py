@@ -146,18 +146,18 @@ def test_a_search_survives_simultaneous_outages_of_storage_and_tracking_server(
         server.stop()
 
 
-def test_a_trial_trained_during_an_outage_of_the_storage_loses_nothing(example: Path, own_postgres: Postgres) -> None:
+def test_a_trial_trained_during_an_outage_of_the_storage_loses_nothing(lasting: Path, own_postgres: Postgres) -> None:
     storage = own_postgres.new_database("outage")
-    process = begin(example, "search", "--trials", "1", "--workers", "1", "--storage", storage, "--epochs", "1500")
+    process = begin(lasting, "search", "--trials", "1", "--workers", "1", "--storage", storage, "--epochs", "250")
     try:
-        wait_for(lambda: epochs_logged(example, "cancer", 0) >= 5)
+        wait_for(lambda: epochs_logged(lasting, "cancer", 0) >= 5)
         own_postgres.stop()
-        before = epochs_logged(example, "cancer", 0)
-        wait_for(lambda: epochs_logged(example, "cancer", 0) > before + EPOCHS)  # it trains on
+        before = epochs_logged(lasting, "cancer", 0)
+        wait_for(lambda: epochs_logged(lasting, "cancer", 0) > before + EPOCHS)  # it trains on
         own_postgres.start()
-        assert process.wait(PATIENCE_S) == 0, (example / "search.txt").read_text()
+        assert process.wait(PATIENCE_S) == 0, (lasting / "search.txt").read_text()
     finally:
         process.kill()
         process.wait()
-    assert epochs_logged(example, "cancer", 0) == 1500
+    assert epochs_logged(lasting, "cancer", 0) == 250
     assert [state for state, _, _ in reached(storage).values()] == ["COMPLETE"]

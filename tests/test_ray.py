@@ -20,7 +20,7 @@ from harness.tracking.spool import read_events
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 
 LAUNCH = ("--space", "cancer.py", "--no-controls", "--pruner", "none", "--sampler", "random", "--launcher", "ray")
-LONG = 1500  # epochs of a trial that is still running when its node is lost
+LONG = 300  # epochs of a trial that is still running when its node is lost
 
 
 @pytest.fixture
@@ -62,47 +62,47 @@ def logs(folder: Path) -> str:
     return "".join(path.read_text() for path in sorted(folder.glob("mlruns/ray/*/worker-*.log")))
 
 
-def test_a_worker_that_is_lost_with_its_node_goes_on_on_another(cluster: Any, example: Path) -> None:
+def test_a_worker_that_is_lost_with_its_node_goes_on_on_another(cluster: Any, lasting: Path) -> None:
     lost = cluster.add_node(num_cpus=1)
-    process = start(example, "--ray-address", cluster.address, "--trials", "2", "--epochs", str(LONG))
-    wait_for(lambda: epochs_logged(example, "cancer", 0) > 3)
+    process = start(lasting, "--ray-address", cluster.address, "--trials", "2", "--epochs", str(LONG))
+    wait_for(lambda: epochs_logged(lasting, "cancer", 0) > 3)
     cluster.remove_node(lost, allow_graceful=False)
     cluster.add_node(num_cpus=1)  # after it: a node takes seconds to start, and the trial would be over
-    output = ended(process, example)
-    assert [trial.state.name for trial in load(example, "cancer").trials] == ["COMPLETE"] * 2
+    output = ended(process, lasting)
+    assert [trial.state.name for trial in load(lasting, "cancer").trials] == ["COMPLETE"] * 2
     for number in (0, 1):
-        events = read_events(example / "mlruns" / "trials" / "cancer" / str(number) / "spool.jsonl")
+        events = read_events(lasting / "mlruns" / "trials" / "cancer" / str(number) / "spool.jsonl")
         steps = [event["step"] for event in events if event["event"] == "metrics" and event["step"] is not None]
         assert steps == list(range(LONG))
-    assert "trial 0 was interrupted; it resumes after epoch" in logs(example)
+    assert "trial 0 was interrupted; it resumes after epoch" in logs(lasting)
     assert re.search(r"^ray       kd-cancer-\w+, a task$", output, re.MULTILINE) and "2/2 trials" in output
-    assert f"logs      {example}/mlruns/ray/kd-cancer-" in output and "the Pareto front of accuracy ↑" in output
+    assert f"logs      {lasting}/mlruns/ray/kd-cancer-" in output and "the Pareto front of accuracy ↑" in output
 
 
 def test_detached_workers_go_on_alone_and_are_cancelled_by_the_command_that_is_shown(
-    cluster: Any, example: Path
+    cluster: Any, lasting: Path
 ) -> None:
     cluster.add_node(num_cpus=2)
     process = start(
-        example, "--ray-address", cluster.address, "--workers", "2", "--trials", "2", "--epochs", "20000", "--detach"
+        lasting, "--ray-address", cluster.address, "--workers", "2", "--trials", "2", "--epochs", "2000", "--detach"
     )
-    output = ended(process, example)
+    output = ended(process, lasting)
     assert re.search(r"^status    \S*python -m harness status --study cancer$", output, re.MULTILINE)
-    wait_for(lambda: all(epochs_logged(example, "cancer", number) > 3 for number in (0, 1)))
+    wait_for(lambda: all(epochs_logged(lasting, "cancer", number) > 3 for number in (0, 1)))
     (code,) = re.findall(r'^cancel    python -c "(.*)"$', output, re.MULTILINE)
     subprocess.run([sys.executable, "-c", code], env=environment(), check=True, capture_output=True, timeout=60)
-    wait_for(lambda: logs(example).count("stopped with 0 of 2 trials finished and ") == 2)
-    assert "Traceback" not in logs(example)
+    wait_for(lambda: logs(lasting).count("stopped with 0 of 2 trials finished and ") == 2)
+    assert "Traceback" not in logs(lasting)
 
 
-def test_ctrl_c_cancels_the_tasks(cluster: Any, example: Path) -> None:
+def test_ctrl_c_cancels_the_tasks(cluster: Any, lasting: Path) -> None:
     cluster.add_node(num_cpus=1)
-    process = start(example, "--ray-address", cluster.address, "--trials", "1", "--epochs", "20000")
-    wait_for(lambda: epochs_logged(example, "cancer", 0) > 3)
+    process = start(lasting, "--ray-address", cluster.address, "--trials", "1", "--epochs", "2000")
+    wait_for(lambda: epochs_logged(lasting, "cancer", 0) > 3)
     process.send_signal(signal.SIGINT)
-    output = ended(process, example, code=130)
+    output = ended(process, lasting, code=130)
     assert re.search(r"cancelled kd-cancer-\w+, a task; nothing is lost, and the same command goes on", output)
-    wait_for(lambda: "stopped with 0 of 1 trials finished and 1 more begun, which go on" in logs(example))
+    wait_for(lambda: "stopped with 0 of 1 trials finished and 1 more begun, which go on" in logs(lasting))
 
 
 def test_a_cluster_that_is_none_is_said(cluster: Any, example: Path) -> None:

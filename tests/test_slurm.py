@@ -24,7 +24,7 @@ from harness.tracking.spool import read_events
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 
 LAUNCH = ("--space", "cancer.py", "--no-controls", "--pruner", "none", "--sampler", "random", "--launcher", "slurm")
-LONG = 1200  # epochs of a trial that is still running when it is looked at
+LONG = 250  # epochs of a trial that is still running when it is looked at
 
 
 @pytest.fixture(scope="module")
@@ -98,80 +98,80 @@ def test_an_array_over_two_nodes_finishes_exactly_the_trials_asked_for(
 
 
 def test_a_worker_that_is_requeued_and_one_that_loses_its_node_go_on(
-    quiet: Cluster, example: Path, postgres: Postgres
+    quiet: Cluster, lasting: Path, postgres: Postgres
 ) -> None:
     storage = postgres.new_database("requeued")
     flags = ("--trials", "2", "--epochs", str(LONG), "--time", "10", "--storage", storage)
-    process = start(quiet, example, "--nodes", "2", *flags)
-    wait_for(lambda: all(epochs_logged(example, "cancer", number) > 3 for number in (0, 1)))
+    process = start(quiet, lasting, "--nodes", "2", *flags)
+    wait_for(lambda: all(epochs_logged(lasting, "cancer", number) > 3 for number in (0, 1)))
     first, second = sorted(quiet.jobs("running"))
     quiet.run("scontrol", "requeue", first)
-    wait_for(lambda: "stopped with 0 of 2 trials finished" in logs(example))
+    wait_for(lambda: "stopped with 0 of 2 trials finished" in logs(lasting))
     node = quiet.jobs()[second]
     quiet.run("scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
     wait_for(lambda: second not in quiet.jobs("running"))
     quiet.resume()
-    ended(process, example)
-    assert is_whole(example, 2, LONG, storage) and "was interrupted; it resumes after epoch" in logs(example)
+    ended(process, lasting)
+    assert is_whole(lasting, 2, LONG, storage) and "was interrupted; it resumes after epoch" in logs(lasting)
 
 
-def test_a_worker_that_its_time_limit_cuts_is_requeued_after_its_own_end(quiet: Cluster, example: Path) -> None:
-    process = start(quiet, example, "--trials", "1", "--epochs", "20000", "--time", "10", "--detach")
-    output = ended(process, example)
+def test_a_worker_that_its_time_limit_cuts_is_requeued_after_its_own_end(quiet: Cluster, lasting: Path) -> None:
+    process = start(quiet, lasting, "--trials", "1", "--epochs", "2000", "--time", "10", "--detach")
+    output = ended(process, lasting)
     (number,) = re.findall(r"^slurm     job (\d+)$", output, re.MULTILINE)
     assert re.search(r"^status    \S*python -m harness status --study cancer$", output, re.MULTILINE)
     assert f"cancel    scancel {number}" in output
-    wait_for(lambda: epochs_logged(example, "cancer", 0) > 3)
+    wait_for(lambda: epochs_logged(lasting, "cancer", 0) > 3)
     quiet.run("scontrol", "update", f"jobid={number}", "timelimit=1")  # Slurm gives warning, when it looks next
-    wait_for(lambda: "Requeued job" in logs(example))
+    wait_for(lambda: "Requeued job" in logs(lasting))
     quiet.run("scontrol", "update", f"jobid={number}", "timelimit=10")
-    log = logs(example)
+    log = logs(lasting)
     assert "stopped with 0 of 1 trials finished and 1 more begun, which go on from their last checkpoints" in log
     assert log.index("nothing is lost") < log.index("Calling checkpoint method")
     assert "Traceback" not in log, log[log.index("Traceback") :]
-    cut = epochs_of_checkpoint(example, "cancer", 0)
-    wait_for(lambda: f"trial 0 was interrupted; it resumes after epoch {cut} of 20000" in logs(example))
+    cut = epochs_of_checkpoint(lasting, "cancer", 0)
+    wait_for(lambda: f"trial 0 was interrupted; it resumes after epoch {cut} of 2000" in logs(lasting))
     quiet.run("scancel", number)
 
 
-def test_a_worker_whose_place_is_wanted_goes_on_and_ctrl_c_cancels_it(quiet: Cluster, example: Path) -> None:
-    process = start(quiet, example, "--trials", "1", "--epochs", "20000")
-    wait_for(lambda: epochs_logged(example, "cancer", 0) > 3)
+def test_a_worker_whose_place_is_wanted_goes_on_and_ctrl_c_cancels_it(quiet: Cluster, lasting: Path) -> None:
+    process = start(quiet, lasting, "--trials", "1", "--epochs", "2000")
+    wait_for(lambda: epochs_logged(lasting, "cancer", 0) > 3)
     quiet.run("sbatch", "--partition=urgent", "--nodes=2", "--output=/dev/null", "--wrap=sleep 1")
-    wait_for(lambda: "trial 0 was interrupted; it resumes after epoch" in logs(example))
+    wait_for(lambda: "trial 0 was interrupted; it resumes after epoch" in logs(lasting))
     process.send_signal(signal.SIGINT)
-    output = ended(process, example, code=130)
+    output = ended(process, lasting, code=130)
     assert re.search(r"cancelled job \d+; nothing is lost, and the same command goes on", output)
     wait_for(lambda: not quiet.jobs())
-    assert logs(example).count("stopped with 0 of 1 trials finished and 1 more begun, which go on") == 2
+    assert logs(lasting).count("stopped with 0 of 1 trials finished and 1 more begun, which go on") == 2
 
 
-def test_a_worker_that_is_requeued_does_not_count_its_time_anew(quiet: Cluster, example: Path) -> None:
-    ended(start(quiet, example, "--trials", "1", "--epochs", "20000", "--timeout", "1", "--detach"), example)
-    wait_for(lambda: epochs_logged(example, "cancer", 0) > 3)
+def test_a_worker_that_is_requeued_does_not_count_its_time_anew(quiet: Cluster, lasting: Path) -> None:
+    ended(start(quiet, lasting, "--trials", "1", "--epochs", "2000", "--timeout", "1", "--detach"), lasting)
+    wait_for(lambda: epochs_logged(lasting, "cancer", 0) > 3)
     (number,) = quiet.jobs("running")
     quiet.run("scontrol", "requeue", number)
     wait_for(lambda: not quiet.jobs())
     assert (
         "the time is up with 0 of 1 trials finished and 1 more begun, which go on from their last checkpoints"
-        in logs(example)
+        in logs(lasting)
     )
-    assert "it resumes after epoch" not in logs(example)
-    assert epochs_logged(example, "cancer", 0) < 20000
+    assert "it resumes after epoch" not in logs(lasting)
+    assert epochs_logged(lasting, "cancer", 0) < 2000
 
 
-def test_the_readme_s_own_script_is_requeued_when_it_is_told_to_stop(quiet: Cluster, example: Path) -> None:
+def test_the_readme_s_own_script_is_requeued_when_it_is_told_to_stop(quiet: Cluster, lasting: Path) -> None:
     script = re.search(r"```sh\n(#!/bin/bash\n.*?)```", README, re.DOTALL)
     assert script is not None
-    command = f"{sys.executable} {ROOT / 'search.py'} {' '.join(LAUNCH[:-2])} --epochs 20000"
+    command = f"{sys.executable} {ROOT / 'search.py'} {' '.join(LAUNCH[:-2])} --epochs 2000"
     text = script[1].replace("--array=1-16", "--array=1-1").replace("python search.py", command)
-    (example / "script.sh").write_text(text)
+    (lasting / "script.sh").write_text(text)
     number = quiet.run(
-        "sbatch", "--parsable", f"--chdir={example}", f"--output={example}/log", str(example / "script.sh")
+        "sbatch", "--parsable", f"--chdir={lasting}", f"--output={lasting}/log", str(lasting / "script.sh")
     ).strip()
-    wait_for(lambda: epochs_logged(example, "cancer", 0) > 3)
+    wait_for(lambda: epochs_logged(lasting, "cancer", 0) > 3)
     quiet.run("scancel", "--signal=TERM", number)
-    wait_for(lambda: "trial 0 was interrupted; it resumes after epoch" in (example / "log").read_text())
+    wait_for(lambda: "trial 0 was interrupted; it resumes after epoch" in (lasting / "log").read_text())
     quiet.run("scancel", number)
     wait_for(lambda: not quiet.jobs())  # cancelled, it does not come back
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +10,7 @@ from typing import cast
 
 import pytest
 import torch
-from conftest import EXAMPLE, Silent, environment
+from conftest import EXAMPLE, Silent, engine
 from doctor_tasks import BROKEN, DATA, HEALTHY, LAST_METHOD, STUDENT, TEACHER, Edit
 from rich.console import Console
 from safetensors import safe_open
@@ -446,29 +444,21 @@ def test_damaged_cached_outputs_are_a_warning(tmp_path: Path) -> None:
     assert "their content does not match their hash" in findings["stored outputs"].found
 
 
-def doctor(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "harness", "doctor", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=240)
-
-
 @pytest.mark.slow
 def test_the_readme_s_example_passes_and_a_broken_one_ends_with_code_1(example: Path) -> None:
-    ended = doctor(example, "--space", "cancer.py")
-    assert ended.returncode == 0 and ended.stderr == "", ended
-    assert ended.stdout.endswith("34 checks: 33 ok, 1 skipped\n")
+    assert engine(example, "doctor", "--space", "cancer.py").endswith("34 checks: 33 ok, 1 skipped\n")
     (example / "cancer.py").write_text(EXAMPLE.replace("return perceptron(width)", "return perceptron(None)"))
-    ended = doctor(example, "--space", "cancer.py")
-    assert ended.returncode == 1 and ended.stderr == "" and "Traceback" not in ended.stdout
-    assert "FAILED  students          student(width=1): TypeError: " in ended.stdout
-    assert sorted(path.name for path in example.iterdir()) == ["cancer.py", "mlflow.db"]
+    told = engine(example, "doctor", "--space", "cancer.py", expect=1)
+    assert "Traceback" not in told and "FAILED  students          student(width=1): TypeError: " in told
+    assert sorted(path.name for path in example.iterdir()) == ["cancer.py", "engine.txt", "mlflow.db"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("--space", "none.py"), ("--max", "macs=0"), ("--accelerator", "gpu2")])
 def test_a_command_that_cannot_be_run_ends_with_code_2_and_one_line(arguments: tuple[str, ...], tmp_path: Path) -> None:
-    ended = doctor(tmp_path, *arguments)
-    assert ended.returncode == 2 and ended.stdout == "" and list(tmp_path.iterdir()) == []
-    assert ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1
+    told = engine(tmp_path, "doctor", *arguments, expect=2)
+    assert told.startswith("error: ") and told.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["engine.txt"]
 
 
 def test_on_a_terminal_lines_are_wrapped_within_their_column(tmp_path: Path) -> None:

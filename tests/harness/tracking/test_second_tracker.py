@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import second_tracker
-from conftest import EXAMPLE, PATIENCE_S, ROOT, environment, load
+from conftest import EXAMPLE, ROOT, ended, environment, load
+from forked import Forked
 from second_tracker import JsonLinesStore
 from store_contract import StoreContract, begun
 
@@ -79,18 +78,12 @@ def tree(tmp_path: Path) -> Path:
 def test_a_tracker_in_one_new_file_logs_a_search_to_the_end(tree: Path) -> None:
     file = tree / "runs.jsonl"
     flags = ("--space", "cancer.py", "--trials", "3", "--epochs", "2", "--pruner", "none", "--workers", "1")
-    searched = subprocess.run(
-        [sys.executable, "search.py", *flags, "--tracking-uri", f"jsonl://{file}"],
-        cwd=tree,
-        env={**environment(), "PYTHONPATH": f"{tree}:{ROOT}"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=PATIENCE_S,
-    )
-    assert searched.returncode == 0, searched.stdout
-    assert f"next:\n  compare  file://{file}#cancer/accuracy\n" in searched.stdout
-    assert not (tree / "mlflow.db").exists() and "MLflow does not" not in searched.stdout
+    variables = {**environment(), "PYTHONPATH": f"{tree}:{ROOT}"}
+    output = tree / "output.txt"
+    searched = Forked(tree / "search.py", *flags, "--tracking-uri", f"jsonl://{file}", output=output, env=variables)
+    told = ended(searched, output)
+    assert f"next:\n  compare  file://{file}#cancer/accuracy\n" in told
+    assert not (tree / "mlflow.db").exists() and "MLflow does not" not in told
 
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert {line["experiment"] for line in lines} == {"kd-cancer"} and not any(line["has_mlflow"] for line in lines)
