@@ -19,6 +19,7 @@ from harness.cost.table import CostTable
 from harness.metrics import cost_metrics, timed_text
 from harness.networks.consistency import ASKED, find_inconsistency
 from harness.networks.student_checks import Students
+from harness.preparation.concurrency import number_of_workers
 from harness.preparation.cost_table import example_inputs, known_costs
 from harness.preparation.method_checks import (
     check_live,
@@ -173,7 +174,8 @@ class TeacherSteps:
             return None
         before = None if study.is_unused() else study.how_teachers_are_asked
         with user_code("the teacher", settings):
-            costs = asking_costs(networks, data, space, settings, teacher_layers(space))
+            workers = number_of_workers(settings, space, data.device)
+            costs = asking_costs(networks, data, space, settings, layers=teacher_layers(space), workers=workers)
             may_be_live = not any(one.needs_stored for one in space.criteria.values())
             way = how_to_ask(settings.teacher_outputs, before, data, costs, may_be_live=may_be_live)
             live = None

@@ -13,25 +13,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 import torch
 from torch import nn
 
 from harness.core.errors import HarnessError
+from harness.cost.latency import call_times_s, computing_with
 from harness.networks.consistency import find_inconsistency
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.task import teacher_outputs_dtype
 from harness.teachers.black_box import BlackBoxTeacher
 from harness.teachers.make import Teacher
-from lightning_modules.batch import Inputs, call, first_of
+from lightning_modules.batch import Inputs, first_of
 from lightning_modules.data.live import LiveTeacher
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.features import probe_features
 
 AUTO, STORED, LIVE = "auto", "stored", "live"
-_TIMED = (2, 64)  # samples: the first batch tells whether the second is affordable
-_AFFORDABLE_S = 2.0
+_TIMED_CALLS = 3  # of which the median counts: another process may be in the way of one
+_MOST_TIMED = 64  # samples of a batch
+_PATIENCE_S = 1.0  # with batches that grow
 _ROOM = 1.5  # of free disk space, of what is stored
 
 
@@ -42,7 +45,8 @@ class AskingCosts:
     Attributes:
         samples: Training samples N.
         views: Stored views V of each; 0 where the answers to them can't be stored.
-        sample_s: Seconds that the teachers take for a sample.
+        sample_s: Seconds that the teachers take for a sample where all threads compute, as for what is stored.
+        live_sample_s: The same with a worker's share of the threads.
         sample_bytes: Bytes that are stored of a view of a sample.
         epochs: Epochs of a trial.
         trials: Trials of the study.
@@ -52,6 +56,7 @@ class AskingCosts:
     samples: int
     views: int
     sample_s: float
+    live_sample_s: float
     sample_bytes: int
     epochs: int
     trials: int
@@ -70,20 +75,38 @@ class AskingCosts:
     @property
     def trial_s(self) -> float:
         """Return how long a live teacher takes in a trial that is not pruned."""
-        return self.samples * self.epochs * self.sample_s
+        return self.samples * self.epochs * self.live_sample_s
 
 
 def asking_costs(
-    networks: Sequence[nn.Module], data: TensorDataModule, space: SearchSpace, settings: Settings, layers: Sequence[str]
+    networks: Sequence[nn.Module],
+    data: TensorDataModule,
+    space: SearchSpace,
+    settings: Settings,
+    *,
+    layers: Sequence[str],
+    workers: int,
 ) -> AskingCosts:
-    """Time the teachers on a few validation samples, and return what it takes to ask them."""
+    """Time the teachers on a few validation samples, and return what it takes to ask them.
+
+    Args:
+        networks: The teachers.
+        data: The data.
+        space: The space.
+        settings: How it is searched.
+        layers: Names of the teacher's layers whose outputs are stored.
+        workers: Workers of this process, which share its threads.
+    """
     split = data.splits["val"]
     logits, features = probe_features(networks[0], split.few(2).inputs, layers)
-    stored = [logits, *features.values()]
+    stored, threads = [logits, *features.values()], torch.get_num_threads()
+    share = max(1, threads // workers)
+    sample_s = sum(_seconds(network, data, threads) for network in networks)
     return AskingCosts(
         samples=len(data.splits["train"]),
         views=0 if asks_live(data) else 1 if data.views is None else data.views.count,
-        sample_s=sum(_seconds(network, data) for network in networks),
+        sample_s=sample_s,
+        live_sample_s=sample_s if share == threads else sum(_seconds(network, data, share) for network in networks),
         sample_bytes=teacher_outputs_dtype(space.task).itemsize * sum(values[0].numel() for values in stored),
         epochs=space.epochs,
         trials=settings.trials,
@@ -91,24 +114,16 @@ def asking_costs(
     )
 
 
-def _seconds(network: nn.Module, data: TensorDataModule) -> float:
-    """Return the seconds that a network takes for a sample."""
-    first, second = (data.splits["val"].few(size).to(data.device).inputs for size in _TIMED)
-    _time(network, first)  # the first call with inputs of a size takes longer
-    taken = _time(network, first) / len(first_of(first))
-    if taken * len(first_of(second)) > _AFFORDABLE_S:
-        return taken
-    _time(network, second)
-    return _time(network, second) / len(first_of(second))
-
-
-@torch.no_grad()
-def _time(network: nn.Module, inputs: Inputs) -> float:
-    began_s = time.perf_counter()
-    call(network, inputs)
-    if first_of(inputs).is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - began_s
+def _seconds(network: nn.Module, data: TensorDataModule, threads: int) -> float:
+    """Return the seconds that a network takes for a sample of the largest batch that there is time for."""
+    size, ends_s = 2, time.perf_counter() + _PATIENCE_S
+    with computing_with(threads), torch.no_grad():
+        while True:
+            inputs = data.splits["val"].few(size).to(data.device).inputs
+            taken = median(call_times_s(network, inputs, _TIMED_CALLS)) / len(first_of(inputs))
+            if size == _MOST_TIMED or time.perf_counter() > ends_s:
+                return taken
+            size = min(4 * size, _MOST_TIMED)
 
 
 def check_can_be_asked(asked: str, data: TensorDataModule, teacher: BlackBoxTeacher | None = None) -> None:
