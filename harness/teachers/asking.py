@@ -12,13 +12,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from statistics import median
 
 import torch
 from torch import nn
 
-from harness.core.errors import HarnessError
+from harness.core.errors import HarnessError, one_line
 from harness.cost.latency import call_times_s, computing_with
 from harness.networks.consistency import find_inconsistency
 from harness.settings import Settings
@@ -30,6 +31,7 @@ from lightning_modules.batch import Inputs, first_of
 from lightning_modules.data.live import LiveTeacher
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.features import probe_features
+from lightning_modules.outputs import Output
 
 AUTO, STORED, LIVE = "auto", "stored", "live"
 _TIMED_CALLS = 3  # of which the median counts: another process may be in the way of one
@@ -126,12 +128,15 @@ def _seconds(network: nn.Module, data: TensorDataModule, threads: int) -> float:
             size = min(4 * size, _MOST_TIMED)
 
 
-def check_can_be_asked(asked: str, data: TensorDataModule, teacher: BlackBoxTeacher | None = None) -> None:
+def check_can_be_asked(
+    asked: str, data: TensorDataModule, output: Output, teacher: BlackBoxTeacher | None = None
+) -> None:
     """Check that a teacher can be asked as a person wants, about what students are shown.
 
     Args:
         asked: ``--teacher-outputs``.
         data: The data.
+        output: What the teacher gives.
         teacher: A teacher that is no PyTorch network; ``None`` for any.
 
     Raises:
@@ -144,11 +149,16 @@ def check_can_be_asked(asked: str, data: TensorDataModule, teacher: BlackBoxTeac
             f"--teacher-outputs stored is impossible where {what}: there are answers to all that students are shown by "
             "a live teacher alone; leave it out, or take a number of views and no mix."
         )
-    if teacher is not None and (only_live or asked == LIVE):
-        what = f"{data.views} need" if only_live else "--teacher-outputs live needs"
+    what = f"{data.views} need" if only_live else "--teacher-outputs live needs"
+    if teacher is not None and not teacher.answers_live and (only_live or asked == LIVE):
         raise HarnessError(
-            f"{what} a teacher that can be asked about each batch, a PyTorch network, but this is a "
-            f"{type(teacher).__name__}; its answers can be stored: take a number of views and no mix."
+            f"{what} a teacher that can be asked about each batch, as a PyTorch network, an ONNX model or a function, "
+            f"but this is a {type(teacher).__name__}; its answers can be stored: take a number of views and no mix."
+        )
+    if output.maps_teacher and (only_live or asked == LIVE):
+        raise HarnessError(
+            f"{what} a teacher that answers in the units of the targets, but the output maps its answers by a line "
+            "that is fitted to stored ones: take a number of views and no mix, or let the teacher answer in them."
         )
 
 
@@ -191,7 +201,7 @@ def live_teacher(teachers: Sequence[Teacher], space: SearchSpace, average: str, 
     """Return the teachers of a study as they are asked live.
 
     Args:
-        teachers: PyTorch networks, in eval mode.
+        teachers: PyTorch networks in eval mode, or what else answers live.
         space: Its task says what is averaged.
         average: One of ``harness.settings.AVERAGES``.
         inputs: Inputs of some samples.
@@ -199,14 +209,28 @@ def live_teacher(teachers: Sequence[Teacher], space: SearchSpace, average: str, 
     Raises:
         HarnessError: If one answers a question differently each time, or is in train mode.
     """
-    networks = [one.network for one in teachers if one.network is not None]
-    for network in networks:
+    networks = [one.live_network() for one in teachers]
+    for one, network in zip(teachers, networks, strict=True):
+        if one.black_box is not None and (why := _why_unpicklable(network)):
+            raise HarnessError(
+                f"a {type(one.black_box).__name__} that is asked live must be one that workers can load, but {why}; "
+                "define its functions at the top of a module, and use no lambda."
+            )
         if fault := find_inconsistency(network, inputs):
             raise HarnessError(f"a teacher that is asked live must answer alike each time, but {fault}")
     try:
         return LiveTeacher(networks, partial(space.task.output.ensemble_logits, average=average))
     except ValueError as error:
         raise HarnessError(str(error)) from error
+
+
+def _why_unpicklable(network: nn.Module) -> str:
+    """Return why a teacher can't be sent to workers that are no forks; empty if it can."""
+    try:
+        ForkingPickler.dumps(network)
+    except Exception as error:  # what a part of it raises
+        return one_line(error).rstrip(".")
+    return ""
 
 
 def _free_bytes(folder: Path) -> int:

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from grounds import ground
+from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import Tensor, nn
 
 from harness.core.errors import HarnessError
+from harness.studies.start import Start
 from harness.teachers.asking import AskingCosts, asking_costs, check_can_be_asked, how_to_ask, live_teacher, told
+from harness.teachers.black_box import BlackBoxTeacher
 from harness.teachers.kinds.function import FunctionTeacher
+from harness.teachers.kinds.onnx import OnnxTeacher
+from harness.teachers.kinds.sklearn import SklearnTeacher
+from harness.teachers.make import Teacher
 from lightning_modules.data import Augment, MixUp, Split, TensorDataModule
+from lightning_modules.data.live import LiveTeacher
 from lightning_modules.data.views import ShiftedViews, Views
+from lightning_modules.outputs import Classification, Regression
 
 COSTS = AskingCosts(
     samples=1000,
@@ -28,7 +38,7 @@ COSTS = AskingCosts(
     trials=50,
     free_bytes=10_000_000,
 )
-BLACK_BOX = FunctionTeacher(lambda inputs: inputs, digest="x")
+CLASSES = Classification(3)
 
 
 def data_with(views: Views | None) -> Any:
@@ -68,17 +78,58 @@ def test_a_study_goes_on_as_it_began() -> None:
 def test_fresh_and_mixed_samples_are_asked_about_live(views: Views, what: str) -> None:
     assert way("auto", views) == way("live", views) == "live"
     with pytest.raises(HarnessError, match=f"--teacher-outputs stored is impossible where {what}"):
-        check_can_be_asked("stored", data_with(views))
-    check_can_be_asked("auto", data_with(views))
+        check_can_be_asked("stored", data_with(views), CLASSES)
+    check_can_be_asked("auto", data_with(views), CLASSES)
 
 
-def test_a_teacher_that_is_no_network_is_asked_once() -> None:
-    check_can_be_asked("auto", data_with(None), BLACK_BOX)
-    check_can_be_asked("stored", data_with(ShiftedViews()), BLACK_BOX)
-    with pytest.raises(HarnessError, match=r"--teacher-outputs live needs a teacher that .* but this is a FunctionTea"):
-        check_can_be_asked("live", data_with(None), BLACK_BOX)
+def test_a_teacher_whose_answers_are_of_known_samples_is_asked_once() -> None:
+    trees = SklearnTeacher(HistGradientBoostingClassifier())
+    check_can_be_asked("auto", data_with(None), CLASSES, trees)
+    check_can_be_asked("stored", data_with(ShiftedViews()), CLASSES, trees)
+    with pytest.raises(HarnessError, match=r"--teacher-outputs live needs a teacher that .* but this is a SklearnTea"):
+        check_can_be_asked("live", data_with(None), CLASSES, trees)
     with pytest.raises(HarnessError, match="fresh views need a teacher that can be asked about each batch"):
-        check_can_be_asked("auto", data_with(Augment(abs, views="fresh")), BLACK_BOX)
+        check_can_be_asked("auto", data_with(Augment(abs, views="fresh")), CLASSES, trees)
+
+
+def test_a_function_and_an_onnx_model_are_asked_live_where_they_have_to_be() -> None:
+    for teacher in (FunctionTeacher(doubled, digest="x"), OnnxTeacher("model.onnx")):
+        check_can_be_asked("auto", data_with(Augment(abs, views="fresh")), CLASSES, teacher)
+        check_can_be_asked("live", data_with(None), CLASSES, teacher)
+
+
+def test_a_teacher_with_a_scale_of_its_own_is_asked_once() -> None:
+    own = Regression(1, teacher_scale="own")
+    check_can_be_asked("auto", data_with(None), own)
+    with pytest.raises(HarnessError, match="--teacher-outputs live needs a teacher that answers in the units of the"):
+        check_can_be_asked("live", data_with(None), own)
+    with pytest.raises(HarnessError, match="fresh views need a teacher that answers in the units of the targets"):
+        check_can_be_asked("auto", data_with(Augment(abs, views="fresh")), own)
+    check_can_be_asked("live", data_with(None), Regression(1))
+
+
+def live(teacher: BlackBoxTeacher) -> LiveTeacher:
+    teacher.prepare(ground())
+    space: Any = SimpleNamespace(task=SimpleNamespace(output=CLASSES))
+    made = Teacher(None, Start("", (), ""), None, "", 0, teacher)  # type: ignore[arg-type]
+    return live_teacher([made], space, "probabilities", torch.rand(16, 4))
+
+
+def test_a_function_is_asked_about_what_a_student_sees_here_and_in_a_worker() -> None:
+    asked = live(FunctionTeacher(doubled, digest="x"))
+    for one in (asked, ForkingPickler.loads(ForkingPickler.dumps(asked))):
+        found = one(torch.arange(8.0).reshape(2, 4))
+        torch.testing.assert_close(found["logits"], torch.tensor([[0.0, 2.0, 4.0], [8.0, 10.0, 12.0]]))
+        assert found["logits"].dtype == torch.float32 and not found["logits"].is_inference()
+
+
+def test_a_function_that_workers_can_not_import_is_refused_where_it_is_asked_live() -> None:
+    with pytest.raises(HarnessError, match="a FunctionTeacher that is asked live must be one .*; define its function"):
+        live(FunctionTeacher(lambda inputs: inputs[:, :3], digest="x"))
+
+
+def doubled(inputs: Tensor) -> Tensor:
+    return 2 * inputs[:, :3]
 
 
 def test_outputs_are_stored_where_methods_or_teacher_are_not_fit_for_a_live_one() -> None:
@@ -112,7 +163,7 @@ class Drops(nn.Module):
 
 def test_a_live_teacher_whose_dropout_is_on_is_refused() -> None:
     space: Any = SimpleNamespace(task=SimpleNamespace(output=None))
-    teacher: Any = SimpleNamespace(network=Drops().eval(), black_box=None)
+    teacher: Any = Teacher(Drops().eval(), Start("", (), ""), None, "", 0)  # type: ignore[arg-type]
     with pytest.raises(HarnessError, match=r"must answer alike each time, but the same batch asked twice has logits"):
         live_teacher([teacher], space, "probabilities", torch.rand(16, 4))
 
