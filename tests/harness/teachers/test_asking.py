@@ -124,7 +124,7 @@ def test_a_function_is_asked_about_what_a_student_sees_here_and_in_a_worker() ->
 
 
 def test_a_function_that_workers_can_not_import_is_refused_where_it_is_asked_live() -> None:
-    with pytest.raises(HarnessError, match="a FunctionTeacher that is asked live must be one .*; define its function"):
+    with pytest.raises(HarnessError, match=r"a FunctionTeacher that is asked live must .*; define its functions"):
         live(FunctionTeacher(lambda inputs: inputs[:, :3], digest="x"))
 
 
