@@ -129,9 +129,14 @@ class DatasetSplit(Split):
 
     @property
     def fingerprint(self) -> str:
-        """Return what the dataset says that it is (``fingerprint``), or a hash of all its samples and labels."""
-        if self._declared is not None:
-            return self._declared
+        """Return what the dataset says that it is (``fingerprint``), or a hash of all its samples and labels.
+
+        Raises:
+            ValueError: If a sample can't be read, or differs from read to read.
+        """
+        if self._content is None and self._declared is not None:
+            self._check_repeatable()
+            object.__setattr__(self, "_content", self._declared)
         if self._content is None:
             self._scan()
         assert self._content is not None
@@ -161,8 +166,9 @@ class DatasetSplit(Split):
             pairs = zip(leaves(once), leaves(again), strict=True)
             if not all(torch.equal(one.nan_to_num(), other.nan_to_num()) for one, other in pairs):
                 raise ValueError(
-                    f"sample {place} of {self.name} must be the same each time that it is read, but is not: the "
-                    "teacher's answers are stored, so nothing may be drawn at random in the dataset."
+                    f"sample {place} of {self.name} must be the same each time that it is read, but is not: teacher "
+                    "and student must see the same, so nothing may be drawn at random in a dataset. Take its random "
+                    "transform out, and give it to DatasetDataModule(train=.., val=.., test=.., augment=Augment(..))."
                 )
 
     def all_inputs(self) -> Iterator[Inputs]:
