@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import itertools
-import os
 import re
-import sys
-import warnings
 from collections.abc import Iterator, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
@@ -16,20 +15,19 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler, Subset
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset
 
 from lightning_modules.batch import Batch, Inputs, moved_to
 from lightning_modules.data.augment import Augment, Augmentable, Transform
 from lightning_modules.data.content import HASHED_AT_ONCE, samples_digest
 from lightning_modules.data.loading import EpochLoader
+from lightning_modules.data.readers import Readers, read_once
 from lightning_modules.data.reading import (
     KILLED,
-    Collate,
     Form,
     Positions,
     UnreadableData,
     check_form,
-    end_with_parent,
     form_of,
     joined,
     leaves,
@@ -248,12 +246,16 @@ class DatasetSplit(Split):
             )
         return found[0], found[1]
 
-    def batches(self, parts: Sequence[Tensor], shown: Shown | None = None) -> Iterator[tuple[Tensor, Inputs, Tensor]]:
+    def batches(
+        self, parts: Sequence[Tensor], shown: Shown | None = None, kept: dict[str, Readers] | None = None
+    ) -> Iterator[tuple[Tensor, Inputs, Tensor]]:
         """Yield ids, inputs and labels of batches, read ahead by the workers, on the CPU.
 
         Args:
             parts: Positions of the samples of each batch.
             shown: The view that is read; ``None`` reads samples as they are.
+            kept: Readers of a training by the name of their split, which are used, or else begun and added; ``None``
+                starts some for this pass alone.
 
         Raises:
             UnreadableData: If the dataset has another length than before, can't give a sample, or gives one of another
@@ -262,44 +264,39 @@ class DatasetSplit(Split):
         if (now := len(cast(Sized, self.dataset))) != len(self):
             raise UnreadableData(f"{self.name} must keep its length, {len(self):,} samples, but has {now:,} now.")
         indices: list[Any] = [part.tolist() for part in parts]
-        if shown is not None and isinstance(shown.view, Tensor):
-            views = shown.view.split([len(part) for part in parts])
+        if shown is not None:  # readers that are kept know no view but that of a sample
+            views = torch.as_tensor(shown.view).expand(sum(map(len, parts))).split([len(part) for part in parts])
             indices = [list(zip(part, each.tolist(), strict=True)) for part, each in zip(indices, views, strict=True)]
-        killed: str | None = None
+        refused: UnreadableData | None = None
         try:
-            for ids, inputs, labels in self._reading(indices, shown):
+            for ids, inputs, labels in self._reading(indices, shown, kept):
                 self._check_form(ids, inputs, labels, shown is not None)
                 yield ids, inputs, labels
         except ValueError as error:
             # A worker's error comes with the worker's traceback; its last line is the message.
             told = str(error).strip().splitlines()[-1]
-            raise UnreadableData(re.sub(r"^(\w+\.)*(ValueError|UnreadableData): ", "", told)) from error
+            refused = UnreadableData(re.sub(r"^(\w+\.)*(ValueError|UnreadableData): ", "", told))
+            if not self.workers:
+                raise refused from error
         except (RuntimeError, EOFError, OSError) as error:
             # A dataset's own errors come as UnreadableData: another one is of the way from a reader, which has ended.
             killed = unreadable_text(error) if isinstance(error, RuntimeError) else KILLED if self.workers else None
             if killed is None:
                 raise
-        if killed:  # not raised from PyTorch's error, which would keep the readers, and be raised for them again
-            raise UnreadableData(killed)
+            refused = UnreadableData(killed)
+        if refused is not None:  # not raised from PyTorch's error, which would keep the readers, and be raised again
+            raise refused
 
-    def _reading(self, indices: list[Any], shown: Shown | None) -> Iterator[tuple[Tensor, Inputs, Tensor]]:
-        """Start the workers, and return an iterator over the batches of samples at some indices."""
-        with warnings.catch_warnings():  # for as long as readers are started, and not while batches are used
-            warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores
-            warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, which readers do not use
-            return iter(
-                DataLoader(
-                    Positions(partial(self.read, shown=shown)),
-                    batch_sampler=cast("Sampler[list[int]]", indices),
-                    num_workers=self.workers,
-                    # Forks, whatever Python's default is: a dataset's class may be in a file that no other process
-                    # can import.
-                    multiprocessing_context="fork" if self.workers and sys.platform == "linux" else None,
-                    collate_fn=Collate(self.name),
-                    worker_init_fn=partial(end_with_parent, os.getpid()),
-                    generator=torch.Generator(),  # else each pass would draw from the one that a training seeds
-                )
-            )
+    def _reading(
+        self, indices: list[Any], shown: Shown | None, kept: dict[str, Readers] | None
+    ) -> Iterator[tuple[Tensor, Inputs, Tensor]]:
+        """Return an iterator over the batches of samples at some indices; see ``batches``."""
+        samples = Positions(partial(self.read, shown=shown))
+        if kept is None:
+            return read_once(samples, indices, self.workers, self.name)
+        if self.name not in kept:
+            kept[self.name] = Readers(samples, self.workers, self.name)
+        return kept[self.name].read(indices)
 
     def _check_form(self, ids: Tensor, inputs: Inputs, labels: Tensor, is_view: bool) -> None:
         """Check that a batch has the form of the first one that was read, of samples as they are or in views."""
@@ -390,12 +387,19 @@ def _targets(dataset: Any) -> Any:
 
 
 class DatasetLoader(EpochLoader):
-    """Iterates over a split that is read from disk; arguments as of ``EpochLoader``."""
+    """Iterates over a split that is read from disk.
+
+    Args:
+        split: The samples.
+        kept: Readers of a training, as of ``DatasetSplit.batches``.
+        how: As of ``EpochLoader``.
+    """
 
     split: DatasetSplit
 
-    def __init__(self, split: DatasetSplit, **how: Any) -> None:
+    def __init__(self, split: DatasetSplit, *, kept: dict[str, Readers] | None = None, **how: Any) -> None:
         super().__init__(split, **how)
+        self._kept = kept
 
     def __len__(self) -> int:
         return self.batches
@@ -408,7 +412,7 @@ class DatasetLoader(EpochLoader):
         assert augment is None or isinstance(augment, Augment)
         views = self._views()
         reading = self.split.batches(
-            parts, None if augment is None else Shown(augment, self.view if views is None else views)
+            parts, None if augment is None else Shown(augment, self.view if views is None else views), self._kept
         )
         for number, (ids, inputs, labels) in enumerate(reading):
             there = ids.to(device)
@@ -471,6 +475,7 @@ class DatasetDataModule(TensorDataModule):
         folds: int | None = None,
         groups: Sequence[Any] | None = None,
     ) -> None:
+        self._kept: dict[str, Readers] | None = None
         if isinstance(workers, bool) or not isinstance(workers, Integral) or workers < 0:
             raise ValueError(f"workers must be a whole number of at least 0, but got {workers=}.")
         given = {"train": train, "val": val, "test": test}
@@ -499,4 +504,19 @@ class DatasetDataModule(TensorDataModule):
         if not isinstance(part, DatasetSplit):
             return super()._loader(split, **how)
         views = self.views if split == "train" else None
-        return DatasetLoader(part, teacher=self._batch_outputs(split), views=views, **how)
+        return DatasetLoader(part, kept=self._kept, teacher=self._batch_outputs(split), views=views, **how)
+
+    @contextmanager
+    def readers_kept(self) -> Iterator[None]:
+        """Keep the readers of each split over its passes within the context, and end them with it."""
+        kept: dict[str, Readers] = {}
+        self._kept, has_failed = kept, True
+        try:
+            yield
+            has_failed = False
+        finally:
+            self._kept = None
+            for readers in kept.values():
+                readers.close()
+            if kept and has_failed:
+                gc.collect()  # PyTorch's error is in a cycle with its traceback, which holds the readers
