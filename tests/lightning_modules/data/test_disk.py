@@ -19,7 +19,7 @@ from harness.preparation.fingerprint import fingerprint
 from harness.teachers import StoredOutputs
 from lightning_modules.batch import Batch, select
 from lightning_modules.data import DatasetDataModule, Split, TensorDataModule
-from lightning_modules.data.disk import DatasetSplit
+from lightning_modules.data.dataset_split import DatasetSplit
 from lightning_modules.data.reading import KILLED, UnreadableData, unreadable_text
 
 SIZE, WIDTH = 23, 3
