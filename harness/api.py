@@ -242,8 +242,8 @@ class Result:
         """
         from safetensors.torch import load_file
 
-        from harness.networks.students import build_student
-        from harness.task import deployed_network, load_data
+        from harness.students.kept import build_kept, read_metadata
+        from harness.task import load_data
         from harness.training.tensor_file import load_state
         from harness.trials.trial import STUDENT
 
@@ -261,7 +261,7 @@ class Result:
         space = self._space or self._embedded_space()
         where = self._study.settings.data_dir or self._study.sources["data_dir"]
         data = load_data(space.task, None if where is None else Path(where))
-        network = deployed_network(space.task, build_student(space, space.building(trial.params), data))
+        network = build_kept(read_metadata(file), space, data)
         load_state(network, load_file(file))
         return network.eval()
 

@@ -33,6 +33,7 @@ from harness.space_checks import (
 from harness.space_families import Choice, family_groups, kept_families
 from harness.space_files import run_space_file
 from harness.space_initial import check_initial, hands_teacher, needs_teacher
+from harness.space_layers import FamilyLayers, check_family_layers, kept_family_layers, student_layers_of
 from harness.space_module import LABELS, OWN_TRAINING, check_module_space
 from harness.space_ranges import hold, listed, middle_of, suggest
 from harness.space_training import (
@@ -128,6 +129,9 @@ class SearchSpace:
         code: The source code of the space file and of the modules that it imports; set by ``load_space``.
         chooser: The parameter that chooses a family of students; set by a ``Choice``, and empty without one.
         families: The names of the parameters of each family; set by a ``Choice``.
+        layers: Of families of students, their names of layers by those that methods name, as
+            ``{"lcnet": {"late": "blocks.5"}, "resnet": {"late": "layer4"}}`` for a ``student_layer`` called ``late``.
+            A name that a family is given no other for is the layer's own.
 
     Raises:
         ValueError: If a parameter's name is unknown to the function that it should reach, missing, or used twice.
@@ -142,6 +146,7 @@ class SearchSpace:
     code: Code = field(default_factory=Code, repr=False, compare=False)
     chooser: str = ""
     families: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    layers: FamilyLayers = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_task(self.task, epochs=self.epochs)
@@ -156,6 +161,8 @@ class SearchSpace:
         else:
             object.__setattr__(self, "training", storable_training(self.training))
             self._check_methods()
+        if self.layers:
+            check_family_layers(self.layers, self.families, student_layers_of(self.criteria, self.methods))
         object.__setattr__(self, "initial", {name: storable(name, dist) for name, dist in self.initial.items()})
         others = itertools.chain(self.student, self.training, self._method, *self.methods.values())
         check_initial(self.initial, set(others))
@@ -242,7 +249,10 @@ class SearchSpace:
         """
         parameters = dict(configuration.distillation)
         method = parameters.pop(METHOD, HINTON)
-        return self.criteria[method](**parameters) if method in self.criteria else make_criterion(method, **parameters)
+        known = method in self.criteria
+        criterion = self.criteria[method](**parameters) if known else make_criterion(method, **parameters)
+        criterion.layer_names = self.layer_names(configuration.student)
+        return criterion
 
     def training_of(self, configuration: Configuration) -> Training:
         """Return how a configuration's student is trained: as it says, and else as the task does."""
@@ -253,6 +263,10 @@ class SearchSpace:
     def varied_training(self) -> Distributions:
         """Return the keywords of ``Training`` that vary: none where students train themselves."""
         return {} if self.trains_itself else self.training
+
+    def layer_names(self, architecture: Mapping[str, Any]) -> Mapping[str, str]:
+        """Return what an architecture's family calls layers, by the names that methods have for them."""
+        return self.layers.get(architecture[self.chooser], {}) if self.chooser else {}
 
     def labels_alone(self, configuration: Configuration) -> Configuration:
         """Return a configuration without its teacher, as controls are trained."""
@@ -360,6 +374,9 @@ class SearchSpace:
             self,
             student=student,
             families=families,
+            layers=kept_family_layers(self.layers, families, student_layers_of(self.criteria, methods))
+            if self.layers
+            else {},
             distillation={name: Method(self.criteria[name], group) for name, group in methods.items()}
             if self._method
             else next(iter(methods.values())),
@@ -474,8 +491,11 @@ class SearchSpace:
     def declaration(self) -> dict[str, Any]:
         """Return the space as JSON-like values: a resumed study's must be those that it was begun with."""
         declared = {name: json.loads(distribution_to_json(dist)) for name, dist in self.distributions.items()}
+        if not self.chooser:
+            return declared
+        layers = {family: dict(names) for family, names in self.layers.items() if names}
         families = {name: list(group) for name, group in self.families.items()}
-        return {**declared, "families": families} if self.chooser else declared
+        return {**declared, "families": families, **({"layers": layers} if layers else {})}
 
 
 def load_space(file: Path, epochs: int | None = None) -> SearchSpace:

@@ -134,7 +134,7 @@ class ClassifierModule(pl.LightningModule):
         device = batch.ids.device
         mixed = self.training and used_precision(self.settings.precision, device) != "32"
         with (
-            capture_features(self.network, self.criterion.student_layers) as features,
+            capture_features(self.network, self.criterion.student_layers, self.criterion.layer_names) as features,
             torch.autocast(device.type, torch.bfloat16) if mixed else nullcontext(),
         ):
             logits = call(self.network, batch.inputs)

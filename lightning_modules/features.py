@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,22 +13,26 @@ from torch import Tensor, nn
 from lightning_modules.batch import Inputs, call, evaluating
 
 Features = dict[str, Tensor]
-"""Outputs of layers by their names in ``network.named_modules()``, each of first dimension B."""
+"""Outputs of layers by the names that they were asked for under, each of first dimension B."""
+Names = Mapping[str, str]
+"""What a network calls layers in ``network.named_modules()``, by the names that they are asked for under."""
+_OWN_NAMES: Names = MappingProxyType({})
 
 
 @contextmanager
-def capture_features(network: nn.Module, layers: Sequence[str]) -> Iterator[Features]:
+def capture_features(network: nn.Module, layers: Sequence[str], names: Names = _OWN_NAMES) -> Iterator[Features]:
     """Capture outputs of layers in a dict that is filled by calls of the network; remove the hooks at the end.
 
     Args:
         network: The network.
         layers: Names of layers.
+        names: What the network calls them, where that is another name.
 
     Raises:
         ValueError: If the network has no layer of that name.
     """
     features: Features = {}
-    handles = [_layer(network, name).register_forward_hook(_capture_hook(features, name)) for name in layers]
+    handles = [_layer(network, name, names).register_forward_hook(_capture_hook(features, name)) for name in layers]
     try:
         yield features
     finally:
@@ -36,13 +41,16 @@ def capture_features(network: nn.Module, layers: Sequence[str]) -> Iterator[Feat
 
 
 @torch.no_grad()
-def probe_features(network: nn.Module, inputs: Inputs, layers: Sequence[str]) -> tuple[Tensor, Features]:
+def probe_features(
+    network: nn.Module, inputs: Inputs, layers: Sequence[str], names: Names = _OWN_NAMES
+) -> tuple[Tensor, Features]:
     """Return logits and features of some inputs in eval mode; the network's modes are restored.
 
     Args:
         network: The network.
         inputs: Inputs of a few samples, on its device.
         layers: Names of layers.
+        names: What the network calls them, where that is another name.
 
     Raises:
         ValueError: If the network has no layer of that name, or the layer's output is not a tensor with a row for each
@@ -56,15 +64,15 @@ def probe_features(network: nn.Module, inputs: Inputs, layers: Sequence[str]) ->
 
         return hook
 
-    handles = [_layer(network, name).register_forward_hook(note(name)) for name in layers]
+    handles = [_layer(network, name, names).register_forward_hook(note(name)) for name in layers]
     try:
-        with evaluating(network), capture_features(network, layers) as features:
+        with evaluating(network), capture_features(network, layers, names) as features:
             logits = call(network, inputs)
     finally:
         for handle in handles:
             handle.remove()
     for name in layers:
-        _check(name, features.get(name), len(logits), versions.get(name))
+        _check(names.get(name, name), features.get(name), len(logits), versions.get(name))
     return logits, features
 
 
@@ -75,7 +83,8 @@ def _capture_hook(features: Features, name: str) -> Any:
     return hook
 
 
-def _layer(network: nn.Module, name: str) -> nn.Module:
+def _layer(network: nn.Module, asked: str, names: Names) -> nn.Module:
+    name = names.get(asked, asked)
     try:
         if name:  # the empty name is the network itself
             return network.get_submodule(name)

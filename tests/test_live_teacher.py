@@ -168,6 +168,26 @@ def test_students_and_controls_are_trained_on_the_same_mixed_targets(tmp_path: P
     assert rows and all(0 < value < 10 for (value,) in rows)
 
 
+def test_a_function_is_asked_about_fresh_views_and_trees_are_refused_before_they_are_fitted(tmp_path: Path) -> None:
+    asking = "\n\ndef ask(x):\n    return x.flatten(1)[:, 8:18]\n\n\nclass Digits"
+    for teacher in ("FunctionTeacher(ask, digest='ten pixels')", "SklearnTeacher(Never())"):
+        flags = in_memory(tmp_path, ", augment=Augment(noisy, views='fresh')", teacher=teacher)
+        file = tmp_path / "space.py"
+        never = (
+            "class Never(DecisionTreeClassifier):\n    def fit(self, *given):\n        raise RuntimeError('fitted')\n"
+        )
+        imports = (
+            "from sklearn.tree import DecisionTreeClassifier\n\n"
+            "from harness.teachers import FunctionTeacher, SklearnTeacher\n\n\n"
+        )
+        file.write_text(file.read_text().replace("\n\nclass Digits", f"\n\n{imports}{never}{asking}", 1))
+        if teacher.startswith("Function"):
+            output = search(tmp_path, *flags, "--controls", "none", "--study", "asked", "--trials", "1")
+            assert "outputs   asked live about each batch" in output and "1/1 done" in output
+    output = search(tmp_path, *flags, "--study", "trees", expect=2)
+    assert "fresh views need a teacher that can be asked about each batch" in output and "fitted" not in output
+
+
 def test_stored_views_of_a_transform_are_asked_about_once(tmp_path: Path) -> None:
     flags = in_memory(tmp_path, ", augment=Augment(noisy, views=2)")
     output = search(tmp_path, *flags, "--controls", "none")

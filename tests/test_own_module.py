@@ -228,3 +228,37 @@ def test_a_space_in_no_file_is_searched_from_python_by_forks(tmp_path: Path) -> 
     )
     assert found.returncode == 0, found.stdout + found.stderr
     assert "3 trials of Perceptron" in found.stdout
+
+
+def test_samples_are_mixed_alike_for_a_module_and_its_control_and_no_teacher_is_there(tmp_path: Path) -> None:
+    noted = """        kept = [batch.inputs.sum(), batch.target.sum(0).max(), *batch.target[0].topk(2).values]
+        with open("seen.txt", "a") as file:
+            line = f"{type(batch.teacher).__name__} {' '.join(f'{float(one):.5f}' for one in kept)}"
+            file.write(line + chr(10))
+"""
+    accuracy = '        self.log("train/accuracy", (logits.argmax(-1) == batch.target).float().mean())\n'
+    augment = "augment=Augment(noisy, views='fresh', mix=MixUp(0.4))"
+    written(
+        tmp_path,
+        (
+            "        return digits(batch_size=64)",
+            f"        return TensorDataModule(**digits(batch_size=64).splits, {augment})",
+        ),
+        ("class Digits(Task):", "def noisy(x):\n    return x + torch.rand(1)\n\n\nclass Digits(Task):"),
+        ("from harness import SearchSpace, Task", "from harness import SearchSpace, Task\n" + MIXING),
+    )
+    flags = (*FLAGS, "--epochs", "1", "--trials", "1", "--workers", "1", "--controls", "plain", "--min", "none")
+    output = search(tmp_path, *flags, expect=2)
+    assert "module()'s training, in whose batch.target are shares of classes, for samples are mixed, fails" in output
+    file = tmp_path / "own.py"
+    file.write_text(file.read_text().replace(accuracy, noted))
+    output = search(tmp_path, *flags, "--fix", "alpha=0.5")
+    assert "asked live about each batch" in output and "no control possible" not in output
+    seen = [line.split(" ", 1) for line in (tmp_path / "seen.txt").read_text().splitlines()]
+    of_student = [line for teacher, line in seen if teacher == "dict"][-BATCHES:]
+    of_control = [line for teacher, line in seen if teacher == "HiddenTeacher"][-BATCHES:]
+    assert len(of_student) == BATCHES and of_student == of_control
+    assert any(not line.endswith(" 0.00000") for line in of_student)  # two classes share a sample
+
+
+MIXING = "from lightning_modules.data import Augment, MixUp, TensorDataModule"

@@ -43,6 +43,22 @@ SPACE = SearchSpace(
 
 
 @pytest.mark.slow
+def test_a_student_that_was_handed_an_assistant_is_loaded_again(tmp_path: Path) -> None:
+    space = SPACE.replace("nn.Linear(64, width)", "nn.Linear(64, teacher[1].out_features // 2)")
+    space = space.replace("nn.Linear(width, ", "nn.Linear(teacher[1].out_features // 2, ")
+    (tmp_path / "small.py").write_text(space.split("    initial=")[0] + "    epochs=1,\n)\n")
+    flags = ("--space", "small.py", "--trials", "1", "--objectives", "accuracy,parameters", "--min", "none")
+    for study, *teacher in (("first",), ("second", "--teacher", "mlruns/trials/first/0/student.safetensors")):
+        search(tmp_path, *flags, "--study", study, "--controls", "none", *teacher)
+    storage, runs = f"sqlite:///{tmp_path}/optuna.db", tmp_path / "mlruns"
+    widths = {}
+    for study in ("first", "second"):
+        found = load_study(study, storage=storage, runs_dir=runs, space=tmp_path / "small.py")
+        widths[study] = found.student(0)[1].out_features  # type: ignore[index]
+    assert widths == {"first": 16, "second": 8}  # half of the teacher's 32, and half of the assistant's
+
+
+@pytest.mark.slow
 def test_what_students_start_from_is_searched_told_logged_and_loaded_again(tmp_path: Path) -> None:
     (tmp_path / "small.py").write_text(SPACE)
     save_file({"3.bias": torch.zeros(10)}, tmp_path / "w.safetensors")

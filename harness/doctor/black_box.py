@@ -12,9 +12,10 @@ from harness.networks.students import middle_architecture
 from harness.preparation.method_checks import check_no_layers, teacher_layers
 from harness.preparation.teacher_checks import check_outputs
 from harness.task import class_names
-from harness.teachers.asking import AUTO, check_can_be_asked
+from harness.teachers.asking import AUTO, asks_live, check_can_be_asked
 from harness.teachers.black_box import AskedNetwork, BlackBoxTeacher, Ground, Query
 from harness.teachers.outputs import SEARCHED
+from lightning_modules.data.live import LiveTeacher
 
 NO_NETWORK = "the teacher is no PyTorch network: it is asked, and never trained by gradients"
 ASKED_ONCE = "all that is known of the teacher are its answers: it is not asked again"
@@ -27,7 +28,7 @@ def load_black_box(teacher: BlackBoxTeacher, context: CheckContext) -> str:
         HarnessError: If it can't teach this task.
         CheckWarning: If something about it may not be intended.
     """
-    check_can_be_asked(AUTO, context.data, teacher)
+    check_can_be_asked(AUTO, context.data, context.space.task.output, teacher)
     notes: list[str] = []
     data = context.sample if teacher.learns else context.data
     names = class_names(context.space.task, context.data.class_names)
@@ -60,11 +61,15 @@ def ask_black_box(teacher: BlackBoxTeacher, context: CheckContext) -> str:
         HarnessError: If its answers can't be stored, or the space wants its layers.
     """
     check_no_layers(type(teacher).__name__, teacher_layers(context.space))
-    outputs = {split: {"logits": _answers(teacher, context, split)} for split in SEARCHED}
+    is_live = asks_live(context.sample)
+    splits = ("val",) if is_live else SEARCHED
+    outputs = {split: {"logits": _answers(teacher, context, split)} for split in splits}
     check_outputs("the teacher", outputs, context.space.task.output)
     context.sample.attach(outputs)
+    if is_live:
+        context.sample.live = LiveTeacher([teacher.live_network()], average=lambda logits: logits[0])
     classes = outputs["val"]["logits"].shape[-1]
-    return f"one row of {classes} numbers for each of {sum(len(context.sample.splits[s]) for s in SEARCHED)} samples"
+    return f"one row of {classes} numbers for each of {sum(len(context.sample.splits[s]) for s in splits)} samples"
 
 
 def _answers(teacher: BlackBoxTeacher, context: CheckContext, split: str) -> Tensor:

@@ -22,7 +22,7 @@ from harness.preparation.method_checks import teacher_layers
 from harness.preparation.origins import find_origins
 from harness.preparation.teacher_checks import check_outputs
 from harness.task import make_metrics, teacher_outputs_dtype, teacher_training
-from harness.teachers.asking import asks_live
+from harness.teachers.asking import AUTO, asks_live, check_can_be_asked
 from harness.teachers.black_box import BlackBoxTeacher
 from harness.teachers.make import AS_IT_IS, find_teacher
 from harness.teachers.outputs import SEARCHED, find_teacher_outputs, run_teacher
@@ -39,6 +39,7 @@ def check_teacher_loads(context: CheckContext) -> str:
     """Check that the teacher can be built, and loaded from ``--teacher`` or the cache if they have one."""
     context.dataset = fingerprint(context.data)
     context.sample.origins = find_origins(context.space, context.data, context.settings)
+    check_can_be_asked(AUTO, context.data, context.space.task.output)
     network, file = find_teacher(context.space, context.data, context.dataset, context.settings)
     if context.sample.origins.teacher is not None and isinstance(network, nn.Module):
         context.sample.origins = replace(context.sample.origins, teacher=frozen(copy.deepcopy(network)))

@@ -15,12 +15,13 @@ _MOST_VALUES, _MOST_CORNERS = 32, 32
 
 
 def corners(space: SearchSpace) -> Iterator[dict[str, Any]]:
-    """Yield the middle, the lowest and the highest values of all parameters, and some of the other corners."""
+    """Yield the middle, the lowest and the highest values of all parameters of each family, then some other corners."""
     for family, group in space.student_groups.items():
         yield space.architecture_of(space.middle(family=family))
-        pairs = [(bounds[0], bounds[-1]) for bounds in map(bounds_of, group.values())]
         for side in (0, -1):
-            yield dict(zip(group, (pair[side] for pair in pairs), strict=True))
+            yield {name: bounds_of(distribution)[side] for name, distribution in group.items()}
+    for group in space.student_groups.values():
+        pairs = [(bounds[0], bounds[-1]) for bounds in map(bounds_of, group.values())]
         for corner in itertools.islice(itertools.product(*pairs), _MOST_CORNERS):
             yield dict(zip(group, corner, strict=True))
 

@@ -24,12 +24,12 @@ from harness.training.fit import seed_draws
 from harness.training.tensor_file import cpu_state
 from lightning_modules.batch import Inputs, call, evaluating, first_of
 from lightning_modules.data.tensors import Split, TensorDataModule
-from lightning_modules.features import probe_features
+from lightning_modules.features import Names, probe_features
 
 _MOST_ARCHITECTURES = 64
 _MOST_NUMBERS = 50_000_000  # of their weights together: of large students, fewer architectures are checked
 _LEAST_NUMBERS = 250_000  # that are counted for each: so many are drawn in the time that a small one takes besides
-_NEEDED = 3  # the first corners: the middle, all lowest, all highest
+_NEEDED = 3  # the first corners of each family: the middle, all lowest, all highest
 
 
 @dataclass(eq=False)
@@ -61,7 +61,8 @@ def check_students(
     """Check that students of every kind can be trained, before a teacher is made and a trial is begun.
 
     Checked are, in this order, the middle of the space, its corners, every value of each parameter, and all other
-    architectures of a small space: as many as have no more than 50 million weights together, but at least three.
+    architectures of a small space: as many as have no more than 50 million weights together, but at least three of
+    each family.
 
     Args:
         space: Its task builds them.
@@ -78,9 +79,9 @@ def check_students(
     """
     found, checker = Students(), _StudentChecker(space, data, user_code, layers)
     first, axes = list(corners(space)), axes_of(space)
-    every = space.architectures(limit=_MOST_ARCHITECTURES) or []
+    every, needed = space.architectures(limit=_MOST_ARCHITECTURES) or [], _NEEDED * len(space.student_groups)
     for place, architecture in enumerate([*first, *itertools.chain(*axes.values()), *every]):
-        checker(architecture, found, twice=place < len(first), is_needed=place < _NEEDED)
+        checker(architecture, found, twice=place < len(first), is_needed=place < needed)
     found.checked = len(checker.fingerprints)
     checker.numbers = 0  # as many again may show what a parameter changes beside others than the middle
     found.without_effect = [
@@ -114,7 +115,8 @@ class LayerCheck:
             seen = Students()
             with if_memory_suffices():
                 network = build_student(self._space, architecture, self._data).to(self._data.device)
-                _note_layers(name, network, probe_samples(self._data), self._layers, seen)
+                names = self._space.layer_names(architecture)
+                _note_layers(name, network, probe_samples(self._data), self._layers, names, seen)
             self._found[name] = not seen.missing
         return self._found[name]
 
@@ -205,7 +207,7 @@ def _check_architecture(
             f"students must have the same classes, but {name} has {classes} logits and others {found.classes}",
             "give teacher and students one logit for each class",
         )
-    _note_layers(name, network, split, layers, found)
+    _note_layers(name, network, split, layers, space.layer_names(architecture), found)
     _check_smallest_batch(name, network, space, data)
     return network, _fingerprint(network, split.inputs, logits)
 
@@ -277,11 +279,13 @@ def check_trainable(name: str, network: nn.Module) -> None:
         )
 
 
-def _note_layers(name: str, network: nn.Module, split: Split, layers: Sequence[str], found: Students) -> None:
+def _note_layers(
+    name: str, network: nn.Module, split: Split, layers: Sequence[str], names: Names, found: Students
+) -> None:
     """Note the shapes that the layers output for a sample, or that a layer is missing."""
     for layer in layers:
         try:
-            _, features = probe_features(network, split.inputs, [layer])
+            _, features = probe_features(network, split.inputs, [layer], names)
         except ValueError as error:
             found.missing.setdefault(layer, f"{name}: {one_line(error).rstrip('.')}")
         else:

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
-from optuna.distributions import FloatDistribution
 
 from harness.core.errors import HarnessError, one_line
 from harness.networks.student_checks import Students
 from harness.space import METHOD, SearchSpace
-from harness.space_ranges import listed
+from harness.space_layers import STUDENT, TEACHER, compared_layers, student_layers_of
 from harness.space_training import training_variants
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.methods.feature import FeatureCriterion
 
-_STUDENT, _TEACHER = "student_layer", "teacher_layer"
-_MOST_COMBINATIONS = 1_000  # of a method's values, each of which may name other layers
-
 
 def teacher_layers(space: SearchSpace) -> list[str]:
     """Return the names of the teacher's layers that trials of the space may need, each once."""
-    return list(dict.fromkeys(layer for _, layers in _layered(space) for layer in layers[_TEACHER]))
+    return list(dict.fromkeys(layer for _, layers in _layered(space) for layer in layers[TEACHER]))
 
 
 def check_teachers(space: SearchSpace, teachers: int) -> None:
@@ -169,7 +163,7 @@ def classes_fault(method: str, space: SearchSpace, classes: int) -> str | None:
 
 def student_layers(space: SearchSpace) -> list[str]:
     """Return the names of the students' layers that trials of the space may need, each once."""
-    return list(dict.fromkeys(layer for _, layers in _layered(space) for layer in layers[_STUDENT]))
+    return student_layers_of(space.criteria, space.methods)
 
 
 def check_student_layers(space: SearchSpace, students: Students) -> None:
@@ -183,7 +177,7 @@ def check_student_layers(space: SearchSpace, students: Students) -> None:
         HarnessError: If one has not.
     """
     for method, layers in _layered(space):
-        _check_student_layers_of(method, layers[_STUDENT], students)
+        _check_student_layers_of(space, method, layers[STUDENT], students)
 
 
 def check_layers(space: SearchSpace, students: Students, data: TensorDataModule) -> None:
@@ -216,7 +210,7 @@ def check_layers_of(method: str, space: SearchSpace, students: Students, data: T
     layers = dict(_layered(space)).get(method, {})
     if not layers:
         return
-    _check_student_layers_of(method, layers[_STUDENT], students)
+    _check_student_layers_of(space, method, layers[STUDENT], students)
     criterion_class = space.criteria[method]
     if not issubclass(criterion_class, FeatureCriterion) or not layers.keys() <= space.methods[method].keys():
         return  # a user's method with layers of its own: ``check_own_methods`` checks it
@@ -232,11 +226,12 @@ def check_layers_of(method: str, space: SearchSpace, students: Students, data: T
                 raise HarnessError(f"method {method!r} can't be searched with {name}: {one_line(error)}") from error
 
 
-def _check_student_layers_of(method: str, layers: Sequence[str], students: Students) -> None:
+def _check_student_layers_of(space: SearchSpace, method: str, layers: Sequence[str], students: Students) -> None:
     for layer in layers:
         if layer in students.missing:
             fault = f"method {method!r} can't be searched with {students.missing[layer]}"
-            raise HarnessError(f"{fault}; leave such students, or the layer, out of the space.")
+            named = f", or name it for its family: layers={{…: {{{layer!r}: …}}}}" if space.chooser else ""
+            raise HarnessError(f"{fault}; leave such students, or the layer, out of the space{named}.")
 
 
 def _remedy(space: SearchSpace, unfit: list[str]) -> str | None:
@@ -247,35 +242,6 @@ def _remedy(space: SearchSpace, unfit: list[str]) -> str | None:
     return f"Leave {', '.join(unfit)} out of the space, or hold another: --fix {METHOD}={fit[0]}"
 
 
-def _layered(space: SearchSpace) -> Iterator[tuple[str, dict[str, list[Any]]]]:
-    """Yield the methods that compare layers, each with the names of its possible layers."""
-    for method in space.criteria:
-        made = [space.criteria[method](**values) for values in _combinations(space, method)]
-        layers = {
-            _STUDENT: list(dict.fromkeys(layer for one in made for layer in one.student_layers)),
-            _TEACHER: list(dict.fromkeys(layer for one in made for layer in one.teacher_layers)),
-        }
-        if any(layers.values()):
-            yield method, layers
-
-
-def _combinations(space: SearchSpace, method: str) -> Iterator[dict[str, Any]]:
-    """Yield all combinations of a method's choices and whole numbers, which may name layers together.
-
-    Ranges of real numbers are in their middle. Where there are more than ``_MOST_COMBINATIONS``, each value is combined
-    with the middle of the others.
-    """
-    middle = {name: space.middle(method)[name] for name in space.methods[method]}
-    discrete = {
-        name: values
-        for name, distribution in space.methods[method].items()
-        if not isinstance(distribution, FloatDistribution) and (values := listed(distribution, _MOST_COMBINATIONS))
-    }
-    if math.prod(map(len, discrete.values())) <= _MOST_COMBINATIONS:
-        yield from (
-            {**middle, **dict(zip(discrete, row, strict=True))} for row in itertools.product(*discrete.values())
-        )
-        return
-    yield middle
-    for name, values in discrete.items():
-        yield from ({**middle, name: value} for value in values if value != middle[name])
+def _layered(space: SearchSpace) -> Iterator[tuple[str, dict[str, list[str]]]]:
+    """Yield the methods of a space that compare layers, each with the names of its possible layers."""
+    return compared_layers(space.criteria, space.methods)

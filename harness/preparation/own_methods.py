@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from harness.core.content import tensors_digest
 from harness.core.errors import HarnessError, one_line
-from harness.networks.students import build_student, middle_architecture
+from harness.networks.students import build_student
 from harness.space import SearchSpace
 from harness.space_training import training_variants
 from lightning_modules.batch import Batch, call, select
@@ -39,7 +40,7 @@ def check_own_methods(
     *,
     classes: int,
 ) -> None:
-    """Call each of the user's own methods once, with fresh students, and check the terms that it returns.
+    """Call each of the user's own methods with a fresh student of each family, and check the terms that it returns.
 
     Args:
         space: The space, with fixed parameters.
@@ -51,9 +52,10 @@ def check_own_methods(
         HarnessError: If a method fails, or returns no terms that can be minimised.
     """
     for method in space.own_methods:
-        for values in _each_choice(space, method):
+        for family, values in itertools.product(space.student_groups, _each_choice(space, method)):
+            architecture = space.architecture_of(space.middle(family=family))
             with user_code(f"method {method!r}"):
-                fault = _own_method_fault(space, method, values, data, classes)
+                fault = _own_method_fault(space, method, values, architecture, data, classes)
             if fault:
                 raise HarnessError(f"method {method!r} {fault}")
 
@@ -68,11 +70,17 @@ def _each_choice(space: SearchSpace, method: str) -> Iterator[dict[str, Any]]:
 
 
 def _own_method_fault(
-    space: SearchSpace, method: str, values: Mapping[str, Any], data: TensorDataModule, classes: int
+    space: SearchSpace,
+    method: str,
+    values: Mapping[str, Any],
+    architecture: Mapping[str, Any],
+    data: TensorDataModule,
+    classes: int,
 ) -> str | None:
     """Return why a method of the user's own can't be searched with these values, as a clause; ``None`` if it can."""
-    student = build_student(space, middle_architecture(space), data).to(data.device)
+    student = build_student(space, architecture, data).to(data.device)
     criterion = space.criteria[method](**values)
+    criterion.layer_names = space.layer_names(architecture)
     criterion.output = output = output_for_training(space.task.output, data, classes)
     criterion.setup(student, data, epochs=space.epochs)
     criterion.to(data.device)
@@ -80,7 +88,7 @@ def _own_method_fault(
     state = set(criterion.state_dict())
 
     def terms(batch: Batch) -> Any:
-        with capture_features(student, criterion.student_layers) as features:
+        with capture_features(student, criterion.student_layers, criterion.layer_names) as features:
             logits = call(student, batch.inputs)
         rows, of_rows = (output.taught_rows if output.has_unlabelled else output.as_rows)(logits, batch)
         return criterion(rows, with_targets_of(criterion, rows, of_rows), features)

@@ -90,7 +90,8 @@ def check_own_training(
         few = _few(space, data)
         trial = _Trial(replace(space, epochs=_EPOCHS), few, classes, accelerator)
         middle = space.configuration(space.middle())
-        with user_code("module()'s training"):
+        mixed = ", in whose batch.target are shares of classes, for samples are mixed,"
+        with user_code(f"module()'s training{mixed if few.views is not None and few.views.mix is not None else ''}"):
             watch = _check_resumed(trial, middle)
         return OwnTraining(_no_control(trial, middle), watch.optimizers, watch.left_out)
 

@@ -19,6 +19,7 @@ from harness.cost.table import CostTable
 from harness.metrics import cost_metrics, timed_text
 from harness.networks.consistency import ASKED, find_inconsistency
 from harness.networks.student_checks import Students
+from harness.preparation.concurrency import number_of_workers
 from harness.preparation.cost_table import example_inputs, known_costs
 from harness.preparation.method_checks import (
     check_live,
@@ -118,12 +119,14 @@ class TeacherSteps:
         def check(network: nn.Module | BlackBoxTeacher) -> None:
             budget.check_compared(known_costs(network), self._study.objectives)
             if isinstance(network, BlackBoxTeacher):
-                check_no_layers(type(network).__name__, teacher_layers(self._space))
-                check_can_be_asked(self._settings.teacher_outputs, data, network)
                 return
             check_teacher(network, self._space, data, students)
             if not self._settings.teachers and learns(network):
                 self._warnings.add(*(f"the teacher {one}" for one in training_warnings(network)))
+
+        def check_kind(teacher: BlackBoxTeacher) -> None:
+            check_no_layers(type(teacher).__name__, teacher_layers(self._space))
+            check_can_be_asked(self._settings.teacher_outputs, data, self._space.task.output, teacher)
 
         if fold and not self._settings.teachers:
             self._terminal.say(f"teacher   {fold.removeprefix(' of ')}")
@@ -138,6 +141,7 @@ class TeacherSteps:
                 terminal=self._terminal,
                 mirror=self._mirror,
                 check=check,
+                check_kind=check_kind,
                 bind_start=lambda name, start: pin_starts(self._study, {f"{name}{fold}": start})[f"{name}{fold}"],
             )
 
@@ -148,7 +152,7 @@ class TeacherSteps:
 
     def check_asking(self, data: TensorDataModule) -> None:
         """Check that teachers can be asked as a person wants, as far as that is known before they are made."""
-        check_can_be_asked(self._settings.teacher_outputs, data)
+        check_can_be_asked(self._settings.teacher_outputs, data, self._space.task.output)
         if asks_live(data) or self._settings.teacher_outputs == LIVE:
             check_live(self._space)
 
@@ -167,15 +171,17 @@ class TeacherSteps:
     def _ask_live(self, teachers: Sequence[Teacher], data: TensorDataModule) -> LiveTeacher | None:
         """Choose how the teachers are asked, tell what either way takes, and return them if they are asked live."""
         space, settings, study = self._space, self._settings, self._study
-        networks = [one.network for one in teachers if one.network is not None and one.black_box is None]
-        if len(networks) < len(teachers):  # answers of what is no PyTorch network are stored
+        is_live = asks_live(data) or settings.teacher_outputs == LIVE
+        if not is_live and any(one.black_box is not None for one in teachers):  # such answers are stored if they can be
             study.pin_inputs(teacher_outputs=STORED)
             return None
+        networks = [one.live_network() for one in teachers]
         before = None if study.is_unused() else study.how_teachers_are_asked
         with user_code("the teacher", settings):
-            costs = asking_costs(networks, data, space, settings, teacher_layers(space))
-            may_be_live = not any(one.needs_stored for one in space.criteria.values())
-            way = how_to_ask(settings.teacher_outputs, before, data, costs, may_be_live=may_be_live)
+            workers = number_of_workers(settings, space, data.device)
+            costs = asking_costs(networks, data, space, settings, layers=teacher_layers(space), workers=workers)
+            stored_alone = [space.task.output.maps_teacher, *(one.needs_stored for one in space.criteria.values())]
+            way = how_to_ask(settings.teacher_outputs, before, data, costs, may_be_live=not any(stored_alone))
             live = None
             if way == LIVE:
                 try:

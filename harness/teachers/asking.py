@@ -12,26 +12,31 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from statistics import median
 
 import torch
 from torch import nn
 
-from harness.core.errors import HarnessError
+from harness.core.errors import HarnessError, one_line
+from harness.cost.latency import call_times_s, computing_with
 from harness.networks.consistency import find_inconsistency
 from harness.settings import Settings
 from harness.space import SearchSpace
 from harness.task import teacher_outputs_dtype
 from harness.teachers.black_box import BlackBoxTeacher
 from harness.teachers.make import Teacher
-from lightning_modules.batch import Inputs, call, first_of
+from lightning_modules.batch import Inputs, first_of
 from lightning_modules.data.live import LiveTeacher
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.features import probe_features
+from lightning_modules.outputs import Output
 
 AUTO, STORED, LIVE = "auto", "stored", "live"
-_TIMED = (2, 64)  # samples: the first batch tells whether the second is affordable
-_AFFORDABLE_S = 2.0
+_TIMED_CALLS = 3  # of which the median counts: another process may be in the way of one
+_MOST_TIMED = 64  # samples of a batch
+_PATIENCE_S = 1.0  # with batches that grow
 _ROOM = 1.5  # of free disk space, of what is stored
 
 
@@ -42,7 +47,8 @@ class AskingCosts:
     Attributes:
         samples: Training samples N.
         views: Stored views V of each; 0 where the answers to them can't be stored.
-        sample_s: Seconds that the teachers take for a sample.
+        sample_s: Seconds that the teachers take for a sample where all threads compute, as for what is stored.
+        live_sample_s: The same with a worker's share of the threads.
         sample_bytes: Bytes that are stored of a view of a sample.
         epochs: Epochs of a trial.
         trials: Trials of the study.
@@ -52,6 +58,7 @@ class AskingCosts:
     samples: int
     views: int
     sample_s: float
+    live_sample_s: float
     sample_bytes: int
     epochs: int
     trials: int
@@ -70,20 +77,38 @@ class AskingCosts:
     @property
     def trial_s(self) -> float:
         """Return how long a live teacher takes in a trial that is not pruned."""
-        return self.samples * self.epochs * self.sample_s
+        return self.samples * self.epochs * self.live_sample_s
 
 
 def asking_costs(
-    networks: Sequence[nn.Module], data: TensorDataModule, space: SearchSpace, settings: Settings, layers: Sequence[str]
+    networks: Sequence[nn.Module],
+    data: TensorDataModule,
+    space: SearchSpace,
+    settings: Settings,
+    *,
+    layers: Sequence[str],
+    workers: int,
 ) -> AskingCosts:
-    """Time the teachers on a few validation samples, and return what it takes to ask them."""
+    """Time the teachers on a few validation samples, and return what it takes to ask them.
+
+    Args:
+        networks: The teachers.
+        data: The data.
+        space: The space.
+        settings: How it is searched.
+        layers: Names of the teacher's layers whose outputs are stored.
+        workers: Workers of this process, which share its threads.
+    """
     split = data.splits["val"]
     logits, features = probe_features(networks[0], split.few(2).inputs, layers)
-    stored = [logits, *features.values()]
+    stored, threads = [logits, *features.values()], torch.get_num_threads()
+    share = max(1, threads // workers)
+    sample_s = sum(_seconds(network, data, threads) for network in networks)
     return AskingCosts(
         samples=len(data.splits["train"]),
         views=0 if asks_live(data) else 1 if data.views is None else data.views.count,
-        sample_s=sum(_seconds(network, data) for network in networks),
+        sample_s=sample_s,
+        live_sample_s=sample_s if share == threads else sum(_seconds(network, data, share) for network in networks),
         sample_bytes=teacher_outputs_dtype(space.task).itemsize * sum(values[0].numel() for values in stored),
         epochs=space.epochs,
         trials=settings.trials,
@@ -91,32 +116,27 @@ def asking_costs(
     )
 
 
-def _seconds(network: nn.Module, data: TensorDataModule) -> float:
-    """Return the seconds that a network takes for a sample."""
-    first, second = (data.splits["val"].few(size).to(data.device).inputs for size in _TIMED)
-    _time(network, first)  # the first call with inputs of a size takes longer
-    taken = _time(network, first) / len(first_of(first))
-    if taken * len(first_of(second)) > _AFFORDABLE_S:
-        return taken
-    _time(network, second)
-    return _time(network, second) / len(first_of(second))
+def _seconds(network: nn.Module, data: TensorDataModule, threads: int) -> float:
+    """Return the seconds that a network takes for a sample of the largest batch that there is time for."""
+    size, ends_s = 2, time.perf_counter() + _PATIENCE_S
+    with computing_with(threads), torch.no_grad():
+        while True:
+            inputs = data.splits["val"].few(size).to(data.device).inputs
+            taken = median(call_times_s(network, inputs, _TIMED_CALLS)) / len(first_of(inputs))
+            if size == _MOST_TIMED or time.perf_counter() > ends_s:
+                return taken
+            size = min(4 * size, _MOST_TIMED)
 
 
-@torch.no_grad()
-def _time(network: nn.Module, inputs: Inputs) -> float:
-    began_s = time.perf_counter()
-    call(network, inputs)
-    if first_of(inputs).is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - began_s
-
-
-def check_can_be_asked(asked: str, data: TensorDataModule, teacher: BlackBoxTeacher | None = None) -> None:
+def check_can_be_asked(
+    asked: str, data: TensorDataModule, output: Output, teacher: BlackBoxTeacher | None = None
+) -> None:
     """Check that a teacher can be asked as a person wants, about what students are shown.
 
     Args:
         asked: ``--teacher-outputs``.
         data: The data.
+        output: What the teacher gives.
         teacher: A teacher that is no PyTorch network; ``None`` for any.
 
     Raises:
@@ -129,11 +149,16 @@ def check_can_be_asked(asked: str, data: TensorDataModule, teacher: BlackBoxTeac
             f"--teacher-outputs stored is impossible where {what}: there are answers to all that students are shown by "
             "a live teacher alone; leave it out, or take a number of views and no mix."
         )
-    if teacher is not None and (only_live or asked == LIVE):
-        what = f"{data.views} need" if only_live else "--teacher-outputs live needs"
+    what = f"{data.views} need" if only_live else "--teacher-outputs live needs"
+    if teacher is not None and not teacher.answers_live and (only_live or asked == LIVE):
         raise HarnessError(
-            f"{what} a teacher that can be asked about each batch, a PyTorch network, but this is a "
-            f"{type(teacher).__name__}; its answers can be stored: take a number of views and no mix."
+            f"{what} a teacher that can be asked about each batch, as a PyTorch network, an ONNX model or a function, "
+            f"but this is a {type(teacher).__name__}; its answers can be stored: take a number of views and no mix."
+        )
+    if output.maps_teacher and (only_live or asked == LIVE):
+        raise HarnessError(
+            f"{what} a teacher that answers in the units of the targets, but the output maps its answers by a line "
+            "that is fitted to stored ones: take a number of views and no mix, or let the teacher answer in them."
         )
 
 
@@ -176,7 +201,7 @@ def live_teacher(teachers: Sequence[Teacher], space: SearchSpace, average: str, 
     """Return the teachers of a study as they are asked live.
 
     Args:
-        teachers: PyTorch networks, in eval mode.
+        teachers: PyTorch networks in eval mode, or what else answers live.
         space: Its task says what is averaged.
         average: One of ``harness.settings.AVERAGES``.
         inputs: Inputs of some samples.
@@ -184,14 +209,28 @@ def live_teacher(teachers: Sequence[Teacher], space: SearchSpace, average: str, 
     Raises:
         HarnessError: If one answers a question differently each time, or is in train mode.
     """
-    networks = [one.network for one in teachers if one.network is not None]
-    for network in networks:
+    networks = [one.live_network() for one in teachers]
+    for one, network in zip(teachers, networks, strict=True):
+        if one.black_box is not None and (why := _why_unpicklable(network)):
+            raise HarnessError(
+                f"a {type(one.black_box).__name__} that is asked live must be one that workers can load, but {why}; "
+                "define its functions at the top of a module, and use no lambda."
+            )
         if fault := find_inconsistency(network, inputs):
             raise HarnessError(f"a teacher that is asked live must answer alike each time, but {fault}")
     try:
         return LiveTeacher(networks, partial(space.task.output.ensemble_logits, average=average))
     except ValueError as error:
         raise HarnessError(str(error)) from error
+
+
+def _why_unpicklable(network: nn.Module) -> str:
+    """Return why a teacher can't be sent to workers that are no forks; empty if it can."""
+    try:
+        ForkingPickler.dumps(network)
+    except Exception as error:  # what a part of it raises
+        return one_line(error).rstrip(".")
+    return ""
 
 
 def _free_bytes(folder: Path) -> int:

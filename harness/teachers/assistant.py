@@ -6,32 +6,18 @@ Where teacher and student are far apart, an assistant of a size between them may
 
 from __future__ import annotations
 
-import copy
-import json
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
 from harness.core.content import tensors_digest
 from harness.core.errors import HarnessError, one_line
-from harness.networks.students import build_student, named
+from harness.networks.students import named
 from harness.space import SearchSpace
-from harness.task import deployed_network
+from harness.students.kept import DIGEST, SPACE, architecture_in, build_kept, read_metadata
 from harness.training.tensor_file import load_state
 from lightning_modules.data.tensors import TensorDataModule
-from lightning_modules.initial import Origins
-
-_ARCHITECTURE, _OTHERS = "architecture", "parameters"
-
-
-def is_student(file: Path) -> bool:
-    """Return whether a file holds a trial's student; False if it can't be read."""
-    try:
-        return _ARCHITECTURE in _metadata(file)
-    except (SafetensorError, OSError):
-        return False
 
 
 def load_assistant(file: Path, space: SearchSpace, data: TensorDataModule, space_name: str) -> nn.Module:
@@ -46,26 +32,23 @@ def load_assistant(file: Path, space: SearchSpace, data: TensorDataModule, space
     Raises:
         HarnessError: If it is of another space, damaged, or no student that the task builds.
     """
-    metadata = _metadata(file)
-    if metadata.get("space") != space_name:
+    metadata = read_metadata(file)
+    if metadata.get(SPACE) != space_name:
         raise HarnessError(
             f"--teacher {file} must be a student of the space {space_name!r} to teach there, but is one of "
-            f"{metadata.get('space')!r}; a study of {space_name!r} can train one."
+            f"{metadata.get(SPACE)!r}; a study of {space_name!r} can train one."
         )
     state = load_file(file)
-    if metadata.get("digest") != tensors_digest(state):
+    if metadata.get(DIGEST) != tensors_digest(state):
         raise HarnessError(f"--teacher {file} must be as its trial left it, but its content does not match its hash.")
-    architecture = json.loads(metadata[_ARCHITECTURE])
+    architecture = architecture_in(metadata)
     if all(set(architecture) != set(group) for group in space.student_groups.values()):
         raise HarnessError(
             f"--teacher {file} must be a student of the space's parameters ({', '.join(sorted(space.student))}), but "
             f"is {named(architecture)}; train it again with this space."
         )
-    others = json.loads(metadata.get(_OTHERS, "{}"))  # of a student that trains itself
     try:
-        fresh = copy.copy(data)
-        fresh.origins = Origins()  # not what the assistant itself is to be handed to
-        student = deployed_network(space.task, build_student(space, {**architecture, **others}, fresh))
+        student = build_kept(metadata, space, data)
         load_state(student, state)
     except Exception as error:
         raise HarnessError(
@@ -73,8 +56,3 @@ def load_assistant(file: Path, space: SearchSpace, data: TensorDataModule, space
             f"{type(error).__name__}: {one_line(error)}"
         ) from error
     return student
-
-
-def _metadata(file: Path) -> dict[str, str]:
-    with safe_open(file, framework="pt") as reader:
-        return reader.metadata() or {}

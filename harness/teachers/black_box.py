@@ -89,6 +89,10 @@ class Query:
     inputs: Inputs
 
 
+def _as_they_are(inputs: Inputs) -> Inputs:
+    return inputs
+
+
 class BlackBoxTeacher(ABC):
     """A teacher that is asked, and never trained by gradients.
 
@@ -99,6 +103,7 @@ class BlackBoxTeacher(ABC):
     Attributes:
         who: What it is, in messages.
         is_costed: Whether what it answers is computed here, so that its latency can be measured.
+        answers_live: Whether it may be asked in any worker about inputs of no known sample, and so about each batch.
         runtime: What computes its answers, where it is costed: its latency is compared with that of eager PyTorch.
         warnings: Sanity warnings that its preparation found, a phrase each.
         floored: How many of the probabilities that it gave so far were floored (``harness.teachers.answers.FLOOR``).
@@ -106,9 +111,10 @@ class BlackBoxTeacher(ABC):
 
     who: ClassVar[str]
     is_costed: ClassVar[bool] = True
+    answers_live: ClassVar[bool] = False
     runtime: ClassVar[str] = "another library"
 
-    def __init__(self, inputs: Prepare | None = None, default: Prepare = lambda inputs: inputs) -> None:
+    def __init__(self, inputs: Prepare | None = None, default: Prepare = _as_they_are) -> None:
         self._inputs = default if inputs is None else inputs
         self._has_inputs = inputs is not None
         self.warnings: list[str] = []
@@ -157,7 +163,7 @@ class BlackBoxTeacher(ABC):
         """Return logits, shape (B, C), float32."""
 
     def _call(self, inputs: Inputs) -> Tensor:
-        """Return logits of inputs whose sample is not known, for teachers that are costed."""
+        """Return logits of inputs whose sample is not known, for teachers that are costed or answer live."""
         raise NotImplementedError
 
     def ask(self, query: Query) -> Tensor:
@@ -175,6 +181,11 @@ class BlackBoxTeacher(ABC):
     def network(self) -> nn.Module | None:
         """Return the teacher as a module without tensors, which can be timed; ``None`` if it is not costed."""
         return AskedNetwork(self) if self.is_costed else None
+
+    def live_network(self) -> nn.Module:
+        """Return the teacher as a module that is asked about each batch, for teachers that answer live."""
+        assert self.answers_live
+        return AskedNetwork(self).eval()
 
     def start(self, data: TensorDataModule) -> Start:
         """Return what identifies the teacher, which is prepared: its content, and where it is asked here its answers.
@@ -210,7 +221,7 @@ class AskedNetwork(nn.Module):
     """A black-box teacher as a module without tensors, for what calls networks.
 
     Args:
-        teacher: The teacher; it can be called only if it is costed.
+        teacher: The teacher; it can be called only if it is costed or answers live.
     """
 
     def __init__(self, teacher: BlackBoxTeacher) -> None:

@@ -42,6 +42,7 @@ def make_teachers(
     mirror: Mirror,
     bind_start: BindStart,
     check: Callable[[nn.Module | BlackBoxTeacher], None] = lambda network: None,
+    check_kind: Callable[[BlackBoxTeacher], None] = lambda teacher: None,
 ) -> list[Teacher]:
     """Load or train each teacher by itself, one after the other.
 
@@ -56,6 +57,7 @@ def make_teachers(
         mirror: Notified of their runs' new log entries.
         bind_start: Called with what each starts from, before it is trained.
         check: Raises if a teacher can't teach, before it is trained or asked.
+        check_kind: Raises if one that is no PyTorch network can't, before it is prepared.
 
     Returns:
         The teachers in the order of their digests: the order in which they are given makes no other ensemble.
@@ -77,6 +79,7 @@ def make_teachers(
                 listener=listener,
                 bind_start=bind_start,
                 check=check,
+                check_kind=check_kind,
             )
         if teacher.digest in made:
             flag = "--teacher must name" if settings.teachers else "--teachers must make"

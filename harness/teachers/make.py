@@ -57,6 +57,13 @@ class Teacher:
     trainable_parameters: int
     black_box: BlackBoxTeacher | None = None
 
+    def live_network(self) -> nn.Module:
+        """Return what is asked about each batch, of a teacher that may be."""
+        if self.black_box is not None:
+            return self.black_box.live_network()
+        assert self.network is not None
+        return self.network
+
     @property
     def digest(self) -> str:
         """Return its content hash, 16 hexadecimal digits (``harness.networks.digest``)."""
@@ -93,6 +100,7 @@ def make_teacher(
     listener: TeacherListener,
     bind_start: BindStart,
     check: Callable[[nn.Module | BlackBoxTeacher], None] = lambda network: None,
+    check_kind: Callable[[BlackBoxTeacher], None] = lambda teacher: None,
 ) -> Teacher:
     """Load the teacher from its checkpoint or from the cache, or train it; without trainable parameters, use it as is.
 
@@ -107,6 +115,7 @@ def make_teacher(
         listener: Called as the training goes on.
         bind_start: Called with what a teacher starts from, before it is trained.
         check: Raises if the teacher can't teach, before it is trained or asked.
+        check_kind: Raises if a teacher that is no PyTorch network can't, before it is prepared.
 
     Raises:
         HarnessError: If the checkpoint can't be used.
@@ -118,6 +127,7 @@ def make_teacher(
         return _begun(folder, source, dataset, space, data, settings, listener)
 
     if isinstance(built, BlackBoxTeacher):
+        check_kind(built)
         task = space.task
         ground = Ground(
             data,

@@ -17,9 +17,10 @@ from harness.networks.shape import shape_of
 from harness.networks.state import check_same_state
 from harness.settings import Settings
 from harness.space import SearchSpace
+from harness.students.kept import is_student
 from harness.studies.start import Start
 from harness.task import Task, class_names, maps_teacher_inputs
-from harness.teachers.assistant import is_student, load_assistant
+from harness.teachers.assistant import load_assistant
 from harness.teachers.black_box import BlackBoxTeacher, teacher_in
 from harness.teachers.files import load_checkpoint
 from harness.training.fit import seed_draws

@@ -108,7 +108,7 @@ def fit(
     trainer = make_trainer(
         config.accelerator, epochs=config.epochs - callback.done, folder=config.folder, callbacks=[callback]
     )
-    with quiet_lightning():
+    with quiet_lightning(), data.readers_kept():
         try:
             trainer.fit(module, datamodule=data)
         finally:

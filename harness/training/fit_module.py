@@ -102,7 +102,7 @@ def fit_module(
         plugins=[_TrainingState(checkpoints, callback, config.folder)],
         logger=log,
     )
-    with quiet_lightning():
+    with quiet_lightning(), data.readers_kept():
         try:
             trainer.fit(
                 module,

@@ -12,10 +12,9 @@ from statistics import stdev
 import torch
 from torch import Tensor, nn
 
-from harness.core.content import derived_seed, tensors_digest
+from harness.core.content import derived_seed
 from harness.core.errors import NO_ROOM, TrialFailed, is_out_of_memory, one_line
 from harness.core.names import FOLD_SPREAD
-from harness.cost.table import key_of
 from harness.metrics import METRICS
 from harness.preparation.prepared import Prepared
 from harness.preparation.sanity_warnings import no_score_text
@@ -24,6 +23,7 @@ from harness.preparation.student_costs import check_as_costed, costs_of
 from harness.settings import Settings
 from harness.space import Configuration, SearchSpace
 from harness.storage.leases import Lease
+from harness.students.kept import metadata_of
 from harness.students.training import StudentTraining, student_training
 from harness.task import deployed_network, primary_metric
 from harness.tracking.spool import Spool
@@ -160,12 +160,8 @@ def mean_scores(of_folds: Sequence[Mapping[str, float]], primary: str) -> dict[s
 
 def _save(network: nn.Module, configuration: Configuration, file: Path, context: TrialContext) -> None:
     """Save the state of a deployed network, and what it was built from."""
-    space, architecture, state = context.space, configuration.student, cpu_state(network)
-    metadata = {"space": context.settings.space_name, "architecture": key_of(architecture)}
-    if others := {k: v for k, v in space.building(configuration.params()).items() if k not in architecture}:
-        metadata["parameters"] = key_of(others)  # of what a student that trains itself was built with
-    metadata["digest"] = tensors_digest(state)
-    save_tensors(state, file, metadata)
+    state = cpu_state(network)
+    save_tensors(state, file, metadata_of(configuration, context.space, context.settings, state))
 
 
 def train_student(

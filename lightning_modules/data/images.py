@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 
 from lightning_modules.batch import UNLABELLED
 from lightning_modules.data.augment import Augment, Transform
-from lightning_modules.data.disk import DatasetDataModule, DatasetSplit
+from lightning_modules.data.dataset_split import DatasetSplit
+from lightning_modules.data.disk import DatasetDataModule
 
 SPLITS = ("train", "val", "test")
 _ALONE = "unlabelled"  # folder of pictures without a label

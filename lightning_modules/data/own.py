@@ -26,7 +26,8 @@ from torch.utils.data import (
     get_worker_info,
 )
 
-from lightning_modules.data.disk import DatasetDataModule, listed_ids
+from lightning_modules.data.dataset_parts import listed_ids
+from lightning_modules.data.disk import DatasetDataModule
 from lightning_modules.data.reading import leaves
 from lightning_modules.data.tensors import Split, TensorDataModule
 

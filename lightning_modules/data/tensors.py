@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -409,6 +410,10 @@ class TensorDataModule(pl.LightningDataModule):
         assert self.views is not None
         train = self.splits["train"]
         return self.views.shown(select(train.inputs, ids), train.labels[ids], ids, view)
+
+    def readers_kept(self) -> AbstractContextManager[None]:
+        """Return a context of a training, in which processes that read samples ahead may be kept over its epochs."""
+        return nullcontext()
 
     def train_dataloader(self) -> EpochLoader:
         """Return training batches, in an order by (``seed``, epoch), mixed, with the teacher's outputs."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from lightning_modules.batch import Batch
 from lightning_modules.data.tensors import TensorDataModule
-from lightning_modules.features import Features
+from lightning_modules.features import Features, Names
 from lightning_modules.outputs import Classification, Output
 from lightning_modules.outputs.base import one_hot
 
@@ -45,6 +46,7 @@ class Criterion(nn.Module):
 
     Attributes:
         student_layers: Names of the student's layers whose outputs it needs.
+        layer_names: What the student calls them, where its family has names of its own for them; the engine sets it.
         teacher_layers: Names of the teacher's layers whose stored outputs it needs, beside the logits.
         least_classes: Minimum number of classes C.
         needs_labels: Whether each row must have one true class, so that mixed samples are excluded, and targets are
@@ -62,6 +64,7 @@ class Criterion(nn.Module):
     """
 
     student_layers: tuple[str, ...] = ()
+    layer_names: Names = MappingProxyType({})
     teacher_layers: tuple[str, ...] = ()
     least_classes = 2
     needs_labels = False

@@ -30,7 +30,7 @@ class FeatureCriterion(HardAndSoft):
         """Probe the two layers, and create what is learned between them."""
         device = next(student.parameters()).device
         few = data.splits["val"].few(2).to(device)
-        _, features = probe_features(student, few.inputs, self.student_layers)
+        _, features = probe_features(student, few.inputs, self.student_layers, self.layer_names)
         (ours,) = features.values()
         theirs = data.teacher_outputs["val"][self.teacher_layers[0]][: len(ours)].to(device)
         self.set_up_features(ours, theirs, data)

@@ -219,6 +219,11 @@ class Output(ABC):
         """
         return None
 
+    @property
+    def maps_teacher(self) -> bool:
+        """Return whether a teacher's outputs are mapped (``teacher_map``): they must be stored, for a fit to them."""
+        return False
+
     def teacher_map(self, answers: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor] | None:
         """Return the map of a teacher's outputs to what students are to give; ``None`` if they are the same.
 

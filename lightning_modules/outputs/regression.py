@@ -87,7 +87,7 @@ class Regression(Output):
 
     def teacher_fault(self, answers: Tensor, labels: Tensor) -> TeacherFault | None:
         """Return that a teacher's answers are on another scale than the targets, unless that was said."""
-        if self.teacher_scale == "own" or (found := scale_fault(answers, labels)) is None:
+        if self.maps_teacher or (found := scale_fault(answers, labels)) is None:
             return None
         return TeacherFault(
             found,
@@ -95,9 +95,14 @@ class Regression(Output):
             f"Regression({self.size or ''}{', ' if self.size else ''}teacher_scale='own') to have its answers mapped",
         )
 
+    @property
+    def maps_teacher(self) -> bool:
+        """Return whether the teacher has a scale of its own."""
+        return self.teacher_scale == "own"
+
     def teacher_map(self, answers: Tensor, labels: Tensor) -> AffineMap | None:
         """Return the line from the teacher's answers to the targets, if it has a scale of its own."""
-        return fit_affine(answers, labels) if self.teacher_scale == "own" else None
+        return fit_affine(answers, labels) if self.maps_teacher else None
 
     def perfect(self, labels: Tensor, size: int) -> Tensor:
         """Return the targets."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,12 +13,17 @@ from harness.core.content import digest
 from harness.core.errors import Unfit
 from harness.teachers.answers import KINDS, LABELS, LOGITS, OF_CLASSES, TOP_K, from_labels, to_logits, usable_kind
 from harness.teachers.black_box import BlackBoxTeacher, Ground, Prepare, Query
+from lightning_modules.batch import Inputs, first_of
 
 _KINDS = tuple(kind for kind in KINDS if kind != TOP_K)
 
 
 class FunctionTeacher(BlackBoxTeacher):
-    """A function that answers batches of inputs. It is called once for every sample, and has no costs.
+    """A function that answers batches of inputs. It has no costs.
+
+    It is called once for every sample, and its answers are kept. Where epochs show fresh views, or samples are mixed,
+    it is called about each batch of each trial: it must then answer alike each time, and stand at the top of a module,
+    from where workers import it.
 
     Args:
         function: From what ``inputs`` gives of a batch to its answers, shape (B, C): a tensor, an array or lists.
@@ -32,6 +37,7 @@ class FunctionTeacher(BlackBoxTeacher):
 
     who: ClassVar[str] = "the function that teaches"
     is_costed: ClassVar[bool] = False
+    answers_live: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -60,7 +66,14 @@ class FunctionTeacher(BlackBoxTeacher):
         self._kind = usable_kind(self._given_kind, ground.numbers_of, self.who)
 
     def _ask(self, query: Query) -> Tensor:
-        found = self._function(self._inputs(query.inputs))
+        return self._answers(query.inputs, [f"{query.split} sample {row}" for row in query.rows.tolist()])
+
+    def _call(self, inputs: Inputs) -> Tensor:
+        return self._answers(inputs, [f"sample {place} of a batch" for place in range(len(first_of(inputs)))])
+
+    def _answers(self, inputs: Inputs, rows: Sequence[str]) -> Tensor:
+        """Return logits of samples, which have these names in messages."""
+        found = self._function(self._inputs(inputs))
         try:
             answers = found.detach().cpu() if isinstance(found, Tensor) else torch.from_numpy(np.array(found))
         except (TypeError, ValueError, RuntimeError):
@@ -68,7 +81,6 @@ class FunctionTeacher(BlackBoxTeacher):
                 f"{self.who} must return a tensor, an array or lists of numbers, but returns a {type(found).__name__}",
                 "return one row of numbers for each sample",
             ) from None
-        rows = [f"{query.split} sample {row}" for row in query.rows.tolist()]
         if answers.ndim == 1 and self._classes == 1:
             answers = answers[:, None]
         if self._kind == LABELS and self._numbers_of == OF_CLASSES:

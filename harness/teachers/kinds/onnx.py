@@ -43,6 +43,7 @@ class OnnxTeacher(ModelFile):
 
     who: ClassVar[str] = "the ONNX model that teaches"
     runtime: ClassVar[str] = "ONNX Runtime"
+    answers_live: ClassVar[bool] = True
 
     _session: Any = None
     _size: tuple[int, float] = (0, 0.0)
@@ -58,13 +59,8 @@ class OnnxTeacher(ModelFile):
             import onnxruntime
         except ImportError as error:
             raise missing_extra(str(error.name), "onnx", f"the teacher {self._path}") from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1  # as students are measured
-        options.log_severity_level = 3  # errors
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(self._path), sess_options=options, providers=["CPUExecutionProvider"]
-            )
+            self._session = _session_of(onnxruntime, self._path)
             graph = onnx.load(self._path, load_external_data=False).graph
         except Exception as error:  # each library has many of its own
             raise HarnessError(
@@ -75,6 +71,16 @@ class OnnxTeacher(ModelFile):
         counted = sum(math.prod(one.dims) for one in graph.initializer if one.data_type in floats)
         self._size = counted, sum(file.stat().st_size for file in files) / 1e6
         self._output_name = self._chosen_output(ground)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_session"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the file again, in another process."""
+        import onnxruntime
+
+        vars(self).update(state)
+        self._session = _session_of(onnxruntime, self._path)
 
     def _chosen_output(self, ground: Ground) -> str:
         """Return the name of the output that is asked for: the one of shape (B, C), where several are."""
@@ -153,3 +159,10 @@ class OnnxTeacher(ModelFile):
                 "let inputs= give what it takes",
             )
         return np.ascontiguousarray(value, dtype=kind)
+
+
+def _session_of(onnxruntime: Any, path: Path) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # as students are measured
+    options.log_severity_level = 3  # errors
+    return onnxruntime.InferenceSession(str(path), sess_options=options, providers=["CPUExecutionProvider"])

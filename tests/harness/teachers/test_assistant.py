@@ -17,7 +17,8 @@ from harness.core.errors import HarnessError
 from harness.cost.table import key_of
 from harness.networks.students import build_student
 from harness.space import SearchSpace, load_space
-from harness.teachers.assistant import is_student, load_assistant
+from harness.students.kept import is_student
+from harness.teachers.assistant import load_assistant
 from lightning_modules.initial import Origins
 
 

@@ -19,7 +19,7 @@ from harness.preparation.fingerprint import fingerprint
 from harness.teachers import StoredOutputs
 from lightning_modules.batch import Batch, select
 from lightning_modules.data import DatasetDataModule, Split, TensorDataModule
-from lightning_modules.data.disk import DatasetSplit
+from lightning_modules.data.dataset_split import DatasetSplit
 from lightning_modules.data.reading import KILLED, UnreadableData, unreadable_text
 
 SIZE, WIDTH = 23, 3
@@ -202,8 +202,12 @@ class Random(Rows):
 def test_a_dataset_that_draws_at_random_is_refused() -> None:
     rows = Random(split_of(6))
     module = DatasetDataModule(train=rows, val=rows, test=rows)
-    with pytest.raises(ValueError, match="sample 0 of val must be the same each time that it is read, but is not"):
+    told = r"sample 0 of val must be the same each time that it is read, but is not: .* augment=Augment\(\.\.\)"
+    with pytest.raises(ValueError, match=told):
         _ = module.splits["val"].labels
+    rows.fingerprint = "mine"  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=told):
+        _ = DatasetDataModule(train=rows, val=rows, test=rows).splits["val"].fingerprint
 
 
 def test_reading_draws_nothing_from_the_generator_that_a_training_seeds() -> None:

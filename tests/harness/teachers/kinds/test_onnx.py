@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from harness.core.errors import HarnessError
 from harness.teachers import OnnxTeacher
 from harness.teachers.black_box import teacher_in
+from lightning_modules.data.live import LiveTeacher
 
 onnx = pytest.importorskip("onnx", reason="pip install 'kd-harness[onnx]'")
 pytest.importorskip("onnxruntime", reason="pip install 'kd-harness[onnx]'")
@@ -82,6 +84,14 @@ def test_a_network_that_torch_exports_teaches(tmp_path: Path) -> None:
     with torch.no_grad():
         torch.testing.assert_close(outputs(given, ground(DATA))["val"], network(inputs))
     assert given.costs()["parameters"] == 4 * 5 + 5 + 5 * 3 + 3
+
+
+def test_it_is_asked_live_here_and_in_a_worker(tmp_path: Path, weights: Tensor) -> None:
+    teacher = OnnxTeacher(saved(tmp_path, model(weights)))
+    teacher.prepare(ground(DATA))
+    asked, inputs = LiveTeacher([teacher.live_network()], average=max), torch.randn(5, 4)
+    for one in (asked, ForkingPickler.loads(ForkingPickler.dumps(asked))):
+        torch.testing.assert_close(one(inputs)["logits"], inputs @ weights)
 
 
 def test_probabilities_are_seen_and_said(tmp_path: Path, weights: Tensor) -> None:
