@@ -9,6 +9,8 @@ from lightning_modules.features import Features
 from lightning_modules.losses import (
     correlation_loss,
     decoupled_loss,
+    generalized_jsd_loss,
+    skewed_kl_loss,
     soft_target_loss,
     standardized_soft_target_loss,
 )
@@ -49,6 +51,78 @@ class StandardizedCriterion(DistillationCriterion):
     def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
         """Return the standardized soft-target loss in nats."""
         return standardized_soft_target_loss(logits, batch.teacher["logits"], **self.soft)
+
+
+class ReverseKLCriterion(DistillationCriterion):
+    """Distillation by KL(student ‖ teacher), which prefers few likely classes to a share for each of the teacher's.
+
+    ``alpha`` · hard_loss + (1 - ``alpha``) · soft_loss. Takes and raises what ``DistillationCriterion`` does.
+    Reference: Agarwal et al. (2024), arXiv:2306.13649.
+    """
+
+    def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
+        """Return T² times the reverse divergence in nats."""
+        temperature = self.soft["temperature"]
+        loss = generalized_jsd_loss(logits, batch.teacher["logits"], beta=1.0, temperature=temperature)
+        return temperature**2 * loss
+
+
+class JSDCriterion(DistillationCriterion):
+    """Distillation by the generalized Jensen-Shannon divergence (GKD).
+
+    ``alpha`` · hard_loss + (1 - ``alpha``) · soft_loss.
+
+    Args:
+        beta: Weight of the teacher in the mixture, in [0, 1], unitless; 0 and 1 are the forward and the reverse KL,
+            special cases that are no limits.
+        temperature: As of ``DistillationCriterion``.
+        alpha: As of ``DistillationCriterion``.
+
+    Raises:
+        ValueError: If a value is out of its range.
+
+    Reference: Agarwal et al. (2024), arXiv:2306.13649.
+    """
+
+    def __init__(self, *, beta: float, temperature: float, alpha: float) -> None:
+        if not 0 <= beta <= 1:
+            raise ValueError(f"beta must lie in [0, 1], but got {beta=}.")
+        super().__init__(temperature=temperature, alpha=alpha)
+        self.beta = beta
+
+    def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
+        """Return T² times the divergence in nats."""
+        temperature = self.soft["temperature"]
+        loss = generalized_jsd_loss(logits, batch.teacher["logits"], beta=self.beta, temperature=temperature)
+        return temperature**2 * loss
+
+
+class SkewedKLCriterion(DistillationCriterion):
+    """Distillation by a KL divergence whose student is mixed with the teacher (DistiLLM).
+
+    ``alpha`` · hard_loss + (1 - ``alpha``) · soft_loss.
+
+    Args:
+        skew: Share of the teacher in the mixture, in [0, 1), unitless; 0.1 in the paper.
+        temperature: As of ``DistillationCriterion``.
+        alpha: As of ``DistillationCriterion``.
+
+    Raises:
+        ValueError: If a value is out of its range.
+
+    Reference: Ko et al. (2024), arXiv:2402.03898.
+    """
+
+    def __init__(self, *, skew: float, temperature: float, alpha: float) -> None:
+        if not 0 <= skew < 1:
+            raise ValueError(f"skew must lie in [0, 1), but got {skew=}.")
+        super().__init__(temperature=temperature, alpha=alpha)
+        self.skew = skew
+
+    def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
+        """Return T² times the skewed divergence in nats."""
+        temperature = self.soft["temperature"]
+        return temperature**2 * skewed_kl_loss(logits, batch.teacher["logits"], skew=self.skew, temperature=temperature)
 
 
 class DecoupledCriterion(HardAndSoft):

@@ -137,6 +137,9 @@ def test_every_method_of_logits_has_a_gradient_on_labelled_places_alone(kind: st
     shape = output.output_shape(labels, size)
     values = {
         "soft_target": {"temperature": 2.0, "alpha": 0.5},
+        "reverse_kl": {"temperature": 2.0, "alpha": 0.5},
+        "jsd": {"beta": 0.5, "temperature": 2.0, "alpha": 0.5},
+        "skewed_kl": {"skew": 0.1, "temperature": 2.0, "alpha": 0.5},
         "standardized": {"temperature": 2.0, "alpha": 0.5},
         "decoupled": {"temperature": 2.0, "target_weight": 1.0, "non_target_weight": 2.0},
         "correlation": {"temperature": 2.0, "inter_weight": 1.0, "intra_weight": 1.0},
