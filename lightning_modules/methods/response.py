@@ -15,6 +15,7 @@ from lightning_modules.losses import (
     standardized_soft_target_loss,
 )
 from lightning_modules.methods.base import HardAndSoft
+from lightning_modules.top_k import compared_logits
 
 
 class DistillationCriterion(HardAndSoft):
@@ -28,7 +29,7 @@ class DistillationCriterion(HardAndSoft):
         ValueError: If a value is out of its range.
     """
 
-    needs_classes = True
+    needs_classes = takes_top_k = True
 
     def __init__(self, *, temperature: float, alpha: float) -> None:
         if not 0 <= alpha <= 1:
@@ -37,7 +38,12 @@ class DistillationCriterion(HardAndSoft):
 
     def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
         """Return the soft-target loss in nats."""
-        return soft_target_loss(logits, batch.teacher["logits"], **self.soft)
+        student, teacher = self.compared(logits, batch)
+        return soft_target_loss(student, teacher, **self.soft)
+
+    def compared(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return logits of student and teacher over the same classes: all, or those that are stored of the teacher."""
+        return compared_logits(logits, batch.teacher["logits"], self.soft["temperature"])
 
 
 class StandardizedCriterion(DistillationCriterion):
@@ -47,6 +53,7 @@ class StandardizedCriterion(DistillationCriterion):
     """
 
     least_classes = 3  # two standardized logits have no gradient
+    takes_top_k = False  # the deviation of all logits is needed
 
     def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
         """Return the standardized soft-target loss in nats."""
@@ -63,7 +70,7 @@ class ReverseKLCriterion(DistillationCriterion):
     def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
         """Return T² times the reverse divergence in nats."""
         temperature = self.soft["temperature"]
-        loss = generalized_jsd_loss(logits, batch.teacher["logits"], beta=1.0, temperature=temperature)
+        loss = generalized_jsd_loss(*self.compared(logits, batch), beta=1.0, temperature=temperature)
         return temperature**2 * loss
 
 
@@ -93,7 +100,7 @@ class JSDCriterion(DistillationCriterion):
     def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
         """Return T² times the divergence in nats."""
         temperature = self.soft["temperature"]
-        loss = generalized_jsd_loss(logits, batch.teacher["logits"], beta=self.beta, temperature=temperature)
+        loss = generalized_jsd_loss(*self.compared(logits, batch), beta=self.beta, temperature=temperature)
         return temperature**2 * loss
 
 
@@ -122,7 +129,7 @@ class SkewedKLCriterion(DistillationCriterion):
     def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
         """Return T² times the skewed divergence in nats."""
         temperature = self.soft["temperature"]
-        return temperature**2 * skewed_kl_loss(logits, batch.teacher["logits"], skew=self.skew, temperature=temperature)
+        return temperature**2 * skewed_kl_loss(*self.compared(logits, batch), skew=self.skew, temperature=temperature)
 
 
 class DecoupledCriterion(HardAndSoft):

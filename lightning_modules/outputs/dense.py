@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 
 from lightning_modules.batch import UNLABELLED, Batch
 from lightning_modules.outputs.base import CategoricalOutput, Metrics, batch_of_rows
+from lightning_modules.top_k import TopKLogits
 
 
 class _DenseOutput(CategoricalOutput):
@@ -108,6 +109,10 @@ class _DenseOutput(CategoricalOutput):
         """Return the number of places that have a label: 0 where ``as_rows`` gives a row of zeros."""
         return len(rows) if len(rows) > 1 else int((target != self.ignore_index).sum())
 
+    def number_of_rows(self, labels: Tensor) -> int:
+        """Return the number of places that have a label."""
+        return len(self._valid(labels))
+
     def rows_of(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rows of places that have a label."""
         flat = labels.flatten()
@@ -116,6 +121,8 @@ class _DenseOutput(CategoricalOutput):
 
     def _flat(self, logits: Tensor) -> Tensor:
         """Return logits of all places, shape (places, C)."""
+        if isinstance(logits, TopKLogits):
+            return logits.rows()
         return logits.movedim(self.size_axis, -1).flatten(0, -2)
 
     def perfect(self, labels: Tensor, size: int) -> Tensor:

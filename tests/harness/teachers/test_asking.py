@@ -116,7 +116,7 @@ def test_two_times_of_a_batch_give_the_time_of_a_sample() -> None:
 
     rows = Split(torch.rand(100, 5), torch.arange(100) % 5)
     data = TensorDataModule(train=rows, val=rows, test=rows, views=None)
-    space: Any = SimpleNamespace(epochs=7, task=SimpleNamespace(teacher_outputs_dtype="float32"))
+    space: Any = SimpleNamespace(epochs=7, task=SimpleNamespace(teacher_outputs_dtype="float32", teacher_outputs=None))
     settings: Any = SimpleNamespace(trials=3, cache_dir=Path("nowhere"))
     found = asking_costs([Sleeps(), Sleeps()], data, space, settings, ())
     assert 0.002 <= found.sample_s < 0.004  # both
