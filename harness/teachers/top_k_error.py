@@ -24,13 +24,13 @@ class TopKError(NamedTuple):
     Attributes:
         temperature: T.
         tail: Mean share of the probability that is in the one bucket.
-        lost: Share of the divergence from a student that knows nothing, and gives each class the same, that the buckets
-            do not hold; rounding and interpolation are part of it.
+        error: Relative error of the divergence from a student that knows nothing, and gives each class the same:
+            rounding, interpolation and draws are part of it.
     """
 
     temperature: float
     tail: float
-    lost: float
+    error: float
 
 
 @torch.no_grad()
@@ -46,9 +46,9 @@ def top_k_error(
 def _error_at(temperature: float, rows: Tensor, form: TopK) -> TopKError:
     even = torch.zeros_like(rows)
     whole = _divergence(even, rows, temperature)
-    student, teacher = TopKLogits(form.pack(rows), form, rows.shape[1]).buckets(even, temperature)
-    tail = float((teacher / temperature).softmax(1)[:, -1].mean())
-    told = _divergence(student, teacher, temperature)
+    found = TopKLogits(form.pack(rows), form, rows.shape[1]).compared(even, temperature)
+    tail = float((found.teacher / temperature).softmax(1)[:, -1].mean())
+    told = _divergence(found.student, found.teacher, temperature) + float(found.within_tail().mean())
     return TopKError(temperature, tail, abs(1 - told / whole) if whole > 0 else math.nan)
 
 
@@ -67,11 +67,12 @@ def error_text(errors: Sequence[TopKError], form: TopK, classes: int, row_word: 
         row_word: What a row is called.
     """
     told = " and ".join(
-        f"{one.tail:.2%} of the probability at T = {one.temperature:g} (lost of what a student that knows nothing "
-        f"would learn: {one.lost:.2%})"
+        f"{one.tail:.2%} of the probability at T = {one.temperature:g}, where what it teaches a student that knows "
+        f"nothing is off by {one.error:.2%}"
         for one in errors
     )
+    draws = f" and {form.draws} draws of the others" if form.draws else ""
     return (
-        f"of each {row_word} the {form.k} largest of {classes:,} logits are stored, in {form.row_bytes(classes)} "
-        f"bytes; the others are one bucket, with {told}"
+        f"of each {row_word} the {form.largest} largest of {classes:,} logits{draws} are stored, in "
+        f"{form.row_bytes(classes)} bytes; the others are one bucket, with {told}"
     )

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from harness.core.content import digest, tensors_digest
+from harness.core.content import derived_seed, digest, tensors_digest
 from harness.core.errors import Unfit
 from harness.networks.logits import SOURCES_OF_NAN, numbers_fault
 from harness.teachers.black_box import BlackBoxTeacher, Query
@@ -117,7 +117,7 @@ def _shards(teacher: str, data: TensorDataModule, dataset: str, split: str, form
     size = max(1, _SHARD_BYTES // sample_bytes(data, split, form, classes))
     count = len(data.splits[split])
     edges = [*range(0, count, size), count]
-    named = ("top k of teacher outputs", 1, teacher, dataset, split, form.k, *form.temperatures)
+    named = ("top k of teacher outputs", 1, teacher, dataset, split, form.k, form.draws, *form.temperatures)
     return [_Shard(split, first, last, digest(*named, first, last)) for first, last in itertools.pairwise(edges)]
 
 
@@ -164,7 +164,8 @@ def _packed(
             logits = answer(shard, batch, view).float().movedim(output.size_axis, -1)
             if fault := numbers_fault(logits.flatten(0, -2)):
                 raise Unfit(f"the teacher has {fault} of {shard.split} in its logits", SOURCES_OF_NAN)
-            packed = form.pack(logits, None if shard.split == _TRAIN else batch.target).cpu()
+            seed = derived_seed(shard.key, view, int(batch.ids[0]))
+            packed = form.pack(logits, None if shard.split == _TRAIN else batch.target, seed=seed).cpu()
             if rows is None:
                 places = labels.shape[1:]
                 rows = torch.zeros((shard.last - shard.first, *views, *places, packed.shape[-1]), dtype=torch.int16)

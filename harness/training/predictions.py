@@ -46,8 +46,8 @@ class Predictions:
         choices: Number of classes that a row chooses among: fewer where each of several labels has two of its own.
         row_word: What a row is called.
         compares_overlap: Whether classes are compared by their intersection over union too.
-        top_k: Number of the teacher's logits that are known; ``None`` where all are. All other classes are then one in
-            ``teacher_kl``, and have no rank.
+        top_k: Number of the teacher's largest logits that are known; ``None`` where all are. All other classes have no
+            rank then, and ``teacher_kl`` is an estimate from draws of them.
     """
 
     labels: Tensor
@@ -102,7 +102,7 @@ class Comparer:
             student_logits, teacher_logits, labels = student_logits[chosen], teacher_logits[chosen], labels[chosen]
         self._choices = student_logits.shape[1]
         if isinstance(teacher_logits, TopKLogits):
-            self._top_k = teacher_logits.form.k
+            self._top_k = teacher_logits.form.largest
         size = max(1, _CHUNK // self._choices)
         for first in range(0, len(labels), size):
             part = slice(first, first + size)

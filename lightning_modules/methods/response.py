@@ -15,7 +15,7 @@ from lightning_modules.losses import (
     standardized_soft_target_loss,
 )
 from lightning_modules.methods.base import HardAndSoft
-from lightning_modules.top_k import compared_logits
+from lightning_modules.top_k import Compared, compared
 
 
 class DistillationCriterion(HardAndSoft):
@@ -38,12 +38,21 @@ class DistillationCriterion(HardAndSoft):
 
     def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
         """Return the soft-target loss in nats."""
-        student, teacher = self.compared(logits, batch)
-        return soft_target_loss(student, teacher, **self.soft)
+        found = self.compared(logits, batch)
+        return soft_target_loss(found.student, found.teacher, **self.soft) + self.beyond(found)
 
-    def compared(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return logits of student and teacher over the same classes: all, or those that are stored of the teacher."""
-        return compared_logits(logits, batch.teacher["logits"], self.soft["temperature"])
+    def compared(self, logits: Tensor, batch: Batch) -> Compared:
+        """Return student and teacher over the same classes: all, or those that are stored of the teacher."""
+        return compared(logits, batch.teacher["logits"], self.soft["temperature"])
+
+    def beyond(self, found: Compared, share: float = 0.0) -> Tensor | float:
+        """Return T² times what KL(teacher ‖ mixture) has beyond the classes that are told apart; 0 where all are.
+
+        Args:
+            found: From ``compared``.
+            share: Share of the teacher in the mixture with the student.
+        """
+        return 0.0 if found.tail is None else self.soft["temperature"] ** 2 * found.within_tail(share).mean()
 
 
 class StandardizedCriterion(DistillationCriterion):
@@ -69,8 +78,8 @@ class ReverseKLCriterion(DistillationCriterion):
 
     def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
         """Return T² times the reverse divergence in nats."""
-        temperature = self.soft["temperature"]
-        loss = generalized_jsd_loss(*self.compared(logits, batch), beta=1.0, temperature=temperature)
+        temperature, found = self.soft["temperature"], self.compared(logits, batch)
+        loss = generalized_jsd_loss(found.student, found.teacher, beta=1.0, temperature=temperature)
         return temperature**2 * loss
 
 
@@ -99,9 +108,10 @@ class JSDCriterion(DistillationCriterion):
 
     def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
         """Return T² times the divergence in nats."""
-        temperature = self.soft["temperature"]
-        loss = generalized_jsd_loss(*self.compared(logits, batch), beta=self.beta, temperature=temperature)
-        return temperature**2 * loss
+        temperature, found = self.soft["temperature"], self.compared(logits, batch)
+        loss = generalized_jsd_loss(found.student, found.teacher, beta=self.beta, temperature=temperature)
+        share = self.beta or 1.0  # of KL(teacher ‖ mixture) in the loss: beta 0 is the forward KL
+        return temperature**2 * loss + (share * self.beyond(found, self.beta) if self.beta < 1 else 0.0)
 
 
 class SkewedKLCriterion(DistillationCriterion):
@@ -128,8 +138,9 @@ class SkewedKLCriterion(DistillationCriterion):
 
     def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
         """Return T² times the skewed divergence in nats."""
-        temperature = self.soft["temperature"]
-        return temperature**2 * skewed_kl_loss(*self.compared(logits, batch), skew=self.skew, temperature=temperature)
+        temperature, found = self.soft["temperature"], self.compared(logits, batch)
+        loss = skewed_kl_loss(found.student, found.teacher, skew=self.skew, temperature=temperature)
+        return temperature**2 * loss + self.beyond(found, self.skew)
 
 
 class DecoupledCriterion(HardAndSoft):

@@ -85,7 +85,7 @@ def test_it_is_imported_from_where_teachers_are() -> None:
 def test_what_is_stored_is_the_form_of_the_live_teachers_logits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    form, watched = TopK(5), Watched(tmp_path)
+    form, watched = TopK(5, draws=0), Watched(tmp_path)
     shards_of(4, monkeypatch, form)
     for _ in range(2):  # made, and loaded
         found = watched.outputs(form)
@@ -99,7 +99,7 @@ def test_what_is_stored_is_the_form_of_the_live_teachers_logits(
 def test_a_store_that_was_interrupted_asks_about_what_is_missing_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    form, watched = TopK(5), Watched(tmp_path)
+    form, watched = TopK(5, draws=0), Watched(tmp_path)
     shards_of(4, monkeypatch, form)
     whole = watched.outputs(form)["train"][:].packed.clone()
     assert sum(watched.asked) == 20
@@ -116,18 +116,21 @@ def test_a_store_that_was_interrupted_asks_about_what_is_missing_alone(
 
 def test_another_k_and_other_temperatures_have_files_of_their_own(tmp_path: Path) -> None:
     watched = Watched(tmp_path)
-    for form in (TopK(5), TopK(6), TopK(5, temperatures=(0.5, 1.0))):
+    for form in (TopK(5), TopK(6), TopK(5, draws=2), TopK(5, temperatures=(0.5, 1.0))):
         watched.outputs(form)
-    assert len(watched.files) == 6
+    assert len(watched.files) == 8
 
 
 def test_no_split_is_ever_in_memory_with_all_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    form, watched, packed = TopK(5), Watched(tmp_path, samples=50), list[int]()
+    form, watched, packed = TopK(5, draws=0), Watched(tmp_path, samples=50), list[int]()
     shards_of(20, monkeypatch, form)
     pack = TopK.pack
-    monkeypatch.setattr(
-        TopK, "pack", lambda self, logits, *kept: (packed.append(len(logits)), pack(self, logits, *kept))[1]
-    )
+
+    def noting(self: TopK, logits: Tensor, kept: Tensor | None = None, *, seed: int = 0) -> Tensor:
+        packed.append(len(logits))
+        return pack(self, logits, kept, seed=seed)
+
+    monkeypatch.setattr(TopK, "pack", noting)
     watched.outputs(form)
     assert sum(packed) == 100 and max(packed) <= 4  # batches of three, the last one with what would be left alone
 
@@ -139,7 +142,7 @@ def test_views_are_stored_beside_one_another(tmp_path: Path) -> None:
 
     images = Split(torch.rand(5, 1, 6, 6), torch.arange(5))
     views: Views = ShiftedViews(count=3, most=1)
-    watched, form = Watched(tmp_path), TopK(4)
+    watched, form = Watched(tmp_path), TopK(4, draws=0)
     watched.data = TensorDataModule(train=images, val=images, test=images, views=views)
     watched.teacher = Teacher(Halved().eval(), Start("", (), "other"), Spool(tmp_path / "other"), "teacher/b", 0)
     found = watched.outputs(form, Classification())["train"]
@@ -156,12 +159,12 @@ def test_logits_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     with torch.no_grad():
         watched.network.table.weight[int(watched.data.splits["train"].inputs[0, 0]), 3] = math.nan  # type: ignore[index]
     with pytest.raises(Unfit, match=r"the teacher has NaN for .* of train in its logits"):
-        watched.outputs(TopK(5))
+        watched.outputs(TopK(5, draws=0))
 
 
 def test_what_is_lost_is_measured_and_told(tmp_path: Path) -> None:
     watched = Watched(tmp_path)
-    form = TopK(5)
+    form = TopK(5, draws=0)
     errors = top_k_error(watched.network, watched.data, Tokens(CLASSES), form, (1.0, 4.0, 4.0))
     rows = watched.logits()[:8][watched.data.splits["val"].labels[:8] != PADDING].double()
     assert [error.temperature for error in errors] == [1.0, 4.0]
@@ -171,9 +174,9 @@ def test_what_is_lost_is_measured_and_told(tmp_path: Path) -> None:
         whole = (shares * (shares * CLASSES).log()).sum(1).mean()
         told = (shares[:, :5] * (shares[:, :5] * CLASSES).log()).sum(1) + tail * (tail * CLASSES / 25).log()
         assert error.tail == pytest.approx(float(tail.mean()), abs=1e-3)
-        assert error.lost == pytest.approx(1 - float(told.mean() / whole), abs=5e-3)
+        assert error.error == pytest.approx(1 - float(told.mean() / whole), abs=5e-3)
     text = error_text(errors, form, CLASSES, "token")
     assert text.startswith(
         "of each token the 5 largest of 30 logits are stored, in 34 bytes; the others are one bucket"
     )
-    assert "at T = 1 (" in text and "at T = 4 (" in text
+    assert "of the probability at T = 1, where" in text and "at T = 4, where" in text
