@@ -157,8 +157,8 @@ class Compared(NamedTuple):
         if share:
             whole, of_student = theirs + math.log(share), own + math.log1p(-share)
             student = torch.logaddexp(teacher + whole, student + of_student) - torch.logaddexp(whole, of_student)
-        terms = (weights * (teacher - student)).sum(1)
-        return theirs.exp().squeeze(1) * terms
+        found: Tensor = theirs.exp().squeeze(1) * (weights * (teacher - student)).sum(1)
+        return found
 
 
 @dataclass(frozen=True, eq=False)
