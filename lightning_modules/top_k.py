@@ -20,7 +20,6 @@ from lightning_modules.losses._numeric import at_least_fp32, kl_terms
 
 _NARROW = 2**16  # classes that a number of 16 bits can tell apart
 _LEAST = -65504.0  # that float16 holds
-_LARGEST_RATIO = 20.0  # logarithm of a ratio of probabilities: its square must not overflow
 _LOW = -1e30  # in place of -inf: the logarithm of a sum over nothing but -inf has no gradient
 
 
@@ -154,35 +153,12 @@ class Compared(NamedTuple):
         """
         if self.tail is None:
             return self.student.new_zeros(len(self.student))
-        (_, theirs), weights, _, teacher = self.tail
-        found: Tensor = theirs.exp().squeeze(1) * (weights * (teacher - self._mixed(share))).sum(1)
+        (own, theirs), weights, student, teacher = self.tail
+        if share:
+            whole, of_student = theirs + math.log(share), own + math.log1p(-share)
+            student = torch.logaddexp(teacher + whole, student + of_student) - torch.logaddexp(whole, of_student)
+        found: Tensor = theirs.exp().squeeze(1) * (weights * (teacher - student)).sum(1)
         return found
-
-    def within_students_tail(self, share: float = 1.0) -> Tensor:
-        """Estimate the same of KL(student ‖ mixture), shape (R,), in nats.
-
-        The draws are the teacher's, so each term is weighted by the ratio r of the student's probability to the
-        teacher's. r - m, of the student's and the mixture's ratios, is 0 in the mean: without it, no term is negative.
-
-        Args:
-            share: Share of the teacher in the mixture with the student, in (0, 1].
-        """
-        if self.tail is None:
-            return self.student.new_zeros(len(self.student))
-        (own, _), weights, student, teacher = self.tail
-        mixture = self._mixed(share)
-        ratio, of_mixture = ((side - teacher).clamp(max=_LARGEST_RATIO).exp() for side in (student, mixture))
-        found: Tensor = own.exp().squeeze(1) * (weights * (ratio * (student - mixture) - ratio + of_mixture)).sum(1)
-        return found
-
-    def _mixed(self, share: float) -> Tensor:
-        """Return the logarithms of what is drawn within the tail of a mixture, shape (R, draws)."""
-        assert self.tail is not None
-        (own, theirs), _, student, teacher = self.tail
-        if share in (0, 1):
-            return teacher if share else student
-        whole, of_student = theirs + math.log(share), own + math.log1p(-share)
-        return torch.logaddexp(teacher + whole, student + of_student) - torch.logaddexp(whole, of_student)
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,15 +39,20 @@ class DistillationCriterion(HardAndSoft):
     def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
         """Return the soft-target loss in nats."""
         found = self.compared(logits, batch)
-        return soft_target_loss(found.student, found.teacher, **self.soft) + self.beyond(found.within_tail())
+        return soft_target_loss(found.student, found.teacher, **self.soft) + self.beyond(found)
 
     def compared(self, logits: Tensor, batch: Batch) -> Compared:
         """Return student and teacher over the same classes: all, or those that are stored of the teacher."""
         return compared(logits, batch.teacher["logits"], self.soft["temperature"])
 
-    def beyond(self, of_rows: Tensor) -> Tensor:
-        """Return T² times the mean of what a divergence has beyond the classes that are told apart, by row."""
-        return self.soft["temperature"] ** 2 * of_rows.mean()
+    def beyond(self, found: Compared, share: float = 0.0) -> Tensor | float:
+        """Return T² times what KL(teacher ‖ mixture) has beyond the classes that are told apart; 0 where all are.
+
+        Args:
+            found: From ``compared``.
+            share: Share of the teacher in the mixture with the student.
+        """
+        return 0.0 if found.tail is None else self.soft["temperature"] ** 2 * found.within_tail(share).mean()
 
 
 class StandardizedCriterion(DistillationCriterion):
@@ -75,7 +80,7 @@ class ReverseKLCriterion(DistillationCriterion):
         """Return T² times the reverse divergence in nats."""
         temperature, found = self.soft["temperature"], self.compared(logits, batch)
         loss = generalized_jsd_loss(found.student, found.teacher, beta=1.0, temperature=temperature)
-        return temperature**2 * loss + self.beyond(found.within_students_tail())
+        return temperature**2 * loss
 
 
 class JSDCriterion(DistillationCriterion):
@@ -105,16 +110,8 @@ class JSDCriterion(DistillationCriterion):
         """Return T² times the divergence in nats."""
         temperature, found = self.soft["temperature"], self.compared(logits, batch)
         loss = generalized_jsd_loss(found.student, found.teacher, beta=self.beta, temperature=temperature)
-        return temperature**2 * loss + self.beyond(self._of_tail(found))
-
-    def _of_tail(self, found: Compared) -> Tensor:
-        """Return what the divergence has beyond the classes that are told apart, by row."""
-        if self.beta == 0:
-            return found.within_tail()
-        if self.beta == 1:
-            return found.within_students_tail()
-        of_student = (1 - self.beta) * found.within_students_tail(self.beta)
-        return self.beta * found.within_tail(self.beta) + of_student
+        share = self.beta or 1.0  # of KL(teacher ‖ mixture) in the loss: beta 0 is the forward KL
+        return temperature**2 * loss + (share * self.beyond(found, self.beta) if self.beta < 1 else 0.0)
 
 
 class SkewedKLCriterion(DistillationCriterion):
@@ -143,7 +140,7 @@ class SkewedKLCriterion(DistillationCriterion):
         """Return T² times the skewed divergence in nats."""
         temperature, found = self.soft["temperature"], self.compared(logits, batch)
         loss = skewed_kl_loss(found.student, found.teacher, skew=self.skew, temperature=temperature)
-        return temperature**2 * loss + self.beyond(found.within_tail(self.skew))
+        return temperature**2 * loss + self.beyond(found, self.skew)
 
 
 class DecoupledCriterion(HardAndSoft):

@@ -135,21 +135,20 @@ def mean_over_draws(
     return loss.detach(), own.grad
 
 
-@pytest.mark.parametrize("method", TAKING)
+@pytest.mark.parametrize("method", ["soft_target", "skewed_kl", "jsd"])
 def test_in_the_mean_over_draws_loss_and_gradient_are_those_of_all_logits(method: str) -> None:
-    teacher = some_logits(3, 40) / 2
-    student = 0.5 * teacher + some_logits(3, 40, seed=1) / 4  # one that has learnt: the draws are the teacher's
-    at = {"temperature": 1.0}
+    teacher, student = some_logits(3, 40), some_logits(3, 40, seed=1)
+    at: dict[str, float] = {"temperature": 1.0} | ({"beta": 0.0} if method == "jsd" else {})
     loss, gradient = mean_over_draws(student, teacher, method, TopK(6, draws=3), **at)
     own = student.clone().requires_grad_()
     batch = Batch(torch.arange(3), torch.zeros(1), torch.zeros(3, dtype=torch.long), {"logits": teacher})
     whole = weighted_sum(make_criterion(method, **{**TAKING[method], "alpha": 0.0, **at})(own, batch))
     whole.backward()
     assert own.grad is not None
-    assert float(loss) == pytest.approx(float(whole.detach()), rel=1e-2)
+    assert float(loss) == pytest.approx(float(whole.detach()), rel=5e-3)
+    assert float((gradient - own.grad).norm() / own.grad.norm()) < 0.02
     _, without = mean_over_draws(student, teacher, method, TopK(3, draws=0), **at)
-    apart, of_buckets = (float((one - own.grad).norm() / own.grad.norm()) for one in (gradient, without))
-    assert apart < 0.07 and of_buckets > 4 * apart  # the buckets alone are biased
+    assert float((without - own.grad).norm() / own.grad.norm()) > 0.05  # the bucket alone is biased
 
 
 def test_draws_are_of_the_tail_by_its_probability_and_depend_on_the_seed_alone() -> None:
