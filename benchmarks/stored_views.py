@@ -57,7 +57,7 @@ def trained(space: SearchSpace, prepared: Prepared, seed: int) -> tuple[float, f
         )
     seconds = time.perf_counter() - started
     logits = ordered_logits(student, prepared.data, "val")
-    return score(logits, prepared.data, space, prepared.classes)["accuracy"], seconds
+    return score([logits], prepared.data, space, prepared.classes)["accuracy"], seconds
 
 
 def main() -> None:

@@ -18,23 +18,31 @@ if TYPE_CHECKING:
 
 
 def _agreement(logits: SplitLogits) -> Tensor:
-    """Return the share of samples to which student and teacher give the same class."""
-    return (logits.student.argmax(-1) == logits.teacher.argmax(-1)).float().mean()
+    """Return whether student and teacher give a row the same class."""
+    return logits.student.argmax(-1) == logits.teacher.argmax(-1)
 
 
 def _teacher_kl(logits: SplitLogits) -> Tensor:
-    """Return KL(teacher ‖ student) at T = 1, nats a sample."""
-    from lightning_modules.losses import soft_target_loss
+    """Return KL(teacher ‖ student) at T = 1, nats a row."""
+    from lightning_modules.top_k import divergence_of_rows
 
-    return soft_target_loss(logits.student, logits.teacher, temperature=1)
+    return divergence_of_rows(logits.student, logits.teacher)
 
 
-def _calibration_error(logits: SplitLogits) -> Tensor:
+def _confidence(logits: SplitLogits) -> Tensor:
+    """Return the student's probability of the class that it gives each row, and whether that is the true one."""
+    from torch import stack
+
+    confidence, answer = logits.student.softmax(-1).max(-1)
+    return stack([confidence, (answer == logits.labels).to(confidence)], 1)
+
+
+def _calibration_error(values: Tensor) -> Tensor:
     """Return the expected calibration error over 15 bins: Guo et al. (2017), arXiv:1706.04599."""
-    from torchmetrics.functional.classification import multiclass_calibration_error
+    from torchmetrics.functional.classification import binary_calibration_error
 
-    probabilities = logits.student.softmax(-1)
-    return multiclass_calibration_error(probabilities, logits.labels, logits.classes, n_bins=15, validate_args=False)
+    confidences, right = values.T.contiguous()
+    return binary_calibration_error(confidences.clamp(max=1), right.long(), n_bins=15, validate_args=False)
 
 
 def _compression(student: Costs, teacher: Costs) -> float | None:
@@ -51,7 +59,7 @@ _OWN = (
     Metric("size_mb", "minimize", unit="MB", label="size", heading="MB"),
     Metric("agreement", "maximize", heading="agrees", in_every_table=True, score=_agreement),
     Metric("teacher_kl", "minimize", unit="nats", score=_teacher_kl),
-    Metric("ece", "minimize", score=_calibration_error),
+    Metric("ece", "minimize", score=_confidence, reduce=_calibration_error),
     Metric("compression", "maximize", heading="smaller", format=_RATIO, in_every_table=True, derive=_compression),
 )
 

@@ -15,7 +15,7 @@ from harness.core.names import check_metric_name
 from harness.metrics import METRICS
 from harness.space_ranges import bounds_of, middle_of
 from harness.space_training import check_task_training
-from harness.task import Task, class_names, declared_metrics, has_own_training, teacher_outputs_dtype
+from harness.task import Task, check_teacher_outputs, class_names, declared_metrics, has_own_training
 from lightning_modules.methods import METHODS, Criterion
 from lightning_modules.outputs import Output
 from lightning_modules.training import Training
@@ -46,7 +46,7 @@ def check_task(task: Task, *, epochs: int) -> None:
         raise ValueError(
             f"output must be an output kind, as Classification() of lightning_modules.outputs, but got {task.output!r}."
         )
-    teacher_outputs_dtype(task)
+    check_teacher_outputs(task)
     for metric in declared_metrics(task):
         if metric.direction not in ("maximize", "minimize"):
             raise ValueError(

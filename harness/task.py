@@ -21,6 +21,7 @@ from lightning_modules.data.sampling import EpochSampler
 from lightning_modules.data.tensors import Split, TensorDataModule
 from lightning_modules.data.unlabelled import check_labels
 from lightning_modules.outputs import Classification, Output
+from lightning_modules.top_k import TopK
 from lightning_modules.training import Training
 
 
@@ -42,6 +43,8 @@ class Task(ABC):
         teacher_learning_rate: Peak learning rate of that training.
         teacher_outputs_dtype: ``"float16"`` stores what teachers say of training samples in half of the bytes; the
             largest error is said, and losses are computed in float32 all the same.
+        teacher_outputs: ``TopK(64)`` of ``harness.teachers`` stores the 64 largest logits of a teacher, and the rest as
+            one bucket, for outputs of many classes; ``None`` stores all.
         teacher_training: How it is trained, in place of ``teacher_learning_rate``; ``None`` is the default training.
     """
 
@@ -54,6 +57,7 @@ class Task(ABC):
     teacher_learning_rate: ClassVar[float] = 1e-2
     teacher_training: ClassVar[Training | None] = None
     teacher_outputs_dtype: ClassVar[str] = "float32"
+    teacher_outputs: ClassVar[TopK | None] = None
 
     @abstractmethod
     def data(self, data_dir: Path | None) -> TensorDataModule | Any:
@@ -173,6 +177,19 @@ def teacher_outputs_dtype(task: Task) -> torch.dtype:
             f"teacher_outputs_dtype must be 'float32' or 'float16', but got {task.teacher_outputs_dtype!r}."
         )
     return known[task.teacher_outputs_dtype]
+
+
+def check_teacher_outputs(task: Task) -> None:
+    """Check in which form a task has its teacher's outputs stored.
+
+    Raises:
+        ValueError: If it is none, or the task names a type too.
+    """
+    form: Any = task.teacher_outputs
+    if form is not None and not isinstance(form, TopK):
+        raise ValueError(f"teacher_outputs must be TopK(..) of harness.teachers, or None for all, but got {form!r}.")
+    if teacher_outputs_dtype(task) != torch.float32 and form is not None:
+        raise ValueError(f"TopK({form.k}) is stored in float16 in any case: leave teacher_outputs_dtype out.")
 
 
 def teacher_training(task: Task) -> Training:

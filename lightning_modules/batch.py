@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,14 +28,15 @@ class Batch:
             indices (B,), int64, or the probabilities (B, C) that a view gives in their place. A training sample that
             the teacher alone labels has ``UNLABELLED``, or NaN where targets are floats.
         teacher: The teacher's stored outputs for these samples by name; ``"logits"`` has shape (B, C), never softmaxed.
-            Empty while the teacher itself is trained.
+            Where a task stores the largest ones alone, it is a ``lightning_modules.top_k.TopKLogits``. Empty while the
+            teacher itself is trained.
         mask: True at valid positions of padded inputs; ``None`` if nothing is padded.
     """
 
     ids: Tensor
     inputs: Inputs
     target: Tensor
-    teacher: dict[str, Tensor] = field(default_factory=dict)
+    teacher: dict[str, Any] = field(default_factory=dict)
     mask: Tensor | None = None
 
 

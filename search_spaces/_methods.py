@@ -28,6 +28,9 @@ def all_methods(
     response = _weight(0.25, 16.0)
     return {
         "soft_target": {"temperature": _TEMPERATURE, "alpha": _ALPHA},
+        "reverse_kl": {"temperature": _TEMPERATURE, "alpha": _ALPHA},
+        "jsd": {"beta": FloatDistribution(0.1, 0.9), "temperature": _TEMPERATURE, "alpha": _ALPHA},
+        "skewed_kl": {"skew": FloatDistribution(0.01, 0.5, log=True), "temperature": _TEMPERATURE, "alpha": _ALPHA},
         "standardized": {"temperature": _TEMPERATURE, "alpha": _ALPHA},
         "decoupled": {"temperature": _TEMPERATURE, "target_weight": response, "non_target_weight": response},
         "correlation": {"temperature": _TEMPERATURE, "inter_weight": response, "intra_weight": response},

@@ -13,25 +13,31 @@ from harness.core.errors import HarnessError, Unfit, is_out_of_memory, one_line
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from lightning_modules.top_k import TopKLogits
+
 Costs = Mapping[str, float]
 """Measured costs of one network by metric name, without those that are not known."""
 
 
 @dataclass(frozen=True, eq=False)
 class SplitLogits:
-    """What student and teacher answer on every sample of a split: what a score is computed from.
+    """What student and teacher answer on some samples of a split, as rows: what a score is computed from.
 
     Attributes:
-        student: Logits of the student, shape (N, C).
-        teacher: Logits of the teacher, shape (N, C).
-        labels: The true classes, shape (N,), int64.
+        student: Logits of the student, shape (R, C).
+        teacher: Logits of the teacher, shape (R, C), or the largest of them (``lightning_modules.top_k``).
+        labels: The true classes, shape (R,), int64.
         classes: Number of classes C.
     """
 
     student: Tensor
-    teacher: Tensor
+    teacher: Tensor | TopKLogits
     labels: Tensor
     classes: int
+
+
+def _mean(values: Tensor) -> Tensor:
+    return values.float().mean()
 
 
 @dataclass(frozen=True)
@@ -52,8 +58,10 @@ class Metric:
         is_default_objective: Whether it spans the front where ``--objectives`` is not given.
         may_be_unknown: Whether it can't be computed for some students, whose trials then lack it.
         combine: Computes a measured cost of networks that run one after the other from the cost of each.
-        score: Computes it from the answers on a split, once the student is trained. A mistake in it is reported under
-            the metric's name, as one in ``derive`` is.
+        score: Computes a value of each row, first dimension R, from the answers on some samples of a split, once the
+            student is trained: the rows of a split with many classes never are in memory together. A mistake in it is
+            reported under the metric's name, as one in ``derive`` is.
+        reduce: Computes it from the values of all rows, on the CPU; by default their mean.
         derive: Computes it from the costs of a student and of its teacher; ``None`` where these don't determine it.
     """
 
@@ -70,6 +78,7 @@ class Metric:
     may_be_unknown: bool = False
     combine: Callable[[Iterable[float]], float] = sum
     score: Callable[[SplitLogits], Tensor] | None = None
+    reduce: Callable[[Tensor], Tensor] = _mean
     derive: Callable[[Costs, Costs], float | None] | None = None
 
     def __post_init__(self) -> None:
@@ -105,15 +114,27 @@ class Metric:
         """Return its label at the axis of a plot, with its unit."""
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
-    def of_answers(self, answers: SplitLogits) -> float:
-        """Return the value of a metric that has a ``score``.
+    def of_rows(self, answers: SplitLogits) -> Tensor:
+        """Return the values of some rows, of a metric that has a ``score``, on the CPU.
 
         Raises:
-            Unfit: If ``score`` raises, or gives something else than one number.
+            Unfit: If ``score`` raises, or gives something else than a value of each row.
         """
         assert self.score is not None
-        with _reported_as(self.name, "score(logits) must give one number"):
-            return float(self.score(answers))
+        with _reported_as(self.name, "score(logits) must give a value of each row"):
+            values, rows = self.score(answers), len(answers.labels)
+            if not values.ndim or len(values) != rows:
+                raise ValueError(f"it gives shape {tuple(values.shape)} for {rows} rows")
+            return values.cpu()
+
+    def of_values(self, values: Tensor) -> float:
+        """Return the value of a metric from those of all rows of a split.
+
+        Raises:
+            Unfit: If ``reduce`` raises, or gives something else than one number.
+        """
+        with _reported_as(self.name, "reduce(values) must give one number"):
+            return float(self.reduce(values))
 
     def of_costs(self, student: Costs, teacher: Costs) -> float | None:
         """Return the value of a metric that is known before training; ``None`` where it can't be computed.

@@ -23,6 +23,7 @@ from lightning_modules.batch import Inputs, call
 from lightning_modules.data.tensors import TensorDataModule
 
 _ASKED = 32  # samples of each split, at most
+_MOST_OF_SAMPLE = 2**18  # numbers of a sample's answer that are compared: their projections take 8 times the memory
 _KEPT = 512  # numbers of a network's answers that are compared
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
@@ -74,13 +75,16 @@ def weights_digest(network: nn.Module) -> str:
 
 @torch.no_grad()
 def answers_of(network: nn.Module, samples: Sequence[Inputs]) -> Tensor:
-    """Return finite logits of some samples in eval mode, on the CPU; the network's modes are restored."""
+    """Return finite logits of some samples in eval mode, on the CPU; the network's modes are restored.
+
+    Of more numbers a sample than 262,144, as of tokens of a large vocabulary, an even choice is returned, shape (B, S).
+    """
     modes = {module: module.training for module in network.modules()}
     before = None if network in _steady else _attributes(network)
     seed_draws(derived_seed("answers"), torch.device("cpu"))
     network.eval()
     try:
-        logits = torch.cat([call(network, inputs).detach().float().cpu() for inputs in samples])
+        logits = torch.cat([_thinned(call(network, inputs).detach()).float().cpu() for inputs in samples])
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -88,6 +92,12 @@ def answers_of(network: nn.Module, samples: Sequence[Inputs]) -> Tensor:
         after = _attributes(network)
         _steady[network] = {name: value for name, value in before.items() if after.get(name) == value}
     return logits.nan_to_num(0.0, 1e4, -1e4)
+
+
+def _thinned(answers: Tensor) -> Tensor:
+    """Return an even choice of the numbers of each sample, shape (B, S), where there are many; else all as they are."""
+    apart = -(-answers[0].numel() // _MOST_OF_SAMPLE)
+    return answers if apart <= 1 else answers.flatten(1)[:, ::apart]
 
 
 def sampled_answers(answers: Tensor) -> tuple[float, ...]:

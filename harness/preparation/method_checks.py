@@ -66,7 +66,7 @@ def check_classes(space: SearchSpace, classes: int) -> None:
     Raises:
         HarnessError: If one has none.
     """
-    _refuse_unfit(space, lambda method: classes_fault(method, space, classes))
+    refuse_unfit(space, lambda method: classes_fault(method, space, classes))
 
 
 def check_targets(space: SearchSpace, are_mixed: bool) -> None:
@@ -80,7 +80,7 @@ def check_targets(space: SearchSpace, are_mixed: bool) -> None:
         HarnessError: If one does not.
     """
     if are_mixed:
-        _refuse_unfit(space, lambda method: targets_fault(method, space))
+        refuse_unfit(space, lambda method: targets_fault(method, space))
 
 
 def check_live(space: SearchSpace) -> None:
@@ -92,7 +92,7 @@ def check_live(space: SearchSpace) -> None:
     Raises:
         HarnessError: If one needs the outputs of all training samples at once.
     """
-    _refuse_unfit(space, lambda method: live_fault(method, space))
+    refuse_unfit(space, lambda method: live_fault(method, space))
 
 
 def check_unlabelled(space: SearchSpace, unlabelled: int) -> None:
@@ -105,7 +105,7 @@ def check_unlabelled(space: SearchSpace, unlabelled: int) -> None:
     Raises:
         HarnessError: If one compares with the labels itself.
     """
-    _refuse_unfit(space, lambda method: unlabelled_fault(method, space, unlabelled))
+    refuse_unfit(space, lambda method: unlabelled_fault(method, space, unlabelled))
 
 
 def unlabelled_fault(method: str, space: SearchSpace, unlabelled: int) -> str | None:
@@ -125,7 +125,7 @@ def live_fault(method: str, space: SearchSpace) -> str | None:
     return f"method {method!r} can't be searched: it needs the teacher's stored outputs, but the teacher is asked live"
 
 
-def _refuse_unfit(space: SearchSpace, fault_of: Callable[[str], str | None]) -> None:
+def refuse_unfit(space: SearchSpace, fault_of: Callable[[str], str | None]) -> None:
     """Refuse a space if one of its methods has a fault: name the first, and how to leave all such methods out."""
     faults = {method: fault for method in space.criteria if (fault := fault_of(method))}
     if faults:

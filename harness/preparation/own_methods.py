@@ -22,6 +22,7 @@ from harness.networks.students import build_student
 from harness.space import SearchSpace
 from harness.space_training import training_variants
 from lightning_modules.batch import Batch, call, select
+from lightning_modules.data.loading import GivenOrder
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.data.unlabelled import output_for_training, spread_over_both, unlabelled_count
 from lightning_modules.features import capture_features
@@ -175,7 +176,7 @@ def _unlabelled_fault(terms: Callable[[Batch], Any], data: TensorDataModule) -> 
     known = data.is_labelled(data.splits["train"].labels[some.to(data.device)]).cpu() if data.is_labelled else some > -1
     for ids, what in ((some, "samples with and without a label"), (some[~known], "samples without a label")):
         own = copy.copy(data)
-        own.sampler, own.batch_size = _Chosen(ids), len(ids)
+        own.sampler, own.batch_size = GivenOrder(ids), len(ids)
         try:
             fault = _terms_fault(terms(next(iter(own.train_dataloader()))[0]))
         except Exception as error:
@@ -186,19 +187,6 @@ def _unlabelled_fault(terms: Callable[[Batch], Any], data: TensorDataModule) -> 
                 "from self.hard_loss(logits, batch), which leaves them out, or leave the method out."
             )
     return None
-
-
-class _Chosen:
-    """Shows some samples in each epoch."""
-
-    def __init__(self, ids: Tensor) -> None:
-        self._ids, self.size = ids, len(ids)
-
-    def order(self, seed: int, epoch: int) -> Tensor:
-        return self._ids
-
-    def showings(self, epoch: int) -> None:
-        pass
 
 
 def _mixed_targets_fault(terms: Callable[[Batch], Any], data: TensorDataModule) -> str | None:

@@ -76,7 +76,7 @@ def prepare(
     named_classes = space.task.output.names_of_classes(names)
     student_warnings = run.student_warnings(data)  # before a teacher is made: memory must suffice for a student
     run.collect_warnings(students)
-    teaching.check_asking(data)
+    teaching.check_asking(data, students.classes)
     made = teaching.make(data, kept_under, students)
     for fold, teachers in zip(folds, made, strict=True):
         fold.origins = trained_origins(fold.origins, teachers[0])
@@ -84,7 +84,7 @@ def prepare(
     teacher_digest = bind_teachers(
         study, list(every.values()), settings.average if len(every) == len(made[0]) else FOLDS
     )
-    live = teaching.ask_live(made, data)
+    live = teaching.ask_live(made, data, students.classes)
     run.begin_work(no_control, scored, named_classes)
     stored = splits if live[0] is None else [split for split in splits if split != "train"]
     taught = [

@@ -17,6 +17,7 @@ from harness.preparation.method_checks import check_layers, teacher_layers
 from harness.space import SearchSpace
 from harness.teachers.outputs import Outputs, run_teacher
 from lightning_modules.batch import call, evaluating
+from lightning_modules.data.stored_top_k import StoredTopK
 from lightning_modules.data.tensors import Split, TensorDataModule
 from lightning_modules.data.unlabelled import labelled_positions
 from lightning_modules.outputs import Output
@@ -94,6 +95,8 @@ def check_outputs(who: str, outputs: Outputs, output: Output) -> None:
     """
     for split, named_outputs in outputs.items():
         for name, values in named_outputs.items():
+            if isinstance(values, StoredTopK):  # checked as they were made
+                continue
             is_logits = name == "logits"
             what = "logits" if is_logits else f"outputs of its layer {name!r}"
             rows = values.movedim(output.size_axis, -1).flatten(0, -2) if is_logits else values  # each view is a row

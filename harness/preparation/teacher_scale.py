@@ -8,6 +8,7 @@ from torch import Tensor
 
 from harness.core.errors import Unfit
 from harness.teachers.outputs import Outputs
+from lightning_modules.data.stored_top_k import StoredTopK
 from lightning_modules.data.tensors import TensorDataModule
 from lightning_modules.data.unlabelled import labelled_positions
 from lightning_modules.outputs import Output
@@ -47,6 +48,8 @@ def on_scale(
     Raises:
         Unfit: If they are on another scale than the labels, and the output does not say so.
     """
+    if isinstance(outputs["val"][_LOGITS], StoredTopK):  # scores of classes have no scale of their own
+        return outputs
     check_scale(who, outputs["val"][_LOGITS], data.splits["val"].labels, output)
     if "train" not in outputs:  # the teacher is asked live about what is trained on
         if output.teacher_map(outputs["val"][_LOGITS], data.splits["val"].labels) is not None:

@@ -8,7 +8,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean, stdev
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from harness.core.content import digest
 from harness.core.errors import HarnessError
@@ -31,6 +32,7 @@ from harness.preparation.sanity_warnings import network_warnings, training_warni
 from harness.preparation.scoring import teacher_scores
 from harness.preparation.teacher_checks import check_outputs, check_teacher
 from harness.preparation.teacher_scale import on_scale
+from harness.preparation.top_k_checks import check_top_k, temperature_ends
 from harness.preparation.user_code import user_code
 from harness.preparation.warning_list import INDENT, WarningList
 from harness.region import Scores
@@ -55,11 +57,17 @@ from harness.teachers.black_box import BlackBoxTeacher
 from harness.teachers.cache import ArtifactCache, null_lock
 from harness.teachers.ensemble import averaged, labels, make_teachers
 from harness.teachers.make import Teacher
-from harness.teachers.outputs import Outputs, make_teacher_outputs
+from harness.teachers.outputs import LOGITS, Outputs, make_teacher_outputs
+from harness.teachers.top_k_error import error_text, top_k_error
+from harness.teachers.top_k_outputs import make_top_k_outputs
 from harness.teachers.untrained import learns
 from harness.tracking.mirror import Mirror
+from lightning_modules.batch import call
 from lightning_modules.data.live import LiveTeacher
+from lightning_modules.data.stored_top_k import StoredTopK
 from lightning_modules.data.tensors import TensorDataModule
+
+_LOOKED_AT = 16  # samples, where the logits of all can't be held
 
 
 class TeacherSteps:
@@ -150,15 +158,18 @@ class TeacherSteps:
         lock = self._study.exclusive if self._study.is_shared else null_lock
         return ArtifactCache(lock, self._mirror, self._terminal.say)
 
-    def check_asking(self, data: TensorDataModule) -> None:
+    def check_asking(self, data: TensorDataModule, classes: int) -> None:
         """Check that teachers can be asked as a person wants, as far as that is known before they are made."""
+        check_top_k(self._space, data, classes, self._settings)
         check_can_be_asked(self._settings.teacher_outputs, data, self._space.task.output)
         if asks_live(data) or self._settings.teacher_outputs == LIVE:
             check_live(self._space)
 
-    def ask_live(self, made: Sequence[Sequence[Teacher]], data: TensorDataModule) -> Sequence[LiveTeacher | None]:
+    def ask_live(
+        self, made: Sequence[Sequence[Teacher]], data: TensorDataModule, classes: int
+    ) -> Sequence[LiveTeacher | None]:
         """Return the teachers of each fold as they are asked live; ``None`` where their outputs are stored."""
-        first = self._ask_live(made[0], data)
+        first = self._ask_live(made[0], data, classes)
         if first is None:
             return [None] * len(made)
         with user_code("the teacher", self._settings):
@@ -168,7 +179,7 @@ class TeacherSteps:
             ]
         return [first, *others]
 
-    def _ask_live(self, teachers: Sequence[Teacher], data: TensorDataModule) -> LiveTeacher | None:
+    def _ask_live(self, teachers: Sequence[Teacher], data: TensorDataModule, classes: int) -> LiveTeacher | None:
         """Choose how the teachers are asked, tell what either way takes, and return them if they are asked live."""
         space, settings, study = self._space, self._settings, self._study
         is_live = asks_live(data) or settings.teacher_outputs == LIVE
@@ -177,6 +188,8 @@ class TeacherSteps:
             return None
         networks = [one.live_network() for one in teachers]
         before = None if study.is_unused() else study.how_teachers_are_asked
+        if space.task.teacher_outputs is not None:
+            before = STORED
         with user_code("the teacher", settings):
             workers = number_of_workers(settings, space, data.device)
             costs = asking_costs(networks, data, space, settings, layers=teacher_layers(space), workers=workers)
@@ -192,6 +205,10 @@ class TeacherSteps:
                     way = STORED  # of a teacher that answers differently each time
             study.pin_inputs(teacher_outputs=way)
             self._terminal.say_wrapped(f"outputs   {told(way, costs)}", indent=INDENT)
+            if (form := space.task.teacher_outputs) is not None:
+                errors = top_k_error(networks[0], data, space.task.output, form, temperature_ends(space))
+                line = error_text(errors, form, classes, space.task.output.row_word)
+                self._terminal.say_wrapped(f"outputs   {line}", indent=INDENT)
         return live
 
     def attach_answers(
@@ -213,7 +230,7 @@ class TeacherSteps:
             classes: Number of classes C.
             new: New data, to which the answers are joined too; ``None`` for none.
         """
-        outputs = self._make_outputs(teachers, data, dataset, splits, new)
+        outputs = self._make_outputs(teachers, data, dataset, splits, classes, new)
         if new is not None:
             outputs = attach_new(new, outputs, self._settings.average, self._space.task.output)
         each = [attach_outputs(one, data, self._space, classes) for one in outputs]
@@ -227,6 +244,7 @@ class TeacherSteps:
         data: TensorDataModule,
         dataset: str,
         splits: Sequence[str],
+        classes: int,
         new: TensorDataModule | None,
     ) -> list[Outputs]:
         """Compute or find each teacher's outputs, check that they are numbers, and bring them to the labels' scale.
@@ -236,9 +254,10 @@ class TeacherSteps:
             data: The data.
             dataset: What stands for it in keys.
             splits: Names of its splits.
+            classes: Number of classes C, labels or values of the output.
             new: New data, whose outputs are those of the split ``NEW``; ``None`` for none.
         """
-        make = partial(make_teacher_outputs, cache_dir=self._settings.cache_dir, artifacts=self._artifacts)
+        make = partial(self._stored, classes=classes)
         layers, dtype = teacher_layers(self._space), teacher_outputs_dtype(self._space.task)
         with user_code("the teacher", self._settings):
             outputs = [make(one, data, dataset, splits=splits, layers=layers, dtype=dtype) for one in teachers]
@@ -257,6 +276,32 @@ class TeacherSteps:
 
             scaled.append(on_scale(f"the {name}", one, data, self._space.task.output, note))
         return scaled
+
+    def _stored(
+        self,
+        teacher: Teacher,
+        data: TensorDataModule,
+        dataset: str,
+        *,
+        splits: Sequence[str],
+        classes: int,
+        layers: Sequence[str] = (),
+        dtype: torch.dtype = torch.float32,
+    ) -> Outputs:
+        """Find or compute a teacher's outputs, its logits in the form that the task wants."""
+        task, cache_dir, artifacts = self._space.task, self._settings.cache_dir, self._artifacts
+        make = partial(
+            make_teacher_outputs, teacher, data, dataset,
+            splits=splits, layers=layers, dtype=dtype, cache_dir=cache_dir, artifacts=artifacts,
+        )  # fmt: skip
+        if (form := task.teacher_outputs) is None:
+            return make()
+        logits = make_top_k_outputs(
+            teacher, data, dataset, form=form, output=task.output, classes=classes, splits=splits,
+            cache_dir=cache_dir, artifacts=artifacts,
+        )  # fmt: skip
+        others: Outputs = make(has_logits=False) if layers else {split: {} for split in splits}
+        return {split: {LOGITS: stored, **others[split]} for split, stored in logits.items()}
 
     def report(self, told: Answers, costs: CostTable, scored: Scores, together: str) -> None:
         """Show each teacher of a fold with its sanity warnings, and finish its run.
@@ -278,7 +323,7 @@ class TeacherSteps:
             self._finished.add(teacher.spool.folder)
             if is_finished:
                 continue
-            logits = answered["val"]["logits"].float()
+            logits = _logits_of(teacher, answered["val"][LOGITS], data)
             for warning in network_warnings(logits, self._space.task.output, scored, reached[scored.metric]):
                 self._warnings.warn(f"{name} {warning}", file)
             if teacher.black_box is not None:
@@ -310,6 +355,16 @@ class TeacherSteps:
                 f"the latency of {name} is that of {teacher.runtime} as Python calls it, and students' that of eager "
                 "PyTorch: speedup compares the two"
             )
+
+
+@torch.no_grad()
+def _logits_of(teacher: Teacher, stored: Tensor | StoredTopK, data: TensorDataModule) -> Tensor:
+    """Return a teacher's raw logits of validation samples: of some, where those of all can't be held."""
+    if isinstance(stored, Tensor):
+        return stored.float()
+    if teacher.network is None:
+        return stored[:_LOOKED_AT].dense()
+    return call(teacher.network, example_inputs(data, _LOOKED_AT)).float()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

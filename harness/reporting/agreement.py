@@ -203,7 +203,12 @@ class TeacherAgreement:
                 f"{teacher.sum():,}."
             )
         divergence = float(self.answers.teacher_kl.mean())
-        said.append(f"Its KL from the teacher is {divergence:.3f} nats a {self.answers.row_word}.")
+        stored = (
+            ""
+            if (k := self.answers.top_k) is None
+            else f", estimated from its {k} likeliest classes and draws of the others"
+        )
+        said.append(f"Its KL from the teacher is {divergence:.3f} nats a {self.answers.row_word}{stored}.")
         correlation = float(self.answers.rank_correlation.nanmean())
         if not np.isnan(correlation):
             ranked = self.answers.ranked

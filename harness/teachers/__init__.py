@@ -1,7 +1,8 @@
 """Teachers: trained or loaded, single or as an ensemble, and what they answer on each sample, stored once.
 
 The classes of ``harness.teachers.kinds`` can be imported from here: ``from harness.teachers import OnnxTeacher``. They
-are found when they are asked for, so that the command line imports nothing heavy with this package.
+are found when they are asked for, so that the command line imports nothing heavy with this package. So is ``TopK``, the
+form in which a task may have its teacher's outputs stored.
 """
 
 from __future__ import annotations
@@ -14,10 +15,15 @@ if TYPE_CHECKING:
     from harness.teachers.kinds.onnx import OnnxTeacher as OnnxTeacher
     from harness.teachers.kinds.sklearn import SklearnTeacher as SklearnTeacher
     from harness.teachers.kinds.stored import StoredOutputs as StoredOutputs
+    from lightning_modules.top_k import TopK as TopK
 
 
 def __getattr__(name: str) -> Any:
     """Return a class of one of the kinds by its name."""
+    if name == "TopK":
+        from lightning_modules.top_k import TopK
+
+        return TopK
     if name[0].isupper():  # a class; a submodule is looked up here too
         from harness.core.plugins import modules_of
 

@@ -17,14 +17,14 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from harness.core.errors import HarnessError, one_line
 from harness.cost.latency import call_times_s, computing_with
 from harness.networks.consistency import find_inconsistency
 from harness.settings import Settings
 from harness.space import SearchSpace
-from harness.task import teacher_outputs_dtype
+from harness.task import Task, teacher_outputs_dtype
 from harness.teachers.black_box import BlackBoxTeacher
 from harness.teachers.make import Teacher
 from lightning_modules.batch import Inputs, first_of
@@ -101,7 +101,7 @@ def asking_costs(
     """
     split = data.splits["val"]
     logits, features = probe_features(networks[0], split.few(2).inputs, layers)
-    stored, threads = [logits, *features.values()], torch.get_num_threads()
+    threads = torch.get_num_threads()
     share = max(1, threads // workers)
     sample_s = sum(_seconds(network, data, threads) for network in networks)
     return AskingCosts(
@@ -109,11 +109,21 @@ def asking_costs(
         views=0 if asks_live(data) else 1 if data.views is None else data.views.count,
         sample_s=sample_s,
         live_sample_s=sample_s if share == threads else sum(_seconds(network, data, share) for network in networks),
-        sample_bytes=teacher_outputs_dtype(space.task).itemsize * sum(values[0].numel() for values in stored),
+        sample_bytes=_sample_bytes(space.task, logits, list(features.values())),
         epochs=space.epochs,
         trials=settings.trials,
         free_bytes=_free_bytes(settings.cache_dir),
     )
+
+
+def _sample_bytes(task: Task, logits: Tensor, features: Sequence[Tensor]) -> int:
+    """Return how many bytes are stored of a view of a sample."""
+    size, form = teacher_outputs_dtype(task).itemsize, task.teacher_outputs
+    of_layers = size * sum(values[0].numel() for values in features)
+    if form is None:
+        return of_layers + size * logits[0].numel()
+    classes = logits.shape[task.output.size_axis]
+    return of_layers + logits[0].numel() // classes * form.row_bytes(classes)
 
 
 def _seconds(network: nn.Module, data: TensorDataModule, threads: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -23,12 +24,17 @@ from lightning_modules.features import capture_features, probe_features
 SEARCHED = ("train", "val")
 """The splits that a search may use; the test split is for ``confirm``, after it."""
 
-Outputs = dict[str, dict[str, Tensor]]
-"""A teacher's outputs by split and name; ``["train"]["logits"]`` has shape (N, C), or (N, V, C) with V views."""
+Outputs = dict[str, dict[str, Any]]
+"""A teacher's outputs by split and name; ``["train"]["logits"]`` has shape (N, C), or (N, V, C) with V views.
+
+They are tensors; logits in the form of ``TopK`` are a ``StoredTopK``.
+"""
 
 _Answer = Callable[[Query], dict[str, Tensor]]
 
-_LOGITS = "logits"
+LOGITS = "logits"
+"""Name of a teacher's raw logits among its outputs."""
+
 _HALVED = "train"  # the split whose outputs may be stored in float16: the largest, which nothing is scored on
 
 
@@ -39,6 +45,7 @@ def make_teacher_outputs(
     *,
     splits: Sequence[str] = SEARCHED,
     layers: Sequence[str] = (),
+    has_logits: bool = True,
     dtype: torch.dtype = torch.float32,
     cache_dir: Path,
     artifacts: ArtifactCache,
@@ -54,7 +61,8 @@ def make_teacher_outputs(
         data: Its samples, in a fixed order.
         dataset: Fingerprint of the data.
         splits: Names of the splits.
-        layers: Names of the layers whose outputs are wanted beside the logits.
+        layers: Names of the layers whose outputs are wanted.
+        has_logits: Whether the logits are wanted too; at least one output is.
         dtype: Type of those of the training split: float32, or float16, whose largest error is said.
         cache_dir: Root of the caches.
         artifacts: Finds outputs that are kept, and keeps those that are computed.
@@ -62,7 +70,7 @@ def make_teacher_outputs(
     Raises:
         ValueError: If there is no layer of a name, or what it gives can't be stored.
     """
-    keys = {name: _key(teacher.digest, dataset, name, splits, dtype) for name in (_LOGITS, *layers)}
+    keys = {name: _key(teacher.digest, dataset, name, splits, dtype) for name in [LOGITS] * has_logits + [*layers]}
     files = {name: _file(cache_dir, key) for name, key in keys.items()}
     names = {file: name for name, file in files.items()}
     kept: dict[str, dict[str, Tensor]] = {}
@@ -84,15 +92,15 @@ def make_teacher_outputs(
                 artifacts.say(f"teacher   {_halve(by_split, name)}")
             metadata = {"key": keys[name], "name": name, "teacher": teacher.digest, "dataset": dataset}
             _save(by_split, file, metadata)
-            if name != _LOGITS:
+            if name != LOGITS:
                 size_mb = sum(values.nbytes for values in by_split.values()) / 1e6
                 artifacts.say(f"teacher   what its layer {name} gives is stored, {size_mb:,.0f} MB")
 
     what, run_folder = "teacher outputs", teacher.spool.folder
     artifacts.get_or_create(
         list(names),
-        lock=files[_LOGITS].with_suffix(".lock"),
-        name=f"outputs {keys[_LOGITS]}",
+        lock=next(iter(names)).with_suffix(".lock"),
+        name=f"outputs {next(iter(keys.values()))}",
         what=what,
         doing="computes the teacher's outputs",
         run_key=teacher.run_key,
@@ -122,7 +130,7 @@ def run_teacher(
     Raises:
         ValueError: If there is no layer of a name, or what it gives can't be stored.
     """
-    made = _forward(network, data, (_LOGITS, *layers), splits)
+    made = _forward(network, data, (LOGITS, *layers), splits)
     return {split: {name: by_split[split] for name, by_split in made.items()} for split in splits}
 
 
@@ -139,11 +147,11 @@ def find_teacher_outputs(
     Raises:
         SafetensorError, OSError, ValueError: If they are damaged.
     """
-    key = _key(teacher_digest, dataset, _LOGITS, SEARCHED, dtype)
+    key = _key(teacher_digest, dataset, LOGITS, SEARCHED, dtype)
     file = _file(cache_dir, key)
     if not file.exists():
         return None
-    return {split: {_LOGITS: values} for split, values in _load(file, key, data, SEARCHED).items()}
+    return {split: {LOGITS: values} for split, values in _load(file, key, data, SEARCHED).items()}
 
 
 def _file(cache_dir: Path, key: str) -> Path:
@@ -164,7 +172,7 @@ def _halve(by_split: dict[str, Tensor], name: str) -> str:
     whole = by_split[_HALVED]
     half = whole.half()
     finite = whole.isfinite()
-    what = "logits" if name == _LOGITS else f"outputs of its layer {name}"
+    what = "logits" if name == LOGITS else f"outputs of its layer {name}"
     if not bool((half.isfinite() == finite).all()):
         largest = float(whole[finite].abs().max())
         raise ValueError(
@@ -198,7 +206,7 @@ def _forward(
     asked: nn.Module | BlackBoxTeacher, data: TensorDataModule, names: Sequence[str], splits: Sequence[str]
 ) -> dict[str, dict[str, Tensor]]:
     """Return outputs by name and split; each tensor is allocated once, for features are large."""
-    layers = [name for name in names if name != _LOGITS]
+    layers = [name for name in names if name != LOGITS]
     answer = _answers_of_black_box(asked) if isinstance(asked, BlackBoxTeacher) else _answers_of(asked, data, layers)
     outputs: dict[str, dict[str, Tensor]] = {name: {} for name in names}
     for split in splits:
@@ -224,7 +232,7 @@ def _answers_of(network: nn.Module, data: TensorDataModule, layers: Sequence[str
 
     def answer(query: Query) -> dict[str, Tensor]:
         with capture_features(network, layers) as found:
-            found[_LOGITS] = call(network, query.inputs)
+            found[LOGITS] = call(network, query.inputs)
         return found
 
     return answer
@@ -233,4 +241,4 @@ def _answers_of(network: nn.Module, data: TensorDataModule, layers: Sequence[str
 def _answers_of_black_box(teacher: BlackBoxTeacher) -> _Answer:
     """Return what asks a teacher that is no network; it has no layers."""
     teacher.floored = 0
-    return lambda query: {_LOGITS: teacher.ask(query)}
+    return lambda query: {LOGITS: teacher.ask(query)}

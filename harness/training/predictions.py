@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from harness.training.tensor_file import save_tensors
-from lightning_modules.losses._numeric import kl_terms
 from lightning_modules.outputs import Errors
+from lightning_modules.top_k import TopKLogits, divergence_of_rows
 
 PREDICTIONS = "answers.safetensors"
 RANKED = 100
@@ -46,6 +46,8 @@ class Predictions:
         choices: Number of classes that a row chooses among: fewer where each of several labels has two of its own.
         row_word: What a row is called.
         compares_overlap: Whether classes are compared by their intersection over union too.
+        top_k: Number of the teacher's largest logits that are known; ``None`` where all are. All other classes have no
+            rank then, and ``teacher_kl`` is an estimate from draws of them.
     """
 
     labels: Tensor
@@ -57,16 +59,77 @@ class Predictions:
     choices: int
     row_word: str = "sample"
     compares_overlap: bool = False
+    top_k: int | None = None
 
     @property
     def ranked(self) -> int:
         """Return the number of wrong classes whose ranks are compared: at most ``RANKED``."""
-        return min(RANKED, self.choices - 1)
+        return min(RANKED, (self.top_k or self.choices) - 1)
+
+
+class Comparer:
+    """Compares a student's logits with its teacher's, some rows at a time.
+
+    Args:
+        rows: Number of rows of all.
+        blocks: Number of classes of their own that each row in turn chooses among: 1, or the number of labels of a
+            sample, each of which is absent or present.
+        row_word: What a row is called.
+        compares_overlap: Whether classes are compared by their intersection over union too.
+    """
+
+    def __init__(self, rows: int, *, blocks: int = 1, row_word: str = "sample", compares_overlap: bool = False) -> None:
+        self._blocks, self._row_word, self._compares_overlap = blocks, row_word, compares_overlap
+        # Evenly chosen: a row for each pixel would take more than the student.
+        self._apart = rows // MOST_ROWS if rows > MOST_ROWS * 2 else 1
+        self._samples, self._choices = 0, 0
+        self._top_k: int | None = None
+        self._found: list[tuple[Tensor, ...]] = []
+
+    def add(self, student_logits: Tensor, teacher_logits: Tensor | TopKLogits, labels: Tensor) -> None:
+        """Compare rows of whole samples.
+
+        Args:
+            student_logits: Rows of logits, shape (R, C).
+            teacher_logits: Rows of the same samples, shape (R, C).
+            labels: True classes, shape (R,).
+        """
+        if self._apart > 1:
+            samples = torch.arange(-self._samples % self._apart, len(labels) // self._blocks, self._apart)
+            chosen = (samples[:, None] * self._blocks + torch.arange(self._blocks)).flatten()
+            self._samples += len(labels) // self._blocks
+            chosen = chosen.to(labels.device)
+            student_logits, teacher_logits, labels = student_logits[chosen], teacher_logits[chosen], labels[chosen]
+        self._choices = student_logits.shape[1]
+        if isinstance(teacher_logits, TopKLogits):
+            self._top_k = teacher_logits.form.largest
+        size = max(1, _CHUNK // self._choices)
+        for first in range(0, len(labels), size):
+            part = slice(first, first + size)
+            compared = _compare(student_logits[part].float(), teacher_logits[part], labels[part])
+            self._found.append(tuple(one.cpu() for one in (*compared, labels[part].int())))
+
+    def result(self) -> Predictions:
+        """Return the comparison of all rows that were added."""
+        student, teacher, divergence, correlation, labels = (torch.cat(one) for one in zip(*self._found, strict=True))
+        first = torch.arange(len(teacher), dtype=torch.int32) % self._blocks * self._choices  # of each row's classes
+        return Predictions(
+            labels=labels + first,
+            teacher=teacher + first,
+            student=student + first,
+            teacher_kl=divergence,
+            rank_correlation=correlation,
+            classes=self._choices * self._blocks,
+            choices=self._choices,
+            row_word=self._row_word,
+            compares_overlap=self._compares_overlap,
+            top_k=self._top_k,
+        )
 
 
 def compare_predictions(
     student_logits: Tensor,
-    teacher_logits: Tensor,
+    teacher_logits: Tensor | TopKLogits,
     labels: Tensor,
     *,
     blocks: int = 1,
@@ -84,27 +147,9 @@ def compare_predictions(
         row_word: What a row is called.
         compares_overlap: Whether classes are compared by their intersection over union too.
     """
-    if len(student_logits) > MOST_ROWS * 2:  # evenly chosen: a row for each pixel would take more than the student
-        samples = torch.arange(0, len(student_logits) // blocks, len(student_logits) // MOST_ROWS)
-        chosen = (samples[:, None] * blocks + torch.arange(blocks)).flatten().to(student_logits.device)
-        student_logits, teacher_logits, labels = student_logits[chosen], teacher_logits[chosen], labels[chosen]
-    rows = max(1, _CHUNK // student_logits.shape[1])
-    parts = zip(student_logits.split(rows), teacher_logits.split(rows), labels.split(rows), strict=True)
-    compared = [_compare(student.float(), teacher.float(), true) for student, teacher, true in parts]
-    student, teacher, divergence, correlation = (torch.cat(column).cpu() for column in zip(*compared, strict=True))
-    choices = student_logits.shape[1]
-    first = torch.arange(len(teacher), dtype=torch.int32) % blocks * choices  # of the classes of each row
-    return Predictions(
-        labels=labels.int().cpu() + first,
-        teacher=teacher + first,
-        student=student + first,
-        teacher_kl=divergence,
-        rank_correlation=correlation,
-        classes=choices * blocks,
-        choices=choices,
-        row_word=row_word,
-        compares_overlap=compares_overlap,
-    )
+    comparer = Comparer(len(labels), blocks=blocks, row_word=row_word, compares_overlap=compares_overlap)
+    comparer.add(student_logits, teacher_logits, labels)
+    return comparer.result()
 
 
 def save_predictions(predictions: Predictions, path: Path) -> None:
@@ -146,22 +191,31 @@ def _read(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()[what])
 
 
-def _compare(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    divergence = kl_terms(student.log_softmax(-1), teacher.log_softmax(-1)).sum(-1)
-    correlation = _rank_correlation(student, teacher, labels)
-    return student.argmax(-1).int(), teacher.argmax(-1).int(), divergence, correlation
+def _compare(student: Tensor, teacher: Tensor | TopKLogits, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if isinstance(teacher, Tensor):
+        teacher = teacher.float()
+    correlation = _rank_correlation(student, *_likely(teacher), labels)
+    return student.argmax(-1).int(), teacher.argmax(-1).int(), divergence_of_rows(student, teacher), correlation
 
 
-def _rank_correlation(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    samples, classes = student.shape
-    likely = teacher.topk(min(RANKED + 1, classes), dim=-1).indices  # one more, for the true class may be one
+def _likely(teacher: Tensor | TopKLogits) -> tuple[Tensor, Tensor]:
+    """Return the teacher's likeliest classes in their order, and its logits of them: one more than are ranked."""
+    if isinstance(teacher, TopKLogits):
+        parts = teacher.parts()
+        logits, order = parts.logits.sort(1, descending=True)
+        return parts.classes.gather(1, order)[:, : RANKED + 1], logits[:, : RANKED + 1]
+    found = teacher.topk(min(RANKED + 1, teacher.shape[1]), dim=-1)  # the true class may be one
+    return found.indices, found.values
+
+
+def _rank_correlation(student: Tensor, likely: Tensor, theirs: Tensor, labels: Tensor) -> Tensor:
     is_wrong = likely != labels[:, None]
     is_wrong[:, -1] &= ~is_wrong[:, :-1].all(-1)
-    chosen = likely[is_wrong].view(samples, -1)
-    possible = teacher.gather(1, chosen) > -torch.inf
-    ours, theirs = (_centred_ranks(logits.gather(1, chosen), possible) for logits in (student, teacher))
-    lengths = (ours.square().sum(-1) * theirs.square().sum(-1)).sqrt()
-    correlation = torch.where(lengths > 0, (ours * theirs).sum(-1) / lengths, 0)
+    chosen, values = (one[is_wrong].view(len(likely), -1) for one in (likely, theirs))
+    possible = values > -torch.inf
+    ours, others = (_centred_ranks(logits, possible) for logits in (student.gather(1, chosen), values))
+    lengths = (ours.square().sum(-1) * others.square().sum(-1)).sqrt()
+    correlation = torch.where(lengths > 0, (ours * others).sum(-1) / lengths, 0)
     return correlation.masked_fill(possible.sum(-1) < 2, torch.nan)
 
 

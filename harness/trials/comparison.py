@@ -2,46 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from harness.preparation.scoring import answers_in_rows
-from harness.training.predictions import PREDICTIONS, compare_predictions, save_errors, save_predictions
+from harness.preparation.scoring import score
+from harness.space import SearchSpace
+from harness.training.predictions import PREDICTIONS, Comparer, Predictions, save_errors, save_predictions
 from lightning_modules.data.tensors import TensorDataModule
-from lightning_modules.outputs import Output
+from lightning_modules.outputs import Errors
 
 
-def save_comparison(
-    logits: Tensor, data: TensorDataModule, output: Output, classes: int, split: str, folder: Path
-) -> bool:
-    """Compare a student's answers to a split with its teacher's, and keep the comparison in its folder.
+def score_and_compare(
+    answers: Iterable[Tensor], data: TensorDataModule, space: SearchSpace, classes: int, split: str
+) -> tuple[dict[str, float], Predictions | Errors | None]:
+    """Score a student's answers to a split, and compare them with its teacher's.
 
     Args:
-        logits: The student's output for every sample in order.
+        answers: The student's outputs for the samples in order, in parts.
         data: The data, with the teacher's outputs.
-        output: The output kind.
+        space: Its task has the output kind and the metrics.
         classes: Number of classes C, labels or values of the output.
         split: Name of the split.
-        folder: Where to write.
 
     Returns:
-        Whether there was something to keep; an output without classes need not say how its errors are described.
+        The scores by name, and the comparison; ``None`` where an output without classes does not describe errors.
     """
-    path = folder / PREDICTIONS
+    output, labels = space.task.output, data.splits[split].labels
     if output.has_classes:
-        found = answers_in_rows(logits, data, output, classes, split=split)
-        compared = compare_predictions(
-            found.student,
-            found.teacher,
-            found.labels,
+        comparer = Comparer(
+            output.number_of_rows(labels),
             blocks=output.blocks(classes),
             row_word=output.row_word,
             compares_overlap=output.compares_overlap,
         )
-        save_predictions(compared, path)
-        return True
-    errors = output.describe_errors(logits, data.teacher_outputs[split]["logits"], data.splits[split].labels)
-    if errors is not None:
-        save_errors(errors, path)
-    return errors is not None
+        return score(answers, data, space, classes, split=split, comparer=comparer), comparer.result()
+    given: list[Tensor] = []
+    scores = score(_noted(answers, given), data, space, classes, split=split)
+    return scores, output.describe_errors(torch.cat(given), data.teacher_outputs[split]["logits"], labels)
+
+
+def save_comparison(comparison: Predictions | Errors | None, folder: Path) -> bool:
+    """Keep a comparison in a student's folder, and return whether there is one."""
+    if isinstance(comparison, Predictions):
+        save_predictions(comparison, folder / PREDICTIONS)
+    elif comparison is not None:
+        save_errors(comparison, folder / PREDICTIONS)
+    return comparison is not None
+
+
+def _noted(answers: Iterable[Tensor], given: list[Tensor]) -> Iterator[Tensor]:
+    """Yield answers, and note each: without classes, a sample has few numbers."""
+    for part in answers:
+        given.append(part)
+        yield part

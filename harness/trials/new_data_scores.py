@@ -31,7 +31,7 @@ from harness.trials.context import TrialContext
 from harness.trials.controls import PLAIN, TUNED, tuned_controls
 from harness.trials.retraining import Retraining
 from harness.trials.trial import STUDENT as FILE
-from harness.trials.trial import ordered_logits
+from harness.trials.trial import parts_of_answers
 from lightning_modules.data.tensors import TensorDataModule
 
 _PREFIX = "on"  # of metrics at the tracker
@@ -69,7 +69,7 @@ def score_on(
         except (OSError, SafetensorError, RuntimeError):
             absent.append(one)
             continue
-        scores[one.name] = score(ordered_logits(network, new, NEW), new, context.space, prepared.classes, split=NEW)
+        scores[one.name] = score(parts_of_answers(network, new, NEW), new, context.space, prepared.classes, split=NEW)
         _log(scores[one.name], study.folder / one.name, path, fingerprint, spool)
     teacher = teacher_scores(new, context.space, prepared.classes, split=NEW)
     found = {"path": str(path), "samples": len(new.splits[NEW]), "teacher": teacher, "scores": scores}

@@ -31,7 +31,7 @@ from harness.training.checkpoint import fold_folder
 from harness.training.fit import EpochListener
 from harness.training.predictions import PREDICTIONS
 from harness.training.tensor_file import cpu_state, save_tensors
-from harness.trials.comparison import save_comparison
+from harness.trials.comparison import save_comparison, score_and_compare
 from harness.trials.context import TrialContext
 from lightning_modules.batch import call
 from lightning_modules.data.tensors import TensorDataModule
@@ -98,12 +98,17 @@ def run_student(
         spool.metrics(costs)
         is_compared, of_folds = False, []
         for fold, data in enumerate(prepared.data.folds):
-            network, logits, scores = _run_fold(spec, fold, spool, context, listeners(fold))
-            of_folds.append(scores)
+            network = _run_fold(spec, fold, spool, context, listeners(fold))
+            answers = parts_of_answers(network, data, spec.split)
+            if fold == 0:
+                scores, comparison = score_and_compare(answers, data, space, prepared.classes, spec.split)
+            else:
+                scores = score(answers, data, space, prepared.classes, split=spec.split)
+            of_folds.append(_finite(scores, primary_metric(space.task).name, context.study.objectives))
             lease.report_progress(space.epochs)
             if fold == 0:
                 _save(network, spec.configuration, folder / STUDENT, context)
-                is_compared = save_comparison(logits, data, space.task.output, prepared.classes, spec.split, folder)
+                is_compared = save_comparison(comparison, folder)
         scores = mean_scores(of_folds, primary_metric(space.task).name)
     if spec.split != "val":
         scores = {f"{spec.split}/{name}": value for name, value in scores.items()}
@@ -120,8 +125,8 @@ def _run_fold(
     spool: Spool,
     context: TrialContext,
     listeners: Sequence[EpochListener],
-) -> tuple[nn.Module, Tensor, dict[str, float]]:
-    """Train a student on a fold, and return its deployed network, its logits and its scores on the split of ``spec``.
+) -> nn.Module:
+    """Train a student on a fold, and return its deployed network.
 
     Args:
         spec: What to train.
@@ -139,9 +144,7 @@ def _run_fold(
     student = training.run(own, context.settings.accelerator, listeners)
     network = deployed_network(space.task, student.to(data.device)).to(data.device)
     check_as_costed(network, spec.configuration.student, space, study, prepared)
-    logits = ordered_logits(network, data, spec.split)
-    scores = score(logits, data, space, prepared.classes, split=spec.split)
-    return network, logits, _finite(scores, primary_metric(space.task).name, study.objectives)
+    return network
 
 
 def mean_scores(of_folds: Sequence[Mapping[str, float]], primary: str) -> dict[str, float]:
@@ -213,11 +216,18 @@ def _finite(scores: Mapping[str, float], primary: str, objectives: Sequence[str]
     return {name: value for name, value in scores.items() if math.isfinite(value)}
 
 
-@torch.no_grad()
-def ordered_logits(student: nn.Module, data: TensorDataModule, split: str) -> Tensor:
-    """Return the student's logits for every sample of a split in order, shape (N, C)."""
+def parts_of_answers(student: nn.Module, data: TensorDataModule, split: str) -> Iterator[Tensor]:
+    """Yield the student's outputs for the samples of a split in order, batch by batch."""
     student.eval()
-    return torch.cat([call(student, batch.inputs) for item in data.ordered(split) for batch in item])
+    for batch in (batch for item in data.ordered(split) for batch in item):
+        with torch.no_grad():
+            logits = call(student, batch.inputs)
+        yield logits
+
+
+def ordered_logits(student: nn.Module, data: TensorDataModule, split: str) -> Tensor:
+    """Return the student's outputs for every sample of a split in order, first dimension N."""
+    return torch.cat(list(parts_of_answers(student, data, split)))
 
 
 @contextmanager

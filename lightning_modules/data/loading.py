@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from lightning_modules.batch import Batch
 from lightning_modules.data.live import LiveTeacher
 from lightning_modules.data.views import BatchMix, Views
+from lightning_modules.top_k import TopKLogits
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,24 @@ class Sampling(Protocol):
         """Return which showing of its sample each one of an epoch is, which its view follows; ``None``: the epoch."""
 
 
+class GivenOrder:
+    """Shows some samples, in one order in each epoch.
+
+    Args:
+        places: Positions of the samples, shape (S,), int64, on the CPU.
+    """
+
+    def __init__(self, places: Tensor) -> None:
+        self._places, self.size = places, len(places)
+
+    def order(self, seed: int, epoch: int) -> Tensor:
+        """Return the positions."""
+        return self._places
+
+    def showings(self, epoch: int) -> None:
+        """Return nothing: all are shown in the view of the epoch."""
+
+
 def epoch_order(samples: int, seed: int | None, epoch: int) -> Tensor:
     """Return the order of the samples in an epoch, shape (N,), int64, on the CPU.
 
@@ -84,7 +103,8 @@ class EpochLoader(ABC):
         split: The samples.
         batch_size: Samples in a batch; the last batch may be smaller, but a single remaining sample joins the batch
             before it: BatchNorm can't be trained on one sample.
-        teacher: The teacher's stored outputs for every sample, first dimension N, second V if there are views.
+        teacher: The teacher's stored outputs for every sample, first dimension N, second V if there are views: tensors,
+            or ``lightning_modules.data.stored_top_k.StoredTopK``.
         shuffle_seed: Seed of the order, with the epoch; ``None`` keeps the order of the split.
         sampler: Gives the order in place of a shuffle; ``None`` shows each sample once.
         views: Views of the samples, one in each epoch; ``None`` shows them as they are.
@@ -97,7 +117,7 @@ class EpochLoader(ABC):
         split: Sized,
         *,
         batch_size: int,
-        teacher: dict[str, Tensor] | None = None,
+        teacher: dict[str, Any] | None = None,
         shuffle_seed: int | None = None,
         sampler: Sampling | None = None,
         views: Views | None = None,
@@ -160,10 +180,10 @@ class EpochLoader(ABC):
         numbers, places = showings.unique(return_inverse=True)
         return torch.tensor([self.views.view_of(int(one)) for one in numbers])[places]
 
-    def _stored(self, ids: Tensor, view: int | Tensor) -> dict[str, Tensor]:
+    def _stored(self, ids: Tensor, view: int | Tensor) -> dict[str, Any]:
         """Return the teacher's stored outputs of some samples, all in one view, or each in its own, in float32."""
         places = ids if self.views is None else (ids, view)
-        return {name: values[places].float() for name, values in self.teacher.items()}
+        return {name: _as_trained(values[places], ids.device) for name, values in self.teacher.items()}
 
     def _completed(self, batch: Batch, number: int) -> Batch:
         """Return a batch of the epoch, mixed, with what the teacher says of it, as far as that is wanted.
@@ -179,3 +199,8 @@ class EpochLoader(ABC):
         if self._asked is not None:
             batch = replace(batch, teacher=self._asked.teacher(batch.inputs, self._asked.layers))
         return batch
+
+
+def _as_trained(values: Tensor | TopKLogits, device: torch.device) -> Tensor | TopKLogits:
+    """Return stored outputs of a batch in float32; those in the form of ``TopK`` as they are, on a device."""
+    return values.to(device) if isinstance(values, TopKLogits) else values.float()

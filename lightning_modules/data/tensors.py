@@ -21,7 +21,8 @@ from lightning_modules.data.augment import Augment
 from lightning_modules.data.content import HASHED_AT_ONCE, samples_digest
 from lightning_modules.data.folds import check_folds, fold_numbers
 from lightning_modules.data.live import LiveTeacher
-from lightning_modules.data.loading import Asked, EpochLoader, Mixing, Sampling, batch_starts
+from lightning_modules.data.loading import Asked, EpochLoader, GivenOrder, Mixing, Sampling, batch_starts
+from lightning_modules.data.stored_top_k import StoredTopK
 from lightning_modules.data.views import Views, shown_each
 from lightning_modules.initial import Origins
 
@@ -336,7 +337,7 @@ class TensorDataModule(pl.LightningDataModule):
         self.sampler: Sampling | None = None  # of a task that says which samples an epoch shows
         self.seed = 0
         self.device = torch.device("cpu")
-        self.teacher_outputs: dict[str, dict[str, Tensor]] = {}
+        self.teacher_outputs: dict[str, dict[str, Any]] = {}
         self.teacher_layers: tuple[str, ...] = ()  # the teacher's layers whose outputs batches hold beside its logits
         self.origins = Origins()
         self.live: LiveTeacher | None = None
@@ -365,10 +366,11 @@ class TensorDataModule(pl.LightningDataModule):
         shown = len(self.splits["train"]) if self.sampler is None else self.sampler.size
         return len(batch_starts(shown, self.batch_size))
 
-    def attach(self, teacher_outputs: dict[str, dict[str, Tensor]]) -> None:
+    def attach(self, teacher_outputs: dict[str, dict[str, Any]]) -> None:
         """Attach the teacher's stored outputs to the samples, by split and name, each of first dimension N.
 
-        If the training samples have views, the outputs of ``train`` have shape (N, V, …).
+        They are tensors, or a ``StoredTopK``, which stays on the disk. If the training samples have views, the outputs
+        of ``train`` have shape (N, V, …).
 
         Raises:
             ValueError: If their number differs from that of the samples or the views.
@@ -378,7 +380,7 @@ class TensorDataModule(pl.LightningDataModule):
                 if (
                     split == "train"
                     and self.views is not None
-                    and (values.ndim < 3 or values.shape[1] != self.views.count)
+                    and (len(values.shape) < 3 or values.shape[1] != self.views.count)
                 ):
                     raise ValueError(
                         f"the teacher's {name} must hold {self.views.count} views of each sample of {split}, shape "
@@ -390,7 +392,10 @@ class TensorDataModule(pl.LightningDataModule):
                         f"of {split}, but got {len(values)}."
                     )
         self.teacher_outputs = {
-            split: {name: values.to(self.device) for name, values in outputs.items()}
+            split: {
+                name: values if isinstance(values, StoredTopK) else values.to(self.device)
+                for name, values in outputs.items()
+            }
             for split, outputs in teacher_outputs.items()
         }
 
@@ -449,16 +454,22 @@ class TensorDataModule(pl.LightningDataModule):
         """Return the batch unchanged: it is sliced on the device already (see ``move_to``)."""
         return batch
 
-    def ordered(self, split: str) -> EpochLoader:
-        """Return batches of ``split`` in the order of its samples; for ``train``, ``set_epoch`` selects the view."""
-        return self._loader(split, batch_size=self.eval_batch_size)
+    def ordered(self, split: str, places: Tensor | None = None) -> EpochLoader:
+        """Return batches of ``split`` in the order of its samples; for ``train``, ``set_epoch`` selects the view.
+
+        Args:
+            split: Name of the split.
+            places: Positions of the samples to be shown, in their order, on the CPU; ``None`` for all.
+        """
+        sampler = None if places is None else GivenOrder(places)
+        return self._loader(split, batch_size=self.eval_batch_size, sampler=sampler)
 
     def _loader(self, split: str, **how: Any) -> EpochLoader:
         """Return batches of a split, with the teacher's stored outputs, as far as there are some."""
         views = self.views if split == "train" else None
         return TensorLoader(self.splits[split], teacher=self._batch_outputs(split), views=views, **how)
 
-    def _batch_outputs(self, split: str) -> dict[str, Tensor]:
+    def _batch_outputs(self, split: str) -> dict[str, Any]:
         """Return the teacher's outputs that batches hold: gathering unused ones would take most of a step."""
         outputs = self.teacher_outputs.get(split, {})
         return {name: values for name, values in outputs.items() if name == "logits" or name in self.teacher_layers}

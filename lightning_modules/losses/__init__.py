@@ -1,6 +1,7 @@
 """Distillation losses as pure functions, each with its formula, shapes, units and paper."""
 
 from lightning_modules.losses.contrastive import contrastive_representation_loss
+from lightning_modules.losses.divergence import generalized_jsd_loss, skewed_kl_loss
 from lightning_modules.losses.feature import attention_transfer_loss, hint_loss
 from lightning_modules.losses.relation import (
     angle_relation_loss,
@@ -29,11 +30,13 @@ __all__ = [
     "decoupled_loss",
     "distance_relation_loss",
     "distillation_loss",
+    "generalized_jsd_loss",
     "hard_label_loss",
     "hint_loss",
     "probabilistic_transfer_loss",
     "self_distillation_loss",
     "similarity_preserving_loss",
+    "skewed_kl_loss",
     "smoothed_label_loss",
     "soft_target_loss",
     "standardized_soft_target_loss",

@@ -15,6 +15,9 @@ from lightning_modules.methods.response import (
     CorrelationCriterion,
     DecoupledCriterion,
     DistillationCriterion,
+    JSDCriterion,
+    ReverseKLCriterion,
+    SkewedKLCriterion,
     StandardizedCriterion,
 )
 from lightning_modules.methods.self_distillation import SelfDistillationCriterion
@@ -32,10 +35,13 @@ __all__ = [
     "DistillationCriterion",
     "HardLabelCriterion",
     "HintCriterion",
+    "JSDCriterion",
     "ProbabilisticCriterion",
     "RelationCriterion",
+    "ReverseKLCriterion",
     "SelfDistillationCriterion",
     "SimilarityCriterion",
+    "SkewedKLCriterion",
     "SmoothedLabelCriterion",
     "StandardizedCriterion",
     "Term",
@@ -47,6 +53,9 @@ HINTON = "soft_target"
 METHODS: Mapping[str, type[Criterion]] = MappingProxyType(
     {
         HINTON: DistillationCriterion,
+        "reverse_kl": ReverseKLCriterion,
+        "jsd": JSDCriterion,
+        "skewed_kl": SkewedKLCriterion,
         "standardized": StandardizedCriterion,
         "decoupled": DecoupledCriterion,
         "correlation": CorrelationCriterion,

@@ -56,6 +56,7 @@ class Criterion(nn.Module):
         needs_one_row: Whether each sample must have one row, so that a class for each pixel or token is excluded.
         needs_stored: Whether it needs the teacher's outputs for all training samples at once, so that a teacher can't
             be asked live.
+        takes_top_k: Whether it takes the teacher's logits as ``lightning_modules.top_k.TopKLogits`` too, or takes none.
         output: What the logits mean; rows of logits reach a method, one for each sample of a classifier.
         reads_labels: Whether it compares with the labels itself, beside ``hard_loss``, so that each training sample
             must have one. Methods with ``needs_labels`` do anyway, but for those without a teacher.
@@ -72,6 +73,7 @@ class Criterion(nn.Module):
     needs_values = False
     needs_one_row = False
     needs_stored = False
+    takes_top_k = False
     reads_labels = False
     needs_teacher = True
     output: Output = Classification()

@@ -22,6 +22,8 @@ class FeatureCriterion(HardAndSoft):
         soft: Keywords of soft_loss, all above 0.
     """
 
+    takes_top_k = True
+
     def __init__(self, *, student_layer: str, teacher_layer: str, soft_weight: float = 1.0, **soft: float) -> None:
         super().__init__(soft_weight=soft_weight, **soft)
         self.student_layers, self.teacher_layers = (student_layer,), (teacher_layer,)

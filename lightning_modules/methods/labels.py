@@ -12,7 +12,7 @@ from lightning_modules.methods.base import Criterion, Term
 class HardLabelCriterion(Criterion):
     """The loss from the labels alone, which trains teachers: cross-entropy, or the output kind's own."""
 
-    needs_teacher = False
+    needs_teacher, takes_top_k = False, True
 
     def forward(self, logits: Tensor, batch: Batch, features: Features | None = None) -> dict[str, Term]:
         """Return hard_loss."""
@@ -35,7 +35,7 @@ class SmoothedLabelCriterion(Criterion):
     """
 
     needs_classes = True
-    needs_teacher = False
+    needs_teacher, takes_top_k = False, True
 
     def __init__(self, *, smoothing: float) -> None:
         super().__init__()

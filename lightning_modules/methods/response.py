@@ -9,10 +9,13 @@ from lightning_modules.features import Features
 from lightning_modules.losses import (
     correlation_loss,
     decoupled_loss,
+    generalized_jsd_loss,
+    skewed_kl_loss,
     soft_target_loss,
     standardized_soft_target_loss,
 )
 from lightning_modules.methods.base import HardAndSoft
+from lightning_modules.top_k import Compared, compared
 
 
 class DistillationCriterion(HardAndSoft):
@@ -26,7 +29,7 @@ class DistillationCriterion(HardAndSoft):
         ValueError: If a value is out of its range.
     """
 
-    needs_classes = True
+    needs_classes = takes_top_k = True
 
     def __init__(self, *, temperature: float, alpha: float) -> None:
         if not 0 <= alpha <= 1:
@@ -35,7 +38,21 @@ class DistillationCriterion(HardAndSoft):
 
     def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
         """Return the soft-target loss in nats."""
-        return soft_target_loss(logits, batch.teacher["logits"], **self.soft)
+        found = self.compared(logits, batch)
+        return soft_target_loss(found.student, found.teacher, **self.soft) + self.beyond(found)
+
+    def compared(self, logits: Tensor, batch: Batch) -> Compared:
+        """Return student and teacher over the same classes: all, or those that are stored of the teacher."""
+        return compared(logits, batch.teacher["logits"], self.soft["temperature"])
+
+    def beyond(self, found: Compared, share: float = 0.0) -> Tensor | float:
+        """Return T² times what KL(teacher ‖ mixture) has beyond the classes that are told apart; 0 where all are.
+
+        Args:
+            found: From ``compared``.
+            share: Share of the teacher in the mixture with the student.
+        """
+        return 0.0 if found.tail is None else self.soft["temperature"] ** 2 * found.within_tail(share).mean()
 
 
 class StandardizedCriterion(DistillationCriterion):
@@ -45,10 +62,85 @@ class StandardizedCriterion(DistillationCriterion):
     """
 
     least_classes = 3  # two standardized logits have no gradient
+    takes_top_k = False  # the deviation of all logits is needed
 
     def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
         """Return the standardized soft-target loss in nats."""
         return standardized_soft_target_loss(logits, batch.teacher["logits"], **self.soft)
+
+
+class ReverseKLCriterion(DistillationCriterion):
+    """Distillation by KL(student ‖ teacher), which prefers few likely classes to a share for each of the teacher's.
+
+    ``alpha`` · hard_loss + (1 - ``alpha``) · soft_loss. Takes and raises what ``DistillationCriterion`` does.
+    Reference: Agarwal et al. (2024), arXiv:2306.13649.
+    """
+
+    def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
+        """Return T² times the reverse divergence in nats."""
+        temperature, found = self.soft["temperature"], self.compared(logits, batch)
+        loss = generalized_jsd_loss(found.student, found.teacher, beta=1.0, temperature=temperature)
+        return temperature**2 * loss
+
+
+class JSDCriterion(DistillationCriterion):
+    """Distillation by the generalized Jensen-Shannon divergence (GKD).
+
+    ``alpha`` · hard_loss + (1 - ``alpha``) · soft_loss.
+
+    Args:
+        beta: Weight of the teacher in the mixture, in [0, 1], unitless; 0 and 1 are the forward and the reverse KL,
+            special cases that are no limits.
+        temperature: As of ``DistillationCriterion``.
+        alpha: As of ``DistillationCriterion``.
+
+    Raises:
+        ValueError: If a value is out of its range.
+
+    Reference: Agarwal et al. (2024), arXiv:2306.13649.
+    """
+
+    def __init__(self, *, beta: float, temperature: float, alpha: float) -> None:
+        if not 0 <= beta <= 1:
+            raise ValueError(f"beta must lie in [0, 1], but got {beta=}.")
+        super().__init__(temperature=temperature, alpha=alpha)
+        self.beta = beta
+
+    def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
+        """Return T² times the divergence in nats."""
+        temperature, found = self.soft["temperature"], self.compared(logits, batch)
+        loss = generalized_jsd_loss(found.student, found.teacher, beta=self.beta, temperature=temperature)
+        share = self.beta or 1.0  # of KL(teacher ‖ mixture) in the loss: beta 0 is the forward KL
+        return temperature**2 * loss + (share * self.beyond(found, self.beta) if self.beta < 1 else 0.0)
+
+
+class SkewedKLCriterion(DistillationCriterion):
+    """Distillation by a KL divergence whose student is mixed with the teacher (DistiLLM).
+
+    ``alpha`` · hard_loss + (1 - ``alpha``) · soft_loss.
+
+    Args:
+        skew: Share of the teacher in the mixture, in [0, 1), unitless; 0.1 in the paper.
+        temperature: As of ``DistillationCriterion``.
+        alpha: As of ``DistillationCriterion``.
+
+    Raises:
+        ValueError: If a value is out of its range.
+
+    Reference: Ko et al. (2024), arXiv:2402.03898.
+    """
+
+    def __init__(self, *, skew: float, temperature: float, alpha: float) -> None:
+        if not 0 <= skew < 1:
+            raise ValueError(f"skew must lie in [0, 1), but got {skew=}.")
+        super().__init__(temperature=temperature, alpha=alpha)
+        self.skew = skew
+
+    def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
+        """Return T² times the skewed divergence in nats."""
+        temperature, found = self.soft["temperature"], self.compared(logits, batch)
+        loss = skewed_kl_loss(found.student, found.teacher, skew=self.skew, temperature=temperature)
+        return temperature**2 * loss + self.beyond(found, self.skew)
 
 
 class DecoupledCriterion(HardAndSoft):

@@ -33,7 +33,7 @@ class SelfDistillationCriterion(Criterion):
 
     needs_labels = True  # the previous prediction is of another mix of samples
     needs_classes = needs_one_row = True
-    needs_teacher = False
+    needs_teacher, takes_top_k = False, True
     earlier: Tensor
 
     def __init__(self, *, trust: float) -> None:

@@ -24,6 +24,7 @@ from lightning_modules.batch import UNLABELLED, Batch, labelled_rows
 from lightning_modules.ensemble import mean_of_logits, mean_of_probabilities
 from lightning_modules.losses import hard_label_loss, smoothed_label_loss
 from lightning_modules.outputs.errors import Errors
+from lightning_modules.top_k import TopKLogits
 
 Metrics = Mapping[str, tuple[Metric, Literal["maximize", "minimize"]]]
 """Metrics by name, each with the direction that is better; the first one is the primary metric."""
@@ -194,8 +195,12 @@ class Output(ABC):
         """
         return len(rows)
 
+    def number_of_rows(self, labels: Tensor) -> int:
+        """Return how many rows an output for samples with these labels has, of ``rows_of``."""
+        return len(labels)
+
     def rows_of(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the rows of logits (R, C) and labels (R,) of an output."""
+        """Return the rows of logits (R, C) and labels (R,) of an output; of a teacher's ``TopKLogits`` likewise."""
         raise NotImplementedError(f"{self} has no classes")
 
     def describe_errors(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Errors | None:
@@ -394,7 +399,7 @@ def smoothed_targets(logits: Tensor, target: Tensor, smoothing: float) -> Tensor
     return (1 - smoothing) * given + smoothing * possible / possible.sum(1, keepdim=True)
 
 
-def batch_of_rows(batch: Batch, target: Tensor, teacher_logits: Tensor | None) -> Batch:
+def batch_of_rows(batch: Batch, target: Tensor, teacher_logits: Tensor | TopKLogits | None) -> Batch:
     """Return a batch whose target and teacher's logits are of rows."""
     teacher = dict(batch.teacher)
     if teacher_logits is not None:

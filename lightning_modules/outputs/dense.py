@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
@@ -14,6 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 
 from lightning_modules.batch import UNLABELLED, Batch
 from lightning_modules.outputs.base import CategoricalOutput, Metrics, batch_of_rows
+from lightning_modules.top_k import TopKLogits
 
 
 class _DenseOutput(CategoricalOutput):
@@ -108,6 +110,10 @@ class _DenseOutput(CategoricalOutput):
         """Return the number of places that have a label: 0 where ``as_rows`` gives a row of zeros."""
         return len(rows) if len(rows) > 1 else int((target != self.ignore_index).sum())
 
+    def number_of_rows(self, labels: Tensor) -> int:
+        """Return the number of places that have a label."""
+        return len(self._valid(labels))
+
     def rows_of(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rows of places that have a label."""
         flat = labels.flatten()
@@ -116,6 +122,8 @@ class _DenseOutput(CategoricalOutput):
 
     def _flat(self, logits: Tensor) -> Tensor:
         """Return logits of all places, shape (places, C)."""
+        if isinstance(logits, TopKLogits):
+            return logits.rows()
         return logits.movedim(self.size_axis, -1).flatten(0, -2)
 
     def perfect(self, labels: Tensor, size: int) -> Tensor:
@@ -187,18 +195,20 @@ class Tokens(_DenseOutput):
     """One class for each token: labels are class indices (N, L), outputs are logits (B, L, C).
 
     For tagging, and for next tokens, whose labels are shifted by one place already. The primary metric is ``accuracy``
-    of the tokens; ``perplexity`` is logged too. Metrics are updated with rows of valid tokens, (R, C) and (R,).
+    of the tokens; ``perplexity`` is logged too, and ``bits_per_byte`` where the bytes of tokens are given, in which
+    networks of different vocabularies can be compared. Metrics are updated with rows of valid tokens, (R, C) and (R,).
 
     Args:
         classes: Number of classes C; ``None`` reads it from the labels.
         ignore_index: Label of a token that has none, as padding.
         class_weights: As of ``CategoricalOutput``.
+        class_bytes: How many bytes of text each class stands for, C whole numbers, 0 for one that is no text, as the
+            end of a text; ``None`` where that is not known.
+
+    Raises:
+        ValueError: If an argument is out of its range.
     """
 
-    metric_directions: ClassVar[Mapping[str, Literal["maximize", "minimize"]]] = {
-        "accuracy": "maximize",
-        "perplexity": "minimize",
-    }
     shape = "(B, L, C)"
     labels_text = "class indices from 0, shape (N, L) and dtype int64"
     row_word = "token"
@@ -210,17 +220,36 @@ class Tokens(_DenseOutput):
         *,
         ignore_index: int = -100,
         class_weights: Literal["balanced"] | Sequence[float] | None = None,
+        class_bytes: Sequence[int] | None = None,
     ) -> None:
         super().__init__(classes, ignore_index=ignore_index, class_weights=class_weights)
+        self.class_bytes = None if class_bytes is None else _checked_bytes(class_bytes, classes)
+
+    @property
+    def metric_directions(self) -> Mapping[str, Literal["maximize", "minimize"]]:  # type: ignore[override]
+        """Return the names of the metrics with their directions."""
+        known: dict[str, Literal["maximize", "minimize"]] = {"accuracy": "maximize", "perplexity": "minimize"}
+        return known if self.class_bytes is None else {**known, "bits_per_byte": "minimize"}
 
     def output_shape(self, labels: Tensor, size: int) -> tuple[int, ...]:
         """Return (N, L, C)."""
         return (*labels.shape, size)
 
     def metrics(self, size: int) -> Metrics:
-        """Return the accuracy of tokens, and the perplexity."""
+        """Return the accuracy of tokens, the perplexity, and the bits per byte where the bytes of tokens are given.
+
+        Raises:
+            ValueError: If bytes are given of other classes.
+        """
         accuracy = MulticlassAccuracy(num_classes=size, average="micro", validate_args=False)
-        return {"accuracy": (accuracy, "maximize"), "perplexity": (_RowPerplexity(), "minimize")}
+        found: Metrics = {"accuracy": (accuracy, "maximize"), "perplexity": (_RowPerplexity(), "minimize")}
+        if self.class_bytes is None:
+            return found
+        if len(self.class_bytes) != size:
+            raise ValueError(
+                f"class_bytes must hold a number for each of the {size} classes, but hold {len(self.class_bytes)}."
+            )
+        return {**found, "bits_per_byte": (_BitsPerByte(self.class_bytes), "minimize")}
 
     def metric_inputs(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rows of valid tokens."""
@@ -254,3 +283,43 @@ class _RowPerplexity(Metric):
 
     def compute(self) -> Tensor:
         return (self.loss / self.rows).exp()
+
+
+class _BitsPerByte(Metric):
+    """Bits of information per byte of text, updated with rows of logits (R, C) and labels (R,).
+
+    The sum of -log2 of the labels' probabilities, by the sum of their bytes; NaN where they stand for no byte.
+
+    Args:
+        class_bytes: How many bytes each class stands for.
+    """
+
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = False
+    plot_lower_bound = 0.0
+    bits: Tensor
+    bytes: Tensor
+    class_bytes: Tensor
+
+    def __init__(self, class_bytes: Sequence[int]) -> None:
+        super().__init__()
+        self.register_buffer("class_bytes", torch.tensor(class_bytes))
+        self.add_state("bits", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("bytes", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        self.bits += F.cross_entropy(logits.float(), target, reduction="sum").double() / math.log(2)
+        self.bytes += self.class_bytes[target].sum()
+
+    def compute(self) -> Tensor:
+        return self.bits / self.bytes if self.bytes else torch.tensor(math.nan)
+
+
+def _checked_bytes(given: Sequence[int], classes: int | None) -> tuple[int, ...]:
+    found = tuple(int(one) for one in given)
+    if not found or min(found) < 0 or not any(found) or any(a != b for a, b in zip(found, given, strict=True)):
+        raise ValueError("class_bytes must be whole numbers of at least 0, and not all 0, one for each class.")
+    if classes is not None and len(found) != classes:
+        raise ValueError(f"class_bytes must hold a number for each of the {classes} classes, but hold {len(found)}.")
+    return found

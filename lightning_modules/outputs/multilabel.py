@@ -167,6 +167,10 @@ class MultiLabel(Output):
         theirs = batch.teacher.get("logits")
         return _pairs(logits), batch_of_rows(batch, _targets(batch.target), None if theirs is None else _pairs(theirs))
 
+    def number_of_rows(self, labels: Tensor) -> int:
+        """Return L for each sample."""
+        return labels.numel()
+
     def rows_of(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return L rows of two classes for each sample."""
         return _pairs(logits), labels.flatten().long()

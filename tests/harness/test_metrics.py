@@ -37,7 +37,7 @@ from search_spaces.digits import SPACE
 ODDLY = (
     'Metric("oddly", "minimize", label="odd score", heading="odd", '
     "score=lambda on: on.student.softmax(-1).sub(on.student.new_zeros(on.student.shape)"
-    ".scatter(1, on.labels[:, None], 1)).square().sum(-1).mean())"
+    ".scatter(1, on.labels[:, None], 1)).square().sum(-1))"
 )
 """The one line: the Brier score, the mean squared distance of the probabilities from the true class.
 
@@ -175,9 +175,8 @@ def test_measured_costs_are_counted_or_declared_by_a_backend() -> None:
     ],
 )
 def test_scores_are_what_was_worked_by_hand(name: str, expected: float) -> None:
-    score = METRICS[name].score
-    assert score is not None
-    assert float(score(LOGITS)) == pytest.approx(expected, abs=1e-5)
+    metric = METRICS[name]
+    assert metric.of_values(metric.of_rows(LOGITS)) == pytest.approx(expected, abs=1e-5)
 
 
 def test_beside_a_teacher_without_parameters_nothing_is_smaller() -> None:
@@ -209,22 +208,30 @@ def _raise(*logits: object) -> float:
     ("score", "found"),
     [
         (_raise, rf"in {__file__}, line \d+: ZeroDivisionError: division by zero;"),
-        (lambda logits: logits.student.mean(-1), r"\w+Error: .*; mend"),
-        (lambda logits: None, "TypeError: float"),
+        (lambda logits: logits.student.mean(), r"ValueError: it gives shape \(\) for 3 rows; mend"),
+        (lambda logits: None, "AttributeError: 'NoneType'"),
     ],
 )
 def test_a_score_that_fails_is_reported_under_its_metrics_name(score: Callable[..., Any], found: str) -> None:
     metric = Metric("oddly", "minimize", score=score)
     assert metric.score is not None
-    with pytest.raises(Unfit, match=rf"^metric 'oddly': score\(logits\) must give one number, but fails.*{found}"):
-        metric.of_answers(LOGITS)
+    with pytest.raises(
+        Unfit, match=rf"^metric 'oddly': score\(logits\) must give a value of each row, but fails.*{found}"
+    ):
+        metric.of_rows(LOGITS)
 
 
 def test_a_metric_that_is_declared_after_another_one_is_reported_under_its_own_name() -> None:
     metric = replace(Metric("oddly", "minimize", score=_raise), name="mine")
     assert metric.score is not None
     with pytest.raises(Unfit, match=r"^metric 'mine': score"):
-        metric.of_answers(LOGITS)
+        metric.of_rows(LOGITS)
+
+
+def test_a_reduction_that_fails_is_reported_under_its_metrics_name() -> None:
+    metric = Metric("oddly", "minimize", score=lambda logits: logits.labels, reduce=lambda values: values)
+    with pytest.raises(Unfit, match=r"^metric 'oddly': reduce\(values\) must give one number, but fails.*Error"):
+        metric.of_values(metric.of_rows(LOGITS))
 
 
 def test_a_derived_metric_that_fails_is_reported_under_its_name() -> None:
@@ -240,7 +247,7 @@ def test_memory_that_runs_out_while_a_metric_is_computed_is_not_the_metrics_faul
     metric = Metric("oddly", "minimize", score=score)
     assert metric.score is not None
     with pytest.raises(torch.OutOfMemoryError):
-        metric.of_answers(LOGITS)
+        metric.of_rows(LOGITS)
 
 
 def test_every_metric_has_a_name_that_flags_tables_and_mlflow_can_say() -> None:

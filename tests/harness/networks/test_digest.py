@@ -11,7 +11,7 @@ import torch
 from sklearn.tree import DecisionTreeClassifier
 from torch import Tensor, nn
 
-from harness.networks.digest import answers_of, network_digest, sampled_answers, start_of
+from harness.networks.digest import answers_of, network_digest, rounded_answers, sampled_answers, start_of
 from harness.studies.start import Start
 
 INPUTS = torch.linspace(-1, 1, 60).reshape(20, 3)
@@ -177,3 +177,18 @@ def test_sets_are_known_again_in_whatever_order_they_are() -> None:
     assert digest_of(Knowing({"words": [one, "a"]})) == digest_of(Knowing({"words": [other, "a"]}))
     assert digest_of(Knowing(one)) != digest_of(Knowing(frozenset([0, 16])))
     assert digest_of(Knowing({None, "a", 1, frozenset("b")})) == digest_of(Knowing({frozenset("b"), 1, "a", None}))
+
+
+def test_of_huge_answers_an_even_choice_tells_networks_apart() -> None:
+    def answered(scale: float) -> Tensor:
+        torch.manual_seed(0)
+        network = nn.Linear(3, 600_000, bias=False)
+        with torch.no_grad():
+            network.weight *= scale
+        return answers_of(network, [torch.ones(4, 3), torch.ones(2, 3)])
+
+    one, same, other = answered(1.0), answered(1.0), answered(1.1)
+    assert one.shape == (6, 200_000) and torch.equal(one, same)
+    assert sampled_answers(one) == sampled_answers(same) != sampled_answers(other)
+    assert rounded_answers(one) == rounded_answers(same) != rounded_answers(other)
+    assert answers_of(nn.Identity(), [torch.ones(4, 2**18)]).shape == (4, 2**18)  # few enough: as they are

@@ -172,7 +172,7 @@ def asked_for() -> Any:
     """The data, the space and the settings that costs are asked for with."""
     rows = Split(torch.rand(100, 5), torch.arange(100) % 5)
     data = TensorDataModule(train=rows, val=rows, test=rows, views=None)
-    space: Any = SimpleNamespace(epochs=7, task=SimpleNamespace(teacher_outputs_dtype="float32"))
+    space: Any = SimpleNamespace(epochs=7, task=SimpleNamespace(teacher_outputs_dtype="float32", teacher_outputs=None))
     return data, space, SimpleNamespace(trials=3, cache_dir=Path("nowhere"))
 
 

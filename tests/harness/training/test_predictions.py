@@ -14,7 +14,9 @@ from scipy.special import rel_entr, softmax
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from harness.reporting.agreement import TeacherAgreement
 from harness.training.predictions import (
+    Comparer,
     Predictions,
     compare_predictions,
     load_errors,
@@ -24,6 +26,7 @@ from harness.training.predictions import (
 )
 from lightning_modules.losses import soft_target_loss
 from lightning_modules.outputs import Errors
+from lightning_modules.top_k import TopK, TopKLogits
 
 
 def some_logits(samples: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -221,3 +224,31 @@ def test_missing_or_damaged_errors_load_as_none(tmp_path: Path, content: bytes |
 def test_predictions_are_no_errors(tmp_path: Path) -> None:
     save_predictions(compare_predictions(*some_logits(20, 4)), tmp_path / "answers")
     assert load_errors(tmp_path / "answers") is None
+
+
+def test_of_the_largest_logits_the_same_is_told_as_far_as_they_are_known() -> None:
+    student, teacher, labels = some_logits(300, 60)
+    form = TopK(40, draws=20)
+    found = compare_predictions(student, TopKLogits(form.pack(teacher), form, 60), labels)
+    whole = compare_predictions(student, teacher, labels)
+    assert torch.equal(found.teacher, whole.teacher) and torch.equal(found.student, whole.student)
+    assert float(found.teacher_kl.mean()) == pytest.approx(float(whole.teacher_kl.mean()), rel=0.02)
+    assert (found.ranked, whole.ranked) == (19, 59)
+    for row in range(3):
+        likely = teacher[row].topk(20).indices
+        wrong = likely[likely != labels[row]][:19]
+        expected = spearmanr(student[row, wrong], teacher[row, wrong]).statistic
+        assert float(found.rank_correlation[row]) == pytest.approx(expected, abs=0.02)  # float16 makes ties
+    told = TeacherAgreement(found).mistakes()
+    assert "nats a sample, estimated from its 20 likeliest classes and draws of the others." in told
+    assert "estimated" not in TeacherAgreement(whole).mistakes()
+
+
+def test_rows_that_are_compared_in_parts_give_what_all_at_once_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    student, teacher, labels = some_logits(103, 7)
+    for most in (1_000, 20):  # all, and an even choice of them
+        monkeypatch.setattr("harness.training.predictions.MOST_ROWS", most)
+        comparer = Comparer(103)
+        for part in torch.arange(103).tensor_split([10, 11, 60]):
+            comparer.add(student[part], teacher[part], labels[part])
+        assert equal(comparer.result(), compare_predictions(student, teacher, labels))

@@ -32,6 +32,8 @@ OF_LOGITS: dict[str, Loss] = {
     ),
     "correlation_loss": lambda s, t: losses.correlation_loss(s, t, temperature=4.0, inter_weight=2.0, intra_weight=3.0),
     "standardized_soft_target_loss": lambda s, t: losses.standardized_soft_target_loss(s, t, temperature=2.0),
+    "generalized_jsd_loss": lambda s, t: losses.generalized_jsd_loss(s, t, beta=0.3, temperature=4.0),
+    "skewed_kl_loss": lambda s, t: losses.skewed_kl_loss(s, t, skew=0.1, temperature=4.0),
 }
 OF_MAPS: dict[str, Loss] = {"attention_transfer_loss": losses.attention_transfer_loss}
 OF_FEATURES: dict[str, Loss] = {

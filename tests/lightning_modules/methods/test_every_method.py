@@ -22,6 +22,9 @@ from lightning_modules.training import Training
 LAYERS = {"student_layer": "block1", "teacher_layer": "block1"}
 PARAMETERS: dict[str, dict[str, Any]] = {
     "soft_target": {"temperature": 3.0, "alpha": 0.3},
+    "reverse_kl": {"temperature": 3.0, "alpha": 0.3},
+    "jsd": {"beta": 0.7, "temperature": 3.0, "alpha": 0.3},
+    "skewed_kl": {"skew": 0.2, "temperature": 3.0, "alpha": 0.3},
     "standardized": {"temperature": 3.0, "alpha": 0.3},
     "decoupled": {"temperature": 3.0, "target_weight": 1.5, "non_target_weight": 4.0},
     "correlation": {"temperature": 3.0, "inter_weight": 2.0, "intra_weight": 0.5},

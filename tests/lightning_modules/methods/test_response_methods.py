@@ -14,7 +14,9 @@ from lightning_modules.losses import (
     correlation_loss,
     decoupled_loss,
     distillation_loss,
+    generalized_jsd_loss,
     hard_label_loss,
+    skewed_kl_loss,
     smoothed_label_loss,
     standardized_soft_target_loss,
 )
@@ -78,7 +80,14 @@ def test_each_method_is_the_loss_of_its_paper_beside_the_labels() -> None:
     logits, batch = a_batch()
     teacher, labels = batch.teacher["logits"], batch.target
     hard = hard_label_loss(logits, labels)
+
+    def softened(divergence: torch.Tensor) -> torch.Tensor:
+        return 0.3 * hard + 0.7 * 3.0**2 * divergence
+
     expected = {
+        "reverse_kl": softened(generalized_jsd_loss(logits, teacher, beta=1, temperature=3.0)),
+        "jsd": softened(generalized_jsd_loss(logits, teacher, beta=0.7, temperature=3.0)),
+        "skewed_kl": softened(skewed_kl_loss(logits, teacher, skew=0.2, temperature=3.0)),
         "soft_target": distillation_loss(logits, teacher, labels, alpha=0.3, temperature=3.0),
         "standardized": 0.3 * hard + 0.7 * standardized_soft_target_loss(logits, teacher, temperature=3.0),
         "decoupled": hard

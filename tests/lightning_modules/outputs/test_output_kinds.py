@@ -137,6 +137,9 @@ def test_every_method_of_logits_has_a_gradient_on_labelled_places_alone(kind: st
     shape = output.output_shape(labels, size)
     values = {
         "soft_target": {"temperature": 2.0, "alpha": 0.5},
+        "reverse_kl": {"temperature": 2.0, "alpha": 0.5},
+        "jsd": {"beta": 0.5, "temperature": 2.0, "alpha": 0.5},
+        "skewed_kl": {"skew": 0.1, "temperature": 2.0, "alpha": 0.5},
         "standardized": {"temperature": 2.0, "alpha": 0.5},
         "decoupled": {"temperature": 2.0, "target_weight": 1.0, "non_target_weight": 2.0},
         "correlation": {"temperature": 2.0, "inter_weight": 1.0, "intra_weight": 1.0},
@@ -230,6 +233,30 @@ def test_a_batch_without_a_label_counts_for_nothing() -> None:
     one[0, 0] = 1
     rows, _ = output.as_rows(logits, batch_of(one))
     assert output.count_rows(one, rows) == len(rows) == 1
+
+
+def test_bits_per_byte_are_those_of_the_valid_tokens_and_of_the_bytes_they_stand_for() -> None:
+    # By hand: probabilities 1/2, 1/4 and 1/8 of the labels are 1 + 2 + 3 bits, of 1, 3 and 0 bytes.
+    logits = torch.tensor([[[0.5, 0.3, 0.2], [0.25, 0.25, 0.5]], [[0.125, 0.75, 0.125], [1.0, 1.0, 1.0]]]).log()
+    labels = torch.tensor([[0, 1], [2, -100]])
+    output = Tokens(3, class_bytes=[1, 3, 0])
+    assert list(output.metric_directions) == list(output.metrics(3)) == ["accuracy", "perplexity", "bits_per_byte"]
+    metric, direction = output.metrics(3)["bits_per_byte"]
+    for place in range(2):  # in two batches
+        metric.update(*output.metric_inputs(logits[place : place + 1], labels[place : place + 1]))
+    assert direction == "minimize" and float(metric.compute()) == pytest.approx(6 / 4)
+    assert math.isnan(float(output.metrics(3)["bits_per_byte"][0](logits[1, :1], labels[1, :1])))  # of no byte at all
+    assert list(Tokens(3).metrics(3)) == list(Tokens(3).metric_directions) == ["accuracy", "perplexity"]
+
+
+def test_bytes_of_classes_that_are_no_numbers_of_them_are_refused() -> None:
+    for bad in ([], [1, -1], [0, 0], [1, 1.5]):
+        with pytest.raises(ValueError, match="class_bytes must be whole numbers of at least 0, and not all 0"):
+            Tokens(class_bytes=bad)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="class_bytes must hold a number for each of the 3 classes, but hold 2"):
+        Tokens(3, class_bytes=[1, 2])
+    with pytest.raises(ValueError, match="class_bytes must hold a number for each of the 4 classes, but hold 2"):
+        Tokens(class_bytes=[1, 2]).metrics(4)
 
 
 def test_perplexity_stays_a_number_however_wrong_a_token_is() -> None:
