@@ -93,7 +93,7 @@ def asking_costs(
 
 def _seconds(network: nn.Module, data: TensorDataModule) -> float:
     """Return the seconds that a network takes for a sample."""
-    first, second = (data.splits["val"].few(size).to(data.device).inputs for size in _TIMED)
+    first, second = map(data.example_inputs, _TIMED)
     _time(network, first)  # the first call with inputs of a size takes longer
     taken = _time(network, first) / len(first_of(first))
     if taken * len(first_of(second)) > _AFFORDABLE_S:
