@@ -7,7 +7,7 @@ from lightning_modules.data.padded import PaddedDataModule
 from lightning_modules.data.splits import stratified_splits
 from lightning_modules.data.tables import Tables
 from lightning_modules.data.tensors import Split, TensorDataModule
-from lightning_modules.data.texts import Texts
+from lightning_modules.data.texts import Texts, text_classes
 from lightning_modules.data.views import Views
 
 __all__ = [
@@ -24,4 +24,5 @@ __all__ = [
     "Texts",
     "Views",
     "stratified_splits",
+    "text_classes",
 ]

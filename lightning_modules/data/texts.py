@@ -180,6 +180,26 @@ class Texts(PaddedDataModule):
         return Split(inputs, values[places], named)
 
 
+def text_classes(
+    source: Path | str, *, text: str = TEXT, label: str = LABEL, encoding: str = "utf-8"
+) -> tuple[str, ...]:
+    """Return the names of the classes of texts, as ``Texts.class_names``, without a tokenizer.
+
+    Args:
+        source: As of ``Texts``.
+        text: Column of the texts.
+        label: Column of the classes.
+        encoding: Of text files.
+
+    Raises:
+        ValueError: If it can't be read.
+    """
+    frame = read_texts(Path(source), text=TEXT if Path(source).is_dir() else text, encoding=encoding)
+    column = LABEL if Path(source).is_dir() else label
+    check_columns(frame, [column], "label", Path(source))
+    return read_labels(frame, [column], "classification", unlabelled=True).class_names
+
+
 def _ids(frame: pd.DataFrame, column: str | None) -> tuple[int | str, ...] | None:
     return None if column is None or column not in frame else sample_ids(frame[column])
 
