@@ -53,10 +53,10 @@ def text_classifier(name: str, *, classes: Sequence[str]) -> nn.Module:
             raise ValueError(unreadable("model", name, error)) from error
     _check_loaded(network, loading, name)
     built: nn.Module = network
-    if order is not None:
-        _reorder(built, order)
-        built.requires_grad_(False)
-    return built
+    if order is None:
+        return built.train()  # Transformers loads networks in eval mode, without dropout
+    _reorder(built, order)
+    return built.requires_grad_(False)
 
 
 def small_bert(

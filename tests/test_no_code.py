@@ -50,4 +50,4 @@ def test_texts_are_searched_by_small_students_of_a_language_model(tmp_path: Path
     flags = (*flags, "--students", "bert", "--trials", "2", "--epochs", "2", "--controls", "none", "--min", "none")
     output = search(tmp_path, *flags, "--objectives", "accuracy,parameters")
     assert "2/2 done" in output and "180 train, 60 val, 60 test samples" in output
-    assert "costs are measured at a length of" in output and "(embedding " in output
+    assert "costs are measured at a length of" in output and "embedding 16" in output

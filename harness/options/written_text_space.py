@@ -86,9 +86,9 @@ def of_texts(given: Given, path: Path, name: str) -> str:
             task={name}(),
             student={{
                 "layers": IntDistribution(1, 4),
-                "hidden": CategoricalDistribution([32, 64, 128, 256]),
-                "heads": CategoricalDistribution([1, 2, 4]),
-                "embedding": CategoricalDistribution([8, 16, 32, 64]),  # its table of all tokens is the largest part
+                "hidden": CategoricalDistribution([64, 128, 256]),
+                "heads": CategoricalDistribution([2, 4]),
+                "embedding": CategoricalDistribution([16, 64]),  # its table of all tokens is the largest part
             }},
             distillation={{"temperature": FloatDistribution(1, 10, log=True), "alpha": FloatDistribution(0, 1)}},
             training={{"learning_rate": FloatDistribution(3e-4, 1e-2, log=True)}},

@@ -3,6 +3,7 @@
 from lightning_modules.data.augment import Augment, CutMix, Mix, MixUp
 from lightning_modules.data.disk import DatasetDataModule
 from lightning_modules.data.images import ImageFolders
+from lightning_modules.data.packed import PackedText
 from lightning_modules.data.padded import PaddedDataModule
 from lightning_modules.data.splits import stratified_splits
 from lightning_modules.data.tables import Tables
@@ -17,6 +18,7 @@ __all__ = [
     "ImageFolders",
     "Mix",
     "MixUp",
+    "PackedText",
     "PaddedDataModule",
     "Split",
     "Tables",

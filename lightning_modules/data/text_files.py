@@ -57,6 +57,23 @@ def read_texts(source: Path, *, text: str, encoding: str) -> pd.DataFrame:
     return frame
 
 
+def read_text(file: Path, encoding: str) -> str:
+    """Return the text of a file.
+
+    Raises:
+        ValueError: If there is none, it is empty, or of another encoding.
+    """
+    if not file.is_file():
+        raise ValueError(f"{file} must be a file of text, but there is none.")
+    try:
+        content = file.read_text(encoding=_utf8_sig(encoding))
+    except UnicodeDecodeError as error:
+        raise ValueError(_undecodable(file, encoding)) from error
+    if not content.strip():
+        raise ValueError(f"{file} must hold a text, but is empty: fill it or take it out.")
+    return content
+
+
 def _read_separated(file: Path, separator: str, text: str, encoding: str) -> pd.DataFrame:
     """Return a table of CSV or TSV, in whose texts "NA" and "null" are words."""
     how: dict[str, Any] = {"sep": separator, "encoding": _utf8_sig(encoding), "index_col": False}
@@ -132,13 +149,7 @@ def _read_folder(top: Path, encoding: str) -> pd.DataFrame:
     for place in places:
         for file in sorted(place.folder.rglob("*.txt")):
             name = file.relative_to(top).as_posix()
-            try:
-                content = file.read_text(encoding=_utf8_sig(encoding))
-            except UnicodeDecodeError as error:
-                raise ValueError(_undecodable(file, encoding)) from error
-            if not content.strip():
-                raise ValueError(f"{file} must hold a text, but is empty: fill it or take it out.")
-            row = {TEXT: content, LABEL: place.label, ID: name}
+            row = {TEXT: read_text(file, encoding), LABEL: place.label, ID: name}
             found.append(row if place.split is None else {**row, SPLIT: place.split})
     if not found:
         raise ValueError(f"{top} must have a folder of .txt files for each class, but has no such file.")

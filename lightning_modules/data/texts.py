@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +43,7 @@ class Texts(PaddedDataModule):
         id: Column that names the rows, for teachers whose outputs come from a file; files are named by their paths.
         max_length: Most tokens of a text, special ones included; what is longer is cut, and counted in ``notes``.
             ``None`` takes what the tokenizer says of its model.
+        most: Most rows that are taken, those whose texts have the lowest hashes: always the same. ``None`` takes all.
         deduplicate: Whether of rows with the same text only the first is kept.
         unlabelled: Whether rows without a label are training samples that the teacher alone labels; those whose text is
             in another split are left out.
@@ -72,6 +73,7 @@ class Texts(PaddedDataModule):
         split: str | None = None,
         id: str | None = None,
         max_length: int | None = None,
+        most: int | None = None,
         deduplicate: bool = False,
         unlabelled: bool = False,
         measured_length: int | None = None,
@@ -96,8 +98,12 @@ class Texts(PaddedDataModule):
             kept = ~frame[self._text].duplicated()
             notes += [f"{int((~kept).sum()):,} rows repeat the text of another, and are left out"]
             frame = frame[kept].reset_index(drop=True)
+        keys = _keys(frame[self._text])
+        if most is not None and most < len(frame):
+            notes.append(f"{most:,} of {len(frame):,} rows are taken")
+            chosen = sorted(np.argsort(keys, kind="stable")[:most])
+            frame, keys = frame.iloc[chosen].reset_index(drop=True), [keys[place] for place in chosen]
         labels = read_labels(frame, self._labels, self._kind, unlabelled=unlabelled)
-        keys = [hashlib.sha256(one.encode()).hexdigest()[:32] for one in frame[self._text]]
         parts = _parts(frame, keys, labels, self._split)
         if left_out := int((parts == _DROPPED).sum()):
             notes.append(f"{left_out:,} rows without a label are left out: their texts are in val or test")
@@ -138,7 +144,7 @@ class Texts(PaddedDataModule):
         frame = self._frame(source)
         if self._split is not None and self._split in frame:
             frame = frame[frame[self._split] == "test"].reset_index(drop=True)
-        keys = [hashlib.sha256(one.encode()).hexdigest()[:32] for one in frame[self._text]]
+        keys = _keys(frame[self._text])
         if seen := [place for place, key in enumerate(keys) if key in self._searched]:
             raise ValueError(
                 f"{len(seen):,} of the {len(keys):,} texts in {source} were trained on or chosen by (row "
@@ -152,7 +158,7 @@ class Texts(PaddedDataModule):
 
     def network_fault(self, network: nn.Module) -> tuple[str, str] | None:
         """Return why a network has no place for a token or a position of these texts."""
-        return fault_of(network, self.tokenizer, self._tokens)
+        return fault_of(network, self.tokenizer, self._tokens.size)
 
     def _frame(self, source: Path) -> pd.DataFrame:
         """Return the rows, with the columns that are named."""
@@ -198,6 +204,11 @@ def text_classes(
     column = LABEL if Path(source).is_dir() else label
     check_columns(frame, [column], "label", Path(source))
     return read_labels(frame, [column], "classification", unlabelled=True).class_names
+
+
+def _keys(texts: Iterable[str]) -> list[str]:
+    """Return a hash of each text."""
+    return [hashlib.sha256(one.encode()).hexdigest()[:32] for one in texts]
 
 
 def _ids(frame: pd.DataFrame, column: str | None) -> tuple[int | str, ...] | None:

@@ -119,13 +119,13 @@ def tokenized(tokenizer: Any, texts: Sequence[str], *, max_length: int | None, s
     return Tokens(ids, mask, most, cut)
 
 
-def fault_of(network: nn.Module, tokenizer: Any, tokens: Tokens) -> tuple[str, str] | None:
+def fault_of(network: nn.Module, tokenizer: Any, length: int) -> tuple[str, str] | None:
     """Return what a network lacks for tokens, and what to do; ``None`` if nothing, or if it says nothing of itself.
 
     Args:
         network: A network; of Transformers' it is read how many tokens and positions it has.
         tokenizer: The tokenizer.
-        tokens: What it made of the texts.
+        length: Most tokens of a text.
     """
     table = _embeddings(network)
     vocabulary = len(tokenizer)
@@ -135,10 +135,10 @@ def fault_of(network: nn.Module, tokenizer: Any, tokens: Tokens) -> tuple[str, s
             "load both from one folder, or build the network with vocab_size=len(tokenizer)",
         )
     most = getattr(getattr(network, "config", None), "max_position_embeddings", None)
-    if isinstance(most, int) and most < tokens.size:
+    if isinstance(most, int) and most < length:
         return (
-            f"have a position for each token, but has {most:,}, and texts have up to {tokens.size:,} tokens",
-            f"cut them by max_length={most}, or build the network with max_position_embeddings={tokens.size}",
+            f"have a position for each token, but has {most:,}, and texts have up to {length:,} tokens",
+            f"cut them to {most:,}, or build the network with max_position_embeddings={length}",
         )
     return None
 

@@ -38,6 +38,7 @@ def test_a_head_of_other_classes_is_fresh_and_the_rest_as_it_was(kind: str, tmp_
     folder, network = saved(tmp_path, kind)
     found = text_classifier(folder, classes=["a", "b", "c"])
     assert found(**inputs()).logits.shape == (1, 3) and all(one.requires_grad for one in found.parameters())
+    assert all(part.training for part in found.modules())  # dropout, above all
     body = network if kind == "BertModel" else network.bert
     for name, value in body.state_dict().items():
         if kind == "BertModel" or "pooler" not in name:

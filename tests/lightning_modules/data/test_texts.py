@@ -98,6 +98,14 @@ def test_equal_texts_stay_in_one_split_and_are_left_out_where_it_is_asked(tmp_pa
     assert alone.notes[0] == "50 rows repeat the text of another, and are left out"
 
 
+def test_a_part_of_the_texts_is_always_the_same(tmp_path: Path, words: Any) -> None:
+    texts = rows(100)
+    each = [Texts(write(tmp_path, ".csv", some), tokenizer=words, most=50) for some in (texts, texts[::-1])]
+    assert [len(split) for split in each[0].splits.values()] == [30, 10, 10]
+    assert each[0].notes[0] == "50 of 100 rows are taken"
+    assert decoded(each[0], "val") == decoded(each[1], "val")
+
+
 def test_splits_of_their_own_are_kept(tmp_path: Path, words: Any) -> None:
     texts = rows(40)
     for name, part in (("train", texts[:20]), ("val", texts[20:30]), ("test", texts[30:])):
