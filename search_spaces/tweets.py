@@ -29,7 +29,9 @@ class Tweets(Task):
     teacher_epochs = 2
     teacher_training = Training(learning_rate=1e-4, groups={"classifier.*": {"learning_rate": 10.0}})
 
-    def __init__(self, most: int | None = 10_000) -> None:
+    training = Training(clip_norm=1.0)
+
+    def __init__(self, most: int | None = 6_000) -> None:
         self._most = most
         self._folder, self._vocabulary = Path(), 0  # known once the data are loaded
 
@@ -104,6 +106,6 @@ SPACE = SearchSpace(
         "temperature": FloatDistribution(1.0, 10.0, log=True),
         "alpha": FloatDistribution(0.0, 1.0),  # weight of the hard-label loss
     },
-    training={"learning_rate": FloatDistribution(1e-3, 3e-2, log=True)},
+    training={"learning_rate": FloatDistribution(3e-4, 3e-2, log=True)},
     epochs=8,
 )

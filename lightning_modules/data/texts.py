@@ -96,7 +96,8 @@ class Texts(PaddedDataModule):
         notes: list[str] = []
         if deduplicate:
             kept = ~frame[self._text].duplicated()
-            notes += [f"{int((~kept).sum()):,} rows repeat the text of another, and are left out"]
+            if repeated := int((~kept).sum()):
+                notes.append(f"{repeated:,} rows repeat the text of another, and are left out")
             frame = frame[kept].reset_index(drop=True)
         keys = _keys(frame[self._text])
         if most is not None and most < len(frame):
