@@ -57,7 +57,8 @@ def loaded(tokenizer: Any) -> Any:
     except ImportError as error:
         raise ImportError(f"tokenizers by name need Transformers: {EXTRA}") from error
     try:
-        return AutoTokenizer.from_pretrained(str(tokenizer), trust_remote_code=False)
+        # Of any revision: what it makes of the texts is part of the data's fingerprint, to which a study is bound.
+        return AutoTokenizer.from_pretrained(str(tokenizer), trust_remote_code=False)  # nosec B615
     except (OSError, ValueError) as error:
         raise ValueError(unreadable("tokenizer", tokenizer, error)) from error
 
@@ -134,8 +135,8 @@ def fault_of(network: nn.Module, tokenizer: Any, length: int) -> tuple[str, str]
             f"belong to the tokenizer, which has {vocabulary:,} tokens, but has embeddings of {table:,}",
             "load both from one folder, or build the network with vocab_size=len(tokenizer)",
         )
-    most = getattr(getattr(network, "config", None), "max_position_embeddings", None)
-    if isinstance(most, int) and most < length:
+    most = _positions(network)
+    if most is not None and most < length:
         return (
             f"have a position for each token, but has {most:,}, and texts have up to {length:,} tokens",
             f"cut them to {most:,}, or build the network with max_position_embeddings={length}",
@@ -148,3 +149,15 @@ def _embeddings(network: nn.Module) -> int | None:
     given: Any = getattr(network, "get_input_embeddings", None)
     table = given() if callable(given) else None
     return table.num_embeddings if isinstance(table, nn.Embedding) else None
+
+
+def _positions(network: nn.Module) -> int | None:
+    """Return how many positions a network of Transformers has; ``None`` of others.
+
+    Of a table with a row for padding, as RoBERTa has, positions count from after that row.
+    """
+    stated = getattr(getattr(network, "config", None), "max_position_embeddings", None)
+    for name, part in network.named_modules():
+        if name.endswith("position_embeddings") and isinstance(part, nn.Embedding):
+            return part.num_embeddings - (0 if part.padding_idx is None else part.padding_idx + 1)
+    return stated if isinstance(stated, int) else None

@@ -211,6 +211,11 @@ def test_a_network_without_a_place_for_tokens_or_positions_is_told(tmp_path: Pat
     assert fault() is None and data.network_fault(nn.Linear(2, 2)) is None
     assert fault(vocab_size=24)[0] == "belong to the tokenizer, which has 25 tokens, but has embeddings of 24"
     assert fault(vocab_size=30522)[0].endswith("which has 25 tokens, but has embeddings of 30,522")
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    padded_by_one = {**bert_config().to_dict(), "max_position_embeddings": size + 1, "pad_token_id": 1}
+    roberta = RobertaForSequenceClassification(RobertaConfig(**padded_by_one))  # its first two rows are of no token
+    assert str(data.network_fault(roberta)).startswith(f"('have a position for each token, but has {size - 1},")
     assert fault(max_position_embeddings=size - 1)[0] == (
         f"have a position for each token, but has {size - 1}, and texts have up to {size} tokens"
     )
