@@ -47,7 +47,7 @@ def test_texts_are_searched_by_small_students_of_a_language_model(tmp_path: Path
     tokenizer().save_pretrained(tmp_path / "model")
     write_csv(tmp_path / "reviews.csv", 300)
     flags = ("--data", "reviews.csv", "--text", "text", "--label", "label", "--teacher", "hf:model")
-    flags = (*flags, "--students", "bert", "--trials", "2", "--epochs", "2", "--controls", "none", "--min", "none")
-    output = search(tmp_path, *flags, "--objectives", "accuracy,parameters")
+    flags = (*flags, "--students", "bert", "--trials", "2", "--epochs", "1", "--controls", "none", "--min", "none")
+    output = search(tmp_path, *flags, "--objectives", "accuracy,parameters", "--fix", "hidden=64", "--fix", "heads=2")
     assert "2/2 done" in output and "180 train, 60 val, 60 test samples" in output
     assert "costs are measured at a length of" in output and "embedding 16" in output

