@@ -68,6 +68,7 @@ def search(
     data_dir: str | os.PathLike[str] | None = None,
     data: str | os.PathLike[str] | None = None,
     label: str | None = None,
+    text: str | None = None,
     students: str | Sequence[str] = (),
     image_size: int | None = None,
     accelerator: str = "auto",
@@ -115,10 +116,11 @@ def search(
         teacher_outputs: ``"stored"``, ``"live"`` or ``"auto"``: whether a teacher is asked once about each training
             sample, or about each batch.
         data_dir: Where the task finds its data.
-        data: A folder of pictures for each class, or a table: the space file that it stands for is written into the
-            current folder. ``space`` is left out then.
+        data: A folder of pictures or texts for each class, or a table: the space file that it stands for is written
+            into the current folder. ``space`` is left out then.
         label: Column of the classes in that table.
-        students: Networks that are searched on those pictures, as ``"timm:lcnet_050"``.
+        text: Column of texts in that table, which a ``teacher`` ``"hf:FOLDER"`` teaches.
+        students: Networks that are searched on those pictures, as ``"timm:lcnet_050"``, or ``"bert"`` of texts.
         image_size: Pixels of a side of what networks are shown of them.
         accelerator: Lightning's name of the device.
         workers: Trials at a time; by default one for each core, or one on a GPU. A space that is in no file is searched

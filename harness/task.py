@@ -88,7 +88,10 @@ class Task(ABC):
 
     @abstractmethod
     def teacher(self) -> nn.Module:
-        """Return a teacher with fresh weights: from a batch's inputs to an output, for a classifier logits (B, C)."""
+        """Return a teacher with fresh weights: from a batch's inputs to an output, for a classifier logits (B, C).
+
+        The output may be an object with ``logits``, as networks of Transformers give it; so may a student's.
+        """
 
     def student(self, *args: Any, **architecture: Any) -> nn.Module:
         """Return a student with fresh weights: from a batch's inputs to an output of the teacher's shape.

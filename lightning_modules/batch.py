@@ -81,8 +81,12 @@ def join(parts: Iterable[Inputs]) -> Inputs:
 
 
 def call(network: nn.Module, inputs: Inputs) -> Tensor:
-    """Call a network with the inputs of a batch: a dict as keywords, a tensor as one argument."""
-    logits: Tensor = network(**inputs) if isinstance(inputs, Mapping) else network(inputs)
+    """Return what a network gives for the inputs of a batch: a dict is passed as keywords, a tensor as one argument.
+
+    Of an output with attributes, as a ``ModelOutput`` of Transformers, it is ``logits``.
+    """
+    given = network(**inputs) if isinstance(inputs, Mapping) else network(inputs)
+    logits: Tensor = given if isinstance(given, Tensor) else getattr(given, "logits", given)
     return logits
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_modules.batch import Inputs, call, evaluating
 
 Features = dict[str, Tensor]
-"""Outputs of layers by the names that they were asked for under, each of first dimension B."""
+"""Outputs of layers by the names that they were asked for under, each of first dimension B; the first of a tuple."""
 Names = Mapping[str, str]
 """What a network calls layers in ``network.named_modules()``, by the names that they are asked for under."""
 _OWN_NAMES: Names = MappingProxyType({})
@@ -60,7 +60,8 @@ def probe_features(
 
     def note(name: str) -> Any:
         def hook(module: nn.Module, given: Any, output: Any) -> None:
-            versions[name] = output._version if isinstance(output, Tensor) else 0
+            found = _first(output)
+            versions[name] = found._version if isinstance(found, Tensor) else 0
 
         return hook
 
@@ -78,9 +79,14 @@ def probe_features(
 
 def _capture_hook(features: Features, name: str) -> Any:
     def hook(module: nn.Module, given: Any, output: Any) -> None:
-        features[name] = output
+        features[name] = _first(output)
 
     return hook
+
+
+def _first(output: Any) -> Any:
+    """Return the first of the values that a layer gives, as an LSTM or an attention does; a single one as it is."""
+    return output[0] if isinstance(output, tuple) and output else output
 
 
 def _layer(network: nn.Module, asked: str, names: Names) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Searches without a Python file: pictures in folders with networks by name, and a table."""
+"""Searches without a Python file: pictures with networks by name, a table, and texts with a language model."""
 
 from __future__ import annotations
 
@@ -35,3 +35,19 @@ def test_pictures_are_searched_by_networks_of_a_library(tmp_path: Path) -> None:
     (tmp_path / "photos_space.py").unlink()
     output = search(tmp_path, *flags[:4], "--students", "timm:test_efficientnett", "--study", "odd", expect=2)
     assert "has no 'test_efficientnett'; did you mean test_efficientnet" in output and "teacher   0/" not in output
+
+
+def test_texts_are_searched_by_small_students_of_a_language_model(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="pip install 'kd-harness[text]'")
+    from text_models import bert_config, tokenizer, write_csv
+
+    transformers.BertModel(bert_config(max_position_embeddings=128)).save_pretrained(
+        tmp_path / "model", max_shard_size="20KB"
+    )
+    tokenizer().save_pretrained(tmp_path / "model")
+    write_csv(tmp_path / "reviews.csv", 300)
+    flags = ("--data", "reviews.csv", "--text", "text", "--label", "label", "--teacher", "hf:model")
+    flags = (*flags, "--students", "bert", "--trials", "2", "--epochs", "1", "--controls", "none", "--min", "none")
+    output = search(tmp_path, *flags, "--objectives", "accuracy,parameters", "--fix", "hidden=64", "--fix", "heads=2")
+    assert "2/2 done" in output and "180 train, 60 val, 60 test samples" in output
+    assert "costs are measured at a length of" in output and "embedding 16" in output

@@ -34,7 +34,7 @@ def declared(requirements: list[str]) -> set[str]:
 
 
 REQUIRED = declared(PROJECT["dependencies"])
-EXTRAS = ("vision", "postgres", "slurm", "ray", "keras", "onnx", "sklearn")
+EXTRAS = ("text", "vision", "postgres", "slurm", "ray", "keras", "onnx", "sklearn")
 OPTIONAL = {extra: declared(PROJECT["optional-dependencies"][extra]) for extra in EXTRAS}
 
 

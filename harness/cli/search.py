@@ -63,22 +63,24 @@ def search_command(typed: str) -> Command:
             _SEARCHED: _searched(),
             SOURCES: [
                 teacher_option(
-                    "; if repeated, all teach as one (default: train one, and keep it). With --data FOLDER: a "
-                    "pretrained network, timm:NAME or torchvision:NAME, with @FILE.safetensors for weights of a file "
-                    f"(default: {DEFAULT_TEACHER})"
+                    "; if repeated, all teach as one (default: train one, and keep it). With --data, a pretrained "
+                    "network: timm:NAME or torchvision:NAME of pictures, with @FILE.safetensors for weights of a file "
+                    f"(default: {DEFAULT_TEACHER}); hf:FOLDER or hf:NAME of texts"
                 ),
                 DATA_DIR,
                 option(
                     "--data",
                     "FOLDER|TABLE",
-                    "search without a Python file: pictures in a folder for each class, or a table (.csv .tsv "
-                    ".parquet); the space file that it stands for is written here, to be edited",
+                    "search without a Python file: pictures or texts in a folder for each class, or a table (.csv .tsv "
+                    ".parquet, .jsonl of texts); the space file that it stands for is written here, to be edited",
                 ),
                 option("--label", "COLUMN", "of --data TABLE: the column of the classes"),
+                option("--text", "COLUMN", "of --data TABLE: the column of texts, which a language model teaches"),
                 option(
                     "--students",
-                    "timm:A,B,..",
-                    f"of --data FOLDER: the networks that are searched (default: {DEFAULT_STUDENTS})",
+                    "timm:A,B,..|bert",
+                    f"of --data: the networks that are searched (default: {DEFAULT_STUDENTS}, and of texts bert: small "
+                    "ones of searched size)",
                 ),
                 option(
                     "--image-size",
@@ -123,6 +125,7 @@ def _examples(search: str) -> str:
         (f"{search} --space my_space.py --teacher best.ckpt", "your own task"),
         (f"{search} --data photos --teacher timm:resnet18", "no Python file"),
         (f"{search} --data table.csv --label class", "rows of a table"),
+        (f"{search} --data tweets.csv --text text --label mood --teacher hf:FOLDER", "texts"),
         (f"{search} --fix alpha=0.5 --study half", "hold a parameter"),
         (f"{search} --recipe hinton", "published settings"),
         (f"{search} --max parameters=2000 --study tiny", "none over a budget"),

@@ -31,7 +31,8 @@ def check_logits(who: str, logits: Any, labels: Tensor, output: Output) -> int:
     """
     if not isinstance(logits, Tensor):
         raise Unfit(
-            f"{who} must answer with a tensor, but gives a {type(logits).__name__}", "let forward return .logits alone"
+            f"{who} must answer with a tensor, or an object with .logits, but gives a {type(logits).__name__}",
+            "let forward return the logits alone",
         )
     size = logits.shape[output.size_axis] if logits.ndim >= -output.size_axis else 0
     if size < output.least_size or tuple(logits.shape) != output.output_shape(labels, size):

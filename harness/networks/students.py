@@ -44,6 +44,8 @@ def build_student(space: SearchSpace, architecture: Mapping[str, Any], data: Ten
             f"{named(architecture)} must give a torch.nn.Module, but gives {type(network).__name__}",
             "return the network from student()",
         )
+    if fault := data.network_fault(network):
+        raise Unfit(f"{named(architecture)} must {fault[0]}", fault[1])
     places = {value.device.type for value in (*network.parameters(), *network.buffers())}
     if not places <= {"cpu", "meta"}:  # a frozen backbone that students share is on the device of the last one
         network.to(torch.device("cpu"))

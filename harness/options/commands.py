@@ -63,8 +63,8 @@ def search_settings(given: Given, space_name: str, space_file: Path | None) -> S
     named = [text for text in given.read_all("teacher", str) if is_network(text)]
     if named and not given.has("data"):
         raise InvalidOption(
-            f"{given.spell('teacher')} {named[0]} needs {given.spell('data')}, a folder of pictures; in a space file, "
-            "let teacher() return lightning_modules.pretrained.network(..)"
+            f"{given.spell('teacher')} {named[0]} needs {given.spell('data')}, pictures or texts; in a space file, let "
+            "teacher() return it: network(..) of lightning_modules.pretrained, or what Transformers loads"
         )
     teachers = () if named else tuple(given.read_all("teacher", values.checkpoint))
     trained = given.read("teachers", values.at_least_one, None)

@@ -168,9 +168,13 @@ def writable_folder(value: object) -> Path:
     return path
 
 
+MODEL_FILES = ("saved_model.pb", "model.safetensors", "model.safetensors.index.json")
+"""What tells that a folder holds a model: of TensorFlow, or one of safetensors, whole or in shards."""
+
+
 def checkpoint(value: object) -> Path:
-    """Return the path of a teacher's checkpoint or answers: a file, or the folder that TensorFlow saves a model in."""
-    is_model = os.path.isfile(os.path.join(str(value), "saved_model.pb"))
+    """Return the path of a teacher's checkpoint or answers: a file, or the folder that a library saves a model in."""
+    is_model = any(os.path.isfile(os.path.join(str(value), name)) for name in MODEL_FILES)
     if not os.path.isfile(str(value)) and not is_model:  # Path's own raises for a name that is too long
         raise ValueError(f"must be a checkpoint file, but there is no file {str(value)!r}")
     return Path(str(value))

@@ -7,16 +7,18 @@ import textwrap
 from pathlib import Path
 
 from harness.core.content import write_atomically
-from harness.core.errors import did_you_mean
 from harness.options import values
 from harness.options.given import Given, InvalidOption
+from harness.options.written_columns import read_column
+from harness.options.written_text_space import has_texts, is_language_model, of_texts
 
-DATA_OPTIONS = ("label", "students", "image_size")
+DATA_OPTIONS = ("label", "text", "students", "image_size")
 """The options that mean something beside ``--data`` alone."""
 DEFAULT_TEACHER = "timm:resnet18"
 DEFAULT_STUDENTS = "timm:resnet10t,mobilenetv3_small_050,lcnet_050"
 DEFAULT_IMAGE_SIZE = 96
 TABLES = (".csv", ".tsv", ".parquet")
+TABLES_OF_TEXTS = (*TABLES, ".jsonl")
 _SPLITS = {"train", "val", "test"}
 _MOST_STUDENTS = 64
 
@@ -33,7 +35,10 @@ def written_space(given: Given) -> Path:
     if given.has("space"):
         raise InvalidOption(f"{given.spell('data')} stands for a space, so {given.spell('space')} must be left out")
     path = given.read_required("data", _data)
-    text = _of_table(given, path) if path.is_file() else _of_folders(given, path)
+    if has_texts(given):
+        text = of_texts(given, path, _class_name(path.stem if path.is_file() else path.absolute().name))
+    else:
+        text = _of_table(given, path) if path.is_file() else _of_folders(given, path)
     stem = re.sub(r"\W", "_", path.stem if path.is_file() else path.absolute().name, flags=re.ASCII)
     file = Path(f"{stem}_space.py")
     if not file.exists():
@@ -47,17 +52,19 @@ def written_space(given: Given) -> Path:
 
 
 def is_network(teacher: str) -> bool:
-    """Return whether ``--teacher`` names a network of a library, such as ``timm:resnet18``."""
-    return teacher.partition(":")[0] in ("timm", "torchvision")
+    """Return whether ``--teacher`` names a network of a library, such as ``timm:resnet18`` or ``hf:FOLDER``."""
+    return teacher.partition(":")[0] in ("timm", "torchvision") or is_language_model(teacher)
 
 
 def _data(value: object) -> Path:
-    """Return the path of a folder of pictures or of a table."""
+    """Return the path of a folder of pictures or texts, or of a table."""
     path = Path(str(value))
-    if path.is_file() and path.suffix.lower() not in TABLES:
-        raise ValueError(f"must be a folder of pictures or a table ({' '.join(TABLES)}), but got {str(value)!r}")
+    if path.is_file() and path.suffix.lower() not in TABLES_OF_TEXTS:
+        raise ValueError(
+            f"must be a folder of pictures or texts, or a table ({' '.join(TABLES_OF_TEXTS)}), but got {str(value)!r}"
+        )
     if not path.exists():
-        raise ValueError(f"must be a folder of pictures or a table, but there is no {str(value)!r}")
+        raise ValueError(f"must be a folder of pictures or texts, or a table, but there is no {str(value)!r}")
     return path
 
 
@@ -69,7 +76,7 @@ def _image_size(value: object) -> int:
 
 
 def _network(value: str) -> str:
-    if not is_network(value) or not value.partition(":")[2]:
+    if not is_network(value) or is_language_model(value) or not value.partition(":")[2]:
         raise ValueError(
             f"must be timm:NAME or torchvision:NAME, with @FILE.safetensors for weights, but got {value!r}"
         )
@@ -172,14 +179,11 @@ def _of_table(given: Given, file: Path) -> str:
             raise InvalidOption(
                 f"{given.spell(name)} is of pictures, but {file} is a table; its students are perceptrons"
             )
+    if file.suffix.lower() not in TABLES:
+        raise InvalidOption(f"{file} is a table of texts: give {given.spell('text')}, the column of the texts")
     if any(is_network(text) for text in given.read_all("teacher", str)):
         raise InvalidOption(f"a network of a library is taught by pictures, but {file} is a table; leave it out")
-    label = given.read_required("label", _column)
-    if (columns := _columns(file)) is not None and label not in columns:
-        raise InvalidOption(
-            f"{given.spell('label')} must name a column of {file}, but it has no {label!r}"
-            f"{did_you_mean(label, columns)}"
-        )
+    label = read_column(given, "label", file)
     name = _class_name(file.stem)
     return textwrap.dedent(
         f'''\
@@ -224,22 +228,6 @@ def _of_table(given: Given, file: Path) -> str:
         )
         '''
     )
-
-
-def _column(value: object) -> str:
-    if not str(value).strip():
-        raise ValueError(f"must name a column, but got {value!r}")
-    return str(value)
-
-
-def _columns(file: Path) -> list[str] | None:
-    """Return the columns of a text table, by its first line; ``None`` where only a library can tell."""
-    if file.suffix.lower() == ".parquet":
-        return None
-    import csv
-
-    with file.open(encoding="utf-8-sig", newline="", errors="replace") as lines:
-        return next(csv.reader(lines, delimiter="\t" if file.suffix.lower() == ".tsv" else ","), [])
 
 
 def _class_name(name: str) -> str:

@@ -300,9 +300,8 @@ def limit_s_of(settings: Settings, space: SearchSpace, data: TensorDataModule, n
 
 
 def example_inputs(data: TensorDataModule, size: int) -> Inputs:
-    """Return the inputs of a batch of ``size`` for measuring: validation samples, repeated where there are too few."""
-    split = data.splits["val"]
-    return split.at(torch.arange(size, device=data.device) % len(split)).inputs
+    """Return the inputs of a batch of ``size`` for measuring."""
+    return data.example_inputs(size)
 
 
 def used_conditions(study: Study) -> BackendConditions:

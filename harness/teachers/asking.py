@@ -131,7 +131,7 @@ def _seconds(network: nn.Module, data: TensorDataModule, threads: int) -> float:
     size, ends_s = 2, time.perf_counter() + _PATIENCE_S
     with computing_with(threads), torch.no_grad():
         while True:
-            inputs = data.splits["val"].few(size).to(data.device).inputs
+            inputs = data.example_inputs(size)
             taken = median(call_times_s(network, inputs, _TIMED_CALLS)) / len(first_of(inputs))
             if size == _MOST_TIMED or time.perf_counter() > ends_s:
                 return taken

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import zipfile
 from collections.abc import Mapping
@@ -29,7 +30,9 @@ _PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 def load_checkpoint(network: nn.Module, path: Path) -> list[str]:
     """Fill ``network`` from a file: safetensors, a ``state_dict``, or a checkpoint that has one, as Lightning's.
 
-    Prefixes that wrappers (DDP, torch.compile, a LightningModule) add to names are removed; half precision is accepted.
+    It may be a folder with ``model.safetensors``, or its shards. Prefixes that wrappers (DDP, torch.compile, a
+    LightningModule) add to names are removed, and one that the network's own names have is added; half precision is
+    accepted.
 
     Returns:
         Names of the floating-point tensors that were left out, such as those of losses and metrics beside the network.
@@ -38,8 +41,8 @@ def load_checkpoint(network: nn.Module, path: Path) -> list[str]:
         HarnessError: If the file can't be read without running code from it, does not fit the network, holds further
             layers of it, several networks that fit, or NaN.
     """
-    state = _state_of(path)
     wanted = network.state_dict()
+    state = _with_prefix_of(wanted, _state_of(path))
     fitting = {
         prefix: part for prefix in _prefixes(state, wanted) if (part := _part(network, state, prefix)) is not None
     }
@@ -83,7 +86,7 @@ def _is_layer(name: str, wanted: Mapping[str, Tensor]) -> bool:
 def _state_of(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a file by name, without the prefixes of torch.compile and other wrappers."""
     if path.is_dir():
-        raise HarnessError(f"--teacher must be a checkpoint file, but {str(path)!r} is a folder; name the file in it.")
+        return {name: value for file in _files_of(path) for name, value in _state_of(file).items()}
     if not path.is_file():
         raise HarnessError(f"--teacher must be a checkpoint file, but there is no file {str(path)!r}.")
     try:
@@ -116,6 +119,29 @@ def _state_of(path: Path) -> dict[str, Tensor]:
     return {_WRAPPERS.sub("", str(name)): value for name, value in state.items()}
 
 
+def _files_of(folder: Path) -> list[Path]:
+    """Return the files of safetensors that hold the weights of a folder: one, or the shards that an index names.
+
+    Raises:
+        HarnessError: If there are none, or a shard is missing.
+    """
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.is_file():
+        return [whole]
+    if not index.is_file():
+        raise HarnessError(
+            f"--teacher must be a checkpoint file, or a folder with {whole.name} or {index.name}, but {str(folder)!r} "
+            "has neither; name the file in it."
+        )
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise HarnessError(f"--teacher {index} must name the shards of the weights, but is damaged.") from error
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise HarnessError(f"--teacher {folder} must have all shards that {index.name} names, but has no {missing[0]}.")
+    return [folder / name for name in names]
+
+
 def _rivals(other: Any, state: Mapping[str, Tensor]) -> bool:
     """Return whether another state has the same tensors with other values, such as averaged weights."""
     if not _is_state(other):
@@ -123,6 +149,13 @@ def _rivals(other: Any, state: Mapping[str, Tensor]) -> bool:
     bare = {str(name).removeprefix("module."): value for name, value in other.items()}
     own = {str(name).removeprefix("module."): value for name, value in state.items()}
     return own.keys() <= bare.keys() and any(not torch.equal(value, bare[name]) for name, value in own.items())
+
+
+def _with_prefix_of(wanted: Mapping[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state under the prefix that all names of a network have, where it was saved of the module below that."""
+    prefix = next(iter(wanted), "").partition(".")[0] + "."
+    is_below = all(name.startswith(prefix) for name in wanted) and all(name[len(prefix) :] in state for name in wanted)
+    return {f"{prefix}{name}": value for name, value in state.items()} if is_below else state
 
 
 def _prefixes(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:

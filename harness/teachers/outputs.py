@@ -210,7 +210,7 @@ def _forward(
     answer = _answers_of_black_box(asked) if isinstance(asked, BlackBoxTeacher) else _answers_of(asked, data, layers)
     outputs: dict[str, dict[str, Tensor]] = {name: {} for name in names}
     for split in splits:
-        loader = data.ordered(split)
+        loader = data.ordered(split, whole=bool(layers))
         views = () if loader.views is None else (loader.views.count,)
         for view in range(*views or (1,)):
             loader.set_epoch(view)

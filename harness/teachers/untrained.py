@@ -148,6 +148,8 @@ def build_teacher(
             f"teacher() must give a torch.nn.Module, but gives {type(network).__name__}",
             "return the network from it, or what is none in a class of harness.teachers, as SklearnTeacher(estimator)",
         )
+    if fault := data.network_fault(network):
+        raise Unfit(f"the teacher must {fault[0]}", fault[1])
     initialize_lazy_layers(network, data.one_sample())
     if settings.teacher is not None:
         if left_out := load_checkpoint(network, settings.teacher):

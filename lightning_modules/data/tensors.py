@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_modules.batch import Batch, Inputs, moved_to, select
 from lightning_modules.data.augment import Augment
@@ -450,16 +450,42 @@ class TensorDataModule(pl.LightningDataModule):
         """Return the inputs of one validation sample, on the CPU, with which networks are called before they train."""
         return self.splits["val"].few(1).to(torch.device("cpu")).inputs
 
+    def example_inputs(self, size: int) -> Inputs:
+        """Return the inputs of a batch for measuring: validation samples, repeated where there are too few.
+
+        Args:
+            size: Number of samples.
+        """
+        split = self.splits["val"]
+        return split.at(torch.arange(size, device=self.device) % len(split)).inputs
+
+    def mask_of(self, split: str) -> Tensor | None:
+        """Return where the samples of a split are valid, as ``Batch.mask`` of all of them; ``None`` if none is padded.
+
+        Args:
+            split: The split.
+        """
+        return None
+
+    def network_fault(self, network: nn.Module) -> tuple[str, str] | None:
+        """Return what a network must be for these samples and is not, and what to do; ``None`` if nothing is known.
+
+        Args:
+            network: A teacher or a student.
+        """
+        return None
+
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Return the batch unchanged: it is sliced on the device already (see ``move_to``)."""
         return batch
 
-    def ordered(self, split: str, places: Tensor | None = None) -> EpochLoader:
+    def ordered(self, split: str, places: Tensor | None = None, *, whole: bool = False) -> EpochLoader:
         """Return batches of ``split`` in the order of its samples; for ``train``, ``set_epoch`` selects the view.
 
         Args:
             split: Name of the split.
             places: Positions of the samples to be shown, in their order, on the CPU; ``None`` for all.
+            whole: Whether samples of all batches must have one shape, where batches are cut to their longest.
         """
         sampler = None if places is None else GivenOrder(places)
         return self._loader(split, batch_size=self.eval_batch_size, sampler=sampler)

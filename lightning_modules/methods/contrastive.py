@@ -66,9 +66,11 @@ class ContrastiveCriterion(FeatureCriterion):
         if data.views is not None:
             labels, stored = labels.repeat_interleave(data.views.count), stored.flatten(0, 1)
         self.others = _OtherClasses(labels)
-        self.bank = pool_features(stored)
+        self.bank = pool_features(stored, data.mask_of("train"))
         self.draws = torch.Generator(self.bank.device)
-        self.student_embedding = nn.Linear(pool_features(student_features).shape[1], EMBEDDING)
+        mask = data.mask_of("val")
+        few = None if mask is None else mask[: len(student_features)]
+        self.student_embedding = nn.Linear(pool_features(student_features, few).shape[1], EMBEDDING)
         self.teacher_embedding = nn.Linear(self.bank.shape[1], EMBEDDING)
 
     def begin_epoch(self, seed: int) -> None:
@@ -79,8 +81,8 @@ class ContrastiveCriterion(FeatureCriterion):
         """Return the contrastive loss in nats."""
         assert features is not None
         return contrastive_representation_loss(
-            self.student_embedding(pool_features(features[self.student_layers[0]])),
-            self.teacher_embedding(pool_features(batch.teacher[self.teacher_layers[0]])),
+            self.student_embedding(pool_features(features[self.student_layers[0]], batch.mask)),
+            self.teacher_embedding(pool_features(batch.teacher[self.teacher_layers[0]], batch.mask)),
             self._negatives(batch.target),
             temperature=self.soft["contrastive_temperature"],
             samples=len(self.bank),

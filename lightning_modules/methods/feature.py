@@ -50,9 +50,20 @@ class FeatureCriterion(HardAndSoft):
         """
 
     def soft_loss(self, logits: Tensor, batch: Batch, features: Features | None) -> Tensor:
-        """Return the loss between the two layers."""
+        """Return the loss between the two layers, over no position of padding."""
         assert features is not None
-        return self.feature_loss(features[self.student_layers[0]], batch.teacher[self.teacher_layers[0]])
+        both = features[self.student_layers[0]], batch.teacher[self.teacher_layers[0]]
+        ours, theirs = (self.without_padding(one, batch.mask) for one in both)
+        return self.feature_loss(ours, theirs)
+
+    def without_padding(self, features: Tensor, mask: Tensor | None) -> Tensor:
+        """Return what is compared of padded features (B, L, D): the valid positions, as rows (R, D).
+
+        Args:
+            features: Features, padded or not.
+            mask: As of ``Batch``.
+        """
+        return features[mask] if mask is not None and is_padded(features, mask) else features
 
     def feature_loss(self, student_features: Tensor, teacher_features: Tensor) -> Tensor:
         """Return the loss between the two layers, before weighting."""
@@ -140,6 +151,11 @@ class AttentionTransferCriterion(FeatureCriterion):
     def feature_loss(self, student_features: Tensor, teacher_features: Tensor) -> Tensor:
         """Return the squared difference, unitless."""
         return attention_transfer_loss(*_of_one_size(student_features, teacher_features))
+
+
+def is_padded(features: Tensor, mask: Tensor) -> bool:
+    """Return whether features have a row (D,) for each position of a mask (B, L)."""
+    return features.ndim == 3 and features.shape[:2] == mask.shape
 
 
 def _are_maps(*sides: Tensor) -> bool:

@@ -13,7 +13,7 @@ from lightning_modules.losses import (
     similarity_preserving_loss,
 )
 from lightning_modules.methods.base import check_positive
-from lightning_modules.methods.feature import FeatureCriterion
+from lightning_modules.methods.feature import FeatureCriterion, is_padded
 
 
 class _GeometryCriterion(FeatureCriterion):
@@ -26,6 +26,10 @@ class _GeometryCriterion(FeatureCriterion):
     def set_up_features(self, student_features: Tensor, teacher_features: Tensor, data: TensorDataModule) -> None:
         """Store the size of a training batch."""
         self.most = data.batch_size
+
+    def without_padding(self, features: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the mean over the valid positions of padded features (B, L, D), shape (B, D)."""
+        return features if mask is None or not is_padded(features, mask) else pool_features(features, mask)
 
     def feature_loss(self, student_features: Tensor, teacher_features: Tensor) -> Tensor:
         """Return the mean loss of the parts, weighted by their samples."""
@@ -121,6 +125,14 @@ class ProbabilisticCriterion(_GeometryCriterion):
         return probabilistic_transfer_loss(pool_features(student_features), pool_features(teacher_features))
 
 
-def pool_features(features: Tensor) -> Tensor:
-    """Return features as rows (B, D): average maps (B, C, H, W) over their positions, flatten others."""
+def pool_features(features: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return features as rows (B, D): average over positions, flatten what has none.
+
+    Args:
+        features: Maps (B, C, H, W), padded features (B, L, D), or others.
+        mask: Valid positions of padded features, as of ``Batch``.
+    """
+    if mask is not None and is_padded(features, mask):
+        weights = mask.to(features).unsqueeze(2)
+        return (features * weights).sum(1) / weights.sum(1).clamp_min(1)
     return features.mean(dim=(2, 3)) if features.ndim == 4 else features.flatten(1)

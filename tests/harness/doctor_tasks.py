@@ -192,8 +192,8 @@ BROKEN: dict[str, Broken] = {
         "teacher's logits",
         [(TEACHER, "return Pair(32)")],
         "class Pair(Net):\n    def forward(self, inputs):\n        return super().forward(inputs), inputs",
-        "the teacher must answer with a tensor, but gives a tuple",
-        "let forward return .logits alone",
+        "the teacher must answer with a tensor, or an object with .logits, but gives a tuple",
+        "let forward return the logits alone",
     ),
     "a teacher of one logit": Broken(
         "teacher's logits",

@@ -15,6 +15,7 @@ from doctor_tasks import BROKEN, DATA, HEALTHY, LAST_METHOD, STUDENT, TEACHER, E
 from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from text_models import write_tweets
 
 import harness.doctor
 from harness.core.content import tensors_digest
@@ -499,8 +500,23 @@ def test_the_embedded_spaces_pass(name: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
+def test_the_space_of_tweets_passes(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="pip install 'kd-harness[text]'")
+    settings = Settings(
+        space_name="tweets",
+        space_file=SPACES_DIR / "tweets.py",
+        study="tweets",
+        data_dir=write_tweets(tmp_path / "packages"),
+        runs_dir=tmp_path / "runs",
+        accelerator="cpu",
+    )
+    findings = findings_of(settings)
+    assert names(findings, "skipped") == ["teacher knows"] and len(names(findings, "ok")) == len(findings) - 1
+
+
 def test_every_embedded_space_is_checked() -> None:
-    looked_over = {name if isinstance(name, str) else name.values[0] for name in EMBEDDED}
+    looked_over = {name if isinstance(name, str) else name.values[0] for name in (*EMBEDDED, "tweets")}
     assert looked_over == {path.stem for path in SPACES_DIR.glob("[!_]*.py")}
 
 

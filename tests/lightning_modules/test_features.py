@@ -11,16 +11,16 @@ from lightning_modules.networks import ConvNet
 
 
 class Odd(nn.Module):
-    """Gives its inputs in pairs."""
+    """Gives its inputs in a list of two."""
 
-    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        return inputs, inputs
+    def forward(self, inputs: Tensor) -> list[Tensor]:
+        return [inputs, inputs]
 
 
 class First(nn.Module):
     """Takes the first of a pair."""
 
-    def forward(self, pair: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, pair: list[Tensor]) -> Tensor:
         return pair[0]
 
 
@@ -36,6 +36,13 @@ def test_captured_features_are_the_layers_outputs() -> None:
     assert hooks(network) == 0 and set(features) == {"block1", "block2"}
     torch.testing.assert_close(features["block1"], network.block1(images))
     torch.testing.assert_close(network.classifier(features["block2"].flatten(1)), logits)
+
+
+def test_the_feature_of_a_layer_that_gives_several_values_is_the_first() -> None:
+    network, inputs = nn.ModuleDict({"lstm": nn.LSTM(3, 5, batch_first=True)}), torch.rand(2, 4, 3)
+    with capture_features(network, ["lstm"]) as features:
+        states, _ = network["lstm"](inputs)
+    torch.testing.assert_close(features["lstm"], states)
 
 
 def test_a_failing_call_leaves_no_hook() -> None:
@@ -67,7 +74,7 @@ def test_probing_does_not_change_a_network() -> None:
 @pytest.mark.parametrize(
     ("network", "layer", "found"),
     [
-        (nn.Sequential(Odd(), First()), "0", "gave tuple"),
+        (nn.Sequential(Odd(), First()), "0", "gave list"),
         (nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (4, 3))), "0", r"gave shape \(12,\)"),
         (nn.Sequential(nn.Linear(3, 3), nn.ReLU(inplace=True)), "0", "overwrites it in place; name that layer"),
     ],

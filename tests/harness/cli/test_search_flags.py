@@ -258,7 +258,7 @@ def test_a_space_file_gives_its_name_to_the_study() -> None:
     assert (asked.space_name, asked.study, asked.space_file) == ("my-space", "my-space", Path("my_space.py"))
     of_digits = ["digit-masks", "digit-traits", "digits", "digits-methods"]
     of_clothes = ["fashion-mnist", "fashion-mnist-methods", "fashion-mnist-shifted"]
-    assert space_names() == ["diabetes", *of_digits, *of_clothes]
+    assert space_names() == ["diabetes", *of_digits, *of_clothes, "tweets"]
 
 
 @pytest.mark.parametrize(

@@ -298,7 +298,10 @@ UNFIT: dict[str, tuple[Builder, str]] = {
         lambda width: WithExtraState(4, 2),
         "must keep tensors alone in its state_dict, but '_extra_state' is a dict",
     ),
-    "more than logits": (lambda width: Odd(lambda z: (z, z)), "must answer with a tensor, but gives a tuple"),
+    "more than logits": (
+        lambda width: Odd(lambda z: (z, z)),
+        "must answer with a tensor, or an object with .logits, but gives a tuple",
+    ),
     "one logit": (lambda width: mlp(2, 1), r"logits of shape \(16, C\), C at least 2, but gives shape \(16, 1\)"),
     "classes": (lambda width: Odd(lambda z: z.argsort(1)), "floating-point logits, but gives torch.int64"),
     "NaN for some": (lambda width: Odd(nan_for_some), "has NaN for 3 of 16 samples in its logits"),

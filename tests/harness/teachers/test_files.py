@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,11 +124,38 @@ def test_what_is_not_certainly_its_weights_is_refused(what: str, state: State, t
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_of_weights_is_loaded_whole_or_in_shards(state: State, tmp_path: Path) -> None:
+    whole, sharded = tmp_path / "whole", tmp_path / "sharded"
+    whole.mkdir(), sharded.mkdir()
+    save_file(state, whole / "model.safetensors")
+    names = list(state)
+    index = {name: f"model-0000{1 + (place > 3)}-of-00002.safetensors" for place, name in enumerate(names)}
+    for file in set(index.values()):
+        save_file({name: state[name] for name in names if index[name] == file}, sharded / file)
+    (sharded / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    for folder in (whole, sharded):
+        network = net()
+        assert load_checkpoint(network, folder) == []
+        assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    (sharded / index[names[-1]]).unlink()
+    with pytest.raises(HarnessError, match=r"must have all shards .* but has no model-00002-of-00002\.safetensors"):
+        load_checkpoint(net(), sharded)
+
+
+def test_weights_of_the_module_within_the_teacher_are_loaded(state: State, tmp_path: Path) -> None:
+    save_file(state, tmp_path / "body.safetensors")
+    teacher = nn.Sequential(OrderedDict(body=net()))
+    load_checkpoint(teacher, tmp_path / "body.safetensors")
+    assert all(torch.equal(value, state[name]) for name, value in teacher.body.state_dict().items())
+
+
 def test_files_that_are_no_checkpoints_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "empty.pt").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
     (tmp_path / "model.safetensors.index.json").write_text("{}")
     for name, words in [
-        ("", "is a folder; name the file in it"),
+        ("", "--teacher .*index.json must name the shards of the weights, but is damaged"),
+        ("folder", "has neither; name the file in it"),
         ("empty.pt", "is empty"),
         ("none.pt", "there is no file"),
         ("model.safetensors.index.json", "is an index of weights, not the weights"),
