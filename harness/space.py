@@ -331,9 +331,9 @@ class SearchSpace:
     def fixed(self, values: Mapping[str, str]) -> SearchSpace:
         """Return the space with some parameters held at a value, given as text.
 
-        Where alpha is held at 1, the loss does not depend on the teacher, and so not on the temperature: it is held
-        too, in the middle of its range, unless it is given. So is what has no effect beside a training parameter, as
-        the momentum beside AdamW.
+        Where alpha is held at 1, the loss does not depend on the teacher, and so not on the temperature and the like:
+        they are held too, in the middle of their ranges, unless they are given. So is what has no effect beside a
+        training parameter, as the momentum beside AdamW.
 
         Raises:
             HarnessError: If a name is unknown, a value is outside its range, or alpha is held at 1 for several methods.
@@ -366,10 +366,8 @@ class SearchSpace:
                 "--fix alpha=1 is labels alone, whatever the temperature, beside methods that have no alpha or are the "
                 f"same then; name one too: --fix alpha=1 --fix {METHOD}={alone[0]}."
             )
-        if alone and "temperature" not in values:
-            group = methods[alone[0]]
-            held = hold("temperature", group["temperature"], str(middle_of(group["temperature"])))
-            methods = {alone[0]: {**group, "temperature": held}}
+        if alone:
+            methods = {alone[0]: _held_idle(methods[alone[0]], values)}
         return replace(
             self,
             student=student,
@@ -519,6 +517,11 @@ def load_space(file: Path, epochs: int | None = None) -> SearchSpace:
     if not isinstance(space, SearchSpace):
         raise HarnessError(f"space file {file} must set SPACE to a SearchSpace, but SPACE is {space!r}.")
     return replace(space, code=code_of(file), epochs=epochs or space.epochs)
+
+
+def _held_idle(group: Distributions, values: Mapping[str, str]) -> Distributions:
+    """Return the parameters of a method whose alpha is 1, with all that then has no effect held in the middle."""
+    return {name: dist if name in values else hold(name, dist, str(middle_of(dist))) for name, dist in group.items()}
 
 
 def _is_labels_alone(group: Distributions) -> bool:

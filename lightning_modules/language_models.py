@@ -21,7 +21,7 @@ def text_classifier(name: str, *, classes: Sequence[str]) -> nn.Module:
     """Return a pretrained network that classifies texts, for ``input_ids`` and ``attention_mask`` (B, L).
 
     A head of other classes is replaced by a fresh one, to be trained with the rest. A network that has these classes
-    already is frozen, and teaches as it is; its logits are put in the order of the classes.
+    already, by their names or their numbers, is frozen, and teaches as it is; its logits are put in their order.
 
     Args:
         name: A folder of ``save_pretrained``, sharded or not, or a name on the Hugging Face Hub; no code of it is run.
@@ -54,6 +54,7 @@ def text_classifier(name: str, *, classes: Sequence[str]) -> nn.Module:
     _check_loaded(network, loading, name)
     built: nn.Module = network
     if order is None:
+        _renew_head(network, transformers)
         return built.train()  # Transformers loads networks in eval mode, without dropout
     _reorder(built, order)
     return built.requires_grad_(False)
@@ -83,8 +84,10 @@ def small_bert(
     transformers = _transformers()
     if hidden % heads:
         raise ValueError(f"hidden must be a multiple of heads, but got {hidden=} and {heads=}.")
+    teacher = _config(like)
     config = transformers.ElectraConfig(
-        vocab_size=_config(like).vocab_size,
+        vocab_size=teacher.vocab_size,
+        pad_token_id=teacher.pad_token_id,
         embedding_size=embedding or hidden,
         hidden_size=hidden,
         num_hidden_layers=layers,
@@ -156,10 +159,18 @@ def _order_of(known: Sequence[str], classes: Sequence[str]) -> list[int] | None:
     if len(known) != len(classes):
         return None
     if all(map(_UNNAMED.fullmatch, known)):
-        return list(range(len(known)))
+        known = [one.removeprefix("LABEL_") for one in known]  # the classes of the data may be numbers, too
     lower = [one.lower() for one in known]
     places = [lower.index(one.lower()) if one.lower() in lower else -1 for one in classes]
     return places if sorted(places) == list(range(len(known))) else None
+
+
+def _renew_head(network: Any, transformers: Any) -> None:
+    """Give all that is not the body fresh weights: a head of as many classes, but others, was loaded with it."""
+    fresh = transformers.AutoModelForSequenceClassification.from_config(network.config)
+    body = f"{network.base_model_prefix}."
+    head = {name: value for name, value in fresh.state_dict().items() if not name.startswith(body)}
+    network.load_state_dict(head, strict=False)
 
 
 def _reorder(network: nn.Module, order: Sequence[int]) -> None:

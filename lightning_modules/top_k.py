@@ -32,10 +32,10 @@ class TopK:
 
     Args:
         k: Number of logits that are kept, below the number of classes.
-        draws: How many of them are drawn from the tail, by their probability at T = 1; the others are the largest.
-            ``None`` takes a quarter of k.
+        draws: How many of them are drawn from the tail, by their probability at T = 1; the others, two at least, are
+            the largest. ``None`` takes a quarter of k.
         temperatures: Temperatures T, ascending, at which the tail's log-sum-exp of z / T is kept; unitless. It is
-            interpolated in between and above, and unknown below the first.
+            interpolated in between and above, and unknown below the first, which is at most 1: scores are of T = 1.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -46,15 +46,19 @@ class TopK:
     temperatures: tuple[float, ...] = (1.0, 4 / 3, 2.0, 3.0, 5.0, 10.0)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 1:
-            raise ValueError(f"k must be a whole number of at least 1, but got k={self.k!r}.")
+        if not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 2:
+            raise ValueError(f"k must be a whole number of at least 2, but got k={self.k!r}.")
         draws: Any = self.k // 4 if self.draws is None else self.draws
-        if not isinstance(draws, int) or isinstance(draws, bool) or not 0 <= draws < self.k:
-            raise ValueError(f"draws must be a whole number from 0 to below k, but got draws={draws!r} and k={self.k}.")
-        given = tuple(float(one) for one in self.temperatures)
-        if not given or list(given) != sorted(set(given)) or not 0 < given[0] <= given[-1] < math.inf:
+        if not isinstance(draws, int) or isinstance(draws, bool) or not 0 <= draws <= self.k - 2:
             raise ValueError(
-                f"temperatures must be positive, ascending and finite, at least one, but got {self.temperatures!r}."
+                f"draws must be a whole number from 0 to k - 2, but got draws={draws!r} and k={self.k}: the largest "
+                "logit and the true class are kept."
+            )
+        given = tuple(float(one) for one in self.temperatures)
+        if not given or list(given) != sorted(set(given)) or not (0 < given[0] <= 1 and given[-1] < math.inf):
+            raise ValueError(
+                "temperatures must be ascending and finite, the first above 0 and at most 1, at which the teacher is "
+                f"scored, but got {self.temperatures!r}."
             )
         object.__setattr__(self, "draws", draws)
         object.__setattr__(self, "temperatures", given)
@@ -98,15 +102,16 @@ class TopK:
         possible = (tail > -math.inf).sum(1)
         shares = [share.clamp(min=_LEAST).where(possible > 0, -math.inf) for share in [*shares, possible.log()]]
         if self.draws:
-            places = torch.cat([places, _drawn(tail.exp(), self.draws, seed)], 1)
+            places = torch.cat([places, _drawn(tail, self.draws, seed)], 1)
         numbers = torch.cat([rows.gather(1, places), torch.stack(shares, 1)], 1).half().view(torch.int16)
         low = places if classes <= _NARROW else torch.stack([places % _NARROW, places // _NARROW], 2).flatten(1)
         whole = torch.cat([low.where(low < _NARROW // 2, low - _NARROW).short(), numbers], 1)
         return whole.reshape(*logits.shape[:-1], -1)
 
 
-def _drawn(weights: Tensor, draws: int, seed: int) -> Tensor:
-    """Draw classes by their weights, shape (R, draws), systematically: evenly spaced from a random start in a row."""
+def _drawn(tail: Tensor, draws: int, seed: int) -> Tensor:
+    """Draw classes by their logits, shape (R, draws), systematically: evenly spaced from a random start in a row."""
+    weights = (tail - tail.amax(1, keepdim=True).nan_to_num(neginf=0.0)).exp()  # or all may be 0, of a small tail
     start = torch.rand(len(weights), 1, generator=torch.Generator().manual_seed(seed)).to(weights.device)
     ends = weights.cumsum(1)
     asked = (torch.arange(draws, device=weights.device) + start) / draws * ends[:, -1:]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from harness.doctor.check import CheckFailed, CheckWarning
-from harness.networks.consistency import find_inconsistency, logits_of
+from harness.networks.consistency import find_effect_of_padding, find_inconsistency, logits_of
 from harness.networks.logits import check_logits
 from lightning_modules.batch import Inputs
 from lightning_modules.outputs import Output
@@ -44,15 +44,16 @@ def check_raw_logits(who: str, network: nn.Module, inputs: Inputs, labels: Tenso
     return f"({', '.join(['B', *map(str, logits.shape[1:])])})"
 
 
-def check_deterministic(network: nn.Module, inputs: Inputs) -> None:
-    """Check that in eval mode a sample has the same logits in two calls, and alone as in a batch.
+def check_deterministic(network: nn.Module, inputs: Inputs, forms: tuple[Inputs, Inputs] | None) -> None:
+    """Check that in eval mode a sample has the same logits in two calls, alone as in a batch, and padded.
 
     Args:
         network: The network, in any mode.
         inputs: Inputs of a batch.
+        forms: As of ``find_effect_of_padding``.
 
     Raises:
         CheckFailed: If it has not.
     """
-    if fault := find_inconsistency(network, inputs):
+    if fault := find_inconsistency(network, inputs) or find_effect_of_padding(network, forms):
         raise CheckFailed(fault.found, fault.remedy)

@@ -27,7 +27,6 @@ from harness.networks.architectures import outer_architectures
 from harness.networks.consistency import ASKED, TOLERANCE, distance
 from harness.networks.deployment import check_deployed
 from harness.networks.student_checks import check_students, find_empty_layer, range_advice
-from harness.preparation.cost_table import example_inputs
 from harness.preparation.method_checks import student_layers
 from harness.preparation.origins import check_starts
 from harness.preparation.sanity_warnings import SAME_WEIGHTS, task_warnings, training_warnings
@@ -121,7 +120,8 @@ def check_students_are_deterministic(context: CheckContext) -> str:
     """Check that in eval mode a sample has the same student logits in two calls, and alone as in a batch."""
     for name, architecture in context.extremes().items():
         with attributing_errors(f"student({name})", context):
-            check_deterministic(context.deployed(architecture), context.inputs(ASKED))
+            network, forms = context.deployed(architecture), context.sample.forms_of_a_sample()
+            check_deterministic(network, context.inputs(ASKED), forms)
     return "the same logits twice, and of a sample alone"
 
 
@@ -234,7 +234,7 @@ def _costs(context: CheckContext) -> dict[str, Costs]:
     if any(METRICS[name].is_timed for name in context.settings.budgets):
         costs = measure_costs(
             networks,
-            lambda size: example_inputs(context.sample, size),
+            context.sample.example_inputs,
             conditions=conditions_of(context.device),
             limit_s=_MEASURE_S,
         )

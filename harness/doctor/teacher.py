@@ -119,7 +119,7 @@ def check_teacher_is_deterministic(context: CheckContext) -> str:
     """Check that a sample has the same teacher logits in two calls, and alone as in a batch."""
     if context.has_only_answers:
         raise CheckNotApplicable(ASKED_ONCE)
-    check_deterministic(context.teacher, context.inputs(ASKED))
+    check_deterministic(context.teacher, context.inputs(ASKED), context.sample.forms_of_a_sample())
     return "the same logits twice, and of a sample alone"
 
 

@@ -1,4 +1,4 @@
-"""Consistency of a network in eval mode: the same logits for a sample each time, alone as in a batch.
+"""Consistency of a network in eval mode: the same logits for a sample each time, alone as in a batch, and padded.
 
 Stored outputs of a teacher stand for what it would answer.
 """
@@ -53,6 +53,27 @@ def find_inconsistency(network: nn.Module, inputs: Inputs) -> Unfit | None:
             "let no step mix samples in eval mode: a BatchNorm kept in train mode does, or a mean over dimension 0",
         )
     return None
+
+
+def find_effect_of_padding(network: nn.Module, forms: tuple[Inputs, Inputs] | None) -> Unfit | None:
+    """Find out whether a sample gets other logits where it is padded; ``None`` if not, or if nothing is padded.
+
+    Args:
+        network: In any mode; it is left in eval mode.
+        forms: Inputs of a sample as short as it is, and padded.
+    """
+    if forms is None:
+        return None
+    short, padded = (logits_of(network, form) for form in forms)
+    if short.ndim > 2:  # logits of each position: those of padding are of nothing
+        padded = padded[:, : short.shape[1]]
+    apart = distance(padded, short)
+    if apart <= TOLERANCE:
+        return None
+    return Unfit(
+        f"a sample has logits {apart:.1%} of the largest apart where it is padded, as beside a longer one in its batch",
+        "leave out what the mask among the inputs marks as padding, as in a mean or a maximum over positions",
+    )
 
 
 def distance(one: Tensor, other: Tensor) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,7 +29,7 @@ from harness.teachers.black_box import BlackBoxTeacher
 from harness.teachers.ensemble import labels
 from harness.teachers.make import Teacher
 from harness.training.batches import with_batches_of
-from lightning_modules.batch import Inputs, call
+from lightning_modules.batch import call
 from lightning_modules.data.tensors import TensorDataModule
 
 _SHARE_APART = 0.25  # of the time for costs, added for teachers that are measured by themselves
@@ -94,7 +93,7 @@ def _found_or_measured(
             conditions[name] = replace(one, precision=precision, spread=None)
         with middle_student_code(space, settings):
             middle = deployed_of(space, middle_architecture(space), data, settings).network.eval()
-            uncounted = uncounted_of([middle], example_inputs(data, 1))
+            uncounted = uncounted_of([middle], data.example_inputs(1))
     costs = {name: dict(of_one) for name, of_one in counted.costs.items()}
     for by_backend in measured.values():
         for name, of_one in by_backend.costs.items():
@@ -167,7 +166,7 @@ class _Measuring:
         """Return the measuring of teachers and students."""
         networks = {name: one.network for name, one in each.items() if one.network is not None}
         trainable = {name: one.trainable_parameters for name, one in each.items()}
-        key = kept_costs_key(networks, example_inputs(data, 1), trainable, space.code.key)
+        key = kept_costs_key(networks, data.example_inputs(1), trainable, space.code.key)
         return cls(settings, data, terminal, networks, trainable, key)
 
     @property
@@ -181,7 +180,7 @@ class _Measuring:
 
     def counted(self, students: Iterable[str]) -> KeptCosts:
         """Return the counted costs, and what could not be counted of the students, which are given by name."""
-        file, example = self._counts_file, example_inputs(self.data, 1)
+        file, example = self._counts_file, self.data.example_inputs(1)
         kept = self._kept(file)
         if kept is None:
             with user_code("a network of the task", self.settings):
@@ -214,7 +213,7 @@ class _Measuring:
         return kept
 
     def _measured_further(self, backend: CostBackend, rounds: Rounds, limit_s: float) -> KeptCosts:
-        inputs = partial(example_inputs, self.data)
+        inputs = self.data.example_inputs
         bar = self.terminal.progress_bar("costs", ROUNDS, "rounds")
         try:
             with user_code("a network of the task", self.settings):
@@ -261,7 +260,7 @@ def _measurable(space: SearchSpace, data: TensorDataModule, settings: Settings) 
 
     Of a space of too many to be measured beforehand, none.
     """
-    found, example = {}, example_inputs(data, 1)
+    found, example = {}, data.example_inputs(1)
     for architecture in space.architectures(limit=MOST_ARCHITECTURES) or []:
         with if_memory_suffices():
             one = deployed_of(space, architecture, data, settings)
@@ -290,18 +289,13 @@ def limit_s_of(settings: Settings, space: SearchSpace, data: TensorDataModule, n
     usual = with_batches_of(data, space.training_of(space.configuration(space.middle())))
     training_s = expected_steps_s(
         network,
-        partial(example_inputs, data),
+        data.example_inputs,
         batch_size=usual.batch_size,
         threads=1,
         steps=settings.trials * space.epochs * usual.steps_per_epoch,
     )
     workers = workers_together(settings, space, data.device)
     return time_limit_s(training_s / min(workers, settings.trials))
-
-
-def example_inputs(data: TensorDataModule, size: int) -> Inputs:
-    """Return the inputs of a batch of ``size`` for measuring."""
-    return data.example_inputs(size)
 
 
 def used_conditions(study: Study) -> BackendConditions:

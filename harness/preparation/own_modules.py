@@ -18,7 +18,6 @@ from harness.core.errors import HarnessError, TrialFailed, Unfit, one_line
 from harness.cost.counting import count_costs
 from harness.networks.shape import state_shapes
 from harness.networks.students import UserCodeContext, build_student, middle_architecture
-from harness.preparation.cost_table import example_inputs
 from harness.preparation.own_methods import content_of
 from harness.preparation.teacher_checks import sample_of
 from harness.space import Configuration, SearchSpace
@@ -240,7 +239,7 @@ def _measured(
     told = ", ".join(f"{name}={value!r}" for name, value in values.items())
     with user_code(f"module({told})"):
         network = deployed_network(space.task, build_student(space, values, data)).to(data.device)
-        return state_shapes(network), count_costs(network.eval(), example_inputs(data, 1))
+        return state_shapes(network), count_costs(network.eval(), data.example_inputs(1))
 
 
 def _few(space: SearchSpace, data: TensorDataModule) -> TensorDataModule:

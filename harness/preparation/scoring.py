@@ -52,6 +52,7 @@ def score(
     *,
     split: str = "val",
     comparer: Comparer | None = None,
+    is_teacher: bool = False,
 ) -> dict[str, float]:
     """Score a network on a split by the task's metrics and by every declared metric that has a score.
 
@@ -64,6 +65,7 @@ def score(
         classes: Number of classes C, labels or values of the output.
         split: Name of the split.
         comparer: Is given each part beside the teacher's too, where the output has classes; ``None`` for none.
+        is_teacher: Whether the answers are the teacher's, which are compared with themselves.
 
     Returns:
         Scores by name, the primary metric first. Where the output has no classes, those that compare them are absent.
@@ -80,7 +82,8 @@ def score(
         for metric in metrics.values():
             metric.update(scored, known)
         if output.has_classes:
-            rows = _in_rows(logits, data.teacher_outputs[split]["logits"][here], labels[here], output, classes)
+            theirs = logits if is_teacher else data.teacher_outputs[split]["logits"][here]
+            rows = _in_rows(logits, theirs, labels[here], output, classes)
             for name, found in values.items():
                 found.append(METRICS[name].of_rows(rows))
             if comparer is not None:
@@ -91,15 +94,17 @@ def score(
 
 def teacher_scores(data: TensorDataModule, space: SearchSpace, classes: int, *, split: str = "val") -> dict[str, float]:
     """Return the scores of the teacher's stored outputs on a split; arguments as of ``score``."""
-    return score(_parts_of(data.teacher_outputs[split]["logits"]), data, space, classes, split=split)
+    stored, labels = data.teacher_outputs[split]["logits"], data.splits[split].labels
+    parts = (part.to(labels.device) for part in _parts_of(stored, space.task.output.size_axis))
+    return score(parts, data, space, classes, split=split, is_teacher=True)
 
 
-def _parts_of(stored: Tensor | StoredTopK) -> Iterator[Tensor]:
+def _parts_of(stored: Tensor | StoredTopK, size_axis: int) -> Iterator[Tensor]:
     """Yield stored outputs in order, some samples at a time; of many classes as far as they are known."""
     size = max(1, _VALUES // math.prod(stored.shape[1:]))
     for first in range(0, len(stored), size):
         part = stored[first : first + size]
-        yield part if isinstance(part, Tensor) else part.dense()
+        yield part if isinstance(part, Tensor) else part.dense().movedim(-1, size_axis)
 
 
 def mean_of_folds(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -12,10 +12,9 @@ import torch
 from harness.core.errors import HarnessError, Unfit
 from harness.cost.table import CostTable
 from harness.metrics import METRICS, unknown_for_some
-from harness.networks.consistency import ASKED, find_inconsistency
+from harness.networks.consistency import ASKED, find_effect_of_padding, find_inconsistency
 from harness.networks.deployment import check_deployed
 from harness.networks.student_checks import Students, check_students
-from harness.preparation.cost_table import example_inputs
 from harness.preparation.fingerprint import fingerprint, fingerprint_of_folds
 from harness.preparation.method_checks import (
     check_classes,
@@ -151,9 +150,10 @@ class PreparationSteps:
         found = training_warnings(network, by_itself=space.trains_itself)
         network.eval()
         with middle_student_code(space, self._settings), torch.no_grad():
-            found += network_warnings(call(network, example_inputs(data, _PROBED_SAMPLES)).float(), space.task.output)
+            found += network_warnings(call(network, data.example_inputs(_PROBED_SAMPLES)).float(), space.task.output)
             deployed = deployed_network(space.task, network).to(data.device)
-            fault = find_inconsistency(deployed, example_inputs(data, ASKED))
+            fault = find_inconsistency(deployed, data.example_inputs(ASKED))
+            fault = fault or find_effect_of_padding(deployed, data.forms_of_a_sample())
         return found if fault is None else [*found, f"answers inconsistently: {fault.found}"]
 
     def check_trainings(self, data: TensorDataModule, classes: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -20,7 +19,7 @@ from harness.cost.table import CostTable, key_of
 from harness.metrics import unknown_for_some
 from harness.networks.shape import state_shapes
 from harness.networks.students import named
-from harness.preparation.cost_table import example_inputs, limit_s_of
+from harness.preparation.cost_table import limit_s_of
 from harness.preparation.prepared import Prepared
 from harness.preparation.user_code import deployed_of
 from harness.space import SearchSpace
@@ -64,7 +63,7 @@ def _measured(architecture: Mapping[str, Any], space: SearchSpace, study: Study,
     rounds = {backend.name: Rounds() for backend in backends()}
     costs = measure_costs(
         {key: one.network},
-        partial(example_inputs, prepared.data),
+        prepared.data.example_inputs,
         conditions=table.conditions,
         trainable={key: one.trainable_parameters},
         rounds=rounds,
@@ -113,7 +112,7 @@ def refusal(architecture: Mapping[str, Any], space: SearchSpace, study: Study, p
     with if_memory_suffices(otherwise=say):
         if key_of(architecture) not in prepared.costs.students:
             one = deployed_of(space, architecture, prepared.data, study.settings)
-            example = example_inputs(prepared.data, 1)
+            example = prepared.data.example_inputs(1)
             counts = count_costs(one.network.eval(), example, one.trainable_parameters)
             counted = counts.known()
             if unknown := [name for name in needed if name in counts._fields and name not in counted]:

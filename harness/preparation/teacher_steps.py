@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -18,10 +19,10 @@ from harness.cost import budgets as budget
 from harness.cost.counting import Counts
 from harness.cost.table import CostTable
 from harness.metrics import cost_metrics, timed_text
-from harness.networks.consistency import ASKED, find_inconsistency
+from harness.networks.consistency import ASKED, find_effect_of_padding, find_inconsistency
 from harness.networks.student_checks import Students
 from harness.preparation.concurrency import number_of_workers
-from harness.preparation.cost_table import example_inputs, known_costs
+from harness.preparation.cost_table import known_costs
 from harness.preparation.method_checks import (
     check_live,
     check_no_layers,
@@ -174,7 +175,7 @@ class TeacherSteps:
             return [None] * len(made)
         with user_code("the teacher", self._settings):
             others = [
-                live_teacher(teachers, self._space, self._settings.average, example_inputs(fold, ASKED))
+                live_teacher(teachers, self._space, self._settings.average, fold.example_inputs(ASKED))
                 for teachers, fold in zip(made[1:], data.folds[1:], strict=True)
             ]
         return [first, *others]
@@ -198,7 +199,7 @@ class TeacherSteps:
             live = None
             if way == LIVE:
                 try:
-                    live = live_teacher(teachers, space, settings.average, example_inputs(data, ASKED))
+                    live = live_teacher(teachers, space, settings.average, data.example_inputs(ASKED))
                 except HarnessError:
                     if settings.teacher_outputs != AUTO or before == LIVE or asks_live(data):
                         raise
@@ -206,7 +207,8 @@ class TeacherSteps:
             study.pin_inputs(teacher_outputs=way)
             self._terminal.say_wrapped(f"outputs   {told(way, costs)}", indent=INDENT)
             if (form := space.task.teacher_outputs) is not None:
-                errors = top_k_error(networks[0], data, space.task.output, form, temperature_ends(space))
+                low, high = temperature_ends(space)  # and between them, where the tail is interpolated
+                errors = top_k_error(networks[0], data, space.task.output, form, (low, math.sqrt(low * high), high))
                 line = error_text(errors, form, classes, space.task.output.row_word)
                 self._terminal.say_wrapped(f"outputs   {line}", indent=INDENT)
         return live
@@ -330,7 +332,8 @@ class TeacherSteps:
                 self._warn_of_black_box(name, teacher.black_box, file)
             if teacher.network is not None:
                 with user_code("the teacher", self._settings):
-                    fault = find_inconsistency(teacher.network, example_inputs(data, ASKED))
+                    fault = find_inconsistency(teacher.network, data.example_inputs(ASKED))
+                    fault = fault or find_effect_of_padding(teacher.network, data.forms_of_a_sample())
                 if fault is not None:
                     self._warnings.warn(f"{name} answers inconsistently: {fault.found}", file)
             _finish_teacher(teacher, reached, cost)
@@ -364,7 +367,7 @@ def _logits_of(teacher: Teacher, stored: Tensor | StoredTopK, data: TensorDataMo
         return stored.float()
     if teacher.network is None:
         return stored[:_LOOKED_AT].dense()
-    return call(teacher.network, example_inputs(data, _LOOKED_AT)).float()
+    return call(teacher.network, data.example_inputs(_LOOKED_AT)).float()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

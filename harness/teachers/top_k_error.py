@@ -38,7 +38,8 @@ def top_k_error(
     network: nn.Module, data: TensorDataModule, output: Output, form: TopK, temperatures: Sequence[float]
 ) -> list[TopKError]:
     """Measure on a few validation samples what a form loses at some temperatures, each once."""
-    few = data.splits["val"].few(_SAMPLES).to(data.device)
+    split = data.splits["val"]
+    few = split.at(torch.linspace(0, len(split) - 1, min(_SAMPLES, len(split))).long()).to(data.device)
     rows, _ = output.rows_of(call(network, few.inputs), few.labels)
     return [_error_at(one, rows.float(), form) for one in dict.fromkeys(temperatures)]
 
@@ -67,7 +68,7 @@ def error_text(errors: Sequence[TopKError], form: TopK, classes: int, row_word: 
         row_word: What a row is called.
     """
     told = " and ".join(
-        f"{one.tail:.2%} of the probability at T = {one.temperature:g}, where what it teaches a student that knows "
+        f"{one.tail:.2%} of the probability at T = {one.temperature:.3g}, where what it teaches a student that knows "
         f"nothing is off by {one.error:.2%}"
         for one in errors
     )

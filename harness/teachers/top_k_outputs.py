@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -17,6 +16,7 @@ from torch import Tensor
 from harness.core.content import derived_seed, digest, tensors_digest
 from harness.core.errors import Unfit
 from harness.networks.logits import SOURCES_OF_NAN, numbers_fault
+from harness.teachers.answers import FLOOR
 from harness.teachers.black_box import BlackBoxTeacher, Query
 from harness.teachers.cache import ArtifactCache
 from harness.teachers.make import Teacher
@@ -88,11 +88,15 @@ def make_top_k_outputs(
                 return asked.ask(Query(shard.split, batch.ids, view, batch.inputs))
             return call(asked, batch.inputs)
 
+        if teacher.black_box is not None:
+            teacher.black_box.floored = 0
         for file in missing:
             shard = shards[file]
             rows = {ROWS: _packed(shard, answer, data, form, output)}
             metadata = {"key": shard.key, "teacher": teacher.digest, "dataset": dataset, "digest": tensors_digest(rows)}
             save_tensors(rows, file, metadata)
+        if teacher.black_box is not None and (floored := teacher.black_box.floored):
+            artifacts.say(f"teacher   {floored:,} of its probabilities are below {FLOOR:g}, and are stored as that")
 
     first = next(iter(shards))
     artifacts.get_or_create(
@@ -118,6 +122,7 @@ def _shards(teacher: str, data: TensorDataModule, dataset: str, split: str, form
     count = len(data.splits[split])
     edges = [*range(0, count, size), count]
     named = ("top k of teacher outputs", 1, teacher, dataset, split, form.k, form.draws, *form.temperatures)
+    named = (*named, data.eval_batch_size)  # each batch has draws of its own
     return [_Shard(split, first, last, digest(*named, first, last)) for first, last in itertools.pairwise(edges)]
 
 
@@ -165,13 +170,13 @@ def _packed(
             if fault := numbers_fault(logits.flatten(0, -2)):
                 raise Unfit(f"the teacher has {fault} of {shard.split} in its logits", SOURCES_OF_NAN)
             seed = derived_seed(shard.key, view, int(batch.ids[0]))
-            packed = form.pack(logits, None if shard.split == _TRAIN else batch.target, seed=seed).cpu()
+            packed = form.pack(
+                logits, None if shard.split == _TRAIN else batch.target.to(logits.device), seed=seed
+            ).cpu()
             if rows is None:
                 places = labels.shape[1:]
                 rows = torch.zeros((shard.last - shard.first, *views, *places, packed.shape[-1]), dtype=torch.int16)
             local = batch.ids.cpu() - shard.first
-            of_view = rows[:, view] if views else rows
-            shown: list[Any] = [slice(length) for length in packed.shape[1:-1]]  # a batch may be cut to its longest
-            of_view[(local, *shown)] = packed
+            (rows[:, view] if views else rows)[local] = packed
     assert rows is not None
     return rows

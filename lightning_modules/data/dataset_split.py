@@ -249,15 +249,15 @@ class DatasetSplit(Split):
         return found[0], found[1]
 
     def batches(
-        self, parts: Sequence[Tensor], shown: Shown | None = None, kept: dict[str, Readers] | None = None
+        self, parts: Sequence[Tensor], shown: Shown | None = None, kept: dict[int, Readers] | None = None
     ) -> Iterator[tuple[Tensor, Inputs, Tensor]]:
         """Yield ids, inputs and labels of batches, read ahead by the workers, on the CPU.
 
         Args:
             parts: Positions of the samples of each batch.
             shown: The view that is read; ``None`` reads samples as they are.
-            kept: Readers of a training by the name of their split, which are used, or else begun and added; ``None``
-                starts some for this pass alone.
+            kept: Readers of a training by the identity of their split, which are used, or else begun and added;
+                ``None`` starts some for this pass alone.
 
         Raises:
             UnreadableData: If the dataset has another length than before, can't give a sample, or gives one of another
@@ -290,15 +290,15 @@ class DatasetSplit(Split):
             raise refused
 
     def _reading(
-        self, indices: list[Any], shown: Shown | None, kept: dict[str, Readers] | None
+        self, indices: list[Any], shown: Shown | None, kept: dict[int, Readers] | None
     ) -> Iterator[tuple[Tensor, Inputs, Tensor]]:
         """Return an iterator over the batches of samples at some indices; see ``batches``."""
         samples = Positions(partial(self.read, shown=shown))
         if kept is None:
             return read_once(samples, indices, self.workers, self.name)
-        if self.name not in kept:
-            kept[self.name] = Readers(samples, self.workers, self.name)
-        return kept[self.name].read(indices)
+        if id(self) not in kept:  # the readers hold it, so that no other split gets its identity
+            kept[id(self)] = Readers(samples, self.workers, self.name)
+        return kept[id(self)].read(indices)
 
     def _check_form(self, ids: Tensor, inputs: Inputs, labels: Tensor, is_view: bool) -> None:
         """Check that a batch has the form of the first one that was read, of samples as they are or in views."""

@@ -35,7 +35,7 @@ class DatasetLoader(EpochLoader):
 
     split: DatasetSplit
 
-    def __init__(self, split: DatasetSplit, *, kept: dict[str, Readers] | None = None, **how: Any) -> None:
+    def __init__(self, split: DatasetSplit, *, kept: dict[int, Readers] | None = None, **how: Any) -> None:
         super().__init__(split, **how)
         self._kept = kept
 
@@ -113,7 +113,7 @@ class DatasetDataModule(TensorDataModule):
         folds: int | None = None,
         groups: Sequence[Any] | None = None,
     ) -> None:
-        self._kept: dict[str, Readers] | None = None
+        self._kept: dict[int, Readers] | None = None
         if isinstance(workers, bool) or not isinstance(workers, Integral) or workers < 0:
             raise ValueError(f"workers must be a whole number of at least 0, but got {workers=}.")
         given = {"train": train, "val": val, "test": test}
@@ -147,7 +147,7 @@ class DatasetDataModule(TensorDataModule):
     @contextmanager
     def readers_kept(self) -> Iterator[None]:
         """Keep the readers of each split over its passes within the context, and end them with it."""
-        kept: dict[str, Readers] = {}
+        kept: dict[int, Readers] = {}
         self._kept, has_failed = kept, True
         try:
             yield

@@ -85,7 +85,7 @@ class PackedText(PaddedDataModule):
             val=val,
             test=test,
             labels_by_token=True,
-            measured_length=length if len(val) > 1 else None,
+            measured_length=length,
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
         )

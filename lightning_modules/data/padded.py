@@ -22,7 +22,8 @@ class PaddedLoader(TensorLoader):
     """Iterates over sequences in batches that are cut to their longest.
 
     A shuffled epoch has batches of alike length: samples are sorted by length within pools of 50 batches, and the
-    batches are shuffled, so that the order is still a function of (seed, epoch).
+    batches are shuffled, so that the order is still a function of (seed, epoch). A sampler's order stays as it is.
+    Cut is whatever has L positions in its second dimension.
 
     Args:
         split: Sequences whose inputs are a dict with ``attention_mask`` (N, L).
@@ -39,7 +40,7 @@ class PaddedLoader(TensorLoader):
 
     def _order(self) -> Tensor:
         order = super()._order()
-        if self.shuffle_seed is None:
+        if self.shuffle_seed is None or self._sampler is not None:  # a sampler's order is what its user wants
             return order
         return by_length(order, self._lengths, self._starts(), self.shuffle_seed, self.epoch)
 
@@ -124,9 +125,19 @@ class PaddedDataModule(TensorDataModule):
         assert isinstance(split.inputs, dict)
         whole = split.inputs[MASK].shape
         return {
-            name: value[ids].gather(1, places) if value.shape == whole else value[ids]
+            name: value[ids[:, None], places] if value.shape[:2] == whole else value[ids]
             for name, value in split.inputs.items()
         }
+
+    def forms_of_a_sample(self) -> tuple[Inputs, Inputs] | None:
+        """Return the inputs of the shortest validation sample, without padding and with all of it."""
+        lengths = mask_of(self.splits["val"]).sum(1)
+        size, shortest = mask_of(self.splits["val"]).shape[1], int(lengths.min())
+        inputs = self.splits["val"].at(lengths.argmin()[None]).inputs
+        if shortest == size:
+            return None
+        assert isinstance(inputs, dict)
+        return {name: _cut(value, size, shortest) for name, value in inputs.items()}, inputs
 
     def mask_of(self, split: str) -> Tensor:
         """Return where the samples of a split are valid, shape (N, L), bool."""

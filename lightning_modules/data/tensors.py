@@ -459,6 +459,13 @@ class TensorDataModule(pl.LightningDataModule):
         split = self.splits["val"]
         return split.at(torch.arange(size, device=self.device) % len(split)).inputs
 
+    def forms_of_a_sample(self) -> tuple[Inputs, Inputs] | None:
+        """Return the inputs of one sample in two forms, as batches may show it: as short as it is, and padded.
+
+        ``None`` where samples have one form.
+        """
+        return None
+
     def mask_of(self, split: str) -> Tensor | None:
         """Return where the samples of a split are valid, as ``Batch.mask`` of all of them; ``None`` if none is padded.
 

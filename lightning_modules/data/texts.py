@@ -109,10 +109,10 @@ class Texts(PaddedDataModule):
         if left_out := int((parts == _DROPPED).sum()):
             notes.append(f"{left_out:,} rows without a label are left out: their texts are in val or test")
         self.tokenizer = loaded(tokenizer)
-        self._tokens = tokenized(self.tokenizer, frame[self._text].tolist(), max_length=max_length)
+        tokens = tokenized(self.tokenizer, frame[self._text].tolist(), max_length=max_length)
         ids = _ids(frame, self._id)
-        places = {name: self._sorted(parts == name, keys) for name in NAMES}
-        splits = {name: self._split_of(self._tokens, here, labels.values, ids) for name, here in places.items()}
+        places = {name: _sorted(tokens, parts == name, keys) for name in NAMES}
+        splits = {name: self._split_of(tokens, here, labels.values, ids) for name, here in places.items()}
         rest = [keys[place] for name in NAMES[:2] for place in places[name].tolist()]
         super().__init__(
             train=splits["train"],
@@ -125,13 +125,14 @@ class Texts(PaddedDataModule):
             groups=None if folds is None else rest,
         )
         self.class_names = labels.class_names
-        if cut := self._tokens.cut:
-            notes.append(f"{cut:,} of {len(frame):,} texts are cut to {self._tokens.max_length:,} tokens")
+        self._size = tokens.size
+        if tokens.cut:
+            notes.append(f"{tokens.cut:,} of {len(frame):,} texts are cut to {tokens.max_length:,} tokens")
         self.notes = (*notes, *self.notes)
         self._searched = frozenset(rest)
 
     def new_samples(self, path: Path) -> Split:
-        """Return the texts of another table or folder, tokenized as these.
+        """Return the texts of another table or folder, tokenized as these, and cut to the longest of these.
 
         Where it says which are of ``test``, these are taken, and else all.
 
@@ -152,14 +153,12 @@ class Texts(PaddedDataModule):
                 f"{seen[0] + 1}): take them out, for they are not new."
             )
         values = read_like(frame, self._labels, self._kind, self.class_names)
-        tokens = tokenized(
-            self.tokenizer, frame[self._text].tolist(), max_length=self._tokens.max_length, size=self._tokens.size
-        )
+        tokens = tokenized(self.tokenizer, frame[self._text].tolist(), max_length=self._size, size=self._size)
         return self._split_of(tokens, torch.arange(len(frame)), values, _ids(frame, self._id))
 
     def network_fault(self, network: nn.Module) -> tuple[str, str] | None:
         """Return why a network has no place for a token or a position of these texts."""
-        return fault_of(network, self.tokenizer, self._tokens.size)
+        return fault_of(network, self.tokenizer, self._size)
 
     def _frame(self, source: Path) -> pd.DataFrame:
         """Return the rows, with the columns that are named."""
@@ -173,12 +172,6 @@ class Texts(PaddedDataModule):
             if name is not None and source == self._source:
                 check_columns(frame, [name], option, source)
         return frame
-
-    def _sorted(self, chosen: NDArray[np.bool_], keys: Sequence[str]) -> Tensor:
-        """Return the positions of some texts, sorted by length and content."""
-        here = np.flatnonzero(chosen)
-        lengths = self._tokens.attention_mask.sum(1).numpy()[here]
-        return torch.from_numpy(here[np.lexsort((np.asarray(keys)[here], lengths))])
 
     @staticmethod
     def _split_of(tokens: Tokens, places: Tensor, values: Tensor, ids: Sequence[int | str] | None) -> Split:
@@ -205,6 +198,13 @@ def text_classes(
     column = LABEL if Path(source).is_dir() else label
     check_columns(frame, [column], "label", Path(source))
     return read_labels(frame, [column], "classification", unlabelled=True).class_names
+
+
+def _sorted(tokens: Tokens, chosen: NDArray[np.bool_], keys: Sequence[str]) -> Tensor:
+    """Return the positions of some texts, sorted by length and content."""
+    here = np.flatnonzero(chosen)
+    lengths = tokens.attention_mask.sum(1).numpy()[here]
+    return torch.from_numpy(here[np.lexsort((np.asarray(keys)[here], lengths))])
 
 
 def _keys(texts: Iterable[str]) -> list[str]:
@@ -236,9 +236,8 @@ def _parts(frame: pd.DataFrame, keys: Sequence[str], labels: Labels, split: str 
         every = np.asarray(keys)
         parts = np.full(len(frame), "train", dtype="<U5")
         parts[known] = split_by_content(every[known].tolist(), classes[known])
-        place = dict(zip(every[known], parts[known], strict=True))
-        parts[~known] = [place.get(key, "train") for key in every[~known]]
-        parts[~known & (parts != "train")] = _DROPPED
+    held_out = {key for key, part in zip(keys, parts, strict=True) if part in NAMES[1:]}
+    parts[~known & np.isin(keys, list(held_out))] = _DROPPED
     for name in NAMES:
         here = classes[known & (parts == name)]
         if not len(here):

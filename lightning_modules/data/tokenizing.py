@@ -83,7 +83,7 @@ def tokenized(tokenizer: Any, texts: Sequence[str], *, max_length: int | None, s
         tokenizer: From ``loaded``.
         texts: The texts.
         max_length: Most tokens of a text, special ones included; ``None`` takes what the tokenizer says.
-        size: Padded length L; ``None`` takes that of the longest text.
+        size: Padded length L, at least ``max_length``; ``None`` takes that of the longest text.
 
     Raises:
         ValueError: If neither says a length, or a text has no token.

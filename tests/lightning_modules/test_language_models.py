@@ -52,8 +52,19 @@ def test_a_network_that_has_the_classes_is_frozen_and_its_logits_are_in_their_or
     assert not any(one.requires_grad for one in found.parameters())
     torch.testing.assert_close(found(**inputs()).logits, network(**inputs()).logits[:, [2, 1, 0]])
     unnamed, network = saved(tmp_path / "unnamed", "BertForSequenceClassification", num_labels=3)
-    as_it_is = text_classifier(unnamed, classes=["a", "b", "c"]).eval()
+    as_it_is = text_classifier(unnamed, classes=["0", "1", "2"]).eval()
     torch.testing.assert_close(as_it_is(**inputs()).logits, network(**inputs()).logits)
+
+
+@pytest.mark.parametrize("names", [None, {0: "entailment", 1: "neutral", 2: "contradiction"}])
+def test_a_head_of_as_many_other_classes_is_fresh_too(names: dict[int, str] | None, tmp_path: Path) -> None:
+    named = {} if names is None else {"id2label": names}
+    folder, network = saved(tmp_path, "BertForSequenceClassification", num_labels=3, **named)
+    found = text_classifier(folder, classes=["bad", "good", "so so"])
+    assert all(one.requires_grad for one in found.parameters())
+    assert not torch.equal(found.classifier.weight, network.classifier.weight)
+    body = found.bert.state_dict()
+    assert all(torch.equal(body[name], value) for name, value in network.bert.state_dict().items())
 
 
 def test_what_is_no_language_model_is_refused_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -212,19 +212,27 @@ def test_rows_with_a_label_are_taken_as_of_any_logits() -> None:
 
 
 def test_what_is_out_of_its_range_is_refused() -> None:
-    for bad in (0, -1, 2.5, True):
-        with pytest.raises(ValueError, match="k must be a whole number of at least 1, but got k="):
+    for bad in (0, 1, -1, 2.5, True):
+        with pytest.raises(ValueError, match="k must be a whole number of at least 2, but got k="):
             TopK(bad)  # type: ignore[arg-type]
-    for bad in (-1, 4, 1.0, True):
-        with pytest.raises(ValueError, match="draws must be a whole number from 0 to below k, but got draws="):
+    for bad in (-1, 3, 4, 1.0, True):
+        with pytest.raises(ValueError, match="draws must be a whole number from 0 to k - 2, but got draws="):
             TopK(4, draws=bad)  # type: ignore[arg-type]
-    for temperatures in ((), (2.0, 1.0), (0.0, 1.0), (1.0, math.inf), (1.0, 1.0)):
-        with pytest.raises(ValueError, match="temperatures must be positive, ascending and finite"):
+    for temperatures in ((), (2.0, 1.0), (0.0, 1.0), (1.0, math.inf), (1.0, 1.0), (2.0, 4.0)):
+        with pytest.raises(
+            ValueError, match="temperatures must be ascending and finite, the first above 0 and at most"
+        ):
             TopK(4, temperatures=temperatures)
-    theirs = packed(some_logits(2, 20), TopK(4, temperatures=(2.0, 4.0)))
+    theirs = packed(some_logits(2, 20), TopK(4))
     with pytest.raises(
-        ValueError, match=r"temperature must be at least 2, .* but got temperature=1.5: give TopK\(k, temp"
+        ValueError, match=r"temperature must be at least 1, .* but got temperature=0.5: give TopK\(k, temp"
     ):
-        theirs.compared(torch.zeros(2, 20), 1.5)
+        theirs.compared(torch.zeros(2, 20), 0.5)
     with pytest.raises(ValueError, match=r"student_logits must have shape \(2, 20\), but got \(2, 19\)"):
         theirs.compared(torch.zeros(2, 19), 2.0)
+
+
+def test_draws_are_of_the_tail_however_small_it_is() -> None:
+    logits = torch.cat([torch.zeros(3, 2), -150 - torch.rand(3, 30)], 1)  # its probabilities are 0 in float32
+    drawn = packed(logits, TopK(4, draws=2)).parts().drawn
+    assert bool((drawn >= 2).all()) and len(drawn.unique()) > 2

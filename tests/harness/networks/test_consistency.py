@@ -10,7 +10,7 @@ import torch
 from conftest import EXAMPLE, prepared_with_fresh_teacher
 from torch import Tensor, nn
 
-from harness.networks.consistency import find_inconsistency
+from harness.networks.consistency import find_effect_of_padding, find_inconsistency
 from harness.reporting.notes import notes
 from harness.reporting.result import collect
 
@@ -49,6 +49,26 @@ def test_what_a_batch_or_chance_has_a_say_in_is_said_with_what_to_do() -> None:
     assert fault is not None and fault.found.startswith("the same batch asked twice has logits ")
     fault = find_inconsistency(Squeezed(), {"inputs": inputs})
     assert fault is not None and fault.found == "4 samples asked one by one have logits of shape (8,), not (4, 2)"
+
+
+class Mean(nn.Module):
+    def __init__(self, *, is_masked: bool) -> None:
+        super().__init__()
+        self.is_masked = is_masked
+
+    def forward(self, values: Tensor, attention_mask: Tensor) -> Tensor:
+        mask = attention_mask if self.is_masked else torch.ones_like(attention_mask)
+        return (values * mask.unsqueeze(2)).sum(1) / mask.sum(1, keepdim=True)
+
+
+def test_a_network_that_takes_padding_for_a_part_of_the_sample_is_told() -> None:
+    mask = torch.tensor([[1, 1, 1, 0, 0]])
+    padded = {"values": torch.ones(1, 5, 2) * mask.unsqueeze(2), "attention_mask": mask}
+    short = {name: value[:, :3] for name, value in padded.items()}
+    assert find_effect_of_padding(Mean(is_masked=True), (short, padded)) is None
+    assert find_effect_of_padding(Mean(is_masked=False), None) is None
+    fault = find_effect_of_padding(Mean(is_masked=False), (short, padded))
+    assert fault is not None and fault.found.startswith("a sample has logits 40.0% of the largest apart where it is")
 
 
 @pytest.mark.parametrize(("network", "who"), [("perceptron(256)", "the teacher"), ("perceptron(width)", "a student")])

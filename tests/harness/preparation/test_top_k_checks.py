@@ -56,12 +56,17 @@ def test_a_task_of_classes_with_methods_that_take_them_passes() -> None:
         (TopK(4), "is a form of stored outputs, but --teacher-outputs live asks for none", {"teacher_outputs": "live"}),
         (TopK(4), "is a form of stored outputs, but .* need a live teacher", {"augment": Augment(abs, views="fresh")}),
         (TopK(4), "is of one teacher, but there are 3", {"trained_teachers": 3}),
-        (TopK(4, temperatures=(2.0, 4.0)), r"the temperature must be at least 2, .* give it TopK\(4, temp.*=\(1, ", {}),
     ],
 )
 def test_what_does_not_fit_is_refused(form: TopK, told: str, changes: dict[str, Any]) -> None:
     with pytest.raises(HarnessError, match=told):
         check(space_with(form), **changes)
+
+
+def test_a_temperature_below_the_lowest_that_is_stored_is_refused() -> None:
+    space = space_with(TopK(4), temperature=FloatDistribution(0.5, 6.0), alpha=ALPHA)
+    with pytest.raises(HarnessError, match=r"the temperature must be at least 1, .* give it TopK\(4, temp.*=\(0.5, "):
+        check(space)
 
 
 @pytest.mark.parametrize("output", [Regression(), MultiLabel()])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from conftest import Silent
 from torch import Tensor, nn
 
 from harness.core.errors import Unfit
+from harness.preparation.scoring import teacher_scores
 from harness.studies.start import Start
 from harness.teachers import TopK as Exported
 from harness.teachers import top_k_outputs
@@ -22,8 +25,9 @@ from harness.tracking.spool import Spool
 from lightning_modules.data.stored_top_k import StoredTopK
 from lightning_modules.data.tensors import Split, TensorDataModule
 from lightning_modules.data.views import ShiftedViews, Views
-from lightning_modules.outputs import Classification, Output, Tokens
-from lightning_modules.top_k import TopK
+from lightning_modules.outputs import Classification, Output, Segmentation, Tokens
+from lightning_modules.top_k import TopK, TopKLogits
+from search_spaces.digits import Digits
 
 CLASSES, LENGTH, PADDING = 30, 4, -100
 
@@ -37,6 +41,10 @@ class Next(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         found: Tensor = 3 * self.table(tokens)
         return found
+
+
+class Pixels(Digits):
+    output: ClassVar[Output] = Segmentation(6)
 
 
 class Watched:
@@ -166,7 +174,8 @@ def test_what_is_lost_is_measured_and_told(tmp_path: Path) -> None:
     watched = Watched(tmp_path)
     form = TopK(5, draws=0)
     errors = top_k_error(watched.network, watched.data, Tokens(CLASSES), form, (1.0, 4.0, 4.0))
-    rows = watched.logits()[:8][watched.data.splits["val"].labels[:8] != PADDING].double()
+    asked = torch.linspace(0, 9, 8).long()  # of all lengths, where samples are sorted
+    rows = watched.logits()[asked][watched.data.splits["val"].labels[asked] != PADDING].double()
     assert [error.temperature for error in errors] == [1.0, 4.0]
     for error in errors:
         shares = torch.softmax(rows / error.temperature, 1).sort(1, descending=True).values
@@ -180,3 +189,20 @@ def test_what_is_lost_is_measured_and_told(tmp_path: Path) -> None:
         "of each token the 5 largest of 30 logits are stored, in 34 bytes; the others are one bucket"
     )
     assert "of the probability at T = 1, where" in text and "at T = 4, where" in text
+
+
+def test_a_teacher_of_pixels_is_scored_by_what_is_stored_as_by_all() -> None:
+    draw = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(4, 6, 5, 3, generator=draw)  # (N, C, H, W)
+    masks = torch.randint(6, (4, 5, 3), generator=draw)
+    split = Split(torch.rand(4, 1, 5, 3), masks)
+    data = TensorDataModule(train=split, val=split, test=split)
+    space: Any = SimpleNamespace(task=Pixels())
+    data.attach({"val": {"logits": logits}})
+    dense = teacher_scores(data, space, 6)
+    form = TopK(4, draws=0)
+    stored = TopKLogits(form.pack(logits.movedim(1, -1), masks), form, 6)
+    data.teacher_outputs["val"] = {"logits": stored}
+    found = teacher_scores(data, space, 6)
+    for name in ("miou", "pixel_accuracy", "agreement", "teacher_kl"):
+        assert found[name] == pytest.approx(dense[name], abs=1e-6), name

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lightning_modules.data import PaddedDataModule, Split
+from lightning_modules.data.loading import GivenOrder
 from lightning_modules.data.stored_top_k import ROWS, StoredTopK
 from lightning_modules.top_k import TopK
 
@@ -56,6 +57,30 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
 
     assert order(3, 1) == order(3, 1)
     assert len({tuple(order(*one)) for one in ((3, 1), (3, 2), (4, 1), (4, 2))}) == 4
+
+
+def test_the_order_of_a_sampler_stays_as_it_is() -> None:
+    data, places = module(), torch.tensor([11, 0, 3, 3, 7, 1, 2])
+    data.sampler = GivenOrder(places)
+    assert torch.equal(torch.cat([one.ids for one in batches(data.train_dataloader())]), places)
+
+
+def test_a_sample_is_shown_short_and_padded() -> None:
+    forms = module().forms_of_a_sample()
+    assert forms is not None
+    short, whole = forms
+    assert isinstance(short, dict) and isinstance(whole, dict)
+    assert short["input_ids"].tolist() == [[1, 2]] and whole["input_ids"].shape == (1, 12)
+    full = padded(torch.full((12,), 12))
+    assert module(val=full).forms_of_a_sample() is None
+
+
+def test_inputs_with_features_at_each_position_are_measured_at_the_length_too() -> None:
+    split = padded(LENGTHS)
+    assert isinstance(split.inputs, dict)
+    inputs = {**split.inputs, "frames": torch.rand(12, 12, 4)}
+    found = module(val=Split(inputs, LENGTHS)).example_inputs(3)
+    assert isinstance(found, dict) and found["frames"].shape == (3, 5, 4)
 
 
 def test_a_last_batch_of_another_size_stays_last() -> None:

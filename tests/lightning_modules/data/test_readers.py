@@ -94,3 +94,14 @@ def test_readers_end_with_a_training_that_fails() -> None:
     with pytest.raises(UnreadableData, match="sample 23 of train can't be read: OSError: gone"), data.readers_kept():
         list(epochs(data))
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_splits_of_a_fold_have_readers_of_their_own(workers: int) -> None:
+    rows = Rows()
+    data = DatasetDataModule(train=rows, val=rows, test=rows, batch_size=4, workers=workers, folds=3)
+    for fold in data.folds:
+        with fold.readers_kept():
+            trained = {id_ for item in fold.train_dataloader() for batch in item for id_ in batch.ids.tolist()}
+            places = torch.cat([batch.inputs[:, 0] for item in fold.ordered("val") for batch in item])
+        assert len(trained) == 32 and torch.equal(places, fold.splits["val"].few(16).inputs[:, 0])

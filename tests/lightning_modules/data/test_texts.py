@@ -128,6 +128,15 @@ def test_texts_without_a_label_join_the_training_samples(tmp_path: Path, words: 
     held_out = decoded(data, "val")[0]
     data = Texts(write(tmp_path, ".csv", [*texts, (held_out, "")]), tokenizer=words, unlabelled=True)
     assert data.notes[0] == "1 rows without a label are left out: their texts are in val or test"
+    said = pd.DataFrame([*texts, ("tea", ""), (held_out, "")], columns=["text", "label"])
+    said["split"] = ["val" if text == held_out else "train" for text, _ in texts] + ["train"] * 2
+    said.loc[:9, "split"] = "test"
+    said.loc[10:19, "split"] = "val"
+    said.loc[61, "text"] = said.loc[0, "text"]  # of test
+    said.to_csv(tmp_path / "said.csv", index=False)
+    data = Texts(tmp_path / "said.csv", tokenizer=words, split="split", unlabelled=True)
+    assert data.notes[0] == "1 rows without a label are left out: their texts are in val or test"
+    assert int((data.splits["train"].labels == -100).sum()) == 1
     with pytest.raises(ValueError, match="label 'label' must be known in each row, but is missing in row 61"):
         Texts(write(tmp_path, ".csv", [*texts, *alone[:1]]), tokenizer=words)
 
@@ -146,6 +155,8 @@ def test_new_texts_have_the_form_of_the_searched_ones(tmp_path: Path, words: Any
     (tmp_path / "new").mkdir()
     new = data.new_samples(write(tmp_path / "new", ".csv", texts[100:]).parent)
     assert len(new) == 20 and new.inputs_form == data.splits["test"].inputs_form
+    long = data.new_samples(write(tmp_path / "new", ".csv", [("good film " * 10, "positive")]))
+    assert long.inputs_form == new.inputs_form  # cut to the longest that was searched
     with pytest.raises(ValueError, match=r"80 of the 100 texts in .* were trained on or chosen by \(row \d+\)"):
         data.new_samples(write(tmp_path / "new", ".csv", texts[:100]))
     with pytest.raises(ValueError, match=r"must hold classes of the table that was searched .* but has 'neutral'"):
