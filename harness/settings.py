@@ -159,7 +159,7 @@ class Settings(StudyPlaces):
 
     @property
     def experiment(self) -> str:
-        """The tracker's experiment."""
+        """Return the tracker's experiment."""
         return f"kd-{self.space_name}"
 
 

@@ -20,7 +20,7 @@ from harness.tracking.spool import read_events
 pytestmark = [pytest.mark.slow, pytest.mark.service]
 
 LAUNCH = ("--space", "cancer.py", "--no-controls", "--pruner", "none", "--sampler", "random", "--launcher", "ray")
-LONG = 300  # epochs of a trial that is still running when its node is lost
+LONG = 120  # epochs of a trial that is still running when its node is lost
 
 
 @pytest.fixture
