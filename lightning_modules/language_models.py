@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,8 +12,6 @@ from torch import Tensor, nn
 
 from lightning_modules.data.tokenizing import EXTRA, unreadable
 from lightning_modules.pretrained import head_of
-
-_UNNAMED = re.compile(r"LABEL_\d+")  # what a class is called that was given no name
 
 
 def text_classifier(name: str, *, classes: Sequence[str]) -> nn.Module:
@@ -158,10 +155,9 @@ def _order_of(known: Sequence[str], classes: Sequence[str]) -> list[int] | None:
     """Return which logit of a head is that of each class; ``None`` if its classes are others, or nobody knows."""
     if len(known) != len(classes):
         return None
-    if all(map(_UNNAMED.fullmatch, known)):
-        known = [one.removeprefix("LABEL_") for one in known]  # the classes of the data may be numbers, too
-    lower = [one.lower() for one in known]
-    places = [lower.index(one.lower()) if one.lower() in lower else -1 for one in classes]
+    # A class without a name is LABEL_0 and so on to Transformers; the classes of the data may be numbers, too.
+    theirs, ours = ([one.lower().removeprefix("label_") for one in names] for names in (known, classes))
+    places = [theirs.index(one) if one in theirs else -1 for one in ours]
     return places if sorted(places) == list(range(len(known))) else None
 
 

@@ -30,7 +30,7 @@ from harness.preparation.method_checks import (
 )
 from harness.preparation.mixing import mixes_targets, remedy_of
 from harness.preparation.own_modules import check_own_training
-from harness.preparation.top_k_checks import check_top_k, top_k_fault
+from harness.preparation.top_k_checks import check_top_k
 from harness.space import METHOD, Configuration
 from harness.space_ranges import ends
 from harness.space_training import batch_sizes
@@ -57,7 +57,7 @@ def check_methods_fit(context: CheckContext) -> str:
     mixed = mixes_targets(context.data, context.classes, space.task.output)
     for method in space.methods:
         fault = classes_fault(method, space, context.classes) or (targets_fault(method, space) if mixed else None)
-        fault = fault or unlabelled_fault(method, space, unlabelled_count(context.data)) or top_k_fault(method, space)
+        fault = fault or unlabelled_fault(method, space, unlabelled_count(context.data))
         if fault is None and asks_live(context.data):
             fault = live_fault(method, space)
         if fault is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from harness.doctor.check import CheckFailed, CheckWarning
-from harness.networks.consistency import find_effect_of_padding, find_inconsistency, logits_of
+from harness.networks.consistency import find_inconsistency, logits_of
 from harness.networks.logits import check_logits
 from lightning_modules.batch import Inputs
 from lightning_modules.outputs import Output
@@ -55,5 +55,5 @@ def check_deterministic(network: nn.Module, inputs: Inputs, forms: tuple[Inputs,
     Raises:
         CheckFailed: If it has not.
     """
-    if fault := find_inconsistency(network, inputs) or find_effect_of_padding(network, forms):
+    if fault := find_inconsistency(network, inputs, forms):
         raise CheckFailed(fault.found, fault.remedy)

@@ -25,12 +25,13 @@ def logits_of(network: nn.Module, inputs: Inputs) -> Tensor:
         return call(network.eval(), inputs)
 
 
-def find_inconsistency(network: nn.Module, inputs: Inputs) -> Unfit | None:
-    """Find samples that get other logits when they are passed twice, or alone; ``None`` if there are none.
+def find_inconsistency(network: nn.Module, inputs: Inputs, forms: tuple[Inputs, Inputs] | None = None) -> Unfit | None:
+    """Find samples that get other logits when they are passed twice, alone, or padded; ``None`` if there are none.
 
     Args:
         network: In any mode; it is left in eval mode.
         inputs: Inputs of a batch.
+        forms: As of ``find_effect_of_padding``.
     """
     together, samples = logits_of(network, inputs), len(first_of(inputs))
     apart = distance(logits_of(network, inputs), together)
@@ -52,7 +53,7 @@ def find_inconsistency(network: nn.Module, inputs: Inputs) -> Unfit | None:
             f"a sample alone has logits {apart:.1%} of the largest apart from its own in a batch of {samples}",
             "let no step mix samples in eval mode: a BatchNorm kept in train mode does, or a mean over dimension 0",
         )
-    return None
+    return find_effect_of_padding(network, forms)
 
 
 def find_effect_of_padding(network: nn.Module, forms: tuple[Inputs, Inputs] | None) -> Unfit | None:

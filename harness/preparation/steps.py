@@ -12,7 +12,7 @@ import torch
 from harness.core.errors import HarnessError, Unfit
 from harness.cost.table import CostTable
 from harness.metrics import METRICS, unknown_for_some
-from harness.networks.consistency import ASKED, find_effect_of_padding, find_inconsistency
+from harness.networks.consistency import ASKED, find_inconsistency
 from harness.networks.deployment import check_deployed
 from harness.networks.student_checks import Students, check_students
 from harness.preparation.fingerprint import fingerprint, fingerprint_of_folds
@@ -152,8 +152,7 @@ class PreparationSteps:
         with middle_student_code(space, self._settings), torch.no_grad():
             found += network_warnings(call(network, data.example_inputs(_PROBED_SAMPLES)).float(), space.task.output)
             deployed = deployed_network(space.task, network).to(data.device)
-            fault = find_inconsistency(deployed, data.example_inputs(ASKED))
-            fault = fault or find_effect_of_padding(deployed, data.forms_of_a_sample())
+            fault = find_inconsistency(deployed, data.example_inputs(ASKED), data.forms_of_a_sample())
         return found if fault is None else [*found, f"answers inconsistently: {fault.found}"]
 
     def check_trainings(self, data: TensorDataModule, classes: int) -> None:

@@ -19,7 +19,7 @@ from harness.cost import budgets as budget
 from harness.cost.counting import Counts
 from harness.cost.table import CostTable
 from harness.metrics import cost_metrics, timed_text
-from harness.networks.consistency import ASKED, find_effect_of_padding, find_inconsistency
+from harness.networks.consistency import ASKED, find_inconsistency
 from harness.networks.student_checks import Students
 from harness.preparation.concurrency import number_of_workers
 from harness.preparation.cost_table import known_costs
@@ -332,8 +332,7 @@ class TeacherSteps:
                 self._warn_of_black_box(name, teacher.black_box, file)
             if teacher.network is not None:
                 with user_code("the teacher", self._settings):
-                    fault = find_inconsistency(teacher.network, data.example_inputs(ASKED))
-                    fault = fault or find_effect_of_padding(teacher.network, data.forms_of_a_sample())
+                    fault = find_inconsistency(teacher.network, data.example_inputs(ASKED), data.forms_of_a_sample())
                 if fault is not None:
                     self._warnings.warn(f"{name} answers inconsistently: {fault.found}", file)
             _finish_teacher(teacher, reached, cost)

@@ -154,6 +154,11 @@ def null_lock(what: str, *, on_wait: Callable[[], None]) -> Iterator[None]:
     yield
 
 
+def outputs_file(cache_dir: Path, key: str) -> Path:
+    """Return the file of a teacher's outputs by their key."""
+    return cache_dir / "teacher_outputs" / f"{key}.safetensors"
+
+
 def _stamp(file: Path) -> _Stamp:
     """Return what identifies a version of a file, its inode and modification time; ``None`` if there is none."""
     try:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from harness.core.content import digest, tensors_digest
 from harness.teachers.answers import FLOOR
 from harness.teachers.black_box import BlackBoxTeacher, Query
-from harness.teachers.cache import ArtifactCache
+from harness.teachers.cache import ArtifactCache, outputs_file
 from harness.teachers.make import Teacher
 from harness.training.tensor_file import save_tensors
 from lightning_modules.batch import call
@@ -71,7 +71,7 @@ def make_teacher_outputs(
         ValueError: If there is no layer of a name, or what it gives can't be stored.
     """
     keys = {name: _key(teacher.digest, dataset, name, splits, dtype) for name in [LOGITS] * has_logits + [*layers]}
-    files = {name: _file(cache_dir, key) for name, key in keys.items()}
+    files = {name: outputs_file(cache_dir, key) for name, key in keys.items()}
     names = {file: name for name, file in files.items()}
     kept: dict[str, dict[str, Tensor]] = {}
 
@@ -148,14 +148,10 @@ def find_teacher_outputs(
         SafetensorError, OSError, ValueError: If they are damaged.
     """
     key = _key(teacher_digest, dataset, LOGITS, SEARCHED, dtype)
-    file = _file(cache_dir, key)
+    file = outputs_file(cache_dir, key)
     if not file.exists():
         return None
     return {split: {LOGITS: values} for split, values in _load(file, key, data, SEARCHED).items()}
-
-
-def _file(cache_dir: Path, key: str) -> Path:
-    return cache_dir / "teacher_outputs" / f"{key}.safetensors"
 
 
 def _key(teacher_digest: str, dataset: str, name: str, splits: Sequence[str], dtype: torch.dtype) -> str:

@@ -18,7 +18,7 @@ from harness.core.errors import Unfit
 from harness.networks.logits import SOURCES_OF_NAN, numbers_fault
 from harness.teachers.answers import FLOOR
 from harness.teachers.black_box import BlackBoxTeacher, Query
-from harness.teachers.cache import ArtifactCache
+from harness.teachers.cache import ArtifactCache, outputs_file
 from harness.teachers.make import Teacher
 from harness.training.tensor_file import save_tensors
 from lightning_modules.batch import Batch, call
@@ -74,7 +74,7 @@ def make_top_k_outputs(
         Unfit: If there is NaN or infinity in its logits.
     """
     by_split = {name: _shards(teacher.digest, data, dataset, name, form, classes) for name in splits}
-    shards = {_file(cache_dir, one.key): one for each in by_split.values() for one in each}
+    shards = {outputs_file(cache_dir, one.key): one for each in by_split.values() for one in each}
 
     def compute(missing: list[Path]) -> None:
         asked = teacher.black_box or teacher.network
@@ -112,7 +112,8 @@ def make_top_k_outputs(
     )
     artifacts.share(list(shards), "teacher outputs", teacher.spool.folder)
     return {
-        name: StoredTopK([_file(cache_dir, one.key) for one in each], form, classes) for name, each in by_split.items()
+        name: StoredTopK([outputs_file(cache_dir, one.key) for one in each], form, classes)
+        for name, each in by_split.items()
     }
 
 
@@ -121,8 +122,8 @@ def _shards(teacher: str, data: TensorDataModule, dataset: str, split: str, form
     size = max(1, _SHARD_BYTES // sample_bytes(data, split, form, classes))
     count = len(data.splits[split])
     edges = [*range(0, count, size), count]
-    named = ("top k of teacher outputs", 1, teacher, dataset, split, form.k, form.draws, *form.temperatures)
-    named = (*named, data.eval_batch_size)  # each batch has draws of its own
+    asked = (dataset, split, data.eval_batch_size)  # each batch has draws of its own
+    named = ("top k of teacher outputs", 1, teacher, *asked, form.k, form.draws, *form.temperatures)
     return [_Shard(split, first, last, digest(*named, first, last)) for first, last in itertools.pairwise(edges)]
 
 
@@ -131,10 +132,6 @@ def sample_bytes(data: TensorDataModule, split: str, form: TopK, classes: int) -
     places = math.prod(data.splits[split].labels.shape[1:])
     views = data.views.count if split == _TRAIN and data.views is not None else 1
     return places * views * form.row_bytes(classes)
-
-
-def _file(cache_dir: Path, key: str) -> Path:
-    return cache_dir / "teacher_outputs" / f"{key}.safetensors"
 
 
 def _check(file: Path, shard: _Shard) -> None:

@@ -35,8 +35,8 @@ class PaddedLoader(TensorLoader):
     def __init__(self, split: Split, *, labels_by_token: bool, whole: bool, **how: Any) -> None:
         super().__init__(split, **how)
         self._by_token, self._whole = labels_by_token, whole
-        self._mask = mask_of(split)
-        self._lengths = self._mask.sum(1).cpu()
+        mask = mask_of(split)
+        self._size, self._lengths = mask.shape[1], mask.sum(1).cpu()
 
     def _order(self) -> Tensor:
         order = super()._order()
@@ -45,7 +45,7 @@ class PaddedLoader(TensorLoader):
         return by_length(order, self._lengths, self._starts(), self.shuffle_seed, self.epoch)
 
     def _completed(self, batch: Batch, number: int) -> Batch:
-        size = self._mask.shape[1]
+        size = self._size
         longest = size if self._whole else int(self._lengths[batch.ids.cpu()].max())
         assert isinstance(batch.inputs, dict)
         cut = replace(
@@ -131,9 +131,10 @@ class PaddedDataModule(TensorDataModule):
 
     def forms_of_a_sample(self) -> tuple[Inputs, Inputs] | None:
         """Return the inputs of the shortest validation sample, without padding and with all of it."""
-        lengths = mask_of(self.splits["val"]).sum(1)
-        size, shortest = mask_of(self.splits["val"]).shape[1], int(lengths.min())
-        inputs = self.splits["val"].at(lengths.argmin()[None]).inputs
+        split = self.splits["val"]
+        mask = mask_of(split)
+        lengths, size = mask.sum(1), mask.shape[1]
+        shortest, inputs = int(lengths.min()), split.at(lengths.argmin()[None]).inputs
         if shortest == size:
             return None
         assert isinstance(inputs, dict)
